@@ -1,1 +1,1 @@
-"""Engines: where a model runs. One small protocol, a process and a thread behind it."""
+"""Engines: run a model in a process or a thread, behind one small worker protocol."""

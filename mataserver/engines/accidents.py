@@ -1,4 +1,4 @@
-"""What goes wrong with jobs and workers, and whose fault it is."""
+"""Failures of jobs and workers, and whom each is attributed to."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 from mataserver.errors import BadRequest, MataError, OutOfMemory
 
 _LATEST = 86_400.0
-"""Seconds after which a client may at most be told to come back."""
+"""Upper bound of ``retry_after``, in seconds."""
 _MOST_WORDS = 10_000
-"""Characters of a sentence that says why something failed."""
+"""Maximum length of a failure's ``detail``, in characters."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -24,20 +24,21 @@ class Failure(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: MataError) -> Failure:
-        """Return the failure that an error is told as."""
+        """Return the failure that carries an error over the wire."""
         return cls(error.status, error.detail, error.retry_after, error.lasting)
 
     def error(self, kind: type[MataError] = MataError) -> MataError:
-        """Return the error that a client is told.
+        """Return the error that the client receives.
 
-        A model that says that all is well, or a status of its own making, has failed: 500.
+        A status outside 400..599 becomes 500: a failed model may not claim success or invent a
+        status.
         """
         status = self.status if 400 <= self.status <= 599 else MataError.status
         later = self.retry_after
-        if later is not None and not 0 <= later <= _LATEST:  # nor is it a number
+        if later is not None and not 0 <= later <= _LATEST:  # rejects NaN, too
             later = None
         detail = self.detail[:_MOST_WORDS]
-        if not detail.isprintable():  # it goes into the log, where it must stay one line
+        if not detail.isprintable():  # the detail is logged, and a log record must stay on one line
             detail = "".join(each if each.isprintable() else " " for each in detail)
         error = kind(detail, status=status, retry_after=later)
         error.lasting = self.lasting
@@ -45,29 +46,29 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class JobFailed(MataError):
-    """The model refused this very job, or failed on it; its worker goes on."""
+    """The model rejected this one job, or failed on it; its worker continues."""
 
 
 class WorkerDied(MataError):
-    """The worker ended, hung or was killed while it held a request; a new one can be started."""
+    """The worker ended, hung or was killed with requests in flight; a new one can be started."""
 
 
 class NodeDied(WorkerDied):
-    """503: a worker was lost with its node; no job of it is to blame, and may go to another one."""
+    """503: a worker was lost together with its node; its jobs can be retried on another node."""
 
     def __init__(self) -> None:
         super().__init__("The node of the model's worker was lost", status=503, retry_after=1)
 
 
 class Displaced(MataError):
-    """503: the worker was replaced for somebody else's image; the job can go to the next one."""
+    """503: the worker was replaced because of another client's image; the job can be retried."""
 
     def __init__(self) -> None:
         super().__init__("The model's worker was replaced", status=503, retry_after=1)
 
 
 class Spoilt(BadRequest):
-    """400: an image that keeps the decoder busy for too long. ``job`` is its place in its batch."""
+    """400: an image exceeded the decode timeout. ``job`` is its index in the batch."""
 
     def __init__(self, seconds: float, job: int) -> None:
         super().__init__(
@@ -77,14 +78,14 @@ class Spoilt(BadRequest):
 
 
 class Overgrown(OutOfMemory):
-    """507: the worker held more memory than its model may have, while it worked on this job."""
+    """507: the worker exceeded its model's memory limit while it worked on this job."""
 
     def __init__(self) -> None:
         super().__init__("The model needed more memory than its max_ram_mb")
 
 
 class Death(NamedTuple):
-    """How a worker ended by itself; ``blamed`` when that is the model's fault."""
+    """Why a worker exited unexpectedly; ``blamed`` if the model is at fault."""
 
     reason: str
     blamed: bool = True

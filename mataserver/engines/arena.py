@@ -1,8 +1,8 @@
-"""Shared memory between the server and one worker process: images in, results out, no socket.
+"""Shared memory between the server and one worker process: images in, results out.
 
-It is a memfd: it has no name, so nothing is left behind by a kill, and its pages are reserved when
-it is made, so that a machine short of memory refuses it then and does not kill a writer later.
-What does not fit travels over the socket.
+The memory is a memfd: it has no name, so a killed process leaves nothing behind. Its pages are
+reserved at creation, so a machine short of memory fails then instead of killing a writer later.
+Data that does not fit is sent over the socket.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SIZE = _HEAD + REQUESTS + ANSWERS
 
 
 def create() -> int | None:
-    """Return the descriptor of new shared memory, or None where the system has none to give."""
+    """Create shared memory; return its descriptor, or None if the system refuses."""
     try:
         descriptor = os.memfd_create("mataserver", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError:
         return None
     try:
         os.posix_fallocate(descriptor, 0, SIZE)
-        # A worker that shrank it would kill the server at its next look.
+        # Without seals a worker could shrink the file and crash the server with SIGBUS.
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     except OSError:
@@ -45,7 +45,7 @@ def create() -> int | None:
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """Reserved bytes of the requests' half."""
+    """A reserved range of bytes in the request half."""
 
     begin: int
     end: int
@@ -53,7 +53,7 @@ class Block:
 
 
 class Outgoing:
-    """The server's end: places requests, reads answers."""
+    """The server's side: writes requests, reads answers."""
 
     def __init__(self, descriptor: int) -> None:
         self._map = mmap.mmap(descriptor, SIZE)
@@ -62,7 +62,7 @@ class Outgoing:
         self._blocks: deque[Block] = deque()
 
     def place(self, data: Part) -> Block | None:
-        """Copy ``data`` in and return its block, or None when there is no room."""
+        """Copy ``data`` in; return its block, or None if there is no room."""
         size = -(-len(data) // _ALIGN) * _ALIGN
         begin = self._room(size)
         if begin is None:
@@ -74,7 +74,7 @@ class Outgoing:
         return block
 
     def free(self, block: Block) -> None:
-        """Give a block back, in whatever order."""
+        """Release a block; blocks may be released in any order."""
         block.free = True
         while self._blocks and self._blocks[0].free:
             self._blocks.popleft()
@@ -85,17 +85,17 @@ class Outgoing:
         return bytes(self._view[at : at + size])
 
     def taken(self, written: int) -> None:
-        """Tell the worker that every answer up to ``written`` has been read."""
+        """Let the worker overwrite every answer up to ``written``."""
         self._read[0] = written
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Unmap the memory."""
         self._read.release()
         self._view.release()
         self._map.close()
 
     def _room(self, size: int) -> int | None:
-        """Return where ``size`` bytes fit behind the newest block, before the oldest one."""
+        """Return an offset for ``size`` bytes behind the newest block and before the oldest one."""
         if not self._blocks:
             return 0 if size <= REQUESTS else None
         oldest, newest = self._blocks[0].begin, self._blocks[-1].end
@@ -107,7 +107,7 @@ class Outgoing:
 
 
 class Incoming:
-    """The worker's end: reads requests where they lie, places answers."""
+    """The worker's side: reads requests in place, writes answers."""
 
     def __init__(self, descriptor: int) -> None:
         self._view = memoryview(mmap.mmap(descriptor, SIZE))
@@ -116,16 +116,16 @@ class Incoming:
 
     @property
     def written(self) -> int:
-        """The count of bytes placed so far, gaps at the end of the ring included."""
+        """Bytes written so far, including gaps at the end of the ring."""
         return self._written
 
     def look(self, place: int, size: int) -> memoryview:
-        """Return a request's bytes where they lie; they stay until it is answered."""
+        """Return a view of a request's bytes, valid until the request is answered."""
         at = _HEAD + place
         return self._view[at : at + size]
 
     def place(self, pieces: Sequence[Part]) -> int | None:
-        """Copy ``pieces`` in, one after the other; return their place, None without the room."""
+        """Copy ``pieces`` in consecutively; return their offset, or None if they do not fit."""
         size = -(-sum(map(len, pieces)) // _ALIGN) * _ALIGN
         at = self._written % ANSWERS
         gap = ANSWERS - at if at + size > ANSWERS else 0

@@ -1,4 +1,4 @@
-"""What was asked of a broker and not answered yet, and the seats that it has placed."""
+"""Pending requests to a broker, and the seats it has placed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("mataserver.ray")
 
 
 class Asked:
-    """The seats and what is ``placing``, by their tokens; how each of ``seats`` ends is told."""
+    """Pending placements and live seats, both by token; ``seats`` maps each to its end callback."""
 
     def __init__(self) -> None:
         self.placing: dict[int, asyncio.Future[Placed]] = {}
@@ -27,20 +27,20 @@ class Asked:
         self._listing: list[asyncio.Future[list[Node]]] = []
 
     def place(self, token: int, ended: Callable[[str], None]) -> asyncio.Future[Placed]:
-        """Return where a seat will be placed; ``ended(how)`` is called when it ends."""
+        """Register a seat and return its pending placement; ``ended(how)`` is called at its end."""
         future: asyncio.Future[Placed] = asyncio.get_running_loop().create_future()
         self.placing[token] = future
         self.seats[token] = ended
         return future
 
     def nodes(self) -> asyncio.Future[list[Node]]:
-        """Return the nodes that will be told."""
+        """Return a future of the node list."""
         future: asyncio.Future[list[Node]] = asyncio.get_running_loop().create_future()
         self._listing.append(future)
         return future
 
     def on_message(self, message: Told) -> None:
-        """Take what the broker tells."""
+        """Dispatch a message of the broker."""
         if isinstance(message, Placed):
             self._settle(message.token, message)
         elif isinstance(message, NoNode):
@@ -68,7 +68,7 @@ class Asked:
             future.set_result(found)
 
     def end(self, error: MataError) -> None:
-        """Tell whoever waits ``error``; every seat has ended with its broker."""
+        """Fail everything pending with ``error``, and report every seat as ended."""
         waiting: list[asyncio.Future[Any]] = [*self.placing.values(), *self._listing]
         self._listing, seats = [], [*self.seats.values()]
         for each in waiting:
@@ -79,7 +79,7 @@ class Asked:
 
 
 def fail(future: asyncio.Future[Any], error: MataError) -> None:
-    """Answer what still waits with an error; nobody may be waiting."""
+    """Fail a pending future, and mark its error as retrieved: it may have no awaiter."""
     if not future.done():
         future.set_exception(error)
         future.exception()

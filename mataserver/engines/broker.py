@@ -1,10 +1,10 @@
-"""The broker: a child process of the server, and the only one that uses Ray.
+"""The broker: a child process of the server, and the only process that uses Ray.
 
-Ray ends a program whose cluster's head is gone, takes its signals and starts threads in it. None of
-that may happen to a server, so the server asks this process. Ray finds a node for a seat, starts it
-there and tells of its end; what a worker is given and answers never passes through here.
+Ray terminates its driver when the cluster's head is gone, replaces signal handlers and starts
+threads. A server must not be exposed to that, so it delegates to this process. Ray finds a node for
+a seat, starts it there and reports its end; jobs and answers never pass through here.
 
-Seats live as long as this process: when it ends, however it does, Ray ends them.
+Seats live as long as this process: Ray ends them when it exits, for whatever reason.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Broker:
-    """Places seats for one server."""
+    """Places seats on behalf of one server."""
 
     def __init__(self, parent: Parent, cluster: RayCluster) -> None:
         self._parent = parent
@@ -48,7 +48,7 @@ class Broker:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Do what the server asks until it asks no more."""
+        """Serve the server's requests until it closes the pipe."""
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
 
@@ -81,7 +81,7 @@ class Broker:
         self._say(Nodes(await asyncio.to_thread(self._cluster.nodes)))
 
     async def _place(self, place: PlaceSeat) -> None:
-        """Place a seat, and stay with it until it ends."""
+        """Place a seat, and supervise it until it ends."""
         token, placed = place.token, False
         actor = self._actors[token] = self._cluster.place(place)
         try:
@@ -104,12 +104,12 @@ class Broker:
             actor.kill()
 
     def _say(self, message: Told) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the server is gone, and this process soon is
+        with contextlib.suppress(BrokenPipeError):  # the server has exited; this process follows
             self._parent.send(message)
 
 
 def main() -> None:
-    """Run as a child of the server, with the cluster's address as its argument."""
+    """Run as a child of the server; the only argument is the cluster's address."""
     parent = Parent.on_pipes(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -120,7 +120,7 @@ def main() -> None:
             JoinRefused(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
         )
         os._exit(1)
-    # Ray's own would end this process, and every seat, in the midst of the server's drain.
+    # Ray's own handlers would end this process, and every seat, during the server's drain.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent.send(cluster.joined())

@@ -1,4 +1,4 @@
-"""Calls of a model's methods in a worker process, and streams of what they yield."""
+"""Calls of a model's methods in a worker process, and streams of their items."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Calls:
-    """What services ask of one worker; ``is_alive()`` says whether it still listens.
+    """Method calls of services to one worker; ``is_alive()`` says whether it still reads.
 
-    package: that of the model's loader, whose classes a returned value may have.
+    package: the package of the model's loader; returned values may be instances of its classes.
     """
 
     def __init__(self, exchange: Exchange, is_alive: Callable[[], bool]) -> None:
@@ -29,7 +29,7 @@ class Calls:
         self.package = ""
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what a method gives. Raises what it raised, ``WorkerDied`` without a worker."""
+        """Return a method's result. Raises what it raised, or ``WorkerDied``."""
         asked = payload.pack((method, args, kwargs))
         reply = await self._exchange.ask(wire.Call(self._exchange.next_id()), asked.parts)
         return self._value(reply, asked)
@@ -37,7 +37,7 @@ class Calls:
     async def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
-        """Iterate over what a generator method yields. Raises as ``call`` does."""
+        """Yield the items of a generator method. Raises as ``call`` does."""
         asked = payload.pack((method, args, kwargs))
         opening = wire.Open(self._exchange.next_id())
         async with contextlib.aclosing(self._items(opening, asked.parts)) as replies:
@@ -45,7 +45,7 @@ class Calls:
                 yield self._value(reply, asked)
 
     async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Iterate over the pieces of text of a job, then its outcome. Raises as ``call`` does."""
+        """Yield the text pieces of a job, then its outcome. Raises as ``call`` does."""
         opening = wire.Generate(self._exchange.next_id(), wire.JobHead(job.format, job.session))
         items = self._items(opening, [job.image, job.params])
         async with contextlib.aclosing(items) as replies:
@@ -55,7 +55,7 @@ class Calls:
     async def _items(
         self, opening: wire.Open | wire.Generate, parts: Sequence[wire.Part]
     ) -> AsyncGenerator[Reply]:
-        """Open a stream and ask for one item after the other; cancelled when it is closed."""
+        """Open a stream and request its items one by one; cancel it in the worker when closed."""
         self._exchange.send(opening, parts)
         try:
             while True:

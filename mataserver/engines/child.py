@@ -1,7 +1,7 @@
-"""The program of a worker process: reads messages, runs one model, answers.
+"""The program of a worker process: receives messages, runs one model, sends answers.
 
-The main thread loads and runs the model. Others read, decode and encode beside it while it is busy,
-so that the socket's end is noticed whatever the model does.
+The main thread loads and runs the model. Other threads read, decode and encode meanwhile, so that
+the end of the connection is noticed whatever the model does.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Assignment
 
 LARGE = 200_000
-"""Bytes of a batch's images from which decoding may take long."""
+"""Total bytes of a batch's images from which decoding counts as slow."""
 
 log = logging.getLogger("mataserver.worker")
 
 
 class ModelProcess:
-    """One worker process's state."""
+    """The state of one worker process."""
 
     def __init__(
         self, line: Line, host: ModelHost, decode_threads: int, decode_patience: float
@@ -57,7 +57,7 @@ class ModelProcess:
         Guard(decode_patience, self._late, self._look)
 
     def run(self) -> None:
-        """Serve until the server says stop."""
+        """Serve until the server sends ``Stop``."""
         self._crew.run()
         self._encoders.shutdown()
         self._host.close()
@@ -65,7 +65,7 @@ class ModelProcess:
     # in
 
     def _order(self, asked: wire.Received | list[Job]) -> Order | None:
-        """Return what a batch or a message asks for, None for the last one."""
+        """Return the order for a batch or a message, None for ``Stop``."""
         if isinstance(asked, list):
             brief = sum(len(job.image) for job in asked) < LARGE
             request = asked[0].place[0]
@@ -77,7 +77,7 @@ class ModelProcess:
         return Order(request, self._service(asked), brief=not isinstance(message, wire.Call))
 
     def _service(self, asked: wire.Received) -> Callable[[list[Decoded]], None]:
-        """Return the work that a service, a stream or a session asks for."""
+        """Return the work for a message of a service, a stream or a session."""
         message, parts = asked.header.message, wire.parts(asked)
         if isinstance(message, (wire.Call, wire.Open)):
             return lambda _: self._streams.call(message, parts)
@@ -93,18 +93,19 @@ class ModelProcess:
             return lambda _: self._host.close_session(message.session)
         raise ValueError(f"no worker is told {type(message).__name__}")
 
-    # the guard's
+    # callbacks of the guard
 
     def _late(self, thread: int) -> None:
-        """Name the job whose image a thread is stuck with; the server ends this process."""
+        """Report the job whose image a thread is stuck on; the server then kills this process."""
         job = self._host.decoded_by(thread)
         request, index = (self._crew.request, 0) if job is None else job.place
         self._line.reply(wire.Late(request, index))
 
     def _look(self, decoding: set[int]) -> None:
-        """Have the server know when the model only waits for those that decode.
+        """Report that the model only waits for decoders.
 
-        And have it heard while the model is long at what was thought to be quick.
+        Also hand over the socket if a request that was expected to be quick keeps the model's
+        thread.
         """
         self._crew.hand_on()
         if decoding and (not self._crew.busy or self._main in decoding):
@@ -139,7 +140,7 @@ class ModelProcess:
 
 
 def main(sock: socket.socket, memory: int | None) -> None:
-    """Load the model that the first message names, then serve."""
+    """Load the model that the first message assigns, then serve."""
     keep_freed_memory()
     line = Line(sock, None if memory is None else Incoming(memory))
     if memory is not None:
@@ -149,7 +150,7 @@ def main(sock: socket.socket, memory: int | None) -> None:
         if not line.fetch():
             return
     try:
-        # The one pickle there is: from the server, which was here before any model was.
+        # The only pickle on this wire. It comes from the server, before any model code has run.
         assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301
     except (ImportError, AttributeError):
         log.exception("the model's plugin cannot be imported")
@@ -164,6 +165,6 @@ def main(sock: socket.socket, memory: int | None) -> None:
         line.reply(wire.LoadRefused(Failure.of(error)))
         return
     gc.collect()
-    gc.freeze()  # a model lives as long as its process: no later look for garbage pauses at it
+    gc.freeze()  # the model lives as long as the process: keep collections from traversing it
     line.reply(wire.Loaded(msgspec.structs.replace(facts, memory=private_bytes(os.getpid()))))
     ModelProcess(line, host, assignment.decode_threads, assignment.decode_patience).run()

@@ -1,4 +1,4 @@
-"""The server's end of its broker: keeps one running, has it place seats, learns how they ended."""
+"""The server's side of the broker: keeps one running, places seats, observes their end."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 BROKER = "mataserver.engines.broker"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
-"""Seconds between two tries to reach a cluster."""
+"""Seconds between attempts to reach a cluster: the first and the longest back-off."""
 JOIN_SECONDS = 30.0
-"""How long Ray may take to join a cluster whose head answers."""
+"""Timeout for Ray to join a cluster whose head is reachable."""
 AWAY = "The Ray cluster is out of reach"
 
 log = logging.getLogger("mataserver.ray")
 
 
 class Cluster:
-    """A Ray cluster, as far as the server has to do with it.
+    """The server's view of a Ray cluster.
 
-    ``broker`` is what is run as the child; ``silence`` are the seconds after which its head is
-    taken to be gone.
+    ``broker`` is the target to run as the child process; after ``silence`` seconds without a
+    heartbeat the head counts as lost.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class Cluster:
         self._keeper: asyncio.Task[None] | None = None
         self._head_lost = False
         self.epoch = 0
-        """Counts the brokers that are gone: seats of one epoch end with it."""
+        """Number of brokers that have ended: a broker's seats end with its epoch."""
 
     def open(self) -> None:
-        """Begin to reach the cluster, and never stop."""
+        """Start connecting to the cluster, and reconnect until ``close``."""
         if self._keeper is None:
             self._joined = asyncio.get_running_loop().create_future()
             self._keeper = asyncio.get_running_loop().create_task(self._keep())
 
     async def close(self) -> None:
-        """Leave the cluster; what was placed ends."""
+        """Disconnect; placed seats end."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
@@ -69,17 +69,17 @@ class Cluster:
 
     @property
     def away(self) -> str | None:
-        """Why nothing can be placed now, None while it can."""
+        """Why nothing can be placed now, or None."""
         joined = self._joined
         if joined is None or not joined.done():
             return "joining the Ray cluster"
         return AWAY if joined.exception() is not None or self._head_lost else None
 
     async def place(self, place: PlaceSeat, ended: Callable[[str], None]) -> Placed:
-        """Have a seat placed; ``ended(how)`` is called when it ends.
+        """Place a seat; ``ended(how)`` is called when it ends.
 
-        Raises ``Unavailable`` at once when there is no cluster, ``OutOfMemory`` when no node has
-        room for it in time, and ``WorkerDied`` when it ended before it was there.
+        Raises ``Unavailable`` at once without a cluster, ``OutOfMemory`` if no node has room in
+        time, and ``WorkerDied`` if the seat ended during startup.
         """
         child = await self._reached()
         placed = self._asked.place(place.token, ended)
@@ -95,17 +95,17 @@ class Cluster:
             self._asked.placing.pop(place.token, None)
 
     def token(self) -> int:
-        """Return the token of a new seat."""
+        """Return a token for a new seat."""
         return next(self._tokens)
 
     def kill(self, token: int) -> None:
-        """End a seat, whatever it does; nobody is told of its end."""
+        """Kill a seat; its end callback is not called."""
         if self._asked.seats.pop(token, None) is not None and self._child is not None:
             with contextlib.suppress(ConnectionError):
                 self._child.write(msgspec.json.encode(Kill(token)) + b"\n")
 
     async def nodes(self) -> list[Node]:
-        """Return the nodes that live. Raises ``Unavailable``."""
+        """Return the live nodes. Raises ``Unavailable``."""
         child = await self._reached()
         listed = self._asked.nodes()
         try:
@@ -116,14 +116,15 @@ class Cluster:
             raise Unavailable(AWAY, retry_after=1) from None
 
     async def _reached(self) -> Child:
-        """Return the broker once it has joined. Raises ``Unavailable`` when there is no cluster."""
+        """Return the broker once it has joined. Raises ``Unavailable`` without a cluster."""
         self.open()
         joined = self._joined
         if joined is not None:
             await asyncio.wait([joined])
             if joined.exception() is None and not self._head_lost and self._child is not None:
                 child = self._child
-                # Meanwhile it may have ended: nobody would ever answer.
+                # The broker may have ended during the check: a request to it would stay pending
+                # forever.
                 if await _answers(joined.result()) and self._child is child:
                     return child
         raise Unavailable(AWAY, retry_after=1)
@@ -131,7 +132,7 @@ class Cluster:
     # the broker
 
     async def _keep(self) -> None:
-        """Run a broker, and another one when it has ended."""
+        """Run a broker, and restart it with back-off when it ends."""
         pause = FIRST_PAUSE
         while True:
             said, joined, told = "", False, False
@@ -156,7 +157,7 @@ class Cluster:
                 pause = min(LONGEST_PAUSE, 2 * pause)
 
     async def _follow(self, child: Child) -> str:
-        """Follow a broker until it ends, or has to; return why, as far as it is known."""
+        """Supervise a broker until it ends or must be replaced; return the reason, if known."""
         messages = child.messages(Told)
         async with asyncio.timeout(JOIN_SECONDS):
             first = await anext(messages, None)
@@ -182,10 +183,10 @@ class Cluster:
             self._asked.on_message(message)
 
     async def _watch(self, head: Joined) -> None:
-        """Look after the head; return when a new broker is to join, and no seat is lost by it.
+        """Monitor the head; return once a new broker can join without losing seats.
 
-        Without its head Ray ends the seats after a minute; until then they serve. A head that
-        comes back may be another cluster's.
+        Ray ends seats a minute after their head is gone; until then they keep serving. A head that
+        comes back may belong to another cluster.
         """
         without, pause = 0, self._silence / pulse.LOOKS
         while not (self._head_lost and not self._asked.seats):
@@ -194,13 +195,13 @@ class Cluster:
             without = 0 if sign is pulse.Sign.ALIVE else without + 1
             refused = sign is pulse.Sign.REFUSED and not self._head_lost
             pause = pulse.SURE if refused else self._silence / pulse.LOOKS
-            if without >= 2:  # a loop that stood still must not be taken for it
+            if without >= 2:  # one missed reply may be this loop's own delay
                 self._head_lost = True
 
     def _gone(self) -> bool:
-        """Tell whoever waits that the broker is gone; return whether it had joined.
+        """Fail everything pending after the broker's end; return whether it had joined.
 
-        Then whoever comes waits for one try; after that 503 is told at once.
+        Later callers wait for one attempt to rejoin; after that they get 503 at once.
         """
         self._child, self._head_lost = None, False
         self.epoch += 1

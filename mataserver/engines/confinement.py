@@ -1,9 +1,8 @@
-"""What a model's process may do with files: which rules it gets, by its plugin and its model.
+"""File access rules of a model's process, derived from its plugin and its model.
 
-It reads what the server's user reads, except keys and what belongs to other plugins, and changes
-its plugin's directory in ``data_dir``, its own temporary directory and devices; nothing else. The
-rules hold where the kernel has Landlock, and where neither the backend (``confined=False``) nor
-``confine_models`` says otherwise.
+It may read what the server's user can, except keys and other plugins' data. It may write to its
+plugin's directory in ``data_dir``, its temporary directory and devices only. The rules apply where
+the kernel has Landlock, unless the backend (``confined=False``) or ``confine_models`` opts out.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ _NAMED = (
     *("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AZURE_CONFIG_DIR", "CLOUDSDK_CONFIG"),
     "GOOGLE_APPLICATION_CREDENTIALS",
 )
-"""Variables that say where other programs keep their keys."""
+"""Environment variables that locate other programs' credentials."""
 _DATABASES = (".db", ".db-shm", ".db-wal", ".lock")
 CACHES = (
     *("CUDA_CACHE_PATH", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"),
     *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
 )
-"""Variables that name directories which libraries fill: who sets one means it to be filled."""
+"""Environment variables that name cache directories: setting one grants write access to it."""
 
 
 def rules(
@@ -55,9 +54,9 @@ def rules(
     environment: Mapping[str, str] | None = None,
     shared: Path | None = None,
 ) -> Confinement:
-    """Return the rules of a worker of ``plugins`` that serves ``models``, files or directories.
+    """Return the rules for a worker of ``plugins`` that serves ``models``, files or directories.
 
-    ``shared`` is what front-ends have together, where that is no part of the data directory.
+    ``shared`` is the directory that front-ends share, if it lies outside the data directory.
     """
     values = os.environ if environment is None else environment
     changes = [data_dir / name for name in plugins]
@@ -74,9 +73,9 @@ def rules(
 
 
 def _own(data_dir: Path) -> Iterator[Path]:
-    """Yield what is hidden in ``data_dir``: keys, databases, what belongs to other plugins.
+    """Yield the paths hidden in ``data_dir``: keys, databases, other plugins' directories.
 
-    A directory with a dot is a cache, where the server's home is its ``data_dir``.
+    Dot-directories stay visible: they are caches, if ``data_dir`` is the server's home.
     """
     yield data_dir / FILE
     for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
@@ -85,13 +84,13 @@ def _own(data_dir: Path) -> Iterator[Path]:
 
 
 def _shared(shared: Path | None) -> Iterator[Path]:
-    """Yield what front-ends share and no model may see: the key, and what they trust."""
+    """Yield the front-ends' shared paths that no model may see: the key and the trust records."""
     if shared is not None:
         yield from (shared / FILE, shared / FRONTENDS)
 
 
 def _elsewhere(values: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the configuration, which may hold keys, and keys of other programs."""
+    """Yield the configuration, which may hold keys, and credentials of other programs."""
     for name in (values.get(f"{PREFIX}CONFIG"), DEFAULT_FILE, ".env"):
         if name:
             yield Path(name).expanduser().absolute()
@@ -110,7 +109,7 @@ def _elsewhere(values: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _around(path: Path, own: Sequence[Path]) -> Path:
-    """Return what a model reads: its directory, also where it is a file with others beside it."""
+    """Return what a model reads: its directory, or the one around a single file."""
     ours = {each for folder in own for each in (folder, *folder.parents)}
     alone = path.is_dir() or path.parent in ours
     return path if alone else path.parent

@@ -1,13 +1,13 @@
-"""The threads of a worker process: who reads, who decodes, and who runs the model.
+"""The threads of a worker process: which one reads, which decode, and which runs the model.
 
-One of them alone calls the model, whose libraries may keep what belongs to a thread. It leads by
-preference: to lead is to read the socket. While work is quick it reads, decodes, runs the model and
-answers in a row, and nothing is handed from thread to thread. When more has come than it can do at
-once, unless each is done in no time, or what comes may take long, it hands the lead on first. Then
-a follower reads and decodes beside it, and gives the lead back with an order that comes alone once
-work is quick again.
+A single thread calls the model, since its libraries may keep thread-local state. By preference that
+thread is also the leader, the one that reads the socket. While work is quick it reads, decodes,
+runs the model and answers without any hand-off between threads. Before work that may take long, or
+if more work is queued than takes next to no time, it first passes the lead on. A follower then
+reads and decodes concurrently, and passes the lead back with an order that arrives alone once work
+is quick again.
 
-Orders are done in the sequence in which they came, whoever has decoded them.
+Orders run in arrival order, whichever thread decoded them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Job
 
 QUICK = 0.003
-"""Seconds of an order up to which others may wait to be read meanwhile."""
+"""An order up to this many seconds may delay reading the next ones."""
 
 TINY = 0.0003
-"""Seconds of an order up to which no other thread is woken for the next: that would cost about as
-much as the order does."""
+"""Up to this many seconds per order no other thread is woken for the next one: the wake-up would
+cost about as much as the order."""
 
 FAILED = Failure(500, "The model failed")
 
@@ -46,10 +46,10 @@ log = logging.getLogger("mataserver.worker")
 
 @dataclass(slots=True, eq=False)
 class Order:
-    """What the model's thread does in its turn: ``work``, given what its ``jobs`` decoded to.
+    """One unit of work for the model's thread: ``work``, called with its decoded ``jobs``.
 
-    ``request`` is its number, 0 where nobody waits for an answer. One that is not ``brief`` may
-    take long, whatever the last one took.
+    ``request`` is its number, 0 if no answer is expected. An order that is not ``brief`` may take
+    long, whatever the previous one took.
     """
 
     request: int
@@ -60,16 +60,13 @@ class Order:
 
     @property
     def ready(self) -> bool:
-        """Whether all of it is decoded."""
+        """Whether all jobs are decoded."""
         return len(self.decoded) == len(self.jobs)
 
 
 @dataclass(slots=True, eq=False)
 class Tempo:
-    """Whether orders are ``quick`` of late, and even done in no time: they take less than ``tiny``.
-
-    ``limit`` and ``trifle`` are the seconds for that.
-    """
+    """Whether recent orders are ``quick`` (under ``limit`` s), or ``tiny`` (under ``trifle`` s)."""
 
     limit: float
     trifle: float
@@ -78,7 +75,7 @@ class Tempo:
     slow_before: bool = True
 
     def note(self, seconds: float) -> None:
-        """Learn from an order: one that was held up by chance among quick ones makes none slow."""
+        """Record an order's duration; one slow order among quick ones changes nothing."""
         slow = seconds >= self.limit
         self.quick = not (slow and self.slow_before)
         self.slow_before = slow
@@ -86,13 +83,12 @@ class Tempo:
 
 
 class Crew:
-    """Takes orders from the socket to their work; the thread that calls ``run`` is the model's.
+    """Moves orders from the socket to the model; the thread that calls ``run`` is the model's.
 
-    ``plan`` returns the order that a message or a batch is, None for the last one. ``decode`` runs
-    in several threads at once and must not raise; an order whose work raises is answered as failed.
-    There are ``decoders`` followers, but one at least: without decoders nothing is decoded beside
-    what is quick, which is what takes less than ``quick`` seconds, and beside what takes less than
-    ``tiny`` nothing ever is.
+    ``plan`` turns a message or a batch into an order, None for the last one. ``decode`` runs in
+    several threads at once and must not raise; an order whose work raises is answered as failed.
+    There are ``decoders`` followers, at least one. Without decoders nothing is decoded concurrently
+    with orders under ``quick`` seconds; with orders under ``tiny`` seconds nothing ever is.
     """
 
     def __init__(
@@ -112,28 +108,28 @@ class Crew:
         self._orders: deque[Order] = deque()
         self._undecoded: deque[tuple[Order, int]] = deque()
         self._lead = threading.Lock()
-        self._kept: deque[None] = deque()  # an entry: the model's thread leads, but does not read
+        self._kept: deque[None] = deque()  # an entry: the model's thread leads, but is not reading
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._arrival = select.poll()
         self._arrival.register(line.sock, select.POLLIN)
         self._asleep, self._ending = False, False
         self.busy, self.request = False, 0
-        self._take_in()  # what was read with the first message
+        self._take_in()  # what arrived together with the first message
         for _ in range(max(decoders, 1)):
             threading.Thread(target=self._follow, name="follower", daemon=True).start()
 
     @property
     def behind(self) -> bool:
-        """Whether orders wait that will not be done in no time."""
+        """Whether orders are queued that will take noticeable time."""
         return bool(self._orders) and not self._tempo.quick
 
     def run(self) -> None:
-        """Do what comes, up to the last message."""
+        """Process orders until the last message."""
         while self._orders or not self._ending:
             self._step()
 
     def hand_on(self) -> None:
-        """Let a follower read if the model's thread leads, and is at an order."""
+        """Pass the lead to a follower if the model's thread holds it while running an order."""
         try:
             self._kept.pop()
         except IndexError:
@@ -149,13 +145,13 @@ class Crew:
             self._do(self._orders.popleft())
         elif (found := self._pick()) is not None:
             if self._undecoded and not (self._tempo.tiny or self._alone):
-                self.hand_on()  # what came was thought to be done in no time
+                self.hand_on()  # the current order was expected to take next to no time
             self._complete(*found)
         elif not self._look():
             self._sleep()
 
     def _hear(self) -> None:
-        """Read what is to be done, or have it read."""
+        """Read the next orders, or wait for a follower to."""
         if not self._claim():
             self._sleep()
             return
@@ -166,7 +162,7 @@ class Crew:
             self._lead.release()
 
     def _look(self) -> bool:
-        """Take in what has come while others decode; False where that is nothing."""
+        """Read without blocking while followers decode; return whether anything arrived."""
         if not self._claim():
             return False
         found = bool(self._arrival.poll(0)) and self._fetch()
@@ -174,7 +170,7 @@ class Crew:
         return found
 
     def _claim(self) -> bool:
-        """Take the lead up that was kept, given back or left; False where a follower has it."""
+        """Acquire the lead if it was kept, passed back or is free; False if a follower holds it."""
         try:
             self._kept.pop()
         except IndexError:
@@ -182,7 +178,7 @@ class Crew:
         return True
 
     def _sleep(self) -> None:
-        """Wait for something to do; who sees that it sleeps rings once what there is is there."""
+        """Block until there is work; a thread that adds work while this one sleeps wakes it."""
         self._asleep = True
         orders = self._orders
         if not (self._kept or self._undecoded or (orders[0].ready if orders else self._ending)):
@@ -212,10 +208,10 @@ class Crew:
                 continue
         except BaseException:
             log.exception("what the server says cannot be read")
-            os._exit(1)  # at once: a worker that hears nothing would be taken for one that hangs
+            os._exit(1)  # at once: a worker that no longer reads would be taken for a hung one
 
     def _take_turn(self) -> bool:
-        """Read until there is something to decode, and decode it; False when there is no more."""
+        """Read until there is something to decode, and decode it; False at the end."""
         self._lead.acquire()
         found = self._pick()
         while found is None and not self._ending:
@@ -229,13 +225,13 @@ class Crew:
         return found is not None
 
     def _share(self) -> tuple[Order, int] | None:
-        """Wake the model's thread, if it sleeps, for the first of what was read; pick another."""
+        """Wake the model's thread, if it sleeps, for the first order read; pick another job."""
         if not self._asleep:
             return self._pick()
         if self._tempo.quick and len(self._undecoded) < 2 and not self._ending:
             self._kept.append(None)
             self._ring()
-            self._lead.acquire()  # as soon as it is handed on
+            self._lead.acquire()  # blocks until the lead is passed on
             return self._pick()
         self._ring()
         return self._pick() if len(self._undecoded) > 1 else None
@@ -245,19 +241,19 @@ class Crew:
             self._asleep = False
             self._bell.put(None)
 
-    # whoever leads
+    # the thread that holds the lead
 
     def _read(self) -> None:
-        """Wait for something to do, unless the last message has come."""
+        """Block until something arrives, unless the last message was received."""
         while not self._ending:
             self._arrival.poll()
             if self._fetch():
                 break
 
     def _fetch(self) -> bool:
-        """Take in what is here, and return whether that is something to do."""
+        """Read what is available; return whether it contains work."""
         if not self._line.fetch():
-            os._exit(0)  # the server is gone: nobody waits, a hung model holds nothing
+            os._exit(0)  # the server closed the connection; exit even if the model hangs
         return self._take_in()
 
     def _take_in(self) -> bool:
@@ -275,7 +271,7 @@ class Crew:
                 self._undecoded.append((order, index))
         return taken
 
-    # whoever decodes
+    # any thread that decodes
 
     def _pick(self) -> tuple[Order, int] | None:
         try:

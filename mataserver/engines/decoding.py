@@ -1,6 +1,6 @@
-"""The body of an answer back to the result that the model made.
+"""Decodes an answer's body back into the model's result.
 
-What has no pixels needs neither numpy nor Pillow: a server that passes on text loads neither.
+Results without pixels need neither numpy nor Pillow: a server that relays text loads neither.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class _Depth(Struct):
-    """A depth map as it travels."""
+    """Wire form of a depth map."""
 
     depth_map: bytes
     depth_shape: tuple[int, int]
 
 
 class _Embedding(Struct):
-    """An embedding as it travels."""
+    """Wire form of an embedding."""
 
     embedding: bytes
 
 
 class _Brought(Struct):
-    """The result of a task that a plugin brings, as it travels."""
+    """Wire form of the result of a plugin's own task."""
 
     output: msgspec.Raw
 
@@ -47,10 +47,10 @@ _DECODERS = {
 
 
 def decode_result(body: bytes, task: str, kind: type[Struct] | None = None) -> Any:
-    """Decode a body in MessagePack; pixels become arrays again. Large pictures take their time.
+    """Decode a MessagePack body; pixels become arrays. Blocking for large pictures.
 
-    ``kind`` is the struct of a task that a plugin brings. Raises
-    ``WorkerDied`` for what no worker of ours has made.
+    ``kind`` is the result struct of a plugin's own task. Raises ``WorkerDied`` for a malformed
+    body.
     """
     try:
         if kind is not None:
@@ -79,13 +79,13 @@ def _without_png(segment: Segment) -> Segment:
     import numpy as np
     from PIL import Image
 
-    # A worker made it: no other of Pillow's decoders is to see what a stranger's model sends.
+    # Workers encode PNG. Restricting formats keeps untrusted bytes from Pillow's other decoders.
     with Image.open(io.BytesIO(segment.mask), formats=("PNG",)) as picture:
         return msgspec.structs.replace(segment, mask=np.asarray(picture) > 127)
 
 
 def to_json(body: bytes) -> bytes:
-    """Return what the worker would have encoded for JSON: pixel bytes become base64."""
+    """Return the JSON that the worker would have encoded: pixel bytes become base64."""
     values = msgspec.msgpack.decode(body)
     vector = values.get("embedding")
     if vector is not None:

@@ -1,4 +1,4 @@
-"""A model's result to the body of an answer: the event loop never walks a result."""
+"""Encodes a model's result as an answer's body, in the worker: the event loop never does."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MSGPACK = msgspec.msgpack.Encoder()
 
 
 def encode_body(result: Result, form: Format, envelope: Envelope) -> Body:
-    """Return the pieces of the body of an answer; fields that are not set are left out.
+    """Return the pieces of an answer's body; unset fields are omitted.
 
-    The pixels of a depth map are a piece of their own: in MessagePack they are the array's memory.
+    A depth map's pixels are a piece of their own: in MessagePack, a view of the array's memory.
     """
     if isinstance(result, DepthResult):
         return _depth(result, form, envelope)
     encoder = _JSON if form == "json" else _MSGPACK
-    if not isinstance(result, RESULT_TYPES):  # of a task that a plugin brings
+    if not isinstance(result, RESULT_TYPES):  # a plugin's own task
         return envelope.around(encoder.encode({"output": result}), form)
     if isinstance(result, EmbedResult):
         vector = np.ascontiguousarray(result.embedding, dtype="<f4")
@@ -60,7 +60,7 @@ def _with_mask(segment: Segment, form: Format) -> Segment:
 
 
 def _pixels(data: memoryview, form: Format) -> tuple[bytes | memoryview, ...]:
-    """Pixel bytes as the pieces of a JSON string of base64, or of a MessagePack ``bin 32``."""
+    """Return pixel bytes as pieces of a base64 JSON string, or of a MessagePack ``bin 32``."""
     if form == "msgpack":
         return b"\xc6" + len(data).to_bytes(4, "big"), data
     return b'"', pybase64.b64encode(data), b'"'

@@ -1,4 +1,4 @@
-"""A child process on a node, at the server: what ``run_process`` gives there."""
+"""The server's side of a child process on a node: what ``run_process`` yields."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from mataserver.engines.program import Launch
 
 LOST = -int(SIGKILL)
-"""The exit status of a program whose node, or whose connection, is gone: nobody knows a better."""
+"""Exit status reported when the program's node or connection is lost: the real one is unknown."""
 
 
 class ErrandChild(ChildProcess):
-    """A child process on a node: all that a ``Child`` of this machine does but its ``pid``."""
+    """A child process on a node: has all of ``Child`` but a local ``pid``."""
 
     def __init__(self, reader: StreamReader, writer: StreamWriter, log: Path | None) -> None:
         self._output = asyncio.StreamReader(LINE_LIMIT)
@@ -39,44 +39,44 @@ class ErrandChild(ChildProcess):
 
     @property
     def pid(self) -> int:
-        """0: its process is another machine's."""
+        """Return 0: the process runs on another machine."""
         return 0
 
     @property
     def output(self) -> StreamReader:
-        """What it writes to its standard output."""
+        """The stream of its standard output."""
         return self._output
 
     async def send(self, message: object) -> None:
-        """Send a message. Raises ``ConnectionError`` when it is gone."""
+        """Send a message. Raises ``ConnectionError`` if the process is gone."""
         await self.feed(msgspec.json.encode(message) + b"\n")
 
     async def _drain(self) -> None:
         await self._writer.drain()
 
     def write(self, data: bytes) -> None:
-        """Write bytes to its standard input."""
+        """Write bytes to its standard input without draining."""
         if self._over.done():
             raise ConnectionResetError
         self._writer.write(frame(program.INPUT, data))
 
     def close_input(self) -> None:
-        """Tell it that no more messages come."""
+        """Close its standard input."""
         if not self._over.done():
             self._writer.write(frame(program.END_OF_INPUT))
 
     async def wait(self) -> int:
-        """Wait for its end; return its exit status, ``LOST`` with its node."""
+        """Wait for its end; return its exit status, ``LOST`` if the node was lost."""
         await asyncio.wait([self._over])
         return LOST if self._status is None else self._status
 
     def signal(self, number: int) -> None:
-        """Send a signal to it and to whatever it has started."""
+        """Send a signal to it and its process group."""
         if not self._over.done():
             self._writer.write(frame(program.SIGNAL, str(int(number)).encode()))
 
     async def end(self, grace: float = 0.0, ask: int = SIGTERM) -> None:
-        """End it: asked by a signal, where it has ``grace`` seconds, then killed with its group."""
+        """Signal ``ask``, wait up to ``grace`` seconds, then kill it with its process group."""
         if grace and not self._over.done():
             self.signal(ask)
             await asyncio.wait([self._over], timeout=grace)
@@ -85,17 +85,17 @@ class ErrandChild(ChildProcess):
         self._over.cancel()
         await asyncio.gather(self._over, self._last_words, return_exceptions=True)
 
-    # what watches its node
+    # the node's health
 
     def doubt(self, *, suspect: bool) -> None:
-        """Learn whether its node is silent: it may be for a while."""
+        """Ignore a silent node: it may recover."""
 
-    def node_lost(self, reason: str) -> None:  # noqa: ARG002 - the log has it
-        """Give it up with its node."""
+    def node_lost(self, reason: str) -> None:  # noqa: ARG002 - already logged
+        """Report it as ended together with its node."""
         self._over.cancel()
 
     async def _follow(self, reader: StreamReader) -> None:
-        """Take what the node tells until it tells no more."""
+        """Dispatch the node's frames until the exit status or the end of the connection."""
         try:
             while self._status is None:
                 kind, size = HEAD.unpack(await reader.readexactly(HEAD.size))
@@ -115,7 +115,7 @@ class ErrandChild(ChildProcess):
 
 
 async def begin(host: str, port: int, secret: bytes, what: Launch, log: Path | None) -> ErrandChild:
-    """Have a seat run a program. Raises ``OSError`` when its node cannot be reached."""
+    """Have a seat run a program. Raises ``OSError`` if its node is unreachable."""
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(secret + PROGRAM + msgspec.json.encode(what) + b"\n")
     return ErrandChild(reader, writer, log)

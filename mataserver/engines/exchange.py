@@ -1,7 +1,7 @@
-"""The server's end of the wire to a worker process: its frames and the requests in flight.
+"""The server's side of the wire to a worker process: framing and requests in flight.
 
-Large parts travel through memory that both share. A request in flight is a number and what takes
-its reply; each is answered once, at the latest when the connection is lost.
+Large parts are passed through shared memory. Each request in flight has a number and a callback,
+which is called exactly once, at the latest when the connection is lost.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 ANSWERS = (wire.Answer, wire.Returned, wire.Ended, wire.Raised)
 UNASKED = 1_000
-"""Messages in a second that answer nothing which a worker may send: more take the loop's time.
+"""Limit of unsolicited messages per second; more would starve the event loop.
 
-One that decodes says so four times in the time of a picture, and once a second.
+A decoding worker sends four in the time of one picture, and one per second.
 """
 
 
 class Flooded(Exception):
-    """A worker sends more than a worker does."""
+    """A worker exceeded the limit of unsolicited messages."""
 
 
 class Exchange:
-    """Sends requests and matches their replies, until it is closed.
+    """Sends requests and dispatches their replies, until it is closed.
 
-    ``watchdog`` is told of every request and reply. ``noticed`` is called with each message that
-    answers no request. Everything that sends raises ``WorkerDied`` without a connection.
+    ``watchdog`` observes every request and reply; ``noticed`` is called with each unsolicited
+    message. Every method that sends raises ``WorkerDied`` without a connection.
     """
 
     def __init__(self, watchdog: Watchdog, noticed: Callable[[wire.Message], None]) -> None:
@@ -57,7 +57,7 @@ class Exchange:
         self._unasked, self._second = 0, 0
 
     def share(self, memory: Outgoing | None) -> None:
-        """Use memory that the worker has too."""
+        """Pass large parts through ``memory`` from now on."""
         self._memory = memory
 
     def connect(self, transport: asyncio.WriteTransport) -> None:
@@ -65,12 +65,12 @@ class Exchange:
         self._transport = transport
 
     def abort(self) -> None:
-        """Close the connection without waiting for what was not sent."""
+        """Close the connection and discard unsent data."""
         if self._transport is not None:
             self._transport.abort()
 
     def close(self, error: MataError) -> None:
-        """Answer every request in flight with ``error``, and give the shared memory back."""
+        """Fail every request in flight with ``error``, and unmap the shared memory."""
         self._closed = True
         in_flight, self._in_flight = list(self._in_flight.values()), {}
         for take in in_flight:
@@ -79,9 +79,9 @@ class Exchange:
             self._memory.close()
 
     def feed(self, data: bytes) -> None:
-        """Take received bytes. Raises for what cannot be read, and ``Flooded``."""
+        """Process received bytes. Raises on malformed data, and ``Flooded``."""
         for received in self._unframer.feed(data):
-            if self._closed:  # by what came before
+            if self._closed:  # by an earlier message of this data
                 return
             if isinstance(received, memoryview):
                 request, outcome = single.read_answer(received)
@@ -96,7 +96,7 @@ class Exchange:
             self._count_unasked()
 
     def _answered(self, request: int, reply: Reply) -> bool:
-        """Give a reply to whoever waits for it; return whether anybody does."""
+        """Dispatch a reply; return whether its request was in flight."""
         self._watchdog.answered(request, well=not isinstance(reply.message, wire.Raised))
         take = self._in_flight.pop(request, None)
         if take is None:
@@ -105,7 +105,7 @@ class Exchange:
         return True
 
     def _count_unasked(self) -> None:
-        """Count a message that nobody waits for. Raises ``Flooded``."""
+        """Count an unsolicited message. Raises ``Flooded`` over the limit."""
         second = int(asyncio.get_running_loop().time())
         if second != self._second:
             self._unasked, self._second = 0, second
@@ -114,11 +114,11 @@ class Exchange:
             raise Flooded(f"it sent over {UNASKED} messages in a second that nobody waits for")
 
     def send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
-        """Send what gets no reply."""
+        """Send a message that gets no reply."""
         self._write(wire.frame(message, parts))
 
     def send_batch(self, jobs: Sequence[Job], take: Take) -> int:
-        """Send a batch whose reply goes to ``take``; return the request's number."""
+        """Send a batch and register ``take`` for its reply; return the request's number."""
         request = next(self._ids)
         blocks: list[Block] = []
         parts = [part for job in jobs for part in (job.image, job.params)]
@@ -136,7 +136,7 @@ class Exchange:
         return request
 
     def _place(self, part: wire.Part, blocks: list[Block]) -> int:
-        """Return where a part lies in the shared memory; one that was placed there is a block."""
+        """Copy a large part to shared memory; return its offset, or ``INLINE``."""
         if len(part) < wire.LARGE or self._memory is None:
             return wire.INLINE
         block = self._memory.place(part)
@@ -150,25 +150,25 @@ class Exchange:
         return next(self._ids)
 
     async def ask(self, message: wire.Request, parts: Sequence[wire.Part] = ()) -> Reply:
-        """Send a request and wait for its reply. Raises what the model raised."""
+        """Send a request and await its reply. Raises what the model raised."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.send(message, parts)
         self._expect(message.id, functools.partial(settle, future))
         return await future
 
     def drop(self, request: int) -> None:
-        """Tell the worker that nobody waits for a batch any more."""
+        """Tell the worker that a batch was cancelled."""
         if request in self._in_flight:
             self.send(wire.Drop(request))
 
     def fail(self, request: int, error: MataError) -> None:
-        """Answer one request in flight with ``error``, if it still is."""
+        """Fail one request with ``error``, if it is still in flight."""
         take = self._in_flight.pop(request, None)
         if take is not None:
             take(error)
 
     def oldest(self) -> int | None:
-        """Return the number of the request that has been in flight the longest."""
+        """Return the number of the longest-running request in flight."""
         return next(iter(self._in_flight), None)
 
     def _write(self, buffers: list[wire.Part]) -> None:
@@ -181,16 +181,17 @@ class Exchange:
         self._watchdog.expect(request, images)
 
     def _take_and_free(self, blocks: list[Block], take: Take, reply: Reply | MataError) -> None:
-        """Let the images of a batch be written over, and hand its reply on."""
+        """Release a batch's shared memory, and pass its reply on."""
         if self._memory is not None:
             for block in blocks:
                 self._memory.free(block)
         take(reply)
 
     def _parts(self, received: wire.Received) -> list[bytes]:
-        """Return copies of the parts of a message, and give their place back.
+        """Return copies of a message's parts, and release their shared memory.
 
-        Done as soon as it is here: to give back a later message's place gives back this one's.
+        Must run for each message in turn: releasing a later message's memory releases all before
+        it.
         """
         header = received.header
         if not header.places or self._memory is None:

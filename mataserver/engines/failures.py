@@ -1,4 +1,4 @@
-"""Failures of a model, as its worker tells them: never their text, which may hold paths."""
+"""Translates exceptions of a model to failures, without their text: it may contain paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mataserver.errors import InvalidParams, MataError, OutOfMemory
 if TYPE_CHECKING:
     from mataserver.engines.promises import Unsound
 
-# torch's allocator of the CPU, CUDA's runtime, and its libraries that allocate by themselves.
+# torch's CPU allocator, the CUDA runtime, and CUDA libraries with allocators of their own.
 _SHORTAGE = re.compile(
     r"DefaultCPUAllocator: (can't|not enough)|CUDA error: out of memory"
     r"|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
@@ -24,19 +24,19 @@ log = logging.getLogger("mataserver.worker")
 
 
 def lasts(error: Exception) -> bool:
-    """Whether a load will fail again: a plugin says why, a file or a package is missing."""
+    """Whether retrying a load is pointless: a plugin's verdict, or a missing file or package."""
     if isinstance(error, MataError):
         return error.status != OutOfMemory.status and error.retry_after is None
     return isinstance(error, (FileNotFoundError, ImportError))
 
 
 def client_error(error: Exception, sentence: str) -> MataError:
-    """Return the error that a client gets for what a model raised."""
+    """Return the client's error for an exception of a model."""
     return failure_of(error, sentence).error()
 
 
 def failure_of(error: Exception, sentence: str) -> Failure:
-    """What the client may know of ``error``: never its text, which may hold paths."""
+    """Return the client's view of ``error``, without its text: it may contain paths."""
     if isinstance(error, MataError):
         return Failure.of(error)
     if _is_shortage(error):
@@ -49,20 +49,20 @@ def failure_of(error: Exception, sentence: str) -> Failure:
 
 
 def _is_shortage(error: Exception) -> bool:
-    """Whether a framework found no memory: by type, or by what it says in a plain RuntimeError."""
+    """Whether memory ran out: by exception type, or by the text of a plain RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and _SHORTAGE.search(str(error)) is not None
 
 
 def unsound(error: Unsound, model: str) -> Failure:
-    """Return the failure of a result that breaks a promise, and log it."""
+    """Log a result that violates the API's contract, and return its failure."""
     log.error("%s returned an invalid result: %s", model, error)
     return Failure(500, f"The model returned an invalid result: {model}: {error}")
 
 
 def close_quietly(thing: object) -> None:
-    """Close what can be closed; a failure is logged."""
+    """Call ``close`` if there is one; log a failure."""
     close = getattr(thing, "close", None)
     if callable(close):
         try:

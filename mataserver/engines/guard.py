@@ -1,7 +1,7 @@
-"""Looks after decoders: they cannot be interrupted, and a picture can keep one busy for minutes.
+"""Enforces the decode timeout: decoders cannot be interrupted, and a picture can block one long.
 
-The time of decoding is watched apart from the model's. Whoever decodes for longer than it may ends
-with its worker, its picture is named, and the others' go to the next worker.
+Decoding has a clock separate from the model's. A worker that exceeds it is killed, its picture is
+reported, and its other requests move to the next worker.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 
 class Guard:
-    """A thread that tells ``late(thread)``, once, of a thread that decodes for over ``limit`` s.
+    """A thread that calls ``late(thread)``, once, for a thread that decodes for over ``limit`` s.
 
-    ``looked(threads)`` is called at every look, with the threads that decode, as long as none is
-    late.
+    Until then ``looked(threads)`` is called at every check, with the threads that are decoding.
     """
 
     def __init__(
@@ -40,5 +39,5 @@ class Guard:
             for thread, since in found.items():
                 if since < late:
                     self._late(thread)
-                    return  # the worker ends
+                    return  # the server kills this worker
             self._looked(set(found))

@@ -1,4 +1,4 @@
-"""The blocking code around one loaded model: decode, predict, encode. Both engines run it."""
+"""Blocking code around one loaded model: decode, predict, encode. Both engines run it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ log = logging.getLogger("mataserver.worker")
 
 
 class Decoded(msgspec.Struct):
-    """A job whose bytes became pixels, or whose bytes were refused."""
+    """A job with its decoded image, or the failure to decode it."""
 
     job: Any
     image: Any = None
@@ -51,7 +51,7 @@ class Decoded(msgspec.Struct):
 
 
 class ModelHost:
-    """One loaded model and its video sessions. ``forward`` must not run in two threads at once."""
+    """One loaded model and its video sessions. ``forward`` must not run concurrently."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
@@ -64,7 +64,7 @@ class ModelHost:
         self._decoding: dict[int, Job] = {}
 
     def load(self) -> Facts:
-        """Load the model. Raises a ``MataError``."""
+        """Load the model and its parts. Raises a ``MataError``."""
         assignment = self._assignment
         try:
             self._model = self._load(assignment)
@@ -77,7 +77,7 @@ class ModelHost:
         return Facts(stateful, os.getpid(), decoders, self._step_timeout)
 
     def decode(self, job: Job) -> Decoded:
-        """Decode a job's image; a refusal is kept, not raised."""
+        """Decode a job's image; a failure is returned in the result, not raised."""
         begun = time.perf_counter()
         decoded = Decoded(job)
         self._decoding[threading.get_ident()] = job
@@ -91,29 +91,29 @@ class ModelHost:
         return decoded
 
     def decoding_for(self, thread: int | None) -> float:
-        """Return the seconds for which a thread has been decoding; 0.0 when it does not."""
+        """Return for how many seconds a thread has been decoding, 0.0 if it is not."""
         since = media.decoding().get(thread or 0)
         return 0.0 if since is None else time.monotonic() - since
 
     def decoded_by(self, thread: int | None) -> Job | None:
-        """Return the job that a thread decodes; None where it decodes for the model, or not."""
+        """Return the job a thread is decoding; None if it decodes none, or for the model itself."""
         return self._decoding.get(thread or 0)
 
     def _read(self, job: Job) -> media.Picture:
-        """Decode an image. What is read, as text, must stand out from its ground."""
+        """Decode an image; for OCR, keep text legible against a transparent background."""
         assigned = self._assignment
         legible = assigned.spec.task == "ocr"
         size = None
-        # A session that keeps state would jump when frames come in another format.
+        # Reduced decoding depends on the file format; a mid-session change would make state jump.
         if assigned.scaled_decode and (job.session is None or not self._stateful):
             size = scaling.input_size(self._model, assigned.spec.task)
         return media.reduced(job.image, assigned.max_pixels, size, assigned.alpha, legible=legible)
 
     def forward(self, batch: Sequence[Decoded]) -> list[tuple[Decoded, Any, float, bool]]:
-        """Run the model on the jobs that decoded; one failing job fails alone.
+        """Run the model on the decoded jobs; a job's failure does not affect the others.
 
-        Returns, in order, the job, its result or ``Failure``, the milliseconds and whether session
-        state was made for it.
+        Returns, in order: the job, its result or ``Failure``, the milliseconds, and whether session
+        state was created for it.
         """
         answers: dict[int, tuple[Any, float, bool]] = {}
         plain = []
@@ -131,7 +131,7 @@ class ModelHost:
         return [(item, *answers[id(item)]) for item in batch]
 
     def encode(self, item: Decoded, answer: object, infer_ms: float, *, fresh: bool) -> Outcome:
-        """Encode one answer; what cannot be encoded is a failure of the model."""
+        """Encode one answer; an answer that cannot be encoded is a failure of the model."""
         begun = time.perf_counter()
         body: Body = b""
         if not isinstance(answer, Failure):
@@ -150,14 +150,14 @@ class ModelHost:
         return Outcome(body, timing, failure, fresh)
 
     def infer(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Decode, forward and encode in this thread."""
+        """Decode, forward and encode in the calling thread."""
         answers = self.forward([self.decode(job) for job in jobs])
         return [self.encode(item, answer, ms, fresh=fresh) for item, answer, ms, fresh in answers]
 
     def generate(self, job: Job) -> Iterator[str | Outcome]:
-        """Yield the pieces of text that the model makes for one job, then its outcome.
+        """Yield the text pieces that the model produces for one job, then its outcome.
 
-        A model that does not stream yields its outcome alone.
+        A model without streaming yields only the outcome.
         """
         item = self.decode(job)
         begun = time.perf_counter()
@@ -182,7 +182,7 @@ class ModelHost:
         yield self.encode(item, answer, _ms(begun), fresh=False)
 
     def close_session(self, session: str) -> None:
-        """Forget a session's state."""
+        """Discard a session's state."""
         state = self._sessions.pop(session, None)
         close_quietly(state)
 
@@ -196,7 +196,7 @@ class ModelHost:
         yield from methods.stream(method, args, kwargs)
 
     def close(self) -> None:
-        """Close the sessions and the model."""
+        """Close all sessions, the model and its parts."""
         for session in tuple(self._sessions):
             self.close_session(session)
         while self._loaded:
@@ -204,7 +204,7 @@ class ModelHost:
         self._model = None
 
     def _load(self, assignment: Assignment) -> Any:
-        """Load the parts of a model, then the model."""
+        """Load a model's parts, then the model itself."""
         parts = {
             label: LoadedPart(self._load(part), part.params_type, part.defaults)
             for label, part in assignment.parts.items()
@@ -212,7 +212,7 @@ class ModelHost:
         context = dataclasses.replace(assignment.context, parts=parts)
         model = assignment.load(assignment.spec, context)
         self._loaded.append(model)
-        # A step of a model may be one of each of its parts.
+        # One step of a model may include a step of each part.
         self._step_timeout += float(getattr(model, "step_timeout", assignment.step_timeout))
         return model
 
@@ -221,7 +221,7 @@ class ModelHost:
         return hasattr(self._model, "session")
 
     def _raw(self, item: Decoded) -> bool:
-        """Whether a request wanted scores as they are."""
+        """Whether the request asked for raw scores."""
         params = self._params.decode(item.job.params)
         return getattr(params, "use_softmax", True) is False
 
@@ -259,7 +259,7 @@ def _ms(begun: float) -> float:
 def _sound(
     answer: object, size: tuple[int, int], assignment: Assignment, raw: Callable[[], bool]
 ) -> Any:
-    """Return a result as it can be served. Raises ``Unsound``."""
+    """Validate a result and return it normalized. Raises ``Unsound``."""
     if assignment.result is not None:
         return sound_brought(answer, assignment.result, size)
     return sound(answer, assignment.spec.task, size, raw)

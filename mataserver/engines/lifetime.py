@@ -1,4 +1,4 @@
-"""How the life of a worker process ends: whether it was asked to, why, and who hears of it."""
+"""State of a worker process's end: whether it was requested, why, and which callbacks run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ log = logging.getLogger("mataserver.process")
 
 
 class Lifetime:
-    """The life of one worker.
+    """The lifecycle of one worker.
 
     ended:    it is over.
-    stopping: it was told to end, so that its end is no death.
-    excused:  its death is not the model's fault.
-    parting:  what whoever waits is told, if that is not ``reason``.
+    stopping: the server requested its end, which is therefore no death.
+    excused:  the model is not to blame for its death.
+    parting:  the error for pending requests, if not one built from ``reason``.
     """
 
     def __init__(self, name: str) -> None:
@@ -30,7 +30,8 @@ class Lifetime:
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_death: list[Callable[[Death], None]] = []
         self._on_end: list[Callable[[], None]] = []
-        # Plain attributes: each request asks several times whether its worker is alive.
+        # Plain attributes, not properties: every request checks several times that its worker
+        # lives.
         self.ended = False
         self.stopping = False
         self.excused = False
@@ -39,19 +40,19 @@ class Lifetime:
 
     @property
     def error(self) -> MataError:
-        """What whoever waits for the worker is told at its end."""
+        """The error for requests that are pending at its end."""
         return self.parting or WorkerDied(f"The model's worker died: {self.reason}")
 
     def excuse(self, parting: MataError) -> None:
-        """Have it end for what is not the model's doing."""
+        """Mark the coming end as not the model's fault; pending requests fail with ``parting``."""
         self.excused, self.parting = True, parting
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
-        """Have ``callback(death)`` called when it ends by itself."""
+        """Call ``callback(death)`` if the worker exits unexpectedly."""
         self._on_death.append(callback)
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        """Have ``callback()`` called when it is over, for whatever reason."""
+        """Call ``callback()`` when the worker has ended, for whatever reason."""
         if self.ended:
             callback()
         else:
@@ -62,12 +63,12 @@ class Lifetime:
         await asyncio.shield(self._end)
 
     def end(self) -> None:
-        """Note that it is over."""
+        """Mark the worker as ended, and wake ``wait``."""
         self.ended = True
         self._end.set_result(None)
 
     def announce(self) -> None:
-        """Call who asked to know; an image's doing is no error of the model's."""
+        """Run the callbacks; log a death as an error only if the model is to blame."""
         if not self.stopping:
             death = Death(self.reason, blamed=not self.excused)
             level = logging.ERROR if death.blamed else logging.WARNING

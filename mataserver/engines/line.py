@@ -1,4 +1,4 @@
-"""The worker's end of the socket and of the shared memory."""
+"""The worker's side of the socket and of the shared memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DROPPED = Failure(503, "The request was given up before it was answered")
 
 
 class Line:
-    """What a worker hears and says. One thread at a time may listen, any may speak."""
+    """A worker's connection. One thread at a time may read, any thread may write."""
 
     def __init__(self, sock: socket.socket, memory: Incoming | None) -> None:
         self.sock = sock
@@ -33,13 +33,13 @@ class Line:
         self._dropped: set[int] = set()
 
     def fetch(self) -> bool:
-        """Take in what is here, without waiting; False once the server is gone."""
+        """Read what is available without blocking; False once the server has closed the socket."""
         return self._reader.fetch()
 
     def take(self) -> wire.Received | list[Job] | None:
-        """Return the next message that was taken in, None when there is none.
+        """Return the next message that was read, None if there is none.
 
-        A batch is its jobs, whose images may lie in the shared memory.
+        A batch is returned as its jobs, whose images may lie in shared memory.
         """
         while (received := self._reader.take()) is not None:
             if isinstance(received, memoryview):
@@ -58,15 +58,15 @@ class Line:
     def _drop(self, request: int) -> None:
         if request in self._owed:
             self._dropped.add(request)
-            if request not in self._owed:  # another thread has answered it meanwhile
+            if request not in self._owed:  # another thread answered it concurrently
                 self._dropped.discard(request)
 
     def is_dropped(self, request: int) -> bool:
-        """Whether nobody waits for a batch any more."""
+        """Whether a batch was cancelled."""
         return request in self._dropped
 
     def refused(self, request: int) -> bool:
-        """Whether nobody waits for a batch any more; then it is answered here and now."""
+        """Whether a batch was cancelled; if so, answer it with a failure."""
         if request not in self._dropped:
             return False
         self.reply(wire.Raised(request, DROPPED))
@@ -87,7 +87,7 @@ class Line:
         ]
 
     def answer(self, request: int, outcomes: Sequence[Outcome]) -> None:
-        """Send a batch's outcomes; large bodies go through the shared memory."""
+        """Send a batch's outcomes; large bodies go through shared memory."""
         packed = single.pack_answer(request, outcomes[0]) if len(outcomes) == 1 else None
         if packed is not None:
             self._settle(request)
@@ -97,7 +97,7 @@ class Line:
         self.reply(wire.Answer(request, heads), [each.body for each in outcomes])
 
     def reply(self, message: wire.Message, parts: Sequence[Body] = ()) -> None:
-        """Send a message; end with the server."""
+        """Send a message; exit the process if the server has closed the socket."""
         if isinstance(message, (wire.Answer, wire.Raised)):
             self._settle(message.id)
         self._send(lambda: self._frame(message, parts))
@@ -114,7 +114,7 @@ class Line:
             os._exit(0)  # the server is gone
 
     def _frame(self, message: wire.Message, parts: Sequence[Body]) -> list[wire.Part]:
-        """Return the buffers to write; the lock is held, so that answers lie in their order."""
+        """Return the buffers to write. Needs the lock: answers must be in ring order."""
         split = [part if isinstance(part, tuple) else (part,) for part in parts]
         sizes = [sum(map(len, pieces)) for pieces in split]
         if self._memory is None or max(sizes, default=0) < wire.LARGE:

@@ -1,4 +1,4 @@
-"""Memory of processes and of the machine, read from the kernel and the GPU driver."""
+"""Memory of processes and of the machine, from the kernel and the GPU driver."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MB = _KB * _KB
 
 
 def private_bytes(pid: int) -> int:
-    """Return the memory that ``pid`` shares with nobody; 0 when there is no such process.
+    """Return the memory that ``pid`` shares with no other process; 0 without such a process.
 
-    Of one that hides it, as every process may, it is all that is in memory and no file's.
+    A process can deny access to its maps; then the estimate is all resident memory without a file.
     """
     total = 0
     try:
@@ -35,7 +35,7 @@ def private_bytes(pid: int) -> int:
 
 
 def _unshared(pid: int) -> int:
-    """Return what everybody may read: anonymous memory and that of shared segments."""
+    """Return the world-readable estimate: resident anonymous and shared-segment memory."""
     total = 0
     with contextlib.suppress(OSError, ValueError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
@@ -45,7 +45,7 @@ def _unshared(pid: int) -> int:
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and all that descend from it."""
+    """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for child, parent in kernel.parents():
         children.setdefault(parent, []).append(child)
@@ -56,10 +56,10 @@ def family(pid: int) -> list[int]:
 
 
 def keep_freed_memory(block_mb: int = 32, total_mb: int = 64) -> None:
-    """Have glibc keep freed image buffers: giving each back to the kernel costs more than decoding.
+    """Make glibc retain freed image buffers: returning each to the kernel costs more than decoding.
 
     Blocks of up to ``block_mb`` (at most 32) come from the heap, and up to ``total_mb`` of free
-    memory stay at its top. Does nothing with another C library.
+    memory stays at its top. No-op with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -68,14 +68,14 @@ def keep_freed_memory(block_mb: int = 32, total_mb: int = 64) -> None:
 
 
 def give_freed_memory_back() -> None:
-    """Give the kernel what glibc has kept of what was freed. Does nothing with another library."""
+    """Return retained free memory to the kernel. No-op with another C library."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process that no file stands for; 0 where the kernel tells none."""
+    """Return this process's resident memory not backed by files; 0 where unknown."""
     with contextlib.suppress(OSError, ValueError):
         _, resident, shared, *_ = Path("/proc/self/statm").read_text(encoding="ascii").split()
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
@@ -83,7 +83,7 @@ def resident_bytes() -> int:
 
 
 def ram_total() -> int:
-    """Return the RAM that this process may use, in bytes: the machine's or its cgroup's limit."""
+    """Return the RAM available to this process in bytes: the machine's, or its cgroup limit."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [machine]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
@@ -101,7 +101,7 @@ class Gpu:
 
 
 class MemoryProbe:
-    """Reads RAM and VRAM. NVML is asked once whether it is there."""
+    """Reads RAM and VRAM. NVML is initialized once, on first use."""
 
     def __init__(self) -> None:
         self._nvml: Any = None
@@ -121,7 +121,7 @@ class MemoryProbe:
         if nvml is None:
             return []
         found = []
-        with contextlib.suppress(nvml.NVMLError):  # boards without memory of their own refuse
+        with contextlib.suppress(nvml.NVMLError):  # boards without dedicated memory raise
             for index in range(nvml.nvmlDeviceGetCount()):
                 memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
                 found.append(Gpu(int(memory.total), int(memory.used)))

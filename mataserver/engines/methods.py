@@ -1,4 +1,4 @@
-"""Calls of a loaded model's own methods, for the services that know what it can do."""
+"""Calls of a loaded model's own methods, on behalf of services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ModelMethods:
-    """The public methods of one model; what they give is checked as its answers are."""
+    """The public methods of one model; returned results are validated like answers."""
 
     def __init__(self, model: Any, name: str) -> None:
         self._model = model
@@ -41,7 +41,7 @@ class ModelMethods:
             close_quietly(items)
 
     def _checked(self, value: Any) -> Any:
-        """Return what a method gave; results of a task keep their promises here, too."""
+        """Return a method's value; validate results of tasks in it, as those of requests are."""
         if type(value) in {list, tuple} and any(isinstance(each, RESULT_TYPES) for each in value):
             return type(value)([self._checked(each) for each in value])
         if not isinstance(value, RESULT_TYPES):

@@ -1,10 +1,10 @@
-"""What a call, and each item of a stream, carries between a service and a model: no pickle.
+"""Serialization of calls and stream items between services and models, without pickle.
 
-A worker runs strangers' models, so nothing that it says may make the server do more than build
-plain values. A value becomes MessagePack with five extensions: tuples, sets, arrays, large bytes,
-and objects of classes that are nothing but their fields, which name their class. Whoever reads
-never calls anything but such a class, with fields of the types that it declares. The memory of
-arrays and large bytes travels beside, in parts of their own, and is not copied on the way in.
+A worker runs untrusted models, so its messages must not make the server do more than build plain
+values. Values are MessagePack with five extensions: tuples, sets, arrays, large bytes, and objects
+of plain data classes, which are sent with the class's name. The reader calls nothing but such a
+class, with fields of the declared types. The memory of arrays and large bytes is sent as separate
+parts, and not copied on receipt.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ _TUPLE, _SET, _ARRAY, _BYTES, _OBJECT = range(1, 6)
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _KEYS = frozenset({bool, int, float, str})
 _NUMBERS = "biufc"
-"""The kinds of arrays that travel: of numbers and booleans. Others are objects of Python."""
+"""Array dtype kinds that can be sent: numbers and booleans; others hold Python objects."""
 _LONGEST_TYPE = 8
-"""Characters of such a kind's name; numpy reads a list of kinds too, for as long as it takes."""
+"""Maximum length of a dtype string: numpy also parses lists of dtypes, in unbounded time."""
 MOST_HELD, MOST_BESIDE = 1 << 22, 1 << 26
-"""Lists and dicts that a value may hold, and its bytes beside its arrays and large bytes.
+"""Limits of a value: lists and dicts in it, and bytes outside its arrays and large bytes.
 
-A byte of MessagePack can make 72 of Python's objects, and whoever reads them answers nobody else
-meanwhile. A text is no more than it says.
+A byte of MessagePack can become 72 Python objects, and decoding blocks the reader. Text is exempt
+from the first limit: it does not expand.
 """
 _HOLDING = bytes(range(0x80, 0xA0))
-"""The bytes that begin a short list or dict; as many others may be among them: an upper bound."""
+"""First bytes of short lists and dicts. They may occur in other data too: an upper bound."""
 _ENCODER = msgspec.msgpack.Encoder()
 
 
 class Packed(typing.NamedTuple):
-    """A value as parts of a message, and the classes that it named."""
+    """A value as parts of a message, and the classes named in it."""
 
     parts: list[bytes | memoryview]
     classes: frozenset[str]
 
 
 def pack(value: object) -> Packed:
-    """Return a value as parts: MessagePack first, then the memory that lies beside it.
+    """Serialize a value: MessagePack first, then the separate memory parts.
 
-    Raises ``Unsendable`` for what does not travel.
+    Raises ``Unsendable`` for unsupported values.
     """
     packer = _Packer()
     try:
@@ -68,10 +68,10 @@ def pack(value: object) -> Packed:
 
 
 def unpack(parts: Sequence[bytes | memoryview], find: Find) -> Any:
-    """Return the value of parts; ``find`` returns the class of a name, or raises ``Unsendable``.
+    """Deserialize a value; ``find`` resolves a class name, or raises ``Unsendable``.
 
-    Arrays lie in the memory of their part, and are read-only where it is. Raises ``Unsendable``
-    for what no ``pack`` has made.
+    Arrays are views of their part's memory, and read-only where it is. Raises ``Unsendable`` for
+    malformed data.
     """
     reader = _Reader(parts, find)
     _check_size(parts[0])
@@ -79,7 +79,7 @@ def unpack(parts: Sequence[bytes | memoryview], find: Find) -> Any:
         return reader.value(parts[0])
     except MataError:
         raise
-    except Exception as error:  # a stranger may say anything
+    except Exception as error:  # the data is untrusted and may cause any error
         raise Unsendable(f"What was sent cannot be read: {type(error).__name__}") from error
 
 
@@ -92,7 +92,7 @@ def _check_size(body: bytes | memoryview) -> None:
 
 
 class _Packer:
-    """Makes one value plain; collects the memory beside it."""
+    """Converts one value to plain data; collects its separate memory parts."""
 
     def __init__(self) -> None:
         self.parts: list[bytes | memoryview] = []
@@ -107,7 +107,7 @@ class _Packer:
         }
 
     def plain(self, value: Any) -> Any:
-        """Return a value of which msgspec encodes everything without a question."""
+        """Return a value that msgspec encodes without a hook."""
         kind = type(value)
         if kind in _SCALARS:
             return value
@@ -141,8 +141,8 @@ class _Packer:
         return self._extension(_BYTES, len(self.parts))
 
     def _rare(self, kind: type, value: Any) -> Any:
-        """Make an array, a scalar of numpy or an object of a plain class plain."""
-        numpy = sys.modules.get("numpy")  # the server imports it for those alone who use it
+        """Convert an array, a numpy scalar or an object of a plain class."""
+        numpy = sys.modules.get("numpy")  # without an import of numpy there can be no array
         if numpy is not None and isinstance(value, numpy.generic):
             return self.plain(value.item())
         if numpy is not None and kind is numpy.ndarray:
@@ -173,7 +173,7 @@ class _Packer:
 
 
 class _Reader:
-    """Reads one value."""
+    """Deserializes one value."""
 
     def __init__(self, parts: Sequence[bytes | memoryview], find: Find) -> None:
         self._parts = parts
@@ -182,7 +182,7 @@ class _Reader:
         self._decoder = msgspec.msgpack.Decoder(ext_hook=self._extension)
 
     def value(self, data: bytes | memoryview) -> Any:
-        """Decode a value; what it holds first."""
+        """Decode a value, innermost extensions first."""
         return self._decoder.decode(data)
 
     def _extension(self, code: int, data: memoryview) -> Any:
@@ -211,6 +211,6 @@ class _Reader:
         return np.frombuffer(self._part(part), kind).reshape(shape)
 
     def _part(self, number: int) -> bytes | memoryview:
-        """Return a part, once: many copies of a large one would be named by a few bytes."""
+        """Return a part, once: otherwise a few bytes could name many copies of a large one."""
         self._left.remove(number)
         return self._parts[number]

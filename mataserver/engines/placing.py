@@ -1,7 +1,7 @@
-"""What the server and its broker tell each other: JSON, one message a line.
+"""Messages between the server and its broker: JSON, one per line.
 
-A seat is the place of one worker on a node, known by its token. What a node says of itself passes
-through here as text and numbers only.
+A seat is the slot of one worker on a node, identified by its token. Data from a node passes through
+as text and numbers only.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from mataserver.engines.store import Goods
 class PlaceSeat(Struct, frozen=True, tag=True):
     """Server to broker: find a node for a seat within ``room`` seconds, and start it there.
 
-    ``memory`` are bytes; ``avoid`` names nodes that are taken only when no other one will do.
-    ``secret`` is what the seat is to hear first, in hexadecimal. ``goods`` are files and folders of
-    which the node is to tell where it has them.
+    ``memory`` is in bytes; nodes in ``avoid`` are a last resort. ``secret`` authenticates the
+    server to the seat, in hexadecimal. ``goods`` are files and directories to locate on the node.
     """
 
     token: int
@@ -32,17 +31,17 @@ class PlaceSeat(Struct, frozen=True, tag=True):
 
 
 class Kill(Struct, frozen=True, tag=True):
-    """Server to broker: end a seat, whatever it does."""
+    """Server to broker: kill a seat."""
 
     token: int
 
 
 class List(Struct, frozen=True, tag=True):
-    """Server to broker: tell the nodes."""
+    """Server to broker: list the nodes."""
 
 
 class Joined(Struct, frozen=True, tag=True):
-    """Broker to server: the cluster is reached; where its head listens, and Ray's version."""
+    """Broker to server: joined the cluster; its head's address, and Ray's version."""
 
     host: str
     port: int
@@ -50,15 +49,15 @@ class Joined(Struct, frozen=True, tag=True):
 
 
 class JoinRefused(Struct, frozen=True, tag=True):
-    """Broker to server: there is no cluster, or none that takes us; the broker then ends."""
+    """Broker to server: there is no cluster, or it rejected us; the broker exits."""
 
     why: str
 
 
 class Node(Struct, frozen=True):
-    """A node: its id, its name to people, where it tells that it lives, what it has and has left.
+    """A node: its id, display name, heartbeat address, and its total and free resources.
 
-    ``total`` and ``free`` count what Ray does: ``CPU``, ``GPU``, ``memory`` in bytes.
+    ``total`` and ``free`` use Ray's units: ``CPU``, ``GPU``, ``memory`` in bytes.
     """
 
     id: str
@@ -72,8 +71,8 @@ class Node(Struct, frozen=True):
 class Placed(Struct, frozen=True, tag=True):
     """Broker to server: a seat listens at ``host`` and ``port``.
 
-    ``versions`` are those of what runs there, ``found`` where it has what was asked for, each
-    empty where it has not.
+    ``versions`` are those of the software there; ``found`` are the paths of the requested files,
+    empty where the node has none.
     """
 
     token: int
@@ -91,21 +90,21 @@ class NoNode(Struct, frozen=True, tag=True):
 
 
 class Broken(Struct, frozen=True, tag=True):
-    """Broker to server: a seat could not be started; ``how`` is for the log."""
+    """Broker to server: a seat failed to start; ``how`` is for the log."""
 
     token: int
     how: str
 
 
 class SeatEnded(Struct, frozen=True, tag=True):
-    """Broker to server: a seat that was placed has ended; ``how`` is for the log."""
+    """Broker to server: a placed seat has ended; ``how`` is for the log."""
 
     token: int
     how: str
 
 
 class Nodes(Struct, frozen=True, tag=True):
-    """Broker to server: the nodes that live."""
+    """Broker to server: the live nodes."""
 
     nodes: list[Node]
 

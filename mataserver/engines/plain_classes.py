@@ -1,4 +1,4 @@
-"""Classes that are nothing but their fields: which they are, and who may name one."""
+"""Plain data classes: which qualify, and which a peer may name."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 class Unsendable(MataError):
-    """500: a value of a kind that does not travel between the server and a worker."""
+    """500: a value of a type that cannot be sent between the server and a worker."""
 
 
 def hints(kind: type[Any]) -> dict[str, Any]:
-    """Return the fields of a class that is nothing but its fields, and what each may hold.
+    """Return the fields of a plain data class with their types.
 
-    Such are structs of msgspec, dataclasses and named tuples. Raises ``Unsendable`` for others.
+    These are msgspec structs, dataclasses and named tuples. Raises ``Unsendable`` for others.
     """
     found = _HINTS.get(kind)
     if found is None:
@@ -54,7 +54,7 @@ def _declared(kind: type[Any]) -> dict[str, Any]:
 
 
 def built(kind: type[Any], content: Any) -> Any:
-    """Return an object of a plain class. Raises ``Unsendable`` for fields that it does not take."""
+    """Build an object of a plain class. Raises ``Unsendable`` for fields that do not fit."""
     try:
         if issubclass(kind, enum.Enum):
             return kind(content)
@@ -69,24 +69,24 @@ def built(kind: type[Any], content: Any) -> Any:
 
 
 def _as_declared(kind: Any, value: object) -> object:
-    """Take an array where an array is declared; msgspec asks for what it does not know."""
+    """Accept an array where one is declared: the hook of msgspec for types it does not know."""
     if not isinstance(value, typing.get_origin(kind) or kind):
         raise TypeError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
     return value
 
 
 def anywhere(name: str) -> type:
-    """Return the class of a name, for a worker: the server and its plugins name what they like."""
+    """Resolve a class name in a worker, importing its module: the server is trusted."""
     module, _, _ = name.partition(":")
     importlib.import_module(module)
     return _class(name)
 
 
 def of_package(package: str, also: frozenset[str]) -> Find:
-    """Return how the server finds the classes that a worker names; it imports nothing for it.
+    """Return the resolver for class names sent by a worker; it imports nothing.
 
-    They are those of the model's own package, those of results, and ``also`` what the call itself
-    has sent: the constructor of anything else might do what a stranger wants.
+    It accepts classes of the model's own package, of the results, and those in ``also``, which the
+    call itself sent: any other constructor could be abused by an untrusted model.
     """
 
     def find(name: str) -> type:
@@ -99,7 +99,7 @@ def of_package(package: str, also: frozenset[str]) -> Find:
 
 
 def _class(name: str) -> type:
-    """Return the class of a name if its module is imported and it is nothing but its fields."""
+    """Return the class of a name, if its module is imported and it is a plain data class."""
     module, _, path = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in path.split("."):
@@ -112,6 +112,6 @@ def _class(name: str) -> type:
 
 
 def unsendable(kind: type[Any], why: str = "") -> Unsendable:
-    """Return the error of an object that does not travel; ``why`` ends its sentence."""
+    """Return the error for an object that cannot be sent; ``why`` ends its sentence."""
     tail = f" {why}" if why else ""
     return Unsendable(f"A {kind.__qualname__} cannot be sent between server and worker{tail}")

@@ -1,7 +1,7 @@
 """The process engine: a child process per loaded model, forked from a zygote per plugin.
 
-A crash, a hang past its deadline or a memory blow-up is the child's: its requests are answered at
-once and nobody else notices. Unloading is the child's end, so that all memory comes back.
+A crash, a timeout or a memory blow-up is confined to the child: its requests fail at once, and
+other models are unaffected. Unloading ends the child, which returns all its memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def _fork(worker: ProcessWorker, zygote: ZygoteHandle) -> int:
-    """Have the zygote fork the child of ``worker``; return its pid."""
+    """Fork the child of ``worker`` from the zygote; return its pid."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     with theirs, _shared() as descriptors:
@@ -34,7 +34,7 @@ async def _fork(worker: ProcessWorker, zygote: ZygoteHandle) -> int:
 
 @contextlib.contextmanager
 def _shared() -> Iterator[list[int]]:
-    """Give the descriptor of new shared memory, or none, until the child has its own."""
+    """Yield a descriptor of new shared memory, if any; close it once the child has its own."""
     descriptor = arena.create()
     try:
         yield [] if descriptor is None else [descriptor]
@@ -44,10 +44,7 @@ def _shared() -> Iterator[list[int]]:
 
 
 class ProcessEngine:
-    """Starts a child per model, from a zygote per plugin that lives ``linger`` s past its last.
-
-    ``inherit`` names variables that they get beside those that every child does.
-    """
+    """Starts a child per model, from a zygote per plugin, which lingers for ``linger`` s."""
 
     def __init__(
         self,
@@ -64,7 +61,7 @@ class ProcessEngine:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self, assignment: Assignment, placement: Placement) -> ProcessWorker:
-        """Fork a child and load the model. Raises a ``MataError`` when it cannot."""
+        """Fork a child and load the model. Raises a ``MataError`` if that fails."""
         zygote = self._zygote(placement)
         worker = ProcessWorker(
             assignment.spec.name, assignment.patience, assignment.decode_patience
@@ -81,7 +78,7 @@ class ProcessEngine:
         return worker
 
     async def close(self) -> None:
-        """End every zygote, and with it every child."""
+        """End every zygote, and thereby every child."""
         zygotes, self._zygotes = list(self._zygotes.values()), {}
         for zygote in zygotes:
             if zygote.linger is not None:
@@ -100,14 +97,14 @@ class ProcessEngine:
         return zygote
 
     def _release(self, placement: Placement, zygote: ZygoteHandle) -> None:
-        """Once a zygote has no child left, end it after the linger time: memory comes back."""
+        """Schedule the end of a zygote without children, to free its memory."""
         if zygote.linger is not None:
             zygote.linger.cancel()
         loop = asyncio.get_running_loop()
         zygote.linger = loop.call_later(self._linger, self._retire, placement, zygote)
 
     def _retire(self, placement: Placement, zygote: ZygoteHandle) -> None:
-        if not zygote.idle:  # a child that ended a moment ago is not reaped yet
+        if not zygote.idle:  # a child that just ended may not be reaped yet
             self._release(placement, zygote)
             return
         if self._zygotes.get(placement) is zygote:

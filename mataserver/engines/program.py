@@ -1,6 +1,6 @@
-"""A child process on a node, at its node: its pipes and signals travel on the server's connection.
+"""The node's side of a child process on a node: relays its pipes and signals to the server.
 
-Frames go both ways: a letter, four bytes of length, and so many bytes.
+Both directions use frames: one letter, a four-byte length, and the payload.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 HEAD = struct.Struct(">cI")
 INPUT, END_OF_INPUT, SIGNAL = b"i", b"c", b"k"
-"""Server to node: bytes for the program, no more of them, a signal's number."""
+"""Server to node: input bytes, end of input, a signal number."""
 OUTPUT, ERROR, STATUS = b"o", b"e", b"s"
-"""Node to server: what it printed, and its exit status, after which nothing comes."""
+"""Node to server: output bytes, and finally the exit status."""
 PIECE = 1 << 16
 
 
 class Launch(Struct, frozen=True):
-    """What is to run: ``what`` as ``mataserver.processes.spawned`` takes it, the first line."""
+    """What to run, as the first line: ``what`` in the form of ``mataserver.processes.spawned``."""
 
     what: list[str]
     environment: dict[str, str]
@@ -44,14 +44,14 @@ def frame(kind: bytes, data: bytes = b"") -> bytes:
 
 
 class Tenant:
-    """Runs one program for the server at the other end of ``sock``, and ends it when that goes."""
+    """Runs one program for the server connected to ``sock``; kills it when the server goes away."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
 
     def run(self) -> None:
-        """Run the program to its end, or until the server has gone."""
+        """Run the program until it ends, or the server disconnects."""
         with self._sock, self._sock.makefile("rb") as reader:
             program = msgspec.json.decode(reader.readline(), type=Launch)
             process = _started(program)
@@ -64,7 +64,7 @@ class Tenant:
             for teller in tellers:
                 teller.start()
             status = process.wait()
-            _signal(process, signal.SIGKILL)  # what it has started and left behind holds its pipes
+            _signal(process, signal.SIGKILL)  # leftover descendants would keep its pipes open
             for teller in tellers:
                 teller.join()
             self._send(STATUS, struct.pack(">i", status))
@@ -78,7 +78,7 @@ class Tenant:
             self._send(kind, piece)
 
     def _obey(self, reader: BinaryIO, process: subprocess.Popen[bytes]) -> None:
-        """Do as the server says until it has gone; then end the program."""
+        """Execute the server's frames until it disconnects; then kill the program."""
         stdin = cast("BinaryIO", process.stdin)
         with contextlib.suppress(OSError, struct.error, ValueError):
             while True:
@@ -98,7 +98,7 @@ class Tenant:
 def _started(program: Launch) -> subprocess.Popen[bytes]:
     given = variables_of(program.environment, (), program.threads)
     command, variables = spawned(program.what, given, program.nice)
-    return subprocess.Popen(  # noqa: S603 - the server's, which knew the secret
+    return subprocess.Popen(  # noqa: S603 - requested by the authenticated server
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -109,6 +109,6 @@ def _started(program: Launch) -> subprocess.Popen[bytes]:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to a program and what it has started, which is its group."""
+    """Send a signal to a program's process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

@@ -1,7 +1,7 @@
-"""What the API promises of the things in one image, and how a promise is checked.
+"""The API's contract for the items of one image, and its validation.
 
-What only rounding took out of its range is put back into it, and whole numbers become floats;
-anything else is refused, never repaired.
+Values out of range by rounding only are clipped, and integers become floats; any other violation is
+rejected, never repaired.
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ if TYPE_CHECKING:
     Size = tuple[int, int]
 
 OVERSHOOT = 1.0
-"""Pixels by which rounding may take a box beyond the image: it is clipped."""
+"""Pixels by which rounding may move a box beyond the image: such a box is clipped."""
 ROUNDING = 1e-3
-"""By how much a confidence may miss its range: a softmax of 16 bits sums up to a little over 1."""
+"""Tolerance of a confidence's range: a 16-bit softmax may sum up to slightly over 1."""
 DEEPEST = 16
-"""How deeply what a model tells beside the fields may be nested."""
+"""Maximum nesting of ``extra`` and ``attributes``."""
 
 _TEXTS: dict[type, str] = {TextRegion: "text"}
 _STRING, _WHOLE = frozenset({str}), frozenset({int, type(UNSET)})
 
 
 class Unsound(ValueError):
-    """A result cannot be served; the text names the field and what is wrong with it."""
+    """A result violates the contract; the text names the field and the violation."""
 
 
 class Rule:
-    """What the API promises of the things in one image; ``size`` is its (height, width).
+    """Validates the items of one image; ``size`` is its (height, width).
 
-    ``raw`` is asked whether the request wanted scores that are no confidences. All of it raises
-    ``Unsound``.
+    ``raw()`` says whether the request asked for unnormalized scores. Methods raise ``Unsound``.
     """
 
     def __init__(self, size: Size | None, raw: Callable[[], bool]) -> None:
@@ -51,7 +50,7 @@ class Rule:
         self._least = -math.inf if size is None else 0
 
     def kept(self, name: str, items: Any, kind: type) -> bool:
-        """Whether all is well as it is, found out in a third of the time that the rest takes."""
+        """Whether all items are valid as they are: a fast path, in a third of the time."""
         if not isinstance(items, list):
             raise Unsound(f"{name} must be a list")
         if not items:
@@ -68,7 +67,7 @@ class Rule:
                 and self._plain_fields_kept(items, kind)
                 and self._boxes_kept(items, kind)
             )
-        except TypeError:  # a number where there should be several
+        except TypeError:  # a scalar in place of a sequence
             return False
 
     @staticmethod
@@ -114,10 +113,10 @@ class Rule:
             and not any(map(gt, tops, bottoms))
         )
 
-    # one by one
+    # item by item
 
     def mended(self, name: str, items: Sequence[Any], kind: type) -> list[Any]:
-        """Return the items as they can be served. Raises ``Unsound``."""
+        """Return the items, normalized. Raises ``Unsound``."""
         return [self._item(f"{name}[{index}]", item, kind) for index, item in enumerate(items)]
 
     def _item(self, where: str, item: Any, kind: type) -> Any:
@@ -174,7 +173,7 @@ class Rule:
 
 
 def _all_are(kind: type, values: Sequence[Any]) -> bool:
-    """Whether all are of exactly that type: told without a step of the interpreter for each."""
+    """Whether all values are exactly of type ``kind``, without a bytecode step per value."""
     return countOf(map(type, values), kind) == len(values)
 
 
@@ -201,7 +200,7 @@ def _points(where: str, points: Any) -> list[tuple[float, float, float]]:
 
 
 def _check_fields(where: str, item: Any) -> None:
-    """Check the fields that are no numbers, and the number of a track."""
+    """Check an item's text, dict and track id fields."""
     for name in ("label", "text"):
         if not isinstance(getattr(item, name, ""), str):
             raise Unsound(f"{where}.{name} is not a string")
@@ -216,7 +215,7 @@ def _check_fields(where: str, item: Any) -> None:
 
 
 def check_plain(where: str, value: Any, deepest: int) -> None:
-    """Check that a value is one of JSON's, whatever encodes it: numbers are finite and fit."""
+    """Check that a value is valid JSON for any encoder: numbers are finite and in range."""
     if not deepest:
         raise Unsound(f"{where} is nested too deeply")
     if isinstance(value, dict):
@@ -232,7 +231,7 @@ def check_plain(where: str, value: Any, deepest: int) -> None:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value is a number that JSON and MessagePack have alike."""
+    """Whether JSON and MessagePack can both represent a number."""
     return _fits(value) if isinstance(value, int) else _finite(value)
 
 
@@ -241,7 +240,7 @@ def _fits(number: int) -> bool:
 
 
 def _share(where: str, value: Any) -> float:
-    """Return a confidence within 0..1."""
+    """Return a confidence, clipped to 0..1."""
     if not _finite(value):
         raise Unsound(f"{where} is not a finite number")
     if not -ROUNDING <= value <= 1.0 + ROUNDING:

@@ -1,8 +1,8 @@
-"""Signs of life of the nodes of a cluster.
+"""Heartbeats of a cluster's nodes.
 
-Ray takes up to a minute to notice a node that has fallen silent. Every daemon of Ray speaks gRPC,
-so it greets whoever opens HTTP/2 with it: to be greeted is the sign. It comes from the node and not
-from a worker, whose model may keep the interpreter for longer than anybody would wait.
+Ray takes up to a minute to notice a silent node. Every Ray daemon speaks gRPC, so it answers an
+HTTP/2 connection preface: that answer is the heartbeat. It comes from the node's daemon and not
+from a worker, whose model may hold the interpreter lock for too long.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from mataserver.engines.placing import Node
 
 LOOKS = 4
-"""Looks in a row without a sign after which a node is lost; from the first on it is suspect."""
+"""Missed heartbeats in a row after which a node is lost; from the first one it is suspect."""
 SURE = 0.25
-"""Seconds between two looks that tell a node that lives from one that is just ending."""
+"""Seconds between two checks that tell a live node from one that is shutting down."""
 HURRY = 1.0
-"""Seconds that a look may take when somebody waits for what it tells."""
+"""Timeout in seconds of a check that a caller waits for."""
 AVOIDED = 30.0
-"""Seconds for which a node that was lost is the last choice: Ray may still believe in it."""
+"""Seconds for which a lost node is only a last resort: Ray may still consider it alive."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""How a client opens HTTP/2, with empty settings: RFC 9113, section 3.4."""
+"""The HTTP/2 connection preface with empty settings: RFC 9113, section 3.4."""
 
 log = logging.getLogger("mataserver.ray")
 
 
 class Sign(Enum):
-    """What a look has found."""
+    """Outcome of a heartbeat check."""
 
     ALIVE = "alive"
     SILENT = "silent"
@@ -41,7 +41,7 @@ class Sign(Enum):
 
 
 async def look(host: str, port: int, seconds: float) -> Sign:
-    """Knock at a daemon of Ray. One that wants TLS answers too, if with nothing but a close."""
+    """Check a Ray daemon. One that requires TLS counts as alive too: it closes the connection."""
     writer = None
     try:
         async with asyncio.timeout(seconds):
@@ -61,19 +61,19 @@ async def look(host: str, port: int, seconds: float) -> Sign:
 
 
 class Watched(Protocol):
-    """A worker on a node."""
+    """A worker on a node, as its monitor sees it."""
 
     def doubt(self, *, suspect: bool) -> None:
-        """Learn whether the node is silent."""
+        """Handle a change: whether the node is silent."""
         ...
 
     def node_lost(self, reason: str) -> None:
-        """Learn that the node is lost."""
+        """Handle the loss of the node."""
         ...
 
 
 class Pulse:
-    """Watches one node while there is a worker on it; ``lost()`` is called once it is lost."""
+    """Monitors one node while it has workers; calls ``lost()`` once it is lost."""
 
     def __init__(self, host: str, port: int, silence: float, lost: Callable[[], None]) -> None:
         self._where = (host, port)
@@ -86,29 +86,29 @@ class Pulse:
 
     @property
     def idle(self) -> bool:
-        """Whether no worker is watched for."""
+        """Whether it monitors for no worker."""
         return not self._workers
 
     def add(self, worker: Watched) -> None:
-        """Watch for a worker."""
+        """Monitor on behalf of a worker."""
         self._workers.add(worker)
         if self._task is None and not self._over:
             self._task = asyncio.get_running_loop().create_task(self._watch())
 
     def discard(self, worker: Watched) -> None:
-        """Watch for a worker no more."""
+        """Stop monitoring on behalf of a worker."""
         self._workers.discard(worker)
         if not self._workers:
             self.stop()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop monitoring."""
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
 
     async def is_lost(self) -> bool:
-        """Tell whether the node is lost, now that a worker on it has ended."""
+        """Return whether the node is lost, after one of its workers has ended."""
         for _ in range(2):
             if self._over or await look(*self._where, HURRY) is not Sign.ALIVE:
                 return True
@@ -116,7 +116,7 @@ class Pulse:
         return self._over
 
     async def _watch(self) -> None:
-        """Look for ever. Looks are counted and no time is: this process may have stood still."""
+        """Check until the node is lost. Counts checks, not time: this process may be paused."""
         without = refused = 0
         while without < LOOKS and refused < 2:
             sign = await look(*self._where, self._pause)
@@ -134,7 +134,7 @@ class Pulse:
 
 
 class NodeWatch:
-    """Watches nodes; one without a sign of life for ``silence`` seconds is lost."""
+    """Monitors nodes; a node without a heartbeat for ``silence`` seconds is lost."""
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
@@ -142,7 +142,7 @@ class NodeWatch:
         self._avoided: dict[str, float] = {}
 
     def pulse(self, node: Node) -> Pulse:
-        """Return what watches a node."""
+        """Return a node's monitor; drop idle ones."""
         for each in [key for key, watched in self._pulses.items() if watched.idle]:
             del self._pulses[each]
         if node.id not in self._pulses:
@@ -152,17 +152,17 @@ class NodeWatch:
         return self._pulses[node.id]
 
     def avoid(self, node: Node) -> None:
-        """Have a node that is lost be the last choice for ``AVOIDED`` seconds."""
+        """Make a lost node the last resort for ``AVOIDED`` seconds."""
         log.error("the node %s is lost", node.name)
         self._avoided[node.id] = asyncio.get_running_loop().time() + AVOIDED
 
     def avoided(self) -> list[str]:
-        """Return the ids of the nodes that are the last choice now."""
+        """Return the ids of the nodes that are a last resort now."""
         now = asyncio.get_running_loop().time()
         self._avoided = {node: until for node, until in self._avoided.items() if until > now}
         return list(self._avoided)
 
     def stop(self) -> None:
-        """Watch nobody any more."""
+        """Stop all monitors."""
         for watched in self._pulses.values():
             watched.stop()

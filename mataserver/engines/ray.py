@@ -1,8 +1,8 @@
-"""The ray engine: a worker is on whatever node of a Ray cluster has room for it.
+"""The ray engine: each worker runs on a node of a Ray cluster that has room for it.
 
-Ray finds the node, starts the worker's process there and tells of its end. Jobs and answers travel
-on a connection of our own, between the server and that process: it is the program of a child
-process, and the server's end is that of one.
+Ray finds the node, starts the worker's process there and reports its end. Jobs and answers use a
+direct connection between the server and that process, which runs the same program as a local child
+process; the server's side is the same, too.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ log = logging.getLogger("mataserver.ray")
 class RayEngine:
     """Starts a worker on a node for each model.
 
-    ``address`` is the cluster's, ``room`` the seconds that a node may take to have room for a
-    worker, ``silence`` those after which a node without a sign of life is lost.
+    ``address`` is the cluster's; ``room`` is the timeout in seconds for a node to have room for a
+    worker; a node without a heartbeat for ``silence`` seconds is lost.
     """
 
     def __init__(
@@ -65,32 +65,32 @@ class RayEngine:
         self._shipping = Shipping()
 
     def open(self) -> None:
-        """Begin to reach the cluster."""
+        """Start connecting to the cluster."""
         self.cluster.open()
 
     @property
     def waiting(self) -> dict[str, str]:
-        """What the engine waits for: nothing, or the cluster."""
+        """What the engine is not ready for: ``{}``, or the cluster and why it is unavailable."""
         away = self.cluster.away
         return {} if away is None else {"ray": away}
 
     @property
     def workers(self) -> frozenset[RayWorker]:
-        """The workers that are on the cluster now."""
+        """The workers on the cluster now."""
         return frozenset(self._workers)
 
     async def nodes(self) -> list[tuple[Node, list[str]]]:
-        """Return each node that lives, with the model of each worker that is there.
+        """Return each live node with the models of its workers.
 
-        Raises ``Unavailable`` when the cluster is out of reach.
+        Raises ``Unavailable`` if the cluster is out of reach.
         """
         found = await self.cluster.nodes()
         return [(n, sorted(w.model for w in self._workers if w.node.id == n.id)) for n in found]
 
     async def start(self, assignment: Assignment, placement: Placement) -> RayWorker:
-        """Place a worker and load the model. Raises a ``MataError`` when it cannot.
+        """Place a worker and load the model. Raises a ``MataError`` if that fails.
 
-        A load whose node ends is begun once more on another one.
+        If the node ends during the load, retry once on another node.
         """
         try:
             return await self._start(assignment, placement)
@@ -99,7 +99,7 @@ class RayEngine:
         return await self._start(assignment, placement)
 
     async def close(self) -> None:
-        """Leave the cluster, and end what is still on it."""
+        """Leave the cluster; remaining workers end."""
         self._watch.stop()
         await self.cluster.close()
 
@@ -118,8 +118,8 @@ class RayEngine:
     ) -> AsyncIterator[Child]:
         """Run a child process on a node until the context ends: see ``mataserver.run_process``.
 
-        It ends with its node, with the broker and with this process; nobody starts it anew.
-        Raises ``Unavailable`` without a cluster, and ``OutOfMemory`` when no node has room.
+        It ends with its node, with the broker and with this process, and is not restarted. Raises
+        ``Unavailable`` without a cluster, and ``OutOfMemory`` if no node has room.
         """
         what = named(target)
         token, secret = self.cluster.token(), secrets.token_bytes(SECRET_BYTES)
@@ -231,7 +231,7 @@ class RayEngine:
             raise OutOfMemory(f"No node of the Ray cluster has room for {wanted}") from None
 
     async def _is_lost(self, node: Node, watched: Pulse, epoch: int) -> bool:
-        """Tell whether a worker was lost with its node, or with the broker that had placed it."""
+        """Return whether a worker was lost with its node, or with the broker that placed it."""
         if self.cluster.epoch == epoch and await watched.is_lost():
             self._watch.avoid(node)
             return True
@@ -250,7 +250,7 @@ async def _connect(worker: RayWorker, placed: Placed, secret: bytes) -> None:
 
 
 def _wants(place: PlaceSeat) -> Iterator[str]:
-    """Yield what a place needs, in words."""
+    """Yield the resources of a request as text."""
     yield f"{place.cpu:g} CPU"
     if place.gpu:
         yield f"{place.gpu:g} GPU"

@@ -1,4 +1,4 @@
-"""A cluster of Ray as the broker has seats placed in it. Ray is imported here and nowhere else."""
+"""The broker's Ray cluster. The only module that imports Ray."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ if TYPE_CHECKING:
 
 CONTROL = "control"
 REACH_SECONDS = 3.0
-"""How long the head may take to accept a connection."""
+"""Timeout in seconds for a connection to the head."""
 UNWANTED = (
     "; its head answers: if the cluster asks for a token, the server needs it too, "
     "by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
 )
-"""What Ray does not say of its own refusal."""
+"""Hint added to Ray's error, which does not mention it."""
 
 
 class SeatLost(Exception):
-    """A seat ended, or could not be started; the text says how."""
+    """A seat ended, or failed to start; the text says how."""
 
 
 class NodeSeat(Seat):
-    """A seat that knows its node, as Ray calls it."""
+    """A seat that knows the Ray id of its node."""
 
     def where(self) -> dict[str, str]:
-        """Tell what runs here, and the node."""
+        """Return the versions of the software here, and the node's id."""
         import ray
 
         return {**super().where(), "node": ray.get_runtime_context().get_node_id()}
 
 
 class RayActor:
-    """A seat that is an actor of Ray."""
+    """A seat implemented as a Ray actor."""
 
     def __init__(self, handle: Any, cluster: RayCluster) -> None:
         self._handle = handle
         self._cluster = cluster
 
     async def where(self) -> tuple[Node, dict[str, str]]:
-        """Wait until it is placed; return its node, and the versions of what runs there."""
+        """Wait for its placement; return its node, and the software versions there."""
         told = await _answer(self._handle.where.remote())
         node_id = told.pop("node")
         nodes = await asyncio.to_thread(self._cluster.nodes)
@@ -63,7 +63,7 @@ class RayActor:
     async def listen(
         self, address: str, secret: bytes, goods: Sequence[Goods], environment: Mapping[str, str]
     ) -> tuple[str, int, list[str]]:
-        """Have it listen; see ``Seat.listen``."""
+        """Make the seat listen; see ``Seat.listen``."""
         given = msgspec.to_builtins(list(goods))
         host, port, found = await _answer(
             self._handle.listen.remote(address, secret, given, dict(environment))
@@ -71,11 +71,11 @@ class RayActor:
         return host, port, found
 
     async def stay(self) -> None:
-        """Return when it was closed."""
+        """Wait until the seat is closed."""
         await _answer(self._handle.stay.options(concurrency_group=CONTROL).remote())
 
     def kill(self) -> None:
-        """End it, if it has not ended."""
+        """Kill the seat, if it is still running."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
@@ -83,7 +83,7 @@ class RayActor:
 
 
 async def _answer(reference: Awaitable[Any]) -> Any:
-    """Wait for what an actor gives. Raises ``SeatLost``."""
+    """Await an actor's result. Raises ``SeatLost``."""
     import ray
 
     try:
@@ -94,12 +94,12 @@ async def _answer(reference: Awaitable[Any]) -> Any:
 
 
 class RayCluster:
-    """A cluster of Ray that this process has joined."""
+    """A Ray cluster that this process has joined."""
 
     def __init__(self) -> None:
         import ray
 
-        # A replica is replaced by the server, with its pauses; Ray repeats nothing behind its back.
+        # The server restarts workers itself, with back-off; Ray must not retry in addition.
         self._seat = ray.remote(
             max_restarts=0,
             max_task_retries=0,
@@ -109,17 +109,17 @@ class RayCluster:
         )(NodeSeat)
 
     def joined(self) -> Joined:
-        """Return where the cluster's head is."""
+        """Return the address of the cluster's head."""
         import ray
 
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         return Joined(host.strip("[]"), int(port), ray.__version__)
 
     def place(self, place: PlaceSeat) -> RayActor:
-        """Ask for a seat: Ray starts it where there is room, on a node to be avoided at last.
+        """Request a seat: Ray starts it where there is room, on avoided nodes as a last resort.
 
-        It has no variables of its own: for those Ray would start a process anew, and what a node
-        has ready takes a seat at once.
+        It requests no environment variables: they would make Ray start a new process, while a seat
+        without them takes an idle one at once.
         """
         labels: dict[str, str] = dict(place.labels)
         options: dict[str, Any] = {"label_selector": labels}
@@ -135,7 +135,7 @@ class RayCluster:
         return RayActor(handle, self)
 
     def nodes(self) -> list[Node]:
-        """Return the nodes that live. Blocking."""
+        """Return the live nodes. Blocking."""
         import ray
 
         free = ray._private.state.available_resources_per_node()  # noqa: SLF001 - no public way
@@ -158,9 +158,9 @@ def _counted(resources: dict[str, float]) -> dict[str, float]:
 
 
 def _check_head(address: str) -> bool:
-    """Return whether somebody listens at the head: Ray itself would try for a minute.
+    """Return whether the head accepts connections: Ray itself would retry for a minute.
 
-    Raises ``OSError``. What "auto" means only Ray knows, and it knows at once: False.
+    Raises ``OSError``. Returns False for "auto", which only Ray can resolve, and does so at once.
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
@@ -172,7 +172,7 @@ def _check_head(address: str) -> bool:
 
 
 def join(address: str) -> RayCluster:
-    """Join the cluster at an address. Raises ``OSError`` or ``RuntimeError`` when there is none."""
+    """Join the cluster at ``address``. Raises ``OSError`` or ``RuntimeError`` if there is none."""
     import ray
 
     answers = _check_head(address)

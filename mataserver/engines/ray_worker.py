@@ -1,4 +1,4 @@
-"""The server's end of a worker on a node of a cluster."""
+"""The server's side of a worker on a cluster's node."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class RayWorker(ProcessWorker):
-    """The server's end of a worker on another node: its memory and its pid are that node's.
+    """The server's side of a worker on another node, whose memory and pid are not local.
 
-    ``is_lost()`` tells, once its connection has ended, whether its node has ended with it.
+    After its connection is lost, ``is_lost()`` says whether its node was lost with it.
     """
 
     def __init__(
@@ -44,28 +44,28 @@ class RayWorker(ProcessWorker):
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """None: its process is another machine's."""
+        """Return none: the process is on another machine."""
         return ()
 
     async def memory(self) -> int:
-        """Return what it said that it holds, in bytes."""
+        """Return the memory that the worker reported after its load, in bytes."""
         return self.facts.memory
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
-        """Have ``callback(suspect)`` called when its node falls silent, and when it is known."""
+        """Call ``callback(suspect)`` when its node falls silent, and when it recovers."""
         self._doubters.append(callback)
         if self.suspect:
             callback(self.suspect)
 
     def doubt(self, *, suspect: bool) -> None:
-        """Note whether its node is silent."""
+        """Record whether its node is silent."""
         if suspect != self.suspect:
             self.suspect = suspect
             for callback in self._doubters:
                 callback(suspect)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Find out whether the node ended too, then answer everything that is pending."""
+        """Determine whether the node ended too, then fail everything pending."""
         if self._life.ended or (self._judging is not None and not self._life.stopping):
             return
         if self._life.stopping or self._life.parting is not None:
@@ -74,7 +74,7 @@ class RayWorker(ProcessWorker):
             self._judging = asyncio.get_running_loop().create_task(self._judge())
 
     def node_lost(self, reason: str) -> None:
-        """End a worker whose node is lost; its jobs can go to another one."""
+        """End the worker because its node is lost; its jobs can be retried elsewhere."""
         if not self._life.ended:
             self._life.excuse(NodeDied())
             self.kill(reason)

@@ -1,4 +1,4 @@
-"""Which releases run here: those of a node and of the server must be the same."""
+"""Software versions: those of a node and of the server must match."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Assignment
 
 GROUP = "mataserver"
-"""The entry points of plugins."""
+"""The entry point group of plugins."""
 
 
 def releases() -> dict[str, str]:
-    """Return the versions of Python, of mataserver and of every distribution with a plugin."""
+    """Return the versions of Python, mataserver and every distribution with a plugin."""
     own = {"Python": platform.python_version(), "mataserver": metadata.version("mataserver")}
     return {**dict(_plugins().values()), **own}
 
 
 def compare(node: str, theirs: Mapping[str, str], modules: Iterable[str]) -> None:
-    """Compare what runs on a node with what runs here, as far as ``modules`` need it.
+    """Compare a node's software with ours, for the plugins that ``modules`` belong to.
 
     Raises ``MataError`` naming the difference and the node.
     """
@@ -39,14 +39,14 @@ def compare(node: str, theirs: Mapping[str, str], modules: Iterable[str]) -> Non
 
 
 def modules_of(assignment: Assignment) -> Iterator[str]:
-    """Yield the modules whose code loads a model and its parts."""
+    """Yield the modules that load a model and its parts."""
     yield assignment.load.__module__
     for part in assignment.parts.values():
         yield from modules_of(part)
 
 
 def _plugins() -> dict[str, tuple[str, str]]:
-    """Return name and version of the distribution of each package with a plugin."""
+    """Map each package with a plugin to the name and version of its distribution."""
     return {
         point.module.partition(".")[0]: (point.dist.name, point.dist.version)
         for point in metadata.entry_points(group=GROUP)

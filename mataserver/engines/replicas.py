@@ -1,11 +1,11 @@
-"""Several workers of one model behind the face of one.
+"""Several workers of one model behind the interface of one.
 
-A batch goes to the replica with the least to do. A video session stays with the replica that keeps
-its state, and so does everything that a service calls. A replica that dies fails the requests it
-held and is replaced beside the others; the whole is dead only when no replica is left.
+A batch goes to the least loaded replica. A video session stays with the replica that holds its
+state, and so do all calls of services. A replica's death fails its requests in flight; it is
+restarted while the others serve. The whole counts as dead only when no replica is left.
 
-There may become more of them, and fewer: one that is given up gets nothing new, ends what it has
-and is closed. One that keeps the state of a session, or what services keep, is never given up.
+The number of replicas can change: a retired one gets no new work, completes what it has, and is
+closed. A replica that holds state of a session or of services is never retired.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Replicas:
-    """``count`` workers of one model; ``start(index)`` starts one, in ``load_timeout`` seconds."""
+    """``count`` workers of one model; ``start(index)`` starts one, within ``load_timeout`` s."""
 
     facts: Facts
 
@@ -37,14 +37,14 @@ class Replicas:
         self._roster = Roster(count)
         self._respawns = Respawns(self._begin, load_timeout)
         self._homes: dict[str, int] = {}
-        """Of every session: the replica that keeps its state."""
+        """Maps each session to the replica that holds its state."""
         self._callbacks: list[Callable[[Death], None]] = []
         self._suspect = False
         self._doubters: list[Callable[[bool], None]] = []
         self._closed = False
 
     async def load(self) -> None:
-        """Start every replica. Raises a ``MataError`` when one of them cannot be started."""
+        """Start every replica. Raises a ``MataError`` if one fails to start."""
         try:
             async with asyncio.TaskGroup() as group:
                 for index in sorted(self._roster.wanted):
@@ -67,12 +67,12 @@ class Replicas:
 
     @property
     def width(self) -> int:
-        """How many batches run side by side."""
+        """How many batches can run concurrently."""
         return self._roster.width
 
     @property
     def count(self) -> int:
-        """How many there are, with those that are being started or replaced."""
+        """The number of replicas, including those being started or replaced."""
         return len(self._roster.wanted)
 
     @property
@@ -81,15 +81,15 @@ class Replicas:
         return tuple(pid for worker in self._roster.present for pid in worker.pids)
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
-        """Have ``callback(death)`` called when the last replica has died."""
+        """Call ``callback(death)`` when the last replica has died."""
         self._callbacks.append(callback)
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
-        """Have ``callback(suspect)`` called when every replica that lives may be lost, or not."""
+        """Call ``callback(suspect)`` when all live replicas become suspect, or no longer are."""
         self._doubters.append(callback)
 
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
-        """Run one batch where there is least to do; a frame goes where its session's state is."""
+        """Run a batch on the least loaded replica, or the one with the session's state."""
         session, roster = jobs[0].session, self._roster
         keeps = session is not None and self.facts.stateful
         index = self._home(session) if keeps and session else roster.idlest()
@@ -109,30 +109,30 @@ class Replicas:
             raise
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Iterate over pieces of text, then the outcome."""
+        """Yield text pieces, then the outcome."""
         index = self._roster.idlest() if job.session is None else self._home(job.session)
         worker = self._roster.worker(index)
         return self._roster.counted(index, worker, worker.generate(job))
 
     async def close_session(self, session: str) -> None:
-        """Forget a session's state."""
+        """Discard a session's state."""
         index = self._homes.pop(session, None)
         if index is not None and self._roster.is_alive(index):
             await self._roster.worker(index).close_session(session)
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a public method of the first replica's model, which keeps what services keep."""
+        """Call a public method on the first replica, which holds the services' state."""
         return await self._roster.worker(0).call(method, args, kwargs)
 
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
-        """Iterate over a public generator method of the first replica's model."""
+        """Yield the items of a public generator method on the first replica."""
         worker = self._roster.worker(0)
         return self._roster.counted(0, worker, worker.stream(method, args, kwargs))
 
     async def memory(self) -> int:
-        """Private memory of all replicas in bytes, 0 when unknown."""
+        """Return the private memory of all replicas in bytes, 0 when unknown."""
         workers = self._roster.workers
         return sum([await worker.memory() for worker in workers if worker is not None])
 
@@ -144,7 +144,7 @@ class Replicas:
         await asyncio.gather(*ending, *closing, return_exceptions=True)
 
     async def grow(self) -> None:
-        """Start one more, and have it take its part. Raises a ``MataError`` when it cannot."""
+        """Start one more replica. Raises a ``MataError`` if that fails."""
         index = self._roster.add()
         try:
             await self._begin(index)
@@ -153,7 +153,7 @@ class Replicas:
             raise
 
     async def shrink(self) -> bool:
-        """Give up the one with the least to do, and close it; False when each keeps something."""
+        """Retire and close the least loaded replica; False if each holds state."""
         kept = {0, *self._homes.values()}
         spare = [i for i in self._roster.living() if i not in kept]
         if not spare:
@@ -162,7 +162,7 @@ class Replicas:
         return True
 
     def dismiss(self, error: MataError) -> None:
-        """End every replica at once; whoever waits is told ``error``."""
+        """Kill every replica; pending requests fail with ``error``."""
         self._closed = True
         self._respawns.cancel()
         for worker in self._roster.present:
@@ -178,7 +178,7 @@ class Replicas:
         worker.on_suspect(lambda suspect: self._doubt(index, suspect=suspect))
 
     def _doubt(self, index: int, *, suspect: bool) -> None:
-        """Note whether a replica may be lost; tell when none is left that is sound, or one is."""
+        """Record whether a replica may be lost; report when that changes for all of them."""
         suspects = self._roster.suspects
         (suspects.add if suspect else suspects.discard)(index)
         every = self._roster.is_suspect
@@ -189,7 +189,7 @@ class Replicas:
 
     def _died(self, index: int, death: Death) -> None:
         roster = self._roster
-        if index in roster.leaving:  # it was given up, and nobody misses it
+        if index in roster.leaving:  # it was being retired, so it needs no replacement
             roster.leaving[index].set()
             return
         roster.workers[index] = None
@@ -205,7 +205,7 @@ class Replicas:
         self._doubt(index, suspect=False)
 
     def _home(self, session: str) -> int:
-        """Return the replica of a session; a new one goes where the fewest are."""
+        """Return a session's replica; a new session gets the one with the fewest sessions."""
         home = self._homes.get(session)
         if home is None:
             counts = [0] * len(self._roster.workers)

@@ -1,7 +1,7 @@
-"""What the replies of a worker process say: each is checked before anybody gets it.
+"""Validation of a worker's replies, before any caller sees them.
 
-The worker runs code of others, so a reply that is not of the form that was asked for is a
-``WorkerDied`` for who asked, and never a value.
+The worker runs third-party code, so a malformed reply raises ``WorkerDied`` for its caller and is
+never returned as a value.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 MALFORMED = "The model's worker sent a malformed reply"
 _LONGEST = 1e9
-"""More milliseconds than anything takes; what is no number is not less."""
+"""Upper bound of a time in milliseconds; the comparison also rejects NaN."""
 
 
 class Reply(NamedTuple):
-    """A worker's answer and copies of its parts; the outcome of one job is whole by itself."""
+    """A worker's reply and copies of its parts; an ``Outcome`` is complete by itself."""
 
     message: wire.Message | Outcome
     parts: list[bytes]
 
 
 def read_batch(reply: Reply | MataError, count: int) -> list[Outcome] | MataError:
-    """Return the outcomes of a batch of ``count`` jobs, or why there are none."""
+    """Return the outcomes of a batch of ``count`` jobs, or its error."""
     if isinstance(reply, MataError):
         return reply
     if isinstance(reply.message, wire.Raised):
@@ -38,7 +38,7 @@ def read_batch(reply: Reply | MataError, count: int) -> list[Outcome] | MataErro
 
 
 def read_piece(reply: Reply) -> str | Outcome:
-    """Return a piece of text or, last, the outcome. Raises ``WorkerDied``."""
+    """Return a text piece or, last, the outcome. Raises ``WorkerDied``."""
     outcomes = _outcomes(reply, 1)
     if outcomes is not None:
         return outcomes[0]
@@ -50,7 +50,7 @@ def read_piece(reply: Reply) -> str | Outcome:
 
 
 def settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
-    """Give a reply to whoever still waits for it."""
+    """Complete a future with a reply, unless its awaiter has gone."""
     if future.done():
         return
     if isinstance(reply, MataError):
@@ -62,7 +62,7 @@ def settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
 
 
 def _outcomes(reply: Reply, count: int) -> list[Outcome] | None:
-    """Return the outcomes of a batch, or None for what is not a sound one for each job."""
+    """Return the outcomes of a batch, or None unless there is a valid one per job."""
     message, bodies = reply
     if isinstance(message, Outcome):
         found = [message]
@@ -77,6 +77,6 @@ def _outcomes(reply: Reply, count: int) -> list[Outcome] | None:
 
 
 def _is_sound(outcome: Outcome) -> bool:
-    """Whether there is an answer or a failure, and a time that something may take."""
+    """Whether an outcome has an answer or a failure, and plausible timings."""
     told = outcome.failure is not None or bool(outcome.body)
     return told and 0.0 <= outcome.timing.total < _LONGEST

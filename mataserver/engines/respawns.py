@@ -1,4 +1,4 @@
-"""Workers that died are started anew, beside those that live."""
+"""Restarts dead workers, beside those that are alive."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-"""Seconds before one that died by itself is started anew: longer with each time."""
+"""Back-off in seconds after an unexpected exit: the first, doubled each time, and the longest."""
 
 log = logging.getLogger("mataserver.replicas")
 
 
 class Respawns:
-    """The replacements that are under way. ``begin(index)`` starts one within ``load_timeout`` s.
+    """The replacements in progress. ``begin(index)`` starts a worker, within ``load_timeout`` s.
 
-    ``pauses`` are the seconds that each waits the next time that it dies by itself.
+    ``pauses`` maps an index to its next back-off in seconds.
     """
 
     def __init__(self, begin: Callable[[int], Awaitable[None]], load_timeout: float) -> None:
@@ -31,20 +31,20 @@ class Respawns:
         self._closed = False
 
     def replace(self, index: int, *, at_once: bool) -> None:
-        """Begin to start one anew, until it is there."""
+        """Start a replacement in the background, and retry until it succeeds."""
         task = asyncio.get_running_loop().create_task(self._replace(index, at_once=at_once))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """Replace nobody any more; return the tasks that end by it."""
+        """Stop replacing; return the tasks that are being cancelled."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
         return list(self._tasks)
 
     async def _replace(self, index: int, *, at_once: bool) -> None:
-        """Start one anew; the more often it dies by itself, the longer it waits."""
+        """Start a replacement, with exponential back-off."""
         while not self._closed:
             if not at_once:
                 pause = self.pauses.get(index, FIRST_PAUSE)

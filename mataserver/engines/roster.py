@@ -1,4 +1,4 @@
-"""The workers of one model by their numbers: which live, and how much each has to do."""
+"""The workers of one model by index: which are alive, and the load of each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Roster:
-    """Of every number the worker, if there is one, and what it has to do.
+    """Maps each index to its worker, if any, and to its load.
 
-    A number is ``wanted`` until it is given up, also while its worker is started or replaced.
+    An index is ``wanted`` until it is retired, also while its worker is being started or replaced.
     """
 
     def __init__(self, count: int) -> None:
@@ -25,53 +25,53 @@ class Roster:
         self.load = [0] * count
         self.wanted = set(range(count))
         self.leaving: dict[int, asyncio.Event] = {}
-        """Of those that are given up: set once they have nothing to do."""
+        """For each index being retired: an event that is set once its load is zero."""
         self.suspects: set[int] = set()
-        """Those that may be lost."""
+        """Indices of workers that may be lost."""
 
     @property
     def present(self) -> list[Worker]:
-        """The workers that there are, with those that are given up and not closed yet."""
+        """All existing workers, including those being retired."""
         return [worker for worker in self.workers if worker is not None]
 
     @property
     def width(self) -> int:
-        """How many of those that are wanted are there."""
+        """The number of wanted indices that have a worker."""
         return sum(self.workers[index] is not None for index in self.wanted)
 
     @property
     def is_suspect(self) -> bool:
-        """Whether one lives, and each that lives may be lost."""
+        """Whether any worker is alive, and every live one is suspect."""
         living = {*self.living()}
         return bool(living) and living <= self.suspects
 
     def living(self) -> list[int]:
-        """Return those that can answer, and are not given up."""
+        """Return the indices that can answer and are not being retired."""
         return [i for i in sorted(self.wanted) if self.is_alive(i)]
 
     def is_alive(self, index: int) -> bool:
-        """Whether one can answer."""
+        """Whether a worker can answer."""
         worker = self.workers[index]
         return worker is not None and worker.alive
 
     def worker(self, index: int) -> Worker:
-        """Return one that can answer. Raises ``WorkerDied``."""
+        """Return a worker that can answer. Raises ``WorkerDied``."""
         worker = self.workers[index]
         if worker is None or not worker.alive:
             raise WorkerDied("The model's worker is gone")
         return worker
 
     def idlest(self) -> int:
-        """Return the one with the least to do. Raises ``WorkerDied`` when none can answer."""
+        """Return the least loaded index. Raises ``WorkerDied`` if none can answer."""
         living = self.living()
         if not living:
             raise WorkerDied("The model's worker is gone")
-        if self.suspects:  # one that may be lost is the last choice, however little it has to do
+        if self.suspects:  # a suspect worker is a last resort, whatever its load
             living = [i for i in living if i not in self.suspects] or living
         return min(living, key=lambda i: self.load[i])
 
     def add(self) -> int:
-        """Want one more; return its number, which nobody has."""
+        """Add an index and return it."""
         taken = self.wanted | self.leaving.keys()
         index = next(i for i in range(len(self.workers) + 1) if i not in taken)
         if index == len(self.workers):
@@ -81,24 +81,24 @@ class Roster:
         return index
 
     def put(self, index: int, worker: Worker) -> None:
-        """Note the worker that a number has from now on; it has nothing to do yet."""
+        """Assign a new worker to an index, and reset its load."""
         self.workers[index], self.load[index] = worker, 0
 
     async def retire(self, index: int) -> None:
-        """Give one up: it gets nothing new, ends what it has and is closed."""
+        """Retire a worker: no new work, wait for its pending work, then close it."""
         worker = self.worker(index)
         self.wanted.discard(index)
         quiet = self.leaving[index] = asyncio.Event()
         while self.load[index] and worker.alive:
             await quiet.wait()
         await worker.close()
-        # Not before: who closes the whole meanwhile closes this one too.
+        # Only now: a concurrent close of all workers must still see this one.
         self.workers[index] = None
         self.suspects.discard(index)
         del self.leaving[index]
 
     def less(self, index: int, worker: Worker) -> None:
-        """Note that a worker has one thing less to do; what its successor has is not its."""
+        """Decrement a worker's load, unless it has been replaced since."""
         if self.workers[index] is worker:
             self.load[index] -= 1
             if index in self.leaving and not self.load[index]:
@@ -107,7 +107,7 @@ class Roster:
     async def counted(
         self, index: int, worker: Worker, items: AsyncGenerator[Any]
     ) -> AsyncGenerator[Any]:
-        """Yield what a worker yields, which until the end is one thing that it has to do."""
+        """Yield the items of a stream, counting it as one unit of load until its end."""
         self.load[index] += 1
         try:
             async with contextlib.aclosing(items):

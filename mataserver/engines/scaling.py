@@ -1,4 +1,4 @@
-"""Results on an image that was decoded smaller, in the pixels of the original."""
+"""Maps results for a reduced image back to the original's pixels."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from mataserver.results import Detection, Segment
 
 TASKS = frozenset({"classify", "detect", "embed", "pose", "segment", "track"})
-"""The tasks whose results lose nothing when the model resizes its images anyway.
+"""The tasks that lose nothing by reduced decoding if the model resizes its input anyway.
 
-A depth map would be one of fewer pixels.
+Not depth: its map would have fewer pixels.
 """
 
 
 def input_size(model: object, task: str) -> tuple[int, int] | None:
-    """Return the size that a model resizes images to, None where smaller ones would do it harm."""
+    """Return the size that a model resizes images to; None if the task needs full size."""
     size: tuple[int, int] | None = getattr(model, "input_size", None)
     return size if task in TASKS else None
 
 
 def restore(result: Any, picture: Picture) -> Any:
-    """Return a sound result with its boxes, corners, keypoints and masks in original pixels."""
+    """Return a valid result with boxes, corners, keypoints and masks in original pixels."""
     if isinstance(result, DetectResult):
         return DetectResult([_detection(each, picture) for each in result.detections])
     if isinstance(result, SegmentResult):
@@ -66,11 +66,11 @@ def _moved(thing: Any, picture: Picture) -> Any:
 
 
 def _detection(found: Detection, picture: Picture) -> Detection:
-    """Move a detection, and the corners that it may have: they may lie beside the image."""
+    """Scale a detection, and its optional corners, which may lie outside the image."""
     moved: Detection = _moved(found, picture)
     try:
         corners = msgspec.convert(found.extra.get("corners"), list[tuple[float, float]])
-    except msgspec.ValidationError:  # none, or something else that a model calls so
+    except msgspec.ValidationError:  # no corners, or an unrelated field of that name
         return moved
     scale = picture.scale
     placed = [[x * scale, y * scale] for x, y in corners]
@@ -80,7 +80,7 @@ def _detection(found: Detection, picture: Picture) -> Detection:
 def _joints(
     points: Iterable[tuple[float, float, float]], picture: Picture
 ) -> Iterable[tuple[float, float, float]]:
-    """Yield the keypoints moved; what lay within the reduced image lies within the original."""
+    """Yield the keypoints scaled; points inside the reduced image stay inside the original."""
     height, width = picture.image.shape[:2]
     for x, y, score in points:
         yield (
@@ -91,7 +91,7 @@ def _joints(
 
 
 def _place(at: float, scale: int, side: int, whole: int) -> float:
-    """Return a place along a side; the last pixel of a reduced one is but a part of one."""
+    """Scale a coordinate; the last reduced pixel may cover less than ``scale`` pixels."""
     return min(at * scale, float(whole)) if at <= side else at * scale
 
 
@@ -104,7 +104,7 @@ def _enlarged(segment: Segment, picture: Picture) -> Segment:
 def enlarged(mask: Any, picture: Picture) -> NDArray[np.bool_]:
     """Return a boolean mask ``[h, w]`` of a reduced image as one ``[H, W]`` of the original.
 
-    Its outline is smooth: it runs where bilinear interpolation passes a half.
+    The outline is smooth: it lies where bilinear interpolation crosses 0.5.
     """
     small = np.asarray(mask, dtype=bool)
     whole = np.zeros((picture.height, picture.width), bool)

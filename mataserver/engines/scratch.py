@@ -1,7 +1,7 @@
-"""Temporary directories of workers, and what is left of those that nobody could remove.
+"""Temporary directories of workers, and cleanup of those left by killed processes.
 
-Whoever has one holds a lock on it (flock(2)), and so do the processes that are forked from it: the
-kernel lets go of it when the last of them has ended, however it ended, in whatever namespace.
+The owner holds a lock on its directory (flock(2)), shared with the processes forked from it. The
+kernel releases it when the last of them exits, however it does, in whatever namespace.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _TRIES = 3
 
 
 class Scratch:
-    """A temporary directory; ``path`` is None where there is no place for any."""
+    """A temporary directory; ``path`` is None if none can be created."""
 
     def __init__(self) -> None:
-        """Make the directory, and lock it."""
+        """Create and lock the directory."""
         self.path: str | None = None
         self._held = -1
         with contextlib.suppress(OSError):
@@ -31,34 +31,34 @@ class Scratch:
                 if held is not None and os.path.isdir(path):  # noqa: PTH112 - text it is
                     self.path, self._held = path, held
                     return
-                if held is not None:  # a sweep took it between these two lines
+                if held is not None:  # a concurrent sweep removed it before it was locked
                     os.close(held)
 
     def remove(self) -> None:
-        """Remove it with all that is in it; once is enough."""
+        """Remove the directory with its contents; idempotent."""
         if self.path is not None:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._held)
             self.path = None
 
     def let_go(self) -> None:
-        """Close what was inherited of another process's directory, which stays that one's."""
+        """Close the inherited descriptor of a sibling's directory, without removing it."""
         if self.path is not None:
             os.close(self._held)
             self.path = None
 
 
 def sweep() -> None:
-    """Remove the directories of processes that are gone."""
+    """Remove the directories of processes that have exited."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # it goes by itself just now
+        with contextlib.suppress(OSError):  # removed concurrently
             if path.lstat().st_uid == os.getuid() and (held := _locked(str(path))) is not None:
                 shutil.rmtree(path, ignore_errors=True)
                 os.close(held)
 
 
 def _locked(path: str) -> int | None:
-    """Return a descriptor that holds a directory's lock; None where another has it."""
+    """Return a descriptor that holds a directory's lock; None if another process holds it."""
     try:
         held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

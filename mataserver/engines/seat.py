@@ -1,7 +1,7 @@
-"""The seat: what runs on a node of a cluster for one worker. It imports no Ray.
+"""The seat: the process that hosts one worker on a cluster's node. It imports no Ray.
 
-It listens on the node's own address for the one server that knows its secret, and is from then on
-what a child process is on the server's machine: the same program behind the same messages.
+It listens on the node's own address for the one server that knows its secret. From then on it acts
+as a child process on the server's machine does: the same program, the same messages.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 
 SECRET_BYTES = 32
 WORK, FILES, PROGRAM = b"W", b"F", b"P"
-"""What a connection is for, said after the secret: the worker's messages, files before those, or a
-program that runs here."""
+"""The purpose of a connection, sent after the secret: the worker's messages, files to be stored
+first, or a program to run here."""
 ARRIVAL = 30.0
-"""Seconds that the server has to come."""
+"""Timeout in seconds for the server to connect."""
 SAY = 5.0
-"""Seconds that a connection has to say the secret."""
+"""Timeout in seconds for a connection to send the secret."""
 STRANGERS = 16
-"""Connections that may be about to say it; more wait."""
+"""Maximum number of unauthenticated connections; further ones wait in the backlog."""
 
 log = logging.getLogger("mataserver.seat")
 
 
 def bound(address: str) -> socket.socket:
-    """Return a socket that listens on an address alone, on a free port. Raises ``OSError``."""
+    """Return a socket listening on ``address`` only, on a free port. Raises ``OSError``."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.create_server((address, 0), family=family, backlog=STRANGERS)
 
 
 class Seat:
-    """One worker's place. Its methods are called from afar, each in a thread of its own."""
+    """One worker's host. Its methods are called remotely, each in a thread of its own."""
 
     def __init__(self, store: Store | None = None) -> None:
         self._store = store or Store()
         self._over = threading.Event()
 
     def where(self) -> dict[str, str]:
-        """Tell what runs here."""
+        """Return the versions of the software here."""
         return releases()
 
     def listen(
@@ -63,12 +63,12 @@ class Seat:
         goods: Sequence[dict[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
     ) -> tuple[str, int, list[str]]:
-        """Listen on ``address`` alone for whoever says ``secret`` first; return host and port.
+        """Listen on ``address`` for a connection that sends ``secret``; return host and port.
 
-        Returns where the files of each of ``goods`` are here as well, empty where they are not.
-        The variables of ``environment`` are set once those were looked for, by what the node has
-        set, and before anything of a model is imported. Raises ``OSError`` when it cannot listen,
-        or cannot read one of the files.
+        Also returns the path of each of ``goods`` on this node, empty if it has none. The variables
+        of ``environment`` are set after that search, which uses the node's own variables, and
+        before anything of a model is imported. Raises ``OSError`` if it cannot listen, or cannot
+        read one of the files.
         """
         found = [self._store.find(each) for each in msgspec.convert(list(goods), list[Goods])]
         os.environ.update(environment or {})
@@ -80,11 +80,11 @@ class Seat:
         return host, port, found
 
     def stay(self) -> None:
-        """Return when the worker has been closed; whoever waits learns of its end at once."""
+        """Return when the worker is closed: whoever awaits this call sees the end at once."""
         self._over.wait()
 
     def _serve(self, server: socket.socket, secret: bytes) -> None:
-        """Be the worker of the server that came; end the process if that fails, or none comes."""
+        """Run the worker for the server that connects; exit the process on failure or timeout."""
         try:
             with server:
                 sock = self._worker(server, secret)
@@ -93,7 +93,8 @@ class Seat:
                 self._over.set()
                 return
             if sock is not None:
-                # Here, since the server looks at this module too, and needs nothing of a worker's.
+                # Imported late: the server imports this module too, and must not load a worker's
+                # code.
                 from mataserver.engines import child
 
                 with sock:
@@ -105,9 +106,9 @@ class Seat:
         os._exit(1)
 
     def _worker(self, server: socket.socket, secret: bytes) -> socket.socket | Tenant | None:
-        """Return the connection of the worker, once files have come that do so before it.
+        """Return the worker's connection, after storing files sent on earlier connections.
 
-        Or who runs a program for the server.
+        Returns a runner instead if the server wants a program run; None after a timeout.
         """
         while (sock := Door(server, secret).open()) is not None:
             sock.settimeout(SAY)
@@ -125,7 +126,7 @@ class Seat:
 
 
 def _hear_out(sock: socket.socket) -> None:
-    """Read what still comes: a connection that is closed before takes its last answer with it."""
+    """Read to the end: closing with unread data would reset the connection and lose the receipt."""
     sock.settimeout(SAY)
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
@@ -134,7 +135,7 @@ def _hear_out(sock: socket.socket) -> None:
 
 
 class Door:
-    """Lets the first in that says the secret. Whoever says something else holds up nobody."""
+    """Admits the first connection that sends the secret; others cannot block it."""
 
     def __init__(self, server: socket.socket, secret: bytes) -> None:
         self._server = server
@@ -143,7 +144,7 @@ class Door:
         self._strangers = threading.Semaphore(STRANGERS)
 
     def open(self) -> socket.socket | None:
-        """Return the connection of the server; None when it does not come in time."""
+        """Return the server's connection; None after a timeout."""
         until = time.monotonic() + ARRIVAL
         self._server.settimeout(0.05)
         while time.monotonic() < until:
@@ -156,7 +157,7 @@ class Door:
         return None
 
     def _hear(self, stranger: socket.socket) -> None:
-        """Admit a connection whose first bytes are the secret; close every other one."""
+        """Admit a connection whose first bytes are the secret; close any other."""
         said = b""
         try:
             stranger.settimeout(SAY)

@@ -1,4 +1,4 @@
-"""The server's end of the files of models: what they are, and how they come to a node."""
+"""The server's side of distributing a model's files to nodes."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ log = logging.getLogger("mataserver.ray")
 
 
 class Shipping:
-    """Knows the files of models; those that have not changed are read once."""
+    """Computes the manifests of models' files, cached until a file changes."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[object, Goods]] = {}
 
     async def goods(self, assignment: Assignment) -> list[Goods]:
-        """Return the files of a model and its parts, in the order of ``relocated``.
+        """Return the manifests of a model and its parts, in the order ``relocated`` expects.
 
-        Raises ``Unavailable`` when they are not here.
+        Raises ``Unavailable`` if the files are missing.
         """
         return [await asyncio.to_thread(self._look, spec) for spec in _specs(assignment)]
 
@@ -64,10 +64,10 @@ class Shipping:
 
 
 def _goods(path: Path, spec: ModelSpec) -> Goods:
-    """Return what a model's files are.
+    """Return the manifest of a model's files.
 
-    The commit is that of the hub's cache: files elsewhere, such as a converted model's, are not the
-    hub's. Nor is the hub asked where the server may not ask it.
+    It names a commit only for files in the hub's cache: files elsewhere, such as a converted
+    model's, are not the hub's. It names none either where the server itself may not use the hub.
     """
     found = Goods(str(path), digest(str(path)))
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
@@ -80,7 +80,7 @@ def _goods(path: Path, spec: ModelSpec) -> Goods:
 
 
 def relocated(assignment: Assignment, paths: Iterator[str]) -> Assignment:
-    """Return an assignment whose model and parts are read from ``paths``, one for each."""
+    """Return an assignment whose model and parts are read from ``paths``, in order."""
     spec = assignment.spec
     if spec.path is not None:
         spec = replace(spec, path=Path(next(paths)))
@@ -89,7 +89,7 @@ def relocated(assignment: Assignment, paths: Iterator[str]) -> Assignment:
 
 
 def _specs(assignment: Assignment) -> Iterator[ModelSpec]:
-    """Yield the model and its parts, as far as they have files."""
+    """Yield the specs of the model and its parts that have files."""
     if assignment.spec.path is not None:
         yield assignment.spec
     for part in assignment.parts.values():
@@ -97,9 +97,9 @@ def _specs(assignment: Assignment) -> Iterator[ModelSpec]:
 
 
 async def deliver(model: str, goods: list[Goods], placed: Placed, secret: bytes) -> list[str]:
-    """Send a node what it has not; return where each of the files is there.
+    """Send a node the files it lacks; return the path of each manifest's files there.
 
-    Raises ``Unavailable``, also for what is too large to be sent.
+    Raises ``Unavailable``, also for files too large to be sent.
     """
     found = []
     for given, path in zip(goods, placed.found, strict=True):
@@ -131,7 +131,7 @@ async def _send(model: str, given: Goods, placed: Placed, secret: bytes) -> str:
 
 
 def _announced(model: str, given: Goods) -> Consignment:
-    """Return what is told before the files. Blocking; raises ``Unavailable``."""
+    """Return the header that precedes the files. Blocking; raises ``Unavailable``."""
     root = Path(given.path)
     files = contents(root)
     if sum(file.stat().st_size for file in files) > MOST_SENT:
@@ -149,7 +149,7 @@ def _announced(model: str, given: Goods) -> Consignment:
 async def _pour(
     folder: Path, announced: Consignment, reader: StreamReader, writer: StreamWriter
 ) -> Receipt:
-    """Send the files; return what the node says in the end, or as soon as it takes no more."""
+    """Send the files; return the node's receipt, as soon as it arrives."""
     answer = asyncio.ensure_future(_receipt(reader))
     pouring = asyncio.ensure_future(_write(folder, announced, writer))
     try:

@@ -1,7 +1,7 @@
-"""A batch of one job and its answer, which is nearly all that travels: one struct each.
+"""Compact frames for a batch of one job and its answer, which are most of the traffic.
 
-Their frames have no header. What varies in length lies behind the struct: of an order the params,
-the name of the session and the image, unless that is in the shared memory; of an answer its body.
+They are a fixed struct without a header. Variable data follows: in an order the params, the
+session's name and the image, unless that is in shared memory; in an answer its body.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from mataserver.engines.wire import Part
 
 _ORDER = struct.Struct("<QqQI?")
-"""Number, place and size of the image, size of the params, whether the answer is to be JSON."""
+"""Request number, image's place and size, params' size, whether the answer is to be JSON."""
 _ANSWER = struct.Struct("<Qddd?")
-"""Number, milliseconds of decoding, inference and encoding, whether state of a session is new."""
+"""Request number; decode, infer and encode milliseconds; whether session state is new."""
 
 
 def pack_order(request: int, job: Job, place: int) -> list[Part]:
-    """Return the buffers of a job whose image lies at ``place`` in the shared memory, or inline."""
+    """Return the buffers of a job whose image lies at ``place`` in shared memory, or inline."""
     session = (job.session or "").encode()
     inline = [job.image] if place == INLINE else []
     size = _ORDER.size + len(job.params) + len(session) + sum(map(len, inline))
@@ -33,7 +33,7 @@ def pack_order(request: int, job: Job, place: int) -> list[Part]:
 
 
 def read_order(frame: memoryview, memory: Incoming | None) -> Job:
-    """Return the job of an order; its image may lie in the shared memory."""
+    """Return the job of an order; its image may be a view of shared memory."""
     request, place, size, given, is_json = _ORDER.unpack_from(frame)
     end = len(frame)
     if place != INLINE and memory is not None:
@@ -48,7 +48,7 @@ def read_order(frame: memoryview, memory: Incoming | None) -> Job:
 
 
 def pack_answer(request: int, outcome: Outcome) -> list[Part] | None:
-    """Return the buffers of an answer; None for a failure, and for what goes by shared memory."""
+    """Return the buffers of an answer; None for failures, and for bodies sent in shared memory."""
     body = outcome.body if isinstance(outcome.body, tuple) else (outcome.body,)
     size = sum(map(len, body))
     if outcome.failure is not None or size >= LARGE:
@@ -59,7 +59,7 @@ def pack_answer(request: int, outcome: Outcome) -> list[Part] | None:
 
 
 def read_answer(frame: memoryview) -> tuple[int, Outcome]:
-    """Return the number of a request and its outcome. Raises ``struct.error``."""
+    """Return a request's number and its outcome. Raises ``struct.error``."""
     request, decode, infer, encode, fresh = _ANSWER.unpack_from(frame)
     return request, Outcome(
         bytes(frame[_ANSWER.size :]), Timing(decode, infer, encode), None, fresh

@@ -1,9 +1,9 @@
-"""Whether a model's result keeps what the API promises of it.
+"""Validation of a model's result against the API's contract.
 
-The wire types are not checked when a struct is made, so this is where a model that returns garbage
-is caught: a wrong type, a NaN, a confidence of 33, a box whose corners are exchanged or that lies
-beside the image, a mask of another size. What only rounding took out of its range is put back into
-it, and whole numbers become floats; anything else is refused, never repaired.
+msgspec does not check types when a struct is constructed, so invalid results are caught here: a
+wrong type, a NaN, a confidence of 33, a box with swapped corners or outside the image, a mask of
+another size. Values out of range by rounding only are clipped, and integers become floats; any
+other violation is rejected, never repaired.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ _LISTS: dict[type, dict[str, type]] = {
     },
 }
 _TOLD = frozenset({OcrResult, VlmResult})
-"""The results that hold a text beside their lists."""
+"""The results that have text beside their lists."""
 
 
 def never() -> bool:
-    """Say that scores are confidences."""
+    """Return False: scores are confidences."""
     return False
 
 
 def sound(result: Any, task: str, size: Size | None = None, raw: Callable[[], bool] = never) -> Any:
-    """Return a model's ``result`` for ``task`` as it can be served.
+    """Validate a model's ``result`` for ``task``; return it normalized.
 
-    ``size`` is the image's (height, width), None where it is not known. ``raw`` is asked whether
-    the request wanted scores that are no confidences. Raises ``Unsound``.
+    ``size`` is the image's (height, width), None if unknown. ``raw()`` says whether the request
+    asked for unnormalized scores. Raises ``Unsound``.
     """
     kind = type(result)
     if kind not in _LISTS:
@@ -90,7 +90,7 @@ def sound(result: Any, task: str, size: Size | None = None, raw: Callable[[], bo
 
 
 def _kind(result: object) -> Any:
-    """Return which of the result structs a result is; a plugin may have made its own of one."""
+    """Return the result struct that a result is an instance of; a plugin may subclass one."""
     for each in RESULT_TYPES:
         if isinstance(result, each):
             return each
@@ -107,7 +107,7 @@ def _check_array(result: object, name: str, dimensions: int) -> None:
 
 
 def _check_texts(result: Any) -> None:
-    """Check what a result has beside its lists."""
+    """Check a result's fields other than lists."""
     if not isinstance(getattr(result, "text", ""), str):
         raise Unsound(f"text is a {type(result.text).__name__}")
     usage = getattr(result, "usage", UNSET)
@@ -119,11 +119,11 @@ def _check_texts(result: Any) -> None:
 
 
 def sound_brought(result: Any, kind: type[msgspec.Struct], size: Size | None = None) -> Any:
-    """Return the result of a task that a plugin brings as it can be served.
+    """Validate the result of a plugin's own task; return it normalized.
 
-    It is an object of ``kind``, keeps the types and ranges of its fields, and holds what JSON and
-    MessagePack have alike. ``detections`` are held to what the API promises of those. Numbers of
-    numpy become plain ones. Raises ``Unsound``.
+    It must be an instance of ``kind`` with fields of the declared types and ranges, which both JSON
+    and MessagePack can represent. ``detections`` follow the API's contract. Numpy scalars become
+    Python numbers. Raises ``Unsound``.
     """
     if not isinstance(result, kind):
         raise Unsound(f"expected a {kind.__name__}, got {type(result).__name__}")
@@ -137,7 +137,7 @@ def sound_brought(result: Any, kind: type[msgspec.Struct], size: Size | None = N
         fields = plain.items() if isinstance(plain, dict) else enumerate(plain)
         for name, value in fields:
             check_plain(f"{kind.__name__}.{name}", value, DEEPEST)
-        return msgspec.convert(plain, kind, str_keys=True)  # as JSON's keys are
+        return msgspec.convert(plain, kind, str_keys=True)  # JSON keys are strings
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, Unsound):
             raise
@@ -145,7 +145,7 @@ def sound_brought(result: Any, kind: type[msgspec.Struct], size: Size | None = N
 
 
 def _plain_number(value: object) -> object:
-    """Return a number of numpy as Python's: models compute with those."""
+    """Convert a numpy scalar to a Python number."""
     plain = getattr(value, "item", None)
     if plain is None or getattr(value, "shape", None) != ():
         raise TypeError(f"it holds a {type(value).__name__}")

@@ -1,8 +1,8 @@
 """The files of models on a node: at the server's path, from the hub, or sent by the server.
 
-What is there is told by a SHA-256 of names and contents, and used when it is the server's. The hub
-is asked by one process of a node at a time, and so is what was sent written: whoever waited for it
-finds it there.
+Files are identified by a SHA-256 of names and contents, and used if it equals the server's. Only
+one process of a node at a time downloads or stores the same files; the others wait and then find
+them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 MOST_SENT = 2_000_000_000
-"""Bytes of a model that is sent to a node; a larger one is to be there, or on a shared disk."""
+"""Maximum bytes of a model that is sent; a larger one must be on the node, or a shared disk."""
 PIECE = 1 << 20
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
 
@@ -37,10 +37,10 @@ log = logging.getLogger("mataserver.seat")
 
 
 class Goods(Struct, frozen=True):
-    """The files of a model or a part, as the server has them.
+    """Manifest of the files of a model or a part, as the server has them.
 
-    ``digest`` is that of ``digest()``. ``repository`` and ``commit`` tell where the hub has them
-    and ``names`` which of its files they are; empty where it has not.
+    ``digest`` is that of ``digest()``. ``repository``, ``commit`` and ``names`` locate the files on
+    the hub; empty for files that are not from it.
     """
 
     path: str
@@ -51,7 +51,7 @@ class Goods(Struct, frozen=True):
 
 
 class SentFile(Struct, frozen=True):
-    """A file that comes next: its name from the model's own on, its bytes, their SHA-256."""
+    """A file in the stream: its name relative to the model's parent, its size, its SHA-256."""
 
     name: str
     size: int
@@ -59,7 +59,7 @@ class SentFile(Struct, frozen=True):
 
 
 class Consignment(Struct, frozen=True):
-    """What the server sends: the first line of it, JSON, before the bytes of all files."""
+    """Header of sent files: the first line, JSON, before the bytes of all files."""
 
     digest: str
     name: str
@@ -67,7 +67,7 @@ class Consignment(Struct, frozen=True):
 
 
 class Receipt(Struct, frozen=True):
-    """What the node answers, a line of JSON: ``send``, then ``path`` or why there is none."""
+    """The node's reply, a line of JSON: first ``send``, finally ``path`` or ``error``."""
 
     send: bool = False
     path: str = ""
@@ -75,10 +75,10 @@ class Receipt(Struct, frozen=True):
 
 
 def digest(path: str, names: Iterable[str] | None = None) -> str:
-    """Return a SHA-256 of the names and contents of a file or a folder; empty without one.
+    """Return a SHA-256 of the names and contents of a file or a directory; empty if missing.
 
-    With ``names`` of those files of a folder alone, empty when one is missing. Blocking, for as
-    long as it takes to read them.
+    With ``names``, of those files of a directory only; empty if one is missing. Blocking: reads
+    every byte.
     """
     root = Path(path)
     if not root.exists():
@@ -104,7 +104,7 @@ def sha256(file: Path) -> str:
 
 
 class Store:
-    """Where a node keeps what was sent; ``shared`` unless nothing lies at the server's paths."""
+    """A node's store of sent files; ``shared`` also looks at the server's own paths."""
 
     def __init__(self, folder: Path | None = None, *, shared: bool = True) -> None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -112,7 +112,7 @@ class Store:
         self._shared = shared
 
     def find(self, goods: Goods) -> str:
-        """Return where the files are on this node; empty when they are nowhere. Blocking."""
+        """Return the files' path on this node, empty if there is none. Blocking."""
         kept = str(self._kept(goods.digest, Path(goods.path).name))
         for path in [goods.path] * self._shared + [kept]:
             if digest(path) == goods.digest:
@@ -120,7 +120,7 @@ class Store:
         return self._from_hub(goods) if goods.repository else ""
 
     def receive(self, reader: BinaryIO) -> Iterator[Receipt]:
-        """Take what the server sends; yield what it is to be answered."""
+        """Receive files from the server; yield the replies to it."""
         try:
             sent = msgspec.json.decode(reader.readline(), type=Consignment)
             _check(sent)
@@ -140,14 +140,14 @@ class Store:
 
     @contextlib.contextmanager
     def _turn(self, name: str) -> Iterator[None]:
-        """Wait until no other process of this node fetches the same."""
+        """Hold the lock under which one process of this node at a time fetches the same files."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _write(self, sent: Consignment, reader: BinaryIO) -> None:
-        """Write the files beside, and put them in their place once all are sound."""
+        """Write the files to a temporary directory, and move it into place once verified."""
         with tempfile.TemporaryDirectory(prefix=".", dir=self._folder) as beside:
             inner = Path(beside) / "whole"
             for file in sent.files:
@@ -157,11 +157,11 @@ class Store:
             if digest(str(inner / sent.name)) != sent.digest:
                 raise ValueError("what came is not what was announced")
             place = self._folder / sent.digest
-            shutil.rmtree(place, ignore_errors=True)  # what is there is damaged
+            shutil.rmtree(place, ignore_errors=True)  # an existing directory is damaged
             inner.rename(place)
 
     def _from_hub(self, goods: Goods) -> str:
-        """Have the hub's cache of this node hold the files; empty when that cannot be."""
+        """Download the files to this node's hub cache; return their path, empty on failure."""
         snapshot = repository_directory(goods.repository) / "snapshots" / goods.commit
         with self._turn(f"{goods.repository.replace('/', '--')}--{goods.commit}"):
             if digest(str(snapshot), goods.names) == goods.digest:
@@ -172,10 +172,10 @@ class Store:
 
 
 def _downloaded(goods: Goods) -> bool:
-    """Have the files at their commit downloaded; whether that went well.
+    """Download the files at their commit; return whether that succeeded.
 
-    By a process of its own: the hub's library reads the variables of the node once, and those of
-    the worker, which may forbid it the hub, are to count in this one.
+    Uses a process of its own: the hub's library reads environment variables once, at import. The
+    worker's variables, which may disable the hub, must not apply to this download.
     """
     ran = subprocess.run(  # noqa: S603 - our own module
         [sys.executable, "-P", "-m", __name__],
@@ -192,7 +192,7 @@ def _downloaded(goods: Goods) -> bool:
 
 
 def main() -> None:
-    """Download what standard input names. Raises what the hub's library does."""
+    """Download the files that standard input names. Raises what the hub's library raises."""
     goods = msgspec.json.decode(sys.stdin.buffer.read(), type=Goods)
     import huggingface_hub
 
@@ -201,7 +201,7 @@ def main() -> None:
 
 
 def _check(sent: Consignment) -> None:
-    """Raise ``ValueError`` for a model that is too large, or a file that would leave its folder."""
+    """Raise ``ValueError`` for a model that is too large, or a path outside its directory."""
     if sum(file.size for file in sent.files) > MOST_SENT:
         raise ValueError("it is too large")
     every = [sent.digest, sent.name, *(file.name for file in sent.files)]
@@ -211,7 +211,7 @@ def _check(sent: Consignment) -> None:
 
 
 def _take(file: SentFile, target: Path, reader: BinaryIO) -> None:
-    """Write the next bytes to a file, on the disk. Raises ``ValueError`` when they are others."""
+    """Write the next bytes to a file and sync it. Raises ``ValueError`` if its hash differs."""
     left, whole = file.size, hashlib.sha256()
     with target.open("wb") as out:
         while left:

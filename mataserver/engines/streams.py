@@ -1,6 +1,7 @@
-"""What services ask of a model in its process: calls of its methods, and streams of items.
+"""Service calls in a model's process: method calls, and streams of items.
 
-A stream advances one item per ``Next``, so several interleave and a slow reader holds up its own.
+A stream advances one item per ``Next``, so several can interleave and a slow reader delays only its
+own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = logging.getLogger("mataserver.worker")
 
 
 class ChildStreams:
-    """The open streams of one model, and its calls; replies on the ``line``."""
+    """Method calls and open streams of one model; replies go to ``line``."""
 
     def __init__(self, line: Line, host: ModelHost) -> None:
         self._line = line
@@ -32,7 +33,7 @@ class ChildStreams:
         self._streams: dict[int, Iterator[Any]] = {}
 
     def call(self, message: wire.Call | wire.Open, parts: list[memoryview]) -> None:
-        """Call a method and reply with what it gives, or open the stream of what it yields."""
+        """Call a method and reply with its value, or open the stream of its items."""
         if isinstance(message, wire.Open):
             self._streams[message.id] = self._opened(parts)
         else:
@@ -41,7 +42,7 @@ class ChildStreams:
             )
 
     def _opened(self, parts: list[memoryview]) -> Iterator[Any]:
-        """Iterate over what a service asked for; that it cannot be read is told at an item."""
+        """Yield the requested items; a malformed request thus fails at the first item."""
         yield from self._host.stream(*payload.unpack(parts, plain_classes.anywhere))
 
     def generate(self, stream: int, job: Job) -> None:
@@ -49,7 +50,7 @@ class ChildStreams:
         self._streams[stream] = self._host.generate(job)
 
     def advance(self, stream: int) -> None:
-        """Reply with one more item of a stream, or that there is none."""
+        """Reply with a stream's next item, or its end."""
         end = object()
         items = self._streams.get(stream, iter(()))
         value = self._guarded(stream, lambda: next(items, end), silent=end)
@@ -65,7 +66,7 @@ class ChildStreams:
             items.close()  # type: ignore[attr-defined]
 
     def _guarded(self, request: int, function: Callable[[], Any], silent: object = None) -> Any:
-        """Run ``function`` and reply with its value or its failure; return either."""
+        """Run ``function``, reply with its value or failure, and return either."""
         try:
             value = function()
             if value is not silent or silent is None:
@@ -82,7 +83,7 @@ class ChildStreams:
         return value
 
     def _say(self, request: int, value: object) -> None:
-        """Send what a call or a stream gave; a job's outcome goes as that of a batch does."""
+        """Send the value of a call or a stream; a job's outcome is sent like a batch's."""
         if isinstance(value, Outcome):
             self._line.answer(request, [value])
         else:

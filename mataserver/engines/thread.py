@@ -1,7 +1,7 @@
-"""The thread engine: a worker thread per loaded model, for light models and small boxes.
+"""The thread engine: a worker thread per loaded model, for light models and small machines.
 
-It survives a model's exceptions. It does not survive a segmentation fault, and a model that hangs
-keeps its thread for ever: the worker is given up and its thread abandoned.
+It survives a model's exceptions, but not a segmentation fault. The thread of a model that hangs
+cannot be ended: the worker is given up and its thread abandoned.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _END = object()
 
 
 class ThreadWorker:
-    """One model in one daemon thread: a thread that hangs does not keep the server from ending."""
+    """One model in one daemon thread: a hung thread does not keep the server from exiting."""
 
     facts: Facts
     width = 1
@@ -54,25 +54,25 @@ class ThreadWorker:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The server's own."""
+        """The server's own pid."""
         return (self.facts.pid,)
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
-        """Have ``callback(death)`` called when the worker is given up."""
+        """Call ``callback(death)`` when the worker is given up."""
         self._callbacks.append(callback)
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
-        """Call nobody: what is on this machine is known to live, or to have ended."""
+        """Do nothing: a local worker is never in doubt."""
 
     async def load(self) -> None:
-        """Load the model in the thread; how long it may take is for the caller to say."""
+        """Load the model in the thread; the caller imposes a timeout."""
         facts = await self._in_thread(self._host.load, watched=False)
-        # Decoding beside the model was tried: what the threads take from each other is more.
+        # Decoding beside the model was tried: lock contention costs more than it gains.
         self.facts = msgspec.structs.replace(facts, decoders=0)
         self._watchdog.allow(facts.step_timeout)
 
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
-        """Run one batch; the worker is given up when it hangs."""
+        """Run one batch; the worker is given up if it hangs."""
         dropped = False
         for index, job in enumerate(jobs):
             job.place = (0, index)
@@ -98,7 +98,7 @@ class ThreadWorker:
         return drop
 
     async def close_session(self, session: str) -> None:
-        """Forget a session's state."""
+        """Discard a session's state."""
         if self._alive:
             self._thread.post(lambda: self._host.close_session(session))
 
@@ -109,11 +109,11 @@ class ThreadWorker:
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
-        """Iterate over a generator method: each item is computed when it is asked for."""
+        """Yield the items of a generator method, computed on demand."""
         return self._items(self._host.stream(method, args, kwargs))
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Iterate over pieces of text, then the outcome: each is computed when it is asked for."""
+        """Yield text pieces, then the outcome, computed on demand."""
         return self._items(self._host.generate(job))
 
     async def _items(self, items: Iterator[Any]) -> AsyncGenerator[Any]:
@@ -132,7 +132,7 @@ class ThreadWorker:
         return 0
 
     def give_up(self, reason: str, told: str | None = None) -> None:
-        """Abandon the thread and answer whoever waits with what they are told."""
+        """Abandon the thread; pending requests fail with ``told``, or with ``reason``."""
         if self._alive:
             log.error("worker of %s is given up: %s", self._name, reason)
             self._abandon(
@@ -140,7 +140,7 @@ class ThreadWorker:
             )
 
     def dismiss(self, error: MataError) -> None:
-        """Abandon the thread; whoever waits is told ``error``."""
+        """Abandon the thread; pending requests fail with ``error``."""
         self._callbacks.clear()
         self._abandon(error, Death("it was dismissed", blamed=False))
 
@@ -148,14 +148,14 @@ class ThreadWorker:
         self._alive = False
         self._stop_looking()
         self._watchdog.stop()
-        self._thread.post(self._host.close)  # should it ever come back
+        self._thread.post(self._host.close)  # in case it ever becomes responsive again
         self._thread.end()
         self._thread.fail_all(error)
         for callback in self._callbacks:
             callback(death)
 
     def _look(self) -> None:
-        """Abandon the thread when it is stuck with an image; everybody else's go to another one."""
+        """Check the decode timeout; abandon a stuck thread, whose other images move to the next."""
         self._look_again = None
         if not self._alive or not self._thread.busy:
             return
@@ -209,7 +209,7 @@ class ThreadWorker:
         return await self._thread.submit(function, watched=watched)
 
     def _check(self, *, watched: bool = True) -> None:
-        """Raise ``WorkerDied`` without a worker; else look after what it is given."""
+        """Raise ``WorkerDied`` without a worker; else start watching the decode timeout."""
         if not self._alive:
             raise WorkerDied("The model's worker is gone")
         if watched:
@@ -220,8 +220,8 @@ class ThreadEngine:
     """Starts a thread per model."""
 
     async def start(self, assignment: Assignment, placement: Placement) -> ThreadWorker:  # noqa: ARG002 - the protocol
-        """Load the model in a new thread. Raises a ``MataError`` when it cannot."""
-        # numpy and Pillow cost a start of the server 0.1 s; most servers never need them here.
+        """Load the model in a new thread. Raises a ``MataError`` if that fails."""
+        # numpy and Pillow add 0.1 s to the server's start, and most servers never need them here.
         from mataserver.engines.host import ModelHost
 
         host = ModelHost(assignment)
@@ -229,7 +229,7 @@ class ThreadEngine:
         worker = ThreadWorker(name, patience, host, assignment.decode_patience)
         try:
             await worker.load()
-        except asyncio.CancelledError:  # it may never come back from there
+        except asyncio.CancelledError:  # the load may never return
             worker.dismiss(Unavailable("The load was given up"))
             raise
         except BaseException:
@@ -238,4 +238,4 @@ class ThreadEngine:
         return worker
 
     async def close(self) -> None:
-        """Do nothing: every worker is closed by who holds it."""
+        """Do nothing: the owner of each worker closes it."""

@@ -1,11 +1,11 @@
-"""Notices a worker that hangs.
+"""Detects a worker that hangs.
 
-One timer a worker, not one a request: a worker does one thing at a time, so it hangs when it owes
-something and shows no progress, however many requests wait for it.
+One timer per worker instead of per request: a worker processes one thing at a time, so it hangs if
+requests are pending and it makes no progress, however many there are.
 
-How long that takes is the server's to say, the backend's, and experience's: a worker that has
-answered after nearly its time may take longer over the next, larger question. All of it is bounded,
-so that one that hangs is always noticed.
+The timeout derives from the server's configuration, the backend's declaration, and experience: a
+worker whose answer took nearly the limit may take longer over the next, larger one. It is bounded,
+so that a hung worker is always detected.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MARGIN = 2.0
-"""A step may take so many times the slowest one that was answered well."""
+"""A step may take this many times as long as the slowest successful one."""
 GROWTH = 4.0
-"""By what experience stretches the first limit at most."""
+"""Maximum factor by which experience extends the initial limit."""
 LONGEST_PAUSE = 1.0
 
 
 def pause(limit: float) -> float:
-    """Return the seconds between two looks at decoders that may take ``limit``."""
+    """Return the interval in seconds at which a decode timeout of ``limit`` seconds is checked."""
     return min(LONGEST_PAUSE, limit / 4)
 
 
 class Watchdog:
-    """Calls ``hung()`` once ``limit`` seconds pass without progress while something is owed.
+    """Calls ``hung()`` after ``limit`` seconds without progress while requests are pending.
 
-    The limit is ``patience`` at first. What a worker says of its decoding it is believed for
-    ``decode_patience`` an image that it owes: it may be somebody's who lies.
+    The limit starts at ``patience``. A worker's claim to be decoding extends it by at most
+    ``decode_patience`` per pending image: the claim may be false.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class Watchdog:
 
     @property
     def limit(self) -> float:
-        """The seconds that a step may take now."""
+        """The current timeout of a step in seconds."""
         learned = min(MARGIN * self._slowest, GROWTH * self._patience)
         return max(self._patience, learned)
 
     def allow(self, seconds: float) -> None:
-        """Let a step take what the backend states, if that is more; up to ``LONGEST_STEP``."""
+        """Raise the limit to what the backend declares, up to ``LONGEST_STEP``."""
         self._patience = max(self._patience, min(seconds, LONGEST_STEP))
 
     def expect(self, what: int, images: int = 1) -> None:
-        """Note that the worker owes an answer about so many images."""
+        """Register a pending request about ``images`` images."""
         if not self._owed:
             self._progress = self._answered = self._loop.time()
         self._owed[what] = images
@@ -69,7 +69,7 @@ class Watchdog:
             self._timer = self._loop.call_later(self.limit, self._look)
 
     def answered(self, what: int, *, well: bool = True) -> None:
-        """Note an answer: the worker makes progress. Of one that went ``well`` it learns."""
+        """Record a reply as progress; its duration extends the limit if it went ``well``."""
         if self._owed.pop(what, None) is None:
             return
         now = self._loop.time()
@@ -78,20 +78,20 @@ class Watchdog:
         self._progress = self._answered = now
 
     def progress(self) -> None:
-        """Note that the worker is at something else that is watched for itself: it decodes."""
+        """Record progress of another kind: the worker decodes, under a timeout of its own."""
         now = self._loop.time()
         if now - self._answered <= self._decode_patience * sum(self._owed.values()):
             self._progress = now
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._owed.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _look(self) -> None:
-        """Judge, or look again later: the timer is not moved with every answer, it costs more."""
+        """Check, or reschedule: moving the timer with every reply would cost more."""
         self._timer = None
         if not self._owed:
             return

@@ -1,9 +1,9 @@
-"""The messages between the server and a worker process, and their framing.
+"""Messages between the server and a worker process, and their framing.
 
-A frame is a prefix (header length, payload length), a MessagePack header and the raw parts that
-the header's ``sizes`` count off. A large part lies in the shared memory instead, at its place. Both
-ends are of one version, but a worker runs a stranger's model: what it says is decoded by the types
-below, and what a call carries by ``payload``.
+A frame is a prefix (header length, payload length), a MessagePack header and the raw parts, whose
+lengths are the header's ``sizes``. A large part may lie in shared memory instead, at its place.
+Both ends run the same version, but a worker runs untrusted models: its messages are decoded
+strictly by the types below, and a call's values by ``payload``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 PREFIX = struct.Struct("<IQ")
 Part = bytes | bytearray | memoryview
 LARGE = 4096
-"""Parts from this size on go through the shared memory where it has room."""
+"""Parts of at least this many bytes use shared memory, if it has room."""
 INLINE = -1
-"""The place of a part that follows its header."""
+"""The place of a part that follows the header in its frame."""
 LARGEST_HEADER, LARGEST_PAYLOAD = 1 << 24, 1 << 32
 LARGEST_ANSWER = 1 << 29
-"""What a worker may say at once: twice a map of depths of 64 million pixels."""
+"""Maximum size of a worker's message: twice a depth map of 64 megapixels."""
 _CHUNK = 1 << 18
 
 
@@ -50,11 +50,11 @@ class OutcomeHead(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
-    """Base of the messages."""
+    """Base class of the messages."""
 
 
 class Request(Message, frozen=True):
-    """Base of the messages that get an answer."""
+    """Base class of the messages that get a reply."""
 
     id: int
 
@@ -70,13 +70,13 @@ class Infer(Request, frozen=True, tag=True):
 
 
 class Drop(Message, frozen=True, tag=True):
-    """Server to worker: nobody waits for a batch any more; it still gets an answer."""
+    """Server to worker: a batch was cancelled; it still gets a reply."""
 
     id: int
 
 
 class CloseSession(Message, frozen=True, tag=True):
-    """Server to worker: forget a session's state."""
+    """Server to worker: discard a session's state."""
 
     session: str
 
@@ -106,7 +106,7 @@ class Cancel(Message, frozen=True, tag=True):
 
 
 class Stop(Message, frozen=True, tag=True):
-    """Server to worker: close the model and end."""
+    """Server to worker: close the model and exit."""
 
 
 class Loaded(Message, frozen=True, tag=True):
@@ -129,20 +129,20 @@ class Answer(Message, frozen=True, tag=True):
 
 
 class Returned(Message, frozen=True, tag=True):
-    """Worker to server: parts are the payload that a call or the next item of a stream gave."""
+    """Worker to server: the value of a call or a stream's next item; parts are its payload."""
 
     id: int
 
 
 class Late(Message, frozen=True, tag=True):
-    """Worker to server: the image of one job of a request takes too long to decode."""
+    """Worker to server: a job's image exceeded the decode timeout."""
 
     id: int
     job: int
 
 
 class Decoding(Message, frozen=True, tag=True):
-    """Worker to server: the model waits for an image to be decoded, and is not to blame."""
+    """Worker to server: the model is waiting for a decoder, not hanging."""
 
 
 class Ended(Message, frozen=True, tag=True):
@@ -161,8 +161,8 @@ class Raised(Message, frozen=True, tag=True):
 class Header(msgspec.Struct, frozen=True, array_like=True):
     """A message, and the sizes and places of its parts.
 
-    ``places`` is empty when every part follows the header. ``written`` is the worker's count of
-    bytes placed in the shared memory, for the server to hand back once it has read them.
+    ``places`` is empty if every part follows the header. ``written`` is the worker's write position
+    in shared memory, which the server returns once it has read so far.
     """
 
     message: (
@@ -191,33 +191,33 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Received(msgspec.Struct):
-    """A frame as it was received; inline parts are views into it."""
+    """A frame as received; inline parts are views into it."""
 
     header: Header
     payload: memoryview
 
 
 Frame = Received | memoryview
-"""A frame with a header, or the payload of one that has none."""
+"""A frame with a header, or the payload of one without."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Header)
 
 
 def frame(message: Message, parts: Sequence[Part] = ()) -> list[Part]:
-    """Return the buffers to write, in order, for a message whose parts all follow it."""
+    """Return the buffers to write, in order, for a message with inline parts only."""
     return placed(Header(message, [len(part) for part in parts]), parts)  # type: ignore[arg-type]
 
 
 def placed(header: Header, inline: Sequence[Part]) -> list[Part]:
-    """Return the buffers to write for a header and those parts that follow it."""
+    """Return the buffers to write for a header and its inline parts."""
     encoded = _ENCODER.encode(header)
     size = sum(map(len, inline))
     return [PREFIX.pack(len(encoded), size) + encoded, *inline]
 
 
 def parts(received: Received) -> list[memoryview]:
-    """Return the parts of a frame that placed none in the shared memory."""
+    """Return the parts of a frame that are all inline."""
     found, begin = [], 0
     for size in received.header.sizes:
         found.append(received.payload[begin : begin + size])
@@ -226,7 +226,7 @@ def parts(received: Received) -> list[memoryview]:
 
 
 def send(sock: socket.socket, buffers: Sequence[Part]) -> None:
-    """Write a frame on a blocking socket."""
+    """Write a frame to a blocking socket."""
     sock.sendall(b"".join(buffers) if len(buffers) > 1 else buffers[0])
 
 
@@ -239,7 +239,7 @@ class Reader:
         self._complete: deque[Frame] = deque()
 
     def fetch(self) -> bool:
-        """Read what is here, without waiting; False at the socket's end."""
+        """Read what is available without blocking; False at the end of the stream."""
         try:
             data = self._sock.recv(_CHUNK, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -250,24 +250,24 @@ class Reader:
         return bool(data)
 
     def take(self) -> Frame | None:
-        """Return the next frame that was read, None when there is none."""
+        """Return the next complete frame, None if there is none."""
         return self._complete.popleft() if self._complete else None
 
 
 class Unframer:
-    """Cuts a byte stream into frames, of ``largest`` bytes at most. Raises ``ValueError``."""
+    """Splits a byte stream into frames of at most ``largest`` bytes. Raises ``ValueError``."""
 
     def __init__(self, largest: int = LARGEST_PAYLOAD) -> None:
         self._buffer = bytearray()
         self._largest = largest
 
     def feed(self, data: bytes | bytearray) -> Iterator[Frame]:
-        """Add received bytes; yield every frame that is complete."""
+        """Add received bytes; yield every complete frame."""
         if self._buffer:
             self._buffer += data
             if not _end(self._buffer, 0, self._largest):
                 return
-            # Frames are views of what was gathered: a copy would cost a large one twice its size.
+            # Frames are views of this buffer: a copy would double a large frame's memory.
             data, self._buffer = self._buffer, bytearray()
         begin = 0
         while end := _end(data, begin, self._largest):
@@ -278,7 +278,7 @@ class Unframer:
 
 
 def _end(data: bytes | bytearray, begin: int, largest: int) -> int:
-    """Return where the frame ends that begins there, 0 when it is not complete."""
+    """Return the end of the frame that starts at ``begin``, 0 if it is incomplete."""
     if len(data) - begin < PREFIX.size:
         return 0
     header, payload = PREFIX.unpack_from(data, begin)

@@ -1,4 +1,4 @@
-"""What engines exchange: jobs, outcomes, facts about a loaded model, and the worker protocol."""
+"""What engines exchange: jobs, outcomes, facts about a loaded model, the worker protocol."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
     from mataserver.processes.landlock import Confinement
 
 Body = bytes | tuple[bytes | memoryview, ...]
-"""An encoded answer, or its pieces: pixels are not copied to put a head before them."""
+"""An encoded answer, or its pieces: prepending a header must not copy pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The model that a worker is started for; it crosses the process boundary once.
+    """The model that a worker is started for; sent to the worker's process once.
 
-    ``step_timeout`` are the seconds that the backend states for one step, 0 for none.
-    ``scaled_decode`` lets it decode large JPEGs no larger than the model needs them; ``alpha`` is
-    the ground of transparent pictures. A worker that
-    owes an answer and shows no progress for ``patience`` seconds is given up; one that decodes an
-    image for ``decode_patience`` seconds is replaced, and the image refused.
-    ``defaults`` are the params that the configuration sets for it, of those in ``params_type``.
-    ``max_ram`` are the bytes that its worker may hold, with what that starts; 0 for no limit.
-    ``confinement`` are the rules for its files, None for none.
-    ``needs`` is what a node of a cluster must have for it.
-    ``result`` is the struct of its results, for a task that a plugin brings.
+    max_pixels, decode_threads: limits of decoding, per image and per worker.
+    patience:        seconds without progress, with requests pending, until the worker is given up.
+    step_timeout:    seconds that the backend declares for one step, 0 for none.
+    decode_patience: decode timeout in seconds; then the worker is replaced and the image rejected.
+    scaled_decode:   whether large JPEGs may be decoded at a reduced size, if the model allows.
+    alpha:           the background of transparent pictures.
+    defaults:        the params that the configuration sets, of those in ``params_type``.
+    max_ram:         maximum bytes of the worker with its descendants; 0 for no limit.
+    confinement:     the rules for its files, None for none.
+    needs:           resources that a cluster's node must have for it.
+    result:          the result struct of a plugin's own task.
     """
 
     load: Callable[[ModelSpec, LoadContext], Model]
@@ -62,11 +63,10 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What an engine needs to know to start the worker of an assignment.
+    """What an engine needs to start the worker of an assignment.
 
-    ``family`` names the zygote, one for the plugins of a distribution that preload the same;
-    ``preload`` is what it imports once. ``confined``: it and its workers make no system calls that
-    models do not need.
+    ``family`` names the zygote, shared by plugins of a distribution with the same ``preload``, the
+    modules that it imports once. ``confined`` restricts the system calls of it and its workers.
     """
 
     family: str
@@ -77,11 +77,11 @@ class Placement:
 
 @dataclass(slots=True)
 class Job:
-    """One image to infer on; its bytes may lie in memory that is shared with the server.
+    """One image to infer on; its bytes may lie in memory shared with the server.
 
     ``params`` is the params struct as MessagePack; ``session`` names the video session whose state
-    the model keeps, or is None. ``place`` is set where it runs: its request there, and which of
-    its jobs it is.
+    the model keeps, or is None. ``place`` is set by the worker: its request's number, and its index
+    there.
     """
 
     image: bytes | memoryview
@@ -100,15 +100,15 @@ class Timing(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum of all phases."""
         return self.decode + self.infer + self.encode
 
 
 @dataclass(slots=True)
 class Outcome:
-    """One job's answer: its body in the job's format; or a failure, then the body is empty.
+    """One job's answer: a body in the job's format, or a failure and an empty body.
 
-    ``fresh`` says that the model's session state was made for this very frame.
+    ``fresh`` says that the model's session state was created for this frame.
     """
 
     body: Body
@@ -117,7 +117,7 @@ class Outcome:
     fresh: bool = False
 
     def whole(self) -> bytes:
-        """Return the body in one piece. Raises why there is none, if it is a failure."""
+        """Return the body in one piece. Raises the failure, if there is one."""
         if self.failure is not None:
             raise self.failure.error(JobFailed)
         return self.body if isinstance(self.body, bytes) else b"".join(self.body)
@@ -126,9 +126,9 @@ class Outcome:
 class Facts(msgspec.Struct, frozen=True):
     """What a worker reports once its model is loaded.
 
-    ``decoders`` threads decode beside the one that runs the model. ``step_timeout`` are the seconds
-    that the model and its parts state for one step, together. ``memory`` is what it then holds, in
-    bytes, to be told where nobody else can look.
+    ``decoders`` is the number of threads that decode beside the model's. ``step_timeout`` is the
+    sum of the seconds that the model and its parts declare for one step. ``memory`` is the worker's
+    private memory in bytes, for a server that cannot measure it.
     """
 
     stateful: bool
@@ -139,21 +139,21 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Answered(Protocol):
-    """Who takes the answer to a batch; called once, on the event loop."""
+    """Callback for the answer to a batch; called once, on the event loop."""
 
     def __call__(self, answer: list[Outcome] | MataError, /) -> None:
-        """Take one outcome per job, or why there is none.
+        """Receive one outcome per job, or an error.
 
-        That is ``WorkerDied`` if the worker died; ``Spoilt`` if one image of the batch,
-        ``Overgrown`` if the batch, and ``Displaced`` if another one is why it was replaced.
+        The error is ``WorkerDied`` if the worker died; ``Spoilt`` if one image of the batch,
+        ``Overgrown`` if the batch, and ``Displaced`` if another batch is why it was replaced.
         """
         ...
 
 
 class Worker(Protocol):
-    """A loaded model somewhere: a child process, a thread, or a process of another node.
+    """A loaded model: in a child process, in a thread, or in a process on another node.
 
-    Every method raises ``WorkerDied`` once the worker is gone, or given up for want of progress.
+    Every method raises ``WorkerDied`` once the worker is gone, or given up after a timeout.
     """
 
     facts: Facts
@@ -164,15 +164,15 @@ class Worker(Protocol):
         ...
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
-        """Have ``callback(suspect)`` called when it may be lost, and when that is known.
+        """Call ``callback(suspect)`` when it may be lost, and when that is resolved.
 
-        It is to be given nothing new meanwhile. Nobody calls it of a worker of this machine.
+        A suspect worker should get no new work. Workers on this machine never call it.
         """
         ...
 
     @property
     def width(self) -> int:
-        """How many batches it runs side by side."""
+        """How many batches it runs concurrently."""
         ...
 
     @property
@@ -181,19 +181,19 @@ class Worker(Protocol):
         ...
 
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
-        """Run one batch. Returns what to call once nobody waits for its answer any more.
+        """Run one batch; return a function that cancels it.
 
-        A batch that is dropped so before its turn is answered with a failure, and costs the model
-        nothing. A callback and no coroutine: a task per batch costs as much as the rest of the way.
+        A batch cancelled before its turn is answered with a failure and never reaches the model.
+        Uses a callback instead of a coroutine: a task per batch would double the overhead.
         """
         ...
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Iterate over pieces of text, then the outcome; closing it stops the work."""
+        """Yield text pieces, then the outcome; closing the iterator stops the work."""
         ...
 
     async def close_session(self, session: str) -> None:
-        """Forget a session's state."""
+        """Discard a session's state."""
         ...
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -203,23 +203,23 @@ class Worker(Protocol):
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
-        """Iterate over a public generator method."""
+        """Yield the items of a public generator method."""
         ...
 
     async def memory(self) -> int:
-        """Private memory in bytes, 0 when unknown."""
+        """Return its private memory in bytes, 0 when unknown."""
         ...
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
-        """Have ``callback(death)`` called once if the worker dies by itself."""
+        """Call ``callback(death)`` once, if the worker exits unexpectedly."""
         ...
 
     async def close(self) -> None:
-        """Unload: the model's ``close``, then the worker's end."""
+        """Unload: call the model's ``close``, then end the worker."""
         ...
 
     def dismiss(self, error: MataError) -> None:
-        """End at once, also while it is being closed; whoever waits is told ``error``."""
+        """End at once, also during ``close``; pending requests fail with ``error``."""
         ...
 
 
@@ -227,9 +227,9 @@ class Engine(Protocol):
     """Starts workers."""
 
     async def start(self, assignment: Assignment, placement: Placement) -> Worker:
-        """Load the model of ``assignment``. Raises a ``MataError`` when it cannot."""
+        """Load the model of ``assignment``. Raises a ``MataError`` if that fails."""
         ...
 
     async def close(self) -> None:
-        """Stop everything the engine started."""
+        """Stop everything that the engine started."""
         ...

@@ -1,4 +1,4 @@
-"""The server's end of one child process: how it is asked, watched and ended."""
+"""The server's side of one child process: requests, supervision, shutdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mataserver.errors import MataError
 
 EXIT_DRAIN_SECONDS = 0.5
-"""Seconds that the answers of a worker that has ended may take to arrive."""
+"""Seconds that an exited worker's last answers may take to arrive."""
 CEILING_SECONDS = 0.5
 """Seconds between two looks at how much memory a worker holds."""
 
@@ -53,17 +53,17 @@ class ProcessWorker(asyncio.Protocol):
         self._ceiling: asyncio.Task[None] | None = None
 
     def share(self, memory: Outgoing | None) -> None:
-        """Use memory that the child will have too."""
+        """Share memory with the child."""
         self._exchange.share(memory)
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way to the child."""
+        """Keep the transport to the child."""
         self._exchange.connect(transport)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
-        """Hand each message to whoever waits for it."""
+        """Dispatch the received messages; kill a child that sends malformed ones."""
         try:
             self._exchange.feed(data)
         except Flooded as flood:
@@ -73,19 +73,19 @@ class ProcessWorker(asyncio.Protocol):
             self.kill("it sent what cannot be read")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Answer everything that is pending: the child is gone."""
-        del exc  # an error or a plain end are the same to whoever waits
+        """Fail everything pending: the child is gone."""
+        del exc  # an error and a plain end of the stream are handled alike
         if self._life.ended:
             return
         self._life.end()
-        self._kill()  # a socket that ended does not mean that the process did
+        self._kill()  # the process may outlive its socket
         self._watchdog.stop()
         if self._ceiling is not None:
             self._ceiling.cancel()
         error = self._life.error
         if not self._loaded.done():
             self._loaded.set_exception(error)
-            self._loaded.exception()  # whoever stopped waiting must not cause a warning
+            self._loaded.exception()  # marks it as retrieved, in case its awaiter was cancelled
         self._exchange.close(error)
         self._life.announce()
 
@@ -97,22 +97,22 @@ class ProcessWorker(asyncio.Protocol):
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The child."""
+        """The child's pid."""
         return (self.facts.pid,)
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
-        """Have ``callback(death)`` called when the child dies by itself."""
+        """Call ``callback(death)`` when the child exits unexpectedly."""
         self._life.on_death(callback)
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
-        """Call nobody: what is on this machine is known to live, or to have ended."""
+        """Do nothing: a local worker is never in doubt."""
 
     def on_end(self, callback: Callable[[], None]) -> None:
-        """Have ``callback()`` called when the child is gone, for whatever reason."""
+        """Call ``callback()`` when the child is gone, for whatever reason."""
         self._life.on_end(callback)
 
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
-        """Run one batch; the child is killed when it hangs."""
+        """Run one batch; the child is killed if it hangs."""
         if not self.alive:
             raise WorkerDied("The model's worker is gone")
         take = functools.partial(_finish, len(jobs), answered)
@@ -123,7 +123,7 @@ class ProcessWorker(asyncio.Protocol):
             self._exchange.drop(request)
 
     async def close_session(self, session: str) -> None:
-        """Forget a session's state."""
+        """Discard a session's state."""
         if self.alive:
             self._exchange.send(wire.CloseSession(session))
 
@@ -134,37 +134,37 @@ class ProcessWorker(asyncio.Protocol):
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
-        """Iterate over a generator method: each item is computed when it is asked for."""
+        """Yield the items of a generator method, computed on demand."""
         return self._calls.stream(method, args, kwargs)
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Iterate over pieces of text, then the outcome: each is computed when it is asked for."""
+        """Yield text pieces, then the outcome, computed on demand."""
         return self._calls.generate(job)
 
     async def memory(self) -> int:
-        """Private memory of the child in bytes."""
+        """Return the child's private memory in bytes."""
         return await asyncio.to_thread(private_bytes, self.facts.pid)
 
     async def load(self, assignment: Assignment, kill: Callable[[], None]) -> None:
         """Send the assignment and wait until the model is ready."""
         self._kill = kill
         self._calls.package = str(getattr(assignment.load, "__module__", "")).partition(".")[0]
-        # The one pickle there is: to the worker, of what the server and its plugins have made.
+        # The only pickle on this wire: to the worker, of objects of the server and its plugins.
         self._exchange.send(wire.Load(), [pickle.dumps(assignment, protocol=5)])
         self.facts = await asyncio.shield(self._loaded)
         self._watchdog.allow(self.facts.step_timeout)
 
     def limit_memory(self, pid: int, limit: int) -> None:
-        """End the child once it holds more than ``limit`` bytes; 0 for no limit."""
+        """Kill the child once it holds more than ``limit`` bytes; 0 for no limit."""
         if limit:
             self._ceiling = asyncio.create_task(_watch_memory(pid, limit, self._overgrown))
 
     def exited(self, how: str) -> None:
-        """Learn from the zygote how the child ended."""
+        """Handle the zygote's report that the child has exited."""
         if self._life.stopping or self._life.ended:
             return
         log.warning("worker of %s ended: %s", self._name, how)
-        # Its last answers may still be on their way. A process of its own may hold the socket open.
+        # Wait: its last answers may be in flight. A descendant may keep the socket open after that.
         asyncio.get_running_loop().call_later(EXIT_DRAIN_SECONDS, self._gone, how)
 
     def _gone(self, how: str) -> None:
@@ -172,14 +172,14 @@ class ProcessWorker(asyncio.Protocol):
             self.kill(how)
 
     def kill(self, reason: str) -> None:
-        """Give the child up: it is killed, whoever waits is answered at once."""
+        """Kill the child and fail pending requests at once."""
         self._life.reason = reason
         self._kill()
         self._exchange.abort()
         self.connection_lost(None)
 
     async def close(self) -> None:
-        """Stop the child; one that does not end in time is killed."""
+        """Stop the child; kill it if it does not exit within ``STOP_GRACE`` seconds."""
         self._life.stopping = True
         if self._life.ended:
             return
@@ -191,12 +191,12 @@ class ProcessWorker(asyncio.Protocol):
             self.kill("it did not stop")
 
     def abandon(self) -> None:
-        """Drop a child whose load failed or was given up."""
+        """Kill a child whose load failed or was cancelled."""
         self._life.stopping = True
         self._gone("its load was given up")
 
     def dismiss(self, error: MataError) -> None:
-        """Kill the child; whoever waits is told ``error``."""
+        """Kill the child; pending requests fail with ``error``."""
         self._life.stopping, self._life.parting = True, error
         self._gone("it was dismissed")
 
@@ -206,7 +206,7 @@ class ProcessWorker(asyncio.Protocol):
         self.kill(f"no answer within {limit}")
 
     def _noticed(self, message: wire.Message) -> None:
-        """Take what a child says unasked."""
+        """Handle an unsolicited message of the child."""
         if isinstance(message, wire.Loaded):
             if not self._loaded.done():
                 self._loaded.set_result(message.facts)
@@ -220,13 +220,13 @@ class ProcessWorker(asyncio.Protocol):
             self._watchdog.progress()
 
     def _spoil(self, request: int, job: int) -> None:
-        """End the child for an image that takes too long; everybody else's go to the next one."""
+        """Kill the child for a stuck image; its other requests move to the next worker."""
         self._life.excuse(Displaced())
         self._exchange.fail(request, Spoilt(self._decode_patience, job))
         self.kill(f"an image took over {self._decode_patience:g} s to decode")
 
     def _overgrown(self) -> None:
-        """End the child for what it works on; everybody else's jobs go to the next one."""
+        """Kill the child for what it is processing; its other requests move to the next worker."""
         self._life.excuse(Displaced())
         if not self._loaded.done():
             self._life.stopping = True
@@ -253,5 +253,5 @@ def _held(pid: int) -> int:
 
 
 def _finish(count: int, answered: Answered, reply: Reply | MataError) -> None:
-    """Hand a batch's answer to whoever waits for it."""
+    """Validate a batch's reply and pass it on."""
     answered(read_batch(reply, count))

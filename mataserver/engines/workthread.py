@@ -1,6 +1,6 @@
-"""A daemon thread that does one piece of work after the other, and what is still owed of it.
+"""A daemon thread that runs functions one by one, and the record of those pending.
 
-A thread that hangs does not keep the server from ending: it is abandoned.
+A hung thread does not keep the server from exiting: it is abandoned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("mataserver.thread")
 
 
 class WorkThread:
-    """Runs functions of one model; ``watchdog`` is told of what is owed and of what was given."""
+    """Runs functions of one model; ``watchdog`` observes their start and end."""
 
     def __init__(self, name: str, watchdog: Watchdog) -> None:
         self._name = name
@@ -41,20 +41,20 @@ class WorkThread:
 
     @property
     def ident(self) -> int | None:
-        """The thread's number."""
+        """The thread's identifier."""
         return self._thread.ident
 
     @property
     def busy(self) -> bool:
-        """Whether anything is owed."""
+        """Whether anything is pending."""
         return bool(self._pending)
 
     def post(self, function: Callable[[], None]) -> None:
-        """Have ``function`` run; nobody waits for it."""
+        """Run ``function`` in the thread and discard its result."""
         self._queue.put(function)
 
     def put(self, function: Callable[[], Any], take: Take, *, watched: bool = True) -> None:
-        """Have ``function`` run, and ``take`` called on the loop with what it gave or raised."""
+        """Run ``function`` in the thread; pass its result or exception to ``take`` on the loop."""
         request = next(self._ids)
         self._pending[request] = take
         if watched:
@@ -62,35 +62,35 @@ class WorkThread:
         self._queue.put(functools.partial(self._perform, request, function))
 
     def submit(self, function: Callable[[], Any], *, watched: bool = True) -> asyncio.Future[Any]:
-        """Have ``function`` run; return the future of what it gives or raises."""
+        """Run ``function`` in the thread; return a future of its result."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self.put(function, functools.partial(_settle, future), watched=watched)
         return future
 
     def fail_current(self, error: MataError) -> None:
-        """Answer what runs now with ``error``, if anybody waits for it."""
+        """Fail what runs now with ``error``, if it is still pending."""
         take = self._pending.pop(self._current, None)
         if take is not None:
             take(None, error)
 
     def fail_all(self, error: MataError) -> None:
-        """Answer everything that is owed with ``error``."""
+        """Fail everything pending with ``error``."""
         pending, self._pending = list(self._pending.values()), {}
         for take in pending:
             take(None, error)
 
     def end(self) -> None:
-        """End the thread after what it was given."""
+        """End the thread after the queued functions."""
         self._queue.put(None)
 
     def _perform(self, request: int, function: Callable[[], Any]) -> None:
-        """Run one piece of work, in the thread."""
+        """Run one function, in the thread, and report its result to the loop."""
         self._current = request
         try:
             value, error = function(), None
-        except Exception as caught:  # noqa: BLE001 - the worker's edge: it goes to whoever waits
+        except Exception as caught:  # noqa: BLE001 - the worker's edge: passed to the caller
             value, error = None, caught
-        except BaseException:  # SystemExit of a model: whoever waits must not wait for ever
+        except BaseException:  # a model's SystemExit: the caller must not wait forever
             log.exception("the model of %s would end its thread", self._name)
             value, error = None, MataError("The model failed")
         try:
@@ -113,11 +113,11 @@ class WorkThread:
 
 
 def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
-    """Give what the thread gave to whoever still waits for it."""
+    """Complete a future, unless its awaiter has gone."""
     if future.done():
         return
     if error is None:
         future.set_result(value)
     else:
         future.set_exception(error)
-        future.exception()  # whoever stopped waiting must not cause a warning
+        future.exception()  # marks it as retrieved, in case its awaiter was cancelled

@@ -1,15 +1,15 @@
-"""The zygote: a small process per plugin that imported its framework and forks workers.
+"""The zygote: a small process per plugin that has imported its framework, and forks workers.
 
-It stays single-threaded, holds no model and no descriptor of the server's but its control socket.
-When the server dies, however it dies, that socket ends; the zygote then kills its workers and all
-that these have started, and goes. While it still imports the kernel kills it with the server.
+It stays single-threaded, holds no model, and inherits only its control socket from the server. When
+the server dies, for whatever reason, that socket closes; the zygote then kills its workers with all
+their descendants, and exits. Until its imports are done the kernel kills it with the server.
 
-What a model has started is its worker's as long as that lives, whatever session it moved to: the
-worker adopts orphans. When the worker ends, they become the zygote's, which kills them.
+A worker adopts orphaned descendants, whatever session they have moved to. When the worker exits,
+they are reparented to the zygote, which kills them.
 
-Each worker has a temporary directory of its own, which the zygote removes after it.
+The zygote also removes each worker's temporary directory after its end.
 
-Control messages are JSON, one a datagram: ``{"fork": token}`` with the worker's socket and shared
+Control messages are JSON, one per datagram: ``{"fork": token}`` with the worker's socket and shared
 memory attached, ``{"kill": pid}``; answered by ``{"ready": true}``, ``{"forked": token, "pid":
 pid}`` and ``{"exited": pid, "status": wait status}``, or ``{"failed": token}``.
 """
@@ -36,19 +36,18 @@ from mataserver.processes import kernel, seccomp
 
 CONTROL_BYTES = 65_536
 OOM_SCORE = 500
-"""Workers go before the server when memory runs out, and after what works in the background."""
+"""OOM score of workers: killed before the server, but after background processes."""
 END_SECONDS = 5.0
-"""How long killed processes may take to end: one may hang in the kernel, at a disk or a GPU."""
+"""Timeout for killed processes to exit: one may be stuck in the kernel, on a disk or a GPU."""
 
 log = logging.getLogger("mataserver.zygote")
 
 
 def preload(modules: list[str]) -> None:
-    """Import what every child needs; a module that fails is left to the child's own load.
+    """Import what every child needs; an import that fails is left to the child's own load.
 
-    What is imported stays: no collection of garbage looks at it again. A look writes to every
-    object, and so copied what workers share of a framework: 95 MB each, of torch and transformers,
-    and a pause of half a second.
+    The imported objects are frozen: a garbage collection writes to every object it traverses, and
+    so unshared 95 MB of torch and transformers per worker and paused it for half a second.
     """
     gc.disable()
     importlib.import_module("mataserver.engines.child")
@@ -63,7 +62,7 @@ def preload(modules: list[str]) -> None:
 
 
 class Zygote:
-    """The loop: fork on request, reap, report."""
+    """The main loop: fork on request, reap, report."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -73,7 +72,7 @@ class Zygote:
         self._waker.setblocking(False)  # noqa: FBT003
 
     def run(self) -> None:
-        """Serve until the server's end of the control socket closes."""
+        """Serve until the server closes the control socket."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         self._say({"ready": True})
@@ -87,7 +86,7 @@ class Zygote:
         self._end()
 
     def _end(self) -> NoReturn:
-        """Kill every descendant, then end."""
+        """Kill every descendant, then exit."""
         places, self._children = list(self._children.values()), {}
         until = time.monotonic() + END_SECONDS
         while self._reap() and time.monotonic() < until:
@@ -100,7 +99,7 @@ class Zygote:
     def _serve(self) -> bool:
         try:
             data, fds, _, _ = socket.recv_fds(self._control, CONTROL_BYTES, 2)
-        except OSError:  # the server ended with something unread
+        except OSError:  # the server exited with unread messages
             return False
         if not data:
             return False
@@ -158,7 +157,7 @@ class Zygote:
             os._exit(status)
 
     def _reap(self) -> bool:
-        """Wait for whatever has ended, and kill what workers left behind; whether any is left."""
+        """Reap exited children, and kill orphans of workers; return whether any child is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -177,7 +176,7 @@ class Zygote:
     def _say(self, message: dict[str, Any]) -> None:
         try:
             self._control.send(json.dumps(message).encode())
-        except OSError:  # the server is gone
+        except OSError:  # the server has exited
             self._end()
 
 
@@ -195,7 +194,7 @@ def main() -> None:
     preload(options["preload"])
     scratch.sweep()
     kernel.adopt_orphans()
-    kernel.survive_parent()  # from here on the end of the socket tells, and there is time to kill
+    kernel.survive_parent()  # from here on, the closed socket signals the server's end
     Zygote(socket.socket(fileno=fd)).run()
 
 

@@ -1,4 +1,4 @@
-"""The server's end of a zygote: starts it, has it fork workers, learns how they ended."""
+"""The server's side of a zygote: starts it, requests forks, observes workers' exits."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ STOP_GRACE = 5.0
 
 
 class Forked(Protocol):
-    """Whoever wants to know how a worker ended."""
+    """Observer of a worker's exit."""
 
     def exited(self, how: str) -> None:
-        """Learn how the worker ended."""
+        """Handle the worker's exit."""
         ...
 
 
@@ -62,11 +62,11 @@ class ZygoteHandle:
 
     @property
     def idle(self) -> bool:
-        """Whether it has neither a child nor a fork under way."""
+        """Whether it has neither children nor pending forks."""
         return not self._children and not self._forks
 
     def start(self) -> None:
-        """Start the process; it imports while the loop goes on."""
+        """Start the process; it does its imports in the background."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)  # noqa: FBT003 - socket's own signature
         path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
@@ -100,9 +100,10 @@ class ZygoteHandle:
 
     @contextlib.contextmanager
     def _prints(self) -> Iterator[int]:
-        """Give where the process and its children print: a pipe into our log.
+        """Yield the descriptor for the output of the process and its children: a pipe to our log.
 
-        A native library's lines are no JSON, and whoever held our stderr could empty its file.
+        A native library does not print JSON, and a process that holds our stderr could truncate its
+        file.
         """
         reading, writing = os.pipe()
         reader = os.fdopen(reading, "rb", buffering=0)
@@ -114,7 +115,7 @@ class ZygoteHandle:
             os.close(writing)
 
     async def fork(self, worker: Forked, descriptors: list[int]) -> int:
-        """Fork a child that serves a socket, perhaps with shared memory; return its pid."""
+        """Fork a child that serves a socket, optionally with shared memory; return its pid."""
         await asyncio.shield(self._ready)
         token = next(self._tokens)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -130,7 +131,7 @@ class ZygoteHandle:
         return pid
 
     def kill(self, pid: int) -> None:
-        """Have the zygote kill one of its children."""
+        """Ask the zygote to kill one of its children."""
         if self._control is not None:
             with contextlib.suppress(OSError):
                 self._control.send(json.dumps({"kill": pid}).encode())
@@ -164,7 +165,7 @@ class ZygoteHandle:
         self._said(json.loads(data))
 
     def _kill_all(self) -> None:
-        """Kill a zygote that does not end its descendants, and those that stay in its group."""
+        """Kill a zygote that did not exit, with the processes still in its group."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -205,7 +206,7 @@ class ZygoteHandle:
 
 
 async def _log_prints(reader: FileIO) -> None:
-    """Log what a process prints, line by line, until it and its children have ended."""
+    """Log a process's output line by line, until it and its children have closed the pipe."""
     stream = asyncio.StreamReader(limit=2 * logs.LONGEST)
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(
