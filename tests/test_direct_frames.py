@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -9,8 +11,10 @@ import aiohttp
 
 from conftest import FAKES, picture, register
 from mataserver import testing
+from mataserver.http import stream_connection
 from mataserver.http.stream_direct import DirectConnection
 from mataserver.http.websocket_framing import Framing
+from mataserver.serving.frames import FrameSession
 from stream_peers import (
     BINARY,
     CLOSE,
@@ -27,6 +31,7 @@ from stream_peers import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import pytest
@@ -126,6 +131,61 @@ async def test_no_client_can_tell(tmp_path, monkeypatch):
     assert passed > len(CASES)
     assert none == 0
     assert not {name: (ours[name], theirs[name]) for name in CASES if ours[name] != theirs[name]}
+
+
+class Swapped:
+    """The frames of a session whose model is done with the third before the second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._begin = FrameSession.begin
+        self.held: list[tuple[Callable[..., None], object, float]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+        def begin(session, image, form, take):
+            return self._begun(session, image, form, take)
+
+        monkeypatch.setattr(FrameSession, "begin", begin)
+        monkeypatch.setattr(stream_connection, "pace", lambda *_: 3)
+
+    def _begun(self, session, image, form, take):
+        """Begin a frame; of all but the first is kept what came of it."""
+        if session.frames == 1:
+            return self._begin(session, image, form, take)
+
+        def later(found, waited):
+            self.held.append((take, found, waited))
+            if len(self.held) == 2:
+                self._tasks.append(asyncio.get_running_loop().create_task(self._tell()))
+
+        return self._begin(session, image, form, later)
+
+    async def _tell(self) -> None:
+        for take, found, waited in reversed(self.held):
+            take(found, waited)
+            for _ in range(5):  # who sends the answers looks for one, and waits on
+                await asyncio.sleep(0)
+
+
+async def test_a_frame_that_is_answered_before_the_one_before_it(tmp_path, monkeypatch):
+    """Of two frames under way the second may be done first: both are answered, in their order."""
+    register(tmp_path, {"fake-detect": "detect"})
+    swapped = Swapped(monkeypatch)
+    told: list[int] = []
+    async with (
+        testing.serving(tmp_path, engine="process", short_way=True) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+        RawPeer.connected(await open_url(http)) as peer,
+    ):
+        for sent, count in ((ONE, 1), (ONE + ONE, 3)):
+            await peer.send(sent)
+            while len(told) < count:
+                opcode, payload = await peer.receive()
+                if opcode == PING:
+                    await peer.send(frame(PONG, payload))
+                else:
+                    told.append(json.loads(payload)["frame_id"])
+    assert told == [0, 1, 2]
+    assert len(swapped.held) == 2
 
 
 def test_a_flood_of_small_frames_leaves_the_others_their_turn():

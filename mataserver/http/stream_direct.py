@@ -131,6 +131,8 @@ class DirectConnection(Connection):
         note_sent(self._terms, self._session, taken, body, self._form)
         if not self._taken:
             self._idle.set()
+        elif self._taken[0].found is not None:  # found before this one was: its turn has come
+            self._found.set()
 
     async def _answer(self, value: object) -> None:
         """Answer a frame; a ping follows, in the same write where nothing holds that up."""
