@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -165,7 +166,11 @@ BROKEN = {
     "no hook at all": ("", "it implements no hook"),
     "misspelt hook": ("@hookimpl\ndef backend_list(): return []", "unknown hook 'backend_list'"),
     "unmarked hook": ("def backends(): return []", "backends() is not marked"),
-    "wrong argument": ("@hookimpl\ndef service(context): ...", "'context'"),
+    "wrong argument": (
+        "@hookimpl\ndef service(context): ...",
+        "takes no argument but ctx: not context",
+    ),
+    "exits at import": ("import sys\nsys.exit(3)", "SystemExit: 3 (plugin_under_test_"),
     "wrapper": (
         "@hookimpl(wrapper=True)\ndef backends():\n    return (yield)",
         "backends() must be one plain function",
@@ -221,8 +226,10 @@ BROKEN = {
         "backend Two: its task has another result already",
     ),
     "backends raise": ("@hookimpl\ndef backends(): return 1 / 0", "ZeroDivisionError: "),
-    "backends give nothing": ("@hookimpl\ndef backends(): return None", "TypeError: "),
-    "backends give a string": ("@hookimpl\ndef backends(): return 'any'", "gave a str"),
+    "backends give nothing": ("@hookimpl\ndef backends(): return None", "backends, not a NoneType"),
+    "backends give a string": ("@hookimpl\ndef backends(): return 'any'", "backends, not a str"),
+    "backends exit": ("@hookimpl\ndef backends(): raise SystemExit", "SystemExit"),
+    "it brings nothing": ("@hookimpl\ndef brings(): return None", "must return names by the names"),
 }
 WRONG_BACKENDS = {
     "unknown task": ("task='smell'", "unknown task 'smell'"),
@@ -249,6 +256,11 @@ WRONG_BACKENDS = {
     "a word for yes or no": ("confined='no'", "confined must be True or False"),
     "load that is a lambda": ("load=lambda spec, ctx: Model()", "load must stand at the top level"),
     "load that is nothing": ("load=None", "load must be a function"),
+    "load of the settings alone": ("load=Settings", "load is called with (spec, ctx), and takes ("),
+    "accepts of nothing": (
+        "source='hf', accepts=lambda: True",
+        "called with (files), and takes ()",
+    ),
 }
 BROKEN |= {
     name: (f"@hookimpl\ndef backends(): return [backend({arguments})]", reason)
@@ -425,7 +437,7 @@ def test_settings_of_a_plugin_without_settings_are_refused(plugin):
 def test_settings_of_a_broken_plugin_are_left_alone(plugin):
     """A plugin that cannot be imported keeps its section without stopping the start."""
     found = discover(given(mine={"size": 5}), [plugin("raise RuntimeError")])
-    assert found.found[0].error == "RuntimeError"
+    assert found.found[0].error.startswith("RuntimeError (plugin_under_test_")
 
 
 def test_a_module_that_is_being_imported_is_not_missing(plugin, monkeypatch):
@@ -464,7 +476,7 @@ async def test_the_api_lists_broken_plugins(plugin, tmp_path):
         http.get("/v1/plugins") as answer,
     ):
         broken, sound = await answer.json()
-    assert broken["error"] == "RuntimeError: no luck"
+    assert re.fullmatch(r"RuntimeError: no luck \(\w+\.py, line 23\)", broken["error"])
     assert broken["backends"] == []
     assert "error" not in sound
     assert sound["backends"] == [
@@ -548,7 +560,7 @@ def test_check_plugin_finds_what_is_wrong(plugin, monkeypatch, source, problem):
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tried\nVersion: 1\n")
     (about / "entry_points.txt").write_text(f"[{point.group}]\n{point.name} = {point.value}\n")
     importlib.invalidate_caches()
-    assert check_plugin("tried") == problem
+    assert [each.partition(" (plugin_under_test_")[0] for each in check_plugin("tried")] == problem
 
 
 def test_imported_frameworks_sees_a_framework():

@@ -70,7 +70,8 @@ def _try(routes: Sequence[Route]) -> None:
         if route.when is not None:
             continue
         try:
-            router.add_route(route.method, route.path, route.handler)
+            handler: Any = route.handler
+            router.add_route(route.method, route.path, handler)
         # aiohttp asserts that a handler can be called, and tells of two that clash at run time.
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             said = f"{route.method} {route.path}: {error}"

@@ -121,7 +121,7 @@ class Hosting:
                 hosted = Hosted(guest.name, made, routes, forms, guest.plugin)
                 if guest.plugin is not None:  # ours are described by the tests
                     check_described(hosted.routes)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if guest.plugin is None or isinstance(error, ConfigError):
                     raise  # a setting that is wrong is the operator's to mend
                 refuse(guest.plugin, error)
@@ -265,7 +265,7 @@ def _look_at_peers(found: dict[str, Hosted]) -> None:
                 continue
             try:
                 judge.admits(hosted.name, hosted.service)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 refuse(hosted.plugin, error)
                 del found[name]
 

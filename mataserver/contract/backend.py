@@ -85,10 +85,11 @@ class LoadedPart:
     """A part, loaded in the same worker.
 
     ``params`` is the struct of its parameters, ``defaults`` what the configuration sets among them
-    (``models[].params`` of the part's own entry).
+    (``models[].params`` of the part's own entry). ``model`` is what its ``load`` returned: a
+    ``Model``, with the optional methods that such have.
     """
 
-    model: Model
+    model: Any
     params: type[Params]
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+    """Answers a request; nothing is returned where it accepted a WebSocket."""
     ErrorForm = Callable[[int, str], object]
     """Makes of a status and a sentence what is answered as JSON: a struct or a mapping."""
     Event = tuple[str, object] | tuple[str, object, str] | bytes

@@ -96,6 +96,7 @@ class RunProcess(Protocol):
         grace: float = 0.0,
         line_limit: int = 1 << 20,
         log: Path | Literal["output"] | None = None,
+        confined: bool = True,
     ) -> AbstractAsyncContextManager[Child]:
         """Give the child."""
         ...
@@ -207,13 +208,15 @@ class Service(Protocol):
 
     requires:      names of plugins that are entered before this one; without one of them this
                    plugin is not in use.
+    admits(name, service): looks at the service of each other plugin; what it raises puts that
+                   plugin out of use.
     ping():        a dict that is merged into ``GET /health``.
     waiting():     what is not ready and why, for ``GET /ready``: then 503.
     ready():       a dict that is merged into the 200 of ``GET /ready``.
     error_forms(): path prefix to what makes of a status and a sentence the body of an error; every
                    error below the prefix has that form, also 401, 404, 405, 413 and ``Expect``.
-    claims(request): a handler for a request that no route matches, or None. It is asked before
-                   routing and before the key is looked at.
+    claims(request): a handler for a request that is the plugin's whatever its path, or None. It
+                   is asked before routing and before the key is looked at.
     pages():       the ``Page``s that it serves, for the navigation.
     authenticate(credentials): whose they are, None for what is not the plugin's to judge; it
                    raises a ``MataError`` for its own that do not count.

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterable
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from mataserver.engines.methods import ModelMethods
 from mataserver.engines.promises import Unsound
 from mataserver.engines.soundness import sound, sound_brought
 from mataserver.engines.work import Facts, Outcome, Timing
+from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -212,6 +214,7 @@ class ModelHost:
         context = dataclasses.replace(assignment.context, parts=parts)
         model = assignment.load(assignment.spec, context)
         self._loaded.append(model)
+        _check_model(model, assignment.spec.name)
         # One step of a model may include a step of each part.
         self._step_timeout += float(getattr(model, "step_timeout", assignment.step_timeout))
         return model
@@ -228,15 +231,14 @@ class ModelHost:
     def _predict(self, items: Sequence[Decoded]) -> list[Any]:
         try:
             params = [self._params.decode(item.job.params) for item in items]
-            results = list(self._model.predict([item.image for item in items], params))
-            if len(results) != len(items):
-                counts = f"{len(results)} results for {len(items)} images"
-                return [unsound(Unsound(counts), self._assignment.spec.name)] * len(items)
+            given = self._model.predict([item.image for item in items], params)
+            return _counted(given, len(items))
+        except Unsound as error:
+            return [unsound(error, self._assignment.spec.name)] * len(items)
         except Exception as error:
             if len(items) == 1:
                 return [failure_of(error, "The model failed")]
             return [self._predict([item])[0] for item in items]
-        return results
 
     def _step(self, item: Decoded) -> tuple[Result | Failure, float, bool]:
         begun = time.perf_counter()
@@ -254,6 +256,23 @@ class ModelHost:
 
 def _ms(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1e3, 3)
+
+
+def _check_model(model: object, name: str) -> None:
+    """Raise ``MataError`` for what a plugin's ``load`` returned that no picture can be shown to."""
+    if not callable(getattr(model, "predict", None)):
+        said = f"load returned a {type(model).__name__}, which has no method predict"
+        raise MataError(f"The model could not be loaded: {name}: {said}")
+
+
+def _counted(given: object, count: int) -> list[Any]:
+    """Return what ``predict`` gave for so many images. Raises ``Unsound`` for another number."""
+    if not isinstance(given, Iterable):
+        raise Unsound(f"predict returned a {type(given).__name__}, not a list of results")
+    results = list(given)
+    if len(results) != count:
+        raise Unsound(f"{len(results)} results for {count} images")
+    return results
 
 
 def _sound(

@@ -139,13 +139,13 @@ class Rule:
     def _score(self, where: str, item: Any) -> float:
         if isinstance(item, Classification) and self._raw():
             if not _finite(item.confidence):
-                raise Unsound(f"{where} is not a finite number")
+                raise Unsound(f"{where} is not a finite number{_but(item.confidence)}")
             return float(item.confidence)
         return _share(where, item.confidence)
 
     def _box(self, where: str, box: Any) -> tuple[float, float, float, float]:
         if not _are_numbers(box, 4):
-            raise Unsound(f"{where} is not four finite numbers")
+            raise Unsound(f"{where} is not four finite numbers{_but(box)}")
         x1, y1, x2, y2 = map(float, box)
         if x1 > x2 or y1 > y2:
             raise Unsound(f"{where} is {_listed(x1, y1, x2, y2)}, its corners are not in order")
@@ -192,7 +192,7 @@ def _points_kept(items: Sequence[Any]) -> bool:
 
 def _points(where: str, points: Any) -> list[tuple[float, float, float]]:
     if not isinstance(points, (list, tuple)) or not all(_are_numbers(each, 3) for each in points):
-        raise Unsound(f"{where} are not triples of finite numbers")
+        raise Unsound(f"{where} are not triples of finite numbers{_but(points)}")
     return [
         (float(x), float(y), _share(f"{where}[{index}][2]", score))
         for index, (x, y, score) in enumerate(points)
@@ -203,7 +203,7 @@ def _check_fields(where: str, item: Any) -> None:
     """Check an item's text, dict and track id fields."""
     for name in ("label", "text"):
         if not isinstance(getattr(item, name, ""), str):
-            raise Unsound(f"{where}.{name} is not a string")
+            raise Unsound(f"{where}.{name} is not a string{_but(getattr(item, name))}")
     for name in ("attributes", "extra"):
         more = getattr(item, name, {})
         if not isinstance(more, dict):
@@ -211,7 +211,7 @@ def _check_fields(where: str, item: Any) -> None:
         check_plain(f"{where}.{name}", more, DEEPEST)
     number = getattr(item, "track_id", UNSET)
     if type(number) not in _WHOLE or not (number is UNSET or _fits(number)):
-        raise Unsound(f"{where}.track_id is not a whole number of 64 bits")
+        raise Unsound(f"{where}.track_id is not a whole number of 64 bits{_but(number)}")
 
 
 def check_plain(where: str, value: Any, deepest: int) -> None:
@@ -242,7 +242,7 @@ def _fits(number: int) -> bool:
 def _share(where: str, value: Any) -> float:
     """Return a confidence, clipped to 0..1."""
     if not _finite(value):
-        raise Unsound(f"{where} is not a finite number")
+        raise Unsound(f"{where} is not a finite number{_but(value)}")
     if not -ROUNDING <= value <= 1.0 + ROUNDING:
         raise Unsound(f"{where} is {value:g}, not within 0 to 1")
     return min(max(float(value), 0.0), 1.0)
@@ -257,6 +257,22 @@ def _finite(value: object) -> bool:
 def _are_numbers(values: object, count: int) -> bool:
     several = isinstance(values, (list, tuple)) and len(values) == count
     return several and all(map(_finite, values))  # type: ignore[call-overload]
+
+
+def _but(value: object) -> str:
+    """Return what a value, or the first of several, is in place of a number or text; or "".
+
+    Numbers of numpy look like Python's in every other way.
+    """
+    others = value if isinstance(value, (list, tuple)) else [value]
+    while others and isinstance(others[0], (list, tuple)):
+        others = others[0]
+    for each in others:
+        if not isinstance(each, (int, float)) or isinstance(each, bool):
+            kind = type(each)
+            origin = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+            return f": it {'is' if others[0] is value else 'holds'} a {origin}{kind.__name__}"
+    return ""
 
 
 def _listed(*numbers: float) -> str:

@@ -22,13 +22,12 @@ from mataserver.http.grants import GRANTS, NO_MORE, is_held
 from mataserver.http.protocol import VERSIONS, Conversation, refusal
 from mataserver.http.routing import REQUEST_ID, ROUTE
 from mataserver.http.shown import is_socket
-from mataserver.http.sockets import UNAUTHORIZED
+from mataserver.http.sockets import ACCEPTED, UNAUTHORIZED
 from mataserver.http.unread_output import BEGINS
 from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
-    from aiohttp.typedefs import Handler
-
+    from mataserver.contract.routes import Handler
     from mataserver.http.auth import Gate
     from mataserver.http.budget import Budget
     from mataserver.http.lifecycle import Lifecycle
@@ -204,7 +203,7 @@ class _Answer:
         answer = claimed or handler
         if hdrs.UPGRADE in request.headers:
             answer = functools.partial(_in_name, answer)
-        response = _checked(await answer(request))
+        response = _checked(await answer(request), request)
         require_room(self._budget, size_of(response))
         return response
 
@@ -235,15 +234,20 @@ class _Answer:
                 log.warning("%s", line)
 
 
-def _checked(response: object) -> web.StreamResponse:
-    """Return what a handler returned. Raises ``TypeError`` for what aiohttp could not send."""
+def _checked(response: object, request: web.Request) -> web.StreamResponse:
+    """Return what a handler returned, or the WebSocket that it accepted.
+
+    Raises ``TypeError`` for what aiohttp could not send.
+    """
     if isinstance(response, web.StreamResponse):
         return response
+    if response is None and ACCEPTED in request:
+        return request[ACCEPTED]
     name = type(response).__name__
     raise TypeError(f"its handler returned {name}, not a response, as ctx.http.respond makes one")
 
 
-async def _in_name(answer: Handler, request: web.Request) -> web.StreamResponse:
+async def _in_name(answer: Handler, request: web.Request) -> web.StreamResponse | None:
     """Have a WebSocket end once what was shown for it is over, where its service would go on."""
 
     def end() -> None:

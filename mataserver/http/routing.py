@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
@@ -72,8 +72,9 @@ class Table:
                 self._add_other(route, declared)
                 continue
             for method in _methods(route, declared):
+                handler: Any = route.handler  # it may return None: the edge knows its WebSocket
                 added = application.router.add_route(
-                    method, route.path, route.handler, expect_handler=expect
+                    method, route.path, handler, expect_handler=expect
                 )
                 self._known[added] = route
                 if added.resource is not None:

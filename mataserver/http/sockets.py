@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from aiohttp import WebSocketError
     from aiohttp.abc import AbstractStreamWriter
 
+ACCEPTED: web.RequestKey[web.WebSocketResponse] = web.RequestKey("accepted")
+"""The WebSocket that a handler accepted: it need return nothing."""
 GOING_AWAY = 1001
 UNAUTHORIZED = 4001
 CLOSE_TIMEOUT = 5.0
@@ -85,6 +87,7 @@ class Sockets:
             timeout=CLOSE_TIMEOUT,
         )
         await socket.prepare(request)
+        request[ACCEPTED] = socket
         self._open.add(socket)
         try:
             with held(request, request.get(PRINCIPAL), partial(self._refuse, socket)):

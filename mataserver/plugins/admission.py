@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,13 @@ HOOKS = ("settings", "backends", "brings", "check", "service")
 
 _SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")
+_ARGUMENTS = {
+    "load": "spec, ctx",
+    "accepts": "files",
+    "facts": "files",
+    "parts": "files, settings",
+}
+"""What the functions of a backend are given."""
 
 
 class PluginError(MataError):
@@ -36,7 +44,10 @@ def hooks(module: object) -> dict[str, Callable[..., Any]]:
             raise PluginError(f"{name}() is not marked with mataserver.hookimpl")
     manager = pluggy.PluginManager("mataserver")
     manager.add_hookspecs(hookspecs)
-    manager.register(module, "plugin")
+    try:
+        manager.register(module, "plugin")
+    except pluggy.PluginValidationError:
+        raise PluginError(_misused(module)) from None
     callers = manager.get_hookcallers(module) or []
     if not callers:
         raise PluginError("it implements no hook: mark one with mataserver.hookimpl")
@@ -46,6 +57,18 @@ def hooks(module: object) -> dict[str, Callable[..., Any]]:
             raise PluginError(f"unknown hook {caller.name!r}: there are {', '.join(HOOKS)}")
         found[caller.name] = _hook(caller)
     return found
+
+
+def _misused(module: object) -> str:
+    """Return which hook of a plugin is declared otherwise than it is called."""
+    for name in HOOKS:
+        wanted = list(inspect.signature(getattr(hookspecs, name)).parameters)
+        function = getattr(module, name, None)
+        own = list(inspect.signature(function).parameters) if callable(function) else []
+        if not set(own) <= set(wanted):
+            may = f"takes no argument but {', '.join(wanted)}" if wanted else "takes no argument"
+            return f"{name}() {may}: not {', '.join(each for each in own if each not in wanted)}"
+    return "its hooks must be plain functions"
 
 
 def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
@@ -61,6 +84,13 @@ def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
         return implementation.function(*(given[name] for name in implementation.argnames))
 
     return call
+
+
+def several(given: object, wanted: str) -> Iterable[Any]:
+    """Return what a hook gave. Raises ``PluginError`` where that is nothing to go through."""
+    if not isinstance(given, Iterable) or isinstance(given, (str, Mapping)):
+        raise PluginError(f"{wanted}, not a {type(given).__name__}")
+    return given
 
 
 def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[str]) -> None:
@@ -148,8 +178,24 @@ def _check_worker(backend: Backend, who: str) -> None:
         values = getattr(backend, name)
         if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
             raise PluginError(f"{who}: {name} must be a tuple of strings")
+    for name, given in _ARGUMENTS.items():
+        _check_called(getattr(backend, name), f"{who}: {name}", given)
     check_pickles(backend.load, f"{who}: load")
     check_pickles(backend.params, f"{who}: params")
+
+
+def _check_called(function: object, what: str, given: str) -> None:
+    """Raise ``PluginError`` for a function that could not be called with what it is given."""
+    if not callable(function):
+        return
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, and silent
+        return
+    try:
+        signature.bind(*given.split(", "))
+    except TypeError:
+        raise PluginError(f"{what} is called with ({given}), and takes {signature}") from None
 
 
 def check_pickles(thing: object, what: str) -> None:

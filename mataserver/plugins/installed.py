@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mataserver import config
 from mataserver.errors import MataError
-from mataserver.plugins.admission import PluginError
+from mataserver.plugins.admission import PluginError, several
 from mataserver.plugins.intake import admit, collecting, note_change, refuse, settle
 from mataserver.plugins.offer import Discovered, log
 from mataserver.results import TASKS
@@ -172,8 +172,9 @@ class Plugins(Discovered):
             if "check" in plugin.hooks:
                 try:
                     said = plugin.hooks["check"](plugin.settings, session)
+                    said = several(said, "check() must return sentences")
                     found += [_named(plugin, text) for text in said]
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     refuse(plugin, error)
                     found.append(f"plugin {plugin.name}: {plugin.error}")
         return found

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,12 +14,12 @@ import msgspec
 from mataserver import config
 from mataserver.errors import MataError
 from mataserver.plugins import admission
-from mataserver.plugins.admission import PluginError, check_backend, check_pickles
+from mataserver.plugins.admission import PluginError, check_backend, check_pickles, several
 from mataserver.plugins.offer import Offer, Plugin, log
 
 if TYPE_CHECKING:
     import importlib.metadata
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from mataserver.contract.backend import Backend
     from mataserver.plugins.offer import Discovered
@@ -26,7 +29,7 @@ _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 
 def unloaded(point: importlib.metadata.EntryPoint) -> Plugin:
     """Return a plugin of which nothing was imported."""
-    plugin = Plugin(point.name)
+    plugin = Plugin(point.name, module=point.module)
     if point.dist is not None:
         plugin.distribution, plugin.version = point.dist.name, point.dist.version
     return plugin
@@ -77,7 +80,7 @@ def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
         if point.name in taken or point.name in {"strict", "disabled"}:
             raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
         plugin.hooks = admission.hooks(point.load())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         refuse(plugin, error)
     return plugin
 
@@ -108,7 +111,7 @@ def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, s
         plugin.settings = config.plugin_settings(mine, kind, plugin.section, environ)
     except config.ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         refuse(plugin, error)
 
 
@@ -133,13 +136,13 @@ def _collect(plugin: Plugin, plugins: Discovered) -> None:
     owners = {offer.backend.name: offer.plugin.name for offer in plugins.offers}
     results = {each.backend.task: each.backend.result for each in plugins.offers}
     try:
-        backends = tuple(hook())
+        backends = tuple(several(hook(), "backends() must return backends"))
         for backend in backends:
             check_backend(backend, owners, {plugin.name, plugin.family})
             owners[backend.name] = plugin.name
             _check_owner(backend, plugin, plugins)
             _check_result(backend, results.setdefault(backend.task, backend.result))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         refuse(plugin, error)
         return
     plugin.backends = backends
@@ -151,14 +154,17 @@ def _ask_brought(plugin: Plugin) -> None:
     if hook is None or plugin.error is not None:
         return
     try:
-        plugin.brings = {to: tuple(names) for to, names in dict(hook()).items()}
+        brought = hook()
+        if not isinstance(brought, Mapping):
+            raise PluginError("brings() must return names by the names of plugins")  # noqa: TRY301
+        plugin.brings = {to: tuple(names) for to, names in brought.items()}
         if not all(
             isinstance(each, str) and each
             for to, names in plugin.brings.items()
             for each in (to, *names)
         ):
             raise PluginError("brings() must return names by the names of plugins")  # noqa: TRY301
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         plugin.brings = {}
         refuse(plugin, error)
 
@@ -183,18 +189,38 @@ def _check_result(backend: Backend, known: object) -> None:
         raise PluginError(f"backend {backend.name}: its task has another result already")
 
 
-def refuse(plugin: Plugin, error: Exception) -> None:
+def refuse(plugin: Plugin, error: BaseException) -> None:
     """Put a plugin out of use."""
-    plugin.error = _reason(error)
+    plugin.error = _reason(error, plugin)
     log.error("plugin %s is not in use: %s", plugin.name, plugin.error, exc_info=error)
 
 
-def _reason(error: Exception) -> str:
-    """What ``GET /v1/plugins`` may say of an error: on one line, and no folder of this machine."""
+def _reason(error: BaseException, plugin: Plugin) -> str:
+    """What ``GET /v1/plugins`` may say of an error: on one line, and no folder of this machine.
+
+    Of what is no sentence for people it tells where in the plugin's own code it happened.
+    """
     if isinstance(error, MataError):
         return error.detail
     text = " ".join(_FOLDERS.sub("", str(error)).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    place = None if isinstance(error, SyntaxError) else _place(error, plugin.module)
+    return said if place is None else f"{said} ({place})"
+
+
+def _place(error: BaseException, module: str) -> str | None:
+    """Return the file and line of a plugin where an error came from; None where that was not it."""
+    package = module.partition(".")[0]
+    places = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package
+    ]
+    if not places:
+        return None
+    parts, line = Path(places[-1][0]).parts, places[-1][1]
+    own = parts[len(parts) - 1 - parts[::-1].index(package) :] if package in parts else parts[-1:]
+    return f"{'/'.join(own)}, line {line}"
 
 
 def settle(plugins: Iterable[Plugin]) -> None:

@@ -28,10 +28,11 @@ class Plugin:
 
     ``section`` is where its settings stand below ``plugins``, by default its name. ``late``: it was
     installed while the server ran. ``note`` says what waits for the next start. ``brings`` are the
-    names that it brings to other plugins, by theirs.
+    names that it brings to other plugins, by theirs. ``module`` is its entry point's.
     """
 
     name: str
+    module: str = ""
     distribution: str = ""
     version: str = ""
     hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)

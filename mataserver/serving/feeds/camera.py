@@ -142,8 +142,8 @@ class Camera:
                 await self._until_wanted()
                 try:
                     frame = await self.feed.frame()
-                except Lost:
-                    self._tell_lost()
+                except Lost as error:
+                    self._tell_lost(error.__cause__)
                     await asyncio.sleep(self.feed.pause)
                 else:
                     await self._serve(frame)
@@ -206,14 +206,15 @@ class Camera:
         if self._on_shot is not None and shot.failure is None:
             self._on_shot(shot)
 
-    def _tell_lost(self) -> None:
-        """Tell whoever waits; viewers once, not with every try."""
+    def _tell_lost(self, cause: BaseException | None) -> None:
+        """Tell whoever waits; viewers and the log once, not with every try."""
         sentence, self._shot = self._lost_sentence(), None
         self._next.set_exception(NotFound(sentence))
         self._next.exception()  # nobody may be waiting
         self._next = asyncio.get_running_loop().create_future()
         if self.feed.failures == 1:
-            log.warning("%s of %s: %s", self.shown, self._session.id, self.feed.problem)
+            told = (self.shown, self._session.id, self.feed.problem)
+            log.warning("%s of %s: %s", *told, exc_info=cause)
             for viewer in self.viewers:
                 viewer.warn(sentence)
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mataserver.contract.sessions import SourceFrame
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable, Iterator
 
     Frames = AsyncGenerator[bytes | SourceFrame]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 State: TypeAlias = Literal["idle", "connecting", "connected", "failed"]
+
+log = logging.getLogger("mataserver.cameras")
 
 
 class Lost(Exception):
@@ -45,7 +50,7 @@ class Feed:
         try:
             if self._frames is None:
                 self.state = "connecting"
-                self._frames = self._connect()
+                self._frames = _opened(self._connect)
             frame = await _next(self._frames)
         except Lost as error:
             await self._end()
@@ -69,17 +74,44 @@ class Feed:
     async def _end(self) -> None:
         frames, self._frames = self._frames, None
         if frames is not None:
-            await frames.aclose()
+            try:
+                await frames.aclose()
+            except Exception:
+                log.exception("a source failed when it was closed")
 
 
-async def _next(frames: Frames) -> SourceFrame:
-    """Return the next frame. Raises ``Lost`` when there is none, with what may be told."""
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """Raise ``Lost`` with what may be told of what a plugin raises; the rest is its cause."""
     try:
-        found = await anext(frames)
-    except StopAsyncIteration:
-        raise Lost("it has ended") from None
+        yield
+    except Lost:
+        raise
     except MataError as error:
         raise Lost(error.detail) from None
     except Exception as error:
         raise Lost("it has failed") from error
-    return found if isinstance(found, SourceFrame) else SourceFrame(found)
+
+
+def _opened(connect: Callable[[], Frames]) -> Frames:
+    """Open a source. Raises ``Lost``, also for what is no asynchronous generator."""
+    with _telling():
+        made: object = connect()
+        if isinstance(made, AsyncGenerator):
+            return made
+        name = type(made).__name__
+        raise TypeError(f"frames() of the source gave a {name}, not an async generator")
+
+
+async def _next(frames: Frames) -> SourceFrame:
+    """Return the next frame. Raises ``Lost`` when there is none, with what may be told."""
+    with _telling():
+        try:
+            found: object = await anext(frames)
+        except StopAsyncIteration:
+            raise Lost("it has ended") from None
+        image, passed = found if isinstance(found, SourceFrame) else (found, 1)
+        if isinstance(image, bytes):
+            return SourceFrame(image, passed)
+        name = type(image).__name__
+        raise TypeError(f"the source gave a {name}, not the bytes of an encoded picture")

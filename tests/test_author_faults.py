@@ -1,0 +1,191 @@
+"""What an author's code does wrong while it runs is told where it happened; the server goes on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import picture
+from mataserver.config import Settings
+from mataserver.engines.soundness import Unsound, sound
+from mataserver.plugins import discover
+from mataserver.results import Detection, DetectResult, Keypoint, PoseResult
+from service_plugins import plugin  # noqa: F401 - a fixture
+
+PNG = picture()
+FEED = """
+import json
+from mataserver import SessionSource
+
+def listed():
+    yield b"a"
+
+async def lost():
+    yield {}["the first frame"]
+
+async def arrays():
+    yield [1, 2, 3]
+
+async def leaves():
+    try:
+        yield PNG
+    finally:
+        raise ValueError("on the way out")
+
+class Service(Base):
+    def routes(self):
+        return [Route("GET", "/echo", self.echo, needs="infer", socket=True)]
+
+    async def session_source(self, source, fps):
+        name = source.removeprefix("feed:")
+        return SessionSource(globals()[name], name) if name != source else None
+
+    async def echo(self, request):
+        async with self.ctx.http.socket(request) as socket:
+            async for message in socket:
+                await socket.send(message)
+"""
+WRONG_MODELS = """
+from mataserver import Params
+
+class Service(Base):
+    pass
+
+class Asked(Params, frozen=True):
+    how: str = "nothing"
+
+class Wrong:
+    def predict(self, images, params):
+        if params[0].how == "none":
+            return None
+        return ClassifyResult([Classification("cat", 0.5)])
+
+def load(spec, ctx):
+    return Wrong() if spec.name == "wrong" else None
+
+@hookimpl
+def backends():
+    return [Backend(name=name, task="classify", source="pip", load=load, params=Asked)
+            for name in ("wrong", "empty")]
+"""
+
+
+@pytest.mark.parametrize("engine", ["thread", "process"])
+async def test_what_is_no_model_and_what_is_no_list_of_results(plugin, mata_client, engine):  # noqa: F811
+    """It is named as what it is, in place of an error of the server's own code."""
+    models = [{"model": name, "task": "classify"} for name in ("wrong", "empty")]
+    client = await mata_client(plugin(WRONG_MODELS), engine=engine, models=models)
+    for query, said in (
+        ("wrong&how=none", "invalid result: wrong: predict returned a NoneType, not a list of"),
+        ("wrong", "wrong: predict returned a ClassifyResult, not a list of results"),
+        ("empty", "could not be loaded: empty: load returned a NoneType, which has no method pred"),
+    ):
+        answer = await client.post(f"/v1/infer?model={query}", data=PNG)
+        assert (answer.status, said in (await answer.json())["detail"]) == (500, True)
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (DetectResult([Detection("a", np.float32(0.5), (0.0, 0.0, 1.0, 1.0))]), "a numpy.float32"),
+        (DetectResult([Detection("a", 0.5, np.zeros(4))]), "finite numbers: it is a numpy.ndarray"),
+        (DetectResult([Detection("a", 0.5, tuple(np.zeros(4, int)))]), "it holds a numpy.int64"),
+        (DetectResult([Detection(b"a", 0.5, (0.0, 0.0, 1.0, 1.0))]), "a string: it is a bytes"),
+        (
+            DetectResult([Detection("a", 0.5, (0.0, 0.0, 1.0, 1.0), np.int64(1))]),
+            "64 bits: it is a numpy.int64",
+        ),
+        (
+            PoseResult([Keypoint("a", 0.5, (0.0, 0.0, 1.0, 1.0), [(1.0, 2.0, np.float32(1))])]),
+            "finite numbers: it holds a numpy.float32",
+        ),
+    ],
+)
+def test_numbers_of_numpy_are_called_so(result, said):
+    """They look like Python's when they are printed."""
+    with pytest.raises(Unsound, match=said):
+        sound(result, type(result).tasks[0], (48, 64))
+
+
+@pytest.fixture
+async def feed(plugin, mata_client, fake_models):  # noqa: F811
+    """A client of a server with the service of ``FEED``."""
+    return await mata_client(plugin(f"PNG = {PNG!r}\n{FEED}"), engine="thread")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lost", "KeyError: 'the first frame'"),
+        ("listed", "TypeError: frames() of the source gave a generator, not an async generator"),
+        ("arrays", "TypeError: the source gave a list, not the bytes of an encoded picture"),
+    ],
+)
+async def test_a_source_that_fails(feed, caplog, name, said):
+    """Who looks is told a sentence; the log has the error and where it was, once."""
+    asked = {"model": "fake-detect", "source": f"feed:{name}"}
+    session = (await (await feed.post("/v1/sessions", json=asked)).json())["session_id"]
+    async with feed.ws_connect(f"/v1/stream/{session}") as socket:
+        assert await socket.receive_json(timeout=10) == {
+            "type": "error",
+            "detail": "The camera gives no frames: it has failed",
+        }
+    assert said in caplog.text
+    assert (await feed.delete(f"/v1/sessions/{session}")).status == 204
+
+
+async def test_a_source_that_fails_as_it_is_closed(feed, caplog):
+    """That is logged, and the session ends all the same."""
+    asked = {"model": "fake-detect", "source": "feed:leaves"}
+    session = (await (await feed.post("/v1/sessions", json=asked)).json())["session_id"]
+    async with feed.ws_connect(f"/v1/stream/{session}") as socket:
+        assert (await socket.receive_json(timeout=10))["detections"]
+        assert (await feed.delete(f"/v1/sessions/{session}")).status == 204
+    assert "ValueError: on the way out" in caplog.text
+    assert (await feed.get(f"/v1/sessions/{session}")).status == 404
+
+
+async def test_a_handler_of_a_websocket_returns_nothing(feed, caplog):
+    """As the docs have it: that is no failure, neither in the log nor in the metrics."""
+    async with feed.ws_connect("/echo") as socket:
+        await socket.send_str("a")
+        assert await socket.receive_str() == "a"
+    metrics = ""
+    while 'route="/echo"' not in metrics:
+        metrics = await (await feed.get("/metrics")).text()
+    assert 'mataserver_requests_total{method="GET",route="/echo",status="101"} 1.0' in metrics
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+def test_a_broken_plugin_says_where_it_broke(plugin):  # noqa: F811
+    """By the file and the line of its own code that was reached last, without a folder."""
+    source = """
+def helper():
+    import json
+    return json.loads("{")
+
+@hookimpl
+def backends():
+    return helper()
+
+class Service(Base):
+    pass
+"""
+    point = plugin(source)
+    (broken,) = discover(Settings(), [point]).found
+    line = source.splitlines().index('    return json.loads("{")')
+    assert broken.error is not None
+    assert broken.error.startswith("JSONDecodeError: ")
+    assert broken.error.partition(f"({point.module}.py, line ")[2].endswith(")")
+    told = int(broken.error.rpartition(" ")[2].rstrip(")"))
+    written = (plugin_source(point)).splitlines()
+    assert written[told - 1] == source.splitlines()[line]
+
+
+def plugin_source(point):
+    """Return the text of a plugin's module."""
+    return Path(sys.modules[point.module].__file__).read_text()
