@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -72,15 +73,17 @@ class Lines(io.TextIOBase):
 def tell_line(line: str) -> None:
     """Log a line that somebody printed; one of a worker's own log is passed on as it is.
 
-    So is every line in a log that is text.
+    So is every line in a log that is text. One that the log does not take is lost, as those are
+    that logging writes: its disk may be full, and whoever printed is not to fail for that.
     """
     line = line.rstrip()[:LONGEST]
-    if line and not isinstance(sys.stderr, Lines):
-        sys.stderr.write(f"{line}\n")
-    elif line.startswith(_OWN):
-        _stream().write(f"{line}\n")
-    elif line:
+    if not line:
+        return
+    if isinstance(sys.stderr, Lines) and not line.startswith(_OWN):
         log.warning("%s", line)
+        return
+    with contextlib.suppress(OSError):
+        _stream().write(f"{line}\n")
 
 
 def _stream() -> TextIO:

@@ -8,10 +8,10 @@ import weakref
 
 import pytest
 
-from mataserver.engines.accidents import Failure, WorkerDied
+from mataserver.engines.accidents import Failure, NotDispatchedError, WorkerDied
 from mataserver.engines.work import Facts, Job, Outcome, Timing
 from mataserver.errors import MataError, Unavailable
-from mataserver.serving.batching import Batcher, NotDispatchedError
+from mataserver.serving.batching import Batcher
 from mataserver.serving.pacing import AHEAD
 from mataserver.serving.queues import Ticket
 

@@ -9,10 +9,10 @@ import pytest
 from mataserver import config
 from mataserver.config import ConfigError
 from mataserver.config.needs import Needs
-from mataserver.engines.accidents import Displaced, NodeDied, WorkerDied
+from mataserver.engines.accidents import Displaced, NodeDied, NotDispatchedError, WorkerDied
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Facts, Job, Outcome, Timing
-from mataserver.errors import OutOfMemory
+from mataserver.errors import OutOfMemory, Unavailable
 from test_batching import Recorder, batcher, submit
 from test_pool import JOB, MB, Probe, Rig, StandIn
 
@@ -148,10 +148,13 @@ class LosingRig(Rig):
         ([NodeDied(), NodeDied()], None, 503),
         ([NodeDied()], "frames", 503),
         ([WorkerDied("died")], None, 500),
+        ([NotDispatchedError()], None, None),
+        ([NotDispatchedError()], "frames", None),
+        ([NotDispatchedError(), NotDispatchedError()], None, 503),
     ],
 )
 async def test_a_job_whose_node_died_is_tried_once_more(errors, session, status):
-    """Once, and not if its session's state is lost, nor if its worker died alone."""
+    """Once, and not if its session's state is lost, nor if its worker died alone with it."""
     rig = LosingRig(*errors)
     job = Job(JOB.image, JOB.params, session=session)
     if status is None:
@@ -159,7 +162,7 @@ async def test_a_job_whose_node_died_is_tried_once_more(errors, session, status)
         assert outcome.failure is None
         assert rig.loads == ["a", "a"]
     else:
-        with pytest.raises(WorkerDied) as caught:
+        with pytest.raises((WorkerDied, Unavailable)) as caught:
             await rig.pool.infer(rig.plan("a"), job)
         assert caught.value.status == status
     await rig.pool.close()

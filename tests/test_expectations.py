@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -44,3 +45,16 @@ async def test_nobody_gets_to_a_handler(data_dir, shown):
                 writer.write(asking(route.method, path, *headers))
                 status, _, body = await answer(reader)
                 assert status in statuses, (route.method, path, body)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1/infer", "/v1/infer/upload"])
+async def test_who_leaves_before_being_asked_for_the_body_is_no_fault(data_dir, path, caplog):
+    """Nothing is logged of a client that resets the connection behind its head."""
+    async with testing.serving(data_dir, entry_points=POINTS, engine="thread") as server:
+        for moment in range(12):
+            async with connection(server) as (_, writer):
+                writer.write(asking("POST", path, "Authorization: Bearer test-key"))
+                await asyncio.sleep(moment // 4 * 0.001)
+                writer.transport.abort()
+            await asyncio.sleep(0.005)
+    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == []

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 PROGRAM = """
 import logging, sys, threading, warnings
@@ -78,6 +81,13 @@ os.write(1, b"native stdout\\n"); os.write(2, b"native stderr \\xff\\n")
 print("python"); print("python err", file=sys.stderr); sys.stdout.flush()
 raise RuntimeError("not importable")
 """
+PATIENT = """
+import pathlib, time
+for number in range(1, 41):
+    print(number, flush=True)
+    time.sleep(0.005)
+pathlib.Path({seen!r}).write_text(str(number))
+"""
 
 
 def test_what_a_worker_prints_is_json(tmp_path):
@@ -96,3 +106,20 @@ def test_what_a_worker_prints_is_json(tmp_path):
     own = next(each for each in entries if each["message"] == "could not preload loud")
     assert own["logger"] == "mataserver.zygote"
     assert "not importable" in own["traceback"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_whoever_prints_does_not_fail_where_the_log_takes_nothing(tmp_path, form):
+    """The disk of the log is full: what a worker prints is lost, and printing goes on."""
+    (tmp_path / "loud.py").write_text(PATIENT.format(seen=str(tmp_path / "seen")))
+    script = WORKER.replace('"json"', f'"{form}"')
+    assert script != WORKER or form == "json"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            stderr=full,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+    assert done.returncode == 0
+    assert (tmp_path / "seen").read_text() == "40"

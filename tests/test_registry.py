@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -218,9 +219,10 @@ except RegistryError as error:
 
 
 @pytest.mark.parametrize(
-    ("obstacle", "reason"), [("full", "File too large"), ("read-only", "Permission denied")]
+    ("obstacle", "status", "reason"),
+    [("full", 507, "File too large"), ("read-only", 500, "Permission denied")],
 )
-def test_failed_write_leaves_the_old_file_and_no_litter(registry, obstacle, reason):
+def test_failed_write_leaves_the_old_file_and_no_litter(registry, obstacle, status, reason):
     """When the disk takes no more or the directory is read-only, the old registry stays."""
     registry.add("a/b", DETR)
     directory = registry.path.parent
@@ -230,8 +232,22 @@ def test_failed_write_leaves_the_old_file_and_no_litter(registry, obstacle, reas
     before = sorted(path.name for path in directory.iterdir())
     output, _ = run(ADD_ONE, obstacle, cwd=directory).communicate()
     directory.chmod(0o700)
-    assert output == f"500 could not write the model registry: {reason}\n"
+    assert output == f"{status} could not write the model registry: {reason}\n"
     assert sorted(path.name for path in directory.iterdir()) == before
+    assert registry.entries() == {"a/b": DETR}
+
+
+def test_a_process_without_file_descriptors_is_told_to_ask_again(registry):
+    """The lock cannot be opened: 503, and what was registered stays."""
+    registry.add("a/b", DETR)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        with pytest.raises(RegistryError) as caught:
+            registry.add("c/d", DETR)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert (caught.value.status, caught.value.retry_after) == (503, 1)
     assert registry.entries() == {"a/b": DETR}
 
 

@@ -12,7 +12,7 @@ from aiohttp import WSMsgType
 
 from conftest import picture
 from mataserver.config import Settings
-from mataserver.engines.accidents import Displaced, Failure, Spoilt
+from mataserver.engines.accidents import Displaced, Failure, NotDispatchedError, Spoilt
 from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import MataError, Unavailable
 from mataserver.http import stream
@@ -23,7 +23,6 @@ from mataserver.http.stream_connection import Connection
 from mataserver.metrics import Metrics
 from mataserver.params import Params
 from mataserver.serving.background import BACKGROUND
-from mataserver.serving.batching import NotDispatchedError
 from mataserver.serving.handle import Handle
 from mataserver.serving.observers import Observers
 from mataserver.serving.sessions import Session
@@ -221,7 +220,7 @@ async def test_a_model_that_is_ready_is_asked_without_a_task(parts):
     assert prompt.back == []
 
 
-@pytest.mark.parametrize("lost", [Displaced(), NotDispatchedError("gone")])
+@pytest.mark.parametrize("lost", [Displaced(), NotDispatchedError()])
 async def test_a_frame_that_a_ready_model_lost_goes_to_the_next_worker(parts, lost):
     """It is asked for again, in a task."""
     prompt = Prompt(parts)

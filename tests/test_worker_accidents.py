@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import pickle
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
 from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines import payload, single, wire
-from mataserver.engines.accidents import Displaced, Spoilt, WorkerDied
+from mataserver.engines.accidents import Displaced, NotDispatchedError, Spoilt, WorkerDied
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Facts, Job, Outcome, Placement, Timing
@@ -92,6 +94,28 @@ class Careless:
 def load(_spec, _context):
     """Load the model."""
     return Careless()
+
+
+class Deadly(Careless):
+    """A model that kills its process, whatever it is asked."""
+
+    def predict(self, images, _params):
+        """Die."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def echo(self, value):
+        """Die."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def numbers(self, values):
+        """Yield what there is, then die."""
+        yield from values
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def load_deadly(_spec, _context):
+    """Load it."""
+    return Deadly()
 
 
 def leave(_spec, _context):
@@ -369,3 +393,46 @@ async def test_only_the_slow_image_of_a_batch_is_refused():
     assert (mine[0].job, mine[0].status) == (1, 400)
     assert isinstance(others[0], Displaced)
     assert not stuck.alive
+
+
+@pytest.mark.parametrize("ask", ["infer", "call", "stream", "generate"])
+async def test_what_a_dead_worker_had_not_taken_can_go_to_the_next_one(worker, ask):
+    """It is not to blame, whatever it is; what the worker had taken died with it."""
+    os.kill(worker.facts.pid, signal.SIGSTOP)
+    asked = asyncio.ensure_future(asking(worker, ask))
+    await asyncio.sleep(0)
+    os.kill(worker.facts.pid, signal.SIGKILL)
+    async with asyncio.timeout(SOON):
+        with pytest.raises(NotDispatchedError) as caught:
+            await asked
+        assert (caught.value.status, caught.value.retry_after) == (503, 1)
+        with pytest.raises(NotDispatchedError):
+            await asking(worker, ask)
+
+
+@pytest.mark.parametrize("ask", ["infer", "call", "stream"])
+async def test_what_a_dead_worker_had_taken_died_with_it(tmp_path, ask):
+    """It may be what killed it: nobody else is asked, also where more was behind it."""
+    engine = ProcessEngine()
+    worker = await engine.start(assignment(tmp_path, load_deadly), PLACE)
+    async with asyncio.timeout(SOON):
+        with pytest.raises(WorkerDied) as caught:
+            await asking(worker, ask)
+    assert type(caught.value) is WorkerDied
+    await engine.close()
+
+
+async def asking(worker, ask):
+    """Ask a worker for something, and wait for it."""
+    if ask == "call":
+        return await worker.call("echo", (7,), {})
+    if ask == "stream":
+        return [each async for each in worker.stream("numbers", ([1],), {})]
+    if ask == "generate":
+        return [each async for each in worker.generate(Job(b"", b"\x80"))]
+    future = asyncio.get_running_loop().create_future()
+    worker.infer([Job(picture(), b"\x80")], future.set_result)
+    answer = await future
+    if isinstance(answer, MataError):
+        raise answer
+    return answer

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from mataserver.config import PREFIX
-from mataserver.errors import MataError
+from mataserver.errors import MataError, scarcity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def os_errors_as(failure: str, path: Path, kind: type[MataError] = MataError) -> Iterator[None]:
     """Turn an ``OSError`` into ``kind``: ``failure`` and the system's reason, for clients too.
 
+    A disk that is full is 507, and a process without file descriptors 503, whatever ``kind`` is.
     The hint, which goes to the operator alone, names the path and the setting that leads there.
     """
     try:
@@ -25,4 +26,6 @@ def os_errors_as(failure: str, path: Path, kind: type[MataError] = MataError) ->
         reason = error.strerror or type(error).__name__
         setting = f"the setting data_dir, {PREFIX}DATA_DIR, or shared_dir where it is set"
         hint = f"{path}; {setting}, names the directory"
-        raise kind(f"{failure}: {reason}", hint=hint) from error
+        scarce = scarcity(error)
+        status, later = (None, None) if scarce is None else (scarce.status, scarce.retry_after)
+        raise kind(f"{failure}: {reason}", status=status, retry_after=later, hint=hint) from error

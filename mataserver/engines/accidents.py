@@ -60,6 +60,16 @@ class NodeDied(WorkerDied):
         super().__init__("The node of the model's worker was lost", status=503, retry_after=1)
 
 
+class NotDispatchedError(WorkerDied):
+    """503: the worker was gone before it took this: no job of it is to blame for that.
+
+    A job can go to the next worker.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("The model's worker is gone", status=503, retry_after=1)
+
+
 class Displaced(MataError):
     """503: the worker was replaced because of another client's image; the job can be retried."""
 

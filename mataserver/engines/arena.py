@@ -23,6 +23,8 @@ REQUESTS = 4 << 20
 ANSWERS = 4 << 20
 _HEAD = 64
 _ALIGN = 64
+_READ, _BEGUN = 0, 1
+"""What the numbers at the beginning are: the server's mark, and the worker's."""
 SIZE = _HEAD + REQUESTS + ANSWERS
 
 
@@ -58,7 +60,7 @@ class Outgoing:
     def __init__(self, descriptor: int) -> None:
         self._map = mmap.mmap(descriptor, SIZE)
         self._view = memoryview(self._map)
-        self._read = self._view[:8].cast("Q")
+        self._marks = self._view[:16].cast("Q")
         self._blocks: deque[Block] = deque()
 
     def place(self, data: Part) -> Block | None:
@@ -86,11 +88,16 @@ class Outgoing:
 
     def taken(self, written: int) -> None:
         """Let the worker overwrite every answer up to ``written``."""
-        self._read[0] = written
+        self._marks[_READ] = written
+
+    @property
+    def begun(self) -> int:
+        """The last request that the worker took from the socket; readable after its death."""
+        return int(self._marks[_BEGUN])
 
     def close(self) -> None:
         """Unmap the memory."""
-        self._read.release()
+        self._marks.release()
         self._view.release()
         self._map.close()
 
@@ -111,13 +118,18 @@ class Incoming:
 
     def __init__(self, descriptor: int) -> None:
         self._view = memoryview(mmap.mmap(descriptor, SIZE))
-        self._read = self._view[:8].cast("Q")
-        self._written = 0
+        self._marks = self._view[:16].cast("Q")
+        self._written = self._begun = 0
 
     @property
     def written(self) -> int:
         """Bytes written so far, including gaps at the end of the ring."""
         return self._written
+
+    def begin(self, request: int) -> None:
+        """Note that a request was taken from the socket; their numbers grow."""
+        if request > self._begun:  # an item of a stream has the number of the stream
+            self._begun = self._marks[_BEGUN] = request
 
     def look(self, place: int, size: int) -> memoryview:
         """Return a view of a request's bytes, valid until the request is answered."""
@@ -129,7 +141,7 @@ class Incoming:
         size = -(-sum(map(len, pieces)) // _ALIGN) * _ALIGN
         at = self._written % ANSWERS
         gap = ANSWERS - at if at + size > ANSWERS else 0
-        if self._written + gap + size - self._read[0] > ANSWERS:
+        if self._written + gap + size - self._marks[_READ] > ANSWERS:
             return None
         self._written += gap
         at = self._written % ANSWERS

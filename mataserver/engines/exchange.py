@@ -12,7 +12,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from mataserver.engines import single, wire
-from mataserver.engines.accidents import WorkerDied
+from mataserver.engines.accidents import NotDispatchedError, WorkerDied
 from mataserver.engines.replies import Reply, settle
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Exchange:
     """Sends requests and dispatches their replies, until it is closed.
 
     ``watchdog`` observes every request and reply; ``noticed`` is called with each unsolicited
-    message. Every method that sends raises ``WorkerDied`` without a connection.
+    message. Every method that sends raises ``NotDispatchedError``
+    without a connection.
     """
 
     def __init__(self, watchdog: Watchdog, noticed: Callable[[wire.Message], None]) -> None:
@@ -70,13 +71,21 @@ class Exchange:
             self._transport.abort()
 
     def close(self, error: MataError) -> None:
-        """Fail every request in flight with ``error``, and unmap the shared memory."""
+        """Fail every request in flight with ``error``, and unmap the shared memory.
+
+        Requests that a dead worker had not taken from the socket can go to the next worker.
+        """
         self._closed = True
-        in_flight, self._in_flight = list(self._in_flight.values()), {}
-        for take in in_flight:
-            take(error)
+        in_flight, self._in_flight = self._in_flight, {}
+        untaken = self._first_untaken() if isinstance(error, WorkerDied) else None
+        for request, take in in_flight.items():
+            take(error if untaken is None or request < untaken else NotDispatchedError())
         if self._memory is not None:
             self._memory.close()
+
+    def _first_untaken(self) -> int | None:
+        """Return the least number of a request that the worker did not take; None: unknown."""
+        return None if self._memory is None else self._memory.begun + 1
 
     def feed(self, data: bytes) -> None:
         """Process received bytes. Raises on malformed data, and ``Flooded``."""
@@ -173,7 +182,7 @@ class Exchange:
 
     def _write(self, buffers: list[wire.Part]) -> None:
         if self._transport is None or self._closed:
-            raise WorkerDied("The model's worker is gone")
+            raise NotDispatchedError
         self._transport.writelines(buffers)
 
     def _expect(self, request: int, take: Take, images: int = 1) -> None:

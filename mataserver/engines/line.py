@@ -50,10 +50,18 @@ class Line:
                 self._drop(message.id)
                 continue
             else:
+                if isinstance(message, wire.Request):
+                    self._note(message.id)
                 return received
+            self._note(jobs[0].place[0])
             self._owed.add(jobs[0].place[0])
             return jobs
         return None
+
+    def _note(self, request: int) -> None:
+        """Have the server know, whatever comes, that a request was taken."""
+        if self._memory is not None:
+            self._memory.begin(request)
 
     def _drop(self, request: int) -> None:
         if request in self._owed:

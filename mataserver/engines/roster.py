@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.accidents import WorkerDied
+from mataserver.engines.accidents import NotDispatchedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -55,17 +55,17 @@ class Roster:
         return worker is not None and worker.alive
 
     def worker(self, index: int) -> Worker:
-        """Return a worker that can answer. Raises ``WorkerDied``."""
+        """Return a worker that can answer. Raises ``NotDispatchedError``."""
         worker = self.workers[index]
         if worker is None or not worker.alive:
-            raise WorkerDied("The model's worker is gone")
+            raise NotDispatchedError
         return worker
 
     def idlest(self) -> int:
-        """Return the least loaded index. Raises ``WorkerDied`` if none can answer."""
+        """Return the least loaded index. Raises ``NotDispatchedError`` if none can answer."""
         living = self.living()
         if not living:
-            raise WorkerDied("The model's worker is gone")
+            raise NotDispatchedError
         if self.suspects:  # a suspect worker is a last resort, whatever its load
             living = [i for i in living if i not in self.suspects] or living
         return min(living, key=lambda i: self.load[i])

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.accidents import Death, Displaced, Spoilt, WorkerDied
+from mataserver.engines.accidents import (
+    Death,
+    Displaced,
+    NotDispatchedError,
+    Spoilt,
+    WorkerDied,
+)
 from mataserver.engines.watchdog import Watchdog, pause
 from mataserver.engines.workthread import WorkThread
 from mataserver.errors import MataError, Unavailable
@@ -209,9 +215,9 @@ class ThreadWorker:
         return await self._thread.submit(function, watched=watched)
 
     def _check(self, *, watched: bool = True) -> None:
-        """Raise ``WorkerDied`` without a worker; else start watching the decode timeout."""
+        """Raise ``NotDispatchedError`` without a worker; else start watching the decode timeout."""
         if not self._alive:
-            raise WorkerDied("The model's worker is gone")
+            raise NotDispatchedError
         if watched:
             self._look_later()
 

@@ -9,7 +9,13 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import wire
-from mataserver.engines.accidents import Displaced, Overgrown, Spoilt, WorkerDied
+from mataserver.engines.accidents import (
+    Displaced,
+    NotDispatchedError,
+    Overgrown,
+    Spoilt,
+    WorkerDied,
+)
 from mataserver.engines.calls import Calls
 from mataserver.engines.exchange import Exchange, Flooded
 from mataserver.engines.lifetime import Lifetime
@@ -114,7 +120,7 @@ class ProcessWorker(asyncio.Protocol):
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
         """Run one batch; the child is killed if it hangs."""
         if not self.alive:
-            raise WorkerDied("The model's worker is gone")
+            raise NotDispatchedError
         take = functools.partial(_finish, len(jobs), answered)
         return functools.partial(self._drop, self._exchange.send_batch(jobs, take))
 

@@ -185,7 +185,8 @@ class Conversation(RequestHandler):
         message: str | None = None,  # noqa: ARG002 - aiohttp's, which repeats the request
     ) -> web.StreamResponse:
         """Answer what did not get to a handler, or failed behind it."""
-        if status >= 500:
+        left = self.transport is None or self.transport.is_closing()
+        if status >= 500 and not (left and isinstance(exc, ConnectionError)):
             log.error("a request failed outside its handler", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer is sent already")

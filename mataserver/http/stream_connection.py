@@ -18,12 +18,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from mataserver.contract.handles import ResultEvent
-from mataserver.engines.accidents import Displaced, WorkerDied
+from mataserver.engines.accidents import Displaced, NotDispatchedError, WorkerDied
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http.budget import BudgetShare
 from mataserver.http.stream_channel import INTERNAL, WINDOW, Channel, StreamError
 from mataserver.http.stream_frames import Frame, StreamToken, Taken
-from mataserver.serving.batching import NotDispatchedError
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -30,7 +30,7 @@ _Signature: TypeAlias = tuple[int, int, int]
 
 
 class RegistryError(MataError):
-    """500: the registry cannot be read or written."""
+    """500: the registry cannot be read or written; 507 on a full disk, 503 without descriptors."""
 
     status = 500
 

@@ -13,7 +13,13 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from mataserver.engines.accidents import Displaced, NodeDied, Overgrown, Spoilt
+from mataserver.engines.accidents import (
+    Displaced,
+    NodeDied,
+    NotDispatchedError,
+    Overgrown,
+    Spoilt,
+)
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.pacing import first_window, window_after
 from mataserver.serving.queues import Batch, JobQueues, QueuedJob
@@ -29,10 +35,6 @@ LONG = 10.0
 """Seconds that background work waits at most for a moment in which nothing else does."""
 
 log = logging.getLogger("mataserver.batching")
-
-
-class NotDispatchedError(MataError):
-    """The worker died before it was given this job: the job can go to the next worker."""
 
 
 class Batcher:
@@ -83,11 +85,11 @@ class Batcher:
         or when it has waited for long.
 
         Raises ``Unavailable`` when the queue is full, ``WorkerDied`` when the worker died with the
-        job, ``NotDispatchedError`` when it died before. ``Displaced`` says that it was replaced for
-        somebody else's image: the job can go to the next worker.
+        job, ``NotDispatchedError`` when it died before it took it. ``Displaced`` says that it was
+        replaced for somebody else's image: the job can go to the next worker.
         """
         if not self._worker.alive:
-            raise NotDispatchedError("The model's worker is gone")
+            raise NotDispatchedError
         queue = self._queues.queue_for(job, behind=behind)
         future: asyncio.Future[Outcome] = self._loop.create_future()
         waiting = QueuedJob(job, future)
@@ -134,7 +136,7 @@ class Batcher:
         Closing the iterator stops the work. Raises as ``submit`` does.
         """
         if not self._worker.alive:
-            raise NotDispatchedError("The model's worker is gone")
+            raise NotDispatchedError
         if job.session is None and self._occupied >= self._limit:
             raise Unavailable("The model's queue is full", retry_after=1)
         with self.lease_worker():
@@ -232,8 +234,7 @@ class Batcher:
         """Have the jobs that the dead worker was not given go to the next one."""
         replaced = isinstance(answer, (Spoilt, Overgrown, Displaced, NodeDied))
         for waiting in self._queues.clear():
-            gone = NotDispatchedError("The model's worker is gone")
-            _fail(waiting, Displaced() if replaced else gone)
+            _fail(waiting, Displaced() if replaced else NotDispatchedError())
 
 
 def _of_one(error: MataError, index: int) -> MataError:

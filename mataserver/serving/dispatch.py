@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from mataserver.engines.accidents import Displaced, NodeDied
+from mataserver.engines.accidents import Displaced, NodeDied, NotDispatchedError
 from mataserver.engines.work import Outcome
 from mataserver.errors import Unavailable
 from mataserver.serving.background import BACKGROUND
-from mataserver.serving.batching import NotDispatchedError
 from mataserver.serving.queues import Ticket
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Dispatch:
     async def infer(self, plan: ModelPlan, job: Job) -> tuple[Outcome, float]:
         """Run one job, loading the model if need be; return its outcome and its wait in ms.
 
-        A job whose worker died before it was given the job goes to the next worker, and so does one
+        A job whose worker died before it took the job goes to the next worker, and so does one
         whose worker was replaced for somebody else's image, and once one whose worker was lost with
         its node, unless that kept the state of its session. Background work waits for its turn,
         and holds no model meanwhile.
@@ -135,9 +134,10 @@ class Dispatch:
 
         Loads the model if need be; closing the iterator stops the work. A job whose worker was
         replaced for somebody else's image before it gave a piece begins anew on the next one, and
-        once so does one without a session whose worker was lost with its node.
+        once so does one whose worker died before it took the job, or one without a session whose
+        worker was lost with its node.
         """
-        nodes = 0
+        deaths = nodes = 0
         async with self._background.entered():
             for move in range(MOST_MOVES):
                 begun = False
@@ -148,6 +148,10 @@ class Dispatch:
                             yield item
                 except Displaced:
                     if begun or move == MOST_MOVES - 1:
+                        raise
+                except NotDispatchedError:
+                    deaths += 1
+                    if begun or deaths > 1:
                         raise
                 except NodeDied:
                     nodes += 1
