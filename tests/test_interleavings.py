@@ -18,7 +18,7 @@ from msgspec import msgpack
 from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params
 from mataserver.contract.backend import LoadContext, ModelSpec
-from mataserver.engines.accidents import WorkerDied
+from mataserver.engines.accidents import NotDispatchedError, WorkerDied
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Job, Placement
@@ -129,7 +129,8 @@ class Batch:
         """Compare the answer with what was asked."""
         (answer,) = self.answers
         if isinstance(answer, MataError):
-            assert (self.dropped and answer.status == 503) or (died and type(answer) is WorkerDied)
+            lost = type(answer) in {WorkerDied, NotDispatchedError}
+            assert (self.dropped and answer.status == 503) or (died and lost)
             return
         assert len(answer) == len(self.numbers)
         for number, fate, broken, outcome in zip(

@@ -33,6 +33,11 @@ _DISK_FULL = "53100"
 """PostgreSQL's word for it."""
 _OF_VALUES = ("22", "54")
 """Classes of PostgreSQL's states: values that it does not hold, and such as are too long for it."""
+_OF_THE_OPERATOR = frozenset({"42P01", "42501", "3F000"})
+"""PostgreSQL's states for a table or schema that is not there and for what our user may not do.
+
+Migrations made the tables and wrote to them: somebody restores a copy, or has taken rights away.
+"""
 _BUSY = "The database does not answer now"
 _UNFIT = "A value is none that the database holds: a number out of range, text too long or no text"
 
@@ -57,14 +62,19 @@ class Unfit(InvalidParams):
 def told() -> Iterator[None]:
     """Raise what is the database's own trouble as ``Busy``; what a statement breaks stays.
 
+    A table that is gone for a while is its trouble, as it is SQLite's.
+
     What is wrong with a value is ``Unfit``: a number out of range, characters that are none. The
     driver of SQLite tells it by Python's own errors, that of PostgreSQL in ways that SQLAlchemy has
     no name for.
     """
     try:
         yield
-    except _OF_THE_CALLER:
-        raise
+    except _OF_THE_CALLER as error:
+        if getattr(error.orig, "sqlstate", None) not in _OF_THE_OPERATOR:
+            raise
+        log.warning("the database failed: %s", error.orig)
+        raise Busy(_BUSY, retry_after=1) from error
     except (OverflowError, UnicodeEncodeError) as error:
         raise Unfit(_UNFIT) from error
     except sa.exc.TimeoutError as error:

@@ -146,6 +146,21 @@ async def test_a_locked_database_is_busy(place, schema):
     await waiter.close()
 
 
+async def test_a_table_that_is_gone_for_a_while_is_busy(database, schema):
+    """Somebody restores a copy: who asks meanwhile may ask again."""
+    await database.migrate(schema)
+    for old, new in (("notes", "elsewhere"), ("elsewhere", "notes")):
+        async with database.begin() as connection:
+            await connection.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
+        if new == "elsewhere":
+            with pytest.raises(Busy) as told:
+                await write(database, "lost")
+            assert told.value.retry_after == 1
+    await write(database, "kept")
+    async with database.read() as connection:
+        assert list(await connection.scalars(sa.select(NOTES.c.text))) == ["kept"]
+
+
 async def overfill(database):
     """Write until the disk is full, in one transaction."""
     async with database.begin() as connection:
