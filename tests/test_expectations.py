@@ -12,8 +12,8 @@ from aiohttp import web
 from api_answers import answer, connection
 from conftest import POINTS
 from mataserver import testing
-from mataserver.http.backlog import Strangers
 from mataserver.http.protocol import Conversation
+from mataserver.http.unread_output import Strangers
 
 
 def asking(method, path, *headers):
