@@ -169,6 +169,7 @@ __all__ = [
     "check_json",
     "check_query",
     "connected",
+    "content_type",
     "convert_json",
     "decode_base64",
     "decode_image",
@@ -199,7 +200,7 @@ if TYPE_CHECKING:
     from mataserver.cores import physical_cores
     from mataserver.engines.accidents import JobFailed
     from mataserver.http.auth import PRINCIPAL
-    from mataserver.http.codec import check_charset
+    from mataserver.http.codec import check_charset, content_type
     from mataserver.http.data_uri import decode as decode_base64
     from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE
     from mataserver.http.files import static
@@ -233,7 +234,7 @@ _LATE = {
     "Needs": "mataserver.config.needs",
     "JSON_LIMIT": "mataserver.http.jsonbody:MOST_OUTSIDE",
     "JobFailed": "mataserver.engines.accidents",
-    "check_charset": "mataserver.http.codec",
+    **dict.fromkeys(("check_charset", "content_type"), "mataserver.http.codec"),
     "check_json": "mataserver.http.jsonbody:check",
     "convert_json": "mataserver.http.jsonbody:convert",
     "decode_base64": "mataserver.http.data_uri:decode",

@@ -5,19 +5,26 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import zlib
+from pathlib import Path
+from threading import current_thread, main_thread
 
 import aiohttp
 import pytest
+from PIL import Image
 
 from api_answers import asking, exchange, head_of, problem
 from conftest import picture
 from mataserver import testing
+from mataserver.http import data_uri
 
 PNG = picture()
 JSON = json.dumps(asking("fake-detect", PNG)).encode()
 RAW = "/v1/infer?model=fake-detect"
 BOX = [10.0, 8.0, 30.0, 28.0]
+ROOT = Path(__file__).parent.parent
+ASKED = re.compile(r"request\.(content_type|charset)\b")
 UNSAID = ["application/octet-stream", "application/x-www-form-urlencoded", None]
 
 
@@ -188,3 +195,56 @@ async def test_bombs(data_dir):
             assert "\nmataserver_body_bytes_in_flight 0.0\n" in await response.text()
         async with http.post(RAW, data=PNG, headers={"Content-Type": "image/png"}) as response:
             assert response.status == 200
+
+
+# what a type costs to be read
+
+
+@pytest.mark.parametrize("path", ["/v1/session", "/v1/infer", "/v1/sessions"])
+@pytest.mark.parametrize("behind", [";" * 8_000, '; charset="' + '"' * 8_000])
+async def test_a_long_content_type(server, path, behind):
+    """It is refused, to strangers too, before anything reads it: that took most of a second."""
+    status, answer = await sent(server, path, b"{}", f"Content-Type: application/json{behind}")
+    assert (status, answer) == (400, {"detail": "Content-Type has over 512 characters"})
+
+
+@pytest.mark.parametrize("given", ["; charset=UTF-8", ' ; Charset = "utf-8"', ";" * 400])
+async def test_a_content_type_is_read_at_once(server, monkeypatch, given):
+    """By what takes no longer for a longer one: aiohttp's reader is never asked."""
+
+    def dear(_raw: str):
+        pytest.fail("aiohttp's reader was asked")
+
+    monkeypatch.setattr("aiohttp.helpers.parse_content_type", dear)
+    assert (await sent(server, "/v1/infer", JSON, f"Content-Type: application/json{given}"))[
+        0
+    ] == 200
+    status, answer = await sent(
+        server, "/v1/session", b"{}", "Content-Type: application/json; charset=latin-1"
+    )
+    assert (status, "latin-1" in answer["detail"]) == (415, True)
+
+
+@pytest.mark.parametrize("house", ["mataserver", "plugins"])
+def test_nobody_else_reads_it_otherwise(house):
+    """A route's ``when`` and public routes read a stranger's header, too."""
+    files = (ROOT / house).rglob("*.py")
+    own = [each for each in files if "tests" not in each.parts and "node_modules" not in each.parts]
+    assert len(own) > 100
+    found = [str(each) for each in own if ASKED.search(each.read_text())]
+    assert found == []
+
+
+async def test_a_large_image_in_json_is_decoded_beside_the_event_loop(http, monkeypatch):
+    """Base64 as well as the JSON around it."""
+    threads = []
+    decode = data_uri.decode
+    monkeypatch.setattr(
+        data_uri, "decode", lambda text: threads.append(current_thread()) or decode(text)
+    )
+    noise = io.BytesIO()
+    Image.effect_noise((502, 502), 100).convert("RGB").save(noise, "BMP")
+    for data in (PNG, noise.getvalue()):
+        async with http.post("/v1/infer", json=asking("fake-detect", data)) as response:
+            assert response.status == 200
+    assert [each is main_thread() for each in threads] == [True, False]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import tracemalloc
 from urllib.parse import quote
 
 import pytest
@@ -31,6 +33,26 @@ def test_every_way_gives_the_same_bytes(data, way):
     text = WAYS[way](data)
     assert data_uri.decode(text) == data
     assert data_uri.decode("data:image/jpeg;base64," + text) == data
+
+
+@pytest.mark.parametrize("text", ["%41" * 1_000_000, "%2B" * 1_000_000, "%2B%2f" * 500_000 + "%"])
+def test_percent_encoding_makes_no_object_of_each_piece(text):
+    """A body of escapes alone takes some times its own size, and not eighty times as much."""
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(BadRequest):
+            data_uri.decode(text)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * len(text)
+
+
+@pytest.mark.parametrize("text", ["AA%41A", "AAA%", "AAA%2", "AAA%zz", "AA%25"])
+def test_escapes_of_what_base64_does_not_escape(text):
+    """What no encoder writes is refused."""
+    with pytest.raises(BadRequest, match="not valid base64"):
+        data_uri.decode(text)
 
 
 @pytest.mark.parametrize("text", ["data:image/svg+xml,%3Csvg%3E", "data:,A", "data:image/png,AAAA"])

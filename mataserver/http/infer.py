@@ -149,19 +149,14 @@ class InferService(Handlers):
 
     async def read(self, data: bytes) -> tuple[InferCall, bytes]:
         """Return what a body in JSON asks for, and its image."""
-        body = await self._http.decode(data, _DECODE)
+        model, given, image = await self._http.decode(data, _opened)
         del data
-        return self._asked(body)
+        return self._call(model, given), image
 
     def read_small(self, data: bytes) -> tuple[InferCall, bytes]:
         """Do so with one that is decoded in no time."""
-        return self._asked(_DECODE(data))
-
-    def _asked(self, body: InferBody) -> tuple[InferCall, bytes]:
-        if not isinstance(body.image, str):
-            raise BadRequest("image: field is required")
-        image = data_uri.decode(body.image)
-        return self._call(body.model, body.params), image
+        model, given, image = _opened(data)
+        return self._call(model, given), image
 
     def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> InferCall:
         return InferCall(*self._models.asked(name, given, text=text))
@@ -236,6 +231,14 @@ class InferService(Handlers):
         if self._observers.infer and self._observers:
             return None
         return call.model.begin(image, call.params, form, take)
+
+
+def _opened(data: bytes) -> tuple[str, dict[str, Any] | None, bytes]:
+    """Return the model, the parameters and the image of a body in JSON: of a large one aside."""
+    body = _DECODE(data)
+    if not isinstance(body.image, str):
+        raise BadRequest("image: field is required")
+    return body.model, body.params, data_uri.decode(body.image)
 
 
 def _image(body: bytes) -> bytes:

@@ -10,7 +10,15 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from mataserver import ANYBODY, BadRequest, Body, InvalidParams, MataError, Route
+from mataserver import (
+    ANYBODY,
+    BadRequest,
+    Body,
+    InvalidParams,
+    MataError,
+    Route,
+    content_type,
+)
 from mataserver_accounts.delays import Delays, TooManyAttempts, place_of
 from mataserver_accounts.pages import JSON, MAX_BODY, Forbidden, caller
 from mataserver_accounts.records import Password
@@ -160,7 +168,7 @@ class LogIns:
         return True
 
     async def _read(self, request: web.Request) -> LogIn:
-        if request.content_type != FORM:
+        if content_type(request) != FORM:
             async with self._ctx.http.read_json(request, LogIn) as asked:
                 return asked
         async with self._ctx.http.read_body(request) as data:

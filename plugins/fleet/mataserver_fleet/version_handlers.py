@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from mataserver import BadRequest, Body, InvalidParams, Route, Upload, check_query
+from mataserver import (
+    BadRequest,
+    Body,
+    InvalidParams,
+    Route,
+    Upload,
+    check_query,
+    content_type,
+)
 from mataserver_database import finish
 from mataserver_fleet.files import WrongOffset
 from mataserver_fleet.loading import Loading, Result
@@ -135,7 +143,7 @@ class VersionHandlers:
             Route("PATCH", "/api/models/{identity}", self.add_version, "Add a version", **files,
                   headers=IF_MATCH, parameters=_LOAD, also=kept, errors=(*body, 404, 412, 502),
                   request=(Body(FORM, VersionForm),), response=(Body(JSON, ChangedModel),),
-                  when=lambda request: request.content_type == FORM),
+                  when=lambda request: content_type(request) == FORM),
             Route("GET", path, self.index, "The versions of a model", parameters=PARAMETERS,
                   response=(Body(JSON, VersionList),), errors=(404, 422, 503), **read),
             Route("POST", path, self.add_version, "Add a version", status=201, parameters=_LOAD,

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from mataserver import BadRequest, Body, Conflict, InvalidParams, MataError, Route, describe_error
+from mataserver import (
+    BadRequest,
+    Body,
+    Conflict,
+    InvalidParams,
+    MataError,
+    Route,
+    content_type,
+    describe_error,
+)
 from mataserver_jobs.allowed import allowed
 from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec, checked
 from mataserver_jobs.routes import JSON, asker, owner_of
@@ -106,7 +115,7 @@ class InferRoutes:
         key = request.headers.get("Idempotency-Key")
         if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii()):
             raise InvalidParams(f"Idempotency-Key: expected 1 to {MAX_KEY} ASCII characters")
-        named = request.content_type == JSON
+        named = content_type(request) == JSON
         record = await (self._named(request, key) if named else self._sent(request, key))
         return self._ctx.http.respond(JobView.of(record), status=202, request=request)
 
@@ -144,7 +153,7 @@ class InferRoutes:
 
     async def _sent(self, request: web.Request, key: str | None) -> Record:
         desk = self._service.desk
-        if not request.content_type.startswith("multipart/"):
+        if not content_type(request).startswith("multipart/"):
             self._spec(_asked(request.query))  # all is said already: the body is not waited for
         async with desk.draft() as draft:
             saved = await self._ctx.http.save_body(request, draft.input / UPLOAD)

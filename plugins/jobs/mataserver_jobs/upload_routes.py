@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import hdrs, web
 
-from mataserver import BadRequest, Body, Conflict, MataError, Route
+from mataserver import BadRequest, Body, Conflict, MataError, Route, content_type
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_jobs.upload_writer import ALGORITHMS
 
@@ -121,7 +121,7 @@ class UploadRoutes:
     async def go_on(self, request: web.Request) -> web.Response:
         """Add a part. An older request for the same upload ends: its client has lost it."""
         _check_version(request)
-        if request.content_type != PART:
+        if content_type(request) != PART:
             raise OtherType(f"A part of an upload is {PART}")
         upload = await self._upload(request)
         await self._end(upload.id)

@@ -16,6 +16,7 @@ from mataserver import (
     MataError,
     OutOfMemory,
     Route,
+    content_type,
     describe_error,
 )
 from mataserver_jobs.routes import asker, owner_of
@@ -114,7 +115,7 @@ class Uploads:
         """Take an archive; 202 with the id of its job."""
         key = _key(request)
         self._order(request.query, "")  # before the archive is read: it may be large
-        named = request.content_type == JSON
+        named = content_type(request) == JSON
         job = await (self._named(request, key) if named else self._sent(request, key))
         return self._ctx.http.respond(Accepted(job.id), status=202, request=request)
 

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import BadRequest, InvalidParams, MataError, check_charset, sole_value
+from mataserver import (
+    BadRequest,
+    InvalidParams,
+    MataError,
+    check_charset,
+    content_type,
+    sole_value,
+)
 from mataserver_fleet.gateway.bodies import TooLong, Whole
 from mataserver_fleet.gateway.headers import JSON
 
@@ -40,7 +47,7 @@ def asked(request: web.Request, body: Whole | Passing | None) -> tuple[str, byte
 
     Raises 400, 413, 415 and 422.
     """
-    kind = request.content_type.lower() if "Content-Type" in request.headers else ""
+    kind = content_type(request)
     if _PICTURE.fullmatch(kind):
         model = sole_value("model", request.query.getall("model", ()))
         if not model:
