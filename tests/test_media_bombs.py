@@ -189,6 +189,37 @@ def test_a_profile_as_text_that_shares_its_values_turns_nothing():
     assert media.decode(picture(pnginfo=info), LIMIT).shape == (48, 64, 3)
 
 
+def tiled(*tiles: int, side: int = 100, packed: bytes = b"") -> bytes:
+    """Return a TIFF of ``side`` pixels each way whose tiles are told to be so large, in turn."""
+    sizes = [(tag, 4, 1, each) for each in tiles for tag in (322, 323)]
+    own = [(256, 4, 1, side), (257, 4, 1, side), (259, 3, 1, 8), (262, 3, 1, 2), (277, 3, 1, 3)]
+    place = 8 + 2 + 12 * (len(sizes) + len(own) + 3) + 4
+    own += [(258, 3, 3, place), (324, 4, 1, place + 6), (325, 4, 1, len(packed))]
+    entries = b"".join(struct.pack("<HHII", *each) for each in sorted(own) + sizes)
+    count = struct.pack("<H", len(own) + len(sizes))
+    return b"II*\0" + struct.pack("<I", 8) + count + entries + bytes(4) + b"\x08\0" * 3 + packed
+
+
+@pytest.mark.parametrize("tile", [10_240, 16_384, 1 << 20])
+def test_a_tiff_whose_tile_is_far_larger_than_it(tile):
+    """Two megabytes of 100x100 pixels would be decoded as a tile of gigabytes."""
+    assert "too large: its tiles of" in refused(tiled(tile))
+
+
+@pytest.mark.parametrize("tiles", [(10_240, 64), (64, 10_240), (64, 64)])
+def test_a_tiff_that_tells_its_tiles_twice(tiles):
+    """What Pillow goes by is not what libtiff decodes."""
+    assert "metadata are damaged" in refused(tiled(*tiles))
+
+
+@pytest.mark.parametrize("tile", [128, 1_024])
+def test_a_tiff_of_tiles(tile):
+    """Tiles as programs write them are decoded, also where one is larger than the picture."""
+    samples = np.random.default_rng(0).integers(0, 256, (tile, tile, 3), np.uint8)
+    found = media.decode(tiled(tile, packed=zlib.compress(samples.tobytes())), LIMIT)
+    assert np.array_equal(found, samples[:100, :100])
+
+
 @pytest.mark.parametrize(("kind", "channels"), [(b"P5", 1), (b"P6", 3)])
 @pytest.mark.parametrize("most", [1, 254, 256, 65_535])
 def test_samples_of_any_range_are_read_at_once(kind, channels, most):

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs
 
 from mataserver.errors import MataError, TooLarge, TooSlow
+from mataserver.http.auth import PRINCIPAL
 from mataserver.http.budget import BudgetShare
 from mataserver.http.content_encoding import ENCODINGS, PLAIN, Inflater
+from mataserver.http.grants import turns_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,7 +37,8 @@ class whole:  # noqa: N801 - a context manager, named as what it gives
 
     A class, because ``asynccontextmanager`` costs more than the rest of it. Raises ``TooLarge``,
     ``TooSlow``, ``Unsupported`` for a content encoding other than gzip and deflate, ``BadRequest``
-    for what is damaged, or ``Unavailable`` when too much is in flight.
+    for what is damaged, ``Unavailable`` when too much is in flight, and ``GrantEnded`` where what
+    was shown counts no more before all of it is here: who asks was judged by the head.
     """
 
     __slots__ = ("_limits", "_request", "_share")
@@ -59,7 +62,8 @@ class whole:  # noqa: N801 - a context manager, named as what it gives
             raise TooLarge(f"The body is over the limit of {limit} bytes")
         try:
             self._share.check(expected or 0)
-            return await _read_in_time(request, self._limits, self._share)
+            with turns_of(request, request.get(PRINCIPAL)) as turns:
+                return await turns.of(_read_in_time(request, self._limits, self._share))
         except BaseException:
             self._share.give_back()
             raise

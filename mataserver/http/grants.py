@@ -1,7 +1,8 @@
 """What goes on for long in somebody's name, and ends when what they showed counts no more.
 
 A request is judged once, when it comes. Of sockets and of events that may go on for hours that is
-not enough: a key is revoked, a user removed, a token's time is over.
+not enough, nor of a body that comes later than its head: a key is revoked, a user removed, a
+token's time is over.
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ class GrantedTurns:
         self._over = False
         self._waiting: asyncio.Timeout | None = None
 
+    def check(self) -> None:
+        """Raise ``GrantEnded`` once it was ended."""
+        if self._over:
+            raise _ended()
+
     def end(self) -> None:
         """Wait for nothing any more."""
         self._over = True
@@ -104,7 +110,19 @@ class GrantedTurns:
                 return await work
         except TimeoutError:
             if self._waiting is not None and self._waiting.expired():
-                raise GrantEnded(f"{NO_MORE[0].upper()}{NO_MORE[1:]}") from None
+                raise _ended() from None
             raise
         finally:
             self._waiting = None
+
+
+@contextlib.contextmanager
+def turns_of(request: web.Request, principal: Principal | None) -> Iterator[GrantedTurns]:
+    """Give what waits for what a request is still to send, until what was shown counts no more."""
+    turns, grants = GrantedTurns(), request.get(GRANTS)
+    with contextlib.nullcontext() if grants is None else grants.held(principal, turns.end):
+        yield turns
+
+
+def _ended() -> GrantEnded:
+    return GrantEnded(f"{NO_MORE[0].upper()}{NO_MORE[1:]}")

@@ -13,8 +13,10 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from mataserver.contract.bodies import Saved, Upload, Uploads
 from mataserver.errors import BadRequest, InvalidParams, TooLarge, TooSlow
+from mataserver.http.auth import PRINCIPAL
 from mataserver.http.content_encoding import PLAIN
 from mataserver.http.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, boundary, declared, once
+from mataserver.http.grants import turns_of
 from mataserver.opening import open_file
 
 if TYPE_CHECKING:
@@ -172,7 +174,10 @@ def _text(name: str, data: bytearray) -> str:
 
 
 async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives. Raises ``TooLarge``, ``TooSlow``, ``BadRequest``."""
+    """Yield the body as it arrives. Raises ``TooLarge``, ``TooSlow``, ``BadRequest``.
+
+    Raises ``GrantEnded`` where what was shown counts no more before all of it is here.
+    """
     if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
         raise BadRequest("An upload is not taken compressed")
     over = TooLarge(f"The body is over the limit of {limits.size} bytes")
@@ -180,17 +185,19 @@ async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
         raise over
     size, loop = 0, asyncio.get_running_loop()
     deadline = loop.time() + limits.seconds
-    while True:
-        if limits.idle:
-            deadline = loop.time() + limits.seconds
-        try:
-            async with asyncio.timeout_at(deadline):
-                chunk = await request.content.readany()
-        except TimeoutError:
-            raise TooSlow("The body did not arrive in time") from None
-        if not chunk:
-            return
-        size += len(chunk)
-        if size > limits.size:
-            raise over
-        yield chunk
+    with turns_of(request, request.get(PRINCIPAL)) as turns:
+        while True:
+            if limits.idle:
+                deadline = loop.time() + limits.seconds
+            try:
+                async with asyncio.timeout_at(deadline):
+                    chunk = await turns.of(request.content.readany())
+            except TimeoutError:
+                raise TooSlow("The body did not arrive in time") from None
+            turns.check()  # what has come already is not waited for
+            if not chunk:
+                return
+            size += len(chunk)
+            if size > limits.size:
+                raise over
+            yield chunk

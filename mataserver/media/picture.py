@@ -139,6 +139,8 @@ def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
     except _NO_PICTURE:
         raise Unreadable(kinds.refusal(data)) from None
     check_size(*picture.size, max_pixels)
+    if picture.format == "TIFF":
+        tiff.check_tiles(picture, max_pixels)
     return picture
 
 

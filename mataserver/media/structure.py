@@ -22,6 +22,7 @@ _BESIDE = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 _TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
 _BIG_TIFF_STARTS = {b"II+\0": "<", b"MM\0+": ">"}
 _ONES, _TWOS, _FOURS = frozenset({1, 2, 6, 7}), frozenset({3, 8}), frozenset({4, 9, 11, 13})
+_TILES = frozenset({322, 323})
 _EXIF, _RAW_PROFILE = b"Exif\0\0", "Raw profile type exif"
 
 
@@ -36,7 +37,7 @@ def check(data: bytes | memoryview) -> None:
     elif data[:8] == _PNG:
         if sum(1 for _ in _chunks(data)) > MOST_CHUNKS:
             raise BadRequest(f"image cannot be decoded: it has over {MOST_CHUNKS} chunks")
-    elif not _all_fit(data):
+    elif not _all_fit(data) or _tells_tiles_twice(memoryview(data)):
         raise BadRequest("image cannot be decoded: its metadata are damaged")
 
 
@@ -98,21 +99,31 @@ def fits(data: memoryview) -> bool:
 
     (TIFF 6.0, section 2; the larger numbers of BigTIFF.)
     """
+    return sum(_size(kind) * number for _, kind, number in _entries(data)) <= len(data)
+
+
+def _tells_tiles_twice(data: memoryview) -> bool:
+    """Whether a TIFF has two sizes of its tiles: Pillow goes by the last, libtiff by the first."""
+    told = [tag for tag, _, _ in _entries(data) if tag in _TILES]
+    return len(told) > len(set(told))
+
+
+def _entries(data: memoryview) -> Iterator[tuple[int, int, int]]:
+    """Yield tag, kind and number of values of the entries of a TIFF's first directory."""
     start = bytes(data[:4])
     big = start in _BIG_TIFF_STARTS
     order = _TIFF_STARTS.get(start) or _BIG_TIFF_STARTS.get(start)
     if order is None:
-        return True
+        return
     try:
         (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     except struct.error:
-        return True  # Pillow reads none either
+        return  # Pillow reads none either
     entry = struct.Struct(order + ("HHQ8x" if big else "HHI4x"))
     begin = at + (8 if big else 2)
     end = begin + min(count, (len(data) - begin) // entry.size) * entry.size
-    entries = entry.iter_unpack(data[begin : max(begin, end)])
-    return bool(sum(_size(kind) * number for _, kind, number in entries) <= len(data))
+    yield from entry.iter_unpack(data[begin : max(begin, end)])
 
 
 def _size(kind: int) -> int:

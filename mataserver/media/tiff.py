@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 _BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339
 _MIN_IS_WHITE, _SIGNED = 0, 2
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _MOST_BITS = 16
+_PADDED = 2
+"""How much larger than a picture may be its tiles are at most: those at its edges are filled up."""
 
 
 def check(picture: Image.Image) -> None:
@@ -27,6 +30,24 @@ def check(picture: Image.Image) -> None:
     """
     if _tag(picture, _FORMAT, 1) == _SIGNED or _tag(picture, _BITS, 1) > _MOST_BITS:
         raise BadRequest("image has samples of 32 bits or with a sign, which are not supported")
+
+
+def check_tiles(picture: Image.Image, max_pixels: int) -> None:
+    """Raise ``BadRequest`` for tiles that are together far larger than the picture may be.
+
+    Each is decoded as a whole, however little of it lies within the picture.
+    """
+    try:
+        width, height = (max(1, _tag(picture, tag, 1)) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
+    except (TypeError, ValueError, IndexError):
+        raise BadRequest("image cannot be decoded: its metadata are damaged") from None
+    across, down = (
+        -(-side // of) * of for side, of in zip(picture.size, (width, height), strict=True)
+    )
+    if across * down > _PADDED * max_pixels:
+        raise BadRequest(
+            f"image is too large: its tiles of {width}x{height} pixels hold {across}x{down}"
+        )
 
 
 def grey(picture: Image.Image, samples: NDArray[Any]) -> NDArray[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver_accounts.snapshot import principal_of
 from mataserver_accounts.users import any_revision
 
 if TYPE_CHECKING:
@@ -85,11 +84,17 @@ class People:
         return user
 
     async def log_in(self, name: str, password: str, address: str) -> tuple[Principal, Token]:
-        """Return a user as a principal, and a token for them. Raises as ``check``."""
+        """Return a user as a principal, and a token for them. Raises as ``check``.
+
+        As they are when this returns: a password is checked for a while, and whoever was disabled
+        or given another role meanwhile must not be signed in as what they were.
+        """
         user, generation = await self._log_ins.check(name, password, address)
         token = self._log_ins.token(user, generation)
-        claims = self._directory.tokens.read(token.access_token)
-        return principal_of(user, "" if claims is None else claims.id), token
+        await self._directory.refresh()
+        principal = self._directory.owner_of(token.access_token)
+        assert principal is not None  # noqa: S101 - for the type checker: it is a token of ours
+        return principal, token
 
     async def log_out(self, token: str) -> bool:
         """Revoke a token; whether it was one that counted."""

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from mataserver import (
-    BadRequest,
-    Body,
-    InvalidParams,
-    Route,
-    Upload,
-    check_query,
-    content_type,
-)
+from mataserver import BadRequest, Body, InvalidParams, Route, Upload, check_query, content_type
 from mataserver_database import finish
 from mataserver_fleet.files import WrongOffset
 from mataserver_fleet.loading import Loading, Result

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mataserver_accounts.passwords import Passwords
+
 OK = (200, {"status": "ok"})
 ADA = {"name": "ada", "password": "correct horse", "role": "developer", "tags": "night, floor 2"}
 
@@ -60,6 +64,30 @@ async def test_log_in(client):
     assert await client.ask("POST", "/api/logout", answer["token"], headers=browser) == OK
     assert (await client.ask("GET", "/api/tritons", answer["token"]))[0] == 401
     assert (await client.ask("GET", "/api/tritons", "", headers=browser))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [({"disabled": True}, 401), ({"password": "new horse"}, 401), ({"role": "viewer"}, 200)],
+)
+async def test_a_log_in_that_was_overtaken(client, monkeypatch, change, wanted):
+    """Whoever is changed while their password is checked is not signed in as what they were."""
+    await client.made("/api/users", ADA)
+    matches = Passwords.matches
+
+    async def overtaken(self, password, known):
+        found = await matches(self, password, known)
+        assert (await client.ask("PATCH", "/v1/users/ada", json=change))[0] == 200
+        return found
+
+    monkeypatch.setattr(Passwords, "matches", overtaken)
+    person = {"name": "ada", "password": "correct horse"}
+    status, _ = await client.ask("POST", "/api/login", "", json=person)
+    assert (status, "Set-Cookie" in client.headers) == (wanted, wanted == 200)
+    if wanted == 200:
+        cookie = client.headers["Set-Cookie"].partition(";")[0]
+        _, me = await client.ask("GET", "/v1/me", "", headers={"Cookie": cookie})
+        assert "infer" not in me["scopes"]
 
 
 async def test_wrong_log_ins(client):

@@ -25,6 +25,13 @@ def has_more_than(file: Path, most: int) -> bool:
         return any(number >= most for number, _ in enumerate(_entries(opened, *place)))
 
 
+def longest_extra(file: Path) -> int:
+    """Return the bytes of the longest extra fields of an entry; 0 for what is no archive."""
+    with file.open("rb") as opened:
+        place = _place(opened)
+        return 0 if place is None else max(_entries(opened, *place), default=0)
+
+
 def _place(opened: BinaryIO) -> tuple[int, int] | None:
     """Return where the directory begins and ends, by the record at the archive's end.
 
@@ -47,14 +54,15 @@ def _place(opened: BinaryIO) -> tuple[int, int] | None:
     return (end - size, end) if end - size >= 0 else None
 
 
-def _entries(opened: BinaryIO, begin: int, end: int) -> Iterator[None]:
-    """Yield for each entry of the directory."""
+def _entries(opened: BinaryIO, begin: int, end: int) -> Iterator[int]:
+    """Yield the bytes of extra fields of each entry of the directory."""
     opened.seek(begin)
     while begin < end:
         head = opened.read(_ENTRY_SIZE)
         if len(head) < _ENTRY_SIZE:
             return
-        more = sum(struct.unpack_from("<HHH", head, 28))
+        name, extra, comment = struct.unpack_from("<HHH", head, 28)
+        more = name + extra + comment
         opened.seek(more, os.SEEK_CUR)
         begin += _ENTRY_SIZE + more
-        yield
+        yield extra

@@ -277,6 +277,21 @@ def test_entries_are_counted_before_they_are_read(tmp_path, number):
     assert directory.has_more_than(file, number - 1)
 
 
+@pytest.mark.parametrize("size", [16, 4_096, 4_100, 65_532])
+def test_extra_fields_are_counted_before_they_are_read(tmp_path, size):
+    """Each empty one has all behind it copied: 2 MB of them took two seconds."""
+    entry = zipfile.ZipInfo("a.jpg")
+    entry.extra = struct.pack("<HH", 0x9999, 0) * (size // 4)
+    file = tmp_path / "fields.zip"
+    file.write_bytes(packed([(entry, PICTURE)]))
+    assert directory.longest_extra(file) == size
+    if size <= 4_096:
+        assert len(archive.inspect(file, Limits())) == 1
+        return
+    with pytest.raises(BadRequest, match="over 4096 bytes of extra fields"):
+        archive.inspect(file, Limits())
+
+
 @pytest.mark.parametrize("data", [b"", b"PK\5\6", bytes(100), b"PK\5\6" + b"\xff" * 18])
 def test_what_has_no_directory_has_no_entries(tmp_path, data):
     """It is for whoever opens it to refuse."""
