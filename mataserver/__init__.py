@@ -262,6 +262,10 @@ Each with its module, and behind a colon the name that it has there where that i
 """
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *_LATE]
+
+
 def __getattr__(name: str) -> object:
     if name in _LATE:
         import importlib

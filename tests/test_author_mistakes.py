@@ -30,6 +30,18 @@ REFUSED = {
     ),
     "plain": (METHOD.format(method="def authenticate(self, credentials):"), "must be async def"),
     "told": (METHOD.format(method="def on_result(self, event):"), "on_result() must be async def"),
+    "routes": (
+        METHOD.format(method="def routes(self):"),
+        "routes() must return routes, not a NoneType",
+    ),
+    "required": (
+        "class Service(Base):\n    requires = 'jobs'\n",
+        "requires must be a tuple of the names of plugins",
+    ),
+    "forms": (
+        "class Service(Base):\n    error_forms = lambda self: {'/forms': lambda status: {}}\n",
+        "error_forms(): the function of /forms is called with (status, detail), and takes (status)",
+    ),
     "claims": (METHOD.format(method="async def claims(self, request):"), "must be a plain def"),
 }
 """By the plugin's name: its source, and why it is not in use."""
@@ -46,11 +58,21 @@ class Service(Base):
     def routes(self):
         return [
             Route("GET", "/loose/{name}", self.loose, needs="infer"),
+            Route("GET", "/plain/{name}", self.plain, needs="infer"),
             Route("POST", "/loose/file", self.keep, needs="infer", max_body=100_000),
         ]
 
     async def loose(self, request):
         return {"nothing": None, "mapping": {"a": 1}}[request.match_info["name"]]
+
+    def plain(self, request):
+        return self.loose(request) if request.match_info["name"] == "mapping" else None
+
+    def pages(self):
+        return [{"title": "Loose", "path": "/loose/"}]
+
+    def error_forms(self):
+        return {"/formed": lambda status, detail: {"status": status, "why": detail["why"]}}
 
     async def keep(self, request):
         saved = await self.ctx.http.save_body(request, self.folder / "newest")
@@ -87,15 +109,33 @@ async def test_a_service_that_would_answer_otherwise_than_meant_is_not_in_use(
         assert reason in found[name]
 
 
+@pytest.mark.parametrize("folder", ["loose", "plain"])
 @pytest.mark.parametrize(("name", "returned"), [("nothing", "NoneType"), ("mapping", "dict")])
-async def test_a_handler_that_returns_no_response(loose, caplog, name, returned):
-    """The answer has the form of every error, and the log says what was wrong with which route."""
-    answer = await loose.get(f"/loose/{name}")
+async def test_a_handler_that_returns_no_response(loose, caplog, folder, name, returned):
+    """The answer has the form of every error, and the log says what was wrong with which route.
+
+    Also of one that is a plain function, which may return what is to be awaited.
+    """
+    answer = await loose.get(f"/{folder}/{name}")
     assert (answer.status, await answer.json()) == (500, {"detail": "Internal server error"})
     assert answer.headers["X-Request-Id"]
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
-    assert record.getMessage().startswith(f"GET /loose/{name} failed")
+    assert record.getMessage().startswith(f"GET /{folder}/{name} failed")
     assert f"its handler returned {returned}, not a response" in caplog.text
+
+
+async def test_pages_that_are_none(loose, caplog):
+    """They cost the others nothing: the list is that of the other plugins, and the log says why."""
+    answer = await loose.get("/v1/pages")
+    assert (answer.status, await answer.json()) == (200, [])
+    assert "it gave a dict, not a mataserver.Page" in caplog.text
+
+
+async def test_a_form_of_errors_that_fails(loose, caplog):
+    """The error keeps its status, in the server's own form."""
+    answer = await loose.get("/formed/nothing")
+    assert (answer.status, await answer.json()) == (404, {"detail": "Not found"})
+    assert "a form of errors failed" in caplog.text
 
 
 async def test_who_is_no_principal_is_not_let_in(loose, caplog):

@@ -102,7 +102,14 @@ def test_broken_plugins_are_listed(terminal, strict):
     result = terminal.run("plugins")
     assert (result.exit_code, result.stderr) == (0, "")
     rows = [line.split(maxsplit=5) for line in result.stdout.splitlines()]
-    assert ["wreck", "1.0", "—", "—", "—", "BROKEN: RuntimeError: no way"] in rows
+    assert [
+        "wreck",
+        "1.0",
+        "—",
+        "—",
+        "—",
+        "BROKEN: RuntimeError: no way (wreck.py, line 1)",
+    ] in rows
 
 
 @pytest.mark.parametrize("name", ["wreck", "wreck-dist"])
@@ -315,9 +322,23 @@ def test_every_fault_is_listed(terminal):
     assert errors(lines) == [
         "configuration: plugins.fake.load_fails: expected `bool`, got `str`",
         "configuration: plugins.gear.tooth: unknown key",
-        "plugin wreck: RuntimeError: no way",
+        "plugin wreck: RuntimeError: no way (wreck.py, line 1)",
         "models[0] org/a: org/a is not here: mataserver pull org/a --task detect",
         "models[1] org/b: org/b is not here: mataserver pull org/b --task ocr",
+    ]
+
+
+def test_what_a_distribution_needs_and_lacks(terminal):
+    """A plugin for another server is no error until it breaks, and is told before that."""
+    terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})
+    metadata = terminal.site / "gear_dist-1.0.dist-info" / "METADATA"
+    needs = ("mataserver>=9", "msgspec>=0.1", "nobody-has-this>2", "sold-apart; extra == 'more'")
+    metadata.write_text(metadata.read_text() + "".join(f"Requires-Dist: {n}\n" for n in needs))
+    code, lines = configure(terminal, "{}")
+    assert code == 0
+    assert [line for line in lines if "gear-dist" in line] == [
+        "warning: gear-dist needs mataserver>=9, and 0.1.0 is installed",
+        "warning: gear-dist needs nobody-has-this>2, which is not installed",
     ]
 
 

@@ -10,8 +10,9 @@ from aiohttp import web
 from mataserver.contract.routes import Route
 from mataserver.contract.service import Service
 from mataserver.http import openapi
-from mataserver.http.routing import shape
+from mataserver.http.routing import awaited, shape
 from mataserver.plugins import PluginError
+from mataserver.plugins.admission import check_called, several
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +45,9 @@ def checked(
     if not isinstance(service, Service):
         raise PluginError("service() must return an object with routes() and async enter and exit")
     _check_methods(service)
+    required = getattr(service, "requires", ())
+    if isinstance(required, str) or not all(isinstance(each, str) for each in required):
+        raise PluginError("requires must be a tuple of the names of plugins")
     routes = _routes(service, taken)
     _try(routes)
     return service, routes, _forms(service)
@@ -70,8 +74,7 @@ def _try(routes: Sequence[Route]) -> None:
         if route.when is not None:
             continue
         try:
-            handler: Any = route.handler
-            router.add_route(route.method, route.path, handler)
+            router.add_route(route.method, route.path, awaited(route.handler))
         # aiohttp asserts that a handler can be called, and tells of two that clash at run time.
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             said = f"{route.method} {route.path}: {error}"
@@ -95,11 +98,13 @@ def _forms(service: Any) -> Mapping[str, ErrorForm]:
     for prefix, form in dict(forms).items():
         if not (isinstance(prefix, str) and prefix.startswith("/") and callable(form)):
             raise PluginError(f"error_forms() must give functions by prefix, not {prefix!r}")
+        check_called(form, f"error_forms(): the function of {prefix}", "status, detail")
     return forms
 
 
 def _routes(service: Service, taken: set[tuple[str, str]]) -> tuple[Route, ...]:
-    routes = tuple(each for given in service.routes() for each in _described(given))
+    given = several(service.routes(), "routes() must return routes")
+    routes = tuple(route for each in given for route in _described(each))
     seen = set(taken)
     for route in routes:
         own = shape(route.method, route.path)

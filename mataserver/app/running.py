@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from mataserver.app import thrift
+from mataserver.app import stalls, thrift
 from mataserver.app.composition import build
 from mataserver.app.deadline import end_after
 from mataserver.app.reload import Reload
@@ -216,6 +216,7 @@ async def run(
         except OSError as error:
             raise MataError(_bind_error(settings, error)) from None
         tasks.spawn(thrift.give_back(), "give freed memory back")
+        tasks.spawn(stalls.watch(), "watch the event loop")
         announce(url_of(settings.host, port), composed)
         await asked.wait()
     finally:

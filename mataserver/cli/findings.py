@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import config
+from mataserver import config, sources
 from mataserver.cli import environment, extensions
 from mataserver.config import moved
 from mataserver.config.addresses import is_loopback
@@ -121,6 +121,8 @@ def _check_found(found: Plugins, findings: Findings) -> None:
     for plugin in found.found:
         if plugin.fault is not None:
             findings.errors.append(f"plugin {plugin.name}: {plugin.fault}")
+    for name in sorted({each.distribution for each in found.found} - {""}):
+        findings.warnings += [f"{name} needs {each}" for each in sources.unmet(name)]
     for offer in found.offers:
         binary = offer.backend.system_binary
         if offer.missing:

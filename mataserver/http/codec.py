@@ -127,7 +127,7 @@ def require_json(request: web.Request) -> None:
 
 
 def check_charset(request: web.Request) -> None:
-    """Raise ``Unsupported`` for a body that is declared as text of another encoding than UTF-8.
+    """Raise 415 for a body that is declared as text of another encoding than UTF-8.
 
     JSON is UTF-8 (RFC 8259), and is read as that: what is called another would be misread.
     """

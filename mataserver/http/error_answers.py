@@ -6,6 +6,7 @@ another protocol the status of an error stays, its form changes.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from mataserver.contract.routes import ErrorForm
     from mataserver.http.routing import Expect
+
+log = logging.getLogger("mataserver.http")
 
 _UNREAD = frozenset({408, 413, 417})  # the rest of the body is not waited for
 
@@ -76,7 +79,10 @@ def render(
         detail = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Problem).detail
     except msgspec.DecodeError:
         return response  # it has a form of its own, such as that of a probe
-    response.body = codec.encode(form(response.status, detail))
+    try:
+        response.body = codec.encode(form(response.status, detail))
+    except Exception:
+        log.exception("a form of errors failed: %s is told in the server's own", response.status)
     return response
 
 

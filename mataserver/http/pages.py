@@ -32,8 +32,17 @@ class PageInfo(Struct):
 
 def pages_of(services: Iterable[tuple[str, Service]]) -> Iterator[tuple[str, Page]]:
     """Yield the pages that services bring, each with its plugin's name."""
-    for plugin, pages in told(services, "pages", tuple[Page, ...]):
+    for plugin, pages in told(services, "pages", _checked):
         yield from ((plugin, page) for page in pages or ())
+
+
+def _checked(pages: Iterable[object]) -> tuple[Page, ...]:
+    """Return pages. Raises ``TypeError`` for what is none: it costs the others nothing."""
+    given = tuple(pages)
+    for page in given:
+        if not isinstance(page, Page):
+            raise TypeError(f"it gave a {type(page).__name__}, not a mataserver.Page")
+    return tuple(page for page in given if isinstance(page, Page))
 
 
 class PagesService(Handlers):

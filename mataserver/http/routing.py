@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,9 +73,8 @@ class Table:
                 self._add_other(route, declared)
                 continue
             for method in _methods(route, declared):
-                handler: Any = route.handler  # it may return None: the edge knows its WebSocket
                 added = application.router.add_route(
-                    method, route.path, handler, expect_handler=expect
+                    method, route.path, awaited(route.handler), expect_handler=expect
                 )
                 self._known[added] = route
                 if added.resource is not None:
@@ -170,6 +170,21 @@ class Handlers:
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop nothing."""
+
+
+def awaited(handler: Any) -> Any:
+    """Return a handler as a coroutine function: aiohttp asserts what a plain one returns, wordless.
+
+    It may return None: the edge knows its WebSocket.
+    """
+    if not callable(handler) or isinstance(handler, type) or inspect.iscoroutinefunction(handler):
+        return handler
+
+    async def call(request: web.Request) -> Any:
+        found = handler(request)
+        return await found if inspect.isawaitable(found) else found
+
+    return call
 
 
 def _methods(route: Route, declared: Container[tuple[str, str]]) -> tuple[str, ...]:

@@ -179,12 +179,12 @@ def _check_worker(backend: Backend, who: str) -> None:
         if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
             raise PluginError(f"{who}: {name} must be a tuple of strings")
     for name, given in _ARGUMENTS.items():
-        _check_called(getattr(backend, name), f"{who}: {name}", given)
+        check_called(getattr(backend, name), f"{who}: {name}", given)
     check_pickles(backend.load, f"{who}: load")
     check_pickles(backend.params, f"{who}: params")
 
 
-def _check_called(function: object, what: str, given: str) -> None:
+def check_called(function: object, what: str, given: str) -> None:
     """Raise ``PluginError`` for a function that could not be called with what it is given."""
     if not callable(function):
         return

@@ -201,7 +201,7 @@ def _reason(error: BaseException, plugin: Plugin) -> str:
     Of what is no sentence for people it tells where in the plugin's own code it happened.
     """
     if isinstance(error, MataError):
-        return error.detail
+        return " ".join(error.detail.split())
     text = " ".join(_FOLDERS.sub("", str(error)).split())
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     place = None if isinstance(error, SyntaxError) else _place(error, plugin.module)

@@ -9,7 +9,7 @@ from mataserver.sources.hub import HubUnreachable, download, fetch_config, valid
 from mataserver.sources.links import StrayLink, check_links
 from mataserver.sources.local import edition_of, read_config, size_of
 from mataserver.sources.messages import Progress, Said, Step, Waiting
-from mataserver.sources.packages import install, missing, unsuitable
+from mataserver.sources.packages import install, missing, unmet, unsuitable
 from mataserver.sources.pulls import Pull, Pulls
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "missing",
     "read_config",
     "size_of",
+    "unmet",
     "unsuitable",
     "validate_repo_id",
 ]

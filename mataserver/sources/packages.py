@@ -76,6 +76,30 @@ def unsuitable(packages: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def unmet(distribution: str) -> list[str]:
+    """Return what an installed distribution needs and does not have, each in words.
+
+    pip sees to that; whoever installs without dependencies, or another version later, may not.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found = []
+    for text in importlib.metadata.requires(distribution) or ():
+        with contextlib.suppress(InvalidRequirement):
+            needed = Requirement(text)
+            if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+                continue
+            wanted = f"{needed.name}{needed.specifier}"
+            try:
+                version = importlib.metadata.version(needed.name)
+            except importlib.metadata.PackageNotFoundError:
+                found.append(f"{wanted}, which is not installed")
+            else:
+                if not needed.specifier.contains(version, prereleases=True):
+                    found.append(f"{wanted}, and {version} is installed")
+    return found
+
+
 async def install(
     packages: Sequence[str],
     on_output: Callable[[str], None] | None = None,
