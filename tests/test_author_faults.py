@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from conftest import picture
+from mataserver.app import lifetime
 from mataserver.config import Settings
 from mataserver.engines.soundness import Unsound, sound
 from mataserver.plugins import discover
 from mataserver.results import Detection, DetectResult, Keypoint, PoseResult
+from mataserver.testing import serving
 from service_plugins import plugin  # noqa: F401 - a fixture
 
 PNG = picture()
@@ -159,6 +162,32 @@ async def test_a_handler_of_a_websocket_returns_nothing(feed, caplog):
         metrics = await (await feed.get("/metrics")).text()
     assert 'mataserver_requests_total{method="GET",route="/echo",status="101"} 1.0' in metrics
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+async def test_a_service_that_does_not_start_is_named(plugin, data_dir, monkeypatch, caplog):  # noqa: F811
+    """While the server waits for it, with the line where it is; then it is served as any."""
+    monkeypatch.setattr(lifetime, "PATIENCE", 0.0)
+    source = """
+import asyncio
+
+class Service(Base):
+    async def __aenter__(self):
+        while not (self.ctx.data_dir / "open").exists():
+            await asyncio.sleep(0.01)
+        return self
+"""
+    point = plugin(source, name="late")
+    data_dir.mkdir(exist_ok=True)
+
+    async def open_when_told():
+        while "the server waits for the service of late" not in caplog.text:
+            await asyncio.sleep(0.01)
+        (data_dir / "open").touch()
+
+    opening = asyncio.create_task(open_when_told())
+    async with serving(data_dir, entry_points=[point]):
+        await opening
+    assert f"{point.module}.py, line " in caplog.text
 
 
 def test_a_broken_plugin_says_where_it_broke(plugin):  # noqa: F811

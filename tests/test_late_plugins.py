@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import aiohttp
 import pytest
 
@@ -109,6 +111,19 @@ def test_another_version_needs_a_restart(terminal):
     assert found.refresh() is False
     (gear,) = [plugin for plugin in found.found if plugin.name == "gear"]
     assert gear.note == "version 2.0 was installed: restart the server to use it"
+
+
+def test_one_that_was_uninstalled_is_told(terminal):
+    """What of it is in memory goes on; the log and the list say what a restart will change."""
+    terminal.install("gear-old", GEAR, mataserver={"gear": "gear_old"})
+    found = found_later()
+    shutil.rmtree(terminal.site / "gear_old-1.0.dist-info")
+    assert found.refresh() is False
+    (gear,) = [plugin for plugin in found.found if plugin.name == "gear"]
+    assert gear.note == "it was uninstalled: restart the server to be rid of it"
+    terminal.install("gear-old", GEAR, mataserver={"gear": "gear_old"})
+    assert found.refresh() is False
+    assert gear.note is None
 
 
 def test_given_plugins_stay_the_only_ones(terminal):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from mataserver.serving.observers import Observers
     from mataserver.serving.pool import ModelPool
     from mataserver.serving.sessions import SessionStore
+
+
+PATIENCE = 5.0
+"""Seconds after which a service that has not started is named."""
+
+log = logging.getLogger("mataserver.plugins")
 
 
 @dataclass(slots=True)
@@ -108,12 +115,31 @@ def lifetime(composed: Composed) -> Callable[[web.Application], AsyncIterator[No
 
 
 async def _enter(name: str, service: Service) -> None:
-    """Start a service. What it raises, told by a traceback, gets a line that names it."""
+    """Start a service. What it raises, told by a traceback, gets a line that names it.
+
+    One that waits for long, for a database or another server, is named while the server does.
+    """
+    starting = service.__aenter__()
+    late = asyncio.get_running_loop().call_later(PATIENCE, _tell_late, name, starting)
     try:
-        await service.__aenter__()
+        await starting
     except Exception as error:
         error.add_note(f"The server does not start: the service of {name} failed to.")
         raise
+    finally:
+        late.cancel()
+
+
+def _tell_late(name: str, starting: object) -> None:
+    """Tell where a service is that has not started yet."""
+    frame = getattr(starting, "cr_frame", None)
+    place = "" if frame is None else f", at {frame.f_code.co_filename}, line {frame.f_lineno}"
+    log.warning(
+        "the server waits for the service of %s, which has not started after %g s%s",
+        name,
+        PATIENCE,
+        place,
+    )
 
 
 async def _leave(composed: Composed, name: str, service: Service) -> None:

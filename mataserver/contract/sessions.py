@@ -44,7 +44,13 @@ class StreamSession(ModelSession, Protocol):
 
 
 class CameraInfo(Struct):
-    """Where a session's frames come from; ``source`` without user, password and path."""
+    """Where a session's frames come from.
+
+    ``source`` is without user, password and path; ``state`` is "idle", "connecting", "connected" or
+    "failed", then with the ``problem`` in a sentence. ``reconnects`` counts how often it was lost
+    and came again, ``viewers`` who looks now; ``fps`` is the limit of frames a second, None for no
+    limit; ``always``: it is read also while nobody looks.
+    """
 
     source: str
     state: str

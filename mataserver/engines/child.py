@@ -154,7 +154,11 @@ def main(sock: socket.socket, memory: int | None) -> None:
         assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301
     except (ImportError, AttributeError):
         log.exception("the model's plugin cannot be imported")
-        line.reply(wire.LoadRefused(Failure(503, "The model's plugin is not where its worker is")))
+        line.reply(
+            wire.LoadRefused(
+                Failure(503, "The model's plugin is not installed where its worker is")
+            )
+        )
         return
     if assignment.confinement is not None:
         assignment.confinement.begin()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mataserver import config
 from mataserver.errors import MataError
 from mataserver.plugins.admission import PluginError, several
-from mataserver.plugins.intake import admit, collecting, note_change, refuse, settle
+from mataserver.plugins.intake import admit, collecting, note_change, note_loss, refuse, settle
 from mataserver.plugins.offer import Discovered, log
 from mataserver.results import TASKS
 
@@ -54,6 +54,8 @@ class Plugins(Discovered):
             for point in points:
                 if point.name in known:
                     note_change(known[point.name], point)
+            for name in known.keys() - points.names:
+                note_loss(known[name])
             new = [point for point in points if point.name not in known]
             if new:
                 self._take_in(new, list(known.values()))

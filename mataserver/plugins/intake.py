@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mataserver.contract.backend import Backend
     from mataserver.plugins.offer import Discovered
 
+_LOST = "it was uninstalled: restart the server to be rid of it"
 _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 
 
@@ -65,10 +66,19 @@ def collecting(problems: list[config.ConfigError] | None) -> Iterator[None]:
             problems.append(error)
 
 
+def note_loss(plugin: Plugin) -> None:
+    """Note that a plugin is not installed any more; what of it runs goes on as long as it can."""
+    if plugin.note != _LOST:
+        plugin.note = _LOST
+        log.warning("plugin %s: %s", plugin.name, _LOST)
+
+
 def note_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
     """Note that another version was installed than the one that was imported."""
     version = plugin.version if point.dist is None else point.dist.version
     note = f"version {version} was installed: restart the server to use it"
+    if version == plugin.version and plugin.note == _LOST:
+        plugin.note = None  # the same is here again
     if version != plugin.version and note != plugin.note:
         plugin.note = note
         log.warning("plugin %s: %s", plugin.name, note)

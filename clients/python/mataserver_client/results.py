@@ -17,7 +17,9 @@ Box = tuple[float, float, float, float]
 
 
 class Detection(Struct, frozen=True, omit_defaults=True):
-    """One object. ``track_id`` is set by the task ``track`` alone.
+    """One object, at ``bbox`` in pixels of the upright picture, of a confidence from 0 to 1.
+
+    ``track_id`` is set by the task ``track`` alone, and else ``UNSET``, which is not ``None``.
 
     ``extra`` holds what a model tells beside that, as plain JSON values by name: ``corners`` of a
     turned box are four points ``[x, y]`` around it. It is left out when empty.
@@ -31,7 +33,7 @@ class Detection(Struct, frozen=True, omit_defaults=True):
 
 
 class Segment(Struct, frozen=True, omit_defaults=True):
-    """One object with its mask.
+    """One object with its mask, at ``bbox`` in pixels of the upright picture.
 
     A model gives ``mask`` as a boolean array ``[H, W]`` of the original image's size; on the wire
     it is an 8-bit PNG of 0 and 255. It is left out when a model has none.
@@ -44,14 +46,17 @@ class Segment(Struct, frozen=True, omit_defaults=True):
 
 
 class Classification(Struct, frozen=True):
-    """One class and its probability."""
+    """One class and its probability, from 0 to 1 (any number with ``use_softmax: false``)."""
 
     label: str
     confidence: float
 
 
 class Keypoint(Struct, frozen=True):
-    """One instance with its keypoints, each ``(x, y, confidence)``."""
+    """One instance at ``bbox``, with its keypoints, each ``(x, y, confidence)``.
+
+    Places are in pixels of the upright picture, confidences from 0 to 1.
+    """
 
     label: str
     confidence: float
@@ -60,7 +65,10 @@ class Keypoint(Struct, frozen=True):
 
 
 class TextRegion(Struct, frozen=True):
-    """One piece of text; ``bbox`` is None where the engine gives no position."""
+    """One piece of text, of a confidence from 0 to 1.
+
+    ``bbox`` is in pixels of the upright picture, None where the engine gives no position.
+    """
 
     text: str
     bbox: Box | None

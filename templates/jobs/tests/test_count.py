@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mataserver.errors import InvalidParams
+from mataserver import InvalidParams
 from mataserver.testing import check_plugin, installed, serving
 from mataserver_client import AsyncClient
 
