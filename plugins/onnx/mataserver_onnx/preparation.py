@@ -52,10 +52,15 @@ class Placement(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """What is done to an image of one size: resized, then cut or padded to ``crop``."""
+    """What is done to an image of one size: resized, then cut or padded to ``crop``.
+
+    ``rounded``: of an odd number of pixels too many the middle is torchvision's, where half a pixel
+    becomes the even number; else the smaller part is cut off above and on the left.
+    """
 
     resize: Size
     crop: Size | None = None
+    rounded: bool = False
 
 
 class Preparation:
@@ -127,7 +132,7 @@ class Preparation:
         if self._letterbox is not None:
             pixels, top, left = _barred(pixels, self._letterbox, corner=self._corner)
         elif geometry.crop is not None:
-            pixels = centre(pixels, geometry.crop)
+            pixels = centre(pixels, geometry.crop, rounded=geometry.rounded)
         inside = (pixels.shape[0], pixels.shape[1])
         place = Placement((height, width), inside, columns / width, rows / height, left, top)
         return self._values(pixels), place
@@ -167,13 +172,17 @@ def table(
     return values
 
 
-def centre(pixels: Pixels, size: Size) -> Pixels:
-    """Cut the middle ``size`` (height, width) out; what is too small gets a black border."""
+def centre(pixels: Pixels, size: Size, *, rounded: bool = False) -> Pixels:
+    """Cut the middle ``size`` (height, width) out; what is too small gets a black border.
+
+    ``rounded`` as in ``Geometry``.
+    """
     short = [max(0, want - has) for want, has in zip(size, pixels.shape, strict=False)]
     if any(short):
         border = [(-(-each // 2), each // 2) for each in short]
         pixels = np.pad(pixels, (*border, (0, 0)))
-    top, left = ((has - want) // 2 for has, want in zip(pixels.shape, size, strict=False))
+    spare = (has - want for has, want in zip(pixels.shape, size, strict=False))
+    top, left = (round(each / 2) if rounded else each // 2 for each in spare)
     return pixels[top : top + size[0], left : left + size[1]]
 
 
@@ -217,13 +226,18 @@ def fitted(size: Size) -> Callable[[int, int], Geometry]:
 
 
 def cropped(size: Size, part: float = 1.0) -> Callable[[int, int], Geometry]:
-    """Resize until ``size`` is ``part`` of the image in one direction, and cut its middle out."""
+    """Resize until ``size`` is ``part`` of the image in one direction, and cut its middle out.
+
+    To the pixel as torchvision's ``Resize`` and ``CenterCrop``, with which such networks are
+    trained: the longer side is rounded down.
+    """
 
     def plan(height: int, width: int) -> Geometry:
         rows, columns = (round(side / part) for side in size)
-        scale = max(rows / height, columns / width)
-        return Geometry(
-            (max(rows, round(height * scale)), max(columns, round(width * scale))), size
-        )
+        if rows * width > columns * height:
+            resized = rows, max(columns, int(rows * width / height))
+        else:
+            resized = max(rows, int(columns * height / width)), columns
+        return Geometry(resized, size, rounded=True)
 
     return plan
