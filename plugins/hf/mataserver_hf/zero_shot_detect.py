@@ -182,7 +182,9 @@ class GroundingDetector:
                 "this model reads"
             )
         owners = [owner_of(spans, start, end) for start, end in offsets]
-        if set(range(len(prompts))) - set(owners):
+        [ids], unknown = encoded["input_ids"].tolist(), self._tokenizer.unk_token_id
+        read = {owner for owner, token in zip(owners, ids, strict=True) if token != unknown}
+        if set(range(len(prompts))) - read:
             raise InvalidParams("params.prompts: a prompt holds no word that this model can read")
         return dict(encoded), owners
 

@@ -238,11 +238,12 @@ def test_long_text_is_refused(model, picture):
         grounding.predict([picture(40, 40)], [wanted("grounding_dino", prompts=long)])
 
 
-def test_prompt_without_words_is_refused(model, picture):
-    """A prompt of which no token is left cannot name anything: a 422."""
+@pytest.mark.parametrize("prompt", [" . ", "猫"])
+def test_prompt_without_words_is_refused(prompt, model, picture):
+    """A prompt of which no token is left, or none that is known, names nothing: a 422."""
     with pytest.raises(InvalidParams, match=r"^params\.prompts: a prompt holds no word"):
         model("grounding_dino").predict(
-            [picture(40, 40)], [wanted("grounding_dino", prompts=("cat", " . "))]
+            [picture(40, 40)], [wanted("grounding_dino", prompts=("cat", prompt))]
         )
 
 
