@@ -20,12 +20,16 @@ ELSEWHERE = "box.test"
 
 
 class Page:
-    """A page's debugger; ``asked`` holds the addresses of its requests so far."""
+    """A page's debugger; ``asked`` holds the addresses of its requests so far.
+
+    ``beside(url)`` opens another tab of the same browser, as a context manager.
+    """
 
     def __init__(self, socket):
         self._socket = socket
         self._number = 0
         self.asked = []
+        self.beside = None
 
     async def call(self, method, **params):
         """Call a method of the protocol; return its result."""
@@ -131,10 +135,13 @@ async def opened(url, *flags):
         maker = Page(control)
         context = (await maker.call("Target.createBrowserContext"))["browserContextId"]
         own = {"browserContextId": context}
-        try:
+
+        @contextlib.asynccontextmanager
+        async def tab(url):
             target = (await maker.call("Target.createTarget", url="about:blank", **own))["targetId"]
             async with http.ws_connect(browser.debugger(target), max_msg_size=0) as socket:
                 page = Page(socket)
+                page.beside = tab
                 await page.call("Network.enable")
                 await page.call("Page.navigate", url=url)
                 try:
@@ -142,5 +149,9 @@ async def opened(url, *flags):
                 finally:
                     async with asyncio.timeout(30):
                         await left(page)
+
+        try:
+            async with tab(url) as page:
+                yield page
         finally:
             await maker.call("Target.disposeBrowserContext", **own)

@@ -6,6 +6,8 @@ import { ago } from "./format.mjs";
 import { html, useState } from "./html.mjs";
 import { refresh, useSource } from "./source.mjs";
 
+const MOST = 1000;
+const KEYS = `v1/keys?limit=${MOST}`, USERS = `v1/users?limit=${MOST}`;
 const SCOPES = ["infer", "models:read", "models:write", "jobs:read", "jobs:write", "fleet:read", "fleet:write", "admin"];
 const ROLES = ["viewer", "developer", "admin"];
 
@@ -17,7 +19,7 @@ function NewKey({ close }) {
       name: given.get("name").trim(), scopes: given.getAll("scope"), ...(given.get("standalone") ? { standalone: true } : {}),
       ...(days ? { expires_at: Date.now() / 1000 + days * 86_400 } : {}),
     } }));
-    refresh("v1/keys");
+    refresh(KEYS);
   });
   if (made) return html`<${ShownOnce} name=${made.name} secret=${made.key} close=${close}/>`;
   return html`<${Dialog} title="New key" onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
@@ -31,7 +33,7 @@ function NewKey({ close }) {
 function NewUser({ close }) {
   const { error, busy, submit } = useForm(async (given) => {
     await ask("v1/users", { json: { name: given.get("name").trim(), password: given.get("password"), role: given.get("role") } });
-    refresh("v1/users");
+    refresh(USERS);
     close();
   });
   return html`<${Dialog} title="New user" onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
@@ -43,38 +45,38 @@ function NewUser({ close }) {
 
 function useAct(path) {
   const [error, setError] = useState(null);
-  const act = (options, where = "") => ask(path + where, options).then(() => setError(null), setError).then(() => refresh(path));
+  const act = (options, where = "") => ask(path.split("?")[0] + where, options).then(() => setError(null), setError).then(() => refresh(path));
   return [error, act];
 }
 
 function Keys() {
-  const { data, error } = useSource("v1/keys", 15);
+  const { data, error } = useSource(KEYS, 15);
   const [making, setMaking] = useState(false);
-  const [failed, act] = useAct("v1/keys");
+  const [failed, act] = useAct(KEYS);
   const keys = data?.keys ?? [];
   return html`<section class="card" aria-labelledby="keys"><header><h2 id="keys">Keys</h2><span class="quiet">${data?.total ?? ""}</span><span class="grow"></span><${Button} small icon="plus" onClick=${() => setMaking(true)}>New key<//></header>
     ${(failed ?? error) && html`<div class="pad"><${Trouble} error=${failed ?? error}/></div>`}
     ${data && !keys.length && html`<p class="pad help">None yet. The keys of the configuration are not listed here.</p>`}
-    <ul class="sugg plain">${keys.map((key) => html`<li key=${key.id}><div class="grow"><div class="row wrap"><b class="strong">${key.name}</b>${key.scopes.map((each) => html`<span class="tag" key=${each}>${each}</span>`)}</div>
+    <div class="listed" tabindex=${keys.length ? 0 : undefined} role="group" aria-label="Keys, a list"><ul class="sugg plain">${keys.map((key) => html`<li key=${key.id}><div class="grow"><div class="row wrap"><b class="strong">${key.name}</b>${key.scopes.map((each) => html`<span class="tag" key=${each}>${each}</span>`)}</div>
       <span class="help">${key.last_used ? `used ${ago(key.last_used)}` : key.created_at ? `made ${ago(key.created_at)}` : ""}${key.expires_at ? `, ends ${new Date(key.expires_at * 1000).toLocaleDateString()}` : ""}</span></div>
-      <${Sure} small text="Revoke" effect="It is refused from now on." action=${() => act({ method: "DELETE" }, `/${key.id}`)}/></li>`)}</ul>
+      <${Sure} small text="Revoke" effect="It is refused from now on." action=${() => act({ method: "DELETE" }, `/${key.id}`)}/></li>`)}</ul></div>
     ${making && html`<${NewKey} close=${() => setMaking(false)}/>`}</section>`;
 }
 
 function Users() {
-  const { data, error } = useSource("v1/users", 15);
+  const { data, error } = useSource(USERS, 15);
   const [making, setMaking] = useState(false);
-  const [failed, act] = useAct("v1/users");
+  const [failed, act] = useAct(USERS);
   const users = data?.users ?? [];
   const change = (user, changes) => act({ method: "PATCH", headers: { "Content-Type": "application/json" }, body: JSON.stringify(changes) }, `/${user.id}`);
   return html`<section class="card" aria-labelledby="users"><header><h2 id="users">Users</h2><span class="quiet">${data?.total ?? ""}</span><span class="grow"></span>
       ${may("admin") && html`<${Button} small icon="plus" onClick=${() => setMaking(true)}>New user<//>`}</header>
     ${(failed ?? error) && html`<div class="pad"><${Trouble} error=${failed ?? error}/></div>`}
     ${data && !users.length && html`<p class="pad help">None yet.</p>`}
-    <ul class="sugg plain">${users.map((user) => html`<li key=${user.id}><div class="grow row wrap"><b class="strong">${user.name}</b><span class="tag">${user.role}</span></div>
+    <div class="listed" tabindex=${users.length ? 0 : undefined} role="group" aria-label="Users, a list"><ul class="sugg plain">${users.map((user) => html`<li key=${user.id}><div class="grow row wrap"><b class="strong">${user.name}</b><span class="tag">${user.role}</span></div>
       <${State} kind=${user.disabled ? "off" : "ok"}>${user.disabled ? "disabled" : "active"}<//>
       ${may("admin") && html`<${Button} small onClick=${() => change(user, { disabled: !user.disabled })}>${user.disabled ? "Enable" : "Disable"}<//>
-        <${Sure} small text="Remove" effect="Their keys end too." action=${() => act({ method: "DELETE" }, `/${user.id}`)}/>`}</li>`)}</ul>
+        <${Sure} small text="Remove" effect="Their keys end too." action=${() => act({ method: "DELETE" }, `/${user.id}`)}/>`}</li>`)}</ul></div>
     ${making && html`<${NewUser} close=${() => setMaking(false)}/>`}</section>`;
 }
 

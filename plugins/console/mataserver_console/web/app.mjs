@@ -5,7 +5,7 @@ import { Trouble } from "./controls.mjs";
 import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./html.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
-import { begunAt, go, useRoute } from "./route.mjs";
+import { address, begunAt, go, useRoute } from "./route.mjs";
 import { useSource } from "./source.mjs";
 
 /** Each page is a module that is loaded when it is opened. */
@@ -51,12 +51,19 @@ function useCounts() {
   return { models: models?.length, live: sessions?.length };
 }
 
-function Page({ pages }) {
+/** An address that leads nowhere here. */
+const Missing = ({ known }) => html`<${Bar} title=${known?.title ?? "No such page"}/><div class="content"><div class="stack-12">
+  <p>${known ? `This server does not use the plugin ${known.plugin}, whose page this is. The page Server says why, where it is installed.` : "The address names no page of this console."}</p>
+  <div><a class="btn" href=${address("try")}>Go to Try</a></div></div></div>`;
+
+function Page({ pages, inUse }) {
   const { page } = useRoute();
   const { View, error } = usePage(page);
   const [broken, mend] = useErrorBoundary();
-  useEffect(() => { mend(); document.title = `${PAGES.find((each) => each.key === page)?.title ?? "More"} · mataserver`; }, [page]);
+  useEffect(() => { mend(); document.title = `${PAGES.find((each) => each.key === page)?.title ?? (page === "more" ? "More" : "No such page")} · mataserver`; }, [page]);
   if (page === "more") return html`<${More} pages=${pages}/>`;
+  const known = PAGES.find((each) => each.key === page);
+  if (!known || (inUse && known.plugin && !inUse.has(known.plugin))) return html`<${Missing} known=${known}/>`;
   const failed = broken ?? error;
   if (failed) return html`<${Bar} title="This page failed"/><div class="content"><${Trouble} error=${failed} again=${() => location.reload()}/></div>`;
   return View ? html`<${View}/>` : html`<${Bar} title=""/>`;
@@ -65,17 +72,17 @@ function Page({ pages }) {
 /** The pages of this server: those of a plugin that is not in use have no entry. */
 function usePages() {
   const { data } = useSource(may("models:read") ? "v1/plugins" : null, 60);
-  const inUse = new Set((data ?? []).filter((each) => !each.error).map((each) => each.name));
-  return PAGES.filter((page) => !page.plugin || inUse.has(page.plugin));
+  const inUse = data && new Set(data.filter((each) => !each.error).map((each) => each.name));
+  return { inUse, pages: PAGES.filter((page) => !page.plugin || inUse?.has(page.plugin)) };
 }
 
 function Signed() {
   const counts = useCounts();
-  const pages = usePages();
+  const { pages, inUse } = usePages();
   useLeaps();
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to content</a>
     <div class="app"><${Side} pages=${pages} counts=${counts}/>
-      <main class="main" id="main" tabindex="-1"><${Silence}/><${Page} pages=${pages}/></main><${Foot} pages=${pages}/></div>`;
+      <main class="main" id="main" tabindex="-1"><${Silence}/><${Page} pages=${pages} inUse=${inUse}/></main><${Foot} pages=${pages}/></div>`;
 }
 
 function Gate({ said }) {

@@ -2,6 +2,7 @@
 import { events, isAbort, may } from "./api.mjs";
 import { Code, WRITTEN } from "./code.mjs";
 import { Button, Copy, Note, Trouble } from "./controls.mjs";
+import { count } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Parameters, givenOf, wrongOf } from "./params.mjs";
@@ -38,7 +39,7 @@ function Counts({ turn }) {
   const seconds = (turn.done - turn.first) / 1000;
   const { usage } = turn;
   const said = [
-    usage && `${usage.prompt_tokens} tokens in`, usage && `${usage.completion_tokens} out`,
+    usage && `${count(usage.prompt_tokens, "token")} in`, usage && `${usage.completion_tokens} out`,
     turn.first && `first word after ${((turn.first - turn.begun) / 1000).toFixed(1)} s`,
     usage && seconds > 0.05 && `${((usage.completion_tokens - 1) / seconds).toFixed(1)} tokens a second`,
   ].filter(Boolean).join(", ");

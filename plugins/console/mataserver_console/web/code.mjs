@@ -112,13 +112,19 @@ for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
 }`,
 };
 const TABS = [["curl", "curl"], ["python", "Python"], ["javascript", "JavaScript"]];
-const TOKEN = /("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`)|\b(curl|printf|import|from|with|as|def|return|try|finally|print|for|in|of|if|else|const|let|await|async|throw|new)\b/g;
+const TOKEN = /("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`)|(?<![\w./@-])(\w+)(?![\w./-])/g;
+const KEYWORDS = {
+  curl: "curl printf", python: "import from with as def return try finally print for in if else",
+  javascript: "const let await async for of if else try finally throw new",
+};
 
 /** Text with its strings and words of the language marked. */
-function marked(text) {
+function marked(text, language) {
+  const words = new Set(KEYWORDS[language].split(" "));
   const parts = [];
   let at = 0;
   for (const found of text.matchAll(TOKEN)) {
+    if (found[2] && !words.has(found[2])) continue;
     parts.push(text.slice(at, found.index), html`<span class=${found[1] ? "s" : "k"}>${found[0]}</span>`);
     at = found.index + found[0].length;
   }
@@ -130,5 +136,5 @@ export function Code({ made, request }) {
   const [language, setLanguage] = useState("curl");
   const text = languages[language](request);
   return html`<section class="codebox" aria-label="Code"><div class="tabs"><${Tabs} label="Language" tabs=${TABS.filter(([key]) => languages[key])} value=${language} onChange=${setLanguage}/>
-    <span class="grow"></span><span class="row"><${Copy} text=${text}>Copy<//></span></div><pre class="code" tabindex="0">${marked(text)}</pre></section>`;
+    <span class="grow"></span><span class="row"><${Copy} text=${text}>Copy<//></span></div><pre class="code" tabindex="0">${marked(text, language)}</pre></section>`;
 }

@@ -1,5 +1,5 @@
 // Buttons, switches, tabs, menus, notes: what every page is made of.
-import { Fragment, html, useEffect, useRef, useState } from "./html.mjs";
+import { html, useEffect, useId, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 
 export function Button({ icon, label, small, bare, primary, danger, pressed, class: more = "", children, ...rest }) {
@@ -65,7 +65,7 @@ export function Trouble({ error, again, children }) {
     <span>${error.message}</span>
     ${(again || children) && html`<div class="row wrap">${children}${again && html`<${Button} small onClick=${again}>
       ${left ? `Try again, better in ${left} s` : "Try again"}<//>`}</div>`}
-    ${error.id && html`<span class="row help">Request <code>${error.id.slice(0, 12)}</code><${Copy} text=${error.id} label="Copy the request's id"/></span>`}
+    ${error.id && html`<span class="row help"><span class="nowrap">Request <code>${error.id.slice(0, 12)}</code></span><${Copy} text=${error.id} label="Copy the request's id"/></span>`}
   <//>`;
 }
 
@@ -137,11 +137,15 @@ export function Dialog({ title, onClose, children }) {
     ${children}</dialog>`;
 }
 
-/** A dangerous action asks once, in place, and names its effect. */
+/** A dangerous action asks once, in place, and names its effect. The focus is on what keeps all as it is, and comes back. */
 export function Sure({ text, effect, action, ...rest }) {
   const [asked, setAsked] = useState(false);
-  if (!asked) return html`<${Button} ...${rest} onClick=${() => setAsked(true)}>${text}<//>`;
-  return html`<${Fragment}><span class="help">${effect}</span>
-    <${Button} small danger onClick=${() => { setAsked(false); action(); }}>${text}<//>
-    <${Button} small bare onClick=${() => setAsked(false)}>Keep<//><//>`;
+  const box = useRef(null), before = useRef(false), id = useId();
+  useEffect(() => {
+    if (asked !== before.current) [...box.current.querySelectorAll("button")].at(-1)?.focus();
+    before.current = asked;
+  }, [asked]);
+  return html`<span class="asks" ref=${box}>${asked ? html`<span class="help" id=${id}>${effect}</span>
+    <${Button} small danger aria-describedby=${id} onClick=${() => { setAsked(false); action(); }}>${text}<//>
+    <${Button} small bare aria-describedby=${id} onClick=${() => setAsked(false)}>Keep<//>` : html`<${Button} ...${rest} onClick=${() => setAsked(true)}>${text}<//>`}</span>`;
 }

@@ -17,9 +17,10 @@ export function ms(value) {
 }
 
 /** Seconds as a length of time. */
-export function long(seconds) {
-  if (seconds < 60) return `${Math.round(seconds)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+export function long(given) {
+  const seconds = Math.round(given);
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
   if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
   return `${Math.floor(seconds / 86_400)} days`;
 }
@@ -29,14 +30,19 @@ export function ago(time) {
   if (!time) return "never";
   const seconds = Math.max(0, Date.now() / 1000 - time);
   if (seconds < 3) return "now";
-  if (seconds < 60) return `${Math.round(seconds)} s ago`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min ago`;
-  if (seconds < 86_400) return `${Math.round(seconds / 3600)} h ago`;
+  if (seconds < 60) return `${Math.floor(seconds)} s ago`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ago`;
   if (seconds < 172_800) return "yesterday";
   return `${Math.floor(seconds / 86_400)} days ago`;
 }
 
-export const clock = (time) => new Date(time).toLocaleTimeString([], { hour12: false });
+const day = (time) => new Date(time).toLocaleDateString([], { day: "numeric", month: "short", year: "numeric" });
+/** A time of day; with its date when that is not today's. */
+export function clock(time) {
+  const own = new Date(time).toLocaleTimeString([], { hour12: false });
+  return day(time) === day(Date.now()) ? own : `${day(time)}, ${own}`;
+}
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
 /** The owner of a model's name and the rest. */

@@ -1,6 +1,7 @@
 // Jobs: a list, one of them with its progress, log and files, and a way to start one.
 import { Cloud } from "./cloud.mjs";
-import { ask, isAbort, may, send } from "./api.mjs";
+import { ask, isAbort, may, send, who } from "./api.mjs";
+import { useCell } from "./cell.mjs";
 import { Button, Copy, Segments, State, Sure, Trouble } from "./controls.mjs";
 import { ago, bytes, clock, long, parted } from "./format.mjs";
 import { Bar } from "./frame.mjs";
@@ -22,10 +23,12 @@ const title = (job) => { const about = job.spec?.model ?? (job.spec?.file || job
 
 /** One job as it changes: the server tells each new state until it ends; `follow` listens again. */
 function useJob(id) {
+  const me = useCell(who)?.id;
   const [job, setJob] = useState(null);
   const [turn, setTurn] = useState(0);
   const [error, setError] = useState(null);
   useEffect(() => {
+    if (!me) return undefined;  // the session is over: it is listened to again by who signs in
     setError(null);
     const stream = new EventSource(`v1/jobs/${id}/events`);
     const take = (event) => { setJob(JSON.parse(event.data)); setError(null); };
@@ -33,7 +36,7 @@ function useJob(id) {
     stream.addEventListener("end", (event) => { take(event); stream.close(); refresh(LIST); });
     stream.onerror = () => ask(`v1/jobs/${id}`).then(setJob, (failure) => { setError(failure); if (failure.status) stream.close(); });
     return () => stream.close();
-  }, [id, turn]);
+  }, [id, turn, me]);
   const follow = (said) => { setJob(said); setTurn((n) => n + 1); };
   return { job, error, follow };
 }
@@ -101,7 +104,7 @@ function Detail({ id }) {
   const [chosen, choose] = useState("");
   const [failed, setFailed] = useState(null);
   const act = (path, method = "POST") => ask(`v1/jobs/${id}${path}`, { method }).then((said) => { setFailed(null); if (said) follow(said); else amend({ id: undefined }); }, setFailed).then(() => refresh(LIST));
-  if (error && !job) return html`<section class="mid jobmid"><div class="pad"><${Trouble} error=${error}/></div></section>`;
+  if (error && !job) return html`<section class="mid jobmid"><div class="pad"><${Trouble} error=${error}><${Button} small onClick=${() => amend({ id: undefined })}>All jobs<//><//></div></section>`;
   if (!job) return html`<section class="mid jobmid"></section>`;
   const ended = ENDED.has(job.state);
   const side = html`<${Files} key=${job.id} job=${job}/><${Log} key=${`log ${job.id}`} job=${job}/>`;
@@ -131,7 +134,8 @@ export default function Jobs() {
   return html`<${Bar} title="Jobs"><div class="wide"><${Segments} label="Which" value=${filter} onChange=${setFilter} options=${[["all", "All"], ["running", `Running ${number("running")}`], ["failed", `Failed ${number("failed")}`]]}/></div><span class="grow"></span>
       ${may("jobs:write") && html`<${Button} primary icon="file" onClick=${() => setMaking(true)}>New job<//>`}<//>
     <div class=${`jobs fill ${id ? "chosen" : ""}`}><nav class="panel left joblist" aria-label="Jobs"><ul class="scroll" tabindex="-1">${shown.map((job) => html`<${Item} key=${job.id} job=${job} on=${job.id === id}/>`)}
-        ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. One runs a model over a video or many pictures, and survives its server."}</li>`}</ul>
+        ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. One runs a model over a video or many pictures, and survives its server."}</li>`}
+        ${data?.total > jobs.length && html`<li class="pad help">The newest ${jobs.length} of ${data.total.toLocaleString("en")}.</li>`}</ul>
         ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${() => refresh(LIST)}/></div>`}</nav>
       ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${data && (jobs.length ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes a video, a ZIP of pictures, or photographs.</p>`)}</section>`}</div>
     ${making && html`<${NewJob} close=${() => setMaking(false)} made=${(made) => { setMaking(false); refresh(LIST); amend({ id: made }); }}/>`}`;

@@ -2,7 +2,7 @@
 import { ask, isAbort, may, Refused, send } from "./api.mjs";
 import { Chart, Legend } from "./chart.mjs";
 import { Button, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
-import { ago, long, ms } from "./format.mjs";
+import { ago, count, long, ms } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
@@ -184,7 +184,7 @@ function Sessions({ sessions, own }) {
   const close = (id) => ask(`v1/sessions/${encodeURIComponent(id)}`, { method: "DELETE" }).catch(setError).then(() => refresh("v1/sessions"));
   return html`<section class="card" aria-labelledby="others"><header><h2 id="others">Other sessions</h2><span class="quiet">${others.length}</span></header>
     ${error && html`<div class="pad"><${Trouble} error=${error}/></div>`}
-    <ul class="sugg plain">${others.map((each) => html`<li key=${each.session_id}><code>${each.session_id}</code><span class="grow cut">${each.model}</span><span class="quiet wide">${each.results} results, ${ago(each.created_at)}</span>
+    <ul class="sugg plain">${others.map((each) => html`<li key=${each.session_id}><code>${each.session_id}</code><span class="grow cut">${each.model}</span><span class="quiet wide">${count(each.results, "result")}, ${ago(each.created_at)}</span>
       <${State} kind=${each.connected ? "ok" : "off"}>${each.connected ? "connected" : "waiting"}<//><${Sure} small text="Close" effect="It loses its place." action=${() => close(each.session_id)}/></li>`)}</ul></section>`;
 }
 

@@ -17,7 +17,7 @@ export function takeCode() {
 export async function begin(code) {
   let said = "";
   if (code) {
-    try { return enter(await ask("v1/session", { json: { code }, csrf: "" })); } catch (error) { said = error.message; }
+    try { return enter(await ask("v1/session", { json: { code }, csrf: "" }), true); } catch (error) { said = error.message; }
   }
   try { enter(await ask("v1/session")); } catch (error) {
     if (error.status !== 401) { who.set(null); return error.message; }
@@ -26,18 +26,28 @@ export async function begin(code) {
   return said;
 }
 
+/** The other tabs of this browser: all have one cookie, so one that signs in or out does it for all. */
+const tabs = "BroadcastChannel" in window ? new BroadcastChannel(`mataserver ${location.pathname}`) : null;
 let last = "";
-function enter(login) {
+if (tabs) tabs.onmessage = ({ data: id }) => { if (!id || (last && last !== id)) leave(); else begin(""); };
+
+function enter(login, here = false) {
   if (last && last !== login.id) { forget(); keep("picture", null); }
   last = login.id;
   who.set(login);
   refreshAll();
+  if (here) tabs?.postMessage(login.id);
   return "";
 }
 
 export async function signOut() {
-  await ask("v1/session", { method: "DELETE" });
+  try { await ask("v1/session", { method: "DELETE" }); } catch (error) { if (error.status !== 401) return; }
   await keep("picture", null);
+  tabs?.postMessage("");
+  leave();
+}
+
+function leave() {
   location.assign(location.pathname);  // nothing of what was seen stays in the page's memory
   location.reload();
 }
@@ -65,7 +75,7 @@ export function SignIn({ said }) {
     setBusy(true);
     try {
       enter(users ? await byPassword(given.name, given.password)
-        : await ask("v1/session", { json: { key: String(given.key).trim() }, csrf: "" }));
+        : await ask("v1/session", { json: { key: String(given.key).trim() }, csrf: "" }), true);
     } catch (failure) { setError(failure); setBusy(false); }
   };
   return html`<form class="signin card" onSubmit=${submit} aria-labelledby="signin">

@@ -54,7 +54,7 @@ function left({ begun, done, total }) {
 
 const Name = ({ name, pinned }) => {
   const [owner, own] = parted(name);
-  return html`<div class="row"><span class="cut"><span class="quiet">${owner}</span><b class="strong">${own}</b></span>
+  return html`<div class="row"><span class="cut name" title=${name}><span class="quiet">${owner}</span><b class="strong">${own}</b></span>
     ${pinned && html`<span class="pinned" title="Pinned"><${Icon} name="pin"/><span class="sr">pinned</span></span>`}</div>`;
 };
 
@@ -97,6 +97,11 @@ function useActs(model) {
 function Row({ model, sessions, figures }) {
   const acts = useActs(model.model);
   const [asked, setAsked] = useState(false);
+  const row = useRef(null), before = useRef(false);
+  useEffect(() => {
+    if (asked !== before.current) row.current.querySelector(asked ? ".keep" : ".menubox button")?.focus();
+    before.current = asked;
+  }, [asked]);
   const here = model.loaded_at !== null;
   const used = sessions.filter((each) => each.model === model.model).length;
   const writes = may("models:write");
@@ -108,10 +113,10 @@ function Row({ model, sessions, figures }) {
     ...(writes ? [model.pinned ? ["Unpin", acts.unpin] : ["Pin in memory", acts.pin], ["Remove", () => setAsked(true), true]] : []),
   ];
   const effect = `${size(model.memory_mb)}${used ? `; ${used} ${used === 1 ? "session uses" : "sessions use"} it` : ""}`;
-  return html`<tr data-model=${model.model}><td><${Name} name=${model.model} pinned=${model.pinned}/>
+  return html`<tr data-model=${model.model} ref=${row}><td><${Name} name=${model.model} pinned=${model.pinned}/>
       ${(acts.error ?? model.error) && html`<div class="err" role=${acts.error ? "alert" : undefined}>${acts.error?.message ?? model.error}</div>`}
-      ${asked && html`<div class="row wrap"><span class="help">It is taken off the list; its files stay.</span>
-        <${Button} small danger onClick=${() => { setAsked(false); acts.remove(); }}>Remove ${parted(model.model)[1]}<//><${Button} small bare onClick=${() => setAsked(false)}>Keep<//></div>`}</td>
+      ${asked && html`<div class="row wrap"><span class="help full">It is taken off the list; its files stay.</span>
+        <${Button} small danger onClick=${() => { setAsked(false); acts.remove(); }}><span class="cut">Remove ${parted(model.model)[1]}</span><//><${Button} small bare class="keep" onClick=${() => setAsked(false)}>Keep<//></div>`}</td>
     <td class="wide"><span class="tag">${model.task}</span></td>
     <td>${loading ? html`<${State} kind="busy">loading<//>` : html`<${State} kind=${model.error && !here ? "bad" : KINDS[model.state]}>${model.state}<//>`}</td>
     <td class="num wide">${size(model.memory_mb)}</td><td class="num wide extra">${size(model.size_mb)}</td><td class="num wide" title=${figures && `p95 ${ms(figures.p95)}`}>${ms(figures?.p50)}</td><td class="num wide">${figures?.failed ? html`<span class="err">${figures.failed.toLocaleString("en")}</span>` : 0}</td><td class="wide soft extra">${ago(model.last_used)}</td>
@@ -179,7 +184,7 @@ export default function Models() {
     <div class="content">
       ${error && !data && html`<${Trouble} error=${error} again=${() => refresh("v1/models")}/>`}
       <${Memory} models=${models}/>
-      <section class="card cards" aria-label="Models"><div class="tscroll"><table><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide extra">On disk</th><th class="num wide" title="Of the model itself, since the server started">p50</th><th class="num wide" title="Inferences that failed since the server started">Errors</th><th class="wide extra">Used</th><th><span class="sr">Actions</span></th></tr></thead>
+      <section class="card cards" aria-label="Models"><div class="tscroll"><table class="named"><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide extra">On disk</th><th class="num wide" title="Of the model itself, since the server started">p50</th><th class="num wide" title="Inferences that failed since the server started">Errors</th><th class="wide extra">Used</th><th><span class="sr">Actions</span></th></tr></thead>
         <tbody>${going.map((own) => html`<${PullRow} key=${`pull ${own.model}`} own=${own}/>`)}
         ${shown.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []} figures=${figures.get(model.model)}/>`)}</tbody></table></div>
         ${data && !shown.length && html`<p class="pad help">${models.length ? "No model here matches." : "No model is registered yet: pull one below."}</p>`}</section>

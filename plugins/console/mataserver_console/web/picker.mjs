@@ -4,7 +4,7 @@ import { parted, size } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 
-export const Name = ({ name }) => { const [owner, own] = parted(name); return html`<span class="cut"><span class="quiet wide">${owner}</span><b>${own}</b></span>`; };
+export const Name = ({ name }) => { const [owner, own] = parted(name); return html`<span class="cut name"><span class="quiet wide">${owner}</span><b>${own}</b></span>`; };
 
 function Option({ model, chosen, choose }) {
   const cost = model.memory_mb ? size(model.memory_mb) : model.size_mb ? `loads ${size(model.size_mb)}` : "";
@@ -42,5 +42,5 @@ export function Picker({ models, listed = true, value, choose, label = "Model" }
     ${open && html`<div class="menu models">
       ${models.length > 8 && html`<input class="field" placeholder="Name, task or state" aria-label="Filter" value=${words} onInput=${(event) => setWords(event.target.value)}/>`}
       <div role="listbox" aria-label="Models">${shown.map((each) => html`<${Option} key=${each.model} model=${each} chosen=${each.model === value} choose=${(name) => { close(); choose(name); }}/>`)}</div>
-      ${!shown.length && html`<p class="help pad">No such model here.</p>`}</div>`}</div>`;
+      ${!shown.length && html`<p class="help pad">${models.length ? "No such model here." : "None is registered yet: pull one on the page Models."}</p>`}</div>`}</div>`;
 }

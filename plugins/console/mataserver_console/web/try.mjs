@@ -4,7 +4,7 @@ import { Code } from "./code.mjs";
 import { Button, Menu, Switch, Tabs, Trouble } from "./controls.mjs";
 import { paint } from "./depth.mjs";
 import { drawn, save } from "./exporting.mjs";
-import { clock, ms } from "./format.mjs";
+import { clock, count, ms } from "./format.mjs";
 import { Bars, Found, From, Json, Lines, Times } from "./found.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
@@ -56,7 +56,7 @@ function Answer({ answer, items, shown, hover, setHover, from, setFrom, outlines
   const [tab, setTab] = useState("results");
   const scored = items.some((item) => item.score !== null) && answer?.task !== "classify";
   const hidden = items.length - shown.length;
-  const said = !answer || ["depth", "embed"].includes(answer.task) ? "" : answer.text !== undefined && answer.task === "vlm" ? `${answer.usage?.completion_tokens ?? "?"} tokens` : `${shown.length} found${hidden ? `, ${hidden} hidden` : ""}`;
+  const said = !answer || ["depth", "embed"].includes(answer.task) ? "" : answer.text !== undefined && answer.task === "vlm" ? (answer.usage ? count(answer.usage.completion_tokens, "token") : "") : `${shown.length} found${hidden ? `, ${hidden} hidden` : ""}`;
   return html`<aside class="panel right" aria-label="Answer">
     <div class="tabs"><${Tabs} label="Answer" tabs=${[["results", "Results"], ["json", "JSON"]]} value=${tab} onChange=${setTab}/><span class="grow"></span>
       <span class="quiet middle" role="status">${said}</span></div>
@@ -110,7 +110,7 @@ export default function Try() {
         <section class="sect pictures"><div class="row between"><h2>Picture</h2><span class="quiet cut">${!picture ? "none yet" : `${picture.name}${picture.unseen ? "" : `, ${picture.width} × ${picture.height}`}`}</span></div>
           ${picture && html`<${Examples} task=${chosen.model?.task} chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/>`}
           ${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>
-        ${noSchema && noSchema.status !== 404 ? html`<div class="pad"><${Trouble} error=${noSchema}/></div>` : null}
+        ${noSchema && noSchema.status !== 404 && noSchema.message !== trial.error?.message ? html`<div class="pad"><${Trouble} error=${noSchema}/></div>` : null}
         ${schema && html`<${Parameters} key=${chosen.name} schema=${schema} given=${given} setGiven=${setGiven} wrong=${trial.wrong}/>`}</div>
         <section class="sect end"><div class="row between"><span>Run on every change</span><${Switch} label="Run on every change" on=${auto} onChange=${setAuto}/></div>
           <${Button} primary class="full" disabled=${!picture || !chosen.name || needs.length > 0} onClick=${run.run}>Run <kbd>Ctrl ↵</kbd><//></section>

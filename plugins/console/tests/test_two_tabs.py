@@ -1,0 +1,172 @@
+"""Two tabs of one browser, pages that lead nowhere, and sessions that end under an open page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import zipfile
+
+import aiohttp
+import pytest
+from console_pages import CHROMIUM, SQUARE, Person, asked, served, shown
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+END = """fetch("v1/session").then((answer) => answer.json())
+  .then((me) => fetch("v1/session", { method: "DELETE", headers: { "X-CSRF-Token": me.csrf } }))
+  .then(() => 0)"""
+"""Ends the session of a browser, which the page is not told of."""
+LIST = "[...document.querySelectorAll('tr[data-model]')].map((row) => row.dataset.model)"
+
+
+@contextlib.asynccontextmanager
+async def another(person, server, folder, place=""):
+    """Yield the same person before another tab of their browser."""
+    async with person.page.beside(f"{server.url}/{place}") as page:
+        other = Person(page, folder)
+        await other.screen()
+        await other.until("!!document.querySelector('.signin, .bar h1')")
+        yield other
+
+
+async def test_signing_out_and_in_is_of_all_tabs(tmp_path):
+    """Who signs out leaves nothing to see in another tab; who signs in may write in both."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect")
+        await person.give(SQUARE, "secret.png")
+        await person.sees("secret.png")
+        async with another(person, server, tmp_path, "#/models") as other:
+            await other.until(f"{LIST}.length > 3")
+            await other.click("Sign out")
+            await person.until("!!document.querySelector('.signin')")
+            await other.until("!!document.querySelector('.signin')")
+            assert "secret.png" not in await person.text()
+            await other.enter()
+            await person.until(
+                "!document.querySelector('.signin') && !!document.querySelector('.bar')"
+            )
+            await other.go("models")
+            for each in (person, other):
+                await each.go("models")
+                await each.click("Load", "tr[data-model=many]")
+                await each.click("Unload", "tr[data-model=many]")
+                await each.until("!!document.querySelector('tr[data-model=many] .state.off')")
+                assert not await each.evaluate("document.querySelector('tr .err')?.innerText")
+
+
+async def test_somebody_else_in_another_tab(tmp_path):
+    """Nothing of the one is left for the other, and what they may not is not offered."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect")
+        await person.give(SQUARE, "secret.png")
+        await person.sees("secret.png")
+        async with another(person, server, tmp_path) as other:
+            await other.evaluate(END)
+            await other.go("models")
+            await other.until("!!document.querySelector('.signin')")
+            await other.enter("door-key")
+            await other.until("!document.querySelector('.signin')")
+            await person.until("document.querySelector('.me')?.innerText.startsWith('door')")
+            assert "secret.png" not in await person.text()
+
+
+async def test_a_model_that_another_tab_removed(tmp_path):
+    """It leaves the list, and Try says that there is none of that name."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give()
+        await person.until("document.querySelectorAll('.found li[data-n]').length > 3")
+        async with another(person, server, tmp_path, "#/models") as other:
+            await other.click("More for many")
+            await other.click("Remove", ".menu")
+            await other.until("document.activeElement.innerText === 'Keep'")
+            await other.click("Remove many")
+            await other.until(f"!{LIST}.includes('many')")
+        await person.evaluate("document.querySelector('.left .primary').click()")
+        await person.until("document.querySelector('.right .note.bad')?.innerText.includes('many')")
+
+
+async def slow_job(server):
+    """Return a job that takes some seconds."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for at in range(40):
+            archive.writestr(f"{at}.png", SQUARE)
+    form = aiohttp.FormData({"model": "fake-detect", "params": '{"seconds": 0.2}'})
+    form.add_field("file", packed.getvalue(), filename="squares.zip")
+    return (await asked(server, "POST", "/v1/jobs/infer", data=form))["id"]
+
+
+async def test_addresses_that_lead_nowhere(tmp_path):
+    """They say so, with a way on."""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("nonsense")
+        await person.sees("The address names no page of this console.")
+        await person.go("fleet")
+        await person.sees("does not use the plugin fleet")
+        await person.click("Go to Try")
+        await person.sees("Drop a picture here")
+        await person.screen(390, 844, phone=True)
+        await person.go("jobs?id=nope")
+        await person.click("All jobs")
+        await person.sees("No job yet.")
+
+
+async def test_a_job_is_followed_after_signing_in_again(tmp_path):
+    """A session that ends while a job runs: its page goes on with the next one."""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.evaluate("window.same = 1")
+        begun = await slow_job(server)
+        await person.go(f"jobs?id={begun}")
+        await person.until("!!document.querySelector('.jobhead .state.busy')")
+        await person.evaluate(END)
+        await person.until("!!document.querySelector('.signin')")
+        await person.enter()
+        await person.until("!!document.querySelector('.jobhead .state.ok')")
+        assert await person.evaluate("window.same") == 1
+
+
+async def test_a_question_is_answered_by_the_keyboard(tmp_path):
+    """What asks whether it is meant has the focus on what changes nothing, and gives it back."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await asked(server, "POST", "/v1/sessions", json={"model": "fake-track"})
+        await person.go("live")
+        focused = "document.activeElement.innerText"
+        await person.until(
+            f"document.querySelector('.sugg .asks button')?.focus(), {focused} === 'Close'"
+        )
+        await person.evaluate("document.activeElement.click()")
+        await person.until(f"{focused} === 'Keep'")
+        told = "document.activeElement.getAttribute('aria-describedby')"
+        effect = await person.evaluate(f"document.getElementById({told}).innerText")
+        assert effect == "It loses its place."
+        await person.evaluate("document.activeElement.click()")
+        await person.until(f"{focused} === 'Close'")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_long_names_and_many_rows(tmp_path, width):
+    """No page is wider than its window, whatever its models are called."""
+    long = "an-organisation-with-a-long-name/a-vision-transformer-" + "with-a-very-long-name-" * 4
+    names = {long: "detect", **{f"org-{at}/model-{at}": "detect" for at in range(300)}}
+    async with served(tmp_path, registered=names) as server, shown(server.url, tmp_path) as person:
+        await person.screen(width, 844, phone=width < 400)
+        for page in ("models", f"try?model={long}", f"compare?model={long}&with={long}", "server"):
+            await person.go(page)
+            await person.until("!!document.querySelector('.bar h1')")
+            await asyncio.sleep(1)
+            root = "document.documentElement"
+            wide = f"[innerWidth, {root}.scrollWidth - {root}.clientWidth]"
+            assert await person.evaluate(wide) == [width, 0], page
+        await person.go("models")
+        await person.until("document.querySelectorAll('tr[data-model]').length > 300")
+        await person.click(f"More for {long}")
+        await person.click("Remove", ".menu")
+        await person.until("document.activeElement.innerText === 'Keep'")
+        assert await person.evaluate(wide) == [width, 0]
