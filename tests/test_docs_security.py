@@ -13,9 +13,9 @@ from mataserver import config, plugins, testing
 from mataserver.app import composition as app
 from mataserver.app import running
 from mataserver.engines import confinement, zygote
-from mataserver.http import browsers, forms, jsonbody, stream
+from mataserver.http import browsers, forms, jsonbody, middleware, stream
 from mataserver.processes import variables
-from mataserver.sources import turns
+from mataserver.sources import pulls
 from mataserver_accounts import log_ins
 from mataserver_jobs import uploads
 
@@ -57,6 +57,13 @@ def table(tmp_path_factory):
     return app.build(settings, plugins.discover(settings, points)).table.routes
 
 
+def test_strangers_send_little(table):
+    """What a route that is open to everybody reads is short: all bodies share one room."""
+    read = [route for route in table if route.public and route.request]
+    assert read
+    assert [route.path for route in read if not 0 < (route.max_body or 0) <= 65_536] == []
+
+
 def test_open_routes_are_those_of_the_code(table):
     """The table holds every route that answers without credentials, and no other."""
     described = {
@@ -94,8 +101,9 @@ def test_numbers_that_no_setting_moves():
         return [int(each.replace(",", "")) for each in re.findall(r"[\d,]*\d", told[name])]
 
     assert numbers("bytes of JSON beside its images and long texts") == [jsonbody.MOST_OUTSIDE]
+    assert numbers("characters of a `Content-Type`") == [middleware.LONGEST_TYPE]
     assert numbers("fields of a form; bytes of each") == [forms.MAX_FIELDS, forms.MAX_FIELD_BYTES]
-    assert numbers("pulls at a time; that wait") == [turns.RUNNING, turns.WAITING]
+    assert numbers("pulls at a time; that wait") == [pulls.RUNNING, pulls.WAITING]
     assert numbers("sockets that show one camera") == [stream.MAX_VIEWERS]
     assert numbers("a WebSocket without a valid key") == [stream.CLOSE_TIMEOUT]
     slots = numbers(next(row for row in told if row.startswith("log-ins")))

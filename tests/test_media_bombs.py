@@ -234,6 +234,25 @@ def test_samples_of_any_range_are_read_at_once(kind, channels, most):
     assert np.array_equal(decoded, np.rint(samples * (255 / most)).repeat(3 // channels, axis=2))
 
 
+@pytest.mark.parametrize("kind", [b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"])
+@pytest.mark.parametrize("before", [b"", b" 1", b" 1 1"])
+@pytest.mark.parametrize("gap", [b"#" + b"x" * 8_000_000 + b"\n", b"\n" * 8_000_000])
+def test_a_head_without_end_is_not_read_byte_by_byte(kind, before, gap):
+    """A picture of one pixel behind eight megabytes of comment."""
+    if before == b" 1 1" and kind in {b"P1", b"P4"}:
+        pytest.skip("its head has two numbers")
+    behind = b" 1" * (3 - before.count(b"1"))
+    assert "head has over 4096 bytes" in refused(kind + before + gap + behind + b" 1 1 1\n")
+
+
+@pytest.mark.parametrize("kind", [b"P2", b"P3", b"P5", b"P6"])
+def test_a_long_picture_with_a_comment(kind):
+    """Comments as programs write them are read."""
+    head = kind + b"\n# made by a program\n60 # columns\n 60\n255\n"
+    samples = b"1 " * 10_800 if kind in {b"P2", b"P3"} else b"\1" * 10_800
+    assert media.decode(head + samples, LIMIT).shape == (60, 60, 3)
+
+
 def test_a_sample_over_the_largest_is_the_largest():
     """A PPM that breaks its own range is not wrapped round to black."""
     assert media.decode(b"P6 1 1 100\n\x64\x65\xff", LIMIT).tolist() == [[[255, 255, 255]]]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mataserver.http.cookies import Cookies
     from mataserver.principals import Principal
 
+MAX_BODY = 65_536
+"""Bytes: strangers send it, and bodies of all share one room."""
 Secret = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
@@ -61,7 +63,8 @@ class LoginService(Handlers):
         return [
             Route("POST", "/v1/session", self._begin, "Sign a browser in", "sign-in",
                   request=(Body(codec.JSON, LoginBody, examples.LOGIN),), response=info,
-                  public=True, errors=(400, 401, 403, 408, 413, 415, 422, 503)),
+                  public=True, max_body=MAX_BODY,
+                  errors=(400, 401, 403, 408, 413, 415, 422, 503)),
             Route("GET", "/v1/session", self._who, "Who is signed in", "sign-in",
                   response=info, needs=ANYBODY),
             Route("DELETE", "/v1/session", self._end, "Sign a browser out", "sign-in",

@@ -18,6 +18,9 @@ _NUMBER = _GAP + rb"+0*([1-9]\d{0,5})"
 _HEAD = re.compile(rb"P([56])" + _NUMBER + _NUMBER + _NUMBER + rb"\s")
 _WITHIN = 256
 _CHANNELS = {b"5": 1, b"6": 3}
+_LONGEST_HEAD = 4_096
+_TOKENS = {**dict.fromkeys((b"P1", b"P4"), 2), **dict.fromkeys((b"P2", b"P3", b"P5", b"P6"), 3)}
+"""How many numbers the head of each kind has."""
 
 
 def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | None:
@@ -43,6 +46,16 @@ def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | Non
     samples = np.frombuffer(data, kind, count, head.end()).reshape(shape)
     pixels = _scaled(samples, most)
     return pixels if shape[2] == 3 else pixels.repeat(3, axis=2)
+
+
+def check(data: bytes | memoryview) -> None:
+    """Raise ``BadRequest`` for a head that has no end soon: Pillow reads it byte by byte."""
+    tokens = _TOKENS.get(bytes(data[:2]), 0)
+    if not tokens or len(data) <= _LONGEST_HEAD:
+        return
+    head = rb"P.(?:%b+[^\s#]+){%d}\s" % (_GAP, tokens)
+    if not re.match(head, bytes(data[:_LONGEST_HEAD]), re.DOTALL):
+        raise BadRequest(f"image cannot be decoded: its head has over {_LONGEST_HEAD} bytes")
 
 
 def _scaled(samples: NDArray[Any], most: int) -> NDArray[np.uint8]:

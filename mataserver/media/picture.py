@@ -94,6 +94,7 @@ def _decoded(
     array = netpbm.decode(data, max_pixels)
     if array is not None:
         return Picture(array, 1, array.shape[1], array.shape[0])
+    netpbm.check(data)
     structure.check(data)
     try:
         return _by_pillow(data, max_pixels, wanted, alpha, legible=legible)

@@ -246,6 +246,8 @@ def _video(container: InputContainer) -> VideoStream:
         raise BadRequest(f"The file has no pictures that move: {error}") from None
     if stream.width * stream.height > MAX_PIXELS:
         raise BadRequest(f"The video's frames have over {MAX_PIXELS} pixels")
+    # Each frame may be of another size: one that is too large costs as much as a damaged one.
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import struct
 import zipfile
 
 import av
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from films import archive, picture, sound, video
+from PIL import Image
 
 from mataserver import BadRequest
 from mataserver_jobs.footage import opened
@@ -25,6 +28,28 @@ def test_a_video(tmp_path):
     assert [item.time for item in footage.items(4, 1)] == times[4:]
     assert [item.time for item in footage.items(1, 3)] == times[3::3]
     assert not footage.damaged
+
+
+def jpegs(path, *sides):
+    """Write a video whose frames are JPEGs of these sizes; it says that it is as the first."""
+    frames = []
+    for side in sides:
+        buffer = io.BytesIO()
+        Image.new("L", (side, side)).save(buffer, "JPEG")
+        frames.append(buffer.getvalue())
+    size = (sides[0], sides[0])
+    head = struct.pack("<4sHH4sHHIII4x", b"DKIF", 0, 32, b"MJPG", *size, 25, 1, len(frames))
+    parts = [struct.pack("<IQ", len(data), at) + data for at, data in enumerate(frames)]
+    path.write_bytes(head + b"".join(parts))
+    return path
+
+
+def test_a_frame_that_is_larger_than_the_first(tmp_path, monkeypatch):
+    """The size that a video tells is not that of each frame: one that is too large is left out."""
+    monkeypatch.setattr("mataserver_jobs.footage.MAX_PIXELS", 200 * 200)
+    footage = opened(jpegs(tmp_path / "v.ivf", 64, 80, 640, 64))
+    sizes = [Image.open(io.BytesIO(item.image)).size for item in footage.items(0, 1)]
+    assert (sizes, footage.damaged) == ([(64, 64), (80, 80), (64, 64)], True)
 
 
 def test_pictures(tmp_path):
