@@ -165,7 +165,7 @@ class Routes:
         record = await self._job(request)
         size = number(request, "bytes", LOG_BYTES, 1, MAX_LOG_BYTES)
         data = await self._ctx.run_blocking(self._desk.storage.log, record.id, size)
-        return web.Response(text=data.decode(errors="replace"), headers=_GUARDED)
+        return web.Response(text=data.decode(errors="replace"), headers=GUARDED)
 
     async def files(self, request: web.Request) -> web.Response:
         """Answer with the list of a job's files."""
@@ -185,7 +185,7 @@ class Routes:
         """Answer with a file, or the ``Range`` of it; it has an ``ETag``."""
         record, name = await self._job(request), request.match_info["name"]
         found = await self._ctx.run_blocking(self._desk.storage.file, record.id, name)
-        return SentFile(found.path, _GUARDED)
+        return SentFile(found.path, GUARDED)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Have a job stop."""
@@ -216,8 +216,11 @@ class Routes:
         )
 
 
-_GUARDED = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
-"""What a job wrote must do nothing in a browser that shows it."""
+GUARDED = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+"""What a job wrote must do nothing in a browser that shows it: ``default-src`` leaves forms."""
 
 
 def asker(request: web.Request) -> Principal:

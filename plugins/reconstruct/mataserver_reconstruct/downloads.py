@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Body, InvalidParams, NotFound, Route
+from mataserver_jobs.routes import GUARDED
 from mataserver_jobs.sent_file import SentFile, also_of_file
 from mataserver_reconstruct.files import CSV, CSV_WITH_ID, REPORT
 
@@ -29,7 +30,6 @@ _TYPES = {
 }
 _BYTES = "application/octet-stream"
 _EVERY = (_BYTES, *(each.partition(";")[0] for each in _TYPES.values()))
-_NOTHING = "default-src 'none'"
 _OF_REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 _ZIP = "clouds.zip"
 _WITH_ID = {"": False, "0": False, "false": False, "1": True, "true": True}
@@ -120,11 +120,9 @@ class Downloads:
 
 def _sent(path: Path, name: str) -> SentFile:
     """Return a file as an answer: to save under a name, or to look at without one."""
-    headers = {
-        "Content-Type": _TYPES.get(path.suffix, _BYTES),
-        "Content-Security-Policy": _NOTHING if name else _OF_REPORT,
-        "X-Content-Type-Options": "nosniff",
-    }
+    headers = {**GUARDED, "Content-Type": _TYPES.get(path.suffix, _BYTES)}
     if name:
         headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    else:
+        headers["Content-Security-Policy"] = _OF_REPORT
     return SentFile(path, headers)

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from mataserver import Body, NotFound, Route
+from mataserver_jobs.routes import GUARDED
 from mataserver_jobs.sent_file import SentFile, also_of_file
 from mataserver_reconstruct.files import MANIFEST, PHOTOS
 
@@ -52,12 +53,7 @@ class PhotoRoutes:
         folder = self._ctx.peer("jobs").desk.storage.folder(record.id) / "work"
         number = request.match_info["number"]
         path = await self._ctx.run_blocking(_photo, folder, number)
-        headers = {
-            "Content-Type": "image/jpeg",
-            "Content-Security-Policy": "default-src 'none'",
-            "X-Content-Type-Options": "nosniff",
-        }
-        return SentFile(path, headers)
+        return SentFile(path, {**GUARDED, "Content-Type": "image/jpeg"})
 
 
 def _photo(work: Path, number: str) -> Path:
