@@ -156,12 +156,22 @@ async def test_normalize_false_is_raw_depth(http):
         ("application/x-msgpack", "application/msgpack"),
         ("application/msgpack, application/json;q=0.5", "application/msgpack"),
         ("application/json, application/msgpack", JSON),
+        ("application/json;q=0.1, application/msgpack;q=0.9", "application/msgpack"),
+        ("application/msgpack; q=0.2, */*", JSON),
+        ("application/msgpack;q=0", JSON),
+        ("application/msgpack;v=1;Q=0.0", JSON),
+        ("application/msgpack;q=much", "application/msgpack"),
+        ("text/event-stream", "text/event-stream"),
+        ("Text/Event-Stream, application/json", "text/event-stream"),
+        ("text/event-stream, */*;q=0.1", "text/event-stream"),
+        ("text/event-stream;q=0.5, application/msgpack", "application/msgpack"),
+        ("text/event-stream;q=0", JSON),
         ("text/html", JSON),
         ("garbage;;;,,", JSON),
     ],
 )
 async def test_accept_chooses_the_encoding(http, accept, kind):
-    """MessagePack only for who asks for it before JSON."""
+    """The form with the most weight, of equal ones the first; events where nothing has more."""
     asked = asking("fake-detect", PNG)
     async with http.post("/v1/infer", json=asked, headers={"Accept": accept}) as response:
         assert (response.status, response.content_type) == (200, kind)

@@ -61,6 +61,14 @@ async def test_the_list_has_every_model(http):
         assert [each[name] for name in NUMBERS] == [None] * 4
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fake-detect", "/v1/sessions"])
+async def test_a_parameter_that_nobody_knows(http, path):
+    """Lists have no filters: what is not applied is 422, and is not passed over."""
+    async with http.get(f"{path}?task=detect") as response:
+        assert response.status == 422
+        assert "task: unknown parameter" in (await response.json())["detail"]
+
+
 async def test_one_model_looks_like_its_list_item(http):
     """GET /v1/models/{model_id} answers the item of the list."""
     await infer(http, "fake-detect", PNG)

@@ -118,6 +118,7 @@ async def test_session_parameters_hold_for_every_frame(http):
     [
         ({"model": "absent"}, 404),
         ({"model": "fake-detect", "task": "ocr"}, 422),
+        ({"model": "fake-detect", "task": ""}, 422),
         ({"model": "fake-classify", "task": "track"}, 422),
         ({"model": "fake-detect", "task": "detect"}, 201),
         ({"model": "fake-detect", "task": None, "params": None}, 201),
@@ -201,8 +202,8 @@ async def test_a_bad_frame_is_an_error_message(stream, bad):
     """A frame that is no picture is answered by an error with its number; the next one counts."""
     await stream.send_bytes(bad)
     error = await stream.receive_json(timeout=10)
-    assert (error.pop("type"), error.pop("frame_id")) == ("error", 0)
-    assert list(error) == ["detail"]
+    assert list(error) == ["type", "frame_id", "detail"]  # in the order that is documented
+    assert (error["type"], error["frame_id"]) == ("error", 0)
     await stream.send_bytes(PNG)
     assert (await stream.receive_json(timeout=10))["frame_id"] == 1
 

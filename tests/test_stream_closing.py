@@ -89,6 +89,16 @@ async def test_without_the_key_4001(http, server, known, query, header):
         assert not (await session_info(http, session_id))["connected"]
 
 
+async def test_a_wrong_token_is_not_rescued_by_a_header(http, server):
+    """Where both are there ``?token=`` counts: a wrong one is 4001."""
+    session_id = await open_session(http)
+    async with (
+        aiohttp.ClientSession(server.url, headers=server.headers) as client,
+        client.ws_connect(f"/v1/stream/{session_id}?token=wrong") as ws,
+    ):
+        assert await refused_with(ws) == (4001, "unauthorized")
+
+
 async def test_4001_reaches_a_client_that_already_sends(http):
     """A client that streams before it looks still learns why it was refused."""
 

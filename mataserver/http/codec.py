@@ -10,7 +10,7 @@ from aiohttp.payload import Payload
 from msgspec import Meta
 from multipart import parse_options_header
 
-from mataserver.http import jsonbody
+from mataserver.http import accepting, jsonbody
 from mataserver.http.bodies import Unsupported
 from mataserver.http.protocol import Whole
 
@@ -68,17 +68,8 @@ class Apart(Payload):
 
 
 def wanted_format(request: web.Request) -> Format:
-    """Return the answer's format: MessagePack when ``Accept`` names it before JSON."""
-    accepted = request.headers.get("Accept")
-    if accepted is None:
-        return "json"
-    for choice in accepted.split(","):
-        kind = choice.partition(";")[0].strip().lower()
-        if kind in {MSGPACK, "application/x-msgpack"}:
-            return "msgpack"
-        if kind in {JSON, "*/*", "application/*"}:
-            return "json"
-    return "json"
+    """Return the answer's format, as ``Accept`` asks for it."""
+    return accepting.form(request.headers.get("Accept"))
 
 
 def respond(

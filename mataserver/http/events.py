@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
-from mataserver.http import codec
+from mataserver.http import accepting, codec
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.grants import GrantedTurns, held
 from mataserver.http.middleware import COUNTED, LEFT
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
     from mataserver.contract.handles import Encoded
 
-CONTENT_TYPE = "text/event-stream"
+CONTENT_TYPE = accepting.EVENTS
 
 
 def requested(request: web.Request) -> bool:
     """Whether the client asked for events."""
-    return CONTENT_TYPE in request.headers.get("Accept", "").lower()
+    return accepting.events(request.headers.get("Accept", ""))
 
 
 async def respond(
@@ -82,12 +83,14 @@ async def _answer(
     def following() -> Awaitable[bytes | None]:
         return turns.of(anext(events, None))
 
+    begun = time.perf_counter()
     async with contextlib.aclosing(events):
         first = await turns.of(anext(events))
         headers = {
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",
             "X-Request-Id": request[REQUEST_ID],
+            "Server-Timing": f"first;dur={(time.perf_counter() - begun) * 1e3:.3f}",
         }
         response = web.StreamResponse(status=status, headers=headers)
         response.content_type, response.charset = CONTENT_TYPE, "utf-8"

@@ -11,7 +11,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver.contract.routes import LastEvent
 from mataserver.errors import BadRequest, InvalidParams, Unavailable
 from mataserver.http import codec, events, examples
-from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.routing import ROUTE, Body, Handlers, Route
+from mataserver.http.shown import check_query
 from mataserver.results import ModelDetail, ModelInfo
 from mataserver.sources import Progress, Waiting
 
@@ -67,14 +68,16 @@ class ModelsService(Handlers):
         """Return the routes; fixed paths come before the greedy one."""
         return _described(self)
 
-    async def every(self, _request: web.Request) -> web.Response:
+    async def every(self, request: web.Request) -> web.Response:
         """Answer ``GET /v1/models``."""
+        check_query(request, request[ROUTE].parameters)
         return codec.respond(self._models.list())
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer ``GET /v1/models/{model_id}``."""
         name = request.match_info["model_id"]
         info = self._models.info(name)
+        check_query(request, request[ROUTE].parameters)
         wanted = _params_wanted(request)
         return codec.respond(self._models.detail(name) if wanted else info)
 
@@ -147,7 +150,8 @@ def _described(api: ModelsService) -> list[Route]:
     body_errors = (400, 408, 413, 415, 422, 500, 503)
     return [
         Route("GET", "/v1/models", api.every, "List the installed models", "models",
-              response=(Body(codec.JSON, list[ModelInfo]),), needs="models:read"),
+              response=(Body(codec.JSON, list[ModelInfo]),), errors=(422,),
+              needs="models:read"),
         Route("POST", "/v1/models/pull", api.pull, "Download or install a model", "models",
               request=pull, response=pulled, status=202, errors=(*body_errors, 409),
               needs="models:write"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
@@ -85,6 +86,8 @@ class Table:
         for added, known in self._known.items():
             if shape(added.method, known.path) in wanted:
                 self._others.setdefault(added, []).append(route)
+                both = {**route.parameters, **known.parameters}
+                self._known[added] = replace(known, parameters=both)
 
     def found(self) -> Iterator[AbstractRoute]:
         """Yield what aiohttp finds for requests, in the order of its being added."""

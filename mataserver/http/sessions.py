@@ -13,6 +13,7 @@ from mataserver.errors import InvalidParams
 from mataserver.frontends.held import EVERY
 from mataserver.http import auth, codec, examples
 from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.shown import check_query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,7 @@ class SessionsService(Handlers):
                   request=(Body(codec.JSON, SessionBody, examples.SESSION),), response=made,
                   status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
             Route("GET", "/v1/sessions", self._every, "List the sessions", "sessions",
-                  response=(Body(codec.JSON, list[SessionInfo]),), errors=(503,), needs="infer",
+                  response=(Body(codec.JSON, list[SessionInfo]),), errors=(422, 503), needs="infer",
                   held=EVERY),
             Route("GET", "/v1/sessions/{session_id}", self._one, "One session", "sessions",
                   response=info, errors=(404, 503), needs="infer", held="session_id"),
@@ -126,6 +127,7 @@ class SessionsService(Handlers):
         return response
 
     async def _every(self, request: web.Request) -> web.Response:
+        check_query(request, ())
         sessions, principal = self._sessions.all(), auth.caller(request)
         found = [self._info(each) for each in sessions if each.seen_by(principal)]
         for others in await self._ctx.held.gather(request, list[SessionInfo]):

@@ -81,7 +81,7 @@ class ShownSecret(NamedTuple):
 
 
 def secrets(request: web.Request, *, socket: bool) -> list[ShownSecret]:
-    """Return what a request shows: a WebSocket's ``?token=`` first, then its headers.
+    """Return what a request shows: a WebSocket's ``?token=`` alone, else its headers.
 
     A browser's script can set no header of a WebSocket. Elsewhere a key in a URL would open the
     door to whoever reads a log or a history. Raises ``BadRequest`` for one that is there twice.
@@ -94,7 +94,7 @@ def secrets(request: web.Request, *, socket: bool) -> list[ShownSecret]:
     if socket and is_socket(request):
         token = sole_value("token", request.query.getall("token", ()))
         if token:
-            shown.insert(0, ShownSecret("token", token))
+            return [ShownSecret("token", token)]
     return shown
 
 

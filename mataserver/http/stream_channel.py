@@ -69,12 +69,11 @@ class CloseReason(NamedTuple):
     reason: str
 
 
-class StreamError(Struct):
+class StreamError(Struct, kw_only=True, tag_field="type", tag="error"):
     """What a client is told about a frame or a message that could not be served."""
 
-    detail: str
     frame_id: int | UnsetType = UNSET
-    type: str = "error"
+    detail: str
 
 
 class ClientMessage(Struct):
@@ -196,12 +195,12 @@ class Channel(ABC):
         try:
             message = msgspec.json.decode(text[:MOST_TEXT], type=ClientMessage)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
-            await self._send(StreamError('a text message must be {"type": "ping"}'))
+            await self._send(StreamError(detail='a text message must be {"type": "ping"}'))
             return
         if message.type == "ping":
             await self._send({"type": "pong"})
         else:
-            await self._send(StreamError(f"unknown message type {message.type[:40]!r}"))
+            await self._send(StreamError(detail=f"unknown message type {message.type[:40]!r}"))
 
     async def _pong(self, payload: bytes) -> None:
         try:

@@ -80,7 +80,7 @@ class Connection(Channel):
             share.take(len(data))
         except Unavailable as error:
             self._last_frame = time.monotonic()
-            await self._send(StreamError(error.detail, self._session.receive()))
+            await self._send(StreamError(detail=error.detail, frame_id=self._session.receive()))
             return
         self._receive(data, share)
 
@@ -216,7 +216,7 @@ class Connection(Channel):
         number = taken.number
         self._session.note(found)
         if isinstance(found, MataError):
-            await self._answer(StreamError(found.detail, number))
+            await self._answer(StreamError(detail=found.detail, frame_id=number))
             if not isinstance(found, WorkerDied) and found.status not in _PASSING:
                 self.request_close(INTERNAL, "the model cannot be loaded")
             return
@@ -226,7 +226,7 @@ class Connection(Channel):
             await self._answer(body)
             note_sent(self._terms, self._session, taken, body, self._form)
             return
-        await self._answer(StreamError(found.failure.detail, number))
+        await self._answer(StreamError(detail=found.failure.detail, frame_id=number))
         if found.failure.status >= 500 and found.failure.status not in _PASSING:
             self.request_close(INTERNAL, "inference failed")
 
@@ -241,7 +241,7 @@ class Connection(Channel):
             async for item in items:
                 if not isinstance(item, str):
                     return item
-                await self._send(StreamToken(item, number))
+                await self._send(StreamToken(number, item))
         raise WorkerDied("The model gave no result")
 
 

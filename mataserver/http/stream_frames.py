@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from mataserver.http.budget import BudgetShare
 
 
-class StreamToken(Struct):
+class StreamToken(Struct, tag_field="type", tag="token"):
     """A piece of the text that the model is making for a frame."""
 
-    text: str
     frame_id: int
-    type: str = "token"
+    text: str
 
 
 @dataclass(slots=True)

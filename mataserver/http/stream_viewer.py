@@ -44,14 +44,14 @@ class Viewer(Channel):
     def warn(self, detail: str) -> None:
         """Have the client told that the camera was lost, unless a result still waits."""
         if self._waiting is None:
-            self._waiting = StreamError(detail)
+            self._waiting = StreamError(detail=detail)
             self._came.set()
 
     def _has_read(self) -> None:
         self._read_on.set()
 
     async def _binary(self, data: bytes) -> None:  # noqa: ARG002 - no frame is taken
-        await self._send(StreamError(NO_FRAMES))
+        await self._send(StreamError(detail=NO_FRAMES))
 
     async def _work(self) -> None:
         while True:
@@ -70,7 +70,7 @@ class Viewer(Channel):
         if isinstance(found, StreamError):
             return found
         if found.failure is not None:
-            return StreamError(found.failure.detail, found.number)
+            return StreamError(detail=found.failure.detail, frame_id=found.number)
         reset, self._reset = self._reset, False
         dropped = found.dropped + self._missed
         fields = self._session.fields(found.number, found.timing, dropped, reset=reset)

@@ -168,7 +168,7 @@ def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> ModelPl
     Raises ``NotFound``, ``Unavailable`` or ``InvalidParams``.
     """
     own = catalog.entry(model).task
-    wanted = task or own
+    wanted = own if task is None else task
     if wanted != own and ((own, wanted) != TRACKED or not catalog.serves(model, wanted)):
         raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}")
     return catalog.plan(model, wanted)

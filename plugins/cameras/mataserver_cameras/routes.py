@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from msgspec import Struct
 
-from mataserver import PRINCIPAL, Body, NotFound, Route
+from mataserver import PRINCIPAL, Body, NotFound, Route, check_query
 from mataserver_cameras.settings import Address, ModelName, Rate
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class CameraRoutes:
                   request=(Body(JSON, CameraBody, EXAMPLE),), response=one, status=201,
                   errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
             Route("GET", "/v1/cameras", self._every, "List the cameras", "cameras",
-                  response=(Body(JSON, list[Camera]),), errors=(503,), needs="infer", held="*"),
+                  response=(Body(JSON, list[Camera]),), errors=(422, 503), needs="infer",
+                  held="*"),
             Route("GET", _ONE, self._one, "One camera", "cameras",
                   response=one, errors=(404, 503), needs="infer", held="sessions:camera_id"),
             Route("DELETE", _ONE, self._close, "Close a camera", "cameras",
@@ -99,6 +100,7 @@ class CameraRoutes:
         return self._ctx.http.respond(self._told(request, *self._found(session)), status=201)
 
     async def _every(self, request: web.Request) -> web.Response:
+        check_query(request, ())
         sessions = self._ctx.sessions.list(request[PRINCIPAL])
         cameras = ((session, self._ctx.sessions.camera(session)) for session in sessions)
         found = [self._told(request, session, camera) for session, camera in cameras if camera]

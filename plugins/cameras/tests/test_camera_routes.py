@@ -56,6 +56,7 @@ async def test_a_camera_is_opened_seen_and_closed(data_dir, video):
                 assert response.status == 204
             assert await closed_with(ws) == 1000
         assert await found(http) == []
+        assert "unknown parameter" in await told(http, 422, f"{CAMERAS}?model=fake-detect")
         for path in (f"{CAMERAS}/{name}", f"{CAMERAS}/{name}/picture"):
             assert await told(http, 404, path) == f"Camera not found: {name}"
 

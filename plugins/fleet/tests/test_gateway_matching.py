@@ -225,16 +225,16 @@ async def test_another_method(stand, targets):  # noqa: F811
     for path, method, allowed in (
         ("/v2/models/cats/infer", "GET", "POST"),
         ("/v2/models/cats/versions/1/infer", "DELETE", "POST"),
-        ("/v2/models/cats/ready", "PUT", "GET"),
-        ("/v2/models/cats", "POST", "GET"),
-        ("/v2", "POST", "GET"),
-        ("/v2/health/live", "PATCH", "GET"),
+        ("/v2/models/cats/ready", "PUT", "GET, HEAD"),
+        ("/v2/models/cats", "POST", "GET, HEAD"),
+        ("/v2", "POST", "GET, HEAD"),
+        ("/v2/health/live", "PATCH", "GET, HEAD"),
         ("/v1/infer", "GET", "POST"),
         ("/v1/sessions", "GET", "POST"),
     ):
         status, answer, fields = await stand.ask(base + path, method=method, body=None)
         assert (status, fields.get("Allow")) == (405, allowed), path
-        assert answer == {"error": f"This is asked by {allowed}"}, path
+        assert answer == {"error": f"This is asked by {allowed.replace(', ', ' and ')}"}, path
         assert (await stand.ask(base + path, method=method, body=None, key=None))[0] == 401, path
 
 
@@ -256,3 +256,17 @@ def test_names_that_cannot_be():
     """A name that would change a path is not sound."""
     assert all(is_sound(name) for name in ("cats", "org/cats", "a b", "..a", "ß"))
     assert not any(is_sound(n) for n in ("", "/a", "a//b", "../a", "a/..", ".", "a\\b", "a\n"))
+
+
+async def test_what_answers_get_answers_head(stand, targets):  # noqa: F811
+    """The same status, type and length without a body (RFC 9110, 9.3.2)."""
+    stand.follow(application(*targets[:1]))
+    await stand.ready()
+    for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/cats/ready"):
+        whole = await stand.ask(f"/gateway/shop{path}", method="GET", body=None)
+        head = await stand.ask(f"/gateway/shop{path}", method="HEAD", body=None)
+        assert (whole[0], head[0], head[1]) == (200, 200, b""), path
+        assert head[2]["Content-Type"] == whole[2]["Content-Type"], path
+        if whole[1]:
+            assert head[2]["Content-Length"] == whole[2]["Content-Length"], path
+    assert (await stand.ask("/gateway/shop/v2", method="HEAD", body=None, key=None))[0] == 401

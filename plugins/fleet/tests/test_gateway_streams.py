@@ -132,6 +132,8 @@ async def test_a_session_by_another_method(shop):
     """405 to its consumer; another's session stays 404, whatever the method."""
     session, _url = await shop.session()
     path = f"/v1/sessions/{session}"
+    assert (await shop.ask("HEAD", path))[0] == 200
+    assert (await shop.ask("HEAD", path.replace("sessions", "stream")))[0] == 405
     assert (await shop.ask("POST", path))[0] == 405
     assert (await shop.ask("PUT", path))[0] == 405
     assert (await shop.ask("POST", path.replace("sessions", "stream")))[0] == 405

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from mataserver import Body, Route
+from mataserver import Body, Route, check_query
 from mataserver_jobs.courier import policy
 from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.webhooks import MadeWebhook, Webhook
@@ -61,7 +61,7 @@ class WebhookRoutes:
         example = {"url": "https://example.com/jobs"}
         return [
             Route("GET", "/v1/webhooks", self.list, "List webhooks",
-                  response=(Body(JSON, WebhookList),), errors=(503,), **read),
+                  response=(Body(JSON, WebhookList),), errors=(422, 503), **read),
             Route("POST", "/v1/webhooks", self.add, "Have an address told when jobs end",
                   request=(Body(JSON, NewWebhook, example),), response=(Body(JSON, MadeWebhook),),
                   status=201, errors=(400, 408, 409, 413, 415, 422, 503), max_body=MAX_BODY,
@@ -72,6 +72,7 @@ class WebhookRoutes:
 
     async def list(self, request: web.Request) -> web.Response:
         """Answer with the webhooks."""
+        check_query(request, ())
         found = await self._service.webhooks.all(owner_of(request))
         return self._ctx.http.respond(WebhookList(found), request=request)
 

@@ -138,6 +138,7 @@ async def test_addresses_that_are_refused(ask, url):
     status, body = await ask("POST", "/v1/webhooks", json={"url": url})
     assert (status, body["detail"].partition(":")[0]) == (400, "webhook")
     assert (await ask("GET", "/v1/webhooks"))[1] == {"webhooks": []}
+    assert (await ask("GET", "/v1/webhooks?limit=1"))[0] == 422
 
 
 @pytest.fixture

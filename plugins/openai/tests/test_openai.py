@@ -385,8 +385,9 @@ async def test_the_forms_of_the_list(server):
             async with http.get(path, headers=headers) as response:
                 assert response.status == 200, path
                 assert isinstance(await response.json(), kind), (path, headers)
-        async with http.get("/v1/models?format=xml") as response:
-            assert response.status == 422
+        for query in ("format=xml", "format=mata&limit=1"):
+            async with http.get(f"/v1/models?{query}") as response:
+                assert response.status == 422, query
         async with http.get("/openai/v1/models/echo") as response:
             assert (await response.json())["id"] == "echo"
 

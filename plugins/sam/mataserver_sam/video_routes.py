@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from mataserver import PRINCIPAL, Body, InvalidParams, Route, Unavailable
+from mataserver import PRINCIPAL, Body, InvalidParams, Route, Unavailable, check_query
 from mataserver_sam.description import JSON, TAG, described
 from mataserver_sam.video_requests import (
     Closed,
@@ -90,8 +90,9 @@ class VideoRoutes:
             described("DELETE", one, self.close, "Close a video session", None, Closed,
                       errors=gone),
             described("GET", "/api/v1/video/sessions", self.list, "The open video sessions", None,
-                      Sessions, errors=(503,), held="*"),
-            Route("GET", STREAM + "/{session_id}", self.stream, needs="infer", held="session_id"),
+                      Sessions, errors=(422, 503), held="*"),
+            Route("GET", STREAM + "/{session_id}", self.stream, needs="infer", held="session_id",
+                  socket=True),
         ]  # fmt: skip
 
     async def start(self, request: web.Request) -> web.Response:
@@ -179,6 +180,7 @@ class VideoRoutes:
 
     async def list(self, request: web.Request) -> web.Response:
         """List the sessions that are open."""
+        check_query(request, ())
         listed = [session.listed() for session in self._sessions.all(owner_of(request))]
         for others in await self._held.gather(request, Sessions):
             listed += others.sessions

@@ -113,6 +113,7 @@ async def test_a_session_from_start_to_end(api, video_api, video_path, in_base64
     assert closed.pop("memory_freed_mb") > 0.01
     assert closed == {"session_id": "custom-session-id", "status": "closed"}
     assert await api.ok("GET", SESSIONS) == {"sessions": [], "total_sessions": 0}
+    assert (await api.ask("GET", f"{SESSIONS}?limit=1"))[0] == 422
     ended = await api.ok("GET", f"{here}/status")
     assert (ended["status"], ended["current_objects"]) == ("closed", 0)
 

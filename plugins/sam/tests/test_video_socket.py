@@ -158,6 +158,20 @@ async def test_streams_need_the_key(api):
     assert refused.value.status == 401
 
 
+async def test_the_key_in_the_query(api, video_path):
+    """A browser's script can set no header of a WebSocket: ``?token=`` is the key."""
+    key = api.http.headers["Authorization"].removeprefix("Bearer ")
+    async with api.session(video_path, BOX) as one, aiohttp.ClientSession(api.url) as page:
+        path = f"/api/v1/video/ws/propagate/{one.id}"
+        async with page.ws_connect(f"{path}?token={key}") as socket:
+            await socket.send_json({"direction": "forward"})
+            *frames, last = await received(socket)
+        assert last == {"type": "complete", "total_frames": len(frames)}
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await page.ws_connect(f"{path}?token=wrong")
+    assert refused.value.status == 403
+
+
 # at the client's pace
 
 

@@ -29,9 +29,14 @@ class WrongMethod(MataError):
 
 
 def check_method(method: str, *allowed: str) -> None:
-    """Raise ``WrongMethod`` for any other method."""
-    if method not in allowed:
-        raise WrongMethod(*allowed)
+    """Raise ``WrongMethod`` for any other method; what answers GET answers HEAD (RFC 9110, 9.1)."""
+    if asked_as(method) not in allowed:
+        raise WrongMethod(*allowed, *(("HEAD",) if "GET" in allowed else ()))
+
+
+def asked_as(method: str) -> str:
+    """Return the method that a server is asked by: Tritons answer no HEAD."""
+    return "GET" if method == "HEAD" else method
 
 
 def linger(request: web.Request) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from mataserver import MataError, Unavailable
+from mataserver_fleet.gateway.answers import asked_as
 from mataserver_fleet.gateway.bodies import Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
 from mataserver_fleet.gateway.http1 import MalformedError
@@ -176,7 +177,8 @@ class Forwarding:
             seconds = call.asked.place.application.timeout
         movable = call.replayable and call.pin is None and call.asked.place.application.resend
         path = with_query(route.path(pin.version, verb), call.request)
-        message = Message(call.request.method, path, call.fields, call.body, call.consumer.id)
+        method = asked_as(call.request.method)
+        message = Message(method, path, call.fields, call.body, call.consumer.id)
         async with Exchange(
             self._links, pin.target, server, message, seconds, movable=movable, begun=begun
         ) as answer:

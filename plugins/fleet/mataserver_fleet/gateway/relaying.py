@@ -41,7 +41,7 @@ async def relay(
     Raises ``Failed`` while nothing was sent; after that the connection is cut.
     """
     fields, length = headers.back(answer.fields), answer.length
-    if length is not None and length <= SMALL:
+    if request.method == "HEAD" or (length is not None and length <= SMALL):
         body = await whole_of(answer, patience)
         sent(len(body))
         whole = WholeAnswer(status=answer.status, headers=fields, body=body)

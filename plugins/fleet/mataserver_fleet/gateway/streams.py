@@ -14,7 +14,7 @@ from aiohttp import web
 
 from mataserver import BadRequest, InvalidParams, MataError, NotFound, Unavailable, check_charset
 from mataserver_fleet.gateway import callers, headers
-from mataserver_fleet.gateway.answers import check_method
+from mataserver_fleet.gateway.answers import WrongMethod, asked_as, check_method
 from mataserver_fleet.gateway.bodies import Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
 from mataserver_fleet.gateway.relaying import relay, whole_of
@@ -67,7 +67,8 @@ class Streams:
             return await self._create(scope, request)
         if scope.path.startswith(STREAM):
             known = self._known(scope, request, STREAM)
-            check_method(request.method, "GET")
+            if request.method != "GET":
+                raise WrongMethod("GET")
             return await self._stream(known, request)
         if scope.path.startswith(SESSIONS + "/"):
             known = self._known(scope, request, SESSIONS + "/")
@@ -182,7 +183,7 @@ class Streams:
             request.raw_headers, consumer.name, self._gateway.http.address(request)
         )
         path = f"{SESSIONS}/{identity}"
-        message = Message(request.method, path, fields, None, consumer.id)
+        message = Message(asked_as(request.method), path, fields, None, consumer.id)
         async with self._exchange(place, session.target, message) as answer:
             patience = place.application.timeout
             response, _ = await relay(request, answer, patience, self._unread, lambda _: None)
