@@ -13,6 +13,7 @@ import pytest
 from conftest import picture
 from mataserver.app import lifetime
 from mataserver.config import Settings
+from mataserver.engines.failures import failure_of
 from mataserver.engines.soundness import Unsound, sound
 from mataserver.plugins import discover
 from mataserver.results import Detection, DetectResult, Keypoint, PoseResult
@@ -218,3 +219,15 @@ class Service(Base):
 def plugin_source(point):
     """Return the text of a plugin's module."""
     return Path(sys.modules[point.module].__file__).read_text()
+
+
+def test_where_memory_ran_out_is_told(caplog):
+    """The log leads to the line that asked for too much; the client is told the fact alone."""
+
+    def greedy():
+        raise MemoryError
+
+    with pytest.raises(MemoryError) as caught:
+        greedy()
+    assert failure_of(caught.value, "The model failed").detail == "Out of memory"
+    assert "in greedy" in caplog.text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import mataserver
 from mataserver import run_process
 from mataserver.contract import service
 
@@ -32,3 +33,8 @@ def test_a_child_is_given_what_there_is():
         for one in (service.RunProcess.__call__, run_process)
     )
     assert told[1:] == there
+
+
+def test_every_name_of_the_door_can_be_found():
+    """Also those that are imported when they are first used: ``dir()`` and completion show them."""
+    assert set(mataserver.__all__) <= set(dir(mataserver))

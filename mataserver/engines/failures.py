@@ -40,7 +40,7 @@ def failure_of(error: Exception, sentence: str) -> Failure:
     if isinstance(error, MataError):
         return Failure.of(error)
     if _is_shortage(error):
-        log.error("out of memory: %s", error)
+        log.error("out of memory: %s", error, exc_info=error)
         return Failure(507, "Out of memory")
     if isinstance(error, msgspec.ValidationError):
         return Failure(InvalidParams.status, f"params: {error}")
