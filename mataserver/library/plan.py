@@ -79,6 +79,7 @@ class ModelPlan:
         if not named and max_tokens in self._unasked:
             return self._unasked[max_tokens]
         found = parse(named, self.backend.params, defaults=defaults, max_tokens=max_tokens)
+        found.check()
         if not named and _is_fixed(found):
             self._unasked[max_tokens] = found
         return found

@@ -42,6 +42,12 @@ class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     docstring (``name: sentence``) is what the API tells of it.
     """
 
+    def check(self) -> None:
+        """Raise ``InvalidParams`` for what no image can be answered with, such as a lacking prompt.
+
+        Called once they are complete: with what a request or a session gives, and the defaults.
+        """
+
 
 class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):
     """Every inference parameter of the API, for checking. All are optional.

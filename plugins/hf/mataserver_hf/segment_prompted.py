@@ -39,6 +39,10 @@ class PromptedParams(Params, frozen=True):
     confidence: Confidence = 0.5
     mask_confidence: Confidence = 0.5
 
+    def check(self) -> None:
+        """Raise ``InvalidParams`` without a prompt."""
+        needed(self.prompts)
+
 
 class PromptedSegmenter:
     """CLIPSeg: each prompt has one segment at most, and segments may overlap."""

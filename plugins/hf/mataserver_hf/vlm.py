@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from mataserver import Backend, InvalidParams, VlmResult
+from mataserver import Backend, VlmResult
 from mataserver_hf import installation
 from mataserver_hf.dialects import DIALECTS
 from mataserver_hf.vlm_params import VlmParams
@@ -77,8 +77,7 @@ class VisionLanguageModel:
         return self._result(*self._writer.write(tensors, params), params, view)
 
     def _question(self, image: NDArray[np.uint8], params: VlmParams) -> tuple[Tensors, View]:
-        if not params.prompt.strip():
-            raise InvalidParams("params.prompt: this model needs a prompt")
+        params.check()
         prompt = params.prompt
         if params.output_mode is not None:
             prompt = self._dialect.ask(prompt, params.output_mode)

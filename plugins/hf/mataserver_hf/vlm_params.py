@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from mataserver import Confidence, MaxTokens, Params, Temperature, Text, TopK
+from mataserver import Confidence, InvalidParams, MaxTokens, Params, Temperature, Text, TopK
 from mataserver_hf.dialects import Mode
 
 
@@ -34,3 +34,8 @@ class VlmParams(Params, frozen=True):
     top_p: Confidence = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     output_mode: Mode | None = None
+
+    def check(self) -> None:
+        """Raise ``InvalidParams`` without a question."""
+        if not self.prompt.strip():
+            raise InvalidParams("params.prompt: this model needs a prompt")

@@ -46,6 +46,10 @@ class ZeroShotParams(ClassifyParams, frozen=True):
     prompts: tuple[Text, ...] = ()
     prompt_template: Text = f"This is a photo of {PLACE}."
 
+    def check(self) -> None:
+        """Raise ``InvalidParams`` where there is nothing for the text encoder to read."""
+        sentences(self)
+
 
 class ZeroShotClassifier:
     """A pair of encoders for images and text."""

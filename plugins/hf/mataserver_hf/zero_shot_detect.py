@@ -54,6 +54,10 @@ class OwlParams(Params, frozen=True):
     prompts: tuple[Text, ...] = ()
     confidence: Confidence = 0.1
 
+    def check(self) -> None:
+        """Raise ``InvalidParams`` without a prompt."""
+        needed(self.prompts)
+
 
 class GroundingParams(Params, frozen=True):
     """What to look for.
@@ -70,6 +74,10 @@ class GroundingParams(Params, frozen=True):
     prompts: tuple[Text, ...] = ()
     confidence: Confidence = 0.3
     text_confidence: Confidence | None = None
+
+    def check(self) -> None:
+        """Raise ``InvalidParams`` without a prompt."""
+        needed(self.prompts)
 
     @property
     def clear(self) -> float:

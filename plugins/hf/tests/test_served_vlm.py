@@ -58,6 +58,11 @@ async def test_text_is_served(http, model, picture):
     async with http.post("/v1/infer", params={"model": "qwen3_vl"}, **png) as response:
         assert response.status == 422
         assert (await response.json())["detail"].startswith("params.prompt: ")
+    # A session has one question for all its frames: without one none could be answered.
+    for params, status in (({}, 422), ({"prompt": " "}, 422), ({"prompt": "What?"}, 201)):
+        body = {"model": "qwen3_vl", "params": params}
+        async with http.post("/v1/sessions", json=body) as response:
+            assert response.status == status, await response.text()
 
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     picture_of_it = {"type": "image_url", "image_url": {"url": uri}}

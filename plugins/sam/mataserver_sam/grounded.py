@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import InvalidParams, Segment, SegmentResult, Unavailable
+from mataserver import Segment, SegmentResult, Unavailable
 from mataserver_sam.boxes import centred, scaled
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class GroundedSegmenter:
         Label, confidence and box are the detector's; each mask is that of its box. A box in which
         nothing is outlined is left out. Raises ``InvalidParams`` for missing prompts.
         """
-        if not all(each.prompts for each in params):
-            raise InvalidParams("params.prompts: this model needs at least one prompt")
+        for each in params:
+            each.check()
         asked = [self._asked(each) for each in params]
         results: Any = self._detector.model.predict(images, asked)
         return [

@@ -31,6 +31,11 @@ class SegmentParams(Params, frozen=True):
     point_prompts: tuple[tuple[float, float, int], ...] = ()
     box_prompts: tuple[tuple[float, float, float, float], ...] = ()
 
+    def check(self) -> None:
+        """Raise ``InvalidParams`` where nothing is pointed at."""
+        if not (self.prompts or self.point_prompts or self.box_prompts):
+            raise InvalidParams("params: give prompts, point_prompts or box_prompts")
+
 
 class GroundedParams(Params, frozen=True):
     """What Grounding DINO is to find and SAM to outline.
@@ -43,6 +48,11 @@ class GroundedParams(Params, frozen=True):
     prompts: tuple[Text, ...] = ()
     detection_confidence: Confidence = 0.3
     segmentation_confidence: Confidence = 0.0
+
+    def check(self) -> None:
+        """Raise ``InvalidParams`` without a prompt."""
+        if not self.prompts:
+            raise InvalidParams("params.prompts: this model needs at least one prompt")
 
 
 def of_params(params: SegmentParams, size: Size) -> list[Prompt]:
@@ -60,8 +70,7 @@ def of_params(params: SegmentParams, size: Size) -> list[Prompt]:
     if points:
         labels: list[Any] = [label for *_, label in params.point_prompts]
         prompts.append(Prompt(type="point", points=points, point_labels=labels, box=held))
-    if not prompts:
-        raise InvalidParams("params: give prompts, point_prompts or box_prompts")
+    params.check()
     if len(prompts) > MAX_PROMPTS:
         raise InvalidParams(f"params: at most {MAX_PROMPTS} prompts together")
     return prompts
