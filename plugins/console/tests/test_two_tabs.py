@@ -170,3 +170,21 @@ async def test_long_names_and_many_rows(tmp_path, width):
         await person.click("Remove", ".menu")
         await person.until("document.activeElement.innerText === 'Keep'")
         assert await person.evaluate(wide) == [width, 0]
+
+
+async def test_forced_colours_leave_what_is_on(tmp_path):
+    """A switch, a slider's way and a button that is pressed are told from those that are not."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        features = [{"name": "forced-colors", "value": "active"}]
+        await person.page.call("Emulation.setEmulatedMedia", features=features)
+        await person.go("try?model=many")
+        await person.until("!!document.querySelector('.btn[aria-pressed]')")
+        looks = """[".switch", ".btn[aria-pressed]"].map((kind) => {
+          const { backgroundColor, outlineStyle } = getComputedStyle(document.querySelector(kind));
+          return [backgroundColor, outlineStyle].join(); })"""
+        before = await person.evaluate(looks)
+        await person.click("Run on every change")
+        await person.click("Boxes")
+        await person.until("!!document.querySelector('.btn[aria-pressed=false]')")
+        await person.evaluate("document.activeElement.blur()")
+        await person.until(f"{looks}.every((look, at) => look !== {before}[at])")
