@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+_NO_THREAD = "can't start new thread"
+"""What Python says, by an error that has no kind of its own."""
+
+
 class TooLarge(MataError):
     """413: the body, or what it would take in memory, is over the limit."""
 
@@ -44,15 +48,20 @@ class TooSlow(MataError):
 
 
 def scarcity(error: Exception) -> MataError | None:
-    """Return what a client is told of a failure for want of file descriptors or of room on a disk.
+    """Return what a client is told of a failure for want of what the machine or a limit gives.
 
-    None for any other failure.
+    That is file descriptors, processes and threads, memory, and room on a disk. None for any other
+    failure.
     """
-    if not isinstance(error, OSError):
-        return None
-    if error.errno in {errno.EMFILE, errno.ENFILE}:
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return OutOfMemory("The server is out of memory")
+    no_thread = isinstance(error, RuntimeError) and str(error) == _NO_THREAD
+    if no_thread or number == errno.EAGAIN:
+        return Unavailable("The server can start no more processes and threads", retry_after=1)
+    if number in {errno.EMFILE, errno.ENFILE}:
         return Unavailable("The server is out of file descriptors", retry_after=1)
     # The quota of a user and the limit of a process are ends of the disk too.
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+    if number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return OutOfMemory("The disk is full")
     return None

@@ -169,6 +169,24 @@ async def test_other_files_at_the_same_place_are_loaded_when_they_are_registered
     assert await rig.loads(model) == loads + 1
 
 
+@pytest.mark.parametrize("model", ["placed", "whole"])
+async def test_files_that_changed_unregistered_are_told_when_they_are_loaded(rig, model, caplog):
+    """A worker that is started loads what is there: who runs the server learns that it differs."""
+    (rig.folder / "here" / WEIGHTS).write_text("old")
+    rig.place("here")
+    await until(lambda: rig.says(model, "old"))
+    (rig.folder / "here" / WEIGHTS).write_text("new")
+    for registered, told in ((False, 1), (True, 0)):
+        caplog.clear()
+        if registered:
+            rig.place("here")
+            await asyncio.sleep(2 * FRESH)
+        await rig.models.unload(model)
+        assert await rig.says(model, "new")
+        lines = [each.message for each in caplog.records if "that changed since" in each.message]
+        assert len(lines) == told, lines
+
+
 @pytest.mark.parametrize("how", ["unregistered", "deleted"])
 async def test_without_its_part_a_model_is_not_served(rig, how):
     """A part that is gone makes the whole 503 with what to do; when it comes back it is served."""

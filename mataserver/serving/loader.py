@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mataserver.processes.landlock import Confinement
     from mataserver.serving.slots import Probe
 
+log = logging.getLogger("mataserver.pool")
+
 
 class Loader:
     """Loads models, each on the engine that its configuration or its backend chooses.
@@ -100,7 +102,7 @@ class Loader:
 
     async def _start(self, plan: ModelPlan, device: str | None) -> Worker:
         engine = self._engines[plan.engine(self._settings.engine)]
-        await asyncio.to_thread(_check_links, plan)
+        await asyncio.to_thread(_check_files, plan)
         needs = self._needs(plan)
         assignment = self._assign(plan, plan.settings, device, needs)
         confined = needs is None and self._confined(plan)
@@ -200,18 +202,24 @@ def _ray(settings: Settings) -> RayEngine:
     return RayEngine(settings.ray_address, room=settings.ray_room, silence=settings.ray_silence)
 
 
-def _check_links(plan: ModelPlan) -> None:
-    """Look at the links of a model and its parts just before they are read: files may change.
+def _check_files(plan: ModelPlan) -> None:
+    """Look at the files of a model and its parts just before they are read: they may change.
 
-    Raises ``Unavailable``.
+    Other files than those of its registration are told in the log. Raises ``Unavailable`` for a
+    link that leads out of it.
     """
     if plan.spec.path is not None:
         try:
             sources.check_links(plan.spec.path)
         except sources.StrayLink as error:
             raise Unavailable(f"{plan.spec.name} cannot be served: {error.detail}") from None
+        if plan.edition and sources.edition_of(plan.spec.path) != plan.edition:
+            log.warning(
+                "%s is loaded from files that changed since it was registered: pull it again",
+                plan.spec.name,
+            )
     for part in plan.parts.values():
-        _check_links(part)
+        _check_files(part)
 
 
 def placement(plan: ModelPlan, *, confined: bool = False) -> Placement:

@@ -107,8 +107,9 @@ class Loading:
                 slot.refusal = await LastingFailure.of(slot.plan, error, until)
             raise
         except Exception as error:
-            failure = scarcity(error) or MataError("The model could not be loaded")
-            if failure.status != Unavailable.status:
+            scarce = scarcity(error)
+            failure = scarce or MataError("The model could not be loaded")
+            if scarce is None:
                 log.exception("unexpected error while loading %s", name)
             self._failed(slot, failure)
             raise failure from error

@@ -91,6 +91,12 @@ def told() -> Iterator[None]:
         raise Busy(_BUSY, retry_after=1) from error
 
 
+def reason_of(error: Busy) -> str:
+    """Return what the driver or the system said, for who runs the server."""
+    cause = error.__cause__
+    return str(getattr(cause, "orig", cause))
+
+
 def _is_of_values(error: object) -> bool:
     """Whether a driver's error is one of a value that it was given."""
     cause = getattr(error, "__cause__", None)

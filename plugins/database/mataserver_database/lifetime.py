@@ -7,8 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import Unavailable
-from mataserver_database.database import Database
-from mataserver_database.failures import Busy
+from mataserver_database.database import FILE, Database
+from mataserver_database.failures import Busy, reason_of
 
 if TYPE_CHECKING:
     from mataserver import Context
@@ -50,8 +50,11 @@ class DatabaseService:
         )
         try:
             await database.check()
-        except BaseException:
+        except BaseException as error:
             await database.close()
+            if isinstance(error, Busy):  # whose cause names neither statement nor value
+                place = "plugins.database.url" if settings.url else self._ctx.data_dir / FILE
+                error.hint = f"{place}: {reason_of(error)}"
             raise
         self._database = database
         # Not a task of the context: those are cancelled, and a driver must not be in mid-statement.

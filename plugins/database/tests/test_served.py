@@ -111,3 +111,13 @@ async def _ready(http, server, wanted):
                 if response.status == wanted:
                     return await response.text()
             await asyncio.sleep(0.1)
+
+
+async def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    """Who starts the server learns which file it is and what is wrong; a client does not."""
+    (tmp_path / "mataserver.db").mkdir()
+    with pytest.raises(MataError) as caught:
+        async with serving(tmp_path, entry_points=installed("database")):
+            pass
+    assert caught.value.hint == f"{tmp_path / 'mataserver.db'}: unable to open database file"
+    assert str(tmp_path) not in caught.value.detail
