@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 import pytest
@@ -120,7 +121,7 @@ async def test_a_directory_that_is_full(shared):
         await eventually(waits(one, "cannot be used: No space left on device"))
         await serves(one)
         async with one.http.delete("/v1/models/fake-ocr") as response:
-            said = await problem(response, 500)
+            said = await problem(response, 507)
         assert said == "could not write the model registry: No space left on device"
         await asyncio.sleep(2.0)  # some more tries
         assert await one.inside("ls", str(shared / "frontends")) == before
@@ -184,6 +185,20 @@ async def _replaced(each, old):
 async def relayed(each):
     """Return how many requests a front-end has sent on."""
     return await metric(each.http, "mataserver_relayed_total")
+
+
+async def test_what_a_killed_one_had_only_begun_is_removed(shared):
+    """A file that was not whole an hour ago goes when the next one comes; what is young stays."""
+    folder = shared / "frontends"
+    folder.mkdir()
+    for name in ("old.tmp", "young.tmp", "ffff.json", "fffe.json", "fffd.json"):
+        (folder / name).write_bytes(b"" if name != "fffd.json" else b"{}")
+    for name in ("old.tmp", "ffff.json", "fffd.json"):
+        os.utime(folder / name, (0, 0))
+    async with front(shared.parent, "one"):
+        left = {path.name for path in folder.iterdir()}
+    assert {"young.tmp", "fffe.json", "fffd.json"} <= left
+    assert not {"old.tmp", "ffff.json"} & left
 
 
 async def test_what_each_takes_for_the_others_is_asked_for_once(shared):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -201,6 +202,14 @@ def test_new_files_are_private_and_a_chosen_mode_is_kept(registry):
     assert stat.S_IMODE(registry.path.stat().st_mode) == 0o640
 
 
+KILLED = """
+import os, signal
+from pathlib import Path
+from mataserver.library.registry import Entry, Registry
+
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+Registry(Path("model_registry.json")).add("c/d", Entry(task="ocr", source="hf", pulled_at=1.0))
+"""
 ADD_ONE = """
 import os, resource, sys
 from pathlib import Path
@@ -235,6 +244,19 @@ def test_failed_write_leaves_the_old_file_and_no_litter(registry, obstacle, stat
     assert output == f"{status} could not write the model registry: {reason}\n"
     assert sorted(path.name for path in directory.iterdir()) == before
     assert registry.entries() == {"a/b": DETR}
+
+
+def test_what_a_killed_writer_left_is_removed(registry):
+    """A writer that is killed before its file takes the old one's place changes nothing."""
+    registry.add("a/b", DETR)
+    directory = registry.path.parent
+    before = sorted(path.name for path in directory.iterdir())
+    with run(KILLED, cwd=directory) as writer:
+        assert writer.wait() == -signal.SIGKILL
+    assert len(list(directory.iterdir())) == len(before) + 1
+    assert registry.entries() == {"a/b": DETR}
+    registry.add("c/d", DETR)
+    assert sorted(path.name for path in directory.iterdir()) == before
 
 
 def test_a_process_without_file_descriptors_is_told_to_ask_again(registry):

@@ -39,7 +39,7 @@ FORGET = 3600.0
 """Seconds of silence after which the file of a front-end is removed."""
 SECRET = "secret"  # noqa: S105 - the name of its file
 SECRET_BYTES = 32
-_SUFFIX = ".json"
+_SUFFIX, _TEMPORARY = ".json", ".tmp"
 _FILE = re.compile(r"([0-9a-f]{4})\.json")
 
 
@@ -195,8 +195,22 @@ def _joined(folder: Path) -> tuple[bytes, str]:
     while True:
         tag = secrets.token_hex(TAG // 2)
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(folder / f"{tag}{_SUFFIX}", os.O_CREAT | os.O_EXCL, 0o600))
+            ours = os.open(folder / f"{tag}{_SUFFIX}", os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                _sweep(folder, os.fstat(ours).st_mtime - FORGET)
+            finally:
+                os.close(ours)
             return secret, tag
+
+
+def _sweep(folder: Path, until: float) -> None:
+    """Remove what was begun by that time, on the clock of the disk, by others that were killed."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            begun = path.suffix == _TEMPORARY or (_FILE.fullmatch(path.name) and not status.st_size)
+            if begun and status.st_mtime < until:
+                path.unlink()
 
 
 def _write(path: Path, entry: RollEntry) -> None:
@@ -211,7 +225,7 @@ def _write(path: Path, entry: RollEntry) -> None:
 
 def _temporary(folder: Path, content: bytes, *, durable: bool = False) -> Path:
     """Return a new file, readable by our own user alone; a durable one outlasts a power cut."""
-    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=folder, suffix=_TEMPORARY)
     made = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

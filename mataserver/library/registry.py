@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 VERSION = 1
+_TEMPORARY = ".tmp"
 
 _Signature: TypeAlias = tuple[int, int, int]
 
@@ -158,8 +159,9 @@ class Registry:
         content = msgspec.json.encode(_File(version=VERSION, models=models))
         content = msgspec.json.format(content, indent=2) + b"\n"
         with self._os_errors("write"):
+            self._sweep()
             descriptor, name = tempfile.mkstemp(
-                dir=self.path.parent, prefix=self.path.name + ".", suffix=".tmp"
+                dir=self.path.parent, prefix=self.path.name + ".", suffix=_TEMPORARY
             )
             temporary = Path(name)
             try:
@@ -176,6 +178,12 @@ class Registry:
                 raise
             self._seen = (signature, models)
             _sync_directory(self.path.parent)
+
+    def _sweep(self) -> None:
+        """Remove what writers left that were killed: whoever writes holds the lock."""
+        for left in self.path.parent.glob(f"{self.path.name}.*{_TEMPORARY}"):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
     def _keep_mode(self, descriptor: int) -> None:
         with contextlib.suppress(FileNotFoundError):
