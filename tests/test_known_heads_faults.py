@@ -61,17 +61,16 @@ class Service(Base):
 
 
 async def test_a_form_of_errors_that_fails(data_dir, plugin, caplog):
-    """What fails behind the handler is 500 and ends the connection, and is no riddle."""
-    async with warm_peer(data_dir, entry_points=(testing.FAKE, plugin(FORMS))) as (served, peer):
-        (status, headers, body), hits = await peer.hits(NONE)
-        assert (status, headers["connection"], hits) == (500, "close", 1)
-        assert detail_of(body) == "Internal server error"
-        assert await peer.rest() == b""
-        async with peer_of(served) as other:
-            assert (await other.ask(ASKED))[0] == 200
+    """The error keeps its status, in the server's own form, and the connection stays open."""
+    async with warm_peer(data_dir, entry_points=(testing.FAKE, plugin(FORMS))) as (_served, peer):
+        (status, _headers, body), hits = await peer.hits(NONE)
+        assert (status, hits) == (400, 1)
+        assert "image" in detail_of(body)
+        found, hits = await peer.hits(ASKED)
+        assert (found[0], hits) == (200, 1)
         assert peer.lifecycle.active == 0
     assert [each.message for each in caplog.records if each.levelname == "ERROR"] == [
-        "a request failed outside its handler"
+        "a form of errors failed: 400 is told in the server's own"
     ]
 
 
