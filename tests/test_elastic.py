@@ -18,7 +18,7 @@ from mataserver.errors import MataError
 from mataserver.metrics import Metrics
 from mataserver.serving.pool import ModelPool
 from mataserver.serving.slots import PoolPolicy
-from test_pool import JOB, MB, Probe, Rig, StandIn
+from pool_rig import JOB, MB, Probe, Rig, StandIn
 
 SOON = 20.0
 FAST = 100.0

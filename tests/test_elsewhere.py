@@ -13,8 +13,8 @@ from mataserver.engines.accidents import Displaced, NodeDied, NotDispatchedError
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Facts, Job, Outcome, Timing
 from mataserver.errors import OutOfMemory, Unavailable
+from pool_rig import JOB, MB, Probe, Rig, StandIn
 from test_batching import Recorder, batcher, submit
-from test_pool import JOB, MB, Probe, Rig, StandIn
 
 # settings
 

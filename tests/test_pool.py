@@ -1,4 +1,4 @@
-"""The model pool: states, joined loads, keep-alive, eviction, ceilings, back-off."""
+"""The model pool: states, joined loads, failures and deaths, back-off, the end."""
 
 from __future__ import annotations
 
@@ -8,136 +8,11 @@ import dataclasses
 
 import pytest
 
-from mataserver.config import ModelSettings
-from mataserver.contract.backend import ModelSpec
-from mataserver.engines.accidents import Death, WorkerDied
-from mataserver.engines.memory import Gpu
-from mataserver.engines.work import Facts, Job, Outcome, Timing
-from mataserver.errors import MataError, OutOfMemory, Unavailable
-from mataserver.library.plan import ModelPlan
-from mataserver.metrics import Metrics
+from mataserver.engines.accidents import WorkerDied
+from mataserver.engines.work import Facts, Outcome
+from mataserver.errors import MataError, Unavailable
 from mataserver.serving.background import BACKGROUND
-from mataserver.serving.pool import ModelPool
-from mataserver.serving.slots import PoolPolicy
-from mataserver.testing import FAKE, fake
-
-MB = 1_000_000
-JOB = Job(b"image", b"\x80")
-
-
-class StandIn:
-    """A worker whose every step the test decides."""
-
-    def __init__(self, memory: int) -> None:
-        self.facts = Facts(stateful=False, pid=1)
-        self.width, self.pids = 1, (1,)
-        self.alive = True
-        self.closed = False
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.batches: list[int] = []
-        self.tasks = []
-        self._memory = memory
-        self._callbacks = []
-
-    def infer(self, jobs, answered):
-        self.batches.append(len(jobs))
-        self.tasks.append(asyncio.create_task(self._answer(jobs, answered)))
-        return lambda: None
-
-    async def _answer(self, jobs, answered):
-        await self.gate.wait()
-        answered([Outcome(b"{}", Timing()) for _ in jobs] if self.alive else WorkerDied("died"))
-
-    async def memory(self):
-        return self._memory
-
-    def on_suspect(self, callback) -> None:
-        pass
-
-    def on_death(self, callback):
-        self._callbacks.append(callback)
-
-    def die(self):
-        self.alive = False
-        self.gate.set()
-        for callback in self._callbacks:
-            callback(Death("it was shot"))
-
-    async def close(self):
-        self.closed = True
-
-
-class Probe:
-    """A machine with 1000 MB of RAM, or as the test says."""
-
-    def __init__(self, ram=1000 * MB, gpus=()):
-        self._ram, self._gpus = ram, list(gpus)
-
-    def ram_total(self):
-        return self._ram
-
-    def own(self):
-        return 0
-
-    def gpus(self):
-        return self._gpus
-
-    def vram_of(self, pid):
-        return 0
-
-
-class Rig:
-    """A pool whose time, loader and machine belong to the test."""
-
-    def __init__(self, probe=None, sizes=None, **policy):
-        self.now = 1000.0
-        self.wall = 1.8e9
-        self.sizes = sizes or {}
-        self.workers = {}
-        self.loads = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.failure = None
-        usual = {"ram_fraction": 1.0, "min_residence": 0.0, "keep_alive": -1.0}
-        chosen = PoolPolicy(**{**usual, **policy})
-        self.pool = ModelPool(
-            self.load,
-            probe or Probe(),
-            Metrics(),
-            chosen,
-            clock=lambda: self.now,
-            wall=lambda: self.wall,
-        )
-
-    async def load(self, plan):
-        self.loads.append(plan.spec.name)
-        await self.gate.wait()
-        if self.failure:
-            raise self.failure
-        worker = StandIn(self.sizes.get(plan.spec.name, 100) * MB)
-        self.workers[plan.spec.name] = worker
-        return worker
-
-    def plan(self, name, estimate=100, *, gpu=False, **settings):
-        backend = next(b for b in fake.backends() if b.name == "fake-detect")
-        backend = dataclasses.replace(backend, gpu=gpu)
-        return ModelPlan(
-            ModelSpec(name, "detect", "pip"),
-            backend,
-            FAKE.name,
-            None,
-            ModelSettings(model=name, **settings),
-            estimate * MB,
-        )
-
-    def state(self, name):
-        return self.pool.status(name, "detect").state
-
-    async def touch(self, name, **plan):
-        async with self.pool.hold(self.plan(name, **plan)):
-            pass
-        self.now += 1
+from pool_rig import JOB, Rig, until
 
 
 @pytest.fixture
@@ -223,143 +98,6 @@ async def test_a_load_past_its_deadline_fails():
     assert rig.state("a") == "unloaded"
 
 
-async def test_keep_alive_unloads_an_idle_model():
-    """A model that nobody uses is unloaded when its keep-alive is over."""
-    rig = Rig(keep_alive=0.05)
-    await rig.touch("a")
-    worker = rig.workers["a"]
-    assert rig.state("a") == "ready"
-    for _ in range(100):
-        await asyncio.sleep(0.01)
-        if worker.closed:
-            break
-    assert worker.closed
-    assert rig.state("a") == "unloaded"
-
-
-async def test_a_held_model_outlives_its_keep_alive():
-    """While a session holds a model, its keep-alive does not run."""
-    rig = Rig(keep_alive=0.01)
-    async with rig.pool.hold(rig.plan("a")):
-        await asyncio.sleep(0.05)
-        assert rig.state("a") == "ready"
-
-
-async def test_least_recently_used_is_evicted():
-    """When the ceiling is reached, the model used longest ago goes, and says so."""
-    rig = Rig(Probe(300 * MB))
-    for name in ("a", "b", "c"):
-        await rig.touch(name)
-    await rig.pool.infer(rig.plan("a"), JOB)
-    rig.now += 1
-    await rig.touch("d")
-    assert [rig.state(name) for name in "abcd"] == ["idle", "evicted", "ready", "ready"]
-    assert rig.workers["b"].closed
-
-
-async def test_measured_memory_decides_over_the_estimate():
-    """The second load of a model reckons with what the first one took."""
-    rig = Rig(Probe(500 * MB), sizes={"big": 450})
-    await rig.touch("big", estimate=10)
-    await rig.pool.unload("big", "detect")
-    await rig.touch("small")
-    await rig.touch("big", estimate=10)
-    assert rig.state("small") == "evicted"
-
-
-async def test_what_cannot_fit_is_refused():
-    """A model larger than the ceiling gets 507, and nothing is evicted in vain."""
-    rig = Rig(Probe(300 * MB))
-    await rig.touch("a")
-    with pytest.raises(OutOfMemory):
-        await rig.touch("huge", estimate=400)
-    assert rig.state("a") == "ready"
-
-
-async def test_what_is_reserved_counts():
-    """Memory of another process counts until its end, and idle models make room for it."""
-    rig = Rig(Probe(300 * MB))
-    for name in ("a", "b", "c"):
-        await rig.touch(name)
-    async with rig.pool.reserve(150 * MB):
-        assert [rig.state(name) for name in "abc"] == ["evicted", "evicted", "ready"]
-        with pytest.raises(OutOfMemory, match="Not enough memory now"):
-            async with rig.pool.reserve(301 * MB):
-                pass
-        assert rig.state("c") == "ready"
-        with pytest.raises(OutOfMemory):
-            await rig.touch("d", estimate=200)
-    await rig.touch("d", estimate=200)
-    assert [rig.state(name) for name in "cd"] == ["ready", "ready"]
-
-
-async def test_what_is_reserved_does_not_wait():
-    """Where what is loaded may not go yet, there is no room now, and nothing stays counted."""
-    rig = Rig(Probe(150 * MB), min_residence=10.0)
-    await rig.touch("a")
-    with pytest.raises(OutOfMemory, match="now"):
-        async with rig.pool.reserve(100 * MB):
-            pass
-    assert rig.state("a") == "ready"
-    rig.now += 60
-    async with rig.pool.reserve(100 * MB):
-        assert rig.state("a") == "evicted"
-
-
-@pytest.mark.parametrize("why", ["held", "pinned", "active"])
-async def test_protected_models_are_not_evicted(why):
-    """A model that is held, pinned or inferring stays; the newcomer gets 507."""
-    rig = Rig(Probe(150 * MB))
-    async with contextlib.AsyncExitStack() as stack:
-        if why == "held":
-            await stack.enter_async_context(rig.pool.hold(rig.plan("a")))
-        else:
-            await rig.touch("a", pin=why == "pinned")
-        if why == "active":
-            rig.workers["a"].gate.clear()
-            job = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
-            await asyncio.sleep(0.01)
-        with pytest.raises(OutOfMemory):
-            await rig.touch("b")
-        assert not rig.workers["a"].closed
-        if why == "active":
-            rig.workers["a"].gate.set()
-            await job
-
-
-async def test_minimum_residence_holds_an_eviction_back():
-    """A model that was loaded just now is not evicted before its minimum residence."""
-    rig = Rig(Probe(150 * MB), min_residence=10.0)
-    await rig.touch("a")
-    load = asyncio.create_task(rig.touch("b"))
-    await asyncio.sleep(0.05)
-    assert rig.state("a") == "ready"
-    rig.now += 60
-    load.cancel()
-    await asyncio.wait([load])
-    await rig.pool.close()
-
-
-async def test_vram_ceiling_refuses():
-    """A model that does not fit into the GPU's memory gets 507, and nothing goes in vain."""
-    rig = Rig(Probe(10_000 * MB, [Gpu(total=200 * MB, used=150 * MB)]), vram_fraction=1.0)
-    await rig.touch("idle")
-    with pytest.raises(OutOfMemory):
-        await rig.touch("a", estimate=100, gpu=True)
-    assert rig.state("idle") == "ready"
-    await rig.touch("a", estimate=100, gpu=True, device="cpu")
-    await rig.touch("b", estimate=100)
-    assert (rig.state("a"), rig.state("b")) == ("ready", "ready")
-
-
-async def test_a_gpu_that_is_not_there_is_refused():
-    """A device that the machine lacks is an answer, not a crash, and is told beside the state."""
-    rig = Rig(Probe(10_000 * MB, [Gpu(total=200 * MB, used=0)]))
-    with pytest.raises(Unavailable, match="no GPU 3"):
-        await rig.touch("a", gpu=True, device="cuda:3")
-    assert "no GPU 3" in rig.pool.status("a", "detect").error
-
-
 async def test_other_files_replace_the_worker(rig):
     """A model registered with other files is loaded anew by its next request."""
     await rig.touch("a")
@@ -390,15 +128,6 @@ async def test_keep_alive_runs_although_nobody_waits_any_more():
     assert rig.state("b") == "active"
     rig.workers["b"].gate.set()
     await until(lambda: rig.workers["b"].closed)
-
-
-async def until(condition):
-    """Wait until something is so, for at most five seconds."""
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it never came to be")
 
 
 async def test_a_load_that_fails_in_a_way_of_its_own_is_told(rig, caplog):
@@ -498,18 +227,6 @@ async def test_a_clock_that_is_set_back_changes_no_back_off(rig):
     rig.now += 5
     await rig.touch("a")
     assert rig.pool.status("a", "detect").loaded_at == rig.wall
-
-
-async def test_a_clock_that_is_set_back_changes_no_eviction():
-    """Minimum residence and the order of use are told by a clock that nobody sets."""
-    rig = Rig(Probe(250 * MB), min_residence=10.0)
-    for name in ("a", "b"):
-        await rig.touch(name)
-        rig.wall -= 3600
-    rig.now += 60
-    async with asyncio.timeout(5):
-        await rig.touch("c")
-    assert [rig.state(name) for name in "abc"] == ["evicted", "ready", "ready"]
 
 
 async def test_unload_waits_for_the_active_inference(rig):

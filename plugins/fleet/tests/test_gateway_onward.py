@@ -6,140 +6,24 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import random
 import socket
 
 import pytest
-from gateway_stand import (  # noqa: F401
-    INFER,
-    KEY,
-    application,
-    consumer,
-    stand,
-    stand_on,
-    targets,
-    upstreams,
+from gateway_reader import (
+    ANSWER,
+    OURS,
+    count,
+    free,
+    large,
+    learnt,
+    tensors,
+    well,
 )
+from gateway_stand import KEY, application, consumer, stand, targets, upstreams  # noqa: F401
 from test_gateway_heads import Line, eventually, request
 
 from mataserver_fleet.gateway.bodies import LARGE, PIECE
-from mataserver_fleet.gateway.snapshot import Target
-
-TENSORS = "Inference-Header-Content-Length: 2"
-"""The line with which the JSON of a body is two bytes."""
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
-OURS = 1 << 20
-"""Bytes of one body that may be in the gateway's memory, whatever its size."""
-
-
-def large(size=3_000_000):
-    """Return a body with tensors."""
-    return b"{}" + os.urandom(size - 2)
-
-
-def tensors(body, *lines):
-    """Return a request with tensors."""
-    return request(body, TENSORS, *lines)
-
-
-class Reader:
-    """A server that says when it reads, and what: ``act`` is given a reader and a writer.
-
-    came: bytes of the body of each request so far; ``ended`` how many connections have.
-    """
-
-    def __init__(self, act):
-        self._act = act
-        self.came = []
-        self.ready = b"200 OK"
-        self.ended = 0
-        self._tasks = set()
-
-    async def __aenter__(self):
-        listening = socket.create_server(("127.0.0.1", 0))
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        self._server = await asyncio.start_server(self._serve, sock=listening, limit=1 << 16)
-        self.target = Target("127.0.0.1", listening.getsockname()[1])
-        return self
-
-    async def __aexit__(self, *exc):
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader, writer):
-        self._tasks.add(asyncio.current_task())
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                if b"/ready " in head:
-                    writer.write(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % self.ready)
-                    continue
-                left = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                self.came.append(0)
-                await self._act(self, Body(self, reader, left), writer)
-        except (OSError, asyncio.IncompleteReadError):
-            self.ended += 1
-        except asyncio.CancelledError:
-            pass  # the test is over
-        finally:
-            self._tasks.discard(asyncio.current_task())
-            writer.close()
-
-
-class Body:
-    """A body of a request, to be read as far as a test likes; ``reads`` is what each read gave."""
-
-    def __init__(self, server, reader, left):
-        self._server, self._reader, self.left = server, reader, left
-        self.number = len(server.came) - 1
-        self.reads = []
-
-    async def read(self, most=None):
-        """Read some, or all that is left."""
-        wanted = self.left if most is None else min(most, self.left)
-        while wanted:
-            data = await self._reader.read(min(wanted, 1 << 20))
-            if not data:
-                raise asyncio.IncompleteReadError(b"", wanted)
-            self.reads.append(len(data))
-            wanted -= len(data)
-            self.left -= len(data)
-            self._server.came[self.number] += len(data)
-
-
-async def well(_server, body, writer):
-    """Read a body and answer."""
-    await body.read()
-    writer.write(ANSWER)
-
-
-@contextlib.asynccontextmanager
-async def learnt(stand, act, **more):  # noqa: F811
-    """Give a server and a connection whose head is known; what is small is answered well."""
-
-    async def first(server, body, writer):
-        await (act if body.left > PIECE else well)(server, body, writer)
-
-    async with Reader(first) as server:
-        stand.follow(application(server.target, **more))
-        async with Line(stand) as line:
-            assert (await line.ask(tensors(b"{}")))[1] == b"hi"
-            yield server, line
-
-
-def free(stand, server):  # noqa: F811
-    """Whether a server has nothing to do any more, and nothing of a body is in memory."""
-    busy = stand.gateway.servers.of(server.target).outstanding
-    return not busy and not stand.server.composed.budget.taken
-
-
-async def count(stand):  # noqa: F811
-    """Return what was counted of the one consumer."""
-    (found,) = stand.gateway.usage.total.values()
-    return found.requests, found.failed, found.bytes_in
 
 
 @pytest.mark.parametrize("size", [PIECE + 1, 3_000_000, 7_999_999])
@@ -227,139 +111,6 @@ async def test_drops_are_gathered(stand):  # noqa: F811
     assert len(bodies[0].reads) < 4 * 500_000 / LARGE
 
 
-@pytest.mark.parametrize("came", [300_000, 2_000_000])
-async def test_a_client_that_stops(stand, came):  # noqa: F811
-    """It is told 408 and its connection ends; the server's does too, so that no half one counts."""
-    async with learnt(stand, well) as (server, line):
-        sent = tensors(large())
-        head, _ = await line.ask(sent[:came])
-        assert head.startswith(b"HTTP/1.1 408")
-        assert await line.reader.read() == b""
-        await eventually(lambda: server.ended == 1 and free(stand, server))
-        assert server.came[1] < came
-        requests, failed, taken = await count(stand)
-        assert (requests, failed, taken) == (2, 0, came - sent.index(b"\r\n\r\n") - 4 + 2)
-        assert not stand.gateway.servers.of(server.target).suspect
-
-
-async def test_a_client_that_sends_next_to_nothing(stand):  # noqa: F811
-    """A byte now and then does not hold a server's connection for ever."""
-    async with learnt(stand, well) as (server, line):
-        sent = tensors(large())
-        line.writer.write(sent[:300_000])
-        answer = asyncio.ensure_future(line.read())
-        for at in range(300_000, 300_600):
-            line.writer.write(sent[at : at + 1])
-            await asyncio.sleep(0.02)
-            if answer.done():
-                break
-        assert (await answer)[0].startswith(b"HTTP/1.1 408")
-        await eventually(lambda: server.ended == 1 and free(stand, server))
-
-
-async def test_a_client_that_leaves(stand):  # noqa: F811
-    """The server's connection ends with it, and is not used again."""
-    async with learnt(stand, well) as (server, line):
-        line.writer.write(tensors(large())[:1_000_000])
-        await eventually(lambda: len(server.came) == 2 and server.came[1] > 900_000)
-        line.writer.transport.abort()
-        await eventually(lambda: server.ended == 1 and free(stand, server))
-        async with Line(stand) as other:
-            assert (await other.ask(tensors(large())))[1] == b"hi"
-    assert server.came[0] == 2
-    assert server.came[2] == 3_000_000
-    assert (await count(stand))[:2] == (3, 0)
-
-
-@pytest.mark.parametrize("closes", [False, True])
-async def test_an_answer_before_the_body_is_here(stand, closes):  # noqa: F811
-    """It goes back at once; the rest is dropped, whatever it looks like, and the next is new."""
-    early = b"HTTP/1.1 422 No\r\nContent-Length: 3\r\n\r\nbad"
-
-    async def act(_server, body, writer):
-        if body.number > 1:
-            await well(_server, body, writer)
-            return
-        await body.read(400_000)
-        writer.write(early)
-        await writer.drain()
-        if closes:
-            raise ConnectionError
-        await body.read()
-
-    async with learnt(stand, act) as (server, line):
-        inner = tensors(b"{}")
-        body = b"{}" + bytes(999_998) + inner * 20_000
-        sent = tensors(body)
-        head, answer = await line.ask(sent[:1_000_000])
-        assert (head[9:12], answer) == (b"422", b"bad")
-        await eventually(lambda: free(stand, server) and server.ended == 1)
-        rest = sent[1_000_000:] + tensors(b"{}")
-        head, answer = await line.ask(rest)
-        assert (head[9:12], answer) == (b"200", b"hi")
-        await asyncio.sleep(0.1)
-        assert len(server.came) == 3
-        assert await count(stand) == (3, 0, (await count(stand))[2])
-        assert free(stand, server)
-
-
-async def test_the_rest_of_a_body_that_does_not_come(stand):  # noqa: F811
-    """After an early answer the connection ends, for the rest cannot be told from a request."""
-
-    async def act(_server, body, writer):
-        await body.read(400_000)
-        writer.write(b"HTTP/1.1 422 No\r\nContent-Length: 3\r\n\r\nbad")
-
-    async with learnt(stand, act) as (server, line):
-        head, _ = await line.ask(tensors(large())[:1_000_000])
-        assert head.startswith(b"HTTP/1.1 422")
-        async with asyncio.timeout(30):
-            assert await line.reader.read() == b""
-        await eventually(lambda: free(stand, server))
-
-
-async def test_a_server_that_dies(stand, upstreams, targets):  # noqa: F811
-    """The client is told 502 and nobody else is asked: half of it was sent."""
-
-    async def act(_server, body, writer):
-        await body.read(400_000)
-        writer.transport.abort()
-
-    async with learnt(stand, act) as (server, line):
-        stand.follow(application(server.target, targets[0]))
-        stand.gateway.servers.of(targets[0]).outstanding = 100  # so that it is not asked first
-        assert (await line.ask(tensors(b"{}")))[0].startswith(b"HTTP/1.1 200")
-        sent = tensors(large())
-        head, _ = await line.ask(sent[:1_000_000])
-        assert head.startswith(b"HTTP/1.1 502")
-        assert upstreams[0].seen == []
-        assert stand.gateway.servers.of(server.target).outstanding == 0
-        stand.gateway.servers.of(targets[0]).outstanding = 0
-        # The connection is whole: the rest is dropped, and the next request answered.
-        head, _ = await line.ask(sent[1_000_000:] + tensors(b"{}"))
-        assert head.startswith(b"HTTP/1.1 200")
-    assert (await count(stand))[:2] == (4, 1)
-
-
-async def test_where_asking_twice_is_harmless(stand, upstreams, targets):  # noqa: F811
-    """The body is kept, and another is asked with all of it."""
-
-    async def act(_server, body, writer):
-        await body.read(400_000)
-        writer.transport.abort()
-
-    async with learnt(stand, act, resend=True) as (server, line):
-        stand.follow(application(server.target, targets[0], resend=True))
-        stand.gateway.servers.of(targets[0]).outstanding = 100
-        stand.gateway.servers.of(server.target).outstanding = 0
-        body = large()
-        await line.ask(tensors(b"{}"))
-        head, answer = await line.ask(tensors(body))
-        assert head.startswith(b"HTTP/1.1 200")
-        assert json.loads(answer)["size"] == 3_000_000
-        assert upstreams[0].seen[-1].size == 3_000_000
-
-
 async def test_a_mirror_has_all_of_it(stand, upstreams, targets):  # noqa: F811
     """A body of which there is to be a copy is kept."""
     stand.follow(application(*targets[:1], route={"mirror": "2"}))
@@ -369,39 +120,6 @@ async def test_a_mirror_has_all_of_it(stand, upstreams, targets):  # noqa: F811
     await eventually(lambda: len(upstreams[0].seen) == 4)
     assert [each.size for each in upstreams[0].seen] == [3_000_000] * 4
     assert len({each.sha for each in upstreams[0].seen}) == 2
-
-
-async def test_a_server_that_takes_no_more(stand):  # noqa: F811
-    """It is 504 once that has lasted for the application's time."""
-
-    async def act(_server, body, _writer):
-        await body.read(400_000)
-        await asyncio.sleep(60)
-
-    async with learnt(stand, act, timeout=0.6) as (server, line):
-        head, answer = await line.ask(tensors(large(8_000_000)))
-        assert head.startswith(b"HTTP/1.1 504")
-        assert b"0.6 s" in answer
-        await eventually(lambda: free(stand, server))
-
-
-async def test_a_server_that_does_not_answer(stand):  # noqa: F811
-    """The time for it begins with the end of the body, however long that took."""
-
-    async def act(_server, body, _writer):
-        await body.read()
-        await asyncio.sleep(60)
-
-    async with learnt(stand, act, timeout=0.6) as (server, line):
-        sent = tensors(large(1_000_000))
-        for at in range(0, len(sent), 100_000):
-            line.writer.write(sent[at : at + 100_000])
-            await asyncio.sleep(0.1)
-        begun = asyncio.get_running_loop().time()
-        head, _ = await line.ask(b"")
-        assert head.startswith(b"HTTP/1.1 504")
-        assert asyncio.get_running_loop().time() - begun > 0.3
-        await eventually(lambda: free(stand, server))
 
 
 async def test_a_slow_client_is_answered(stand):  # noqa: F811

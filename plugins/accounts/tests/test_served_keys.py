@@ -1,0 +1,168 @@
+"""Keys of users through a real server: whose they are, their rate, where they end."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+
+import jwt
+
+from mataserver import EXAMPLE_IMAGE
+from mataserver_accounts.tokens import ALGORITHM, AUDIENCE
+
+SECRET = "a secret of the test that is long enough"
+SQL = "'; DROP TABLE users; -- \" OR 1=1"
+
+
+async def test_keys(client):
+    """A user's key is shown once, acts within its scopes, and is refused once it is revoked."""
+    ada, token = await client.user("ada")
+    body = {"name": SQL, "scopes": ["infer"]}
+    status, made = await client.ask("POST", "/v1/keys", token, json=body)
+    assert status == 201
+    assert client.headers["Cache-Control"] == "no-store"
+    secret = made.pop("key")
+    assert (made["name"], made["owner"], made["scopes"]) == (SQL, ada["id"], ["infer"])
+    assert await client.ask("GET", "/v1/keys", token) == (200, {"keys": [made], "total": 1})
+    assert await client.ask("GET", f"/v1/keys/{made['id']}", token) == (200, made)
+    me = (await client.ask("GET", "/v1/me", secret))[1]
+    assert (me["id"], me["kind"], me["scopes"]) == (ada["id"], "key", ["infer"])
+    assert (await client.ask("GET", "/v1/models", secret))[0] == 403
+    for method, path in (("POST", "/v1/keys"), ("DELETE", f"/v1/keys/{made['id']}")):
+        assert (await client.ask(method, path, secret, json={"name": "more"}))[0] == 403
+    assert (await client.ask("DELETE", f"/v1/keys/{made['id']}", token))[0] == 204
+    assert (await client.ask("GET", "/v1/me", secret))[0] == 403
+    assert (await client.ask("GET", f"/v1/keys/{made['id']}", token))[0] == 404
+
+
+async def test_whose_keys(client):
+    """Nobody sees another's keys, or makes one that may more; an administrator makes any."""
+    _, admin = await client.user("ada", "admin")
+    bob, token = await client.user("bob", "viewer")
+    status, hers = await client.ask("POST", "/v1/keys", admin, json={"name": "hers"})
+    assert status == 201
+    assert "admin" in hers["scopes"]
+    for method in ("GET", "DELETE"):
+        assert (await client.ask(method, f"/v1/keys/{hers['id']}", token))[0] == 404
+    assert (await client.ask("GET", "/v1/keys", token))[1] == {"keys": [], "total": 0}
+    for body, wanted in (
+        ({"name": "x", "scopes": ["infer"]}, 403),
+        ({"name": "x", "scopes": ["models:read", "admin"]}, 403),
+        ({"name": "x", "owner": "ada"}, 403),
+        ({"name": "x", "standalone": True}, 403),
+        ({"name": "x", "scopes": [SQL]}, 422),
+        ({"name": "x", "scopes": []}, 422),
+        ({"name": ""}, 422),
+        ({"name": "a\0b"}, 422),
+        ({"name": "x", "rate": 0}, 422),
+        ({"name": "x", "expires_at": time.time() - 1}, 422),
+        ({"scopes": ["models:read"]}, 422),
+    ):
+        status, answer = await client.ask("POST", "/v1/keys", token, json=body)
+        assert (status, set(answer)) == (wanted, {"detail"}), body
+    for body, wanted in (
+        ({"name": "x", "owner": "nobody"}, 404),
+        ({"name": "x", "owner": SQL}, 404),
+        ({"name": "x", "owner": "bob", "standalone": True}, 422),
+        ({"name": "x", "standalone": True}, 422),
+        ({"name": "x", "standalone": True, "scope": ["infer"]}, 422),
+        ({"name": "x", "scopes": ["infer"], "expires": "30d"}, 422),
+    ):
+        assert (await client.ask("POST", "/v1/keys", admin, json=body))[0] == wanted, body
+    body = {"name": "for bob", "owner": "bob"}
+    made = (await client.ask("POST", "/v1/keys", admin, json=body))[1]
+    assert made["owner"] == bob["id"]
+    assert set(made["scopes"]) == {"models:read", "jobs:read", "fleet:read"}
+    body = {"name": "camera", "standalone": True, "scopes": ["infer"]}
+    camera = (await client.ask("POST", "/v1/keys", admin, json=body))[1]
+    assert "owner" not in camera or camera["owner"] is None
+    assert (await client.ask("GET", "/v1/me", camera["key"]))[1]["id"] == f"key:{camera['id']}"
+    assert (await client.ask("GET", "/v1/keys", admin))[1]["total"] == 3
+
+
+async def test_a_keys_rate(client):
+    """A key that asks more often than it may is told when to ask again."""
+    made = (await client.ask("POST", "/v1/keys", json={"name": "slow", "rate": 3}))[1]
+    statuses = [(await client.ask("GET", "/v1/me", made["key"]))[0] for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    assert 1 <= int(client.headers["Retry-After"]) <= 60
+
+
+async def test_a_camera_that_sends_one_head_again_and_again(client):
+    """Such requests are known by their head: each is counted, and none gets past a revocation."""
+    await client.ask("POST", "/v1/models/pull", json={"model": "fake-detect", "task": "detect"})
+    made = (await client.ask("POST", "/v1/keys", json={"name": "camera", "rate": 8}))[1]
+    other = (await client.ask("POST", "/v1/keys", json={"name": "another"}))[1]
+    picture = {"data": base64.b64decode(EXAMPLE_IMAGE), "headers": {"Content-Type": "image/png"}}
+
+    async def infer(key):
+        return (await client.ask("POST", "/v1/infer?model=fake-detect", key, **picture))[0]
+
+    heads = client.server.composed.heads
+    assert [await infer(made["key"]) for _ in range(9)] == [200] * 8 + [429]
+    known = heads.hits
+    assert known > 0
+    assert [await infer(other["key"]) for _ in range(4)] == [200] * 4
+    assert heads.hits > known
+    known = heads.hits
+    assert (await client.ask("DELETE", f"/v1/keys/{other['id']}"))[0] in {200, 204}
+    assert await infer(other["key"]) == 403
+    assert heads.hits == known
+
+
+async def test_a_keys_rate_in_a_browser(client):
+    """What a browser asks that signed in with a key counts as what the key asks, and with it."""
+    made = (await client.ask("POST", "/v1/keys", json={"name": "slow", "rate": 4}))[1]
+    status, _ = await client.ask("POST", "/v1/session", "", json={"key": made["key"]})
+    assert status == 200
+    assert (await client.ask("GET", "/v1/me", made["key"]))[0] == 200
+    statuses = [(await client.ask("GET", "/v1/me", ""))[0] for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    assert 1 <= int(client.headers["Retry-After"]) <= 60
+    assert (await client.ask("GET", "/v1/me", made["key"]))[0] == 429
+
+
+async def test_forged_tokens(serve):
+    """No signature, another's, another audience, over, of nobody: 401."""
+    async with serve(accounts={"jwt_secret": SECRET, "token_seconds": 60}) as client:
+        _, token = await client.user("ada", "admin")
+        good = jwt.decode(token, SECRET, [ALGORITHM], audience=AUDIENCE)
+        assert good["exp"] - time.time() <= 60
+        assert (await client.ask("GET", "/v1/me", jwt.encode(good, SECRET)))[0] == 200
+        head, payload, _ = token.split(".")
+        for forged in (
+            jwt.encode(good, None, "none"),
+            jwt.encode(good, "another secret that is also long enough"),
+            jwt.encode({**good, "aud": "others"}, SECRET),
+            jwt.encode({**good, "exp": time.time() - 1}, SECRET),
+            jwt.encode({**good, "sub": "nobody"}, SECRET),
+            jwt.encode({**good, "gen": 2}, SECRET),
+            f"{head}.{payload}.",
+            f"{head}.{payload}.AAAA",
+            "eyJ.eyJ.x",
+        ):
+            status, answer = await client.ask("GET", "/v1/me", forged)
+            assert (status, answer) == (401, {"detail": "Invalid or expired token"})
+
+
+async def test_two_servers(serve):
+    """What one server changes the other obeys within a second; tokens count on both."""
+    async with serve() as here, serve() as there:
+        _, token = await here.user("ada")
+        key = (await here.ask("POST", "/v1/keys", token, json={"name": "k"}))[1]
+        await until_status(there, token, 200)
+        await until_status(there, key["key"], 200)
+        await here.ask("DELETE", f"/v1/keys/{key['id']}", token)
+        assert await until_status(there, key["key"], 403) <= 1.0
+        await here.ask("PATCH", "/v1/users/ada", json={"disabled": True})
+        assert await until_status(there, token, 401) <= 1.0
+
+
+async def until_status(client, secret, wanted):
+    """Ask until the answer has a status; return the seconds that it took."""
+    begun = time.monotonic()
+    while (await client.ask("GET", "/v1/me", secret))[0] != wanted:
+        assert time.monotonic() - begun < 5
+        await asyncio.sleep(0.02)
+    return time.monotonic() - begun

@@ -1,0 +1,161 @@
+"""The model pool: what stays in memory, for how long, and who goes for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from mataserver.engines.memory import Gpu
+from mataserver.errors import OutOfMemory, Unavailable
+from pool_rig import JOB, MB, Probe, Rig
+
+
+async def test_keep_alive_unloads_an_idle_model():
+    """A model that nobody uses is unloaded when its keep-alive is over."""
+    rig = Rig(keep_alive=0.05)
+    await rig.touch("a")
+    worker = rig.workers["a"]
+    assert rig.state("a") == "ready"
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if worker.closed:
+            break
+    assert worker.closed
+    assert rig.state("a") == "unloaded"
+
+
+async def test_a_held_model_outlives_its_keep_alive():
+    """While a session holds a model, its keep-alive does not run."""
+    rig = Rig(keep_alive=0.01)
+    async with rig.pool.hold(rig.plan("a")):
+        await asyncio.sleep(0.05)
+        assert rig.state("a") == "ready"
+
+
+async def test_least_recently_used_is_evicted():
+    """When the ceiling is reached, the model used longest ago goes, and says so."""
+    rig = Rig(Probe(300 * MB))
+    for name in ("a", "b", "c"):
+        await rig.touch(name)
+    await rig.pool.infer(rig.plan("a"), JOB)
+    rig.now += 1
+    await rig.touch("d")
+    assert [rig.state(name) for name in "abcd"] == ["idle", "evicted", "ready", "ready"]
+    assert rig.workers["b"].closed
+
+
+async def test_measured_memory_decides_over_the_estimate():
+    """The second load of a model reckons with what the first one took."""
+    rig = Rig(Probe(500 * MB), sizes={"big": 450})
+    await rig.touch("big", estimate=10)
+    await rig.pool.unload("big", "detect")
+    await rig.touch("small")
+    await rig.touch("big", estimate=10)
+    assert rig.state("small") == "evicted"
+
+
+async def test_what_cannot_fit_is_refused():
+    """A model larger than the ceiling gets 507, and nothing is evicted in vain."""
+    rig = Rig(Probe(300 * MB))
+    await rig.touch("a")
+    with pytest.raises(OutOfMemory):
+        await rig.touch("huge", estimate=400)
+    assert rig.state("a") == "ready"
+
+
+async def test_what_is_reserved_counts():
+    """Memory of another process counts until its end, and idle models make room for it."""
+    rig = Rig(Probe(300 * MB))
+    for name in ("a", "b", "c"):
+        await rig.touch(name)
+    async with rig.pool.reserve(150 * MB):
+        assert [rig.state(name) for name in "abc"] == ["evicted", "evicted", "ready"]
+        with pytest.raises(OutOfMemory, match="Not enough memory now"):
+            async with rig.pool.reserve(301 * MB):
+                pass
+        assert rig.state("c") == "ready"
+        with pytest.raises(OutOfMemory):
+            await rig.touch("d", estimate=200)
+    await rig.touch("d", estimate=200)
+    assert [rig.state(name) for name in "cd"] == ["ready", "ready"]
+
+
+async def test_what_is_reserved_does_not_wait():
+    """Where what is loaded may not go yet, there is no room now, and nothing stays counted."""
+    rig = Rig(Probe(150 * MB), min_residence=10.0)
+    await rig.touch("a")
+    with pytest.raises(OutOfMemory, match="now"):
+        async with rig.pool.reserve(100 * MB):
+            pass
+    assert rig.state("a") == "ready"
+    rig.now += 60
+    async with rig.pool.reserve(100 * MB):
+        assert rig.state("a") == "evicted"
+
+
+@pytest.mark.parametrize("why", ["held", "pinned", "active"])
+async def test_protected_models_are_not_evicted(why):
+    """A model that is held, pinned or inferring stays; the newcomer gets 507."""
+    rig = Rig(Probe(150 * MB))
+    async with contextlib.AsyncExitStack() as stack:
+        if why == "held":
+            await stack.enter_async_context(rig.pool.hold(rig.plan("a")))
+        else:
+            await rig.touch("a", pin=why == "pinned")
+        if why == "active":
+            rig.workers["a"].gate.clear()
+            job = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
+            await asyncio.sleep(0.01)
+        with pytest.raises(OutOfMemory):
+            await rig.touch("b")
+        assert not rig.workers["a"].closed
+        if why == "active":
+            rig.workers["a"].gate.set()
+            await job
+
+
+async def test_minimum_residence_holds_an_eviction_back():
+    """A model that was loaded just now is not evicted before its minimum residence."""
+    rig = Rig(Probe(150 * MB), min_residence=10.0)
+    await rig.touch("a")
+    load = asyncio.create_task(rig.touch("b"))
+    await asyncio.sleep(0.05)
+    assert rig.state("a") == "ready"
+    rig.now += 60
+    load.cancel()
+    await asyncio.wait([load])
+    await rig.pool.close()
+
+
+async def test_vram_ceiling_refuses():
+    """A model that does not fit into the GPU's memory gets 507, and nothing goes in vain."""
+    rig = Rig(Probe(10_000 * MB, [Gpu(total=200 * MB, used=150 * MB)]), vram_fraction=1.0)
+    await rig.touch("idle")
+    with pytest.raises(OutOfMemory):
+        await rig.touch("a", estimate=100, gpu=True)
+    assert rig.state("idle") == "ready"
+    await rig.touch("a", estimate=100, gpu=True, device="cpu")
+    await rig.touch("b", estimate=100)
+    assert (rig.state("a"), rig.state("b")) == ("ready", "ready")
+
+
+async def test_a_gpu_that_is_not_there_is_refused():
+    """A device that the machine lacks is an answer, not a crash, and is told beside the state."""
+    rig = Rig(Probe(10_000 * MB, [Gpu(total=200 * MB, used=0)]))
+    with pytest.raises(Unavailable, match="no GPU 3"):
+        await rig.touch("a", gpu=True, device="cuda:3")
+    assert "no GPU 3" in rig.pool.status("a", "detect").error
+
+
+async def test_a_clock_that_is_set_back_changes_no_eviction():
+    """Minimum residence and the order of use are told by a clock that nobody sets."""
+    rig = Rig(Probe(250 * MB), min_residence=10.0)
+    for name in ("a", "b"):
+        await rig.touch(name)
+        rig.wall -= 3600
+    rig.now += 60
+    async with asyncio.timeout(5):
+        await rig.touch("c")
+    assert [rig.state(name) for name in "abc"] == ["evicted", "ready", "ready"]
