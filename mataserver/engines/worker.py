@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mataserver.engines import wire
 from mataserver.engines.accidents import (
@@ -25,12 +25,10 @@ from mataserver.engines.watchdog import Watchdog
 from mataserver.engines.zygotes import STOP_GRACE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from mataserver.engines.accidents import Death
-    from mataserver.engines.arena import Outgoing
     from mataserver.engines.replies import Reply
-    from mataserver.engines.work import Answered, Assignment, Facts, Job, Outcome
+    from mataserver.engines.work import Answered, Assignment, Facts, Job
     from mataserver.errors import MataError
 
 EXIT_DRAIN_SECONDS = 0.5
@@ -53,14 +51,13 @@ class ProcessWorker(asyncio.Protocol):
         self._life = Lifetime(name)
         self._watchdog = Watchdog(patience, self._hung, decode_patience)
         self._exchange = Exchange(self._watchdog, self._noticed)
-        self._calls = Calls(self._exchange, lambda: self.alive)
+        self._calls = calls = Calls(self._exchange, lambda: self.alive)
+        self.call, self.stream, self.generate = calls.call, calls.stream, calls.generate
+        self.on_death, self.on_end = self._life.on_death, self._life.on_end
+        self.share = self._exchange.share
         self._loaded: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
         self._kill: Callable[[], None] = lambda: None
         self._ceiling: asyncio.Task[None] | None = None
-
-    def share(self, memory: Outgoing | None) -> None:
-        """Share memory with the child."""
-        self._exchange.share(memory)
 
     # asyncio.Protocol
 
@@ -106,16 +103,8 @@ class ProcessWorker(asyncio.Protocol):
         """The child's pid."""
         return (self.facts.pid,)
 
-    def on_death(self, callback: Callable[[Death], None]) -> None:
-        """Call ``callback(death)`` when the child exits unexpectedly."""
-        self._life.on_death(callback)
-
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
         """Do nothing: a local worker is never in doubt."""
-
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Call ``callback()`` when the child is gone, for whatever reason."""
-        self._life.on_end(callback)
 
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
         """Run one batch; the child is killed if it hangs."""
@@ -132,20 +121,6 @@ class ProcessWorker(asyncio.Protocol):
         """Discard a session's state."""
         if self.alive:
             self._exchange.send(wire.CloseSession(session))
-
-    async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a public method of the model."""
-        return await self._calls.call(method, args, kwargs)
-
-    def stream(
-        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> AsyncGenerator[Any]:
-        """Yield the items of a generator method, computed on demand."""
-        return self._calls.stream(method, args, kwargs)
-
-    def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Yield text pieces, then the outcome, computed on demand."""
-        return self._calls.generate(job)
 
     async def memory(self) -> int:
         """Return the child's private memory in bytes."""

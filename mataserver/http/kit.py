@@ -10,23 +10,21 @@ from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from aiohttp import web
 
     from mataserver.contract.bodies import Form, Saved, Uploads
-    from mataserver.contract.claims import RepeatedClaim
     from mataserver.contract.routes import Event
     from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.cookies import Cookies
     from mataserver.http.in_process import Doorway
     from mataserver.http.routing import Table
-    from mataserver.http.sockets import MessageSocket, Sockets
-    from mataserver.outbound import Outbound, Policy, Response
-    from mataserver.outbound.asking import Content
+    from mataserver.http.sockets import Sockets
+    from mataserver.outbound import Outbound
     from mataserver.principals import Principal
 
 T = TypeVar("T")
@@ -35,6 +33,9 @@ P = TypeVar("P", bound="asyncio.Protocol")
 
 class Kit:
     """See ``mataserver.contract.web.Http``."""
+
+    require_json = staticmethod(codec.require_json)
+    learn = staticmethod(head_bodies.learn)
 
     def __init__(
         self,
@@ -51,9 +52,10 @@ class Kit:
         self._table = table
         self._budget = budget
         self._sockets = sockets
-        self._outbound = outbound
         self._cookies = cookies
-        self._doorway = doorway
+        self.decode, self.sign_out = budget.decode, cookies.sign_out
+        self.socket, self.connect = sockets.accept, doorway.connect
+        self.outbound, self.check_outbound = outbound.request, outbound.check
         self._trust_proxy = trust_proxy
         self._cors_origins = cors_origins
 
@@ -79,14 +81,6 @@ class Kit:
             form = forms.parse(data, boundary, field)
             del data
             yield form
-
-    async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
-        """Return ``decode(data)``, of a large body beside the event loop."""
-        return await self._budget.decode(data, decode)
-
-    def require_json(self, request: web.Request) -> None:
-        """Raise ``Unsupported`` unless the body is declared as JSON."""
-        codec.require_json(request)
 
     def check_origin(self, request: web.Request) -> None:
         """Raise ``Forbidden`` for what a page of another origin sends."""
@@ -133,10 +127,6 @@ class Kit:
         patience = self._sockets.unread_timeout
         return await events.send(request, encoded(), failed or events.failed, patience)
 
-    def socket(self, request: web.Request) -> AbstractAsyncContextManager[MessageSocket]:
-        """Accept a WebSocket."""
-        return self._sockets.accept(request)
-
     def raw_socket(
         self, request: web.Request, protocols: Sequence[str] = ()
     ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
@@ -158,31 +148,3 @@ class Kit:
     def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
         """Begin a browser's session; return its CSRF token."""
         return self._cookies.sign_in(request, response, principal).csrf
-
-    def sign_out(self, request: web.Request, response: web.Response) -> None:
-        """End a browser's session."""
-        self._cookies.sign_out(request, response)
-
-    def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
-        """Have requests with the head of a claimed one be answered by ``repeat``."""
-        head_bodies.learn(request, repeat)
-
-    def connect(self, factory: Callable[[], P]) -> P:
-        """Connect a protocol to this server within the process."""
-        return self._doorway.connect(factory)
-
-    def outbound(
-        self,
-        method: str,
-        url: str,
-        policy: Policy,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: Content = None,
-    ) -> AbstractAsyncContextManager[Response]:
-        """Ask an address that a user named."""
-        return self._outbound.request(method, url, policy, headers=headers, body=body)
-
-    async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
-        """Return the addresses that ``outbound`` would ask. Raises ``BadRequest`` for others."""
-        return await self._outbound.check(url, policy)

@@ -12,16 +12,9 @@ from mataserver.library.plans import ModelPlans
 from mataserver.library.registered import RegisteredModels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from mataserver.config import Settings
-    from mataserver.contract.backend import ModelFiles
-    from mataserver.library.intake import Pulled
-    from mataserver.library.plan import ModelPlan
-    from mataserver.library.registry import Entry, Registry
+    from mataserver.library.registry import Registry
     from mataserver.plugins import Plugins
-    from mataserver.sources import Step
 
 TRACKED = ("detect", "track")
 """A registered task and the other one that its model may serve in a session."""
@@ -54,60 +47,17 @@ class Catalog:
         self.settings = settings
         self.registry = registry
         self.plugins = plugins
-        self._models = RegisteredModels(registry)
-        self._plans = ModelPlans(settings, self._models, plugins)
-        self._intake = Intake(settings, self._models, plugins, self._plans)
+        models = self._models = RegisteredModels(registry)
+        self._plans = ModelPlans(settings, models, plugins)
+        self._intake = Intake(settings, models, plugins, self._plans)
         self._grown = plugins.grown
-
-    # looking
-
-    def entries(self) -> dict[str, Entry]:
-        """Return the registered models; of a registry that got corrupt, the last good copy."""
-        return self._models.entries()
-
-    def entry(self, name: str) -> Entry:
-        """Return one registered model. Raises ``NotFound``, also when its files are gone."""
-        return self._models.entry(name)
-
-    def plan(self, name: str, task: str | None = None) -> ModelPlan:
-        """Return what it takes to load a model, for its own task or another.
-
-        Raises ``NotFound`` for a model that is not registered or whose files are gone,
-        ``Unavailable`` for a task that nothing serves.
-        """
-        return self._plans.get(name, task)
+        self.entries, self.entry, self.plan = models.entries, models.entry, self._plans.get
+        self.pull, self.convert = self._intake.pull, self._intake.convert
+        self.add_local, self.match = self._intake.add_local, self._intake.match
 
     def serves(self, name: str, task: str) -> bool:
         """Whether an installed backend serves a registered model for ``task``."""
         return self.plugins.offer(weights.files(name, self.entry(name)), task) is not None
-
-    # coming and going
-
-    async def pull(
-        self,
-        name: str,
-        task: str,
-        on_step: Callable[[Step], None] | None = None,
-        *,
-        allow_pip: bool = True,
-    ) -> Pulled:
-        """Download or install a model and register it: ``Intake.pull``."""
-        return await self._intake.pull(name, task, on_step, allow_pip=allow_pip)
-
-    def add_local(self, path: Path, task: str, name: str | None = None) -> Pulled:
-        """Register a local directory or file.
-
-        Raises ``BadRequest`` when nothing serves it, ``Conflict`` when the name is in use.
-        """
-        return self._intake.add_local(path, task, name)
-
-    def convert(self, name: str, task: str, directory: Path, path: Path | None = None) -> Pulled:
-        """Register a model to be served from ``directory``: ``Intake.convert``."""
-        return self._intake.convert(name, task, directory, path)
-
-    def match(self, files: ModelFiles, task: str) -> None:
-        """Raise ``BadRequest`` that says why nothing serves a model for a task, if nothing does."""
-        self._intake.match(files, task)
 
     async def remove(self, name: str, pool: Memory) -> None:
         """Forget a model and unload it after its active inferences; its weights stay on the disk.

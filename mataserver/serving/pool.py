@@ -19,12 +19,9 @@ from mataserver.serving.room import Room
 from mataserver.serving.slots import Status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
-    from typing import Any
+    from collections.abc import Awaitable, Callable, Collection
 
-    from mataserver.engines.work import Job, Outcome, Worker
-    from mataserver.errors import MataError
+    from mataserver.engines.work import Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.slots import PoolPolicy, Probe, Slot
@@ -52,34 +49,12 @@ class ModelPool:
             wall=wall,
         )
         self._background = Background(clock)
-        self._dispatch = Dispatch(self._residency, loading, metrics, self._background)
-
-    # asking a model: not `async` here, which would be one more coroutine for every request
-
-    def hold(self, plan: ModelPlan) -> AbstractAsyncContextManager[None]:
-        """Load the model if need be and keep it from being unloaded until the context ends."""
-        return self._dispatch.hold(plan)
-
-    def infer(self, plan: ModelPlan, job: Job) -> Coroutine[Any, Any, tuple[Outcome, float]]:
-        """Run one job, loading the model if need be; return its outcome and its wait in ms."""
-        return self._dispatch.infer(plan, job)
-
-    def begin(
-        self, plan: ModelPlan, job: Job, take: Callable[[Outcome | MataError, float], None]
-    ) -> Callable[[], None] | None:
-        """Run one job for whoever is no task, if the model is ready for it: see ``Dispatch``."""
-        return self._dispatch.begin(plan, job, take)
-
-    def generate(self, plan: ModelPlan, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Yield the pieces of text that a model makes for a job, then its outcome."""
-        return self._dispatch.generate(plan, job)
-
-    def lease_worker(self, plan: ModelPlan) -> AbstractContextManager[Worker]:
-        """Give the worker of a model that is held; it is not unloaded before the context ends.
-
-        Raises ``Unavailable`` if it just died or was unloaded.
-        """
-        return self._dispatch.lease_worker(plan)
+        dispatch = self._dispatch = Dispatch(self._residency, loading, metrics, self._background)
+        # As they are: a method of our own would be one more call for every request.
+        self.hold, self.infer, self.begin = dispatch.hold, dispatch.infer, dispatch.begin
+        self.generate, self.lease_worker = dispatch.generate, dispatch.lease_worker
+        self.reserve, self.loaded = self._room.reserve, self._residency.loaded
+        self.tell_queues = self._residency.tell_queues
 
     # memory
 
@@ -92,13 +67,6 @@ class ModelPool:
         known = name in self._room.pins
         self._room.pins.discard(name)
         return known
-
-    def reserve(self, size: int) -> AbstractAsyncContextManager[None]:
-        """Count so many bytes of a process that is no model until the context ends.
-
-        What is idle is evicted for it. Raises ``OutOfMemory`` when it does not fit now.
-        """
-        return self._room.reserve(size)
 
     # what is there
 
@@ -132,14 +100,6 @@ class ModelPool:
         """Whether a model keeps the state of sessions, as far as one can know: if it is loaded."""
         slot = self._residency.slots.get(plan.key)
         return slot is None or slot.worker is None or slot.worker.facts.stateful
-
-    def loaded(self) -> list[tuple[str, str]]:
-        """Return name and task of every model in memory."""
-        return self._residency.loaded()
-
-    def tell_queues(self) -> None:
-        """Set the gauges of the queues' lengths, and of the workers."""
-        self._residency.tell_queues()
 
     # leaving
 
