@@ -122,6 +122,8 @@ check: $(VENV)/.setup $(TYPES)  ## format, lint, layers, types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard plugins/*/mataserver_*) $(wildcard templates/*/mataserver_*.py)
+	$(BIN)/mypy $(wildcard bench/*.py)
+	$(BIN)/mypy $(wildcard bench/gpu/*.py)  # apart: two programs are called run
 	$(TYPES) -p plugins/console
 
 shape: $(VENV)/.setup  ## the shape of the code in figures, beside their goals

@@ -37,7 +37,7 @@ class Asked(msgspec.Struct):
     image: str
 
 
-def images(order: Order) -> Callable[[bytes], Any]:
+def images(order: Order) -> Callable[[bytes | memoryview], Any]:
     """Return what turns a body into an image; a form is an image whose borders are known."""
     if order.headers.get("Content-Type") != "application/json":
         return pixels

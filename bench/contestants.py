@@ -198,10 +198,12 @@ class Bare:
         program = "bare_hop.py" if hop else "bare.py"
         command = [sys.executable, str(HERE / program), model, str(threads)]
         variables = {**os.environ, **(STUBBED if stubbed else {})}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._bodies = bodies
         self._loops = [
-            subprocess.Popen(command, **pipes, cwd=HERE, env=variables) for _ in range(processes)
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE, env=variables
+            )
+            for _ in range(processes)
         ]
         for each in self._loops:
             _line(each)

@@ -41,7 +41,8 @@ def serving(program: list[str], configuration: dict[str, Any], folder: Path) -> 
     environment = {**os.environ, **own, "MATA_SERVER_LOG_LEVEL": "error"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
-        url = next(word for word in process.stdout.readline().split() if word.startswith("http"))
+        said = process.stdout.readline() if process.stdout is not None else ""
+        url = next(word for word in said.split() if word.startswith("http"))
         with Client(url, api_key="bench") as client:
             yield process, client
     finally:

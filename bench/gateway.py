@@ -38,7 +38,7 @@ from mataserver_fleet.gateway.snapshot import Application, Consumer, Route, Snap
 from mataserver_fleet.gateway.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any, Self
 
     from aiohttp import web
@@ -221,7 +221,11 @@ def service(ctx: Any) -> Service:
 async def gateway() -> None:
     """Serve the gateway; print the port."""
     with tempfile.TemporaryDirectory() as folder:
-        given = {"auth_mode": "none", "log_level": "warning", "outbound_hosts": ["127.0.0.1"]}
+        given: dict[str, Any] = {
+            "auth_mode": "none",
+            "log_level": "warning",
+            "outbound_hosts": ["127.0.0.1"],
+        }
         settings = config.load(port=0, data_dir=folder, **given)
         point = importlib.metadata.EntryPoint("bench", "gateway", plugin_host.GROUP)
         found = plugin_host.discover(settings, [point])
@@ -265,7 +269,7 @@ class Asking(asyncio.Protocol):
 
 async def load(port: str, size: str, connections: str) -> None:
     """Ask on some connections for a while; print how many were answered, and their median."""
-    loop, spent = asyncio.get_running_loop(), []
+    loop, spent = asyncio.get_running_loop(), list[float]()
     lines = [f"POST {PATH} HTTP/1.1", "Host: bench", f"apikey: {KEY}", f"Content-Length: {size}"]
     lines += ["Content-Type: application/octet-stream", "Inference-Header-Content-Length: 2"]
     request = "\r\n".join([*lines, "", ""]).encode() + bytes(int(size))
@@ -384,12 +388,16 @@ def table(pause: str, cases: list[tuple[str, int]]) -> None:
 
 
 def row(
-    size: str, connections: int, turns: list[dict[str, Turn]], middle: list[str], over: list[str]
+    size: str,
+    connections: int,
+    turns: list[dict[str, Turn]],
+    middle: Sequence[str],
+    over: Sequence[str],
 ) -> None:
     """Print the medians of one case."""
 
     def median(value: Any) -> float:
-        return statistics.median(map(value, turns))
+        return float(statistics.median(map(value, turns)))
 
     cells = [f"{median(lambda t, n=name: t[n].cpu):.3f} ms" for name in middle]
     cells += [f"{median(lambda t, n=n: t['gateway'].cpu / max(t[n].cpu, 1e-6)):.2f}" for n in over]

@@ -61,9 +61,15 @@ def _size(processor: str, side: int) -> dict[str, int]:
     return {"height": side, "width": side} if plain else {"shortest_edge": side}
 
 
-STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
-WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4, "image_size": 64}
+STAGES: dict[str, Any] = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+WIDTH: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SWIN: dict[str, Any] = {
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_size": 4,
+    "image_size": 64,
+}
 CLASSIFIERS: dict[str, Callable[[Path], None]] = {
     "beit": partial(classifier, family="Beit", processor="Beit", image_size=64, **WIDTH),
     "convnext": partial(classifier, family="ConvNext", processor="ConvNext", **STAGES),

@@ -42,7 +42,7 @@ FULL = int(os.environ.get("FULL", "2"))
 MASKS = 10
 THREADS = int(os.environ.get("THREADS", "0"))
 """0 leaves the number of threads of a forward pass to torch."""
-PATIENT = {"infer_timeout": 7_200, "load_timeout": 7_200, "threads": THREADS}
+PATIENT: dict[str, Any] = {"infer_timeout": 7_200, "load_timeout": 7_200, "threads": THREADS}
 
 
 def photo(seed: int, height: int = 1080, width: int = 1920) -> bytes:

@@ -76,8 +76,8 @@ class Client:
 
     async def infer(self) -> None:
         """Infer in every form that the API has."""
-        query = {"params": {"model": random.choice((MODEL, MODEL, OTHER))}}
-        image = {"headers": {"Content-Type": "image/jpeg"}, "data": PICTURE}
+        query: dict[str, Any] = {"params": {"model": random.choice((MODEL, MODEL, OTHER))}}
+        image: dict[str, Any] = {"headers": {"Content-Type": "image/jpeg"}, "data": PICTURE}
         await self.ask("raw", 200, **query, **image)
         encoded = base64.b64encode(PICTURE).decode()
         body = await self.ask("json", 200, json={"model": MODEL, "image": encoded})

@@ -86,9 +86,10 @@ def start(folder: str, plugins: tuple[str, ...] | None = None) -> Start:
     port, begun = free_port(), time.perf_counter()
     config = configuration(folder, plugins)
     program = [sys.executable, "-m", "mataserver", "serve", "--port", str(port), "--config", config]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     there = environment() | {"MATA_SERVER_DATA_DIR": folder}
-    process = subprocess.Popen(program, env=there, **quiet)
+    process = subprocess.Popen(
+        program, env=there, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         while True:
             with contextlib.suppress(OSError):

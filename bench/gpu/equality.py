@@ -30,7 +30,7 @@ from mataserver_hf import backends
 from mataserver_hf import options as hf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mataserver import Backend
 
@@ -52,7 +52,7 @@ ASKED: dict[str, Any] = {
 class Nobody:
     """Stands in for a detector of people: one person, in the middle."""
 
-    def predict(self, images: list[Any], params: list[Any]) -> list[DetectResult]:
+    def predict(self, images: Sequence[Any], params: Sequence[Any]) -> list[DetectResult]:
         """Return the person of each image."""
         person = Detection("person", 0.9, (40.0, 30.0, 110.0, 100.0))
         return [DetectResult([person]) for _ in zip(images, params, strict=True)]
@@ -96,7 +96,7 @@ def answer(path: Path, found: Backend, device: str, dtype: str) -> Any:
         if found.parts is not None:
             person = LoadedPart(Nobody(), NobodyParams)
             context = dataclasses.replace(context, parts={"person": person})
-        model = found.load(ModelSpec("tiny", found.task, "local", path), context)
+        model: Any = found.load(ModelSpec("tiny", found.task, "local", path), context)
         names = {field.name for field in msgspec.structs.fields(found.params)}
         params = found.params(**{k: v for k, v in ASKED.items() if k in names})
         [result] = model.predict([picture()], [params])

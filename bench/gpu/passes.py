@@ -95,17 +95,19 @@ def copies(asked: options.Options) -> dict[str, Any]:
         if asked.device == "cuda":
             kinds["pinned"] = pixels.pin_memory()
         told[str(batch)] = {
-            name: timed(asked.device, lambda t=tensor: t.to(asked.device, copy=True), TIMES)
+            name: timed(asked.device, partial(tensor.to, asked.device, copy=True), TIMES)
             for name, tensor in kinds.items()
         }
         if asked.device == "cuda":  # what staging would be: into memory that is pinned once
             room = kinds["pinned"]
-            told[str(batch)]["staged"] = timed(
-                asked.device,
-                lambda p=pixels, r=room: r.copy_(p).to(asked.device, non_blocking=True),
-                TIMES,
-            )
+            staged = partial(_staged, pixels, room, asked.device)
+            told[str(batch)]["staged"] = timed(asked.device, staged, TIMES)
     return told
+
+
+def _staged(pixels: Any, room: Any, device: str) -> Any:
+    """Copy pixels into memory that is pinned, and from there to the device."""
+    return room.copy_(pixels).to(device, non_blocking=True)
 
 
 def main() -> None:

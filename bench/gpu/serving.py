@@ -106,7 +106,8 @@ def served(
         its.close()  # so that its end is seen at once
         if not ours.poll(START):
             raise TimeoutError("the server did not start")
-        yield Client(*ours.recv(), process.pid or 0)
+        url, key = ours.recv()
+        yield Client(url, key, process.pid or 0)
     finally:
         with contextlib.suppress(OSError):
             ours.send("end")

@@ -38,7 +38,7 @@ def bare(name: str, path: Path, asked: options.Options, image: bytes) -> dict[st
     found = next(b for b in backends() if _is(b.name, name, task))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
         context = options.context(Path(scratch), asked.device, "auto", hf.Settings())
-        model = found.load(ModelSpec(name, task, "local", path), context)
+        model: Any = found.load(ModelSpec(name, task, "local", path), context)
         params = msgspec.convert(networks.PARAMS[name], found.params)
         rates = {
             str(batch): _rate(model, params, batch, image, pool, 0.5 if asked.quick else SECONDS)
