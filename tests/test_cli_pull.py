@@ -163,7 +163,10 @@ def test_broken_plugin_is_a_warning(terminal):
     terminal.install("wreck", "raise RuntimeError('no\\nway')", mataserver={"wreck": "wreck"})
     result = terminal.run("pull", "fake-ocr", "--task", "ocr")
     assert (result.exit_code, result.stdout) == (0, "Pulled fake-ocr (ocr)\n")
-    assert result.stderr == "warning: the plugin wreck is not in use: RuntimeError: no way\n"
+    assert (
+        result.stderr
+        == "warning: the plugin wreck is not in use: RuntimeError: no way (wreck.py, line 1)\n"
+    )
 
 
 @pytest.mark.parametrize("path", ["./shelf/net.gear", "{home}/shelf/net.gear", "~/shelf/net.gear"])

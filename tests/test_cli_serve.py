@@ -125,7 +125,9 @@ def test_settings_and_sigint(terminal, monkeypatch):
     monkeypatch.setenv("MATA_SERVER_API_KEYS", "first,second")
     with serving(terminal) as server:
         assert server.value("API key") == "from the settings (2)"
-        assert "wreck 1.0 (BROKEN: RuntimeError: no way)" in server.value("plugins")
+        assert "wreck 1.0 (BROKEN: RuntimeError: no way (wreck.py, line 1))" in server.value(
+            "plugins"
+        )
         assert "spare 1.0 (off)" in server.value("plugins")
         assert server.value("open") is None
         assert not (terminal.data / "api_key").exists()
