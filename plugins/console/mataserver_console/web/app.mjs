@@ -8,6 +8,9 @@ import { SignIn, begin, takeCode } from "./login.mjs";
 import { address, begunAt, go, useRoute } from "./route.mjs";
 import { useSource } from "./source.mjs";
 
+/** A page's module with those it imports: asked for at once, not one level after the other. @template T @param {Promise<T>} page @param {Promise<any>[]} parts */
+const together = (page, ...parts) => { for (const part of parts) part.catch(() => {}); return page; };
+
 /** Each page is a module that is loaded when it is opened. */
 const PAGES = [
   { key: "try", title: "Try", icon: "try", group: "use", load: () => import("./try.mjs") },
@@ -15,7 +18,9 @@ const PAGES = [
   { key: "ask", title: "Ask", icon: "ask", group: "use", needs: "infer", load: () => import("./ask.mjs") },
   { key: "segment", title: "Segment", icon: "segment", group: "use", needs: "infer", plugin: "sam", load: () => import("./segment.mjs") },
   { key: "live", title: "Live", icon: "live", group: "use", needs: "infer", load: () => import("./live.mjs") },
-  { key: "jobs", title: "Jobs", icon: "jobs", group: "work", needs: "jobs:read", plugin: "jobs", load: () => import("./jobs.mjs") },
+  { key: "jobs", title: "Jobs", icon: "jobs", group: "work", needs: "jobs:read", plugin: "jobs", load: () => together(
+    import("./jobs.mjs"), import("./cloud.mjs"), import("./new_job.mjs"), import("./photographs.mjs"), import("./scale.mjs"), import("./upload.mjs"), import("./zip.mjs"),
+  ) },
   { key: "fleet", title: "Fleet", icon: "fleet", group: "operate", needs: "fleet:read", plugin: "fleet", load: () => import("./fleet.mjs") },
   { key: "models", title: "Models", icon: "models", group: "operate", needs: "models:read", load: () => import("./models.mjs") },
   { key: "server", title: "Server", icon: "server", group: "operate", needs: "models:read", load: () => import("./server.mjs") },
