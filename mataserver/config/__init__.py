@@ -1,4 +1,4 @@
-"""The settings, and what of them the data directory keeps."""
+"""The settings: their definition, reading and validation, and the stored API key."""
 
 from mataserver.config.reading import (
     DEFAULT_FILE,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``; of names that is said of "localhost" alone."""
+    """Whether only this machine can reach ``host``; the only name accepted is "localhost"."""
     if host == "localhost":
         return True
     try:

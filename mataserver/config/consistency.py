@@ -1,4 +1,4 @@
-"""What the types of settings cannot say: settings that contradict each other."""
+"""Validation across settings: contradictions that types cannot express."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check(settings: Settings) -> None:
-    """Raise ``ConfigError`` for settings that cannot stand together; it names one of them."""
+    """Raise ``ConfigError`` for contradictory settings, naming one of them."""
     if settings.max_inflight_mb < settings.max_body_mb:
         raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
     _refuse_tasks([entry.task for entry in settings.models])
@@ -25,7 +25,7 @@ def check(settings: Settings) -> None:
 
 
 def _refuse_threads(settings: Settings) -> None:
-    """Raise ``ConfigError`` for a limit of memory where a model has no process of its own."""
+    """Raise ``ConfigError`` for a memory limit on a model without a process of its own."""
     for index, entry in enumerate(settings.models):
         if entry.engine == "thread" and entry.max_ram_mb is not None:
             place = f"models[{index}].max_ram_mb"
@@ -33,7 +33,7 @@ def _refuse_threads(settings: Settings) -> None:
 
 
 def _refuse_elsewhere(settings: Settings) -> None:
-    """Raise ``ConfigError`` for what a model on a cluster cannot have, or another one cannot."""
+    """Raise ``ConfigError`` for settings invalid on a cluster, or valid only there."""
     if settings.engine == "ray" and settings.device.startswith("cuda:"):
         raise ConfigError(f"configuration: device: {_NUMBERED}")
     for index, entry in enumerate(settings.models):
@@ -51,7 +51,7 @@ def _refuse_elsewhere(settings: Settings) -> None:
 
 
 def _refuse_unreachable(settings: Settings) -> None:
-    """Raise ``ConfigError`` for a front-end that the others would not reach."""
+    """Raise ``ConfigError`` for a front-end that its peers could not reach."""
     if settings.shared_dir is None:
         if settings.frontend_address is not None:
             raise ConfigError("configuration: frontend_address: needs shared_dir")
@@ -61,7 +61,7 @@ def _refuse_unreachable(settings: Settings) -> None:
 
 
 def _refuse_spans(settings: Settings) -> None:
-    """Raise ``ConfigError`` for a model that is to have more workers at least than at most."""
+    """Raise ``ConfigError`` if a model's minimum of workers exceeds its maximum."""
     for index, entry in enumerate(settings.models):
         if entry.span.min > entry.span.max:
             place = f"models[{index}].replicas.min"
@@ -72,7 +72,7 @@ _NUMBERED = "with the engine ray a GPU has no number: say cuda, and Ray gives ea
 
 
 def _refuse_repeated(names: list[str]) -> None:
-    """Raise ``ConfigError`` for a model that stands twice."""
+    """Raise ``ConfigError`` for a model that is listed twice."""
     for index, name in enumerate(names):
         if name in names[:index]:
             raise ConfigError(f"configuration: models[{index}].model: {name!r} is listed twice")

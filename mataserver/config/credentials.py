@@ -1,6 +1,6 @@
-"""API keys: those of the settings, or one made at the first start and kept in ``data_dir``.
+"""API keys: from the settings, or generated at the first start and stored in ``data_dir``.
 
-In ``shared_dir``, where there is one: every front-end accepts it.
+With a ``shared_dir`` the generated key is stored there, so that every front-end accepts it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FILE = "api_key"
 
 
 def key_file(settings: Settings) -> Path:
-    """Where the generated key is kept."""
+    """Return the path of the generated key."""
     return settings.shared_path / FILE
 
 
 def stored_key(settings: Settings) -> str | None:
-    """Return the generated key, or None when there is none that can be read."""
+    """Return the generated key, or None if it does not exist or cannot be read."""
     try:
         return key_file(settings).read_text(encoding="ascii").strip() or None
     except (OSError, UnicodeDecodeError):
@@ -39,9 +39,9 @@ def stored_key(settings: Settings) -> str | None:
 
 
 def server_keys(settings: Settings) -> tuple[tuple[ApiKey, ...], bool]:
-    """Return the keys the server accepts, and whether one was made just now.
+    """Return the accepted keys, and whether one was just generated.
 
-    A new key is stored with mode 0600. Raises ``MataError`` when it cannot be stored.
+    A new key is stored with mode 0600. Raises ``MataError`` if it cannot be stored.
     """
     if settings.keys or settings.auth_mode == "none":
         return settings.key_entries, False
@@ -54,9 +54,9 @@ def server_keys(settings: Settings) -> tuple[tuple[ApiKey, ...], bool]:
 
 
 def _stored(path: Path) -> tuple[str, bool]:
-    """Return the key in a file, and whether it was put there just now.
+    """Return the key in a file, generating it if missing, and whether it was generated.
 
-    Front-ends that start together for the first time make one key.
+    The file lock makes front-ends that start at the same time agree on one key.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -76,8 +76,8 @@ def _stored(path: Path) -> tuple[str, bool]:
 def client_key(settings: Settings) -> str | None:
     """Return the key that the local command line uses, or None.
 
-    Of several that of ``api_key``, else the one that may do most: who can read the settings has
-    them all.
+    Prefers ``api_key``, else the key with the widest scopes: whoever can read the settings has them
+    all.
     """
     entries = sorted(settings.key_entries, key=_reach, reverse=True)
     listed = next((entry.key for entry in entries), None)
@@ -85,20 +85,20 @@ def client_key(settings: Settings) -> str | None:
 
 
 def _reach(entry: ApiKey) -> int:
-    """Return how much a key may do, for the order of keys; those that may as much keep theirs."""
+    """Return a sort key by breadth of scopes; equal keys keep their order."""
     if entry.scopes is None:
         return len(EVERYTHING) + 1
     return len(EVERYTHING) if "admin" in entry.scopes else len(set(entry.scopes))
 
 
 class KeyRing:
-    """The accepted keys and whose they are, compared in constant time."""
+    """The accepted keys and their principals, compared in constant time."""
 
     def __init__(self, entries: Iterable[ApiKey]) -> None:
         self._known = [(_digest(entry.key), _principal(entry)) for entry in entries]
 
     def principal(self, secret: str) -> Principal | None:
-        """Return whose key ``secret`` is, or None; every key is compared."""
+        """Return the principal of a secret, or None; always compares every key."""
         digest, found = _digest(secret), None
         for known, principal in self._known:
             if hmac.compare_digest(digest, known):
@@ -107,7 +107,7 @@ class KeyRing:
 
     @property
     def first(self) -> Principal | None:
-        """Whose the first key is that may do everything: who starts the server may act as that."""
+        """The principal of the first unrestricted key: the operator may act as that one."""
         return next((each for _, each in self._known if each.unrestricted), None)
 
 

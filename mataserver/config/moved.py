@@ -1,7 +1,7 @@
-"""Settings that the server had once and a plugin has now: their old names go on with a warning.
+"""Settings that moved from the server to a plugin: old names still work, with a warning.
 
-A distribution declares one as an entry point of the group ``mataserver.settings``: its name is the
-old key, its value ``plugin:field``. Nothing of it is imported.
+A distribution declares one by an entry point in the group ``mataserver.settings``: its name is the
+old key, its value ``plugin:field``. The entry point is never imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PACKAGES = {
     ),
     "grpc_port": "'mataserver-oip[grpc]' (./plugins/oip[grpc] in a checkout)",
 }
-"""What the server once did itself, and now needs a package for: whoever upgrades is told which."""
+"""Settings of former server features, with the package to install now."""
 
 log = logging.getLogger("mataserver")
 
@@ -33,16 +33,16 @@ def renamed(
     known: AbstractSet[str],
     declared: Iterable[EntryPoint] | None = None,
 ) -> dict[str, Any]:
-    """Return what a configuration says, with such settings under their plugins' names.
+    """Return a configuration with moved settings under their plugins' names.
 
-    ``known`` are the server's own, ``declared`` what was renamed, by default what is installed
-    says. Raises ``ValueError`` for one that is given in both places, and
-    for one whose plugin is not installed.
+    ``known`` are the server's settings, ``declared`` the moves, by default those of the installed
+    distributions. Raises ``ValueError`` for a setting given in both places, and for one whose
+    plugin is not installed.
     """
     unknown = written.keys() - known
     if not unknown:
         return written
-    import importlib.metadata  # takes its time, and most configurations are up to date
+    import importlib.metadata  # slow, and most configurations need no move
 
     kept = dict(written)
     if declared is None:
@@ -57,7 +57,7 @@ def renamed(
 
 
 def package_of(name: str, declared: Iterable[EntryPoint] | None = None) -> str | None:
-    """Return the package that a setting of old needs and that is not installed, or None."""
+    """Return the missing package that a former setting needs, or None."""
     import importlib.metadata  # as above
 
     if declared is None:
@@ -70,7 +70,7 @@ def _move(kept: dict[str, Any], old: str, plugin: str, new: str) -> None:
     plugins = kept.get("plugins") or {}
     own = plugins.get(plugin) or {} if isinstance(plugins, dict) else None
     if not isinstance(own, dict):
-        return  # no mapping: it is told as what it is
+        return  # not a mapping: validation reports it later
     if new in own:
         raise ValueError(f"{old}: given twice: it is called {place} now")
     log.warning("configuration: %s is called %s now", old, place)
@@ -78,7 +78,7 @@ def _move(kept: dict[str, Any], old: str, plugin: str, new: str) -> None:
 
 
 def warn_of_runtime(given: Iterable[str | None]) -> None:
-    """Warn where models were to be converted when they are pulled, which a command does now."""
+    """Warn of ``runtime: auto``: conversion during a pull was replaced by a command."""
     if "auto" in given:
         log.warning(
             "configuration: runtime: auto converts nothing any more when a model is pulled: "

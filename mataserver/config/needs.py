@@ -1,4 +1,4 @@
-"""What a worker needs of the node of a cluster that it is placed on."""
+"""Resources that a worker requires of a cluster's node."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Label = Annotated[
 class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``needs:`` of a model with the engine ``ray``: for each of its workers.
 
-    cpu:       processors, also a part of one.
-    gpu:       GPUs, also a part of one; None is one with ``device: cuda``, else none.
-    memory_mb: memory; 0 is not asked for.
+    cpu:       processors, possibly fractional.
+    gpu:       GPUs, possibly fractional; None means one with ``device: cuda``, else none.
+    memory_mb: memory; 0 requests none.
     labels:    labels that the node must have.
     """
 
@@ -33,7 +33,7 @@ class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def threads(self) -> int:
-        """The threads that its processors suggest, at least one."""
+        """The number of threads for its processors, at least one."""
         return max(1, int(self.cpu))
 
     def gpus(self, device: str) -> float:

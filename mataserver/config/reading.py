@@ -1,4 +1,4 @@
-"""Reads the settings: environment over ``.env`` over YAML over defaults, strictly.
+"""Reads the settings, strictly. Precedence: environment, ``.env``, YAML, defaults.
 
 Each error names its key.
 """
@@ -27,9 +27,9 @@ PREFIX = "MATA_SERVER_"
 DEFAULT_FILE = "mataserver.yaml"
 
 STRUCTURED = frozenset({"models", "plugins"})
-"""Settings that no variable sets."""
+"""Settings that no environment variable can set."""
 _ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
-"""Variables of the SAM3 inference API, which counts where ours is not set."""
+"""Variables of the SAM3 inference API, used where ours are not set."""
 
 
 def load(
@@ -50,11 +50,11 @@ def read(
     directory: Path | None = None,
     **overrides: object,
 ) -> tuple[Settings, dict[str, SetBy]]:
-    """Read the settings; return them, and where each that was given came from.
+    """Read the settings; return them, and the origin of each that was given.
 
     ``file`` is the YAML file; without it ``MATA_SERVER_CONFIG``, then ``mataserver.yaml`` in
     ``directory`` (default: the working directory), then none. ``overrides`` (command-line options)
-    win over everything; None among them means "not given". Raises ``ConfigError``.
+    take precedence over everything; None means "not given". Raises ``ConfigError``.
     """
     folder = Path.cwd() if directory is None else directory
     values = variables(folder, environ)
@@ -70,7 +70,7 @@ def read(
 
 
 def _current(written: dict[str, Any]) -> dict[str, Any]:
-    """Return what YAML says, with settings that went to plugins. Raises ``ConfigError``."""
+    """Return the YAML settings with moved ones renamed. Raises ``ConfigError``."""
     try:
         return moved.renamed(written, {each.name for each in msgspec.structs.fields(Settings)})
     except ValueError as error:
@@ -80,9 +80,9 @@ def _current(written: dict[str, Any]) -> dict[str, Any]:
 def _check_hidden(
     written: Mapping[str, Any], given: Mapping[str, Any], kind: type[Struct], root: str
 ) -> None:
-    """Raise ``ConfigError`` for a wrong value in YAML, also where something else counts instead.
+    """Raise ``ConfigError`` for an invalid value in YAML, even if it is overridden.
 
-    It would stop the start on the day when that is taken away.
+    Otherwise removing the override would make the next start fail.
     """
     for setting in msgspec.structs.fields(kind):
         if setting.name in written and setting.name in given:
@@ -95,7 +95,7 @@ def _check_hidden(
 
 
 def variables(directory: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the variables of the environment, over those of ``.env`` in ``directory``."""
+    """Return the environment's variables, over those of ``.env`` in ``directory``."""
     return {**dotenv(directory), **(os.environ if environ is None else environ)}
 
 
@@ -110,7 +110,7 @@ def _settings(merged: dict[str, Any]) -> Settings:
 
 
 def find(file: str | Path | None, values: Mapping[str, str], folder: Path) -> Path | None:
-    """Return the YAML file that ``load`` reads, or None. Raises ``ConfigError`` if it is absent."""
+    """Return the YAML file that ``load`` reads, or None. Raises ``ConfigError`` if missing."""
     named = file or values.get(PREFIX + "CONFIG")
     if named:
         path = Path(named).expanduser()
@@ -141,7 +141,7 @@ def _yaml(path: Path | None) -> dict[str, Any]:
 
 
 def _refuse_twice(node: yaml.Node | None, where: str, seen: set[int]) -> None:
-    """Raise ``ConfigError`` for a key that a mapping holds twice; YAML would keep the last."""
+    """Raise ``ConfigError`` for a duplicate key in a mapping; YAML would keep the last."""
     if node is None or isinstance(node.value, str) or id(node) in seen:
         return
     seen.add(id(node))
@@ -185,7 +185,7 @@ def _environment(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _variable(setting: str, values: Mapping[str, str]) -> str:
-    """Return the variable that counts for a setting."""
+    """Return the name of the variable that applies to a setting."""
     name = PREFIX + setting.upper()
     return name if name in values else _ALIASES.get(setting, name)
 
@@ -203,8 +203,8 @@ def plugin_settings(
 ) -> Struct:
     """Decode ``plugins.<plugin>`` strictly. Raises ``ConfigError`` naming the key.
 
-    A field whose ``Meta(extra={"environment": NAME})`` names a variable takes its value from there
-    where it is set.
+    A field with ``Meta(extra={"environment": NAME})`` takes its value from that variable, if it is
+    set.
     """
     values = {} if given is None else given
     found = _declared(kind, environ or {})
@@ -219,7 +219,7 @@ def plugin_settings(
 
 
 def _declared(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields of a plugin's settings whose own variables are set."""
+    """Return a plugin's settings that are given by their own environment variables."""
     found = {}
     for setting in msgspec.structs.fields(kind):
         name = str(meta_extra(setting.type).get("environment", ""))
@@ -233,7 +233,7 @@ def _declared(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def meta_extra(kind: Any) -> dict[str, Any]:
-    """Return the ``Meta(extra=...)`` of a plugin's setting, also of one that may be null."""
+    """Return the ``Meta(extra=...)`` of a plugin's setting, also of an optional one."""
     found: dict[str, Any] = {}
     for each in (kind, *getattr(kind, "__args__", ())):
         for meta in getattr(each, "__metadata__", ()):

@@ -12,7 +12,7 @@ from mataserver.config.span import Span
 from mataserver.errors import MataError
 
 EVERY = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on
-"""Hosts that stand for every interface."""
+"""Hosts that mean every interface."""
 Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 Count = Annotated[int, Meta(gt=0)]
@@ -88,34 +88,35 @@ Variable = Annotated[
 
 
 class ConfigError(MataError):
-    """A setting that cannot be used; the detail names its key."""
+    """A setting is invalid; the detail names its key."""
 
 
 class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of ``models:``: how a registered model is served.
 
-    model:       its name in the registry; a model that is not registered yet is, when its weights
-                 are already here (a cached hub model, an installed pip backend, ``path``).
+    model:       its name in the registry; an unregistered model is registered if its weights are
+                 present (a cached hub model, an installed pip backend, ``path``).
     task:        needed only for a model that is not registered yet.
     path:        a local directory or file to register under ``model``.
-    engine:      "process", "thread", "ray" or "auto" (what its backend prefers).
+    engine:      "process", "thread", "ray" or "auto" (the backend's preference).
     device:      "auto", "cpu", "cuda" or "cuda:N".
     dtype:       "auto", "float32", "float16" or "bfloat16".
-    runtime:     "auto" once let a pull convert it; now a warning names ``mataserver export``.
-    alpha:       the ground that transparent pictures are laid on, or "drop".
+    runtime:     "auto" formerly converted it at the pull; now a warning names ``mataserver
+    export``.
+    alpha:       the background for transparent pictures, or "drop".
     threads:     threads of a forward pass; 0 leaves the choice to the framework.
-    compile:     whether the model is compiled when it is loaded; None leaves it to its plugin.
-    replicas:    workers of the model that run side by side; with several GPUs each takes the next.
-                 Or ``min``, ``max`` and ``target``: as many as it is asked for.
-    max_batch:   largest batch; 0 takes the backend's.
-    max_wait_ms: how long a batch that is not full may wait for more while the model is busy.
-    preload:     load at start; ``/ready`` waits for it. It then stays, unless ``keep_alive`` says
-                 otherwise.
+    compile:     whether to compile the model at load; None leaves it to its plugin.
+    replicas:    number of workers; distributed over several GPUs. Or ``min``, ``max`` and
+                 ``target``, for autoscaling by load.
+    max_batch:   maximum batch size; 0 for the backend's.
+    max_wait_ms: how long an incomplete batch may wait for more jobs while the model is busy.
+    preload:     load at start; ``/ready`` waits for it. It then stays loaded, unless ``keep_alive``
+                 says otherwise.
     pin:         never evict it under memory pressure.
-    keep_alive:  seconds of idleness until it is unloaded; 0 at once, -1 never.
-    max_ram_mb:  memory that each of its workers may hold; more is 507 and a new worker.
-    needs:       with the engine "ray", what a node must have for each of its workers.
-    params:      inference parameters used where a request gives none.
+    keep_alive:  idle seconds until it is unloaded; 0 at once, -1 never.
+    max_ram_mb:  memory limit of each worker; exceeding it is a 507, and replaces the worker.
+    needs:       with the engine "ray", a node's resources for each of its workers.
+    params:      inference parameters for requests that give none.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=512)]
@@ -140,17 +141,17 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def span(self) -> Span:
-        """How many workers the model has."""
+        """The range of its number of workers."""
         count = self.replicas
         return Span(min=count, max=count) if isinstance(count, int) else count
 
 
 class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One entry of ``api_keys`` that may not do everything.
+    """One entry of ``api_keys`` with restricted scopes.
 
     key:    the key itself.
-    name:   whose it is, for people to read.
-    scopes: what it may do, of those that docs/config.md lists; all without any.
+    name:   its owner, for display.
+    scopes: its permissions, of those that docs/config.md lists; None for all.
     """
 
     key: Annotated[str, Meta(min_length=1, max_length=512)]
@@ -159,9 +160,9 @@ class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can be set, each also as ``MATA_SERVER_<NAME>`` (not maps).
+    """Every setting; each, except maps, also as the variable ``MATA_SERVER_<NAME>``.
 
-    Times are seconds, sizes as their names say. The page docs/config.md describes every field.
+    Times are in seconds, sizes as their names say. docs/config.md describes every field.
     """
 
     host: str = "127.0.0.1"
@@ -226,12 +227,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def shared_path(self) -> Path:
-        """What all front-ends have: ``shared_dir``, or ``data_dir`` where there is but one."""
+        """The directory common to all front-ends: ``shared_dir``, or ``data_dir`` without one."""
         return Path(self.shared_dir or self.data_dir).expanduser().absolute()
 
     @property
     def registry_path(self) -> Path:
-        """The file of the registered models."""
+        """The path of the model registry."""
         return self.shared_path / "model_registry.json"
 
     @property
@@ -241,7 +242,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def key_entries(self) -> tuple[ApiKey, ...]:
-        """The same with what each may do; of a key that is listed twice the first entry counts."""
+        """The keys with their scopes; of a duplicate key the first entry applies."""
         every = [*self.api_keys, *([self.api_key] if self.api_key else [])]
         entries = [ApiKey(key=each) if isinstance(each, str) else each for each in every if each]
         found: dict[str, ApiKey] = {}
@@ -255,7 +256,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return int(self.max_body_mb * 1e6)
 
     def model(self, name: str) -> ModelSettings:
-        """The settings of one model; defaults for a model that has no entry."""
+        """Return the settings of one model; defaults without an entry."""
         for entry in self.models:
             if entry.model == name:
                 return entry
@@ -263,9 +264,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def on_ray(self) -> bool:
-        """Whether any model is to run on a Ray cluster."""
+        """Whether any model is configured to run on a Ray cluster."""
         return self.engine == "ray" or any(entry.engine == "ray" for entry in self.models)
 
     def runtime_of(self, name: str) -> Runtime:
-        """The ``runtime`` that holds for one model: "auto" for one that a pull once converted."""
+        """Return a model's effective ``runtime``: "auto" if a pull formerly converted it."""
         return self.model(name).runtime or self.runtime

@@ -1,4 +1,4 @@
-"""How many workers a model has: a number, or between two, as it is asked."""
+"""The number of a model's workers: fixed, or a range for autoscaling."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from msgspec import Meta, Struct
 
 
 class Span(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``replicas:`` of a model whose workers become more and fewer.
+    """``replicas:`` of a model with autoscaling.
 
-    min:    workers that a loaded model has at least; 0 lets ``keep_alive`` unload it.
-    max:    workers that it has at most.
-    target: images for each worker, those that wait and those that are worked on.
+    min:    minimum workers of a loaded model; 0 lets ``keep_alive`` unload it.
+    max:    maximum workers.
+    target: images per worker, queued or running.
     """
 
     max: Annotated[int, Meta(ge=1, le=64)]
@@ -21,12 +21,12 @@ class Span(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def first(self) -> int:
-        """The workers that a load starts, which a loaded model then has at least."""
+        """The number of workers after a load, and the minimum while loaded."""
         return max(1, self.min)
 
     @property
     def fixed(self) -> bool:
-        """Whether there is nothing to choose."""
+        """Whether the number of workers is fixed."""
         return self.first == self.max
 
     @property

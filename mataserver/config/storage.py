@@ -1,4 +1,4 @@
-"""Failures of the operating system in the data or shared directory, as errors of the API."""
+"""Operating system errors in the data or shared directory, converted to API errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def os_errors_as(failure: str, path: Path, kind: type[MataError] = MataError) -> Iterator[None]:
-    """Turn an ``OSError`` into ``kind``: ``failure`` and the system's reason, for clients too.
+    """Convert an ``OSError`` to ``kind``, with ``failure`` and the system's reason as its detail.
 
-    A disk that is full is 507, and a process without file descriptors 503, whatever ``kind`` is.
-    The hint, which goes to the operator alone, names the path and the setting that leads there.
+    A full disk is answered 507, and a lack of file descriptors 503, whatever ``kind`` is.
+    The hint, for the operator only, names the path and the setting that determines it.
     """
     try:
         yield

@@ -1,1 +1,1 @@
-"""What is asked of a plugin, and given to it."""
+"""The contract with plugins: what they implement, and what they are given."""

@@ -1,14 +1,13 @@
-"""What a plugin gives and gets: Backend, Model, Service and their contexts.
+"""The backend side of the contract: Backend, Model and their contexts.
 
-A backend is data: the catalogue, the schema and the docs exist with no framework imported. Its
-``load`` runs in a worker and returns a model; models are plain blocking objects, the server owns
-the threads and processes around them.
+A backend is data: the catalogue, the schema and the docs are built without importing a framework.
+Its ``load`` runs in a worker and returns a model; models are plain blocking objects, and the server
+owns the threads and processes around them.
 
-Structs describe a model on its way: what is registered (``registry.Entry``) becomes what backends
-look at (``ModelFiles``); the one that serves it is an ``Offer``, the backend with its plugin; with
-the model's settings that makes a ``ModelPlan``, what it takes to load it; placed on a device it
-travels to the worker as an ``Assignment``, which gives ``load`` a ``ModelSpec`` and a
-``LoadContext``.
+Stages of a model: a registered ``registry.Entry``, as seen by backends, is ``ModelFiles``; the
+backend that serves it, with its plugin, is an ``Offer``; with the model's settings that makes a
+``ModelPlan``; placed on a device, it is sent to the worker as an ``Assignment``, which calls
+``load`` with a ``ModelSpec`` and a ``LoadContext``.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST_STEP = 3600.0
-"""Seconds that a backend may state for one step: a model that hangs must be noticed."""
+"""Maximum seconds that a backend may declare for one step, so that hangs are detected."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What is known of a model before anything is loaded.
+    """What is known of a model before it is loaded.
 
     ``name`` is the registry key; ``source`` is "hf", "pip" or "local"; ``path`` its directory or
     file (None for "pip"); ``config`` the decoded ``config.json`` of that directory, or empty;
-    ``settings`` the settings struct of the plugin that is asked (None if it declares none).
+    ``settings`` the settings struct of the calling plugin (None if it declares none).
     """
 
     name: str
@@ -61,7 +60,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The model that ``Backend.load`` is asked for.
+    """The model that ``Backend.load`` is called for.
 
     ``path`` is a local directory (a snapshot of the hub's repository) or a file; None for "pip".
     """
@@ -84,9 +83,9 @@ class Part:
 class LoadedPart:
     """A part, loaded in the same worker.
 
-    ``params`` is the struct of its parameters, ``defaults`` what the configuration sets among them
-    (``models[].params`` of the part's own entry). ``model`` is what its ``load`` returned: a
-    ``Model``, with the optional methods that such have.
+    ``params`` is the struct of its parameters; ``defaults`` are those set by the configuration
+    (``models[].params`` of the part's own entry). ``model`` is the result of its ``load``: a
+    ``Model``, with its optional methods.
     """
 
     model: Any
@@ -96,8 +95,8 @@ class LoadedPart:
     def params_with(self, **overrides: Any) -> Params:
         """Return the parameters to call the part with.
 
-        An override counts where the part has such a parameter and it is not None; the others are
-        the defaults. Raises ``InvalidParams`` when a parameter is missing or wrong.
+        An override applies if the part has that parameter and the value is not None; all others are
+        the defaults. Raises ``InvalidParams`` if a parameter is missing or invalid.
         """
         own = self.params.__struct_fields__
         wanted = {name: value for name, value in overrides.items() if name in own}
@@ -105,20 +104,20 @@ class LoadedPart:
         return build({**self.defaults, **known}, self.params)
 
     asked = params_with
-    """Its first name."""
+    """Former name."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadContext:
-    """Plain data for ``Backend.load``; it crosses a process boundary.
+    """Plain data for ``Backend.load``; it is serialized across a process boundary.
 
     ``settings`` is the plugin's settings struct (None if it declares none); ``device`` is "auto",
-    "cpu", "cuda" or "cuda:N"; ``dtype`` "auto", "float32", "float16" or "bfloat16"; ``threads``
-    the number of threads a forward pass may use (0: the framework's own choice); ``parts`` the
-    models that ``Backend.parts`` named; ``max_pixels`` the largest image that ``decode_image`` is
-    to take; ``compile`` whether to compile the model (None: as the plugin's settings say);
-    ``max_batch`` how many images ``predict`` is given at most; ``alpha`` the ground that
-    ``decode_image`` is to lay transparent pictures on.
+    "cpu", "cuda" or "cuda:N"; ``dtype`` "auto", "float32", "float16" or "bfloat16"; ``threads`` the
+    number of threads of a forward pass (0: the framework's default); ``parts`` the models that
+    ``Backend.parts`` named; ``max_pixels`` the limit for ``decode_image``; ``compile`` whether to
+    compile the model (None: as the plugin's settings say); ``max_batch`` the maximum number of
+    images per ``predict``; ``alpha`` the background on which ``decode_image`` composes transparent
+    pictures.
     """
 
     settings: Any
@@ -137,19 +136,19 @@ class LoadContext:
 class Model(Protocol):
     """A loaded model.
 
-    It may also offer ``session(params)`` (an object with ``step(image) -> Result``, for models
-    that keep state from frame to frame), ``stream(image, params)`` (an iterator of pieces of text
-    whose last item is the result, for models that generate), public methods that a service calls
-    through its handle, ``step_timeout`` in place of the backend's, and ``close()``.
+    Optional members: ``session(params)`` (returns an object with ``step(image) -> Result``, for
+    models that keep state between frames), ``stream(image, params)`` (an iterator of text pieces
+    whose last item is the result, for generative models), public methods that a service calls
+    through its handle, ``step_timeout`` to override the backend's, and ``close()``.
     """
 
     def predict(self, images: Sequence[Image], params: Sequence[Any]) -> Sequence[Result | Struct]:
         """Return one result per image.
 
         ``images`` are RGB uint8 arrays ``[H, W, 3]`` of any sizes, ``params`` the backend's params
-        structs; both lists have the same length, at most the model's ``max_batch``. The arrays of
-        a result belong to the server from then on: do not write into them again. Raise
-        ``InvalidParams`` for a parameter that this model cannot serve.
+        structs; both sequences have the same length, at most the model's ``max_batch``. The server
+        takes ownership of a result's arrays: do not modify them afterwards. Raise ``InvalidParams``
+        for a parameter that this model does not support.
         """
         ...
 
@@ -159,34 +158,36 @@ class Backend:
     """One way to serve a task.
 
     name:     unique name; for ``source="pip"`` also the id that users pull.
-    task:     one of ``results.TASKS``, or one that the plugin brings: "plugin.name".
-    source:   "hf" serves models of the hub and local directories that look the same; "pip" serves
+    task:     one of ``results.TASKS``, or the plugin's own: "plugin.name".
+    source:   "hf" serves models of the hub and local directories with the same layout; "pip" serves
               the one model called ``name`` whose weights come with its packages; "local" serves
               local files; "any" serves models of every source.
-    load:     a module-level function ``load(spec, ctx) -> Model``; it runs in the worker and is
-              the place to import the framework.
-    params:   the struct of the parameters it uses.
-    result:   the struct of what it returns, for a task that its plugin brings, and only for such.
-    accepts:  which models of that source it serves; by default every one for "pip" and none else.
-              It may raise a ``MataError`` that says why a model of its kind cannot be served.
-    requires: importable modules without which it cannot load (checked without importing them).
-    packages: what ``pip install`` needs to make ``requires`` true; also what ``pull`` installs.
+    load:     a module-level function ``load(spec, ctx) -> Model``; it runs in the worker, and is
+              where to import the framework.
+    params:   the struct of its parameters.
+    result:   the struct of its results, for the plugin's own tasks only.
+    accepts:  which models of that source it serves; by default all for "pip", none otherwise. It
+    may
+              raise a ``MataError`` that says why a model of its kind cannot be served.
+    requires: importable modules that it needs (checked without importing them).
+    packages: what ``pip install`` needs to provide ``requires``; also what ``pull`` installs.
     system_binary: an executable that must be on PATH, if any.
-    gpu:      whether it uses a CUDA device where there is one: its models count against VRAM.
-    compiles: whether it can compile a model; others refuse ``models[].compile: true``.
-    engine:   where it runs unless the configuration says otherwise.
+    gpu:      whether it uses a CUDA device if there is one: its models count against VRAM.
+    compiles: whether it can compile a model; otherwise ``models[].compile: true`` is rejected.
+    engine:   the engine unless the configuration says otherwise.
     preload:  modules that the plugin's zygote imports once, before it forks workers. Leave empty
               for frameworks that start threads at import (onnxruntime).
-    max_batch: the largest batch ``predict`` is given unless the configuration says otherwise.
-    environment: variables set in the worker before anything is imported.
-    parts:    ``parts(files, settings)`` names the other models that it is composed of, each under
-              the label that ``LoadContext.parts`` has it by. They are loaded in the same worker.
-    facts:    ``facts(files)`` returns what was decided about a model that it serves, as texts by
-              name, which ``mataserver show`` prints. It loads nothing and may raise ``MataError``.
-    step_timeout: seconds that one step may take (a batch, a call, an item of a generator), where
-              that is more than the server's ``infer_timeout``; at most an hour.
-    confined: False where it must change files outside of its own directory in ``data_dir``, or
-              make system calls that are else refused: ``ptrace``, ``mount``, ``bpf`` and the like.
+    max_batch: the maximum batch size unless the configuration says otherwise.
+    environment: variables set in the worker before any import.
+    parts:    ``parts(files, settings)`` names the other models that it is composed of, by their
+              labels in ``LoadContext.parts``. They are loaded in the same worker.
+    facts:    ``facts(files)`` returns decisions about a model that it serves, as texts by name, for
+              ``mataserver show``. It loads nothing and may raise ``MataError``.
+    step_timeout: maximum seconds of one step (a batch, a call, an item of a generator), if more
+    than
+              the server's ``infer_timeout``; at most an hour.
+    confined: False if it must write outside its own directory in ``data_dir``, or make system calls
+              that are otherwise denied: ``ptrace``, ``mount``, ``bpf`` and the like.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What came with a request: forms, uploads, and the bytes in flight that they count as."""
+"""Parts of requests: forms, uploads, and their share of the bytes in flight."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 
 
 class Share(Protocol):
-    """A share of the one budget of request bytes in flight."""
+    """A share of the global budget of request bytes in flight."""
 
     def check(self, count: int) -> None:
-        """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them."""
+        """Raise ``Unavailable`` if there is no room for ``count`` bytes; reserves nothing."""
         ...
 
     def take(self, count: int) -> None:
-        """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
+        """Reserve ``count`` more bytes. Raises ``Unavailable`` if the budget is exhausted."""
         ...
 
     def give_back(self) -> None:
-        """Give all of it back."""
+        """Release everything reserved."""
         ...
 
 
 class Form(NamedTuple):
-    """A form that was read: the bytes of its file, and its other fields."""
+    """A form: the contents of its file, and its other fields."""
 
     file: bytes
     fields: dict[str, str]
@@ -37,8 +37,7 @@ class Form(NamedTuple):
 class Saved:
     """An upload that was written to a file.
 
-    ``size`` is in bytes, ``name`` what the client calls the file, ``fields`` the other fields of
-    its form.
+    ``size`` is in bytes, ``name`` the client's file name, ``fields`` the other fields of its form.
     """
 
     size: int
@@ -48,7 +47,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file of a form: the field, what the client calls it, where it was written, its bytes."""
+    """A file of a form: its field, the client's file name, the path written, its size in bytes."""
 
     field: str
     name: str
@@ -58,7 +57,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Uploads:
-    """The files of a form in the order of their coming, and its other fields."""
+    """The files of a form in order of arrival, and its other fields."""
 
     files: tuple[Upload, ...]
     fields: Mapping[str, str]

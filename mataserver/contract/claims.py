@@ -1,4 +1,4 @@
-"""Requests that a service claimed and that repeat: answered without HTTP's parser."""
+"""Repeated requests claimed by a service: answered without parsing HTTP again."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ if TYPE_CHECKING:
 
 
 class RepeatedClaim(Protocol):
-    """How a service answers requests that it claimed and that differ by their bodies alone.
+    """How a service answers claimed requests that differ only in their bodies.
 
-    A body over ``limit`` bytes goes to what the service's ``claims`` gives, and so does one that
-    takes more than some ``seconds`` to arrive.
+    A body over ``limit`` bytes, or one that takes longer than ``seconds`` to arrive, is handled by
+    the service's ``claims`` instead.
     """
 
     @property
     def owner(self) -> str:
-        """Whose the head is: who sends many different ones pushes out their own."""
+        """The owner of the head: the cache is limited per owner, so a flood evicts only its own."""
         ...
 
     @property
     def limit(self) -> int:
-        """Bytes of the largest body."""
+        """The maximum body size in bytes."""
         ...
 
     @property
     def seconds(self) -> float:
-        """How long a body may take."""
+        """The timeout of a body in seconds."""
         ...
 
     def is_current(self) -> bool:
-        """Whether the service would claim it still, and answer so: key, rights, settings."""
+        """Whether the service would still claim and answer it so: key, scopes, settings."""
         ...
 
     def responder(self) -> Responder:
-        """Return what answers one that is current and has begun to arrive."""
+        """Return the responder for a current request that has begun to arrive."""
         ...
 
 
 class Responder(Protocol):
-    """Answers one request whose head is known."""
+    """Answers one request with a known head."""
 
     async def answer(self, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Answer a request, of which nothing is to be read."""
+        """Answer a request without reading from it."""
         ...
 
     def begin(
         self, head: web.Request, body: Sequence[bytes | memoryview], take: Take
     ) -> Callable[[], None] | None:
-        """Begin to answer without a task; None where only ``answer`` can.
+        """Start answering without a task; return None if only ``answer`` can.
 
-        ``head`` is a request with this head that came by this connection, perhaps one before; the
-        body is in pieces. ``take`` is called later, once, unless the returned function took the
-        request back before: the client has left.
+        ``head`` is a request with this head on this connection, possibly an earlier one; the body
+        is in pieces. ``take`` is called later, once, unless the returned function was called first
+        to cancel, because the client disconnected.
         """
         ...
 
     def early(self, size: int) -> int | None:
-        """Return how many bytes of a body of ``size`` must be here for ``open``; None for all."""
+        """Return how many bytes of a body of ``size`` bytes ``open`` needs; None for all."""
         ...
 
     def open(
@@ -73,62 +73,62 @@ class Responder(Protocol):
         take: Take,
         reading: Reading,
     ) -> BodySink | None:
-        """Begin to answer without a task while a body of ``size`` bytes arrives.
+        """Start answering without a task while a body of ``size`` bytes arrives.
 
-        None where all of it must be here: then it is gathered for ``begin`` and ``answer``. The
-        ``body`` is what has come of it, ``take`` and ``head`` are as for ``begin``; what answers
-        before all has come is told by ``take`` as well, and the rest is read and dropped.
+        Returns None if the whole body is needed: it is then buffered for ``begin`` and ``answer``.
+        ``body`` is what has arrived so far; ``take`` and ``head`` are as for ``begin``. An early
+        answer is also passed to ``take``; the rest of the body is then read and discarded.
         """
         ...
 
 
 class Reading(Protocol):
-    """The connection by which a body arrives."""
+    """Flow control of the connection that a body arrives on."""
 
     def pause(self) -> None:
-        """Read no more of it for now."""
+        """Stop reading from the connection."""
         ...
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         ...
 
 
 class BodySink(Protocol):
-    """Takes a body while it arrives."""
+    """Receives a body as it arrives."""
 
     @property
     def held(self) -> int:
-        """Bytes of it that are in memory now."""
+        """Bytes of it in memory now."""
         ...
 
     def receive(self, data: bytes) -> None:
-        """Take what came next."""
+        """Receive the next bytes."""
         ...
 
     def expire(self) -> None:
-        """Give the request up, and ``take`` why: no more of its body comes."""
+        """Fail the request after a timeout: pass the error to ``take``."""
         ...
 
     def withdraw(self) -> None:
-        """Take the request back: the client has left."""
+        """Cancel the request: the client disconnected."""
         ...
 
 
 class PlainAnswer(NamedTuple):
-    """An answer of status 200 to one: the fields of its header and its body."""
+    """An answer with status 200: its header fields and its body."""
 
     fields: tuple[tuple[str, str], ...]
     body: bytes
 
 
 class Unfinished(Protocol):
-    """A request that was begun without a task and needs one."""
+    """A request that was started without a task and turned out to need one."""
 
     async def finish(self, request: web.Request) -> web.StreamResponse:
-        """Answer it, as ``Responder.answer``."""
+        """Answer it like ``Responder.answer``."""
         ...
 
     def withdraw(self) -> None:
-        """Take it back where ``finish`` was not called."""
+        """Cancel it, if ``finish`` was not called."""
         ...

@@ -1,7 +1,7 @@
-"""The envelope ``mata.v1`` around a result, encoded without a look at what it holds.
+"""The envelope ``mata.v1`` around a result, encoded without parsing the result.
 
 A body is one object: the head, the fields of the result, and in a stream a few more. The worker
-encodes it whole; what only the server knows when an answer leaves is written behind the rest.
+encodes all of it; what only the server knows at the time of sending is appended.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Format = Literal["json", "msgpack"]
 
 _MAP16 = 0xDE
 _HEAD = 4
-"""Fields of the head: three that never change, and the time."""
+"""Fields of the head: three constants, and the time."""
 
 
 class Envelope:
-    """The head of a model's answers; what does not change of it is encoded once."""
+    """The head of a model's answers; its constant part is encoded once."""
 
     def __init__(self, task: str, model: str) -> None:
         head = {"schema_version": SCHEMA_VERSION, "task": task, "model": model}
@@ -31,19 +31,19 @@ class Envelope:
         self._msgpack = b"".join(packed)
 
     def opened(self, form: Format, count: int) -> bytes:
-        """Return how a body begins that is complete now; ``count`` fields of a result follow.
+        """Return the beginning of a body, to be followed by ``count`` fields of a result.
 
-        In JSON a closing brace follows those, in MessagePack nothing does.
+        In JSON a closing brace must follow those, in MessagePack nothing.
         """
         now = time.time()
         if form == "json":
             return self._json + msgspec.json.encode(now) + b","
-        # Of maps this one has room for every count, so that ``extended`` moves nothing.
+        # The widest map header: ``extended`` can then raise the count in place.
         size = (_HEAD + count).to_bytes(2, "big")
         return b"%c%b%b%b" % (_MAP16, size, self._msgpack, msgspec.msgpack.encode(now))
 
     def around(self, result: bytes, form: Format) -> tuple[bytes | memoryview, ...]:
-        """Return the pieces of a body, from a result that is encoded as an object of its own."""
+        """Return the pieces of a body, given a result encoded as an object of its own."""
         if form == "json":
             return self.opened(form, 0), memoryview(result)[1:]
         count, begin = _map_size(result)
@@ -51,7 +51,7 @@ class Envelope:
 
 
 def extended(body: bytes, form: Format, more: msgspec.Struct) -> bytes:
-    """Return a body with the fields of ``more`` behind its own."""
+    """Return a body with the fields of ``more`` appended."""
     if form == "json":
         return b"".join((memoryview(body)[:-1], b",", msgspec.json.encode(more)[1:]))
     packed = msgspec.msgpack.encode(more)
@@ -61,7 +61,7 @@ def extended(body: bytes, form: Format, more: msgspec.Struct) -> bytes:
 
 
 def _map_size(packed: bytes) -> tuple[int, int]:
-    """Return how many entries a map of MessagePack has, and where they begin."""
+    """Return the number of entries of a MessagePack map, and the offset of the first."""
     if packed[0] == _MAP16:
         return int.from_bytes(packed[1:3], "big"), 3
     return packed[0] & 0x0F, 1

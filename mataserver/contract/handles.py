@@ -1,4 +1,4 @@
-"""What a service holds of models, and what it is told of their answers."""
+"""The models' side of the contract with services: handles, and events of their answers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Encoded(Struct, frozen=True):
-    """A whole answer in ``mata.v1``, as the worker encoded it.
+    """A complete answer in ``mata.v1``, as the worker encoded it.
 
-    The others are the milliseconds that it took to decode the image, to wait in the queue, to
-    infer and to encode: what ``Server-Timing`` tells.
+    The other fields are milliseconds of decoding the image, queueing, inference and encoding, as in
+    ``Server-Timing``.
     """
 
     body: bytes
@@ -35,10 +35,10 @@ class Encoded(Struct, frozen=True):
 
 
 class ModelSession(Protocol):
-    """Frames of one source through a model that may keep state from one to the next.
+    """Frames of one source through a model that may keep state between them.
 
-    ``frames`` counts the frames that were given, ``results`` those that gave a result. ``reset``
-    is set where the model's state was lost before the last result, with its worker.
+    ``frames`` counts the frames given, ``results`` those that produced a result. ``reset`` is set
+    if the model's state was lost, with its worker, before the last result.
     """
 
     frames: int
@@ -48,18 +48,18 @@ class ModelSession(Protocol):
     async def step(self, image: bytes) -> Result:
         """Run the next frame, an encoded image, and return its result.
 
-        Raises what the model raises, and a ``MataError`` of 500 when its worker died.
+        Raises what the model raises, and a ``MataError`` of 500 if its worker died.
         """
         ...
 
 
 class ModelHandle(Protocol):
-    """A model that can be asked, wherever its worker lives.
+    """A model that can be used, wherever its worker runs.
 
-    ``params`` are a mapping of names as a request carries them, or the backend's struct; what they
-    leave out comes from the model's entry in the configuration, then from the backend. The server's
-    ceilings hold. Every method raises a ``MataError``: ``InvalidParams`` for wrong parameters,
-    ``Unavailable`` when the queue is full, and what the model failed with.
+    ``params`` are a mapping of names as in a request, or the backend's struct; missing values come
+    from the model's configuration, then from the backend. The server's ceilings apply. Every method
+    raises a ``MataError``: ``InvalidParams`` for invalid parameters, ``Unavailable`` if the queue
+    is full, and the model's own failures.
     """
 
     @property
@@ -69,7 +69,7 @@ class ModelHandle(Protocol):
 
     @property
     def task(self) -> str:
-        """The task that it is asked for."""
+        """The task that it is used for."""
         ...
 
     @property
@@ -78,22 +78,22 @@ class ModelHandle(Protocol):
         ...
 
     def params(self, given: Any = None, *, text: bool = False) -> Params:
-        """Return checked parameters, to use them several times; ``text`` is for forms and queries.
+        """Parse parameters once, to use them several times; ``text`` is for forms and queries.
 
         Raises ``InvalidParams`` naming the parameter.
         """
         ...
 
     async def predict(self, image: bytes, params: Any = None) -> Result:
-        """Decode ``image``, run the model and return its result, arrays as arrays."""
+        """Decode ``image``, run the model and return its result, with arrays."""
         ...
 
     async def answer(self, image: bytes, params: Any = None, form: Format = "json") -> Encoded:
-        """The same as a whole body, in JSON or MessagePack, that nobody here has looked into."""
+        """Like ``predict``, but return the encoded body, in JSON or MessagePack."""
         ...
 
     def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[str | Result]:
-        """Yield the pieces of text that the model makes, then its result.
+        """Yield the text pieces that the model produces, then its result.
 
         Closing the iterator stops the work.
         """
@@ -102,37 +102,37 @@ class ModelHandle(Protocol):
     def generate_answer(
         self, image: bytes, params: Any = None, form: Format = "json"
     ) -> AsyncGenerator[str | Encoded]:
-        """Yield the pieces of text, then what ``answer`` returns."""
+        """Yield the text pieces, then what ``answer`` returns."""
         ...
 
     def session(self, params: Any = None) -> AbstractAsyncContextManager[ModelSession]:
-        """Hold the model, and what it keeps from frame to frame, until the context ends."""
+        """Hold the model and its state between frames until the context ends."""
         ...
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a public method of the model.
 
-        Arguments and result are plain values, arrays and objects of plain classes. Raises
+        Arguments and result are plain values, arrays and instances of plain data classes. Raises
         ``MataError`` for others, and what the method raises.
         """
         ...
 
     def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """Iterate over a public generator method; closing the iterator stops the work."""
+        """Yield the items of a public generator method; closing the iterator stops the work."""
         ...
 
 
 class Models(Protocol):
-    """The models that a service may use."""
+    """The models available to a service."""
 
     def list(self) -> Sequence[ModelInfo]:
-        """Return every model that is here, as ``GET /v1/models`` does."""
+        """Return every model that is present, as ``GET /v1/models`` does."""
         ...
 
     def get(self, model: str, task: str | None = None) -> ModelHandle:
-        """Return a handle that does not hold the model: each use loads it if need be.
+        """Return a handle that does not hold the model: each use loads it on demand.
 
-        ``call`` and ``stream`` need a model that is held. Raises ``NotFound`` or ``Unavailable``.
+        ``call`` and ``stream`` need a held model. Raises ``NotFound`` or ``Unavailable``.
         """
         ...
 
@@ -141,19 +141,19 @@ class Models(Protocol):
         ...
 
     async def unload(self, model: str) -> bool:
-        """Take a model out of memory after what it is busy with; False when it was not loaded."""
+        """Unload a model after its pending requests; return False if it was not loaded."""
         ...
 
     async def pull(self, model: str, task: str) -> Sequence[str]:
-        """Download or install a model and register it; return what a person should know.
+        """Download or install a model and register it; return warnings for the operator.
 
-        Raises ``BadRequest`` for whatever is wrong with it, ``Conflict`` while it is being pulled,
-        ``Unavailable`` where too many wait.
+        Raises ``BadRequest`` if it is unusable, ``Conflict`` while it is being pulled,
+        ``Unavailable`` if too many pulls are queued.
         """
         ...
 
     async def remove(self, model: str) -> None:
-        """Register a model no more and unload it; its files stay.
+        """Unregister a model and unload it; its files stay.
 
         Raises ``NotFound``, or ``Conflict`` for one that is held or configured.
         """
@@ -162,29 +162,28 @@ class Models(Protocol):
     def acquire(
         self, model: str, task: str | None = None
     ) -> AbstractAsyncContextManager[ModelHandle]:
-        """Load ``model`` if need be and hold it until the context ends.
+        """Load ``model`` if necessary, and hold it until the context ends.
 
         Raises ``NotFound``, ``OutOfMemory`` or ``Unavailable``.
         """
         ...
 
     def reserve(self, size: int) -> AbstractAsyncContextManager[None]:
-        """Count ``size`` bytes of a process that is no model beside the models' memory.
+        """Reserve memory, in bytes, for a process other than a model until the context ends.
 
-        Until the context ends. Idle models are evicted for it. Raises ``OutOfMemory`` when it does
-        not fit now.
+        Evicts idle models if necessary. Raises ``OutOfMemory`` if it does not fit now.
         """
         ...
 
     def add(self, path: Path, task: str) -> str:
         """Register a local directory or file, as ``mataserver pull`` does; return its name.
 
-        Raises ``BadRequest`` when nothing serves it, ``Conflict`` when its name is in use.
+        Raises ``BadRequest`` if no backend serves it, ``Conflict`` if its name is in use.
         """
         ...
 
     def info(self, model: str) -> ModelInfo:
-        """Return what ``GET /v1/models`` tells of a model. Raises ``NotFound``."""
+        """Return a model's entry of ``GET /v1/models``. Raises ``NotFound``."""
         ...
 
     def pulled_at(self, model: str) -> float:
@@ -194,14 +193,14 @@ class Models(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ResultEvent:
-    """An answer that has left, as ``on_result`` is told of it.
+    """An answer that was sent, as passed to ``on_result``.
 
-    kind:       "stream", "camera", or "infer" where ``observe_infer`` says so.
-    model, task: what was asked.
+    kind:       "stream", "camera", or "infer" if ``observe_infer`` is set.
+    model, task: the model and task of the request.
     image:      the encoded picture.
-    body:       the whole answer, in MessagePack if ``packed``, else in JSON.
-    at:         when it left, in Unix seconds.
-    session_id, frame_id: of a stream and a camera, None of an inference.
+    body:       the complete answer, in MessagePack if ``packed``, else in JSON.
+    at:         when it was sent, in Unix seconds.
+    session_id, frame_id: of a stream or a camera, None for an inference.
     """
 
     kind: Literal["stream", "camera", "infer"]
@@ -215,5 +214,5 @@ class ResultEvent:
     frame_id: int | None = None
 
     def answer(self) -> InferResponse:
-        """Return the answer as a client decodes it."""
+        """Decode the answer as a client does."""
         return results.decode(self.body, msgpack=self.packed)

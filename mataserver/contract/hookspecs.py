@@ -26,25 +26,25 @@ def settings() -> type[Struct]:  # type: ignore[empty-body]
 
 @hookspec
 def backends() -> Iterable[Backend]:  # type: ignore[empty-body]
-    """Return the backends. Pure: it imports no framework."""
+    """Return the backends. Pure: must not import a framework."""
 
 
 @hookspec
 def brings() -> Mapping[str, Iterable[str]]:  # type: ignore[empty-body]
-    """Return what the plugin's service brings to others, by the other plugin's name.
+    """Return the names that the plugin's service provides to other plugins, by plugin.
 
-    Of these names nobody else may bring one to that plugin. Pure.
+    No other plugin may provide the same name to that plugin. Pure.
     """
 
 
 @hookspec
 def check(settings: Any, session: CheckSession) -> Iterable[str]:  # type: ignore[empty-body]
-    """Return what is wrong with the plugin's settings beside their types, a sentence each.
+    """Return errors in the plugin's settings beyond their types, a sentence each.
 
-    For ``mataserver check``: it starts nothing and changes nothing.
+    For ``mataserver check``: must not start or change anything.
     """
 
 
 @hookspec
 def service(ctx: Context) -> Service:  # type: ignore[empty-body]
-    """Return the plugin's service: routes, start-up, shutdown."""
+    """Return the plugin's service: routes, startup, shutdown."""

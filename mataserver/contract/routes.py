@@ -1,4 +1,4 @@
-"""Routes of services, which describe themselves, and the pages that they serve."""
+"""Routes of services, with their documentation, and the pages that they serve."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
     """Answers a request; nothing is returned where it accepted a WebSocket."""
     ErrorForm = Callable[[int, str], object]
-    """Makes of a status and a sentence what is answered as JSON: a struct or a mapping."""
+    """Builds the JSON body of an error from a status and a sentence: a struct or a mapping."""
     Event = tuple[str, object] | tuple[str, object, str] | bytes
-    """An event of a stream: name, value and perhaps an id, or all of it as it is sent."""
+    """An event of a stream: name, value and optionally an id, or its encoded bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
     """A request or response body for the OpenAPI document.
 
-    ``example`` is one that the server takes as it stands, of a form its fields.
+    ``example`` is a valid body; for a form, its fields.
     """
 
     content_type: str
@@ -35,35 +35,34 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route and all that the OpenAPI document says about it.
+    """One route, with everything that the OpenAPI document says about it.
 
-    ``parameters`` are query parameters: name to (type, required, description); ``headers`` are
-    those of the request, alike. ``errors`` are the statuses besides ``status`` that it answers, in
-    the form of ``problem``; ``also`` are its further answers: status to bodies, none for an answer
-    without one. An ``optional`` body may be left out. Without a ``summary`` it is
-    served and not documented.
+    ``parameters`` are query parameters: name to (type, required, description); ``headers`` likewise
+    those of the request. ``errors`` are the statuses besides ``status`` that it answers, in the
+    form of ``problem``; ``also`` are further answers: status to bodies, empty for none. An
+    ``optional`` body may be omitted. A route without a ``summary`` is served but not documented.
 
-    ``public`` routes answer without credentials: ``request[PRINCIPAL]`` is then who asks, or None.
-    Others answer those who have the scope ``needs``, of ``mataserver.SCOPES``; ``ANYBODY`` is
-    whoever is known, and None asks for every scope. ``denied`` is the status for credentials that
-    are not accepted.
+    ``public`` routes need no credentials: ``request[PRINCIPAL]`` is then the caller, or None.
+    Others require the scope ``needs``, of ``mataserver.SCOPES``; ``ANYBODY`` requires only a known
+    caller, and None every scope. ``denied`` is the status for rejected credentials.
 
-    A body may have ``max_body`` bytes (the server's ``max_body_mb`` if None), which ``Expect``,
-    ``Content-Length`` and the bytes themselves are held against. It must have arrived in
-    ``body_timeout`` seconds in all, or with "idle" go on arriving.
+    ``max_body`` limits the body in bytes (None: the server's ``max_body_mb``), checked at
+    ``Expect``, at ``Content-Length`` and while reading. The body must arrive within
+    ``body_timeout`` seconds in total, or with "idle" never stall that long.
 
-    ``error_headers`` are those of every answer that is an error, whoever made it.
+    ``error_headers`` are added to every error answer, whatever produced it.
 
-    ``when`` claims a route that exists already for the requests that it knows: its parameters and
-    answers are then documented beside those of that route, and ``error_form`` makes the bodies of
-    its errors, whoever made them, as ``error_forms()`` does for a whole path. ``socket`` says that
-    it answers WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
+    ``when`` claims an existing route for matching requests: its parameters and answers are
+    documented beside that route's, and ``error_form`` builds the bodies of its errors, whatever
+    produced them, as ``error_forms()`` does for a whole path. ``socket`` marks a WebSocket route:
+    only there ``?token=`` counts as credentials.
 
-    ``held`` is the variable of the path that names what one front-end of several holds: the request
-    is answered there, whichever was asked. Two plugins may hold things of one id; a camera is a
-    session, so its route says ``"sessions:camera_id"``. ``"*"`` is what the handler asks of all.
+    ``held`` names the path variable that identifies a resource of one front-end among several: the
+    request is relayed there, whichever received it. Ids are scoped by plugin; a camera is a
+    session, so its route says ``"sessions:camera_id"``. ``"*"`` marks a route whose handler gathers
+    from all.
 
-    Raises ``MataError`` for a scope that there is not, and for a public route that needs one.
+    Raises ``MataError`` for an unknown scope, and for a public route that requires one.
     """
 
     method: str
@@ -93,7 +92,7 @@ class Route:
     also: Mapping[int, tuple[Body, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise for what would answer others than was meant."""
+        """Reject a route that would be open to other callers than intended."""
         if self.public and self.needs is not None:
             raise MataError(
                 f"{self.method} {self.path} is public, so it answers everybody: "
@@ -103,20 +102,20 @@ class Route:
 
 
 class LastEvent(bytes):
-    """The event behind which nothing follows: a client that then leaves has had everything."""
+    """The final event of a stream: a client that disconnects after it has received everything."""
 
 
 Group = Literal["use", "work", "operate"]
-"""Where a navigation has a page."""
+"""The section of the navigation that lists a page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page for people that a service serves: what the navigation shows, and where it is.
+    """A page that a service serves, as the navigation lists it.
 
-    ``icon`` is one character, or empty; ``needs`` the scope without which it is not shown;
-    ``group`` where the navigation has it: what one tries, works on, or operates. Raises
-    ``MataError`` for a scope or a group that there is not: nobody would be shown the page.
+    ``icon`` is one character, or empty; ``needs`` the scope required to see it; ``group`` the
+    section: to use, to work, or to operate. Raises ``MataError`` for an unknown scope or group,
+    with which the page would never be shown.
     """
 
     title: str
@@ -126,7 +125,7 @@ class Page:
     group: Group = "work"
 
     def __post_init__(self) -> None:
-        """Raise for a page that no navigation would show."""
+        """Reject a page that no navigation would show."""
         _check_needs(f"the page {self.path}", self.needs)
         if self.group not in get_args(Group):
             known = ", ".join(get_args(Group))
@@ -134,7 +133,7 @@ class Page:
 
 
 def _check_needs(what: str, needs: str | None) -> None:
-    """Raise ``MataError`` for a scope that nobody can have."""
+    """Raise ``MataError`` for an unknown scope."""
     if needs is not None and needs != ANYBODY and needs not in SCOPES:
         known = ", ".join((*SCOPES, ANYBODY))
         raise MataError(f"{what}: needs={needs!r} is none of {known}")

@@ -1,6 +1,6 @@
-"""A port of gRPC, whichever plugin opens it: the server's own limits, turns to send, the drain.
+"""A gRPC port for plugins: with the server's limits, fair reading, and its drain.
 
-It needs grpcio, which is an extra of the plugins that speak gRPC.
+It needs grpcio, an extra of the plugins that speak gRPC.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
-    ("grpc.so_reuseport", 0),  # a port that is taken is an error
-    ("grpc.http2.bdp_probe", 0),  # what is not asked for stays with its sender
+    ("grpc.so_reuseport", 0),  # fail if the port is in use
+    ("grpc.http2.bdp_probe", 0),  # keep flow control windows small: unread data stays at the sender
     ("grpc.max_concurrent_streams", 128),
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 300_000),
 )
 _SMALL = 1 << 16
-"""Bytes of an answer that counts as read at once."""
+"""Answers up to this many bytes count as read at once."""
 
 
 class RpcPort:
-    """Answers calls by some generic handlers while it is entered, until the server begins to stop.
+    """Serves generic gRPC handlers as a context manager, until the server begins to stop.
 
-    server:   whose limits hold: a message as large as a body, a quarter of the connections that
-              HTTP's clients have, messages that take a quarter of what may be in flight, and
-              answers that take as much.
-    stopping: is set when the server begins to stop; calls under way then have ``drain_timeout``.
-    port:     where it listens, 0 for a free port; the port itself once it is entered.
+    server:   provides the limits: the message size is ``max_body``; connections are a quarter of
+              HTTP's; messages being read, and unread answers, take a quarter of ``max_inflight``
+              each.
+    stopping: set when the server begins to stop; pending calls then have ``drain_timeout``.
+    port:     where to listen, 0 for a free port; the actual port once entered.
     """
 
     def __init__(self, server: Server, stopping: asyncio.Event, port: int) -> None:
@@ -53,12 +53,12 @@ class RpcPort:
         self.port = port
 
     def serve(self, *handlers: Any) -> Self:
-        """Have calls answered by generic handlers of gRPC, once it is entered."""
+        """Set the generic gRPC handlers to serve."""
         self._handlers = handlers
         return self
 
     async def __aenter__(self) -> Self:
-        """Listen. Raises ``MataError`` when it cannot."""
+        """Listen. Raises ``MataError`` if that fails."""
         connections = max(1, self._limits.max_connections // 4)
         options = [
             *_OPTIONS,
@@ -78,27 +78,27 @@ class RpcPort:
         return self
 
     async def _drain(self) -> None:
-        """Take no more calls once the server stops; those under way have ``drain_timeout``."""
+        """Reject new calls once the server stops; pending ones have ``drain_timeout``."""
         await self._stopping.wait()
         await self._server.stop(self._limits.drain_timeout)
 
     async def __aexit__(self, *exc: object) -> None:
-        """Wait for the calls that are under way."""
+        """Wait for the pending calls."""
         if self._draining is not None and self._stopping.is_set():
             await self._draining
-        else:  # the start failed, or only this part ends
+        else:  # startup failed, or only this part ends
             await self._server.stop(None)
             if self._draining is not None:
                 self._draining.cancel()
 
     async def read(self, context: Any, share: Share, caller: Callable[[], Awaitable[str]]) -> bytes:
-        """Read the message of a call by whoever may send it; its bytes are counted in ``share``.
+        """Read a call's message after authenticating the caller; count its bytes in ``share``.
 
-        Not from gRPC's iterator: one that is not read to its end keeps its last message for good.
+        Does not use gRPC's iterator, which retains its last message if it is not exhausted.
 
-        caller: tells who calls, before anything of what they send is read.
+        caller: returns the caller's identity, before anything that they send is read.
 
-        Raises ``TooSlow``, ``BadRequest`` for a call without one, ``Unavailable``, and as
+        Raises ``TooSlow``, ``BadRequest`` for a call without a message, ``Unavailable``, and as
         ``caller``.
         """
         try:
@@ -117,8 +117,8 @@ class RpcPort:
     def answer(self, context: Any, share: Share, size: int) -> None:
         """Count an answer of ``size`` bytes in ``share`` until its client has read it, or is gone.
 
-        gRPC keeps what is not read for as long as its client likes: all of that together is no
-        more than a quarter of what may be in flight, or one answer. Raises ``Unavailable``.
+        gRPC buffers unread answers for as long as the client likes, so their total is limited to a
+        quarter of ``max_inflight``, or one answer. Raises ``Unavailable``.
         """
         if size <= _SMALL:
             return
@@ -135,11 +135,11 @@ class RpcPort:
 
 
 class MessageTurns:
-    """``count`` turns to read a message, at least one.
+    """``count`` slots for reading a message, at least one.
 
-    A message's size is known only when it is here and has taken its memory. So a few are read at a
-    time, and of one caller half of these: whoever sends nothing, and so keeps its turns for the
-    whole time that a message may take, shuts out nobody else.
+    A message's size is known only once it is in memory, so the number of concurrent reads is
+    limited, and per caller to half of it: a caller that stalls for the whole timeout cannot block
+    others.
     """
 
     def __init__(self, count: int) -> None:
@@ -149,7 +149,7 @@ class MessageTurns:
 
     @contextlib.asynccontextmanager
     async def taken(self, who: str) -> AsyncIterator[None]:
-        """Hold a turn, after waiting for it."""
+        """Wait for a slot and hold it."""
         own = self._own.get(who)
         if own is None:
             own = self._own[who] = asyncio.Semaphore(self._each)

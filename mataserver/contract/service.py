@@ -1,7 +1,7 @@
-"""What a plugin's service gives and gets: routes that describe themselves, and a small context.
+"""The service side of the contract: Service, and the context that it is given.
 
-The server's own handlers stand on the same: a service is an object with ``routes()``, entered and
-left with the server.
+The server's own handlers use it, too: a service has ``routes()`` and is a context manager around
+the server's lifetime.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Server:
     """The server's settings that a service may need. Sizes in bytes, times in seconds.
 
-    ``max_inflight`` is what the bodies of all requests may hold together, ``max_connections`` as
-    many as the file descriptors suffice for where the setting says nothing.
+    ``max_inflight`` limits the total of all request bodies; ``max_connections`` defaults to what
+    the file descriptor limit allows.
     """
 
     host: str
@@ -56,7 +56,7 @@ class Server:
 
 
 class Blocking(Protocol):
-    """Runs a blocking function beside the event loop."""
+    """Runs a blocking function in a thread."""
 
     async def __call__(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return ``function(*args)``."""
@@ -64,7 +64,7 @@ class Blocking(Protocol):
 
 
 class Admit(Protocol):
-    """Lets those pass who may make a call that did not come by HTTP."""
+    """Authorizes calls that did not arrive by HTTP."""
 
     async def __call__(
         self,
@@ -73,10 +73,10 @@ class Admit(Protocol):
         address: str,
         needs: str | None,
     ) -> Principal:
-        """Return who calls. Raises 401 for nobody, 403 for whom lacks the scope ``needs``.
+        """Return the caller. Raises 401 without valid credentials, 403 without the scope ``needs``.
 
-        ``metadata`` are the call's headers, their names in lower case, ``path`` what it calls, and
-        ``address`` the client's. A key that is there twice is 400.
+        ``metadata`` are the call's headers with lower-case names, ``path`` the called method,
+        ``address`` the client's. A duplicate key is a 400.
         """
         ...
 
@@ -98,7 +98,7 @@ class RunProcess(Protocol):
         log: Path | Literal["output"] | None = None,
         confined: bool = True,
     ) -> AbstractAsyncContextManager[Child]:
-        """Give the child."""
+        """Start the child."""
         ...
 
 
@@ -117,57 +117,59 @@ class ClusterProcesses(Protocol):
         grace: float = 0.0,
         log: Path | None = None,
     ) -> AbstractAsyncContextManager[Child]:
-        """Give a child that runs on a node which has what it needs, until the context ends."""
+        """Run a child on a node with the required resources, until the context ends."""
         ...
 
 
 class Held(Protocol):
-    """Ids of what this server holds of several that share a directory, and the others do not."""
+    """Ids of resources that this front-end holds, among several that share a directory."""
 
     def make(self, prefix: str, digits: int = 12) -> str:
-        """Return a new id: a word that ends in ``_`` or ``-``, then hex digits."""
+        """Return a new id: a prefix that ends in ``_`` or ``-``, and hex digits."""
         ...
 
     async def add(self, identity: str) -> None:
-        """Have the others find what has an id that somebody chose; return when they can."""
+        """Announce a chosen id to the other front-ends; return once they can find it."""
         ...
 
     def discard(self, identity: str) -> None:
-        """Note that it is held no more."""
+        """Withdraw an id."""
         ...
 
     async def gather(self, request: web.Request, kind: Any) -> list[Any]:
-        """Return what each other server answers to the same request, read as ``kind``.
+        """Return every other front-end's answer to the same request, decoded as ``kind``.
 
-        The route has ``held="*"``. Nothing for what another server asks, and without others. Raises
-        ``Unavailable`` where one lives and does not answer.
+        The route has ``held="*"``. Returns nothing for a request of another front-end, or without
+        others. Raises ``Unavailable`` if a live one does not answer.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a service gets: small and frozen, never the application.
+    """What a service is given: small and frozen, not the application.
 
     settings: the plugin's own.
     server:   the server's settings that concern others.
-    models:   the one way to the models.
-    sessions: streaming sessions, those of clients too.
+    models:   the only way to the models.
+    sessions: streaming sessions, including clients'.
     http:     requests and answers.
-    tasks:    background tasks that are looked after: a failure is logged and shown in ``/ready``.
-    run_process: a child process that dies with the server.
-    cluster:  the Ray cluster; raises a ``MataError`` when its package is missing.
-    held:     ids of what routes with ``held`` name: of several front-ends, found from all. Names
-              of other services count for themselves.
-    stopping: set when the server begins to shut down. It then waits for the handlers that still
-              run, for ``drain_timeout`` seconds, and leaves the services after that.
-    peers:    the services of every plugin by name, once all are made.
-    address:  waits until the server listens; the base URL by which this machine reaches it.
-    admit:    who makes a call that did not come by HTTP, and may: ``Admit``.
+    tasks:    supervised background tasks: a failure is logged and shown in ``/ready``.
+    run_process: runs a child process that dies with the server.
+    cluster:  the Ray cluster; raises a ``MataError`` if its package is missing.
+    held:     ids for routes with ``held``, which any of several front-ends can resolve. Ids are
+    scoped
+              by service.
+    stopping: set when the server begins to shut down. It then waits for running handlers, for up to
+              ``drain_timeout`` seconds, and exits the services after that.
+    peers:    the services of all plugins by name, once all are created.
+    address:  waits until the server listens; the base URL for clients on this machine.
+    admit:    authorizes a call that did not arrive by HTTP: ``Admit``.
     count:    counts such a call in ``mataserver_requests_total`` and its latency: method, route,
               status, seconds.
-    sign_out: ends the browsers' sessions of a principal's id, or of its ``grant``, closes its
-              WebSockets and ends its events: ``authenticate`` accepted it and would not any more.
+    sign_out: revokes what ``authenticate`` once accepted, by a principal's id or its ``grant``:
+    ends
+              its browser sessions, WebSockets and event streams.
     """
 
     settings: Any
@@ -195,45 +197,44 @@ class Context:
     address: Callable[[], Awaitable[str]]
 
     def check_running(self) -> None:
-        """Raise ``Unavailable`` when the server shuts down: it takes no new work."""
+        """Raise ``Unavailable`` during shutdown, when no new work is accepted."""
         if self.stopping.is_set():
             raise Unavailable("The server is shutting down", retry_after=5)
 
 
 @runtime_checkable
 class Service(Protocol):
-    """Routes, state, start-up and shutdown of a plugin, in one object.
+    """Routes, state, startup and shutdown of a plugin, in one object.
 
-    It may also offer:
+    Optional members:
 
-    requires:      names of plugins that are entered before this one; without one of them this
-                   plugin is not in use.
-    admits(name, service): looks at the service of each other plugin; what it raises puts that
-                   plugin out of use.
+    requires:      names of plugins that are entered before this one; if one is missing, this plugin
+                   is not used.
+    admits(name, service): checks the service of each other plugin; if it raises, that plugin is
+                   not used.
     ping():        a dict that is merged into ``GET /health``.
     waiting():     what is not ready and why, for ``GET /ready``: then 503.
     ready():       a dict that is merged into the 200 of ``GET /ready``.
-    error_forms(): path prefix to what makes of a status and a sentence the body of an error; every
-                   error below the prefix has that form, also 401, 404, 405, 413 and ``Expect``.
-    claims(request): a handler for a request that is the plugin's whatever its path, or None. It
-                   is asked before routing and before the key is looked at.
+    error_forms(): path prefix to a function that builds an error's body from status and detail,
+                   for every error below the prefix, including 401, 404, 405, 413 and ``Expect``.
+    claims(request): a handler for a request of the plugin, whatever its path, or None. It is
+                   called before routing and authentication.
     pages():       the ``Page``s that it serves, for the navigation.
-    authenticate(credentials): whose they are, None for what is not the plugin's to judge; it
-                   raises a ``MataError`` for its own that do not count.
-    owner_of(secret): the same for a service that needs no more than the secret and waits for
-                   nothing: it is asked in its place, once for each further request of a client
-                   that sends the same head again and again.
-    on_result(event): a coroutine that is told of each answer, a ``ResultEvent``, after it has left.
-    session_source(source, fps): a coroutine: the ``SessionSource`` of what ``POST /v1/sessions``
-                   names as ``source``, or None for what is not the plugin's. ``InvalidParams``
-                   is told where no other plugin takes it.
-    reconfigure(settings): takes in the plugin's settings that were read anew while the server runs:
-                   raises a ``MataError`` for wrong ones, else returns a function that has them
-                   count. Those of other plugins wait for the next start.
+    authenticate(credentials): their principal, None for credentials of another kind; raises a
+                   ``MataError`` for its own kind if they are invalid.
+    owner_of(secret): a synchronous alternative, for a service that needs only the secret: called
+                   instead, once for each further request of a client that repeats the same head.
+    on_result(event): a coroutine, called for each answer, a ``ResultEvent``, after it was sent.
+    session_source(source, fps): a coroutine: the ``SessionSource`` for the ``source`` of
+                   ``POST /v1/sessions``, or None if it is not the plugin's. ``InvalidParams`` is
+                   reported if no other plugin accepts it.
+    reconfigure(settings): validates the plugin's settings after a reload: raises a ``MataError``
+                   for invalid ones, else returns a function that applies them. Plugins without it
+                   get new settings at the next start.
     """
 
     def routes(self) -> Iterable[Route | web.RouteDef]:
-        """The routes, REST and WebSocket alike; ``RouteDef``s are served and not documented."""
+        """Return the routes, REST and WebSocket; a ``RouteDef`` is served but not documented."""
         ...
 
     async def __aenter__(self) -> object:

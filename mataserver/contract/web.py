@@ -1,4 +1,4 @@
-"""Requests and answers as a service has them: bodies, forms, events and sockets, within limits."""
+"""The HTTP side of the contract: bodies, forms, events and sockets, within the limits."""
 
 from __future__ import annotations
 
@@ -26,64 +26,64 @@ P = TypeVar("P", bound="asyncio.Protocol")
 
 
 class Socket(Protocol):
-    """A WebSocket within the server's limits: pings, a client that reads, an end at a shutdown."""
+    """A WebSocket within the server's limits: pings, slow-reader timeout, close at shutdown."""
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
-        """Iterate over the messages until either side ends."""
+        """Yield the messages until either side closes."""
         ...
 
     async def send(self, message: str | bytes) -> None:
-        """Send a message. Raises ``ConnectionError`` when the peer is gone or does not read."""
+        """Send a message. Raises ``ConnectionError`` if the peer is gone or does not read."""
         ...
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """End the connection with a code."""
+        """Close the connection with a code."""
         ...
 
 
 class Http(Protocol):
-    """Requests and answers, within the server's limits. Raises ``MataError`` children."""
+    """Requests and answers, within the server's limits. Raises subclasses of ``MataError``."""
 
     def read_body(self, request: web.Request) -> AbstractAsyncContextManager[bytes]:
-        """Give the whole body; it counts as in flight until the context ends.
+        """Yield the whole body; it counts as in flight until the context ends.
 
         Raises 400, 408, 413, 415 and 503.
         """
         ...
 
     def read_json(self, request: web.Request, kind: type[T]) -> AbstractAsyncContextManager[T]:
-        """Give the body as a ``kind``. Raises as ``read_body``, and 400 and 422 for wrong JSON."""
+        """Yield the body as a ``kind``. Raises as ``read_body``; 400 and 422 for invalid JSON."""
         ...
 
     def read_form(
         self, request: web.Request, *, field: str = "file"
     ) -> AbstractAsyncContextManager[Form]:
-        """Give a form whose file is ``field``; it counts as in flight until the context ends.
+        """Yield a form whose file is ``field``; it counts as in flight until the context ends.
 
-        Raises as ``read_body``, 403 for a page of another origin, 415 for what is no form, 422 for
-        one without the file.
+        Raises as ``read_body``, 403 for a page of another origin, 415 if it is not a form, 422
+        without the file.
         """
         ...
 
     async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:
-        """Write an upload to a file as it arrives: the body itself, or ``field`` of a form.
+        """Stream an upload to a file: the body itself, or ``field`` of a form.
 
-        No more than a chunk is in memory. What was written is removed when the upload fails or the
-        client leaves. Raises as ``read_body``, 403 for a page of another origin, 422 for a form
-        without the field, 507 when the disk is full.
+        Buffers only a chunk. Removes the file if the upload fails or the client disconnects. Raises
+        as ``read_body``, 403 for a page of another origin, 422 for a form without the field, 507 if
+        the disk is full.
         """
         ...
 
     async def save_files(self, request: web.Request, folder: Path, *, most: int = 1000) -> Uploads:
-        """Write every file of a form, ``most`` parts at most, into an empty folder.
+        """Stream every file of a form, at most ``most`` parts, into an empty folder.
 
-        No more than a chunk is in memory. Raises as ``save_body``; what was written then is for
-        the caller to remove, with the folder.
+        Buffers only a chunk. Raises as ``save_body``; the caller must then remove the folder with
+        partial files.
         """
         ...
 
     async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
-        """Return ``decode(data)``; of a body over 1 MB beside the event loop, one at a time."""
+        """Return ``decode(data)``; over 1 MB in a thread, one at a time."""
         ...
 
     def require_json(self, request: web.Request) -> None:
@@ -91,14 +91,14 @@ class Http(Protocol):
         ...
 
     def check_origin(self, request: web.Request) -> None:
-        """Raise 403 for what a page of another origin sends.
+        """Raise 403 for a request of a page of another origin.
 
-        For bodies that a browser sends anywhere without asking first: forms, and plain bytes.
+        For bodies that a browser sends cross-origin without a preflight: forms, and plain bytes.
         """
         ...
 
     def read_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
-        """Iterate over the body as it arrives: for uploads that are kept also when they break off.
+        """Yield the body as it arrives: for uploads that are kept even if they are interrupted.
 
         Raises as ``read_body``, and 403 for a page of another origin.
         """
@@ -107,7 +107,7 @@ class Http(Protocol):
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None
     ) -> web.Response:
-        """Answer with a value as JSON, or as MessagePack where the ``request`` asks for it."""
+        """Answer with a value as JSON, or as MessagePack if the ``request`` accepts it."""
         ...
 
     async def events(
@@ -116,12 +116,11 @@ class Http(Protocol):
         events: AsyncGenerator[Event],
         failed: Callable[[MataError], bytes] | None = None,
     ) -> web.StreamResponse:
-        """Answer with Server-Sent Events: a name and a value, and an id if there is a third.
+        """Answer with Server-Sent Events: name and value, and an optional id.
 
-        A client that connects anew sends the last id as ``Last-Event-ID``. Bytes are sent as they
-        are: an event of another form, and of one that ends the stream a ``LastEvent``. A failure
-        before the first event is an ordinary error, a later one an event ``error``, or what
-        ``failed`` makes of it.
+        A client that reconnects sends the last id as ``Last-Event-ID``. Bytes are sent unchanged:
+        an event in another form; a ``LastEvent`` ends the stream. A failure before the first event
+        is an ordinary error, a later one an ``error`` event, or what ``failed`` returns.
         """
         ...
 
@@ -132,47 +131,47 @@ class Http(Protocol):
     def raw_socket(
         self, request: web.Request, protocols: Sequence[str] = ()
     ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
-        """Accept a WebSocket as a relay does: frames as they come, 1001 at a shutdown."""
+        """Accept a WebSocket for relaying: frames as they arrive, closed with 1001 at shutdown."""
         ...
 
     def budget(self) -> Share:
-        """Return a share of the budget of bytes in flight, which holds nothing yet."""
+        """Return a new, empty share of the budget of bytes in flight."""
         ...
 
     def address(self, request: web.Request) -> str:
-        """Return the client's address, behind a proxy that is trusted too."""
+        """Return the client's address, also behind a trusted proxy."""
         ...
 
     def url(self, request: web.Request, scheme: Literal["http", "ws"] = "http") -> str:
-        """Return the base URL by which the client knows the server, without a slash at its end."""
+        """Return the base URL by which the client reaches the server, without a trailing slash."""
         ...
 
     def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
-        """Begin a browser's session as somebody: the answer carries its cookie.
+        """Start a browser session for a principal: sets a cookie on the answer.
 
-        Returns the token that the page sends as ``X-CSRF-Token`` with what changes something.
+        Returns the CSRF token that the page must send as ``X-CSRF-Token`` with modifying requests.
         """
         ...
 
     def sign_out(self, request: web.Request, response: web.Response) -> None:
-        """End the session of a browser that asks, if it has one."""
+        """End the browser session of the request, if there is one."""
         ...
 
     def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
-        """Have requests with the head of one that was claimed and answered be answered by another.
+        """Answer further requests with the head of this claimed one by ``repeat``.
 
-        They pass by the parser of HTTP. A head that is unusual, as one with a cookie, is not
-        learnt, and nothing is where several services claim requests.
+        They bypass the HTTP parser. Unusual heads, such as with a cookie, are not cached, and none
+        are if several services claim requests.
         """
         ...
 
     def connect(self, factory: Callable[[], P]) -> P:
         """Connect a protocol to this server within the process, without a socket.
 
-        As ``loop.create_connection`` does: the protocol speaks HTTP to the server, whose requests
-        are judged, limited, counted and answered as those of any connection; the ``connect`` gives
-        no rights. Whoever looks at such a request finds ``request.get_extra_info("pipe")``. Raises
-        ``Unavailable`` before the server listens.
+        Like ``loop.create_connection``: the protocol speaks HTTP to the server, which
+        authenticates, limits, counts and answers its requests like any other; the connection grants
+        no rights. Such a request has ``request.get_extra_info("pipe")``. Raises ``Unavailable``
+        before the server listens.
         """
         ...
 
@@ -185,12 +184,13 @@ class Http(Protocol):
         headers: Mapping[str, str] | None = None,
         body: Content = None,
     ) -> AbstractAsyncContextManager[Response]:
-        """Ask an address that a user named: public ones, and those of ``outbound_hosts``."""
+        """Send a request to a user-supplied URL: public hosts, and those of ``outbound_hosts``."""
         ...
 
     async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
-        """Return the addresses that ``outbound`` would ask now. Raises ``BadRequest`` for others.
+        """Return the addresses ``outbound`` would connect to. Raises ``BadRequest`` for others.
 
-        For a URL that is kept to be asked later; or for who connects without HTTP, to these.
+        For a URL that is stored for later, or for a caller that connects to them by other means
+        than HTTP.
         """
         ...

@@ -1,4 +1,4 @@
-"""The user-facing inference parameters: what there is, how it is read, what is said of mistakes."""
+"""The inference parameters of the API: definition, parsing, error messages."""
 
 from mataserver.params.parsing import (
     build,

@@ -1,8 +1,7 @@
-"""What a client sent becomes the params struct of a backend, or is refused.
+"""Parsing of inference parameters into a backend's params struct.
 
-``parse`` turns what a client sent into the params struct of the backend that serves the model:
-unknown names and old names are refused, every parameter of the API is checked, those that the
-backend does not use are dropped.
+Unknown and former names are rejected, every API parameter is validated, and those that the backend
+does not use are dropped.
 """
 
 from __future__ import annotations
@@ -41,11 +40,10 @@ def parse(
     defaults: Mapping[str, Any] | None = None,
     max_tokens: int | None = None,
 ) -> P:
-    """Check ``given`` (a decoded JSON object) and build the backend's params struct from it.
+    """Validate ``given`` (a decoded JSON object) and build the backend's params struct from it.
 
-    ``defaults`` are the model's own params of the configuration. ``max_tokens`` is the server's
-    ceiling. A null stands for what is not given. Raises ``InvalidParams`` (422) naming the
-    parameter.
+    ``defaults`` are the model's params of the configuration; ``max_tokens`` is the server's
+    ceiling. Null means "not given". Raises ``InvalidParams`` (422) naming the parameter.
     """
     _refuse_unknown(given, params_type, "params.")
     given = {name: value for name, value in given.items() if value is not None}
@@ -66,7 +64,7 @@ def parse(
 def check_ceiling(given: Params, defaults: Mapping[str, Any], most: int) -> None:
     """Raise ``InvalidParams`` for a struct with more tokens than the server allows.
 
-    What nobody asked for, a default of the configuration or of the struct, has no ceiling.
+    Defaults, of the configuration or of the struct, are exempt.
     """
     asked = getattr(given, "max_tokens", 0)
     if isinstance(asked, int) and asked > most:
@@ -101,9 +99,9 @@ def parse_text(
 
 
 def check_defaults(given: Mapping[str, Any], *params_types: type[Params]) -> None:
-    """Check the params that the configuration sets for a model.
+    """Validate the params that the configuration sets for a model.
 
-    ``params_types`` are those of its backend and of what that makes of the same model. Raises
+    ``params_types`` are the structs of its backend, and of the backends for its other tasks. Raises
     ``InvalidParams`` naming the parameter.
     """
     own = {name for each in params_types for name in each.__struct_fields__}
@@ -114,7 +112,7 @@ def check_defaults(given: Mapping[str, Any], *params_types: type[Params]) -> Non
 
 
 def configured(given: Mapping[str, Any], params_type: type[Params]) -> dict[str, Any]:
-    """Return those params of the configuration that a backend has; text prompts become a list."""
+    """Return the configured params that a backend has; text prompts become a list."""
     kept = {name: value for name, value in given.items() if name in params_type.__struct_fields__}
     if "prompts" in kept:
         kept["prompts"] = split_prompts(kept["prompts"])
@@ -122,10 +120,10 @@ def configured(given: Mapping[str, Any], params_type: type[Params]) -> dict[str,
 
 
 def split_prompts(value: str | list[str]) -> list[str]:
-    """Normalise text prompts to a list without empty entries.
+    """Normalize text prompts to a list without empty entries.
 
-    A string is split at dots, except between digits ("a 2.5 m pole . dog"); a list is taken as it
-    is. Raises ``InvalidParams`` when nothing is left or there are too many.
+    A string is split at dots, except between digits ("a 2.5 m pole . dog"); a list is used as it
+    is. Raises ``InvalidParams`` if nothing is left or there are too many.
     """
     parts = re.split(r"(?<!\d)\.|\.(?!\d)", value) if isinstance(value, str) else value
     prompts = [part.strip() for part in parts if part.strip()]
@@ -174,7 +172,7 @@ def _from_text(name: str, text: str, target: type[Struct]) -> Any:
 
 
 def _listed(name: str, text: str) -> list[str]:
-    """Read a list in JSON: nobody looks for a thing whose name begins with a bracket."""
+    """Parse a JSON list; a leading bracket is not plausible in a text prompt."""
     try:
         return msgspec.json.decode(text, type=list[str])
     except (msgspec.ValidationError, msgspec.DecodeError):
@@ -184,7 +182,7 @@ def _listed(name: str, text: str) -> list[str]:
 
 
 def check_object(value: Any) -> dict[str, Any]:
-    """Return ``value`` as the params object of a request; None stands for an empty one."""
+    """Return ``value`` as a request's params object; None means empty."""
     if value is None or value is UNSET:
         return {}
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The inference parameters of the API: their types, their ranges and the refused old names."""
+"""The inference parameters of the API: types, ranges, and rejected former names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OLD_NAMES = {
     "detection_threshold": "detection_confidence",
     "segmentation_threshold": "segmentation_confidence",
 }
-"""Names that the API once took, each with the name that replaced it."""
+"""Former names of parameters, with their replacements."""
 
 
 class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,7 +106,7 @@ class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):
     segmentation_confidence: Confidence | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        """Check what a type cannot say."""
+        """Validate what types cannot express."""
         for name in _FLOATS:
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -148,11 +148,11 @@ UPLOAD_FIELDS = frozenset(
         "detail",
     }
 )
-"""The parameters that a form or a query can carry."""
+"""The parameters that a form or a query may contain."""
 
 
 class OutOfRange(ValueError):
-    """A range that ``ApiParams`` checks itself; msgspec hands it on as the cause."""
+    """A range error from ``ApiParams`` itself; msgspec passes it on as the cause."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""What msgspec finds wrong with a value, in words that begin with the field."""
+"""Rewrites msgspec's validation errors as messages that begin with the field."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 MAX_SAID = 200
 _AT = " - at `$"
 _KEY = " - at `key` in `$"
-"""Where msgspec says that a value is wrong, and a key."""
+"""Markers before the path of an invalid value, and of an invalid key."""
 
 
 def describe(error: msgspec.ValidationError, root: str, kind: Any = None) -> str:
-    """Turn msgspec's message into ``"params.confidence: expected `float`, got `str`"``.
+    """Convert msgspec's message to ``"params.confidence: expected `float`, got `str`"``.
 
-    With the type ``kind`` that was asked for it tells what may have been meant.
+    With the target type ``kind``, suggests what may have been meant.
     """
     message, path = split(str(error))
     known = [] if kind is None else known_at(kind, path)
@@ -42,13 +42,13 @@ def describe(error: msgspec.ValidationError, root: str, kind: Any = None) -> str
 
 
 def _in_words(kind: Any, pattern: str) -> str | None:
-    """Return what a text of a pattern is: the ``description`` that stands beside it in a type."""
+    """Return a pattern's meaning: the ``description`` beside it in the type."""
     words = patterns_of(kind).get(pattern)
     return None if words is None else f"expected {words}"
 
 
 def split(text: str) -> tuple[str, str]:
-    """Split msgspec's message from its path: at the last mark, as a quoted value may hold one."""
+    """Split msgspec's message from its path, at the last marker: a quoted value may contain one."""
     message, mark, path = text.rpartition(_AT)
     if not mark:
         message, mark, path = text.rpartition(_KEY)
@@ -60,7 +60,7 @@ def _join(root: str, path: str) -> str:
 
 
 def sentence_of(message: str) -> str:
-    """Return msgspec's message as a part of a sentence, of a length that can be shown."""
-    # msgspec quotes a value that is none of an enumeration's in full, and the client sent it.
+    """Return msgspec's message as part of a sentence, truncated for display."""
+    # msgspec quotes an invalid enumeration value in full, and the client chose its length.
     shown = message if len(message) <= MAX_SAID else message[:MAX_SAID] + "…"
     return shown[:1].lower() + shown[1:]

@@ -1,4 +1,4 @@
-"""Values as people write them into forms, queries and variables."""
+"""Parsing of values as people write them in forms, queries and variables."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Any
 
 import msgspec
 
-# As people write numbers. A query's "+" arrives as a space.
+# Common spellings of numbers. A query's "+" arrives as a space.
 _NUMBER = re.compile(r"([ +-]?)(\d*)(\.?)(\d*)([eE][+-]?\d+)?", re.ASCII)
 
 
 def from_text(text: str, kind: Any) -> Any:
-    """Return what the text of a form, a query or a variable says, as ``kind``.
+    """Parse text from a form, a query or a variable as ``kind``.
 
-    Numbers may be written as ``.8``, ``1.``, ``+0.5`` and ``1e-1``. Raises
-    ``msgspec.ValidationError``.
+    Accepts numbers like ``.8``, ``1.``, ``+0.5`` and ``1e-1``. Raises ``msgspec.ValidationError``.
     """
     try:
         return msgspec.convert(text, kind, strict=False)
@@ -27,7 +26,7 @@ def from_text(text: str, kind: Any) -> Any:
 
 
 def plain_number(text: str) -> str:
-    """Return a number as JSON writes it, and any other text as it is."""
+    """Rewrite a number in JSON's syntax; return any other text unchanged."""
     found = _NUMBER.fullmatch(text)
     if found is None or not found[2] + found[4]:
         return text

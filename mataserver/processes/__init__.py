@@ -1,1 +1,1 @@
-"""Child processes: how they start, what they get and what confines them."""
+"""Child processes: their start, their environment and their confinement."""

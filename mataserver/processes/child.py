@@ -1,9 +1,9 @@
-"""Child processes beside the workers, of downloads, cameras, jobs: the one way.
+"""Child processes other than workers (downloads, cameras, jobs): the only way to start one.
 
-A child runs a module, a function or a program. It has a process group of its own, which is killed
-when the context ends, and it dies when the server does. Messages go both ways as lines of JSON;
-what it prints to standard error is kept to its last lines. Nothing of a child is unpickled. Of the
-server's environment it gets what ``variables`` lists, and no more rights than the server has.
+A child runs a module, a function or a program. It has its own process group, which is killed when
+the context ends, and it dies with the server. Messages in both directions are lines of JSON; the
+tail of its standard error is kept. Nothing from a child is unpickled. It inherits only the
+environment variables that ``variables`` lists, and cannot gain privileges.
 ``mataserver.processes.spawned`` is the child's side.
 """
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 TAIL_BYTES = 4096
 LINE_LIMIT = 1 << 20
-"""The longest message."""
+"""Maximum length of a message in bytes."""
 LOG_BYTES = 16_000_000
-"""How much of what a child prints is kept in its log."""
+"""Maximum bytes of a child's output in its log file."""
 PIPE_SECONDS = 5.0
-"""How long the pipes of a child that has ended are waited for: what it has left behind in a session
-of its own may hold them open."""
+"""Timeout for the pipes of an exited child to close: descendants in another session may hold them
+open."""
 _LOOK_SECONDS = 0.002
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -48,104 +48,104 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is also that of its group."""
+        """Its process id, which is also its process group."""
         return self._process.pid
 
     @property
     def output(self) -> StreamReader:
-        """What it writes to its standard output, for those who send more than messages."""
+        """The stream of its standard output, for protocols other than messages."""
         return cast("StreamReader", self._process.stdout)
 
     async def send(self, message: object) -> None:
-        """Send a message. Raises ``ConnectionError`` when the child takes none any more."""
+        """Send a message. Raises ``ConnectionError`` if the child's input is closed."""
         self.write(msgspec.json.encode(message) + b"\n")
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             await self._drain()
 
     async def feed(self, data: bytes) -> None:
-        """Write bytes that are no message, and wait until the child has room for more.
+        """Write raw bytes, and wait until the child has room for more.
 
-        Raises ``ConnectionError`` when it takes none any more.
+        Raises ``ConnectionError`` if its input is closed.
         """
         self.write(data)
         await self._drain()
 
     async def give(self, data: bytes) -> None:
-        """Write all that the child is to read, and close; one that reads it not is no error."""
+        """Write all its input and close it; a child that does not read it is no error."""
         with contextlib.suppress(ConnectionError):
             await self.feed(data)
         self.close_input()
 
     async def _drain(self) -> None:
-        """Wait until it has room for more."""
+        """Wait until the pipe has room."""
         await cast("StreamWriter", self._process.stdin).drain()
 
     def write(self, data: bytes) -> None:
-        """Write bytes to its standard input."""
+        """Write bytes to its standard input without draining."""
         try:
             cast("StreamWriter", self._process.stdin).write(data)
-        except RuntimeError as error:  # what uvloop raises for a pipe that is closed
+        except RuntimeError as error:  # uvloop's error for a closed pipe
             raise ConnectionResetError from error
 
     def close_input(self) -> None:
-        """Tell the child that no more messages come."""
+        """Close its standard input."""
         cast("StreamWriter", self._process.stdin).close()
 
     async def messages(self, kind: Any) -> AsyncIterator[Any]:
         """Yield its messages, of a type that may be a union, until it ends.
 
-        Raises ``msgspec.DecodeError`` for what is no message of that kind, and ``ValueError`` for
-        one that is too long.
+        Raises ``msgspec.DecodeError`` for a malformed message, and ``ValueError`` for one that is
+        too long.
         """
         decoder = msgspec.json.Decoder(kind)
         while line := await self.output.readline():
             yield decoder.decode(line)
 
     async def wait(self) -> int:
-        """Wait for its end, and of what holds its pipes; return its exit status.
+        """Wait for its end, and for its pipes to close; return its exit status.
 
-        It is negative for the signal that killed it.
+        The status is negative for the signal that killed it.
         """
         return await self._process.wait()
 
     async def last_words(self) -> str:
-        """Wait for its end; return the end of what it printed to standard error."""
+        """Wait for its end; return the tail of its standard error."""
         return (await self._last_words).decode(errors="replace")
 
     def signal(self, number: int) -> None:
-        """Send a signal to it and to whatever it has started."""
+        """Send a signal to it and its process group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     async def end(self, grace: float = 0.0, ask: int = SIGTERM) -> None:
-        """End it: asked by a signal, where it has ``grace`` seconds, then killed with its group."""
+        """Signal ``ask``, wait up to ``grace`` seconds, then kill it with its process group."""
         if self._process.returncode is None and grace:
             self.signal(ask)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._process.wait()
-        self.signal(SIGKILL)  # also what it has started and left behind
+        self.signal(SIGKILL)  # also any descendants left behind
         self.close_input()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PIPE_SECONDS):
                 await self._last_words
-                while await self.output.read(TAIL_BYTES):  # a pipe that is not empty stays open
+                while await self.output.read(TAIL_BYTES):  # an unread pipe would not close
                     continue
         await self._ended()
-        # asyncio has no other way to let go of pipes that somebody else holds open.
+        # asyncio has no public way to close pipes that another process holds open.
         self._process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001
         await self._process.wait()
-        await asyncio.sleep(0)  # for what closes the pipes
+        await asyncio.sleep(0)  # lets the callbacks that close the pipes run
 
     async def _ended(self) -> None:
-        """Wait until the loop has taken the status of the child, whoever holds its pipes.
+        """Wait until the loop has reaped the child, even if its pipes are held open.
 
-        A transport that is closed before polls the child, and the loop then finds no status: it
-        warns and says 255.
+        Closing the transport earlier would reap it behind the loop's back, which then warns and
+        reports 255.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PIPE_SECONDS):
-                while self._process.returncode is None:  # noqa: ASYNC110 - asyncio tells nobody
+                while self._process.returncode is None:  # noqa: ASYNC110 - there is no event
                     await asyncio.sleep(_LOOK_SECONDS)
 
 
@@ -165,15 +165,15 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
 ) -> AsyncIterator[Child]:
     """Run a child until the context ends.
 
-    ``target`` is a module's name (run as ``python -m``), a module-level function that is called
-    with a ``Parent``, or a program with its arguments. Of the server's variables it gets what
-    ``variables.for_child`` gives everybody, and those of ``inherit``, names or beginnings with a
-    star; ``environment`` is added, and None takes one away. ``nice`` puts it behind those who
-    serve, and first in line when memory runs out; ``threads`` bounds the threads of numeric
-    libraries (0: as they like). At the end of the context it has ``grace`` seconds to stop. What it
-    prints to standard error is added to the file ``log``, up to ``LOG_BYTES``, or to its "output".
-    ``confined``: it makes no system calls such as ``ptrace`` and ``mount`` (``seccomp.REFUSED``).
-    Raises ``Unavailable`` when no process can be started.
+    ``target`` is a module name (run as ``python -m``), a module-level function that is called with
+    a ``Parent``, or a program with its arguments. It inherits the variables of
+    ``variables.for_child``, and those of ``inherit``: names, or prefixes with a star;
+    ``environment`` adds variables, or removes those set to None. ``nice`` lowers its priority, and
+    makes it the first to be killed when memory runs out; ``threads`` limits the threads of numeric
+    libraries (0: no limit). When the context ends, it has ``grace`` seconds to stop. Its standard
+    error is appended to the file ``log``, up to ``LOG_BYTES``, or merged into its "output".
+    ``confined`` denies system calls such as ``ptrace`` and ``mount`` (``seccomp.REFUSED``). Raises
+    ``Unavailable`` if no process can be started.
     """
     given = variables_of(environment or {}, inherit, threads)
     command, variables_given = spawned([*named(target), *arguments], given, nice, confined=confined)
@@ -198,14 +198,14 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
         try:
             await asyncio.shield(ending)
         except asyncio.CancelledError:
-            await ending  # whoever is cancelled leaves no child behind, nor what waits for it
+            await ending  # a cancelled caller must not leave a child or tasks behind
             raise
 
 
 def spawned(
     what: Sequence[str], given: Mapping[str, str], nice: int = 0, *, confined: bool = True
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the variables by which ``mataserver.processes.spawned`` runs that."""
+    """Return the command line and environment by which ``processes.spawned`` runs a target."""
     path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
     command = [sys.executable, "-P", "-m", "mataserver.processes.spawned", str(os.getpid())]
     command += [str(nice), str(int(confined)), given.get("PYTHONPATH", ""), *what]
@@ -222,12 +222,12 @@ def variables_of(
 
 
 def replacing(environment: Mapping[str, str]) -> dict[str, str | None]:
-    """Return what makes ``environment`` the whole environment of a child."""
+    """Return the ``environment`` argument that replaces a child's environment entirely."""
     return {**dict.fromkeys(os.environ), **environment}
 
 
 def named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
-    """Return a target as the child's command line says it."""
+    """Return a target in the form of the child's command line."""
     if isinstance(target, str):
         return ["module", target]
     if callable(target):
@@ -238,15 +238,15 @@ def named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
 
 
 async def last_words_of(stream: StreamReader | None, log: Path | None) -> bytes:
-    """Read a stream to its end, into a log if there is one; return the last of it."""
+    """Read a stream to its end, copying it to a log if given; return its tail."""
     tail, room = b"", LOG_BYTES
-    if stream is None:  # it goes to the output
+    if stream is None:  # merged into the output
         return tail
     while part := await stream.read(TAIL_BYTES):
         tail = (tail + part)[-TAIL_BYTES:]
         if log is not None and room > 0:
             room -= len(part)
-            with contextlib.suppress(OSError):  # a full disk must not stop the child
+            with contextlib.suppress(OSError):  # a full disk must not block the child
                 await asyncio.to_thread(_append, log, part)
     return tail
 

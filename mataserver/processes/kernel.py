@@ -1,4 +1,4 @@
-"""What the kernel is told about a process: with whom it ends, what it may become, who goes first.
+"""Kernel attributes of a process: death signal, orphans, privileges, OOM priority.
 
 Linux: prctl(2), proc(5).
 """
@@ -22,46 +22,46 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def die_with(parent: int) -> None:
-    """Have this process killed when its parent, which has that id, ends; now if it has already."""
+    """Kill this process when its parent, with that pid, exits; exit now if it already has."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it could be watched
+    if os.getppid() != parent:  # it exited before the death signal was set
         os._exit(1)
 
 
 def survive_parent() -> None:
-    """Undo ``die_with``: this process learns of its parent's end in another way."""
+    """Undo ``die_with``, once the parent's end is detected otherwise."""
     _prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def adopt_orphans() -> None:
-    """Have what a descendant leaves behind become a child of this process, and not of init."""
+    """Reparent orphaned descendants to this process instead of init."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def give_up_privileges() -> None:
-    """Let no program that this process or a descendant runs have more rights: no setuid."""
+    """Prevent this process and its descendants from gaining privileges, as by setuid."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def hide_memory() -> None:
-    """Keep other processes of the same user from this one's memory and environment.
+    """Protect this process's memory and environment from other processes of the same user.
 
-    Undone by running another program. Root sees everything; so does who may trace every process.
+    Reset by exec. Root, and processes with CAP_SYS_PTRACE, are not affected.
     """
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def be_killed_first(score: int) -> None:
-    """Go before processes of a lower ``score`` (up to 1000) when memory runs out."""
+    """Set the OOM score (up to 1000): higher ones are killed first when memory runs out."""
     with contextlib.suppress(OSError):  # a sandbox may forbid it
         Path("/proc/self/oom_score_adj").write_text(str(score), encoding="ascii")
 
 
 def parents() -> Iterator[tuple[int, int]]:
-    """Yield every process, also one that ended and was not waited for, and its parent."""
+    """Yield every process, including zombies, with its parent's pid."""
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # it is gone meanwhile
+            with contextlib.suppress(OSError):  # it has exited since
                 status = Path(entry.path, "stat").read_bytes()
                 yield int(entry.name), int(status.rpartition(b")")[2].split()[1])
 

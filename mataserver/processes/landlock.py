@@ -1,7 +1,7 @@
-"""What a process may do with files, and whom it may signal: rules that it cannot take back.
+"""File access and signal restrictions of a process, which it cannot lift.
 
-Linux: landlock(7). The rules are for the calling thread, those that it starts and their processes.
-A kernel knows only some of the rights, by its ABI; the others are left as they are.
+Linux: landlock(7). Rules apply to the calling thread, its future threads and their processes. A
+kernel supports only the rights of its ABI version; others stay unrestricted.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _OF_FILES = WRITE_FILE | READ_FILE | _TRUNCATE
 CHANGE = WRITE_FILE | _MAKE_AND_REMOVE | _REFER | _TRUNCATE
 """Everything that changes files and directories."""
 _SCOPES = 0b11
-"""Abstract sockets and signals: those of processes outside are out of reach."""
+"""Abstract sockets and signals: deny access to processes outside."""
 _SCOPES_SINCE = 6
 _DEVICES = "/dev"
 _ITSELF = "/proc/self"
-"""A thread's name is set by a file there."""
+"""Needed to set a thread's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What a process reads and changes: everything but ``hidden``, and ``reads``; ``changes``.
+    """File rules: read everything but ``hidden``, plus ``reads``; write only below ``changes``.
 
-    Paths are absolute; those of ``changes`` are directories, made if they are not there. It stands
-    here and not with who chooses the paths: a worker that was just forked imports nothing more.
+    Paths are absolute; ``changes`` are directories, created if missing. Defined here, apart from
+    the code that chooses the paths, because a forked worker must not import more modules.
     """
 
     hidden: tuple[str, ...]
@@ -50,8 +50,8 @@ class Confinement:
     changes: tuple[str, ...]
 
     def begin(self) -> None:
-        """Put this process under the rules, if the kernel can. It is to have one thread."""
-        with contextlib.suppress(OSError):  # a data_dir that is read-only or full
+        """Apply the rules to this process, if the kernel can. It must have one thread."""
+        with contextlib.suppress(OSError):  # a read-only or full data_dir
             for path in self.changes:
                 Path(path).mkdir(parents=True, exist_ok=True)
         away = tuple(os.path.realpath(path) for path in self.hidden)
@@ -63,14 +63,14 @@ class Confinement:
 
 
 def abi() -> int:
-    """Return the version that the kernel knows; 0 where it has none, or has it switched off."""
+    """Return the kernel's Landlock ABI version; 0 if unsupported or disabled."""
     return max(0, _call(_CREATE, None, 0, _VERSION))
 
 
 def restrict(reads: Iterable[str], changes: Iterable[str]) -> bool:
-    """Let this thread read and change files beneath those paths alone; whether the kernel does.
+    """Restrict this thread's file access to those paths; return whether the kernel enforces it.
 
-    Directories can be listed and programs run everywhere. A path that is not there is passed over.
+    Listing directories and executing programs stay allowed everywhere. Missing paths are ignored.
     """
     version = abi()
     if not version:
@@ -93,15 +93,15 @@ def restrict(reads: Iterable[str], changes: Iterable[str]) -> bool:
 
 
 def change_nothing() -> bool:
-    """Let this thread read every file, and change devices alone; whether the kernel does."""
+    """Make the file system read-only for this thread, except devices; return whether enforced."""
     return restrict(("/",), (_DEVICES,))
 
 
 def all_but(hidden: Iterable[str], root: str = "/") -> Iterator[str]:
-    """Yield what is there in ``root`` beside ``hidden`` paths: as few directories as that takes.
+    """Yield the contents of ``root`` without ``hidden`` paths, as few directories as possible.
 
-    What is made later beside a hidden path is not among it. Links are left out: they would open
-    what they lead to.
+    Entries created later beside a hidden path are not included. Symbolic links are skipped, as they
+    would expose their targets.
     """
     root = os.path.realpath(root)
     away = {real for path in hidden if (real := os.path.realpath(path)) != root}
@@ -118,7 +118,7 @@ def all_but(hidden: Iterable[str], root: str = "/") -> Iterator[str]:
 
 
 def beneath(path: str, places: Iterable[str]) -> bool:
-    """Whether a path leads to one of some places, which are real paths, or to what is in one."""
+    """Whether a path resolves to one of ``places``, which are real paths, or into one."""
     real = os.path.realpath(path)
     return not {real, *_parents(real)}.isdisjoint(places)
 

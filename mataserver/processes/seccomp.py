@@ -1,7 +1,7 @@
-"""System calls that no child of the server needs, refused by the kernel.
+"""System calls that no child of the server needs, denied by the kernel.
 
-Linux: seccomp(2). The filter is for this process, its threads to come and whatever it starts, and
-cannot be taken back. What is refused fails with EPERM.
+Linux: seccomp(2). The filter applies to this process, its future threads and descendants, and is
+irrevocable. Denied calls fail with EPERM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _UNKNOWN = 0x00050026  # ENOSYS is 38
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _X32 = 0x40000000
-"""From here on x86_64 numbers its calls a second time, with pointers of 32 bits."""
+"""The x32 ABI of x86_64: from here on, calls are numbered a second time."""
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 REFUSED = {
@@ -51,7 +51,7 @@ REFUSED = {
     "swapon": (167, 224),
     "swapoff": (168, 225),
     "acct": (163, 89),
-    "io_uring_setup": (425, 425),  # its requests are calls that no filter sees
+    "io_uring_setup": (425, 425),  # its operations bypass seccomp
     "kcmp": (312, 272),
     "keyctl": (250, 219),
     "add_key": (248, 217),
@@ -60,7 +60,7 @@ REFUSED = {
 
 
 OF_ITSELF = {
-    # name: its numbers, and what its first arguments must be: 0 is the caller, in each of them
+    # name: its numbers, and the required values of its first arguments: 0 is the caller
     "prlimit64": ((302, 261), (0,)),
     "sched_setaffinity": ((203, 122), (0,)),
     "sched_setparam": ((142, 118), (0,)),
@@ -71,13 +71,13 @@ OF_ITSELF = {
     "migrate_pages": ((256, 238), (0,)),
     "move_pages": ((279, 239), (0,)),
 }
-"""Calls that a process makes about itself, and may not about others: a limit of no processor time
-ends a process as a signal does."""
+"""Calls that a process may make about itself only: a CPU time limit, for example, kills a process
+as a signal does."""
 
 CLONE, CLONE3 = (56, 220), (435, 435)
 NAMESPACES = 0x7E020000
-"""The flags of clone(2) that make namespaces. Those of clone3 lie in memory, which no filter sees:
-to libraries there is no such call, and they take the other one."""
+"""The flags of clone(2) that create namespaces. Those of clone3 lie in memory, out of a filter's
+reach: it returns ENOSYS, and libraries fall back to clone."""
 
 
 class _Program(ctypes.Structure):
@@ -85,9 +85,9 @@ class _Program(ctypes.Structure):
 
 
 def program(machine: str) -> bytes:
-    """Return the filter of a machine (``platform.machine()``); empty where none is known.
+    """Return the BPF filter for a machine (``platform.machine()``); empty if unsupported.
 
-    Calls of another architecture are refused all: the numbers would mean others.
+    Calls of another architecture are all denied: their numbers have other meanings.
     """
     if machine not in _ARCHITECTURES:
         return b""
@@ -118,9 +118,9 @@ def program(machine: str) -> bytes:
 
 
 def _of_itself(number: int, wanted: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """Return the part of the filter for a call whose first arguments must be the wanted ones.
+    """Return the filter's part for a call whose first arguments must equal ``wanted``.
 
-    Of an argument its low half is looked at: the kernel takes these as numbers of 32 bits.
+    Checks the low half of an argument: the kernel treats these as 32-bit numbers.
     """
     part = []
     for at, value in enumerate(wanted):
@@ -131,7 +131,7 @@ def _of_itself(number: int, wanted: tuple[int, ...]) -> list[tuple[int, int, int
 
 
 def available() -> bool:
-    """Whether this kernel filters calls, and the numbers of this machine are known."""
+    """Whether this kernel supports filters, and this machine's call numbers are known."""
     number = _SECCOMP_CALL.get(platform.machine())
     if number is None:
         return False
@@ -140,9 +140,9 @@ def available() -> bool:
 
 
 def restrict() -> bool:
-    """Refuse the calls from now on; whether the kernel does.
+    """Install the filter; return whether the kernel enforces it.
 
-    To be called while the process has one thread, after ``kernel.give_up_privileges``.
+    Call it while the process has one thread, after ``kernel.give_up_privileges``.
     """
     code = program(platform.machine())
     if not code:

@@ -1,8 +1,9 @@
-"""The child's side of ``mataserver.processes.child``: what runs before, around and as its target.
+"""The child's side of ``mataserver.processes.child``: setup, then the target itself.
 
 ``python -m mataserver.processes.spawned PARENT NICE CONFINED PATH KIND TARGET …`` dies with its
-parent, steps back behind those who serve, and runs the target: a module, a function, or a program.
-It imports little: some children live for a moment only.
+parent, lowers its priority, and runs the target: a module, a function, or a program. It keeps
+imports
+few: some children are short-lived.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Parent:
-    """The server, as a child's function sees it."""
+    """The server, as seen by a child's function."""
 
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, arguments: list[str]) -> None:
         self._incoming = incoming
@@ -30,44 +31,43 @@ class Parent:
         self.arguments = arguments
 
     def send(self, message: object, data: bytes = b"") -> None:
-        """Send a message, and behind it bytes of which it tells how many there are."""
+        """Send a message, followed by bytes whose number the message states."""
         self._outgoing.write(msgspec.json.encode(message) + b"\n")
         self._outgoing.write(data)
         self._outgoing.flush()
 
     def messages(self, kind: Any) -> Iterator[Any]:
-        """Yield the server's messages until it sends no more."""
+        """Yield the server's messages until it closes the pipe."""
         decoder = msgspec.json.Decoder(kind)
         while line := self._incoming.readline():
             yield decoder.decode(line)
 
     def read(self, size: int) -> bytes:
-        """Wait for as many bytes that are no message; fewer where the server sends no more."""
+        """Read exactly ``size`` raw bytes; fewer only at the end of the stream."""
         return self._incoming.read(size)
 
     def change_nothing(self) -> None:
-        """Change no file from now on, in this thread and those that it starts.
+        """Deny writing to files from now on, for this thread and those that it starts.
 
-        For what decodes a stranger's data, before it does. A kernel without Landlock does not
-        hold it to that.
+        Call it before decoding untrusted data. Not enforced by a kernel without Landlock.
         """
         landlock.change_nothing()
 
     @classmethod
     def on_pipes(cls, arguments: list[str]) -> Self:
-        """Take standard input and output; what a library prints then goes to standard error."""
+        """Use standard input and output; redirect libraries' output to standard error."""
         return cls(sys.stdin.buffer, take_output(), arguments)
 
 
 def take_output() -> BinaryIO:
-    """Return standard output for messages alone: what a library prints goes to standard error."""
+    """Reserve standard output for messages; redirect libraries' output to standard error."""
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return outgoing
 
 
 def _step_back(nice: int) -> None:
-    """Let models that are being served go first, for the processor and when memory runs out."""
+    """Lower the process's CPU and OOM priority below served models."""
     with contextlib.suppress(OSError):  # a sandbox may forbid it
         os.nice(nice)
     kernel.be_killed_first(1000)
@@ -83,7 +83,7 @@ def main() -> None:
     if int(nice):
         _step_back(int(nice))
     if kind == "program":
-        # The server's path was for this module: another Python must not find its packages.
+        # The server's path was for this module: another Python must not import from it.
         os.environ.pop("PYTHONPATH", None)
         if path:
             os.environ["PYTHONPATH"] = path

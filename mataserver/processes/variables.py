@@ -1,8 +1,8 @@
-"""The environment variables that child processes get: those that are listed here, and no others.
+"""The allow-list of environment variables for child processes.
 
-The server's environment holds keys and tokens, its own and those of whoever started it. A child
-runs strangers' models, pip or a decoder of video, and gets what such programs need: where things
-are, the language, the network, the knobs of numeric libraries.
+The server's environment holds keys and tokens, its own and its operator's. Children run untrusted
+models, pip or video decoders, and get what such programs need: paths, locale, network, and options
+of numeric libraries.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ LIBRARIES = (
     "ZE_*",
 )
 EVERYBODY = (*SYSTEM, *PYTHON, *NETWORK, *LIBRARIES)
-"""Names, and beginnings of names with a star, that every child gets."""
+"""Names, and prefixes with a star, that every child gets."""
 HUB = ("HF_*", "HUGGING_FACE_HUB_TOKEN")
-"""What the download of a model gets as well, the hub's token too."""
+"""Additional names for a model's download, including the hub's token."""
 PIP = (
     "CC",
     "CFLAGS",
@@ -106,7 +106,7 @@ PIP = (
     "PIP_*",
     "PKG_CONFIG_PATH",
 )
-"""What pip gets as well: its own settings, and what builds a package from its source."""
+"""Additional names for pip: its own settings, and those of source builds."""
 _SECRET = re.compile(
     r"(^|_)(API_?KEYS?|AUTH|CREDENTIALS?|KEY|PASS(WD|WORD|PHRASE)?|SECRETS?|TOKENS?)(_|$)",
     re.IGNORECASE,
@@ -116,9 +116,9 @@ _SECRET = re.compile(
 def for_child(
     also: Iterable[str] = (), environment: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Return what a child gets of ``environment`` (by default the server's).
+    """Return a child's part of ``environment`` (default: the server's).
 
-    That is ``EVERYBODY`` without such names as tell of a secret, and ``also`` whatever they tell.
+    These are the names in ``EVERYBODY`` that do not look like a secret, and all in ``also``.
     """
     given = os.environ if environment is None else environment
     wanted = tuple(also)

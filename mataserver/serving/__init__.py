@@ -1,1 +1,1 @@
-"""Registered models in memory: loaded, held, asked, evicted. Policy, and no way to a client."""
+"""Registered models in memory: load, dispatch, evict. Policy only, no protocol."""

@@ -1,10 +1,10 @@
-"""Background work: what can wait asks the models when that keeps nobody else waiting.
+"""Background work: schedules low-priority inferences so that they do not delay other requests.
 
-While nobody else has asked for ``QUIET`` seconds, background work goes at once and side by side.
-Else it goes piece by piece, each when no other request is under way. A piece that has begun cannot
-be taken back, so whoever asks meanwhile is kept waiting: that happens to one of ``SPARED`` requests
-at most, which leaves their 95th percentile as it is. Who never rests does not shut it out: of the
-time it always has its small share.
+After ``QUIET`` seconds without other requests, background jobs run at once and concurrently.
+Otherwise they run one by one, each while no other request is in flight. A running job cannot be
+preempted, so requests that arrive meanwhile are delayed: at most one of ``SPARED``, which leaves
+their 95th percentile unchanged. Under permanent load background work still gets a small share of
+the time.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 BACKGROUND: ContextVar[bool] = ContextVar("background", default=False)
-"""Whether what is done here is background work: the gate sets it for whoever asks so."""
+"""Whether this context does background work: the gate sets it for requests that ask for it."""
 
 QUIET = 5.0
-"""Seconds without another request after which nobody is kept waiting any more."""
+"""Seconds without other requests after which background work runs freely."""
 SPARED = 40
-"""Of so many requests one may find a piece under way. Whatever goes on, a piece has its turn after
-so many times what the one before it took."""
+"""At most one of this many requests may find a job running. Under permanent load, a job waits for
+this many times the duration of the previous one."""
 LEAST_PAUSE = 10.0
-"""Seconds that this takes at least: requests that are quicker are many in that time."""
+"""Minimum of that wait in seconds: short requests are numerous in that time."""
 LONGEST_DEBT = 8 * SPARED
 PATIENCE = 1.0
-"""Seconds that a piece whose turn it is waits for a moment in which nobody else asks."""
+"""Seconds that the job whose turn it is waits for a moment without other requests."""
 
 
 class Background:
-    """Gives background work its turns. ``clock`` counts seconds; nobody sets it."""
+    """Schedules background jobs. ``clock`` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -47,7 +47,7 @@ class Background:
         self._changed = asyncio.Event()
 
     def others_came(self) -> None:
-        """Note that a request which is no background work begins."""
+        """Record the start of a foreground request."""
         self._others += 1
         if self._pieces:
             self._credit = max(-LONGEST_DEBT, self._credit - SPARED)
@@ -55,19 +55,19 @@ class Background:
             self._credit += 1
 
     def others_left(self) -> None:
-        """Note that it has ended."""
+        """Record the end of a foreground request."""
         self._others -= 1
         if not self._others:
             self._others_left = self._clock()
             self._changed.set()
 
     def note(self, seconds: float) -> None:
-        """Note for how long a model worked on a piece: the next one's pause is by that."""
+        """Record the duration of a job, from which the next wait is computed."""
         self._pause = max(LEAST_PAUSE, SPARED * seconds)
 
     @contextlib.contextmanager
     def others(self) -> Iterator[None]:
-        """Note a request, until the context ends, unless it is background work itself."""
+        """Count a foreground request until the context ends; no-op for background work."""
         if BACKGROUND.get():
             yield
             return
@@ -79,7 +79,7 @@ class Background:
 
     @contextlib.asynccontextmanager
     async def entered(self) -> AsyncIterator[None]:
-        """Wait for a turn, where this is background work; else note it as a request."""
+        """Wait for a turn if this is background work, else count a foreground request."""
         if BACKGROUND.get():
             async with self.turn():
                 yield
@@ -91,7 +91,7 @@ class Background:
     async def turn(self) -> AsyncIterator[bool]:
         """Wait for a turn and hold it until the context ends.
 
-        It is told whether others go before it in a queue: not once it has waited for long enough.
+        Yields whether the job should queue behind others: False once it has waited long enough.
         """
         async with self._first:
             since = self._clock()
@@ -110,9 +110,9 @@ class Background:
             self._changed.set()
 
     def wait(self, since: float) -> float | None:
-        """Return for how many seconds the piece that came ``since`` waits, or until a change.
+        """Return the seconds that a job waiting ``since`` must still wait; re-evaluate on a change.
 
-        0 is now, and None that only a change lets it go.
+        0 means now; None means until a change.
         """
         now = self._clock()
         quiet = self._others_left + QUIET - now

@@ -1,7 +1,7 @@
-"""The batcher: feeds one worker from the queues of its model.
+"""The batcher: dispatches the queued jobs of a model to one worker.
 
-Requests that wait together run together. With an idle model the first request goes at once; while
-the model is busy a batch that is not full may wait ``max_wait`` for more.
+Jobs that are queued together run together. On an idle model the first job runs at once; while the
+model is busy, an incomplete batch may wait ``max_wait`` seconds for more jobs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from mataserver.serving.queues import Ticket
 
 LONG = 10.0
-"""Seconds that background work waits at most for a moment in which nothing else does."""
+"""Maximum seconds that background work waits for empty queues."""
 
 log = logging.getLogger("mataserver.batching")
 
 
 class Batcher:
-    """Feeds one worker."""
+    """Dispatches jobs to one worker."""
 
     def __init__(
         self,
@@ -65,28 +65,28 @@ class Batcher:
 
     @property
     def active(self) -> bool:
-        """Whether anything is queued or running."""
+        """Whether anything is queued, running or holding a lease."""
         return bool(self._running or self._occupied or len(self))
 
     @property
     def load(self) -> int:
-        """How many jobs wait or are worked on; work that is no job counts as one."""
+        """Number of jobs queued or running; a lease counts as one."""
         return len(self) + self._given + self._occupied
 
     def __len__(self) -> int:
-        """Return how many jobs wait."""
+        """Return the number of queued jobs."""
         return len(self._queues)
 
     async def submit(self, job: Job, *, behind: bool = False) -> tuple[Outcome, float]:
-        """Run one job; return its outcome and the milliseconds it waited.
+        """Run one job; return its outcome and its queueing time in milliseconds.
 
-        A session's job is not refused for a full queue: a session has a few at most, and a
-        flood of requests must not shut it out. One that is ``behind`` goes when nothing else waits,
-        or when it has waited for long.
+        A session's job is accepted even if the queue is full: a session has only a few, and a flood
+        of requests must not starve it. A job that is ``behind`` runs when nothing else is queued,
+        or after a maximum wait.
 
-        Raises ``Unavailable`` when the queue is full, ``WorkerDied`` when the worker died with the
-        job, ``NotDispatchedError`` when it died before it took it. ``Displaced`` says that it was
-        replaced for somebody else's image: the job can go to the next worker.
+        Raises ``Unavailable`` if the queue is full, ``WorkerDied`` if the worker died with the job,
+        and ``NotDispatchedError`` if it died before it. ``Displaced`` means that the worker was
+        replaced because of another client's image: the job can go to the next worker.
         """
         if not self._worker.alive:
             raise NotDispatchedError
@@ -102,9 +102,9 @@ class Batcher:
             raise
 
     def begin(self, job: Job, ticket: Ticket) -> QueuedJob | None:
-        """Have a job run for whoever is no task; None where that fails at once.
+        """Enqueue a job without a task; return None if it fails at once.
 
-        The ticket is settled later, as ``submit`` returns or raises.
+        The ticket is completed later, with what ``submit`` returns or raises.
         """
         queue = self._queues.frames if job.session else self._queues.single
         if not self._worker.alive or (len(queue) >= self._limit and not job.session):
@@ -115,14 +115,14 @@ class Batcher:
         return None if ticket.done() else waiting
 
     def withdraw(self, waiting: QueuedJob) -> None:
-        """Take back a job that was begun so."""
+        """Cancel a job started by ``begin``."""
         waiting.future.cancel()
         queues = self._queues
         self._withdraw(waiting, queues.frames if waiting.job.session else queues.single)
 
     @staticmethod
     def _withdraw(waiting: QueuedJob, queue: deque[QueuedJob]) -> None:
-        """Take a job back; the worker is told when nobody waits for its batch any more."""
+        """Cancel a job; also the worker's batch, if all its jobs were cancelled."""
         batch = waiting.batch
         if batch is None:
             with contextlib.suppress(ValueError):
@@ -131,7 +131,7 @@ class Batcher:
             batch.drop()
 
     async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Yield the pieces of text that the model makes for a job, then its outcome.
+        """Yield the text pieces that the model produces for a job, then its outcome.
 
         Closing the iterator stops the work. Raises as ``submit`` does.
         """
@@ -146,7 +146,7 @@ class Batcher:
 
     @contextlib.contextmanager
     def lease_worker(self) -> Iterator[Worker]:
-        """Hold the worker for work that is no job: it is not unloaded before the context ends."""
+        """Lease the worker for other work than jobs; it is not unloaded until the context ends."""
         self._occupied += 1
         try:
             yield self._worker
@@ -155,7 +155,7 @@ class Batcher:
             self._tell_quiet()
 
     async def drain(self) -> None:
-        """Wait until nothing is queued, running or occupying the worker."""
+        """Wait until nothing is queued, running or holding a lease."""
         while self.active:
             self._quiet = self._quiet or asyncio.Event()
             self._quiet.clear()
@@ -166,7 +166,7 @@ class Batcher:
             self._quiet.set()
 
     def _pump(self, *, waited: bool = False) -> None:
-        # Not ``len(self)``: every request comes by here four times.
+        # Not ``len(self)``: this runs four times per request.
         queues = self._queues
         while self._running < self._window and (queues.single or queues.frames or queues.behind):
             if self._running and not waited and self._should_wait():
@@ -174,9 +174,9 @@ class Batcher:
             self._start(queues.take_batch(stateful=self._worker.facts.stateful))
 
     def _hold(self, suspect: bool) -> None:
-        """Keep what waits until it is known whether the worker is lost; then go on.
+        """Stop dispatching while the worker is suspect; resume when that is resolved.
 
-        An answer of it is a sign of life too, after which as much is sent ahead as ever.
+        An answer also proves that it is alive, and restores the window.
         """
         self._window = 0 if suspect else first_window(self._worker)
         if not suspect and not self._worker.alive:
@@ -216,7 +216,7 @@ class Batcher:
         self._running -= 1
         self._given -= len(batch)
         for waiting in batch:
-            waiting.batch = None  # a ring would keep its pixels until they are collected
+            waiting.batch = None  # breaks a reference cycle that would retain the job's pixels
         if isinstance(answer, MataError):
             for index, waiting in enumerate(batch):
                 _fail(waiting, _of_one(answer, index))
@@ -231,14 +231,14 @@ class Batcher:
         self._tell_quiet()
 
     def _give_back(self, answer: list[Outcome] | MataError) -> None:
-        """Have the jobs that the dead worker was not given go to the next one."""
+        """Fail the jobs that a dead worker never received, to be retried on the next one."""
         replaced = isinstance(answer, (Spoilt, Overgrown, Displaced, NodeDied))
         for waiting in self._queues.clear():
             _fail(waiting, Displaced() if replaced else NotDispatchedError())
 
 
 def _of_one(error: MataError, index: int) -> MataError:
-    """Return what an error of a batch is to one of its jobs: one image alone may have spoilt it."""
+    """Return a batch's error as seen by one of its jobs: a bad image fails only its own."""
     return Displaced() if isinstance(error, Spoilt) and error.job != index else error
 
 

@@ -1,4 +1,4 @@
-"""What the API tells of a registered model: its state, and the parameters that it takes."""
+"""The API's description of a registered model: its state and its parameters."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _BOUNDS = (
     "default", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength",
     "maxLength", "minItems", "maxItems",
 )  # fmt: skip
-"""What a backend narrows of a parameter of the API."""
+"""Schema keywords by which a backend may narrow an API parameter."""
 _LINE = re.compile(r"``?(\w+)``?:\s+(.*)|(\w+(?:, \w+)*):\s+(.*)")
 
 
 def info(name: str, entry: Entry, status: Status, settings: ModelSettings) -> ModelInfo:
-    """Return the item of the list."""
+    """Return a model's entry of the list."""
     size = weights.size(name, entry)
     return ModelInfo(
         model=name,
@@ -48,16 +48,16 @@ def info(name: str, entry: Entry, status: Status, settings: ModelSettings) -> Mo
 
 
 def detail(found: ModelInfo, plan: ModelPlan, max_tokens: int) -> ModelDetail:
-    """Return the item of the list with the schema of the parameters."""
+    """Return a model's entry of the list, with the schema of its parameters."""
     schema = schema_of(plan.backend.params, plan.settings.params, max_tokens)
     return ModelDetail(**msgspec.structs.asdict(found), params=schema)
 
 
 def schema_of(kind: type[Params], defaults: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of what a client may send as a model's parameters.
+    """Return the JSON Schema (2020-12) of a model's parameters.
 
-    ``defaults`` are the model's own of the configuration, ``max_tokens`` is the server's ceiling.
-    Parameters of the API that the model has no use for are left out: they are checked and ignored.
+    ``defaults`` come from the model's configuration, ``max_tokens`` is the server's ceiling. API
+    parameters that the model does not use are omitted: they are validated and ignored.
     """
     (own, api), parts = msgspec.json.schema_components(
         (kind, ApiParams), ref_template="#/$defs/{name}"
@@ -86,10 +86,10 @@ def schema_of(kind: type[Params], defaults: Mapping[str, Any], max_tokens: int) 
 
 
 def portable(schema: Any) -> Any:
-    """Return a JSON Schema with patterns that are regular expressions outside of Python, too.
+    """Return a JSON Schema whose patterns are valid outside Python, too.
 
-    A text ends at a backslash and ``Z`` for msgspec, which takes Python's. JSON Schema names those
-    of ECMA-262, which have no such escape, and whose ``$`` is the end alone.
+    msgspec uses Python's regular expressions, which anchor the end with a backslash and ``Z``. JSON
+    Schema specifies ECMA-262, which lacks that escape and whose ``$`` matches the end only.
     """
     if isinstance(schema, dict):
         return {
@@ -102,16 +102,16 @@ def portable(schema: Any) -> Any:
 
 
 def _property(own: dict[str, Any], api: dict[str, Any] | None, sentence: str) -> dict[str, Any]:
-    """Return the schema of one parameter: what the API takes of it, as its backend narrows it."""
+    """Return one parameter's schema: the API's, narrowed by its backend."""
     narrowed = own if api is None else {name: own[name] for name in _BOUNDS if name in own}
     found = {**(api or {}), **narrowed}
     if found.get("default", ...) in (None, (), []):
-        del found["default"]  # it stands for what is not given
+        del found["default"]  # means "not given"
     return {**found, **({"description": sentence} if sentence else {})}
 
 
 def _sentences(kind: type[Params]) -> dict[str, str]:
-    """Return what the docstrings of a params struct, of its bases and of the API say of each."""
+    """Return each parameter's description, from docstrings of a struct, its bases, the API."""
     found: dict[str, str] = {}
     for each in reversed((*kind.__mro__, ApiParams)):
         found.update(_lines(vars(each).get("__doc__") or ""))
@@ -119,7 +119,7 @@ def _sentences(kind: type[Params]) -> dict[str, str]:
 
 
 def _lines(text: str) -> dict[str, str]:
-    """Return the texts of ``name: text``, each as far as the lines below it are indented."""
+    """Parse ``name: text`` lines of a docstring, with their indented continuation lines."""
     found: dict[str, str] = {}
     names: list[str] = []
     for line in inspect.cleandoc(text).splitlines():
@@ -135,6 +135,6 @@ def _lines(text: str) -> dict[str, str]:
 
 
 def _written(said: str) -> str:
-    """Return a line of a docstring as a sentence of its own."""
+    """Return a docstring line as a sentence."""
     plain = said.replace("``", "`").strip()
     return plain[:1].upper() + plain[1:] + ("" if plain.endswith(".") else ".")

@@ -1,4 +1,4 @@
-"""What is asked of models: each is loaded if need be, and held while it is asked."""
+"""Dispatch of jobs to models, which are loaded on demand and held during the request."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from mataserver.serving.slots import Slot
 
 MOVED = (Displaced, NodeDied, NotDispatchedError)
-"""Why a job that was begun is to be given to the next worker."""
+"""Errors after which a started job is to be retried on the next worker."""
 _STAGES = ("queue", "decode", "infer", "encode")
 MOST_MOVES = 10
-"""Workers that a job is given to one after the other, each replaced for somebody else's image."""
+"""Maximum number of workers a job is retried on, when each is replaced for another's image."""
 
 
 class Dispatch:
-    """Gives jobs to the queues of models."""
+    """Dispatches jobs to the queues of models."""
 
     def __init__(
         self, residency: Residency, loading: Loading, metrics: Metrics, background: Background
@@ -45,7 +45,7 @@ class Dispatch:
 
     @contextlib.asynccontextmanager
     async def hold(self, plan: ModelPlan) -> AsyncIterator[None]:
-        """Load the model if need be and keep it from being unloaded until the context ends."""
+        """Load the model if necessary, and prevent its unloading until the context ends."""
         slot = await self._acquire(plan)
         slot.held += 1
         try:
@@ -55,12 +55,12 @@ class Dispatch:
             self.release(slot)
 
     async def infer(self, plan: ModelPlan, job: Job) -> tuple[Outcome, float]:
-        """Run one job, loading the model if need be; return its outcome and its wait in ms.
+        """Run one job, loading the model if necessary; return its outcome and queueing time in ms.
 
-        A job whose worker died before it took the job goes to the next worker, and so does one
-        whose worker was replaced for somebody else's image, and once one whose worker was lost with
-        its node, unless that kept the state of its session. Background work waits for its turn,
-        and holds no model meanwhile.
+        The job is retried on the next worker if its worker died before receiving it, or was
+        replaced because of another client's image; and once if the worker was lost with its node,
+        unless it held the state of the job's session. Background work waits for its turn, and holds
+        no model while it waits.
         """
         background = self._background
         if BACKGROUND.get():
@@ -77,12 +77,12 @@ class Dispatch:
     def begin(
         self, plan: ModelPlan, job: Job, take: Callable[[Outcome | MataError, float], None]
     ) -> Callable[[], None] | None:
-        """Run a job for whoever is no task, where the model is ready for it.
+        """Start a job without a task, if the model is ready.
 
-        ``take`` is called later, once, with the outcome and its wait in ms, or with why there is
-        none: one of ``MOVED`` says that ``infer`` would go on with the next worker (of a session's
-        job ``NodeDied`` does not). Returns what takes the job back. None says that nothing was
-        begun: what a model still needs, ``infer`` waits for.
+        ``take`` is called later, once, with the outcome and the queueing time in ms, or with an
+        error: for one of ``MOVED`` the caller should retry with ``infer`` (but not for ``NodeDied``
+        of a session's job). Returns a function that cancels the job; or None if nothing was
+        started, because the model needs something that ``infer`` waits for.
         """
         if BACKGROUND.get():
             return None
@@ -130,12 +130,12 @@ class Dispatch:
         raise Unavailable("The model was unloaded meanwhile", retry_after=1)
 
     async def generate(self, plan: ModelPlan, job: Job) -> AsyncGenerator[str | Outcome]:
-        """Yield the pieces of text that a model makes for a job, then its outcome.
+        """Yield the text pieces that a model produces for a job, then its outcome.
 
-        Loads the model if need be; closing the iterator stops the work. A job whose worker was
-        replaced for somebody else's image before it gave a piece begins anew on the next one, and
-        once so does one whose worker died before it took the job, or one without a session whose
-        worker was lost with its node.
+        Loads the model if necessary; closing the iterator stops the work. Before its first piece, a
+        job is restarted on the next worker if its own was replaced because of another client's
+        image; and once if its worker died before receiving it, or, for a job without a session, was
+        lost with its node.
         """
         deaths = nodes = 0
         async with self._background.entered():
@@ -177,7 +177,7 @@ class Dispatch:
 
     @contextlib.contextmanager
     def lease_worker(self, plan: ModelPlan) -> Iterator[Worker]:
-        """Give the worker of a model that is held; it is not unloaded before the context ends.
+        """Lease the worker of a held model; it is not unloaded until the context ends.
 
         Raises ``Unavailable`` if it just died or was unloaded.
         """
@@ -192,7 +192,7 @@ class Dispatch:
             self._residency.touch(slot)
 
     def _ready(self, plan: ModelPlan) -> Slot | None:
-        """Return the slot of a model that is in memory, held: a request then waits for nothing."""
+        """Return the slot of a loaded model and hold it, None if anything must be awaited."""
         slot = self._residency.slots.get(plan.key)
         if slot is None or slot.worker is None or slot.plan is not plan:
             return None
@@ -215,16 +215,16 @@ class Dispatch:
         return slot
 
     def release(self, slot: Slot) -> None:
-        """Hold a model no longer."""
+        """Release a model held by a request."""
         slot.holders -= 1
         if slot.used and slot.worker is not None:
             self._residency.touch(slot)
         self._residency.start_timer(slot)
 
     def note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
-        """Note what a model did, before its slot is released, which notes when that was."""
+        """Record a job's metrics. Call before releasing its slot, which records the last use."""
         slot.deaths, slot.used = 0, True
-        if slot.worker is None:  # it leaves, and its release says nothing of it
+        if slot.worker is None:  # already being unloaded: ``release`` will not record the use
             self._residency.touch(slot)
         name, timing = slot.plan.spec.name, outcome.timing
         self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
@@ -233,7 +233,7 @@ class Dispatch:
 
 
 class Begun(NamedTuple):
-    """A job that a model was given for whoever is no task; ``take`` is told what became of it."""
+    """A job started without a task; ``take`` receives its result."""
 
     dispatch: Dispatch
     background: Background
@@ -243,18 +243,18 @@ class Begun(NamedTuple):
     take: Callable[[Outcome | MataError, float], None]
 
     def tell(self, answer: Outcome | MataError) -> None:
-        """Hand on what became of it."""
+        """Record the result, release the model and pass the result on."""
         try:
             if isinstance(answer, Outcome):
                 self.dispatch.note(self.slot, answer, self.waiting.queue_ms)
-        finally:  # whatever could not be noted: the model is held no longer, who waits is told
+        finally:  # whatever failed: release the model and answer the caller
             try:
                 self._end()
             finally:
                 self.take(answer, self.waiting.queue_ms)
 
     def withdraw(self) -> None:
-        """Take it back; not once it was answered."""
+        """Cancel the job, unless it was already answered."""
         if not self.waiting.future.done():
             self.batcher.withdraw(self.waiting)
             self._end()

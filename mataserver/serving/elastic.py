@@ -1,4 +1,4 @@
-"""Models whose replicas become more and fewer, as they are asked."""
+"""Autoscaling of a model's replicas by load."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from mataserver.serving.slots import Slot
 
 TICK = 0.25
-"""Seconds between two looks at how much a model has to do."""
+"""Interval in seconds at which a model's load is sampled."""
 
 log = logging.getLogger("mataserver.pool")
 
 
 class Elastic:
-    """Starts replicas and gives them up, each where there is room for it."""
+    """Adds and retires replicas, within the available memory."""
 
     def __init__(self, room: Room, load_timeout: float, clock: Callable[[], float]) -> None:
         self._room = room
@@ -32,7 +32,7 @@ class Elastic:
         self._clock = clock
 
     def follow(self, slot: Slot, worker: Worker) -> None:
-        """Have a model that was just loaded follow its load until it leaves."""
+        """Start autoscaling a model that was just loaded, until it is unloaded."""
         if isinstance(worker, Replicas) and not slot.plan.settings.span.fixed:
             slot.following = asyncio.get_running_loop().create_task(self._follow(slot, worker))
 
@@ -59,7 +59,7 @@ class Elastic:
         await self._room.measure(slot, replicas)
 
     async def _add(self, slot: Slot, replicas: Replicas, ram: int) -> bool:
-        """Start one more; whether that was possible."""
+        """Start one more replica; return whether that succeeded."""
         if not await self._room.grow(slot, ram):
             log.warning("%s gets no further worker: there is no memory for it", _name(slot))
             return False

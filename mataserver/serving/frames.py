@@ -1,4 +1,4 @@
-"""Frames of one source through a model: what a session, a camera and a plugin's loop stand on."""
+"""A sequence of frames through a model: the basis of sessions, cameras and plugins' loops."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from mataserver.serving.pool import ModelPool
 
 INLINE_BYTES = 65_536
-"""Bodies up to this size are decoded in the event loop: a thread would cost more."""
+"""Bodies up to this size are decoded on the event loop: a thread would cost more."""
 PIXELS = frozenset({"depth", "embed", "segment"})
-"""Tasks whose results are decoded with numpy, which must not be imported in the event loop."""
+"""Tasks decoded with numpy, which must not be imported on the event loop."""
 
 log = logging.getLogger("mataserver.sessions")
 
 
 class Target(Protocol):
-    """The model that frames go to; it is looked up for each, as it may be registered anew."""
+    """The model that receives frames; its plan is looked up each time, as it may change."""
 
     pool: ModelPool
     metrics: Metrics
 
     def plan(self) -> ModelPlan:
-        """What it takes to load the model now."""
+        """Return the model's current plan."""
         ...
 
 
 class FrameFields(Struct):
-    """What an answer to a frame holds behind the result."""
+    """The fields that follow the result in a frame's answer."""
 
     session_id: str
     frame_id: int
@@ -56,11 +56,11 @@ class FrameFields(Struct):
 
 
 class FrameSession:
-    """Frames of one source through a model, which may keep state from one to the next.
+    """Frames of one source through a model, which may keep state between them.
 
-    ``frames`` counts what was received, ``dropped`` what was given up unanswered, ``results`` what
-    was answered with a result. ``reset`` says that the model's state was lost and that no result
-    has told so yet.
+    ``frames`` counts received frames, ``dropped`` those discarded unanswered, ``results`` those
+    answered with a result. ``reset`` is True while a loss of the model's state has not been
+    reported in a result.
     """
 
     def __init__(self, target: Target, params: Params, session_id: str) -> None:
@@ -71,7 +71,7 @@ class FrameSession:
         self._target = target
         self._metrics = target.metrics
         for tally in (self._metrics.frames, self._metrics.dropped):
-            tally.add(self.model, count=0)  # a session that was given nothing is seen, too
+            tally.add(self.model, count=0)  # exports the series of a session without frames, too
         self._params = msgspec.msgpack.encode(params)
         self._told = False
 
@@ -87,25 +87,25 @@ class FrameSession:
 
     @property
     def stateful(self) -> bool:
-        """Whether the model keeps state, so that frames must come in order; if it is loaded."""
+        """Whether the model keeps state, so that frames must stay in order; True if not loaded."""
         return self._target.pool.stateful(self.plan)
 
     def receive(self, count: int = 1) -> int:
-        """Count frames; return the number of the last of them, from 0."""
+        """Count received frames; return the number of the last one, from 0."""
         self.frames += count
         self._metrics.frames.add(self.model, count=count)
         return self.frames - 1
 
     def drop(self, count: int = 1) -> None:
-        """Count frames that are given up unanswered."""
+        """Count frames discarded unanswered."""
         if count:
             self.dropped += count
             self._metrics.dropped.add(self.model, count=count)
 
     async def infer(self, image: bytes, form: Format) -> tuple[Outcome, float]:
-        """Run a frame; return what came of it, also a failure of the model, and its wait in ms.
+        """Run a frame; return its outcome, which may be a failure, and its queueing time in ms.
 
-        Raises a ``MataError`` where the model could not be asked, or is gone.
+        Raises a ``MataError`` if the model could not be run, or its worker died.
         """
         job = self._job(image, form)
         return await self._target.pool.infer(self.plan, job)
@@ -113,12 +113,12 @@ class FrameSession:
     def begin(
         self, image: bytes, form: Format, take: Callable[[Outcome | MataError, float], None]
     ) -> Callable[[], None] | None:
-        """Begin what ``infer`` does without a task; see ``Dispatch.begin``."""
+        """Start what ``infer`` does without a task; see ``Dispatch.begin``."""
         job = self._job(image, form)
         return self._target.pool.begin(self.plan, job, take)
 
     async def generate(self, image: bytes, form: Format) -> AsyncGenerator[str | Outcome]:
-        """Yield the pieces of text that the model makes of a frame, then what came of it."""
+        """Yield the text pieces that the model produces for a frame, then its outcome."""
         job = self._job(image, form)
         async with contextlib.aclosing(self._target.pool.generate(self.plan, job)) as items:
             async for item in items:
@@ -129,7 +129,7 @@ class FrameSession:
         return Job(image, self._params, form, self.id)
 
     def note(self, found: Outcome | MataError) -> None:
-        """Note what came of a frame, frame by frame: whether the model's state was lost with it."""
+        """Record a frame's result, in order: detects that the model's state was lost."""
         if isinstance(found, MataError):
             lost = isinstance(found, WorkerDied)
         else:
@@ -137,17 +137,17 @@ class FrameSession:
         self.reset = self.reset or lost
 
     def body(self, outcome: Outcome, form: Format, number: int) -> bytes:
-        """Return the whole answer to a frame; once it has left, ``reset`` is told."""
+        """Return the complete answer to a frame; once it is sent, clear ``reset``."""
         fields = self.fields(number, outcome.timing, self.dropped, reset=self.reset)
         return extended(outcome.whole(), form, fields)
 
     def fields(self, number: int, timing: Timing, dropped: int, *, reset: bool) -> FrameFields:
-        """Return what an answer to a frame holds behind the result."""
+        """Return the fields that follow the result in a frame's answer."""
         lost = True if reset else UNSET
         return FrameFields(self.id, number, timing.infer, dropped, lost)
 
     async def step(self, image: bytes) -> Any:
-        """Run the next frame; return its result. ``reset`` then tells of this result.
+        """Run the next frame; return its result, to which ``reset`` then refers.
 
         Raises what the model raised, and ``WorkerDied`` when its state is lost.
         """
@@ -166,7 +166,7 @@ class FrameSession:
         return result
 
     async def forget(self) -> None:
-        """Have the model forget its state; one that is gone has."""
+        """Make the model discard its state, unless its worker is already gone."""
         try:
             with self._target.pool.lease_worker(self.plan) as worker:
                 await worker.close_session(self.id)
@@ -175,7 +175,7 @@ class FrameSession:
 
 
 async def result_of(body: bytes, plan: ModelPlan) -> Any:
-    """Return the result in a body in MessagePack. Raises ``WorkerDied`` for what is none."""
+    """Decode the result in a MessagePack body. Raises ``WorkerDied`` if it is malformed."""
     task, kind = plan.spec.task, plan.backend.result
     if task in PIXELS or len(body) > INLINE_BYTES:
         return await asyncio.to_thread(decode_result, body, task, kind)

@@ -1,4 +1,4 @@
-"""A model that services and protocols ask: each use loads it, if need be."""
+"""The models' interface for services and protocols; each use loads the model on demand."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Handle:
-    """A model that can be asked. Raises ``MataError`` children.
+    """A model that can be used. Methods raise subclasses of ``MataError``.
 
-    It looks the model up at each use, which may have been registered anew meanwhile. ``max_tokens``
-    is the server's ceiling, for services as for requests.
+    The plan is looked up at each use, as the model may be registered anew. ``max_tokens`` is the
+    server's ceiling, for services as for requests.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Handle:
 
     @property
     def task(self) -> str:
-        """The task that it is asked for."""
+        """The task that it is used for."""
         return self.plan().spec.task
 
     @property
@@ -56,27 +56,27 @@ class Handle:
         return self.plan().backend.params
 
     def held(self) -> AbstractAsyncContextManager[None]:
-        """Load the model if need be and keep it in memory until the context ends."""
+        """Load the model if necessary, and keep it in memory until the context ends."""
         return self.pool.hold(self.plan())
 
     def params(self, given: Any = None, *, text: bool = False) -> Params:
-        """Return the parameters of an inference. Raises ``InvalidParams``.
+        """Parse the parameters of an inference. Raises ``InvalidParams``.
 
-        ``given`` is a mapping of names as a request carries them, with ``text`` as a form or a
-        query does, or a struct of the backend. What it leaves out comes from the model's entry in
-        the configuration, then from the backend. Of a struct the worker checks the types.
+        ``given`` is a mapping as in a request (with ``text``, as in a form or a query), or a struct
+        of the backend. Missing values come from the model's configuration, then from the backend. A
+        struct's types are checked by the worker.
         """
         return self.plan().params(given, self._max_tokens, text=text)
 
     async def predict(self, image: bytes, params: Any = None) -> Any:
-        """Run the model on an encoded image; return the result struct as the model made it."""
+        """Run the model on an encoded image; return its result struct."""
         plan = self.plan()
         job = self._job(plan, image, params, "msgpack")
         answer = _encoded(*await self.pool.infer(plan, job))
         return await result_of(answer.body, plan)
 
     async def answer(self, image: bytes, params: Any = None, form: Format = "json") -> Encoded:
-        """Run the model on an encoded image; return the whole body, as the worker encoded it."""
+        """Run the model on an encoded image; return the body, as the worker encoded it."""
         plan = self.plan()
         job = self._job(plan, image, params, form)
         return _encoded(*await self.pool.infer(plan, job))
@@ -88,18 +88,18 @@ class Handle:
         form: Format,
         take: Callable[[Encoded | Exception], None],
     ) -> Callable[[], None] | None:
-        """Begin what ``answer`` does without a task, if the model is ready; None where it is not.
+        """Start what ``answer`` does without a task; return None if the model is not ready.
 
-        ``take`` is called later, once, with what ``answer`` returns or raises; one of ``MOVED``
-        says that ``answer`` is to be asked. Returns what takes the request back. Raises what is
-        wrong with the request.
+        ``take`` is called later, once, with what ``answer`` returns or raises; for one of ``MOVED``
+        the caller should retry with ``answer``. Returns a function that cancels the request. Raises
+        ``InvalidParams``.
         """
 
         def taken(answer: Outcome | MataError, waited: float) -> None:
             found: Encoded | Exception
             try:
                 found = answer if isinstance(answer, MataError) else _encoded(answer, waited)
-            except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits is answered
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
                 found = error
             take(found)
 
@@ -107,10 +107,9 @@ class Handle:
         return self.pool.begin(plan, self._job(plan, image, params, form), taken)
 
     async def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[Any]:
-        """Yield the pieces of text that the model makes, then its result.
+        """Yield the text pieces that the model produces, then its result.
 
-        A model that does not write piece by piece gives its result alone. Closing the iterator
-        stops the work.
+        A model without streaming yields only its result. Closing the iterator stops the work.
         """
         async with contextlib.aclosing(self.generate_answer(image, params, "msgpack")) as items:
             async for item in items:
@@ -119,7 +118,7 @@ class Handle:
     async def generate_answer(
         self, image: bytes, params: Any = None, form: Format = "json"
     ) -> AsyncGenerator[str | Encoded]:
-        """Yield the pieces of text that the model makes, then the body that ``answer`` returns."""
+        """Yield the text pieces that the model produces, then the body that ``answer`` returns."""
         plan = self.plan()
         job = self._job(plan, image, params, form)
         async with contextlib.aclosing(self.pool.generate(plan, job)) as items:
@@ -128,7 +127,7 @@ class Handle:
 
     @contextlib.asynccontextmanager
     async def session(self, params: Any = None) -> AsyncIterator[FrameSession]:
-        """Hold the model and what it keeps from frame to frame until the context ends."""
+        """Hold the model and its state between frames until the context ends."""
         session = FrameSession(self, self.params(params), "own_" + secrets.token_hex(6))
         async with self.held():
             try:
@@ -142,7 +141,7 @@ class Handle:
             return await worker.call(method, args, kwargs)
 
     async def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """Iterate over a public generator method; closing the iterator stops the work."""
+        """Yield the items of a public generator method; closing the iterator stops the work."""
         with self.pool.lease_worker(self.plan()) as worker:
             async with contextlib.aclosing(worker.stream(method, args, kwargs)) as items:
                 async for item in items:
@@ -154,6 +153,6 @@ class Handle:
 
 
 def _encoded(outcome: Outcome, waited: float) -> Encoded:
-    """Return an outcome as an answer. Raises what the model failed with."""
+    """Return an outcome as an answer. Raises its failure."""
     timing = outcome.timing
     return Encoded(outcome.whole(), timing.decode, waited, timing.infer, timing.encode)

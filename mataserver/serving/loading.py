@@ -1,4 +1,4 @@
-"""Loads of models: joined, in time, and held back where they cannot succeed."""
+"""Loads of models: deduplicated, limited in time, and suppressed where they cannot succeed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver.pool")
 
 REFUSED = 60.0
-"""Seconds for which a load that failed for a lasting reason is not tried again unseen."""
+"""Seconds for which a load that failed for a lasting reason is not retried blindly."""
 LEAVING = 30.0
-"""Seconds that a load waits for whoever still uses the worker before."""
+"""Seconds that a load waits for the previous worker to finish its requests."""
 
 
 class Loading:
-    """Brings models into memory."""
+    """Loads models into memory."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Loading:
         self._wall = wall
 
     async def join(self, slot: Slot, plan: ModelPlan) -> None:
-        """Load a model, or wait for the load under way. Raises why it cannot be loaded."""
+        """Load a model, or wait for the load in progress. Raises the reason if it fails."""
         if self._residency.closed.is_set():
             raise stopping()
         if slot.loading is None and slot.refusal is not None:
@@ -71,9 +71,9 @@ class Loading:
         await self._loaded(slot.loading)
 
     async def _loaded(self, loading: asyncio.Task[None]) -> None:
-        """Wait for a load; who stops waiting does not stop it.
+        """Wait for a load, without cancelling it if the caller is cancelled.
 
-        What is given up may take a while to end, which nobody has to wait for.
+        On shutdown it raises at once, instead of waiting for the cancelled load to end.
         """
         closed = asyncio.ensure_future(self._residency.closed.wait())
         try:
@@ -96,7 +96,7 @@ class Loading:
             self._failed(slot, MataError(f"The model did not load within {limit:g} s"))
             raise MataError(f"The model did not load within {limit:g} s") from None
         except WorkerDied:
-            # To whoever waits a worker that died is one that can be replaced; this one cannot.
+            # WorkerDied would make callers retry, and this worker died during the load itself.
             failure = MataError("The model could not be loaded: its worker died")
             self._failed(slot, failure)
             raise failure from None
@@ -122,7 +122,7 @@ class Loading:
         log.info("loaded %s (%s)", name, slot.plan.backend.name)
 
     async def _left(self, slot: Slot) -> None:
-        """Wait for the last worker's end. Raises ``Unavailable`` when somebody still uses it."""
+        """Wait for the previous worker's end. Raises ``Unavailable`` if it is still in use."""
         if slot.leaving is None:
             return
         patience = min(LEAVING, self._policy.load_timeout)
@@ -148,7 +148,7 @@ class Loading:
         self._residency.tell_loaded()
         self._elastic.follow(slot, worker)
         await self._room.measure(slot, worker)
-        self._residency.start_timer(slot)  # nobody may be waiting for it any more
+        self._residency.start_timer(slot)  # the callers that waited for it may be gone
 
     def _failed(self, slot: Slot, error: MataError) -> None:
         slot.error = error.detail
@@ -158,6 +158,6 @@ class Loading:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Look at a load's failure, which nobody may be waiting for any more."""
+    """Mark a load's exception as retrieved: it may have no awaiter left."""
     if not task.cancelled():
         task.exception()

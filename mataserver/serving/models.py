@@ -1,8 +1,8 @@
-"""The data plane: the one way to a model.
+"""The data plane: the only way to a model.
 
-Protocols translate between their clients and this; what runs a model (``/v1/infer``, streams,
-cameras, chats, the inference protocol, the services of plugins) comes through here. Parameters
-are parsed here and nowhere else, and frames go to a session's model here and nowhere else.
+Protocols translate between their clients and this module. Everything that runs a model
+(``/v1/infer``, streams, cameras, chats, the inference protocol, plugins' services) uses it.
+Parameters are parsed only here, and frames reach a session's model only here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger("mataserver.models")
 
 
 class ServedModels:
-    """The models of this server: ``Context.models``, and what the server's own handlers ask."""
+    """The server's models: ``Context.models``, and the interface of the server's own handlers."""
 
     def __init__(
         self, catalog: Catalog, pool: ModelPool, metrics: Metrics, max_tokens: int
@@ -49,13 +49,13 @@ class ServedModels:
         self._max_tokens = max_tokens
 
     def list(self) -> Sequence[ModelInfo]:
-        """Return every model that is here, as ``GET /v1/models`` does."""
+        """Return every model that is present, as ``GET /v1/models`` does."""
         entries = self.catalog.entries()
         here = ((name, e) for name, e in entries.items() if weights.present(name, e))
         return [self._info(name, entry) for name, entry in here]
 
     def info(self, model: str) -> ModelInfo:
-        """Return what ``GET /v1/models`` tells of a model. Raises ``NotFound``."""
+        """Return a model's entry of ``GET /v1/models``. Raises ``NotFound``."""
         return self._info(model, self.catalog.entry(model))
 
     def pulled_at(self, model: str) -> float:
@@ -63,7 +63,7 @@ class ServedModels:
         return self.catalog.entry(model).pulled_at
 
     def detail(self, model: str) -> ModelDetail:
-        """Return the same with its parameters. Raises ``NotFound`` and ``Unavailable``."""
+        """Return the entry with its parameters. Raises ``NotFound`` and ``Unavailable``."""
         info = self.info(model)
         return description.detail(info, self.catalog.plan(model), self._max_tokens)
 
@@ -72,9 +72,9 @@ class ServedModels:
         return description.info(name, entry, status, settings)
 
     def get(self, model: str, task: str | None = None) -> Handle:
-        """Return a handle that does not hold the model: each use loads it if need be.
+        """Return a handle that does not hold the model: each use loads it on demand.
 
-        Raises ``NotFound``, or ``Unavailable`` where nothing serves the task.
+        Raises ``NotFound``, or ``Unavailable`` if no backend serves the task.
         """
         plan = functools.partial(self.catalog.plan, model, task)
         handle = Handle(self._pool, self._metrics, self._max_tokens, plan)
@@ -84,9 +84,9 @@ class ServedModels:
     def asked(
         self, model: str, given: Any = None, *, text: bool = False
     ) -> tuple[Handle, Params, ModelPlan]:
-        """Return what a request asks, its parameters, and the model's plan at this time.
+        """Resolve a request: return the handle, its parameters, and the model's current plan.
 
-        Raises as ``get`` and ``Handle.params``, which it is in one look.
+        Combines ``get`` and ``Handle.params`` with a single lookup; raises as they do.
         """
         plan = self.catalog.plan(model)
         find = functools.partial(self.catalog.plan, model, None)
@@ -98,12 +98,12 @@ class ServedModels:
         return self.get(model, recipe_of_session(self.catalog, model, task).spec.task)
 
     def check_session(self, model: str, task: str | None, params: Any) -> None:
-        """Raise what would keep a session from being made, of what can be known without loading."""
+        """Raise what creating a session would raise, as far as known without loading."""
         check_session(self.catalog, self._max_tokens, model, task, params)
 
     @contextlib.asynccontextmanager
     async def acquire(self, model: str, task: str | None = None) -> AsyncIterator[Handle]:
-        """Load ``model`` if need be and hold it until the context ends."""
+        """Load ``model`` if necessary, and hold it until the context ends."""
         handle = self.get(model, task)
         async with handle.held():
             yield handle
@@ -114,23 +114,23 @@ class ServedModels:
             pass
 
     async def unload(self, model: str) -> bool:
-        """Take a model out of memory, after what it is busy with; False when it was not loaded."""
+        """Unload a model after its pending requests; return False if it was not loaded."""
         self.catalog.entry(model)
         return await self._pool.unload(model)
 
     def reserve(self, size: int) -> AbstractAsyncContextManager[None]:
-        """Count so many bytes of a process that is no model until the context ends."""
+        """Reserve memory, in bytes, for a process other than a model until the context ends."""
         return self._pool.reserve(size)
 
     def pin(self, model: str) -> None:
-        """Keep a model from being evicted until it is unpinned. Raises ``NotFound``."""
+        """Exempt a model from eviction until it is unpinned. Raises ``NotFound``."""
         self.catalog.entry(model)
         self._pool.pin(model)
 
     def unpin(self, model: str) -> bool:
-        """Let a model be evicted again; whether it was pinned.
+        """Make a model evictable again; return whether it was pinned.
 
-        Raises ``NotFound``, and ``Conflict`` for what the configuration pins.
+        Raises ``NotFound``, and ``Conflict`` if the configuration pins it.
         """
         self.catalog.entry(model)
         if self.catalog.settings.model(model).pin:
@@ -140,7 +140,7 @@ class ServedModels:
     async def pull(
         self, model: str, task: str, on_step: Callable[[Step], None] | None = None
     ) -> Sequence[str]:
-        """Download or install a model and register it; return what a person should know.
+        """Download or install a model and register it; return warnings for the operator.
 
         Raises as ``Catalog.pull``.
         """
@@ -157,13 +157,13 @@ class ServedModels:
         return self.catalog.add_local(path, task).name
 
     async def remove(self, model: str) -> None:
-        """Register a model no more and take it out of memory. Raises as ``Catalog.remove``."""
-        # Who goes away does not leave a model half removed.
+        """Unregister a model and unload it. Raises as ``Catalog.remove``."""
+        # Shielded: a client that disconnects must not leave a model half removed.
         await asyncio.shield(self.catalog.remove(model, self._pool))
 
 
 def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> ModelPlan:
-    """Return what a session loads: for the model's own task, or for track on a detector.
+    """Return a session's plan: for the model's own task, or for track on a detector.
 
     Raises ``NotFound``, ``Unavailable`` or ``InvalidParams``.
     """
@@ -177,10 +177,10 @@ def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> ModelPl
 def check_session(
     catalog: Catalog, max_tokens: int, model: str, task: str | None = None, params: Any = None
 ) -> None:
-    """Check what a session would load, and what it would give the model as params.
+    """Validate a session's model, task and parameters.
 
-    Raises ``InvalidParams`` for what will never work, ``NotFound`` or ``Unavailable`` for a model
-    that is not here.
+    Raises ``InvalidParams`` for permanent errors, ``NotFound`` or ``Unavailable`` for a missing
+    model.
     """
     if task is not None and task not in catalog.plugins.tasks:
         raise InvalidParams(f"task: unknown task {instead_of(task, catalog.plugins.tasks)}")

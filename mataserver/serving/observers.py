@@ -1,4 +1,4 @@
-"""``on_result`` of services: who is told of each answer, beside it and never in its way."""
+"""Services' ``on_result`` hooks: notified of each answer without delaying it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     OnResult = Callable[[ResultEvent], Awaitable[None]]
 
 WAITING = 32
-"""Events, each with a picture, that wait for a service; a newer one displaces the oldest."""
+"""Queue length per service, each event with a picture; a new event displaces the oldest."""
 REPEATED = 60.0
-"""Seconds between two lines of a service that fails in one way."""
+"""Seconds between two log lines about the same failure of a service."""
 
 log = logging.getLogger("mataserver.plugins")
 
 
 class Observers:
-    """Every service that wants to be told of answers. ``infer`` says whether of all, too.
+    """The services that subscribe to answers. ``infer`` includes those of plain inferences.
 
-    Each has a short queue of its own and one task that empties it: one that is slow misses events,
-    and holds up neither an answer nor another service.
+    Each has a short queue and a task that drains it: a slow service misses events, and delays
+    neither answers nor other services.
     """
 
     def __init__(self, metrics: Metrics, *, infer: bool) -> None:
@@ -39,41 +39,41 @@ class Observers:
         self._queues: list[_Queue] = []
 
     def __bool__(self) -> bool:
-        """Whether anybody wants to be told."""
+        """Whether there are subscribers."""
         return bool(self._queues)
 
     def add(self, name: str, on_result: OnResult, tasks: Tasks) -> None:
-        """Tell a service of every answer from now on, in a task of its own."""
+        """Subscribe a service to all further answers, in a task of its own."""
         queue = _Queue(name)
         self._queues.append(queue)
         tasks.spawn(queue.empty(on_result), f"on_result of {name}")
 
     def tell(self, event: ResultEvent) -> None:
-        """Have every service told of an answer; never waits."""
+        """Enqueue an answer for every service; never blocks."""
         for queue in self._queues:
             if not queue.put(event):
                 self._metrics.unobserved.labels(queue.name).inc()
 
 
 class _Queue:
-    """What one service is yet to be told."""
+    """The pending events of one service."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._events: deque[ResultEvent] = deque(maxlen=WAITING)
         self._came = asyncio.Event()
-        # One that fails fails for every frame: a camera's ten a second would bury the log.
+        # A failing hook fails on every frame: ten lines a second would flood the log.
         self._repeats = Repeats(log, REPEATED)
 
     def put(self, event: ResultEvent) -> bool:
-        """Add an event; whether none had to go for it."""
+        """Add an event; return False if it displaced another."""
         room = len(self._events) < WAITING
         self._events.append(event)
         self._came.set()
         return room
 
     async def empty(self, on_result: OnResult) -> None:
-        """Tell the service of each event, for ever; what it raises is logged, once a minute."""
+        """Deliver events to the service forever; log its exceptions, once a minute."""
         while True:
             while not self._events:
                 self._came.clear()

@@ -1,7 +1,7 @@
-"""How many batches a worker is given ahead, learned from what the last one took.
+"""How many batches to dispatch ahead to a worker, adapted to the last answer's timing.
 
-One more than it runs, so that the next is decoded meanwhile; more where decoding takes most of the
-time, so that none of its threads waits, and more where it is next to none.
+One more than it runs, so that the next is decoded concurrently; more if decoding dominates, so that
+none of its threads idles, and more if a batch takes next to no time.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Outcome, Worker
 
 AHEAD = 2
-"""Batches that a worker is given at a time, for each of its threads that has something to do."""
+"""Batches in flight per worker thread that is in use."""
 LEAST_MS = 0.1
 QUICK_MS = 3.0
-"""Milliseconds below which a batch is quick: all that is sent ahead is soon done."""
+"""Milliseconds below which a batch is quick: everything sent ahead completes soon."""
 LITTLE, PLENTY = 5, 6
-"""Times as long as the model that decoding takes, from which the model is no bottleneck and larger
-batches gain nothing; and how many quick ones each thread that decodes is then given ahead. With
-fewer it sleeps while the server answers and reads: a tenth of the throughput (docs/performance.md).
+"""Ratio of decode to infer time from which the model is no bottleneck and larger batches gain
+nothing; and the quick batches dispatched per decoding thread then. With fewer, threads sleep while
+the server answers and reads: a tenth of the throughput (docs/performance.md).
 """
 MANY, TINY_MS = 8, 0.3
-"""Batches that are given at a time to a worker which takes less than so many milliseconds for each:
-both ends then wake up once for several of them."""
+"""Batches in flight for a worker that takes less than that many milliseconds for each: both ends
+then wake up once for several of them."""
 SLOW = 20
-"""Times as long as decoding that a model takes, from which decoding ahead gains next to nothing."""
+"""Ratio of infer to decode time from which decoding ahead gains next to nothing."""
 
 
 def first_window(worker: Worker) -> int:
-    """Return how many batches a worker is given of which nothing is known yet."""
+    """Return the window of a worker without history."""
     return AHEAD * worker.width
 
 
 def window_after(answer: list[Outcome], worker: Worker, max_batch: int) -> int | None:
-    """Return how many batches to give a worker at a time, None where the answer tells nothing.
+    """Return the number of batches in flight for a worker, None if the answer is uninformative.
 
-    While decoding takes longer than the model, so many are decoded at once that it never waits.
-    The images of one batch are that already. A picture that is refused tells nothing.
+    While decoding takes longer than the model, enough batches are decoded concurrently to keep the
+    model busy. The images of one batch already are. A rejected picture is uninformative.
 
-    What is sent ahead is in no batch, and bound to one replica. With a slow model it rather stays
-    here, for whichever is done first, unless a replica keeps the state of its session.
+    A batch that was sent ahead cannot grow and is bound to one replica. With a slow model it is
+    better kept here, for the first replica that becomes free, unless a replica holds the session's
+    state.
     """
     infer, decode = -1.0, 0.0
     for outcome in answer:

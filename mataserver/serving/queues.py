@@ -1,8 +1,8 @@
-"""The jobs that wait for one worker, and which of them make the next batch.
+"""The queued jobs of one worker, and the selection of the next batch.
 
-Video sessions and single requests queue apart and take turns: a flood of either leaves the other
-its half. Background work is taken when nothing else waits, or when it has waited for long, and
-shares no batch with others.
+Video sessions and single requests have separate queues and alternate, so that a flood of either
+leaves the other its half. Background work runs when nothing else is queued or after a maximum wait,
+and in batches of its own.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ log = logging.getLogger("mataserver.batching")
 
 
 class Ticket:
-    """Stands where a future does for whoever is no task: ``take`` is called as it is settled.
+    """A future's replacement for callers without a task: calls ``take`` as soon as it is completed.
 
-    A future would have it called in the next turn of the loop, which costs a look at all sockets.
+    A future would call it in the loop's next iteration, which costs a poll of all sockets.
     """
 
     __slots__ = ("_done", "take")
@@ -38,39 +38,39 @@ class Ticket:
         self.take: Callable[[Outcome | MataError], None] | None = None
 
     def done(self) -> bool:
-        """Whether it is settled, or nobody waits for it any more."""
+        """Whether it is completed or cancelled."""
         return self._done
 
     def cancel(self) -> None:
-        """Wait for it no more."""
+        """Cancel it: ``take`` will not be called."""
         self._done, self.take = True, None
 
     def set_result(self, outcome: Outcome) -> None:
-        """Settle it."""
+        """Complete it with an outcome."""
         self._settle(outcome)
 
     def set_exception(self, error: MataError) -> None:
-        """Settle it with why there is no outcome."""
+        """Complete it with an error."""
         self._settle(error)
 
     def exception(self) -> None:
-        """Do nothing: who is not called will not be told that nobody looked."""
+        """Do nothing: unlike a future, it does not warn of unretrieved exceptions."""
 
     def _settle(self, answer: Outcome | MataError) -> None:
-        # What is kept no longer makes no ring with the job, which holds a picture.
+        # Dropping the callback breaks a reference cycle with the job, which holds a picture.
         take, self.take = self.take, None
         self._done = True
         if take is None:
             return
         try:
             take(answer)
-        except Exception:  # others of the same batch wait for theirs
+        except Exception:  # other jobs of the batch must still be completed
             log.exception("what was found could not be told")
 
 
 @dataclass(slots=True, eq=False)
 class QueuedJob:
-    """A job in the queue."""
+    """A queued job."""
 
     job: Job
     future: asyncio.Future[Outcome] | Ticket
@@ -81,18 +81,18 @@ class QueuedJob:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Jobs that the worker was given together, and how to tell it that nobody waits for them."""
+    """Jobs dispatched together, and the function that cancels them in the worker."""
 
     jobs: list[QueuedJob]
     drop: Callable[[], None] | None = None
 
 
 class JobQueues:
-    """Three queues: of single requests, of sessions' frames, and of background work.
+    """Three queues: single requests, sessions' frames, and background work.
 
-    Of single requests and of background work at most ``limit`` wait; a session has a few frames at
-    most, and a flood of requests must not shut it out. Background work waits for
-    ``longest_behind`` seconds at most while there is other work.
+    At most ``limit`` single requests and background jobs are queued; frames are not limited, as a
+    session has only a few and must not be starved by requests. Background work waits for at most
+    ``longest_behind`` seconds while there is other work.
     """
 
     def __init__(self, max_batch: int, limit: int, longest_behind: float) -> None:
@@ -101,7 +101,7 @@ class JobQueues:
         self._longest_behind = longest_behind
         self._behind_left = 0.0
         self._frame_next = False
-        # Public: whoever asks at every request whether anything waits looks at them directly.
+        # Public: read directly by the batcher, several times per request.
         self.single: deque[QueuedJob] = deque()
         self.frames: deque[QueuedJob] = deque()
         self.behind: deque[QueuedJob] = deque()
@@ -110,14 +110,14 @@ class JobQueues:
         return len(self.single) + len(self.frames) + len(self.behind)
 
     def queue_for(self, job: Job, *, behind: bool) -> deque[QueuedJob]:
-        """Return the queue of a job. Raises ``Unavailable`` when it is full."""
+        """Return a job's queue. Raises ``Unavailable`` if it is full."""
         queue = self.behind if behind else self.frames if job.session else self.single
         if len(queue) >= self._limit and queue is not self.frames:
             raise Unavailable("The model's queue is full", retry_after=1)
         return queue
 
     def take_batch(self, *, stateful: bool) -> list[QueuedJob]:
-        """Take the next batch. Frames that a model keeps state of are no batch: they go alone."""
+        """Take the next batch. Frames of a stateful model are never batched."""
         if self.behind and (self._is_overdue() or not (self.single or self.frames)):
             return self._take_behind(stateful=stateful)
         batch = [self._next()]
@@ -128,24 +128,24 @@ class JobQueues:
         return batch
 
     def clear(self) -> Iterator[QueuedJob]:
-        """Take every job that waits."""
+        """Remove and yield every queued job."""
         for queue in (self.single, self.frames, self.behind):
             while queue:
                 yield queue.popleft()
 
     def _is_overdue(self) -> bool:
-        """Whether background work has waited for too long; a batch of it begins the time anew."""
+        """Whether background work has waited too long since its last batch."""
         since = max(self.behind[0].since, self._behind_left)
         return time.perf_counter() - since >= self._longest_behind
 
     def _take_behind(self, *, stateful: bool) -> list[QueuedJob]:
-        """Take a batch of background work; of a stateful model's, frames and requests alone."""
+        """Take a batch of background work; of one job if the model is stateful."""
         self._behind_left = time.perf_counter()
         size = 1 if stateful else self._max_batch
         return [self.behind.popleft() for _ in range(min(size, len(self.behind)))]
 
     def _next(self) -> QueuedJob:
-        """Take a frame and a single request in turn, as far as there are both."""
+        """Take from frames and single requests alternately, if both are queued."""
         queue = self.frames if self._frame_next else self.single
         self._frame_next = not self._frame_next
         return (queue or self.frames or self.single).popleft()

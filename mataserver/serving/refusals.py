@@ -1,4 +1,4 @@
-"""Loads that failed and would fail again: until what they depend on has changed."""
+"""Memory of failed loads that would fail again until their inputs change."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LastingFailure:
-    """Why a model could not be loaded, for as long as nothing that it depends on has changed.
+    """Why a model failed to load, valid while its inputs are unchanged.
 
-    ``until`` is on the pool's clock: what nobody here sees change, a driver or a program of the
-    system, is tried again then.
+    ``until`` is on the pool's clock: inputs that are not observed, such as a driver or a system
+    program, are retried then.
     """
 
     plan: ModelPlan
@@ -31,12 +31,12 @@ class LastingFailure:
 
     @classmethod
     async def of(cls, plan: ModelPlan, error: MataError, until: float) -> LastingFailure:
-        """Return what is remembered of a load that failed."""
+        """Record a failed load."""
         mark = await asyncio.to_thread(footprint, plan)
         return cls(plan, mark, Failure.of(error), until)
 
     async def check(self, plan: ModelPlan, now: float) -> None:
-        """Raise why the load failed, if it would fail again."""
+        """Raise the load's failure, if the load would fail again."""
         if self.plan != plan or now >= self.until:
             return
         if await asyncio.to_thread(footprint, plan) == self.footprint:
@@ -44,9 +44,9 @@ class LastingFailure:
 
 
 def footprint(plan: ModelPlan) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of what a model is loaded from: its files, and the packages.
+    """Return path, size and mtime of a load's inputs: the model's files, and the packages.
 
-    A directory of packages changes when one is installed or removed. Blocking.
+    A package directory changes when a package is installed or removed. Blocking.
     """
     places = [each.spec.path for each in (plan, *plan.parts.values())]
     roots = [place for place in places if place is not None]

@@ -1,4 +1,4 @@
-"""Which models are in memory, how long they stay there unused, and how they leave it."""
+"""Which models are in memory, their keep-alive while unused, and their unloading."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ RECHECK = 0.2
 
 
 class Residency:
-    """The places of models in memory, by name and task.
+    """The slots of models, by name and task.
 
-    ``closed`` is set once nothing is loaded any more; ``leaving`` are workers that are being ended.
+    ``closed`` is set when no more loads are accepted; ``leaving`` are workers being closed.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Residency:
         self.leaving: set[Worker] = set()
 
     def slot(self, plan: ModelPlan) -> Slot:
-        """Return a model's place, which is made when it is first asked for."""
+        """Return a model's slot, creating it at first use."""
         slot = self.slots.get(plan.key)
         if slot is None:
             slot = self.slots[plan.key] = Slot(plan)
         return slot
 
     def named(self, name: str) -> list[Slot]:
-        """Return the places of a model, which may serve two tasks."""
+        """Return the slots of a model, which may serve two tasks."""
         return [slot for (model, _), slot in self.slots.items() if model == name]
 
     def loaded(self) -> list[tuple[str, str]]:
@@ -62,11 +62,11 @@ class Residency:
         return [key for key, slot in self.slots.items() if slot.worker is not None]
 
     def tell_loaded(self) -> None:
-        """Set the gauge of how many models are in memory."""
+        """Set the gauge of loaded models."""
         self._metrics.loaded.set(len(self.loaded()))
 
     def tell_queues(self) -> None:
-        """Set the gauges of the queues' lengths, and of the workers."""
+        """Set the gauges of queue lengths and workers."""
         names = {slot.plan.spec.name for slot in self.slots.values()}
         waiting, workers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         for slot in self.slots.values():
@@ -77,16 +77,16 @@ class Residency:
             self._metrics.workers.labels(name).set(workers[name])
 
     def tell_memory(self, name: str) -> None:
-        """Set the gauge of a model's memory: it may be loaded for two tasks."""
+        """Set the gauge of a model's memory, over all its tasks."""
         held = sum(s.ram + s.vram for s in self.named(name) if s.worker is not None)
         self._metrics.memory.labels(name).set(held)
 
     def touch(self, slot: Slot) -> None:
-        """Note that a model was used now."""
+        """Record that a model was used now."""
         slot.last_used, slot.touched = self._wall(), self._clock()
 
     def leave(self, slot: Slot, reason: str) -> asyncio.Task[None]:
-        """Take a model out of memory; requests that come meanwhile load it again."""
+        """Unload a model after its queued jobs; new requests load it again."""
         worker, batcher = slot.worker, slot.batcher
         slot.worker = slot.batcher = None
         _follow_no_more(slot)
@@ -112,9 +112,9 @@ class Residency:
         return slot.leaving
 
     def start_timer(self, slot: Slot) -> None:
-        """Have the model unloaded once nobody has held it for its keep-alive.
+        """Unload the model once it has not been held for its keep-alive.
 
-        A timer that runs already is left to run: it looks again when it rings.
+        A running timer is kept: it checks again when it fires, which is cheaper than moving it.
         """
         if slot.holders or slot.worker is None or self.closed.is_set():
             return
@@ -131,7 +131,7 @@ class Residency:
         return -1.0 if stays else self._policy.keep_alive
 
     def stop_timer(self, slot: Slot) -> None:
-        """Forget when the model is to be unloaded."""
+        """Cancel the keep-alive timer."""
         if slot.timer is not None:
             slot.timer.cancel()
             slot.timer = None
@@ -143,7 +143,7 @@ class Residency:
             return
         loop = asyncio.get_running_loop()
         left = slot.idle_since + seconds - loop.time()
-        if slot.active:  # whoever asked went away, and the model still works on it
+        if slot.active:  # the requests were cancelled, and the model still works on them
             left = max(left, RECHECK)
         if left > 0:
             slot.timer = loop.call_later(left, self._expire, slot)
@@ -151,7 +151,7 @@ class Residency:
             self.leave(slot, "keep-alive")
 
     def died(self, slot: Slot, worker: Worker, death: Death) -> None:
-        """Note a worker's end; what an image did is not counted against the model."""
+        """Record a worker's death; one caused by an image is not counted against the model."""
         if death.blamed:
             self._blame(slot, death.reason)
         if slot.worker is worker:
@@ -161,7 +161,7 @@ class Residency:
             self.tell_loaded()
 
     def _blame(self, slot: Slot, reason: str) -> None:
-        """Count a death; from the third in a row on, the next load is held back."""
+        """Count a death; from the third in a row on, delay the next load."""
         slot.deaths += 1
         slot.error = f"The worker died: {reason}"
         if slot.deaths > FREE_DEATHS:
@@ -171,12 +171,12 @@ class Residency:
 
 
 def _follow_no_more(slot: Slot) -> None:
-    """Leave the count of a model's workers as it is."""
+    """Stop autoscaling a model."""
     if slot.following is not None:
         slot.following.cancel()
         slot.following = None
 
 
 def stopping() -> Unavailable:
-    """Return what who waits is told when the server stops."""
+    """Return the error for requests pending at shutdown."""
     return Unavailable("The server is shutting down", retry_after=5)

@@ -1,4 +1,4 @@
-"""Room in memory for models: who is evicted for whom, under the ceilings of RAM and VRAM."""
+"""Memory for models: eviction under RAM and VRAM ceilings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Room:
-    """What memory there is for models; ``pins`` are those that are never evicted, by name."""
+    """The memory budget; ``pins`` are the names of models exempt from eviction."""
 
     def __init__(
         self, residency: Residency, probe: Probe, policy: PoolPolicy, clock: Callable[[], float]
@@ -33,9 +33,9 @@ class Room:
 
     @contextlib.asynccontextmanager
     async def reserve(self, size: int) -> AsyncIterator[None]:
-        """Count so many bytes of a process that is no model until the context ends.
+        """Reserve memory, in bytes, for a process other than a model until the context ends.
 
-        What is idle is evicted for it. Raises ``OutOfMemory`` when it does not fit now.
+        Evicts idle models if necessary. Raises ``OutOfMemory`` if it does not fit now.
         """
         if await self._evict_for(None, size):
             raise OutOfMemory("Not enough memory now")
@@ -45,9 +45,9 @@ class Room:
             self._reserved -= size
 
     async def grow(self, slot: Slot, ram: int) -> bool:
-        """Count so many bytes more for a model that is in memory; False when they are not free.
+        """Charge more bytes to a loaded model; return False if they are not free.
 
-        Nothing is evicted for a further replica: another model that is used is worth more.
+        Nothing is evicted for an additional replica: another model in use is worth more.
         """
         if self._policy.elsewhere(slot):
             return True
@@ -58,30 +58,30 @@ class Room:
             return True
 
     def give_back(self, slot: Slot, ram: int) -> None:
-        """Count so many bytes less for a model: a replica of it is gone, or did not come."""
+        """Credit bytes to a model: a replica has ended, or failed to start."""
         if not self._policy.elsewhere(slot):
             slot.ram = max(0, slot.ram - ram)
 
     async def measure(self, slot: Slot, worker: Worker) -> None:
-        """Look at what a model holds, as far as that can be known."""
+        """Measure a model's memory, as far as possible."""
         slot.ram = await worker.memory() or slot.ram
         slot.vram = sum(map(self._probe.vram_of, worker.pids))
         self._residency.tell_memory(slot.plan.spec.name)
 
     async def make(self, slot: Slot) -> None:
-        """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
+        """Evict models until this one fits. Raises ``OutOfMemory`` if it cannot."""
         if self._policy.elsewhere(slot):
             return
         need = slot.ram or slot.plan.estimate
         wait = await self._evict_for(slot, need)
         while wait:
-            await asyncio.sleep(wait)  # without the lock: what fits at once is not held up
+            await asyncio.sleep(wait)  # without the lock: others that fit must not wait
             wait = await self._evict_for(slot, need)
 
     async def _evict_for(self, newcomer: Slot | None, need: int) -> float:
-        """Evict what may go now; return the seconds to wait for more, 0 once all fits.
+        """Evict what is old enough; return the seconds until more can go, 0 once all fits.
 
-        ``need`` bytes then count as the model's, or with None as reserved.
+        ``need`` bytes are then charged to ``newcomer``, or counted as reserved if that is None.
         """
         async with self._turn:
             if self._short(need, newcomer, self._evictable()):
@@ -102,7 +102,7 @@ class Room:
             return 0.0
 
     def _short(self, need: int, newcomer: Slot | None, spared: list[Slot]) -> str:
-        """Return which memory the newcomer lacks, "ram" or "vram", if ``spared`` were gone."""
+        """Return which memory falls short, "ram" or "vram" or "", if ``spared`` were evicted."""
         others = [
             each
             for each in self._residency.slots.values()
@@ -125,7 +125,7 @@ class Room:
         return "vram" if used + wanted > self._policy.vram_fraction * gpu.total else ""
 
     def _gpu(self, slot: Slot) -> Gpu | None:
-        """Return the GPU that a model goes to, or None. Raises ``Unavailable`` if it is absent."""
+        """Return a model's GPU, or None. Raises ``Unavailable`` if it does not exist."""
         device = slot.plan.settings.device or self._policy.device
         if device == "cpu" or not slot.plan.uses_gpu:
             return None
@@ -133,7 +133,7 @@ class Room:
         index = int(device.partition(":")[2] or 0)
         if index >= len(gpus):
             if device == "auto" or not gpus:
-                return None  # no driver to ask: the backend itself knows whether it can run
+                return None  # without a driver to query, the backend decides whether it can run
             raise Unavailable(f"There is no GPU {index}")
         return gpus[index]
 

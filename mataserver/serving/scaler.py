@@ -1,8 +1,8 @@
-"""How many replicas a model is to have, from what it is asked. Policy only: time is an argument.
+"""Autoscaling policy: the number of replicas for a load. Pure: time is an argument.
 
-More after some seconds of more work than they should have, fewer after a minute of less. What was
-given up and soon wanted back is given up more slowly from then on: a load between two counts does
-not have them swing.
+It grows after some seconds above target, and shrinks after a minute below. If a retired replica is
+soon needed again, later ones are retired more slowly: a load between two counts causes no
+oscillation.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ if TYPE_CHECKING:
     from mataserver.config.span import Span
 
 UP_AFTER, DOWN_AFTER = 3.0, 60.0
-"""Seconds for which the load must ask for more replicas, or for fewer."""
+"""Seconds for which the load must exceed the target, or fall below, before a change."""
 MOST_PATIENCE = 16 * DOWN_AFTER
-"""Seconds that a replica is kept at most, where giving one up was soon regretted."""
+"""Upper bound of the delay before shrinking, in seconds."""
 SMOOTH = 1.0
-"""Seconds over which the load is averaged: a burst that is over in a moment asks for nothing."""
+"""Averaging window of the load in seconds: short bursts are ignored."""
 REFUSED = 30.0
-"""Seconds after which a replica that could not be started is tried again."""
+"""Seconds after which a failed start is retried."""
 OVER = 1.1
-"""How many times the target the load must be before there are to be more: it trembles."""
+"""Tolerance above the target before growing: the load fluctuates."""
 FACTOR = 2
-"""How many times as many there are at most after one step: a queue that grew while there were too
-few tells little of how many are enough."""
+"""Maximum growth factor per step: a queue that built up while there were too few replicas says
+little about how many are enough."""
 
 
 class Scaler:
-    """Wishes a count for one model; ``now`` is any clock that only goes forward."""
+    """Computes the desired count for one model; ``now`` is any monotonic clock."""
 
     def __init__(self, span: Span, now: float) -> None:
         self._span = span
         self._samples: deque[tuple[float, float]] = deque()
         self._dips: deque[tuple[float, float]] = deque()
-        """Levels that rise, by time: the first is the least of the last ``UP_AFTER`` seconds."""
+        """Rising levels by time: the first is the minimum of the last ``UP_AFTER`` seconds."""
         self._peaks: deque[tuple[float, float]] = deque()
-        """Levels that fall, by time: the first is the most of the last ``_patience`` seconds."""
+        """Falling levels by time: the first is the maximum of the last ``_patience`` seconds."""
         self._since = now
         self._not_before = now
         self._patience = DOWN_AFTER
         self._given_up: float | None = None
 
     def wish(self, load: float, count: int, now: float) -> int:
-        """Return how many there should be of ``count``, with ``load`` images at work or waiting."""
+        """Return the desired count, given ``count`` replicas and ``load`` images in the system."""
         self._note(load, now)
         span, steady = self._span, now - self._since
         if steady >= UP_AFTER and now >= self._not_before:
@@ -60,7 +60,7 @@ class Scaler:
         return count
 
     def grown(self, now: float) -> None:
-        """Note that there are more now."""
+        """Record that replicas were added."""
         if self._given_up is not None:
             soon = now - self._given_up < 2 * self._patience
             self._patience = min(MOST_PATIENCE, 2 * self._patience) if soon else DOWN_AFTER
@@ -68,16 +68,16 @@ class Scaler:
         self._begin(now)
 
     def shrunk(self, now: float) -> None:
-        """Note that there are fewer now."""
+        """Record that replicas were retired."""
         self._given_up = now
         self._begin(now)
 
     def refused(self, now: float) -> None:
-        """Note that one could not be started."""
+        """Record that a replica could not be started."""
         self._not_before = now + REFUSED
 
     def _begin(self, now: float) -> None:
-        """Look anew: what was before says little of how it is with another count."""
+        """Discard the history, which says little about another count."""
         self._since = now
         self._dips.clear()
         self._peaks.clear()

@@ -1,4 +1,4 @@
-"""Streaming sessions: their limits, their expiry, and the model that each one holds."""
+"""Streaming sessions: their limits, their expiry, and the models they hold."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ log = logging.getLogger("mataserver.sessions")
 
 
 class Connected(Protocol):
-    """The open socket of a session."""
+    """A session's open socket."""
 
     def request_close(self, code: int, reason: str) -> None:
-        """Have the connection end soon with a WebSocket close code."""
+        """Request the end of the connection, with a WebSocket close code."""
         ...
 
 
 class Filming(Protocol):
-    """Where the frames of a session come from, when no client sends them."""
+    """A source of a session's frames other than a client."""
 
     async def close(self) -> None:
-        """Give the model no more frames."""
+        """Stop sending frames to the model."""
         ...
 
 
 class Session(FrameSession):
-    """One session of the server: frames that come over connections, or from a camera.
+    """A session: frames from client connections, or from a camera.
 
-    Its counts are those since it began, over all its connections. One with a ``camera`` may have
-    several connections. A ``permanent`` one never expires. ``hold`` keeps its model in memory.
-    ``owner`` is the id of the principal whose it is, None for one of the configuration.
+    Its counters cover its lifetime, across connections. With a ``camera`` it may have several
+    connections. A ``permanent`` session never expires. ``hold`` keeps its model in memory.
+    ``owner`` is the id of the owning principal, None for one of the configuration.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Session(FrameSession):
         self.owner: str | None = None
 
     def seen_by(self, principal: Principal) -> bool:
-        """Whether a principal may know of it: their own, everybody's, and all for an admin."""
+        """Whether it is visible to a principal: their own, unowned ones, and all for an admin."""
         return self.owner in {None, principal.id} or principal.may("admin")
 
 
 class SessionStore:
-    """Every session of the server. One without a connection expires ``ttl`` s after it was seen.
+    """The server's sessions. One without connections expires ``ttl`` s after its last use.
 
-    ``held`` makes their ids, and tells other front-ends those that were chosen.
+    ``held`` generates their ids, and announces chosen names to other front-ends.
     """
 
     def __init__(
@@ -114,12 +114,11 @@ class SessionStore:
         name: str | None = None,
         owner: str | None = None,
     ) -> Session:
-        """Load the model and make a session that holds it.
+        """Load the model and create a session that holds it.
 
-        ``stream`` sends pieces of text while they are made. One with a ``name`` of its own is
-        permanent and does not count against the limit.
-        Raises ``Unavailable`` when there are too many, ``Conflict`` for a name that is in use, and
-        whatever loading raises.
+        ``stream`` sends text pieces as they are produced. A session with a ``name`` is permanent
+        and exempt from the limit. Raises ``Unavailable`` at the limit, ``Conflict`` for a name in
+        use, and whatever loading raises.
         """
         await self.expire()
         self._check_name(name)
@@ -144,33 +143,33 @@ class SessionStore:
         return session
 
     def _check_name(self, name: str | None) -> None:
-        """Raise ``Conflict`` for the name of a session that is there."""
+        """Raise ``Conflict`` if a session has that name."""
         if name in self._sessions:
             raise Conflict(f"there is a session {name} already")
 
     def get(self, session_id: str, principal: Principal = ANONYMOUS) -> Session:
-        """Return a live session that a principal may know of. Raises ``NotFound``."""
+        """Return a live session visible to a principal. Raises ``NotFound``."""
         session = self._sessions.get(session_id)
         if session is None or self._expired(session) or not session.seen_by(principal):
             raise NotFound(f"Session not found: {session_id[:64]}")
         return session
 
     def alone(self, session: Session) -> bool:
-        """Whether no other session of its model has a connection now."""
+        """Whether no other session of its model is connected now."""
         return not any(
             other.connections and other.model == session.model and other is not session
             for other in self._sessions.values()
         )
 
     def attach(self, session: Session, connection: Connected) -> None:
-        """Note that a socket serves the session: it does not expire while it does."""
+        """Register a socket of the session, which does not expire while it has one."""
         if not session.connections:
             self._metrics.connected.inc()
         session.connections.append(connection)
         session.detached.clear()
 
     def detach(self, session: Session, connection: Connected) -> None:
-        """Note that a socket gives the model no more frames; after the last one begins the ttl."""
+        """Unregister a socket; after the last one the ttl starts."""
         session.connections.remove(connection)
         self.touch(session)
         if not session.connections:
@@ -178,13 +177,13 @@ class SessionStore:
             self._metrics.connected.dec()
 
     def touch(self, session: Session) -> None:
-        """Note that somebody asked for a session: its time to live begins anew."""
+        """Record a use of the session, which restarts its ttl."""
         session.seen = self._clock()
 
     async def delete(self, session_id: str) -> None:
-        """Remove a session: its socket is closed, its model released, its state forgotten.
+        """Remove a session: close its sockets, release its model, discard its state.
 
-        Raises ``NotFound``, or ``Conflict`` for one that the configuration wants.
+        Raises ``NotFound``, or ``Conflict`` for a permanent one.
         """
         session = self.get(session_id)
         if session.permanent:
@@ -192,20 +191,20 @@ class SessionStore:
         await self._remove(session)
 
     async def drop(self, session_id: str) -> None:
-        """Remove a session of the configuration, if it is there."""
+        """Remove a session of the configuration, if it exists."""
         session = self._sessions.get(session_id)
         if session is not None:
             await self._remove(session)
 
     async def expire(self) -> None:
-        """Remove the sessions whose time is over."""
+        """Remove expired sessions."""
         for session in self.all():
             if self._expired(session):
                 log.info("session %s expired", session.id)
                 await self._remove(session)
 
     async def watch(self) -> None:
-        """Expire sessions for ever."""
+        """Remove expired sessions periodically, forever."""
         while True:
             await asyncio.sleep(max(0.05, min(5.0, self.ttl / 4)))
             await self.expire()
@@ -221,7 +220,7 @@ class SessionStore:
         return self._clock() - session.seen > self.ttl
 
     async def _remove(self, session: Session) -> None:
-        """Forget a session. Who stops waiting does not stop the release of its model."""
+        """Remove a session; the release of its model continues if the caller is cancelled."""
         if self._sessions.pop(session.id, None) is None:
             return
         self._held.discard(session.id)
@@ -232,7 +231,8 @@ class SessionStore:
         await asyncio.shield(task)
 
     async def _release(self, session: Session) -> None:
-        # A frame that reached the worker after its session was closed there would make it anew.
+        # Close the sockets first: a frame after close_session would recreate the state in the
+        # worker.
         for connection in session.connections:
             connection.request_close(NORMAL, "session deleted")
         if session.connections:

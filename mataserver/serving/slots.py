@@ -1,4 +1,4 @@
-"""What the model pool keeps of each model, what it is told of memory, and its settings."""
+"""The model pool's records: a slot per model, memory probe and policy interfaces."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Probe(Protocol):
-    """Where the pool learns about memory."""
+    """Source of memory figures."""
 
     def ram_total(self) -> int:
-        """RAM that may be used, in bytes."""
+        """Return the usable RAM in bytes."""
         ...
 
     def own(self) -> int:
-        """The server's own memory, in bytes."""
+        """Return the server's own memory in bytes."""
         ...
 
     def gpus(self) -> list[Gpu]:
-        """The GPUs' memory."""
+        """Return the GPUs' memory."""
         ...
 
     def vram_of(self, pid: int) -> int:
-        """GPU memory of a process, in bytes."""
+        """Return a process's GPU memory in bytes."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPolicy:
-    """The pool's settings. Seconds, and fractions of all memory."""
+    """The pool's settings, in seconds, and fractions of total memory."""
 
     keep_alive: float = 300.0
     min_residence: float = 10.0
@@ -64,12 +64,12 @@ class PoolPolicy:
     engine: str = "auto"
 
     def elsewhere(self, slot: Slot) -> bool:
-        """Whether a model's workers are on other machines: nothing of theirs is this one's."""
+        """Whether a model's workers run on other machines, and use none of this one's memory."""
         return slot.plan.engine(self.engine) == "ray"
 
 
 class Slot:
-    """One model's place in the pool, kept while the server runs."""
+    """One model's record in the pool, kept for the server's lifetime."""
 
     def __init__(self, plan: ModelPlan) -> None:
         self.plan = plan
@@ -91,14 +91,14 @@ class Slot:
         self.vram = 0
         self.loaded_at: float | None = None
         self.last_used: float | None = None
-        """Both in Unix seconds, to be shown; the same moments on the pool's clock:"""
+        """Both in Unix seconds, for display. The same moments on the pool's clock:"""
         self.settled = 0.0
         self.touched = 0.0
         self.idle_since = 0.0
 
     @property
     def workers(self) -> int:
-        """How many workers it has; those that are being started count."""
+        """The number of its workers, including those being started."""
         if self.worker is None:
             return 0
         return self.worker.count if isinstance(self.worker, Replicas) else 1
@@ -110,7 +110,7 @@ class Slot:
 
     @property
     def state(self) -> str:
-        """The state of the API."""
+        """Its state as the API names it."""
         if self.loading is not None:
             return "loading"
         if self.worker is None:

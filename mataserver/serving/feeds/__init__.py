@@ -1,1 +1,1 @@
-"""Sessions whose frames a service gives: read while somebody looks, shown to whoever does."""
+"""Sessions with frames from a service: read on demand, distributed to all viewers."""

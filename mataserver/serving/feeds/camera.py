@@ -1,8 +1,7 @@
-"""One camera of a session: reads while it is wanted, infers the newest frame, tells its viewers.
+"""A session's camera: reads on demand, infers the newest frame, publishes to its viewers.
 
-It is wanted while somebody is connected, a snapshot is being waited for, or always. A camera that
-nobody wants is disconnected after a while. A viewer that reads slowly misses results and holds up
-neither the camera nor another viewer.
+It is in demand while it has viewers or pending snapshots, or always. Otherwise it is disconnected
+after a while. A slow viewer misses results, and delays neither the camera nor other viewers.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ if TYPE_CHECKING:
     from mataserver.serving.sessions import Session
 
 LINGER = 30.0
-"""Seconds that a camera stays connected when nobody wants it."""
+"""Seconds that a camera stays connected without demand."""
 FRESH = 2.0
-"""Seconds for which a result may be shown as the newest, or twice the time between two."""
+"""Age in seconds up to which a result counts as the newest, or twice the frame interval."""
 PATIENCE = 10.0
 """Seconds that a snapshot waits for a result."""
 AFTER_FAILURE = 1.0
-"""Seconds of rest after a frame that the model failed on."""
+"""Pause in seconds after a frame that the model failed on."""
 
 log = logging.getLogger("mataserver.cameras")
 
 
 class Subscriber(Protocol):
-    """Whoever is shown the results."""
+    """A receiver of results."""
 
     def show(self, shot: Shot) -> None:
-        """Take a result; never waits."""
+        """Receive a result; must not block."""
         ...
 
     def warn(self, detail: str) -> None:
-        """Learn that the camera was lost; never waits."""
+        """Receive the notice that the camera was lost; must not block."""
         ...
 
 
@@ -81,25 +80,24 @@ class Camera:
         self._task = loop.create_task(self._run())
         self._task.add_done_callback(self._ended)
 
-    # who looks
+    # Viewers
 
     def join(self, viewer: Subscriber) -> None:
-        """Have a viewer shown every result from now on."""
+        """Subscribe a viewer to all further results."""
         self.viewers.add(viewer)
         self._look()
         if self.feed.state == "failed":
             viewer.warn(self._lost_sentence())
 
     def part(self, viewer: Subscriber) -> None:
-        """Show a viewer nothing more."""
+        """Unsubscribe a viewer."""
         self.viewers.discard(viewer)
         self._look()
 
     async def newest(self) -> Shot:
-        """Return the newest frame with its result, waiting for one if there is none of late.
+        """Return the newest frame with its result, waiting for one if there is none recent.
 
-        Of a model that is slower than that it is the last one. Raises ``NotFound`` when there is
-        none.
+        With a slower model, returns the last one. Raises ``NotFound`` if there is none.
         """
         now = asyncio.get_running_loop().time()
         if self._shot is not None and now - self._shot.at <= max(FRESH, 2 / (self.fps or FRESH)):
@@ -120,20 +118,20 @@ class Camera:
             self._look()
 
     async def close(self) -> None:
-        """Stop reading and inferring; the frame under way is given up."""
+        """Stop reading and inferring; the frame in flight is cancelled."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._next.set_exception(NotFound("The session was deleted"))
-        self._next.exception()  # nobody may be waiting
+        self._next.exception()  # marks it as retrieved: it may have no awaiter
 
     def _look(self) -> None:
-        """Note whether anybody looks."""
+        """Update whether the camera is in demand."""
         if self.always or self.viewers or self._waiting:
             self._wanted.set()
         else:
             self._wanted.clear()
 
-    # what it does
+    # the reading task
 
     async def _run(self) -> None:
         self._look()
@@ -163,13 +161,13 @@ class Camera:
         await self._wanted.wait()
 
     async def _keep_pace(self) -> None:
-        """Wait as long as ``fps`` asks; time that was lost is not made up for."""
+        """Limit the rate to ``fps``, without catching up after delays."""
         now = asyncio.get_running_loop().time()
         self._due = max(now, self._due + (1 / self.fps if self.fps else 0.0))
         await asyncio.sleep(self._due - now)
 
     async def _serve(self, frame: SourceFrame) -> None:
-        """Infer a frame and show what came of it."""
+        """Infer a frame and publish the result."""
         session = self._session
         number = session.receive(frame.passed)
         session.drop(frame.passed - 1)
@@ -195,7 +193,7 @@ class Camera:
             shot.reset, session.reset = session.reset, False
             session.results += 1
 
-    # what it tells
+    # publishing
 
     def _show(self, shot: Shot) -> None:
         self._shot = shot
@@ -207,10 +205,10 @@ class Camera:
             self._on_shot(shot)
 
     def _tell_lost(self, cause: BaseException | None) -> None:
-        """Tell whoever waits; viewers and the log once, not with every try."""
+        """Notify waiting callers; viewers and the log only once per loss."""
         sentence, self._shot = self._lost_sentence(), None
         self._next.set_exception(NotFound(sentence))
-        self._next.exception()  # nobody may be waiting
+        self._next.exception()  # marks it as retrieved: it may have no awaiter
         self._next = asyncio.get_running_loop().create_future()
         if self.feed.failures == 1:
             told = (self.shown, self._session.id, self.feed.problem)

@@ -1,4 +1,4 @@
-"""Frames of a source for as long as they are wanted: connects, and connects again when it fails."""
+"""Frames of a source while they are in demand: connects, and reconnects after failures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger("mataserver.cameras")
 
 
 class Lost(Exception):
-    """There are no more frames; the text is a sentence for clients."""
+    """The source has no more frames; the text is a sentence for clients."""
 
 
 class Feed:
-    """One source, which ``connect`` opens; ``reconnects`` counts how often it was lost and came."""
+    """One source, opened by ``connect``; ``reconnects`` counts recoveries after a loss."""
 
     def __init__(
         self, connect: Callable[[], Frames], on_reconnect: Callable[[], None] = lambda: None
@@ -42,11 +42,11 @@ class Feed:
 
     @property
     def pause(self) -> float:
-        """Seconds to wait before the next try: twice as long after each that failed."""
+        """Seconds until the next attempt: doubled with each failure."""
         return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures - 1, 10))
 
     async def frame(self) -> SourceFrame:
-        """Return the newest frame, connecting if need be. Raises ``Lost``: try again later."""
+        """Return the newest frame, connecting if necessary. Raises ``Lost``: retry later."""
         try:
             if self._frames is None:
                 self.state = "connecting"
@@ -82,7 +82,7 @@ class Feed:
 
 @contextlib.contextmanager
 def _telling() -> Iterator[None]:
-    """Raise ``Lost`` with what may be told of what a plugin raises; the rest is its cause."""
+    """Convert a plugin's exceptions to ``Lost``, with a message for clients."""
     try:
         yield
     except Lost:
@@ -94,7 +94,7 @@ def _telling() -> Iterator[None]:
 
 
 def _opened(connect: Callable[[], Frames]) -> Frames:
-    """Open a source. Raises ``Lost``, also for what is no asynchronous generator."""
+    """Open a source. Raises ``Lost``, also if it is not an asynchronous generator."""
     with _telling():
         made: object = connect()
         if isinstance(made, AsyncGenerator):
@@ -104,7 +104,7 @@ def _opened(connect: Callable[[], Frames]) -> Frames:
 
 
 async def _next(frames: Frames) -> SourceFrame:
-    """Return the next frame. Raises ``Lost`` when there is none, with what may be told."""
+    """Return the next frame. Raises ``Lost`` with a message for clients if there is none."""
     with _telling():
         try:
             found: object = await anext(frames)

@@ -1,4 +1,4 @@
-"""The camera of each session that has one: made of what a service gives, counted by its state."""
+"""The cameras of sessions, built from what services provide, and their metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CameraRegistry:
-    """The cameras of a server's sessions, wherever their frames come from."""
+    """The cameras of a server's sessions, whatever their source."""
 
     def __init__(self, sessions: SessionStore, metrics: Metrics, observers: Observers) -> None:
         self._sessions = sessions
@@ -28,7 +28,7 @@ class CameraRegistry:
         self._observers = observers
 
     def of(self, session: Session) -> Camera | None:
-        """Return the camera of a session, or None where a client sends the frames."""
+        """Return a session's camera, or None if a client sends the frames."""
         return session.camera if isinstance(session.camera, Camera) else None
 
     def attach(
@@ -39,7 +39,7 @@ class CameraRegistry:
         *,
         always: bool = False,
     ) -> None:
-        """Have a session's frames come from what a service gives."""
+        """Make a service's source provide a session's frames."""
         reconnected = self._metrics.reconnects.labels(session.model).inc
         session.camera = Camera(
             session,
@@ -51,7 +51,7 @@ class CameraRegistry:
         )
 
     def info(self, session: Session) -> CameraInfo | None:
-        """Return the state of a session's camera, if it has one."""
+        """Return the state of a session's camera, None without one."""
         camera = self.of(session)
         if camera is None:
             return None
@@ -67,9 +67,9 @@ class CameraRegistry:
         )
 
     async def picture(self, session: Session) -> tuple[bytes, int]:
-        """Return the newest frame as a JPEG with what was found in it, and its number.
+        """Return the newest frame as a JPEG with its result drawn in, and its number.
 
-        A sign of life of the session. Raises ``NotFound`` where there is no camera, or no frame.
+        Extends the session's lifetime. Raises ``NotFound`` without a camera or a frame.
         """
         camera = self.of(session)
         if camera is None:
@@ -86,7 +86,7 @@ class CameraRegistry:
             self._metrics.cameras.labels(state).set(states.count(state))
 
     def _observed(self, session: Session, shot: Shot) -> None:
-        """Have services told of what was found in a frame."""
+        """Notify services of a frame's result."""
         if self._observers:
             self._observers.tell(
                 ResultEvent(

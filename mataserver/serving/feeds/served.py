@@ -1,4 +1,4 @@
-"""The sessions as services have them: made, fed, shown and ended."""
+"""The sessions' interface for services: create, feed, view, close."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     Serve = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
 
 _EVERYBODY = ANONYMOUS
-"""Who may know of every session: services, which are part of the server."""
+"""The principal that services act as: as part of the server they see every session."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Attached:
-    """Who uses a session, and is told to leave it."""
+    """A service that uses a session, with the callback that asks it to stop."""
 
     request_close: Callable[[int, str], None]
 
 
 class ServedSessions:
-    """The sessions as services have them: ``Context.sessions``."""
+    """The sessions' interface for services: ``Context.sessions``."""
 
     def __init__(
         self, store: SessionStore, models: ServedModels, cameras: CameraRegistry, serve: Serve
@@ -56,7 +56,7 @@ class ServedSessions:
         fps: float | None = None,
         always: bool = False,
     ) -> Session:
-        """Load the model and make a session that holds it."""
+        """Load the model and create a session that holds it."""
         handle = self._models.of_session(model, task)
         owned = None if owner is None else owner.id
         given = handle.params(params)
@@ -66,21 +66,21 @@ class ServedSessions:
         return session
 
     def check(self, model: str, task: str | None = None, params: Any = None) -> None:
-        """Raise what ``create`` would of a model, a task and parameters; load nothing."""
+        """Raise what ``create`` would raise for these arguments, without loading."""
         self._models.check_session(model, task, params)
 
     async def drop(self, name: str) -> None:
-        """End a session that was made with a name, if it is there."""
+        """Close a named session, if it exists."""
         await self._store.drop(name)
 
     def camera(self, session: StreamSession) -> CameraInfo | None:
-        """Return the state of what a session's frames come from, None where clients send them."""
+        """Return the state of a session's source, None if clients send the frames."""
         return self._cameras.info(self._store.get(session.id))
 
     async def picture(
         self, session_id: str, principal: Principal | None = None
     ) -> tuple[bytes, int]:
-        """Return the newest frame with what was found in it, and its number."""
+        """Return the newest frame with its result drawn in, and its number."""
         return await self._cameras.picture(self.get(session_id, principal))
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
@@ -92,12 +92,12 @@ class ServedSessions:
         return self._store.get(session_id, principal or _EVERYBODY)
 
     def list(self, principal: Principal | None = None) -> Sequence[Session]:
-        """Return every session, or those that a principal may know of."""
+        """Return every session, or those visible to a principal."""
         asking = principal or _EVERYBODY
         return [each for each in self._store.all() if each.seen_by(asking)]
 
     async def close(self, session_id: str) -> None:
-        """End a session. Raises ``NotFound`` or ``Conflict``."""
+        """Close a session. Raises ``NotFound`` or ``Conflict``."""
         await self._store.delete(session_id)
 
     @contextlib.contextmanager

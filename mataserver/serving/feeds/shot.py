@@ -1,4 +1,4 @@
-"""A frame of a camera and what the model found in it: for every viewer, and as a drawn picture."""
+"""A camera's frame with its result: encoded for viewers, or drawn as a picture."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Shot:
-    """One frame with its result, or with the reason that there is none.
+    """One frame with its result, or with its failure.
 
-    ``number`` counts the session's frames from 0, ``dropped`` those given up before this one.
-    ``body`` is the answer as MessagePack. ``at`` is when it came, by the loop's clock.
+    ``number`` counts the session's frames from 0, ``dropped`` those skipped before this one.
+    ``body`` is the answer as MessagePack. ``at`` is its time of arrival, on the loop's clock.
     """
 
     number: int
@@ -37,16 +37,16 @@ class Shot:
     _made: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
 
     async def encoded(self, form: Format) -> bytes:
-        """Return the answer in a format; translated once for all who want JSON."""
+        """Return the answer in a format; JSON is converted once for all viewers."""
         if form == "msgpack":
             return self.body
         found: bytes = await self._once("json", partial(to_json, self.body))
         return found
 
     async def picture(self, task: str) -> bytes:
-        """Return the frame as a JPEG with its result drawn in; drawn once for all who ask.
+        """Return the frame as a JPEG with its result drawn in; drawn once for all callers.
 
-        Raises a ``MataError`` when the frame has no result.
+        Raises a ``MataError`` if the frame has no result.
         """
         if self.failure is not None:
             raise self.failure.error()
@@ -54,7 +54,7 @@ class Shot:
         return drawn
 
     async def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Make something in a thread, off the event loop; whoever goes away stops nobody else."""
+        """Compute a value once, in a thread; a cancelled caller does not cancel it for others."""
         if name not in self._made:
             loop = asyncio.get_running_loop()
             self._made[name] = loop.create_task(asyncio.to_thread(make))
@@ -62,7 +62,7 @@ class Shot:
 
 
 def _draw(jpeg: bytes, body: bytes, task: str) -> bytes:
-    # Brings numpy and Pillow, which a server that draws no picture never needs.
+    # Imports numpy and Pillow, which a server that never draws does not need.
     from mataserver.media.drawing import draw, result_of
 
     found = decode_result(body, task) if task in TASKS else result_of(decode(body, msgpack=True))
