@@ -1,6 +1,6 @@
 """mataserver: serve computer vision models over REST and WebSocket.
 
-This module is the plugin API; a plugin imports from here and from nowhere below.
+This module is the plugin API: plugins import from here only, not from submodules.
 """
 
 from typing import TYPE_CHECKING
@@ -256,9 +256,10 @@ _LATE = {
     "video_stream": "mataserver.media.videos:best",
     **dict.fromkeys(("Child", "run_process"), "mataserver.processes.child"),
 }
-"""What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it.
+"""Names whose modules import asyncio, aiohttp or more settings: imported lazily, as workers and
+most commands do not need them.
 
-Each with its module, and behind a colon the name that it has there where that is another one.
+Each with its module, and after a colon its name there, if different.
 """
 
 

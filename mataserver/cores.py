@@ -1,4 +1,4 @@
-"""The processor's cores that this process may use."""
+"""The processor cores available to this process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 def physical_cores(topology: Path = _TOPOLOGY) -> int:
-    """Return how many cores this process may use, those that share one counted once.
+    """Return the number of physical cores available to this process.
 
-    For frameworks that would pin their threads unless they are told how many: in a worker a thread
-    is not to be pinned. Linux: ``topology`` is sysfs; without it every processor is a core.
+    For frameworks that pin their threads unless given a number: a worker's threads must not be
+    pinned.
+    Linux: ``topology`` is sysfs; without it every logical processor counts as a core.
     """
     return len({_siblings(topology, each) for each in os.sched_getaffinity(0)})
 

@@ -1,4 +1,4 @@
-"""Logging to stderr, as text or as one JSON object a line, in the server and in its workers."""
+"""Logging to stderr, as text or as one JSON object per line, in the server and its workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LONGEST = 8_192
-"""Characters of a printed line that are logged."""
+"""Maximum number of characters of a printed line that are logged."""
 _OWN = '{"time": '
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -24,7 +24,7 @@ log = logging.getLogger("mataserver.stderr")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (Unix seconds), level, logger, message, and the traceback."""
+    """One JSON object per line: time (Unix seconds), level, logger, message, and traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
@@ -40,19 +40,19 @@ class JsonFormatter(logging.Formatter):
 
 
 class Lines(io.TextIOBase):
-    """Stands for ``sys.stderr``: what is printed there becomes the log's, line by line.
+    """A replacement of ``sys.stderr`` that logs what is printed, line by line.
 
-    Libraries print, and give their own loggers handlers of their own.
+    Libraries print directly, or attach handlers to their own loggers.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """``stream`` is where the log itself goes."""
+        """Wrap ``stream``, the destination of the log itself."""
         self.stream = stream
         self._begun = ""
         self._telling = threading.local()
 
     def write(self, text: str) -> int:
-        """Log each line that is whole; nothing that logging itself says of its own failure."""
+        """Log each complete line, except what logging prints about its own failures."""
         if getattr(self._telling, "now", False):
             return self.stream.write(text)
         *lines, begun = (self._begun + text).split("\n")
@@ -66,15 +66,15 @@ class Lines(io.TextIOBase):
         return len(text)
 
     def fileno(self) -> int:
-        """Return the descriptor of the stream: a child may be given it."""
+        """Return the stream's descriptor, to be passed to children."""
         return self.stream.fileno()
 
 
 def tell_line(line: str) -> None:
-    """Log a line that somebody printed; one of a worker's own log is passed on as it is.
+    """Log a printed line; a line of a worker's own log is passed on unchanged.
 
-    So is every line in a log that is text. One that the log does not take is lost, as those are
-    that logging writes: its disk may be full, and whoever printed is not to fail for that.
+    In a text log every line is passed on. A line that cannot be written, for example on a full
+    disk, is lost, as with logging: the caller must not fail because of it.
     """
     line = line.rstrip()[:LONGEST]
     if not line:
@@ -87,12 +87,12 @@ def tell_line(line: str) -> None:
 
 
 def _stream() -> TextIO:
-    """Return where the log goes: stderr, behind whatever stands for it."""
+    """Return the destination of the log: stderr, or the stream wrapped by its replacement."""
     return sys.stderr.stream if isinstance(sys.stderr, Lines) else sys.stderr
 
 
 def configure(level: str, form: str) -> None:
-    """Send the log to stderr. ``level`` is a setting's value, ``form`` "text" or "json"."""
+    """Send the log to stderr. ``level`` is the setting's value, ``form`` "text" or "json"."""
     handler = logging.StreamHandler(_stream())
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
     if form == "json":
@@ -103,7 +103,7 @@ def configure(level: str, form: str) -> None:
 
 
 def _take_prints() -> None:
-    """Have warnings, what is printed to stderr and what nobody caught become lines of the log."""
+    """Log warnings, output to stderr, and uncaught exceptions."""
     if not isinstance(sys.stderr, Lines):
         sys.stderr = Lines(sys.stderr)
     logging.captureWarnings(capture=True)
@@ -118,19 +118,20 @@ def _uncaught(
 
 
 class Repeats:
-    """Logs warnings that repeat: the first at once, then one line an interval with a count."""
+    """Rate-limits repeated warnings: the first at once, then one line per interval with a count."""
 
     def __init__(self, log: logging.Logger, interval: float = 1.0) -> None:
-        """Begin with nothing held. ``interval`` is in seconds."""
+        """Set the ``interval``, in seconds."""
         self._log = log
         self._interval = interval
         self._held: dict[str, tuple[int, str]] = {}
 
     def note(self, kind: str, line: str, error: BaseException | None = None) -> None:
-        """Log ``line``, or count it where one of its ``kind`` stands there already.
+        """Log ``line``, or count it if one of its ``kind`` was logged in this interval.
 
-        Of an ``error`` the traceback stands beside the first line alone. Only within an event
-        loop. Kinds are few: sentences and models, not what a client sent.
+        Only the first line includes the traceback of ``error``. Needs a running event loop. Kinds
+        must be
+        few: sentences and models, not client input.
         """
         held = self._held.get(kind)
         if held is not None:

@@ -45,8 +45,8 @@ _BOUNDS = [*(f"{bound:g}" if bound % 1 else f"{bound:.1f}" for bound in _SECONDS
 class Tally(Collector):
     """A counter for the event loop's hot path.
 
-    One thread counts, so it takes no lock: a tenth of what the library's own costs, which a
-    request would pay five times.
+    Only one thread counts, so it needs no lock, and costs a tenth of the library's counter, which
+    every request would use five times.
     """
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
@@ -54,15 +54,15 @@ class Tally(Collector):
         self._counts: dict[tuple[str, ...], int] = {}
 
     def add(self, *labels: str, count: int = 1) -> None:
-        """Count one, or several."""
+        """Add ``count``."""
         self._counts[labels] = self._counts.get(labels, 0) + count
 
     def describe(self) -> Iterator[Metric]:
-        """Yield its family without counts: so it is known by its name, and named once."""
+        """Yield its family without samples, for the registration and its duplicate check."""
         yield CounterMetricFamily(self.name, self.text, labels=self.labels)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counts as the library's own counter would."""
+        """Yield the samples in the form of the library's counter."""
         family = CounterMetricFamily(self.name, self.text, labels=self.labels)
         for values, count in self._counts.items():
             family.add_metric(values, count)
@@ -70,14 +70,14 @@ class Tally(Collector):
 
 
 class Durations(Collector):
-    """A histogram of seconds for the event loop's hot path, without locks as ``Tally``."""
+    """A histogram of seconds for the event loop's hot path, without locks like ``Tally``."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
         self.name, self.text, self.labels = name, text, labels
         self._series: dict[tuple[str, ...], list[float]] = {}
 
     def observe(self, seconds: float, *labels: str) -> None:
-        """Count one duration."""
+        """Add one duration."""
         series = self._series.get(labels)
         if series is None:
             series = self._series[labels] = [0.0] * (len(_BOUNDS) + 1)
@@ -85,7 +85,7 @@ class Durations(Collector):
         series[-1] += seconds
 
     def observe_each(self, seconds: Iterable[float], label: str, labels: Iterable[str]) -> None:
-        """Count several durations, of which the last label tells them apart."""
+        """Add several durations, distinguished by the last label."""
         known = self._series
         for took, last in zip(seconds, labels, strict=True):
             series = known.get((label, last))
@@ -95,11 +95,11 @@ class Durations(Collector):
             series[-1] += took
 
     def describe(self) -> Iterator[Metric]:
-        """Yield its family without durations, as ``Tally`` does."""
+        """Yield its family without samples, as ``Tally`` does."""
         yield HistogramMetricFamily(self.name, self.text, labels=self.labels)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the buckets as the library's own histogram would."""
+        """Yield the buckets in the form of the library's histogram."""
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
         for values, series in self._series.items():
             count, buckets = 0.0, []
@@ -111,7 +111,7 @@ class Durations(Collector):
 
 
 class Metrics:
-    """Every metric of the core, in a registry of its own; a plugin may add to ``registry``."""
+    """The core's metrics, in a registry of their own; plugins may add to ``registry``."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -171,12 +171,12 @@ class Metrics:
         return durations
 
     def count(self, method: str, route: str, status: str, seconds: float) -> None:
-        """Count one request that was answered, and how long that took."""
+        """Count one answered request, and its duration."""
         self.requests.add(method, route, status)
         self.latency.observe(seconds, route)
 
     def before_render(self, look: Callable[[], None]) -> None:
-        """Have ``look()`` set gauges whenever the metrics are asked for, and not all the time."""
+        """Register ``look()`` to set gauges before each rendering, instead of continuously."""
         self._looks.append(look)
 
     def render(self) -> bytes:

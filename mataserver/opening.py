@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 async def open_file(path: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
-    """Open a file in a thread. Whoever is cancelled meanwhile leaves none open.
+    """Open a file in a thread. A cancelled caller leaves no file open.
 
-    A thread cannot be cancelled: what it opens after all is closed, and is there to be removed when
-    the cancellation is raised. Raises ``OSError``.
+    A thread cannot be cancelled: the file that it still opens is closed, and exists for removal by
+    the time the cancellation is raised. Raises ``OSError``.
     """
     opening = asyncio.ensure_future(_open(path, mode))
     try:

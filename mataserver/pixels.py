@@ -1,6 +1,6 @@
-"""What plugins do with pixels, without numpy, Pillow or PyAV until they do it.
+"""Pixel functions for plugins, which import numpy, Pillow and PyAV only when called.
 
-A service may import these where it stands in the server, which itself needs none of the three.
+A service can import this module into the server, which itself needs none of the three.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def decode_image(data: bytes, max_pixels: int, alpha: Alpha = "white") -> NDArray[np.uint8]:
-    """Decode an image as those of requests are: upright RGB uint8 ``[H, W, 3]``.
+    """Decode an image as in requests: upright RGB uint8 ``[H, W, 3]``.
 
-    What is transparent is laid on ``alpha``: "white", "black", or "drop" for what lies under it.
+    Transparent areas show ``alpha``: "white", "black", or "drop" for the pixels' own colour.
 
-    For models whose methods a service calls with encoded bytes. Raises ``BadRequest`` for bytes
-    that are no image, a broken one, or one of more than ``max_pixels``.
+    For models whose methods are called by a service with encoded bytes. Raises ``BadRequest`` for
+    bytes that are not an image, a damaged one, or one of more than ``max_pixels``.
     """
     from mataserver.media import decode
 
@@ -36,11 +36,10 @@ def decode_image(data: bytes, max_pixels: int, alpha: Alpha = "white") -> NDArra
 def draw(
     pixels: NDArray[np.uint8], found: Result | InferResponse | Mapping[str, Any]
 ) -> NDArray[np.uint8]:
-    """Return RGB pixels uint8 ``[H, W, 3]``, a copy, with what was found in them drawn in.
+    """Return a copy of RGB pixels uint8 ``[H, W, 3]`` with a result drawn in.
 
-    ``found`` is a result of any task, an answer of the client, or the JSON of an answer: boxes,
-    turned ones too, masks, keypoints, the numbers of tracks, classes, text, depth. Raises
-    ``ValueError`` for what is none of these.
+    ``found`` is a result of any task, a client's answer, or an answer's JSON: boxes, also rotated,
+    masks, keypoints, track numbers, classes, text, depth. Raises ``ValueError`` for anything else.
     """
     import numpy as np
 
@@ -50,9 +49,9 @@ def draw(
 
 
 def upright_frame(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return a video frame that PyAV decoded as cameras' are: upright RGB uint8 ``[H, W, 3]``.
+    """Return a decoded PyAV video frame as cameras' are: upright RGB uint8 ``[H, W, 3]``.
 
-    Its display matrix is obeyed, turned and mirrored. Raises what PyAV raises for pixels that
+    Applies its display matrix: rotation and mirroring. Raises what PyAV raises for pixels that
     cannot be converted.
     """
     from mataserver.media.orientation import upright

@@ -1,8 +1,8 @@
-"""Who asks, and what they may do: credentials, principals, scopes and roles.
+"""Identity and permissions of callers: credentials, principals, scopes and roles.
 
-A request carries credentials; the core's keys, then each plugin's service, tell whose they are. The
-principal that comes of it stands in ``request["principal"]``, owns what is made in its name (jobs,
-sessions, uploads), and must have the scope that a route needs.
+A request has credentials; the core's keys, then each plugin's service, resolve them to a principal,
+which is ``request["principal"]``, owns what is created in its name (jobs, sessions, uploads), and
+must have the scope that a route requires.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCOPES = {
     "fleet:write": "Change them.",
     "admin": "Everything else: settings, users, what others own.",
 }
-"""What a principal may be allowed, each with a sentence."""
+"""The scopes of principals, each with a description."""
 
 READS = frozenset({"models:read", "jobs:read", "fleet:read"})
 EVERYTHING = frozenset(SCOPES)
@@ -33,23 +33,23 @@ ROLES = {
     "developer": READS | {"infer", "jobs:write"},
     "admin": EVERYTHING,
 }
-"""What people may do; a developer also changes the applications that they are authorised for."""
+"""The roles of users; a developer may also change the applications they are authorized for."""
 
 ANYBODY = "any"
-"""What a route needs that answers whoever is known, whatever their scopes."""
+"""Requirement of a route that any authenticated caller satisfies, whatever their scopes."""
 
 Scheme = Literal["bearer", "basic", "key", "token", "cookie", ""]
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request shows, read once.
+    """The credentials of a request.
 
     scheme:  where the secret was: ``Authorization: Bearer`` or ``Basic``, ``X-API-Key``, a
-             WebSocket's ``?token=``, a browser session's cookie; empty when there was nothing.
+             WebSocket's ``?token=``, a browser session's cookie; empty without credentials.
     secret:  the key, token, password or cookie; never logged.
-    user:    the name beside a Basic password.
-    origin:  the ``Origin`` header; a browser sends it with requests that change something.
+    user:    the user name of a Basic password.
+    origin:  the ``Origin`` header; browsers send it with modifying requests.
     host:    the ``Host`` header.
     csrf:    the ``X-CSRF-Token`` header.
     address: the client's address.
@@ -67,26 +67,26 @@ class Credentials:
 
     @property
     def given(self) -> bool:
-        """Whether anything was shown."""
+        """Whether there are any credentials."""
         return bool(self.scheme)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who asks.
+    """The identity of a caller.
 
-    id:     never changes and is never given twice; what people own is owned by it.
-    name:   for people to read.
-    kind:   "key", "user", "anonymous", or a kind of a plugin's own.
-    scopes: what it may do: a frozenset of names of ``SCOPES``.
-    grant:  what was shown, by an id that is no secret: ``sign_out`` may name it.
-    until:  when that ends, in Unix seconds; a browser's session that it began ends with it.
-    background: whether its requests can wait: models answer everybody else's first.
-    count:  counts one more request of a browser's session that it began, which shows a cookie and
-            not the key: ``authenticate`` is not asked again. Raises what refuses one too many.
+    id:     immutable and never reused; ownership refers to it.
+    name:   for display.
+    kind:   "key", "user", "anonymous", or a plugin's own kind.
+    scopes: its permissions: a frozenset of names of ``SCOPES``.
+    grant:  a non-secret id of the credentials used, for ``sign_out``.
+    until:  their expiry in Unix seconds; a browser session started with them ends with them.
+    background: whether its requests can wait until models have served all others.
+    count:  called for each further request of a browser session it started, which uses a cookie
+            instead of the key, so that ``authenticate`` is not called. Raises at a rate limit.
 
-    Raises ``TypeError`` for scopes that are no frozenset (in a text every part of it would count),
-    ``ValueError`` for one that there is not.
+    Raises ``TypeError`` for scopes that are not a frozenset (of a string every character would
+    count), ``ValueError`` for an unknown scope.
     """
 
     id: str
@@ -99,7 +99,7 @@ class Principal:
     count: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise for scopes that would let in somebody else than was meant."""
+        """Reject scopes that would grant more than intended."""
         if not isinstance(self.scopes, frozenset):
             raise TypeError(f"scopes: a frozenset, not {type(self.scopes).__name__}")
         if not self.scopes <= EVERYTHING:
@@ -112,20 +112,20 @@ class Principal:
         return self.scopes >= EVERYTHING
 
     def rests_on(self, identity: str) -> bool:
-        """Whether it is the principal of an id, or was let in by that grant, empty for none."""
+        """Whether it has that id or grant; False for an empty one."""
         return identity != "" and identity in {self.id, self.grant}
 
     def may(self, needs: str | None) -> bool:
-        """Whether it has the scope that a route needs; None asks for every scope."""
+        """Whether it has the scope that a route requires; None requires every scope."""
         if needs is None:
             return self.unrestricted
         return needs == ANYBODY or needs in self.scopes or "admin" in self.scopes
 
 
 ANONYMOUS = Principal("anonymous", "anonymous", "anonymous", EVERYTHING)
-"""Whoever asks a server that asks for no key."""
+"""The principal of every caller of a server without keys."""
 
 
 def key_id(key: str) -> str:
-    """Return the id of the principal behind an API key: it tells keys apart, not what they are."""
+    """Return the id of an API key's principal: it distinguishes keys without revealing them."""
     return "key:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -1,7 +1,7 @@
-"""What pytest loads in every project of an environment that mataserver is installed in.
+"""The pytest plugin, loaded in every project of an environment with mataserver.
 
-The fixtures need pytest-aiohttp, which comes with ``mataserver[testing]``. Without it there are
-none, and pytest starts all the same.
+The fixtures need pytest-aiohttp, which ``mataserver[testing]`` installs. Without it there are none,
+and pytest still starts.
 """
 
 from importlib.util import find_spec

@@ -1,7 +1,7 @@
-"""Names of hosts, resolved in threads of their own.
+"""Host name resolution in dedicated threads.
 
-The system's resolver waits for seconds for a DNS server that does not answer, and nothing can stop
-it. In the event loop's own threads, which are few, some such names would hold up every large body.
+The system's resolver blocks for seconds on an unresponsive DNS server, and cannot be cancelled. In
+the event loop's few default threads, some such names would block every large body.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST = 32
-"""Names that are resolved at a time: with more, each waits for one that is done."""
+"""Maximum concurrent resolutions; more are queued."""
 
 
 class SystemResolver(AbstractResolver):
-    """Asks as the system's programs do. Whoever stops waiting leaves a thread until it is told."""
+    """Resolves by the system's resolver. A cancelled caller leaves a thread until it returns."""
 
     def __init__(self) -> None:
         self._system = ThreadedResolver(cast("asyncio.AbstractEventLoop", _Asking()))
@@ -38,11 +38,11 @@ class SystemResolver(AbstractResolver):
         return await self._system.resolve(host, port, family)
 
     async def close(self) -> None:
-        """Close nothing."""
+        """Do nothing."""
 
 
 class _Asking:
-    """What the resolver needs of an event loop."""
+    """The part of the event loop interface that the resolver uses."""
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(MOST)
@@ -52,7 +52,7 @@ class _Asking:
         return await self._asked(lambda: socket.getaddrinfo(host, port, **options))
 
     async def getnameinfo(self, address: Any, flags: int) -> Any:
-        """Return an address of IPv6 as text, with its scope."""
+        """Return an IPv6 address as text, with its scope."""
         return await self._asked(lambda: socket.getnameinfo(address, flags))
 
     async def _asked(self, ask: Callable[[], T]) -> T:
@@ -60,7 +60,7 @@ class _Asking:
         answer: asyncio.Future[T] = loop.create_future()
 
         def told(found: T | None, error: Exception | None) -> None:
-            self._places.release()  # not before: who waits no more has not stopped the thread
+            self._places.release()  # only now: a cancelled caller has not stopped the thread
             if answer.done():
                 return
             if error is not None:
@@ -72,16 +72,16 @@ class _Asking:
             found, error = None, None
             try:
                 found = ask()
-            except Exception as caught:  # noqa: BLE001 - raised where it is waited for
+            except Exception as caught:  # noqa: BLE001 - reraised in the caller
                 error = caught
             try:
                 loop.call_soon_threadsafe(told, found, error)
             except RuntimeError:
-                return  # the loop is closed: nobody waits any more
+                return  # the loop is closed, so there is no caller left
 
         await self._places.acquire()
         try:
-            # A daemon: the end of the server waits for no DNS server.
+            # A daemon thread: the exit of the server must not wait for a DNS server.
             threading.Thread(target=run, name="resolve", daemon=True).start()
         except RuntimeError as error:
             self._places.release()

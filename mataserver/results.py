@@ -1,14 +1,14 @@
 """The wire format ``mata.v1``: what a model returns and what a client receives.
 
-Coordinates are absolute pixels of the original image after its EXIF orientation was applied:
-``x`` grows to the right, ``y`` downwards, a ``bbox`` is ``(x1, y1, x2, y2)``, clipped to the image.
+Coordinates are absolute pixels of the original image, after its EXIF orientation was applied: ``x``
+grows to the right, ``y`` downwards, a ``bbox`` is ``(x1, y1, x2, y2)``, clipped to the image.
 Confidences lie in 0..1 unless a task says otherwise.
 
-A model returns one of the ``*Result`` structs per image. Pixel data stays an array there
-(``Segment.mask`` boolean ``[H, W]``, ``DepthResult.depth_map`` float32 ``[h, w]``); the server
-encodes it: PNG for masks, little-endian C-order float32 for depth, as base64 in JSON and as raw
-bytes in MessagePack. What both sides know is the client's, which gets the same structs back with
-arrays replaced by text or bytes.
+A model returns one of the ``*Result`` structs per image, with pixel data as arrays
+(``Segment.mask`` boolean ``[H, W]``, ``DepthResult.depth_map`` float32 ``[h, w]``). The server
+encodes them: PNG for masks, little-endian C-order float32 for depth, as base64 in JSON and as raw
+bytes in MessagePack. The client library defines the common structs, and receives them with arrays
+replaced by text or bytes.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ __all__ = [
 SCHEMA_VERSION = "mata.v1"
 
 TASKS = ("classify", "depth", "detect", "embed", "ocr", "pose", "segment", "track", "vlm")
-"""The tasks a model can be registered under, beside those that plugins bring."""
+"""The tasks of the API, beside plugins' own."""
 
 _BROUGHT = re.compile(r"[a-z0-9][a-z0-9_-]*\.[a-z0-9][a-z0-9_-]*")
 
 
 def is_task(name: str) -> bool:
-    """Whether ``name`` is a task of the API, or may be one that a plugin brings: "plugin.name".
+    """Whether ``name`` is a task of the API, or has the form of a plugin's own: "plugin.name".
 
-    Whether that plugin is installed is not looked at: the settings are read before plugins are.
+    Does not check that the plugin is installed: settings are read before plugins are known.
     """
     return name in TASKS or (len(name) <= 64 and _BROUGHT.fullmatch(name) is not None)
 

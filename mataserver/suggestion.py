@@ -1,4 +1,4 @@
-"""What somebody may have meant by a name that does not exist."""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from msgspec import inspect
 
 LONGEST = 100
-"""Characters of a name that are compared: a client may send any number of them."""
+"""Maximum number of characters compared: the client chooses the length."""
 MOST = 1_000
-"""Names that are compared with it."""
+"""Maximum number of names compared."""
 KEPT = 256
-"""Comparisons whose outcome is remembered."""
+"""Number of cached comparisons."""
 
 
 def similar(given: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean …?"`` with the known name that is most like the given one, or "".
+    """Return ``"; did you mean …?"`` with the most similar known name, or "".
 
-    Neither case nor the owner before a slash must be right.
+    Ignores case, and the owner before a slash.
     """
     if given in (known := tuple(known)[:MOST]):
         return ""
@@ -30,10 +30,10 @@ def similar(given: str, known: Iterable[str]) -> str:
     return "" if found is None else f"; did you mean {found}?"
 
 
-@functools.lru_cache(maxsize=KEPT)  # a client may ask for what is not there again and again
+@functools.lru_cache(maxsize=KEPT)  # a client may repeat the same wrong name
 def _closest(given: str, known: tuple[str, ...]) -> str | None:
-    """Return the known name that is most like a folded one, if any is."""
-    import difflib  # here and below: a command that finds nothing wrong needs neither
+    """Return the most similar known name for a folded one, if any."""
+    import difflib  # late, here and below: not needed unless something is wrong
 
     names = {_folded(name): name for name in reversed(known)}
     names |= {tail: name for at, name in names.items() if (tail := at.rpartition("/")[2])}
@@ -46,20 +46,20 @@ def _folded(name: str) -> str:
 
 
 def task(given: str, known: Iterable[str]) -> str:
-    """Return the same for a task, of which people also write longer words: "object-detection"."""
+    """Like ``similar``, for tasks, which people also write as "object-detection"."""
     names, text = list(known), _folded(given)[:LONGEST]
     stems = [name for name in names if name[:6] in text]
     return f"; did you mean {stems[0]}?" if stems else similar(given, names)
 
 
 def instead_of(given: str, known: Iterable[str]) -> str:
-    """Return a task that does not exist, with those that do."""
+    """Return an unknown task with the known ones, as a part of an error message."""
     names = list(known)
     return f"{given[:40]!r}: one of {', '.join(names)}{task(given, names)}"
 
 
 def known_at(kind: Any, path: str) -> list[str]:
-    """Return what may stand at a path of msgspec's in a type: a struct's keys, a literal's values.
+    """Return the valid names at a msgspec path in a type: a struct's keys, or a literal's values.
 
     ``path`` is like ``.models[0].engine``.
     """
@@ -73,14 +73,14 @@ def known_at(kind: Any, path: str) -> list[str]:
 
 
 def patterns_of(kind: Any) -> dict[str, str]:
-    """Return the patterns of the texts in a type, each with what describes it, where that is."""
+    """Return the string patterns in a type, with their descriptions."""
     from msgspec import inspect
 
     found: dict[str, str] = {}
     waiting, seen = [inspect.type_info(kind)], set[int]()
     while waiting:
         node = waiting.pop()
-        if id(node) in seen:  # a type may hold itself
+        if id(node) in seen:  # types may be recursive
             continue
         seen.add(id(node))
         if isinstance(node, inspect.Metadata):
@@ -92,7 +92,7 @@ def patterns_of(kind: Any) -> dict[str, str]:
 
 
 def _inside(node: inspect.Type) -> list[inspect.Type]:
-    """Return the types that a type is made of."""
+    """Return the component types of a type."""
     from msgspec import inspect
 
     if isinstance(node, inspect.Metadata):
@@ -109,7 +109,7 @@ def _inside(node: inspect.Type) -> list[inspect.Type]:
 
 
 def _plain(node: inspect.Type) -> Iterator[inspect.Type]:
-    """Yield a type without its metadata, or those that a union is of."""
+    """Yield a type without its metadata, or the members of a union."""
     from msgspec import inspect
 
     if isinstance(node, inspect.Metadata):
@@ -122,7 +122,7 @@ def _plain(node: inspect.Type) -> Iterator[inspect.Type]:
 
 
 def _within(node: inspect.Type, name: str) -> list[inspect.Type]:
-    """Return the types of a struct's field, or of what a list or a map holds."""
+    """Return the type of a struct's field, or of a list's or map's items."""
     from msgspec import inspect
 
     if isinstance(node, inspect.StructType):

@@ -1,4 +1,4 @@
-"""Background tasks that are looked after: a failure is logged, and shown in ``/ready``."""
+"""Supervised background tasks: a failure is logged, and shown in ``/ready``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("mataserver.tasks")
 
 
 class Tasks:
-    """The background tasks of one service. They are cancelled when it ends."""
+    """The background tasks of one service, cancelled when it ends."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -21,10 +21,11 @@ class Tasks:
         self._failed: dict[str, str] = {}
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run a coroutine beside the requests until it returns or the service ends.
+        """Run a coroutine in the background until it returns or the service ends.
 
-        What it raises is logged and stands in ``failed`` until a task of that name is spawned
-        again. Nothing starts it again: it knows best what it can survive.
+        Its exception is logged, and stays in ``failed`` until a task of that name is spawned again.
+        It is not
+        restarted: it must handle recoverable errors itself.
         """
         self._failed.pop(name, None)
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self.owner}: {name}")
@@ -34,11 +35,11 @@ class Tasks:
 
     @property
     def failed(self) -> dict[str, str]:
-        """What failed: the task and the kind of the error. No detail: anybody may see it."""
+        """The failed tasks with their error types; no details, as ``/ready`` is public."""
         return dict(self._failed)
 
     async def close(self) -> None:
-        """Cancel what runs and wait for its end."""
+        """Cancel the running tasks and wait for them."""
         running = list(self._running)
         for task in running:
             task.cancel()

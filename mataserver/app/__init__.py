@@ -1,1 +1,1 @@
-"""Composes a server, runs it and ends it."""
+"""Composition, run and shutdown of a server."""

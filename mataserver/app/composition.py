@@ -1,4 +1,4 @@
-"""Composition: settings and plugins to a server. What it is made of, no request can reach."""
+"""Composition of a server from settings and plugins. Requests cannot reach its parts."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ def build(
     set_by: Mapping[str, SetBy] | None = None,
     engines: Mapping[str, Engine] | None = None,
 ) -> Composed:
-    """Compose a server; ``set_by`` tells where the settings came from.
+    """Compose a server; ``set_by`` maps settings to their origins.
 
-    ``engines`` stand in for its own, by name. Registers the defaults on a fresh data directory.
-    Raises a ``MataError`` for settings, a registry or a plugin (``plugins.strict``) that cannot be
-    used.
+    ``engines`` overrides its own, by name. Registers the defaults on a fresh data directory. Raises
+    a ``MataError`` for unusable settings, registry or plugins (with ``plugins.strict``).
     """
     parts = Parts(settings, plugins, probe, pace, engines)
     composed = parts.composed()
@@ -62,7 +61,7 @@ def build(
 
 
 def _own(parts: Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iterator[Guest]:
-    """Yield the server's own services; of routes that fit both, those of the first count."""
+    """Yield the server's own services; of overlapping routes the first one matches."""
     services, settings, elsewhere = parts.hosting.services, parts.settings, parts.elsewhere
     if elsewhere is not None:
         yield frontends.guest(settings, parts.pace, elsewhere, parts.sessions, parts.metrics)
@@ -108,7 +107,7 @@ def _own(parts: Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Itera
 
 
 def _plugins(plugins: Plugins) -> Iterator[Guest]:
-    """Yield the services of the plugins in use."""
+    """Yield the services of usable plugins."""
     for plugin in plugins.usable:
         if "service" in plugin.hooks:
             yield Guest(plugin.name, plugin.hooks["service"], plugin)

@@ -1,4 +1,4 @@
-"""The one deadline of a server's end: nothing is waited for beyond it."""
+"""The deadline of a shutdown, which limits every wait."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
 UNASKED = 30.0
-"""Seconds for what has to end though nobody asked the server to stop: its start has failed."""
+"""Timeout in seconds for a clean-up without a shutdown request: after a failed start."""
 
 log = logging.getLogger("mataserver")
 
 
 async def in_time(deadline: float | None, what: str, ending: Awaitable[object]) -> None:
-    """Wait for an end until ``deadline``, on the loop's clock; tell what raised, or did not end.
+    """Wait for a clean-up until ``deadline``, on the loop's clock; log its failure or timeout.
 
-    What swallows its cancellation is left behind: it would hold up everything else.
+    A task that suppresses its cancellation is abandoned: it must not block the rest.
     """
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(ending)
@@ -35,7 +35,7 @@ async def in_time(deadline: float | None, what: str, ending: Awaitable[object]) 
 
 
 def end_after(seconds: float) -> None:
-    """End the process after that time, whatever its loop and its threads are doing then."""
+    """Exit the process after ``seconds``, whatever its loop and threads are doing."""
 
     def end() -> None:
         log.error("the shutdown did not end in time")

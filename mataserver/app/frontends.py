@@ -1,4 +1,4 @@
-"""A server that is one front-end of several: what it is made of beside the rest."""
+"""The parts of a server that is one of several front-ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mataserver.serving.sessions import SessionStore
 
 
-def elsewhere(  # noqa: PLR0917 - what a request elsewhere is held against
+def elsewhere(  # noqa: PLR0917 - the limits that apply to relayed requests
     settings: Settings,
     pace: Pace,
     held: HeldNames,
@@ -30,7 +30,7 @@ def elsewhere(  # noqa: PLR0917 - what a request elsewhere is held against
     sockets: Sockets,
     metrics: Metrics,
 ) -> Elsewhere | None:
-    """Return what knows the other front-ends; None without a directory of theirs."""
+    """Return the relay to other front-ends; None without a shared directory."""
     if settings.shared_dir is None:
         return None
     roll = Roll(settings.shared_path / FOLDER, held, pace.silence)
@@ -43,7 +43,7 @@ def elsewhere(  # noqa: PLR0917 - what a request elsewhere is held against
 def guest(
     settings: Settings, pace: Pace, found: Elsewhere, sessions: SessionStore, metrics: Metrics
 ) -> Guest:
-    """Return the service that is entered before all others: sessions have its tag."""
+    """Return the service that is entered before all others: sessions need its tag."""
     make = partial(
         FrontendsService,
         elsewhere=found,

@@ -1,4 +1,4 @@
-"""Services, the server's own and those of plugins alike: made, checked, ordered, and added."""
+"""Hosting of services, the server's own and plugins': create, validate, order, add."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ log = logging.getLogger("mataserver.plugins")
 
 
 class Guest(NamedTuple):
-    """A service that is to be made; ``plugin`` is None for one of the server's own.
+    """A service to be created; ``plugin`` is None for one of the server's own.
 
-    What the server's own raise stops the start; a plugin is put out of use.
+    An error of the server's own stops the start; a plugin is rejected.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Guest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """A service that was made, with its routes."""
+    """A created service, with its routes."""
 
     name: str
     service: Service
@@ -67,7 +67,7 @@ class Hosted:
 
 
 def server_of(settings: Settings) -> Server:
-    """Return what services may know of the settings."""
+    """Return the settings that services can access."""
     return Server(
         host=settings.host,
         port=settings.port,
@@ -88,10 +88,10 @@ def server_of(settings: Settings) -> Server:
 
 
 class Hosting:
-    """The services of a server, and what each is given.
+    """The services of a server, and their contexts.
 
-    ``services`` are those in use, by name, in the order in which they are entered; ``tasks`` are
-    the background tasks of each.
+    ``services`` are the usable ones by name, in the order in which they are entered; ``tasks`` are
+    their background tasks.
     """
 
     def __init__(self, settings: Settings, version: str, lifecycle: Lifecycle) -> None:
@@ -106,10 +106,9 @@ class Hosting:
         self._followers: list[tuple[Plugin, Any]] = []
 
     def open(self, guests: Iterable[Guest], given: Given) -> list[Hosted]:
-        """Make every service; return them in the order in which they are to be entered.
+        """Create every service; return them in the order in which they are to be entered.
 
-        A plugin whose service fails, gives a route that exists, or requires one that is not there,
-        is put out of use.
+        Rejects a plugin whose service fails, has a route that exists, or requires a missing one.
         """
         found: dict[str, Hosted] = {}
         shapes: set[tuple[str, str]] = set()
@@ -119,11 +118,11 @@ class Hosting:
                 made, routes, forms = checked(service, shapes)
                 routes = tuple(_held(route, _kind(guest)) for route in routes)
                 hosted = Hosted(guest.name, made, routes, forms, guest.plugin)
-                if guest.plugin is not None:  # ours are described by the tests
+                if guest.plugin is not None:  # the server's own are checked by tests
                     check_described(hosted.routes)
             except (Exception, SystemExit) as error:
                 if guest.plugin is None or isinstance(error, ConfigError):
-                    raise  # a setting that is wrong is the operator's to mend
+                    raise  # an invalid setting must be corrected by the operator
                 refuse(guest.plugin, error)
                 continue
             shapes |= {shape(route.method, route.path) for route in hosted.routes}
@@ -144,13 +143,13 @@ class Hosting:
 
     @property
     def reconfigured(self) -> set[str]:
-        """The sections of ``plugins:`` that are followed while the server runs."""
+        """The sections of ``plugins:`` that can be reconfigured at run time."""
         return {plugin.section for plugin, _ in self._followers}
 
     def reconfigure(self, settings: Settings) -> Callable[[], None]:
-        """Have services look at their settings that were read anew; return what has them count.
+        """Validate reread settings with the services; return a function that applies them.
 
-        Raises a ``MataError`` for wrong ones: then nothing has changed.
+        Raises a ``MataError`` for invalid ones; then nothing has changed.
         """
         applied: list[tuple[Plugin, Any, Callable[[], None]]] = []
         variables = config.variables(Path.cwd())
@@ -207,7 +206,7 @@ class Hosting:
 
 
 class Given(NamedTuple):
-    """What every service is given through its context."""
+    """The common contents of every service's context."""
 
     models: ServedModels
     sessions: ServedSessions
@@ -227,7 +226,7 @@ def add(
     services: Sequence[Hosted],
     expect: Expect,
 ) -> None:
-    """Add the routes of services to an application, and take in what they offer beside them."""
+    """Add the routes of services to an application, and register their hooks."""
     table.add(application, [route for hosted in services for route in hosted.routes], expect)
     for hosted in services:
         service: Any = hosted.service
@@ -240,24 +239,24 @@ def add(
 
 
 def _key(guest: Guest) -> str:
-    """Return the name by which others require a service: those of the server are not plugins."""
+    """Return the name by which others may require a service; the server's own are not plugins."""
     return guest.name if guest.plugin is not None else f"the server's {guest.name}"
 
 
 def _kind(guest: Guest) -> str:
-    """Return of which kind the things are that a service holds by ids."""
+    """Return the kind of a service's resources with ids."""
     return SESSIONS if guest.plugin is None else guest.name
 
 
 def _held(route: Route, kind: str) -> Route:
-    """Return a route that says of which kind the things are that it names by their ids."""
+    """Qualify a route's ``held`` with the kind of the resource, if it has none."""
     if not route.held or route.held == EVERY or ":" in route.held:
         return route
     return replace(route, held=named(kind, route.held))
 
 
 def _look_at_peers(found: dict[str, Hosted]) -> None:
-    """Have services that wish it look at the others; whom one does not admit is put out of use."""
+    """Let services with ``admits`` inspect the others; reject those that are not admitted."""
     for host in [each for each in found.values() if hasattr(each.service, "admits")]:
         judge: Any = host.service
         for name, hosted in list(found.items()):
@@ -271,12 +270,12 @@ def _look_at_peers(found: dict[str, Hosted]) -> None:
 
 
 def _ordered(found: Mapping[str, Hosted]) -> list[Hosted]:
-    """Return services with what each requires before it; one that lacks something is refused."""
+    """Sort services topologically by ``requires``; reject those that lack a requirement."""
     ordered: list[Hosted] = []
     done: dict[str, bool] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> str | None:
-        """Add a service; return why it cannot be, or None."""
+        """Add a service; return the reason if it cannot be added, else None."""
         if name in path:
             return f"it requires itself: {' → '.join((*path[path.index(name) :], name))}"
         if name not in found:

@@ -1,4 +1,4 @@
-"""The parts of a server, each made of those before it."""
+"""The parts of a server, created in order of dependency."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 class Parts:
-    """What a server is made of, each made of those before it."""
+    """The parts of a server, created in order of dependency."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Parts:
         self.metrics.before_render(self.pool.tell_queues)
 
     def kit(self) -> Kit:
-        """Return what services read requests and write answers with."""
+        """Return the services' interface for requests and answers."""
         return Kit(
             self.table,
             self.budget,
@@ -129,7 +129,7 @@ class Parts:
         )
 
     def given(self) -> Given:
-        """Return what every service is given."""
+        """Return the common contents of every service's context."""
         return Given(
             self.models,
             ServedSessions(self.sessions, self.models, self.cameras, self.streams.serve),
@@ -143,12 +143,12 @@ class Parts:
         )
 
     def _sign_out(self, identity: str) -> None:
-        """End what rests on a principal or a grant that counts no more."""
+        """Revoke everything based on a principal or a grant."""
         self.browsers.end_all(identity)
         self.grants.end_all(identity)
 
     def terms(self) -> Terms:
-        """Return what the sockets of sessions share."""
+        """Return the common terms of the sessions' sockets."""
         return Terms(
             self.sessions,
             self.budget,
@@ -160,7 +160,7 @@ class Parts:
         )
 
     def composed(self) -> Composed:
-        """Return the server, without a route yet."""
+        """Return the server, without routes."""
         application = web.Application(
             middlewares=[self.edge.middleware],
             client_max_size=self.settings.max_body,
@@ -193,7 +193,7 @@ class Parts:
 
 
 def _catalog(settings: Settings, plugins: Plugins) -> Catalog:
-    """Return the catalogue, with the defaults on a fresh data directory."""
+    """Return the catalogue; register the defaults on a fresh data directory."""
     registry = Registry(settings.registry_path)
     catalog = Catalog(settings, registry, plugins)
     registry.entries()
@@ -202,7 +202,7 @@ def _catalog(settings: Settings, plugins: Plugins) -> Catalog:
 
 
 def _open_to(settings: Settings) -> Pages | None:
-    """Return which web pages may use a server that asks for no key; None for one that does."""
+    """Return the web pages allowed to use a server without keys; None for one with keys."""
     if settings.auth_mode != "none":
         return None
     known = not settings.trust_proxy or settings.allowed_hosts

@@ -1,4 +1,4 @@
-"""A configuration that is read again while the server runs: models, and plugins that follow it."""
+"""Reloading of the configuration at run time: models, and plugins that support it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("mataserver")
 
 
 class Reload:
-    """``load`` reads the settings as the start of the server did."""
+    """Reloads the configuration; ``load`` reads the settings as at the start."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Reload:
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Read the configuration and follow it; one that is wrong is told and changes nothing."""
+        """Read and apply the configuration; log an invalid one and change nothing."""
         async with self._lock:
             try:
                 read = await asyncio.to_thread(self._load)
@@ -56,7 +56,7 @@ class Reload:
             await self._follow(settings, apply)
 
     def _followed(self, read: Settings) -> Settings:
-        """Return the settings as they are, with what is followed as it was read."""
+        """Return the current settings, with the reloadable parts replaced."""
         old = self._catalog.settings
         followed = self._hosting.reconfigured
         plugins = {name: each for name, each in old.plugins.items() if name not in followed}
@@ -64,7 +64,7 @@ class Reload:
         return msgspec.structs.replace(old, models=read.models, plugins=plugins)
 
     def _name_unapplied(self, read: Settings, settings: Settings) -> None:
-        """Name the settings that changed and that only a start takes in."""
+        """Log changed settings that require a restart."""
         names = [
             name
             for name in read.__struct_fields__

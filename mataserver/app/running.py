@@ -1,4 +1,4 @@
-"""A server's run: it listens, answers, and at the end drains."""
+"""The run of a server: listen, serve, drain."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 LAST_SECONDS = 1.0
-"""How much longer than ``drain_timeout`` the end of the server may take."""
+"""Seconds that a shutdown may take beyond ``drain_timeout``."""
 
 
 CONNECTIONS: dict[str, Any] = {
@@ -43,21 +43,21 @@ CONNECTIONS: dict[str, Any] = {
     "auto_decompress": False,
     "keepalive_timeout": 75.0,
 }
-"""aiohttp's options of every connection."""
+"""aiohttp's options for every connection."""
 
 
 def runner_of(composed: Composed) -> web.AppRunner:
-    """Return what serves the application."""
+    """Return the runner of the application."""
     return web.AppRunner(
         composed.application,
         handler_cancellation=True,
-        shutdown_timeout=LAST_SECONDS / 8,  # what is left when ``drain`` has waited
+        shutdown_timeout=LAST_SECONDS / 8,  # the remainder after ``drain``
         **CONNECTIONS,
     )
 
 
 async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int) -> int:
-    """Take connections; return the port. Raises ``OSError``."""
+    """Accept connections; return the port. Raises ``OSError``."""
     limit = composed.settings.max_connections
     if composed.settings.short_way and fast_routing.known() and runner.server is not None:
         fast_routing.shorten(runner.server, composed.application, composed.table)
@@ -70,7 +70,7 @@ async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int
 
 
 def _conversations(composed: Composed) -> Callable[[web.Server], Conversation]:
-    """Return what makes the protocol of each connection."""
+    """Return the factory of connection protocols."""
     options = {
         "budget": lambda: BudgetShare(composed.budget),
         "loop": asyncio.get_running_loop(),
@@ -85,25 +85,25 @@ def _conversations(composed: Composed) -> Callable[[web.Server], Conversation]:
 
 
 def tell_address(composed: Composed, host: str, port: int) -> None:
-    """Tell the services by what the machine itself reaches the server.
+    """Set the address by which services on this machine reach the server.
 
-    That is the loopback where it listens on every address.
+    If it listens on every address, this is the loopback.
     """
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     composed.lifecycle.listens(url_of(here, port))
 
 
 def url_of(host: str, port: int) -> str:
-    """Return a base URL; an IPv6 address stands in brackets."""
+    """Return a base URL, with brackets around an IPv6 address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def drain(runner: web.BaseRunner, composed: Composed) -> None:
-    """Take no more connections, answer what has begun, close every stream with 1001.
+    """Stop accepting connections, complete pending requests, close every stream with 1001.
 
-    Every wait of it, and of the end that follows, is over ``drain_timeout`` seconds from now, or a
-    moment later. After half of them loads and pulls are given up, at their end whoever still waits
-    for a model is told so.
+    All waits, including the subsequent clean-up, end within ``drain_timeout`` seconds plus a
+    moment. After half of that time loads and pulls are cancelled; at its end pending requests to
+    models fail.
     """
     lifecycle, seconds = composed.lifecycle, composed.settings.drain_timeout
     lifecycle.deadline = asyncio.get_running_loop().time() + seconds + LAST_SECONDS
@@ -121,14 +121,14 @@ async def drain(runner: web.BaseRunner, composed: Composed) -> None:
 
 
 async def _answered(runner: web.BaseRunner, composed: Composed, until: float) -> None:
-    """Wait for the answers to what has begun, and for those that are on their way."""
+    """Wait until pending requests are answered, and the answers sent."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(until):
-            while composed.lifecycle.active:  # noqa: ASYNC110 - no request is to set an event for it
+            while composed.lifecycle.active:  # noqa: ASYNC110 - an event would cost every request
                 await asyncio.sleep(0.01)
-            while _unsent(runner):  # noqa: ASYNC110 - nor is each transport
+            while _unsent(runner):  # noqa: ASYNC110 - transports have no event
                 await asyncio.sleep(0.01)
-            # What was answered may still be on its way: aiohttp waits for that twice as long.
+            # Answers may still be in flight: aiohttp waits twice, each time for as long as given.
             left = until - asyncio.get_running_loop().time()
             if runner.server is not None:
                 runner.server.pre_shutdown()
@@ -136,32 +136,32 @@ async def _answered(runner: web.BaseRunner, composed: Composed, until: float) ->
 
 
 def _unsent(runner: web.BaseRunner) -> bool:
-    """Whether a client has yet to be sent what it was answered."""
+    """Whether any connection has unsent output."""
     open_ones = () if runner.server is None else runner.server.connections
     transports = [each.transport for each in open_ones]
     return any(each is not None and each.get_write_buffer_size() > 0 for each in transports)
 
 
 async def stop(runner: web.BaseRunner, composed: Composed) -> None:
-    """Drain, then end."""
+    """Drain, then clean up."""
     await drain(runner, composed)
     await runner.cleanup()
 
 
 async def _give_up(composed: Composed, half: float) -> None:
-    """Give up what would hold up the end of the server: first what may take longest."""
+    """Cancel what would delay the shutdown, longest tasks first."""
     await asyncio.sleep(half)
     composed.pool.stop_loading()
     for pull in composed.pulls:
         pull.cancel()
     await asyncio.sleep(half)
     composed.pool.dismiss()
-    for pull in composed.pulls:  # pip had its time to undo what it had begun
+    for pull in composed.pulls:  # pip has had time to roll back
         pull.cancel()
 
 
 def _bind_error(settings: Settings, error: OSError) -> str:
-    """Say why the server cannot listen, and what to do about it."""
+    """Explain why the server cannot listen, with a remedy."""
     where = f"{settings.host}:{settings.port}"
     if error.errno == errno.EADDRINUSE:
         return f"cannot listen on {where}: the port is in use; choose another with --port"
@@ -177,10 +177,10 @@ async def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain.
 
-    In-flight requests are answered, sockets closed, models unloaded. On SIGHUP the models of
-    ``reread()``, by default of the settings as they are, are followed, and by plugins their own.
+    Draining answers pending requests, closes sockets and unloads models. SIGHUP applies the models
+    of ``reread()``, by default of the unchanged settings, and plugins' own settings.
 
-    ``announce(url, composed)`` is called once the server listens. Raises ``MataError`` when it
+    ``announce(url, composed)`` is called once the server listens. Raises ``MataError`` if it
     cannot.
     """
     kernel.hide_memory()
@@ -190,7 +190,7 @@ async def run(
 
     def interrupted(number: int) -> None:
         if asked.is_set():
-            os._exit(128 + number)  # the second time nobody wants to wait; the workers die with us
+            os._exit(128 + number)  # a second signal exits at once; the workers die with the server
         asked.set()
         end_after(settings.drain_timeout + 1.5 * LAST_SECONDS)
 

@@ -1,8 +1,7 @@
-"""What bodies and answers took of memory: kept for the next ones, and given back after a while.
+"""Retention of freed memory: kept for later bodies and answers, returned after a while.
 
-To give a block back to the kernel with each request, and to be given it anew, costs a body of 3 MB
-more than to receive and to send it. To keep everything for good would leave an idle server as large
-as it was at its busiest.
+For a 3 MB body, returning its memory to the kernel and requesting it again costs more than
+receiving and sending it. Retaining everything would leave an idle server as large as at its peak.
 """
 
 from __future__ import annotations
@@ -17,28 +16,28 @@ from mataserver.engines.memory import (
 )
 
 BLOCK_MB = 8
-"""Blocks up to this are kept."""
+"""Maximum size of retained blocks."""
 KEPT_MB = 256
-"""What is kept at the end of the heap until it is given back, and no more than..."""
+"""Maximum free memory at the end of the heap, and..."""
 PART = 16
-"""...this part of the machine's memory: one in so many."""
+"""...as a fraction of the machine's memory: one in this many."""
 EVERY = 20.0
-"""Seconds between two looks."""
+"""Interval of checks in seconds."""
 RARELY = 32
-"""How many times as long it waits at most where looking was in vain: what is in use stays."""
+"""Maximum factor by which the interval grows while checks are futile: memory in use stays."""
 SPARE = 16 << 20
-"""Bytes over the least that was ever left which are not worth it."""
+"""Bytes above the lowest level ever reached that are not worth returning."""
 
 
 def keep() -> None:
-    """Have freed memory kept."""
+    """Make the allocator retain freed memory."""
     keep_freed_memory(BLOCK_MB, min(KEPT_MB, ram_total() // PART >> 20))
 
 
 async def give_back(every: float = EVERY) -> None:
-    """Give it back every while, for ever: what is in use then is asked for anew once.
+    """Return retained memory periodically, forever; memory in use is requested again once.
 
-    Beside the event loop, since the whole heap is looked at.
+    Runs in a thread, as it traverses the whole heap.
     """
     least, pause = resident_bytes(), every
     while True:

@@ -1,4 +1,4 @@
-"""What a server does beside answering: follow the registry, preload, try again what failed."""
+"""Background maintenance of a server: follow the registry, preload, retry failures."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger("mataserver")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds between two looks at the registry, and between two tries of what failed.
+    """Intervals in seconds of registry checks and of retries.
 
-    ``beat`` and ``silence`` are those of front-ends: between two signs of life, and without one.
+    ``beat`` and ``silence`` are those of front-ends: heartbeat interval and timeout.
     """
 
     reconcile: float = 2.0
@@ -50,9 +50,9 @@ class Upkeep:
         self._woken = asyncio.Event()
 
     def add_configured(self) -> None:
-        """Register the configured models; what cannot be served keeps ``/ready`` at 503.
+        """Register the configured models; those that cannot be served keep ``/ready`` at 503.
 
-        Raises ``InvalidParams`` for a task or params that a configured model does not take.
+        Raises ``InvalidParams`` for a task or params that a configured model does not support.
         """
         catalog, waiting = self._catalog, self._not_ready
         try:
@@ -65,7 +65,7 @@ class Upkeep:
         Configured(catalog).check()
 
     async def reconcile(self) -> None:
-        """Unload, for ever, what is no longer registered."""
+        """Periodically unload what is no longer registered."""
         while True:
             await asyncio.sleep(self._pace.reconcile)
             try:
@@ -74,7 +74,7 @@ class Upkeep:
                 log.exception("the registry could not be reloaded")
 
     async def preload(self) -> None:
-        """Load what is to be preloaded; what failed, or was not here, is tried again for ever."""
+        """Load the preloaded models; retry failed or missing ones forever."""
         wanted = self._preloaded()
         while True:
             failed = [name for name in wanted if not await self._load(name)]
@@ -88,12 +88,12 @@ class Upkeep:
             wanted = [name for name in self._preloaded() if name in again or self._broken(name)]
 
     def load_anew(self, names: set[str]) -> None:
-        """Have those of the models that are to be preloaded loaded now."""
+        """Reload those of the models that are to be preloaded."""
         self._anew |= names
         self._woken.set()
 
     def add_again(self) -> None:
-        """Register what was not here before. Its params are looked at for the first time, too."""
+        """Register models that have become available; validates their params, too."""
         try:
             self.add_configured()
         except MataError as error:
@@ -101,7 +101,7 @@ class Upkeep:
             self._not_ready["configuration"] = error.detail
 
     async def _load(self, name: str) -> bool:
-        """Load a model; whether that went well."""
+        """Load a model; return whether that succeeded."""
         try:
             async with self._pool.hold(self._catalog.plan(name)):
                 return True
@@ -113,6 +113,6 @@ class Upkeep:
         return [setting.model for setting in self._catalog.settings.models if setting.preload]
 
     def _broken(self, name: str) -> bool:
-        """Whether a registered model failed since it was loaded."""
+        """Whether a registered model has failed since it was loaded."""
         entry = self._catalog.entries().get(name)
         return entry is not None and self._pool.status(name, entry.task).error is not None

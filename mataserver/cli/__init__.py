@@ -1,4 +1,4 @@
-"""The command line. A command's module is imported when the command runs, and no sooner.
+"""The command line. A command's module is imported only when the command runs.
 
 Failures are one line on stderr, ``error: ...``, and exit code 1; wrong usage is exit code 2.
 """
@@ -25,7 +25,7 @@ INTERRUPTED = 130
 
 
 class Failed(click.ClickException):
-    """A failure that the user is told about in one line."""
+    """A failure, reported to the user in one line."""
 
     def show(self, file: Any = None) -> None:
         """Write the line to stderr."""
@@ -33,7 +33,7 @@ class Failed(click.ClickException):
 
 
 class Program(click.Group):
-    """Our commands, then those of plugins; a plugin cannot take a name of ours."""
+    """The built-in commands, then those of plugins, which cannot override built-in names."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return every name, without importing a plugin."""
@@ -44,7 +44,7 @@ class Program(click.Group):
         ctx: click.Context,  # noqa: ARG002 - click's signature
         cmd_name: str,
     ) -> click.Command | None:
-        """Return a command; of ours its module is imported."""
+        """Return a command, importing the module of a built-in one."""
         place = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
         if place is not None:
             module, _, attribute = place.partition(":")
@@ -58,13 +58,13 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; of a name that is none the one that may be meant is told."""
+        """Find the command; suggest a similar name if there is none."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             ctx.fail(f"no such command: {args[0]}{similar(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn what it raises into an exit code."""
+        """Run the command; convert exceptions to exit codes."""
         try:
             return super().invoke(ctx)
         except MataError as error:
@@ -90,5 +90,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without the dash gets a "?"
+            stream.reconfigure(errors="replace")  # a terminal that lacks the dash shows "?"
     cli.main(args=arguments, prog_name="mataserver")

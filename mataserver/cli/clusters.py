@@ -1,4 +1,4 @@
-"""``mataserver cluster``: the nodes that the running server has workers on, and its front-ends."""
+"""``mataserver cluster``: the nodes with workers of the running server, and its front-ends."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def frontends(
 
 
 def _asked(client: Client, path: str) -> Answer | None:
-    """Return what the server answers, None where it has no such route."""
+    """Return the server's answer, None if it has no such route."""
     from mataserver_client import NotFound
 
     try:
@@ -96,14 +96,14 @@ def _print(answer: Answer, lines: Iterable[str], *, as_json: bool) -> None:
 
 
 def _of_nodes(nodes: list[NodeRow], queues: Mapping[str, int]) -> Iterator[str]:
-    """Yield the table of the nodes, then what waits for each of their models."""
+    """Yield the table of nodes, then the queue length of each of their models."""
     yield from table([HEADER, *map(_cells, nodes)], range(1, 4))
     for model in sorted({name for node in nodes for name in node.workers}):
         yield f"{model}: {queues.get(model, 0)} waiting"
 
 
 def _of_frontends(fronts: list[FrontendRow]) -> list[str]:
-    """Return the table of the front-ends; the one that was asked is marked."""
+    """Return the table of front-ends, with the requested one marked."""
     rows = [
         (
             each.address + (" *" if each.here else ""),
@@ -127,12 +127,12 @@ def _cells(node: NodeRow) -> tuple[str, ...]:
 
 
 def _of(node: NodeRow, what: str, unit: float = 1.0) -> str:
-    """Return what is left of something, and how much there is, to a hundredth."""
+    """Return a resource's free and total amounts, rounded to hundredths."""
     free, total = (round(each.get(what, 0.0) / unit, 2) for each in (node.free, node.total))
     return f"{free:.12g} of {total:.12g}"
 
 
 def _counted(workers: list[str]) -> list[str]:
-    """Return each model once, with how many workers it has when there are several."""
+    """Return each model once, with its number of workers if several."""
     found = sorted(set(workers))
     return [f"{n} x{workers.count(n)}" if workers.count(n) > 1 else n for n in found]

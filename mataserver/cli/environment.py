@@ -1,4 +1,4 @@
-"""What a command finds on this machine: the settings, the registry and the plugins."""
+"""The local environment of commands: settings, registry and plugins."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 UNKNOWN = "—"
-"""What is printed for a value that there is none of."""
+"""Printed for a missing value."""
 
 
 def config_option(function: F) -> F:
-    """Add ``--config FILE``, handed over as ``config_file``; errors in that file name it."""
+    """Add ``--config FILE``, passed as ``config_file``; errors in that file name it."""
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, config_file: str | None, **options: Any) -> Any:
@@ -46,7 +46,7 @@ def config_option(function: F) -> F:
 
 
 def naming(file: str | None, error: MataError) -> MataError:
-    """Return an error in the configuration with its file, unless it is named already."""
+    """Return a configuration error with its file, unless it is already named."""
     place, _, problem = error.detail.partition(": ")
     path = configuration(file)
     if place not in {"configuration", "models"} or path is None or path.name in problem:
@@ -56,7 +56,7 @@ def naming(file: str | None, error: MataError) -> MataError:
 
 
 def configuration(file: str | None) -> Path | None:
-    """Return the configuration file as it is named; None where there is none."""
+    """Return the configuration file's path for display, None without one."""
     folder = Path.cwd()
     try:
         found = config.find(file, config.variables(folder), folder)
@@ -66,14 +66,14 @@ def configuration(file: str | None) -> Path | None:
 
 
 def warn(text: str) -> None:
-    """Write one line of warning to stderr."""
+    """Print one line of warning to stderr."""
     click.echo(f"warning: {' '.join(text.split())}", err=True)
 
 
 def take_hub_variables() -> None:
-    """Take ``HF_*`` variables (``HF_TOKEN`` for gated models) from ``.env`` into the environment.
+    """Import ``HF_*`` variables (``HF_TOKEN`` for gated models) from ``.env`` into the environment.
 
-    The hub's library reads them there; one that is set already stays as it is.
+    The hub's library reads them there; variables already set take precedence.
     """
     for name, value in config.dotenv(Path.cwd()).items():
         if name.startswith("HF_"):
@@ -86,9 +86,9 @@ def registry(settings: Settings) -> Registry:
 
 
 def plugins(settings: Settings) -> Plugins:
-    """Import the plugins; a broken one is a warning. Raises ``ConfigError``.
+    """Import the plugins; warn of broken ones. Raises ``ConfigError``.
 
-    ``plugins.strict`` is about starting a server, so it does not hold here.
+    Ignores ``plugins.strict``, which applies to a server's start only.
     """
     found = discover(settings)
     for plugin in found.found:
@@ -98,10 +98,10 @@ def plugins(settings: Settings) -> Plugins:
 
 
 def discover(settings: Settings, problems: list[config.ConfigError] | None = None) -> Plugins:
-    """Import the plugins, and leave it to the caller to tell of errors.
+    """Import the plugins; the caller reports errors.
 
-    The log keeps them to itself, except on the level "debug". Raises ``ConfigError`` for settings
-    of a plugin that are wrong, or puts it into ``problems``.
+    Their log is suppressed, except at level "debug". Raises ``ConfigError`` for invalid settings of
+    a plugin, or appends it to ``problems``.
     """
     import msgspec
 
@@ -128,7 +128,7 @@ def _quiet(log: Any) -> Iterator[None]:
 
 
 def table(rows: Sequence[tuple[str, ...]], numbers: Container[int]) -> list[str]:
-    """Return a table's lines; the columns of ``numbers`` stand on the right."""
+    """Return a table's lines; the columns in ``numbers`` are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(

@@ -1,4 +1,4 @@
-"""The commands, ours and those that plugins bring: known by their names until they run."""
+"""The commands, built-in and of plugins, known by name until they run."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ COMMANDS = {
     "check": "checking:check",
     "version": "version:version",
 }
-"""Our commands: where each is, below this package."""
+"""The built-in commands, with their locations below this package."""
 
 ALIASES = {"ls": "list", "warmup": "load"}
 
 TAKEN = frozenset({*COMMANDS, *ALIASES})
-"""Names that no plugin's command can have."""
+"""Names that plugins' commands cannot have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """One command. ``owner`` names the distributions that bring it, ``refused`` why it is not run.
+    """One command. ``owner`` names its distributions, ``refused`` the reason why it cannot run.
 
-    ``point`` is its entry point; of several with one name, which are all refused, any.
+    ``point`` is its entry point; of several with the same name, all rejected, any one.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Extension:
 
     @property
     def help(self) -> str:
-        """The command's own docstring, read from its source; where there is none, its owner."""
+        """The command's docstring, read from its source; without one, its owner."""
         return _docstring(self.point) or f"Command of {self.owner}."
 
 
 def found() -> dict[str, Extension]:
-    """Return every command of a plugin by its name; nothing is imported."""
+    """Return every plugin's command by name, without importing any."""
     points: dict[str, list[importlib.metadata.EntryPoint]] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
         points.setdefault(point.name, []).append(point)
@@ -75,7 +75,7 @@ def _extension(name: str, points: Sequence[importlib.metadata.EntryPoint]) -> Ex
 
 
 class ExtensionCommand(click.Command):
-    """A plugin's command: it is imported, or refused, when it runs."""
+    """A plugin's command: imported, or rejected, when it runs."""
 
     def __init__(self, extension: Extension) -> None:
         self._extension = extension
@@ -88,7 +88,7 @@ class ExtensionCommand(click.Command):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        """Import the command and let it take over. Raises ``MataError`` if that cannot be."""
+        """Import the command and delegate to it. Raises ``MataError`` if that fails."""
         return self._import().make_context(info_name, args, parent, **extra)
 
     def _import(self) -> click.Command:
@@ -109,7 +109,7 @@ class ExtensionCommand(click.Command):
 def _docstring(point: importlib.metadata.EntryPoint) -> str | None:
     """Return a function's docstring without importing its module, or None.
 
-    The help lists the commands of every plugin: a slow or a broken one must not hold it up.
+    The help lists the commands of all plugins, and a slow or broken one must not affect it.
     """
     source = _source(point.module)
     try:

@@ -1,4 +1,4 @@
-"""Videos, read frame by frame and written with what was drawn. PyAV is imported here."""
+"""Reading of videos, and writing of annotated ones. Imports PyAV."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PATIENCE = 60.0
-"""Seconds until a file that gives nothing is given up."""
+"""Timeout in seconds for a file that delivers nothing."""
 RATE = 25
 _MILLISECOND = Fraction(1, 1000)
 
 
 class Source:
-    """A video that is read while it is inferred; frames are kept until they are taken."""
+    """A video that is read during inference; frames are buffered until they are taken."""
 
     def __init__(self, file: Path, max_pixels: int) -> None:
         self._file = str(file.absolute())
@@ -36,7 +36,7 @@ class Source:
         self._kept: dict[int, VideoFrame] = {}
 
     def encoded(self) -> Iterator[bytes]:
-        """Yield the frames as JPEG. Raises ``BadRequest`` for what is no video."""
+        """Yield the frames as JPEG. Raises ``BadRequest`` if the file is not a video."""
         try:
             found = videos.frames(self._file, self._max_pixels, PATIENCE)
             for number, frame in enumerate(found):
@@ -46,9 +46,9 @@ class Source:
             raise BadRequest(videos.reason(error, file=True)) from None
 
     def take(self, number: int) -> tuple[NDArray[np.uint8], float]:
-        """Return the pixels ``[H, W, 3]`` of a frame and its time in seconds, once.
+        """Return a frame's pixels ``[H, W, 3]`` and its time in seconds, once.
 
-        Those before it, which had no answer, are given up.
+        Drops the frames before it, which got no answer.
         """
         for passed in [each for each in self._kept if each < number]:
             del self._kept[passed]
@@ -57,7 +57,7 @@ class Source:
 
 
 class Film:
-    """A video that is written, with the times of the frames of another one."""
+    """A video that is written, with the frame times of another one."""
 
     def __init__(self, place: Path) -> None:
         self._place = place
@@ -74,7 +74,7 @@ class Film:
             self._container.close()
 
     def write(self, picture: Image.Image, seconds: float) -> None:
-        """Add a picture that is shown at a time; its sides are cut to even numbers."""
+        """Add a picture to be shown at a time; its sides are cropped to even numbers."""
         width, height = (side // 2 * 2 for side in picture.size)
         if self._container is None:
             self._container = av.open(str(self._place), "w")

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, the plugins or the models, found without starting them."""
+"""Problems of a configuration, plugins or models, found without starting them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Findings:
-    """What was found: errors keep the server from doing its work, warnings do not.
+    """The problems found: errors prevent the server from working, warnings do not.
 
-    Notes tell how it is, and no fault.
+    Notes are informational.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Return one line a finding, then the verdict."""
+        """Return one line per finding, then the verdict."""
         said = [("error", text) for text in self.errors]
         said += [("warning", text) for text in self.warnings]
         found = [f"{kind}: {' '.join(text.split())}" for kind, text in said]
@@ -57,7 +57,7 @@ def _count(found: list[str], noun: str) -> str:
 
 
 def examine(config_file: str | None) -> Findings:
-    """Try a configuration, every plugin and every model; start and change nothing."""
+    """Check a configuration, every plugin and every model, without starting or changing any."""
     findings = Findings()
     try:
         settings = config.load(config_file)
@@ -74,7 +74,7 @@ def examine(config_file: str | None) -> Findings:
 
 
 def _check_variables(findings: Findings) -> None:
-    """Warn of variables that look like a setting and are none: the server ignores them."""
+    """Warn of variables that look like a setting but are ignored."""
     settings = {each.name.upper() for each in msgspec.structs.fields(config.Settings)}
     structured = {name.upper() for name in config.STRUCTURED}
     for name in sorted(config.variables(Path.cwd())):
@@ -104,9 +104,9 @@ def _check_exposure(settings: Settings, findings: Findings) -> None:
 
 
 def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
-    """Try every plugin; one whose settings are wrong goes on with its defaults.
+    """Check every plugin; one with invalid settings continues with its defaults.
 
-    Else each model that it serves would be told as one that nothing serves.
+    Otherwise each of its models would also be reported as unserved.
     """
     if not isinstance(settings.plugins.get("strict", False), bool):
         findings.errors.append("configuration: plugins.strict: expected `bool`")
@@ -137,7 +137,7 @@ def _check_found(found: Plugins, findings: Findings) -> None:
 
 
 def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings) -> None:
-    """Tell what the kernel keeps models from, and of whom it is not asked to."""
+    """Report the confinement that the kernel supports, and backends that opt out."""
     if not settings.confine_models:
         findings.notes.append("models are not confined: confine_models is false")
         return
@@ -161,7 +161,7 @@ def _check_commands(findings: Findings) -> None:
 
 
 def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> None:
-    """Try every model on a copy of the registry: what would be registered, and what serves it."""
+    """Check every model on a copy of the registry: its registration and its backend."""
     with tempfile.TemporaryDirectory(prefix="mataserver-check-") as directory:
         copy = Registry(Path(directory, "model_registry.json"))
         try:
@@ -185,7 +185,7 @@ def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> N
 
 
 def _copy_registry(original: Path, copy: Registry) -> None:
-    """Raises ``MataError`` for a registry that cannot be read."""
+    """Copy a registry. Raises ``MataError`` if it cannot be read."""
     with os_errors_as("could not read the model registry", original):
         for name in (original.name, defaults.FILE):
             with contextlib.suppress(FileNotFoundError):
@@ -194,7 +194,7 @@ def _copy_registry(original: Path, copy: Registry) -> None:
 
 
 def _problem(catalog: Catalog, name: str) -> str | None:
-    """Return why the one configured model of ``catalog`` cannot be served, or None."""
+    """Return why the single configured model of ``catalog`` cannot be served, or None."""
     try:
         Configured(catalog).add()
         Configured(catalog).check()

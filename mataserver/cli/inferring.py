@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mataserver_client.results import InferResponse
 
 _OF_ONE_FILE = frozenset({400, 413})
-"""Statuses that are about one picture: the others go on."""
+"""Statuses that concern one picture only: the others continue."""
 
 
 @click.command()
@@ -73,7 +73,7 @@ def infer(
 
 
 class _Run:
-    """One call of the command."""
+    """One invocation of the command."""
 
     def __init__(
         self,
@@ -92,9 +92,9 @@ class _Run:
         self._task = task
 
     def serve(self, file: Path, number: int) -> bool:
-        """Print what is found in a file, and draw it; whether the file could be used.
+        """Print and draw the results of a file; return whether the file was usable.
 
-        Raises ``MataError`` for what would be wrong with every file.
+        Raises ``MataError`` for errors that concern every file.
         """
         try:
             if targets.is_video(file):
@@ -142,7 +142,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _canvas(self, file: Path) -> Iterator[Callable[[Any, float, InferResponse], None]]:
-        """Give what a video's frames are drawn with: on a video, on pictures, or not at all."""
+        """Yield a function that draws a video's frames: to a video, to pictures, or not at all."""
         target = self._target
         if target is None:
             yield lambda _pixels, _seconds, _answer: None
@@ -158,7 +158,7 @@ class _Run:
 
 
 def _print(answer: InferResponse, file: Path, **of_frame: float) -> None:
-    """Print an answer as one line of JSON, with the file that it is about."""
+    """Print an answer as one line of JSON, with its file."""
     line = {"file": str(file), **of_frame, **msgspec.to_builtins(answer)}
     click.echo(msgspec.json.encode(line).decode())
 
@@ -174,6 +174,6 @@ def _save(picture: Image.Image, place: Path) -> None:
 
 
 def _made(place: Path) -> Path:
-    """Return a place whose folder is there now."""
+    """Create a path's folder; return the path."""
     place.parent.mkdir(parents=True, exist_ok=True)
     return place

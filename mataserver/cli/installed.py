@@ -1,4 +1,4 @@
-"""``mataserver plugins``: what is installed, and what it would take to use the rest."""
+"""``mataserver plugins``: what is installed, and how to install the rest."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _installation(offer: Offer) -> str:
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[column]) for row in (HEADER, *rows)) for column in range(len(HEADER))]
-    widths[-1] = 0  # the last one is as long as it is
+    widths[-1] = 0  # the last column is not padded
     lines = [
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         for row in (HEADER, *rows)

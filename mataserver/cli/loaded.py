@@ -1,4 +1,4 @@
-"""``mataserver ps``: what the running server holds in memory, and what it is doing."""
+"""``mataserver ps``: the models in the running server's memory, and their activity."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _ago(seconds: float) -> str:
-    """Return how long ago something was, in its largest unit."""
+    """Format a duration in its largest unit."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"

@@ -1,4 +1,4 @@
-"""A model's parameters as commands are given them."""
+"""Options of commands for a model's parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _given(
 
 
 def _decoded(text: str) -> Any:
-    """Return a value as JSON, a number also as people write it, or as the text that it is."""
+    """Parse a value as JSON or as a number in any spelling, else return the text."""
     try:
         return msgspec.json.decode(plain_number(text))
     except msgspec.DecodeError:
@@ -45,4 +45,4 @@ params_option = click.option(
     callback=_given,
     help="A parameter, also several times; or all of them as one JSON object.",
 )
-"""``params``, a dict of them."""
+"""``params``: a dict of parameters."""

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from mataserver.sources import Step
 
 
-# What pip says at each package: the lines between them are of no use while it works.
+# pip's lines that mark progress; the others are noise while it works.
 _PIP_STEPS = ("Collecting ", "Downloading ", "Building wheel", "Installing collected", "Would ")
 
 
 class DownloadBar:
-    """What a pull does, on a terminal: a download as a bar, pip by its own lines.
+    """Displays a pull's progress on a terminal: a download as a bar, pip by its own lines.
 
-    Nothing where stderr is none.
+    Displays nothing unless stderr is a terminal.
     """
 
     def __init__(self, model: str) -> None:
@@ -50,7 +50,7 @@ class DownloadBar:
             self._bar.render_finish()
 
     def show(self, step: Step) -> None:
-        """Draw the newest state."""
+        """Display the current state."""
         if not sys.stderr.isatty():
             return
         if isinstance(step, Progress):
@@ -78,18 +78,18 @@ def _megabytes(progress: Progress | None) -> str | None:
 
 
 class Task(click.Choice[str]):
-    """One of the tasks; of a word that is none the one that may be meant is told."""
+    """A task; for an invalid one the error suggests a similar name."""
 
     name = "task"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the task; one that a plugin brings is looked up once plugins are known."""
+        """Return the task; a plugin's own task is validated later, once plugins are known."""
         if "." in str(value) and is_task(str(value)):
             return str(value)
         return super().convert(value, param, ctx)
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        """Return the sentence about a word that is no task."""
+        """Return the error message for an invalid task."""
         said = super().get_invalid_choice_message(value, ctx)
         return said.rstrip(".") + (suggestion.task(str(value), TASKS) or ".")
 
@@ -129,14 +129,14 @@ def pull(model: str, task: str, name: str | None, config_file: str | None) -> No
 
 
 def _is_path(model: str) -> bool:
-    """Whether ``model`` is a path: marked as one, or the name of a file in this directory."""
+    """Whether ``model`` is a path: written as one, or the name of a file in this directory."""
     return (
         model.startswith(("/", "./", "../", "~")) or model in {".", ".."} or Path(model).is_file()
     )
 
 
 def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Pulled:
-    """Register a local path; what is wrong with it is told with the path as it was typed."""
+    """Register a local path; errors name the path as typed."""
     try:
         pulled = catalog.add_local(Path(path), task, name)
     except MataError as error:
@@ -146,7 +146,7 @@ def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Pulled:
 
 
 def _announce_pip(found: Plugins, model: str) -> None:
-    """Say that pip is about to run: it takes minutes."""
+    """Announce that pip is about to run, which takes minutes."""
     offer = found.pip(model)
     if offer is not None and (offer.missing or offer.unsuitable) and sys.stderr.isatty():
         click.echo(f"installing {', '.join(offer.backend.packages)} with pip", err=True)

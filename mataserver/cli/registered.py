@@ -1,4 +1,4 @@
-"""``mataserver list``, ``show`` and ``rm``: the registry, with no server involved."""
+"""``mataserver list``, ``show`` and ``rm``: the registry, without a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mataserver.library.registry import Entry, Registry
 
 RULE = 62
-"""The dashed line's length, unless the table is wider."""
+"""Minimum length of the dashed line."""
 
 _HF_NOTE = "Note: model weights on disk (HF cache) were not deleted."
 _PIP_NOTE = "Note: pip packages were not uninstalled. Remove manually if needed."
@@ -47,7 +47,7 @@ def list_models(*, as_json: bool, config_file: str | None) -> None:
 
 
 def _described(name: str, entry: Entry) -> dict[str, Any]:
-    """Return a model as JSON: sizes in bytes, times in Unix seconds, null for what is unknown."""
+    """Return a model as JSON: sizes in bytes, times in Unix seconds, null if unknown."""
     return {
         "model": name,
         "task": entry.task,
@@ -129,7 +129,7 @@ def _missing(model: str, known: Registry) -> NotFound:
 
 
 def _usage(name: str, entry: Entry) -> tuple[int | None, float | None]:
-    """Return a model's bytes on disk and when they were last read (Unix seconds), where known."""
+    """Return a model's bytes on disk and last access (Unix seconds), as far as known."""
     from mataserver import sources
 
     if entry.source == "hf":
@@ -145,7 +145,7 @@ def _local_time(seconds: float) -> str:
 
 
 def _facts(settings: Settings, model: str, entry: Entry) -> dict[str, str]:
-    """Return what the backend of a model has decided about it, or why none serves it."""
+    """Return the backend's decisions about a model, or why none serves it."""
     files, known = weights.files(model, entry), plugins(settings)
     offer = known.offer(files, entry.task)
     if offer is None:
@@ -155,7 +155,7 @@ def _facts(settings: Settings, model: str, entry: Entry) -> dict[str, str]:
 
 
 def _packages(settings: Settings, model: str) -> dict[str, str]:
-    """Return the rows of a pip model; without the plugin that declares it nothing is known."""
+    """Return the rows of a pip model, which need the plugin that declares it."""
     offer = plugins(settings).pip(model)
     if offer is None:
         return {"pip_packages": UNKNOWN, "installed": "no"}

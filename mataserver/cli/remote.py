@@ -1,4 +1,4 @@
-"""A running server as a command asks it; ``mataserver load`` and ``stop``."""
+"""Commands' connection to a running server; ``mataserver load`` and ``stop``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def server_options(function: F) -> F:
-    """Add ``--url``, ``--api-key`` and ``--config``, which ``connected`` takes."""
+    """Add ``--url``, ``--api-key`` and ``--config``, the arguments of ``connected``."""
     for option in (
         config_option,
         click.option(
@@ -61,7 +61,7 @@ def stop(model: str, url: str | None, api_key: str | None, config_file: str | No
 
 @contextlib.contextmanager
 def connected(url: str | None, api_key: str | None, file: str | None) -> Iterator[Client]:
-    """Give a client of the server. Raises ``MataError``, also when there is no server."""
+    """Yield a client of the server. Raises ``MataError``, also if there is no server."""
     from mataserver_client import AuthenticationFailed, Client, ConnectionFailed
 
     settings = config.load(file)
@@ -87,7 +87,7 @@ def connected(url: str | None, api_key: str | None, file: str | None) -> Iterato
 
 
 def _origin(settings: Settings, key: str | None) -> str:
-    """Say where the key that was sent comes from."""
+    """Explain where the sent key comes from."""
     if key is None:
         return "no key was found: set MATA_SERVER_API_KEY or give --api-key"
     if key in settings.keys:
@@ -96,7 +96,7 @@ def _origin(settings: Settings, key: str | None) -> str:
 
 
 def key_for(settings: Settings, url: str | None) -> str | None:
-    """Return the key to send; the keys of this machine's server go to this machine only."""
+    """Return the key to send; this machine's server keys are sent to this machine only."""
     if url is None or is_loopback(urlsplit(url).hostname or ""):
         return client_key(settings)
     return settings.api_key

@@ -28,9 +28,9 @@ log = logging.getLogger("mataserver")
 
 
 def note_configuration(file: str | None) -> None:
-    """Name the configuration file by its variable: that is where it is looked up to be hidden.
+    """Record the configuration file in its variable, by which confinement finds and hides it.
 
-    It may hold keys, and models are confined to what is no key (``confinement``).
+    It may contain keys, which models must not read (``confinement``).
     """
     if file:
         os.environ[f"{config.PREFIX}CONFIG"] = str(Path(file).expanduser().absolute())
@@ -43,8 +43,8 @@ def note_configuration(file: str | None) -> None:
 @config_option
 def serve(*, host: str | None, port: int | None, opening: bool, config_file: str | None) -> None:
     """Start the inference server."""
-    # What a start makes stays: looking through it for garbage again and again is a tenth of its
-    # time, and later looks of the collector need not see it either.
+    # Objects created at the start are permanent. Traversing them in garbage collections takes a
+    # tenth of the start, and ``gc.freeze`` exempts them from later ones.
     gc.disable()
     import asyncio
 
@@ -84,7 +84,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
 def announcement(
     settings: Settings, url: str, composed: Composed, new_key: str | None, link: str
 ) -> list[str]:
-    """Return what a person is told when the server listens; ``new_key`` was made just now."""
+    """Return the lines printed once the server listens; ``new_key`` was just generated."""
     from mataserver.sources.cache import cache_directory
 
     plugins = ", ".join(_describe(plugin) for plugin in composed.plugins.found) or "none"
@@ -101,9 +101,9 @@ def announcement(
 
 
 def _link(settings: Settings, url: str, composed: Composed) -> str:
-    """Return where this machine reaches the page, with a code that signs the browser in once.
+    """Return the page's URL on this machine, with a one-time sign-in code.
 
-    It is empty where no plugin brings a page.
+    Empty if no plugin provides a page.
     """
     from mataserver.http.pages import pages_of
 
@@ -115,7 +115,7 @@ def _link(settings: Settings, url: str, composed: Composed) -> str:
 
 
 def _open(link: str) -> None:
-    """Open the page in the browser; where there is no browser, say where the page is."""
+    """Open the page in the browser; without a browser, print its URL."""
     import webbrowser
 
     if not link:
@@ -127,7 +127,7 @@ def _open(link: str) -> None:
 
 
 def _has_screen() -> bool:
-    """Whether a browser can show itself: one in this terminal would take it from the server."""
+    """Whether a browser can open a window: a terminal browser would take over the terminal."""
     names = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     return any(os.environ.get(name) for name in names)
 
@@ -150,7 +150,7 @@ def _describe(plugin: Plugin) -> str:
 
 
 def _loop_factory() -> Callable[[], Any]:
-    """Return uvloop's event loop where it is installed, else asyncio's own."""
+    """Return uvloop's event loop if installed, else asyncio's."""
     try:
         import uvloop
     except ImportError:

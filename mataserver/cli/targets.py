@@ -1,4 +1,4 @@
-"""Which files ``mataserver infer`` reads, and where it writes what it drew."""
+"""The input files of ``mataserver infer``, and the paths of its output."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def is_video(file: Path) -> bool:
 
 
 def found(places: tuple[Path, ...]) -> list[Path]:
-    """Return the files; of a folder its pictures and videos, by name.
+    """Return the files; for a folder its pictures and videos, by name.
 
-    Raises ``UsageError`` for a folder that holds none.
+    Raises ``UsageError`` for a folder without any.
     """
     files = []
     for place in places:
@@ -42,11 +42,11 @@ def _is_known(file: Path) -> bool:
 
 
 class DrawingTarget:
-    """Where the drawn pictures go: a file, a folder, a pattern with ``{name}`` and ``{number}``.
+    """The output: a file, a folder, or a pattern with ``{name}`` and ``{number}``.
 
-    A name without a suffix is a folder's, which is made.
+    A name without a suffix is a folder, which is created.
 
-    Raises ``UsageError`` for what cannot be written to, or would be written to twice.
+    Raises ``UsageError`` for an output that cannot be written, or would be written twice.
     """
 
     def __init__(self, out: str, files: list[Path]) -> None:
@@ -80,13 +80,13 @@ class DrawingTarget:
             taken.add(place)
 
     def is_film(self, file: Path) -> bool:
-        """Whether one video is written for a file, and not a picture for each of its frames."""
+        """Whether a file's output is a video, instead of a picture per frame."""
         return is_video(file) and not (
             self._numbered and Path(self._out).suffix.lower() in _WRITTEN_PICTURES
         )
 
     def place(self, file: Path, number: int) -> Path:
-        """Return where the drawn picture of a file, or of its frame ``number``, goes."""
+        """Return the output path of a file, or of its frame ``number``."""
         if self._folder:
             kept, other = (
                 (_WRITTEN_VIDEOS, ".mp4") if is_video(file) else (_WRITTEN_PICTURES, ".png")

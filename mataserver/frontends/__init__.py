@@ -1,5 +1,5 @@
-"""Several servers on one shared directory: who there is, and how one vouches for another's asker.
+"""Several servers with a shared directory: discovery, and authenticated relaying of requests.
 
-Each is a *front-end* of the same models: behind a balancer any of them may be asked. What one alone
-holds, such as a session, carries its tag in the id.
+Each is a *front-end* of the same models: a load balancer may pick any. The id of a resource that
+only one holds, such as a session, contains that front-end's tag.
 """

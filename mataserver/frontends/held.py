@@ -1,4 +1,4 @@
-"""Ids of what one front-end alone holds: they tell which, or the others are told."""
+"""Ids of resources that a single front-end holds: tagged, or announced to the others."""
 
 from __future__ import annotations
 
@@ -16,94 +16,93 @@ if TYPE_CHECKING:
 
 DIGITS = 12
 TAG = 4
-"""Hex digits of a tag."""
+"""Number of hex digits of a tag."""
 _TAGGED = re.compile(r"[a-z]+[_-]([0-9a-f]{4})[0-9a-f]{8,}")
-"""An id that tells its front-end: a word, then the tag before what tells it from others."""
+"""A tagged id: a word, the tag, and random digits."""
 
 
 EVERY = "*"
-"""What a route's ``held`` says whose handler asks every front-end."""
+"""Value of a route's ``held`` if its handler gathers from every front-end."""
 SESSIONS = "sessions"
-"""The kind of what sessions and cameras are; what a plugin holds is of the kind of its name."""
+"""The kind of sessions and cameras; resources of a plugin are of the kind of its name."""
 
 
 def named(kind: str, identity: str) -> str:
-    """Return how front-ends tell each other of an id: two kinds of things may have the same one."""
+    """Return an id qualified by its kind: ids are unique only within a kind."""
     return f"{kind}:{identity}"
 
 
 class HeldNames:
-    """What this front-end holds: ids with its ``tag``, and ``chosen`` ones, of which others know.
+    """The resources this front-end holds: ids with its ``tag``, and announced ``chosen`` ones.
 
-    Those stand with their kind, as ``named`` gives them. ``tell`` has the others know of them at
-    once, and ``gather`` asks them what they answer to the same request. Of a server that has no
-    others all do nothing.
+    Chosen ids are qualified as by ``named``. ``tell`` announces them to the others at once, and
+    ``gather`` relays a request to all others. On a server without others these do nothing.
     """
 
     def __init__(self) -> None:
         self.tag = ""
-        # Counted: one that ends, and another of its name that begins, meet.
+        # Counted: a resource may end while another of the same name begins.
         self.chosen: Counter[str] = Counter()
         self.tell: Callable[[], Awaitable[None]] = _nobody
         self.gather: Gather = _nothing
 
     def of(self, kind: str) -> NamesOfKind:
-        """Return what notes and makes ids of one kind of things."""
+        """Return the registry of ids of one kind."""
         return NamesOfKind(self, kind)
 
     def make(self, prefix: str, digits: int = DIGITS) -> str:
-        """Return a new id: a lower-case word that ends in ``_`` or ``-``, and hex digits."""
+        """Return a new id: a lower-case prefix that ends in ``_`` or ``-``, and hex digits."""
         count = digits - len(self.tag)
         return f"{prefix}{self.tag}{secrets.token_hex((count + 1) // 2)[:count]}"
 
     def holds(self, kind: str, identity: str) -> bool:
-        """Whether this front-end holds what has an id, if anybody does."""
+        """Whether this front-end is the holder of an id, if any is."""
         known = named(kind, identity) in self.chosen
         return known or (self.tag != "" and tag_of(identity) == self.tag)
 
 
 class NamesOfKind:
-    """The ids of one kind of things that this front-end holds."""
+    """The ids of one kind of resource that this front-end holds."""
 
     def __init__(self, names: HeldNames, kind: str) -> None:
         self._names = names
         self._kind = kind
 
     def make(self, prefix: str, digits: int = DIGITS) -> str:
-        """Return a new id: a lower-case word that ends in ``_`` or ``-``, and hex digits."""
+        """Return a new id: a lower-case prefix that ends in ``_`` or ``-``, and hex digits."""
         return self._names.make(prefix, digits)
 
     async def add(self, identity: str) -> None:
-        """Have the others find what has an id that somebody chose; return when they can."""
+        """Announce a chosen id to the other front-ends; return once they can find it."""
         self._names.chosen[named(self._kind, identity)] += 1
         await self._names.tell()
 
     def discard(self, identity: str) -> None:
-        """Note that it is held no more. Until the others learn it, they ask us."""
+        """Withdraw an id. Until the others notice, they still relay requests here."""
         chosen, name = self._names.chosen, named(self._kind, identity)
         chosen[name] -= 1
         if chosen[name] <= 0:
             del chosen[name]
 
     async def gather(self, request: web.Request, kind: Any) -> list[Any]:
-        """Return what each other front-end answers to the same request, read as ``kind``.
+        """Return every other front-end's answer to the same request, decoded as ``kind``.
 
-        The route has ``held="*"``. Nothing for what another front-end asks. Raises ``Unavailable``
-        where one lives and does not answer.
+        The route has ``held="*"``. Returns nothing for a request of another front-end. Raises
+        ``Unavailable`` if a live one does not answer.
         """
         return await self._names.gather(request, kind)
 
 
 def tag_of(identity: str) -> str:
-    """Return the tag in an id, empty for one that has none."""
+    """Return the tag of an id, empty if it has none."""
     found = _TAGGED.fullmatch(identity)
     return found[1] if found else ""
 
 
 async def _nobody() -> None:
-    """Tell nobody."""
+    """Announce nothing: there are no others."""
 
 
 async def _nothing(_request: web.Request, _kind: Any) -> list[Any]:
-    """Ask nobody."""
+    """Gather nothing: there are no others."""
     return []

@@ -1,7 +1,7 @@
-"""How one front-end tells another who asks: signed with what both have from the shared directory.
+"""Assertions of a caller's identity between front-ends, signed with their shared secret.
 
-The front-end that a client reached has judged its key, its cookie, its page. The one that holds
-what was asked for takes its word, and need not know the key: cookies are known to one alone.
+The front-end that received a request has authenticated its key, cookie or page. The one that holds
+the resource trusts its assertion and need not know the credentials: cookies exist on one only.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 HEADER = "X-Mataserver-Vouched"
 WINDOW = 30.0
-"""Seconds that a word counts, and that clocks of front-ends may differ."""
+"""Validity of an assertion, and maximum clock difference, in seconds."""
 MOST = 100_000
-"""Words that are remembered within their time; more are refused."""
+"""Maximum number of unexpired assertions remembered; more are rejected."""
 
 
 class Distrusted(MataError):
-    """401: nobody that we know vouches for this request."""
+    """401: the request's assertion is not valid."""
 
     status = 401
 
 
 class _Word(Struct, frozen=True, kw_only=True):
-    """Who asks what: ``to`` is the tag of the front-end asked, ``at`` seconds of the Unix clock."""
+    """The claims; ``to`` is the target's tag, ``at`` the time of issue in Unix seconds."""
 
     id: str
     name: str
@@ -54,7 +54,7 @@ class _Word(Struct, frozen=True, kw_only=True):
 
 
 class Voucher:
-    """Gives and takes words under one ``secret``; each is taken once. ``clock`` is the Unix one."""
+    """Issues and verifies assertions by ``secret``, each once. ``clock`` is Unix time."""
 
     def __init__(self, secret: bytes, clock: Callable[[], float] = time.time) -> None:
         self._secret = secret
@@ -64,8 +64,8 @@ class Voucher:
     def give(self, principal: Principal, method: str, path: str, to: str) -> str:
         """Return the value of ``HEADER`` for a request; ``path`` is as sent, with its query.
 
-        ``to`` is the tag of the front-end that is asked: whoever listens at the address of one that
-        is gone shall not ask another one in our name.
+        ``to`` is the tag of the target: a process that took over the address of a former front-end
+        must not be able to replay the assertion at another one.
         """
         word = _Word(
             id=principal.id,
@@ -85,14 +85,14 @@ class Voucher:
         return f"{said.decode()}.{self._sign(said)}"
 
     def take(self, value: str, method: str, path: str, to: str) -> Principal:
-        """Return who asks by a front-end's word. Raises ``Distrusted`` for what is none."""
+        """Return the asserted principal. Raises ``Distrusted`` for an invalid assertion."""
         said, _, signature = value.encode("utf-8", "surrogateescape").partition(b".")
         if not hmac.compare_digest(signature, self._sign(said).encode()):
             raise Distrusted("No front-end of this server vouches for the request")
         try:
             word = msgspec.json.decode(base64.urlsafe_b64decode(said), type=_Word)
             principal = _principal(word)
-        except (binascii.Error, msgspec.DecodeError, ValueError):  # another version's
+        except (binascii.Error, msgspec.DecodeError, ValueError):  # of another version
             raise Distrusted("The front-ends are of different versions") from None
         if (word.method, word.path, word.to) != (method, path, to):
             raise Distrusted("The front-end vouched for another request")
@@ -103,12 +103,12 @@ class Voucher:
         return hmac.new(self._secret, said, hashlib.sha256).hexdigest()
 
     def _note(self, word: _Word) -> None:
-        """Take a word once, and in its time. Raises ``Distrusted``."""
+        """Reject an expired or replayed assertion. Raises ``Distrusted``."""
         now = self._clock()
         if abs(now - word.at) > WINDOW:
             raise Distrusted("The clocks of the front-ends differ by more than 30 seconds")
         while self._taken and self._taken[first := next(iter(self._taken))] <= now:
-            del self._taken[first]  # they stand in the order of their coming
+            del self._taken[first]  # in order of arrival, hence of expiry
         if word.once in self._taken or len(self._taken) >= MOST:
             raise Distrusted("The front-end's word was taken already")
         self._taken[word.once] = now + 2 * WINDOW

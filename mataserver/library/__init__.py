@@ -1,1 +1,1 @@
-"""Which models there are: how they come, what serves them, how they go. None is in memory here."""
+"""Which models exist: registration, lookup and removal. Nothing here is loaded into memory."""

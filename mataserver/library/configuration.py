@@ -1,4 +1,4 @@
-"""The server's configuration, and its registered models, as a plugin's command has them."""
+"""The server's configuration and registered models, for plugins' commands."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ T = TypeVar("T", bound="Struct")
 class RegisteredModel:
     """A registered model.
 
-    task, source: as ``GET /v1/models`` tells them.
-    path:         its own directory or file, None for "pip" and where its files are gone.
-    converted:    the directory that it is served from in place of that, where there is one.
+    task, source: as in ``GET /v1/models``.
+    path:         its own directory or file, None for "pip" or if its files are gone.
+    converted:    the directory of a converted copy, from which it is served instead, if any.
     """
 
     task: str
@@ -44,12 +44,13 @@ class RegisteredModel:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What is configured: the context of a command.
+    """The server's configuration: the context of a command.
 
     data_dir: the server's data directory.
-    shared_dir: what it shares with other front-ends, the registry too; else the data directory.
-    url:      the base URL by which this machine reaches the server, which may not run.
-    key:      the API key that a command of this machine shows, None where there is none.
+    shared_dir: the directory shared with other front-ends, with the registry; else the data
+    directory.
+    url:      the base URL of the server for this machine; it need not be running.
+    key:      the API key for commands on this machine, None if there is none.
     """
 
     data_dir: Path
@@ -59,37 +60,37 @@ class Configuration:
     _settings: config.Settings = field(repr=False)
 
     def plugin(self, name: str, kind: type[T]) -> T:
-        """Return the settings of a plugin as ``kind``. Raises ``MataError`` for wrong ones."""
+        """Return the settings of a plugin as ``kind``. Raises ``MataError`` if they are invalid."""
         given, variables = self._settings.plugins.get(name), config.variables(Path.cwd())
         return cast("T", config.plugin_settings(given, kind, name, variables))
 
     def client(self) -> Client:
-        """Return a client of the server, to be used in a ``with``."""
-        from mataserver_client import Client  # brings what talks HTTP, which few commands need
+        """Return a client of the server, to be used as a context manager."""
+        from mataserver_client import Client  # imports an HTTP client, which few commands need
 
         return Client(self.url, self.key)
 
     def models(self) -> Mapping[str, RegisteredModel]:
-        """Return the registered models by name. Raises ``MataError`` for a broken registry."""
+        """Return the registered models by name. Raises ``MataError`` if the registry is corrupt."""
         return {name: _registered(name, each) for name, each in self._registry().entries().items()}
 
     def add_model(self, path: Path, task: str, name: str) -> None:
         """Register a local directory or file, as ``mataserver pull`` does.
 
-        Raises ``BadRequest`` when nothing serves it, ``Conflict`` when the name is in use.
+        Raises ``BadRequest`` if no backend serves it, ``Conflict`` if the name is in use.
         """
         self._catalog().add_local(path, task, name)
 
     def convert_model(
         self, name: str, task: str, directory: Path, path: Path | None = None
     ) -> None:
-        """Serve a model from ``directory``, what was made of it, in place of its own files.
+        """Serve a model from ``directory``, its converted copy, instead of its own files.
 
-        These stay, and serve it where the directory is gone. A directory right in ``converted`` of
-        ``shared_dir`` is deleted when the model is removed, pulled anew or converted again.
-        ``path`` is where the files of a local model lie that may not be registered yet, as may a
-        model that is in the hub's cache. Raises as ``add_model``, ``NotFound`` for a model that is
-        not here, and ``BadRequest`` for one whose weights come with a package.
+        Its own files stay, as the fallback if the directory is gone. A directory directly in
+        ``converted`` of ``shared_dir`` is deleted when the model is removed, pulled anew or
+        converted again. ``path`` locates the files of a local model; neither it nor a model in the
+        hub's cache need be registered yet. Raises as ``add_model``, ``NotFound`` for a missing
+        model, and ``BadRequest`` for one whose weights come with a package.
         """
         self._catalog().convert(name, task, directory, path)
 
@@ -97,10 +98,10 @@ class Configuration:
         return Registry(self._settings.registry_path)
 
     def _catalog(self) -> Catalog:
-        from mataserver.library.catalog import Catalog  # brings every source of models
+        from mataserver.library.catalog import Catalog  # imports every source of models
         from mataserver.plugins import discover
 
-        # `plugins.strict` is about starting a server.
+        # `plugins.strict` applies to a server's start only.
         given = {name: each for name, each in self._settings.plugins.items() if name != "strict"}
         settings = msgspec.structs.replace(self._settings, plugins=given)
         return Catalog(settings, self._registry(), discover(settings))
@@ -114,9 +115,9 @@ def _registered(name: str, entry: Entry) -> RegisteredModel:
 
 
 def read_configuration(file: str | None = None) -> Configuration:
-    """Read the configuration as ``mataserver serve`` does. Raises ``MataError`` for a wrong one.
+    """Read the configuration as ``mataserver serve`` does. Raises ``MataError`` if it is invalid.
 
-    ``file`` is the YAML file, by default the one that the server finds.
+    ``file`` is the YAML file, by default the one that the server would find.
     """
     settings = config.load(file)
     return Configuration(

@@ -1,4 +1,4 @@
-"""The models that the configuration names: what is registered for them, and what they may say."""
+"""The models of the configuration: their registration and validation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Configured:
-    """``models:`` of one configuration, by default that of the catalogue."""
+    """``models:`` of a configuration, by default the catalogue's."""
 
     def __init__(self, catalog: Catalog, models: Sequence[ModelSettings] | None = None) -> None:
         self._catalog = catalog
@@ -32,9 +32,9 @@ class Configured:
         self._models = catalog.settings.models if models is None else models
 
     def add(self) -> None:
-        """Register the models of the configuration whose weights are already here.
+        """Register the configured models whose weights are present.
 
-        Raises a ``MataError`` naming those that cannot be served, with what to do.
+        Raises a ``MataError`` naming those that cannot be served, with remedies.
         """
         problems: list[MataError] = []
         for setting in self._models:
@@ -71,7 +71,7 @@ class Configured:
                 )
 
     def _add_path(self, name: str, task: str, path: Path, known: Entry | None) -> None:
-        """Register a configured path; one that was moved in the configuration is replaced."""
+        """Register a configured path; replace the entry if the path was changed."""
         place = str(path.expanduser().resolve())
         if known is not None and (known.path, known.task) != (place, task):
             self._registry.remove(name)
@@ -82,9 +82,9 @@ class Configured:
                 raise MataError(f"models: {name}: {error.detail}", hint=error.hint) from None
 
     def check(self) -> None:
-        """Check ``task``, ``params`` and ``compile`` of ``models`` against what serves each.
+        """Validate ``task``, ``params`` and ``compile`` of ``models`` against each model's backend.
 
-        Raises ``InvalidParams``. A model that is not here now is left out: ``/ready`` tells of it.
+        Raises ``InvalidParams``. Skips missing models, which ``/ready`` reports.
         """
         for setting in self._models:
             self._check_task(setting)
@@ -93,7 +93,7 @@ class Configured:
                     _check_params(setting, self._catalog.plan(setting.model))
 
     def _check_task(self, setting: ModelSettings) -> None:
-        """Raise ``InvalidParams`` when a configured model serves other tasks than the given one."""
+        """Raise ``InvalidParams`` if a model does not serve its configured task."""
         name, task, known = setting.model, setting.task, self._catalog.entries().get(setting.model)
         offer = self._plugins.pip(name)
         if task is None or (known is not None and known.task == task):
@@ -111,7 +111,7 @@ class Configured:
 
 
 def _check_params(setting: ModelSettings, plan: ModelPlan) -> None:
-    """Check a model's params: those of its backend, and of what it is to itself a part."""
+    """Validate a model's params: those of its backend, and of backends for parts of itself."""
     if setting.compile and not plan.backend.compiles:
         raise InvalidParams(
             f"models: {setting.model}: compile: {plan.backend.name} compiles nothing"

@@ -1,7 +1,7 @@
-"""The models that are registered unasked: each once, by a mark of its own in the data directory.
+"""The default models: each registered once, recorded by a mark in the data directory.
 
-Neither a model that was pulled before the first start nor a plugin that was installed after it
-keeps a default away, and one that was removed does not come back.
+So a default is registered even if other models were pulled before the first start, or its plugin
+was installed later; and one that was removed stays removed.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ log = logging.getLogger("mataserver.catalog")
 
 
 class Marks:
-    """The defaults that had their turn: one name a line of a file in the data directory.
+    """The defaults already registered: one name per line of a file in the data directory.
 
-    Lines are only ever appended, so that several processes may do it at once.
+    The file is append-only, so that several processes may write at once.
     """
 
     def __init__(self, data_path: Path) -> None:
         self._path = data_path / FILE
 
     def waiting(self) -> list[str]:
-        """Return the defaults that never had their turn. Raises ``MataError``."""
+        """Return the defaults not registered yet. Raises ``MataError``."""
         with self._os_errors("read"):
             try:
                 marked = set(self._path.read_text(encoding="utf-8", errors="replace").split())
@@ -51,7 +51,7 @@ class Marks:
         return [name for name in DEFAULTS if name not in marked]
 
     def add(self, name: str) -> None:
-        """Note that a default had its turn. Raises ``MataError``."""
+        """Record a default as registered. Raises ``MataError``."""
         with self._os_errors("write"):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -62,9 +62,9 @@ class Marks:
 
 
 def add_defaults(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
-    """Register the defaults that are installed, each once in the life of a data directory.
+    """Register the installed defaults, each once per data directory.
 
-    Raises ``MataError`` when a registry cannot be made; what cannot be added to one is logged.
+    Raises ``MataError`` if the registry cannot be created; failures to extend it are logged.
     """
     if not settings.register_defaults:
         return []
@@ -92,9 +92,9 @@ def _add(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
 
 
 def _task(settings: Settings, plugins: Plugins, name: str, task: str) -> str:
-    """Return the task that a default is registered for: the configured one, where it serves it.
+    """Return the task to register a default for: the configured one, if it serves that.
 
-    The configuration is older than the first start that registers the default unasked.
+    The configuration may exist before the default is first registered.
     """
     wanted = settings.model(name).task
     served = wanted is not None and plugins.offer(ModelFiles(name, "pip"), wanted)

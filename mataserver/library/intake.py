@@ -1,4 +1,4 @@
-"""How models come: pulled from the hub or with pip, registered where they lie, converted."""
+"""Registration of models: pulls from the hub or with pip, local paths, conversions."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _EXPORT = "`mataserver export {0} --register` converts it"
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What a pull did.
+    """The result of a registration.
 
-    name, entry: what it registered.
-    replaced:    the entry that was there before.
-    warnings:    what a person should know.
+    name, entry: what was registered.
+    replaced:    the previous entry, if any.
+    warnings:    messages for the operator.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Pulled:
 
 
 class Intake:
-    """Registers models. ``pulls`` are those under way."""
+    """Registers models. ``pulls`` are those in progress."""
 
     def __init__(
         self, settings: Settings, models: RegisteredModels, plugins: Plugins, plans: ModelPlans
@@ -67,11 +67,11 @@ class Intake:
         *,
         allow_pip: bool = True,
     ) -> Pulled:
-        """Download or install a model and register it. The same again is no error.
+        """Download or install a model and register it. Idempotent.
 
-        A few at once fetch something, the others wait for their turn: ``on_step`` is told. Raises
-        ``BadRequest`` for everything that goes wrong with it, ``Conflict`` while the same model is
-        being pulled, ``Unavailable`` where too many wait.
+        A limited number of pulls run concurrently, others are queued: ``on_step`` reports it.
+        Raises ``BadRequest`` for any failure, ``Conflict`` while the same model is being pulled,
+        ``Unavailable`` if too many are queued.
         """
         self._check_task(task)
         with self.pulls.begun(name, on_step) as pull:
@@ -88,7 +88,7 @@ class Intake:
             return self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
 
     async def _config_of(self, name: str, task: str) -> dict[str, Any]:
-        """Return a repository's ``config.json``; a name that is no repository's may be misspelt."""
+        """Return a repository's ``config.json``; if there is none, suggest similar names."""
         try:
             return await sources.fetch_config(name)
         except MataError as error:
@@ -103,7 +103,7 @@ class Intake:
     def add_local(self, path: Path, task: str, name: str | None = None) -> Pulled:
         """Register a local directory or file.
 
-        Raises ``BadRequest`` when nothing serves it, ``Conflict`` when the name is in use.
+        Raises ``BadRequest`` if no backend serves it, ``Conflict`` if the name is in use.
         """
         return self._adopt(*self._local(path, task, name))
 
@@ -121,12 +121,12 @@ class Intake:
         return chosen, entry
 
     def _check_task(self, task: str) -> None:
-        """Raise ``BadRequest`` for what is neither a task of the API nor one of a plugin here."""
+        """Raise ``BadRequest`` unless the task is one of the API or of an installed plugin."""
         if task not in self._plugins.tasks:
             raise BadRequest(f"Unknown task {instead_of(task, self._plugins.tasks)}")
 
     def _adopt(self, name: str, entry: Entry) -> Pulled:
-        """Register a model that is here. Raises ``BadRequest`` when nothing serves it."""
+        """Register a model that is present. Raises ``BadRequest`` if no backend serves it."""
         try:
             self.match(weights.files(name, entry), entry.task)
         except BadRequest as error:
@@ -136,14 +136,14 @@ class Intake:
         return self._register(name, entry)
 
     def _converts(self, name: str) -> bool:
-        """Whether the settings ask, as they once could, to convert a model at its pull."""
+        """Whether the settings request the former conversion at the pull."""
         return self.settings.runtime_of(name) == "auto"
 
     def convert(self, name: str, task: str, directory: Path, path: Path | None = None) -> Pulled:
         """Register a model to be served from ``directory``; ``path`` has a local one's own files.
 
-        Raises ``NotFound`` for a model that is not here, ``Conflict`` for a name in use, and
-        ``BadRequest`` when nothing serves what is there.
+        Raises ``NotFound`` for a missing model, ``Conflict`` for a name in use, and ``BadRequest``
+        if no backend serves the directory.
         """
         known = self._registry.get(name)
         if path is not None:
@@ -161,7 +161,7 @@ class Intake:
         return self._register(name, entry)
 
     def match(self, files: ModelFiles, task: str) -> None:
-        """Raise ``BadRequest`` that says why nothing serves a model for a task, if nothing does."""
+        """Raise ``BadRequest`` with the reason if no backend serves a model for a task."""
         if self._plugins.offer(files, task) is not None:
             return
         reason = self._plugins.refusal(files, task)
@@ -194,7 +194,7 @@ class Intake:
                 raise BadRequest(
                     f"Installing packages is turned off; install {backend.name} by hand"
                 )
-            # One pip at a time changes the environment.
+            # The lock serializes changes of the environment by pip.
             async with pull.turn(), self._installing:
                 await sources.install(backend.packages, lambda line: pull.tell(sources.Said(line)))
             if offer.missing:
@@ -216,7 +216,7 @@ class Intake:
         return Pulled(name, entry, replaced, said)
 
     def _unconverted(self, name: str, entry: Entry, replaced: Entry | None) -> list[str]:
-        """Say of a model that is served as it was pulled how it is converted, where it was."""
+        """Explain how to convert a model that is served as pulled, if it used to be converted."""
         if entry.converted is not UNSET:
             return []
         if replaced is not None and replaced.converted is not UNSET:

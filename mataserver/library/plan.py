@@ -1,4 +1,4 @@
-"""All that it takes to load a model, from the catalogue to the engine."""
+"""The plan of a model: everything needed to load it, from the catalogue to the engine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """All that it takes to load a model.
+    """Everything needed to load a model.
 
-    ``family`` is what the plugins of its distribution are called together. ``estimate`` is its
-    memory in bytes before it is known. ``edition`` tells the files that were there when it was
-    registered from those that another registration found at the same place.
+    ``family`` is the common name of its distribution's plugins. ``estimate`` is its memory in bytes
+    before the first load. ``edition`` identifies the files at the time of registration, to detect
+    others registered later at the same place.
     """
 
     spec: ModelSpec
@@ -34,10 +34,10 @@ class ModelPlan:
     family: str = ""
     edition: str = ""
     _unasked: dict[int, Params] = field(default_factory=dict, repr=False, compare=False)
-    """The parameters of a request that says nothing, by the server's ceiling."""
+    """Cache of the parameters of an empty request, by the server's ceiling."""
 
     def same_model(self, other: ModelPlan) -> bool:
-        """Whether a worker of this plan serves the other one too."""
+        """Whether a worker of this plan also serves the other one."""
         if self is other:
             return True
         mine, others = self.parts, other.parts
@@ -49,26 +49,26 @@ class ModelPlan:
 
     @property
     def whole(self) -> list[ModelPlan]:
-        """It and its parts."""
+        """The plan and the plans of its parts."""
         return [self, *(each for part in self.parts.values() for each in part.whole)]
 
     @property
     def owner(self) -> str:
-        """Whose zygote forks its worker, and whose folder of the data directory is its own."""
+        """The family whose zygote forks its worker, and whose ``data_dir`` folder it may write."""
         return self.family or self.plugin
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether it, or a part of it, uses a GPU where there is one."""
+        """Whether it, or a part of it, uses a GPU if there is one."""
         return self.backend.gpu or any(part.uses_gpu for part in self.parts.values())
 
     def params(self, given: Any, max_tokens: int, *, text: bool = False) -> Params:
-        """Return the parameters of an inference: the one place where they are parsed.
+        """Parse the parameters of an inference: the only place where that happens.
 
-        ``given`` is a mapping of names as a request carries them, with ``text`` as a form or a
-        query does, or a struct of the backend, of which the worker checks the types. What it leaves
-        out comes from the model's entry in the configuration, then from the backend; ``max_tokens``
-        is the server's ceiling. Raises ``InvalidParams`` naming the parameter.
+        ``given`` is a mapping of names as in a request (with ``text``, as in a form or a query), or
+        a struct of the backend, whose types the worker checks. Missing values come from the model's
+        configuration, then from the backend; ``max_tokens`` is the server's ceiling. Raises
+        ``InvalidParams`` naming the parameter.
         """
         defaults = self.settings.params
         if isinstance(given, params.Params):
@@ -85,27 +85,27 @@ class ModelPlan:
         return found
 
     def engine(self, preferred: str) -> str:
-        """Return the engine that it runs on: its own, else the server's, else the backend's."""
+        """Return its engine: the model's setting, else the server's, else the backend's."""
         chosen: str = self.settings.engine
         if chosen == "auto" and self.settings.max_ram_mb is not None:
-            return "process"  # of a thread's memory nobody knows how much is its own
+            return "process"  # a thread's share of the process's memory cannot be measured
         if chosen == "auto":
             chosen = self.backend.engine if preferred == "auto" else preferred
         return chosen
 
     @property
     def names(self) -> set[str]:
-        """The names of the model and of all of its parts."""
+        """The names of the model and all its parts."""
         return {self.spec.name}.union(*(part.names for part in self.parts.values()))
 
     @property
     def key(self) -> tuple[str, str]:
-        """What the pool knows it by: a model may serve two tasks."""
+        """The pool's key: a model may serve two tasks."""
         return (self.spec.name, self.spec.task)
 
 
 def _is_fixed(found: Params) -> bool:
-    """Whether nobody who gets parameters can change what they hold, such as a list."""
+    """Whether parameters are immutable, so that they can be shared between requests."""
     try:
         hash(found)
     except TypeError:

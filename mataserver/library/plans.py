@@ -1,4 +1,4 @@
-"""What it takes to load each model: looked up for every request, made anew where files changed."""
+"""Cache of the models' plans: looked up per request, rebuilt when files change."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from mataserver.plugins import Offer, Plugins
 
 FRESH = 0.2
-"""Seconds for which a model is believed to be as it was last seen."""
+"""Seconds for which a cached plan is used without checking the disk."""
 
 _BASE_BYTES = 256_000_000
 
 
 @dataclass(slots=True)
 class _Known:
-    """A plan, the entries of it and its parts, and when those were last looked at."""
+    """A plan, the entries of it and its parts, and the time of the last check."""
 
     entries: dict[str, Entry]
     plan: ModelPlan
@@ -45,20 +45,20 @@ class ModelPlans:
         self._editions: dict[str, tuple[Entry, str]] = {}
 
     def clear(self) -> None:
-        """Make every plan anew: plugins, or what is registered, have changed."""
+        """Drop every plan: plugins or registrations have changed."""
         self._known.clear()
 
     def reconfigure(self, settings: Settings) -> None:
-        """Make every plan anew, as other settings say."""
+        """Apply other settings, dropping every plan."""
         self._settings = settings
         self.clear()
 
     def get(self, name: str, task: str | None = None) -> ModelPlan:
-        """Return what it takes to load a model, for its own task or another.
+        """Return the plan for loading a model, for its own task or another.
 
-        The disk is looked at a few times a second and not for every request. Raises ``NotFound``
-        for a model that is not registered or whose files are gone, ``Unavailable`` for a task
-        that nothing serves.
+        Checks the disk a few times a second at most, not for every request. Raises ``NotFound`` for
+        a model that is not registered or whose files are gone, ``Unavailable`` for a task that no
+        backend serves.
         """
         known = self._known.get((name, task))
         now = time.monotonic()
@@ -74,7 +74,7 @@ class ModelPlans:
         return known.plan
 
     def _unchanged(self, known: _Known) -> bool:
-        """Whether a model and all of its parts are registered as they were, and still here."""
+        """Whether a model and its parts are registered unchanged, with their files present."""
         entries = self._models.entries()
         return all(
             entries.get(name) == entry and weights.present(name, entry)
@@ -104,7 +104,7 @@ class ModelPlans:
             edition=self._edition(name, entry),
             plugin_settings=offer.plugin.settings,
             settings=settings,
-            # A part is there as many times as the whole, not as its own entry says.
+            # Parts are loaded once per replica of the whole; their own entries do not count.
             estimate=settings.span.first
             * (
                 _BASE_BYTES
@@ -115,10 +115,10 @@ class ModelPlans:
         )
 
     def _edition(self, name: str, entry: Entry) -> str:
-        """Return the edition of a model's files as they were found for this registration.
+        """Return the edition of a model's files at the time of this registration.
 
-        Only who registers a model says that its files are whole: what a training writes into the
-        directory in the meantime must not take a served model out of memory.
+        Only a registration marks files as complete: a training that writes to the directory later
+        must not cause the served model to be replaced.
         """
         known = self._editions.get(name)
         if known is None or known[0] != entry:
@@ -126,7 +126,7 @@ class ModelPlans:
         return known[1]
 
     def _parts(self, offer: Offer, files: ModelFiles, entry: Entry) -> dict[str, ModelPlan]:
-        """Return what it takes to load the models that a backend is composed of."""
+        """Return the plans of a backend's parts."""
         if offer.backend.parts is None:
             return {}
         plans = {}

@@ -1,4 +1,4 @@
-"""The registered models as a server sees them, also while their file is damaged."""
+"""The registered models as a server sees them, tolerating a corrupt registry."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = logging.getLogger("mataserver.catalog")
 
 
 class RegisteredModels:
-    """What a registry holds; of one that got corrupt, the last good copy."""
+    """The contents of a registry; if it is corrupt, the last good copy."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self._complained = ""
 
     def entries(self) -> dict[str, Entry]:
-        """Return the registered models; of a registry that got corrupt, the last good copy."""
+        """Return the registered models; if the registry is corrupt, the last good copy."""
         try:
             return self.registry.entries()
         except RegistryError as error:
@@ -34,12 +34,12 @@ class RegisteredModels:
             return self.registry.last_good()
 
     def entry(self, name: str) -> Entry:
-        """Return one registered model. Raises ``NotFound``, also when its files are gone."""
+        """Return one registered model. Raises ``NotFound``, also if its files are gone."""
         entry = self.entries().get(name)
         if entry is None or not weights.present(name, entry):
             raise self.missing(name)
         return entry
 
     def missing(self, name: str) -> NotFound:
-        """Return the error about a name that is not registered."""
+        """Return the error for a name that is not registered."""
         return NotFound(f"Model not found: {name[:200]}{similar(name, self.entries())}")

@@ -1,8 +1,8 @@
 """The registered models: ``model_registry.json`` in the data directory.
 
-The command line and a running server edit this file at the same time, so every change is made
-under a lock on the newest copy and replaces the file in one step. A file that cannot be understood
-is never overwritten: somebody's models are in it.
+The command line and a running server edit this file concurrently, so every change is made to the
+newest copy under a lock, and replaces the file atomically. A corrupt file is never overwritten: it
+may still be repaired.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Entry(
 
     task:      the task that it serves.
     source:    "hf" (a repository of the hub), "pip" (weights come with a package) or "local".
-    pulled_at: when it was registered, Unix seconds.
+    pulled_at: the time of registration, in Unix seconds.
     path:      its directory or file; for "local" only.
-    converted: the directory of what was made of it, from which it is served, if there is one.
+    converted: the directory of its converted copy, from which it is served, if any.
     """
 
     task: str
@@ -55,7 +55,7 @@ class Entry(
     converted: str | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        """Refuse what no ``add`` of ours would write."""
+        """Reject entries that ``add`` would not write."""
         if not math.isfinite(self.pulled_at):
             raise ValueError("pulled_at is not a time")
         if (self.source == "local") != (self.path is not UNSET):
@@ -68,9 +68,9 @@ class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Registry:
-    """The registry file at ``path``; its directory is made (mode 0700) by the first ``add``.
+    """The registry file at ``path``; the first ``add`` creates its directory (mode 0700).
 
-    Safe to use from several threads and processes at once.
+    Safe for concurrent use by several threads and processes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,9 +78,9 @@ class Registry:
         self._seen: tuple[_Signature | None, dict[str, Entry]] = (None, {})
 
     def entries(self) -> dict[str, Entry]:
-        """Return the models by name; a missing file holds none.
+        """Return the models by name; empty without a file.
 
-        The file is parsed again only when it has changed. Raises ``RegistryError``.
+        Parses the file only if it has changed. Raises ``RegistryError``.
         """
         signature, known = self._seen
         if self._signature() != signature:
@@ -88,9 +88,9 @@ class Registry:
         return dict(known)
 
     def last_good(self) -> dict[str, Entry]:
-        """Return the newest copy that could be read, without looking at the file.
+        """Return the last copy that was read successfully, without accessing the file.
 
-        A running server serves on with it when the file has been damaged under it.
+        It lets a running server continue when the file becomes corrupt.
         """
         return dict(self._seen[1])
 
@@ -108,7 +108,7 @@ class Registry:
         self._change(change)
 
     def remove(self, name: str) -> bool:
-        """Forget a model and say whether it was known. Raises ``RegistryError``."""
+        """Remove a model; return whether it was registered. Raises ``RegistryError``."""
         return self._change(lambda models: models.pop(name, None) is not None)
 
     def _signature(self) -> _Signature | None:
@@ -143,7 +143,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        # A file of its own: the registry itself is replaced, and a lock would stay on the old one.
+        # A separate lock file: replacing the registry would detach a lock on the registry itself.
         lock = self.path.with_name(self.path.name + ".lock")
         with self._os_errors("write"):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -190,7 +190,7 @@ class Registry:
             os.fchmod(descriptor, self.path.stat().st_mode & 0o777)
 
     def _give_to_owner(self, descriptor: int) -> None:
-        # `sudo mataserver pull` must not leave a file that the server's own user cannot read.
+        # `sudo mataserver pull` must not leave a file that the server's user cannot read.
         if os.geteuid() == 0:
             owner = self.path.parent.stat()
             os.fchown(descriptor, owner.st_uid, owner.st_gid)

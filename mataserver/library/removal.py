@@ -1,4 +1,4 @@
-"""A model's way out of the registry, the same for the command and for the API."""
+"""Removal of a model from the registry, for the command and the API."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from mataserver.library.registry import Entry, Registry
 
 CONVERTED = "converted"
-"""The directory, in the data directory, of what was made of models."""
+"""The directory of converted copies, in the data directory."""
 
 
 def remove(name: str, registry: Registry) -> Entry | None:
-    """Forget a model; return what it was, or None if it was not known.
+    """Unregister a model; return its entry, or None if it was not registered.
 
-    What was pulled stays on the disk, what was converted of it goes. Blocking. Raises
-    ``MataError`` when the registry cannot be written.
+    Pulled files stay on disk, a converted copy is deleted. Blocking. Raises ``MataError`` if the
+    registry cannot be written.
     """
     entry, data_path = registry.get(name), registry.path.parent
     if entry is None:
         return None
     if name in DEFAULTS:
-        Marks(data_path).add(name)  # registered by who did not mark it: it stays away
+        Marks(data_path).add(name)  # if registered by other means: it must not return as a default
     if not registry.remove(name):
         return None
     discard(entry, registry)
@@ -38,17 +38,17 @@ def remove(name: str, registry: Registry) -> Entry | None:
 
 
 def discard(entry: Entry, registry: Registry) -> None:
-    """Delete the converted model that an entry was served from, if it is nobody's any more.
+    """Delete the converted copy of an entry, if no other entry uses it.
 
-    Only what lies in the data directory's own folder, and not what a process holds to register it.
+    Only in the data directory's own folder, and unless a process holds its lock to register it.
     """
     folder = registry.path.parent / CONVERTED
     place = _made(entry, folder)
-    # By name: the way to the data directory may be another one elsewhere.
+    # Compares names only: the data directory may be mounted at different paths.
     kept = {made.name for each in registry.entries().values() if (made := _made(each, folder))}
     if place is None or place.name in kept:
         return
-    with contextlib.suppress(OSError):  # it is gone, or another process has it locked
+    with contextlib.suppress(OSError):  # it is gone, or locked by another process
         descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Where the files of a registered model lie, and how large they are."""
+"""Location and size of a registered model's files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def present(name: str, entry: Entry) -> bool:
-    """Whether a model's files are here."""
+    """Whether a model's files are present."""
     return entry.source == "pip" or _place(name, entry) is not None
 
 
 def files(name: str, entry: Entry) -> ModelFiles:
-    """Return what is known of a model: as it was converted, else as it was pulled.
+    """Return the description of a model's files: the converted copy, else the original.
 
-    Raises ``StrayLink`` before anything is read of a model with a link that leads out of it, and
-    ``BadRequest`` where its configuration cannot be read.
+    Raises ``StrayLink`` before reading from a model with a symbolic link that leads outside, and
+    ``BadRequest`` if its configuration cannot be read.
     """
     if entry.source == "pip":
         return ModelFiles(name, "pip")
@@ -35,7 +35,7 @@ def files(name: str, entry: Entry) -> ModelFiles:
 
 
 def size(name: str, entry: Entry) -> int | None:
-    """Return the bytes on disk of what is served; None where nothing is known."""
+    """Return the bytes on disk of the served files; None if unknown."""
     if entry.source == "pip":
         return None
     converted = _converted(entry)
@@ -48,7 +48,7 @@ def size(name: str, entry: Entry) -> int | None:
 
 
 def edition(name: str, entry: Entry) -> str:
-    """Return what tells a model's files from others at the same place; nothing for "pip"."""
+    """Return an identifier of the version of a model's files; empty for "pip"."""
     path = None if entry.source == "pip" else _place(name, entry)
     return "" if path is None else sources.edition_of(path)
 
@@ -62,7 +62,7 @@ def _place(name: str, entry: Entry) -> Path | None:
 
 
 def _converted(entry: Entry) -> Path | None:
-    """Return the converted model; one that was deleted by hand does not count."""
+    """Return the converted copy, None if it was deleted manually."""
     if entry.converted is UNSET:
         return None
     path = Path(entry.converted)
@@ -70,7 +70,7 @@ def _converted(entry: Entry) -> Path | None:
 
 
 def original(name: str, entry: Entry) -> Path | None:
-    """Return where a model's own files are, or were; None for "pip" and outside the hub's cache."""
+    """Return the path of a model's own files, present or not; None for "pip" or if not cached."""
     if entry.source == "hf":
         return sources.cached(name)
     return None if entry.path is UNSET else Path(entry.path)

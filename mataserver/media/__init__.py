@@ -1,4 +1,4 @@
-"""Encoded bytes to RGB arrays within limits, and masks to PNG."""
+"""Decoding of images to RGB arrays, within limits, and encoding of masks as PNG."""
 
 from mataserver.media.clock import decoding
 from mataserver.media.jpeg import MARGINS

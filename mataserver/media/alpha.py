@@ -1,4 +1,4 @@
-"""Pictures that one can see through, laid on a ground."""
+"""Composition of transparent pictures on a background."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from mataserver.config import Alpha
 
 FLAT = 32
-"""Levels of 256 that a picture must span, in some channel, for anything to be read in it."""
+"""Minimum range of levels, of 256, in some channel for a picture to count as legible."""
 _GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 _OTHER: dict[Alpha, Alpha] = {"white": "black", "black": "white"}
 _WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 _PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
-_PNG_DEPTH = 24  # the place of IHDR's bit depth in a file
+_PNG_DEPTH = 24  # offset of IHDR's bit depth
 
 
 def is_transparent(picture: Image.Image) -> bool:
-    """Whether a picture has an alpha channel, or a colour that stands for nothing."""
+    """Whether a picture has an alpha channel, or a transparent colour."""
     return picture.mode in _WITH_ALPHA or "transparency" in picture.info
 
 
 def opaque(picture: Image.Image, alpha: Alpha, *, legible: bool) -> Image.Image:
-    """Return an RGB picture of an 8-bit one with an alpha channel, ``RGBA`` or ``LA``.
+    """Return the RGB composition of an 8-bit picture with alpha, ``RGBA`` or ``LA``.
 
-    ``legible`` takes the other ground where the asked one leaves (almost) a single colour: white
-    letters on nothing are to be read too.
+    ``legible`` uses the opposite background if the requested one leaves (almost) a single colour,
+    as for white letters on a transparent ground.
     """
     colours, cover = picture.convert("RGB"), picture.getchannel("A")
     if alpha == "drop" or cover.getextrema() == (255, 255):
@@ -43,10 +43,10 @@ def opaque(picture: Image.Image, alpha: Alpha, *, legible: bool) -> Image.Image:
 
 
 def layered(picture: Image.Image, depth: int) -> Image.Image:
-    """Return a transparent picture of at most 8 bits a sample as ``RGBA`` or ``LA``.
+    """Return a transparent picture of at most 8 bits per sample as ``RGBA`` or ``LA``.
 
-    ``depth`` is the bits of a sample in the file. A transparent colour is given in them, whereas
-    the samples have been widened or narrowed to 8 bits.
+    ``depth`` is the file's bits per sample. A transparent colour is in that range, whereas Pillow
+    has scaled the samples to 8 bits.
     """
     if picture.mode in _PREMULTIPLIED:
         return picture.convert(_PREMULTIPLIED[picture.mode])
@@ -69,12 +69,12 @@ def layered_grey(samples: NDArray[Any], grey: NDArray[np.uint8], clear: int | No
 
 
 def depth_of(picture: Image.Image, data: bytes | memoryview) -> int:
-    """Return the bits of a sample in the file where its transparent colour is given in them."""
+    """Return the bits per sample in which the file gives its transparent colour."""
     return int(data[_PNG_DEPTH]) if picture.format == "PNG" and len(data) > _PNG_DEPTH else 8
 
 
 def _widened(sample: int, depth: int) -> int:
-    """Return an 8-bit sample. Of one bit Pillow has made 0 or 255 itself, or not (below 12)."""
+    """Scale a sample to 8 bits. Of one bit, Pillow (below 12) may or may not have scaled it."""
     if depth == 1:
         return 255 if sample else 0
     return sample >> (depth - 8) if depth > 8 else sample * 255 // ((1 << depth) - 1)
@@ -87,5 +87,5 @@ def _over(colours: Image.Image, cover: Image.Image, alpha: Alpha) -> Image.Image
 
 
 def _contrast(picture: Image.Image) -> int:
-    """Return how many levels the widest channel of an RGB picture spans."""
+    """Return the number of levels that the widest channel of an RGB picture spans."""
     return max(int(high) - int(low) for low, high in picture.getextrema())  # type: ignore[misc]

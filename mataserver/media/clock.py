@@ -1,4 +1,4 @@
-"""Which threads decode, and since when."""
+"""Record of which threads are decoding, and since when."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _since: dict[int, float] = {}
 
 
 def start() -> None:
-    """Note that this thread begins to decode."""
+    """Record that this thread starts decoding."""
     _since[get_ident()] = time.monotonic()
 
 
 def stop() -> None:
-    """Note that it is done."""
+    """Record that this thread has finished decoding."""
     _since.pop(get_ident(), None)
 
 
 def decoding() -> dict[int, float]:
-    """Return the threads that decode just now, each with its ``time.monotonic()`` at the start."""
+    """Return the threads that are decoding, with the ``time.monotonic()`` of their start."""
     return _since.copy()

@@ -1,4 +1,4 @@
-"""A picture with what a model found in it: boxes, masks, keypoints, labels, depth, text."""
+"""Drawing of a model's result into a picture: boxes, masks, keypoints, labels, depth, text."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ MASK_OPACITY = 0.45
 def draw(jpeg: bytes, result: Result) -> bytes:
     """Return a JPEG of the frame with its result drawn in.
 
-    Raises ``ValueError`` for bytes that are no JPEG.
+    Raises ``ValueError`` for bytes that are not a JPEG.
     """
     picture = drawn(simplejpeg.decode_jpeg(jpeg, colorspace="RGB"), result)
     buffer = io.BytesIO()
-    # With the colours at full size: thin lines stay sharp.
+    # No chroma subsampling: thin coloured lines stay sharp.
     picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 def drawn(pixels: NDArray[np.uint8], result: Result) -> Image.Image:
-    """Return the pixels ``[H, W, 3]``, which are changed, as a picture with the result drawn in."""
+    """Draw a result into the pixels ``[H, W, 3]``, which are modified; return the picture."""
     picture = Image.fromarray(_blended(pixels, result))
     Pen(picture).write(result)
     return picture
 
 
 def result_of(found: Result | InferResponse | Mapping[str, Any]) -> Result:
-    """Return what a model gave, as it was before it was encoded.
+    """Return a result as the model produced it, before encoding.
 
-    ``found`` is that itself, an answer of the client, or the JSON of an answer. Raises
-    ``ValueError`` for what is none.
+    ``found`` is a result, a client's answer, or an answer's JSON. Raises ``ValueError`` for
+    anything else.
     """
     if isinstance(found, RESULT_TYPES):
         return cast("Result", found)
@@ -80,23 +80,23 @@ def result_of(found: Result | InferResponse | Mapping[str, Any]) -> Result:
 
 
 class _Drawable(Struct):
-    """What can be drawn of the result of a task that a plugin brings."""
+    """The drawable fields in the result of a plugin's own task."""
 
     text: str = ""
     detections: list[Detection] = []
 
 
 def _brought(output: object) -> VlmResult:
-    """Return what can be drawn of an ``output``: its ``detections`` and its ``text``, if any."""
+    """Return the drawable fields of an ``output``: its ``detections`` and ``text``, if any."""
     try:
         found = msgspec.convert(output, _Drawable)
         return VlmResult(found.text, detections=found.detections)
-    except msgspec.ValidationError:  # fields of those names may be something else there
+    except msgspec.ValidationError:  # a plugin may use these names for something else
         return VlmResult("")
 
 
 def _blended(pixels: NDArray[np.uint8], result: Result) -> NDArray[np.uint8]:
-    """Return the pixels ``[H, W, 3]`` under a result's masks or beside its depth."""
+    """Blend a result's masks into the pixels ``[H, W, 3]``, or return its depth map instead."""
     if isinstance(result, DepthResult):
         return _depth(pixels, result.depth_map)
     if isinstance(result, SegmentResult):
@@ -109,7 +109,7 @@ def _blended(pixels: NDArray[np.uint8], result: Result) -> NDArray[np.uint8]:
 
 
 def _depth(pixels: NDArray[np.uint8], depth: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the depth ``[h, w]`` from blue (least) to red (greatest), at the frame's size."""
+    """Return the depth ``[h, w]`` from blue (minimum) to red (maximum), at the frame's size."""
     low, high = float(depth.min()), float(depth.max())
     share = (depth - low) / (high - low) if high > low else np.zeros_like(depth)
     bands = np.stack([share, 1 - np.abs(2 * share - 1), 1 - share], axis=-1)

@@ -1,4 +1,4 @@
-"""JPEG by the fast decoder, whole or reduced, and what a JPEG's markers say beforehand."""
+"""JPEG with the fast decoder, full or reduced size, and checks of a JPEG's markers."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MARGINS = {8: 1.3, 4: 1.15, 2: 1.15}
-"""How much larger than wanted an image stays that is decoded at 1/8, 1/4 or 1/2 of its size.
+"""For a reduction by 8, 4 or 2: the minimum ratio of the decoded size to the wanted size.
 
-There the model's input differs from that of the whole picture, by Pillow's bilinear filter, about
-as much as the bicubic filter's does (docs/performance.md).
+At that ratio the model's input, resized by Pillow's bilinear filter, differs from a full decode's
+by about as much as the bicubic filter's does (docs/performance.md).
 """
 MOST_SCANS = 100
 FREE_SCANS, MOST_SCANNED = 16, 400_000_000
-"""Scans that a JPEG may have whatever its size; with more of them, scans times pixels.
+"""Number of scans that any JPEG may have; beyond that, the maximum of scans times pixels.
 
-Every scan of a progressive JPEG goes over the whole picture, some 5 ns a pixel, however few bytes
-it has. Encoders write 10 of them, and hardly ever more than a dozen.
+Every scan of a progressive JPEG processes the whole picture, about 5 ns per pixel, however few
+bytes it has. Encoders write 10 of them, hardly ever more than a dozen.
 """
 MOST_SEGMENTS = 4_096
-"""Segments before the pixels, and with its scans. 500 of the largest fill a body of 32 MB."""
+"""Maximum segments before the pixels, and in total. 500 of the largest fill a 32 MB body."""
 START = b"\xff\xd8"
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _UNUSUAL = frozenset({0xE1, 0xFF})
-"""APP1, which may hold EXIF, and a byte that only fills."""
+"""APP1, which may contain EXIF, and a fill byte."""
 _MARKER = struct.Struct(">BBH")
-"""0xFF, a segment's kind, and its length with these two bytes."""
+"""0xFF, a segment's type, and its length including these two bytes."""
 _SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
-"""The next marker that a length follows, or the end.
+"""The next marker with a length, or the end.
 
-Within pixels 0xFF is followed by 0 or a restart marker; stray bytes between segments are skipped,
-as libjpeg does (ITU T.81, B.1).
+Within pixel data 0xFF is followed by 0 or a restart marker; stray bytes between segments are
+skipped, as by libjpeg (ITU T.81, B.1).
 """
 _BASELINE, _FRAMES = frozenset({0xC0, 0xC1}), frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _PLAIN = frozenset({"YCbCr", "RGB", "Gray"})
 
 
 class Head(NamedTuple):
-    """What the segments before a JPEG's pixels say.
+    """Summary of the segments before a JPEG's pixels.
 
-    ``plain``: they are sound and none can hold EXIF. ``single``: one scan holds all components.
+    ``plain``: they are valid, and none can contain EXIF. ``single``: one scan has all components.
     """
 
     plain: bool
@@ -61,8 +61,8 @@ def plain(
 ) -> Picture | None:
     """Decode a JPEG without EXIF, the common case of cameras and streams, or return None.
 
-    It skips Pillow's parsing, a seventh of the whole. Anything unusual goes the long way. Raises
-    ``BadRequest`` for one that is too large or takes too long to decode.
+    Skips Pillow's parsing, a seventh of the total time. Anything unusual takes the general path.
+    Raises ``BadRequest`` for a JPEG that is too large or too slow to decode.
     """
     if data[:2] != START:
         return None
@@ -84,10 +84,10 @@ def plain(
 def unusual(
     data: bytes | memoryview, size: tuple[int, int], wanted: tuple[int, int] | None
 ) -> Picture | None:
-    """Decode a JPEG that Pillow has looked at, or return None for one that takes its patience.
+    """Decode a JPEG that Pillow has parsed, or return None for one that only Pillow can decode.
 
-    simplejpeg is faster but refuses what cameras get away with (stray bytes between markers), and
-    has no CMYK. A header that the two read differently is not trusted with memory.
+    simplejpeg is faster, but rejects defects that cameras produce (stray bytes between markers),
+    and does not support CMYK. If the two disagree on the header, it is not trusted.
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -99,7 +99,7 @@ def unusual(
 
 
 def read_head(data: bytes | memoryview) -> Head:
-    """Walk the segments before the pixels. Raises ``BadRequest`` for more of them than allowed."""
+    """Parse the segments before the pixels. Raises ``BadRequest`` if there are too many."""
     at, components, baseline, last = 2, 0, False, len(data) - 4
     for _ in range(MOST_SEGMENTS):
         if at > last:
@@ -117,7 +117,7 @@ def read_head(data: bytes | memoryview) -> Head:
 
 
 def check_segments(data: bytes | memoryview) -> None:
-    """Raise ``BadRequest`` for a JPEG with more segments before its pixels than allowed."""
+    """Raise ``BadRequest`` for a JPEG with too many segments before its pixels."""
     at = 2
     for _ in range(MOST_SEGMENTS):
         if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] == _START_OF_SCAN:
@@ -128,7 +128,7 @@ def check_segments(data: bytes | memoryview) -> None:
 
 
 def check_scans(data: bytes | memoryview, width: int, height: int) -> None:
-    """Raise ``BadRequest`` for a JPEG whose scans take longer to decode than a picture should."""
+    """Raise ``BadRequest`` for a JPEG whose scans would take too long to decode."""
     scans = _scans(bytes(data))
     scanned = scans * width * height
     if scans > MOST_SCANS or (scans > FREE_SCANS and scanned > MOST_SCANNED):
@@ -138,9 +138,9 @@ def check_scans(data: bytes | memoryview, width: int, height: int) -> None:
 
 
 def _scans(data: bytes) -> int:
-    """Return how many scans a JPEG has before its end. Raises as ``check_segments`` does.
+    """Return the number of scans of a JPEG. Raises as ``check_segments`` does.
 
-    What phones append, a video or further pictures, is not decoded and does not count.
+    Data after the end marker, such as a phone's video or further pictures, does not count.
     """
     at, found = len(START), 0
     for _ in range(MOST_SEGMENTS):
@@ -158,7 +158,7 @@ def _too_many_segments() -> BadRequest:
 
 
 def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
-    """Return by how much a JPEG may be reduced for somebody who wants that size."""
+    """Return the factor by which a JPEG may be reduced for a target size."""
     if wanted is None:
         return 1
     most = min(height / wanted[0], width / wanted[1])
@@ -168,7 +168,7 @@ def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
 def _decoded(
     data: bytes | memoryview, width: int, height: int, wanted: tuple[int, int] | None
 ) -> Picture | None:
-    """Decode a JPEG whose header was checked, or return None for one that is unusual."""
+    """Decode a JPEG with a checked header, or return None if it is unusual."""
     scale = _scale(width, height, wanted)
     least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
     try:

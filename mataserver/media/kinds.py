@@ -1,4 +1,4 @@
-"""What bytes are: the formats that are read, and those that are told from them."""
+"""Detection of file formats: supported ones, and others that are named in errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONVERT = "send it as JPEG or PNG"
 
 
 class Kind(NamedTuple):
-    """A sort of file that somebody may take for a picture, and what they can do about it."""
+    """A file format that may be mistaken for a picture, with advice for the user."""
 
     name: str
     advice: str
@@ -60,12 +60,12 @@ def reads_heif() -> bool:
 
 
 def is_heif(data: bytes | memoryview) -> bool:
-    """Whether the bytes begin as a HEIC picture does, in whatever brand."""
+    """Whether the bytes start like a HEIC picture, of any brand."""
     return _media_brand(bytes(data[:_BRANDS])) is _HEIC
 
 
 def refusal(data: bytes | memoryview) -> str:
-    """Return the sentence for bytes that no decoder takes: what they are and what to do."""
+    """Return the error message for undecodable bytes: what they are, and what to do."""
     head = bytes(data[:_HEAD])
     kind = _media_brand(head) or next((kind for sign, kind in _SIGNS if sign.match(head)), None)
     readable = reads_heif()
@@ -78,7 +78,7 @@ def refusal(data: bytes | memoryview) -> str:
 
 
 def _media_brand(head: bytes) -> Kind | None:
-    """Return what an ISO base media file holds (ISO/IEC 14496-12, 4.3), None for other bytes."""
+    """Return the kind of an ISO base media file (ISO/IEC 14496-12, 4.3), None for other bytes."""
     if head[4:8] != b"ftyp":
         return _VIDEO_KIND if head[4:8] in {b"moov", b"mdat", b"wide"} else None
     end = min(int.from_bytes(head[:4], "big"), _BRANDS)

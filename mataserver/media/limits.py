@@ -1,4 +1,4 @@
-"""A decoded picture, and how large one may be."""
+"""A decoded picture, and its size limits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_SIDE = 65_535
 
 
 class Picture(NamedTuple):
-    """A decoded image, perhaps smaller than it was.
+    """A decoded image, possibly at reduced size.
 
-    ``width`` and ``height`` are those of the original, upright; a pixel ``(x, y)`` of ``image`` is
-    the original's ``(x * scale, y * scale)``.
+    ``width`` and ``height`` are the original's, upright; a pixel ``(x, y)`` of ``image`` is at
+    ``(x * scale, y * scale)`` in the original.
     """
 
     image: NDArray[np.uint8]
@@ -27,7 +27,7 @@ class Picture(NamedTuple):
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise ``BadRequest`` for a picture of more than ``max_pixels`` or too long a side."""
+    """Raise ``BadRequest`` for a picture of over ``max_pixels``, or with too long a side."""
     if width * height > max_pixels or max(width, height) > MAX_SIDE:
         raise BadRequest(
             f"image is too large: {width}x{height} pixels, at most {max_pixels} are allowed"

@@ -1,4 +1,4 @@
-"""PGM and PPM of bytes, as arrays: Pillow reads most of them sample by sample."""
+"""Binary PGM and PPM as arrays: Pillow reads most of them sample by sample."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _TOKENS = {**dict.fromkeys((b"P1", b"P4"), 2), **dict.fromkeys((b"P2", b"P3", b"
 def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | None:
     """Return the pixels of a binary PGM or PPM as RGB ``[H, W, 3]``; None for anything else.
 
-    Samples are scaled from the file's largest value to 255. Raises ``BadRequest`` for one that is
-    too large or truncated. (https://netpbm.sourceforge.net/doc/ppm.html)
+    Samples are scaled from the file's maximum to 255. Raises ``BadRequest`` for a file that is too
+    large or truncated. (https://netpbm.sourceforge.net/doc/ppm.html)
     """
     if bytes(data[:2]) not in {b"P5", b"P6"}:
         return None
@@ -59,8 +59,8 @@ def check(data: bytes | memoryview) -> None:
 
 
 def _scaled(samples: NDArray[Any], most: int) -> NDArray[np.uint8]:
-    """Return samples of 0 to ``most`` as bytes of 0 to 255, in an array of its own."""
+    """Scale samples from 0..``most`` to bytes, in a new array."""
     if most == 255:
         return samples.copy()
     levels = np.rint(np.arange(most + 1) * (255 / most)).astype(np.uint8)
-    return np.take(levels, samples, mode="clip")  # a sample over the largest value is that one
+    return np.take(levels, samples, mode="clip")  # samples over the maximum count as the maximum

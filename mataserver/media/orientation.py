@@ -1,9 +1,9 @@
-"""Frames of videos as they are shown: turned and mirrored as their display matrix says.
+"""Orientation of video frames: rotated and mirrored according to their display matrix.
 
-A matrix ``a b u c d v x y w`` (ISO/IEC 14496-12, 8.3.2, the track header) shows the pixel in column
-p and row q at ``(a p + c q + x, b p + d q + y)``. Cameras write one of eight, those of EXIF's
-``Orientation``: any other is taken for the nearest of them, since pixels are neither stretched nor
-tilted here.
+A matrix ``a b u c d v x y w`` (ISO/IEC 14496-12, 8.3.2, the track header) maps the pixel in column
+p and row q to ``(a p + c q + x, b p + d q + y)``. Cameras write one of eight, those of EXIF's
+``Orientation``. Any other is approximated by the nearest of them: pixels are neither scaled nor
+sheared here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _MATRIX = "DISPLAYMATRIX"
 _KINDS = 40
-"""FFmpeg numbers the kinds of a frame's side data; it knew 33 in version 8."""
+"""Upper bound of FFmpeg's side data types; version 8 has 33."""
 
 
 def upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return a frame that PyAV decoded as contiguous RGB ``[H, W, 3]``, as players show it.
+    """Return a decoded PyAV frame as contiguous RGB ``[H, W, 3]``, oriented as players show it.
 
     Raises what PyAV raises for pixels that cannot be converted.
     """
@@ -33,9 +33,9 @@ def upright(frame: VideoFrame) -> NDArray[np.uint8]:
 
 
 def turned(pixels: NDArray[Any], matrix: Sequence[int]) -> NDArray[Any]:
-    """Return a view of ``pixels`` ``[H, W, ...]`` as ``matrix``, nine numbers, shows them.
+    """Return a view of ``pixels`` ``[H, W, ...]`` oriented by ``matrix``, nine numbers.
 
-    A matrix that would leave nothing to see, and one of another length, change nothing.
+    A singular matrix, or one of another length, is ignored.
     """
     if len(matrix) != 9:
         return pixels
@@ -49,12 +49,11 @@ def turned(pixels: NDArray[Any], matrix: Sequence[int]) -> NDArray[Any]:
 
 
 def _matrix(frame: VideoFrame) -> Sequence[int]:
-    """Return the numbers of a frame's matrix; none where it has no matrix."""
+    """Return the numbers of a frame's matrix; empty without one."""
     try:
         found = _side_data(frame)
     except ValueError:
-        # PyAV gives up on all side data when one is of a kind that it has no name for, as the EXIF
-        # of a JPEG is.
+        # PyAV fails on all side data if one type is unknown to it, such as the EXIF of a JPEG.
         found = _side_data(_named(frame))
     matrix = next((each for each in found if each.type.name == _MATRIX), b"")
     numbers: list[int] = np.frombuffer(matrix, np.int32).tolist()
@@ -62,19 +61,19 @@ def _matrix(frame: VideoFrame) -> Sequence[int]:
 
 
 def _side_data(frame: VideoFrame) -> Any:
-    """Return a frame's side data. Raises ``ValueError`` for a kind that PyAV has no name for.
+    """Return a frame's side data. Raises ``ValueError`` for a type unknown to PyAV.
 
-    ``frame.side_data`` would be kept by the frame and keep the frame: its pixels, and its decoder
-    with its threads, would wait for a garbage collection.
+    ``frame.side_data`` would create a reference cycle with the frame: its pixels, and its decoder
+    with its threads, would live until a garbage collection.
     """
     from av.sidedata.sidedata import SideDataContainer
 
-    kind: Any = SideDataContainer  # whose constructor PyAV does not type
+    kind: Any = SideDataContainer  # its constructor is untyped in PyAV
     return kind(frame)
 
 
 def _named(frame: VideoFrame) -> VideoFrame:
-    """Return a frame without the side data that PyAV has no name for; no pixel is copied."""
+    """Return a frame without side data types unknown to PyAV; pixels are not copied."""
     from fractions import Fraction
 
     from av.filter import Graph

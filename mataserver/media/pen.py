@@ -1,4 +1,4 @@
-"""Lines and letters in a picture, of a size that suits it."""
+"""Drawing primitives: lines and labels, scaled to the picture."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _PALETTE: tuple[Colour, ...] = (
 
 
 def colour_of(name: str) -> Colour:
-    """Return the colour of a label, the same in every picture."""
+    """Return a label's colour, the same in every picture."""
     return _PALETTE[zlib.crc32(name.encode()) % len(_PALETTE)]
 
 
 class Pen:
-    """Draws on one picture, with lines and letters that suit its size."""
+    """Draws on one picture, with lines and labels scaled to its size."""
 
     def __init__(self, picture: Image.Image) -> None:
         self._picture = picture
@@ -51,9 +51,9 @@ class Pen:
         self._font = ImageFont.load_default(self._size)
 
     def write(self, result: Result) -> None:
-        """Draw the boxes of a result, its points and its text."""
+        """Draw the boxes, points and text of a result."""
         boxes = boxes_of(result)
-        # Of text that was read, a label should hide neither its line nor another one.
+        # For OCR, a label should cover neither its own line of text nor another one.
         taken = [each.box for each in boxes] if isinstance(result, OcrResult) else None
         for shown in boxes:
             self._box(shown, colour_of(shown.kind), taken)
@@ -72,7 +72,7 @@ class Pen:
         if shown.corners is None:
             self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=self._width)
         else:
-            around = [*shown.corners, *shown.corners[:2]]  # so that the last joint is round as well
+            around = [*shown.corners, *shown.corners[:2]]  # closes the outline with a joint
             self._draw.line(around, fill=colour, width=self._width, joint="curve")
         if shown.text:
             at = (x1, max(0, y1 - self._size - 4))
@@ -83,9 +83,9 @@ class Pen:
     def _free(
         self, own: tuple[int, int, int, int], at: tuple[int, int], text: str, taken: list[Box]
     ) -> tuple[int, int]:
-        """Return where a label covers nothing that is taken, and take it; ``at`` if nowhere.
+        """Find and reserve a place where a label covers nothing in ``taken``; else return ``at``.
 
-        Above the box is tried first, then right of it, below it, and left of it.
+        Tries above the box, right of it, below it, and left of it.
         """
         x1, y1, x2, y2 = own
         left, top, right, bottom = self._ground((0, 0), text)
@@ -102,7 +102,8 @@ class Pen:
             x, y = self._shifted(place, text)
             ground = self._ground((x, y), text)
             inside = ground[1] >= 0 and ground[3] < self._picture.height
-            # Beside its box a label that had to be shifted would lie on it, which is taken, too.
+            # A label shifted back into the picture would overlap its own box, which is in
+            # ``taken``.
             apart = (
                 (boxes[:, 0] > ground[2])
                 | (boxes[:, 2] < ground[0])
@@ -115,19 +116,19 @@ class Pen:
         return at
 
     def _shifted(self, at: tuple[int, int], text: str) -> tuple[int, int]:
-        """Return the place moved to the left, or the right, so that the line is in the picture."""
+        """Shift a label horizontally such that it lies within the picture."""
         beyond = self._draw.textbbox(at, text, font=self._font)[2] + 3 - self._picture.width
         return (max(2, at[0] - max(0, round(beyond))), at[1])
 
     def _ground(self, at: tuple[int, int], text: str) -> Box:
-        """Return what a line and its margin cover."""
+        """Return the rectangle covered by a label with its margin."""
         box = self._draw.textbbox(at, text, font=self._font)
         return (box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2)
 
     def _label(self, at: tuple[int, int], text: str, ground: Colour) -> None:
-        """Write one line on a ground of its own, so that it can be read on any picture.
+        """Draw one line of text on an opaque background, to be legible on any picture.
 
-        One that would reach beyond the right edge is moved to the left.
+        It is shifted left if it would extend beyond the right edge.
         """
         at = self._shifted(at, text)
         self._draw.rectangle(self._ground(at, text), fill=ground)

@@ -1,7 +1,7 @@
-"""Encoded bytes to RGB arrays, within limits.
+"""Decoding of images to RGB arrays, within limits.
 
-Every path gives the same kind of array: writable uint8 ``[H, W, 3]``, EXIF orientation applied,
-what is transparent on its ground, 16-bit samples scaled to 8, the first frame of an animation.
+Every path returns the same: writable uint8 ``[H, W, 3]``, EXIF orientation applied, transparency
+composed on a background, 16-bit samples scaled to 8, the first frame of an animation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _TRANSPOSED = {
 
 
 class Unreadable(BadRequest):
-    """400: bytes that Pillow takes for no picture, or a damaged one."""
+    """400: not a picture according to Pillow, or a damaged one."""
 
 
 def decode(
@@ -50,10 +50,10 @@ def decode(
 ) -> NDArray[np.uint8]:
     """Decode one image to RGB uint8 ``[H, W, 3]``.
 
-    What is transparent shows the colour ``alpha``, or with "drop" whatever lies under it. With
-    ``legible`` the other colour is taken where that one leaves nothing to be seen. The header's
-    size is checked before any pixel is decoded. Raises ``BadRequest`` for bytes that are no image,
-    a broken or unsupported one, or one of more than ``max_pixels``.
+    Transparent areas show the colour ``alpha``, or with "drop" the pixels' own colour. ``legible``
+    uses the opposite colour if the first leaves nothing visible. The size is checked before any
+    pixel is decoded. Raises ``BadRequest`` for bytes that are not an image, a damaged or
+    unsupported one, or one of more than ``max_pixels``.
     """
     return reduced(data, max_pixels, None, alpha, legible=legible).image
 
@@ -66,10 +66,10 @@ def reduced(
     *,
     legible: bool = False,
 ) -> Picture:
-    """Decode one image for somebody who will resize it to ``wanted``, ``(height, width)``.
+    """Decode one image that will be resized to ``wanted``, ``(height, width)``.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by fewer coefficients and not by resampling,
-    as long as it stays larger than wanted by its margin both ways. Raises as ``decode`` does.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, in the DCT domain and not by resampling, while
+    both sides stay larger than wanted by the margin. Raises as ``decode`` does.
     """
     if not len(data):
         raise BadRequest("image is empty")
@@ -125,11 +125,11 @@ def _by_pillow(
             found = Picture(pixels, 1, *picture.size)
     except (*_DAMAGED, RuntimeError, Image.DecompressionBombError):
         raise Unreadable("image cannot be decoded: it is truncated or damaged") from None
-    return _upright(found, _orientation(picture))  # asked now: some are turned as they are loaded
+    return _upright(found, _orientation(picture))  # read now: loading applies some orientations
 
 
 def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
-    """Read a picture's header, and no more. Raises ``BadRequest``."""
+    """Read only a picture's header. Raises ``BadRequest``."""
     try:
         if kinds.is_heif(data) and kinds.reads_heif():
             picture = _open_heif(data)
@@ -146,8 +146,8 @@ def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
 
 
 def _open_heif(data: bytes | memoryview) -> Image.Image:
-    """Read the header of a HEIC picture. libheif turns it as it says itself, and EXIF is reset."""
-    from pi_heif import register_heif_opener  # brings libheif, which few workers ever need
+    """Read the header of a HEIC picture. libheif applies the orientation, and resets EXIF."""
+    from pi_heif import register_heif_opener  # loads libheif, which few workers need
 
     if kinds.HEIF not in Image.OPEN:
         register_heif_opener(thumbnails=False)
@@ -155,10 +155,10 @@ def _open_heif(data: bytes | memoryview) -> Image.Image:
 
 
 def _reducible(picture: Image.Image) -> bool:
-    """Whether a picture may be reduced: a mirrored one would begin with a part of a pixel.
+    """Whether a picture may be reduced: a mirrored one would start with a partial pixel.
 
-    Only a JPEG is asked for its orientation now. For that of a PNG, Pillow loads the picture; if
-    that fails, a later load does nothing, and half a picture passes for a whole one.
+    Reads the orientation of JPEGs only. Reading a PNG's makes Pillow load the picture; if that
+    fails, a later load does nothing, and a partial picture passes for a complete one.
     """
     if picture.format not in _JPEGS:
         return False
@@ -178,7 +178,7 @@ def _upright(found: Picture, orientation: int) -> Picture:
 def _jpeg(
     picture: Image.Image, data: bytes | memoryview, wanted: tuple[int, int] | None
 ) -> Picture | None:
-    """Decode a JPEG by the fast decoder, where it takes it; None for anything else."""
+    """Decode a JPEG with the fast decoder, if possible; else return None."""
     if picture.format not in _JPEGS:
         return None
     jpeg.check_scans(data, *picture.size)
@@ -186,7 +186,7 @@ def _jpeg(
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation; metadata that cannot be read turn nothing."""
+    """Return the EXIF orientation; 1 if the metadata cannot be read."""
     if not structure.readable_exif(picture.info):
         return 1
     try:
@@ -198,7 +198,7 @@ def _orientation(picture: Image.Image) -> int:
 def _to_rgb(
     picture: Image.Image, data: bytes | memoryview, alpha: Alpha, *, legible: bool
 ) -> Image.Image:
-    """Convert to RGB; samples of more than 8 bits are scaled, which ``convert`` would clip."""
+    """Convert to RGB; samples over 8 bits are scaled, as ``convert`` would clip them."""
     clear = transparency.is_transparent(picture)
     if picture.mode == "F":
         raise BadRequest("image has floating-point samples, which are not supported")

@@ -1,4 +1,4 @@
-"""Masks as PNG, for results."""
+"""Encoding of masks as PNG, for results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PNG_START, _GREY = b"\x89PNG\r\n\x1a\n", 0
 
 
 def grey(mask: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a boolean mask as an array of 0 and 255, whatever bytes stand for what is true."""
+    """Convert a boolean mask to an array of 0 and 255, whatever byte represents True."""
     inside: NDArray[np.bool_] = np.asarray(mask, dtype=bool).view(np.uint8) != 0
     return np.negative(inside.view(np.uint8))
 
@@ -23,15 +23,15 @@ def grey(mask: NDArray[Any]) -> NDArray[np.uint8]:
 def encode_png(mask: NDArray[Any]) -> bytes:
     """Encode a boolean mask ``[H, W]`` as an 8-bit grey PNG of 0 and 255 (W3C, PNG, 3rd edition).
 
-    Its rows are not filtered and its runs are coded as such: for a mask that is smaller than what
-    an encoder of photographs makes of it, and takes a tenth of the time. Raises ``ValueError`` for
-    what has no pixels or another shape.
+    Uses unfiltered rows and run-length matching: for masks that is smaller than a general-purpose
+    encoder's output, in a tenth of the time. Raises ``ValueError`` for an empty mask or another
+    shape.
     """
     pixels = grey(mask)
     height, width = pixels.shape
     if not pixels.size:
         raise ValueError(f"a mask of {width}x{height} pixels")
-    rows = np.zeros((height, width + 1), np.uint8)  # a row begins with its filter: 0 is none
+    rows = np.zeros((height, width + 1), np.uint8)  # each row starts with its filter type: 0, none
     rows[:, 1:] = pixels
     runs = zlib_ng.compressobj(1, zlib_ng.DEFLATED, strategy=zlib_ng.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, _GREY, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""What is shown of a result in its picture: boxes with their labels, and lines of text."""
+"""The displayable content of a result: boxes with labels, and lines of text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_TEXT = 2_000
 
 
 class Shown(NamedTuple):
-    """A box, what is written on it, what its colour goes by, and its corners if it is turned."""
+    """A box, its label, the name that determines its colour, and its corners if rotated."""
 
     box: Box
     text: str
@@ -34,7 +34,7 @@ class Shown(NamedTuple):
 
 
 def boxes_of(result: Result) -> list[Shown]:
-    """Return the boxes of a result, of whatever task."""
+    """Return the boxes of any task's result."""
     if isinstance(result, (DetectResult, VlmResult)):
         found = result.detections if result.detections is not UNSET else []
         return [Shown(each.bbox, _named(each), each.label, _corners(each)) for each in found]
@@ -52,7 +52,7 @@ def boxes_of(result: Result) -> list[Shown]:
 
 
 def _corners(found: Detection) -> list[Point] | None:
-    """Return the four corners of a turned box; None for another, or what is none."""
+    """Return the four corners of a rotated box, None if there are none."""
     try:
         corners = msgspec.convert(found.extra.get("corners"), list[tuple[float, float]])
     except msgspec.ValidationError:
@@ -67,7 +67,7 @@ def _named(found: Detection | Segment | Keypoint) -> str:
 
 
 def lines_of(result: Result) -> list[str]:
-    """Return what is written in the corner: classes with their probability, or the text."""
+    """Return the text for the picture's corner: classes with probabilities, or the text."""
     if isinstance(result, ClassifyResult):
         return [f"{each.label[:60]} {each.confidence:.2f}" for each in result.classifications]
     if isinstance(result, VlmResult) or (isinstance(result, OcrResult) and not boxes_of(result)):

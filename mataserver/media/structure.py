@@ -1,4 +1,4 @@
-"""How a file is built, looked at before Pillow takes it apart piece by piece."""
+"""Checks of a file's structure, before Pillow parses it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MOST_CHUNKS = 65_536
-"""Chunks of a PNG. Encoders write some thousand for a body of 32 MB."""
+"""Maximum chunks of a PNG. Encoders write a few thousand for a 32 MB body."""
 LARGEST_PROFILE = 65_536
 MOST_DIRECTORIES = 64
-"""Places of a file where TIFF directories may begin. A picture has one; others come by chance."""
+"""Maximum places that look like TIFF directories. A picture has one; others are accidental."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BESIDE = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 _TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -27,10 +27,10 @@ _EXIF, _RAW_PROFILE = b"Exif\0\0", "Raw profile type exif"
 
 
 def check(data: bytes | memoryview) -> None:
-    """Raise ``BadRequest`` for a file that is cheap to send and dear to open.
+    """Raise ``BadRequest`` for a file that is small to send and expensive to open.
 
-    JPEGs of countless segments, PNGs of countless chunks, and directories whose entries share
-    their values, each of which is read: a few megabytes would become terabytes.
+    These are JPEGs with huge numbers of segments, PNGs of chunks, and directories whose entries
+    share their values, which are read once per entry: a few megabytes would expand to terabytes.
     """
     if data[:2] == jpeg.START:
         jpeg.check_segments(data)
@@ -42,13 +42,13 @@ def check(data: bytes | memoryview) -> None:
 
 
 def _all_fit(data: bytes | memoryview) -> bool:
-    """Whether all directories of a file fit, and are so few that it can be told."""
+    """Whether all directories of a file are plausible, and few enough to be checked."""
     found = list(islice(_directories(data), MOST_DIRECTORIES + 1))
     return len(found) <= MOST_DIRECTORIES and all(map(fits, found))
 
 
 def readable_exif(info: Mapping[Any, Any]) -> bool:
-    """Whether the EXIF that Pillow found may be read: its values lie within it, side by side."""
+    """Whether Pillow's EXIF is safe to parse: its values fit into it without overlap."""
     if len(info.get(_RAW_PROFILE, "")) > LARGEST_PROFILE:
         return False
     exif = info.get("exif") or b""
@@ -56,9 +56,9 @@ def readable_exif(info: Mapping[Any, Any]) -> bool:
 
 
 def without_metadata(data: bytes | memoryview) -> bytes | None:
-    """Return a PNG without texts and colour profile; None where there are none.
+    """Return a PNG without texts and colour profile; None if it has none.
 
-    Pillow refuses a picture for a text that unpacks to more than a megabyte.
+    Pillow rejects a picture with a text that decompresses to over a megabyte.
     """
     if data[:8] != _PNG:
         return None
@@ -70,7 +70,7 @@ def without_metadata(data: bytes | memoryview) -> bytes | None:
 
 
 def _chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, begin and end of a PNG's chunks, at most one more than it may have."""
+    """Yield type, start and end of a PNG's chunks, up to one more than the maximum."""
     at = len(_PNG)
     for _ in range(MOST_CHUNKS + 1):
         if at + 8 > len(data):
@@ -81,7 +81,7 @@ def _chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _directories(data: bytes | memoryview) -> Iterator[memoryview]:
-    """Yield what may be TIFF directories that Pillow reads as it opens a file: TIFF's, AVIF's."""
+    """Yield possible TIFF directories that Pillow parses on opening a file: TIFF's, AVIF's."""
     view = memoryview(data)
     if bytes(data[:4]) in _TIFF_STARTS or bytes(data[:4]) in _BIG_TIFF_STARTS:
         yield view
@@ -95,9 +95,9 @@ def _directories(data: bytes | memoryview) -> Iterator[memoryview]:
 
 
 def fits(data: memoryview) -> bool:
-    """Whether the values of a TIFF's first directory are together no larger than the file.
+    """Whether the values of a TIFF's first directory together are no larger than the file.
 
-    (TIFF 6.0, section 2; the larger numbers of BigTIFF.)
+    (TIFF 6.0, section 2; with the larger numbers of BigTIFF.)
     """
     return sum(_size(kind) * number for _, kind, number in _entries(data)) <= len(data)
 
@@ -127,7 +127,7 @@ def _entries(data: memoryview) -> Iterator[tuple[int, int, int]]:
 
 
 def _size(kind: int) -> int:
-    """Return the bytes of a value of that kind."""
+    """Return the size in bytes of a value of a type."""
     if kind in _ONES:
         return 1
     return 2 if kind in _TWOS else 4 if kind in _FOURS else 8

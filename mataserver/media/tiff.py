@@ -1,4 +1,4 @@
-"""What the samples of a TIFF mean, where Pillow gives them as they are.
+"""Interpretation of a TIFF's samples, which Pillow returns unconverted.
 
 TIFF 6.0: BitsPerSample, PhotometricInterpretation and SampleFormat.
 """
@@ -24,9 +24,9 @@ _PADDED = 2
 
 
 def check(picture: Image.Image) -> None:
-    """Raise ``BadRequest`` for samples whose black and white the file does not tell.
+    """Raise ``BadRequest`` for samples without defined black and white.
 
-    Those of 32 bits and those with a sign are measurements, not shades.
+    32-bit and signed samples are measurements, not shades.
     """
     if _tag(picture, _FORMAT, 1) == _SIGNED or _tag(picture, _BITS, 1) > _MOST_BITS:
         raise BadRequest("image has samples of 32 bits or with a sign, which are not supported")
@@ -51,13 +51,13 @@ def check_tiles(picture: Image.Image, max_pixels: int) -> None:
 
 
 def grey(picture: Image.Image, samples: NDArray[Any]) -> NDArray[Any]:
-    """Return grey samples of 12 or 16 bits as 0 (black) to 65,535."""
+    """Scale grey samples of 12 or 16 bits to 0 (black) to 65,535 (white)."""
     most = (1 << _tag(picture, _BITS, _MOST_BITS)) - 1
     shades = samples if most == 65_535 else samples.astype(np.uint32) * 65_535 // most
     return 65_535 - shades if _tag(picture, _PHOTOMETRIC, 1) == _MIN_IS_WHITE else shades
 
 
 def _tag(picture: Image.Image, tag: int, otherwise: int) -> int:
-    """Return what a tag says of the first sample."""
+    """Return a tag's value for the first sample."""
     value = picture.tag_v2.get(tag, otherwise)  # type: ignore[attr-defined] # a TiffImageFile
     return int(value[0] if isinstance(value, tuple) else value)

@@ -1,4 +1,4 @@
-"""Videos, read frame by frame, and what is wrong with one in a sentence. PyAV is imported here."""
+"""Reading of videos frame by frame, with readable errors. The only module with PyAV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 QUALITY = 90
 FILE_OPTIONS = {"protocol_whitelist": "file"}
-"""A file that names others in the network gets nothing from there."""
+"""A file must not make FFmpeg access the network."""
 _DAMAGED = "it is no video, or damaged"
 _REASONS: list[tuple[type[BaseException], str]] = [
     (av.error.HTTPUnauthorizedError, "it refused the user name or the password"),
@@ -37,7 +37,7 @@ _REASONS: list[tuple[type[BaseException], str]] = [
 
 
 class UnreadableVideo(Exception):
-    """What a source is not; the text is the server's sentence."""
+    """A source cannot be read; the text is a message for clients."""
 
 
 def frames(
@@ -49,11 +49,11 @@ def frames(
 ) -> Iterator[VideoFrame]:
     """Open a source once and yield its frames.
 
-    A source that gives nothing for ``timeout`` seconds is given up. ``options`` and ``form`` are
-    those of FFmpeg; by default a file is read, and nothing that it names elsewhere. Raises what
-    PyAV raises, or ``UnreadableVideo``, also for frames of more than ``max_pixels``.
+    Fails if the source delivers nothing for ``timeout`` seconds. ``options`` and ``form`` are
+    FFmpeg's; by default only a file is read, and nothing that it refers to. Raises what PyAV
+    raises, or ``UnreadableVideo``, also for frames of over ``max_pixels``.
     """
-    # Titles may be in any encoding, or damaged: nobody reads them.
+    # Metadata may be in any encoding, or damaged, and is not used.
     with av.open(
         url, format=form, options=dict(options), timeout=(timeout, timeout),
         metadata_errors="replace",
@@ -65,9 +65,9 @@ def frames(
 
 
 def best(container: InputContainer) -> VideoStream:
-    """Return the stream that players show, no cover. Raises ``UnreadableVideo``.
+    """Return the stream that players show, no cover art. Raises ``UnreadableVideo``.
 
-    One of a codec that is not known has no decoder, and not even a width.
+    A stream of an unknown codec has no decoder, and not even a width.
     """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
@@ -78,9 +78,9 @@ def best(container: InputContainer) -> VideoStream:
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode packet by packet: a damaged packet, as a network loses some, costs its own frame.
+    """Decode packet by packet: a damaged packet, as lost in a network, costs only its own frame.
 
-    Decoders say in many ways that data is damaged.
+    Decoders report damaged data by many different errors.
     """
     for packet in container.demux(stream):
         try:
@@ -91,21 +91,21 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFr
 
 
 def reason(error: Exception, *, file: bool) -> str:
-    """Say what happened without PyAV's own text, which holds the address and its password.
+    """Describe an error without PyAV's own text, which contains the URL with its password.
 
-    Whatever else goes wrong with a file is its content: FFmpeg calls it by many names.
+    Any unknown error of a file is attributed to its content: FFmpeg has many names for that.
     """
     if isinstance(error, UnreadableVideo):
         return str(error)
     known = next((text for cause, text in _REASONS if isinstance(error, cause)), None)
-    forbidden = getattr(error, "errno", None) == errno.EPERM  # the system's is EACCES
+    forbidden = getattr(error, "errno", None) == errno.EPERM  # the system would use EACCES
     if file and (known is None or forbidden):
         return _DAMAGED
     return known or f"it could not be read ({type(error).__name__})"
 
 
 def encode(frame: VideoFrame) -> bytes:
-    """Return a frame as a JPEG, as players show it."""
+    """Encode a frame as a JPEG, oriented as players show it."""
     data: bytes = simplejpeg.encode_jpeg(
         upright(frame), quality=QUALITY, colorspace="RGB", colorsubsampling="420"
     )

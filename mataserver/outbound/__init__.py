@@ -1,8 +1,7 @@
-"""Requests to addresses that users name: webhooks, videos, other servers. The one rule for all.
+"""Requests to user-supplied addresses (webhooks, videos, other servers), under one policy.
 
 A client must not reach the server's own network through the server (server-side request forgery,
-OWASP API7:2023): only public addresses are permitted, and those that the setting
-``outbound_hosts`` names.
+OWASP API7:2023): only public addresses are permitted, and those of the setting ``outbound_hosts``.
 """
 
 from mataserver.outbound.asking import Outbound, Policy, Response

@@ -1,7 +1,7 @@
-"""Asks addresses that users name, each checked after its name was resolved.
+"""Sends requests to user-supplied addresses, each validated after name resolution.
 
-For each redirect anew, and the connection goes to the very addresses that were checked: a name that
-resolves differently the next time (DNS rebinding) gains nothing.
+Redirects are validated, too, and connections use exactly the validated addresses, which defeats a
+name that resolves differently the next time (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
     Content = bytes | AsyncIterable[bytes] | None
-    """A request's body; pieces are sent as they come, with a ``Content-Length`` if one is given."""
+    """A request's body; an iterable is streamed, with a ``Content-Length`` if one is given."""
 
 _CHUNK = 1 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -36,13 +36,13 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one kind of request may do.
+    """The limits of one kind of request.
 
-    name:      what errors call the address: the field or the setting that named it.
-    max_bytes: the largest answer that is read.
-    timeout:   seconds for the whole of it, the answer's body included.
-    redirects: how many are followed, each checked like the first address.
-    private:   whether every address is permitted, since a setting of its own says so.
+    name:      the name of the address in errors: its field or setting.
+    max_bytes: maximum size of an answer's body.
+    timeout:   seconds for the complete request, including the answer's body.
+    redirects: maximum redirects, each validated like the first address.
+    private:   whether every address is permitted, because a setting of its own allows it.
     """
 
     name: str = "url"
@@ -57,9 +57,9 @@ _EVERY_HOST = Hosts(frozenset({ANY}))
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """Sends requests that obey the rule.
+    """Sends requests that comply with the policy.
 
-    ``resolver`` resolves names.
+    ``resolver`` resolves host names.
     """
 
     hosts: Hosts = field(default_factory=Hosts)
@@ -75,10 +75,10 @@ class Outbound:
         headers: Mapping[str, str] | None = None,
         body: Content = None,
     ) -> AsyncIterator[Response]:
-        """Send a request and give the answer, whose body is read within the context.
+        """Send a request and yield the answer, whose body must be read within the context.
 
         Raises ``AddressRefused`` for an address that is not permitted, ``BadRequest`` for an answer
-        that does not come, is late or too large.
+        that is missing, late or too large.
         """
         resolver = _Checked(self.resolver, self._hosts(policy), policy.name)
         connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True)
@@ -89,7 +89,7 @@ class Outbound:
                 aiohttp.ClientSession(
                     connector=connector,
                     headers=given,
-                    auto_decompress=False,  # a small answer may unpack to any size
+                    auto_decompress=False,  # a small answer could expand without bound
                     cookie_jar=aiohttp.DummyCookieJar(),
                     timeout=aiohttp.ClientTimeout(total=None),
                 ) as session,
@@ -105,9 +105,9 @@ class Outbound:
     async def check(self, url: str, policy: Policy) -> tuple[str, ...]:
         """Return the addresses that ``request`` would connect to now, all of them permitted.
 
-        For a URL that is kept to be asked later, when it is checked again; or for who connects
-        without HTTP, to one of these and not to the name, which may be another's by then. Raises
-        ``AddressRefused``, and ``BadRequest`` for a name that nobody has.
+        For a URL that is stored and validated again when used; or for a caller that connects by
+        other means than HTTP, to one of these addresses instead of the name, which may resolve
+        differently by then. Raises ``AddressRefused``, and ``BadRequest`` for an unknown name.
         """
         asked = _url(url, policy)
         literal = self._check(asked, policy)
@@ -140,14 +140,14 @@ class Outbound:
         raise BadRequest(f"{policy.name}: more than {policy.redirects} redirects")
 
     def _check(self, url: URL, policy: Policy) -> str | None:
-        """Refuse what is no web address; check and return a host that is an address and no name."""
+        """Validate a URL; validate and return its host if that is an address instead of a name."""
         if url.scheme not in {"http", "https"} or not url.host:
             raise BadRequest(f"{policy.name}: only http and https addresses are asked")
         if url.user is not None or url.password is not None:
             raise BadRequest(f"{policy.name}: the address must not hold a user or a password")
         host = url.host
         if ":" in host or host.replace(".", "").isdigit():
-            # Never resolved by aiohttp, so checked here, in every way of writing it.
+            # aiohttp does not resolve addresses, so they are validated here, in any notation.
             check_address(host, host, self._hosts(policy), policy.name)
             return host
         return None
@@ -157,7 +157,7 @@ class Outbound:
 
 
 class Response:
-    """The answer to an outbound request. Its body is bounded by the policy."""
+    """The answer to an outbound request. The policy limits its body."""
 
     def __init__(self, answer: aiohttp.ClientResponse, policy: Policy) -> None:
         self._answer = answer
@@ -170,11 +170,11 @@ class Response:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The header fields, whose names have no case."""
+        """The header fields; names are case-insensitive."""
         return self._answer.headers
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body. Raises ``BadRequest`` once it is over the limit, or compressed."""
+        """Yield the body. Raises ``BadRequest`` if it exceeds the limit, or is compressed."""
         if self.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise BadRequest(f"{self._policy.name}: the server sent compressed data")
         size = self._answer.content_length or 0
@@ -190,7 +190,7 @@ class Response:
         return b"".join([chunk async for chunk in self.chunks()])
 
     async def save(self, target: Path) -> None:
-        """Write the body to a file. Raises ``Unavailable`` when it cannot be stored."""
+        """Write the body to a file. Raises ``Unavailable`` if it cannot be stored."""
         try:
             file = await open_file(target, "wb")
             try:
@@ -210,7 +210,7 @@ class Response:
 
 
 class _Checked(AbstractResolver):
-    """A resolver that gives out addresses only after each was checked."""
+    """A resolver that returns only validated addresses."""
 
     def __init__(self, inner: AbstractResolver, hosts: Hosts, name: str) -> None:
         self._inner = inner
@@ -220,14 +220,14 @@ class _Checked(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses of a name. Raises ``BadRequest`` when one is not permitted."""
+        """Return the addresses of a name. Raises ``BadRequest`` if one is not permitted."""
         found = await self._inner.resolve(host, port, family)
         for each in found:
             check_address(host, each["host"], self._hosts, self._name)
         return found
 
     async def close(self) -> None:
-        """Close the resolver behind it."""
+        """Close the underlying resolver."""
         await self._inner.close()
 
 

@@ -1,4 +1,4 @@
-"""Which addresses may be asked: public ones, and those that a setting names."""
+"""Permitted addresses: public ones, and those of a setting."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Which addresses may be connected to: public ones, and those that are listed.
+    """Permitted addresses: public ones, and those listed.
 
-    A listed name permits whatever it resolves to; ``ANY`` permits everything.
+    A listed name permits every address that it resolves to; ``ANY`` permits everything.
     """
 
     names: frozenset[str] = frozenset()
@@ -30,7 +30,7 @@ class Hosts:
 
     @classmethod
     def of(cls, listed: Sequence[str]) -> Hosts:
-        """Read a setting: names, addresses and networks. Raises ``ValueError`` for a wrong one."""
+        """Parse a setting: names, addresses and networks. Raises ``ValueError``."""
         networks = {each: _network(each) for each in listed}
         for each, network in networks.items():
             if network is None and "/" in each:
@@ -46,19 +46,19 @@ class Hosts:
 
 
 class AddressRefused(BadRequest):
-    """400: an address that this server may not ask, whoever names it."""
+    """400: an address that this server may not connect to."""
 
 
 _SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
-"""Special purposes (RFC 6890, 7526 and 9637) that older Pythons take for the internet: a cloud's
-service of secrets answers at 192.0.0.192."""
+"""Special-purpose networks (RFC 6890, 7526 and 9637) that older Pythons consider global: a cloud's
+secrets service is at 192.0.0.192."""
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address leads out of every private network.
+    """Whether an address is public.
 
-    Loopback, private, shared, link-local, multicast and reserved ones do not, nor do IPv6
-    addresses that stand for one of them.
+    Loopback, private, shared, link-local, multicast and reserved addresses are not, nor are IPv6
+    addresses that embed one of them.
     """
     carried = _carried(address)
     if carried:
@@ -70,7 +70,7 @@ def is_public(address: Address) -> bool:
 
 
 def _carried(address: Address) -> list[ipaddress.IPv4Address]:
-    """Return the IPv4 addresses that an IPv6 address stands for."""
+    """Return the IPv4 addresses embedded in an IPv6 address."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
@@ -82,7 +82,7 @@ def _carried(address: Address) -> list[ipaddress.IPv4Address]:
 def check_address(name: str, text: str, hosts: Hosts, field: str) -> None:
     """Raise ``AddressRefused`` unless the host ``name`` may be reached at the address ``text``.
 
-    ``field`` is what errors call it. Raises ``BadRequest`` for what is no address.
+    ``field`` is its name in errors. Raises ``BadRequest`` for an invalid address.
     """
     try:
         address = ipaddress.ip_address(text.partition("%")[0])

@@ -1,6 +1,6 @@
-"""Plugins: discover, isolate, attribute, refuse duplicates; the one typed face over pluggy.
+"""Plugins: discovery, isolation, validation; the typed interface over pluggy.
 
-A broken plugin is kept with its reason and never stops the server, unless ``plugins.strict``.
+A broken plugin is recorded with its error and never stops the server, unless ``plugins.strict``.
 """
 
 from mataserver.plugins.admission import HOOKS, PluginError

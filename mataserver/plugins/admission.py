@@ -1,4 +1,4 @@
-"""What a plugin must be to be used: its hooks, its backends, and what goes to a worker."""
+"""Validation of plugins: their hooks, their backends, and what is sent to workers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _ARGUMENTS = {
 
 
 class PluginError(MataError):
-    """A plugin that cannot be used; the detail names it."""
+    """A plugin cannot be used; the detail names it."""
 
 
 def hooks(module: object) -> dict[str, Callable[..., Any]]:
-    """Return the hook implementations of a plugin, whose names and arguments pluggy checks."""
+    """Return a plugin's hook implementations; pluggy validates names and arguments."""
     for name in HOOKS:
         function = getattr(module, name, None)
         if inspect.isroutine(function) and not hasattr(function, "mataserver_impl"):
@@ -72,7 +72,7 @@ def _misused(module: object) -> str:
 
 
 def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
-    """Return the one implementation behind a hook, to be called with the hook's arguments."""
+    """Return a hook's single implementation, callable with the hook's arguments."""
     implementations = caller.get_hookimpls()
     if len(implementations) > 1 or any(i.wrapper or i.hookwrapper for i in implementations):
         raise PluginError(f"{caller.name}() must be one plain function: no wrapper, no second one")
@@ -94,10 +94,10 @@ def several(given: object, wanted: str) -> Iterable[Any]:
 
 
 def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[str]) -> None:
-    """Raise ``PluginError`` unless it is one.
+    """Validate a backend. Raises ``PluginError``.
 
-    ``owners`` has whose backends there are by name; ``prefixes`` are what the names of tasks that
-    the plugin brings may begin with.
+    ``owners`` maps existing backends to their plugins; ``prefixes`` are the allowed prefixes for
+    the plugin's own tasks.
     """
     if not isinstance(backend, Backend):
         raise PluginError(f"backends() gave a {type(backend).__name__}, not a Backend")
@@ -120,7 +120,7 @@ def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[
 
 
 def _check_task(backend: Backend, who: str, prefixes: Collection[str]) -> None:
-    """Check the task: one of the API, or one of the plugin's own with the struct of its results."""
+    """Validate the task: one of the API, or the plugin's own with a result struct."""
     task, kind = backend.task, backend.result
     if task in TASKS:
         if kind is not None:
@@ -154,17 +154,17 @@ def _check_task(backend: Backend, who: str, prefixes: Collection[str]) -> None:
 
 
 def _are_detections(kind: type[msgspec.Struct]) -> bool:
-    """Whether ``detections`` of a result, if it has them, are what is promised of those."""
+    """Whether ``detections`` of a result, if present, have the API's type."""
     try:
         fields = msgspec.structs.fields(kind)
     except (TypeError, NameError):
-        return True  # it cannot be described, which is told
+        return True  # a struct that cannot be described is reported elsewhere
     known = [each.type for each in fields if each.name == "detections"]
     return not known or known[0] in (list[Detection], tuple[Detection, ...])
 
 
 def _check_worker(backend: Backend, who: str) -> None:
-    """Check what goes to the worker."""
+    """Validate what is sent to the worker."""
     if not (isinstance(backend.params, type) and issubclass(backend.params, Params)):
         raise PluginError(f"{who}: params must be a mataserver.Params struct")
     if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
@@ -199,7 +199,7 @@ def check_called(function: object, what: str, given: str) -> None:
 
 
 def check_pickles(thing: object, what: str) -> None:
-    """A worker process gets it by its name, so it must be found under that name."""
+    """Require that a worker process can unpickle the object by its qualified name."""
     if not callable(thing):
         raise PluginError(f"{what} must be a function")
     try:

@@ -1,4 +1,4 @@
-"""Every plugin of the entry-point group, found when a server or a command starts."""
+"""Discovery of the plugins in the entry point group, at the start of a server or a command."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ def discover(
     environ: Mapping[str, str] | None = None,
     problems: list[config.ConfigError] | None = None,
 ) -> Plugins:
-    """Import every plugin of the entry-point group, one at a time.
+    """Import every plugin of the entry point group, one by one.
 
-    ``environ`` holds the variables that settings of plugins name, by default those of the
-    environment and of ``.env`` in the working directory. With a list ``problems`` wrong settings
-    are put there instead of being raised, and a plugin that has some gets its defaults.
-    Raises ``ConfigError`` for settings of a plugin that are wrong, and ``PluginError`` for a broken
-    plugin when ``plugins.strict`` is set.
+    ``environ`` holds the variables for plugins' settings, by default the environment over ``.env``
+    in the working directory. With a list ``problems``, invalid settings are appended there instead
+    of raised, and the plugin gets its defaults. Raises ``ConfigError`` for invalid settings of a
+    plugin, and ``PluginError`` for a broken plugin if ``plugins.strict`` is set.
     """
     given = dict(settings.plugins)
     strict, disabled = given.pop("strict", False), given.pop("disabled", [])
@@ -45,7 +44,7 @@ def discover(
     for point in sorted(points, key=lambda each: unloaded(each).place):
         plugin = unloaded(point)
         if not plugin.names.isdisjoint(disabled):
-            plugin.error = DISABLED  # nothing of it is imported
+            plugin.error = DISABLED  # a disabled plugin is not imported
             plugins.found.append(plugin)
             continue
         with collecting(problems):
@@ -70,7 +69,7 @@ def _check_disabled(names: list[str], plugins: Plugins) -> None:
 
 def _check_known(given: dict[str, Any], plugins: Plugins) -> None:
     known = {name for plugin in plugins.found for name in (plugin.name, plugin.section)}
-    # Which section they have, those that were not imported cannot say.
+    # The section of a plugin that was not imported is unknown: accept its family's.
     known |= {plugin.family for plugin in plugins.found if plugin.error is not None}
     for name in given:
         if name not in known:

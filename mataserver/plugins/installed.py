@@ -1,4 +1,4 @@
-"""The plugins that are installed, and which backend of theirs serves a model."""
+"""The installed plugins, and the lookup of backends for models."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from mataserver.plugins.sites import Sites
 
 GROUP = "mataserver"
-"""The group of entry points by which plugins are found."""
+"""The entry point group of plugins."""
 
 
 @dataclass(slots=True)
 class Plugins(Discovered):
-    """Every plugin found, and the backends of those in use.
+    """Every plugin found, and the backends of the usable ones.
 
-    With ``sites`` it takes in what is installed later. ``grown`` counts how often it did.
+    With ``sites``, plugins installed later are discovered, too. ``grown`` counts these discoveries.
     """
 
     strict: bool = False
@@ -40,15 +40,15 @@ class Plugins(Discovered):
     _looking: threading.Lock = field(default_factory=threading.Lock)
 
     def refresh(self) -> bool:
-        """Take in the plugins that were installed meanwhile; whether there were any.
+        """Discover plugins installed since the last check; return whether there were any.
 
-        Their services wait for the next start of the server, and so does a plugin that changed.
-        Any thread may call it.
+        Their services start with the next start of the server, and so do changed plugins.
+        Thread-safe.
         """
         with self._looking:
             if self.sites is None or not self.sites.changed():
                 return False
-            # One that was broken when it came may have been half installed.
+            # A late plugin with an error may have been only partly installed: retry it.
             known = {p.name: p for p in self.found if not (p.late and p.error)}
             points = importlib.metadata.entry_points(group=GROUP)
             for point in points:
@@ -62,7 +62,7 @@ class Plugins(Discovered):
             return bool(new)
 
     def _take_in(self, points: list[importlib.metadata.EntryPoint], known: list[Plugin]) -> None:
-        """Add plugins, in the order that the next start will have."""
+        """Add plugins, in the order of the next start."""
         before = len(known)
         grown = Discovered(known, [offer for offer in self.offers if offer.plugin in known])
         for point in points:
@@ -84,7 +84,7 @@ class Plugins(Discovered):
         self.found, self.offers, self.grown = grown.found, grown.offers, self.grown + 1
 
     def awaited(self) -> str:
-        """Return what a path that nobody serves may wait for: a service that came late, or ""."""
+        """Return an explanation for an unknown path, or "": a late plugin's inactive service."""
         self.refresh()
         late = [each.name for each in self.found if each.late and "service" in each.hooks]
         if not late:
@@ -104,18 +104,18 @@ class Plugins(Discovered):
         return None
 
     def refusal(self, files: ModelFiles, task: str) -> str | None:
-        """Return why a backend refuses a model that is of its kind, or None."""
+        """Return a backend's reason for rejecting a model of its kind, or None."""
         for each in self._usable:
             try:
                 each.backend.serves(each.given(files), task)
             except MataError as error:
                 return error.detail
-            except Exception:  # noqa: S112 - offer() has logged it
+            except Exception:  # noqa: S112 - logged by offer()
                 continue
         return None
 
     def _complete(self, offer: Offer, files: ModelFiles) -> bool:
-        """Whether the parts that a backend takes from the model itself are served."""
+        """Whether the parts that a backend derives from the model itself can be served."""
         if offer.backend.parts is None:
             return True
         try:
@@ -148,12 +148,12 @@ class Plugins(Discovered):
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks of the API, and those that the plugins in use bring."""
+        """The tasks of the API, and those of usable plugins."""
         return sorted({*TASKS, *(each.backend.task for each in self._usable)})
 
     @property
     def brought(self) -> dict[str, type[Struct]]:
-        """The struct of the results of each task that the plugins in use bring."""
+        """The result structs of the usable plugins' own tasks."""
         backends = [each.backend for each in self._usable]
         return {each.task: each.result for each in backends if each.result is not None}
 
@@ -164,11 +164,11 @@ class Plugins(Discovered):
 
     @property
     def _usable(self) -> list[Offer]:
-        # A plugin may fall out of use later than its backends were collected: by its service.
+        # A plugin's service may fail after its backends were collected.
         return [offer for offer in self.offers if offer.plugin.error is None]
 
     def problems(self, session: CheckSession) -> list[str]:
-        """Return what plugins find wrong with their settings, and which of them cannot look."""
+        """Return the problems that plugins report in their settings, or why a check failed."""
         found: list[str] = []
         for plugin in self.usable:
             if "check" in plugin.hooks:
@@ -182,21 +182,21 @@ class Plugins(Discovered):
         return found
 
     def check_strict(self) -> None:
-        """Raise ``PluginError`` for a broken plugin when ``plugins.strict`` is set."""
+        """Raise ``PluginError`` for a broken plugin if ``plugins.strict`` is set."""
         if self.strict:
             _check_strict(self)
 
 
 def _named(plugin: Plugin, text: str) -> str:
-    """Return a plugin's sentence; one that does not name the plugin gets its name in front."""
+    """Return a plugin's message, prefixed with its name unless that occurs in it."""
     return text if plugin.name in text else f"plugin {plugin.name}: {text}"
 
 
 def _serves(offer: Offer, files: ModelFiles, task: str) -> bool:
-    """Whether a backend serves a model; one whose ``accepts`` fails serves none."""
+    """Whether a backend serves a model; False if its ``accepts`` fails."""
     try:
         return bool(offer.backend.serves(offer.given(files), task))
-    except MataError:  # refusal() tells it
+    except MataError:  # reported by refusal()
         return False
     except Exception:
         log.exception("accepts of the backend %s failed", offer.backend.name)

@@ -1,4 +1,4 @@
-"""One plugin at a time: imported, configured, its backends taken, or put out of use."""
+"""Admission of single plugins: import, configuration, collection of backends, or rejection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 
 
 def unloaded(point: importlib.metadata.EntryPoint) -> Plugin:
-    """Return a plugin of which nothing was imported."""
+    """Return the record of a plugin without importing it."""
     plugin = Plugin(point.name, module=point.module)
     if point.dist is not None:
         plugin.distribution, plugin.version = point.dist.name, point.dist.version
@@ -42,7 +42,7 @@ def admit(
     given: Mapping[str, Any],
     variables: Mapping[str, str],
 ) -> Plugin:
-    """Import a plugin and add it. Raises ``ConfigError``, after it was added with its defaults."""
+    """Import and add a plugin. Raises ``ConfigError``, after adding it with its defaults."""
     plugin = _load(point, {p.name for p in plugins.found})
     plugins.found.append(plugin)
     try:
@@ -56,7 +56,7 @@ def admit(
 
 @contextlib.contextmanager
 def collecting(problems: list[config.ConfigError] | None) -> Iterator[None]:
-    """Put a ``ConfigError`` into the list, where there is one, instead of raising it."""
+    """Append a ``ConfigError`` to the list, if there is one, instead of raising it."""
     try:
         yield
     except config.ConfigError as error:
@@ -74,7 +74,7 @@ def note_loss(plugin: Plugin) -> None:
 
 
 def note_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
-    """Note that another version was installed than the one that was imported."""
+    """Record that a version other than the imported one was installed."""
     version = plugin.version if point.dist is None else point.dist.version
     note = f"version {version} was installed: restart the server to use it"
     if version == plugin.version and plugin.note == _LOST:
@@ -115,7 +115,7 @@ def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, s
                 f"configuration: plugins.{plugin.name}: its settings are those of "
                 f"plugins.{plugin.section}"
             )
-        with contextlib.suppress(TypeError):  # what counts when the given ones are wrong
+        with contextlib.suppress(TypeError):  # defaults, in case the given settings are invalid
             plugin.settings = kind()
         mine = given.get(plugin.section)
         plugin.settings = config.plugin_settings(mine, kind, plugin.section, environ)
@@ -126,9 +126,9 @@ def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, s
 
 
 def _section(kind: type[msgspec.Struct], plugin: Plugin) -> str:
-    """Return where the settings of a plugin stand: plugins of one distribution may share a place.
+    """Return a plugin's settings section, which plugins of one distribution may share.
 
-    Raises ``PluginError`` for another place than the plugin's own or its distribution's.
+    Raises ``PluginError`` for a section other than the plugin's or its distribution's.
     """
     if "section" in kind.__struct_fields__:
         return plugin.name
@@ -180,9 +180,9 @@ def _ask_brought(plugin: Plugin) -> None:
 
 
 def _check_owner(backend: Backend, plugin: Plugin, plugins: Discovered) -> None:
-    """Raise ``PluginError`` for a task of its own that another distribution has brought.
+    """Raise ``PluginError`` for an own task that another distribution already provides.
 
-    Their names may begin alike: one may be called as a plugin of the other.
+    Their prefixes may collide: one distribution may be named like a plugin of the other.
     """
     for offer in plugins.offers:
         alike = backend.result is not None and offer.backend.task == backend.task
@@ -194,21 +194,21 @@ def _check_owner(backend: Backend, plugin: Plugin, plugins: Discovered) -> None:
 
 
 def _check_result(backend: Backend, known: object) -> None:
-    """Raise ``PluginError`` for a task whose results are of two kinds."""
+    """Raise ``PluginError`` for a task with two different result structs."""
     if known is not backend.result:
         raise PluginError(f"backend {backend.name}: its task has another result already")
 
 
 def refuse(plugin: Plugin, error: BaseException) -> None:
-    """Put a plugin out of use."""
+    """Reject a plugin, recording the error."""
     plugin.error = _reason(error, plugin)
     log.error("plugin %s is not in use: %s", plugin.name, plugin.error, exc_info=error)
 
 
 def _reason(error: BaseException, plugin: Plugin) -> str:
-    """What ``GET /v1/plugins`` may say of an error: on one line, and no folder of this machine.
+    """Return an error as ``GET /v1/plugins`` may show it: one line, without local paths.
 
-    Of what is no sentence for people it tells where in the plugin's own code it happened.
+    An error that is not a sentence for users is given with its place in the plugin's code.
     """
     if isinstance(error, MataError):
         return " ".join(error.detail.split())
@@ -219,7 +219,7 @@ def _reason(error: BaseException, plugin: Plugin) -> str:
 
 
 def _place(error: BaseException, module: str) -> str | None:
-    """Return the file and line of a plugin where an error came from; None where that was not it."""
+    """Return the file and line of a plugin that raised an error; None for one from elsewhere."""
     package = module.partition(".")[0]
     places = [
         (frame.f_code.co_filename, line)
@@ -234,12 +234,12 @@ def _place(error: BaseException, module: str) -> str | None:
 
 
 def settle(plugins: Iterable[Plugin]) -> None:
-    """Put each plugin out of use that brings what another one has brought to the same plugin.
+    """Reject each plugin that provides a name to a plugin that already has it from another.
 
-    Of a name that two bring nobody could say whose it is, as of a kind of jobs.
+    The owner of such a name, for example a kind of jobs, would be ambiguous.
 
-    Whose names they are comes first, then the others in their order; what came while the server
-    runs is last.
+    A plugin that provides names to itself has priority, then the order counts; plugins added at run
+    time are last.
     """
     owners: dict[tuple[str, str], str] = {}
     usable = [plugin for plugin in plugins if plugin.error is None]

@@ -1,4 +1,4 @@
-"""A plugin as it was found, and what it offers: a backend with its plugin's settings."""
+"""A plugin's record, and its offers: a backend with its plugin's settings."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ log = logging.getLogger("mataserver.plugins")
 class Plugin:
     """One plugin as it was found. ``error`` says why it is not in use.
 
-    ``section`` is where its settings stand below ``plugins``, by default its name. ``late``: it was
-    installed while the server ran. ``note`` says what waits for the next start. ``brings`` are the
-    names that it brings to other plugins, by theirs. ``module`` is its entry point's.
+    ``section`` is the place of its settings below ``plugins``, by default its name. ``late``:
+    installed while the server was running. ``note``: what requires a restart. ``brings``: the names
+    that it provides to other plugins, by their names. ``module`` is its entry point's.
     """
 
     name: str
@@ -46,53 +46,53 @@ class Plugin:
     note: str | None = None
 
     def __post_init__(self) -> None:
-        """Give it a section of its own until its settings name another."""
+        """Default the section to the plugin's name."""
         self.section = self.section or self.name
 
     @property
     def family(self) -> str:
-        """What the plugins of one distribution are called together: ``hf`` of mataserver-hf."""
+        """The common name of a distribution's plugins: ``hf`` for mataserver-hf."""
         return self.distribution.removeprefix("mataserver-") or self.name
 
     @property
     def place(self) -> tuple[str, str]:
-        """Where it stands among the others: those of a distribution lie side by side."""
+        """Its sort key: plugins of a distribution are adjacent."""
         return (self.family, self.name)
 
     @property
     def names(self) -> set[str]:
-        """The names by which ``plugins.disabled`` may switch it off."""
+        """The names by which ``plugins.disabled`` can disable it."""
         return {self.name, self.family, self.distribution} - {""}
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with it, on one line: nothing with one that was switched off."""
+        """Its error on one line; None for a disabled plugin."""
         return None if self.error in {None, DISABLED} else " ".join(str(self.error).split())
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A backend and the plugin that gives it."""
+    """A backend and the plugin that provides it."""
 
     backend: Backend
     plugin: Plugin
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The modules that it needs and that are not installed."""
+        """The modules that it requires and that are not installed."""
         return tuple(name for name in self.backend.requires if not _importable(name))
 
     @property
     def unsuitable(self) -> tuple[str, ...]:
-        """The installed distributions whose version it cannot do with, as "name version"."""
+        """The installed distributions with an incompatible version, as "name version"."""
         return sources.unsuitable(self.backend.packages)
 
     def given(self, files: ModelFiles) -> ModelFiles:
-        """Return what the backend is told of a model: with its plugin's settings."""
+        """Return the model's description with the plugin's settings added."""
         return replace(files, settings=self.plugin.settings)
 
     def facts(self, files: ModelFiles) -> Mapping[str, str]:
-        """Return what the backend has decided about a model that it serves, or says of it."""
+        """Return the backend's decisions about a model that it serves, or its error."""
         if self.backend.facts is None:
             return {}
         try:
@@ -104,7 +104,7 @@ class Offer:
             return {}
 
     def check_installed(self) -> None:
-        """Raise ``Unavailable`` with the pip command when a module is missing, or of no use."""
+        """Raise ``Unavailable`` with the pip command if a module is missing or incompatible."""
         missing, unsuitable = self.missing, self.unsuitable
         if missing or unsuitable:
             packages = " ".join(f"'{package}'" for package in self.backend.packages or missing)
@@ -116,7 +116,7 @@ class Offer:
 
 @dataclass(slots=True)
 class Discovered:
-    """Plugins that were found, and the backends of those in use."""
+    """The plugins found, and the backends of the usable ones."""
 
     found: list[Plugin] = field(default_factory=list)
     offers: list[Offer] = field(default_factory=list)
@@ -124,7 +124,7 @@ class Discovered:
 
 def _importable(module: str) -> bool:
     if sys.modules.get(module) is not None:
-        return True  # while another thread imports it, it may have no spec, as cv2
+        return True  # during its import by another thread a module, such as cv2, may have no spec
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

@@ -1,4 +1,4 @@
-"""Where Python packages are installed: whether something came while this process runs."""
+"""Detection of packages that are installed while this process runs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 SETTLING = 10.0
-"""Seconds after a change for which an installation may still be going on."""
+"""Seconds after a change for which an installation may still be in progress."""
 PAUSE = 1.0
-"""Seconds between two looks meanwhile: each costs reading the entry points of every package."""
+"""Interval of the checks in that time: each reads the entry points of all packages."""
 
 
 class Sites:
-    """The directories of ``sys.path``, looked at by the times of their last change.
+    """The directories of ``sys.path``, watched by modification time.
 
-    ``clock`` gives Unix seconds, as the times of files are.
+    ``clock`` returns Unix seconds, like file times.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -33,10 +33,10 @@ class Sites:
         self._looked = clock()
 
     def changed(self) -> bool:
-        """Whether something may have been installed since the last look, and make it importable.
+        """Return whether packages may have been installed since; make them importable.
 
-        A distribution's directory is there before its files are, so for some seconds after a
-        change every look, at most one a second, says yes.
+        A distribution's directory exists before its files, so for some seconds after a change every
+        check, at most one per second, returns True.
         """
         times, now = _times(sys.path), self._clock()
         settling = max(times.values(), default=0) / 1e9 > now - SETTLING
@@ -48,7 +48,7 @@ class Sites:
         return True
 
     def _follow_links(self) -> None:
-        """Take in the ``.pth`` files that came: an editable installation is one."""
+        """Process new ``.pth`` files, as created by editable installations."""
         for link in _links():
             if link not in self._links:
                 self._links.add(link)
@@ -56,7 +56,7 @@ class Sites:
 
 
 def _times(paths: Iterable[str]) -> dict[str, int]:
-    """Return when each directory was last changed, in nanoseconds; of what is none nothing."""
+    """Return each directory's modification time in nanoseconds; skip missing ones."""
     found = {}
     for path in paths:
         with contextlib.suppress(OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Where a model comes from: the hub, a pip package, or a local path.
+"""Sources of models: the hub, pip packages, and local paths.
 
-Nothing here imports huggingface_hub into the server: what needs the network runs in a child
-process (``fetch``), and what is on disk is read by the cache's documented layout (``cache``).
+huggingface_hub is never imported into the server: network access runs in a child process
+(``fetch``), and the cache on disk is read by its documented layout (``cache``).
 """
 
 from mataserver.sources.cache import DiskUsage, cached, disk_usage

@@ -1,8 +1,9 @@
 """The hub's cache on disk, read without importing huggingface_hub.
 
-Layout (documented by huggingface_hub): ``models--org--name/`` holds ``refs/main`` (a commit),
-``snapshots/<commit>/`` (links, named as in the repository) and ``blobs/`` (the contents, named by
-their hash). Listing models must take milliseconds; importing the library takes a third of a second.
+Layout (documented by huggingface_hub): ``models--org--name/`` contains ``refs/main`` (a commit),
+``snapshots/<commit>/`` (symbolic links, named as in the repository) and ``blobs/`` (the contents,
+named by their hash). Listing models must take milliseconds; importing the library takes a third of
+a second.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-# What a model's numbers are stored in. A snapshot without any was left by something that only
-# looked at the configuration.
+# Formats of weights. A snapshot without any is left by a program that read only the configuration.
 WEIGHTS = frozenset(
     {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".msgpack", ".gguf"}
 )
@@ -28,14 +28,14 @@ _SHARD = re.compile(r"(?P<set>.+)-\d{5}-of-(?P<total>\d{5}\..+)")
 
 
 class DiskUsage(msgspec.Struct, frozen=True):
-    """What a model takes on disk, and when its files were last read (Unix seconds)."""
+    """A model's size on disk, and the last access to its files (Unix seconds)."""
 
     size_bytes: int
     last_accessed: float
 
 
 def cache_directory(environment: Mapping[str, str] | None = None) -> Path:
-    """Return the hub's cache directory, chosen by the variables that huggingface_hub obeys."""
+    """Return the hub's cache directory, according to huggingface_hub's variables."""
     env = os.environ if environment is None else environment
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if variable in env:
@@ -46,15 +46,15 @@ def cache_directory(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def repository_directory(repo_id: str, environment: Mapping[str, str] | None = None) -> Path:
-    """Return where the cache keeps (or would keep) a repository."""
+    """Return the directory of a repository in the cache, existing or not."""
     return cache_directory(environment) / "--".join(("models", *repo_id.split("/")))
 
 
 def cached(repo_id: str, environment: Mapping[str, str] | None = None) -> Path | None:
-    """Return the snapshot directory of ``refs/main``, or None if it is gone or incomplete.
+    """Return the snapshot directory of ``refs/main``, or None if it is missing or incomplete.
 
-    Incomplete is a snapshot with a link to nothing, without ``config.json``, without weights, or
-    with some of a set of shards missing.
+    A snapshot is incomplete with a broken link, without ``config.json``, without weights, or with
+    missing shards.
     """
     repository = repository_directory(repo_id, environment)
     try:
@@ -68,7 +68,7 @@ def cached(repo_id: str, environment: Mapping[str, str] | None = None) -> Path |
 
 
 def is_complete(snapshot: Path) -> bool:
-    """Whether a snapshot directory holds a model that can be loaded."""
+    """Whether a snapshot directory contains a loadable model."""
     files = list(_files(snapshot))
     return (
         (snapshot / "config.json").is_file()
@@ -79,9 +79,9 @@ def is_complete(snapshot: Path) -> bool:
 
 
 def disk_usage(repo_id: str, environment: Mapping[str, str] | None = None) -> DiskUsage | None:
-    """Return what all cached revisions of a repository take, each content counted once.
+    """Return the size of all cached revisions of a repository, counting each content once.
 
-    None if nothing of it is cached. The same numbers as huggingface_hub's cache scan.
+    None if nothing is cached. The same figures as huggingface_hub's cache scan.
     """
     blobs: dict[str, os.stat_result] = {}
     for file in _files(repository_directory(repo_id, environment) / "snapshots"):

@@ -1,7 +1,7 @@
-"""What the download child's exceptions mean to the user, in a sentence without path or token.
+"""Conversion of the download child's exceptions to messages for users, without paths or tokens.
 
 The library has changed its HTTP client twice (requests, httpx, httpx2), so transport errors are
-told by the library's name and the class's, and the reason by the operating system's error below.
+identified by library and class names, and their reason by the underlying operating system error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _UNKNOWN = "model not found on the hub: {}"
-# In this order: some of them are kinds of others.
+# Order matters: some of them are subclasses of others.
 _REFUSALS: tuple[tuple[type[Exception], str], ...] = (
     (GatedRepoError, "model {} is gated: accept its terms on its page and set HF_TOKEN"),
     (DisabledRepoError, "model {} has been disabled on the hub"),
@@ -41,15 +41,15 @@ _REFUSALS: tuple[tuple[type[Exception], str], ...] = (
 
 
 class Refused(Exception):
-    """The repository cannot be used; the message is the client's sentence."""
+    """The repository cannot be used; the message is for the client."""
 
 
 class Unwritten(Refused):
-    """There is no room for it; the message is the client's sentence."""
+    """There is no disk space for it; the message is for the client."""
 
 
 def failure(error: BaseException, repo_id: str) -> HubFailure:
-    """Say what an exception means for the model ``repo_id``."""
+    """Return the failure that an exception means for the model ``repo_id``."""
     chain = list(_chain(error))
     for one in chain:
         if isinstance(one, Refused):

@@ -1,12 +1,12 @@
 """The download child: a module for ``run_process``, with ``config`` or ``download`` and an id.
 
-It speaks ``messages`` on its standard output. huggingface_hub is imported here and nowhere else in
-the core.
+It writes ``messages`` to its standard output. The only module of the core that imports
+huggingface_hub.
 
-huggingface_hub drops a partial file when its process ends, so large files are fetched here, into
-the cache's own places (``blobs/<hash>.incomplete``, under the library's own lock), continued with
-a Range request and checked against their hash. Everything else is ``snapshot_download``'s: it finds
-the large files present and adds the small ones and the links.
+huggingface_hub discards a partial file when its process ends, so large files are downloaded here,
+to the cache's own paths (``blobs/<hash>.incomplete``, under the library's own lock), resumed by
+Range requests and verified by their hash. Everything else is left to ``snapshot_download``: it
+finds the large files present, and adds the small ones and the links.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 _LIBRARY = "mataserver"
 _WORKERS = 4
 _POLL_SECONDS = 0.2
-# Bytes that reach the disk at once. The library's 10 MB would lose as much at an interruption, and
-# on a slow line would look like a minute's standstill.
+# Write granularity. The library's 10 MB would lose as much at an interruption, and on a slow line
+# would look like a stall of a minute.
 _CHUNK_BYTES = 256 * 1024
 _HASH_BYTES = 64 * 1024 * 1024
 _SPARE_BYTES = 32 * 1024 * 1024
 
 
 class Reporter:
-    """Writes messages, one a line, from any thread."""
+    """Writes messages, one per line, from any thread."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -67,7 +67,7 @@ class Reporter:
 
 
 class Meter:
-    """Reports progress by looking at the files' sizes, whoever writes them."""
+    """Reports progress by polling file sizes, whatever writes them."""
 
     def __init__(self, files: list[RepoFile], blobs: Path, report: Reporter) -> None:
         self._files = files
@@ -87,7 +87,7 @@ class Meter:
         self._thread.join()
 
     def measure(self) -> Progress:
-        """Count what is there."""
+        """Return the current progress."""
         done = [min(self._size(file), file.size) for file in self._files]
         present = [(self._blobs / file.blob).exists() for file in self._files]
         return Progress(
@@ -98,7 +98,7 @@ class Meter:
         )
 
     def repeat(self) -> None:
-        """Report again: something is going on that no size shows."""
+        """Report again, as a sign of activity that changes no size."""
         if self._last is not None:
             self._report(self._last)
 
@@ -158,7 +158,7 @@ class Repository:
         return buffer.getvalue().decode(errors="replace")
 
     def download(self, report: Reporter) -> Path:
-        """Fetch the files that matter and return the snapshot's directory."""
+        """Download the relevant files; return the snapshot's directory."""
         files = select(self.files)
         if not any(file.name == "config.json" for file in files):
             raise Refused(f"{self.repo_id} has no config.json, so its kind is unknown")
@@ -185,7 +185,7 @@ class Repository:
             )
 
     def _fetch_large(self, files: list[RepoFile], alive: Callable[[], None]) -> None:
-        # No `with`: the first failure ends the process, and with it the other downloads.
+        # Without `with`: the first failure exits the process, and thereby the other downloads.
         pool = ThreadPoolExecutor(_WORKERS)
         large = {file.blob: file for file in files if file.sha256}
         for future in as_completed(
@@ -222,7 +222,7 @@ class Repository:
     def _get(self, file: RepoFile, stream: BinaryIO, offset: int) -> None:
         headers = build_hf_headers(library_name=_LIBRARY)
         if file.sha256:
-            # A server that compresses on the way cannot serve ranges.
+            # A server that compresses the response cannot serve ranges.
             headers["Accept-Encoding"] = "identity"
         url = hf_hub_url(self.repo_id, file.name, revision=self.commit)
         http_get(url, stream, resume_size=offset, headers=headers, expected_size=file.size)
@@ -243,7 +243,7 @@ class Repository:
         return snapshot
 
     def _point_main_to(self, snapshot: Path) -> None:
-        # Last, so that a snapshot which main names has all its files.
+        # Last, so that the snapshot referenced by main is always complete.
         reference = self.directory / "refs" / "main"
         reference.parent.mkdir(parents=True, exist_ok=True)
         temporary = reference.with_name(f"main.{os.getpid()}.tmp")
@@ -261,7 +261,7 @@ def _sha256(path: Path, alive: Callable[[], None]) -> str:
 
 
 def _remove_dead_links(snapshot: Path) -> None:
-    # Left where somebody has deleted contents to save space; with them no snapshot is complete.
+    # Left by manual deletion of blobs; they would make the snapshot incomplete.
     for file in snapshot.rglob("*"):
         if file.is_symlink() and not file.exists():
             file.unlink()
@@ -279,10 +279,10 @@ def _answer(command: str, repo_id: str, report: Reporter) -> Message:
 
 
 def main() -> None:
-    """Answer one question and end."""
+    """Execute one command and exit."""
     command, repo_id = sys.argv[1:]
     report = Reporter(take_output())
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
     report(_answer(command, repo_id, report))
-    # Not sys.exit: it would wait for downloads that a failure has left running.
+    # Not sys.exit: it would wait for downloads still running after a failure.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Models of the hub: their configuration, and their download in a child process."""
+"""Models of the hub: configuration, and download in a child process."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STALL_SECONDS = 60.0
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_PART}/)?{_PART}", re.ASCII)
-# A line may hold a whole configuration, with every character escaped.
+# A line may contain a whole configuration, with every character escaped.
 _LINE_LIMIT = 6 * MAX_CONFIG_BYTES + 1024
 _CHILD = "mataserver.sources.fetch"
-# The bars would go to nobody. Files come over plain HTTP since only then a partial one can be
-# continued after an interruption.
+# Progress bars would be invisible. Plain HTTP is used because only that allows resuming a partial
+# file after an interruption.
 _CHILD_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 
 
 class HubUnreachable(BadRequest):
-    """400: the hub could not be asked; nothing is known about the model."""
+    """400: the hub is unreachable; nothing is known about the model."""
 
 
 def validate_repo_id(text: str) -> str:
-    """Return ``text`` if it is an id of the hub: "org/name", or an old name without a slash.
+    """Return ``text`` if it is an id of the hub: "org/name", or a legacy name without a slash.
 
-    Raises ``BadRequest`` for everything else, URLs and file system paths included.
+    Raises ``BadRequest`` for anything else, including URLs and file system paths.
     """
     if "--" in text or ".." in text or text.endswith(".git") or not _REPO_ID.fullmatch(text):
         raise BadRequest("not a model id of the hub: expected org/name, not a URL or a path")
@@ -60,10 +60,10 @@ async def fetch_config(
     environment: Mapping[str, str] | None = None,
     stall_seconds: float = STALL_SECONDS,
 ) -> dict[str, Any]:
-    """Return the repository's ``config.json``; nothing is written to the cache.
+    """Return the repository's ``config.json``, without writing to the cache.
 
-    Without a connection to the hub, that of a complete cached snapshot. Raises ``BadRequest``
-    (``HubUnreachable`` where nothing could be asked). ``environment`` replaces ``os.environ``.
+    Without a connection to the hub, returns that of a complete cached snapshot. Raises
+    ``BadRequest`` (``HubUnreachable`` without either). ``environment`` replaces ``os.environ``.
     """
     try:
         answer = await _ask("config", repo_id, environment, stall_seconds)
@@ -83,11 +83,11 @@ async def download(
     environment: Mapping[str, str] | None = None,
     stall_seconds: float = STALL_SECONDS,
 ) -> Path:
-    """Download what is needed of a repository into the hub's cache; return the snapshot directory.
+    """Download a repository's relevant files to the hub's cache; return the snapshot directory.
 
-    What an earlier, interrupted download left is continued. Cancelling stops the child and keeps
-    what has arrived. Without a connection to the hub, a complete cached snapshot is returned.
-    Raises ``BadRequest``; also when nothing has arrived for ``stall_seconds``.
+    Resumes an interrupted download. Cancelling stops the child and keeps what has arrived. Without
+    a connection to the hub, returns a complete cached snapshot. Raises ``BadRequest``, also if
+    nothing arrives for ``stall_seconds``.
     """
     try:
         answer = await _ask("download", repo_id, environment, stall_seconds, on_progress)

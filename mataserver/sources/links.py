@@ -1,7 +1,7 @@
-"""Links in a model's directory: they must end where the model's own files are.
+"""Symbolic links in a model's directory: they must not lead outside the model's files.
 
-A checkpoint is somebody else's work. A link in it to a file elsewhere would have the server read
-what its owner may read and the model's author may not.
+A checkpoint comes from a third party. A link to a file elsewhere would make the server read what
+its user may read and the model's author may not.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from mataserver.errors import BadRequest
 
 
 class StrayLink(BadRequest):
-    """400: a link of a model leads out of the model; the detail names it."""
+    """400: a symbolic link of a model leads outside; the detail names it."""
 
 
 def check_links(path: Path) -> None:
-    """Check every link below a model's directory; a single file was resolved when it came.
+    """Check every symbolic link below a model's directory; a single file was resolved earlier.
 
-    A link ends inside the directory, or in a snapshot of the hub's cache inside the ``blobs`` of
-    the same repository. Raises ``StrayLink``.
+    A link must end inside the directory, or for a snapshot of the hub's cache inside the ``blobs``
+    of the same repository. Raises ``StrayLink``.
     """
     if not path.is_dir():
         return
@@ -40,6 +40,6 @@ def check_links(path: Path) -> None:
 def _ends_in(link: Path, homes: list[Path]) -> bool:
     try:
         end = link.resolve()
-    except (OSError, RuntimeError):  # it leads to itself
+    except (OSError, RuntimeError):  # a cycle
         return False
     return any(end.is_relative_to(home) for home in homes)

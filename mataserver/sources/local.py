@@ -1,4 +1,4 @@
-"""Models that are on this machine already: a directory or a single file."""
+"""Models on this machine: a directory or a single file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mataserver.errors import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The largest published ones, with 21,000 class names, take 2 MB.
+# The largest published ones, with 21,000 class names, have 2 MB.
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return ``config.json`` of the model directory ``path``.
 
-    Empty for a single file and for a directory without one. Raises ``BadRequest`` when the path
-    is gone or the configuration cannot be read.
+    Empty for a single file and for a directory without one. Raises ``BadRequest`` if the path is
+    missing or the configuration cannot be read.
     """
     try:
         if not path.is_dir():
@@ -42,8 +42,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def parse_config(content: bytes | str) -> dict[str, Any]:
     """Decode a ``config.json``.
 
-    Published ones hold ``Infinity`` now and then, so this is Python's JSON and not the strict one.
-    Raises ``BadRequest``.
+    Some published ones contain ``Infinity``, so this uses Python's lenient JSON decoder. Raises
+    ``BadRequest``.
     """
     if len(content) > MAX_CONFIG_BYTES:
         raise BadRequest("the model's config.json is too large")
@@ -57,7 +57,7 @@ def parse_config(content: bytes | str) -> dict[str, Any]:
 
 
 def size_of(path: Path) -> int | None:
-    """Return the size in bytes of a file, or of all files in a directory; None if it is gone."""
+    """Return the size in bytes of a file, or of all files in a directory; None if missing."""
     if path.is_file():
         return path.stat().st_size
     if not path.is_dir():
@@ -66,13 +66,13 @@ def size_of(path: Path) -> int | None:
 
 
 def edition_of(path: Path) -> str:
-    """Return what tells a model's files from others that lie at the same place later.
+    """Return an identifier of the version of a model's files, to detect replacement.
 
-    By sizes and times, not by what is in them: weights are large. What lies beside a single file
-    may belong to it, such as labels or the weights of an ONNX file.
+    It is based on sizes and times, not contents: weights are large. Files beside a single file are
+    included, such as labels or the external weights of an ONNX file.
     """
     digest = hashlib.sha256()
-    with contextlib.suppress(OSError):  # what may not be listed is not told apart
+    with contextlib.suppress(OSError):  # ignores what cannot be listed
         for file in sorted(_files(path) if path.is_dir() else path.parent.iterdir()):
             digest.update(_told(file).encode())
     return digest.hexdigest()
@@ -81,7 +81,7 @@ def edition_of(path: Path) -> str:
 def _told(file: Path) -> str:
     try:
         status = file.stat()
-    except OSError:  # a link to nothing, or it went just now
+    except OSError:  # a broken link, or removed concurrently
         return f"{file}\n"
     return f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
 

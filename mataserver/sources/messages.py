@@ -1,4 +1,4 @@
-"""What the download child tells the server: one JSON object a line on its standard output."""
+"""Messages from the download child to the server: JSON on standard output, one per line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """How far a download is; bytes and files that were there before count as done."""
+    """A download's progress; bytes and files present beforehand count as done."""
 
     done_bytes: int
     total_bytes: int
@@ -29,11 +29,11 @@ class Config(msgspec.Struct, frozen=True, tag="config"):
 
 
 class HubFailure(msgspec.Struct, frozen=True, tag="failure"):
-    """Why it failed: ``detail`` is the client's sentence.
+    """The reason of a failure; ``detail`` is the message for clients.
 
-    "unreachable": the hub could not be asked, so what is on disk may do;
-    "refused":     the hub says no;
-    "unwritten":   this machine cannot keep it.
+    "unreachable": no answer from the hub, so a cached copy may be used;
+    "refused":     the hub denied it;
+    "unwritten":   this machine cannot store it.
     """
 
     kind: Literal["unreachable", "refused", "unwritten"]
@@ -41,18 +41,18 @@ class HubFailure(msgspec.Struct, frozen=True, tag="failure"):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A pull waits for its turn: ``place`` is 1 for the next."""
+    """A pull is queued at ``place``, 1 for the next."""
 
     place: int
 
 
 class Said(msgspec.Struct, frozen=True):
-    """A line of pip's, for whoever sits before the terminal: it may name paths and hosts."""
+    """A line of pip's output, for the terminal: it may contain paths and hosts."""
 
     text: str
 
 
 Step: TypeAlias = Progress | Waiting | Said
-"""What is told while a model is pulled."""
+"""The progress events of a pull."""
 
 Message: TypeAlias = Progress | Downloaded | Config | HubFailure

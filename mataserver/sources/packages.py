@@ -1,8 +1,8 @@
-"""Backends that are Python packages: what is missing, and its installation by pip.
+"""Backends that are Python packages: detection of missing ones, and installation by pip.
 
-Packages come from an installed plugin's ``Backend`` only. pip chooses with everything that is
-installed pinned, the wheels it chose are fetched and looked at, and only those that leave every
-installed module as it is are installed: a pull adds to the environment or changes nothing.
+Packages are named only by an installed plugin's ``Backend``. pip resolves with everything installed
+pinned; the chosen wheels are downloaded and inspected, and installed only if every installed module
+remains unchanged: a pull adds to the environment or changes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CLAUSE = r"(?:===?|>=|<=|~=|!=|<|>)\s*[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
 _REQUIREMENT = re.compile(
     rf"{_NAME}(?:\[{_NAME}(?:\s*,\s*{_NAME})*\])?\s*(?:{_CLAUSE}(?:\s*,\s*{_CLAUSE})*)?", re.ASCII
 )
-# pip stops at a constraint that it cannot parse, so an odd distribution is left out instead.
+# pip fails on a constraint that it cannot parse, so unusual versions are skipped.
 _VERSION = re.compile(r"v?(\d+!)?\d+(\.\d+)*[A-Za-z0-9._-]*(\+[A-Za-z0-9._-]+)?", re.ASCII)
 
 
@@ -49,21 +49,21 @@ class _Item(msgspec.Struct):
 
 
 class _Report(msgspec.Struct):
-    """What is read of pip's installation report."""
+    """The relevant part of pip's installation report."""
 
     install: list[_Item]
 
 
 def missing(requires: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the modules that cannot be found; nothing is imported.
+    """Return those of the modules that cannot be found, without importing any.
 
-    Of a dotted name the top level is looked for, since finding the rest would import it.
+    Only the top level of a dotted name is looked up, since finding the rest would import it.
     """
     return tuple(name for name in requires if not _is_importable(name.partition(".")[0]))
 
 
 def unsuitable(packages: Sequence[str]) -> tuple[str, ...]:
-    """Return those installed distributions, "name version", whose version a package rules out."""
+    """Return installed distributions, as "name version", that violate a package's requirement."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     found = []
@@ -107,11 +107,11 @@ async def install(
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Install packages into the environment of ``python``; ``on_output`` gets pip's lines.
+    """Install packages into the environment of ``python``; ``on_output`` receives pip's lines.
 
-    ``packages`` are plain requirements ("easyocr>=1.7"): options, addresses and markers are
-    refused. Raises ``BadRequest`` with pip's reason, or with the module that a package would
-    overwrite or hide; then, and when it is cancelled, the environment is as it was.
+    ``packages`` are plain requirements ("easyocr>=1.7"): options, URLs and markers are rejected.
+    Raises ``BadRequest`` with pip's reason, or with the module that a package would overwrite or
+    hide; then, and if cancelled, the environment is restored.
     """
     for package in packages:
         if not _REQUIREMENT.fullmatch(package):
@@ -132,7 +132,7 @@ async def install(
 
 
 async def _install(pip: Pip, home: Home, packages: Sequence[str], folder: Path) -> None:
-    """Choose, fetch, look, install. Raises ``BadRequest`` with the reason."""
+    """Resolve, download, inspect, install. Raises ``BadRequest`` with the reason."""
     constraints, report, wheels = (folder / name for name in ("pins.txt", "report.json", "wheels"))
     await asyncio.to_thread(constraints.write_text, _pins(home))
     await pip.run(
@@ -163,19 +163,19 @@ async def _add(pip: Pip, home: Home, files: Sequence[Path], folder: Path) -> Non
 
 
 def _pins(home: Home) -> str:
-    """Return what is installed as constraints."""
+    """Return the installed distributions as constraints."""
     pins: dict[str, str] = {}
     for name, version in home.installed:
         if name and version and re.fullmatch(_NAME, name) and _VERSION.fullmatch(version):
-            # The first is the one that is imported; a second one would contradict it.
+            # The first one is imported; a second one would contradict it.
             pins.setdefault(_normal(name), version)
     return "".join(f"{name}=={version}\n" for name, version in pins.items())
 
 
 def _chosen(report: bytes, home: Home) -> list[str]:
-    """Return what pip would install, each with its version.
+    """Return what pip would install, with versions.
 
-    Raises ``BadRequest`` for one that is installed: its version could not be pinned.
+    Raises ``BadRequest`` for a distribution that is installed: its version could not be pinned.
     """
     installed = {_normal(name) for name, _ in home.installed if name}
     chosen = [each.metadata for each in msgspec.json.decode(report, type=_Report).install]

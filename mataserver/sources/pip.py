@@ -1,4 +1,4 @@
-"""pip, run as a child, and why it failed."""
+"""pip, run as a child process, and its failure reasons."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ print(json.dumps(found))
 _LINE_LIMIT = 16 * 1024 * 1024
 _KEPT_LINES = 400
 _REASON_LENGTH = 500
-# pip undoes a half-made change when it is interrupted; it gets this long.
+# pip rolls back an incomplete change when interrupted; this is its timeout.
 _INTERRUPT_SECONDS = 10.0
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w./-])(?:~|\.{1,2})?/[^\s'\",;)]+")
@@ -72,18 +72,18 @@ class Pip:
         self._on_output = on_output
 
     async def home(self) -> Home:
-        """Return what is installed and where. Raises ``BadRequest`` if there is no pip."""
+        """Return the installed distributions and paths. Raises ``BadRequest`` without pip."""
         home = msgspec.json.decode(await self._ask(_HOME), type=Home)
         if not home.has_pip:
             raise BadRequest("this Python environment has no pip, so no package can be installed")
         return home
 
     async def modules(self, names: Iterable[str]) -> dict[str, Found]:
-        """Return those of the top-level modules that are installed; none is imported."""
+        """Return those of the top-level modules that are installed, without importing any."""
         return msgspec.json.decode(await self._ask(_MODULES, *names), type=dict[str, Found])
 
     async def run(self, command: str, *arguments: str) -> None:
-        """Run a command of pip. Raises ``BadRequest`` with pip's reason."""
+        """Run a pip command. Raises ``BadRequest`` with pip's reason."""
         options = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
         whole = (self._python, "-P", "-m", "pip", command, *options, *arguments)
         lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -107,7 +107,7 @@ class Pip:
 
 @contextlib.asynccontextmanager
 async def _process(*command: str, env: dict[str, str]) -> AsyncIterator[Child]:
-    """Run a command with nothing to read; when the context ends the group is gone."""
+    """Run a command without input; its process group is gone when the context ends."""
     async with run_process(
         command,
         environment=replacing(env),
@@ -122,7 +122,7 @@ async def _process(*command: str, env: dict[str, str]) -> AsyncIterator[Child]:
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """Say in one line why pip failed: the conflict it found, or its errors, or its last word."""
+    """Return the reason of pip's failure in one line: conflict, errors, or last line."""
     reasons = _conflict(lines)
     if not reasons:
         errors = [line for line in lines if line.lower().startswith("error:")]
@@ -141,4 +141,4 @@ def _conflict(lines: Sequence[str]) -> list[str]:
             break
         pinned = line.strip().replace("The user requested (constraint)", "this environment has")
         found.append(pinned)
-    return list(dict.fromkeys(found))  # once for each release that pip has tried
+    return list(dict.fromkeys(found))  # repeated for each release that pip tried

@@ -1,4 +1,4 @@
-"""The pulls that are under way: one of a model, a few that fetch, the others in a line."""
+"""The pulls in progress: at most one per model, a few running, the others queued."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from mataserver.sources.messages import Step
 
 RUNNING = 2
-"""Pulls at once: more would share the same line and disk, and pip and a network in one."""
+"""Concurrent pulls: more would only compete for network, disk and CPU."""
 
 WAITING = 16
-"""Pulls that wait for their turn; a further one is refused."""
+"""Maximum number of queued pulls; further ones are rejected."""
 
 _RETRY_SECONDS = 60.0
 log = logging.getLogger("mataserver.pulls")
 
 
 class Turns:
-    """At most ``running`` hold a turn, at most ``waiting`` wait for one."""
+    """A semaphore with a bounded queue: at most ``running`` holders and ``waiting`` waiters."""
 
     def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
         self._free = running
@@ -35,9 +35,9 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def taken(self, tell: Callable[[int], None]) -> AsyncIterator[None]:
-        """Hold a turn; while waiting ``tell`` gets the place, 1 for the next, whenever it changes.
+        """Hold a slot; while queued, ``tell`` receives each new position, 1 for the next.
 
-        Raises ``Unavailable`` where too many wait already.
+        Raises ``Unavailable`` if the queue is full.
         """
         await self._wait(tell)
         try:
@@ -59,7 +59,7 @@ class Turns:
         try:
             await mine.turn
         except asyncio.CancelledError:
-            if not mine.turn.cancelled():  # it had come just then
+            if not mine.turn.cancelled():  # the slot was granted concurrently
                 self._give_back()
             self._tell_all()
             raise
@@ -77,13 +77,13 @@ class Turns:
             waiter.stands_at(place)
 
     def _waiting(self) -> list[_Waiter]:
-        """Return who waits, without those whose turn has come and those who have gone."""
+        """Return the waiters, without those granted or cancelled."""
         self._queue = [each for each in self._queue if not each.turn.done()]
         return self._queue
 
 
 class _Waiter:
-    """One that waits for ``turn``."""
+    """One waiter for a slot."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -97,7 +97,7 @@ class _Waiter:
 
 
 class Pull:
-    """The pull of one model: ``place`` is its place in the line, 0 while it does not wait."""
+    """The pull of one model: ``place`` is its position in the queue, 0 while not queued."""
 
     def __init__(self, name: str, turns: Turns, on_step: Callable[[Step], None] | None) -> None:
         self.place = 0
@@ -106,13 +106,13 @@ class Pull:
         self._on_step = on_step
 
     def tell(self, step: Step) -> None:
-        """Hand on what happens."""
+        """Report progress."""
         if self._on_step is not None:
             self._on_step(step)
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Hold a turn, after waiting for it. Raises ``Unavailable`` where too many wait."""
+        """Wait for a slot and hold it. Raises ``Unavailable`` if the queue is full."""
         async with self._turns.taken(self._wait):
             self.place = 0
             yield
@@ -132,7 +132,7 @@ class Pulls:
 
     @contextlib.contextmanager
     def begun(self, name: str, on_step: Callable[[Step], None] | None) -> Iterator[Pull]:
-        """Note a pull while it runs. Raises ``Conflict`` while the same model is being pulled."""
+        """Register a pull while it runs. Raises ``Conflict`` while the same model is pulled."""
         other = self._under_way.get(name)
         if other is not None:
             waits = f": it waits for its turn, place {other.place}" if other.place else ""

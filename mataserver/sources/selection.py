@@ -1,4 +1,4 @@
-"""Which files of a repository to download: each weight in one format, and nothing for show."""
+"""Selection of a repository's files: weights in one format, and no documentation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mataserver.sources.cache import WEIGHTS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Folders with the same weights for another runtime, or in their authors' own format.
+# Folders with the same weights for other runtimes, or in the authors' original format.
 _FOREIGN_FOLDERS = frozenset({"onnx", "openvino", "coreml", "original", "runs", "tflite"})
 _FOREIGN = re.compile(
     r".*\.(h5|msgpack|ot|onnx|onnx_data.*|gguf|ggml|tflite|mlmodel|mlpackage|pb|engine)"
     r"|(tf_model|flax_model|rust_model|openvino_model).*"
 )
-# What training leaves behind, code (which is never run), and pictures of the model card.
+# Training leftovers, code (which is never run), and pictures of the model card.
 _NEVER = re.compile(
     r"(optimizer|scheduler|scaler|rng_state.*|trainer_state|training_args)\.(pt|pth|bin|json)"
     r"|events\.out\.tfevents.*|\.git.*"
@@ -46,9 +46,9 @@ class RepoFile(msgspec.Struct, frozen=True):
 def select(files: Iterable[RepoFile]) -> list[RepoFile]:
     """Return the files that a framework loads from.
 
-    A folder's weights are taken as safetensors; pickles (``.bin`` and the like) only where there
-    are none; ``fp16`` and other variants only where there is nothing else. Formats of other
-    runtimes come only if the repository has no other weights.
+    A folder's weights are taken as safetensors; pickles (``.bin`` and the like) only if there are
+    none; ``fp16`` and other variants only if there is nothing else. Other runtimes' formats are
+    included only if the repository has no other weights.
     """
     wanted = [file for file in files if not _NEVER.fullmatch(PurePosixPath(file.name).name)]
     native = [file for file in wanted if not _is_foreign(file.name)]
@@ -61,7 +61,7 @@ def select(files: Iterable[RepoFile]) -> list[RepoFile]:
 
 
 def has_weights(files: Iterable[RepoFile]) -> bool:
-    """Whether any of the files holds weights, in whatever format."""
+    """Whether any of the files contains weights, in any format."""
     return any(_is_weight(file.name) for file in files)
 
 

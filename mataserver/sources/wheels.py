@@ -1,8 +1,7 @@
-"""Wheels that are about to be installed: which files they write, and what these would replace.
+"""Wheels to be installed: the files they write, and the installed files these would replace.
 
-A wheel says beforehand what it writes (the binary distribution format of PyPA), so what would
-overwrite a module, or hide one, is refused before anything has changed, and what has changed can be
-put back.
+A wheel's files are known beforehand (the binary distribution format of PyPA), so overwriting or
+hiding a module is rejected before anything changes, and changes can be rolled back.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from mataserver.errors import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-# What Python imports, and what it reads at its start.
+# Files that Python imports, or reads at its start.
 _CODE = frozenset({".py", ".pyc", ".so", ".pth"})
 _CHUNK_BYTES = 1024 * 1024
 
 
 class Home(msgspec.Struct, frozen=True):
-    """Where a Python lets pip write, and what is installed there.
+    """Where a Python's pip writes, and what is installed there.
 
     paths:     the folder of each installation scheme key ("purelib", "scripts" ...).
-    installed: the distributions' names and versions, the first found first.
+    installed: the distributions' names and versions, in order of discovery.
     has_pip:   whether there is a pip.
-    user:      whether pip has to write to the user's own folders.
+    user:      whether pip must write to the user's own folders.
     """
 
     paths: dict[str, str]
@@ -41,12 +40,12 @@ class Home(msgspec.Struct, frozen=True):
     user: bool
 
     def folder(self, key: str) -> Path:
-        """Return the folder of a scheme key, without links: files are compared by their paths."""
+        """Return a scheme key's folder with links resolved: files are compared by path."""
         return Path(self.paths[key]).resolve()
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An installed module: its first file, if it has one, its folders, and whose it is."""
+    """An installed module: its first file, if any, its folders, and its distributions."""
 
     origin: str | None
     folders: list[str]
@@ -54,9 +53,9 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Wheel:
-    """One wheel: ``name`` and ``version``, and ``files``: each target and its member, if any.
+    """One wheel: ``name``, ``version``, and ``files``: each target path and its member, if any.
 
-    Raises ``BadRequest`` for a file that is no wheel.
+    Raises ``BadRequest`` for an invalid wheel.
     """
 
     def __init__(self, path: Path, home: Home) -> None:
@@ -78,7 +77,7 @@ class Wheel:
 
     @property
     def modules(self) -> dict[str, list[Path]]:
-        """The top-level modules that it gives, each with the files that may be its first."""
+        """The top-level modules that it provides, with their candidate first files."""
         found: dict[str, list[Path]] = {}
         for target in self.files:
             if not target.is_relative_to(self._root) or target.suffix not in _CODE:
@@ -92,7 +91,7 @@ class Wheel:
         return found
 
     def same(self, target: Path) -> bool:
-        """Whether the file at ``target`` has the content that it would get."""
+        """Whether the file at ``target`` already has the wheel's content."""
         member = self.files[target]
         if member is None:
             return False
@@ -106,7 +105,7 @@ class Wheel:
         return True
 
     def _target(self, name: str, home: Home) -> Path:
-        """Return where pip puts a member: below the root, or where its ``.data`` folder says."""
+        """Return a member's target: below the root, or as its ``.data`` folder says."""
         parts = PurePosixPath(name).parts
         if len(parts) > 2 and parts[0].endswith(".data") and parts[1] in home.paths:
             root = home.folder(parts[1])
@@ -114,7 +113,7 @@ class Wheel:
         return self._root.joinpath(*parts)
 
     def _commands(self, archive: zipfile.ZipFile) -> list[str]:
-        """Return the names of the programs that pip makes of entry points."""
+        """Return the names of the scripts that pip generates for entry points."""
         points = self._info.removesuffix("WHEEL") + "entry_points.txt"
         parser = configparser.ConfigParser(delimiters="=", interpolation=None)
         parser.optionxform = str  # type: ignore[assignment,method-assign] # documented so
@@ -127,7 +126,7 @@ class Wheel:
 
 
 class Installation:
-    """The files that wheels write, and copies in ``folder`` of those that were there before."""
+    """The files that wheels write, and backups in ``folder`` of those that existed."""
 
     def __init__(self, wheels: Sequence[Wheel], folder: Path) -> None:
         self._wheels = wheels
@@ -137,7 +136,7 @@ class Installation:
         self._folder = folder
 
     def check(self, modules: Mapping[str, Found]) -> None:
-        """Refuse wheels that would change or hide one of the installed ``modules``.
+        """Reject wheels that would change or hide one of the installed ``modules``.
 
         Raises ``BadRequest`` with the distributions' names.
         """
@@ -151,7 +150,7 @@ class Installation:
                     raise _refusal(wheel, "hide", name, found.owners)
 
     def keep(self) -> None:
-        """Copy what is there already and would be written: the same, or no code."""
+        """Back up existing files that would be written: identical ones, or not code."""
         for number, target in enumerate(filter(Path.is_file, dict.fromkeys(self._targets))):
             self._copies[target] = self._folder / str(number)
             shutil.copy2(target, self._copies[target])
@@ -159,14 +158,14 @@ class Installation:
         self._made = sorted(folder for folder in wanted if not folder.exists())
 
     def put_back(self) -> None:
-        """Give the files that were there before their content and times again."""
+        """Restore the contents and times of files that existed before."""
         for target, copy in self._copies.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             shutil.copy2(copy, target)
 
     def undo(self) -> None:
-        """Remove what was installed, whole or in part, and put back what was there before."""
+        """Remove what was installed, completely or partly, and restore what existed before."""
         for folder in self._made:
             shutil.rmtree(folder, ignore_errors=True)
         for target in self._targets:
@@ -179,15 +178,15 @@ class Installation:
 
 
 def _folders(target: Path) -> Iterable[Path]:
-    """Return the folders that a file's installation may make."""
+    """Return the folders that a file's installation may create."""
     return (*target.parents, target.parent / "__pycache__")
 
 
 def _hides(firsts: Iterable[Path], found: Found) -> bool:
-    """Whether one of a module's ``firsts`` would be imported instead of the installed module.
+    """Whether one of a module's ``firsts`` would shadow the installed module.
 
-    The same file again has been compared by its content; a folder without an ``__init__`` counts
-    where a new one would become its.
+    An identical path was already compared by content. A namespace folder is shadowed by an
+    ``__init__`` in it.
     """
     if found.origin is not None:
         return any(Path(found.origin).resolve() != first for first in firsts)

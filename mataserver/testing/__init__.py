@@ -1,6 +1,6 @@
-"""For tests, the core's and those of plugin authors: fake models, a server, a check of a plugin.
+"""Test support for the core and plugin authors: fake models, a server, plugin checks.
 
-Whoever has ``mataserver[testing]`` finds the fixtures of ``mataserver.testing.fixtures`` in pytest.
+With ``mataserver[testing]`` installed, pytest has the fixtures of ``mataserver.testing.fixtures``.
 """
 
 from mataserver.testing.checks import FRAMEWORKS, check_plugin, imported_frameworks, installed

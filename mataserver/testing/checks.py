@@ -1,4 +1,4 @@
-"""What is wrong with an installed plugin."""
+"""Checks of installed plugins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FRAMEWORKS = frozenset(
 def installed(*names: str) -> list[importlib.metadata.EntryPoint]:
     """Return the entry points of installed plugins, for ``serving``.
 
-    The name of a distribution, without ``mataserver-`` too, is that of all of its plugins. Raises
+    The name of a distribution, with or without ``mataserver-``, selects all of its plugins. Raises
     ``LookupError`` for a name that no installed distribution declares.
     """
     return [point for name in names for point in _points(name)]
@@ -27,7 +27,7 @@ def installed(*names: str) -> list[importlib.metadata.EntryPoint]:
 
 @functools.cache
 def _declared(_path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
-    """Return what distributions on a path declare: to look at them all takes its time."""
+    """Return the declared entry points for a path; cached, as scanning all is slow."""
     return importlib.metadata.entry_points(group=plugin_host.GROUP)
 
 
@@ -44,11 +44,11 @@ def _points(name: str) -> list[importlib.metadata.EntryPoint]:
 
 
 def check_plugin(name: str) -> list[str]:
-    """Return what is wrong with the installed plugin of entry point ``name``; empty when nothing.
+    """Return the problems of the installed plugin with entry point ``name``, if any.
 
-    Of a distribution's name, as ``installed`` takes it, all of its plugins are looked at. A plugin
-    must be found and load, its hooks must be well formed, and neither its import nor its hooks may
-    import a model framework (tried in a fresh interpreter).
+    A distribution's name, as for ``installed``, checks all of its plugins. A plugin must be found
+    and load, its hooks must be well formed, and neither its import nor its hooks may import a model
+    framework (tested in a fresh interpreter).
     """
     try:
         found = plugin_host.discover(config.Settings(), installed(name))
@@ -65,7 +65,7 @@ def check_plugin(name: str) -> list[str]:
 
 
 def imported_frameworks(module: str) -> list[str]:
-    """Return the model frameworks that importing ``module`` in a fresh interpreter brings in."""
+    """Return the model frameworks that importing ``module`` in a fresh interpreter imports."""
     return _frameworks(f"import {module}")
 
 

@@ -1,7 +1,7 @@
-"""``fake``: a plugin like any other, for tests.
+"""``fake``: a complete plugin for tests.
 
-Its backends answer from the pixels they are given, so a test can tell whether the right picture
-arrived; the parameter ``behave`` makes them fail in every way that a real model can.
+Its backends derive answers from the pixels, so a test can verify that the right picture arrived;
+the parameter ``behave`` makes them fail in every way that a real model can.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mataserver.results import Box, Result
 
 TASKS = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
-"""The tasks of the fake models: there is one ``fake-<task>`` for each."""
+"""The tasks of the fake models: one ``fake-<task>`` for each."""
 
 Behaviour = Literal["ok", "raise", "hang", "exit", "segfault", "garbage", "nan", "memory", "short"]
 
@@ -57,7 +57,7 @@ class FakeParams(Params, frozen=True, kw_only=True):
 
 
 class FakeSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``plugins.fake``: how long a load takes, and whether it fails."""
+    """``plugins.fake``: the duration of a load, and whether it fails."""
 
     load_seconds: float = 0.0
     load_fails: bool = False
@@ -66,7 +66,7 @@ class FakeSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _bright(image: Image) -> Box:
-    """Return the box around the pixels whose red is over 200; the whole image without any."""
+    """Return the box around pixels with red over 200; the whole image if there are none."""
     rows, columns = np.nonzero(image[:, :, 0] > 200)
     if not len(rows):
         return (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
@@ -114,7 +114,7 @@ def _answer(task: str, image: Image, params: FakeParams) -> Result:
 
 
 class FakeModel:
-    """Answers from the pixels, or misbehaves as ``params.behave`` says."""
+    """Answers from the pixels, or misbehaves according to ``params.behave``."""
 
     def __init__(self, spec: ModelSpec, settings: FakeSettings) -> None:
         self._task = spec.task
@@ -187,7 +187,7 @@ def _misbehave(behave: Behaviour) -> None:
     if behave == "exit":
         os._exit(3)
     if behave == "segfault":
-        signal.raise_signal(signal.SIGSEGV)  # in this thread: nothing of it runs on
+        signal.raise_signal(signal.SIGSEGV)  # in this thread, so that it does not continue
     if behave == "memory":
         raise MemoryError
 
@@ -201,7 +201,7 @@ def _broken(answer: Result, behave: Behaviour) -> object:
 
 
 def load_fake(spec: ModelSpec, context: LoadContext) -> FakeModel:
-    """Load a fake model as ``plugins.fake`` says."""
+    """Load a fake model according to ``plugins.fake``."""
     settings: FakeSettings = context.settings
     time.sleep(settings.load_seconds)
     if settings.load_fails:

@@ -1,7 +1,7 @@
-"""Fixtures for pytest: a server and a client of it, which end with the test.
+"""pytest fixtures: a server and its client, which end with the test.
 
-They stand on those of pytest-aiohttp, and come with ``pip install mataserver[testing]``: see
-``mataserver.pytest_plugin``. What must be a process of its own starts the command instead.
+They build on pytest-aiohttp, and come with ``pip install mataserver[testing]``: see
+``mataserver.pytest_plugin``. Tests that need a separate process start the command instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mataserver.app.lifetime import Composed
     from mataserver.testing import Served
 
-# ``mataserver`` is imported inside: pytest loads this module in every project of the environment.
+# ``mataserver`` is imported late: pytest loads this module in every project of an environment.
 
 
 class MataServer(Protocol):
@@ -39,7 +39,7 @@ class MataServer(Protocol):
 
 
 class MataClient(Protocol):
-    """Starts a server and gives a client that shows its key."""
+    """Starts a server and returns a client with its key."""
 
     async def __call__(
         self, *plugins: str | EntryPoint, server: Served | None = None, **settings: Any
@@ -70,7 +70,7 @@ def fake_models(mata_data_dir: Path) -> tuple[str, ...]:
 
 @pytest.fixture
 def _mata_started() -> dict[str, TestServer]:
-    """What serves each server of the test, by its URL."""
+    """Map the test's server URLs to their test servers."""
     return {}
 
 

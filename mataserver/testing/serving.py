@@ -1,4 +1,4 @@
-"""A server that runs in the process of a test."""
+"""A server in the process of a test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = "test-key"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server that runs in this process."""
+    """A server running in this process."""
 
     url: str
     key: str
@@ -34,11 +34,11 @@ class Served:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header that carries the key."""
+        """The header with the key."""
         return {"Authorization": f"Bearer {self.key}"}
 
     def service(self, name: str) -> Any:
-        """Return the service of a plugin. Raises ``NotFound`` for one that is not in use."""
+        """Return the service of a plugin. Raises ``NotFound`` if it is not in use."""
         return self.composed.hosting.peer(name)
 
 
@@ -50,7 +50,7 @@ def compose(
     engines: Mapping[str, Engine] | None = None,
     **settings: Any,
 ) -> tuple[Composed, str]:
-    """Compose a server, which does not listen yet; return it and its key."""
+    """Compose a server without listening; return it and its key."""
     values = {"port": 0, "api_keys": [KEY], "data_dir": str(data_dir), **settings}
     chosen, set_by = config.read(environ={}, directory=data_dir, **values)
     found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
@@ -67,11 +67,11 @@ async def serving(
     engines: Mapping[str, Engine] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
-    """Run a server on a free port of the loopback until the context ends.
+    """Run a server on a free loopback port until the context ends.
 
     ``settings`` are those of the configuration. Only the plugins of ``entry_points`` are loaded.
-    ``probe`` stands in for the machine's memory, ``pace`` for the pauses of the background work,
-    ``engines`` for the server's own, by name.
+    ``probe`` replaces the machine's memory probe, ``pace`` the intervals of background work,
+    ``engines`` the server's own engines, by name.
     """
     composed, key = compose(data_dir, entry_points, probe, pace, engines, **settings)
     runner = running.runner_of(composed)
