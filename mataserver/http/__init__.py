@@ -1,1 +1,1 @@
-"""The HTTP face: thin handlers, and the codec, middleware and auth they stand on."""
+"""The HTTP layer: thin handlers, and their codec, middleware and authentication."""

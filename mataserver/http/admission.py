@@ -1,4 +1,4 @@
-"""Who may ask is judged before a body is read, also where a client waits for that."""
+"""Admission of requests before their body is read, also for ``Expect: 100-continue``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from mataserver.http.routing import Expect, Table
 
 REFUSED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)
-"""Why a request with ``Expect`` is refused: its body was not asked for."""
+"""The error of a request with ``Expect`` that was rejected before its body was requested."""
 
 
 async def admit(
     request: web.Request, route: Route, gate: Gate, elsewhere: Elsewhere | None
 ) -> None:
-    """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else.
+    """Authenticate a request. Raises ``Unauthorized`` or ``Forbidden``.
 
-    ``Expect`` asks it before the middleware does: services judge credentials once for a request.
+    With ``Expect`` this runs before the middleware; the result is kept, so that services
+    authenticate once per request.
     """
     if hdrs.EXPECT in request.headers:
         if REFUSED in request:
@@ -44,12 +45,12 @@ async def admit(
 
 
 def expectations(table: Table, gate: Gate, elsewhere: Elsewhere | None = None) -> Expect:
-    """Return what answers ``Expect``: a body that would be refused anyway is not asked for."""
+    """Return the handler of ``Expect``: it does not request a body that would be rejected."""
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
             return error_response(MataError("The expectation cannot be met", status=417))
-        if table.claimed(request) is not None:  # neither the route's limit nor our key counts
+        if table.claimed(request) is not None:  # the service applies its own limit and keys
             _go_on(request)
             return None
         route = table.choose(request)
@@ -60,7 +61,7 @@ def expectations(table: Table, gate: Gate, elsewhere: Elsewhere | None = None) -
             if route is not None:
                 await admit(request, route, gate, elsewhere)
         except MataError as error:
-            request[REFUSED] = error  # the middleware answers it, as it does without ``Expect``
+            request[REFUSED] = error  # answered by the middleware, as without ``Expect``
             return None
         _go_on(request)
         return None
@@ -69,6 +70,6 @@ def expectations(table: Table, gate: Gate, elsewhere: Elsewhere | None = None) -
 
 
 def _go_on(request: web.Request) -> None:
-    """Ask for the body of a request that waits for that."""
+    """Request the body from a waiting client."""
     if request.transport is not None and request.version == HttpVersion11:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Who asks: keys and other credentials are checked here, once per request, for a principal."""
+"""Authentication: resolves keys and other credentials to a principal, once per request."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ CSRF = "X-CSRF-Token"
 INVALID = "Invalid API key"
 FOREIGN = "A page of another origin may not send this: see cors_origins"
 PRINCIPAL: web.RequestKey[Principal | None] = web.RequestKey("principal")
-"""Who asks, in a request that a handler gets; None on a public route that nobody known asks."""
+"""The caller, for handlers; None on a public route without valid credentials."""
 
 
 class Unauthorized(MataError):
-    """401: no credentials, or none that can be read."""
+    """401: missing or unreadable credentials."""
 
     status = 401
 
 
 class Forbidden(MataError):
-    """403: a well-formed key that is not accepted, or that may not do this."""
+    """403: a well-formed key that is not accepted, or lacks a permission."""
 
     status = 403
     unknown = False
-    """Whether the key itself is not accepted, and not what it may do."""
+    """Whether the key itself is not accepted, as opposed to lacking a permission."""
 
 
 class UnknownKey(Forbidden):
-    """403: a key that nobody knows. A route may say 401 instead."""
+    """403: an unknown key. A route may answer 401 instead."""
 
     unknown = True
 
 
 class Pages(NamedTuple):
-    """Which web pages may use a server that asks for no credentials.
+    """The web pages allowed to use a server without credentials.
 
-    ``names`` are those by which it is known, None where that is left to a proxy; ``origins`` those
-    of pages of other servers.
+    ``names`` are the server's host names, None if a proxy checks them; ``origins`` are those of
+    other servers' pages.
     """
 
     names: Names | None
@@ -64,10 +64,10 @@ class Pages(NamedTuple):
 
 
 class Gate:
-    """Tells whose credentials a request shows, and lets it pass or not.
+    """Authenticates and authorizes requests.
 
-    The server's own keys are asked first, then each service's ``authenticate``. What a header says
-    counts before a cookie, and a wrong header is never rescued by a cookie.
+    Checks the server's own keys first, then each service's ``authenticate``. Headers take
+    precedence over a cookie: an invalid header is rejected even with a valid cookie.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Gate:
         self.owners = Owners()
 
     def make_code(self) -> str | None:
-        """Return a code that signs the operator's browser in; None where nobody has to sign in."""
+        """Return a one-time sign-in code for the operator's browser; None if none is needed."""
         principal = None if self._anonymous else self._keys.first
         return None if principal is None else self._browsers.make_code(principal)
 
@@ -102,46 +102,46 @@ class Gate:
         socket: bool = False,
         known: Principal | None = None,
     ) -> None:
-        """Note who asks in ``request[PRINCIPAL]``, for a route that needs a scope.
+        """Authenticate a request for a route that requires a scope; set ``request[PRINCIPAL]``.
 
-        ``socket`` says that it answers WebSockets, whose ``?token=`` counts. ``known`` is who was
-        judged already, by another front-end.
+        ``socket`` marks a WebSocket route, where ``?token=`` counts. ``known`` is a principal that
+        another front-end has authenticated.
 
-        Raises ``Unauthorized`` or ``Forbidden`` for whoever may not ask it, ``BadRequest`` for a
-        key that is there twice, also of a route that is ``public``, which
-        else is given None for whoever is not known.
+        Raises ``Unauthorized`` or ``Forbidden`` for an unauthorized caller, and ``BadRequest`` for
+        a duplicate key, even on a ``public`` route; otherwise a public route gets None for an
+        unknown caller.
         """
         try:
             principal = known or await self.principal_of(request, socket=socket)
         except MataError as error:
-            # A socket is told by its close code, as whoever has no key.
+            # On a WebSocket route the error is reported by the close code, like a missing key.
             if not public or (isinstance(error, GivenTwice) and not socket):
                 raise
             principal = None
         if not public:
             check_scope(principal, needs)
         request[GRANTS] = self._grants
-        request[PRINCIPAL] = principal  # whoever was refused is nobody that a handler may meet
+        request[PRINCIPAL] = principal  # handlers never see a rejected caller
         note_priority(principal)
 
     async def principal_of(self, request: web.Request, *, socket: bool = False) -> Principal | None:
-        """Return who asks, None where nothing is shown. Raises as ``authenticate`` does."""
+        """Return the caller, None without credentials. Raises as ``authenticate`` does."""
         if self._open_to is not None:
             self._check_page(request, self._open_to)
             return ANONYMOUS
         given = shown.secrets(request, socket=socket)
         if not given:
             return self._by_cookie(request)
-        # Of most requests this is all; what else tells of a request is for services to judge.
+        # The common case; other properties of the request matter to services only.
         principal = self._keys.principal(given[0].secret)
         if principal is not None:
             return principal
         return await self.authenticate([self.described(request, *each) for each in given])
 
     def sole_key(self, request: web.Request) -> str | None:
-        """Return the key that alone let a request in; None where something else did, or helped.
+        """Return the key if it alone admitted the request; None if anything else contributed.
 
-        It is empty where nobody has to show one. Whose it is ``owner`` tells.
+        Empty if the server requires no key. ``owner`` resolves it again later.
         """
         if self._open_to is not None:
             return ""
@@ -153,16 +153,16 @@ class Gate:
         return secret if alone else None
 
     def owner(self, key: str) -> Principal | None:
-        """Return whose a key is now, as ``sole_key`` tells them; a service counts a request by it.
+        """Return the current owner of a key from ``sole_key``; a service counts it as a request.
 
-        None where nobody knows it, and where that is not all that is to be asked.
+        None if it is unknown, or if more than the key must be checked.
         """
         if self._open_to is not None:
             return ANONYMOUS
         return self._keys.principal(key) or self.owners.of(key)
 
     def _check_page(self, request: web.Request, pages: Pages) -> None:
-        """Raise ``Forbidden`` for what a web page may not ask, where nobody has to show a key."""
+        """Raise ``Forbidden`` for requests of foreign web pages, on a server without keys."""
         host = proxies.host(request, trusted=self._trust_proxy)
         if pages.names is not None and not pages.names.include(host):
             raise Forbidden("The Host is no name of this server: see allowed_hosts")
@@ -171,10 +171,10 @@ class Gate:
             raise Forbidden(FOREIGN)
 
     async def authenticate(self, given: Iterable[Credentials]) -> Principal | None:
-        """Return whose the first credentials are that somebody knows; None where there are none.
+        """Return the principal of the first known credentials; None without credentials.
 
-        Raises ``Unauthorized`` or ``Forbidden`` for such as nobody knows, and what a service
-        raises for its own that do not count.
+        Raises ``Unauthorized`` or ``Forbidden`` for unknown ones, and what a service raises for
+        invalid ones of its own.
         """
         if self._anonymous:
             return ANONYMOUS
@@ -198,14 +198,14 @@ class Gate:
         address: str,
         needs: str | None,
     ) -> Principal:
-        """Return who makes a call that did not come by HTTP.
+        """Authenticate and authorize a call that did not arrive by HTTP.
 
-        Raises ``Unauthorized`` for whom nobody knows, ``Forbidden`` for whoever may not, and
-        ``BadRequest`` for a key that is there twice.
+        Raises ``Unauthorized`` for an unknown caller, ``Forbidden`` for a missing scope, and
+        ``BadRequest`` for a duplicate key.
         """
         try:
             known = await self.authenticate(of_metadata(metadata, path, address))
-        except UnknownKey as error:  # 403 is said by HTTP's own routes alone
+        except UnknownKey as error:  # only HTTP's own routes answer 403
             raise Unauthorized(error.detail) from None
         principal = check_scope(known, needs)
         note_priority(principal)
@@ -225,9 +225,9 @@ class Gate:
         return None
 
     def _by_cookie(self, request: web.Request) -> Principal | None:
-        """Return whose a browser's session is, where its cookie counts for the request.
+        """Return the principal of a browser's session, if its cookie is valid for the request.
 
-        Raises ``Forbidden``, and what refuses a request too many.
+        Raises ``Forbidden``, and the rate limit's error.
         """
         if hdrs.COOKIE not in request.headers:
             return None
@@ -250,7 +250,7 @@ class Gate:
     def described(
         self, request: web.Request, scheme: Scheme, secret: str, user: str = ""
     ) -> Credentials:
-        """Return credentials with what else tells whether they count for a request."""
+        """Return credentials with the properties of the request that affect their validity."""
         headers = request.headers
         return Credentials(
             scheme=scheme,
@@ -266,7 +266,7 @@ class Gate:
 
 
 def check_scope(principal: Principal | None, needs: str | None) -> Principal:
-    """Return who has the scope; raise ``Unauthorized`` for nobody, ``Forbidden`` for others."""
+    """Return the principal; raise ``Unauthorized`` without one, ``Forbidden`` without the scope."""
     if principal is None:
         raise Unauthorized("Missing Authorization header")
     if not principal.may(needs):
@@ -276,23 +276,23 @@ def check_scope(principal: Principal | None, needs: str | None) -> Principal:
 
 
 def note_priority(principal: Principal | None) -> None:
-    """Have what is done from here on be background work, where a principal's can wait.
+    """Mark the current context as background work if the principal's requests can wait.
 
-    A request is handled in a task of its own, and so in a context of its own.
+    Each request has a task, and thereby a context, of its own.
     """
     if principal is not None and principal.background:
         BACKGROUND.set(True)
 
 
 def caller(request: web.Request) -> Principal:
-    """Return who asks a route that is not public."""
+    """Return the caller of a route that is not public."""
     principal = request[PRINCIPAL]
-    assert principal is not None  # noqa: S101 - for the type checker: ``admit`` saw to it
+    assert principal is not None  # noqa: S101 - for the type checker: ensured by ``admit``
     return principal
 
 
 def _unknown(credentials: Credentials) -> MataError:
-    """Return what is said of credentials that nobody knows: a token of users is 401, a key 403."""
+    """Return the error for unknown credentials: 401 for a user's token, 403 for a key."""
     parts = credentials.secret.split(".")
     if len(parts) == 3 and parts[0].startswith("eyJ"):
         return Unauthorized("Invalid or expired token")

@@ -1,4 +1,4 @@
-"""Bodies of requests, read whole: within a size, a time and a share of one budget."""
+"""Reading of whole request bodies, within limits of size, time and the global budget."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ TOO_SLOW = "The body did not arrive in time"
 
 
 class Unsupported(MataError):
-    """415: a content type that the route does not take."""
+    """415: the route does not accept the content type."""
 
     status = 415
 
 
 class whole:  # noqa: N801 - a context manager, named as what it gives
-    """Reads the body; its share of the global budget is given back when the context ends.
+    """Reads the body; its share of the global budget is released when the context ends.
 
-    A class, because ``asynccontextmanager`` costs more than the rest of it. Raises ``TooLarge``,
+    A class, as ``asynccontextmanager`` would cost more than the rest. Raises ``TooLarge``,
     ``TooSlow``, ``Unsupported`` for a content encoding other than gzip and deflate, ``BadRequest``
-    for what is damaged, ``Unavailable`` when too much is in flight, and ``GrantEnded`` where what
-    was shown counts no more before all of it is here: who asks was judged by the head.
+    for a corrupt body, ``Unavailable`` if too much is in flight, and ``GrantEnded`` if the
+    credentials, checked with the head, become invalid before the body is complete.
     """
 
     __slots__ = ("_limits", "_request", "_share")
@@ -49,11 +49,11 @@ class whole:  # noqa: N801 - a context manager, named as what it gives
         self._share = BudgetShare(budget)
 
     async def __aenter__(self) -> bytes:
-        """Return the whole body; who drops it once it is decoded frees its memory."""
+        """Return the whole body; the caller can free it by dropping it once decoded."""
         request, limit = self._request, self._limits.size
         content = request.content
         if content.is_eof() and hdrs.CONTENT_ENCODING not in request.headers:
-            # The common case, all of which is here: it needs no timer and no coroutines.
+            # The common case: the body has arrived, so neither timer nor coroutine is needed.
             found = content.read_nowait()
             self._share.cover(len(found), limit)
             return found
@@ -69,7 +69,7 @@ class whole:  # noqa: N801 - a context manager, named as what it gives
             raise
 
     async def __aexit__(self, *exc: object) -> None:
-        """Give the share back."""
+        """Release the share."""
         self._share.give_back()
 
 
@@ -86,7 +86,7 @@ async def _read_in_time(request: web.Request, limits: Limits, share: BudgetShare
 
 
 def _awaited(chunks: Chunks, timer: asyncio.Timeout, seconds: float) -> Chunks:
-    """Begin a timer anew with each chunk: what goes on arriving is in time."""
+    """Restart a timer with each chunk: a timeout between chunks instead of in total."""
 
     async def awaited() -> bytes:
         chunk = await chunks()
@@ -106,7 +106,7 @@ async def _read(chunks: Chunks, limit: int, share: BudgetShare) -> bytes:
 
 
 async def _inflate(encoding: str, chunks: Chunks, limit: int, share: BudgetShare) -> bytes:
-    """Read a compressed body; its size is that of what it holds."""
+    """Read a compressed body; the limit applies to its decompressed size."""
     if encoding in PLAIN:
         return await _read(chunks, limit, share)
     if encoding not in ENCODINGS:
@@ -117,6 +117,6 @@ async def _inflate(encoding: str, chunks: Chunks, limit: int, share: BudgetShare
             size += len(piece)
             share.cover(size, limit)
             pieces.append(piece)
-            await asyncio.sleep(0)  # others get their turn between two pieces
+            await asyncio.sleep(0)  # yields to other requests between pieces
     pieces.append(inflater.rest())
     return b"".join(pieces)

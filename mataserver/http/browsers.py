@@ -1,7 +1,7 @@
-"""Sessions of browsers: a cookie in place of a key, and codes that are worth one.
+"""Browser sessions: a cookie instead of a key, and one-time codes to obtain one.
 
-A page must not keep a key: what runs in it could read it. So the server keeps who was logged in,
-and the browser a random name for that, in a cookie that scripts cannot read. Only digests are kept.
+A page must not store a key, which any script in it could read. Instead the server keeps the login,
+and the browser its random name, in a cookie that scripts cannot read. Only digests are stored.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from mataserver.principals import Credentials, Principal
 
 SESSION_SECONDS = 12 * 3600.0
-"""A day's work: a session ends so long after it was last used."""
+"""Idle lifetime of a session: a working day."""
 CODE_SECONDS = 600.0
 MOST, MOST_OF_ONE = 1_000, 100
-"""Sessions and codes kept at most, and of one principal; that used longest ago makes room.
+"""Maximum number of sessions and codes, in total and per principal; the least recently used goes.
 
-Whoever signs in without end ends their own sessions, and nobody else's.
+Unlimited sign-ins of one principal end only that principal's sessions.
 """
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 ANY = "*"
@@ -33,21 +33,21 @@ SITE = "Sec-Fetch-Site"
 _OWN = frozenset({"same-origin", "none"})
 _SCHEMES = frozenset({"http", "https"})
 JUDGED = 256
-"""Values of ``Host`` that are remembered: a client says the same each time."""
+"""Size of the cache of checked ``Host`` values: each client repeats its own."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A browser's session. ``csrf`` must accompany what changes something: only its page has it."""
+    """A browser's session. Modifying requests need ``csrf``, which only its own page knows."""
 
     principal: Principal
     csrf: str
 
 
 class Secrets(Generic[T]):
-    """Random names for values, each for a while. ``renew`` counts the while from the last use."""
+    """Values under random names, with a lifetime, which ``renew`` restarts at each use."""
 
     def __init__(
         self, seconds: float, *, renew: bool, clock: Callable[[], float] = time.monotonic
@@ -61,32 +61,32 @@ class Secrets(Generic[T]):
         return len(self._kept)
 
     def put(self, value: T, owner: str) -> str:
-        """Keep a value of somebody; return its name, of 256 bits."""
+        """Store an owner's value; return its random name of 256 bits."""
         self._make_room(owner)
         name = secrets.token_urlsafe(32)
         self._kept[_digest(name)] = (self._clock() + self._seconds, owner, value)
         return name
 
     def get(self, name: str) -> T | None:
-        """Return the value of a name, or None for one that is unknown or over."""
+        """Return the value of a name, or None if it is unknown or expired."""
         digest = _digest(name)
         until, owner, value = self._kept.get(digest, (0.0, "", None))
         if value is None or until < self._clock():
             self._kept.pop(digest, None)
             return None
         if self._renew:
-            del self._kept[digest]  # so that the first one is always that used longest ago
+            del self._kept[digest]  # keeps the dict in order of last use
             self._kept[digest] = (self._clock() + self._seconds, owner, value)
         return value
 
     def take(self, name: str) -> T | None:
-        """Return the value of a name and forget both: it counts once."""
+        """Return and remove the value of a name."""
         value = self.get(name)
         self._kept.pop(_digest(name), None)
         return value
 
     def drop(self, wrong: Callable[[T], bool]) -> None:
-        """Forget every value that is wrong now."""
+        """Remove every value for which ``wrong`` is true."""
         self._kept = {name: kept for name, kept in self._kept.items() if not wrong(kept[2])}
 
     def _make_room(self, owner: str) -> None:
@@ -100,9 +100,9 @@ class Secrets(Generic[T]):
 
 
 class Browsers:
-    """The sessions of browsers and the one-time codes that begin one.
+    """Browser sessions, and the one-time codes that start them.
 
-    ``wall`` gives Unix seconds, by which keys end.
+    ``wall`` returns Unix seconds, the scale of keys' expiry.
     """
 
     def __init__(
@@ -115,21 +115,21 @@ class Browsers:
         self._codes: Secrets[Principal] = Secrets(CODE_SECONDS, renew=False, clock=clock)
 
     def make_code(self, principal: Principal) -> str:
-        """Return a code that begins one session as ``principal``, within ten minutes."""
+        """Return a code that starts one session as ``principal``, within ten minutes."""
         return self._codes.put(principal, principal.id)
 
     def spend_code(self, code: str) -> Principal | None:
-        """Return whom a code stands for, once."""
+        """Return the principal of a code and invalidate the code."""
         principal = self._codes.take(code)
         return None if principal is None or self._is_expired(principal) else principal
 
     def begin(self, principal: Principal) -> tuple[str, Login]:
-        """Begin a session; return the cookie's value and the session."""
+        """Start a session; return the cookie's value and the session."""
         login = Login(principal, secrets.token_urlsafe(16))
         return self._sessions.put(login, principal.id), login
 
     def find(self, cookie: str) -> Login | None:
-        """Return the session of a cookie; None where there is none, or its key has ended."""
+        """Return the session of a cookie; None if there is none, or its key has expired."""
         login = self._sessions.get(cookie)
         if login is not None and self._is_expired(login.principal):
             self._sessions.take(cookie)
@@ -141,7 +141,7 @@ class Browsers:
         self._sessions.take(cookie)
 
     def end_all(self, identity: str) -> None:
-        """End every session of a principal or of a grant: a key, token or account is no more."""
+        """End every session of a principal or grant, after a key, token or account was revoked."""
 
         def rests(principal: Principal) -> bool:
             return principal.rests_on(identity)
@@ -154,16 +154,16 @@ class Browsers:
 
 
 def cookie_name(host: str) -> str:
-    """Return the cookie's name for a ``Host``: cookies know no ports, and machines are shared."""
+    """Return the cookie's name for a ``Host``: cookies ignore ports, so the name includes it."""
     name, _, port = host.rpartition(":")
     return f"mataserver_{port}" if name and port.isdigit() else "mataserver"
 
 
 def may_act(credentials: Credentials, login: Login, *, own: bool, socket: bool) -> bool:
-    """Whether a cookie counts for a request: another site's page may have caused it.
+    """Whether a cookie is valid for a request, which another site's page may have caused (CSRF).
 
-    ``own`` says that it is one of the server's pages: see ``is_own``. A WebSocket can carry no
-    header of a page's own, and a browser always tells its ``Origin``.
+    ``own`` says that it came from one of the server's pages: see ``is_own``. WebSockets cannot
+    carry a CSRF header, but browsers always send their ``Origin``.
     """
     if not socket and credentials.method in SAFE and credentials.origin is None:
         return True
@@ -176,32 +176,33 @@ def may_act(credentials: Credentials, login: Login, *, own: bool, socket: bool) 
 def is_foreign(
     headers: Mapping[str, str], scheme: str, host: str, allowed: Collection[str]
 ) -> bool:
-    """Whether a request comes from a web page of an origin that is not ``allowed``.
+    """Whether a request comes from a web page whose origin is not ``allowed``.
 
-    What no page sends has no ``Origin``. The page's own server is known by the browser's word
-    (Fetch Metadata, https://www.w3.org/TR/fetch-metadata/), and where the browser says nothing, by
-    the ``scheme`` and ``host`` that were asked: see ``same_origin``.
+    Non-browser clients send no ``Origin``. The server's own pages are recognized by Fetch Metadata
+    (https://www.w3.org/TR/fetch-metadata/), or without it by ``scheme`` and ``host``: see
+    ``same_origin``.
     """
     site, origin = headers.get(SITE), headers.get("Origin")
     if site in _OWN:
         return False
     if origin is not None and (ANY in allowed or origin in allowed):
         return False
-    # A browser that tells a foreign site has looked at the scheme too, which we may not know.
+    # A browser's verdict includes the scheme, which this server may not know behind a proxy.
     return site is not None or (origin is not None and not same_origin(origin, scheme, host))
 
 
 def is_own(headers: Mapping[str, str], scheme: str, host: str) -> bool:
-    """Whether a request tells that a page of the server's own has sent it."""
+    """Whether a request was sent by one of the server's own pages."""
     site = headers.get(SITE)
     return (site is None or site in _OWN) and same_origin(headers.get("Origin"), scheme, host)
 
 
 class Names:
-    """The names by which a server is known, beside every address and ``localhost``.
+    """The host names of a server, besides all IP addresses and ``localhost``.
 
-    Whoever owns a domain can have it lead to any address, also to this machine's ("DNS rebinding"):
-    to a browser its page is then of the same origin, and only the ``Host`` tells.
+    The owner of a domain can make it resolve to any address, including this machine's ("DNS
+    rebinding"). A browser then considers the domain's page same-origin, and only the ``Host``
+    reveals it.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -209,10 +210,10 @@ class Names:
         self._judged: dict[str, bool] = {}
 
     def include(self, host: str) -> bool:
-        """Whether a ``Host``, perhaps with a port, is one of the server's."""
+        """Whether a ``Host``, optionally with a port, is one of the server's."""
         known = self._judged.get(host)
         if known is None:
-            if len(self._judged) >= JUDGED:  # a client may invent any number
+            if len(self._judged) >= JUDGED:  # clients can send arbitrarily many
                 self._judged.clear()
             known = self._judged[host] = self._includes(host)
         return known
@@ -239,7 +240,7 @@ def _is_address(text: str) -> bool:
 def same_origin(origin: str | None, scheme: str, host: str) -> bool:
     """Whether an ``Origin`` is that of the server's own pages.
 
-    ``scheme`` is ``http`` or ``https``, or empty where nobody tells which was asked: either counts.
+    ``scheme`` is ``http`` or ``https``; if it is empty, as it is unknown, both match.
     """
     told, _, place = (origin or "").partition("://")
     known = told == scheme if scheme else told in _SCHEMES

@@ -1,6 +1,6 @@
-"""The bytes that clients have the server hold in memory: one budget for all of them.
+"""The global budget of bytes that clients make the server hold in memory.
 
-Requests and frames until they are answered, and answers that wait to be read.
+These are requests and frames until they are answered, and answers until they are read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LARGE = 1_000_000
-"""Bytes above which a body is decoded beside the event loop."""
+"""Bytes above which a body is decoded in a thread."""
 
 T = TypeVar("T")
 
@@ -28,14 +28,14 @@ class Budget:
         self._decoding = asyncio.Lock()
 
     def require(self, count: int) -> None:
-        """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them."""
+        """Raise ``Unavailable`` if there is no room for ``count`` bytes; reserves nothing."""
         if self.taken + count > self.limit:
             raise Unavailable("Too many request bytes are in flight", retry_after=1)
 
     async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
-        """Return ``decode(data)``; of a large body beside the event loop, one body at a time.
+        """Return ``decode(data)``; for a large body in a thread, one at a time.
 
-        What that makes is about as large as the body, and counts as such as long as both are there.
+        The decoded objects are about as large as the body, and are counted while both exist.
         """
         if len(data) <= LARGE:
             return decode(data)
@@ -48,7 +48,7 @@ class Budget:
 
 
 class BudgetShare:
-    """What one request, frame or answer holds of the budget."""
+    """The bytes of the budget held by one request, frame or answer."""
 
     __slots__ = ("_budget", "taken")
 
@@ -57,30 +57,30 @@ class BudgetShare:
         self.taken = 0
 
     def take(self, count: int) -> None:
-        """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
+        """Reserve ``count`` more bytes. Raises ``Unavailable`` if the budget is exhausted."""
         self._budget.require(count)
         self.hold(count)
 
     def hold(self, count: int) -> None:
-        """Take ``count`` bytes that are in memory already, whether there is room or not."""
+        """Count ``count`` bytes that are already in memory, even beyond the limit."""
         self.taken += count
         self._budget.taken += count
 
     def cover(self, size: int, limit: int) -> None:
-        """Take what is missing to ``size`` bytes. Raises ``TooLarge`` for more than ``limit``."""
+        """Reserve up to ``size`` bytes in total. Raises ``TooLarge`` for more than ``limit``."""
         if size > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes")
         if size > self.taken:
             self.take(size - self.taken)
 
     def check(self, count: int) -> None:
-        """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them.
+        """Raise ``Unavailable`` if there is no room for ``count`` bytes; reserves nothing.
 
-        What was only announced takes no room: who sends nothing shuts out nobody.
+        An announced body reserves nothing: a client that sends nothing must not block others.
         """
         self._budget.require(count)
 
     def give_back(self) -> None:
-        """Give all of it back."""
+        """Release everything reserved."""
         self._budget.taken -= self.taken
         self.taken = 0

@@ -1,4 +1,4 @@
-"""The nodes of the cluster, for whoever looks after it."""
+"""The nodes of the cluster, for its operators."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NodeInfo(Struct):
 
 
 class ClusterService(Handlers):
-    """The service of the cluster; there is none without a model with the engine ``ray``."""
+    """The cluster's service; exists only if a model has the engine ``ray``."""
 
     def __init__(self, engine: RayEngine, metrics: Metrics) -> None:
         self._engine = engine
@@ -45,7 +45,7 @@ class ClusterService(Handlers):
         ]  # fmt: skip
 
     def _count(self) -> None:
-        """Set the gauges; a node without a worker has none."""
+        """Set the gauges; nodes without workers have none."""
         self._metrics.away.set(bool(self._engine.waiting))
         self._metrics.seats.clear()
         for worker in self._engine.workers:

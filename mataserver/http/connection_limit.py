@@ -1,8 +1,8 @@
-"""How many connections are open at a time; who comes when there are too many is told 503.
+"""Limit of open connections; further ones are answered with 503.
 
-Each takes a file descriptor, and so do models' workers, their memory and files: some are kept for
-these. Above the limit a connection is answered without being read, and a few at a time wait for
-their client to have read that; the others are cut off.
+Each connection uses a file descriptor, as do workers, their memory and files, for which some are
+reserved. Over the limit a connection is answered without being read; a few at a time remain open
+until the client has read the answer, the others are aborted.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mataserver.http.protocol import Conversation
 
 KEPT = 256
-"""File descriptors that connections leave to everything else, where there are enough."""
+"""File descriptors reserved for other purposes, if there are enough."""
 ENDLESS = 1_000_000
-"""Connections where the system sets no limit."""
+"""Limit of connections if the system has none."""
 WAITING = 16
-"""Refused connections that may wait at a time for their client to read why."""
+"""Maximum number of rejected connections that remain open for their client to read."""
 PATIENCE = 1.0
-"""Seconds that each of them has."""
+"""Timeout in seconds for each of them."""
 MINUTE = 60.0
 DETAIL = "Too many connections are open"
 _BODY = b'{"detail":"%b"}' % DETAIL.encode()
@@ -42,7 +42,7 @@ log = logging.getLogger("mataserver.http")
 
 
 def default_limit() -> int:
-    """Return how many connections the process's file descriptors suffice for."""
+    """Return the number of connections that the file descriptor limit allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return ENDLESS
@@ -50,13 +50,13 @@ def default_limit() -> int:
 
 
 class Refusal(asyncio.Protocol):
-    """A connection that is one too many."""
+    """A connection over the limit."""
 
     def __init__(self, waiting: set[Refusal]) -> None:
         self._waiting = waiting
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Answer, and wait a moment: to close at once would overtake the answer."""
+        """Answer, then close after a delay: closing at once could discard the answer."""
         made = cast(asyncio.Transport, transport)
         if len(self._waiting) >= WAITING:
             made.abort()
@@ -67,12 +67,12 @@ class Refusal(asyncio.Protocol):
         asyncio.get_running_loop().call_later(PATIENCE, made.abort)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Make room for the next."""
+        """Free the slot."""
         self._waiting.discard(self)
 
 
 class Entrance:
-    """Makes what serves each new connection, or refuses it."""
+    """Protocol factory of the server: accepts or rejects new connections."""
 
     def __init__(
         self, server: web.Server, limit: int, converse: Callable[[web.Server], Conversation]
@@ -91,14 +91,14 @@ class Entrance:
         return Refusal(self._waiting)
 
     def within(self) -> Conversation:
-        """Return the protocol of a connection within the process, which takes no descriptor."""
+        """Return the protocol of an in-process connection, which uses no file descriptor."""
         return self._converse(self._server)
 
 
 class Site(web.BaseSite):
-    """One address that the server listens on, through an ``Entrance``.
+    """One listening address, with an ``Entrance`` as protocol factory.
 
-    ``converse`` makes what serves a connection. ``entrance`` is there once it listens.
+    ``converse`` creates a connection's protocol. ``entrance`` exists once it listens.
     """
 
     __slots__ = ("_converse", "_host", "_limit", "_port", "entrance")

@@ -1,6 +1,6 @@
-"""Compressed bodies (RFC 9110, section 8.4.1): gzip and deflate, undone piece by piece.
+"""Incremental decompression of bodies (RFC 9110, section 8.4.1): gzip and deflate.
 
-A thousandth of a body can be the whole of it, so whoever reads the pieces bounds their sum.
+Data may expand a thousandfold, so the caller must limit the sum of the pieces.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PIECE = 1 << 18
-"""Bytes of a piece at most."""
+"""Maximum bytes of a piece."""
 MOST_MEMBERS = 4_096
-"""Members of a gzip body. Tools that write many (bgzip) put some 64 kB into each."""
+"""Maximum members of a gzip body. Tools that write many (bgzip) put 64 kB into each."""
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 _WINDOWS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 ENCODINGS = frozenset(_WINDOWS)
 PLAIN = frozenset({"identity", ""})
-"""Encodings that change nothing."""
+"""Encodings without effect."""
 _ERROR = cast(type[Exception], zlib_ng.error)
 
 
 class Inflater:
-    """Decompresses one body that comes in chunks. Raises ``BadRequest`` for what is damaged."""
+    """Decompresses one body in chunks. Raises ``BadRequest`` for corrupt data."""
 
     def __init__(self, encoding: str) -> None:
-        """Begin a body of one of ``ENCODINGS``."""
+        """Start a body with one of ``ENCODINGS``."""
         self._window = _WINDOWS[encoding]
         self._inner: Any = zlib_ng.decompressobj(self._window)
         self._begun = False
         self._members = 1
 
     def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield what a chunk holds, at most ``PIECE`` bytes at a time."""
+        """Yield a chunk's decompressed data, at most ``PIECE`` bytes at a time."""
         while chunk:
             if self._inner.eof:
                 if self._window != _GZIP or self._members == MOST_MEMBERS:
                     raise _damaged()
                 self._members += 1
-                self._inner = zlib_ng.decompressobj(_GZIP)  # gzip's members follow each other
+                self._inner = zlib_ng.decompressobj(_GZIP)  # the next member of a gzip file
             yield self._inflate(chunk)
             chunk = self._inner.unconsumed_tail or self._inner.unused_data
 
     def rest(self) -> bytes:
-        """Return what is left at the end of the body."""
+        """Return the remaining data at the end of the body."""
         try:
             rest: bytes = self._inner.flush()
         except _ERROR:
@@ -63,7 +63,7 @@ class Inflater:
         except _ERROR:
             if self._begun or self._window != _ZLIB:
                 raise _damaged() from None
-            self._begun, self._inner = True, zlib_ng.decompressobj(_RAW)  # many send it so
+            self._begun, self._inner = True, zlib_ng.decompressobj(_RAW)  # a common deviation
             return self._inflate(chunk)
         self._begun = True
         return piece

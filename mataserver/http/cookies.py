@@ -1,4 +1,4 @@
-"""Signs browsers in and out: the session behind a cookie begins and ends with an answer."""
+"""Signing browsers in and out by cookies on answers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Cookies:
-    """The cookies of browsers' sessions; their names carry the port that the browser asked."""
+    """The cookies of browser sessions; their names include the port of the request."""
 
     def __init__(self, browsers: Browsers, *, trust_proxy: bool) -> None:
         self._browsers = browsers
         self._trust_proxy = trust_proxy
 
     def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> Login:
-        """Begin a session as somebody; the answer carries its cookie. Return the session."""
+        """Start a session for a principal, set its cookie on the answer; return the session."""
         cookie, login = self._browsers.begin(principal)
         place = proxies.place(request, trusted=self._trust_proxy)
         response.set_cookie(
@@ -37,7 +37,7 @@ class Cookies:
         return login
 
     def sign_out(self, request: web.Request, response: web.Response) -> None:
-        """End the session of a request's cookie, if any; the answer takes the cookie away."""
+        """End the session of a request's cookie, if any, and delete the cookie."""
         self._browsers.end(self._cookie(request))
         response.del_cookie(self._name(request), path="/")
 

@@ -1,8 +1,7 @@
-"""Encoded images in text: base64, with or without the head of a data URI (RFC 2397).
+"""Images encoded in text: base64, optionally as a data URI (RFC 2397).
 
-What is exact is decoded at once. Only what that refuses is looked at for the other ways in which
-people write base64: in lines, with the URL-safe alphabet (RFC 4648, section 5), without padding,
-percent-encoded.
+Strict base64 is decoded directly. Only if that fails, common variants are tried: with line breaks,
+the URL-safe alphabet (RFC 4648, section 5), without padding, percent-encoded.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _ESCAPED = {b"%%%02X" % letter: bytes((letter,)) for letter in b"+/=-_" + _SPACE
 
 
 def decode(text: str, field: str = "image") -> bytes:
-    """Decode base64. ``field`` is what the request calls it. Raises ``BadRequest``."""
+    """Decode base64. ``field`` is its name in errors. Raises ``BadRequest``."""
     data = text[_head(text, field) :]
     try:
         found = pybase64.b64decode(data, validate=True)
@@ -35,8 +34,8 @@ def decode(text: str, field: str = "image") -> bytes:
 
 
 def _head(text: str, field: str) -> int:
-    """Return where the data begin: behind a data URI's comma, of whatever type it is."""
-    if ":" not in text[:_LONGEST_HEAD]:  # no base64 has one
+    """Return the offset of the data: after a data URI's comma, whatever its media type."""
+    if ":" not in text[:_LONGEST_HEAD]:  # base64 never contains a colon
         return 0
     head = _HEAD.match(text, 0, _LONGEST_HEAD)
     if head is None:

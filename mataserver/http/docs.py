@@ -1,4 +1,4 @@
-"""The OpenAPI document and the pages that show it, from files in the package: no network needed."""
+"""The OpenAPI document and its viewers, served from package files: no network needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PAGES = {"docs": "swagger.html", "redoc": "redoc.html"}
 
 
 class DocsService(Handlers):
-    """The service of the OpenAPI document, which ``document`` makes, and of the pages."""
+    """Serves the OpenAPI document, built by ``document``, and the pages."""
 
     def __init__(self, document: Callable[[], bytes]) -> None:
         self._document = document
@@ -38,7 +38,7 @@ class DocsService(Handlers):
         ]  # fmt: skip
 
     async def _described(self, _request: web.Request) -> web.Response:
-        # The first time it takes as long as some inferences: not while others wait for the loop.
+        # Building it takes as long as several inferences, so it must not block the event loop.
         body = await asyncio.to_thread(self._document)
         return web.Response(body=body, content_type=codec.JSON)
 

@@ -1,11 +1,11 @@
-"""What the OpenAPI document shows as a request that works, on a server with the default models."""
+"""Example requests in the OpenAPI document, valid with the default models."""
 
 from __future__ import annotations
 
 from msgspec import Meta
 
 MODEL = "opencv-qr"
-PICTURE = (  # a PNG of a QR code that says "mataserver"
+PICTURE = (  # a PNG of a QR code with the text "mataserver"
     "iVBORw0KGgoAAAANSUhEUgAAAHQAAAB0AQAAAAB84SuKAAAAsklEQVR42uWVsW0EQQwDR8bnVAfbf1nX"
     "AVUBHZwDf3j68JUQGwywoiiowv+aH97rC95V1UVXVa94JfiW5/wLKHFu2fdz+SM/5iz9ewGhc8tzvkKB"
     "gAH5cf5IksT608X/izSMSnjTv6mMKtr6J5XQeM5znkSOI8Wb/kkQsoOtFZ8kyGjtPwr4LPOrBKp0da/3"
@@ -13,7 +13,7 @@ PICTURE = (  # a PNG of a QR code that says "mataserver"
 )
 
 FILLED = Meta(examples=[MODEL], extra_json_schema={"x-filled": True})
-"""Of a form's field: the page of the document fills it in, others stay empty."""
+"""For form fields that the document's page prefills."""
 
 LOGIN = {"key": "mata_the-key-that-the-server-keeps"}
 PULL = {"model": MODEL, "task": "detect"}
@@ -23,4 +23,4 @@ UPLOAD = {"model": MODEL, "confidence": 0.5}
 SESSION = {"model": MODEL, "params": {"confidence": 0.5}}
 
 PARAMETERS = {"model_id": MODEL, "version": "1", "model": MODEL}
-"""Of parameters in a path or a query, by their names."""
+"""Examples of path and query parameters, by name."""

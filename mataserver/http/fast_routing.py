@@ -1,14 +1,12 @@
-"""The short way of a request to its handler, and of an answer to the socket.
+"""Fast path of requests to handlers, and of answers to the socket.
 
-Between its parser and a handler aiohttp looks for the route, makes what tells of it and builds the
-chain of middlewares; behind the handler an answer takes steps that serve streams, compression and
-HTTP/1.0. A path without variables is known beforehand, what a service claims is looked for nowhere
-else, and a whole answer to a plain request needs none of those steps. Everything else goes
-aiohttp's way. Both ways give the same bytes: the recorded answers are asked on both
-(tests/test_recorded.py).
+Between its parser and a handler aiohttp resolves the route and builds the middleware chain; after
+the handler an answer passes steps for streams, compression and HTTP/1.0. Here paths without
+variables are resolved beforehand, claimed requests are not resolved at all, and a complete answer
+to a plain request skips those steps. Everything else takes aiohttp's path. Both produce the same
+bytes: the recorded answers are requested on both (tests/test_recorded.py).
 
-This knows two of aiohttp's attributes that are not public, and is used with the releases only that
-it was tried with.
+It uses two non-public attributes of aiohttp, and only with releases that were tested.
 """
 
 from __future__ import annotations
@@ -31,29 +29,29 @@ if TYPE_CHECKING:
     Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 FIRST, BEFORE = (3, 11), (3, 15)
-"""The releases of aiohttp whose insides are known."""
+"""The tested releases of aiohttp: from, and below."""
 
 
 class _Way(NamedTuple):
-    """What aiohttp would find for a path, and its handler within the middlewares."""
+    """The resolution of a path, and its handler wrapped in the middlewares."""
 
     found: UrlMappingMatchInfo
     handler: Answer
 
 
 def known(version: str = aiohttp.__version__) -> bool:
-    """Whether a release of aiohttp is one that the short way was tried with."""
+    """Whether the fast path was tested with a release of aiohttp."""
     parts = re.match(r"(\d+)\.(\d+)", version)
     return parts is not None and FIRST <= (int(parts[1]), int(parts[2])) < BEFORE
 
 
 def shorten(server: web.Server, application: web.Application, table: Table) -> None:
-    """Have a server of an application, which has begun, take the short way where there is one."""
+    """Install the fast path in the server of a started application."""
     server.request_handler = _Shortcut(server.request_handler, application, table)
 
 
 class _Shortcut:
-    """Takes a request to its handler; ``long`` is aiohttp's way."""
+    """Dispatches a request; ``long`` is aiohttp's path."""
 
     def __init__(self, long: Answer, application: web.Application, table: Table) -> None:
         self._long = long

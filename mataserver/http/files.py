@@ -1,4 +1,4 @@
-"""Routes for a folder of package data: pages, scripts, pictures, with ETag and a strict policy."""
+"""Routes for a folder of package data: pages, scripts, pictures, with ETag and a strict CSP."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'"
-"""Content-Security-Policy: what a page may load is the server's own."""
+"""Content-Security-Policy: a page may load only the server's own resources."""
 _INDEX = "index.html"
 
 
 def static(prefix: str, package: str, folder: str, *, policy: str = POLICY) -> tuple[Route, ...]:
-    """Return routes that serve ``folder`` of a package's data below ``prefix``, to everybody.
+    """Return public routes that serve ``folder`` of a package's data below ``prefix``.
 
-    ``prefix/`` is its ``index.html``. Answers have an ``ETag``; an unchanged file is 304. What is
-    worth it is compressed, for who takes gzip.
+    ``prefix/`` is its ``index.html``. Answers have an ``ETag``; an unchanged file is 304. Files are
+    compressed if that is worthwhile and the client accepts gzip.
     """
     files = _Files(resources.files(package).joinpath(folder), policy)
     path = prefix.rstrip("/")
@@ -39,7 +39,7 @@ def static(prefix: str, package: str, folder: str, *, policy: str = POLICY) -> t
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it is sent; ``packed`` is empty where compression gains less than a tenth."""
+    """A file's contents; ``packed`` is empty if compression saves less than a tenth."""
 
     data: bytes
     packed: bytes
@@ -47,7 +47,7 @@ class _File:
 
     @classmethod
     def read(cls, path: Traversable) -> _File:
-        """Read a file, and compress it once for all who ask."""
+        """Read a file, and compress it once for all requests."""
         data = path.read_bytes()
         packed = gzip.compress(data, mtime=0)
         gains = len(packed) < 0.9 * len(data)
@@ -64,10 +64,10 @@ class _Files:
         name = request.match_info.get("file", _INDEX)
         file = self._file(name)
         packed = bool(file.packed) and "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
-        tag = f'"{file.tag}{"-gzip" if packed else ""}"'  # each form of a file has its own
+        tag = f'"{file.tag}{"-gzip" if packed else ""}"'  # each representation has its own
         headers = {
             hdrs.ETAG: tag,
-            hdrs.CACHE_CONTROL: "no-cache",  # asked again each time, and mostly answered 304
+            hdrs.CACHE_CONTROL: "no-cache",  # revalidated each time, mostly with a 304
             hdrs.VARY: hdrs.ACCEPT_ENCODING,
             "Content-Security-Policy": self._policy,
             "X-Content-Type-Options": "nosniff",
@@ -82,7 +82,7 @@ class _Files:
         return web.Response(body=body, content_type=kind, charset=charset, headers=headers)
 
     def _file(self, name: str) -> _File:
-        """Return a file, read once. Raises ``NotFound``."""
+        """Return a file from the cache, or read it. Raises ``NotFound``."""
         if name not in self._read:
             parts = name.split("/")
             if any(part in {"", ".", ".."} or "\\" in part or "\0" in part for part in parts):

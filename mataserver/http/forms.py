@@ -1,4 +1,4 @@
-"""Forms (``multipart/form-data``, RFC 7578): one file and fields of text."""
+"""Forms (``multipart/form-data``, RFC 7578): one file and text fields."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ MAX_FIELD_BYTES = 65_536
 
 
 class NotAForm(MataError):
-    """415: a body of another type."""
+    """415: the body is not a form."""
 
     status = 415
 
 
 def declared(request: web.Request) -> tuple[str, str]:
-    """Return the type that a body is said to be of, and its boundary."""
+    """Return a body's declared content type, and its boundary."""
     kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
     return kind, str(options.get("boundary", ""))
 
 
 def boundary(request: web.Request) -> str:
-    """Return what separates the parts of a form, empty where that is not said.
+    """Return the boundary of a form's parts, empty if it is not declared.
 
     Raises ``NotAForm``.
     """
@@ -46,14 +46,14 @@ class _Part(NamedTuple):
     name: str
     content: bytes
     named: bool
-    """Whether it came with a file's name."""
+    """Whether it has a file name."""
 
 
 def parse(data: bytes, boundary: str, field: str = FILE) -> Form:
     """Split a body into the bytes of the file ``field`` and the text fields.
 
-    Raises ``BadRequest`` for a body that is no form, ``InvalidParams`` for doubled fields, for such
-    as are no text, and where there is no file.
+    Raises ``BadRequest`` for a malformed form, ``InvalidParams`` for duplicate fields, for fields
+    that are not text, and for a missing file.
     """
     parts = _parts(data, boundary)
     files = [each for each in parts if each.name == field]
@@ -68,14 +68,14 @@ def parse(data: bytes, boundary: str, field: str = FILE) -> Form:
 
 
 def _missing(parts: list[_Part], field: str) -> str:
-    """Say that there is no file, and how to send the one that came under another name."""
+    """Return the error for a missing file, with a hint if one has another field name."""
     other = next((each.name for each in parts if each.named), None)
     hint = "" if other is None else f"; send {other[:64]!r} as `{field}`"
     return f"{field}: field is required{hint}"
 
 
 def once(items: list[tuple[str, str]]) -> dict[str, str]:
-    """Return the fields by their names. Raises ``InvalidParams`` for one that is given twice."""
+    """Return the fields by name. Raises ``InvalidParams`` for a duplicate."""
     fields: dict[str, str] = {}
     for name, value in items:
         if name in fields:
@@ -91,7 +91,7 @@ def _parts(data: bytes, boundary: str) -> list[_Part]:
     chunks: list[bytes] = []
     segment: MultipartSegment | None = None
     try:
-        # Latin-1 takes any bytes: a file's name, which nobody reads, may be in any encoding.
+        # Latin-1 accepts any bytes: file names, which are not used, may have any encoding.
         with PushMultipartParser(
             boundary.encode("latin-1"), max_segment_count=MAX_FIELDS, header_charset="latin-1"
         ) as parser:

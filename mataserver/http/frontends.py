@@ -1,4 +1,4 @@
-"""The front-ends of one shared directory, this one among them, and what there is to see of them."""
+"""The front-ends of a shared directory, including this one, and their status."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class FrontendInfo(Struct):
 
 
 class FrontendsService(Handlers):
-    """The service of the front-ends; there is none without ``shared_dir``.
+    """The service of the front-ends; exists only with ``shared_dir``.
 
-    ``address`` is where the others reach this one, None for where it listens; ``beat`` the seconds
-    between two signs of life, ``patience`` those that the directory may take for one.
+    ``address`` is where the others reach this one, None for its listening address; ``beat`` the
+    heartbeat interval in seconds, ``patience`` the timeout of the directory for one.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FrontendsService(Handlers):
         ]  # fmt: skip
 
     async def __aenter__(self) -> Self:
-        """Join the others; sessions have our tag from now on. Raises ``MataError``."""
+        """Join the others, which assigns the tag of our sessions. Raises ``MataError``."""
         try:
             secret = await self._roll.join()
         except OSError as error:
@@ -93,7 +93,7 @@ class FrontendsService(Handlers):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Be no more among them: what is being told of us must not come after we left."""
+        """Leave the others; wait for a pending heartbeat, which must not be written after that."""
         self._left = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience), self._telling:
@@ -102,20 +102,21 @@ class FrontendsService(Handlers):
         await self._elsewhere.close()
 
     def waiting(self) -> dict[str, str]:
-        """Return why the others do not see this one."""
+        """Return why the others cannot see this one."""
         return {"shared_dir": self._fault} if self._fault else {}
 
     async def _live(self) -> None:
-        """Tell that we live, for ever."""
+        """Write heartbeats forever."""
         self._address = self._address or await self._ctx.address()
         while True:
             await self._tell()
             await asyncio.sleep(self._beat)
 
     async def _tell(self) -> None:
-        """Have the others told of us as we are now; wait for no disk that stands still.
+        """Announce our current state, without blocking on a disk that hangs.
 
-        Callers share what has not begun, so that no threads pile up before such a disk.
+        Callers share an announcement that has not started, so that threads do not pile up on such a
+        disk.
         """
         telling = self._next
         if telling is None:
@@ -127,7 +128,7 @@ class FrontendsService(Handlers):
             self._note("does not answer")
 
     async def _told(self) -> None:
-        """Tell the others of us."""
+        """Write our entry."""
         fault = ""
         async with self._telling:
             self._next = None
@@ -147,7 +148,7 @@ class FrontendsService(Handlers):
             self._note(fault)
 
     def _note(self, fault: str) -> None:
-        """Note what is wrong with the directory, which is logged once."""
+        """Record a fault of the directory; log it once."""
         if fault and fault != self._fault:
             log.error("shared_dir %s", fault)
         self._fault = fault
@@ -172,5 +173,5 @@ class FrontendsService(Handlers):
 
 
 def _unusable(error: OSError) -> str:
-    """Say what is wrong with the shared directory."""
+    """Describe an error of the shared directory."""
     return f"cannot be used: {error.strerror or type(error).__name__}"

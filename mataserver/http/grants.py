@@ -1,8 +1,8 @@
-"""What goes on for long in somebody's name, and ends when what they showed counts no more.
+"""Long-lived operations on behalf of a caller, ended when the credentials become invalid.
 
-A request is judged once, when it comes. Of sockets and of events that may go on for hours that is
-not enough, nor of a body that comes later than its head: a key is revoked, a user removed, a
-token's time is over.
+A request is authenticated once, on arrival. For sockets and event streams, which may last hours,
+and for a body that arrives later than its head, that is not enough: a key may be revoked, a user
+removed, a token may expire.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ NO_MORE = "what you showed counts no more"
 
 
 class GrantEnded(MataError):
-    """401: what was shown counted, and does no more."""
+    """401: the credentials have been revoked or have expired."""
 
     status = 401
 
 
 class Grants:
-    """Who has something going on, each with what ends it."""
+    """The ongoing operations by principal, with callbacks that end them."""
 
     def __init__(self) -> None:
         self._held: dict[Callable[[], None], Principal] = {}
 
     @contextlib.contextmanager
     def held(self, principal: Principal | None, end: Callable[[], None]) -> Iterator[None]:
-        """Have ``end()`` called, within the context, once what a principal showed is over.
+        """Call ``end()``, within the context, once a principal's credentials become invalid.
 
-        ``end`` is another one each time; nobody's is never called.
+        Each ``end`` must be a distinct object; without a principal it is never called.
         """
         if principal is None:
             yield
@@ -60,51 +60,51 @@ class Grants:
                 timer.cancel()
 
     def end_all(self, identity: str) -> None:
-        """End what a principal or a grant has going on that counts no more."""
+        """End all operations of a principal or a grant."""
         for end, principal in list(self._held.items()):
             if principal.rests_on(identity):
                 end()
 
 
 GRANTS: web.RequestKey[Grants] = web.RequestKey("grants")
-"""What is going on in everybody's name, in a request that was judged."""
+"""All ongoing operations, in an authenticated request."""
 _HELD: web.RequestKey[bool] = web.RequestKey("held", bool)
 
 
 def held(
     request: web.Request, principal: Principal | None, end: Callable[[], None]
 ) -> contextlib.AbstractContextManager[None]:
-    """Have ``end()`` called as ``Grants.held`` does; never where nobody was judged."""
+    """Call ``end()`` as ``Grants.held`` does; never without authentication."""
     request[_HELD] = True
     grants = request.get(GRANTS)
     return contextlib.nullcontext() if grants is None else grants.held(principal, end)
 
 
 def is_held(request: web.Request) -> bool:
-    """Whether what answers a request ends in its own way once what was shown is over."""
+    """Whether the handler ends by itself once the credentials become invalid."""
     return _HELD in request
 
 
 class GrantedTurns:
-    """Waits for one thing after the other, until it is ended."""
+    """Awaits one operation after another, until it is ended."""
 
     def __init__(self) -> None:
         self._over = False
         self._waiting: asyncio.Timeout | None = None
 
     def check(self) -> None:
-        """Raise ``GrantEnded`` once it was ended."""
+        """Raise ``GrantEnded`` if it was ended."""
         if self._over:
             raise _ended()
 
     def end(self) -> None:
-        """Wait for nothing any more."""
+        """Stop the current and any further wait."""
         self._over = True
         if self._waiting is not None:
             self._waiting.reschedule(0.0)
 
     async def of(self, work: Awaitable[T]) -> T:
-        """Return what ``work`` gives. Raises ``GrantEnded``."""
+        """Return the result of ``work``. Raises ``GrantEnded``."""
         try:
             async with asyncio.timeout(0.0 if self._over else None) as self._waiting:
                 return await work
@@ -118,7 +118,7 @@ class GrantedTurns:
 
 @contextlib.contextmanager
 def turns_of(request: web.Request, principal: Principal | None) -> Iterator[GrantedTurns]:
-    """Give what waits for what a request is still to send, until what was shown counts no more."""
+    """Create the turns that wait for the rest of a request while its credentials are valid."""
     turns, grants = GrantedTurns(), request.get(GRANTS)
     with contextlib.nullcontext() if grants is None else grants.held(principal, turns.end):
         yield turns

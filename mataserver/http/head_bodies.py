@@ -1,8 +1,8 @@
-"""Requests that a service claimed and whose bodies it passes on while they arrive.
+"""Claimed requests whose bodies the service relays while they arrive.
 
-What of a body is in memory is what the service holds of it. Who sends faster than it can pass that
-on is read no further; who sends next to nothing is refused. Where the answer comes before the whole
-body the rest is read and dropped: no byte of it may be taken for another request.
+Only what the service holds of a body is in memory. Reading is paused while the client is faster
+than the relay; a client that sends next to nothing is rejected. If the answer precedes the end of
+the body, the rest is read and discarded: no byte of it may be taken for another request.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from mataserver.http.unread_output import Portion
 
 LEAST = 1 << 15
-"""Bytes of a body that come at least within the seconds that one may pause."""
+"""Minimum bytes of a body that must arrive within each timeout period."""
 
 
 def learn(request: web.Request, repeat: RepeatedClaim) -> None:
-    """Have requests with the head of one that a service claimed be answered by ``repeat``."""
+    """Answer further requests with the head of this claimed one by ``repeat``."""
     conversation = request.protocol
     if isinstance(conversation, CachingConversation):
         conversation.learn_claimed(request, Claim(repeat, ArrivingHit))
 
 
 class ArrivingHit(ClaimedHit):
-    """One of them. ``_answering`` with bytes ``_left``: those are passed on, or dropped.
+    """One such request. While ``_answering``, the ``_left`` bytes are relayed or discarded.
 
-    It is the ``Reading`` of what passes them on.
+    It implements ``Reading`` for the relay.
     """
 
     __slots__ = ("_before", "_holds", "_is_paused", "_needed", "_sink", "_size", "_was_paused")
@@ -51,14 +51,14 @@ class ArrivingHit(ClaimedHit):
         self._holds = self._is_paused = self._was_paused = False
 
     def begin(self, data: bytes, head: Beginning) -> None:
-        """Take what came first; see ``Hit``."""
+        """Process the first data; see ``Hit``."""
         super().begin(data, head)
         if self._left:
             self._size, self._needed = head.size, self._responder.early(head.size)
             self._open()
 
     def receive(self, data: bytes) -> None:
-        """Take what came then; see ``Hit``."""
+        """Process further data; see ``Hit``."""
         if self._answering and self._left:
             self._pass_on(data)
             return
@@ -67,21 +67,21 @@ class ArrivingHit(ClaimedHit):
             self._open()
 
     def abandon(self) -> None:
-        """Stop: the client has left."""
+        """Stop: the client has disconnected."""
         self._sink = None
         super().abandon()
-        if self._timer is not None:  # that of an answer which came early
+        if self._timer is not None:  # the timer of an early answer
             self._timer.cancel()
 
     def pause(self) -> None:
-        """Read no more for now."""
+        """Pause reading."""
         transport = self._conversation.transport
         if transport is not None and not self._is_paused:
             self._is_paused = self._was_paused = True
             transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if not self._is_paused:
             return
         self._is_paused = False
@@ -91,7 +91,7 @@ class ArrivingHit(ClaimedHit):
         self._count_held()
 
     def _open(self) -> None:
-        """Have the service pass the body on from here, if enough of it is here, and it does so."""
+        """Let the service relay the body from here, if enough has arrived and it does so."""
         needed, conversation = self._needed, self._conversation
         if needed is None or self._size - self._left < needed:
             return
@@ -106,7 +106,7 @@ class ArrivingHit(ClaimedHit):
         except Exception as error:
             self._answering = True
             if self._timer is not None:
-                self._timer.cancel()  # it is the body's
+                self._timer.cancel()  # it was the body's
             self._finish(Settled(error))
             return
         if sink is None:
@@ -119,13 +119,13 @@ class ArrivingHit(ClaimedHit):
         self._timer = self._loop.call_later(self._known.seconds, self._keep_pace)
 
     def _pass_on(self, data: bytes) -> None:
-        """Pass on what came of the body; what is behind it waits for the answer."""
+        """Relay a part of the body; keep what follows it until the answer."""
         more = data[: self._left]
         self._left -= len(more)
         sink = self._sink
         if sink is not None:
             sink.receive(more)
-            if sink.held or self._holds:  # most pieces are gone at once
+            if sink.held or self._holds:  # most parts are relayed at once
                 self._count_held()
         if len(more) < len(data):
             self._wait_with(data[len(more) :])
@@ -133,12 +133,12 @@ class ArrivingHit(ClaimedHit):
             return
         if self._timer is not None:
             self._timer.cancel()
-        if self._released:  # it is answered
+        if self._released:  # already answered
             self._share.give_back()
             self._next()
 
     def _count_held(self) -> None:
-        """Have count in the budget what is in memory."""
+        """Update the budget to the bytes in memory."""
         held = 0 if self._sink is None else self._sink.held
         self._holds = held > 0
         self._share.give_back()
@@ -146,7 +146,7 @@ class ArrivingHit(ClaimedHit):
             self._share.hold(len(self._early) + held)
 
     def _keep_pace(self) -> None:
-        """Give the request up where next to nothing has come of its body since the last look."""
+        """Fail the request if next to nothing of its body arrived since the last check."""
         sink, came = self._sink, self._before - self._left
         if sink is None:
             return
@@ -162,7 +162,7 @@ class ArrivingHit(ClaimedHit):
         super()._finish(found)
 
     def _next(self) -> None:
-        """Take the next request, once the whole body of this one has come."""
+        """Process the next request, once this one's body has arrived completely."""
         conversation = self._conversation
         if self._left:
             self._timer = self._loop.call_later(self._known.seconds, self._cut_off)
@@ -172,5 +172,5 @@ class ArrivingHit(ClaimedHit):
         super()._next()
 
     def _cut_off(self) -> None:
-        """Wait no longer for the rest of a body that nobody needs."""
+        """Stop waiting for the rest of a body that is not needed."""
         self._conversation.hang_up(at_once=True)

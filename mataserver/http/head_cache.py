@@ -1,7 +1,7 @@
-"""The heads of requests that were answered, each with how such requests are answered.
+"""Cache of request heads that were answered, with how to answer such requests again.
 
-A camera sends the same head with every picture, but for the digits of its length. A head is known
-to the byte, and only after aiohttp's strict parser and a handler have taken it.
+A camera sends the same head with every picture, except for the digits of its length. A head is
+cached byte for byte, and only after aiohttp's strict parser and a handler have accepted it.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
     from mataserver.http.middleware import Edge
 
 MOST = 256
-"""Heads that are known; of whoever has most of them, that learnt longest ago makes room."""
+"""Maximum number of heads; the owner with the most loses its oldest."""
 LARGEST = 9_000_000
-"""Bytes of a body that follows a known head."""
+"""Maximum bytes of a body after a known head."""
 _ODD = (
     *(hdrs.EXPECT, hdrs.ORIGIN, hdrs.UPGRADE, hdrs.TRANSFER_ENCODING, hdrs.CONTENT_ENCODING),
     *(hdrs.COOKIE, "X-Request-Id"),
 )
-"""Headers of requests that differ from each other, or of which more than the head is judged."""
+"""Headers that vary between requests, or make more than the head decide about the answer."""
 
 
 class Repeat(Protocol):
-    """How a handler answers requests that ask the same of it."""
+    """How a handler answers repeated requests."""
 
     @property
     def form(self) -> Format:
-        """The form of the answers."""
+        """The format of the answers."""
         ...
 
     def is_current(self) -> bool:
-        """Whether it would still answer them so."""
+        """Whether it would still answer them the same way."""
         ...
 
     async def answer(self, body: bytes, boundary: bytes) -> Encoded:
-        """Answer one, whose body is not empty. Raises what the handler does.
+        """Answer a request with a non-empty body. Raises what the handler raises.
 
         ``boundary`` separates the parts of a form.
         """
@@ -63,20 +63,20 @@ class Repeat(Protocol):
     def begin(
         self, body: bytes, boundary: bytes, take: Callable[[Encoded | Exception], None]
     ) -> Callable[[], None] | None:
-        """Begin to do so without a task; None where only ``answer`` can.
+        """Start to answer without a task; return None if only ``answer`` can.
 
-        ``take`` is called later, once, with what ``answer`` returns or raises; one of ``MOVED``
-        says that ``answer`` is to be asked. Returns what takes the request back. Raises what is
-        wrong with it.
+        ``take`` is called later, once, with what ``answer`` returns or raises; for one of ``MOVED``
+        the caller should retry with ``answer``. Returns a function that cancels the request. Raises
+        errors of the request.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a head that ``owner`` sent.
+    """The cached properties of a head sent by ``owner``.
 
-    ``limit`` and ``seconds`` are its body's, ``label`` the metrics'.
+    ``limit`` and ``seconds`` are the limits of its body, ``label`` is its label in metrics.
     """
 
     owner: str
@@ -90,7 +90,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class KnownRoute(Known):
-    """One of a route; ``key`` let it in."""
+    """The head of a route's requests, admitted by ``key``."""
 
     route: Route
     key: str
@@ -98,59 +98,59 @@ class KnownRoute(Known):
 
 
 class Talk(Protocol):
-    """The connection that such a request came by."""
+    """The connection of such a request."""
 
     transport: asyncio.Transport | None
 
     @property
     def writing_paused(self) -> bool:
-        """Whether its client is slower than the server."""
+        """Whether the client reads more slowly than the server writes."""
         ...
 
     @property
     def is_ending(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether the connection accepts no more requests."""
         ...
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin what is done for one request, in the context of the connection."""
+        """Start a task for one request, in the connection's context."""
         ...
 
     def within(self, begin: Callable[..., Any], *args: Any) -> Any:
-        """Call what begins something for one request in that context, and return what it gave."""
+        """Call a function for one request in the connection's context; return its result."""
         ...
 
     def request(self, known: Known) -> web.Request | None:
-        """Return a request whose head is known as aiohttp makes it; None once the client left."""
+        """Return a request with a known head, as aiohttp creates it; None after a disconnect."""
         ...
 
     def head(self, known: Known) -> web.Request | None:
-        """Return a request that has a known head, for what is asked of that alone; else None."""
+        """Return a shared request with a known head, for use of the head only, or None."""
         ...
 
     def go_on(self, early: bytes) -> None:
-        """Take the next request, of which something may have come already."""
+        """Process the next request, of which data may have arrived already."""
         ...
 
     def hand_over(self, data: bytes, left: int) -> None:
-        """Leave a request to aiohttp of which ``data`` came, and ``left`` bytes are to come."""
+        """Hand a request over to aiohttp: ``data`` has arrived, ``left`` bytes are outstanding."""
         ...
 
     def give_up(self) -> None:
-        """Close the connection: the request under way gets no answer."""
+        """Close the connection without answering the current request."""
         ...
 
     def hang_up(self, *, at_once: bool) -> None:
-        """Take no more requests, and close the connection unless that comes later."""
+        """Accept no more requests; close the connection now or later."""
         ...
 
     def handle_error(self, request: web.BaseRequest, *, exc: BaseException) -> web.StreamResponse:
-        """Return the answer to what failed outside its handler."""
+        """Return the answer to a failure outside a handler."""
         ...
 
 
 class Claim(NamedTuple):
-    """How requests that a service claimed are answered, and what takes each on its way."""
+    """How a service answers repeated claimed requests, and the class that processes each."""
 
     repeat: RepeatedClaim
     hit: type[Any]
@@ -158,13 +158,13 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KnownClaim(Known):
-    """One that a service claimed, and judges itself."""
+    """The head of requests that a service claimed and authenticates itself."""
 
     claim: Claim
 
 
 class HeadCache:
-    """The heads that a server knows; ``hits`` counts the requests that were answered by them."""
+    """The known heads of a server; ``hits`` counts the requests answered by them."""
 
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
@@ -176,9 +176,9 @@ class HeadCache:
         return len(self._known)
 
     def find(self, head: bytes, size: int) -> KnownRoute | KnownClaim | None:
-        """Return what is known of a head, if such a body may still ask that.
+        """Return what is known of a head, if it is still valid and the body is not too large.
 
-        Whether whoever sends it may is for ``admits`` to tell.
+        Authorization is checked by ``admits``.
         """
         known = self._known.get(head)
         if known is None or size > known.limit or self.edge.lifecycle.draining:
@@ -187,10 +187,10 @@ class HeadCache:
         return known if repeat.is_current() else None
 
     def admits(self, head: bytes, known: KnownRoute | KnownClaim) -> bool:
-        """Whether whoever sends a known head may still ask that; if not, it is known no more.
+        """Whether the sender of a known head is still authorized; if not, remove the head.
 
-        To be asked last: a service counts it as a request, and one that then goes the long way
-        is counted twice. A service judges itself what it claimed.
+        Must be the last check: a service counts it as a request, and a request that then takes the
+        general path is counted twice. Claimed requests are authorized by their service.
         """
         if isinstance(known, KnownClaim):
             return True
@@ -201,7 +201,7 @@ class HeadCache:
         return False
 
     def learn(self, head: bytes, request: web.Request, repeat: Repeat) -> None:
-        """Know a head from now on, unless more than the head decides about such a request."""
+        """Cache a head, unless more than the head decides about such requests."""
         table, route = self.edge.table, request.get(ROUTE)
         key = self.edge.gate.sole_key(request)
         if (
@@ -216,14 +216,14 @@ class HeadCache:
         if limits.idle:
             return
         principal = request.get(PRINCIPAL)
-        if principal is not None and principal.background:  # which is noted on the long way alone
+        if principal is not None and principal.background:  # only the general path records it
             return
         owner = "" if principal is None else principal.id
         of = self._of(request, owner, limits.size, limits.seconds)
         self._note(head, KnownRoute(*of, route, key, repeat))
 
     def learn_claimed(self, head: bytes, request: web.Request, claim: Claim) -> None:
-        """Know the head of a request that the one service claimed which claims any."""
+        """Cache the head of a claimed request, if only one service claims requests."""
         if CLAIMED in request and len(self.edge.table.claims) == 1 and _is_plain(request):
             repeat = claim.repeat
             of = self._of(request, repeat.owner, repeat.limit, repeat.seconds)
@@ -254,7 +254,7 @@ class HeadCache:
 
 
 def is_of(beginning: Beginning, request: web.Request) -> bool:
-    """Whether a head, without what differs, is that of a request: line by line."""
+    """Whether a head, without its variable parts, is that of a request, line by line."""
     message = request._message  # noqa: SLF001
     head, fields = beginning.key.removeprefix(MARK), message.raw_headers
     return (
@@ -271,7 +271,7 @@ def is_of(beginning: Beginning, request: web.Request) -> bool:
 
 
 def _without(value: bytes, boundary: bytes) -> bytes:
-    """Return the value of a header without a form's boundary, where it ends with that."""
+    """Return a header's value without a form's boundary at its end, if any."""
     quoted = b'"' if boundary and value.endswith(b'"') else b""
     ending = b"boundary=%b%b%b" % (quoted, boundary, quoted)
     if not boundary or not value.endswith(ending):
@@ -280,7 +280,7 @@ def _without(value: bytes, boundary: bytes) -> bytes:
 
 
 def _is_plain(request: web.Request) -> bool:
-    """Whether the next request with the same head is the same in all but its body."""
+    """Whether requests with the same head differ in their bodies only."""
     message = request._message  # noqa: SLF001
     return (
         message.method == hdrs.METH_POST

@@ -1,7 +1,7 @@
-"""Requests that a service claimed and whose head is known: the service gets request and body.
+"""Claimed requests with a known head: the service gets only request and body.
 
-What else it would be asked of such a request it has answered once: whether it claims it, whose the
-key is, what of the head concerns others. It says before each whether that still holds.
+The service has decided once that it claims such requests, on their credentials, and on what in the
+head concerns others. Before each further request it confirms that this still holds.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _ANSWER = (
     "Content-Length: %d\r\nDate: %s\r\n\r\n"
 )
 SHORT = 2_048
-"""Characters of a header whose lines are remembered."""
+"""Maximum characters of header fields whose encoded lines are cached."""
 _OWN = frozenset({
     "x-request-id", "server-timing", "content-length", "date", "connection", "set-cookie", "server",
 })  # fmt: skip
-"""Fields that are the server's own, or of which there may be several."""
+"""Fields that the server sets itself, or that may be repeated."""
 
 
 class ClaimedHit(Hit):
-    """One of them."""
+    """One such request."""
 
     __slots__ = ("_request", "_responder", "_unfinished")
 
@@ -53,7 +53,7 @@ class ClaimedHit(Hit):
         self._unfinished: Unfinished | None = None
 
     def _begin_answer(self) -> bool:
-        """Have the service begin without a task; whether it did."""
+        """Let the service start without a task; return whether it did."""
         head = self._conversation.head(self._known)
         if head is None:
             return False
@@ -68,7 +68,7 @@ class ClaimedHit(Hit):
         return self._withdraw is not None
 
     def _finish(self, found: PlainAnswer | Unfinished) -> None:
-        """Answer with what was found, at once where it is a plain answer."""
+        """Answer with the result, at once if it is a plain answer."""
         if not isinstance(found, PlainAnswer):
             self._unfinished, self._withdraw = found, found.withdraw
             self._task = self._conversation.spawn(self._respond(None))
@@ -76,7 +76,7 @@ class ClaimedHit(Hit):
         self._withdraw = None
         try:
             left, unsent = self._leave_plain(found), Settled(found)
-        except Exception as error:  # nobody else would answer
+        except Exception as error:  # must be answered here, as there is no other handler
             left, unsent = False, Settled(error)
         if not left:
             self._unfinished = unsent
@@ -87,7 +87,7 @@ class ClaimedHit(Hit):
         self._next()
 
     def _leave_plain(self, found: PlainAnswer) -> bool:
-        """Send an answer in one piece; whether it was to be sent so."""
+        """Send an answer in one piece; return whether that was possible."""
         conversation, lines = self._conversation, _lines(found.fields)
         transport = conversation.transport
         if transport is None or transport.is_closing() or conversation.writing_paused:
@@ -101,12 +101,12 @@ class ClaimedHit(Hit):
         return True
 
     def _expire(self) -> None:
-        """Leave a slow body to the service's own patience."""
+        """Leave a slow body to the service's own timeout."""
         self._release()
         self._conversation.hand_over(b"".join(self._pieces), self._left)
 
     async def _respond(self, _refusal: Exception | None) -> None:
-        self._withdraw = None  # from here on what is done is cancelled with the task
+        self._withdraw = None  # from here on cancelling the task cancels the work
         request = self._conversation.request(self._known)
         try:
             if request is not None:
@@ -125,13 +125,13 @@ class ClaimedHit(Hit):
         self._next()
 
     def _next(self) -> None:
-        """Take the next request."""
+        """Process the next request."""
         self._conversation.go_on(self._early)
 
     async def _work(self) -> Any:
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
-            self._pieces = []  # it has them itself; a cycle would keep them for long
+            self._pieces = []  # the service has them; a reference cycle would retain them
             response = await unfinished.finish(self._request)
         else:
             response = await self._responder.answer(self._request, self._body())
@@ -144,31 +144,31 @@ class ClaimedHit(Hit):
         await super()._write(request, finished)
 
     def _response(self, request: web.Request, found: Any) -> web.StreamResponse:
-        """Return an answer as the middleware makes it."""
+        """Return an answer in the form that the middleware produces."""
         response = self._edge.refuse(request, found) if isinstance(found, Exception) else found
         self._counted = True
         return self._edge.finish(request, response, self._begun)
 
 
 class Settled:
-    """What was found and is sent as tasks do: an answer, or what failed."""
+    """A result to be sent by a task: an answer, or a failure."""
 
     def __init__(self, found: PlainAnswer | Exception) -> None:
         self._found = found
 
     async def finish(self, _request: web.Request) -> web.StreamResponse:
-        """Return the answer. Raises what failed."""
+        """Return the answer, or raise the failure."""
         if isinstance(self._found, Exception):
             raise self._found
         fields, body = self._found
         return Whole(headers=list(fields), body=body)
 
     def withdraw(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds no resources."""
 
 
 def _lines(fields: tuple[tuple[str, str], ...]) -> str | None:
-    """Return the lines of a header; None where aiohttp is to write it."""
+    """Return the encoded header fields; None if aiohttp should write them."""
     return _known_lines(fields) if sum(map(len, chain.from_iterable(fields))) <= SHORT else None
 
 
@@ -181,5 +181,5 @@ def _known_lines(fields: tuple[tuple[str, str], ...]) -> str | None:
 
 
 async def _nobody(_request: web.Request) -> web.StreamResponse:
-    """Never asked: it says that a request is claimed."""
+    """Mark a request as claimed; never called."""
     raise AssertionError

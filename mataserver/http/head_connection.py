@@ -1,12 +1,10 @@
-"""Connections whose requests' heads may be known: such a request passes by aiohttp's parser.
+"""Connections with known heads: requests that have one bypass aiohttp's parser.
 
-What such a cache may get wrong is where a message ends. So a head is looked for only where aiohttp
-waits for a request and every byte of the messages before is accounted for, from the connection's
-first. A connection of which that is not sure is aiohttp's for good, and so is every request that is
-unusual in any way: aiohttp gets it as it came.
+The risk of such a cache is misjudging where a message ends. So heads are looked up only while
+aiohttp waits for a request and every previous byte of the connection is accounted for. A connection
+for which this is uncertain is left to aiohttp for good, and so is every unusual request, unchanged.
 
-This knows attributes of aiohttp that are not public, and is used with the releases only that it was
-tried with.
+It uses non-public attributes of aiohttp, and only with releases that were tested.
 """
 
 from __future__ import annotations
@@ -41,22 +39,22 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TRIED = frozenset({"3.14.5"})
-"""The releases of aiohttp that this was tried with: what is not public changes in any of them."""
+"""The tested releases of aiohttp: non-public attributes may change in any release."""
 
 
 def known(version: str = aiohttp.__version__) -> bool:
-    """Whether this was tried with a release of aiohttp."""
+    """Whether this was tested with a release of aiohttp."""
     return version in TRIED
 
 
 def is_alone(edge: Edge, application: web.Application) -> bool:
-    """Whether nothing but ``edge`` and ``unsign`` touches the requests of an application."""
+    """Whether ``edge`` and ``unsign`` are an application's only middleware and signal."""
     around = list(application.middlewares), list(application.on_response_prepare)
     return around == ([edge.middleware], [unsign])
 
 
 def learn(request: web.Request, repeat: Repeat, boundary: str = "") -> None:
-    """Have requests with the head of one that was answered be answered by ``repeat``.
+    """Answer further requests with the head of this one by ``repeat``.
 
     ``boundary`` is that of a form.
     """
@@ -66,10 +64,10 @@ def learn(request: web.Request, repeat: Repeat, boundary: str = "") -> None:
 
 
 class CachingConversation(Conversation):
-    """A connection whose requests' heads may be known.
+    """A connection with known heads.
 
-    ``_left`` are the bytes that the message under way is still to have: 0 between two messages,
-    less where nobody knows. ``_is_new``: aiohttp was given nothing yet.
+    ``_left`` are the outstanding bytes of the current message: 0 between two messages, negative if
+    unknown. ``_is_new``: aiohttp has received nothing yet.
     """
 
     __slots__ = ("_context", "_head", "_heads", "_hit", "_is_new", "_left", "_made")
@@ -87,20 +85,20 @@ class CachingConversation(Conversation):
         self._made: tuple[Known, web.Request] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; what is done for requests goes on in the context of now, as aiohttp's tasks."""
+        """Start; work for requests runs in a copy of the current context, like aiohttp's tasks."""
         self._context = contextvars.copy_context()
         super().connection_made(transport)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin what is done for one request: whoever writes into a pipe has another context."""
+        """Start a task for one request, in the connection's context, whoever delivers the data."""
         return self._loop.create_task(work, context=self._context.copy())
 
     def within(self, begin: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Begin what is done for one request without a task, in the context of the connection."""
+        """Call a function for one request, in the connection's context."""
         return self._context.run(begin, *args, **options)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sends."""
+        """Process data from the client."""
         if self._hit is not None:
             self._hit.receive(data)
             return
@@ -112,7 +110,7 @@ class CachingConversation(Conversation):
         super().data_received(data)
 
     def _begin(self, data: bytes) -> bool:
-        """Look at the beginning of a message; whether its head is known, and all is done."""
+        """Inspect the start of a message; return whether its head is known and it was processed."""
         self._head, is_idle = None, self._is_idle
         head = head_parsing.read(data)
         if head is None:
@@ -127,23 +125,23 @@ class CachingConversation(Conversation):
         return False
 
     def _pass(self, left: int) -> None:
-        """Note what is left of the message that aiohttp gets.
+        """Record the outstanding bytes of the message that aiohttp processes.
 
-        Where nobody knows, what is answered next may be another request than the one whose head is
-        here: none is learnt any more.
+        If they are unknown, the next answer may belong to another request than the inspected head,
+        so heads are no longer cached.
         """
         self._left = left
         if left < 0:
             self._head = None
 
     def _take(self, head: Beginning, known: KnownRoute | KnownClaim, data: bytes) -> bool:
-        """Answer a request whose head is known.
+        """Answer a request with a known head.
 
-        False where there is no room for its body, or whoever sends it may not ask.
+        Returns False if there is no room for its body, or the sender is not authorized.
         """
         share = self._budget()
         try:
-            share.check(head.size)  # amid a body it is too late: whoever asks is counted by then
+            share.check(head.size)  # checked first, as ``admits`` counts the request
         except Unavailable:
             return False
         if not self._heads.admits(head.key, known):
@@ -158,7 +156,7 @@ class CachingConversation(Conversation):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether aiohttp waits for a request, or has not begun to, and has nothing else to do."""
+        """Whether aiohttp waits for a request, or has not started yet, and is otherwise idle."""
         waiter = self._waiter
         waits = self._is_new if waiter is None else not waiter.done()
         busy = self._messages or self._upgraded or self._close or self._force_close
@@ -167,35 +165,35 @@ class CachingConversation(Conversation):
 
     @property
     def is_ending(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether the connection accepts no more requests."""
         return bool(self._close or self._force_close)
 
     def learn(self, request: web.Request, repeat: Repeat, boundary: str) -> None:
-        """Know the head of the request under way from now on, if its boundary is known apart."""
+        """Cache the head of the current request, if its boundary was recognized."""
         head = self._head_of(request)
         if head is not None and head.boundary == boundary.encode("latin-1", "replace"):
             self._heads.learn(head.key, request, repeat)
 
     def learn_claimed(self, request: web.Request, claim: Claim) -> None:
-        """Know the head of the claimed request under way from now on."""
+        """Cache the head of the current claimed request."""
         head = self._head_of(request)
         if head is not None and not head.boundary:
             self._heads.learn_claimed(head.key, request, claim)
 
     def _head_of(self, request: web.Request) -> Beginning | None:
-        """Return the head of the request under way, once; None where it may be another's."""
+        """Return the head of the current request, once; None if it may be another request's."""
         head, self._head = self._head, None
         if head is None or request is not self._current_request or not is_of(head, request):
             return None
         return head
 
     def hand_over(self, data: bytes, left: int) -> None:
-        """Leave a request to aiohttp of which ``data`` came, and ``left`` bytes are to come."""
+        """Hand a request over to aiohttp: ``data`` has arrived, ``left`` bytes are outstanding."""
         self._hit, self._is_new, self._left = None, False, left
         super().data_received(data)
 
     def go_on(self, early: bytes) -> None:
-        """Take the next request, of which something may have come already."""
+        """Process the next request, of which data may have arrived already."""
         self._hit = None
         if self.transport is None or self.is_ending:
             return
@@ -206,18 +204,18 @@ class CachingConversation(Conversation):
             self.data_received(early)
 
     def give_up(self) -> None:
-        """Close the connection: the request under way gets no answer."""
+        """Close the connection without answering the current request."""
         self._hit = None
         self.force_close()
 
     def hang_up(self, *, at_once: bool) -> None:
-        """Take no more requests, and close the connection unless that comes later."""
+        """Accept no more requests; close the connection now or later."""
         self.close()
         if at_once and self.transport is not None:
             self.transport.close()
 
     def request(self, known: Known) -> web.Request | None:
-        """Return a request whose head is known as aiohttp makes it; None once the client left."""
+        """Return a request with a known head, as aiohttp creates it; None after a disconnect."""
         if self._request_factory is None or self._task_handler is None:
             return None
         writer = StreamWriter(self, self._loop)
@@ -229,9 +227,9 @@ class CachingConversation(Conversation):
         return request
 
     def head(self, known: Known) -> web.Request | None:
-        """Return a request that has a known head, for what is asked of that alone.
+        """Return a request with a known head, for use of the head only.
 
-        The same for all that follow each other; None once the client left.
+        Consecutive calls share it; None after a disconnect.
         """
         if self._made is None or self._made[0] is not known:
             request = self.request(known)
@@ -241,14 +239,14 @@ class CachingConversation(Conversation):
         return self._made[1]
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop what is done for the client."""
+        """Stop the work for the client."""
         hit, self._hit, self._made = self._hit, None, None
         if hit is not None:
             hit.abandon()
         super().connection_lost(exc)
 
     def _process_keepalive(self) -> None:
-        """Close an idle connection: one whose request is known only seems to be idle."""
+        """Close an idle connection, unless a known head is in progress."""
         if self._hit is not None:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()

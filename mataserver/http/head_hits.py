@@ -1,11 +1,11 @@
-"""Requests whose head is known: their bodies as they arrive, and their answers.
+"""Requests with a known head: reception of the body, and the answer.
 
-Such a request is a look-up, and its body goes to the handler as it came. Nothing of ours is
-skipped: the key is asked for, bytes count in the budget, a slow body is refused, the request has an
-id and is counted, a server that drains closes the connection, and who leaves is not worked for.
+Such a request is a lookup, and its body goes to the handler as received. No check is skipped: the
+key is authorized, bytes count in the budget, slow bodies are rejected, the request has an id and is
+counted, a draining server closes the connection, and a disconnect cancels the work.
 
-Where the handler can begin at once, and nothing goes wrong, there is no task: the answer is written
-as the worker's arrives.
+If the handler can start at once, and nothing fails, there is no task: the answer is written when
+the worker's arrives.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mataserver.http.unread_output import Portion
 
 DROP = 1 << 12
-"""Bytes of a part of a body that is kept as it came."""
+"""Minimum bytes of a body's part that is kept without copying."""
 _ANSWER = (
     "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nServer-Timing: %s, total;dur=%.3f\r\n"
     "X-Request-Id: %s\r\nContent-Length: %d\r\nDate: %s\r\n\r\n"
@@ -43,7 +43,7 @@ _ANSWER = (
 
 
 class Leaving:
-    """How the answer to a request whose head is known leaves."""
+    """Sends the answer to a request with a known head."""
 
     __slots__ = ("_begun", "_conversation", "_counted", "_edge", "_known", "_left")
 
@@ -51,12 +51,12 @@ class Leaving:
         self._begun = time.perf_counter()
         self._conversation = conversation
         self._edge = edge
-        self._known: Any = known  # a ``KnownRoute``, but for a subclass
+        self._known: Any = known  # a ``KnownRoute``, except in a subclass
         self._left = 0
         self._counted = False
 
     def _leave(self, answer: Encoded) -> bool:
-        """Send an answer at once; whether it was to be sent so."""
+        """Send an answer at once; return whether that was possible."""
         conversation, body = self._conversation, answer.body
         transport = conversation.transport
         if transport is None or transport.is_closing() or conversation.writing_paused:
@@ -73,20 +73,20 @@ class Leaving:
         return True
 
     async def _send(self, found: Encoded | Exception) -> None:
-        """Send an answer as the middleware and aiohttp do."""
+        """Send an answer like the middleware and aiohttp do."""
         request = self._conversation.request(self._known)
         if request is not None:
             await self._deliver(request, found)
 
     async def _deliver(self, request: web.Request, found: Any) -> None:
-        """Send what was found; an error, where it gives no answer or one that cannot be written."""
+        """Send a result; an error if there is no answer, or one that cannot be written."""
         try:
             try:
                 finished = self._response(request, found)
                 await self._write(request, finished)
             except ConnectionError:
                 return
-            except Exception as error:  # such as a plugin's form of errors, or a header's value
+            except Exception as error:  # e.g. a plugin's error form, an invalid header value
                 finished = self._conversation.handle_error(request, exc=error)
                 await self._write(request, finished)
         except ConnectionError:
@@ -99,7 +99,7 @@ class Leaving:
         await finished.write_eof()
 
     def _response(self, request: web.Request, found: Encoded | Exception) -> web.StreamResponse:
-        """Return an answer as the middleware makes it."""
+        """Return an answer in the form that the middleware produces."""
         request[REQUEST_ID] = new_id()
         if isinstance(found, Exception):
             response = self._edge.refuse(request, found)
@@ -110,7 +110,7 @@ class Leaving:
         return self._edge.finish(request, response, self._begun)
 
     def _count(self, status: int) -> float:
-        """Count the request; return the seconds that it took."""
+        """Count the request; return its duration in seconds."""
         self._counted = True
         spent = time.perf_counter() - self._begun
         self._edge.metrics.count(hdrs.METH_POST, self._known.label, str(status), spent)
@@ -118,7 +118,7 @@ class Leaving:
 
 
 class Hit(Leaving):
-    """A request whose head is known: its body as it arrives, and its answer."""
+    """A request with a known head: its body as it arrives, and its answer."""
 
     __slots__ = (
         "_answering", "_boundary", "_early", "_end", "_loop", "_pieces", "_released", "_share",
@@ -139,7 +139,7 @@ class Hit(Leaving):
         edge.lifecycle.active += 1
 
     def begin(self, data: bytes, head: head_parsing.Beginning) -> None:
-        """Take what came first: the head, then the body or its beginning."""
+        """Process the first data: the head, and the body or its beginning."""
         self._pieces.append(data)
         self._boundary, self._end = head.boundary, head.end
         self._left = head.size - (len(data) - head.end)
@@ -149,7 +149,7 @@ class Hit(Leaving):
             self._run()
 
     def receive(self, data: bytes) -> None:
-        """Take what came then: more of the body, or what the client sends behind it."""
+        """Process further data: of the body, or of the next request."""
         if self._answering:
             self._wait_with(data)
             return
@@ -169,7 +169,7 @@ class Hit(Leaving):
         self._run()
 
     def _keep(self, more: bytes) -> None:
-        """Keep a part of the body. Drops are gathered: as objects they are many times as large."""
+        """Buffer a part of the body; small parts are joined, to save memory."""
         last = self._pieces[-1]
         if len(more) >= DROP:
             self._pieces.append(more)
@@ -179,7 +179,7 @@ class Hit(Leaving):
             self._pieces.append(bytearray(more))
 
     def _wait_with(self, data: bytes) -> None:
-        """Keep what belongs to the next request; read on while that is little."""
+        """Buffer data of the next request; pause reading if it is much."""
         self._early += data
         self._share.hold(len(data))
         transport = self._conversation.transport
@@ -187,10 +187,10 @@ class Hit(Leaving):
             transport.pause_reading()
 
     def abandon(self) -> None:
-        """Stop: the client has left. A task that has not begun would give nothing back."""
+        """Stop: the client has disconnected. Releases here, as a task may not have started."""
         if self._task is not None:
             self._task.cancel()
-        withdraw, self._withdraw = self._withdraw, None  # a cycle would keep the body for long
+        withdraw, self._withdraw = self._withdraw, None  # breaks a cycle that would retain the body
         if withdraw is not None:
             withdraw()
         if not self._counted:
@@ -202,13 +202,13 @@ class Hit(Leaving):
 
     def _run(self, refusal: Exception | None = None) -> None:
         if self._timer is not None:
-            self._timer.cancel()  # it is the body's, and not the model's
+            self._timer.cancel()  # it limits the body, not the model
         self._answering = True
         if refusal is not None or not self._begin_answer():
             self._task = self._conversation.spawn(self._respond(refusal))
 
     def _begin_answer(self) -> bool:
-        """Have the handler begin without a task; whether it did."""
+        """Let the handler start without a task; return whether it did."""
         body, begin = self._body(), self._known.repeat.begin
         self._pieces, self._end = [body], 0
         try:
@@ -219,7 +219,7 @@ class Hit(Leaving):
         return self._withdraw is not None
 
     def _take(self, found: Encoded | Exception) -> None:
-        """Answer with what was found, at once where it is a plain answer."""
+        """Answer with the result, at once if it is a plain answer."""
         self._withdraw = None
         if isinstance(found, MOVED):
             self._task = self._conversation.spawn(self._respond(None))
@@ -248,7 +248,7 @@ class Hit(Leaving):
         await self._conclude(found)
 
     async def _conclude(self, found: Encoded | Exception) -> None:
-        """Send what was found, and go on with what came meanwhile."""
+        """Send the result, and continue with data that arrived meanwhile."""
         try:
             if isinstance(found, Exception) or not self._leave(found):
                 await self._send(found)
@@ -260,11 +260,11 @@ class Hit(Leaving):
         self._conversation.go_on(self._early)
 
     async def _found(self) -> Any:
-        """Return what the handler answers, or what it raises."""
+        """Return the handler's answer, or its exception."""
         try:
             return await self._work()
         except asyncio.CancelledError:
-            if not self._counted:  # as who has left is
+            if not self._counted:  # a disconnect was counted already
                 self._count(Unavailable.status)
             raise
         except Exception as error:
@@ -276,20 +276,20 @@ class Hit(Leaving):
         return answer
 
     def _body(self) -> bytes:
-        """Return the whole body, and keep it no longer."""
+        """Return the whole body, and drop the buffer."""
         (first, *others), self._pieces = self._pieces, []
         if not others:
             return bytes(first[self._end :])
         return b"".join([memoryview(first)[self._end :], *others])
 
     def _give_up(self, error: BaseException) -> None:
-        """Close the connection; the task has the traceback, whose frames have this and the body."""
+        """Close the connection; clear the traceback's frames, which hold the body."""
         self._task = None
         traceback.clear_frames(error.__traceback__)
         self._conversation.give_up()
 
     def _release(self) -> None:
-        """Give back what it holds, once."""
+        """Release all resources, once."""
         if self._released:
             return
         self._released = True

@@ -1,8 +1,8 @@
-"""The beginning of a request as it came: where its head ends, and what requests like it share.
+"""Parsing of a request's beginning: the end of its head, and its cache key.
 
-Of a head the digits of its length differ from one to the next, and of a form's what separates its
-parts, which most clients make anew for each. A head is known by all its other bytes, and behind a
-``MARK`` where a boundary was cut out of it: no head begins so.
+Heads of repeated requests differ in the digits of their length, and in a form's boundary, which
+most clients generate anew. The key is all other bytes, prefixed with ``MARK``, which no head starts
+with, if a boundary was cut out.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import re
 from typing import NamedTuple
 
 LONGEST = 2_048
-"""Bytes of a head that is looked at."""
+"""Maximum bytes of a head that is inspected."""
 EARLY = 1 << 16
-"""Bytes behind a request that is being answered which are read before it is."""
+"""Bytes of following requests that are read while one is being answered."""
 MARK = _END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length: "
 _KIND = b"\r\ncontent-type: "
 _FORM = b"multipart/form-data; boundary="
 _BOUNDARY = re.compile(rb'([\w-]{8,70})\r\n|"([\w-]{8,70})"\r\n')
-"""What clients write: nothing of it means anything else to whatever parses it."""
+"""Common boundaries, restricted to characters without special meaning to any parser."""
 _UNSURE = (b"\r\ntransfer-encoding", b"\r\nupgrade", b"\r\ncontent-length")
-"""Lines of a head, in lower case, with which a message ends elsewhere than a plain one does."""
+"""Header lines, in lower case, that may make a message end elsewhere than a plain one."""
 
 
 class Beginning(NamedTuple):
-    """What a request begins with.
+    """The beginning of a request.
 
-    ``key`` is the head without what differs, empty where it is not to be looked for; ``end`` and
-    ``size`` are the bytes of the head and of the body; ``boundary`` separates the parts of a form.
-    ``unsure`` says that the message may end elsewhere.
+    ``key`` is the head without its variable parts, empty if it must not be looked up; ``end`` and
+    ``size`` are the bytes of head and body; ``boundary`` separates the parts of a form. ``unsure``:
+    the message may end elsewhere.
     """
 
     key: bytes
@@ -40,7 +40,7 @@ class Beginning(NamedTuple):
 
 
 def read(data: bytes) -> Beginning | None:
-    """Look at the beginning of a message; None where not all of a short head is here."""
+    """Parse the beginning of a message; None unless it has a complete, short head."""
     end = data.find(_END, 0, LONGEST) + len(_END)
     if end < len(_END):
         return None
@@ -51,15 +51,15 @@ def read(data: bytes) -> Beginning | None:
     key = boundary = b""
     if size and not digits.startswith(b"0"):
         key, boundary = _cut(data[:end], head, at, at + len(digits))
-    # A length of its own is the third of what makes an end unsure only where it is not read.
+    # Content-Length makes the end uncertain only if it could not be parsed.
     unsure = any(line in head for line in (_UNSURE[:2] if size else _UNSURE))
-    # A parser ends a CONNECT at its head, whatever length it tells.
+    # Parsers end a CONNECT at its head, whatever its length says.
     unsure = unsure or head.lstrip().startswith(b"connect ")
     return Beginning(key, end, size, boundary, unsure)
 
 
 def _cut(head: bytes, lower: bytes, begin: int, end: int) -> tuple[bytes, bytes]:
-    """Return a head without the digits that stand there, nor the boundary of a form; and that."""
+    """Cut the digits of the length and a form's boundary out of a head; return it and that."""
     kind = lower.find(_KIND) + len(_KIND)
     found = None
     if kind >= len(_KIND) and head.startswith(_FORM, kind):
@@ -75,5 +75,5 @@ def _cut(head: bytes, lower: bytes, begin: int, end: int) -> tuple[bytes, bytes]
 
 
 def rest(left: int, data: bytes) -> int:
-    """Return what is left of a message behind ``data``: less than 0 where that holds more."""
+    """Return the outstanding bytes after ``data``; negative if it contains more."""
     return max(-1, left - len(data))

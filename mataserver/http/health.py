@@ -63,7 +63,8 @@ class PluginInfo(Struct):
 class HealthService(Handlers):
     """The service of the probes, the metrics and the list of plugins.
 
-    ``services`` are all of the server's, by name; ``status`` is what ``GET /health`` calls sound.
+    ``services`` are all of the server's, by name; ``status`` is the healthy value in ``GET
+    /health``.
     """
 
     def __init__(

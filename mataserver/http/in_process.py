@@ -1,7 +1,7 @@
-"""Connections within the process: two transports, each of which hands what is written to the other.
+"""In-process connections: pairs of transports, each of which delivers to the other.
 
-To a protocol they are as a socket's (PEP 3156): nothing is delivered within the call that wrote it,
-who does not read holds up who writes, and the end of one side is told to the other.
+They behave like sockets (PEP 3156): nothing is delivered within a write call, back-pressure pauses
+the writer, and each side is notified of the other's end.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 HIGH, LOW = 1 << 16, 1 << 14
-"""Bytes that wait for a reader above which its writer pauses, and below which that goes on."""
+"""High and low water marks of unread bytes, at which the writer pauses and resumes."""
 PIPE = "pipe"
-"""What a transport tells extra of itself where it is one of these."""
+"""Name of the extra info that identifies such a transport."""
 PEER = ("127.0.0.1", 0)
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Pipe(asyncio.Transport):
-    """One side of a connection; ``joined`` makes both."""
+    """One side of a connection; ``join`` connects two."""
 
     def __init__(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__({"peername": PEER, "sockname": PEER, PIPE: True})
@@ -42,51 +42,51 @@ class Pipe(asyncio.Transport):
         self._held_up = self._ended = self._closing = self._lost = False
 
     def join(self, other: Pipe) -> None:
-        """Have what is written here be read there, and the other way.
+        """Connect two sides.
 
-        Each side is called in a context of its own, as that of a socket: the tasks that it begins
-        serve others than who connects, and than who writes.
+        Each is called in a context of its own, like a socket's: its tasks must not inherit the
+        context of whoever connects or writes.
         """
         self._other, other._other = other, self
         for side in (self, other):
             side._context.run(side._protocol.connection_made, side)  # noqa: SLF001
 
-    # what is written
+    # writing
 
     def write(self, data: Any) -> None:
-        """Hand bytes to the other side."""
+        """Write bytes to the other side."""
         if self._closing or self._ended or not data:
             return
         self._other._take(data if isinstance(data, bytes) else bytes(data))  # noqa: SLF001
         self._hold_up()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
-        """Hand bytes to the other side, as they lie."""
+        """Write bytes to the other side, without joining them."""
         for data in list_of_data:
             self.write(data)
 
     def write_eof(self) -> None:
-        """Write nothing more; what the other side writes is still read."""
+        """Close the writing end; reading continues."""
         if not self._ended:
             self._ended = True
             self._other._deliver_soon()  # noqa: SLF001
 
     def can_write_eof(self) -> bool:
-        """Return that one side can end before the other."""
+        """Return True: half-closing is supported."""
         return True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set how many bytes may wait for the other side to read them."""
+        """Set the water marks of unread bytes."""
         self._high = high if high is not None else (HIGH if low is None else 4 * low)
         self._low = low if low is not None else self._high // 4
         self._hold_up()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return these, the lower one first."""
+        """Return the water marks, the lower one first."""
         return self._low, self._high
 
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes wait for the other side to read them."""
+        """Return the number of bytes not yet read by the other side."""
         return self._other._size  # noqa: SLF001
 
     def _hold_up(self) -> None:
@@ -99,18 +99,18 @@ class Pipe(asyncio.Transport):
             self._held_up = False
             self._protocol.resume_writing()
 
-    # what is read
+    # reading
 
     def is_reading(self) -> bool:
-        """Whether what comes is delivered."""
+        """Whether received data is delivered."""
         return self._reading and not self._closing
 
     def pause_reading(self) -> None:
-        """Deliver nothing for now."""
+        """Pause delivery."""
         self._reading = False
 
     def resume_reading(self) -> None:
-        """Deliver what has come, and what comes."""
+        """Resume delivery."""
         self._reading = True
         self._deliver_soon()
 
@@ -132,7 +132,7 @@ class Pipe(asyncio.Transport):
                 self._size -= len(data)
                 self._protocol.data_received(data)
         except BaseException:
-            self.abort()  # as of a socket: the event loop tells of it
+            self.abort()  # like a socket's: the event loop reports the exception
             raise
         self._other._go_on()  # noqa: SLF001
         if self._other._ended and not self._waiting and self.is_reading():  # noqa: SLF001
@@ -140,25 +140,25 @@ class Pipe(asyncio.Transport):
             if not self._protocol.eof_received():
                 self.close()
 
-    # the end
+    # closing
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return whom what comes is delivered to."""
+        """Return the protocol that receives the data."""
         return self._protocol
 
     def is_closing(self) -> bool:
-        """Whether it is closed, or about to be."""
+        """Whether it is closed or closing."""
         return self._closing
 
     def close(self) -> None:
-        """Read nothing more; what was written is still delivered to the other side."""
+        """Stop reading; written data is still delivered to the other side."""
         if not self._closing:
             self._closing = True
             self.write_eof()
             self._lose_soon(None)
 
     def abort(self) -> None:
-        """End both sides, whatever waits."""
+        """Close both sides, discarding undelivered data."""
         self._closing = self._ended = True
         self._lose_soon(None)
         other = self._other
@@ -179,13 +179,13 @@ class Pipe(asyncio.Transport):
 
 
 class Doorway:
-    """Where connections within the process lead: to ``accept()``, once the server listens."""
+    """Connects in-process clients to the protocol from ``accept()``, once the server listens."""
 
     def __init__(self) -> None:
         self.accept: Callable[[], asyncio.Protocol] | None = None
 
     def connect(self, factory: Callable[[], P]) -> P:
-        """Connect a protocol to what serves a connection. Raises ``Unavailable``."""
+        """Connect a protocol to the server. Raises ``Unavailable``."""
         if self.accept is None:
             raise Unavailable("The server does not listen yet")
         loop, protocol = asyncio.get_running_loop(), factory()

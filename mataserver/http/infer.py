@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256
-MAX_QUERY_TEXT = 1_024  # a request line holds some 8,000 bytes
+MAX_QUERY_TEXT = 1_024  # a request line has some 8,000 bytes
 
 
 class InferRequest(Struct):
@@ -84,7 +84,7 @@ class UploadForm(Struct):
 
 
 def _query() -> dict[str, tuple[Any, bool, str]]:
-    """Return the query parameters of a raw image body: those of the form but the file."""
+    """Return the query parameters of a raw image body: the form's, without the file."""
     short = Annotated[str, Meta(max_length=MAX_QUERY_TEXT)]
     kinds = {field.name: field.type for field in msgspec.structs.fields(UploadForm)}
     del kinds["file"]
@@ -148,13 +148,13 @@ class InferService(Handlers):
         return response
 
     async def read(self, data: bytes) -> tuple[InferCall, bytes]:
-        """Return what a body in JSON asks for, and its image."""
+        """Parse a JSON body; return its call and its image."""
         model, given, image = await self._http.decode(data, _opened)
         del data
         return self._call(model, given), image
 
     def read_small(self, data: bytes) -> tuple[InferCall, bytes]:
-        """Do so with one that is decoded in no time."""
+        """Parse a small JSON body, without a thread."""
         model, given, image = _opened(data)
         return self._call(model, given), image
 
@@ -170,7 +170,7 @@ class InferService(Handlers):
         return response
 
     def _call_of(self, request: web.Request) -> InferCall:
-        """Return what a query asks for; a camera asks the same every time."""
+        """Parse a query; cached, as a camera repeats the same one."""
         query = request.rel_url.raw_query_string
         known = self._queries.get(query)
         if known is not None and known.model.plan() is known.plan:
@@ -199,7 +199,7 @@ class InferService(Handlers):
         return response
 
     def uploaded(self, form: Form) -> InferCall:
-        """Return what a form asks for."""
+        """Parse an uploaded form."""
         model = form.fields.pop("model", None)
         if not model:
             raise InvalidParams("model: field is required")
@@ -216,7 +216,7 @@ class InferService(Handlers):
         return codec.respond(answer.body, form=form, timing=codec.stages(answer))
 
     async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
-        """Infer, and have services told of it."""
+        """Infer, and notify services."""
         answer = await call.model.answer(image, call.params, form)
         if self._observers.infer and self._observers:
             spec, packed = call.plan.spec, form == "msgpack"
@@ -227,14 +227,14 @@ class InferService(Handlers):
     def begin(
         self, call: InferCall, image: bytes, form: Format, take: Take
     ) -> Callable[[], None] | None:
-        """Begin to infer, where no service is to be told of it."""
+        """Start to infer without a task, unless services must be notified."""
         if self._observers.infer and self._observers:
             return None
         return call.model.begin(image, call.params, form, take)
 
 
 def _opened(data: bytes) -> tuple[str, dict[str, Any] | None, bytes]:
-    """Return the model, the parameters and the image of a body in JSON: of a large one aside."""
+    """Return a JSON body's model, parameters and image; large bodies are read in a thread."""
     body = _DECODE(data)
     if not isinstance(body.image, str):
         raise BadRequest("image: field is required")
@@ -248,5 +248,5 @@ def _image(body: bytes) -> bytes:
 
 
 def _like_json(body: bytes) -> bool:
-    """Whether a body of no telling type is a JSON object: no image begins so."""
+    """Whether a body of unspecific type is a JSON object: no image starts like one."""
     return body[:64].lstrip().startswith(b"{")

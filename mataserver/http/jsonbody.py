@@ -1,8 +1,8 @@
-"""JSON of strangers to typed values, at a cost that its size bounds.
+"""Decoding of untrusted JSON at a cost bounded by its size.
 
-Two bytes of JSON, ``{}``, make 64 bytes of objects, and a long text makes itself. So what is not
-within long texts is bounded before anything is built, and encoded images are as large as a body may
-be. What a struct does not name is skipped without being built.
+The two bytes ``{}`` become 64 bytes of objects, while a long string becomes just itself. So the
+bytes outside of long strings are limited before anything is decoded, and encoded images may be as
+large as a body. Fields that a struct does not name are skipped without being built.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mataserver.errors import BadRequest, InvalidParams, TooLarge
 from mataserver.params import describe
 
 MOST_OUTSIDE = 262_144
-"""How many bytes of a body may lie outside of its long texts."""
+"""Maximum bytes of a body outside of its long strings."""
 LONG_TEXT = 4_096
-"""Bytes from which a text is long: it takes as much memory as it is long, whatever is in it."""
+"""Minimum bytes of a long string, whose memory is proportional to its length."""
 
 _BACKSLASH = ord("\\")
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Decode a body to a struct; null stands for an optional field that is not given.
+    """Decode a body to a struct; null means that an optional field is not given.
 
-    Raises ``BadRequest`` for no JSON, ``InvalidParams`` for wrong types, ``TooLarge`` for more than
-    ``MOST_OUTSIDE`` bytes outside of long texts.
+    Raises ``BadRequest`` for invalid JSON, ``InvalidParams`` for wrong types, ``TooLarge`` for more
+    than ``MOST_OUTSIDE`` bytes outside of long strings.
     """
     check(data)
     try:
@@ -44,9 +44,9 @@ def decode(data: bytes, kind: type[T]) -> T:
 
 
 def convert(value: Any, kind: type[T]) -> T:
-    """Return decoded JSON as a ``kind``; null stands for an optional field that is not given.
+    """Convert decoded JSON to ``kind``; null means that an optional field is not given.
 
-    Raises ``InvalidParams`` naming the field that is wrong.
+    Raises ``InvalidParams`` naming the invalid field.
     """
     try:
         return msgspec.convert(value, kind)
@@ -58,11 +58,11 @@ def convert(value: Any, kind: type[T]) -> T:
 
 
 def check(data: bytes) -> None:
-    """Raise ``TooLarge`` when too much of a body is outside of its long texts.
+    """Raise ``TooLarge`` if too much of a body lies outside of its long strings.
 
-    Raises ``BadRequest`` too, for what is seen to be no JSON.
+    Raises ``BadRequest`` if it is detected to be invalid JSON.
 
-    The cost is that of finding quotation marks, and it ends where the limit is reached.
+    The cost is that of finding quotation marks, and it stops at the limit.
     """
     if len(data) <= MOST_OUTSIDE:
         return
@@ -76,15 +76,15 @@ def check(data: bytes) -> None:
         outside += begin - at + escapes + (length if length < LONG_TEXT else 0)
         at = end + 1
     if outside > MOST_OUTSIDE:
-        if len(data) <= 4 * MOST_OUTSIDE:  # what is no JSON is told so, where that costs little
+        if len(data) <= 4 * MOST_OUTSIDE:  # report invalid JSON as such, if that is cheap
             _check_json(data)
         raise TooLarge(f"The body has over {MOST_OUTSIDE} bytes beside its images and long texts")
 
 
 def _end(data: bytes, begin: int) -> tuple[int, int]:
-    """Return where a text ends that begins there, and how many quotation marks are escaped in it.
+    """Return the end of a string that starts at ``begin``, and its number of escaped quotes.
 
-    Gives up behind ``MOST_OUTSIDE`` of these.
+    Stops after ``MOST_OUTSIDE`` of these.
     """
     escapes, at = 0, begin
     while escapes <= MOST_OUTSIDE:
@@ -99,7 +99,7 @@ def _end(data: bytes, begin: int) -> tuple[int, int]:
 
 
 def _backslashes(text: bytes) -> int:
-    """Return how many backslashes ``text`` ends with."""
+    """Return the number of backslashes at the end of ``text``."""
     return len(text) - len(text.rstrip(b"\\"))
 
 
@@ -111,9 +111,9 @@ def _typed(data: bytes, kind: type[T]) -> T:
 
 
 def described(error: msgspec.ValidationError, kind: Any = None) -> str:
-    """Return what is wrong with a body in words that begin with the field.
+    """Describe a validation error of a body, beginning with the field.
 
-    With the type ``kind`` that it was to be, they name the values that a field takes.
+    With the target type ``kind``, lists the values that the field accepts.
     """
     return describe(error, "", kind) or "the body must be a JSON object"
 
@@ -123,7 +123,7 @@ def _refusal(error: msgspec.ValidationError, kind: Any) -> InvalidParams:
 
 
 def _without_nulls(data: bytes) -> bytes:
-    """Return the JSON without those members of objects that are null."""
+    """Return the JSON without object members that are null."""
     try:
         return msgspec.json.encode(pruned(msgspec.json.decode(data)))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -131,14 +131,14 @@ def _without_nulls(data: bytes) -> bytes:
 
 
 def pruned(value: Any) -> Any:
-    """Return decoded JSON without those members of objects that are null."""
+    """Return decoded JSON without object members that are null."""
     if isinstance(value, dict):
         return {name: pruned(each) for name, each in value.items() if each is not None}
     return [pruned(each) for each in value] if isinstance(value, list) else value
 
 
 def _check_json(data: bytes) -> None:
-    """Raise ``BadRequest`` for what is no JSON at all, perhaps only behind what is of no type."""
+    """Raise ``BadRequest`` for invalid JSON, possibly after the place of a type error."""
     try:
         msgspec.json.decode(data, type=Raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

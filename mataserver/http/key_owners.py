@@ -1,4 +1,4 @@
-"""Whose a secret is, as services tell that need nothing else of a request."""
+"""Synchronous resolution of secrets to principals, by services that support it."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
 
 
 class Owners:
-    """Asks services at once, where ``authenticate`` would be awaited."""
+    """Calls services synchronously, in place of the awaited ``authenticate``."""
 
     def __init__(self) -> None:
         self._asked: list[OwnerOf | None] = []
 
     def add(self, owner_of: OwnerOf | None) -> None:
-        """Ask one more of those that authenticate; None for one that has to be awaited."""
+        """Add an authenticating service; None for one that must be awaited."""
         self._asked.append(owner_of)
 
     @property
     def decide(self) -> bool:
-        """Whether any of them may tell."""
+        """Whether any of them can decide."""
         return any(self._asked[:1])
 
     def of(self, secret: str) -> Principal | None:
-        """Return whose a secret is now; that service counts a request by it.
+        """Return the current owner of a secret; its service counts that as a request.
 
-        They are asked in their order, up to one that has to be awaited. None where that has to
-        tell, where nobody knows the secret, and for whom more is to be asked: whose key does not
-        count is told why by ``authenticate``, and whose requests can wait is to be noted.
+        Services are called in order, up to one that must be awaited. Returns None if that one must
+        decide, if the secret is unknown, and if more is needed: ``authenticate`` reports why a key
+        is invalid, and background priority must be recorded.
         """
         for owner_of in self._asked:
             if owner_of is None:
                 return None
             try:
                 found: object = owner_of(secret)
-            except Exception:  # noqa: BLE001 - ``authenticate`` raises it anew, and is heard
+            except Exception:  # noqa: BLE001 - raised again, and reported, by ``authenticate``
                 return None
             if found is not None:
                 return found if isinstance(found, Principal) and not found.background else None

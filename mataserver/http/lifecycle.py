@@ -1,4 +1,4 @@
-"""Where a server is between its start and its end."""
+"""The server's state between its start and its end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import asyncio
 
 
 class Lifecycle:
-    """Whether the server listens, and where; whether it shuts down.
+    """Whether the server listens, and where; whether it is shutting down.
 
-    ``stopping`` is set when it begins to: it takes no new work then. ``active`` counts the requests
-    that are being answered. Nothing of its end is waited for beyond ``deadline``, by the loop's
-    clock.
+    ``stopping`` is set at the start of a shutdown, when no new work is accepted. ``active`` counts
+    pending requests. ``deadline`` limits all waits of the shutdown, on the loop's clock.
     """
 
     def __init__(self) -> None:
@@ -22,15 +21,15 @@ class Lifecycle:
 
     @property
     def draining(self) -> bool:
-        """Whether the server shuts down."""
+        """Whether the server is shutting down."""
         return self.stopping.is_set()
 
     def listens(self, url: str) -> None:
-        """Note that the server listens, and the base URL by which this machine reaches it."""
+        """Record that the server listens, with the base URL for this machine."""
         self._url = url
         self._listening.set()
 
     async def address(self) -> str:
-        """Return the base URL by which this machine reaches the server, once it listens."""
+        """Return the base URL for this machine, once the server listens."""
         await self._listening.wait()
         return self._url

@@ -1,4 +1,4 @@
-"""The session of a browser: signed in once with a key, or the link that the server printed."""
+"""Browser sessions: started with a key, or with the link that the server printed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Link(Struct):
 
 
 class LoginService(Handlers):
-    """The service of the sessions of browsers."""
+    """The service of browser sessions."""
 
     def __init__(self, ctx: Context, gate: Gate, browsers: Browsers, cookies: Cookies) -> None:
         self._http = ctx.http
@@ -75,7 +75,7 @@ class LoginService(Handlers):
 
     async def _begin(self, request: web.Request) -> web.Response:
         async with self._http.read_json(request, LoginBody) as asked:
-            pass  # it holds no more than a key: its bytes are given back at once
+            pass  # releases the body's bytes at once: only the key is needed
         principal = await self._principal(request, asked)
         response = web.Response(content_type=codec.JSON)
         login = self._cookies.sign_in(request, response, principal)
@@ -102,7 +102,7 @@ class LoginService(Handlers):
         return codec.respond(_info(auth.caller(request), csrf))
 
     async def _end(self, request: web.Request) -> web.Response:
-        # Its credential is the cookie.
+        # The cookie is its credential.
         origins.check(request, (), trust_proxy=self._trust_proxy)
         response = web.Response(status=204)
         self._cookies.sign_out(request, response)

@@ -1,4 +1,4 @@
-"""Around every handler: request id, key check, errors as JSON in one place, metrics."""
+"""Processing around every handler: request id, authentication, error answers, metrics."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from mataserver.metrics import Metrics
 
 COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
-"""The status that the metrics count where the response's own says too little."""
+"""The status for metrics, if the response's own is not meaningful."""
 LONGEST_TYPE = 512
-"""Characters of a ``Content-Type``: a plugin that has aiohttp read one waits 0.1 ms for each."""
+"""Longest ``Content-Type``: aiohttp's parser, if a plugin calls it, takes 0.1 ms per character."""
 LEFT = 499
-"""What is counted for a client that left before it had its answer; nobody is told it."""
+"""Status counted for a client that disconnected before its answer; never sent."""
 _LINGER = 2.0
-"""Seconds for a client that is hung up on to read why."""
+"""Seconds that a connection stays open for its client to read the reason of its end."""
 _SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger("mataserver.http")
 
 
 class Edge:
-    """What is around every handler; ``elsewhere`` knows other front-ends, if there are any."""
+    """The middleware around every handler; ``elsewhere`` relays to other front-ends, if any."""
 
     def __init__(
         self,
@@ -69,14 +69,15 @@ class Edge:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request, an error too."""
+        """Answer a request; convert errors to answers."""
         version = request.version
-        # RFC 9112, section 6.1: who forwards HTTP/1.0 knows no chunks, and saw another request end.
+        # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be
+        # ambiguous.
         if version != HttpVersion11 and (
             version not in VERSIONS or hdrs.TRANSFER_ENCODING in request.headers
         ):
             return refusal()
-        # No target has a fragment: who stands before us may judge by what is behind the mark.
+        # Request targets have no fragment: a proxy in front might have judged a different path.
         if "#" in request.raw_path:
             return refusal()
         request_id = request.headers.get("X-Request-Id")
@@ -95,13 +96,13 @@ class Edge:
         return self.finish(request, response, begun)
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:
-        """Return the answer that an error of a handler is."""
+        """Return the answer to a handler's error."""
         return self._answer.refuse(request, error)
 
     def finish(
         self, request: web.Request, response: web.StreamResponse, begun: float
     ) -> web.StreamResponse:
-        """Count an answer and return it with what every answer says."""
+        """Count an answer and add the common headers."""
         if response.status >= 400:
             response = error_answers.render(request, response, self.table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
@@ -120,22 +121,22 @@ class Edge:
         return response
 
     def _count(self, request: web.Request, status: int, begun: float) -> float:
-        """Count a request; return the seconds that it took."""
+        """Count a request; return its duration in seconds."""
         spent = time.perf_counter() - begun
-        method = request.method if request.method in METH_ALL else "other"  # clients invent more
+        method = request.method if request.method in METH_ALL else "other"  # limits label values
         self.metrics.count(method, self.table.label(request), str(status), spent)
         return spent
 
 
 def new_id() -> str:
-    """Return an id for a request that brings none."""
+    """Return a new request id."""
     return f"{getrandbits(64):016x}"
 
 
 def _unanswered(request: web.Request) -> int:
-    """Return the status that is counted for a handler that was cancelled.
+    """Return the status counted for a cancelled handler.
 
-    Of a WebSocket that is how most end, and a stream may have told everything before.
+    Most WebSockets end by cancellation, and a stream may have been completed before.
     """
     if is_socket(request):
         return 101
@@ -143,12 +144,12 @@ def _unanswered(request: web.Request) -> int:
 
 
 def _is_disconnected(request: web.Request) -> bool:
-    """Whether the client has closed the connection."""
+    """Whether the client has disconnected."""
     return request.transport is None or request.transport.is_closing()
 
 
 class _Answer:
-    """Has a request answered, an error too."""
+    """Dispatches a request; converts errors to answers."""
 
     def __init__(
         self, table: Table, gate: Gate, budget: Budget, elsewhere: Elsewhere | None
@@ -170,7 +171,7 @@ class _Answer:
             return self.refuse(request, error)
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:
-        """Return the answer that an error is."""
+        """Return the answer to an error."""
         if isinstance(error, MataError):
             self._log_failure(request, error)
             response = error_response(error)
@@ -187,13 +188,13 @@ class _Answer:
         return error_response(MataError("Internal server error"))
 
     async def _served(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer by whoever serves the request. Raises whatever that raises."""
+        """Dispatch to the responsible handler. Raises what it raises."""
         table = self._table
         if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > LONGEST_TYPE:
             raise BadRequest(f"Content-Type has over {LONGEST_TYPE} characters")
         claimed = table.claimed(request) if table.claims else None
         if claimed is not None:
-            _set_stranger(request, stranger=False)  # who asks is for the service to judge
+            _set_stranger(request, stranger=False)  # the service authenticates the caller itself
         else:
             route = table.choose(request)
             if route is not None:
@@ -212,14 +213,14 @@ class _Answer:
         return response
 
     def _unserved(self, error: web.HTTPException) -> web.Response:
-        """Answer one of aiohttp's own errors, of a path that has to wait with what it waits for."""
+        """Answer one of aiohttp's own errors, explaining a path that needs a restart."""
         waits_for = self._table.awaited() if error.status in {404, 405} else ""
         if waits_for:
             return error_response(MataError(f"Not found: {waits_for}", status=404))
         return unserved(error)
 
     def _circumstance(self, request: web.Request, error: Exception) -> web.Response | None:
-        """Answer what is no bug: a client that left, or want of memory."""
+        """Answer errors that are not bugs: a disconnected client, or exhausted resources."""
         if isinstance(error, ConnectionError) and _is_disconnected(request):
             return error_response(MataError("The client has left", status=LEFT))
         scarce = scarcity(error)
@@ -229,7 +230,7 @@ class _Answer:
         return error_response(scarce)
 
     def _log_failure(self, request: web.Request, error: MataError) -> None:
-        """Log a failure of the server; refusals under load as one line a second."""
+        """Log a failure of the server; overload errors at most once per second."""
         if error.status >= 500:
             line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
             if error.status == Unavailable.status:
@@ -239,9 +240,9 @@ class _Answer:
 
 
 def _checked(response: object, request: web.Request) -> web.StreamResponse:
-    """Return what a handler returned, or the WebSocket that it accepted.
+    """Validate a handler's result; return it, or the WebSocket that the handler accepted.
 
-    Raises ``TypeError`` for what aiohttp could not send.
+    Raises ``TypeError`` if aiohttp could not send it.
     """
     if isinstance(response, web.StreamResponse):
         return response
@@ -252,7 +253,7 @@ def _checked(response: object, request: web.Request) -> web.StreamResponse:
 
 
 async def _in_name(answer: Handler, request: web.Request) -> web.StreamResponse | None:
-    """Have a WebSocket end once what was shown for it is over, where its service would go on."""
+    """End a WebSocket once its credentials become invalid, unless the service handles that."""
 
     def end() -> None:
         protocol = request.protocol
@@ -267,13 +268,13 @@ async def _in_name(answer: Handler, request: web.Request) -> web.StreamResponse 
 
 
 def require_room(budget: Budget, size: int) -> None:
-    """Raise ``Unavailable`` for an answer that there is no room for, should it not be read."""
+    """Raise ``Unavailable`` if there is no room for an answer, in case it is not read."""
     if size > BEGINS:
         budget.require(size)
 
 
 def size_of(response: web.StreamResponse) -> int:
-    """Return the bytes of an answer that lies in memory as a whole, 0 of any other."""
+    """Return the size of an answer that is in memory completely, else 0."""
     body = response.body if isinstance(response, web.Response) else None
     if isinstance(body, Payload):
         return body.size or 0
@@ -281,13 +282,13 @@ def size_of(response: web.StreamResponse) -> int:
 
 
 def _set_stranger(request: web.Request, *, stranger: bool) -> None:
-    """Say whose the answer on a connection is now; the request before was somebody else's."""
+    """Record whether the connection's current request is unauthenticated."""
     if isinstance(request.protocol, Conversation):
         request.protocol.is_strangers = stranger
 
 
 def _hang_up(request: web.Request, response: web.Response) -> None:
-    """Close the connection soon after the answer: aiohttp would wait 10 s for the body to end."""
+    """Close the connection soon after the answer: aiohttp would wait 10 s for the body."""
     response.force_close()
     if request.transport is not None:
         asyncio.get_running_loop().call_later(_LINGER, request.transport.close)

@@ -56,7 +56,7 @@ class ModelStatus(Struct):
 
 
 class ModelsService(Handlers):
-    """The service of the models; ``pulls`` are those under way, for who ends the server."""
+    """The service of the models; ``pulls`` are those in progress, cancelled at shutdown."""
 
     def __init__(self, ctx: Context, models: ServedModels, pulls: set[asyncio.Task[Any]]) -> None:
         self._http = ctx.http
@@ -97,14 +97,14 @@ class ModelsService(Handlers):
             try:
                 return await events.send(request, told, events.failed, self._patience, status=202)
             finally:
-                task.cancel()  # who watches a pull and leaves has given it up
-        # A client that goes away does not end the download.
+                task.cancel()  # a client that watches a pull and disconnects cancels it
+        # Without events, a client that disconnects does not cancel the download.
         return codec.respond(_status(model, await _pulled(task)), status=202)
 
     def _pulled(self, task: asyncio.Task[Sequence[str]]) -> None:
         self._pulls.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever asked may have gone away
+            task.exception()  # marks it as retrieved: the client may have disconnected
 
     async def warmup(self, request: web.Request) -> web.Response:
         """Answer ``POST /v1/models/warmup``."""
@@ -131,7 +131,7 @@ class ModelsService(Handlers):
         return codec.respond(ModelStatus("unpinned" if done else "not_pinned", name))
 
     async def _named(self, request: web.Request) -> str:
-        """Return the model that the body names."""
+        """Return the model named in the body."""
         async with self._http.read_json(request, ModelBody) as asked:
             return asked.model
 
@@ -174,7 +174,7 @@ def _described(api: ModelsService) -> list[Route]:
 async def _pull_events(
     model: str, task: asyncio.Task[Sequence[str]], steps: asyncio.Queue[Step | None]
 ) -> AsyncGenerator[bytes]:
-    """Yield the events of a pull; what pip says is not among them: it may name hosts and paths."""
+    """Yield the events of a pull, without pip's output, which may contain hosts and paths."""
     while (step := await steps.get()) is not None:
         if isinstance(step, Waiting):
             yield events.event("waiting", {"place": step.place})
@@ -184,7 +184,7 @@ async def _pull_events(
 
 
 async def _pulled(task: asyncio.Task[Sequence[str]]) -> Sequence[str]:
-    """Wait for a pull, which goes on when nobody does; return its warnings."""
+    """Wait for a pull without cancelling it if the caller is cancelled; return its warnings."""
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -198,7 +198,7 @@ def _status(model: str, warnings: Sequence[str]) -> ModelStatus:
 
 
 def _params_wanted(request: web.Request) -> bool:
-    """Whether a model's parameters are asked for. Raises ``InvalidParams`` for anything else."""
+    """Whether a model's parameters are requested. Raises ``InvalidParams`` for other values."""
     wanted = request.query.get("include")
     if wanted not in {None, "params"}:
         raise InvalidParams("include: must be params")

@@ -43,7 +43,7 @@ _EXPLAINED = {
     507: "Not enough RAM or VRAM",
 }
 _CONVERTED = re.compile(r"\{(\w+):[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
-"""A part of a path that has a pattern, which may have braces of its own."""
+"""A path variable with a pattern, which may contain braces itself."""
 _REF = "#/components/schemas/{name}"
 _HEADERS = {
     "X-Request-Id": {
@@ -66,10 +66,10 @@ _EVERY = ("X-Request-Id", "Server-Timing")
 def document(
     routes: Iterable[Route], version: str, brought: Mapping[str, type[msgspec.Struct]] = _NONE
 ) -> dict[str, Any]:
-    """Return the document. Routes that are not documented are left out.
+    """Return the document; undocumented routes are omitted.
 
-    ``brought`` has the struct of the results of each task that a plugin brings.
-    What claims some requests of another route stands in the operation of that route.
+    ``brought`` has each plugin task's result struct. Routes that claim some requests of another are
+    merged into that route's operation.
     """
     shown = [each for each in routes if each.documented and (each.summary or each.when)]
     every = ((route.request, route.response, *route.also.values()) for route in shown)
@@ -118,7 +118,7 @@ def document(
 
 
 def _answer(task: str, output: dict[str, Any]) -> dict[str, Any]:
-    """Return what an answer of a task that a plugin brings has beside what every answer has."""
+    """Return what a plugin task's answer has in addition to the common fields."""
     return {
         "type": "object",
         "properties": {"task": {"const": task}, "output": output},
@@ -153,7 +153,7 @@ def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]])
 
 
 def _join(operation: dict[str, Any], claiming: dict[str, Any]) -> None:
-    """Add to an operation what one that claims some of its requests takes and answers beside it."""
+    """Merge the parameters and answers of a route that claims some of an operation's requests."""
     known = {(each["in"], each["name"]) for each in operation["parameters"]}
     operation["parameters"] += [
         each for each in claiming["parameters"] if (each["in"], each["name"]) not in known

@@ -1,8 +1,8 @@
 """Cross-origin requests: which other web pages may read the server's answers.
 
-The Fetch standard's CORS protocol (https://fetch.spec.whatwg.org/#http-cors-protocol). The key
-travels in a header that scripts set by themselves, so no cookies ("credentials") are involved. What
-is not allowed is served without these headers: the browser then keeps the answer from the page.
+The Fetch standard's CORS protocol (https://fetch.spec.whatwg.org/#http-cors-protocol). Scripts set
+the key's header themselves, so no cookies ("credentials") are involved. Disallowed requests are
+served without these headers: the browser then withholds the answer from the page.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 HEADERS = "Authorization, *"
-"""The star stands for every header but ``Authorization``."""
+"""The star covers every header but ``Authorization``."""
 
 MAX_AGE = "600"
-"""Seconds for which a browser need not ask again."""
+"""Seconds for which a browser caches the preflight's result."""
 
 
 def allow(application: web.Application, origins: Sequence[str]) -> None:
-    """Let pages of ``origins`` (exact, or "*" for all) read every answer, errors included."""
+    """Let pages of ``origins`` (exact, or "*" for all) read every answer, including errors."""
     if not origins:
         return
     rules = _Origins(origins)
@@ -38,10 +38,10 @@ def allow(application: web.Application, origins: Sequence[str]) -> None:
 
 
 def check(request: web.Request, allowed: Sequence[str], *, trust_proxy: bool) -> None:
-    """Raise ``Forbidden`` for what a web page of an origin that is not ``allowed`` sends.
+    """Raise ``Forbidden`` for a request from a web page whose origin is not ``allowed``.
 
-    For bodies that a browser sends anywhere without asking: a key that it adds by itself, as it
-    does for Basic, would be enough.
+    For bodies that browsers send without a preflight: credentials that the browser adds itself, as
+    for Basic, would be enough.
     """
     asked = scheme(request, trusted=trust_proxy), host(request, trusted=trust_proxy)
     if is_foreign(request.headers, *asked, allowed):
@@ -53,7 +53,7 @@ class _Origins:
         self._allowed = frozenset(origins)
 
     def _named(self, request: web.Request) -> str | None:
-        """Return what to answer the request's origin: itself or "*", or None."""
+        """Return the origin to allow: the request's own or "*", or None."""
         if ANY in self._allowed:
             return ANY
         origin = request.headers.get(hdrs.ORIGIN)
@@ -61,7 +61,7 @@ class _Origins:
 
     @web.middleware
     async def preflight(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a browser that asks whether it may ask: no key is sent with that."""
+        """Answer a preflight request, which carries no key."""
         asks = hdrs.ORIGIN in request.headers and (
             hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
         )
@@ -77,7 +77,7 @@ class _Origins:
         )
 
     async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Tell the browser whose page may read an answer; just before its headers are sent."""
+        """Set the headers that say which pages may read the answer, just before they are sent."""
         named = self._named(request)
         if named != ANY:
             response.headers[hdrs.VARY] = hdrs.ORIGIN

@@ -1,7 +1,7 @@
-"""What serves one connection: aiohttp's protocol, whose own answers are the API's.
+"""The protocol of one connection: aiohttp's, with error answers in the API's form.
 
-What is no HTTP never reaches a handler. It is answered in JSON, without repeating any of it, and
-without the name of a library that a scanner could look up.
+Invalid HTTP never reaches a handler. The answer is JSON that repeats none of the input and names no
+library that a scanner could look up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STATUS = 400
 DETAIL = "The request is not valid HTTP"
 _BODY = b'{"detail":"%b"}' % DETAIL.encode()
 VERSIONS = frozenset({HttpVersion10, HttpVersion11})
-"""Those of HTTP that this server speaks: the parser takes HTTP/0.9, whose requests have no headers,
+"""The supported HTTP versions. The parser also accepts HTTP/0.9, whose requests have no headers,
 and a line that says HTTP/2.0."""
 _OK = "HTTP/1.1 200 OK"
 _CLOSE = 0x88
@@ -41,7 +41,7 @@ log = logging.getLogger("mataserver.http")
 
 
 class Plain(web.Response):
-    """An answer that does not tell what software gives it."""
+    """A response without the ``Server`` header."""
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
@@ -49,13 +49,13 @@ class Plain(web.Response):
 
 
 class Whole(web.Response):
-    """An answer whose body is here: head and body may leave at once."""
+    """A response whose body is complete: head and body can be sent together."""
 
     async def leave(self, request: web.BaseRequest) -> None:
-        """Send it past aiohttp's steps for streams, unless anything about it is unusual.
+        """Send it, bypassing aiohttp's steps for streams, unless anything is unusual.
 
-        aiohttp finds it sent, and keeps the connection. What is unusual is left for aiohttp to
-        send, and so is what meets a connection that broke.
+        aiohttp then finds it sent, and keeps the connection. Unusual responses, and broken
+        connections, are left to aiohttp.
         """
         body = self._body
         if not isinstance(body, bytes) or not self._is_plain or not _is_plain(request):
@@ -87,17 +87,17 @@ def _is_plain(request: web.BaseRequest) -> bool:
 
 
 def unsigned(application: web.Application) -> None:
-    """Have no answer, stream or WebSocket name a library: aiohttp tells its release."""
+    """Remove the ``Server`` header, with aiohttp's version, from all answers."""
     application.on_response_prepare.append(unsign)
 
 
 async def unsign(_request: web.Request, response: web.StreamResponse) -> None:
-    """Take aiohttp's name out of an answer."""
+    """Remove an answer's ``Server`` header."""
     response.headers.popall(hdrs.SERVER, None)
 
 
 def refusal() -> Plain:
-    """Return the answer to what is no HTTP that this server speaks."""
+    """Return the answer to invalid or unsupported HTTP."""
     return _plain(_BODY, _STATUS)
 
 
@@ -108,11 +108,11 @@ def _plain(body: bytes, status: int) -> Plain:
 
 
 class Conversation(RequestHandler):
-    """One connection; ``budget`` gives a share of the bytes in flight.
+    """One connection; ``budget`` creates shares of the bytes in flight.
 
-    A client that does not read what it was sent has ``patience`` seconds for each megabyte, and
-    one of ``strangers`` no longer than others of them leave it room. ``is_strangers`` says that the
-    request under way is of nobody known.
+    A client that does not read its answers has ``patience`` seconds for each megabyte; one of
+    ``strangers`` less, if they exceed their limit together. ``is_strangers`` says that the current
+    request's caller is unknown.
     """
 
     __slots__ = ("_backlog", "_budget", "_fail", "_framing", "is_strangers")
@@ -133,45 +133,45 @@ class Conversation(RequestHandler):
         self._fail: Callable[[WebSocketError], None] | None = None
 
     def on_failure(self, fail: Callable[[WebSocketError], None]) -> None:
-        """Have ``fail`` told what is wrong with what the client of a WebSocket sends."""
+        """Set a callback for invalid frames from a WebSocket's client."""
         self._fail = fail
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
-        """Look at the frames of a WebSocket before ``parser`` reads them."""
+        """Check a WebSocket's frames before ``parser`` reads them."""
         reader = cast("FrameReader", parser)
         self._framing = Framing(reader, self._budget(), self._fail or self._give_up)
         super().set_parser(self._framing, data_received_cb)  # type: ignore[arg-type]
 
     def on_frame(self, take: Take | None) -> None:
-        """Offer ``take`` each frame of a WebSocket that is a whole message, see ``Framing``."""
+        """Offer ``take`` each WebSocket frame that is a whole message, see ``Framing``."""
         if self._framing is not None:
             self._framing.take = take
 
     def ignore_messages(self) -> None:
-        """Read on without keeping what a WebSocket's client sends."""
+        """Read a WebSocket's further messages without keeping them."""
         if self._framing is not None:
             self._framing.ignore()
 
     def pause_writing(self) -> None:
-        """Have what is written wait: the client is slower than the server."""
+        """Pause writing: the client is slower than the server."""
         super().pause_writing()
         if self.transport is not None:
             self._backlog.begin(self.transport, stranger=self.is_strangers)
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
+        """Resume writing: the client has read."""
         self._backlog.end()
         super().resume_writing()
 
     def end_socket(self, code: int, reason: str) -> None:
-        """Close a WebSocket that whoever serves it does not close."""
+        """Close a WebSocket whose handler does not close it."""
         if self._framing is not None and self.transport is not None:
             said = code.to_bytes(2, "big") + reason.encode()[:_LONGEST_REASON]
             self.transport.write(bytes((_CLOSE, len(said))) + said)
             self.transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Give back what the connection holds."""
+        """Release the connection's resources."""
         self._backlog.end()
         if self._framing is not None:
             self._framing.end()
@@ -184,7 +184,7 @@ class Conversation(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - aiohttp's, which repeats the request
     ) -> web.StreamResponse:
-        """Answer what did not get to a handler, or failed behind it."""
+        """Answer a request that did not reach a handler, or that failed after it."""
         left = self.transport is None or self.transport.is_closing()
         if status >= 500 and not (left and isinstance(exc, ConnectionError)):
             log.error("a request failed outside its handler", exc_info=exc)

@@ -1,7 +1,7 @@
-"""Where a request came from and what the client asked, also behind proxies that are trusted.
+"""The request's origin and address as the client sees them, also behind trusted proxies.
 
-``X-Forwarded-*`` counts only where ``trust_proxy`` says so, or in a request that another front-end
-vouches for: else any client could write it.
+``X-Forwarded-*`` counts only with ``trust_proxy``, or in requests that another front-end vouches
+for: any client could set it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from aiohttp import web
 from mataserver.errors import BadRequest
 
 RELAYED: web.RequestKey[bool] = web.RequestKey("relayed", bool)
-"""Noted of a request that another front-end vouches for."""
+"""Set for requests that another front-end vouches for."""
 _HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
 _PREFIX = re.compile(r"(/[\w.~%-]{1,64}){1,16}", re.ASCII)
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
 
 class Place(NamedTuple):
-    """What the client asked: over TLS or not, the host with its port, the path's prefix."""
+    """The client's view of the URL: TLS or not, host with port, path prefix."""
 
     secure: bool
     host: str
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 def place(request: web.Request, *, trusted: bool) -> Place:
-    """Return what the client asked. Raises ``BadRequest`` for a host or prefix that is none."""
+    """Return the client's view of the URL. Raises ``BadRequest`` for an invalid host or prefix."""
     trusted = trusted or RELAYED in request
     prefix = _forwarded(request, "Prefix").rstrip("/") if trusted else ""
     if prefix and not _PREFIX.fullmatch(prefix):
@@ -43,10 +43,10 @@ def place(request: web.Request, *, trusted: bool) -> Place:
 
 
 def sent_on(request: web.Request, *, trusted: bool) -> dict[str, str]:
-    """Return the headers that tell another front-end what the client asked here.
+    """Return headers that tell another front-end how the client addressed this one.
 
-    URLs in its answers are then those by which the client knows us. None of a ``Host`` that is no
-    name: an answer may have no URL.
+    URLs in its answers are then valid for the client. None for an invalid ``Host``: an answer need
+    not contain URLs.
     """
     try:
         asked = place(request, trusted=trusted)
@@ -61,10 +61,10 @@ def sent_on(request: web.Request, *, trusted: bool) -> dict[str, str]:
 
 
 def scheme(request: web.Request, *, trusted: bool) -> str:
-    """Return ``http`` or ``https`` as the client asked, empty where nobody tells.
+    """Return the client's scheme, ``http`` or ``https``; empty if unknown.
 
-    The server speaks no TLS: whether a proxy in front did, only the proxy knows. What it says and
-    is neither is returned as it is, and no origin's.
+    The server itself has no TLS: only a proxy in front knows. Any other value of a proxy is
+    returned unchanged; it matches no origin.
     """
     told = _forwarded(request, "Proto").lower() if trusted else ""
     if told:
@@ -73,7 +73,7 @@ def scheme(request: web.Request, *, trusted: bool) -> str:
 
 
 def host(request: web.Request, *, trusted: bool) -> str:
-    """Return the host that the client asked, with its port. Raises ``BadRequest`` for none."""
+    """Return the client's host, with port. Raises ``BadRequest`` without a valid one."""
     asked = request.host
     if trusted:
         asked = _forwarded(request, "Host") or asked
@@ -89,5 +89,5 @@ def client(request: web.Request, *, trusted: bool) -> str:
 
 
 def _forwarded(request: web.Request, what: str) -> str:
-    """Return what the first of the proxies says: the one that the client asked."""
+    """Return the first proxy's value, the one that the client connected to."""
     return request.headers.get(f"X-Forwarded-{what}", "").partition(",")[0].strip()

@@ -1,4 +1,4 @@
-"""Whether requests can be served now, and what is waited for if not."""
+"""Whether the server is ready to serve requests, and if not, why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("mataserver.http")
 
 
 class Readiness:
-    """What ``GET /ready`` tells; ``not_ready`` is what else keeps the server from its work."""
+    """The data of ``GET /ready``; ``not_ready`` gives further reasons."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Readiness:
         self._engines = engines
 
     def waiting(self) -> dict[str, str]:
-        """Return what is not ready, each with the reason; nothing when the server is ready."""
+        """Return what is not ready, each with the reason; empty if the server is ready."""
         found = self.not_ready | self._engines()
         for name, task in self._preloaded():
             status = self._pool.status(name, task)
@@ -52,7 +52,7 @@ class Readiness:
         return found
 
     def added(self) -> dict[str, Any]:
-        """Return what services add to the answer of a ready server, and which tasks failed."""
+        """Return what services add to a ready server's answer, and the failed tasks."""
         found: dict[str, Any] = {}
         for _, ready in told(self._services, "ready", dict):
             found.update(ready or {})
@@ -73,7 +73,7 @@ class Readiness:
 def told(
     services: Iterable[tuple[str, Service]], method: str, kind: Callable[[Any], T]
 ) -> Iterator[tuple[str, T | None]]:
-    """Yield what services with such a method tell, as a ``kind``, by name; None where it failed."""
+    """Yield the results of services with such a method, by name; None for those that failed."""
     for name, service in services:
         tell = getattr(service, method, None)
         if tell is None:
@@ -87,5 +87,5 @@ def told(
 
 
 def sentence(found: dict[str, str]) -> str:
-    """Return what is waited for in words."""
+    """Return the reasons as a sentence."""
     return "Not ready: " + "; ".join(f"{name}: {why}" for name, why in found.items())

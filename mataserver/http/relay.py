@@ -1,4 +1,4 @@
-"""Requests for what another front-end holds: asked of it, in the name of who asks here."""
+"""Forwards requests to the front-end that holds the resource, on the caller's behalf."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS = 5.0
-"""How long a front-end may take to tell what it holds."""
+"""Timeout of another front-end's answer about what it holds."""
 WHOLE = 1_000_000
-"""Bytes of an answer that is read before it is sent on."""
+"""Answers up to this size, in bytes, are read whole before forwarding."""
 NO_SESSION, TRY_AGAIN = 4004, 1013
 
 log = logging.getLogger("mataserver.frontends")
 
 
 class Elsewhere:
-    """Asks the front-end that holds what a request names.
+    """Forwards requests to the front-end that holds the named resource.
 
-    The others are asked between ``open`` and ``close``.
+    Other front-ends are contacted between ``open`` and ``close``.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Elsewhere:
         self._unread_timeout = unread_timeout
 
     def open(self, voucher: Voucher) -> None:
-        """Take words, and give them."""
+        """Start accepting and issuing vouchers."""
         self._others.open(voucher)
 
     async def close(self) -> None:
@@ -73,7 +73,7 @@ class Elsewhere:
         await self._others.close()
 
     def vouched(self, request: web.Request, route: Route) -> Principal | None:
-        """Return who asks by another front-end's word; None where there is none.
+        """Return the caller that another front-end vouches for; None without a voucher.
 
         Raises ``Distrusted``.
         """
@@ -87,10 +87,10 @@ class Elsewhere:
         return principal
 
     async def answer(self, request: web.Request, route: Route) -> web.StreamResponse | None:
-        """Answer by the front-end that holds what is asked for; None where that is this one.
+        """Answer by the front-end that holds the resource; None if this one does.
 
-        A request that another front-end vouches for is never sent on, nor is that of nobody.
-        Raises ``NotFound`` where the front-end is gone, ``Unavailable`` where it is out of reach.
+        Vouched requests are never forwarded again, and anonymous ones never at all. Raises
+        ``NotFound`` if the front-end is gone, ``Unavailable`` if it cannot be reached.
         """
         if route.held in {"", EVERY} or HEADER in request.headers:
             return None
@@ -110,9 +110,9 @@ class Elsewhere:
         return await self._asked(request, holder, principal)
 
     async def gather(self, request: web.Request, kind: Any) -> list[Any]:
-        """Return what each other front-end answers to the same request, read as ``kind``.
+        """Return each other front-end's answer to the same request, decoded as ``kind``.
 
-        Raises ``Unavailable`` where one lives and does not tell: a list would lack something.
+        Raises ``Unavailable`` if a live one does not answer: a list would be incomplete.
         """
         if HEADER in request.headers:
             return []
@@ -121,7 +121,7 @@ class Elsewhere:
         return [each for each in found if each is not None]
 
     async def _told(self, request: web.Request, other: Listed, kind: Any) -> Any:
-        """Return what one of them answers; None for one that is no more, or has no such route."""
+        """Return one's answer; None for one that is gone, or lacks the route."""
         path, principal = request.rel_url.raw_path_qs, auth.caller(request)
         headers = self._others.headers(request, principal, path, other)
         asking = self._others.session.get(
@@ -130,7 +130,7 @@ class Elsewhere:
         try:
             async with asyncio.timeout(ANSWER_SECONDS), asking as answer:
                 body = await relay_headers.whole(answer)
-                if answer.status == NotFound.status:  # it has not the plugin, and so holds nothing
+                if answer.status == NotFound.status:  # it lacks the plugin, and so holds nothing
                     return None
                 if answer.status != 200:
                     away(other, f"{answer.status}: {body[: relay_headers.SAID]!r}")
@@ -153,7 +153,7 @@ class Elsewhere:
                 request.method,
                 url_of(holder, path),
                 headers=headers,
-                data=None if data is None else io.BytesIO(data),  # bytes would go at once
+                data=None if data is None else io.BytesIO(data),  # aiohttp would send bytes at once
                 allow_redirects=False,
             )
             try:
@@ -164,7 +164,7 @@ class Elsewhere:
                     if request.method == hdrs.METH_HEAD and answer.content_length is not None:
                         kept[hdrs.CONTENT_LENGTH] = str(answer.content_length)
                     return web.Response(body=whole, status=answer.status, headers=kept)
-                if answer.status == auth.Unauthorized.status:  # of us, and not of who asks
+                if answer.status == auth.Unauthorized.status:  # this front-end, not the caller
                     said = await self._others.while_alive(holder, relay_headers.whole(answer))
                     raise away(holder, f"{answer.status}: {said[: relay_headers.SAID]!r}")
             except aiohttp.ClientError as error:
@@ -174,7 +174,7 @@ class Elsewhere:
     async def _passed_on(
         self, request: web.Request, holder: Listed, answer: aiohttp.ClientResponse
     ) -> web.StreamResponse:
-        """Send on an answer as it comes. What breaks off ends the connection: it has begun."""
+        """Stream an answer. If it breaks off, the connection ends: the answer has begun."""
         response = web.StreamResponse(status=answer.status, headers=relay_headers.kept(answer))
         response.content_length = answer.content_length
         await response.prepare(request)
@@ -183,7 +183,7 @@ class Elsewhere:
                 async with asyncio.timeout(self._unread_timeout):
                     await response.write(chunk)
         except (aiohttp.ClientError, NotFound, TimeoutError) as error:
-            if request.transport is not None:  # an error's answer would follow as if it were data
+            if request.transport is not None:  # an error answer would look like more data
                 request.transport.abort()
             raise ConnectionResetError("an answer of another front-end broke off") from error
         return response
@@ -191,9 +191,9 @@ class Elsewhere:
     async def _socket(
         self, request: web.Request, holder: Listed, principal: Principal
     ) -> web.StreamResponse:
-        """Relay a WebSocket; one that cannot be is accepted, and closed with the reason.
+        """Relay a WebSocket; one that cannot be relayed is accepted, then closed with the reason.
 
-        What the front-end that holds it answers instead of a WebSocket is passed on.
+        If the other front-end answers without a WebSocket, that answer is forwarded.
         """
         self._metrics.relayed.add("socket")
         path = relay_headers.without_token(request)
@@ -214,7 +214,7 @@ class Elsewhere:
             if isinstance(error, relay_headers.RefusedSocketError):
                 if error.status >= 400 and error.status != auth.Unauthorized.status:
                     return web.Response(body=error.body, status=error.status, headers=error.headers)
-                away(holder, error)  # it refuses us and not who asks, or is no front-end
+                away(holder, error)  # it rejects this front-end, or is none
             gone = isinstance(error, NotFound) or self._others.is_gone(holder, error)
             code = NO_SESSION if gone else TRY_AGAIN
             async with self._sockets.relay(request) as near:
@@ -222,13 +222,13 @@ class Elsewhere:
             return near
         chosen = [far.protocol] if far.protocol else []
         async with far, self._sockets.relay(request, chosen) as near:
-            with contextlib.suppress(NotFound):  # it has been closed as going away
+            with contextlib.suppress(NotFound):  # already closed as going away
                 await self._others.while_alive(holder, relay_sockets.join(near, far))
             return near
 
 
 def _is_whole(request: web.Request, answer: aiohttp.ClientResponse) -> bool:
-    """Whether an answer is short, and so is read before it is sent on: errors are put in a form."""
+    """Whether an answer is short enough to read whole; errors are converted to an error form."""
     if answer.status in {204, 304, auth.Unauthorized.status} or request.method == hdrs.METH_HEAD:
         return answer.status != auth.Unauthorized.status
     return answer.content_length is not None and answer.content_length <= WHOLE

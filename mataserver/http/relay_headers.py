@@ -1,4 +1,4 @@
-"""What of a request, and of its answer, passes between two front-ends: all but what is theirs."""
+"""The headers forwarded between front-ends: all but those of the connection."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, web
 
 LONGEST = 16_000_000
-"""Bytes of an answer that are read where it is not passed on as it comes."""
+"""Bytes that are read of an answer that is not streamed."""
 SAID = 300
-"""Bytes of a refusal that the log shows."""
+"""Bytes of a rejection that are logged."""
 _HOP: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
         *("upgrade", "proxy-authenticate", "proxy-authorization"),
     }
 )
-"""Headers of one connection (RFC 9110, section 7.6.1)."""
+"""Connection-specific headers (RFC 9110, section 7.6.1)."""
 _OURS: Final = _HOP | {
-    *("authorization", "x-api-key", "cookie", "x-csrf-token"),  # we vouch for whoever showed them
-    *("origin", "referer"),  # the page was judged here
-    *("host", "forwarded", "x-request-id", HEADER.lower()),  # told anew
-    *("accept-encoding", "content-encoding", "content-length", "expect"),  # of the body as it came
+    *("authorization", "x-api-key", "cookie", "x-csrf-token"),  # replaced by the voucher
+    *("origin", "referer"),  # checked here
+    *("host", "forwarded", "x-request-id", HEADER.lower()),  # set again
+    *("accept-encoding", "content-encoding", "content-length", "expect"),  # of the original body
 }
 _PREFIXES: Final = ("x-forwarded-", "sec-")
 _MADE_ANEW: Final = _HOP | {"date", "server", "content-length", "server-timing", "x-request-id"}
 
 
 class RefusedSocketError(aiohttp.ClientError):
-    """A front-end's answer to who wanted a WebSocket, and gets none."""
+    """A front-end's non-WebSocket answer to a request for a WebSocket."""
 
     def __init__(self, status: int, headers: CIMultiDict[str], body: bytes) -> None:
         super().__init__(f"{status}: {body[:SAID]!r}")
@@ -48,13 +48,13 @@ class RefusedSocketError(aiohttp.ClientError):
 
 
 class TooLongError(aiohttp.ClientError):
-    """An answer that is no list of what somebody holds."""
+    """An answer too long to be a list of resources."""
 
 
 async def keep_refusals(
     request: aiohttp.ClientRequest, handler: ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Raise ``RefusedSocketError`` with what aiohttp would not show; follow no redirect either."""
+    """Raise ``RefusedSocketError`` with the answer that aiohttp would hide; follow no redirect."""
     answer = await handler(request)
     if hdrs.UPGRADE in request.headers and answer.status != 101:
         try:
@@ -66,7 +66,7 @@ async def keep_refusals(
 
 
 async def whole(answer: aiohttp.ClientResponse) -> bytes:
-    """Return the body of an answer. Raises ``TooLongError``, and what aiohttp does."""
+    """Return an answer's body. Raises ``TooLongError``, and aiohttp's errors."""
     body = bytearray()
     async for chunk in answer.content.iter_any():
         body += chunk
@@ -77,7 +77,7 @@ async def whole(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def sent(request: web.Request) -> CIMultiDict[str]:
-    """Return the headers of a request that another front-end is to see."""
+    """Return the request's headers that are forwarded to another front-end."""
     own = _named(request.headers)
     given: CIMultiDict[str] = CIMultiDict()
     for name, value in request.headers.items():
@@ -89,14 +89,14 @@ def sent(request: web.Request) -> CIMultiDict[str]:
 
 
 def kept(answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
-    """Return the headers of an answer that the client is to see, each as often as it is there."""
+    """Return the answer's headers that are forwarded to the client, duplicates included."""
     own = _named(answer.headers)
     found = ((name, value) for name, value in answer.headers.items() if name.lower() not in own)
     return CIMultiDict((name, value) for name, value in found if name.lower() not in _MADE_ANEW)
 
 
 def without_token(request: web.Request) -> str:
-    """Return the path of a WebSocket with its query as it was sent, but for a ``?token=``."""
+    """Return a WebSocket's path and unmodified query, without ``?token=``."""
     url = request.rel_url
     given = (each for each in url.raw_query_string.split("&") if each)
     query = "&".join(each for each in given if unquote_plus(each.partition("=")[0]) != "token")
@@ -104,12 +104,12 @@ def without_token(request: web.Request) -> str:
 
 
 def _named(headers: Mapping[str, str]) -> set[str]:
-    """Return which headers ``Connection`` says are its own."""
+    """Return the headers that ``Connection`` names as its own."""
     return {each.strip().lower() for each in headers.get(hdrs.CONNECTION, "").split(",")}
 
 
 def _is_text(value: str) -> bool:
-    """Whether a value can be sent on: bytes that are no UTF-8 cannot."""
+    """Whether a value can be forwarded: it must be valid UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError:

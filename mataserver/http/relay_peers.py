@@ -1,4 +1,4 @@
-"""The other front-ends as they are asked: in whose name, and for how long one is waited for."""
+"""Requests to other front-ends: with whose identity, and with which timeouts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 3.0
 WATCH = 0.5
-"""Seconds between two looks at whether a front-end that owes an answer lives."""
+"""Interval of the checks whether a front-end with an answer outstanding is alive."""
 
 GONE = "the server that held it is gone"
 AWAY = "The server that holds it cannot be reached now"
@@ -39,7 +39,7 @@ log = logging.getLogger("mataserver.frontends")
 
 
 class OtherFrontends:
-    """Asks other front-ends. ``voucher`` and the connections are there while it is open."""
+    """Sends requests to other front-ends. ``voucher`` and the connections exist while open."""
 
     def __init__(self, roll: Roll, *, trust_proxy: bool) -> None:
         self.voucher: Voucher | None = None
@@ -48,7 +48,7 @@ class OtherFrontends:
         self._client: aiohttp.ClientSession | None = None
 
     def open(self, voucher: Voucher) -> None:
-        """Take words, and give them."""
+        """Start accepting and issuing vouchers."""
         self.voucher = voucher
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
@@ -66,25 +66,25 @@ class OtherFrontends:
     def headers(
         self, request: web.Request, principal: Principal, path: str, to: Listed
     ) -> CIMultiDict[str]:
-        """Return what is sent with a request for ``path``, in the name of who asks here."""
+        """Return the headers of a request for ``path`` on behalf of the caller."""
         if self.voucher is None:
             raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
         given = relay_headers.sent(request)
         given["Accept-Encoding"] = "identity"
-        given["X-Request-Id"] = request[REQUEST_ID]  # both logs tell of one request
+        given["X-Request-Id"] = request[REQUEST_ID]  # the same in both logs
         given.update(proxies.sent_on(request, trusted=self._trust_proxy))
         given[HEADER] = self.voucher.give(principal, request.method, path, to.tag)
         return given
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The connections. Raises ``Unavailable`` before they are there."""
+        """The connections. Raises ``Unavailable`` before they exist."""
         if self._client is None:
             raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
         return self._client
 
     async def while_alive(self, holder: Listed, work: Awaitable[T]) -> T:
-        """Return what ``work`` gives. Raises ``NotFound`` when the front-end falls silent first."""
+        """Await ``work``. Raises ``NotFound`` if the front-end stops responding first."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
@@ -98,13 +98,13 @@ class OtherFrontends:
                 await asyncio.wait({task})
 
     def refusal(self, holder: Listed, error: Exception) -> MataError:
-        """Return what is told of a front-end that could not be asked."""
+        """Return the error for a front-end that could not be reached."""
         if self.is_gone(holder, error):
             return NotFound(f"Session not found: {GONE}")
         return away(holder, error)
 
     def is_gone(self, holder: Listed, error: Exception) -> bool:
-        """Whether a front-end that could not be asked is no more."""
+        """Whether a front-end that could not be reached no longer exists."""
         refused = isinstance(error, aiohttp.ClientConnectorError) and (
             error.os_error.errno == errno.ECONNREFUSED
         )
@@ -112,11 +112,11 @@ class OtherFrontends:
 
 
 def away(holder: Listed, error: object) -> Unavailable:
-    """Return what is told of a front-end that lives and does not answer."""
+    """Return the error for a live front-end that does not answer."""
     log.warning("the front-end at %s cannot be asked: %s", holder.entry.address, error)
     return Unavailable(AWAY, retry_after=1)
 
 
 def url_of(other: Listed, path: str) -> URL:
-    """Return where a front-end is asked for a path."""
+    """Return the URL of a path at a front-end."""
     return URL(other.entry.address + path, encoded=True)

@@ -1,4 +1,4 @@
-"""Two WebSockets made one: what comes from either goes to the other, until one of them ends."""
+"""Connects two WebSockets: relays messages both ways until one of them closes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GOING_AWAY = 1001
 LONGEST_REASON = 123
 """Bytes; a control frame has 125, and the code takes two (RFC 6455, section 5.5)."""
 CLOSE_SECONDS = 5.0
-"""Seconds that a side has to answer that it is closed."""
+"""Seconds that a peer has to confirm the close."""
 _ENDS = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
 
 
 async def join(near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse) -> None:
-    """Hand messages over, pings too, until a side ends; then end the other in the same way.
+    """Relay messages, pings included, until one side closes; then close the other the same way.
 
-    A side that takes nothing holds up what comes from the other. Neither may answer pings itself.
+    A side that does not read blocks messages from the other. Neither side may answer pings itself.
     """
     pumps = [asyncio.ensure_future(_pump(near, far)), asyncio.ensure_future(_pump(far, near))]
     code: int | None = GOING_AWAY
@@ -37,12 +37,12 @@ async def join(near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        # Side by side: a client that does not read must not hold up the server's end.
+        # Concurrently: a client that does not read must not delay closing the other side.
         await asyncio.gather(end(near, code, reason), end(far, code, reason))
 
 
 async def end(side: Side, code: int | None, reason: str) -> None:
-    """End a side within a few seconds; a code that must not be sent becomes 1001."""
+    """Close a side within a few seconds; a code that must not be sent becomes 1001."""
     sound = code is not None and (1000 <= code <= 1014 or 3000 <= code <= 4999)
     known = code if code is not None and sound and code not in {1004, 1005, 1006} else GOING_AWAY
     with contextlib.suppress(TimeoutError, OSError, aiohttp.ClientError):
@@ -51,12 +51,12 @@ async def end(side: Side, code: int | None, reason: str) -> None:
 
 
 def close_reason(reason: str) -> bytes:
-    """Return what a closing message can hold of a reason: whole characters, as clients insist."""
+    """Truncate a reason to what a close frame holds, at a character boundary as clients require."""
     return reason.encode()[:LONGEST_REASON].decode(errors="ignore").encode()
 
 
 async def _pump(source: Side, sink: Side) -> tuple[int | None, str]:
-    """Hand over what comes from a side; return how it ended."""
+    """Relay one side's messages; return how it was closed."""
     while True:
         message = await source.receive()
         if message.type is WSMsgType.CLOSE:

@@ -1,4 +1,4 @@
-"""Requests for an inference that ask what one asked before, or that say what in their bodies."""
+"""Inference requests equivalent to an earlier one, or described entirely by their bodies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class InferCall(NamedTuple):
-    """What a query or a body asks for; ``plan`` is the model's at that time."""
+    """The inference that a query or a body requests; ``plan`` is the model's at that time."""
 
     model: Handle
     params: Params
@@ -30,72 +30,72 @@ class InferCall(NamedTuple):
 
 
 class Inferring(Protocol):
-    """Who infers."""
+    """Runs inferences."""
 
     async def read(self, data: bytes) -> tuple[InferCall, bytes]:
-        """Return what a body in JSON asks for, and its image."""
+        """Parse a JSON body into the call and its image."""
         ...
 
     def read_small(self, data: bytes) -> tuple[InferCall, bytes]:
-        """Do so with one that is decoded in no time."""
+        """Do so for a body that decodes in negligible time."""
         ...
 
     def uploaded(self, form: Form) -> InferCall:
-        """Return what a form asks for."""
+        """Return the call that a form describes."""
         ...
 
     async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
-        """Infer, and have services told of it."""
+        """Run inference and notify services."""
         ...
 
     def begin(
         self, call: InferCall, image: bytes, form: Format, take: Take
     ) -> Callable[[], None] | None:
-        """Begin to infer, where no service is to be told of it."""
+        """Start inference; only if no service must be notified."""
         ...
 
 
 class ImageRepeat(NamedTuple):
-    """Requests with an image as the body that ask what one asked."""
+    """Requests with an image body, with parameters as in an earlier request."""
 
     service: Inferring
     call: InferCall
     form: Format
 
     def is_current(self) -> bool:
-        """Whether the model is what it was."""
+        """Whether the model is unchanged."""
         try:
             return self.call.model.plan() is self.call.plan
         except MataError:
             return False
 
     async def answer(self, body: bytes, _boundary: bytes) -> Encoded:
-        """Infer on an image."""
+        """Run inference on an image."""
         return await self.service.answer(self.call, body, self.form)
 
     def begin(self, body: bytes, _boundary: bytes, take: Take) -> Callable[[], None] | None:
-        """Begin to infer on an image."""
+        """Start inference on an image."""
         return self.service.begin(self.call, body, self.form, take)
 
 
 class JsonRepeat(NamedTuple):
-    """Requests in JSON, of which the body says what they ask."""
+    """JSON requests, described entirely by the body."""
 
     service: Inferring
     form: Format
 
     def is_current(self) -> bool:
-        """Whether it is JSON still."""
+        """Always true: the content type is JSON."""
         return True
 
     async def answer(self, body: bytes, _boundary: bytes) -> Encoded:
-        """Infer as a body asks for."""
+        """Run the inference that a body describes."""
         call, image = await self.service.read(body)
         del body
         return await self.service.answer(call, image, self.form)
 
     def begin(self, body: bytes, _boundary: bytes, take: Take) -> Callable[[], None] | None:
-        """Begin to infer as a body asks for that is decoded in no time."""
+        """Start the inference of a body that decodes in negligible time."""
         if len(body) > LARGE:
             return None
         call, image = self.service.read_small(body)
@@ -103,23 +103,23 @@ class JsonRepeat(NamedTuple):
 
 
 class FormRepeat(NamedTuple):
-    """Uploads, of which the form says what they ask."""
+    """Uploads, described entirely by the form."""
 
     service: Inferring
     form: Format
 
     def is_current(self) -> bool:
-        """Whether it is a form still."""
+        """Always true: the content type is a form's."""
         return True
 
     async def answer(self, body: bytes, boundary: bytes) -> Encoded:
-        """Infer as a form asks for."""
+        """Run the inference that a form describes."""
         call, image = self._read(body, boundary)
         del body
         return await self.service.answer(call, image, self.form)
 
     def begin(self, body: bytes, boundary: bytes, take: Take) -> Callable[[], None] | None:
-        """Begin to infer as a form asks for."""
+        """Start the inference that a form describes."""
         call, image = self._read(body, boundary)
         return self.service.begin(call, image, self.form, take)
 

@@ -1,4 +1,4 @@
-"""The routes of a server: which one a request takes, and what its body may be."""
+"""The server's routes: matching of requests, and limits of their bodies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
 class Limits(NamedTuple):
-    """What a body may take: bytes in all, and seconds in all or, if ``idle``, between chunks."""
+    """A body's limits: bytes in total, and seconds in total or, if ``idle``, between chunks."""
 
     size: int
     seconds: float
@@ -37,19 +37,18 @@ class Limits(NamedTuple):
 
 
 ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
-"""The route that was chosen for a request."""
+"""The route chosen for a request."""
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-"""By which logs, answers and other front-ends tell of a request."""
+"""Identifies a request in logs, answers and other front-ends."""
 CLAIMED: web.RequestKey[Handler] = web.RequestKey("claimed")
-"""What answers a request that a service took before any route was looked at."""
+"""The handler of a service that claimed a request before routing."""
 
 
 class Table:
-    """The routes that were added, and what services say about paths of theirs.
+    """The added routes, and what services declare about their paths.
 
-    It is not to be had from a request: what a plugin's handler sees of the application is aiohttp's
-    alone. ``limits`` are those of a body whose route sets none. ``awaited`` tells what routes that
-    there are not yet wait for.
+    Not reachable from a request: a plugin's handler sees only aiohttp's application. ``limits``
+    apply to routes without their own. ``awaited`` says what routes that do not exist yet wait for.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -65,7 +64,7 @@ class Table:
     def add(self, application: web.Application, routes: Sequence[Route], expect: Expect) -> None:
         """Add all routes to an application; one with ``when`` beside that of its method and path.
 
-        Raises what aiohttp does for one that it refuses.
+        Raises aiohttp's error for an invalid one.
         """
         declared = {shape(route.method, route.path) for route in routes}
         for route in routes:
@@ -90,13 +89,13 @@ class Table:
                 self._known[added] = replace(known, parameters=both)
 
     def found(self) -> Iterator[AbstractRoute]:
-        """Yield what aiohttp finds for requests, in the order of its being added."""
+        """Yield aiohttp's routes in the order in which they were added."""
         yield from self._known
 
     def claimed(self, request: web.Request) -> Handler | None:
-        """Return the handler of a service that takes a request before any route is looked at.
+        """Return the handler of a service that claims a request before routing.
 
-        Services are asked once: the short way asks before the middleware does.
+        Services are consulted once: the fast path calls this before the middleware does.
         """
         if CLAIMED in request:
             return request[CLAIMED]
@@ -108,7 +107,7 @@ class Table:
         return None
 
     def choose(self, request: web.Request) -> Route | None:
-        """Note and return the route of a request: the one aiohttp found, or one beside it."""
+        """Choose, store and return a request's route: aiohttp's, or a conditional one."""
         found = request.match_info.route
         route = self._known.get(found)
         if route is None:
@@ -120,10 +119,10 @@ class Table:
         return route
 
     async def methods_beside(self, request: web.Request) -> set[str]:
-        """Return the methods of more exact paths that a request fits as well as that of its route.
+        """Return the methods of more specific paths that also match a request.
 
-        A name may hold slashes: ``GET /v2/models/m/infer`` asks for the model "m/infer", unless
-        there is none, and then for what is asked with POST.
+        A name may contain slashes: ``GET /v2/models/m/infer`` is a request for the model "m/infer"
+        if it exists, and otherwise for a route with the method POST.
         """
         own = request.match_info.route.resource
         known = self._known.get(request.match_info.route)
@@ -136,12 +135,12 @@ class Table:
         return found - {request.method}
 
     def is_sole(self, request: web.Request) -> bool:
-        """Whether its method and path alone chose the route of a request."""
+        """Whether method and path alone chose a request's route."""
         return not self.claims and request.match_info.route not in self._others
 
     def label(self, request: web.Request) -> str:
-        """Return the route of a request as metrics name it."""
-        # Looking for what is not there costs a microsecond.
+        """Return the name of a request's route in metrics."""
+        # Looking up a missing key costs a microsecond.
         if self.claims and CLAIMED in request:
             return "claimed"
         found = request.match_info.route
@@ -152,7 +151,7 @@ class Table:
         return "unmatched" if resource is None else resource.canonical
 
     def limits(self, request: web.Request) -> Limits:
-        """Return what the body of a request may take."""
+        """Return the limits of a request's body."""
         limits = self._limits
         try:
             route = request[ROUTE]
@@ -165,14 +164,14 @@ class Table:
 
 
 class Handlers:
-    """Base of services that keep nothing between requests: nothing is entered or left."""
+    """Base of stateless services: entering and leaving do nothing."""
 
     async def __aenter__(self) -> Self:
-        """Start nothing."""
+        """Do nothing."""
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop nothing."""
+        """Do nothing."""
 
 
 def awaited(handler: Any) -> Any:
@@ -191,9 +190,9 @@ def awaited(handler: Any) -> Any:
 
 
 def _methods(route: Route, declared: Container[tuple[str, str]]) -> tuple[str, ...]:
-    """Return the methods of a route: a GET that gives a document answers HEAD too.
+    """Return the route's methods: a GET for a document also answers HEAD.
 
-    A WebSocket gives none; a HEAD that is declared for the path counts instead.
+    A WebSocket has no HEAD; a HEAD declared for the path takes precedence.
     """
     if route.method != "GET" or not route.response or shape("HEAD", route.path) in declared:
         return (route.method,)
@@ -201,5 +200,5 @@ def _methods(route: Route, declared: Container[tuple[str, str]]) -> tuple[str, .
 
 
 def shape(method: str, path: str) -> tuple[str, str]:
-    """Return a route as what it matches: the names of its variables do not count."""
+    """Return a route's pattern with the variables' names removed."""
     return (method.upper(), _VARIABLE.sub("{}", path))

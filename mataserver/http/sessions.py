@@ -1,4 +1,4 @@
-"""Streaming sessions: create, list, one, delete, and the newest picture of a camera."""
+"""Streaming sessions: create, list, get, delete, and a camera's newest picture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 JPEG = "image/jpeg"
 DEPRECATED = "@1795737600"
-"""Since when a source is to be named at the plugin that reads it (RFC 9745): 27 November 2026."""
+"""Since when sources should be created through their plugins (RFC 9745): 27 November 2026."""
 NEEDS = (
     "source: no plugin here reads it: for cameras pip install mataserver-cameras"
     " (./plugins/cameras in a checkout)"
@@ -66,7 +66,7 @@ class SessionInfo(Struct):
 
 
 class SessionsService(Handlers):
-    """The service of the sessions; those whose time is over end while it is entered."""
+    """The sessions' routes; while entered, expired sessions are ended."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class SessionsService(Handlers):
         self._cameras = cameras
 
     async def __aenter__(self) -> Self:
-        """Watch the sessions' time."""
+        """Start expiring sessions."""
         self._ctx.tasks.spawn(self._sessions.watch(), "expire sessions")
         return self
 
@@ -112,7 +112,7 @@ class SessionsService(Handlers):
         codec.require_json(request)
         where = self._ctx.http.url(request, "ws")
         async with self._ctx.http.read_json(request, SessionBody) as asked:
-            pass  # what follows may load a model: its bytes are given back before
+            pass  # the body's bytes are released before a model may be loaded
         self._ctx.check_running()
         source = await self._source(asked)
         model = self._models.of_session(asked.model, asked.task)
@@ -151,9 +151,9 @@ class SessionsService(Handlers):
         return self._sessions.get(request.match_info["session_id"], auth.caller(request))
 
     async def _source(self, asked: SessionBody) -> SessionSource | None:
-        """Return where the frames come from that a client asks for: what a service gives.
+        """Return the requested source of frames, from the first service that accepts it.
 
-        One that refuses it, as not its own or as not allowed, leaves it to the others.
+        A service that rejects it, as unsupported or not allowed, leaves it to the others.
         """
         if asked.source is None:
             if asked.fps is not None:

@@ -1,4 +1,4 @@
-"""The settings, for whoever runs the server: each with its value, where it came from, no secret."""
+"""The settings, for the operator: each with value and origin, without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECRET = re.compile(
 )
 _USER = re.compile(r"(?<=://)[^/\s]*@")
 _CAMERA = re.compile(r"^([a-z]+://)([^/?#]*@)?([^/?#]*).*", re.DOTALL)
-"""The address of a camera: its path and query may each be a secret, as its user."""
+"""A camera's address: path and query may be secret, like the user."""
 _QUERY = re.compile(
     r"(?<=[?&;])([^=&#;]*(?:key|token|pass|pwd|secret|sig|auth)[^=&#;]*)=[^&#;\s]+", re.IGNORECASE
 )
@@ -49,7 +49,7 @@ class SettingInfo(Struct, kw_only=True):
 
 
 class SettingsService(Handlers):
-    """The service of the settings: those that count now, which a reload may have changed."""
+    """Lists the current settings, which a reload may have changed."""
 
     def __init__(
         self, settings: Callable[[], Settings], set_by: Mapping[str, SetBy], plugins: Plugins
@@ -81,7 +81,7 @@ def _core(settings: Settings, set_by: Mapping[str, SetBy]) -> Iterator[SettingIn
             continue
         value = getattr(settings, name)
         origin = set_by.get(name, "default")
-        if name in config.STRUCTURED:  # read anew while the server runs, from YAML alone
+        if name in config.STRUCTURED:  # reloadable, from YAML only
             origin = "default" if value == getattr(default, name) else set_by.get(name, "yaml")
         yield _info(name, value, origin)
 
@@ -99,7 +99,7 @@ def _of_plugins(settings: Settings, plugins: Plugins) -> Iterator[SettingInfo]:
         written = given if isinstance(given, dict) else {}
         if isinstance(plugin.settings, Struct):
             yield from _of_plugin(section, plugin.settings, written)
-        else:  # which of them are secret a plugin that is not in use does not say
+        else:  # a plugin that is not in use does not declare its secrets
             for name in written:
                 yield SettingInfo(
                     name=f"plugins.{section}.{name}", value=HIDDEN, origin="yaml", redacted=True
@@ -107,12 +107,12 @@ def _of_plugins(settings: Settings, plugins: Plugins) -> Iterator[SettingInfo]:
 
 
 def _sections(settings: Settings, plugins: Plugins) -> dict[str, Plugin]:
-    """Return a plugin for each place of settings; of several that share it one that has them."""
+    """Return one plugin for each settings section; of several that share it, one with settings."""
     found: dict[str, Plugin] = {}
     for plugin in plugins.found:
         section = plugin.section
         if plugin.settings is None and section not in settings.plugins:
-            section = plugin.family  # one that was not imported: what it shares with others
+            section = plugin.family  # not imported: what it shares with others
         if section not in found or found[section].settings is None:
             found[section] = plugin
     return found
@@ -146,7 +146,7 @@ def _info(name: str, value: Any, origin: SetBy, *, secret: bool = False) -> Sett
 
 
 def _shown(value: Any, name: str) -> Any:
-    """Return a value without its secrets: those that a name tells, and what an address carries."""
+    """Return a value without secrets: fields with such names, and credentials in addresses."""
     if isinstance(value, dict):
         return {key: _shown(each, str(key)) for key, each in value.items()}
     if isinstance(value, list):
@@ -161,5 +161,5 @@ def _shown(value: Any, name: str) -> Any:
 
 
 def _hidden(value: Any) -> Any:
-    """Return what is told of a secret: whether there is one."""
+    """Return the placeholder of a secret: only whether it is set."""
     return HIDDEN if value else value

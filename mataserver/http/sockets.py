@@ -1,4 +1,4 @@
-"""WebSockets of services: within the server's limits, and closed with 1001 when it shuts down."""
+"""Services' WebSockets: within the server's limits, closed with 1001 at shutdown."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ACCEPTED: web.RequestKey[web.WebSocketResponse] = web.RequestKey("accepted")
 GOING_AWAY = 1001
 UNAUTHORIZED = 4001
 CLOSE_TIMEOUT = 5.0
-"""Seconds that a peer has to answer a closing message."""
+"""Seconds that a peer has to answer a close frame."""
 
 log = logging.getLogger("mataserver.http")
 
 
 class WebSocket(web.WebSocketResponse):
-    """aiohttp's socket, which the connection tells what is wrong with the client's frames."""
+    """aiohttp's WebSocket, notified of invalid frames by the connection."""
 
     _conversation: Conversation | None = None
 
@@ -46,7 +46,7 @@ class WebSocket(web.WebSocketResponse):
         return await super().prepare(request)
 
     def ignore_messages(self) -> None:
-        """Keep nothing of what the client goes on sending; its goodbye is still read."""
+        """Ignore further messages; the close frame is still read."""
         if self._conversation is not None:
             self._conversation.ignore_messages()
 
@@ -56,7 +56,7 @@ class WebSocket(web.WebSocketResponse):
 
 
 class Sockets:
-    """The open WebSockets of all services. ``unread_timeout``: seconds that a peer may not read."""
+    """The services' open WebSockets. ``unread_timeout``: seconds that a peer may not read."""
 
     def __init__(self, max_message: int, ping_interval: float, unread_timeout: float) -> None:
         self._max_message = max_message
@@ -67,7 +67,7 @@ class Sockets:
 
     @contextlib.asynccontextmanager
     async def accept(self, request: web.Request) -> AsyncIterator[MessageSocket]:
-        """Accept a WebSocket of messages. Raises ``BadRequest`` for a request that is none."""
+        """Accept a WebSocket of messages. Raises ``BadRequest`` for any other request."""
         async with self.relay(request, ping=self._ping_interval) as socket:
             yield MessageSocket(socket, self.unread_timeout)
 
@@ -75,7 +75,7 @@ class Sockets:
     async def relay(
         self, request: web.Request, protocols: Sequence[str] = (), ping: float | None = None
     ) -> AsyncIterator[web.WebSocketResponse]:
-        """Accept a WebSocket as it is. Raises ``BadRequest`` for a request that is none."""
+        """Accept a raw WebSocket. Raises ``BadRequest`` for any other request."""
         if not is_socket(request):
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         socket = WebSocket(
@@ -83,7 +83,7 @@ class Sockets:
             heartbeat=ping,
             autoping=ping is not None,
             compress=False,
-            max_msg_size=self._max_message + 1,  # aiohttp refuses a message of exactly its limit
+            max_msg_size=self._max_message + 1,  # aiohttp's limit is exclusive
             timeout=CLOSE_TIMEOUT,
         )
         await socket.prepare(request)
@@ -99,26 +99,26 @@ class Sockets:
             await _close(socket, 1000, "")
 
     def _refuse(self, socket: web.WebSocketResponse) -> None:
-        """Close a socket of somebody who may not have it any more."""
+        """Close a socket whose caller has lost access."""
         task = asyncio.get_running_loop().create_task(_close(socket, UNAUTHORIZED, NO_MORE))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def close_all(self) -> None:
-        """Close every one: the server shuts down."""
+        """Close all of them, at shutdown."""
         closing = [_close(each, GOING_AWAY, "the server is shutting down") for each in self._open]
         await asyncio.gather(*closing, return_exceptions=True)
 
 
 class MessageSocket:
-    """A WebSocket of messages: see ``mataserver.contract.web.Socket``."""
+    """A WebSocket of messages, see ``mataserver.contract.web.Socket``."""
 
     def __init__(self, socket: web.WebSocketResponse, unread_timeout: float) -> None:
         self._socket = socket
         self._unread_timeout = unread_timeout
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
-        """Iterate over the messages until either side ends."""
+        """Iterate over the messages until either side closes."""
         async for message in self._socket:
             if message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:
                 yield message.data
@@ -135,7 +135,7 @@ class MessageSocket:
             raise ConnectionResetError("the peer does not read") from None
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """End the connection with a code."""
+        """Close the connection with a code."""
         await _close(self._socket, code, reason)
 
 

@@ -1,4 +1,4 @@
-"""The WebSocket route: who may stream, and how a socket is closed. See docs/streaming.md."""
+"""The WebSocket route: access checks and closing. See docs/streaming.md."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 JSON_PROTOCOL = "mata.v1.json"
 CLOSE_TIMEOUT = 3.0
 MAX_VIEWERS = 32
-"""Sockets that may be shown one camera at a time."""
+"""Maximum simultaneous viewers of one camera."""
 MAX_UNAUTHENTICATED_MESSAGE = 1_000_000
-"""The largest message that is read, to be ignored, from a client without a valid key."""
+"""The largest message that is read, and ignored, from a client without a valid key."""
 
 MALFORMED = frozenset({1002, 1007, 1009, 1013})
-"""What is wrong with a message: protocol, text, size, size for now."""
+"""Close codes for invalid messages: protocol, text, size, temporary size limit."""
 
 POLICY, UNAUTHORIZED, NO_SESSION = 1008, 4001, 4004
 
@@ -53,20 +53,20 @@ log = logging.getLogger("mataserver.stream")
 
 
 class StreamSocket(WebSocket):
-    """aiohttp's socket, from which a client that is still sending learns why it is closed.
+    """aiohttp's WebSocket, which delivers the close reason even to clients that keep sending.
 
-    aiohttp closes the transport right after it has told that a message was malformed or too large.
-    What the client goes on sending then meets a reset, and that may overtake what it was told.
+    aiohttp closes the transport right after the close frame of a malformed or oversized message.
+    Data that the client still sends then causes a reset, which may overtake that frame.
     """
 
     async def close(self, *, code: int = NORMAL, message: bytes = b"", drain: bool = True) -> bool:
-        """Close; what ``receive`` finds malformed, and closes without a reason, waits for us."""
+        """Close; a close by ``receive`` for a malformed message, without a reason, is deferred."""
         if code in MALFORMED and not message:
             return False
         return await super().close(code=code, message=message, drain=drain)
 
     async def refuse(self, closing: CloseReason, transport: asyncio.Transport) -> None:
-        """Tell the peer and read on, ignoring everything, until it goes or the time is over."""
+        """Send the close frame and discard input until the peer leaves or the time is up."""
         payload = closing.code.to_bytes(2, "big") + closing.reason.encode()
         await self.send_frame(payload, WSMsgType.CLOSE)
         await asyncio.sleep(CLOSE_TIMEOUT)  # cancelled when the peer goes
@@ -74,7 +74,7 @@ class StreamSocket(WebSocket):
 
 
 class StreamService(Handlers):
-    """The service of the sockets of sessions."""
+    """The route of sessions' WebSockets."""
 
     def __init__(self, _ctx: Context, streams: Streams) -> None:
         self._streams = streams
@@ -91,7 +91,7 @@ class StreamService(Handlers):
 
 
 class Streams:
-    """The sockets of sessions, whichever route they come by."""
+    """The sessions' WebSockets, regardless of the route."""
 
     def __init__(self, max_body: int, terms: Terms, cameras: CameraRegistry) -> None:
         self._max_body = max_body
@@ -100,12 +100,12 @@ class Streams:
         self._cameras = cameras
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
-        """Serve a request that asks for the socket of a session. Raises ``BadRequest``."""
+        """Serve a session's WebSocket. Raises ``BadRequest``."""
         if not is_socket(request):
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         principal = request[PRINCIPAL]
         known = principal is not None and principal.may("infer")
-        # aiohttp refuses a message of exactly its limit
+        # aiohttp's limit is exclusive.
         limit = self._max_body + 1
         socket = StreamSocket(
             autoping=False,
@@ -137,7 +137,7 @@ class Streams:
         *,
         known: bool,
     ) -> CloseReason:
-        """Serve the socket. The edge: what nobody foresaw is logged and closes it with 1011."""
+        """Serve the socket. Unexpected exceptions are logged and close it with 1011."""
         try:
             session = self._admit(request, session_id, known=known)
             if isinstance(session, CloseReason):
@@ -150,7 +150,7 @@ class Streams:
     def _admit(
         self, request: web.Request, session_id: str, *, known: bool
     ) -> Session | CloseReason:
-        """Return the session to serve, or why not. Without a key nothing else is looked at."""
+        """Return the session to serve, or the close reason. The key is checked first."""
         if not known:
             return CloseReason(UNAUTHORIZED, "unauthorized")
         try:
@@ -202,7 +202,7 @@ class Streams:
 async def _close(
     socket: StreamSocket, closing: CloseReason, transport: asyncio.Transport | None
 ) -> None:
-    """Say goodbye and wait for the peer's, not for ever."""
+    """Close, and wait for the peer's close frame for a limited time."""
     if socket.closed or transport is None:
         return
     task = asyncio.current_task()
@@ -215,14 +215,14 @@ async def _close(
     except (TimeoutError, ConnectionError):
         log.debug("a peer did not take its closing message")
     except asyncio.CancelledError:
-        # A send that was cancelled while the peer took nothing leaves aiohttp a cancelled future,
-        # which the closing message then trips over. Nobody cancelled this task.
+        # A cancelled send to a peer that does not read leaves aiohttp a cancelled future, which the
+        # close frame then raises. This task itself was not cancelled.
         if task is None or task.cancelling():
             raise
 
 
 async def _flush_or_abort(transport: asyncio.Transport, deadline: float) -> None:
-    """Cut off a peer that does not read: a closed transport would keep what it has to send."""
+    """Abort the connection of a peer that does not read; closing would keep the output buffer."""
     try:
         while transport.get_write_buffer_size() and time.monotonic() < deadline:  # noqa: ASYNC110 - a transport has no event for it
             await asyncio.sleep(0.05)

@@ -1,7 +1,7 @@
-"""One open socket of a streaming session: its tasks, its flow control, its messages.
+"""One open socket of a streaming session: tasks, flow control, messages.
 
-A ping follows each answer to a frame, and no answer is made while four are unanswered, so that a
-client that reads slowly holds up nobody but itself.
+A ping follows each answer to a frame; inference pauses while four are unanswered, so a slow reader
+delays only itself.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ MSGPACK_PROTOCOL = "mata.v1.msgpack"
 WINDOW = 4
 """Unanswered pings that pause inference."""
 MOST_TEXT = 65_536
-"""Characters of a text message that are looked at: more are no JSON then."""
+"""Longest text message that is parsed, in characters."""
 TURN = 64
-"""Messages that one connection handles before the others get their turn."""
+"""Messages that a connection handles before it yields to others."""
 
 NORMAL, GOING_AWAY, TOO_BIG, INTERNAL, LATER = 1000, 1001, 1009, 1011, 1013
 _FAULTS = {TOO_BIG: "message too big", LATER: "too many request bytes are in flight"}
@@ -46,11 +46,11 @@ log = logging.getLogger("mataserver.stream")
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What the sockets of sessions share; times in seconds.
+    """Common settings of the sessions' sockets; times in seconds.
 
-    ping_interval:  between two pings of a client that is not pinged otherwise.
-    unread_timeout: after which a client that reads nothing is given up.
-    drain_timeout:  half of it is for the frame under way at a shutdown.
+    ping_interval:  between pings of an otherwise idle client.
+    unread_timeout: after which a client that reads nothing is disconnected.
+    drain_timeout:  half of it is for the frame in progress at a shutdown.
     """
 
     sessions: SessionStore
@@ -63,7 +63,7 @@ class Terms:
 
 
 class CloseReason(NamedTuple):
-    """Why a connection ends: a WebSocket close code and its reason."""
+    """Why a connection is closed: a WebSocket close code and its reason."""
 
     code: int
     reason: str
@@ -85,8 +85,8 @@ class ClientMessage(Struct):
 class Channel(ABC):
     """One open socket of a session.
 
-    Its tasks: one reads, one answers, one pings, one watches the time. Whichever finds a reason to
-    end the connection sets its reason; ``run`` then ends the others.
+    Separate tasks read, answer, ping, and check timeouts. Any of them can set the close reason;
+    ``run`` then ends the others.
     """
 
     def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
@@ -101,12 +101,12 @@ class Channel(ABC):
         self._closing: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
 
     def request_close(self, code: int, reason: str) -> None:
-        """Have the connection end; with 1001 what the model was given is answered first."""
+        """Close the connection; with 1001 frames in progress are answered first."""
         if not self._closing.done():
             self._closing.set_result(CloseReason(code, reason))
 
     async def run(self) -> CloseReason:
-        """Serve until either side ends; return why. No task outlives it."""
+        """Serve until either side closes; return why. No task outlives it."""
         for each in self._loops():
             self._spawn(each)
         try:
@@ -115,7 +115,7 @@ class Channel(ABC):
                 await self._finish()
             return closing
         finally:
-            self._closing.cancel()  # or is done: either way nothing new begins
+            self._closing.cancel()  # or it is done: either way nothing new starts
             tasks = tuple(self._tasks)
             for task in tasks:
                 task.cancel()
@@ -123,53 +123,53 @@ class Channel(ABC):
             self._release()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have something run for as long as the socket is open."""
+        """Start a task that lives as long as the socket."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return what runs while the socket is open."""
+        """Return the coroutines that run while the socket is open."""
         return (self._read(), self._work(), self._keep_alive(), self._watch())
 
-    async def _finish(self) -> None:  # noqa: B027 - most have nothing under way
-        """Answer what is under way before the server goes."""
+    async def _finish(self) -> None:  # noqa: B027 - most have nothing in progress
+        """Answer frames in progress before shutdown."""
 
     def _release(self) -> None:  # noqa: B027 - most hold nothing
-        """Give back what waits: every task has ended."""
+        """Release what is waiting, after every task has ended."""
 
     @abstractmethod
     async def _work(self) -> None:
-        """Answer for ever."""
+        """Answer until cancelled."""
 
     @abstractmethod
     async def _binary(self, data: bytes) -> None:
-        """Take a binary message."""
+        """Handle a binary message."""
 
     @abstractmethod
     def _has_read(self) -> None:
-        """Go on, where the client was waited for: it has read."""
+        """Resume if waiting for the client: it has read."""
 
     def _idle_too_long(self, _now: float) -> bool:
-        """Whether the client has not done its part for too long."""
+        """Whether the client has been idle for too long."""
         return False
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Log what ended a task; a bug ends the connection."""
+        """Log a task's exception; a bug closes the connection."""
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return
         log.error("stream of %s failed", self._session.id, exc_info=task.exception())
         self.request_close(INTERNAL, "internal error")
 
-    # in
+    # Input
 
     async def _read(self) -> None:
         count = 0
         while not self._closing.done():
             message = await self._socket.receive()
             await self._handle(message)
-            del message  # a frame would stay until the next one
+            del message  # else the frame is kept until the next one
             count += 1
             if count % TURN == 0:
                 await asyncio.sleep(0)
@@ -209,16 +209,16 @@ class Channel(ABC):
             self._gone()
 
     def _ponged(self, payload: bytes) -> None:
-        """Note a pong: it answers its ping and every one before it."""
+        """Handle a pong: it answers its ping and all earlier ones."""
         while payload in self._pings:
             del self._pings[next(iter(self._pings))]
         self._has_read()
 
-    # out
+    # Output
 
     async def _answer(self, value: object) -> None:
-        """Answer a frame; a ping follows, and its pong tells that the client has read so far."""
-        payload = self._new_ping()  # noted before: a client that takes nothing blocks the answer
+        """Answer a frame; its ping's pong tells how far the client has read."""
+        payload = self._new_ping()  # added first: a client that does not read blocks the answer
         await self._send(value)
         await self._ping(payload)
 
@@ -243,13 +243,13 @@ class Channel(ABC):
             self._gone()
 
     def _gone(self) -> None:
-        """End the connection: what was sent found it broken."""
+        """Close the connection after a failed send."""
         self.request_close(NORMAL, "closed by the client")
 
-    # time
+    # Timeouts
 
     async def _keep_alive(self) -> None:
-        """Ping a client that was not pinged for a while: a dead one never answers."""
+        """Ping an idle client, to detect a dead one."""
         interval = self._terms.ping_interval
         while True:
             wait = self._last_ping + interval - time.monotonic()
@@ -259,7 +259,7 @@ class Channel(ABC):
                 await self._ping(self._new_ping())
 
     async def _watch(self) -> None:
-        """Give up a client that reads nothing, or sends nothing. Never sends, so never blocks."""
+        """Disconnect a client that reads or sends nothing. Never sends, so never blocks."""
         unread, ttl = self._terms.unread_timeout, self._terms.sessions.ttl
         while True:
             await asyncio.sleep(min(unread / 4, ttl / 4, 1.0))

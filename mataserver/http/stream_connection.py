@@ -1,9 +1,9 @@
 """A socket whose client sends the frames: one inference at a time, of the newest frame.
 
-While an inference runs the newest frame waits in a one-slot inbox and replaces the one before. An
-answer is sent while the next frame is inferred. Where a frame takes next to no time its successors
-are on their way to the worker already, which decodes them meanwhile: unless others share the model,
-or the model keeps the state of its sessions and so needs their frames in order.
+While an inference runs, the newest frame waits in a one-slot inbox, replacing the previous one. An
+answer is sent while the next frame is inferred. For very fast models the next frames are sent to
+the worker ahead of time, which decodes them meanwhile; not if the model is shared, or is stateful
+and needs a session's frames in order.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 
 
 AT_ONCE = 3
-"""Frames that the worker is given at a time while they are quick; else one. With two its threads
-would still wait for answers and frames to cross."""
+"""Frames given to the worker at a time while they are fast; otherwise one. With two, its threads
+would still wait for answers and frames in transit."""
 _PASSING = frozenset({BadRequest.status, Unavailable.status})
-"""What is wrong with one frame, or for now: the next frame may be answered."""
+"""Errors of a single frame, or temporary: the next frame may succeed."""
 QUICK_MS = 5.0
-"""Milliseconds of work of a quick frame, and of its wait. So one waits no more than some 10 for its
-turn in the worker, where no newer one can replace it."""
+"""Milliseconds of work of a fast frame, and of its wait. A frame then waits at most about 10 ms in
+the worker, where newer ones cannot replace it."""
 
 
 class Connection(Channel):
-    """One open socket of a session that its client feeds."""
+    """A socket whose client sends a session's frames."""
 
     def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
         super().__init__(terms, session, socket)
@@ -61,7 +61,7 @@ class Connection(Channel):
         self._context = contextvars.copy_context()
 
     async def _finish(self) -> None:
-        """Let what the model was given be answered before the server goes."""
+        """Wait for frames in progress before shutdown."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._terms.drain_timeout / 2):
                 await self._idle.wait()
@@ -69,10 +69,10 @@ class Connection(Channel):
     def _idle_too_long(self, now: float) -> bool:
         return now - self._last_frame > self._terms.sessions.ttl and self._idle.is_set()
 
-    # in
+    # Input
 
     async def _binary(self, data: bytes) -> None:
-        """Put a frame into the inbox, in place of the one that waits there."""
+        """Put a frame into the inbox, replacing a waiting one."""
         if self._closing.done():
             return
         share = BudgetShare(self._terms.budget)
@@ -85,7 +85,7 @@ class Connection(Channel):
         self._receive(data, share)
 
     def _receive(self, data: bytes, share: BudgetShare) -> None:
-        """Put a frame into the inbox for which there is room."""
+        """Put a frame into the inbox, after reserving room for it."""
         number = self._session.receive()
         self._last_frame = time.monotonic()
         self._empty_inbox()
@@ -95,23 +95,23 @@ class Connection(Channel):
     def _release(self) -> None:
         self._empty_inbox()
         for taken in self._taken:
-            taken.give_up()  # also what never began
-        for taken in islice(self._taken, self._sending, None):  # what is being sent is noted
+            taken.give_up()  # including frames not started
+        for taken in islice(self._taken, self._sending, None):  # frames being sent are recorded
             if taken.found is not None:
                 self._session.note(taken.found)
 
     def _empty_inbox(self) -> None:
-        """Drop the frame that waits."""
+        """Drop the waiting frame."""
         if self._inbox is None:
             return
         self._inbox.share.give_back()
         self._inbox = None
         self._session.drop()
 
-    # out
+    # Output
 
     def _feed(self) -> None:
-        """Give the model the frame that waits, unless it or the client has enough to do."""
+        """Give the waiting frame to the model, unless the model or the client is busy."""
         frame = self._inbox
         if frame is None or self._closing.done() or self._full:
             return
@@ -128,18 +128,18 @@ class Connection(Channel):
         self._feed()
 
     def _begin(self, image: bytes, taken: Taken) -> bool:
-        """Have the model begin a frame without a task, if it is ready; whether it did."""
+        """Start a frame without a task if the model is ready; return whether it did."""
         run, settle = self._context.copy().run, functools.partial(self._settle, image, taken)
         try:
             taken.withdraw = self._session.begin(
                 image, self._form, lambda found, waited: run(settle, found, waited)
             )
-        except MataError:  # as a task will find
+        except MataError:  # the task will raise it again
             return False
         return taken.withdraw is not None
 
     def _settle(self, image: bytes, taken: Taken, found: Found, waited: float) -> None:
-        """Take what came of such a frame; an answer comes in whatever context the worker's does."""
+        """Store the result of such a frame; runs in the context of the worker's answer."""
         taken.withdraw = None
         if isinstance(found, (Displaced, NotDispatchedError)) and not self._closing.done():
             self._at_once = 1
@@ -153,21 +153,20 @@ class Connection(Channel):
         self._feed()
 
     def _tell(self, _taken: Taken) -> None:
-        """Have what was found be sent in its turn."""
+        """Send the result in its turn."""
         self._found.set()
 
     def _wait_for(self, image: bytes, taken: Taken) -> None:
-        """Have a frame wait until the model is ready, and no newer one wait with it.
+        """Let a frame wait until the model is ready; no newer frame waits meanwhile.
 
-        It may be another model by then, which keeps the state of its sessions: such a frame would
-        come before this one.
+        The model may be another one by then, stateful, and would receive such a frame first.
         """
         if self._session.stateful:  # or not loaded
             self._at_once = 1
         self._spawn(self._infer(image, taken))
 
     async def _infer(self, image: bytes, taken: Taken) -> None:
-        """Infer a frame; what is found is told meanwhile, and the next one may begin."""
+        """Infer a frame; the result is sent meanwhile, and the next one may start."""
         try:
             taken.found = await self._outcome(image, taken.number)
         except MataError as error:
@@ -179,13 +178,13 @@ class Connection(Channel):
 
     @property
     def _full(self) -> bool:
-        """Whether the model or the client has enough to do.
+        """Whether the model or the client is busy.
 
-        A text is sent in pieces as it is made, and a failure may be the end: both are told before
-        the next frame is taken.
+        Generated text is streamed, and a failure may end the session: both are sent before the next
+        frame starts.
         """
         count = len(self._taken)
-        if len(self._pings) + count - self._sending >= WINDOW:  # what is sent has its ping already
+        if len(self._pings) + count - self._sending >= WINDOW:  # those being sent have pings
             return True
         if not count or self._session.stream:
             return bool(count)
@@ -206,7 +205,7 @@ class Connection(Channel):
             self._sending = True
             await self._send_outcome(self._taken[0], found)
             self._sending = False
-            del found  # it would stay until the next one
+            del found  # else it is kept until the next one
             self._taken.popleft()
             if not self._taken:
                 self._idle.set()
@@ -231,7 +230,7 @@ class Connection(Channel):
             self.request_close(INTERNAL, "inference failed")
 
     async def _outcome(self, image: bytes, number: int) -> Outcome:
-        """Run a frame; a session that asked for it is sent the pieces of text as they are made."""
+        """Run a frame; streams the generated text to sessions that request it."""
         if not self._session.stream:
             outcome, waited = await self._session.infer(image, self._form)
             self._at_once = pace(self._terms, self._session, outcome, waited) or self._at_once
@@ -246,8 +245,8 @@ class Connection(Channel):
 
 
 def note_sent(terms: Terms, session: Session, taken: Taken, body: bytes, form: Format) -> None:
-    """Note that an answer has left, and have services told of it."""
-    session.reset = False  # now that it was told
+    """Record a sent answer, and notify services."""
+    session.reset = False  # the client has been notified
     if taken.image:
         terms.observers.tell(
             ResultEvent(
@@ -258,7 +257,7 @@ def note_sent(terms: Terms, session: Session, taken: Taken, body: bytes, form: F
 
 
 def pace(terms: Terms, session: Session, outcome: Outcome, waited: float) -> int:
-    """Return how many frames to give the model at a time; 0 where the last one tells nothing."""
+    """Return how many frames to give the model at a time; 0 if the last one is inconclusive."""
     if outcome.failure is not None:
         return 0
     timing = outcome.timing

@@ -1,12 +1,11 @@
-"""A session's socket whose frames and answers pass by aiohttp's reader and the connection's tasks.
+"""A session's socket that bypasses aiohttp's reader and the connection's tasks.
 
-A frame that comes whole while nothing else waits is given to the model as it arrives, and an answer
-leaves as the worker's does, with its ping, in one write. Whatever is unusual about either (a part
-of a frame, a message before it, no room, a client that is behind, a failure) goes the long way, as
-it came.
+A whole frame that arrives while nothing else waits goes to the model at once, and the worker's
+answer is sent with its ping in one write. Anything unusual (a partial frame, an earlier message, no
+room, a slow client, a failure) takes the general path, unchanged.
 
-This knows aiohttp's queue of messages and its unmasking, which are not public, and is used where
-known heads are.
+Depends on private parts of aiohttp, its message queue and unmasking, and is used where known heads
+are.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _HEAD_OF_SHORT, _HEAD_OF_LONG = struct.Struct("!BBH"), struct.Struct("!BBQ")
 
 
 class DirectConnection(Connection):
-    """One open socket of a session that its client feeds, on a connection that may pass by."""
+    """A socket whose client sends the frames, on a connection with the fast path."""
 
     def __init__(
         self,
@@ -58,17 +57,17 @@ class DirectConnection(Connection):
         self._queue: Any = socket._reader  # noqa: SLF001
 
     async def run(self) -> CloseReason:
-        """Serve until either side ends; return why. No task outlives it."""
+        """Serve until either side closes; return why. No task outlives it."""
         self._conversation.on_frame(self.take)
         try:
             return await super().run()
         finally:
             self._conversation.on_frame(None)
 
-    # in
+    # Input
 
     def take(self, data: bytes, begin: int, end: int) -> bool:
-        """Take a whole frame, if it is a picture or a pong; False where aiohttp is to read it."""
+        """Handle a whole frame if it is a picture or a pong; False leaves it to aiohttp."""
         kind, queue = data[begin], self._queue
         if (
             kind not in _DIRECT
@@ -97,16 +96,16 @@ class DirectConnection(Connection):
         return True
 
     async def _handle(self, message: WSMessage) -> None:
-        self._handling = True  # what comes meanwhile waits behind it
+        self._handling = True  # later messages wait behind it
         try:
             await super()._handle(message)
         finally:
             self._handling = False
 
-    # out
+    # Output
 
     def _tell(self, taken: Taken) -> None:
-        """Send what was found at once, if it is an answer and the next to be sent."""
+        """Send the result at once, if it is an answer and the next to be sent."""
         found = taken.found
         if (
             self._sending
@@ -122,7 +121,7 @@ class DirectConnection(Connection):
         try:
             self._session.note(found)
             body = self._session.body(found, self._form, taken.number)
-        except Exception:  # noqa: BLE001 - the task will find it, too, and end the connection
+        except Exception:  # noqa: BLE001 - the task raises it again and closes the connection
             super()._tell(taken)
             return
         self._session.results += 1
@@ -135,7 +134,7 @@ class DirectConnection(Connection):
             self._found.set()
 
     async def _answer(self, value: object) -> None:
-        """Answer a frame; a ping follows, in the same write where nothing holds that up."""
+        """Answer a frame, with its ping in the same write if possible."""
         body = codec.encode(value, self._form)
         if self._may_write and len(body) <= codec.WHOLE:
             self._write(body, self._new_ping())
@@ -162,14 +161,14 @@ class DirectConnection(Connection):
 
 
 def _unmasked(data: bytes, mask: int, end: int) -> bytes:
-    """Return the payload behind the mask that stands there."""
+    """Return the unmasked payload after the mask."""
     payload = bytearray(memoryview(data)[mask + _MASK : end])
     websocket_mask(data[mask : mask + _MASK], payload)
     return bytes(payload)
 
 
 def _head(kind: int, size: int) -> bytes:
-    """Return what stands before the payload of a frame that is whole and not masked."""
+    """Return the header of a whole, unmasked frame."""
     if size < _SHORT:
         return bytes((_FINAL | kind, size))
     if size < 1 << 16:

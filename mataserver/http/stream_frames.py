@@ -1,4 +1,4 @@
-"""What is known of the frames of a connection: one that waits, those that the model was given."""
+"""State of a connection's frames: the waiting one, and those given to the model."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Frame:
 
 @dataclass(slots=True, eq=False)
 class Taken:
-    """A frame that the model was given, and what it found; its picture where services want it."""
+    """A frame given to the model, and its result; with its picture if services need it."""
 
     number: int
     share: BudgetShare
     found: Outcome | MataError | None = None
     image: bytes = b""
     withdraw: Callable[[], None] | None = None
-    """What takes it back, where it is in no task."""
+    """Cancels it, if it runs without a task."""
 
     def give_up(self) -> None:
-        """Take it back, and give back what it holds."""
+        """Cancel it, and release its resources."""
         self.share.give_back()
         if self.withdraw is not None:
             self.withdraw()

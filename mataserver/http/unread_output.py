@@ -1,7 +1,7 @@
-"""What was written to a client that has not read it yet.
+"""Output that the client has not read yet.
 
-It lies in memory until it is read: it counts as in flight, and a client that leaves it unread is
-given up. Any answer may be left so: a whole one, a file, events, a WebSocket's messages.
+It is kept in memory until it is read: it counts as in flight, and a client that does not read is
+disconnected. This applies to all answers: plain ones, files, events, WebSocket messages.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from asyncio import Transport
 
 BEGINS = 65_536
-"""Bytes from which on a transport counts as full (asyncio's high-water mark): with less than so
-many nobody waits for the client."""
+"""Bytes from which a transport counts as full (asyncio's high-water mark); below this, writers do
+not wait for the client."""
 STEP = 1_000_000
-"""Bytes that a client reads at least in each while: a slow line carries that, who reads a byte at a
-time keeps what it was sent for no longer than that takes."""
+"""Bytes that a client must read in each interval: possible on a slow line, while one that reads a
+byte at a time is disconnected."""
 
 
 class Portion(Share, Protocol):
-    """A share of the budget that also counts what is there whether there is room or not."""
+    """A budget share that can also count bytes beyond the available room."""
 
     def hold(self, count: int) -> None:
-        """Have ``count`` bytes counted that are in memory already."""
+        """Count ``count`` bytes that are in memory already."""
         ...
 
 
 class Strangers:
-    """What clients without a key have not read: ``limit`` bytes of all of them.
+    """Unread output of clients without a key: at most ``limit`` bytes in total.
 
-    Beyond it whoever has waited longest is given up, so that they take neither the memory nor the
-    room of others.
+    Beyond it the one that has waited longest is disconnected, so that they do not use up the memory
+    and the room of others.
     """
 
     def __init__(self, limit: float) -> None:
@@ -43,19 +43,19 @@ class Strangers:
         self._size = 0
 
     def add(self, backlog: Backlog, size: int) -> None:
-        """Note what one has not read."""
+        """Add a connection's unread output."""
         self._held[backlog] = size
         self._size += size
         while self._size > self._limit and len(self._held) > 1:
             next(iter(self._held)).give_up()
 
     def remove(self, backlog: Backlog) -> None:
-        """Note that one has read it, or is gone."""
+        """Remove a connection that has read its output, or is closed."""
         self._size -= self._held.pop(backlog, 0)
 
 
 class Backlog:
-    """What one connection has not read; ``patience`` is the while in seconds."""
+    """One connection's unread output; ``patience`` is the interval in seconds."""
 
     __slots__ = ("_left", "_patience", "_portion", "_strangers", "_timer", "_transport")
 
@@ -68,7 +68,7 @@ class Backlog:
         self._left = 0
 
     def begin(self, transport: Transport, *, stranger: bool = False) -> None:
-        """Note that a transport is full, perhaps with what nobody known has asked for."""
+        """Start when a transport is full; ``stranger`` if the caller is unknown."""
         self.end()
         self._transport = transport
         self._left = transport.get_write_buffer_size()
@@ -78,13 +78,13 @@ class Backlog:
             self._strangers.add(self, self._left)
 
     def give_up(self) -> None:
-        """End the connection: who waits for it to be read is told that it is gone."""
+        """Abort the connection; waiting writers get an error."""
         if self._transport is not None:
             self._transport.abort()
         self.end()
 
     def end(self) -> None:
-        """Note that the client has read nearly all of it, or is gone."""
+        """Stop: the client has read nearly everything, or is gone."""
         self._portion.give_back()
         self._strangers.remove(self)
         if self._timer is not None:
@@ -96,7 +96,7 @@ class Backlog:
         self._timer = loop.call_later(self._patience, self._look)
 
     def _look(self) -> None:
-        """Give the client up unless it has read enough since the last look."""
+        """Disconnect the client unless it has read enough since the last check."""
         transport, before = self._transport, self._left
         if transport is None:
             return

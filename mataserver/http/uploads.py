@@ -1,4 +1,4 @@
-"""Uploads of any size, written to a file as they arrive: no more than a chunk is in memory."""
+"""Uploads of any size, written to a file as they arrive, with one chunk in memory."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 async def save(request: web.Request, path: Path, field: str, limits: Limits) -> Saved:
-    """Write the body, or a field of a form, to ``path`` when it has come wholly.
+    """Write the body, or a field of a form, to ``path`` once it is complete.
 
-    Until then it is a hidden file beside ``path``, which is removed when the upload fails, so what
-    was at ``path`` stays, and of two uploads at once the last one to end is kept whole.
-    Raises ``TooLarge``, ``TooSlow``, ``BadRequest`` for a broken form, ``InvalidParams`` for one
-    without the field. A full disk's ``OSError`` is answered 507 as it is.
+    Until then it is a hidden file beside ``path``, removed if the upload fails: the previous file
+    remains, and of two concurrent uploads the last one to finish wins. Raises ``TooLarge``,
+    ``TooSlow``, ``BadRequest`` for an invalid form, ``InvalidParams`` for a missing field. A full
+    disk's ``OSError`` is answered with 507.
     """
     kind, limit = declared(request)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
@@ -56,7 +56,7 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
 
 
 async def _field(body: AsyncIterator[bytes], boundary: str, field: str, file: BinaryIO) -> Saved:
-    """Write one field of a form; keep the others, which must be short texts."""
+    """Write one field of a form; return the others, which must be short texts."""
 
     async def place(segment: MultipartSegment) -> BinaryIO | None:
         if segment.name != field:
@@ -73,9 +73,9 @@ async def _field(body: AsyncIterator[bytes], boundary: str, field: str, file: Bi
 
 
 async def save_files(request: web.Request, folder: Path, most: int, limits: Limits) -> Uploads:
-    """Write every file of a form, ``most`` parts at most, into a folder named by its number.
+    """Write every file of a form, at most ``most`` parts, into a folder, named by its number.
 
-    Raises as ``save``; what is in the folder then is for the caller to remove.
+    Raises as ``save`` does; the caller then cleans up the folder.
     """
 
     async def place(segment: MultipartSegment) -> BinaryIO | None:
@@ -91,7 +91,7 @@ async def save_files(request: web.Request, folder: Path, most: int, limits: Limi
 async def _events(
     body: AsyncIterator[bytes], boundary: str, most: int
 ) -> AsyncIterator[MultipartSegment | bytearray | None]:
-    """Yield the beginnings, the bytes and the ends of a form's parts."""
+    """Yield the starts, the bytes and the ends of a form's parts."""
     if not boundary:
         raise BadRequest("The multipart body has no boundary")
     try:
@@ -107,9 +107,9 @@ async def _events(
 
 
 class _Parts:
-    """The parts of a form while they arrive: ``files`` that were written, and short ``texts``.
+    """The parts of a form as they arrive: written ``files``, and short ``texts``.
 
-    ``place`` opens the file that a part is written to, or gives None for a text.
+    ``place`` opens the file for a part, or returns None for a text.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class _Parts:
         self._text = bytearray()
 
     async def read(self, events: AsyncIterator[MultipartSegment | bytearray | None]) -> None:
-        """Take every part; none of their files is open then."""
+        """Read every part; afterwards all their files are closed."""
         try:
             async for event in events:
                 await self._take(event)
@@ -162,7 +162,7 @@ class _Parts:
 
 
 def _utf8(text: str) -> str:
-    """Return a name that was read as Latin-1, which takes any bytes, as the UTF-8 that it is."""
+    """Convert a name that was decoded as Latin-1, which accepts any bytes, to UTF-8."""
     return text.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
@@ -181,7 +181,7 @@ async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
     if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
         raise BadRequest("An upload is not taken compressed")
     over = TooLarge(f"The body is over the limit of {limits.size} bytes")
-    if (request.content_length or 0) > limits.size:  # before any of it is read and written
+    if (request.content_length or 0) > limits.size:  # before anything is read and written
         raise over
     size, loop = 0, asyncio.get_running_loop()
     deadline = loop.time() + limits.seconds

@@ -1,7 +1,7 @@
-"""Looks at the frames of a WebSocket as they arrive, before aiohttp's reader does.
+"""Checks a WebSocket's frames as they arrive, before aiohttp's reader.
 
-That takes frames that are not masked, which RFC 6455 (section 5.1) has a server close with 1002,
-and keeps what has come of a message until the message is whole, which must count as in flight.
+aiohttp accepts unmasked frames, which a server must close with 1002 (RFC 6455, section 5.1), and it
+buffers partial messages, which must count as in flight.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     Take = Callable[[bytes, int, int], bool]
 
 _TURN = 64
-"""So many messages of one read are taken in the reader's stead at a time."""
+"""Messages of one read that are handled without the reader at a time."""
 _CONTROL = 0x8
-"""Opcodes from here on are those of pings, pongs and goodbyes: short, and between others' parts."""
+"""Opcodes from here on are control frames (ping, pong, close): short, and between fragments."""
 
 
 class FrameReader(Protocol):
-    """What reads a WebSocket's bytes."""
+    """Parses a WebSocket's bytes."""
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Take bytes; whether they end the connection, and what follows."""
+        """Parse bytes; return whether they end the connection, and the rest."""
         ...
 
     def feed_eof(self) -> None:
-        """Learn that no more bytes come."""
+        """Handle the end of input."""
         ...
 
 
 class Framing:
-    """Stands before a ``reader``; ``fail`` is told what is wrong with what the client sends.
+    """Wraps a ``reader``; ``fail`` is called with errors in the client's frames.
 
-    ``take`` is offered each frame that is a whole message, by where it begins and ends, and may
-    take it in the reader's stead.
+    ``take`` is offered the start and end of each frame that is a whole message, and may handle it
+    instead of the reader.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Framing:
         self._size = self._held = 0
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Look at bytes, then hand them on; a client that breaks the rules is read no further."""
+        """Check bytes, then forward them; after a protocol error nothing more is read."""
         if not (self._left or self._head or self._size or self._deaf):
             if self.take is not None and not (data := self._offer(data, self.take)):
                 return False, b""
             if _end(data, 0) == len(data):
-                return self._reader.feed_data(data)  # most are: nothing of it is kept
+                return self._reader.feed_data(data)  # the common case: nothing is buffered
         try:
             control = self._look(data)
             if not self._deaf:
@@ -75,9 +75,10 @@ class Framing:
 
     @staticmethod
     def _offer(data: bytes, take: Take) -> bytes:
-        """Have whole messages taken from the beginning; return what is left.
+        """Offer whole messages from the start of the data; return the rest.
 
-        No more of one read than others can wait for: the rest goes by the reader and its queue.
+        Limited per read, so that others are not delayed: the rest goes through the reader and its
+        queue.
         """
         at = taken = 0
         while taken < _TURN and 0 < (end := _end(data, at)) <= len(data) and take(data, at, end):
@@ -85,27 +86,27 @@ class Framing:
         return data[at:] if at else data
 
     def ignore(self) -> None:
-        """Hand on no message any more, whose bytes then take no memory; only its goodbye."""
+        """Discard further messages, to save memory; only the close frame is forwarded."""
         self.end()
         self._deaf = True
 
     def feed_eof(self) -> None:
-        """Hand on that no more bytes come."""
+        """Forward the end of input."""
         self.end()
         self._reader.feed_eof()
 
     def end(self) -> None:
-        """Give back what the message holds that is not whole."""
+        """Release the share of an incomplete message."""
         self._share.give_back()
         self._held = self._size = 0
 
     def _look(self, data: bytes) -> bytearray:
-        """Follow the frames through ``data``; return what is no message's.
+        """Track the frames in ``data``; return the bytes that belong to no message.
 
         Raises ``WebSocketError``.
         """
         control = bytearray()
-        if self._left < len(data):  # most are the middle of a large frame
+        if self._left < len(data):  # usually the middle of a large frame
             data, self._head = self._head + data, b""
         at = 0
         while at < len(data):
@@ -133,16 +134,16 @@ class Framing:
         self._pass(0)
 
     def _pass(self, count: int) -> None:
-        """Note that ``count`` bytes of the frame's payload have come."""
+        """Count ``count`` bytes of the frame's payload as received."""
         self._left -= count
         if self._control:
             return
         self._size += count
-        if not self._left and self._final:  # whole: who takes it counts it
+        if not self._left and self._final:  # complete: its handler counts it
             self._size = 0
 
     def _hold(self) -> None:
-        """Have counted what has come of a message. Raises ``WebSocketError`` without room."""
+        """Count an incomplete message's bytes. Raises ``WebSocketError`` without room."""
         if self._size < self._held:
             self._share.give_back()
             self._held = 0
@@ -155,7 +156,7 @@ class Framing:
 
 
 def _end(data: bytes, at: int) -> int:
-    """Return where the frame ends that begins there, 0 unless it ends a message and is masked."""
+    """Return the end of the frame at ``at``; 0 unless it is masked and ends a message."""
     if len(data) < at + 6 or not (data[at] & 0x80 and data[at + 1] & 0x80):
         return 0
     length, begin = data[at + 1] & 0x7F, at + 6
@@ -166,7 +167,7 @@ def _end(data: bytes, at: int) -> int:
 
 
 def _header_size(data: bytes, at: int) -> int:
-    """Return the bytes of the frame's header that begins at ``at``, 0 where that is not known."""
+    """Return the size of the frame header at ``at``; 0 if it is incomplete."""
     if len(data) < at + 2:
         return 0
     masked, length = data[at + 1] & 0x80, data[at + 1] & 0x7F
