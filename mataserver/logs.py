@@ -129,9 +129,8 @@ class Repeats:
     def note(self, kind: str, line: str, error: BaseException | None = None) -> None:
         """Log ``line``, or count it if one of its ``kind`` was logged in this interval.
 
-        Only the first line includes the traceback of ``error``. Needs a running event loop. Kinds
-        must be
-        few: sentences and models, not client input.
+        Only the first line includes the traceback of ``error``. Needs a running event loop. There
+        must be few kinds: sentences and models, not client input.
         """
         held = self._held.get(kind)
         if held is not None:

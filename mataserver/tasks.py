@@ -24,8 +24,7 @@ class Tasks:
         """Run a coroutine in the background until it returns or the service ends.
 
         Its exception is logged, and stays in ``failed`` until a task of that name is spawned again.
-        It is not
-        restarted: it must handle recoverable errors itself.
+        It is not restarted: it must handle recoverable errors itself.
         """
         self._failed.pop(name, None)
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self.owner}: {name}")

@@ -167,8 +167,7 @@ class Backend:
     params:   the struct of its parameters.
     result:   the struct of its results, for the plugin's own tasks only.
     accepts:  which models of that source it serves; by default all for "pip", none otherwise. It
-    may
-              raise a ``MataError`` that says why a model of its kind cannot be served.
+              may raise a ``MataError`` that says why a model of its kind cannot be served.
     requires: importable modules that it needs (checked without importing them).
     packages: what ``pip install`` needs to provide ``requires``; also what ``pull`` installs.
     system_binary: an executable that must be on PATH, if any.
@@ -183,9 +182,8 @@ class Backend:
               labels in ``LoadContext.parts``. They are loaded in the same worker.
     facts:    ``facts(files)`` returns decisions about a model that it serves, as texts by name, for
               ``mataserver show``. It loads nothing and may raise ``MataError``.
-    step_timeout: maximum seconds of one step (a batch, a call, an item of a generator), if more
-    than
-              the server's ``infer_timeout``; at most an hour.
+    step_timeout: maximum seconds of one step (a batch, a call, an item of a generator), if
+              more than the server's ``infer_timeout``; at most an hour.
     confined: False if it must write outside its own directory in ``data_dir``, or make system calls
               that are otherwise denied: ``ptrace``, ``mount``, ``bpf`` and the like.
     """

@@ -158,8 +158,7 @@ class Context:
     run_process: runs a child process that dies with the server.
     cluster:  the Ray cluster; raises a ``MataError`` if its package is missing.
     held:     ids for routes with ``held``, which any of several front-ends can resolve. Ids are
-    scoped
-              by service.
+              scoped by service.
     stopping: set when the server begins to shut down. It then waits for running handlers, for up to
               ``drain_timeout`` seconds, and exits the services after that.
     peers:    the services of all plugins by name, once all are created.
@@ -168,8 +167,7 @@ class Context:
     count:    counts such a call in ``mataserver_requests_total`` and its latency: method, route,
               status, seconds.
     sign_out: revokes what ``authenticate`` once accepted, by a principal's id or its ``grant``:
-    ends
-              its browser sessions, WebSockets and event streams.
+              ends its browser sessions, WebSockets and event streams.
     """
 
     settings: Any

@@ -1,9 +1,8 @@
 """The child's side of ``mataserver.processes.child``: setup, then the target itself.
 
 ``python -m mataserver.processes.spawned PARENT NICE CONFINED PATH KIND TARGET …`` dies with its
-parent, lowers its priority, and runs the target: a module, a function, or a program. It keeps
-imports
-few: some children are short-lived.
+parent, lowers its priority, and runs the target: a module, a function, or a program. It has
+few imports: some children are short-lived.
 """
 
 from __future__ import annotations
