@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
 
 EVENTS = "text/event-stream"
-_FORMS: dict[str, Format] = {
-    "application/msgpack": "msgpack",
-    "application/x-msgpack": "msgpack",
-    "application/json": "json",
-    "application/*": "json",
-    "*/*": "json",
+_RANGES: dict[str, tuple[Format, int]] = {
+    "application/msgpack": ("msgpack", 2),
+    "application/x-msgpack": ("msgpack", 2),
+    "application/json": ("json", 2),
+    "application/*": ("json", 1),
+    "*/*": ("json", 0),
 }
-"""The forms of a whole answer; what takes any is given JSON."""
+"""Media ranges: the form of a whole answer that each selects, and how specific it is.
+
+A wildcard selects JSON.
+"""
 
 
 def form(accept: str | None) -> Format:
@@ -36,13 +39,19 @@ def events(accept: str) -> bool:
 
 
 def _wanted(accept: str) -> tuple[Format, float]:
-    best: Format = "json"
-    most = 0.0
+    """Return the form with the highest weight, and that weight: 0 where no form is accepted.
+
+    The most specific range decides the weight of a form.
+    """
+    weights: dict[Format, tuple[int, float]] = {}
     for kind, weight in _weighed(accept):
-        found = _FORMS.get(kind)
-        if found is not None and weight > most:
-            best, most = found, weight
-    return best, most
+        if kind in _RANGES:
+            found, specific = _RANGES[kind]
+            weights[found] = max((specific, weight), weights.get(found, (-1, 0.0)))
+    accepted: dict[Format, float] = {found: weight for found, (_, weight) in weights.items()}
+    best: Format = max(accepted, key=accepted.__getitem__) if accepted else "json"
+    most = accepted.get(best, 0.0)
+    return best if most > 0 else "json", most
 
 
 def _weighed(accept: str) -> Iterator[tuple[str, float]]:

@@ -39,7 +39,7 @@ function useScene(canvas, job, model, cameras) {
       if (signal.aborted) return;
       if (!scene) { setMade({ flat: true }); return; }
       const views = every.find((each) => each.model === model.name)?.views ?? [];
-      const shown = await scene.call("show", ply, views);
+      const shown = await scene.show(ply, views);
       setMade({ scene, views, ...shown });
     };
     begin().catch((error) => { if (!signal.aborted) setMade({ error }); });

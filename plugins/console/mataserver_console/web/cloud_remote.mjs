@@ -59,6 +59,9 @@ export class Cloud {
   /** What a method of the scene returns. */
   call(name, ...args) { return this.ask(name, args); }
 
+  /** What there is to be seen of a file, whose memory goes to where it is drawn. @param {ArrayBuffer} ply */
+  show(ply, views) { return this.ask("show", [ply, views], [ply]); }
+
   /** What a method of the scene returns for the place of an event. */
   at(name, event) { return this.ask(name, placeOf(this.canvas, event)); }
 
@@ -79,6 +82,6 @@ export async function cloudOn(canvas) {
   if (!found) return new Cloud(canvas, await own(canvas, given));
   const ask = asking(found.worker);
   const surface = canvas.transferControlToOffscreen();
-  await ask("begin", [surface, { ...given, slow: found.slow }], [surface]);
+  await ask("begin", [surface, { ...given, slow: found.slow }], [surface]).catch((error) => { found.worker.terminate(); throw error; });
   return new Cloud(canvas, { call: ask, end: () => found.worker.terminate() });
 }
