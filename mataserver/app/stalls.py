@@ -59,25 +59,36 @@ class _Pulse:
             silent = time.monotonic() - last
             if silent < self._after or last == told:
                 continue
-            trace = _what_runs(sys._current_frames().get(self._thread))  # noqa: SLF001 - documented
-            if trace is not None:  # else it is the machine that has no time for it
+            if self._tell(silent):  # else it is the machine that has no time for it
                 told = last
-                place = traceback.extract_tb(trace)[-1]
-                log.warning(
-                    "the event loop is held up for %.0f s, and every request with it: by %s, "
-                    "line %d, in %s; ctx.run_blocking takes what waits or computes for long",
-                    silent,
-                    place.filename,
-                    place.lineno,
-                    place.name,
-                    exc_info=HeldUp("it is here now").with_traceback(trace),
-                )
+
+    def _tell(self, silent: float) -> bool:
+        """Tell what the loop runs now, if it runs anything; return whether it does.
+
+        A function of its own: frames keep their variables, such as bodies and images, and nothing
+        of them is to stay until the next time.
+        """
+        trace = _what_runs(sys._current_frames().get(self._thread))  # noqa: SLF001 - documented
+        if trace is None:
+            return False
+        place = traceback.extract_tb(trace)[-1]
+        log.warning(
+            "the event loop is held up for %.0f s, and every request with it: by %s, "
+            "line %d, in %s; ctx.run_blocking takes what waits or computes for long",
+            silent,
+            place.filename,
+            place.lineno or 0,
+            place.name,
+            exc_info=HeldUp("it is here now").with_traceback(trace),
+        )
+        return True
 
 
 def _what_runs(frame: FrameType | None) -> TracebackType | None:
     """Return what leads to a frame from where the loop ran it; None where it runs nothing."""
     trace = None
     while frame is not None and frame.f_globals.get("__name__") not in _RUNNERS:
-        trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno)
+        # What a compiler made without a line has None, which a traceback does not take.
+        trace = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno or 0)
         frame = frame.f_back
     return trace if frame is not None else None
