@@ -24,7 +24,7 @@ from mataserver.testing import check_plugin, installed, serving
 _NUMBERS = itertools.count()
 
 SOUND = """
-from msgspec import Struct
+import msgspec; from msgspec import Struct
 from mataserver import Backend, Classification, ClassifyResult, Params, hookimpl
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -246,6 +246,14 @@ WRONG_BACKENDS = {
     "unknown engine": ("engine='gpu'", "unknown engine 'gpu'"),
     "params of another kind": ("params=Settings", "params must be a mataserver.Params struct"),
     "params that are no type": ("params=Params()", "params must be a mataserver.Params struct"),
+    "params with a field of a taken name": (
+        "params=msgspec.defstruct('Own', [('check', bool, False)], bases=(Params,))",
+        "params: the name check is taken",
+    ),
+    "a check of more than itself": (
+        "params=msgspec.defstruct('Own', [], bases=(Params,), namespace={'check': load})",
+        "params.check is called with (self), and takes (",
+    ),
     "hub models without accepts": ("source='hf'", "the source hf needs a function accepts"),
     "parts that are no function": ("parts={}", "parts must be a function"),
     "facts that are no function": ("facts={}", "facts must be a function"),

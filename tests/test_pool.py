@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 
 import pytest
 
@@ -137,6 +138,19 @@ async def test_a_load_that_fails_in_a_way_of_its_own_is_told(rig, caplog):
         await rig.touch("a")
     assert rig.pool.status("a", "detect").error == "The model could not be loaded"
     assert rig.state("a") == "unloaded"
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [(OSError(errno.ENOSPC, "full"), "The disk is full"), (MemoryError(), "is out of memory")],
+)
+async def test_a_load_without_room_is_logged_with_its_cause(rig, caplog, failure, said):
+    """The client is told what is scarce, and the log where it was missing."""
+    rig.failure = failure
+    with pytest.raises(MataError, match=said):
+        await rig.touch("a")
+    [told] = [record for record in caplog.records if record.exc_info]
+    assert told.exc_info[1] is failure
 
 
 async def test_a_death_under_a_request_is_answered_and_replaced(rig):

@@ -8,8 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
-from mataserver.errors import scarcity
+from mataserver.engines import zygotes
+from mataserver.engines.work import Placement
+from mataserver.errors import Unavailable, scarcity
+from mataserver.http.middleware import _Answer
 
 NO_THREADS = """
 import resource, threading, time
@@ -41,7 +45,8 @@ def test_a_process_that_can_start_no_thread_ends_in_time():
         (MemoryError(), 507),
         (OSError(errno.ENOMEM, ""), 507),
         (OSError(errno.ENOSPC, ""), 507),
-        (OSError(errno.EAGAIN, ""), 503),
+        (OSError(errno.EAGAIN, ""), None),  # such as a socket that is not ready
+        (RuntimeError("can't start new thread"), 503),
         (OSError(errno.EMFILE, ""), 503),
         (OSError(errno.ENOENT, ""), None),
         (RuntimeError("a bug"), None),
@@ -51,3 +56,24 @@ def test_what_is_scarce_is_told(error, status):
     """What runs out is no bug of the server's; everything else stays one."""
     found = scarcity(error)
     assert (found and found.status) == status
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "")])
+async def test_where_something_was_scarce_is_logged(caplog, error):
+    """A handler that asks for too much is a bug that only its traceback shows."""
+    request = make_mocked_request("GET", "/v1/greedy")
+    assert _Answer(None, None, None, None).refuse(request, error).status in {503, 507}
+    (record,) = caplog.records
+    assert record.exc_info[1] is error
+
+
+async def test_a_process_that_may_not_be_started_is_told(monkeypatch):
+    """The limit on processes, which has the number that other errors have too."""
+
+    def popen(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(zygotes.subprocess, "Popen", popen)
+    zygote = zygotes.ZygoteHandle(Placement("lab", (), (), confined=False), "info", "text")
+    with pytest.raises(Unavailable, match="can start no more processes"):
+        zygote.start()

@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mataserver import logs
-from mataserver.errors import Unavailable
+from mataserver.errors import Unavailable, starting
 from mataserver.processes import variables
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class ZygoteHandle:
             "PYTHONPATH": os.pathsep.join(path),
             **dict(self._placement.environment),
         }
-        with theirs, self._prints() as prints:
+        with contextlib.ExitStack() as failed, theirs, self._prints() as prints, starting():
+            failed.callback(ours.close)
             self._process = subprocess.Popen(  # noqa: S603 - our own module, fixed arguments
                 command,
                 pass_fds=(theirs.fileno(),),
@@ -95,6 +96,7 @@ class ZygoteHandle:
                 env=environment,
                 start_new_session=True,
             )
+            failed.pop_all()
         self._control = ours
         asyncio.get_running_loop().add_reader(ours, self._readable)
 

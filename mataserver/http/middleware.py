@@ -226,17 +226,22 @@ class _Answer:
         scarce = scarcity(error)
         if scarce is None:
             return None
-        self._log_failure(request, scarce)
+        self._log_failure(request, scarce, error)
         return error_response(scarce)
 
-    def _log_failure(self, request: web.Request, error: MataError) -> None:
-        """Log a failure of the server; overload errors at most once per second."""
+    def _log_failure(
+        self, request: web.Request, error: MataError, cause: Exception | None = None
+    ) -> None:
+        """Log a failure of the server, with the traceback of its ``cause``.
+
+        Overload errors are logged at most once per second.
+        """
         if error.status >= 500:
             line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
             if error.status == Unavailable.status:
-                self._refusals.note(error.detail, line)
+                self._refusals.note(error.detail, line, cause)
             else:
-                log.warning("%s", line)
+                log.warning("%s", line, exc_info=cause)
 
 
 def _checked(response: object, request: web.Request) -> web.StreamResponse:

@@ -53,6 +53,7 @@ class Loader:
             "thread": ThreadEngine(),
             **(engines or {}),
         }
+        self._changed: dict[str, str] = {}
         if settings.on_ray and "ray" not in self._engines:
             self._engines["ray"] = _ray(settings)
 
@@ -102,7 +103,7 @@ class Loader:
 
     async def _start(self, plan: ModelPlan, device: str | None) -> Worker:
         engine = self._engines[plan.engine(self._settings.engine)]
-        await asyncio.to_thread(_check_files, plan)
+        await asyncio.to_thread(_check_files, plan, self._changed)
         needs = self._needs(plan)
         assignment = self._assign(plan, plan.settings, device, needs)
         confined = needs is None and self._confined(plan)
@@ -202,24 +203,30 @@ def _ray(settings: Settings) -> RayEngine:
     return RayEngine(settings.ray_address, room=settings.ray_room, silence=settings.ray_silence)
 
 
-def _check_files(plan: ModelPlan) -> None:
+def _check_files(plan: ModelPlan, changed: dict[str, str]) -> None:
     """Look at the files of a model and its parts just before they are read: they may change.
 
-    Other files than those of its registration are told in the log. Raises ``Unavailable`` for a
-    link that leads out of it.
+    Other files than those of its registration are told in the log, once for each edition:
+    ``changed`` is the last such edition by model. Raises ``Unavailable`` for a link that leads out
+    of it.
     """
     if plan.spec.path is not None:
         try:
             sources.check_links(plan.spec.path)
         except sources.StrayLink as error:
             raise Unavailable(f"{plan.spec.name} cannot be served: {error.detail}") from None
-        if plan.edition and sources.edition_of(plan.spec.path) != plan.edition:
+        edition = sources.edition_of(plan.spec.path) if plan.edition else ""
+        if edition not in {plan.edition, changed.get(plan.spec.name)}:
+            changed[plan.spec.name] = edition
+            # What lies beside a single file may be its weights, or have nothing to do with it.
+            whole = plan.spec.path.is_dir()
             log.warning(
-                "%s is loaded from files that changed since it was registered: pull it again",
+                "%s: %s changed since it was registered; pull it again if that belongs to it",
                 plan.spec.name,
+                "its files" if whole else "something in the folder of its file",
             )
     for part in plan.parts.values():
-        _check_files(part)
+        _check_files(part, changed)
 
 
 def placement(plan: ModelPlan, *, confined: bool = False) -> Placement:

@@ -107,10 +107,8 @@ class Loading:
                 slot.refusal = await LastingFailure.of(slot.plan, error, until)
             raise
         except Exception as error:
-            scarce = scarcity(error)
-            failure = scarce or MataError("The model could not be loaded")
-            if scarce is None:
-                log.exception("unexpected error while loading %s", name)
+            failure = scarcity(error) or MataError("The model could not be loaded")
+            log.exception("unexpected error while loading %s", name)
             self._failed(slot, failure)
             raise failure from error
         finally:
