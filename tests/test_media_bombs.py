@@ -212,6 +212,27 @@ def test_a_tiff_that_tells_its_tiles_twice(tiles):
     assert "metadata are damaged" in refused(tiled(*tiles))
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan"), 64.0])
+@pytest.mark.parametrize("tag", [258, 262, 322, 323, 339])
+def test_a_tiff_whose_numbers_are_floats(tag, number):
+    """Its tags are integers; as a float one may be infinite, which no integer is."""
+    data = tiled(128, packed=zlib.compress(bytes(3 * 128 * 128)))
+    count = struct.unpack_from("<H", data, 8)[0]
+    entries = [data[10 + 12 * at :][:12] for at in range(count)]
+    kept = [each for each in entries if struct.unpack_from("<H", each)[0] != tag]
+    own = struct.pack("<HHIf", tag, 11, 1, number)
+    begin, end = 8 + 2 + 12 * count, len(data)
+    # The directory goes to the end: its places are those of the file as it was.
+    table = struct.pack("<H", len(kept) + 1) + b"".join(sorted([*kept, own], key=tag_of)) + bytes(4)
+    data = b"II*\0" + struct.pack("<I", end) + bytes(begin - 8) + data[begin:] + table
+    assert refused(data).startswith("image ")
+
+
+def tag_of(entry: bytes) -> int:
+    """Return the tag of a directory's entry."""
+    return int(struct.unpack_from("<H", entry)[0])
+
+
 @pytest.mark.parametrize("tile", [128, 1_024])
 def test_a_tiff_of_tiles(tile):
     """Tiles as programs write them are decoded, also where one is larger than the picture."""
@@ -243,6 +264,14 @@ def test_a_head_without_end_is_not_read_byte_by_byte(kind, before, gap):
         pytest.skip("its head has two numbers")
     behind = b" 1" * (3 - before.count(b"1"))
     assert "head has over 4096 bytes" in refused(kind + before + gap + behind + b" 1 1 1\n")
+
+
+@pytest.mark.parametrize("kind", [b"P0CMYK", b"Pf", b"PyP", b"PyRGBA", b"PyCMYK"])
+@pytest.mark.parametrize("gap", [b" ", b"\n#" + b"x" * 8_000_000 + b"\n"])
+def test_what_only_pillow_calls_a_ppm_is_refused(kind, gap):
+    """Before its head is read, which has no end either."""
+    data = kind + gap + b"1 1 1\n" + bytes(4)
+    assert "unknown format or broken header" in refused(data)
 
 
 @pytest.mark.parametrize("kind", [b"P2", b"P3", b"P5", b"P6"])

@@ -22,6 +22,7 @@ from mataserver.errors import scarcity
 
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 4_000_000,) * 2)
+threading.stack_size(64 << 20)  # whatever this machine's own is: more than is left
 try:
     threading.Thread(target=print).start()
 except RuntimeError as error:

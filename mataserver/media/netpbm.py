@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mataserver.errors import BadRequest
+from mataserver.media import kinds
 from mataserver.media.limits import check_size
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ _CHANNELS = {b"5": 1, b"6": 3}
 _LONGEST_HEAD = 4_096
 _TOKENS = {**dict.fromkeys((b"P1", b"P4"), 2), **dict.fromkeys((b"P2", b"P3", b"P5", b"P6"), 3)}
 """How many numbers the head of each kind has."""
+_EXTENSIONS = (b"P0", b"Pf", b"Py")
+"""Magic numbers that Pillow takes besides: floating-point samples, and some for its own tests."""
 
 
 def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | None:
@@ -49,7 +52,12 @@ def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | Non
 
 
 def check(data: bytes | memoryview) -> None:
-    """Raise ``BadRequest`` for a head that has no end soon: Pillow reads it byte by byte."""
+    """Raise ``BadRequest`` for a head that has no end soon: Pillow reads it byte by byte.
+
+    Also for what Pillow takes for a file of this family and is none of P1 to P6.
+    """
+    if bytes(data[:2]) in _EXTENSIONS:
+        raise BadRequest(kinds.refusal(data))
     tokens = _TOKENS.get(bytes(data[:2]), 0)
     if not tokens or len(data) <= _LONGEST_HEAD:
         return

@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 _JPEGS = frozenset({"JPEG", "MPO"})
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
+_DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    IndexError,
+    TypeError,
+    ArithmeticError,  # a number of the metadata that is infinite
+)
 _NO_PICTURE = (UnidentifiedImageError, *_DAMAGED)
 _LARGEST_SCALE = max(MARGINS)
 _TRANSPOSED_ORIENTATIONS = frozenset({5, 6, 7, 8})

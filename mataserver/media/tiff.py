@@ -19,6 +19,7 @@ _BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339
 _MIN_IS_WHITE, _SIGNED = 0, 2
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _MOST_BITS = 16
+_DAMAGED = "image cannot be decoded: its metadata are damaged"
 _PADDED = 2
 """How much larger than a picture may be its tiles are at most: those at its edges are filled up."""
 
@@ -37,10 +38,7 @@ def check_tiles(picture: Image.Image, max_pixels: int) -> None:
 
     Each is decoded as a whole, however little of it lies within the picture.
     """
-    try:
-        width, height = (max(1, _tag(picture, tag, 1)) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
-    except (TypeError, ValueError, IndexError):
-        raise BadRequest("image cannot be decoded: its metadata are damaged") from None
+    width, height = (max(1, _tag(picture, tag, 1)) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
     across, down = (
         -(-side // of) * of for side, of in zip(picture.size, (width, height), strict=True)
     )
@@ -58,6 +56,12 @@ def grey(picture: Image.Image, samples: NDArray[Any]) -> NDArray[Any]:
 
 
 def _tag(picture: Image.Image, tag: int, otherwise: int) -> int:
-    """Return a tag's value for the first sample."""
+    """Return a tag's value for the first sample. Raises ``BadRequest`` for one that is no integer.
+
+    A file may call it a float, and then it may be infinite.
+    """
     value = picture.tag_v2.get(tag, otherwise)  # type: ignore[attr-defined] # a TiffImageFile
-    return int(value[0] if isinstance(value, tuple) else value)
+    first = next(iter(value), None) if isinstance(value, tuple) else value
+    if not isinstance(first, int):
+        raise BadRequest(_DAMAGED)
+    return first

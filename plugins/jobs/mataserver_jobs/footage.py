@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mataserver import BadRequest, upright_frame
+from mataserver_jobs import directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,13 +134,12 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.damaged = False
+        directory.check(path, MAX_PICTURES)
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise BadRequest("The ZIP file is damaged") from error
         entries = self._zip.infolist()
-        if len(entries) > MAX_PICTURES:
-            raise BadRequest(f"The ZIP file has over {MAX_PICTURES} entries")
         for entry in entries:
             _check(entry)
         self._entries = sorted(

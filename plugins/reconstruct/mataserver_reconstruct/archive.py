@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from mataserver import BadRequest
-from mataserver_reconstruct import directory
+from mataserver_jobs import directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,9 +38,6 @@ _FIELD = struct.Struct("<HH")  # of an entry's extra fields: kind, size
 _STANDS_FOR = struct.Struct("<BI")  # version, CRC-32 of the name that it stands for
 _SMALL = 1_000_000  # bytes below which a ratio tells nothing: a blank picture packs well
 _CHUNK = 1 << 20
-_MOST_EXTRA = 4_096
-"""Bytes of an entry's extra fields: programs write some dozens, and its name. ``zipfile`` copies
-what is left behind each of them, and 16,000 empty ones take a tenth of a second."""
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -67,11 +64,7 @@ def inspect(file: Path, limits: Limits) -> list[zipfile.ZipInfo]:
 
     Raises ``BadRequest`` for what is no ZIP, and for an entry that is refused.
     """
-    # Before the directory is read: as objects, entries take ten times the bytes they have there.
-    if directory.has_more_than(file, limits.max_entries):
-        raise BadRequest(f"the archive has over {limits.max_entries} entries, which are too many")
-    if directory.longest_extra(file) > _MOST_EXTRA:
-        raise BadRequest(f"the archive has an entry with over {_MOST_EXTRA} bytes of extra fields")
+    directory.check(file, limits.max_entries)
     with _opened(file) as archive:
         entries = archive.infolist()
         _check_names(entries)

@@ -11,7 +11,8 @@ import zlib
 import pytest
 
 from mataserver import BadRequest
-from mataserver_reconstruct import archive, directory
+from mataserver_jobs import directory
+from mataserver_reconstruct import archive
 from mataserver_reconstruct.spec import Limits
 
 PICTURE = b"\xff\xd8" + bytes(range(256)) * 8

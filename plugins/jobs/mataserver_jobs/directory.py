@@ -6,6 +6,8 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+from mataserver import BadRequest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -14,6 +16,20 @@ if TYPE_CHECKING:
 _END, _LOCATOR, _END_64 = b"PK\5\6", b"PK\6\7", b"PK\6\6"
 _END_SIZE, _LOCATOR_SIZE, _END_64_SIZE, _ENTRY_SIZE = 22, 20, 56, 46
 _LONGEST_COMMENT = 65_535
+MOST_EXTRA = 4_096
+"""Bytes of an entry's extra fields: programs write some dozens, and its name. ``zipfile`` copies
+what is left behind each of them, and 16,000 empty ones take a tenth of a second."""
+
+
+def check(file: Path, most_entries: int) -> None:
+    """Raise ``BadRequest`` for an archive that ``zipfile`` may not read; not for what is none.
+
+    It is asked before: as objects, entries take ten times the bytes that they have in the file.
+    """
+    if has_more_than(file, most_entries):
+        raise BadRequest(f"the archive has over {most_entries} entries, which are too many")
+    if longest_extra(file) > MOST_EXTRA:
+        raise BadRequest(f"the archive has an entry with over {MOST_EXTRA} bytes of extra fields")
 
 
 def has_more_than(file: Path, most: int) -> bool:
