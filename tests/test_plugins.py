@@ -250,6 +250,10 @@ WRONG_BACKENDS = {
         "params=msgspec.defstruct('Own', [('check', bool, False)], bases=(Params,))",
         "params: the name check is taken",
     ),
+    "params with another": (
+        "params=msgspec.defstruct('Own', [('of_parts', int, 0)], bases=(Params,))",
+        "params: the name of_parts is taken",
+    ),
     "a check of more than itself": (
         "params=msgspec.defstruct('Own', [], bases=(Params,), namespace={'check': load})",
         "params.check is called with (self), and takes (",

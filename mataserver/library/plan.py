@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mataserver import params
+from mataserver.contract.backend import LoadedPart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +80,7 @@ class ModelPlan:
         if not named and max_tokens in self._unasked:
             return self._unasked[max_tokens]
         found = parse(named, self.backend.params, defaults=defaults, max_tokens=max_tokens)
-        found.check()
+        _check(self, found)
         if not named and _is_fixed(found):
             self._unasked[max_tokens] = found
         return found
@@ -102,6 +103,16 @@ class ModelPlan:
     def key(self) -> tuple[str, str]:
         """The pool's key: a model may serve two tasks."""
         return (self.spec.name, self.spec.task)
+
+
+def _check(plan: ModelPlan, found: Params) -> None:
+    """Raise ``InvalidParams`` for what the backend, or a part of it, cannot answer."""
+    found.check()
+    for label, given in found.of_parts().items():
+        part = plan.parts[label]
+        kind = part.backend.params
+        defaults = params.configured(part.settings.params, kind)
+        _check(part, LoadedPart(None, kind, defaults).params_with(**given))
 
 
 def _is_fixed(found: Params) -> bool:

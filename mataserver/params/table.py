@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 MAX_PROMPTS = 256
 MAX_TEXT = 16_384
@@ -47,6 +50,13 @@ class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         Called once they are complete: with what a request or a session gives, and the defaults.
         """
+
+    def of_parts(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what parts of a composed backend are to be given of it, by their labels.
+
+        As for ``LoadedPart.params_with``: the parts' own ``check`` is then asked as well.
+        """
+        return {}
 
 
 class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):

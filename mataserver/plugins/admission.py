@@ -167,11 +167,11 @@ def _check_worker(backend: Backend, who: str) -> None:
     """Validate what is sent to the worker."""
     if not (isinstance(backend.params, type) and issubclass(backend.params, Params)):
         raise PluginError(f"{who}: params must be a mataserver.Params struct")
-    if not callable(backend.params.check):
-        raise PluginError(
-            f"{who}: params: the name check is taken by the method of mataserver.Params"
-        )
-    check_called(backend.params.check, f"{who}: params.check", "self")
+    for name in ("check", "of_parts"):
+        method = getattr(backend.params, name)
+        if not callable(method):  # a field
+            raise PluginError(f"{who}: params: the name {name} is taken by a method of Params")
+        check_called(method, f"{who}: params.{name}", "self")
     if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
         raise PluginError(f"{who}: max_batch must be a whole number from 1")
     seconds = backend.step_timeout

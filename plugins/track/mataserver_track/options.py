@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from mataserver import Confidence, Params, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Timing = Literal["arrival", "frames"]
 Classes = Annotated[list[Text], Meta(min_length=1, max_length=1_024)]
@@ -56,3 +59,7 @@ class TrackParams(Params, frozen=True, kw_only=True):
     prompts: list[Text] | None = None
     classes: Classes | None = None
     timing: Timing | None = None
+
+    def of_parts(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the detector is asked with: it may need prompts."""
+        return {"detector": {"confidence": self.confidence, "prompts": self.prompts}}

@@ -10,7 +10,18 @@ import msgspec
 import pytest
 
 import mataserver_track
-from mataserver import ModelFiles, Part, config, plugins, testing
+from mataserver import (
+    Backend,
+    InvalidParams,
+    ModelFiles,
+    ModelSpec,
+    Params,
+    Part,
+    config,
+    plugins,
+    testing,
+)
+from mataserver.library.plan import ModelPlan
 from mataserver_track.options import Settings, TrackParams
 
 
@@ -88,6 +99,34 @@ def test_params_cross_the_wire():
     """Params survive the way to a worker."""
     made = TrackParams(confidence=0.5, prompts=["cat"], classes=["cat"], timing="frames")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=TrackParams) == made
+
+
+class Wordy(Params, frozen=True):
+    """What a detector of words takes: it cannot do without one."""
+
+    prompts: tuple[str, ...] = ()
+
+    def check(self):
+        """Raise without a prompt."""
+        if not self.prompts:
+            raise InvalidParams("params.prompts: this model needs at least one prompt")
+
+
+@pytest.mark.parametrize("configured", [{}, {"prompts": ["cat"]}])
+def test_what_the_detector_needs_is_demanded_first(configured):
+    """Without a prompt no session of a detector of words is made; one of the settings counts."""
+    [backend] = mataserver_track.backends()
+    words = Backend(name="words", task="detect", source="pip", load=print, params=Wordy)
+    setting = config.ModelSettings(model="m", params=configured)
+    part = ModelPlan(ModelSpec("m", "detect", "pip"), words, "words", None, setting, 0)
+    spec, parts = ModelSpec("m", "track", "pip"), {"detector": part}
+    plan = ModelPlan(spec, backend, "track", Settings(), config.ModelSettings(model="m"), 0, parts)
+    assert plan.params({"prompts": "cat"}, 100).prompts == ["cat"]
+    if configured:
+        plan.params({}, 100)
+    else:
+        with pytest.raises(InvalidParams, match="needs at least one prompt"):
+            plan.params({}, 100)
 
 
 LOAD = """
