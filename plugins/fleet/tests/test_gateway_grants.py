@@ -104,3 +104,30 @@ async def test_an_answer_without_an_end(stand):  # noqa: F811
         assert len(await asyncio.wait_for(answers[1].read(), 30)) == 99_998
         for each in answers:
             each.close()
+
+
+@pytest.mark.parametrize("path", [INFER, "/gateway/shop/v1/infer"])
+@pytest.mark.parametrize(("status", "known"), [(401, "another key"), (403, KEY)])
+async def test_a_body_still_to_come(stand, upstreams, path, status, known):  # noqa: F811
+    """Who was revoked or unlinked after the head came is refused when the body comes."""
+    kind = "mataserver" if "/v1/" in path else "triton"
+    target = Target("127.0.0.1", upstreams[0].port, kind=kind)
+    stand.follow(application(target))
+    body = b'{"model": "cats", "image": "aGk="}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+    read = asyncio.Event()
+    judged = stand.gateway.bodies.read
+    stand.gateway.bodies.read = lambda *given: read.set() or judged(*given)
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\napikey: {KEY}\r\nContent-Length: {len(body)}\r\n"
+    fields = b"Content-Type: application/json\r\nConnection: close\r\n\r\n"
+    writer.write(head.encode() + fields + body[:3])
+    await asyncio.wait_for(read.wait(), 30)
+    consumers = frozenset({1} if status == 401 else {2})
+    stand.follow(
+        application(target, consumers=consumers), consumers=[consumer(1, known), consumer(2, "b")]
+    )
+    writer.write(body[3:])
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+    assert not [each for each in upstreams if any(one.path.endswith("infer") for one in each.seen)]

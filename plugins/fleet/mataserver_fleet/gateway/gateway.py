@@ -174,6 +174,7 @@ class Gateway:
             model, kind = pictures.asked(request, body)
             place = _offered(scope, model)
             consumer = callers.consumer(self.snapshot, request, place.application)
+            self.grants.check(consumer, place, "http")  # the place is of the head's time
             self.limits.admit(consumer)
             fields = (
                 headers.forth(request.raw_headers, consumer.name, self.http.address(request)) + kind
@@ -211,7 +212,10 @@ class Gateway:
         """
         try:
             if unread is not None:
+                judged = self.snapshot
                 call.body = await self.bodies.read(call.request, unread)
+                if self.snapshot is not judged:  # nobody keeps a request open to act with it later
+                    self.grants.check(call.consumer, call.asked.place, "http")
             body = call.body
             if first is None and call.asked.verb != PICTURE and isinstance(body, (Whole, Passing)):
                 await self._look(call, body)

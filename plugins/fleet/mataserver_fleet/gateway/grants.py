@@ -62,6 +62,13 @@ class ConsumerGrants:
         finally:
             del self._held[end]
 
+    def check(self, consumer: Consumer, place: Place, protocol: str) -> None:
+        """Raise ``Unknown`` or ``NotLinked`` where a consumer may ask a route no more."""
+        reasons: list[MataError] = []
+        with self.held(consumer, place, protocol, reasons.append):
+            if reasons:
+                raise reasons[0]
+
     def follow(self, snapshot: Snapshot) -> None:
         """End what another snapshot does not grant."""
         self._snapshot = snapshot
