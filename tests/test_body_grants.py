@@ -10,7 +10,8 @@ import pytest
 
 from api_answers import answer
 from conftest import POINTS
-from mataserver import testing
+from mataserver import Principal, testing
+from mataserver.http.grants import REMEMBERED, Grants
 from service_plugins import folder, plugin
 
 __all__ = ["folder", "plugin"]
@@ -18,6 +19,8 @@ __all__ = ["folder", "plugin"]
 KEY = "script-key"
 GENEROUS = 20.0
 OWN = """
+import asyncio
+
 from msgspec import Struct
 
 from mataserver import PRINCIPAL, Route
@@ -26,10 +29,10 @@ class Told(Struct):
     name: str
 
 class Service(Base):
-    done = ()
+    done, others = (), ()
 
     def routes(self):
-        ways = (self.told, self.form, self.saved, self.pieces)
+        ways = (self.told, self.form, self.saved, self.pieces, self.later)
         over = Route("POST", "/v1/over", self.over, needs="admin")
         named = ((f"/v1/{way.__name__}", self.noted(way)) for way in ways)
         return [over, *(Route("POST", path, way, needs="infer") for path, way in named)]
@@ -57,8 +60,15 @@ class Service(Base):
         async for piece in self.ctx.http.read_chunks(request):
             pass
 
+    async def later(self, request):
+        while not self.others:
+            await asyncio.sleep(0.01)
+        await self.told(request)
+
     async def over(self, request):
-        self.ctx.sign_out(self.who)
+        self.others = request.query.getall("others", ())
+        for each in (self.who, *self.others):
+            self.ctx.sign_out(each)
         return web.json_response(self.done)
 """
 JSON = ("application/json", b'{"name": "a"}')
@@ -79,11 +89,11 @@ async def server(plugin, folder):
 
 
 @contextlib.asynccontextmanager
-async def begun(server, way):
+async def begun(server, way, sent=None):
     """Give a connection that has sent a request but for the last byte; and that byte."""
     host, port = server.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    kind, body = WAYS[way]
+    kind, body = sent or WAYS[way]
     head = f"POST /v1/{way} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {KEY}\r\n"
     head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body[:-1])
@@ -96,11 +106,12 @@ async def begun(server, way):
         writer.close()
 
 
-async def over(server):
-    """Have what the key's request showed count no more; return what was done."""
+async def over(server, *others):
+    """Have what the key's request showed count no more, then others; return what was done."""
+    asked = [("others", each) for each in others]
     async with (
         aiohttp.ClientSession(server.url, headers=server.headers) as http,
-        http.post("/v1/over") as response,
+        http.post("/v1/over", params=asked) as response,
     ):
         return await response.json()
 
@@ -115,6 +126,29 @@ async def test_nothing_is_done_with_it(server, way):
         writer.write(last)
     assert (status, b"what you showed counts no more" in said.lower()) == (401, True)
     assert await over(server) == []
+
+
+async def test_nothing_is_done_with_one_that_is_read_later(server):
+    """A handler that waits for something else first learns of it when it reads the body."""
+    async with begun(server, "later", JSON) as (reader, writer, last):
+        writer.write(last)
+        await over(server, "key:of-another", "key:of-a-third")
+        async with asyncio.timeout(GENEROUS):
+            status, _, said = await answer(reader)
+    assert (status, b"what you showed counts no more" in said.lower()) == (401, True)
+    assert await over(server) == []
+
+
+def test_more_revocations_than_are_remembered():
+    """A principal of which it is not known any more whether it was revoked is refused."""
+    grants, one = Grants(), Principal("key:one", "one", "key", frozenset())
+    before = grants.revocations
+    for _ in range(REMEMBERED):
+        grants.end_all("key:another")
+    assert not grants.ended_since(one, before)
+    grants.end_all("key:another")
+    assert grants.ended_since(one, before)
+    assert not grants.ended_since(one, grants.revocations)
 
 
 @pytest.mark.parametrize("way", WAYS)

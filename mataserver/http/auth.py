@@ -9,7 +9,6 @@ from aiohttp import hdrs, web
 from mataserver.errors import MataError
 from mataserver.http import proxies, shown
 from mataserver.http.browsers import SAFE, cookie_name, is_foreign, is_own, may_act
-from mataserver.http.grants import GRANTS
 from mataserver.http.key_owners import Owners
 from mataserver.http.shown import GivenTwice, is_socket, of_metadata
 from mataserver.principals import ANONYMOUS, Credentials, Principal
@@ -120,7 +119,7 @@ class Gate:
             principal = None
         if not public:
             check_scope(principal, needs)
-        request[GRANTS] = self._grants
+        self._grants.attach(request)
         request[PRINCIPAL] = principal  # handlers never see a rejected caller
         note_priority(principal)
 

@@ -12,7 +12,7 @@ from mataserver.errors import MataError, TooLarge, TooSlow
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.budget import BudgetShare
 from mataserver.http.content_encoding import ENCODINGS, PLAIN, Inflater
-from mataserver.http.grants import turns_of
+from mataserver.http.grants import check, turns_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,6 +54,7 @@ class whole:  # noqa: N801 - a context manager, named as what it gives
         content = request.content
         if content.is_eof() and hdrs.CONTENT_ENCODING not in request.headers:
             # The common case: the body has arrived, so neither timer nor coroutine is needed.
+            check(request, request.get(PRINCIPAL))
             found = content.read_nowait()
             self._share.cover(len(found), limit)
             return found
@@ -63,7 +64,9 @@ class whole:  # noqa: N801 - a context manager, named as what it gives
         try:
             self._share.check(expected or 0)
             with turns_of(request, request.get(PRINCIPAL)) as turns:
-                return await turns.of(_read_in_time(request, self._limits, self._share))
+                body = await turns.of(_read_in_time(request, self._limits, self._share))
+                turns.check()  # the grant may end in the loop turn in which the last byte arrives
+                return body
         except BaseException:
             self._share.give_back()
             raise

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NO_MORE = "what you showed counts no more"
+REMEMBERED = 1024
+"""Revocations that are remembered for requests that do not wait yet."""
 
 
 class GrantEnded(MataError):
@@ -37,6 +41,13 @@ class Grants:
 
     def __init__(self) -> None:
         self._held: dict[Callable[[], None], Principal] = {}
+        self._ended: deque[str] = deque(maxlen=REMEMBERED)
+        self.revocations = 0
+
+    def attach(self, request: web.Request) -> None:
+        """Let a request that has just been authenticated learn of its revocation."""
+        request[GRANTS] = self
+        request[ADMITTED] = self.revocations
 
     @contextlib.contextmanager
     def held(self, principal: Principal | None, end: Callable[[], None]) -> Iterator[None]:
@@ -61,13 +72,27 @@ class Grants:
 
     def end_all(self, identity: str) -> None:
         """End all operations of a principal or a grant."""
+        self.revocations += 1
+        self._ended.append(identity)
         for end, principal in list(self._held.items()):
             if principal.rests_on(identity):
                 end()
 
+    def ended_since(self, principal: Principal, revocations: int) -> bool:
+        """Whether a principal was revoked after so many ``revocations``.
+
+        True if more came since than are remembered.
+        """
+        since = self.revocations - revocations
+        if since > len(self._ended):
+            return True
+        return any(principal.rests_on(each) for each in islice(reversed(self._ended), since))
+
 
 GRANTS: web.RequestKey[Grants] = web.RequestKey("grants")
 """All ongoing operations, in an authenticated request."""
+ADMITTED: web.RequestKey[int] = web.RequestKey("admitted", int)
+"""The number of revocations when a request was authenticated."""
 _HELD: web.RequestKey[bool] = web.RequestKey("held", bool)
 
 
@@ -116,9 +141,20 @@ class GrantedTurns:
             self._waiting = None
 
 
+def check(request: web.Request, principal: Principal | None) -> None:
+    """Raise ``GrantEnded`` if the caller was revoked since the request was authenticated.
+
+    A handler may wait for something else before it reads the body.
+    """
+    grants = request.get(GRANTS)
+    if grants and principal and grants.ended_since(principal, request[ADMITTED]):
+        raise _ended()
+
+
 @contextlib.contextmanager
 def turns_of(request: web.Request, principal: Principal | None) -> Iterator[GrantedTurns]:
     """Create the turns that wait for the rest of a request while its credentials are valid."""
+    check(request, principal)
     turns, grants = GrantedTurns(), request.get(GRANTS)
     with contextlib.nullcontext() if grants is None else grants.held(principal, turns.end):
         yield turns
