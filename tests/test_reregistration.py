@@ -183,7 +183,11 @@ async def test_files_that_changed_unregistered_are_told_when_they_are_loaded(rig
             await asyncio.sleep(2 * FRESH)
         await rig.models.unload(model)
         assert await rig.says(model, "new")
-        lines = [each.message for each in caplog.records if "that changed since" in each.message]
+        lines = [
+            each.message
+            for each in caplog.records
+            if "changed since it was registered" in each.message
+        ]
         assert len(lines) == told, lines
 
 

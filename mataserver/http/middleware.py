@@ -234,12 +234,13 @@ class _Answer:
     ) -> None:
         """Log a failure of the server, with the traceback of its ``cause``.
 
-        Overload errors are logged at most once per second.
+        Overload errors are logged at most once per second, without one: where descriptors or
+        threads ran out says nothing of why.
         """
         if error.status >= 500:
             line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
             if error.status == Unavailable.status:
-                self._refusals.note(error.detail, line, cause)
+                self._refusals.note(error.detail, line)
             else:
                 log.warning("%s", line, exc_info=cause)
 

@@ -108,7 +108,8 @@ class Loading:
             raise
         except Exception as error:
             failure = scarcity(error) or MataError("The model could not be loaded")
-            log.exception("unexpected error while loading %s", name)
+            if failure.status != Unavailable.status:
+                log.exception("unexpected error while loading %s", name)
             self._failed(slot, failure)
             raise failure from error
         finally:
