@@ -12,7 +12,7 @@ from mataserver.engines.accidents import Failure, NotDispatchedError, WorkerDied
 from mataserver.engines.work import Facts, Job, Outcome, Timing
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.batching import Batcher
-from mataserver.serving.pacing import AHEAD
+from mataserver.serving.pacing import BATCHES_PER_THREAD
 from mataserver.serving.queues import Ticket
 
 
@@ -241,8 +241,8 @@ async def test_who_is_no_task_takes_a_job_back():
         begun.append(made.begin(Job(name, b""), ticket))
         ticket.take = told.append
     assert worker.batches == [[b"a"], [b"b"]]
-    made.withdraw(begun[1])
-    made.withdraw(begun[2])
+    made.cancel(begun[1])
+    made.cancel(begun[2])
     assert (worker.dropped, len(made)) == ([[b"b"]], 0)
     worker.gate.set()
     await made.drain()
@@ -363,7 +363,7 @@ async def test_a_refused_picture_changes_nothing_of_what_is_sent_ahead():
     worker.timing, worker.failure = Timing(decode=1.0), Failure(400, "no picture")
     await made.submit(Job(b"broken", b""))
     worker.timing, worker.failure = Timing(decode=1.0, infer=30.0), None
-    assert await sent_at_once(worker, made) == AHEAD
+    assert await sent_at_once(worker, made) == BATCHES_PER_THREAD
 
 
 async def test_what_occupies_the_worker_is_waited_for():
@@ -424,7 +424,7 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector(ending):
 def submit_behind(made, *names):
     """Submit background work, in order."""
     jobs = (Job(name.encode(), b"") for name in names)
-    return [asyncio.create_task(made.submit(job, behind=True)) for job in jobs]
+    return [asyncio.create_task(made.submit(job, low_priority=True)) for job in jobs]
 
 
 async def test_background_work_goes_when_nothing_else_waits():
@@ -443,7 +443,7 @@ async def test_background_work_that_waited_for_long_goes_before_others():
     """A flood of requests does not shut it out."""
     worker = Recorder()
     worker.gate.clear()
-    made = batcher(worker, max_batch=2, longest_behind=0.0)
+    made = batcher(worker, max_batch=2, max_background_wait=0.0)
     jobs = submit(made, "a", "b") + submit_behind(made, "x") + submit(made, "c", "d")
     await asyncio.sleep(0.01)
     worker.gate.set()
@@ -459,7 +459,7 @@ async def test_background_work_has_a_queue_of_its_own_that_fills():
     jobs = submit(made, "a", "b") + submit_behind(made, "x", "y")
     await asyncio.sleep(0.01)
     with pytest.raises(Unavailable):
-        await made.submit(Job(b"z", b""), behind=True)
+        await made.submit(Job(b"z", b""), low_priority=True)
     jobs += submit(made, "c")
     await asyncio.sleep(0.01)
     worker.gate.set()

@@ -189,12 +189,12 @@ async def test_what_cannot_be_noted_is_told_and_holds_nothing(rig, monkeypatch):
     def fail(*_):
         raise RuntimeError
 
-    monkeypatch.setattr("mataserver.serving.dispatch.Dispatch.note", fail)
+    monkeypatch.setattr("mataserver.serving.dispatch.Dispatch.record", fail)
     assert rig.pool.begin(plan, JOB, lambda *found: told.append(found)) is not None
     await until(lambda: told)
     assert isinstance(told[0][0], Outcome)
     assert rig.pool._residency.slots["a", "detect"].holders == 0
-    assert not rig.pool._dispatch._background._others
+    assert not rig.pool._dispatch._background._foreground
 
 
 async def test_deaths_in_a_row_back_off_and_a_success_forgives(rig):

@@ -135,7 +135,7 @@ async def test_a_session_tells_once_that_the_state_was_lost(plugin, folder):
 
 def pid_of(at, name):
     """Return the process that holds a model."""
-    [slot] = at._pool._residency.named(name)
+    [slot] = at._pool._residency.slots_of(name)
     return slot.worker.facts.pid
 
 
@@ -351,4 +351,4 @@ async def gone(at):
     """Wait until the models of a service are out of memory, and their workers ended."""
     while at._pool.loaded():
         await asyncio.sleep(0.01)
-    await asyncio.wait([slot.leaving for slot in at._pool._slots])
+    await asyncio.wait([slot.unloading for slot in at._pool._slots])

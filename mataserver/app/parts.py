@@ -113,7 +113,7 @@ class Parts:
         self.upkeep.add_configured()
         self.metrics.before_render(self.cameras.count)
         self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
-        self.metrics.before_render(self.pool.tell_queues)
+        self.metrics.before_render(self.pool.set_queue_gauges)
 
     def kit(self) -> Kit:
         """Return the services' interface for requests and answers."""

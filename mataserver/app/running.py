@@ -151,7 +151,7 @@ async def stop(runner: web.BaseRunner, composed: Composed) -> None:
 async def _give_up(composed: Composed, half: float) -> None:
     """Cancel what would delay the shutdown, longest tasks first."""
     await asyncio.sleep(half)
-    composed.pool.stop_loading()
+    composed.pool.cancel_loads()
     for pull in composed.pulls:
         pull.cancel()
     await asyncio.sleep(half)

@@ -65,9 +65,9 @@ class Repeat(Protocol):
     ) -> Callable[[], None] | None:
         """Start to answer without a task; return None if only ``answer`` can.
 
-        ``take`` is called later, once, with what ``answer`` returns or raises; for one of ``MOVED``
-        the caller should retry with ``answer``. Returns a function that cancels the request. Raises
-        errors of the request.
+        ``take`` is called later, once, with what ``answer`` returns or raises; for one of
+        ``RETRIABLE`` the caller should retry with ``answer``. Returns a function that cancels the
+        request. Raises errors of the request.
         """
         ...
 

@@ -22,7 +22,7 @@ from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import bodies, codec, head_parsing
 from mataserver.http.middleware import LEFT, new_id, require_room
 from mataserver.http.routing import REQUEST_ID
-from mataserver.serving.dispatch import MOVED
+from mataserver.serving.dispatch import RETRIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,7 +221,7 @@ class Hit(Leaving):
     def _take(self, found: Encoded | Exception) -> None:
         """Answer with the result, at once if it is a plain answer."""
         self._withdraw = None
-        if isinstance(found, MOVED):
+        if isinstance(found, RETRIABLE):
             self._task = self._conversation.spawn(self._respond(None))
             return
         self._pieces = []

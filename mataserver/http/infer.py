@@ -159,7 +159,7 @@ class InferService(Handlers):
         return self._call(model, given), image
 
     def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> InferCall:
-        return InferCall(*self._models.asked(name, given, text=text))
+        return InferCall(*self._models.resolve(name, given, text=text))
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
         call = self._call_of(request)

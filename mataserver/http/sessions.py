@@ -115,7 +115,7 @@ class SessionsService(Handlers):
             pass  # the body's bytes are released before a model may be loaded
         self._ctx.check_running()
         source = await self._source(asked)
-        model = self._models.of_session(asked.model, asked.task)
+        model = self._models.for_session(asked.model, asked.task)
         given, owner = model.params(asked.params), auth.caller(request).id
         session = await self._sessions.create(model, given, stream=asked.stream, owner=owner)
         if source is not None:

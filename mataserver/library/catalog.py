@@ -23,7 +23,7 @@ TRACKED = ("detect", "track")
 class Memory(Protocol):
     """Where models are that a catalogue forgets: the model pool."""
 
-    def held(self, name: str) -> int:
+    def count_holds(self, name: str) -> int:
         """Return how many hold a model beyond a request."""
         ...
 
@@ -69,7 +69,7 @@ class Catalog:
             raise self._models.missing(name)
         if any(setting.model == name for setting in self.settings.models):
             raise Conflict(f"{name} is a model of the configuration: it cannot be removed")
-        holders = pool.held(name)
+        holders = pool.count_holds(name)
         if holders:
             raise Conflict(f"{name} is held: sessions, cameras or plugins use it ({holders})")
         with self._intake.pulls.begun(name, None):

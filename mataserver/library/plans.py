@@ -66,7 +66,7 @@ class ModelPlans:
             return known.plan
         entry = self._models.entry(name)
         if known is None or not self._unchanged(known):
-            plan = self._make_recipe(name, entry, task or entry.task)
+            plan = self._make_plan(name, entry, task or entry.task)
             entries = self._models.entries()
             involved = {each: entries[each] for each in plan.names if each in entries}
             known = self._known[name, task] = _Known(involved, plan)
@@ -81,7 +81,7 @@ class ModelPlans:
             for name, entry in known.entries.items()
         )
 
-    def _make_recipe(self, name: str, entry: Entry, task: str) -> ModelPlan:
+    def _make_plan(self, name: str, entry: Entry, task: str) -> ModelPlan:
         try:
             files = weights.files(name, entry)
         except sources.StrayLink as error:
@@ -139,5 +139,5 @@ class ModelPlans:
                     f"{files.name} needs a model that is not here: "
                     f"mataserver pull {part.model} --task {part.task}"
                 ) from None
-            plans[label] = self._make_recipe(part.model, found, part.task)
+            plans[label] = self._make_plan(part.model, found, part.task)
         return plans

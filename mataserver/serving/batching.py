@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Job, Outcome, Worker
     from mataserver.serving.queues import Ticket
 
-LONG = 10.0
+MAX_BACKGROUND_WAIT = 10.0
 """Maximum seconds that background work waits for empty queues."""
 
 log = logging.getLogger("mataserver.batching")
@@ -47,42 +47,42 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         queue_limit: int,
-        longest_behind: float = LONG,
+        max_background_wait: float = MAX_BACKGROUND_WAIT,
     ) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._limit = queue_limit
-        self._queues = JobQueues(max_batch, queue_limit, longest_behind)
-        self._running = 0
-        self._given = 0
-        self._occupied = 0
+        self._queues = JobQueues(max_batch, queue_limit, max_background_wait)
+        self._batches_in_flight = 0
+        self._jobs_in_flight = 0
+        self._leases = 0
         self._window = first_window(worker)
-        self._quiet: asyncio.Event | None = None
+        self._idle: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
-        worker.on_suspect(self._hold)
+        worker.on_suspect(self._on_suspect)
 
     @property
     def active(self) -> bool:
         """Whether anything is queued, running or holding a lease."""
-        return bool(self._running or self._occupied or len(self))
+        return bool(self._batches_in_flight or self._leases or len(self))
 
     @property
     def load(self) -> int:
         """Number of jobs queued or running; a lease counts as one."""
-        return len(self) + self._given + self._occupied
+        return len(self) + self._jobs_in_flight + self._leases
 
     def __len__(self) -> int:
         """Return the number of queued jobs."""
         return len(self._queues)
 
-    async def submit(self, job: Job, *, behind: bool = False) -> tuple[Outcome, float]:
+    async def submit(self, job: Job, *, low_priority: bool = False) -> tuple[Outcome, float]:
         """Run one job; return its outcome and its queueing time in milliseconds.
 
         A session's job is accepted even if the queue is full: a session has only a few, and a flood
-        of requests must not starve it. A job that is ``behind`` runs when nothing else is queued,
-        or after a maximum wait.
+        of requests must not starve it. A job that is ``low_priority`` runs when nothing else is
+        queued, or after a maximum wait.
 
         Raises ``Unavailable`` if the queue is full, ``WorkerDied`` if the worker died with the job,
         and ``NotDispatchedError`` if it died before it. ``Displaced`` means that the worker was
@@ -90,15 +90,15 @@ class Batcher:
         """
         if not self._worker.alive:
             raise NotDispatchedError
-        queue = self._queues.queue_for(job, behind=behind)
+        queue = self._queues.queue_for(job, low_priority=low_priority)
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        waiting = QueuedJob(job, future)
-        queue.append(waiting)
+        queued = QueuedJob(job, future)
+        queue.append(queued)
         self._pump()
         try:
-            return await future, waiting.queue_ms
+            return await future, queued.queue_ms
         except asyncio.CancelledError:
-            self._withdraw(waiting, queue)
+            self._cancel(queued, queue)
             raise
 
     def begin(self, job: Job, ticket: Ticket) -> QueuedJob | None:
@@ -109,26 +109,26 @@ class Batcher:
         queue = self._queues.frames if job.session else self._queues.single
         if not self._worker.alive or (len(queue) >= self._limit and not job.session):
             return None
-        waiting = QueuedJob(job, ticket)
-        queue.append(waiting)
+        queued = QueuedJob(job, ticket)
+        queue.append(queued)
         self._pump()
-        return None if ticket.done() else waiting
+        return None if ticket.done() else queued
 
-    def withdraw(self, waiting: QueuedJob) -> None:
+    def cancel(self, queued: QueuedJob) -> None:
         """Cancel a job started by ``begin``."""
-        waiting.future.cancel()
+        queued.future.cancel()
         queues = self._queues
-        self._withdraw(waiting, queues.frames if waiting.job.session else queues.single)
+        self._cancel(queued, queues.frames if queued.job.session else queues.single)
 
     @staticmethod
-    def _withdraw(waiting: QueuedJob, queue: deque[QueuedJob]) -> None:
+    def _cancel(queued: QueuedJob, queue: deque[QueuedJob]) -> None:
         """Cancel a job; also the worker's batch, if all its jobs were cancelled."""
-        batch = waiting.batch
+        batch = queued.batch
         if batch is None:
             with contextlib.suppress(ValueError):
-                queue.remove(waiting)
-        elif batch.drop is not None and all(each.future.done() for each in batch.jobs):
-            batch.drop()
+                queue.remove(queued)
+        elif batch.cancel is not None and all(each.future.done() for each in batch.jobs):
+            batch.cancel()
 
     async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the text pieces that the model produces for a job, then its outcome.
@@ -137,7 +137,7 @@ class Batcher:
         """
         if not self._worker.alive:
             raise NotDispatchedError
-        if job.session is None and self._occupied >= self._limit:
+        if job.session is None and self._leases >= self._limit:
             raise Unavailable("The model's queue is full", retry_after=1)
         with self.lease_worker():
             async with contextlib.aclosing(self._worker.generate(job)) as items:
@@ -147,102 +147,104 @@ class Batcher:
     @contextlib.contextmanager
     def lease_worker(self) -> Iterator[Worker]:
         """Lease the worker for other work than jobs; it is not unloaded until the context ends."""
-        self._occupied += 1
+        self._leases += 1
         try:
             yield self._worker
         finally:
-            self._occupied -= 1
-            self._tell_quiet()
+            self._leases -= 1
+            self._notify_idle()
 
     async def drain(self) -> None:
         """Wait until nothing is queued, running or holding a lease."""
         while self.active:
-            self._quiet = self._quiet or asyncio.Event()
-            self._quiet.clear()
-            await self._quiet.wait()
+            self._idle = self._idle or asyncio.Event()
+            self._idle.clear()
+            await self._idle.wait()
 
-    def _tell_quiet(self) -> None:
-        if self._quiet is not None and not self.active:
-            self._quiet.set()
+    def _notify_idle(self) -> None:
+        if self._idle is not None and not self.active:
+            self._idle.set()
 
     def _pump(self, *, waited: bool = False) -> None:
         # Not ``len(self)``: this runs four times per request.
         queues = self._queues
-        while self._running < self._window and (queues.single or queues.frames or queues.behind):
-            if self._running and not waited and self._should_wait():
+        while self._batches_in_flight < self._window and (
+            queues.single or queues.frames or queues.low_priority
+        ):
+            if self._batches_in_flight and not waited and self._should_wait():
                 break
             self._start(queues.take_batch(stateful=self._worker.facts.stateful))
 
-    def _hold(self, suspect: bool) -> None:
+    def _on_suspect(self, suspect: bool) -> None:
         """Stop dispatching while the worker is suspect; resume when that is resolved.
 
         An answer also proves that it is alive, and restores the window.
         """
         self._window = 0 if suspect else first_window(self._worker)
         if not suspect and not self._worker.alive:
-            self._give_back(NodeDied())
+            self._fail_queued(NodeDied())
         self._pump()
-        self._tell_quiet()
+        self._notify_idle()
 
     def _should_wait(self) -> bool:
         if self._max_wait <= 0 or len(self) >= self._max_batch:
             return False
         if self._timer is None:
-            self._timer = self._loop.call_later(self._max_wait, self._waited)
+            self._timer = self._loop.call_later(self._max_wait, self._on_wait_over)
         return True
 
-    def _waited(self) -> None:
+    def _on_wait_over(self) -> None:
         self._timer = None
         self._pump(waited=True)
 
     def _start(self, batch: list[QueuedJob]) -> None:
         now = time.perf_counter()
         sent = Batch(batch)
-        for waiting in batch:
-            waiting.queue_ms = round((now - waiting.since) * 1e3, 3)
-            waiting.batch = sent
-        self._running += 1
-        self._given += len(batch)
-        answered = functools.partial(self._answered, batch)
+        for queued in batch:
+            queued.queue_ms = round((now - queued.queued_at) * 1e3, 3)
+            queued.batch = sent
+        self._batches_in_flight += 1
+        self._jobs_in_flight += len(batch)
+        on_answer = functools.partial(self._on_answer, batch)
         try:
-            sent.drop = self._worker.infer([waiting.job for waiting in batch], answered)
+            sent.cancel = self._worker.infer([queued.job for queued in batch], on_answer)
         except MataError as error:
-            self._answered(batch, error)
+            self._on_answer(batch, error)
         except Exception:
             log.exception("unexpected failure of a worker")
-            self._answered(batch, MataError("The model failed"))
+            self._on_answer(batch, MataError("The model failed"))
 
-    def _answered(self, batch: list[QueuedJob], answer: list[Outcome] | MataError) -> None:
-        self._running -= 1
-        self._given -= len(batch)
-        for waiting in batch:
-            waiting.batch = None  # breaks a reference cycle that would retain the job's pixels
+    def _on_answer(self, batch: list[QueuedJob], answer: list[Outcome] | MataError) -> None:
+        self._batches_in_flight -= 1
+        self._jobs_in_flight -= len(batch)
+        for queued in batch:
+            queued.batch = None  # breaks a reference cycle that would retain the job's pixels
         if isinstance(answer, MataError):
-            for index, waiting in enumerate(batch):
-                _fail(waiting, _of_one(answer, index))
+            for index, queued in enumerate(batch):
+                _fail(queued, _error_for_job(answer, index))
         else:
             self._window = window_after(answer, self._worker, self._max_batch) or self._window
-            for waiting, outcome in zip(batch, answer, strict=True):
-                if not waiting.future.done():
-                    waiting.future.set_result(outcome)
+            for queued, outcome in zip(batch, answer, strict=True):
+                if not queued.future.done():
+                    queued.future.set_result(outcome)
         if not self._worker.alive:
-            self._give_back(answer)
+            self._fail_queued(answer)
         self._pump()
-        self._tell_quiet()
+        self._notify_idle()
 
-    def _give_back(self, answer: list[Outcome] | MataError) -> None:
+    def _fail_queued(self, answer: list[Outcome] | MataError) -> None:
         """Fail the jobs that a dead worker never received, to be retried on the next one."""
         replaced = isinstance(answer, (Spoilt, Overgrown, Displaced, NodeDied))
-        for waiting in self._queues.clear():
-            _fail(waiting, Displaced() if replaced else NotDispatchedError())
+        for queued in self._queues.clear():
+            _fail(queued, Displaced() if replaced else NotDispatchedError())
 
 
-def _of_one(error: MataError, index: int) -> MataError:
+def _error_for_job(error: MataError, index: int) -> MataError:
     """Return a batch's error as seen by one of its jobs: a bad image fails only its own."""
     return Displaced() if isinstance(error, Spoilt) and error.job != index else error
 
 
-def _fail(waiting: QueuedJob, error: MataError) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(error)
-        waiting.future.exception()
+def _fail(queued: QueuedJob, error: MataError) -> None:
+    if not queued.future.done():
+        queued.future.set_exception(error)
+        queued.future.exception()

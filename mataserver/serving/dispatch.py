@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from mataserver.metrics import Metrics
     from mataserver.serving.background import Background
     from mataserver.serving.batching import Batcher
-    from mataserver.serving.loading import Loading
+    from mataserver.serving.loading import LoadCoordinator
     from mataserver.serving.queues import QueuedJob
     from mataserver.serving.residency import Residency
     from mataserver.serving.slots import Slot
 
-MOVED = (Displaced, NodeDied, NotDispatchedError)
+RETRIABLE = (Displaced, NodeDied, NotDispatchedError)
 """Errors after which a started job is to be retried on the next worker."""
 _STAGES = ("queue", "decode", "infer", "encode")
-MOST_MOVES = 10
+MAX_WORKERS_TRIED = 10
 """Maximum number of workers a job is retried on, when each is replaced for another's image."""
 
 
@@ -36,10 +36,10 @@ class Dispatch:
     """Dispatches jobs to the queues of models."""
 
     def __init__(
-        self, residency: Residency, loading: Loading, metrics: Metrics, background: Background
+        self, residency: Residency, loads: LoadCoordinator, metrics: Metrics, background: Background
     ) -> None:
         self._residency = residency
-        self._loading = loading
+        self._loads = loads
         self._metrics = metrics
         self._background = background
 
@@ -47,11 +47,11 @@ class Dispatch:
     async def hold(self, plan: ModelPlan) -> AsyncIterator[None]:
         """Load the model if necessary, and prevent its unloading until the context ends."""
         slot = await self._acquire(plan)
-        slot.held += 1
+        slot.holds += 1
         try:
             yield
         finally:
-            slot.held -= 1
+            slot.holds -= 1
             self.release(slot)
 
     async def infer(self, plan: ModelPlan, job: Job) -> tuple[Outcome, float]:
@@ -64,15 +64,15 @@ class Dispatch:
         """
         background = self._background
         if BACKGROUND.get():
-            async with background.turn() as behind:
-                outcome, waited = await self._infer(plan, job, behind=behind)
-                background.note(outcome.timing.total / 1e3)
+            async with background.turn() as low_priority:
+                outcome, waited = await self._infer(plan, job, low_priority=low_priority)
+                background.record_duration(outcome.timing.total / 1e3)
                 return outcome, waited
-        background.others_came()
+        background.foreground_started()
         try:
             return await self._infer(plan, job)
         finally:
-            background.others_left()
+            background.foreground_ended()
 
     def begin(
         self, plan: ModelPlan, job: Job, take: Callable[[Outcome | MataError, float], None]
@@ -80,9 +80,9 @@ class Dispatch:
         """Start a job without a task, if the model is ready.
 
         ``take`` is called later, once, with the outcome and the queueing time in ms, or with an
-        error: for one of ``MOVED`` the caller should retry with ``infer`` (but not for ``NodeDied``
-        of a session's job). Returns a function that cancels the job; or None if nothing was
-        started, because the model needs something that ``infer`` waits for.
+        error: for one of ``RETRIABLE`` the caller should retry with ``infer`` (but not for
+        ``NodeDied`` of a session's job). Returns a function that cancels the job; or None if
+        nothing was started, because the model needs something that ``infer`` waits for.
         """
         if BACKGROUND.get():
             return None
@@ -90,28 +90,28 @@ class Dispatch:
         if slot is None:
             return None
         batcher, ticket = slot.batcher, Ticket()
-        waiting = None if batcher is None else batcher.begin(job, ticket)
-        if batcher is None or waiting is None:
+        queued = None if batcher is None else batcher.begin(job, ticket)
+        if batcher is None or queued is None:
             self.release(slot)
             return None
-        self._background.others_came()
-        begun = Begun(self, self._background, slot, batcher, waiting, take)
-        ticket.take = begun.tell
-        return begun.withdraw
+        self._background.foreground_started()
+        started = StartedJob(self, self._background, slot, batcher, queued, take)
+        ticket.take = started.complete
+        return started.cancel
 
     async def _infer(
-        self, plan: ModelPlan, job: Job, *, behind: bool = False
+        self, plan: ModelPlan, job: Job, *, low_priority: bool = False
     ) -> tuple[Outcome, float]:
         deaths = nodes = 0
-        for move in range(MOST_MOVES):
+        for attempt in range(MAX_WORKERS_TRIED):
             slot = self._ready(plan) or await self._acquire(plan)
             try:
                 if slot.batcher is None:
                     continue
-                outcome, waited = await slot.batcher.submit(job, behind=behind)
-                self.note(slot, outcome, waited)
+                outcome, waited = await slot.batcher.submit(job, low_priority=low_priority)
+                self.record(slot, outcome, waited)
             except Displaced:
-                if move < MOST_MOVES - 1:
+                if attempt < MAX_WORKERS_TRIED - 1:
                     continue
                 raise
             except NodeDied:
@@ -138,24 +138,24 @@ class Dispatch:
         lost with its node.
         """
         deaths = nodes = 0
-        async with self._background.entered():
-            for move in range(MOST_MOVES):
-                begun = False
+        async with self._background.scheduled():
+            for attempt in range(MAX_WORKERS_TRIED):
+                yielded = False
                 try:
                     async with contextlib.aclosing(self._generate(plan, job)) as items:
                         async for item in items:
-                            begun = True
+                            yielded = True
                             yield item
                 except Displaced:
-                    if begun or move == MOST_MOVES - 1:
+                    if yielded or attempt == MAX_WORKERS_TRIED - 1:
                         raise
                 except NotDispatchedError:
                     deaths += 1
-                    if begun or deaths > 1:
+                    if yielded or deaths > 1:
                         raise
                 except NodeDied:
                     nodes += 1
-                    if begun or nodes > 1 or job.session is not None:
+                    if yielded or nodes > 1 or job.session is not None:
                         raise
                 else:
                     return
@@ -168,9 +168,9 @@ class Dispatch:
             async with contextlib.aclosing(slot.batcher.generate(job)) as items:
                 async for item in items:
                     if not isinstance(item, str):
-                        self.note(slot, item, 0.0)
+                        self.record(slot, item, 0.0)
                         if BACKGROUND.get():
-                            self._background.note(item.timing.total / 1e3)
+                            self._background.record_duration(item.timing.total / 1e3)
                     yield item
         finally:
             self.release(slot)
@@ -186,10 +186,10 @@ class Dispatch:
             raise Unavailable("The model's worker is gone", retry_after=1)
         slot.used = True
         try:
-            with self._background.others(), slot.batcher.lease_worker() as worker:
+            with self._background.foreground(), slot.batcher.lease_worker() as worker:
                 yield worker
         finally:
-            self._residency.touch(slot)
+            self._residency.record_use(slot)
 
     def _ready(self, plan: ModelPlan) -> Slot | None:
         """Return the slot of a loaded model and hold it, None if anything must be awaited."""
@@ -205,10 +205,10 @@ class Dispatch:
         slot = self._residency.slot(plan)
         slot.holders += 1
         if slot.worker is not None and not slot.plan.same_model(plan):
-            self._residency.leave(slot, "replaced")
+            self._residency.unload(slot, "replaced")
         try:
             if slot.worker is None or not slot.worker.alive:
-                await self._loading.join(slot, plan)
+                await self._loads.ensure_loaded(slot, plan)
         except BaseException:
             self.release(slot)
             raise
@@ -218,49 +218,49 @@ class Dispatch:
         """Release a model held by a request."""
         slot.holders -= 1
         if slot.used and slot.worker is not None:
-            self._residency.touch(slot)
+            self._residency.record_use(slot)
         self._residency.start_timer(slot)
 
-    def note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
+    def record(self, slot: Slot, outcome: Outcome, waited: float) -> None:
         """Record a job's metrics. Call before releasing its slot, which records the last use."""
         slot.deaths, slot.used = 0, True
         if slot.worker is None:  # already being unloaded: ``release`` will not record the use
-            self._residency.touch(slot)
+            self._residency.record_use(slot)
         name, timing = slot.plan.spec.name, outcome.timing
         self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
         took = (waited / 1e3, timing.decode / 1e3, timing.infer / 1e3, timing.encode / 1e3)
         self._metrics.stages.observe_each(took, name, _STAGES)
 
 
-class Begun(NamedTuple):
+class StartedJob(NamedTuple):
     """A job started without a task; ``take`` receives its result."""
 
     dispatch: Dispatch
     background: Background
     slot: Slot
     batcher: Batcher
-    waiting: QueuedJob
+    queued: QueuedJob
     take: Callable[[Outcome | MataError, float], None]
 
-    def tell(self, answer: Outcome | MataError) -> None:
+    def complete(self, answer: Outcome | MataError) -> None:
         """Record the result, release the model and pass the result on."""
         try:
             if isinstance(answer, Outcome):
-                self.dispatch.note(self.slot, answer, self.waiting.queue_ms)
+                self.dispatch.record(self.slot, answer, self.queued.queue_ms)
         finally:  # whatever failed: release the model and answer the caller
             try:
-                self._end()
+                self._release()
             finally:
-                self.take(answer, self.waiting.queue_ms)
+                self.take(answer, self.queued.queue_ms)
 
-    def withdraw(self) -> None:
+    def cancel(self) -> None:
         """Cancel the job, unless it was already answered."""
-        if not self.waiting.future.done():
-            self.batcher.withdraw(self.waiting)
-            self._end()
+        if not self.queued.future.done():
+            self.batcher.cancel(self.queued)
+            self._release()
 
-    def _end(self) -> None:
+    def _release(self) -> None:
         try:
             self.dispatch.release(self.slot)
         finally:
-            self.background.others_left()
+            self.background.foreground_ended()

@@ -90,9 +90,9 @@ class Handle:
     ) -> Callable[[], None] | None:
         """Start what ``answer`` does without a task; return None if the model is not ready.
 
-        ``take`` is called later, once, with what ``answer`` returns or raises; for one of ``MOVED``
-        the caller should retry with ``answer``. Returns a function that cancels the request. Raises
-        ``InvalidParams``.
+        ``take`` is called later, once, with what ``answer`` returns or raises; for one of
+        ``RETRIABLE`` the caller should retry with ``answer``. Returns a function that cancels the
+        request. Raises ``InvalidParams``.
         """
 
         def taken(answer: Outcome | MataError, waited: float) -> None:

@@ -1,4 +1,4 @@
-"""ModelPlans to workers: the engine that a plan asks for, with what its backend declares."""
+"""Starts the workers of a plan, on the engine that its configuration or backend selects."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ log = logging.getLogger("mataserver.pool")
 
 
 class Loader:
-    """Loads models, each on the engine that its configuration or its backend chooses.
+    """Loads models, each on the engine that its configuration or its backend selects.
 
-    ``engines`` stand in for the server's own, by name. Raises ``MataError`` when the settings want
-    Ray and its package is not installed.
+    ``engines`` replace the server's own, by name. Raises ``MataError`` if the settings require Ray
+    and its package is not installed.
     """
 
     def __init__(
@@ -53,20 +53,20 @@ class Loader:
             "thread": ThreadEngine(),
             **(engines or {}),
         }
-        self._changed: dict[str, str] = {}
+        self._logged_editions: dict[str, str] = {}
         if settings.on_ray and "ray" not in self._engines:
             self._engines["ray"] = _ray(settings)
 
     def open(self) -> None:
-        """Begin to reach the cluster, if there is to be one."""
+        """Start connecting to the cluster, if one is configured."""
         ray = self.ray
         if ray is not None:
             ray.open()
 
     def cluster(self) -> RayEngine:
-        """Return the engine of the cluster, also where no model is on it.
+        """Return the cluster's engine, even if no model uses it.
 
-        Raises ``MataError`` when its package is missing.
+        Raises ``MataError`` if its package is missing.
         """
         if self.ray is None:
             self._engines["ray"] = _ray(self._settings)
@@ -74,15 +74,15 @@ class Loader:
 
     @property
     def ray(self) -> RayEngine | None:
-        """The engine of the cluster, if there is to be one."""
+        """The cluster's engine, None if none is configured."""
         return cast("RayEngine | None", self._engines.get("ray"))
 
     def waiting(self) -> dict[str, str]:
-        """Return what engines wait for, each with the reason."""
+        """Return what the engines are waiting for, with the reasons."""
         return {} if self.ray is None else self.ray.waiting
 
     async def load(self, plan: ModelPlan) -> Worker:
-        """Load a model, as many times as its configuration says. Raises a ``MataError``."""
+        """Load a model with its configured number of replicas. Raises ``MataError``."""
         span = plan.settings.span
         if span.max == 1:
             return await self._start(plan, None)
@@ -97,26 +97,26 @@ class Loader:
         return replicas
 
     async def close(self) -> None:
-        """Stop the engines, and with them every worker."""
+        """Stop the engines and all their workers."""
         for engine in self._engines.values():
             await engine.close()
 
     async def _start(self, plan: ModelPlan, device: str | None) -> Worker:
         engine = self._engines[plan.engine(self._settings.engine)]
-        await asyncio.to_thread(_check_files, plan, self._changed)
+        await asyncio.to_thread(_check_files, plan, self._logged_editions)
         needs = self._needs(plan)
         assignment = self._assign(plan, plan.settings, device, needs)
-        confined = needs is None and self._confined(plan)
+        confined = needs is None and self._is_confined(plan)
         if confined:
             assignment = replace(assignment, confinement=self._confinement(plan))
         return await engine.start(assignment, placement(plan, confined=confined))
 
-    def _confined(self, plan: ModelPlan) -> bool:
-        """Whether a worker on this machine is kept from files and calls."""
+    def _is_confined(self, plan: ModelPlan) -> bool:
+        """Whether a worker on this machine has restricted access to files and system calls."""
         return self._settings.confine_models and all(each.backend.confined for each in plan.whole)
 
     def _confinement(self, plan: ModelPlan) -> Confinement:
-        """Return the rules for the files of a worker."""
+        """Return the file access rules of a worker."""
         paths = [each.spec.path for each in plan.whole if each.spec.path is not None]
         data, shared = self._settings.data_path, self._settings.shared_path
         return confinement.rules(
@@ -127,7 +127,7 @@ class Loader:
         )
 
     def _needs(self, plan: ModelPlan) -> Needs | None:
-        """Return what a model's worker needs of its node; None for one that stays here."""
+        """Return a worker's resource requirements on its node; None for one on this machine."""
         if plan.engine(self._settings.engine) != "ray":
             return None
         return plan.settings.needs or Needs()
@@ -161,7 +161,7 @@ class Loader:
             decode_threads=settings.decode_threads or cores,
             patience=settings.infer_timeout,
             step_timeout=plan.backend.step_timeout,
-            # Otherwise the model would be given up for an image that nobody has named yet.
+            # Shorter than the model's timeout, so that a slow image is blamed before the model is.
             decode_patience=min(settings.decode_timeout, settings.infer_timeout / 2),
             scaled_decode=settings.scaled_decode,
             alpha=chosen.alpha or settings.alpha,
@@ -173,9 +173,9 @@ class Loader:
         )
 
     def _threads(self, chosen: ModelSettings, needs: Needs | None) -> int:
-        """Return the threads of a forward pass; replicas share the cores unless told otherwise.
+        """Return the threads of a forward pass; replicas share the cores unless configured.
 
-        On a node it has those that it asked for, and no more.
+        On a cluster node it is limited to the threads that it requested.
         """
         threads = self._settings.threads if chosen.threads is None else chosen.threads
         if needs is not None:
@@ -185,7 +185,7 @@ class Loader:
         return max(1, (os.cpu_count() or 1) // chosen.span.max)
 
     def _devices(self, plan: ModelPlan) -> list[str | None]:
-        """Return the devices that replicas take in turn."""
+        """Return the devices to assign to replicas in rotation."""
         device = plan.settings.device or self._settings.device
         here = self._needs(plan) is None
         count = len(self._probe.gpus()) if plan.uses_gpu and here else 0
@@ -195,19 +195,19 @@ class Loader:
 
 
 def _ray(settings: Settings) -> RayEngine:
-    """Return the engine of the cluster. Raises ``MataError`` when its package is missing."""
-    from mataserver.engines.ray import RayEngine  # with all of a cluster, which few have
+    """Return the cluster's engine. Raises ``MataError`` if its package is missing."""
+    from mataserver.engines.ray import RayEngine  # imported late: few servers use a cluster
 
-    if importlib.util.find_spec("ray") is None:  # it is imported in the broker alone
+    if importlib.util.find_spec("ray") is None:  # only the broker imports it
         raise MataError("engine: ray needs a package: pip install 'mataserver[ray]'")
     return RayEngine(settings.ray_address, room=settings.ray_room, silence=settings.ray_silence)
 
 
-def _check_files(plan: ModelPlan, changed: dict[str, str]) -> None:
-    """Look at the files of a model and its parts just before they are read: they may change.
+def _check_files(plan: ModelPlan, logged: dict[str, str]) -> None:
+    """Check the files of a model and its parts just before they are read.
 
-    Other files than those of its registration are told in the log, once for each edition:
-    ``changed`` is the last such edition by model. Raises ``Unavailable`` for a link that leads out
+    Files that changed since the registration are logged, once per edition:
+    ``logged`` is the last such edition by model. Raises ``Unavailable`` for a link that leads out
     of it.
     """
     if plan.spec.path is not None:
@@ -216,9 +216,9 @@ def _check_files(plan: ModelPlan, changed: dict[str, str]) -> None:
         except sources.StrayLink as error:
             raise Unavailable(f"{plan.spec.name} cannot be served: {error.detail}") from None
         edition = sources.edition_of(plan.spec.path) if plan.edition else ""
-        if edition not in {plan.edition, changed.get(plan.spec.name)}:
-            changed[plan.spec.name] = edition
-            # What lies beside a single file may be its weights, or have nothing to do with it.
+        if edition not in {plan.edition, logged.get(plan.spec.name)}:
+            logged[plan.spec.name] = edition
+            # Other files in the folder of a single file may be its weights, or unrelated.
             whole = plan.spec.path.is_dir()
             log.warning(
                 "%s: %s changed since it was registered; pull it again if that belongs to it",
@@ -226,11 +226,11 @@ def _check_files(plan: ModelPlan, changed: dict[str, str]) -> None:
                 "its files" if whole else "something in the folder of its file",
             )
     for part in plan.parts.values():
-        _check_files(part, changed)
+        _check_files(part, logged)
 
 
 def placement(plan: ModelPlan, *, confined: bool = False) -> Placement:
-    """Return where a model starts: what it and its parts want imported and set beforehand."""
+    """Return the process placement of a model: the preloads and variables of it and its parts."""
     every = plan.whole
     preload = dict.fromkeys(name for each in every for name in each.backend.preload)
     environment = dict(pair for each in reversed(every) for pair in each.backend.environment)

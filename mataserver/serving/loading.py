@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from mataserver.engines.accidents import WorkerDied
 from mataserver.errors import MataError, Unavailable, scarcity
+from mataserver.serving.autoscaler import Autoscaler
 from mataserver.serving.batching import Batcher
-from mataserver.serving.elastic import Elastic
-from mataserver.serving.refusals import LastingFailure
-from mataserver.serving.residency import stopping
+from mataserver.serving.lasting_failure import LastingFailure
+from mataserver.serving.residency import shutdown_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
+    from mataserver.serving.memory_budget import MemoryBudget
     from mataserver.serving.residency import Residency
-    from mataserver.serving.room import Room
     from mataserver.serving.slots import PoolPolicy, Slot
 
 log = logging.getLogger("mataserver.pool")
 
-REFUSED = 60.0
+LASTING_FAILURE_SECONDS = 60.0
 """Seconds for which a load that failed for a lasting reason is not retried blindly."""
-LEAVING = 30.0
+UNLOAD_WAIT = 30.0
 """Seconds that a load waits for the previous worker to finish its requests."""
 
 
-class Loading:
+class LoadCoordinator:
     """Loads models into memory."""
 
     def __init__(
         self,
         loader: Callable[[ModelPlan], Awaitable[Worker]],
         residency: Residency,
-        room: Room,
+        budget: MemoryBudget,
         *,
         metrics: Metrics,
         policy: PoolPolicy,
@@ -47,20 +47,20 @@ class Loading:
     ) -> None:
         self._loader = loader
         self._residency = residency
-        self._room = room
-        self._elastic = Elastic(room, policy.load_timeout, clock)
+        self._budget = budget
+        self._autoscaler = Autoscaler(budget, policy.load_timeout, clock)
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
         self._wall = wall
 
-    async def join(self, slot: Slot, plan: ModelPlan) -> None:
+    async def ensure_loaded(self, slot: Slot, plan: ModelPlan) -> None:
         """Load a model, or wait for the load in progress. Raises the reason if it fails."""
         if self._residency.closed.is_set():
-            raise stopping()
-        if slot.loading is None and slot.refusal is not None:
-            await slot.refusal.check(plan, self._clock())
-            slot.refusal = None
+            raise shutdown_error()
+        if slot.loading is None and slot.lasting_failure is not None:
+            await slot.lasting_failure.check(plan, self._clock())
+            slot.lasting_failure = None
         if slot.loading is None:
             wait = slot.not_before - self._clock()
             if wait > 0:
@@ -68,9 +68,9 @@ class Loading:
             slot.plan = plan
             slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
             slot.loading.add_done_callback(_retrieve)
-        await self._loaded(slot.loading)
+        await self._wait_for_load(slot.loading)
 
-    async def _loaded(self, loading: asyncio.Task[None]) -> None:
+    async def _wait_for_load(self, loading: asyncio.Task[None]) -> None:
         """Wait for a load, without cancelling it if the caller is cancelled.
 
         On shutdown it raises at once, instead of waiting for the cancelled load to end.
@@ -81,55 +81,55 @@ class Loading:
         finally:
             closed.cancel()
         if not loading.done() or loading.cancelled():
-            raise stopping()
+            raise shutdown_error()
         loading.result()
 
     async def _load(self, slot: Slot) -> None:
         name = slot.plan.spec.name
         try:
-            await self._left(slot)
-            await self._room.make(slot)
+            await self._wait_for_unload(slot)
+            await self._budget.make_room(slot)
             async with asyncio.timeout(self._policy.load_timeout):
                 worker = await self._loader(slot.plan)
         except TimeoutError:
             limit = self._policy.load_timeout
-            self._failed(slot, MataError(f"The model did not load within {limit:g} s"))
+            self._record_failure(slot, MataError(f"The model did not load within {limit:g} s"))
             raise MataError(f"The model did not load within {limit:g} s") from None
         except WorkerDied:
             # WorkerDied would make callers retry, and this worker died during the load itself.
             failure = MataError("The model could not be loaded: its worker died")
-            self._failed(slot, failure)
+            self._record_failure(slot, failure)
             raise failure from None
         except MataError as error:
-            self._failed(slot, error)
+            self._record_failure(slot, error)
             if error.lasting:
-                until = self._clock() + REFUSED
-                slot.refusal = await LastingFailure.of(slot.plan, error, until)
+                until = self._clock() + LASTING_FAILURE_SECONDS
+                slot.lasting_failure = await LastingFailure.of(slot.plan, error, until)
             raise
         except Exception as error:
             failure = scarcity(error) or MataError("The model could not be loaded")
             if failure.status != Unavailable.status:
                 log.exception("unexpected error while loading %s", name)
-            self._failed(slot, failure)
+            self._record_failure(slot, failure)
             raise failure from error
         finally:
             slot.loading = None
         if not worker.alive:
             await worker.close()
             raise MataError("The model could not be loaded: its worker died")
-        await self._settle(slot, worker)
+        await self._install_worker(slot, worker)
         log.info("loaded %s (%s)", name, slot.plan.backend.name)
 
-    async def _left(self, slot: Slot) -> None:
+    async def _wait_for_unload(self, slot: Slot) -> None:
         """Wait for the previous worker's end. Raises ``Unavailable`` if it is still in use."""
-        if slot.leaving is None:
+        if slot.unloading is None:
             return
-        patience = min(LEAVING, self._policy.load_timeout)
-        _, waiting = await asyncio.wait([slot.leaving], timeout=patience)
+        patience = min(UNLOAD_WAIT, self._policy.load_timeout)
+        _, waiting = await asyncio.wait([slot.unloading], timeout=patience)
         if waiting:
             raise Unavailable("The model is being unloaded", retry_after=5)
 
-    async def _settle(self, slot: Slot, worker: Worker) -> None:
+    async def _install_worker(self, slot: Slot, worker: Worker) -> None:
         settings = slot.plan.settings
         name = slot.plan.spec.name
         slot.worker = worker
@@ -140,16 +140,16 @@ class Loading:
             queue_limit=self._policy.queue_limit,
         )
         slot.evicted, slot.used, slot.error = False, False, None
-        slot.loaded_at, slot.settled = self._wall(), self._clock()
-        slot.touched = slot.settled
-        worker.on_death(lambda death: self._residency.died(slot, worker, death))
+        slot.loaded_at, slot.loaded_clock = self._wall(), self._clock()
+        slot.used_clock = slot.loaded_clock
+        worker.on_death(lambda death: self._residency.record_death(slot, worker, death))
         self._metrics.loads.labels(name, "ok").inc()
-        self._residency.tell_loaded()
-        self._elastic.follow(slot, worker)
-        await self._room.measure(slot, worker)
+        self._residency.set_loaded_gauge()
+        self._autoscaler.follow(slot, worker)
+        await self._budget.measure(slot, worker)
         self._residency.start_timer(slot)  # the callers that waited for it may be gone
 
-    def _failed(self, slot: Slot, error: MataError) -> None:
+    def _record_failure(self, slot: Slot, error: MataError) -> None:
         slot.error = error.detail
         slot.ram = 0
         self._metrics.loads.labels(slot.plan.spec.name, "failed").inc()

@@ -81,7 +81,7 @@ class ServedModels:
         handle.plan()
         return handle
 
-    def asked(
+    def resolve(
         self, model: str, given: Any = None, *, text: bool = False
     ) -> tuple[Handle, Params, ModelPlan]:
         """Resolve a request: return the handle, its parameters, and the model's current plan.
@@ -93,9 +93,9 @@ class ServedModels:
         handle = Handle(self._pool, self._metrics, self._max_tokens, find)
         return handle, plan.params(given, self._max_tokens, text=text), plan
 
-    def of_session(self, model: str, task: str | None) -> Handle:
-        """Return a handle for a session. Raises as ``recipe_of_session``."""
-        return self.get(model, recipe_of_session(self.catalog, model, task).spec.task)
+    def for_session(self, model: str, task: str | None) -> Handle:
+        """Return a handle for a session. Raises as ``session_plan``."""
+        return self.get(model, session_plan(self.catalog, model, task).spec.task)
 
     def check_session(self, model: str, task: str | None, params: Any) -> None:
         """Raise what creating a session would raise, as far as known without loading."""
@@ -162,7 +162,7 @@ class ServedModels:
         await asyncio.shield(self.catalog.remove(model, self._pool))
 
 
-def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> ModelPlan:
+def session_plan(catalog: Catalog, model: str, task: str | None) -> ModelPlan:
     """Return a session's plan: for the model's own task, or for track on a detector.
 
     Raises ``NotFound``, ``Unavailable`` or ``InvalidParams``.
@@ -184,4 +184,4 @@ def check_session(
     """
     if task is not None and task not in catalog.plugins.tasks:
         raise InvalidParams(f"task: unknown task {instead_of(task, catalog.plugins.tasks)}")
-    recipe_of_session(catalog, model, task).params(params, max_tokens)
+    session_plan(catalog, model, task).params(params, max_tokens)

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mataserver.engines.work import Outcome, Worker
 
-AHEAD = 2
+BATCHES_PER_THREAD = 2
 """Batches in flight per worker thread that is in use."""
-LEAST_MS = 0.1
+MIN_MS = 0.1
 QUICK_MS = 3.0
 """Milliseconds below which a batch is quick: everything sent ahead completes soon."""
-LITTLE, PLENTY = 5, 6
+DECODE_BOUND_RATIO, QUICK_BATCHES = 5, 6
 """Ratio of decode to infer time from which the model is no bottleneck and larger batches gain
 nothing; and the quick batches dispatched per decoding thread then. With fewer, threads sleep while
 the server answers and reads: a tenth of the throughput (docs/performance.md).
 """
-MANY, TINY_MS = 8, 0.3
+TINY_BATCHES, TINY_MS = 8, 0.3
 """Batches in flight for a worker that takes less than that many milliseconds for each: both ends
 then wake up once for several of them."""
-SLOW = 20
+INFER_BOUND_RATIO = 20
 """Ratio of infer to decode time from which decoding ahead gains next to nothing."""
 
 
 def first_window(worker: Worker) -> int:
     """Return the window of a worker without history."""
-    return AHEAD * worker.width
+    return BATCHES_PER_THREAD * worker.width
 
 
 def window_after(answer: list[Outcome], worker: Worker, max_batch: int) -> int | None:
@@ -51,10 +51,10 @@ def window_after(answer: list[Outcome], worker: Worker, max_batch: int) -> int |
             decode += timing.decode
     if infer < 0.0:
         return None
-    helpers = min(int(decode / max(infer, LEAST_MS)), worker.facts.decoders)
-    quick = PLENTY if decode > LITTLE * infer else AHEAD
+    helpers = min(int(decode / max(infer, MIN_MS)), worker.facts.decoders)
+    quick = QUICK_BATCHES if decode > DECODE_BOUND_RATIO * infer else BATCHES_PER_THREAD
     each = quick if decode + infer < QUICK_MS else int(max_batch == 1)
-    slow = infer > SLOW * max(decode, LEAST_MS) and infer > QUICK_MS
+    slow = infer > INFER_BOUND_RATIO * max(decode, MIN_MS) and infer > QUICK_MS
     late = slow and worker.width > 1 and not worker.facts.stateful
-    many = MANY if decode + infer < TINY_MS else AHEAD + each * helpers
+    many = TINY_BATCHES if decode + infer < TINY_MS else BATCHES_PER_THREAD + each * helpers
     return (1 if late else many) * worker.width

@@ -1,8 +1,8 @@
 """The model pool: which models are in memory. Policy only.
 
-States, joined loads, reference counts, keep-alive, eviction of the least recently used under RAM
-and VRAM ceilings, and back-off for workers that keep dying. Time, loader and memory probe are
-arguments. What is decided by time is decided by a clock that nobody sets; Unix time is only shown.
+States, deduplicated loads, reference counts, keep-alive, eviction of the least recently used under
+RAM and VRAM ceilings, and back-off for workers that keep dying. Time, loader and memory probe are
+arguments. Decisions use a monotonic clock; Unix time is only for display.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from mataserver.serving.background import Background
 from mataserver.serving.dispatch import Dispatch
-from mataserver.serving.loading import Loading
-from mataserver.serving.residency import Residency, stopping
-from mataserver.serving.room import Room
+from mataserver.serving.loading import LoadCoordinator
+from mataserver.serving.memory_budget import MemoryBudget
+from mataserver.serving.residency import Residency, shutdown_error
 from mataserver.serving.slots import Status
 
 if TYPE_CHECKING:
@@ -40,46 +40,46 @@ class ModelPool:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._residency = Residency(metrics, policy, clock, wall)
-        self._room = Room(self._residency, probe, policy, clock)
-        loading = Loading(
-            *(loader, self._residency, self._room),
+        self._budget = MemoryBudget(self._residency, probe, policy, clock)
+        loads = LoadCoordinator(
+            *(loader, self._residency, self._budget),
             metrics=metrics,
             policy=policy,
             clock=clock,
             wall=wall,
         )
         self._background = Background(clock)
-        dispatch = self._dispatch = Dispatch(self._residency, loading, metrics, self._background)
-        # As they are: a method of our own would be one more call for every request.
+        dispatch = self._dispatch = Dispatch(self._residency, loads, metrics, self._background)
+        # Bound directly: a wrapper method would add a call to every request.
         self.hold, self.infer, self.begin = dispatch.hold, dispatch.infer, dispatch.begin
         self.generate, self.lease_worker = dispatch.generate, dispatch.lease_worker
-        self.reserve, self.loaded = self._room.reserve, self._residency.loaded
-        self.tell_queues = self._residency.tell_queues
+        self.reserve, self.loaded = self._budget.reserve, self._residency.loaded
+        self.set_queue_gauges = self._residency.set_queue_gauges
 
     # memory
 
     def pin(self, name: str) -> None:
-        """Never evict a model, whether it is loaded now or not, until it is unpinned."""
-        self._room.pins.add(name)
+        """Exempt a model from eviction, loaded or not, until it is unpinned."""
+        self._budget.pins.add(name)
 
     def unpin(self, name: str) -> bool:
-        """Let a model be evicted again; whether it was pinned."""
-        known = name in self._room.pins
-        self._room.pins.discard(name)
+        """Make a model evictable again; return whether it was pinned."""
+        known = name in self._budget.pins
+        self._budget.pins.discard(name)
         return known
 
-    # what is there
+    # state
 
     def status(self, name: str, task: str) -> Status:
-        """Return a model's state at once, whatever is going on.
+        """Return a model's state without waiting.
 
-        A model that is in memory for another task alone (tracking) is told as that.
+        A model that is in memory only for another task (tracking) is reported as loaded for it.
         """
         slot = self._residency.slots.get((name, task))
         if slot is None or (slot.worker is None and slot.loading is None):
-            others = (s for s in self._residency.named(name) if s.worker is not None)
+            others = (s for s in self._residency.slots_of(name) if s.worker is not None)
             slot = next(others, slot)
-        pinned = name in self._room.pins
+        pinned = name in self._budget.pins
         if slot is None:
             return Status(pinned=pinned)
         loaded = slot.worker is not None
@@ -92,24 +92,24 @@ class ModelPool:
             pinned,
         )
 
-    def held(self, name: str) -> int:
-        """Return how many hold a model beyond a request: sessions, cameras, plugins."""
-        return sum(slot.held for slot in self._residency.named(name))
+    def count_holds(self, name: str) -> int:
+        """Return the number of holders that outlive a request: sessions, cameras, plugins."""
+        return sum(slot.holds for slot in self._residency.slots_of(name))
 
     def stateful(self, plan: ModelPlan) -> bool:
-        """Whether a model keeps the state of sessions, as far as one can know: if it is loaded."""
+        """Whether a model keeps sessions' state; True while it is not loaded, so not known."""
         slot = self._residency.slots.get(plan.key)
         return slot is None or slot.worker is None or slot.worker.facts.stateful
 
-    # leaving
+    # unloading
 
     async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
-        """Unload a model after its active inferences, for one task or for all it is loaded for.
+        """Unload a model after its active inferences, for one task or for all.
 
-        Returns False when it was not loaded.
+        Returns False if it was not loaded.
         """
         slots = [
-            slot for slot in self._residency.named(name) if task in {None, slot.plan.spec.task}
+            slot for slot in self._residency.slots_of(name) if task in {None, slot.plan.spec.task}
         ]
         return any([await self._unload(slot, reason) for slot in slots])
 
@@ -118,11 +118,11 @@ class ModelPool:
             await asyncio.wait([slot.loading])
         if slot.worker is None:
             return False
-        await asyncio.shield(self._residency.leave(slot, reason))
+        await asyncio.shield(self._residency.unload(slot, reason))
         return True
 
-    def stop_loading(self) -> None:
-        """Give up the loads under way, and begin none: who waits is told that the server stops."""
+    def cancel_loads(self) -> None:
+        """Cancel the loads in progress and accept no more; waiting callers get a shutdown error."""
         self._residency.closed.set()
         for slot in self._slots:
             if slot.loading is not None:
@@ -130,18 +130,18 @@ class ModelPool:
             self._residency.stop_timer(slot)
 
     def dismiss(self) -> None:
-        """End every worker at once: who waits is told that the server stops."""
-        self.stop_loading()
+        """Terminate every worker; pending requests get a shutdown error."""
+        self.cancel_loads()
         workers = {slot.worker for slot in self._slots if slot.worker is not None}
-        for worker in workers | self._residency.leaving:
-            worker.dismiss(stopping())
+        for worker in workers | self._residency.closing:
+            worker.dismiss(shutdown_error())
 
     async def close(self) -> None:
-        """Unload everything; loads under way are given up."""
-        self.stop_loading()
-        tasks = [self._residency.leave(slot, "shutdown") for slot in self._slots if slot.worker]
+        """Cancel the loads in progress and unload every model."""
+        self.cancel_loads()
+        tasks = [self._residency.unload(slot, "shutdown") for slot in self._slots if slot.worker]
         tasks += [slot.loading for slot in self._slots if slot.loading is not None]
-        tasks += [slot.leaving for slot in self._slots if slot.leaving is not None]
+        tasks += [slot.unloading for slot in self._slots if slot.unloading is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property

@@ -47,16 +47,16 @@ class Ticket:
 
     def set_result(self, outcome: Outcome) -> None:
         """Complete it with an outcome."""
-        self._settle(outcome)
+        self._complete(outcome)
 
     def set_exception(self, error: MataError) -> None:
         """Complete it with an error."""
-        self._settle(error)
+        self._complete(error)
 
     def exception(self) -> None:
         """Do nothing: unlike a future, it does not warn of unretrieved exceptions."""
 
-    def _settle(self, answer: Outcome | MataError) -> None:
+    def _complete(self, answer: Outcome | MataError) -> None:
         # Dropping the callback breaks a reference cycle with the job, which holds a picture.
         take, self.take = self.take, None
         self._done = True
@@ -65,7 +65,7 @@ class Ticket:
         try:
             take(answer)
         except Exception:  # other jobs of the batch must still be completed
-            log.exception("what was found could not be told")
+            log.exception("the callback of a completed job failed")
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,7 @@ class QueuedJob:
 
     job: Job
     future: asyncio.Future[Outcome] | Ticket
-    since: float = field(default_factory=time.perf_counter)
+    queued_at: float = field(default_factory=time.perf_counter)
     queue_ms: float = 0.0
     batch: Batch | None = None
 
@@ -84,7 +84,7 @@ class Batch:
     """Jobs dispatched together, and the function that cancels them in the worker."""
 
     jobs: list[QueuedJob]
-    drop: Callable[[], None] | None = None
+    cancel: Callable[[], None] | None = None
 
 
 class JobQueues:
@@ -92,34 +92,34 @@ class JobQueues:
 
     At most ``limit`` single requests and background jobs are queued; frames are not limited, as a
     session has only a few and must not be starved by requests. Background work waits for at most
-    ``longest_behind`` seconds while there is other work.
+    ``max_background_wait`` seconds while there is other work.
     """
 
-    def __init__(self, max_batch: int, limit: int, longest_behind: float) -> None:
+    def __init__(self, max_batch: int, limit: int, max_background_wait: float) -> None:
         self._max_batch = max_batch
         self._limit = limit
-        self._longest_behind = longest_behind
-        self._behind_left = 0.0
+        self._max_background_wait = max_background_wait
+        self._low_priority_taken_at = 0.0
         self._frame_next = False
         # Public: read directly by the batcher, several times per request.
         self.single: deque[QueuedJob] = deque()
         self.frames: deque[QueuedJob] = deque()
-        self.behind: deque[QueuedJob] = deque()
+        self.low_priority: deque[QueuedJob] = deque()
 
     def __len__(self) -> int:
-        return len(self.single) + len(self.frames) + len(self.behind)
+        return len(self.single) + len(self.frames) + len(self.low_priority)
 
-    def queue_for(self, job: Job, *, behind: bool) -> deque[QueuedJob]:
+    def queue_for(self, job: Job, *, low_priority: bool) -> deque[QueuedJob]:
         """Return a job's queue. Raises ``Unavailable`` if it is full."""
-        queue = self.behind if behind else self.frames if job.session else self.single
+        queue = self.low_priority if low_priority else self.frames if job.session else self.single
         if len(queue) >= self._limit and queue is not self.frames:
             raise Unavailable("The model's queue is full", retry_after=1)
         return queue
 
     def take_batch(self, *, stateful: bool) -> list[QueuedJob]:
         """Take the next batch. Frames of a stateful model are never batched."""
-        if self.behind and (self._is_overdue() or not (self.single or self.frames)):
-            return self._take_behind(stateful=stateful)
+        if self.low_priority and (self._is_overdue() or not (self.single or self.frames)):
+            return self._take_low_priority(stateful=stateful)
         batch = [self._next()]
         if stateful and batch[0].job.session is not None:
             return batch
@@ -129,20 +129,20 @@ class JobQueues:
 
     def clear(self) -> Iterator[QueuedJob]:
         """Remove and yield every queued job."""
-        for queue in (self.single, self.frames, self.behind):
+        for queue in (self.single, self.frames, self.low_priority):
             while queue:
                 yield queue.popleft()
 
     def _is_overdue(self) -> bool:
         """Whether background work has waited too long since its last batch."""
-        since = max(self.behind[0].since, self._behind_left)
-        return time.perf_counter() - since >= self._longest_behind
+        since = max(self.low_priority[0].queued_at, self._low_priority_taken_at)
+        return time.perf_counter() - since >= self._max_background_wait
 
-    def _take_behind(self, *, stateful: bool) -> list[QueuedJob]:
+    def _take_low_priority(self, *, stateful: bool) -> list[QueuedJob]:
         """Take a batch of background work; of one job if the model is stateful."""
-        self._behind_left = time.perf_counter()
+        self._low_priority_taken_at = time.perf_counter()
         size = 1 if stateful else self._max_batch
-        return [self.behind.popleft() for _ in range(min(size, len(self.behind)))]
+        return [self.low_priority.popleft() for _ in range(min(size, len(self.low_priority)))]
 
     def _next(self) -> QueuedJob:
         """Take from frames and single requests alternately, if both are queued."""

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mataserver.pool")
 
-FREE_DEATHS = 2
-LONGEST_BACKOFF = 60.0
-RECHECK = 0.2
+DEATHS_WITHOUT_BACKOFF = 2
+MAX_BACKOFF = 60.0
+RECHECK_SECONDS = 0.2
 
 
 class Residency:
     """The slots of models, by name and task.
 
-    ``closed`` is set when no more loads are accepted; ``leaving`` are workers being closed.
+    ``closed`` is set when no more loads are accepted; ``closing`` are workers being closed.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Residency:
         self._wall = wall
         self.slots: dict[tuple[str, str], Slot] = {}
         self.closed = asyncio.Event()
-        self.leaving: set[Worker] = set()
+        self.closing: set[Worker] = set()
 
     def slot(self, plan: ModelPlan) -> Slot:
         """Return a model's slot, creating it at first use."""
@@ -53,7 +53,7 @@ class Residency:
             slot = self.slots[plan.key] = Slot(plan)
         return slot
 
-    def named(self, name: str) -> list[Slot]:
+    def slots_of(self, name: str) -> list[Slot]:
         """Return the slots of a model, which may serve two tasks."""
         return [slot for (model, _), slot in self.slots.items() if model == name]
 
@@ -61,11 +61,11 @@ class Residency:
         """Return name and task of every model in memory."""
         return [key for key, slot in self.slots.items() if slot.worker is not None]
 
-    def tell_loaded(self) -> None:
+    def set_loaded_gauge(self) -> None:
         """Set the gauge of loaded models."""
         self._metrics.loaded.set(len(self.loaded()))
 
-    def tell_queues(self) -> None:
+    def set_queue_gauges(self) -> None:
         """Set the gauges of queue lengths and workers."""
         names = {slot.plan.spec.name for slot in self.slots.values()}
         waiting, workers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
@@ -76,40 +76,40 @@ class Residency:
             self._metrics.queued.labels(name).set(waiting[name])
             self._metrics.workers.labels(name).set(workers[name])
 
-    def tell_memory(self, name: str) -> None:
+    def set_memory_gauge(self, name: str) -> None:
         """Set the gauge of a model's memory, over all its tasks."""
-        held = sum(s.ram + s.vram for s in self.named(name) if s.worker is not None)
+        held = sum(s.ram + s.vram for s in self.slots_of(name) if s.worker is not None)
         self._metrics.memory.labels(name).set(held)
 
-    def touch(self, slot: Slot) -> None:
+    def record_use(self, slot: Slot) -> None:
         """Record that a model was used now."""
-        slot.last_used, slot.touched = self._wall(), self._clock()
+        slot.last_used, slot.used_clock = self._wall(), self._clock()
 
-    def leave(self, slot: Slot, reason: str) -> asyncio.Task[None]:
+    def unload(self, slot: Slot, reason: str) -> asyncio.Task[None]:
         """Unload a model after its queued jobs; new requests load it again."""
         worker, batcher = slot.worker, slot.batcher
         slot.worker = slot.batcher = None
-        _follow_no_more(slot)
+        _stop_autoscaling(slot)
         if worker is not None:
-            self.leaving.add(worker)
+            self.closing.add(worker)
         slot.loaded_at = None
         slot.evicted = reason == "evicted"
         self.stop_timer(slot)
         name = slot.plan.spec.name
         self._metrics.unloads.labels(name, reason).inc()
-        self.tell_loaded()
+        self.set_loaded_gauge()
 
-        async def leave() -> None:
+        async def finish() -> None:
             if batcher is not None:
                 await batcher.drain()
             if worker is not None:
                 await worker.close()
-                self.leaving.discard(worker)
-            self.tell_memory(name)
+                self.closing.discard(worker)
+            self.set_memory_gauge(name)
             log.info("unloaded %s: %s", name, reason)
 
-        slot.leaving = asyncio.get_running_loop().create_task(leave())
-        return slot.leaving
+        slot.unloading = asyncio.get_running_loop().create_task(finish())
+        return slot.unloading
 
     def start_timer(self, slot: Slot) -> None:
         """Unload the model once it has not been held for its keep-alive.
@@ -144,39 +144,39 @@ class Residency:
         loop = asyncio.get_running_loop()
         left = slot.idle_since + seconds - loop.time()
         if slot.active:  # the requests were cancelled, and the model still works on them
-            left = max(left, RECHECK)
+            left = max(left, RECHECK_SECONDS)
         if left > 0:
             slot.timer = loop.call_later(left, self._expire, slot)
         else:
-            self.leave(slot, "keep-alive")
+            self.unload(slot, "keep-alive")
 
-    def died(self, slot: Slot, worker: Worker, death: Death) -> None:
+    def record_death(self, slot: Slot, worker: Worker, death: Death) -> None:
         """Record a worker's death; one caused by an image is not counted against the model."""
         if death.blamed:
-            self._blame(slot, death.reason)
+            self._count_death(slot, death.reason)
         if slot.worker is worker:
             slot.worker = slot.batcher = None
             slot.loaded_at = None
-            _follow_no_more(slot)
-            self.tell_loaded()
+            _stop_autoscaling(slot)
+            self.set_loaded_gauge()
 
-    def _blame(self, slot: Slot, reason: str) -> None:
+    def _count_death(self, slot: Slot, reason: str) -> None:
         """Count a death; from the third in a row on, delay the next load."""
         slot.deaths += 1
         slot.error = f"The worker died: {reason}"
-        if slot.deaths > FREE_DEATHS:
-            pause = min(LONGEST_BACKOFF, 2.0 ** (slot.deaths - FREE_DEATHS - 1))
+        if slot.deaths > DEATHS_WITHOUT_BACKOFF:
+            pause = min(MAX_BACKOFF, 2.0 ** (slot.deaths - DEATHS_WITHOUT_BACKOFF - 1))
             slot.not_before = self._clock() + pause
         self._metrics.deaths.labels(slot.plan.spec.name).inc()
 
 
-def _follow_no_more(slot: Slot) -> None:
+def _stop_autoscaling(slot: Slot) -> None:
     """Stop autoscaling a model."""
-    if slot.following is not None:
-        slot.following.cancel()
-        slot.following = None
+    if slot.autoscaling is not None:
+        slot.autoscaling.cancel()
+        slot.autoscaling = None
 
 
-def stopping() -> Unavailable:
+def shutdown_error() -> Unavailable:
     """Return the error for requests pending at shutdown."""
     return Unavailable("The server is shutting down", retry_after=5)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.serving.batching import Batcher
-    from mataserver.serving.refusals import LastingFailure
+    from mataserver.serving.lasting_failure import LastingFailure
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class PoolPolicy:
     device: str = "auto"
     engine: str = "auto"
 
-    def elsewhere(self, slot: Slot) -> bool:
+    def is_remote(self, slot: Slot) -> bool:
         """Whether a model's workers run on other machines, and use none of this one's memory."""
         return slot.plan.engine(self.engine) == "ray"
 
@@ -76,24 +76,24 @@ class Slot:
         self.worker: Worker | None = None
         self.batcher: Batcher | None = None
         self.loading: asyncio.Task[None] | None = None
-        self.leaving: asyncio.Task[None] | None = None
-        self.following: asyncio.Task[None] | None = None
+        self.unloading: asyncio.Task[None] | None = None
+        self.autoscaling: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.holders = 0
-        self.held = 0
+        self.holds = 0
         self.deaths = 0
         self.not_before = 0.0
         self.evicted = False
         self.used = False
         self.error: str | None = None
-        self.refusal: LastingFailure | None = None
+        self.lasting_failure: LastingFailure | None = None
         self.ram = 0
         self.vram = 0
         self.loaded_at: float | None = None
         self.last_used: float | None = None
         """Both in Unix seconds, for display. The same moments on the pool's clock:"""
-        self.settled = 0.0
-        self.touched = 0.0
+        self.loaded_clock = 0.0
+        self.used_clock = 0.0
         self.idle_since = 0.0
 
     @property

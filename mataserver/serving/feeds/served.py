@@ -57,7 +57,7 @@ class ServedSessions:
         always: bool = False,
     ) -> Session:
         """Load the model and create a session that holds it."""
-        handle = self._models.of_session(model, task)
+        handle = self._models.for_session(model, task)
         owned = None if owner is None else owner.id
         given = handle.params(params)
         session = await self._store.create(handle, given, name=name, owner=owned)

@@ -25,25 +25,25 @@ class LastingFailure:
     """
 
     plan: ModelPlan
-    footprint: tuple[tuple[str, int, int], ...]
+    fingerprint: tuple[tuple[str, int, int], ...]
     failure: Failure
     until: float
 
     @classmethod
     async def of(cls, plan: ModelPlan, error: MataError, until: float) -> LastingFailure:
         """Record a failed load."""
-        mark = await asyncio.to_thread(footprint, plan)
-        return cls(plan, mark, Failure.of(error), until)
+        taken = await asyncio.to_thread(fingerprint, plan)
+        return cls(plan, taken, Failure.of(error), until)
 
     async def check(self, plan: ModelPlan, now: float) -> None:
         """Raise the load's failure, if the load would fail again."""
         if self.plan != plan or now >= self.until:
             return
-        if await asyncio.to_thread(footprint, plan) == self.footprint:
+        if await asyncio.to_thread(fingerprint, plan) == self.fingerprint:
             raise self.failure.error()
 
 
-def footprint(plan: ModelPlan) -> tuple[tuple[str, int, int], ...]:
+def fingerprint(plan: ModelPlan) -> tuple[tuple[str, int, int], ...]:
     """Return path, size and mtime of a load's inputs: the model's files, and the packages.
 
     A package directory changes when a package is installed or removed. Blocking.

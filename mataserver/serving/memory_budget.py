@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver.serving.slots import PoolPolicy, Probe, Slot
 
 
-class Room:
+class MemoryBudget:
     """The memory budget; ``pins`` are the names of models exempt from eviction."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Room:
         self._policy = policy
         self._clock = clock
         self._reserved = 0
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self.pins: set[str] = set()
 
     @contextlib.asynccontextmanager
@@ -44,33 +44,33 @@ class Room:
         finally:
             self._reserved -= size
 
-    async def grow(self, slot: Slot, ram: int) -> bool:
+    async def charge(self, slot: Slot, ram: int) -> bool:
         """Charge more bytes to a loaded model; return False if they are not free.
 
         Nothing is evicted for an additional replica: another model in use is worth more.
         """
-        if self._policy.elsewhere(slot):
+        if self._policy.is_remote(slot):
             return True
-        async with self._turn:
-            if self._short(slot.ram + ram, slot, []):
+        async with self._lock:
+            if self._shortage(slot.ram + ram, slot, []):
                 return False
             slot.ram += ram
             return True
 
-    def give_back(self, slot: Slot, ram: int) -> None:
+    def credit(self, slot: Slot, ram: int) -> None:
         """Credit bytes to a model: a replica has ended, or failed to start."""
-        if not self._policy.elsewhere(slot):
+        if not self._policy.is_remote(slot):
             slot.ram = max(0, slot.ram - ram)
 
     async def measure(self, slot: Slot, worker: Worker) -> None:
         """Measure a model's memory, as far as possible."""
         slot.ram = await worker.memory() or slot.ram
         slot.vram = sum(map(self._probe.vram_of, worker.pids))
-        self._residency.tell_memory(slot.plan.spec.name)
+        self._residency.set_memory_gauge(slot.plan.spec.name)
 
-    async def make(self, slot: Slot) -> None:
+    async def make_room(self, slot: Slot) -> None:
         """Evict models until this one fits. Raises ``OutOfMemory`` if it cannot."""
-        if self._policy.elsewhere(slot):
+        if self._policy.is_remote(slot):
             return
         need = slot.ram or slot.plan.estimate
         wait = await self._evict_for(slot, need)
@@ -83,33 +83,33 @@ class Room:
 
         ``need`` bytes are then charged to ``newcomer``, or counted as reserved if that is None.
         """
-        async with self._turn:
-            if self._short(need, newcomer, self._evictable()):
-                raise _no_room(newcomer)
-            while short := self._short(need, newcomer, []):
-                candidates = [s for s in self._evictable() if short == "ram" or s.vram]
+        async with self._lock:
+            if self._shortage(need, newcomer, self._evictable()):
+                raise _out_of_memory(newcomer)
+            while shortage := self._shortage(need, newcomer, []):
+                candidates = [s for s in self._evictable() if shortage == "ram" or s.vram]
                 victim = self._victim(candidates)
                 if victim is not None:
-                    await self._residency.leave(victim, "evicted")
+                    await self._residency.unload(victim, "evicted")
                 elif candidates:
                     return max(0.01, min(map(self._age_left, candidates)))
                 else:
-                    raise _no_room(newcomer)
+                    raise _out_of_memory(newcomer)
             if newcomer is None:
                 self._reserved += need
             else:
                 newcomer.ram = need
             return 0.0
 
-    def _short(self, need: int, newcomer: Slot | None, spared: list[Slot]) -> str:
-        """Return which memory falls short, "ram" or "vram" or "", if ``spared`` were evicted."""
+    def _shortage(self, need: int, newcomer: Slot | None, without: list[Slot]) -> str:
+        """Return which memory falls short, "ram" or "vram" or "", if ``without`` were evicted."""
         others = [
             each
             for each in self._residency.slots.values()
             if each is not newcomer
-            and each not in spared
+            and each not in without
             and (each.worker or each.loading)
-            and not self._policy.elsewhere(each)
+            and not self._policy.is_remote(each)
         ]
         held = self._probe.own() + self._reserved + sum(each.ram for each in others)
         if held + need > self._policy.ram_fraction * self._probe.ram_total():
@@ -120,7 +120,7 @@ class Room:
         if gpu is None:
             return ""
         coming = sum(s.vram or s.ram for s in others if s.loading and s.plan.uses_gpu)
-        used = gpu.used + coming - sum(each.vram for each in spared)
+        used = gpu.used + coming - sum(each.vram for each in without)
         wanted = newcomer.vram or need
         return "vram" if used + wanted > self._policy.vram_fraction * gpu.total else ""
 
@@ -146,18 +146,18 @@ class Room:
             and not slot.active
             and not slot.plan.settings.pin
             and slot.plan.spec.name not in self.pins
-            and not self._policy.elsewhere(slot)
+            and not self._policy.is_remote(slot)
         ]
 
     def _age_left(self, slot: Slot) -> float:
-        return slot.settled + self._policy.min_residence - self._clock()
+        return slot.loaded_clock + self._policy.min_residence - self._clock()
 
     def _victim(self, candidates: list[Slot]) -> Slot | None:
         old = [slot for slot in candidates if self._age_left(slot) <= 0]
-        return min(old, key=lambda s: s.touched, default=None)
+        return min(old, key=lambda s: s.used_clock, default=None)
 
 
-def _no_room(newcomer: Slot | None) -> OutOfMemory:
+def _out_of_memory(newcomer: Slot | None) -> OutOfMemory:
     if newcomer is None:
         return OutOfMemory("Not enough memory now")
     return OutOfMemory(f"Not enough memory to load {newcomer.plan.spec.name}")

@@ -10,9 +10,9 @@ from collections import deque
 import pytest
 
 from mataserver.config.span import Span
-from mataserver.serving.scaler import DOWN_AFTER, REFUSED, UP_AFTER, Scaler
+from mataserver.serving.scaling import DOWN_AFTER, START_RETRY_SECONDS, UP_AFTER, ScalingPolicy
 
-TICK = 0.25
+SAMPLE_SECONDS = 0.25
 
 
 class Model:
@@ -24,7 +24,7 @@ class Model:
 
     def __init__(self, arrivals, *, work=0.05, loading=2.0, clients=None, **span):
         self.span = Span(**span)
-        self.scaler = Scaler(self.span, 0.0)
+        self.scaler = ScalingPolicy(self.span, 0.0)
         self.counts = [(0.0, self.span.first)]
         self.waits = []
         self._arrivals, self._work, self._loading = arrivals, work, loading
@@ -53,7 +53,7 @@ class Model:
                 while len(self._queue) + len(self._busy) < wanted:
                     self._queue.append(now)
             self._work_on(now)
-            if number % round(TICK / self._step) == 0:
+            if number % round(SAMPLE_SECONDS / self._step) == 0:
                 self._look(now)
         return [count for _, count in self.counts]
 
@@ -69,13 +69,15 @@ class Model:
                 return
             self._coming = None
             self.counts.append((now, count))
-            self.scaler.grown(now)
-        wish = self.scaler.wish(len(self._queue) + len(self._busy), self.count, now)
-        if wish > self.count:
-            self._coming = (now + self._loading, wish)
-        elif wish < self.count:
-            self.counts.append((now, wish))
-            self.scaler.shrunk(now)
+            self.scaler.record_growth(now)
+        desired_count = self.scaler.desired_count(
+            len(self._queue) + len(self._busy), self.count, now
+        )
+        if desired_count > self.count:
+            self._coming = (now + self._loading, desired_count)
+        elif desired_count < self.count:
+            self.counts.append((now, desired_count))
+            self.scaler.record_shrink(now)
 
     def changes(self, since=0.0):
         """Return how often the count changed from a second on."""
@@ -89,24 +91,24 @@ class Model:
 
 def feed(scaler, load, count, start, seconds):
     """Give a scaler a steady load; return when it wished another count, and which."""
-    for tick in range(int(seconds / TICK) + 1):
-        now = start + tick * TICK
-        wish = scaler.wish(load, count, now)
-        if wish != count:
-            return now - start, wish
+    for tick in range(int(seconds / SAMPLE_SECONDS) + 1):
+        now = start + tick * SAMPLE_SECONDS
+        desired_count = scaler.desired_count(load, count, now)
+        if desired_count != count:
+            return now - start, desired_count
     return None
 
 
 def test_more_after_three_seconds_and_fewer_after_a_minute():
     """Neither sooner, and never beyond the span."""
     span = Span(min=1, max=3, target=2)
-    scaler = Scaler(span, 0.0)
+    scaler = ScalingPolicy(span, 0.0)
     assert feed(scaler, 2.2, 1, 0.0, 600) is None  # about as many as it should have
-    scaler = Scaler(span, 0.0)
+    scaler = ScalingPolicy(span, 0.0)
     assert feed(scaler, 2.3, 1, 0.0, 600) == (UP_AFTER, 2)
-    scaler.grown(10.0)
+    scaler.record_growth(10.0)
     assert feed(scaler, 100.0, 2, 10.0, 600) == (UP_AFTER, 3)
-    scaler.grown(20.0)
+    scaler.record_growth(20.0)
     assert feed(scaler, 100.0, 3, 20.0, 600) is None
     took, count = feed(scaler, 0.0, 3, 620.25, 600)
     assert DOWN_AFTER <= took <= DOWN_AFTER + 2
@@ -116,7 +118,7 @@ def test_more_after_three_seconds_and_fewer_after_a_minute():
 @pytest.mark.parametrize("least", [0, 1, 2])
 def test_what_is_loaded_keeps_its_least(least):
     """One that may go altogether goes by ``keep_alive``, and has one worker until then."""
-    scaler = Scaler(Span(min=least, max=4, target=1), 0.0)
+    scaler = ScalingPolicy(Span(min=least, max=4, target=1), 0.0)
     assert feed(scaler, 0.0, max(1, least), 0.0, 600) is None
 
 
@@ -128,10 +130,10 @@ def test_a_burst_asks_for_nothing():
 
 def test_one_that_could_not_be_started_is_not_tried_at_once():
     """There may be no memory for it for a while."""
-    scaler = Scaler(Span(max=4), 0.0)
+    scaler = ScalingPolicy(Span(max=4), 0.0)
     assert feed(scaler, 9.0, 1, 0.0, 60) == (UP_AFTER, 2)
-    scaler.refused(3.0)
-    assert feed(scaler, 9.0, 1, 3.25, 60) == (REFUSED - 0.25, 2)
+    scaler.record_failed_start(3.0)
+    assert feed(scaler, 9.0, 1, 3.25, 60) == (START_RETRY_SECONDS - 0.25, 2)
 
 
 def test_a_load_that_comes_and_stays():
