@@ -15,8 +15,8 @@ from aiohttp import web
 from api_answers import problem
 from conftest import FAKES, register
 from mataserver import NotFound, Route, hookimpl, plugins, testing
-from mataserver.frontends.held import HeldNames
-from mataserver.frontends.roll import SECRET, Roll, RollEntry
+from mataserver.frontends.directory import SECRET, FrontendDirectory, FrontendEntry
+from mataserver.frontends.resource_ids import ResourceIds
 from stream_peers import eventually
 from test_frontends import front, sees
 
@@ -197,39 +197,42 @@ class Hands:
 async def test_silence_is_counted_by_looks_too(tmp_path):
     """Who stood still itself takes nobody for dead; who says nothing is, and is there again."""
     clock = Hands()
-    ours = Roll(tmp_path, HeldNames(), silence=6.0, clock=clock)
-    theirs = Roll(tmp_path, HeldNames(), silence=6.0, clock=clock)
+    ours = FrontendDirectory(tmp_path, ResourceIds(), silence=6.0, clock=clock)
+    theirs = FrontendDirectory(tmp_path, ResourceIds(), silence=6.0, clock=clock)
     assert await ours.join() == await theirs.join()  # one secret
-    await theirs.tell(RollEntry(address="http://b", beat=1))
-    await ours.look()
-    [other] = ours.others()
+    await theirs.write_entry(FrontendEntry(address="http://b", beat=1))
+    await ours.refresh()
+    [other] = ours.peers()
     clock.now = 100.0
-    await ours.look()
-    assert not ours.silent(other)
+    await ours.refresh()
+    assert not ours.is_silent(other)
     for _ in range(3):
-        await ours.look()
-    assert ours.silent(other)
-    await theirs.tell(RollEntry(address="http://b", beat=2))
-    await ours.look()
-    assert not ours.silent(ours.others()[0])
+        await ours.refresh()
+    assert ours.is_silent(other)
+    await theirs.write_entry(FrontendEntry(address="http://b", beat=2))
+    await ours.refresh()
+    assert not ours.is_silent(ours.peers()[0])
     await theirs.leave()
-    await ours.look()
-    assert (ours.others(), ours.silent(other)) == ([], True)
+    await ours.refresh()
+    assert (ours.peers(), ours.is_silent(other)) == ([], True)
 
 
 async def test_a_damaged_secret_is_none(tmp_path):
     """With an empty one anybody could vouch for himself: no front-end starts with it."""
-    await Roll(tmp_path, HeldNames()).join()
+    await FrontendDirectory(tmp_path, ResourceIds()).join()
     (tmp_path / SECRET).write_bytes(b"")
     with pytest.raises(OSError, match="damaged"):
-        await Roll(tmp_path, HeldNames()).join()
+        await FrontendDirectory(tmp_path, ResourceIds()).join()
 
 
 async def test_two_at_one_address_find_out(tmp_path):
     """Each removes the other's entry as a predecessor's, and is told that its own was gone."""
-    first, second = Roll(tmp_path, HeldNames()), Roll(tmp_path, HeldNames())
+    first, second = (
+        FrontendDirectory(tmp_path, ResourceIds()),
+        FrontendDirectory(tmp_path, ResourceIds()),
+    )
     for each in (first, second):
         await each.join()
-    assert await first.tell(RollEntry(address="http://a", beat=1))
-    assert await second.tell(RollEntry(address="http://a", beat=1))
-    assert not await first.tell(RollEntry(address="http://a", beat=2))
+    assert await first.write_entry(FrontendEntry(address="http://a", beat=1))
+    assert await second.write_entry(FrontendEntry(address="http://a", beat=1))
+    assert not await first.write_entry(FrontendEntry(address="http://a", beat=2))

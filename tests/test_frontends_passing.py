@@ -13,7 +13,7 @@ from aiohttp import WSMsgType, web
 from api_answers import problem
 from conftest import FAKES, register
 from mataserver import Body, Conflict, Route, hookimpl, plugins, testing
-from mataserver.frontends import roll
+from mataserver.frontends import directory
 from stream_peers import eventually
 from test_frontends import front, sees
 
@@ -221,7 +221,7 @@ async def test_a_directory_that_stands_still(pair, monkeypatch):
     """A disk of the network that answers nothing holds up no request, and is told."""
     one, _ = pair
     goes_on = threading.Event()
-    known = {name: getattr(roll, name) for name in ("_read", "_write")}
+    known = {name: getattr(directory, name) for name in ("_read", "_write")}
 
     def slow(name):
         def wait(*given):
@@ -235,7 +235,7 @@ async def test_a_directory_that_stands_still(pair, monkeypatch):
             return response.status == status
 
     for name in known:
-        monkeypatch.setattr(roll, name, slow(name))
+        monkeypatch.setattr(directory, name, slow(name))
     try:
         async with asyncio.timeout(30):
             for number in range(3):

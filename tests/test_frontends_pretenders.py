@@ -12,7 +12,7 @@ import pytest
 
 from api_answers import problem
 from conftest import FAKES, register
-from mataserver.frontends.vouching import Voucher
+from mataserver.frontends.identity_assertions import IdentityAssertions
 from stream_peers import closed_with, eventually, open_session
 from test_frontends import front, sees
 
@@ -125,10 +125,10 @@ async def test_clocks_that_differ_are_told(tmp_path, monkeypatch, caplog):
     register(tmp_path / "shared", {f"fake-{task}": task for task in FAKES})
 
     def ahead(secret):
-        return Voucher(secret, lambda: time.time() + 3600)
+        return IdentityAssertions(secret, lambda: time.time() + 3600)
 
     async with front(tmp_path, "one") as one:
-        monkeypatch.setattr("mataserver.http.frontends.Voucher", ahead)
+        monkeypatch.setattr("mataserver.http.frontends.IdentityAssertions", ahead)
         async with front(tmp_path, "two") as two:
             await eventually(lambda: sees(one, 2))
             session = await open_session(two.http)

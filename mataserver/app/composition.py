@@ -47,7 +47,7 @@ def build(
     parts = Parts(settings, plugins, probe, pace, engines)
     composed = parts.composed()
     guests = (*_own(parts, composed, set_by or {}), *_plugins(parts.plugins))
-    asked = admission.expectations(parts.table, parts.gate, parts.elsewhere)
+    asked = admission.expectations(parts.table, parts.gate, parts.relay)
     expect = error_answers.expecting(asked, parts.table.forms)
     hosting.add(
         composed.application,
@@ -62,9 +62,9 @@ def build(
 
 def _own(parts: Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iterator[Guest]:
     """Yield the server's own services; of overlapping routes the first one matches."""
-    services, settings, elsewhere = parts.hosting.services, parts.settings, parts.elsewhere
-    if elsewhere is not None:
-        yield frontends.guest(settings, parts.pace, elsewhere, parts.sessions, parts.metrics)
+    services, settings, relay = parts.hosting.services, parts.settings, parts.relay
+    if relay is not None:
+        yield frontends.frontends_guest(settings, parts.pace, relay, parts.sessions, parts.metrics)
     yield Guest(
         "health",
         partial(

@@ -6,14 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver.app.hosting import Guest
-from mataserver.frontends.roll import FOLDER, Roll
+from mataserver.frontends.directory import FOLDER, FrontendDirectory
 from mataserver.http.frontends import FrontendsService
-from mataserver.http.relay import Elsewhere
+from mataserver.http.relay import FrontendRelay
 
 if TYPE_CHECKING:
     from mataserver.app.upkeep import Pace
     from mataserver.config import Settings
-    from mataserver.frontends.held import HeldNames
+    from mataserver.frontends.resource_ids import ResourceIds
     from mataserver.http.budget import Budget
     from mataserver.http.routing import Table
     from mataserver.http.sockets import Sockets
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
     from mataserver.serving.sessions import SessionStore
 
 
-def elsewhere(  # noqa: PLR0917 - the limits that apply to relayed requests
+def relay(  # noqa: PLR0917 - the limits that apply to relayed requests
     settings: Settings,
     pace: Pace,
-    held: HeldNames,
+    held: ResourceIds,
     table: Table,
     budget: Budget,
     sockets: Sockets,
     metrics: Metrics,
-) -> Elsewhere | None:
+) -> FrontendRelay | None:
     """Return the relay to other front-ends; None without a shared directory."""
     if settings.shared_dir is None:
         return None
-    roll = Roll(settings.shared_path / FOLDER, held, pace.silence)
-    return Elsewhere(
-        *(roll, table, budget, sockets, metrics, settings.unread_timeout),
+    directory = FrontendDirectory(settings.shared_path / FOLDER, held, pace.silence)
+    return FrontendRelay(
+        *(directory, table, budget, sockets, metrics, settings.unread_timeout),
         trust_proxy=settings.trust_proxy,
     )
 
 
-def guest(
-    settings: Settings, pace: Pace, found: Elsewhere, sessions: SessionStore, metrics: Metrics
+def frontends_guest(
+    settings: Settings, pace: Pace, found: FrontendRelay, sessions: SessionStore, metrics: Metrics
 ) -> Guest:
     """Return the service that is entered before all others: sessions need its tag."""
     make = partial(
         FrontendsService,
-        elsewhere=found,
+        relay=found,
         sessions=sessions,
         metrics=metrics,
         address=settings.frontend_address,
         beat=pace.beat,
-        patience=pace.silence,
+        timeout=pace.silence,
     )
     return Guest("frontends", make)

@@ -15,7 +15,7 @@ from mataserver.app.checking import check_described, checked
 from mataserver.config import ConfigError
 from mataserver.contract.service import Context, Server
 from mataserver.errors import NotFound
-from mataserver.frontends.held import EVERY, SESSIONS, named
+from mataserver.frontends.resource_ids import EVERY_FRONTEND, SESSIONS_KIND, qualified_id
 from mataserver.http.connection_limit import default_limit
 from mataserver.http.routing import shape
 from mataserver.plugins import PluginError, refuse
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.contract.routes import ErrorForm, Route
     from mataserver.contract.service import ClusterProcesses, Service
-    from mataserver.frontends.held import HeldNames
+    from mataserver.frontends.resource_ids import ResourceIds
     from mataserver.http.auth import Gate
     from mataserver.http.kit import Kit
     from mataserver.http.lifecycle import Lifecycle
@@ -184,7 +184,7 @@ class Hosting:
             tasks=tasks,
             run_process=functools.partial(run_process, inherit=self._inherit),
             cluster=given.cluster,
-            held=given.held.of(_kind(guest)),
+            held=given.held.of_kind(_kind(guest)),
             run_blocking=asyncio.to_thread,
             stopping=self._lifecycle.stopping,
             authenticate=lambda credentials: given.gate.authenticate([credentials]),
@@ -216,7 +216,7 @@ class Given(NamedTuple):
     sign_out: Callable[[str], None]
     readiness: Readiness
     cluster: Callable[[], ClusterProcesses]
-    held: HeldNames
+    held: ResourceIds
 
 
 def add(
@@ -245,14 +245,14 @@ def _key(guest: Guest) -> str:
 
 def _kind(guest: Guest) -> str:
     """Return the kind of a service's resources with ids."""
-    return SESSIONS if guest.plugin is None else guest.name
+    return SESSIONS_KIND if guest.plugin is None else guest.name
 
 
 def _held(route: Route, kind: str) -> Route:
     """Qualify a route's ``held`` with the kind of the resource, if it has none."""
-    if not route.held or route.held == EVERY or ":" in route.held:
+    if not route.held or route.held == EVERY_FRONTEND or ":" in route.held:
         return route
-    return replace(route, held=named(kind, route.held))
+    return replace(route, held=qualified_id(kind, route.held))
 
 
 def _look_at_peers(found: dict[str, Hosted]) -> None:

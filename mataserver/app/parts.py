@@ -15,7 +15,7 @@ from mataserver.app.upkeep import Pace, Upkeep
 from mataserver.config import ConfigError
 from mataserver.config.credentials import KeyRing, server_keys
 from mataserver.engines.memory import MemoryProbe
-from mataserver.frontends.held import HeldNames
+from mataserver.frontends.resource_ids import ResourceIds
 from mataserver.http import origins, protocol
 from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
@@ -71,7 +71,7 @@ class Parts:
         self.loader = Loader(settings, self.memory, engines)
         self.pool = ModelPool(self.loader.load, self.memory, self.metrics, _policy(settings))
         self.models = ServedModels(self.catalog, self.pool, self.metrics, settings.max_tokens)
-        self.held = HeldNames()
+        self.held = ResourceIds()
         self.sessions = SessionStore(
             self.metrics, limit=settings.max_sessions, ttl=settings.session_ttl, held=self.held
         )
@@ -92,13 +92,13 @@ class Parts:
         self.table.awaited = self.plugins.awaited
         self.budget = Budget(settings.max_inflight_mb * 1e6)
         self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
-        self.elsewhere = frontends.elsewhere(
+        self.relay = frontends.relay(
             settings, self.pace, self.held, self.table, self.budget, self.sockets, self.metrics
         )
         self.streams = Streams(settings.max_body, self.terms(), self.cameras)
         self.doorway = Doorway()
         self.edge = Edge(
-            self.table, self.gate, self.budget, self.lifecycle, self.metrics, self.elsewhere
+            self.table, self.gate, self.budget, self.lifecycle, self.metrics, self.relay
         )
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mataserver.errors import MataError
-from mataserver.frontends.roll import BEAT, SILENCE
+from mataserver.frontends.directory import HEARTBEAT_SECONDS, SILENCE_SECONDS
 from mataserver.library.configured import Configured
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class Pace:
 
     reconcile: float = 2.0
     retry: float = 30.0
-    beat: float = BEAT
-    silence: float = SILENCE
+    beat: float = HEARTBEAT_SECONDS
+    silence: float = SILENCE_SECONDS
 
 
 class Upkeep:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver.contract.routes import Event
     from mataserver.errors import MataError
     from mataserver.outbound import Policy, Response
-    from mataserver.outbound.asking import Content
+    from mataserver.outbound.client import Content
     from mataserver.principals import Principal
 
 

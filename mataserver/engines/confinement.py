@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.config import DEFAULT_FILE, PREFIX
 from mataserver.config.credentials import FILE
-from mataserver.frontends.roll import FOLDER as FRONTENDS
+from mataserver.frontends.directory import FOLDER as FRONTENDS
 from mataserver.processes.landlock import Confinement
 from mataserver.sources.cache import cache_directory
 

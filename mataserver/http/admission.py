@@ -13,7 +13,7 @@ from mataserver.http.error_answers import error_response
 if TYPE_CHECKING:
     from mataserver.contract.routes import Route
     from mataserver.http.auth import Gate
-    from mataserver.http.relay import Elsewhere
+    from mataserver.http.relay import FrontendRelay
     from mataserver.http.routing import Expect, Table
 
 REFUSED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)
@@ -21,7 +21,7 @@ REFUSED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)
 
 
 async def admit(
-    request: web.Request, route: Route, gate: Gate, elsewhere: Elsewhere | None
+    request: web.Request, route: Route, gate: Gate, relay: FrontendRelay | None
 ) -> None:
     """Authenticate a request. Raises ``Unauthorized`` or ``Forbidden``.
 
@@ -33,7 +33,7 @@ async def admit(
             raise request[REFUSED]
         if auth.PRINCIPAL in request:
             return
-    known = elsewhere.vouched(request, route) if route.held and elsewhere is not None else None
+    known = relay.asserted_principal(request, route) if route.held and relay is not None else None
     try:
         await gate.admit(
             request, route.needs, public=route.public, socket=route.socket, known=known
@@ -44,7 +44,7 @@ async def admit(
         raise
 
 
-def expectations(table: Table, gate: Gate, elsewhere: Elsewhere | None = None) -> Expect:
+def expectations(table: Table, gate: Gate, relay: FrontendRelay | None = None) -> Expect:
     """Return the handler of ``Expect``: it does not request a body that would be rejected."""
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
@@ -59,7 +59,7 @@ def expectations(table: Table, gate: Gate, elsewhere: Elsewhere | None = None) -
             return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
             if route is not None:
-                await admit(request, route, gate, elsewhere)
+                await admit(request, route, gate, relay)
         except MataError as error:
             request[REFUSED] = error  # answered by the middleware, as without ``Expect``
             return None

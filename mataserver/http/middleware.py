@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mataserver.http.auth import Gate
     from mataserver.http.budget import Budget
     from mataserver.http.lifecycle import Lifecycle
-    from mataserver.http.relay import Elsewhere
+    from mataserver.http.relay import FrontendRelay
     from mataserver.http.routing import Table
     from mataserver.metrics import Metrics
 
@@ -49,7 +49,7 @@ log = logging.getLogger("mataserver.http")
 
 
 class Edge:
-    """The middleware around every handler; ``elsewhere`` relays to other front-ends, if any."""
+    """The middleware around every handler; ``relay`` relays to other front-ends, if any."""
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class Edge:
         budget: Budget,
         lifecycle: Lifecycle,
         metrics: Metrics,
-        elsewhere: Elsewhere | None = None,
+        relay: FrontendRelay | None = None,
     ) -> None:
         self.table = table
         self.gate = gate
         self.budget = budget
         self.lifecycle = lifecycle
         self.metrics = metrics
-        self._answer = _Answer(table, gate, budget, elsewhere)
+        self._answer = _Answer(table, gate, budget, relay)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -152,12 +152,12 @@ class _Answer:
     """Dispatches a request; converts errors to answers."""
 
     def __init__(
-        self, table: Table, gate: Gate, budget: Budget, elsewhere: Elsewhere | None
+        self, table: Table, gate: Gate, budget: Budget, relay: FrontendRelay | None
     ) -> None:
         self._table = table
         self._gate = gate
         self._budget = budget
-        self._elsewhere = elsewhere
+        self._relay = relay
         self._refusals = Repeats(log)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -198,11 +198,11 @@ class _Answer:
         else:
             route = table.choose(request)
             if route is not None:
-                await admit(request, route, self._gate, self._elsewhere)
+                await admit(request, route, self._gate, self._relay)
                 _set_stranger(request, stranger=request[auth.PRINCIPAL] is None)
                 handler = handler if route.when is None else route.handler
-                if route.held and self._elsewhere is not None:
-                    answered = await self._elsewhere.answer(request, route)
+                if route.held and self._relay is not None:
+                    answered = await self._relay.forward(request, route)
                     if answered is not None:
                         return answered
         answer = claimed or handler

@@ -1,7 +1,7 @@
 """The request's origin and address as the client sees them, also behind trusted proxies.
 
-``X-Forwarded-*`` counts only with ``trust_proxy``, or in requests that another front-end vouches
-for: any client could set it.
+``X-Forwarded-*`` counts only with ``trust_proxy``, or in requests that another front-end has
+authenticated: any client could set it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aiohttp import web
 from mataserver.errors import BadRequest
 
 RELAYED: web.RequestKey[bool] = web.RequestKey("relayed", bool)
-"""Set for requests that another front-end vouches for."""
+"""Set for requests that another front-end relays."""
 _HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
 _PREFIX = re.compile(r"(/[\w.~%-]{1,64}){1,16}", re.ASCII)
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")

@@ -13,15 +13,21 @@ import msgspec
 from aiohttp import hdrs, web
 
 from mataserver.errors import NotFound, Unavailable
-from mataserver.frontends.held import EVERY
-from mataserver.frontends.vouching import HEADER
+from mataserver.frontends.identity_assertions import ASSERTION_HEADER
+from mataserver.frontends.resource_ids import EVERY_FRONTEND
 from mataserver.http import auth, bodies, proxies, relay_headers, relay_sockets, shown
-from mataserver.http.relay_peers import AWAY, GONE, OtherFrontends, away, url_of
+from mataserver.http.frontend_client import (
+    GONE_REASON,
+    UNREACHABLE_REASON,
+    FrontendClient,
+    report_unreachable,
+    url_of,
+)
 
 if TYPE_CHECKING:
     from mataserver.contract.routes import Route
-    from mataserver.frontends.roll import Listed, Roll
-    from mataserver.frontends.vouching import Voucher
+    from mataserver.frontends.directory import FrontendDirectory, PeerFrontend
+    from mataserver.frontends.identity_assertions import IdentityAssertions
     from mataserver.http.budget import Budget
     from mataserver.http.routing import Table
     from mataserver.http.sockets import Sockets
@@ -30,16 +36,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ANSWER_SECONDS = 5.0
+ANSWER_TIMEOUT = 5.0
 """Timeout of another front-end's answer about what it holds."""
-WHOLE = 1_000_000
+MAX_BUFFERED = 1_000_000
 """Answers up to this size, in bytes, are read whole before forwarding."""
 NO_SESSION, TRY_AGAIN = 4004, 1013
 
 log = logging.getLogger("mataserver.frontends")
 
 
-class Elsewhere:
+class FrontendRelay:
     """Forwards requests to the front-end that holds the named resource.
 
     Other front-ends are contacted between ``open`` and ``close``.
@@ -47,7 +53,7 @@ class Elsewhere:
 
     def __init__(
         self,
-        roll: Roll,
+        directory: FrontendDirectory,
         table: Table,
         budget: Budget,
         sockets: Sockets,
@@ -56,100 +62,102 @@ class Elsewhere:
         *,
         trust_proxy: bool,
     ) -> None:
-        self.roll = roll
-        self._others = OtherFrontends(roll, trust_proxy=trust_proxy)
+        self.directory = directory
+        self._client = FrontendClient(directory, trust_proxy=trust_proxy)
         self._table = table
         self._budget = budget
         self._sockets = sockets
         self._metrics = metrics
         self._unread_timeout = unread_timeout
 
-    def open(self, voucher: Voucher) -> None:
-        """Start accepting and issuing vouchers."""
-        self._others.open(voucher)
+    def open(self, assertions: IdentityAssertions) -> None:
+        """Start issuing and accepting identity assertions."""
+        self._client.open(assertions)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._others.close()
+        await self._client.close()
 
-    def vouched(self, request: web.Request, route: Route) -> Principal | None:
-        """Return the caller that another front-end vouches for; None without a voucher.
+    def asserted_principal(self, request: web.Request, route: Route) -> Principal | None:
+        """Return the caller that another front-end asserts; None without an assertion.
 
-        Raises ``Distrusted``.
+        Raises ``InvalidAssertion``.
         """
-        voucher = self._others.voucher
-        if not route.held or voucher is None or HEADER not in request.headers:
+        assertions = self._client.assertions
+        if not route.held or assertions is None or ASSERTION_HEADER not in request.headers:
             return None
         path = request.rel_url.raw_path_qs
-        said, own = request.headers[HEADER], self.roll.held.tag
-        principal = voucher.take(said, request.method, path, own)
+        said, own = request.headers[ASSERTION_HEADER], self.directory.held.tag
+        principal = assertions.verify(said, request.method, path, own)
         request[proxies.RELAYED] = True
         return principal
 
-    async def answer(self, request: web.Request, route: Route) -> web.StreamResponse | None:
+    async def forward(self, request: web.Request, route: Route) -> web.StreamResponse | None:
         """Answer by the front-end that holds the resource; None if this one does.
 
-        Vouched requests are never forwarded again, and anonymous ones never at all. Raises
+        Relayed requests are never forwarded again, and anonymous ones never at all. Raises
         ``NotFound`` if the front-end is gone, ``Unavailable`` if it cannot be reached.
         """
-        if route.held in {"", EVERY} or HEADER in request.headers:
+        if route.held in {"", EVERY_FRONTEND} or ASSERTION_HEADER in request.headers:
             return None
         kind, _, variable = route.held.rpartition(":")
         identity = request.match_info[variable]
         principal = request[auth.PRINCIPAL]
         if principal is None or not principal.may(route.needs or "infer"):
             return None
-        if self.roll.held.holds(kind, identity):
+        if self.directory.held.holds(kind, identity):
             return None
-        holder = await self.roll.holder(kind, identity)
+        holder = await self.directory.find_holder(kind, identity)
         if holder is None:
             return None
         if request.method == hdrs.METH_GET and not route.response and shown.is_socket(request):
-            return await self._socket(request, holder, principal)
+            return await self._relay_socket(request, holder, principal)
         self._metrics.relayed.add("http")
-        return await self._asked(request, holder, principal)
+        return await self._forward_request(request, holder, principal)
 
     async def gather(self, request: web.Request, kind: Any) -> list[Any]:
         """Return each other front-end's answer to the same request, decoded as ``kind``.
 
         Raises ``Unavailable`` if a live one does not answer: a list would be incomplete.
         """
-        if HEADER in request.headers:
+        if ASSERTION_HEADER in request.headers:
             return []
-        others = [each for each in self.roll.others() if not self.roll.silent(each)]
-        found = await asyncio.gather(*(self._told(request, each, kind) for each in others))
+        others = [each for each in self.directory.peers() if not self.directory.is_silent(each)]
+        found = await asyncio.gather(*(self._get_json(request, each, kind) for each in others))
         return [each for each in found if each is not None]
 
-    async def _told(self, request: web.Request, other: Listed, kind: Any) -> Any:
+    async def _get_json(self, request: web.Request, other: PeerFrontend, kind: Any) -> Any:
         """Return one's answer; None for one that is gone, or lacks the route."""
         path, principal = request.rel_url.raw_path_qs, auth.caller(request)
-        headers = self._others.headers(request, principal, path, other)
-        asking = self._others.session.get(
+        headers = self._client.headers(request, principal, path, other)
+        pending = self._client.session.get(
             url_of(other, path), headers=headers, allow_redirects=False
         )
         try:
-            async with asyncio.timeout(ANSWER_SECONDS), asking as answer:
-                body = await relay_headers.whole(answer)
+            async with asyncio.timeout(ANSWER_TIMEOUT), pending as answer:
+                body = await relay_headers.read_body(answer)
                 if answer.status == NotFound.status:  # it lacks the plugin, and so holds nothing
                     return None
                 if answer.status != 200:
-                    away(other, f"{answer.status}: {body[: relay_headers.SAID]!r}")
+                    report_unreachable(
+                        other, f"{answer.status}: {body[: relay_headers.LOGGED_BYTES]!r}"
+                    )
                     raise Unavailable("A front-end does not tell what it holds", retry_after=1)
                 return msgspec.json.decode(body, type=kind)
         except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError, UnicodeError) as error:
-            if self._others.is_gone(other, error):
+            if self._client.is_gone(other, error):
                 return None
-            raise away(other, error) from None
+            raise report_unreachable(other, error) from None
 
-    async def _asked(
-        self, request: web.Request, holder: Listed, principal: Principal
+    async def _forward_request(
+        self, request: web.Request, holder: PeerFrontend, principal: Principal
     ) -> web.StreamResponse:
         path = request.rel_url.raw_path_qs
-        headers = self._others.headers(request, principal, path, holder)
+        headers = self._client.headers(request, principal, path, holder)
         async with contextlib.AsyncExitStack() as stack:
             body = bodies.whole(request, self._budget, self._table.limits(request))
             data = await stack.enter_async_context(body) if request.can_read_body else None
-            asking = self._others.session.request(
+            pending = self._client.session.request(
                 request.method,
                 url_of(holder, path),
                 headers=headers,
@@ -157,29 +165,33 @@ class Elsewhere:
                 allow_redirects=False,
             )
             try:
-                answer = await self._others.while_alive(holder, stack.enter_async_context(asking))
-                if _is_whole(request, answer):
-                    whole = await self._others.while_alive(holder, answer.read())
-                    kept = relay_headers.kept(answer)
+                answer = await self._client.while_alive(holder, stack.enter_async_context(pending))
+                if _is_buffered(request, answer):
+                    whole = await self._client.while_alive(holder, answer.read())
+                    kept = relay_headers.forwarded_answer(answer)
                     if request.method == hdrs.METH_HEAD and answer.content_length is not None:
                         kept[hdrs.CONTENT_LENGTH] = str(answer.content_length)
                     return web.Response(body=whole, status=answer.status, headers=kept)
                 if answer.status == auth.Unauthorized.status:  # this front-end, not the caller
-                    said = await self._others.while_alive(holder, relay_headers.whole(answer))
-                    raise away(holder, f"{answer.status}: {said[: relay_headers.SAID]!r}")
+                    said = await self._client.while_alive(holder, relay_headers.read_body(answer))
+                    raise report_unreachable(
+                        holder, f"{answer.status}: {said[: relay_headers.LOGGED_BYTES]!r}"
+                    )
             except aiohttp.ClientError as error:
-                raise self._others.refusal(holder, error) from None
-            return await self._passed_on(request, holder, answer)
+                raise self._client.connect_error(holder, error) from None
+            return await self._stream_answer(request, holder, answer)
 
-    async def _passed_on(
-        self, request: web.Request, holder: Listed, answer: aiohttp.ClientResponse
+    async def _stream_answer(
+        self, request: web.Request, holder: PeerFrontend, answer: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         """Stream an answer. If it breaks off, the connection ends: the answer has begun."""
-        response = web.StreamResponse(status=answer.status, headers=relay_headers.kept(answer))
+        response = web.StreamResponse(
+            status=answer.status, headers=relay_headers.forwarded_answer(answer)
+        )
         response.content_length = answer.content_length
         await response.prepare(request)
         try:
-            while chunk := await self._others.while_alive(holder, answer.content.readany()):
+            while chunk := await self._client.while_alive(holder, answer.content.readany()):
                 async with asyncio.timeout(self._unread_timeout):
                     await response.write(chunk)
         except (aiohttp.ClientError, NotFound, TimeoutError) as error:
@@ -188,8 +200,8 @@ class Elsewhere:
             raise ConnectionResetError("an answer of another front-end broke off") from error
         return response
 
-    async def _socket(
-        self, request: web.Request, holder: Listed, principal: Principal
+    async def _relay_socket(
+        self, request: web.Request, holder: PeerFrontend, principal: Principal
     ) -> web.StreamResponse:
         """Relay a WebSocket; one that cannot be relayed is accepted, then closed with the reason.
 
@@ -198,37 +210,39 @@ class Elsewhere:
         self._metrics.relayed.add("socket")
         path = relay_headers.without_token(request)
         offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
-        headers = self._others.headers(request, principal, path, holder)
-        connecting = self._others.session.ws_connect(
+        headers = self._client.headers(request, principal, path, holder)
+        connecting = self._client.session.ws_connect(
             url_of(holder, path),
             headers=headers,
             protocols=[each.strip() for each in offered.split(",") if each.strip()],
             autoping=False,
             autoclose=False,
-            timeout=aiohttp.ClientWSTimeout(ws_close=relay_sockets.CLOSE_SECONDS),
+            timeout=aiohttp.ClientWSTimeout(ws_close=relay_sockets.CLOSE_TIMEOUT),
             max_msg_size=0,
         )
         try:
-            far = await self._others.while_alive(holder, connecting)
+            far = await self._client.while_alive(holder, connecting)
         except (aiohttp.ClientError, NotFound) as error:
-            if isinstance(error, relay_headers.RefusedSocketError):
+            if isinstance(error, relay_headers.UpgradeRefusedError):
                 if error.status >= 400 and error.status != auth.Unauthorized.status:
                     return web.Response(body=error.body, status=error.status, headers=error.headers)
-                away(holder, error)  # it rejects this front-end, or is none
-            gone = isinstance(error, NotFound) or self._others.is_gone(holder, error)
+                report_unreachable(holder, error)  # it rejects this front-end, or is none
+            gone = isinstance(error, NotFound) or self._client.is_gone(holder, error)
             code = NO_SESSION if gone else TRY_AGAIN
             async with self._sockets.relay(request) as near:
-                await relay_sockets.end(near, code, GONE if gone else AWAY)
+                await relay_sockets.close_side(
+                    near, code, GONE_REASON if gone else UNREACHABLE_REASON
+                )
             return near
         chosen = [far.protocol] if far.protocol else []
         async with far, self._sockets.relay(request, chosen) as near:
             with contextlib.suppress(NotFound):  # already closed as going away
-                await self._others.while_alive(holder, relay_sockets.join(near, far))
+                await self._client.while_alive(holder, relay_sockets.relay_messages(near, far))
             return near
 
 
-def _is_whole(request: web.Request, answer: aiohttp.ClientResponse) -> bool:
+def _is_buffered(request: web.Request, answer: aiohttp.ClientResponse) -> bool:
     """Whether an answer is short enough to read whole; errors are converted to an error form."""
     if answer.status in {204, 304, auth.Unauthorized.status} or request.method == hdrs.METH_HEAD:
         return answer.status != auth.Unauthorized.status
-    return answer.content_length is not None and answer.content_length <= WHOLE
+    return answer.content_length is not None and answer.content_length <= MAX_BUFFERED

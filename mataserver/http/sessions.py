@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver.config import CameraSource, Rate
 from mataserver.contract.sessions import CameraInfo
 from mataserver.errors import InvalidParams
-from mataserver.frontends.held import EVERY
+from mataserver.frontends.resource_ids import EVERY_FRONTEND
 from mataserver.http import auth, codec, examples
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.http.shown import check_query
@@ -96,7 +96,7 @@ class SessionsService(Handlers):
                   status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
             Route("GET", "/v1/sessions", self._every, "List the sessions", "sessions",
                   response=(Body(codec.JSON, list[SessionInfo]),), errors=(422, 503), needs="infer",
-                  held=EVERY),
+                  held=EVERY_FRONTEND),
             Route("GET", "/v1/sessions/{session_id}", self._one, "One session", "sessions",
                   response=info, errors=(404, 503), needs="infer", held="session_id"),
             Route("DELETE", "/v1/sessions/{session_id}", self._delete, "Close a session",

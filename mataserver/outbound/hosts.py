@@ -60,23 +60,23 @@ def is_public(address: Address) -> bool:
     Loopback, private, shared, link-local, multicast and reserved addresses are not, nor are IPv6
     addresses that embed one of them.
     """
-    carried = _carried(address)
-    if carried:
-        return all(is_public(each) for each in carried)
+    embedded = _embedded_ipv4(address)
+    if embedded:
+        return all(is_public(each) for each in embedded)
     if any(address in network for network in _SPECIAL if network.version == address.version):
         return False
     local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
     return address.is_global and not (address.is_multicast or address.is_reserved or local)
 
 
-def _carried(address: Address) -> list[ipaddress.IPv4Address]:
+def _embedded_ipv4(address: Address) -> list[ipaddress.IPv4Address]:
     """Return the IPv4 addresses embedded in an IPv6 address."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
-    inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    candidates = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
     if address in _NAT64:
-        inside.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [each for each in inside if each is not None]
+        candidates.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in candidates if each is not None]
 
 
 def check_address(name: str, text: str, hosts: Hosts, field: str) -> None:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from mataserver.errors import Conflict, NotFound, Unavailable
-from mataserver.frontends.held import SESSIONS, HeldNames
+from mataserver.frontends.resource_ids import SESSIONS_KIND, ResourceIds
 from mataserver.principals import ANONYMOUS
 from mataserver.serving.frames import FrameSession
 
@@ -86,13 +86,13 @@ class SessionStore:
         *,
         limit: int,
         ttl: float,
-        held: HeldNames | None = None,
+        held: ResourceIds | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
         self._limit = limit
         self.ttl = ttl
-        self._held = (held or HeldNames()).of(SESSIONS)
+        self._held = (held or ResourceIds()).of_kind(SESSIONS_KIND)
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self._creating = 0

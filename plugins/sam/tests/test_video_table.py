@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
-from mataserver.frontends.held import HeldNames
+from mataserver.frontends.resource_ids import ResourceIds
 from mataserver_sam.ended_sessions import REMEMBERED
 from mataserver_sam.settings import Settings
 from mataserver_sam.video_requests import (
@@ -88,7 +88,7 @@ def context(**settings):
         log=logging.getLogger("sam"),
         settings=Settings(**settings),
         stopping=asyncio.Event(),
-        held=HeldNames().of("sam"),
+        held=ResourceIds().of_kind("sam"),
     )
 
 
@@ -170,19 +170,19 @@ async def test_a_session_is_closed_while_it_opens(sessions, served):
 
 async def test_other_front_ends_know_a_chosen_name_from_its_start_on(served):
     """A chosen name is told while its video opens, and no more when that fails."""
-    ctx, names = context(), HeldNames()
-    ctx.held = names.of("sam")
+    ctx, names = context(), ResourceIds()
+    ctx.held = names.of_kind("sam")
     async with VideoSessions(ctx, served, Sources()) as table:
         served.model.go_on.clear()
         served.model.failure = MataError("Out of memory", status=507)
         starting = asyncio.create_task(table.start(ASKED))
         while not served.model.asked:
             await asyncio.sleep(0)
-        assert set(names.chosen) == {"sam:a"}
+        assert set(names.announced) == {"sam:a"}
         served.model.go_on.set()
         with pytest.raises(MataError, match="Out of memory"):
             await starting
-        assert not names.chosen
+        assert not names.announced
 
 
 async def test_a_close_goes_on_without_its_client(sessions, served):

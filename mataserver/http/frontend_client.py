@@ -11,7 +11,7 @@ import aiohttp
 from yarl import URL
 
 from mataserver.errors import NotFound, Unavailable
-from mataserver.frontends.vouching import HEADER
+from mataserver.frontends.identity_assertions import ASSERTION_HEADER
 from mataserver.http import proxies, relay_headers
 from mataserver.http.routing import REQUEST_ID
 
@@ -22,101 +22,101 @@ if TYPE_CHECKING:
     from multidict import CIMultiDict
 
     from mataserver.errors import MataError
-    from mataserver.frontends.roll import Listed, Roll
-    from mataserver.frontends.vouching import Voucher
+    from mataserver.frontends.directory import FrontendDirectory, PeerFrontend
+    from mataserver.frontends.identity_assertions import IdentityAssertions
     from mataserver.principals import Principal
 
 T = TypeVar("T")
 
-CONNECT_SECONDS = 3.0
-WATCH = 0.5
+CONNECT_TIMEOUT = 3.0
+LIVENESS_INTERVAL = 0.5
 """Interval of the checks whether a front-end with an answer outstanding is alive."""
 
-GONE = "the server that held it is gone"
-AWAY = "The server that holds it cannot be reached now"
+GONE_REASON = "the server that held it is gone"
+UNREACHABLE_REASON = "The server that holds it cannot be reached now"
 
 log = logging.getLogger("mataserver.frontends")
 
 
-class OtherFrontends:
-    """Sends requests to other front-ends. ``voucher`` and the connections exist while open."""
+class FrontendClient:
+    """Sends requests to other front-ends. ``assertions`` and the connections exist while open."""
 
-    def __init__(self, roll: Roll, *, trust_proxy: bool) -> None:
-        self.voucher: Voucher | None = None
-        self._roll = roll
+    def __init__(self, directory: FrontendDirectory, *, trust_proxy: bool) -> None:
+        self.assertions: IdentityAssertions | None = None
+        self._directory = directory
         self._trust_proxy = trust_proxy
-        self._client: aiohttp.ClientSession | None = None
+        self._session: aiohttp.ClientSession | None = None
 
-    def open(self, voucher: Voucher) -> None:
-        """Start accepting and issuing vouchers."""
-        self.voucher = voucher
-        self._client = aiohttp.ClientSession(
+    def open(self, assertions: IdentityAssertions) -> None:
+        """Start issuing and accepting identity assertions."""
+        self.assertions = assertions
+        self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            middlewares=(relay_headers.keep_refusals,),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            middlewares=(relay_headers.raise_refused_upgrade,),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
+        if self._session is not None:
+            await self._session.close()
 
     def headers(
-        self, request: web.Request, principal: Principal, path: str, to: Listed
+        self, request: web.Request, principal: Principal, path: str, to: PeerFrontend
     ) -> CIMultiDict[str]:
         """Return the headers of a request for ``path`` on behalf of the caller."""
-        if self.voucher is None:
+        if self.assertions is None:
             raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
-        given = relay_headers.sent(request)
+        given = relay_headers.forwarded_request(request)
         given["Accept-Encoding"] = "identity"
         given["X-Request-Id"] = request[REQUEST_ID]  # the same in both logs
         given.update(proxies.sent_on(request, trusted=self._trust_proxy))
-        given[HEADER] = self.voucher.give(principal, request.method, path, to.tag)
+        given[ASSERTION_HEADER] = self.assertions.issue(principal, request.method, path, to.tag)
         return given
 
     @property
     def session(self) -> aiohttp.ClientSession:
         """The connections. Raises ``Unavailable`` before they exist."""
-        if self._client is None:
+        if self._session is None:
             raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
-        return self._client
+        return self._session
 
-    async def while_alive(self, holder: Listed, work: Awaitable[T]) -> T:
+    async def while_alive(self, holder: PeerFrontend, work: Awaitable[T]) -> T:
         """Await ``work``. Raises ``NotFound`` if the front-end stops responding first."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
-                await asyncio.wait({task}, timeout=WATCH)
-                if not task.done() and self._roll.silent(holder):
-                    raise NotFound(f"Session not found: {GONE}")
+                await asyncio.wait({task}, timeout=LIVENESS_INTERVAL)
+                if not task.done() and self._directory.is_silent(holder):
+                    raise NotFound(f"Session not found: {GONE_REASON}")
             return task.result()
         finally:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
 
-    def refusal(self, holder: Listed, error: Exception) -> MataError:
+    def connect_error(self, holder: PeerFrontend, error: Exception) -> MataError:
         """Return the error for a front-end that could not be reached."""
         if self.is_gone(holder, error):
-            return NotFound(f"Session not found: {GONE}")
-        return away(holder, error)
+            return NotFound(f"Session not found: {GONE_REASON}")
+        return report_unreachable(holder, error)
 
-    def is_gone(self, holder: Listed, error: Exception) -> bool:
+    def is_gone(self, holder: PeerFrontend, error: Exception) -> bool:
         """Whether a front-end that could not be reached no longer exists."""
         refused = isinstance(error, aiohttp.ClientConnectorError) and (
             error.os_error.errno == errno.ECONNREFUSED
         )
-        return refused or self._roll.silent(holder)
+        return refused or self._directory.is_silent(holder)
 
 
-def away(holder: Listed, error: object) -> Unavailable:
+def report_unreachable(holder: PeerFrontend, error: object) -> Unavailable:
     """Return the error for a live front-end that does not answer."""
     log.warning("the front-end at %s cannot be asked: %s", holder.entry.address, error)
-    return Unavailable(AWAY, retry_after=1)
+    return Unavailable(UNREACHABLE_REASON, retry_after=1)
 
 
-def url_of(other: Listed, path: str) -> URL:
+def url_of(other: PeerFrontend, path: str) -> URL:
     """Return the URL of a path at a front-end."""
     return URL(other.entry.address + path, encoded=True)

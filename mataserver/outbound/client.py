@@ -80,15 +80,15 @@ class Outbound:
         Raises ``AddressRefused`` for an address that is not permitted, ``BadRequest`` for an answer
         that is missing, late or too large.
         """
-        resolver = _Checked(self.resolver, self._hosts(policy), policy.name)
+        resolver = _CheckedResolver(self.resolver, self._hosts(policy), policy.name)
         connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True)
-        given = {"Accept-Encoding": "identity", **(headers or {})}
+        sent_headers = {"Accept-Encoding": "identity", **(headers or {})}
         try:
             async with (
                 asyncio.timeout(policy.timeout),
                 aiohttp.ClientSession(
                     connector=connector,
-                    headers=given,
+                    headers=sent_headers,
                     auto_decompress=False,  # a small answer could expand without bound
                     cookie_jar=aiohttp.DummyCookieJar(),
                     timeout=aiohttp.ClientTimeout(total=None),
@@ -109,14 +109,16 @@ class Outbound:
         other means than HTTP, to one of these addresses instead of the name, which may resolve
         differently by then. Raises ``AddressRefused``, and ``BadRequest`` for an unknown name.
         """
-        asked = _url(url, policy)
-        literal = self._check(asked, policy)
+        parsed = _url(url, policy)
+        literal = self._check(parsed, policy)
         if literal is not None:
             return (literal,)
-        resolver = _Checked(self.resolver, self._hosts(policy), policy.name)
+        resolver = _CheckedResolver(self.resolver, self._hosts(policy), policy.name)
         try:
             async with asyncio.timeout(policy.timeout):
-                found = await resolver.resolve(asked.host or "", asked.port or 0, socket.AF_UNSPEC)
+                found = await resolver.resolve(
+                    parsed.host or "", parsed.port or 0, socket.AF_UNSPEC
+                )
         except (OSError, ValueError) as error:
             raise BadRequest(f"{policy.name}: no such host is found") from error
         return tuple(each["host"] for each in found)
@@ -209,7 +211,7 @@ class Response:
             raise BadRequest(f"{self._policy.name}: the file is larger than {limit}")
 
 
-class _Checked(AbstractResolver):
+class _CheckedResolver(AbstractResolver):
     """A resolver that returns only validated addresses."""
 
     def __init__(self, inner: AbstractResolver, hosts: Hosts, name: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mataserver.frontends.held import tag_of
-from mataserver.frontends.vouching import WINDOW, Distrusted, Voucher
+from mataserver.frontends.identity_assertions import WINDOW, IdentityAssertions, InvalidAssertion
+from mataserver.frontends.resource_ids import tag_of
 from mataserver.principals import Principal
 
 SECRET = b"s" * 32
@@ -29,13 +29,13 @@ class Hands:
 def pair(secret=SECRET):
     """Return who gives words and who takes them, and their clock."""
     clock = Hands()
-    return Voucher(SECRET, clock), Voucher(secret, clock), clock
+    return IdentityAssertions(SECRET, clock), IdentityAssertions(secret, clock), clock
 
 
 def test_a_principal_arrives_whole():
     """Who asks has the same id, scopes, grant and time at the front-end that takes the word."""
     giving, taking, _ = pair()
-    taken = taking.take(giving.give(ANNA, "GET", "/v1/x?a=1", TO), "GET", "/v1/x?a=1", TO)
+    taken = taking.verify(giving.issue(ANNA, "GET", "/v1/x?a=1", TO), "GET", "/v1/x?a=1", TO)
     assert taken == ANNA
     assert (taken.scopes, taken.grant, taken.until, taken.background) == (
         ANNA.scopes,
@@ -49,61 +49,61 @@ def test_a_principal_arrives_whole():
 def test_a_word_is_for_one_request(method, path):
     """It counts for no other method and no other path."""
     giving, taking, _ = pair()
-    with pytest.raises(Distrusted, match="another request"):
-        taking.take(giving.give(ANNA, "GET", "/v1/x", TO), method, path, TO)
+    with pytest.raises(InvalidAssertion, match="another request"):
+        taking.verify(giving.issue(ANNA, "GET", "/v1/x", TO), method, path, TO)
 
 
 def test_a_word_is_for_one_front_end():
     """Who was given it cannot ask another one with it."""
     giving, taking, _ = pair()
-    with pytest.raises(Distrusted, match="another request"):
-        taking.take(giving.give(ANNA, "GET", "/v1/x", TO), "GET", "/v1/x", "00cd")
+    with pytest.raises(InvalidAssertion, match="another request"):
+        taking.verify(giving.issue(ANNA, "GET", "/v1/x", TO), "GET", "/v1/x", "00cd")
 
 
 def test_a_word_is_taken_once():
     """Who overheard it gains nothing by saying it again, also when its time is nearly over."""
     giving, taking, clock = pair()
-    word = giving.give(ANNA, "GET", "/v1/x", TO)
-    taking.take(word, "GET", "/v1/x", TO)
+    word = giving.issue(ANNA, "GET", "/v1/x", TO)
+    taking.verify(word, "GET", "/v1/x", TO)
     clock.now += WINDOW - 1
-    with pytest.raises(Distrusted, match="taken already"):
-        taking.take(word, "GET", "/v1/x", TO)
+    with pytest.raises(InvalidAssertion, match="taken already"):
+        taking.verify(word, "GET", "/v1/x", TO)
 
 
 @pytest.mark.parametrize("late", [WINDOW + 1, -WINDOW - 1])
 def test_a_word_has_its_time(late):
     """One of another time is refused, in words that name the clocks."""
     giving, taking, clock = pair()
-    word = giving.give(ANNA, "GET", "/v1/x", TO)
+    word = giving.issue(ANNA, "GET", "/v1/x", TO)
     clock.now += late
-    with pytest.raises(Distrusted, match="clocks"):
-        taking.take(word, "GET", "/v1/x", TO)
+    with pytest.raises(InvalidAssertion, match="clocks"):
+        taking.verify(word, "GET", "/v1/x", TO)
 
 
 @pytest.mark.parametrize("secret", [b"another" * 5, b""])
 def test_another_secret_is_not_trusted(secret):
     """What was signed with another secret is nobody's word."""
     giving, taking, _ = pair(secret)
-    with pytest.raises(Distrusted, match="vouches"):
-        taking.take(giving.give(ANNA, "GET", "/", TO), "GET", "/", TO)
+    with pytest.raises(InvalidAssertion, match="vouches"):
+        taking.verify(giving.issue(ANNA, "GET", "/", TO), "GET", "/", TO)
 
 
 @pytest.mark.parametrize("value", ["", ".", "a.b", "e30=.00", "\udcff.\udcff", "ä"])
 def test_nonsense_is_not_trusted(value):
     """Whatever the header says, the answer is 401 and no failure."""
-    with pytest.raises(Distrusted) as caught:
-        Voucher(SECRET).take(value, "GET", "/", TO)
+    with pytest.raises(InvalidAssertion) as caught:
+        IdentityAssertions(SECRET).verify(value, "GET", "/", TO)
     assert caught.value.status == 401
 
 
 def test_a_changed_word_is_not_trusted():
     """Not a letter of it can be another one."""
     giving, taking, _ = pair()
-    word = giving.give(ANNA, "GET", "/", TO)
+    word = giving.issue(ANNA, "GET", "/", TO)
     for at in range(0, len(word), 7):
         changed = word[:at] + ("A" if word[at] != "A" else "B") + word[at + 1 :]
-        with pytest.raises(Distrusted):
-            taking.take(changed, "GET", "/", TO)
+        with pytest.raises(InvalidAssertion):
+            taking.verify(changed, "GET", "/", TO)
 
 
 @pytest.mark.parametrize(

@@ -15,40 +15,41 @@ if TYPE_CHECKING:
     Gather = Callable[[web.Request, Any], Awaitable[list[Any]]]
 
 DIGITS = 12
-TAG = 4
+TAG_DIGITS = 4
 """Number of hex digits of a tag."""
 _TAGGED = re.compile(r"[a-z]+[_-]([0-9a-f]{4})[0-9a-f]{8,}")
 """A tagged id: a word, the tag, and random digits."""
 
 
-EVERY = "*"
+EVERY_FRONTEND = "*"
 """Value of a route's ``held`` if its handler gathers from every front-end."""
-SESSIONS = "sessions"
+SESSIONS_KIND = "sessions"
 """The kind of sessions and cameras; resources of a plugin are of the kind of its name."""
 
 
-def named(kind: str, identity: str) -> str:
+def qualified_id(kind: str, identity: str) -> str:
     """Return an id qualified by its kind: ids are unique only within a kind."""
     return f"{kind}:{identity}"
 
 
-class HeldNames:
-    """The resources this front-end holds: ids with its ``tag``, and announced ``chosen`` ones.
+class ResourceIds:
+    """The resources this front-end holds: ids with its ``tag``, and ``announced`` ones.
 
-    Chosen ids are qualified as by ``named``. ``tell`` announces them to the others at once, and
-    ``gather`` relays a request to all others. On a server without others these do nothing.
+    Announced ids were chosen by clients; they are stored as ``qualified_id`` returns them.
+    ``announce`` sends them to the other front-ends without delay, and ``gather`` relays a request
+    to all others. On a server without others both do nothing.
     """
 
     def __init__(self) -> None:
         self.tag = ""
-        # Counted: a resource may end while another of the same name begins.
-        self.chosen: Counter[str] = Counter()
-        self.tell: Callable[[], Awaitable[None]] = _nobody
-        self.gather: Gather = _nothing
+        # Counted: a resource may end while another with the same name begins.
+        self.announced: Counter[str] = Counter()
+        self.announce: Callable[[], Awaitable[None]] = _announce_nothing
+        self.gather: Gather = _gather_nothing
 
-    def of(self, kind: str) -> NamesOfKind:
+    def of_kind(self, kind: str) -> ResourceIdsOfKind:
         """Return the registry of ids of one kind."""
-        return NamesOfKind(self, kind)
+        return ResourceIdsOfKind(self, kind)
 
     def make(self, prefix: str, digits: int = DIGITS) -> str:
         """Return a new id: a lower-case prefix that ends in ``_`` or ``-``, and hex digits."""
@@ -56,15 +57,15 @@ class HeldNames:
         return f"{prefix}{self.tag}{secrets.token_hex((count + 1) // 2)[:count]}"
 
     def holds(self, kind: str, identity: str) -> bool:
-        """Whether this front-end is the holder of an id, if any is."""
-        known = named(kind, identity) in self.chosen
+        """Whether an id would be held by this front-end: by its tag, or as announced."""
+        known = qualified_id(kind, identity) in self.announced
         return known or (self.tag != "" and tag_of(identity) == self.tag)
 
 
-class NamesOfKind:
+class ResourceIdsOfKind:
     """The ids of one kind of resource that this front-end holds."""
 
-    def __init__(self, names: HeldNames, kind: str) -> None:
+    def __init__(self, names: ResourceIds, kind: str) -> None:
         self._names = names
         self._kind = kind
 
@@ -74,12 +75,12 @@ class NamesOfKind:
 
     async def add(self, identity: str) -> None:
         """Announce a chosen id to the other front-ends; return once they can find it."""
-        self._names.chosen[named(self._kind, identity)] += 1
-        await self._names.tell()
+        self._names.announced[qualified_id(self._kind, identity)] += 1
+        await self._names.announce()
 
     def discard(self, identity: str) -> None:
         """Withdraw an id. Until the others notice, they still relay requests here."""
-        chosen, name = self._names.chosen, named(self._kind, identity)
+        chosen, name = self._names.announced, qualified_id(self._kind, identity)
         chosen[name] -= 1
         if chosen[name] <= 0:
             del chosen[name]
@@ -99,10 +100,10 @@ def tag_of(identity: str) -> str:
     return found[1] if found else ""
 
 
-async def _nobody() -> None:
+async def _announce_nothing() -> None:
     """Announce nothing: there are no others."""
 
 
-async def _nothing(_request: web.Request, _kind: Any) -> list[Any]:
+async def _gather_nothing(_request: web.Request, _kind: Any) -> list[Any]:
     """Gather nothing: there are no others."""
     return []
