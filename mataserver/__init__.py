@@ -198,7 +198,7 @@ if TYPE_CHECKING:
     from mataserver.config.needs import Needs
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
-    from mataserver.engines.accidents import JobFailed
+    from mataserver.engines.worker_errors import JobFailed
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.codec import check_charset, content_type
     from mataserver.http.data_uri import decode as decode_base64
@@ -233,7 +233,7 @@ _LATE = {
     "ConfigError": "mataserver.config",
     "Needs": "mataserver.config.needs",
     "JSON_LIMIT": "mataserver.http.jsonbody:MOST_OUTSIDE",
-    "JobFailed": "mataserver.engines.accidents",
+    "JobFailed": "mataserver.engines.worker_errors",
     **dict.fromkeys(("check_charset", "content_type"), "mataserver.http.codec"),
     "check_json": "mataserver.http.jsonbody:check",
     "convert_json": "mataserver.http.jsonbody:convert",

@@ -9,8 +9,8 @@ import pytest
 
 from mataserver.config import ModelSettings
 from mataserver.contract.backend import ModelSpec
-from mataserver.engines.accidents import Death, WorkerDied
 from mataserver.engines.work import Facts, Job, Outcome, Timing
+from mataserver.engines.worker_errors import Death, WorkerDied
 from mataserver.library.plan import ModelPlan
 from mataserver.metrics import Metrics
 from mataserver.serving.pool import ModelPool

@@ -14,7 +14,7 @@ from conftest import picture
 from mataserver.app import lifetime
 from mataserver.config import Settings
 from mataserver.engines.failures import failure_of
-from mataserver.engines.soundness import Unsound, sound
+from mataserver.engines.result_validation import InvalidResultError, validate_result
 from mataserver.plugins import discover
 from mataserver.results import Detection, DetectResult, Keypoint, PoseResult
 from mataserver.testing import serving
@@ -111,8 +111,8 @@ async def test_what_is_no_model_and_what_is_no_list_of_results(plugin, mata_clie
 )
 def test_numbers_of_numpy_are_called_so(result, said):
     """They look like Python's when they are printed."""
-    with pytest.raises(Unsound, match=said):
-        sound(result, type(result).tasks[0], (48, 64))
+    with pytest.raises(InvalidResultError, match=said):
+        validate_result(result, type(result).tasks[0], (48, 64))
 
 
 @pytest.fixture

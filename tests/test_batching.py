@@ -8,8 +8,8 @@ import weakref
 
 import pytest
 
-from mataserver.engines.accidents import Failure, NotDispatchedError, WorkerDied
 from mataserver.engines.work import Facts, Job, Outcome, Timing
+from mataserver.engines.worker_errors import Failure, NotDispatchedError, WorkerDied
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.batching import Batcher
 from mataserver.serving.pacing import BATCHES_PER_THREAD

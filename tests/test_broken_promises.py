@@ -12,7 +12,7 @@ import pytest
 
 from conftest import PROTOCOLS, picture, register
 from mataserver import MataError
-from mataserver.engines.accidents import Failure
+from mataserver.engines.worker_errors import Failure
 from mataserver.testing import installed, serving
 from service_plugins import plugin
 

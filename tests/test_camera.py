@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from mataserver.contract.sessions import SourceFrame
-from mataserver.engines.accidents import Failure, WorkerDied
 from mataserver.engines.work import Outcome, Timing
+from mataserver.engines.worker_errors import Failure, WorkerDied
 from mataserver.errors import MataError, NotFound, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.params import Params

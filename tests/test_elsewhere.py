@@ -9,9 +9,14 @@ import pytest
 from mataserver import config
 from mataserver.config import ConfigError
 from mataserver.config.needs import Needs
-from mataserver.engines.accidents import Displaced, NodeDied, NotDispatchedError, WorkerDied
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Facts, Job, Outcome, Timing
+from mataserver.engines.worker_errors import (
+    NodeDied,
+    NotDispatchedError,
+    WorkerDied,
+    WorkerReplacedError,
+)
 from mataserver.errors import OutOfMemory, Unavailable
 from pool_rig import JOB, MB, Probe, Rig, StandIn
 from test_batching import Recorder, batcher, submit
@@ -195,7 +200,7 @@ async def test_what_waits_for_a_suspect_worker_goes_to_the_next_one():
     worker.alive = False
     worker.doubt(suspect=False)
     found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 2)
-    assert [type(each) for each in found] == [Displaced, Displaced]
+    assert [type(each) for each in found] == [WorkerReplacedError, WorkerReplacedError]
     await asyncio.wait_for(made.drain(), 2)
 
 

@@ -17,10 +17,10 @@ import pytest_asyncio
 from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params
 from mataserver.contract.backend import LoadContext, ModelSpec
-from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Job, Placement
+from mataserver.engines.worker_errors import WorkerDied
 from slow_pictures import slow_jpeg
 from stand_in_cluster import StandInCluster
 
@@ -258,7 +258,7 @@ async def test_a_hang_is_noticed(engine, assignment):
         with pytest.raises(WorkerDied, match=r"no answer within 0\.6 s"):
             await answers(worker, job(HANGS))
         assert not worker.alive
-        assert [death.blamed for death in deaths] == [True]
+        assert [death.is_model_fault for death in deaths] == [True]
     async with started(engine, assignment) as worker:
         assert labels(await answers(worker, job())) == ["16"]
 
@@ -272,7 +272,7 @@ async def test_an_image_that_takes_too_long_is_refused(engine, assignment):
         with pytest.raises(MataError, match="too long to decode") as caught:
             await answers(worker, Job(slow_jpeg(), b"\x80"))
         assert caught.value.status == 400
-        assert [death.blamed for death in deaths] == [False]
+        assert [death.is_model_fault for death in deaths] == [False]
 
 
 async def test_a_large_image_is_decoded_smaller(engine, assignment):
@@ -298,5 +298,5 @@ async def a_crash(engine, assignment):
         with pytest.raises(WorkerDied) as caught:
             await answers(worker, job(EXITS))
         assert caught.value.status == 500
-        assert [death.blamed for death in deaths] == [True]
+        assert [death.is_model_fault for death in deaths] == [True]
         assert labels(await answers(neighbour, job())) == ["16"]

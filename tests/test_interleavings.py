@@ -18,10 +18,10 @@ from msgspec import msgpack
 from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params
 from mataserver.contract.backend import LoadContext, ModelSpec
-from mataserver.engines.accidents import NotDispatchedError, WorkerDied
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Job, Placement
+from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

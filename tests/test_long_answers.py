@@ -24,10 +24,10 @@ from mataserver import (
     testing,
 )
 from mataserver.contract.envelope import Envelope, extended
-from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.decoding import decode_result
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.work import Outcome, Timing
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.serving.frames import FrameFields
 
 FORMS = ("json", "msgpack")

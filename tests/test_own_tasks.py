@@ -12,8 +12,8 @@ import pytest
 from conftest import picture
 from mataserver import Detection, draw
 from mataserver.config import ModelSettings, Settings
-from mataserver.engines.promises import Unsound
-from mataserver.engines.soundness import sound_brought
+from mataserver.engines.item_validation import InvalidResultError
+from mataserver.engines.result_validation import validate_custom_result
 from mataserver.results import is_task
 from mataserver.testing import installed, serving
 from mataserver_client import AsyncClient, MataError
@@ -159,17 +159,17 @@ def test_other_names_are_none(name):
 )
 def test_what_cannot_be_sent_is_unsound(more):
     """Whatever JSON and MessagePack do not have alike."""
-    with pytest.raises(Unsound, match="Kept"):
-        sound_brought(Kept(more=more), Kept)
+    with pytest.raises(InvalidResultError, match="Kept"):
+        validate_custom_result(Kept(more=more), Kept)
 
 
 def test_numbers_of_numpy_and_boxes_are_put_right():
     """As in any result: a box is clipped by a pixel, and whole numbers become floats."""
     given = Kept(np.int64(4), [np.float32(0.5)], [Detection("a", np.float64(1), (0, 0, 9, 8.5))])
-    found = sound_brought(given, Kept, (8, 9))
+    found = validate_custom_result(given, Kept, (8, 9))
     assert found == Kept(4, [0.5], [Detection("a", 1.0, (0.0, 0.0, 9.0, 8.0))])
-    with pytest.raises(Unsound, match=r"detections\[0\].bbox is"):
-        sound_brought(Kept(detections=[Detection("a", 1.0, (0, 0, 99, 8))]), Kept, (8, 9))
+    with pytest.raises(InvalidResultError, match=r"detections\[0\].bbox is"):
+        validate_custom_result(Kept(detections=[Detection("a", 1.0, (0, 0, 99, 8))]), Kept, (8, 9))
 
 
 def test_keys_that_are_numbers_and_boxes_in_a_tuple():
@@ -180,10 +180,10 @@ def test_keys_that_are_numbers_and_boxes_in_a_tuple():
         detections: tuple[Detection, ...] = ()
 
     box = Detection("a", 1.0, (0, 0, 9, 8.5))
-    found = sound_brought(Tally({1: 2.0}, (box,)), Tally, (8, 9))
+    found = validate_custom_result(Tally({1: 2.0}, (box,)), Tally, (8, 9))
     assert found == Tally({1: 2.0}, (Detection("a", 1.0, (0.0, 0.0, 9.0, 8.0)),))
-    with pytest.raises(Unsound, match=r"detections\[0\].confidence"):
-        sound_brought(Tally({}, (Detection("a", 7.0, BOX),)), Tally, (8, 9))
+    with pytest.raises(InvalidResultError, match=r"detections\[0\].confidence"):
+        validate_custom_result(Tally({}, (Detection("a", 7.0, BOX),)), Tally, (8, 9))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import errno
 
 import pytest
 
-from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.work import Facts, Outcome
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.background import BACKGROUND
 from pool_rig import JOB, Rig, until

@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from mataserver.config.needs import Needs
-from mataserver.engines.accidents import NodeDied
 from mataserver.engines.ray import RayEngine
+from mataserver.engines.worker_errors import NodeDied
 from ray_nodes import TESTS, RayNodes
 from test_engine_contract import (
     a_crash,
@@ -91,7 +91,7 @@ async def test_a_node_is_killed(engine, nodes, assignment):
         with pytest.raises(NodeDied):
             async with asyncio.timeout(SOON):
                 await asked
-        assert [death.blamed for death in deaths] == [False]
+        assert [death.is_model_fault for death in deaths] == [False]
         (assignment.context.data_dir / "gate").touch()
         assert labels(await answers(left, job())) == ["16"]
         async with started(engine, assignment) as again:

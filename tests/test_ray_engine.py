@@ -24,9 +24,9 @@ from conftest import picture, register
 from mataserver import MataError, testing
 from mataserver.config.needs import Needs
 from mataserver.engines import pulse, seat
-from mataserver.engines.accidents import NodeDied, WorkerDied
 from mataserver.engines.ray import RayEngine
 from mataserver.engines.replicas import Replicas
+from mataserver.engines.worker_errors import NodeDied, WorkerDied
 from mataserver.errors import OutOfMemory, Unavailable
 from mataserver.testing.serving import compose
 from stand_in_cluster import Daemon, StandInCluster, broker
@@ -136,7 +136,7 @@ async def test_a_killed_node(cluster, assignment):
             async with asyncio.timeout(SOON):
                 await asked
         assert (caught.value.status, caught.value.retry_after) == (503, 1)
-        assert [death.blamed for death in deaths] == [False]
+        assert [death.is_model_fault for death in deaths] == [False]
     (assignment.context.data_dir / "gate").touch()
     async with started(engine, assignment) as worker:
         assert place_of(worker) != lost
@@ -170,7 +170,7 @@ async def test_a_worker_that_died_alone(cluster, assignment):
         with pytest.raises(WorkerDied) as caught:
             await answers(worker, job(EXITS))
         assert not isinstance(caught.value, NodeDied)
-        assert [death.blamed for death in deaths] == [True]
+        assert [death.is_model_fault for death in deaths] == [True]
 
 
 async def test_replicas_move_to_the_node_that_is_left(cluster, assignment):
@@ -221,7 +221,7 @@ async def test_a_killed_broker_is_replaced(cluster, assignment):
         (old,) = brokers()
         old.kill()
         await until(lambda: deaths, SOON)
-        assert [death.blamed for death in deaths] == [False]
+        assert [death.is_model_fault for death in deaths] == [False]
     async with started(engine, assignment) as worker:
         assert labels(await answers(worker, job())) == ["16"]
     (new,) = brokers()

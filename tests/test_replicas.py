@@ -12,9 +12,9 @@ import pytest
 
 from conftest import picture
 from mataserver import testing
-from mataserver.engines.accidents import Death, WorkerDied
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Facts, Job, Outcome, Timing
+from mataserver.engines.worker_errors import Death, WorkerDied
 from mataserver.errors import MataError
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mataserver.engines.accidents import WorkerDied
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, NotFound, OutOfMemory, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.params import Params

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from mataserver.engines import arena, single, wire
-from mataserver.engines.accidents import Failure
 from mataserver.engines.work import Job, Outcome, Timing
+from mataserver.engines.worker_errors import Failure
 
 
 @pytest.fixture

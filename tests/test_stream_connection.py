@@ -12,8 +12,13 @@ from aiohttp import WSMsgType
 
 from conftest import picture
 from mataserver.config import Settings
-from mataserver.engines.accidents import Displaced, Failure, NotDispatchedError, Spoilt
 from mataserver.engines.work import Outcome, Timing
+from mataserver.engines.worker_errors import (
+    DecodeTimeoutError,
+    Failure,
+    NotDispatchedError,
+    WorkerReplacedError,
+)
 from mataserver.errors import MataError, Unavailable
 from mataserver.http import stream
 from mataserver.http.budget import Budget
@@ -164,7 +169,9 @@ async def test_a_bug_while_leaving_is_logged_too(parts, caplog):
     assert "RuntimeError: a bug" in caplog.text
 
 
-@pytest.mark.parametrize("error", [Spoilt(10.0, 0), Displaced(), Unavailable("full")])
+@pytest.mark.parametrize(
+    "error", [DecodeTimeoutError(10.0, 0), WorkerReplacedError(), Unavailable("full")]
+)
 async def test_what_is_wrong_with_one_frame_ends_no_connection(parts, error):
     """An image that no decoder ends with, and a want that passes, cost their frame alone."""
     pool = parts.pool
@@ -220,7 +227,7 @@ async def test_a_model_that_is_ready_is_asked_without_a_task(parts):
     assert prompt.back == []
 
 
-@pytest.mark.parametrize("lost", [Displaced(), NotDispatchedError()])
+@pytest.mark.parametrize("lost", [WorkerReplacedError(), NotDispatchedError()])
 async def test_a_frame_that_a_ready_model_lost_goes_to_the_next_worker(parts, lost):
     """It is asked for again, in a task."""
     prompt = Prompt(parts)
@@ -246,7 +253,7 @@ async def test_no_newer_frame_comes_before_one_that_waits_for_the_model(parts, h
     ponged(parts)
     if how == "lost":
         await received(parts)
-        prompt.takes[1](Displaced(), 0.0)
+        prompt.takes[1](WorkerReplacedError(), 0.0)
     else:
         parts.pool.begin, parts.pool.keeps_state = lambda *_: None, True
         await received(parts)

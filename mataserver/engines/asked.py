@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.placing import Broken, Nodes, NoNode, Placed, SeatEnded
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, OutOfMemory
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import payload, plain_classes, wire
-from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.replies import MALFORMED, read_piece
+from mataserver.engines.worker_errors import WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver.engines import wire
-from mataserver.engines.accidents import Failure
 from mataserver.engines.arena import Incoming
 from mataserver.engines.crew import FAILED, Crew, Order
 from mataserver.engines.guard import Guard
@@ -28,6 +27,7 @@ from mataserver.engines.line import DROPPED, Line
 from mataserver.engines.memory import keep_freed_memory, private_bytes
 from mataserver.engines.streams import ChildStreams
 from mataserver.engines.work import Job
+from mataserver.engines.worker_errors import Failure
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ModelProcess:
 
     def _late(self, thread: int) -> None:
         """Report the job whose image a thread is stuck on; the server then kills this process."""
-        job = self._host.decoded_by(thread)
+        job = self._host.job_in_decoding(thread)
         request, index = (self._crew.request, 0) if job is None else job.place
         self._line.reply(wire.Late(request, index))
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mataserver.engines import wire
-from mataserver.engines.accidents import Failure
+from mataserver.engines.worker_errors import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Struct
 
-from mataserver.engines.accidents import WorkerDied
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.results import RESULT_TYPES, DepthResult, EmbedResult, SegmentResult
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import itertools
 from typing import TYPE_CHECKING
 
 from mataserver.engines import single, wire
-from mataserver.engines.accidents import NotDispatchedError, WorkerDied
 from mataserver.engines.replies import Reply, settle
+from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

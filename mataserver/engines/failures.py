@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.engines.accidents import Failure
+from mataserver.engines.worker_errors import Failure
 from mataserver.errors import InvalidParams, MataError, OutOfMemory
 
 if TYPE_CHECKING:
-    from mataserver.engines.promises import Unsound
+    from mataserver.engines.item_validation import InvalidResultError
 
 # torch's CPU allocator, the CUDA runtime, and CUDA libraries with allocators of their own.
-_SHORTAGE = re.compile(
+_OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't|not enough)|CUDA error: out of memory"
     r"|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
 )
@@ -23,7 +23,7 @@ _SHORTAGE = re.compile(
 log = logging.getLogger("mataserver.worker")
 
 
-def lasts(error: Exception) -> bool:
+def is_permanent(error: Exception) -> bool:
     """Whether retrying a load is pointless: a plugin's verdict, or a missing file or package."""
     if isinstance(error, MataError):
         return error.status != OutOfMemory.status and error.retry_after is None
@@ -39,7 +39,7 @@ def failure_of(error: Exception, sentence: str) -> Failure:
     """Return the client's view of ``error``, without its text: it may contain paths."""
     if isinstance(error, MataError):
         return Failure.of(error)
-    if _is_shortage(error):
+    if _is_out_of_memory(error):
         log.error("out of memory: %s", error, exc_info=error)
         return Failure(507, "Out of memory")
     if isinstance(error, msgspec.ValidationError):
@@ -48,14 +48,14 @@ def failure_of(error: Exception, sentence: str) -> Failure:
     return Failure(500, f"{sentence}: {type(error).__name__}")
 
 
-def _is_shortage(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out: by exception type, or by the text of a plain RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and _SHORTAGE.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def unsound(error: Unsound, model: str) -> Failure:
+def invalid_result_failure(error: InvalidResultError, model: str) -> Failure:
     """Log a result that violates the API's contract, and return its failure."""
     log.error("%s returned an invalid result: %s", model, error)
     return Failure(500, f"The model returned an invalid result: {model}: {error}")

@@ -18,13 +18,19 @@ from mataserver import media
 from mataserver.contract.backend import LoadedPart
 from mataserver.contract.envelope import Envelope
 from mataserver.engines import scaling
-from mataserver.engines.accidents import Failure
 from mataserver.engines.encoding import encode_body
-from mataserver.engines.failures import client_error, close_quietly, failure_of, lasts, unsound
+from mataserver.engines.failures import (
+    client_error,
+    close_quietly,
+    failure_of,
+    invalid_result_failure,
+    is_permanent,
+)
+from mataserver.engines.item_validation import InvalidResultError
 from mataserver.engines.methods import ModelMethods
-from mataserver.engines.promises import Unsound
-from mataserver.engines.soundness import sound, sound_brought
+from mataserver.engines.result_validation import validate_custom_result, validate_result
 from mataserver.engines.work import Facts, Outcome, Timing
+from mataserver.engines.worker_errors import Failure
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -72,7 +78,7 @@ class ModelHost:
             self._model = self._load(assignment)
         except Exception as error:
             told = client_error(error, "The model could not be loaded")
-            told.lasting = lasts(error)
+            told.lasting = is_permanent(error)
             raise told from error
         stateful = hasattr(self._model, "session")
         decoders = assignment.decode_threads - 1
@@ -92,12 +98,12 @@ class ModelHost:
         decoded.decode_ms = _ms(begun)
         return decoded
 
-    def decoding_for(self, thread: int | None) -> float:
+    def decoding_seconds(self, thread: int | None) -> float:
         """Return for how many seconds a thread has been decoding, 0.0 if it is not."""
         since = media.decoding().get(thread or 0)
         return 0.0 if since is None else time.monotonic() - since
 
-    def decoded_by(self, thread: int | None) -> Job | None:
+    def job_in_decoding(self, thread: int | None) -> Job | None:
         """Return the job a thread is decoding; None if it decodes none, or for the model itself."""
         return self._decoding.get(thread or 0)
 
@@ -123,7 +129,7 @@ class ModelHost:
             if item.failure is not None:
                 answers[id(item)] = (item.failure, 0.0, False)
             elif item.job.session is not None and self._stateful:
-                answers[id(item)] = self._step(item)
+                answers[id(item)] = self._advance_session(item)
             else:
                 plain.append(item)
         if plain:
@@ -139,12 +145,14 @@ class ModelHost:
         if not isinstance(answer, Failure):
             try:
                 size = item.image.shape[:2]
-                answer = _sound(answer, size, self._assignment, lambda: self._raw(item))
+                answer = _validate(
+                    answer, size, self._assignment, lambda: self._wants_raw_scores(item)
+                )
                 if item.picture is not None and item.picture.scale > 1:
                     answer = scaling.restore(answer, item.picture)
                 body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
-            except Unsound as error:
-                answer = unsound(error, self._assignment.spec.name)
+            except InvalidResultError as error:
+                answer = invalid_result_failure(error, self._assignment.spec.name)
             except Exception as error:
                 answer = failure_of(error, "The model returned an invalid result")
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
@@ -171,12 +179,12 @@ class ModelHost:
                     for piece in pieces:
                         if not isinstance(answer, (str, NoneType)):
                             what = type(answer).__name__
-                            raise Unsound(f"its stream goes on behind a {what}")  # noqa: TRY301
+                            raise InvalidResultError(f"its stream goes on behind a {what}")  # noqa: TRY301
                         answer = piece
                         if isinstance(piece, str):
                             yield piece
-            except Unsound as error:
-                answer = unsound(error, self._assignment.spec.name)
+            except InvalidResultError as error:
+                answer = invalid_result_failure(error, self._assignment.spec.name)
             except Exception as error:
                 answer = failure_of(error, "The model failed")
         elif answer is None:
@@ -223,7 +231,7 @@ class ModelHost:
     def _stateful(self) -> bool:
         return hasattr(self._model, "session")
 
-    def _raw(self, item: Decoded) -> bool:
+    def _wants_raw_scores(self, item: Decoded) -> bool:
         """Whether the request asked for raw scores."""
         params = self._params.decode(item.job.params)
         return getattr(params, "use_softmax", True) is False
@@ -232,15 +240,15 @@ class ModelHost:
         try:
             params = [self._params.decode(item.job.params) for item in items]
             given = self._model.predict([item.image for item in items], params)
-            return _counted(given, len(items))
-        except Unsound as error:
-            return [unsound(error, self._assignment.spec.name)] * len(items)
+            return _check_count(given, len(items))
+        except InvalidResultError as error:
+            return [invalid_result_failure(error, self._assignment.spec.name)] * len(items)
         except Exception as error:
             if len(items) == 1:
                 return [failure_of(error, "The model failed")]
             return [self._predict([item])[0] for item in items]
 
-    def _step(self, item: Decoded) -> tuple[Result | Failure, float, bool]:
+    def _advance_session(self, item: Decoded) -> tuple[Result | Failure, float, bool]:
         begun = time.perf_counter()
         session = item.job.session
         fresh = session not in self._sessions
@@ -259,26 +267,28 @@ def _ms(begun: float) -> float:
 
 
 def _check_model(model: object, name: str) -> None:
-    """Raise ``MataError`` for what a plugin's ``load`` returned that no picture can be shown to."""
+    """Raise ``MataError`` for what a plugin's ``load`` returned if it has no ``predict``."""
     if not callable(getattr(model, "predict", None)):
         said = f"load returned a {type(model).__name__}, which has no method predict"
         raise MataError(f"The model could not be loaded: {name}: {said}")
 
 
-def _counted(given: object, count: int) -> list[Any]:
-    """Return what ``predict`` gave for so many images. Raises ``Unsound`` for another number."""
+def _check_count(given: object, count: int) -> list[Any]:
+    """Return ``predict``'s results as a list. Raises ``InvalidResultError`` unless it has ``count``."""
     if not isinstance(given, Iterable):
-        raise Unsound(f"predict returned a {type(given).__name__}, not a list of results")
+        raise InvalidResultError(
+            f"predict returned a {type(given).__name__}, not a list of results"
+        )
     results = list(given)
     if len(results) != count:
-        raise Unsound(f"{len(results)} results for {count} images")
+        raise InvalidResultError(f"{len(results)} results for {count} images")
     return results
 
 
-def _sound(
+def _validate(
     answer: object, size: tuple[int, int], assignment: Assignment, raw: Callable[[], bool]
 ) -> Any:
-    """Validate a result and return it normalized. Raises ``Unsound``."""
+    """Validate a result and return it normalized. Raises ``InvalidResultError``."""
     if assignment.result is not None:
-        return sound_brought(answer, assignment.result, size)
-    return sound(answer, assignment.spec.task, size, raw)
+        return validate_custom_result(answer, assignment.result, size)
+    return validate_result(answer, assignment.spec.task, size, raw)

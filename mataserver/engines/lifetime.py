@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.engines.accidents import Death, WorkerDied
+from mataserver.engines.worker_errors import Death, WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,18 +34,18 @@ class Lifetime:
         # lives.
         self.ended = False
         self.stopping = False
-        self.excused = False
-        self.parting: MataError | None = None
+        self.has_external_cause = False
+        self.pending_error: MataError | None = None
         self.reason = "the worker process ended"
 
     @property
     def error(self) -> MataError:
         """The error for requests that are pending at its end."""
-        return self.parting or WorkerDied(f"The model's worker died: {self.reason}")
+        return self.pending_error or WorkerDied(f"The model's worker died: {self.reason}")
 
-    def excuse(self, parting: MataError) -> None:
-        """Mark the coming end as not the model's fault; pending requests fail with ``parting``."""
-        self.excused, self.parting = True, parting
+    def mark_external_cause(self, pending_error: MataError) -> None:
+        """Mark the coming end as not the model's fault, and set the error of pending requests."""
+        self.has_external_cause, self.pending_error = True, pending_error
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
         """Call ``callback(death)`` if the worker exits unexpectedly."""
@@ -67,11 +67,11 @@ class Lifetime:
         self.ended = True
         self._end.set_result(None)
 
-    def announce(self) -> None:
+    def run_callbacks(self) -> None:
         """Run the callbacks; log a death as an error only if the model is to blame."""
         if not self.stopping:
-            death = Death(self.reason, blamed=not self.excused)
-            level = logging.ERROR if death.blamed else logging.WARNING
+            death = Death(self.reason, is_model_fault=not self.has_external_cause)
+            level = logging.ERROR if death.is_model_fault else logging.WARNING
             log.log(level, "worker of %s died: %s", self._name, death.reason)
             for died in self._on_death:
                 died(death)

@@ -8,8 +8,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from mataserver.engines import single, wire
-from mataserver.engines.accidents import Failure
 from mataserver.engines.work import Job
+from mataserver.engines.worker_errors import Failure
 
 if TYPE_CHECKING:
     import socket

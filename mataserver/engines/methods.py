@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.failures import client_error, close_quietly, unsound
-from mataserver.engines.promises import Unsound
-from mataserver.engines.soundness import sound
+from mataserver.engines.failures import client_error, close_quietly, invalid_result_failure
+from mataserver.engines.item_validation import InvalidResultError
+from mataserver.engines.result_validation import validate_result
 from mataserver.errors import MataError, NotFound
 from mataserver.results import RESULT_TYPES
 
@@ -48,9 +48,9 @@ class ModelMethods:
             return value
         tasks: tuple[str, ...] = getattr(value, "tasks", ())
         try:
-            return sound(value, tasks[0])
-        except Unsound as error:
-            raise MataError(unsound(error, self._name).detail) from None
+            return validate_result(value, tasks[0])
+        except InvalidResultError as error:
+            raise MataError(invalid_result_failure(error, self._name).detail) from None
 
     def _method(self, method: str) -> Any:
         function = None if method.startswith("_") else getattr(self._model, method, None)

@@ -14,7 +14,6 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mataserver.config.needs import Needs
-from mataserver.engines.accidents import NodeDied
 from mataserver.engines.cluster import BROKER, Cluster
 from mataserver.engines.errand import begin
 from mataserver.engines.placing import PlaceSeat
@@ -24,6 +23,7 @@ from mataserver.engines.ray_worker import RayWorker
 from mataserver.engines.releases import compare, modules_of
 from mataserver.engines.seat import SECRET_BYTES, WORK
 from mataserver.engines.shipping import Shipping, deliver, relocated
+from mataserver.engines.worker_errors import NodeDied
 from mataserver.errors import OutOfMemory, Unavailable
 from mataserver.processes.child import named
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mataserver.engines.accidents import NodeDied
 from mataserver.engines.worker import ProcessWorker
+from mataserver.engines.worker_errors import NodeDied
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,7 +68,7 @@ class RayWorker(ProcessWorker):
         """Determine whether the node ended too, then fail everything pending."""
         if self._life.ended or (self._judging is not None and not self._life.stopping):
             return
-        if self._life.stopping or self._life.parting is not None:
+        if self._life.stopping or self._life.pending_error is not None:
             super().connection_lost(exc)
         else:
             self._judging = asyncio.get_running_loop().create_task(self._judge())
@@ -76,7 +76,7 @@ class RayWorker(ProcessWorker):
     def node_lost(self, reason: str) -> None:
         """End the worker because its node is lost; its jobs can be retried elsewhere."""
         if not self._life.ended:
-            self._life.excuse(NodeDied())
+            self._life.mark_external_cause(NodeDied())
             self.kill(reason)
 
     async def _judge(self) -> None:
@@ -84,6 +84,6 @@ class RayWorker(ProcessWorker):
         if self._life.ended:
             return
         if lost:
-            self._life.excuse(NodeDied())
+            self._life.mark_external_cause(NodeDied())
             self._life.reason = "its node ended"
         super().connection_lost(None)

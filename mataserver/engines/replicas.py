@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.respawns import FIRST_PAUSE, Respawns
 from mataserver.engines.roster import Roster
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from mataserver.engines.accidents import Death
     from mataserver.engines.work import Answered, Facts, Job, Outcome, Worker
+    from mataserver.engines.worker_errors import Death
 
 
 class Replicas:
@@ -196,7 +196,7 @@ class Replicas:
         self._homes = {session: home for session, home in self._homes.items() if home != index}
         if self.alive:
             self._doubt(index, suspect=False)
-            self._respawns.replace(index, at_once=not death.blamed)
+            self._respawns.replace(index, at_once=not death.is_model_fault)
             return
         self._closed = True
         self._respawns.cancel()

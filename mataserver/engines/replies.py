@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver.engines import payload, plain_classes, wire
-from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.work import Outcome
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.accidents import NotDispatchedError
+from mataserver.engines.worker_errors import NotDispatchedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

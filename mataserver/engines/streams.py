@@ -10,8 +10,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import payload, plain_classes, wire
-from mataserver.engines.accidents import Failure
 from mataserver.engines.work import Outcome
+from mataserver.engines.worker_errors import Failure
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:

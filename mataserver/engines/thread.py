@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.accidents import (
-    Death,
-    Displaced,
-    NotDispatchedError,
-    Spoilt,
-    WorkerDied,
-)
 from mataserver.engines.watchdog import Watchdog, pause
+from mataserver.engines.worker_errors import (
+    Death,
+    DecodeTimeoutError,
+    NotDispatchedError,
+    WorkerDied,
+    WorkerReplacedError,
+)
 from mataserver.engines.workthread import WorkThread
 from mataserver.errors import MataError, Unavailable
 
@@ -148,7 +148,7 @@ class ThreadWorker:
     def dismiss(self, error: MataError) -> None:
         """Abandon the thread; pending requests fail with ``error``."""
         self._callbacks.clear()
-        self._abandon(error, Death("it was dismissed", blamed=False))
+        self._abandon(error, Death("it was dismissed", is_model_fault=False))
 
     def _abandon(self, error: MataError, death: Death) -> None:
         self._alive = False
@@ -165,7 +165,7 @@ class ThreadWorker:
         self._look_again = None
         if not self._alive or not self._thread.busy:
             return
-        seconds = self._host.decoding_for(self._thread.ident)
+        seconds = self._host.decoding_seconds(self._thread.ident)
         if seconds > self._decode_patience:
             self._spoil()
             return
@@ -176,11 +176,11 @@ class ThreadWorker:
     def _spoil(self) -> None:
         reason = f"an image took over {self._decode_patience:g} s to decode"
         log.warning("worker of %s is replaced: %s", self._name, reason)
-        job = self._host.decoded_by(self._thread.ident)
+        job = self._host.job_in_decoding(self._thread.ident)
         self._alive = False
-        spoilt = Spoilt(self._decode_patience, 0 if job is None else job.place[1])
-        self._thread.fail_current(spoilt)
-        self._abandon(Displaced(), Death(reason, blamed=False))
+        timed_out = DecodeTimeoutError(self._decode_patience, 0 if job is None else job.place[1])
+        self._thread.fail_current(timed_out)
+        self._abandon(WorkerReplacedError(), Death(reason, is_model_fault=False))
 
     def _look_later(self) -> None:
         if self._look_again is None:

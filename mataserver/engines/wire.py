@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver.contract.envelope import Format
-from mataserver.engines.accidents import Failure
 from mataserver.engines.work import Facts, Timing
+from mataserver.engines.worker_errors import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from mataserver.engines.accidents import JobFailed
+from mataserver.engines.worker_errors import JobFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mataserver.config.needs import Needs
     from mataserver.contract.backend import LoadContext, Model, ModelSpec
     from mataserver.contract.envelope import Format
-    from mataserver.engines.accidents import Death, Failure
+    from mataserver.engines.worker_errors import Death, Failure
     from mataserver.errors import MataError
     from mataserver.params import Params
     from mataserver.processes.landlock import Confinement
@@ -144,8 +144,9 @@ class Answered(Protocol):
     def __call__(self, answer: list[Outcome] | MataError, /) -> None:
         """Receive one outcome per job, or an error.
 
-        The error is ``WorkerDied`` if the worker died; ``Spoilt`` if one image of the batch,
-        ``Overgrown`` if the batch, and ``Displaced`` if another batch is why it was replaced.
+        The error is ``WorkerDied`` if the worker died; ``DecodeTimeoutError`` if one image of the
+        batch, ``MemoryLimitError`` if the batch, and ``WorkerReplacedError`` if another batch is
+        why it was replaced.
         """
         ...
 

@@ -9,19 +9,19 @@ import pickle
 from typing import TYPE_CHECKING
 
 from mataserver.engines import wire
-from mataserver.engines.accidents import (
-    Displaced,
-    NotDispatchedError,
-    Overgrown,
-    Spoilt,
-    WorkerDied,
-)
 from mataserver.engines.calls import Calls
 from mataserver.engines.exchange import Exchange, Flooded
 from mataserver.engines.lifetime import Lifetime
 from mataserver.engines.memory import family, private_bytes
 from mataserver.engines.replies import read_batch
 from mataserver.engines.watchdog import Watchdog
+from mataserver.engines.worker_errors import (
+    DecodeTimeoutError,
+    MemoryLimitError,
+    NotDispatchedError,
+    WorkerDied,
+    WorkerReplacedError,
+)
 from mataserver.engines.zygotes import STOP_GRACE
 
 if TYPE_CHECKING:
@@ -90,13 +90,13 @@ class ProcessWorker(asyncio.Protocol):
             self._loaded.set_exception(error)
             self._loaded.exception()  # marks it as retrieved, in case its awaiter was cancelled
         self._exchange.close(error)
-        self._life.announce()
+        self._life.run_callbacks()
 
     @property
     def alive(self) -> bool:
         """Whether the child can still answer."""
         life = self._life
-        return not (life.ended or life.stopping or life.excused)
+        return not (life.ended or life.stopping or life.has_external_cause)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -178,12 +178,12 @@ class ProcessWorker(asyncio.Protocol):
 
     def dismiss(self, error: MataError) -> None:
         """Kill the child; pending requests fail with ``error``."""
-        self._life.stopping, self._life.parting = True, error
+        self._life.stopping, self._life.pending_error = True, error
         self._gone("it was dismissed")
 
     def _hung(self) -> None:
         limit = f"{round(self._watchdog.limit, 1):g} s"
-        self._life.parting = WorkerDied(f"The model gave no answer within {limit}")
+        self._life.pending_error = WorkerDied(f"The model gave no answer within {limit}")
         self.kill(f"no answer within {limit}")
 
     def _noticed(self, message: wire.Message) -> None:
@@ -202,19 +202,19 @@ class ProcessWorker(asyncio.Protocol):
 
     def _spoil(self, request: int, job: int) -> None:
         """Kill the child for a stuck image; its other requests move to the next worker."""
-        self._life.excuse(Displaced())
-        self._exchange.fail(request, Spoilt(self._decode_patience, job))
+        self._life.mark_external_cause(WorkerReplacedError())
+        self._exchange.fail(request, DecodeTimeoutError(self._decode_patience, job))
         self.kill(f"an image took over {self._decode_patience:g} s to decode")
 
     def _overgrown(self) -> None:
         """Kill the child for what it is processing; its other requests move to the next worker."""
-        self._life.excuse(Displaced())
+        self._life.mark_external_cause(WorkerReplacedError())
         if not self._loaded.done():
             self._life.stopping = True
-            self._loaded.set_exception(Overgrown())
+            self._loaded.set_exception(MemoryLimitError())
         request = self._exchange.oldest()
         if request is not None:
-            self._exchange.fail(request, Overgrown())
+            self._exchange.fail(request, MemoryLimitError())
         self.kill("its memory grew over max_ram_mb")
 
 

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from mataserver.contract.handles import ResultEvent
-from mataserver.engines.accidents import Displaced, NotDispatchedError, WorkerDied
+from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied, WorkerReplacedError
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http.budget import BudgetShare
 from mataserver.http.stream_channel import INTERNAL, WINDOW, Channel, StreamError
@@ -141,7 +141,10 @@ class Connection(Channel):
     def _settle(self, image: bytes, taken: Taken, found: Found, waited: float) -> None:
         """Store the result of such a frame; runs in the context of the worker's answer."""
         taken.withdraw = None
-        if isinstance(found, (Displaced, NotDispatchedError)) and not self._closing.done():
+        if (
+            isinstance(found, (WorkerReplacedError, NotDispatchedError))
+            and not self._closing.done()
+        ):
             self._at_once = 1
             self._wait_for(image, taken)
             return

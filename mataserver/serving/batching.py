@@ -13,12 +13,12 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from mataserver.engines.accidents import (
-    Displaced,
+from mataserver.engines.worker_errors import (
+    DecodeTimeoutError,
+    MemoryLimitError,
     NodeDied,
     NotDispatchedError,
-    Overgrown,
-    Spoilt,
+    WorkerReplacedError,
 )
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.pacing import first_window, window_after
@@ -85,7 +85,7 @@ class Batcher:
         queued, or after a maximum wait.
 
         Raises ``Unavailable`` if the queue is full, ``WorkerDied`` if the worker died with the job,
-        and ``NotDispatchedError`` if it died before it. ``Displaced`` means that the worker was
+        and ``NotDispatchedError`` if it died before it. ``WorkerReplacedError`` means that the worker was
         replaced because of another client's image: the job can go to the next worker.
         """
         if not self._worker.alive:
@@ -234,14 +234,20 @@ class Batcher:
 
     def _fail_queued(self, answer: list[Outcome] | MataError) -> None:
         """Fail the jobs that a dead worker never received, to be retried on the next one."""
-        replaced = isinstance(answer, (Spoilt, Overgrown, Displaced, NodeDied))
+        replaced = isinstance(
+            answer, (DecodeTimeoutError, MemoryLimitError, WorkerReplacedError, NodeDied)
+        )
         for queued in self._queues.clear():
-            _fail(queued, Displaced() if replaced else NotDispatchedError())
+            _fail(queued, WorkerReplacedError() if replaced else NotDispatchedError())
 
 
 def _error_for_job(error: MataError, index: int) -> MataError:
     """Return a batch's error as seen by one of its jobs: a bad image fails only its own."""
-    return Displaced() if isinstance(error, Spoilt) and error.job != index else error
+    return (
+        WorkerReplacedError()
+        if isinstance(error, DecodeTimeoutError) and error.job != index
+        else error
+    )
 
 
 def _fail(queued: QueuedJob, error: MataError) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from mataserver.engines.accidents import Displaced, NodeDied, NotDispatchedError
 from mataserver.engines.work import Outcome
+from mataserver.engines.worker_errors import NodeDied, NotDispatchedError, WorkerReplacedError
 from mataserver.errors import Unavailable
 from mataserver.serving.background import BACKGROUND
 from mataserver.serving.queues import Ticket
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mataserver.serving.residency import Residency
     from mataserver.serving.slots import Slot
 
-RETRIABLE = (Displaced, NodeDied, NotDispatchedError)
+RETRIABLE = (WorkerReplacedError, NodeDied, NotDispatchedError)
 """Errors after which a started job is to be retried on the next worker."""
 _STAGES = ("queue", "decode", "infer", "encode")
 MAX_WORKERS_TRIED = 10
@@ -110,7 +110,7 @@ class Dispatch:
                     continue
                 outcome, waited = await slot.batcher.submit(job, low_priority=low_priority)
                 self.record(slot, outcome, waited)
-            except Displaced:
+            except WorkerReplacedError:
                 if attempt < MAX_WORKERS_TRIED - 1:
                     continue
                 raise
@@ -146,7 +146,7 @@ class Dispatch:
                         async for item in items:
                             yielded = True
                             yield item
-                except Displaced:
+                except WorkerReplacedError:
                     if yielded or attempt == MAX_WORKERS_TRIED - 1:
                         raise
                 except NotDispatchedError:

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.contract.envelope import extended
-from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.decoding import decode_result
 from mataserver.engines.work import Job
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver.engines.accidents import Failure
+from mataserver.engines.worker_errors import Failure
 
 if TYPE_CHECKING:
     from mataserver.errors import MataError

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.engines.accidents import WorkerDied
+from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, Unavailable, scarcity
 from mataserver.serving.autoscaler import Autoscaler
 from mataserver.serving.batching import Batcher

@@ -12,8 +12,8 @@ from mataserver.serving.slots import Slot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.accidents import Death
     from mataserver.engines.work import Worker
+    from mataserver.engines.worker_errors import Death
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.slots import PoolPolicy
@@ -152,7 +152,7 @@ class Residency:
 
     def record_death(self, slot: Slot, worker: Worker, death: Death) -> None:
         """Record a worker's death; one caused by an image is not counted against the model."""
-        if death.blamed:
+        if death.is_model_fault:
             self._count_death(slot, death.reason)
         if slot.worker is worker:
             slot.worker = slot.batcher = None

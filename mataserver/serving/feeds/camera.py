@@ -11,7 +11,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from mataserver.engines.accidents import Failure, JobFailed
+from mataserver.engines.worker_errors import Failure, JobFailed
 from mataserver.errors import MataError, NotFound
 from mataserver.serving.feeds.feed import Lost
 from mataserver.serving.feeds.shot import Shot

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.contract.envelope import Format
-    from mataserver.engines.accidents import Failure
+    from mataserver.engines.worker_errors import Failure
 
 
 @dataclass(slots=True, eq=False)

@@ -20,11 +20,16 @@ from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
 from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines import payload, single, wire
-from mataserver.engines.accidents import Displaced, NotDispatchedError, Spoilt, WorkerDied
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Facts, Job, Outcome, Placement, Timing
 from mataserver.engines.worker import ProcessWorker
+from mataserver.engines.worker_errors import (
+    DecodeTimeoutError,
+    NotDispatchedError,
+    WorkerDied,
+    WorkerReplacedError,
+)
 from slow_pictures import slow_jpeg
 
 SOON = 5.0
@@ -355,12 +360,12 @@ async def test_a_slow_image_in_a_call_is_that_calls_own(tmp_path, engine_type):
     async with asyncio.timeout(2 * SOON):
         slow = asyncio.create_task(started.call("look", (slow_jpeg(),), {}))
         await asyncio.sleep(0.05)
-        with pytest.raises(Displaced) as displaced:
+        with pytest.raises(WorkerReplacedError) as displaced:
             await started.call("echo", (7,), {})
-        with pytest.raises(Spoilt, match=r"over 0\.2 s"):
+        with pytest.raises(DecodeTimeoutError, match=r"over 0\.2 s"):
             await slow
     assert (displaced.value.status, displaced.value.retry_after) == (503, 1)
-    assert [death.blamed for death in deaths] == [False]
+    assert [death.is_model_fault for death in deaths] == [False]
     assert not started.alive
     await started.close()
     await engine.close()
@@ -389,9 +394,9 @@ async def test_only_the_slow_image_of_a_batch_is_refused():
     stuck.infer([Job(b"a", b""), Job(b"b", b"")], mine.append)
     stuck.infer([Job(b"c", b"")], others.append)
     stuck.data_received(b"".join(wire.frame(wire.Late(1, 1))))
-    assert isinstance(mine[0], Spoilt)
+    assert isinstance(mine[0], DecodeTimeoutError)
     assert (mine[0].job, mine[0].status) == (1, 400)
-    assert isinstance(others[0], Displaced)
+    assert isinstance(others[0], WorkerReplacedError)
     assert not stuck.alive
 
 

@@ -25,21 +25,22 @@ OVERSHOOT = 1.0
 """Pixels by which rounding may move a box beyond the image: such a box is clipped."""
 ROUNDING = 1e-3
 """Tolerance of a confidence's range: a 16-bit softmax may sum up to slightly over 1."""
-DEEPEST = 16
+MAX_DEPTH = 16
 """Maximum nesting of ``extra`` and ``attributes``."""
 
 _TEXTS: dict[type, str] = {TextRegion: "text"}
-_STRING, _WHOLE = frozenset({str}), frozenset({int, type(UNSET)})
+_STRING_TYPE, _INTEGER_TYPES = frozenset({str}), frozenset({int, type(UNSET)})
 
 
-class Unsound(ValueError):
+class InvalidResultError(ValueError):
     """A result violates the contract; the text names the field and the violation."""
 
 
-class Rule:
+class ItemValidator:
     """Validates the items of one image; ``size`` is its (height, width).
 
-    ``raw()`` says whether the request asked for unnormalized scores. Methods raise ``Unsound``.
+    ``raw()`` says whether the request asked for unnormalized scores. Methods raise
+    ``InvalidResultError``.
     """
 
     def __init__(self, size: Size | None, raw: Callable[[], bool]) -> None:
@@ -47,12 +48,12 @@ class Rule:
         self._raw = raw
         sides: tuple[float, float] = size or (math.inf, math.inf)
         self._height, self._width = sides
-        self._least = -math.inf if size is None else 0
+        self._minimum = -math.inf if size is None else 0
 
-    def kept(self, name: str, items: Any, kind: type) -> bool:
+    def are_valid(self, name: str, items: Any, kind: type) -> bool:
         """Whether all items are valid as they are: a fast path, in a third of the time."""
         if not isinstance(items, list):
-            raise Unsound(f"{name} must be a list")
+            raise InvalidResultError(f"{name} must be a list")
         if not items:
             return True
         if not _all_are(kind, items):
@@ -64,14 +65,14 @@ class Rule:
                 and min(scores) >= 0.0
                 and max(scores) <= 1.0
                 and math.isfinite(sum(scores))
-                and self._plain_fields_kept(items, kind)
-                and self._boxes_kept(items, kind)
+                and self._are_plain_fields_valid(items, kind)
+                and self._are_boxes_valid(items, kind)
             )
         except TypeError:  # a scalar in place of a sequence
             return False
 
     @staticmethod
-    def _plain_fields_kept(items: Sequence[Any], kind: type) -> bool:
+    def _are_plain_fields_valid(items: Sequence[Any], kind: type) -> bool:
         text = _TEXTS.get(kind, "label")
         if not _all_are(str, [getattr(item, text) for item in items]):
             return False
@@ -81,16 +82,16 @@ class Rule:
                 return False
             tracks = [item.track_id for item in items]
             if _all_are(int, tracks):
-                return _fits(min(tracks)) and _fits(max(tracks))
+                return _fits_64_bits(min(tracks)) and _fits_64_bits(max(tracks))
             return _all_are(type(UNSET), tracks)
         if kind is Segment:
             return _all_are(type(UNSET), [item.mask for item in items])
         return kind is not Entity
 
-    def _boxes_kept(self, items: Sequence[Any], kind: type) -> bool:
+    def _are_boxes_valid(self, items: Sequence[Any], kind: type) -> bool:
         if kind is Classification:
             return True
-        if kind is Keypoint and not _points_kept(items):
+        if kind is Keypoint and not _are_points_valid(items):
             return False
         boxes = [item.bbox for item in items]
         if kind is TextRegion:
@@ -104,8 +105,8 @@ class Rule:
             return False
         lefts, tops, rights, bottoms = numbers[::4], numbers[1::4], numbers[2::4], numbers[3::4]
         return (
-            min(lefts) >= self._least
-            and min(tops) >= self._least
+            min(lefts) >= self._minimum
+            and min(tops) >= self._minimum
             and max(rights) <= self._width
             and max(bottoms) <= self._height
             and math.isfinite(sum(numbers))
@@ -115,20 +116,20 @@ class Rule:
 
     # item by item
 
-    def mended(self, name: str, items: Sequence[Any], kind: type) -> list[Any]:
-        """Return the items, normalized. Raises ``Unsound``."""
+    def normalize(self, name: str, items: Sequence[Any], kind: type) -> list[Any]:
+        """Return the items, normalized. Raises ``InvalidResultError``."""
         return [self._item(f"{name}[{index}]", item, kind) for index, item in enumerate(items)]
 
     def _item(self, where: str, item: Any, kind: type) -> Any:
         if not isinstance(item, kind):
-            raise Unsound(f"{where} is a {type(item).__name__}")
+            raise InvalidResultError(f"{where} is a {type(item).__name__}")
         _check_fields(where, item)
         changed: dict[str, Any] = {"confidence": self._score(f"{where}.confidence", item)}
         box = getattr(item, "bbox", None)
         if box is not None:
             changed["bbox"] = self._box(f"{where}.bbox", box)
         elif isinstance(item, (Detection, Segment, Keypoint)):
-            raise Unsound(f"{where}.bbox is not four finite numbers")
+            raise InvalidResultError(f"{where}.bbox is not four finite numbers")
         if isinstance(item, Keypoint):
             changed["keypoints"] = _points(f"{where}.keypoints", item.keypoints)
         if isinstance(item, Segment) and item.mask is not UNSET and item.mask is not None:
@@ -139,22 +140,28 @@ class Rule:
     def _score(self, where: str, item: Any) -> float:
         if isinstance(item, Classification) and self._raw():
             if not _finite(item.confidence):
-                raise Unsound(f"{where} is not a finite number{_but(item.confidence)}")
+                raise InvalidResultError(
+                    f"{where} is not a finite number{_describe_type(item.confidence)}"
+                )
             return float(item.confidence)
-        return _share(where, item.confidence)
+        return _confidence(where, item.confidence)
 
     def _box(self, where: str, box: Any) -> tuple[float, float, float, float]:
         if not _are_numbers(box, 4):
-            raise Unsound(f"{where} is not four finite numbers{_but(box)}")
+            raise InvalidResultError(f"{where} is not four finite numbers{_describe_type(box)}")
         x1, y1, x2, y2 = map(float, box)
         if x1 > x2 or y1 > y2:
-            raise Unsound(f"{where} is {_listed(x1, y1, x2, y2)}, its corners are not in order")
+            raise InvalidResultError(
+                f"{where} is {_format_numbers(x1, y1, x2, y2)}, its corners are not in order"
+            )
         if self._size is None:
             return (x1, y1, x2, y2)
         low, right, bottom = -OVERSHOOT, self._width + OVERSHOOT, self._height + OVERSHOOT
         if x1 < low or y1 < low or x2 > right or y2 > bottom:
             image = f"{self._width:g}x{self._height:g}"
-            raise Unsound(f"{where} is {_listed(x1, y1, x2, y2)}, beyond the image of {image}")
+            raise InvalidResultError(
+                f"{where} is {_format_numbers(x1, y1, x2, y2)}, beyond the image of {image}"
+            )
         return (
             min(max(x1, 0.0), float(self._width)),
             min(max(y1, 0.0), float(self._height)),
@@ -165,11 +172,13 @@ class Rule:
     def _check_mask(self, where: str, mask: Any) -> None:
         shape = getattr(mask, "shape", None)
         if str(getattr(mask, "dtype", "")) != "bool" or len(shape or ()) != 2:
-            raise Unsound(f"{where} must be a boolean array [H, W]")
+            raise InvalidResultError(f"{where} must be a boolean array [H, W]")
         if self._size is not None and tuple(shape or ()) != tuple(self._size):
             height, width = shape or (0, 0)
             image = f"{self._width:g}x{self._height:g}"
-            raise Unsound(f"{where} is of {width}x{height}, not of the image's size, {image}")
+            raise InvalidResultError(
+                f"{where} is of {width}x{height}, not of the image's size, {image}"
+            )
 
 
 def _all_are(kind: type, values: Sequence[Any]) -> bool:
@@ -177,7 +186,7 @@ def _all_are(kind: type, values: Sequence[Any]) -> bool:
     return countOf(map(type, values), kind) == len(values)
 
 
-def _points_kept(items: Sequence[Any]) -> bool:
+def _are_points_valid(items: Sequence[Any]) -> bool:
     points = [point for item in items for point in item.keypoints]
     if not points:
         return True
@@ -192,9 +201,11 @@ def _points_kept(items: Sequence[Any]) -> bool:
 
 def _points(where: str, points: Any) -> list[tuple[float, float, float]]:
     if not isinstance(points, (list, tuple)) or not all(_are_numbers(each, 3) for each in points):
-        raise Unsound(f"{where} are not triples of finite numbers{_but(points)}")
+        raise InvalidResultError(
+            f"{where} are not triples of finite numbers{_describe_type(points)}"
+        )
     return [
-        (float(x), float(y), _share(f"{where}[{index}][2]", score))
+        (float(x), float(y), _confidence(f"{where}[{index}][2]", score))
         for index, (x, y, score) in enumerate(points)
     ]
 
@@ -203,54 +214,60 @@ def _check_fields(where: str, item: Any) -> None:
     """Check an item's text, dict and track id fields."""
     for name in ("label", "text"):
         if not isinstance(getattr(item, name, ""), str):
-            raise Unsound(f"{where}.{name} is not a string{_but(getattr(item, name))}")
+            raise InvalidResultError(
+                f"{where}.{name} is not a string{_describe_type(getattr(item, name))}"
+            )
     for name in ("attributes", "extra"):
         more = getattr(item, name, {})
         if not isinstance(more, dict):
-            raise Unsound(f"{where}.{name} is not a dict")
-        check_plain(f"{where}.{name}", more, DEEPEST)
+            raise InvalidResultError(f"{where}.{name} is not a dict")
+        check_plain(f"{where}.{name}", more, MAX_DEPTH)
     number = getattr(item, "track_id", UNSET)
-    if type(number) not in _WHOLE or not (number is UNSET or _fits(number)):
-        raise Unsound(f"{where}.track_id is not a whole number of 64 bits{_but(number)}")
+    if type(number) not in _INTEGER_TYPES or not (number is UNSET or _fits_64_bits(number)):
+        raise InvalidResultError(
+            f"{where}.track_id is not a whole number of 64 bits{_describe_type(number)}"
+        )
 
 
-def check_plain(where: str, value: Any, deepest: int) -> None:
+def check_plain(where: str, value: Any, max_depth: int) -> None:
     """Check that a value is valid JSON for any encoder: numbers are finite and in range."""
-    if not deepest:
-        raise Unsound(f"{where} is nested too deeply")
+    if not max_depth:
+        raise InvalidResultError(f"{where} is nested too deeply")
     if isinstance(value, dict):
-        if not _STRING.issuperset(map(type, value)):
-            raise Unsound(f"{where} has a name that is not a string")
+        if not _STRING_TYPE.issuperset(map(type, value)):
+            raise InvalidResultError(f"{where} has a name that is not a string")
         value = value.values()
     elif not isinstance(value, (list, tuple)):
         if not (value is None or isinstance(value, (str, bool)) or _is_number(value)):
-            raise Unsound(f"{where} holds a {type(value).__name__} that is no value of JSON")
+            raise InvalidResultError(
+                f"{where} holds a {type(value).__name__} that is no value of JSON"
+            )
         return
     for each in value:
-        check_plain(where, each, deepest - 1)
+        check_plain(where, each, max_depth - 1)
 
 
 def _is_number(value: object) -> bool:
     """Whether JSON and MessagePack can both represent a number."""
-    return _fits(value) if isinstance(value, int) else _finite(value)
+    return _fits_64_bits(value) if isinstance(value, int) else _finite(value)
 
 
-def _fits(number: int) -> bool:
+def _fits_64_bits(number: int) -> bool:
     return -(2**63) <= number < 2**64
 
 
-def _share(where: str, value: Any) -> float:
+def _confidence(where: str, value: Any) -> float:
     """Return a confidence, clipped to 0..1."""
     if not _finite(value):
-        raise Unsound(f"{where} is not a finite number{_but(value)}")
+        raise InvalidResultError(f"{where} is not a finite number{_describe_type(value)}")
     if not -ROUNDING <= value <= 1.0 + ROUNDING:
-        raise Unsound(f"{where} is {value:g}, not within 0 to 1")
+        raise InvalidResultError(f"{where} is {value:g}, not within 0 to 1")
     return min(max(float(value), 0.0), 1.0)
 
 
 def _finite(value: object) -> bool:
     if isinstance(value, int):
-        return not isinstance(value, bool) and _fits(value)
+        return not isinstance(value, bool) and _fits_64_bits(value)
     return isinstance(value, float) and math.isfinite(value)
 
 
@@ -259,7 +276,7 @@ def _are_numbers(values: object, count: int) -> bool:
     return several and all(map(_finite, values))  # type: ignore[call-overload]
 
 
-def _but(value: object) -> str:
+def _describe_type(value: object) -> str:
     """Return what a value, or the first of several, is in place of a number or text; or "".
 
     Numbers of numpy look like Python's in every other way.
@@ -275,5 +292,5 @@ def _but(value: object) -> str:
     return ""
 
 
-def _listed(*numbers: float) -> str:
+def _format_numbers(*numbers: float) -> str:
     return f"[{', '.join(f'{each:g}' for each in numbers)}]"

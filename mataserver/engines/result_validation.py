@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from mataserver.engines.promises import DEEPEST, Rule, Unsound, check_plain
+from mataserver.engines.item_validation import (
+    MAX_DEPTH,
+    InvalidResultError,
+    ItemValidator,
+    check_plain,
+)
 from mataserver.results import (
     RESULT_TYPES,
     Classification,
@@ -37,7 +42,7 @@ from mataserver.results import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.promises import Size
+    from mataserver.engines.item_validation import Size
 
 _ARRAYS: dict[type, tuple[str, int]] = {
     DepthResult: ("depth_map", 2),
@@ -55,93 +60,99 @@ _LISTS: dict[type, dict[str, type]] = {
         "classifications": Classification,
     },
 }
-_TOLD = frozenset({OcrResult, VlmResult})
+_WITH_TEXT = frozenset({OcrResult, VlmResult})
 """The results that have text beside their lists."""
 
 
-def never() -> bool:
+def no_raw_scores() -> bool:
     """Return False: scores are confidences."""
     return False
 
 
-def sound(result: Any, task: str, size: Size | None = None, raw: Callable[[], bool] = never) -> Any:
+def validate_result(
+    result: Any, task: str, size: Size | None = None, raw: Callable[[], bool] = no_raw_scores
+) -> Any:
     """Validate a model's ``result`` for ``task``; return it normalized.
 
     ``size`` is the image's (height, width), None if unknown. ``raw()`` says whether the request
-    asked for unnormalized scores. Raises ``Unsound``.
+    asked for unnormalized scores. Raises ``InvalidResultError``.
     """
     kind = type(result)
     if kind not in _LISTS:
-        kind = _kind(result)
+        kind = _result_type(result)
     if task not in kind.tasks:
-        raise Unsound(f"{kind.__name__} does not belong to the task {task}")
+        raise InvalidResultError(f"{kind.__name__} does not belong to the task {task}")
     if kind in _ARRAYS:
         _check_array(result, *_ARRAYS[kind])
         return result
-    if kind in _TOLD:
-        _check_texts(result)
-    rule = Rule(size, raw)
-    mended = {}
+    if kind in _WITH_TEXT:
+        _check_text_fields(result)
+    validator = ItemValidator(size, raw)
+    normalized = {}
     for name, item in _LISTS[kind].items():
         items = getattr(result, name)
-        if items is not UNSET and not rule.kept(name, items, item):
-            mended[name] = rule.mended(name, items, item)
-    return msgspec.structs.replace(result, **mended) if mended else result
+        if items is not UNSET and not validator.are_valid(name, items, item):
+            normalized[name] = validator.normalize(name, items, item)
+    return msgspec.structs.replace(result, **normalized) if normalized else result
 
 
-def _kind(result: object) -> Any:
+def _result_type(result: object) -> Any:
     """Return the result struct that a result is an instance of; a plugin may subclass one."""
     for each in RESULT_TYPES:
         if isinstance(result, each):
             return each
-    raise Unsound(f"expected a result struct, got {type(result).__name__}")
+    raise InvalidResultError(f"expected a result struct, got {type(result).__name__}")
 
 
 def _check_array(result: object, name: str, dimensions: int) -> None:
     array: Any = getattr(result, name)
     shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
     if len(shape) != dimensions or str(dtype) != "float32" or 0 in shape:
-        raise Unsound(f"{name} must be a float32 array of {dimensions} dimensions, not empty")
+        raise InvalidResultError(
+            f"{name} must be a float32 array of {dimensions} dimensions, not empty"
+        )
     if not all(map(math.isfinite, (array.min(), array.max()))):
-        raise Unsound(f"{name} holds numbers that are not finite")
+        raise InvalidResultError(f"{name} holds numbers that are not finite")
 
 
-def _check_texts(result: Any) -> None:
+def _check_text_fields(result: Any) -> None:
     """Check a result's fields other than lists."""
     if not isinstance(getattr(result, "text", ""), str):
-        raise Unsound(f"text is a {type(result.text).__name__}")
+        raise InvalidResultError(f"text is a {type(result.text).__name__}")
     usage = getattr(result, "usage", UNSET)
     if usage is UNSET:
         return
     counts = (usage.prompt_tokens, usage.completion_tokens) if isinstance(usage, Usage) else ()
     if not counts or any(type(each) is not int or each < 0 for each in counts):
-        raise Unsound("usage must be a Usage of whole numbers")
+        raise InvalidResultError("usage must be a Usage of whole numbers")
 
 
-def sound_brought(result: Any, kind: type[msgspec.Struct], size: Size | None = None) -> Any:
+def validate_custom_result(
+    result: Any, kind: type[msgspec.Struct], size: Size | None = None
+) -> Any:
     """Validate the result of a plugin's own task; return it normalized.
 
     It must be an instance of ``kind`` with fields of the declared types and ranges, which both JSON
     and MessagePack can represent. ``detections`` follow the API's contract. Numpy scalars become
-    Python numbers. Raises ``Unsound``.
+    Python numbers. Raises ``InvalidResultError``.
     """
     if not isinstance(result, kind):
-        raise Unsound(f"expected a {kind.__name__}, got {type(result).__name__}")
-    rule, found = Rule(size, never), getattr(result, "detections", None)
+        raise InvalidResultError(f"expected a {kind.__name__}, got {type(result).__name__}")
+    validator, found = ItemValidator(size, no_raw_scores), getattr(result, "detections", None)
     listed = list(found) if isinstance(found, tuple) else found
-    if isinstance(listed, list) and not rule.kept("detections", listed, Detection):
-        mended = type(found)(rule.mended("detections", listed, Detection))  # type: ignore[misc]
-        result = msgspec.structs.replace(result, detections=mended)
+    if isinstance(listed, list) and not validator.are_valid("detections", listed, Detection):
+        normalized = type(found)(validator.normalize("detections", listed, Detection))  # type: ignore[misc]
+        result = msgspec.structs.replace(result, detections=normalized)
     try:
         plain = msgspec.to_builtins(result, str_keys=True, enc_hook=_plain_number)
         fields = plain.items() if isinstance(plain, dict) else enumerate(plain)
         for name, value in fields:
-            check_plain(f"{kind.__name__}.{name}", value, DEEPEST)
+            check_plain(f"{kind.__name__}.{name}", value, MAX_DEPTH)
         return msgspec.convert(plain, kind, str_keys=True)  # JSON keys are strings
     except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, Unsound):
+        if isinstance(error, InvalidResultError):
             raise
-        raise Unsound(f"{kind.__name__} cannot be sent: {error}") from None
+        raise InvalidResultError(f"{kind.__name__} cannot be sent: {error}") from None
 
 
 def _plain_number(value: object) -> object:

@@ -8,9 +8,9 @@ import msgspec
 
 from mataserver.errors import BadRequest, MataError, OutOfMemory
 
-_LATEST = 86_400.0
+_MAX_RETRY_AFTER = 86_400.0
 """Upper bound of ``retry_after``, in seconds."""
-_MOST_WORDS = 10_000
+_MAX_DETAIL_LENGTH = 10_000
 """Maximum length of a failure's ``detail``, in characters."""
 
 
@@ -35,9 +35,9 @@ class Failure(msgspec.Struct, frozen=True):
         """
         status = self.status if 400 <= self.status <= 599 else MataError.status
         later = self.retry_after
-        if later is not None and not 0 <= later <= _LATEST:  # rejects NaN, too
+        if later is not None and not 0 <= later <= _MAX_RETRY_AFTER:  # rejects NaN, too
             later = None
-        detail = self.detail[:_MOST_WORDS]
+        detail = self.detail[:_MAX_DETAIL_LENGTH]
         if not detail.isprintable():  # the detail is logged, and a log record must stay on one line
             detail = "".join(each if each.isprintable() else " " for each in detail)
         error = kind(detail, status=status, retry_after=later)
@@ -70,14 +70,14 @@ class NotDispatchedError(WorkerDied):
         super().__init__("The model's worker is gone", status=503, retry_after=1)
 
 
-class Displaced(MataError):
+class WorkerReplacedError(MataError):
     """503: the worker was replaced because of another client's image; the job can be retried."""
 
     def __init__(self) -> None:
         super().__init__("The model's worker was replaced", status=503, retry_after=1)
 
 
-class Spoilt(BadRequest):
+class DecodeTimeoutError(BadRequest):
     """400: an image exceeded the decode timeout. ``job`` is its index in the batch."""
 
     def __init__(self, seconds: float, job: int) -> None:
@@ -87,7 +87,7 @@ class Spoilt(BadRequest):
         self.job = job
 
 
-class Overgrown(OutOfMemory):
+class MemoryLimitError(OutOfMemory):
     """507: the worker exceeded its model's memory limit while it worked on this job."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Overgrown(OutOfMemory):
 
 
 class Death(NamedTuple):
-    """Why a worker exited unexpectedly; ``blamed`` if the model is at fault."""
+    """Why a worker exited unexpectedly; ``is_model_fault`` if the model is at fault."""
 
     reason: str
-    blamed: bool = True
+    is_model_fault: bool = True

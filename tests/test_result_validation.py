@@ -24,7 +24,7 @@ from mataserver import (
     Usage,
     VlmResult,
 )
-from mataserver.engines.soundness import Unsound, sound
+from mataserver.engines.result_validation import InvalidResultError, validate_result
 
 SIZE = (48, 64)
 """Height and width of the image."""
@@ -78,7 +78,7 @@ def masked(mask):
 )
 def test_what_is_sound_is_served_as_it_is(task, result):
     """Empty lists and boxes, points beside the image and the largest numbers are no mistake."""
-    assert sound(result, task, SIZE) == result
+    assert validate_result(result, task, SIZE) == result
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_is_sound_is_served_as_it_is(task, result):
 def test_rounding_is_put_right(given, served):
     """Whole numbers become floats; a pixel, or a thousandth of a confidence, is clipped."""
     task = type(given).tasks[0]
-    found = sound(given, task, SIZE)
+    found = validate_result(given, task, SIZE)
     assert found == served
     assert repr(found) == repr(served)
 
@@ -176,24 +176,28 @@ def test_rounding_is_put_right(given, served):
 )
 def test_what_is_not_sound_is_named(task, result, words):
     """The sentence tells which field of which item is wrong, and how."""
-    with pytest.raises(Unsound, match=words):
-        sound(result, task, SIZE)
+    with pytest.raises(InvalidResultError, match=words):
+        validate_result(result, task, SIZE)
 
 
 def test_scores_that_were_asked_for_raw_are_served():
     """Logits are no confidences, but finite."""
     logits = ClassifyResult([Classification("a", 4.58), Classification("b", -7)])
-    found = sound(logits, "classify", SIZE, raw=lambda: True)
+    found = validate_result(logits, "classify", SIZE, raw=lambda: True)
     assert [each.confidence for each in found.classifications] == [4.58, -7.0]
-    with pytest.raises(Unsound, match=r"classifications\[0\].confidence is not a finite number"):
-        sound(ClassifyResult([Classification("a", math.inf)]), "classify", SIZE, lambda: True)
-    with pytest.raises(Unsound, match="not within 0 to 1"):
-        sound(detected(confidence=2.0), "detect", SIZE, raw=lambda: True)
+    with pytest.raises(
+        InvalidResultError, match=r"classifications\[0\].confidence is not a finite number"
+    ):
+        validate_result(
+            ClassifyResult([Classification("a", math.inf)]), "classify", SIZE, lambda: True
+        )
+    with pytest.raises(InvalidResultError, match="not within 0 to 1"):
+        validate_result(detected(confidence=2.0), "detect", SIZE, raw=lambda: True)
 
 
 def test_without_a_size_boxes_are_ordered_and_finite():
     """A method of a model may answer about an image that the server has not seen."""
     far = detected(bbox=(-1e9, 0.0, 1e9, 1.0))
-    assert sound(far, "detect") == far
-    with pytest.raises(Unsound, match="corners are not in order"):
-        sound(detected(bbox=(3.0, 0.0, 1.0, 1.0)), "detect")
+    assert validate_result(far, "detect") == far
+    with pytest.raises(InvalidResultError, match="corners are not in order"):
+        validate_result(detected(bbox=(3.0, 0.0, 1.0, 1.0)), "detect")
