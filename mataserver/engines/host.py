@@ -274,7 +274,7 @@ def _check_model(model: object, name: str) -> None:
 
 
 def _check_count(given: object, count: int) -> list[Any]:
-    """Return ``predict``'s results as a list. Raises ``InvalidResultError`` unless it has ``count``."""
+    """Return the results as a list. Raises ``InvalidResultError`` unless there are ``count``."""
     if not isinstance(given, Iterable):
         raise InvalidResultError(
             f"predict returned a {type(given).__name__}, not a list of results"

@@ -85,8 +85,8 @@ class Batcher:
         queued, or after a maximum wait.
 
         Raises ``Unavailable`` if the queue is full, ``WorkerDied`` if the worker died with the job,
-        and ``NotDispatchedError`` if it died before it. ``WorkerReplacedError`` means that the worker was
-        replaced because of another client's image: the job can go to the next worker.
+        and ``NotDispatchedError`` if it died before it. ``WorkerReplacedError`` means that the
+        worker was replaced because of another client's image: the job can go to the next worker.
         """
         if not self._worker.alive:
             raise NotDispatchedError
