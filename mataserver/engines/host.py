@@ -145,9 +145,7 @@ class ModelHost:
         if not isinstance(answer, Failure):
             try:
                 size = item.image.shape[:2]
-                answer = _validate(
-                    answer, size, self._assignment, lambda: self._wants_raw_scores(item)
-                )
+                answer = _validate(answer, size, self._assignment, lambda: self._is_raw(item))
                 if item.picture is not None and item.picture.scale > 1:
                     answer = scaling.restore(answer, item.picture)
                 body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
@@ -231,7 +229,7 @@ class ModelHost:
     def _stateful(self) -> bool:
         return hasattr(self._model, "session")
 
-    def _wants_raw_scores(self, item: Decoded) -> bool:
+    def _is_raw(self, item: Decoded) -> bool:
         """Whether the request asked for raw scores."""
         params = self._params.decode(item.job.params)
         return getattr(params, "use_softmax", True) is False

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 MAX_BACKGROUND_WAIT = 10.0
 """Maximum seconds that background work waits for empty queues."""
 
+_BLAMELESS = (DecodeTimeoutError, MemoryLimitError, WorkerReplacedError, NodeDied)
+"""Why a worker ended, if the jobs in its queue are not to blame."""
+
 log = logging.getLogger("mataserver.batching")
 
 
@@ -234,20 +237,16 @@ class Batcher:
 
     def _fail_queued(self, answer: list[Outcome] | MataError) -> None:
         """Fail the jobs that a dead worker never received, to be retried on the next one."""
-        replaced = isinstance(
-            answer, (DecodeTimeoutError, MemoryLimitError, WorkerReplacedError, NodeDied)
-        )
+        replaced = isinstance(answer, _BLAMELESS)
         for queued in self._queues.clear():
             _fail(queued, WorkerReplacedError() if replaced else NotDispatchedError())
 
 
 def _error_for_job(error: MataError, index: int) -> MataError:
     """Return a batch's error as seen by one of its jobs: a bad image fails only its own."""
-    return (
-        WorkerReplacedError()
-        if isinstance(error, DecodeTimeoutError) and error.job != index
-        else error
-    )
+    if isinstance(error, DecodeTimeoutError) and error.job != index:
+        return WorkerReplacedError()
+    return error
 
 
 def _fail(queued: QueuedJob, error: MataError) -> None:
