@@ -35,7 +35,7 @@ from mataserver.app import running as server_run
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.options import GatewaySettings
 from mataserver_fleet.gateway.snapshot import Application, Consumer, Route, Snapshot, Target
-from mataserver_fleet.gateway.streams import Streams
+from mataserver_fleet.gateway.video_sessions import VideoSessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -184,7 +184,7 @@ class Service:
     """The gateway, for one application."""
 
     def __init__(self, ctx: Any) -> None:
-        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0, Streams.over)
+        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0, VideoSessions.over)
         self.claims = self.gateway.claims
 
     def routes(self) -> tuple[Served]:

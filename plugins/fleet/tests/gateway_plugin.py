@@ -7,7 +7,7 @@ from rebinding import Named
 from mataserver import hookimpl
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.options import GatewaySettings
-from mataserver_fleet.gateway.streams import Streams
+from mataserver_fleet.gateway.video_sessions import VideoSessions
 
 MADE = []
 """The gateways that were made, the newest last."""
@@ -20,7 +20,7 @@ NAMES = []
 class Service:
     def __init__(self, ctx):
         http = Named(ctx.http, NAMES.pop()) if NAMES else ctx.http
-        self.gateway = Gateway(http, ctx.settings, 0.5, Streams.over)
+        self.gateway = Gateway(http, ctx.settings, 0.5, VideoSessions.over)
         self.claims = self.gateway.claims
         MADE.append(self.gateway)
         CONTEXTS.append(ctx)

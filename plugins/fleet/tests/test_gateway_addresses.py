@@ -14,8 +14,8 @@ from test_gateway_rpc import GRPC, INFER, Door, Peer
 from upstreams import Upstream
 
 from mataserver.http.in_process import Doorway
-from mataserver_fleet.gateway.links import Links
-from mataserver_fleet.gateway.reaching import NotReachedError, Reaching
+from mataserver_fleet.gateway.connections import ConnectionPool
+from mataserver_fleet.gateway.resolving import AddressResolver, UnresolvedHostError
 from mataserver_fleet.gateway.rpc import RpcGateway
 from mataserver_fleet.gateway.snapshot import Target
 
@@ -104,9 +104,9 @@ async def test_the_same_by_grpc(names, tmp_path):
 async def test_an_address_that_is_not_permitted(names, tmp_path):
     """What was registered before the setting changed is asked no more, by no way."""
     async with stand_on(tmp_path) as stand, forbidden(0) as reached:
-        clock, reaching = asyncio.get_running_loop().time, Reaching(Named(None, names))
-        links, target = Links(clock, reaching, Doorway().connect), Target(ELSEWHERE, 1)
-        with pytest.raises(NotReachedError, match="outbound_hosts"):
+        clock, reaching = asyncio.get_running_loop().time, AddressResolver(Named(None, names))
+        links, target = ConnectionPool(clock, reaching, Doorway().connect), Target(ELSEWHERE, 1)
+        with pytest.raises(UnresolvedHostError, match="outbound_hosts"):
             await links.take(target)
         stand.follow(application(target))
         assert (await stand.ask())[0] in {502, 503}

@@ -194,7 +194,7 @@ async def test_an_answer_comes_as_it_was_given(stand, chunked, size):  # noqa: F
     """Short or long, with a length or in chunks, with its status."""
     body = os.urandom(size)
 
-    class Answering(Upstream):
+    class AnsweringUpstream(Upstream):
         async def inferred(self, request):
             if not chunked:
                 return web.Response(status=201, body=body)
@@ -204,7 +204,7 @@ async def test_an_answer_comes_as_it_was_given(stand, chunked, size):  # noqa: F
             await response.write(body)
             return response
 
-    server = Answering("answering")
+    server = AnsweringUpstream("answering")
     await server.start()
     stand.follow(application(Target("127.0.0.1", server.port)))
     status, answer, fields = await stand.ask()

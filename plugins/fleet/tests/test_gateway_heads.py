@@ -22,9 +22,9 @@ from gateway_stand import (  # noqa: F401
 )
 from upstreams import Raw, Upstream
 
+from mataserver_fleet.gateway.connections import UpstreamConnection
 from mataserver_fleet.gateway.incoming import HIGH
-from mataserver_fleet.gateway.links import Link
-from mataserver_fleet.gateway.repeating import Answered, KnownInferences
+from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads
 from mataserver_fleet.gateway.snapshot import Consumer, Target
 
 VARYING = re.compile(rb"(X-Request-Id: |total;dur=|Date: )[^\r\n]*")
@@ -283,10 +283,10 @@ class Place:
 def test_heads_that_the_server_does_not_take_are_not_kept():
     """Nor do they take others' away, however many come: long ones, chunks, those of one program."""
     taken, gone = [], []
-    heads = KnownInferences(lambda _request, repeat: taken.append(repeat), None, 1, 1.0)
+    heads = KnownHeads(lambda _request, repeat: taken.append(repeat), None, 1, 1.0)
     for number in range(2_000):
         place = Place()
-        heads.learn(None, Answered(place, Consumer(1, "shop", b""), b"x" * 100))
+        heads.learn(None, KnownHead(place, Consumer(1, "shop", b""), b"x" * 100))
         if number:
             taken.pop()
             gone.append(weakref.ref(place))
@@ -377,7 +377,7 @@ async def test_what_a_task_goes_on_with_is_let_go(stand, upstreams, targets, siz
     stand.follow(application(targets[0], timeout=0.3))
 
     def every():
-        kinds = {"Sent", "Onward", "ArrivingHit"}
+        kinds = {"FastRequest", "StreamedRequest", "ArrivingHit"}
         return [each for each in gc.get_objects() if type(each).__name__ in kinds]
 
     def begun():
@@ -428,7 +428,7 @@ def test_a_connection_that_is_not_read_is_not_used_again():
             return unsent[0]
 
     unsent = [0]
-    link = Link()
+    link = UpstreamConnection()
     link.connection_made(Reading())
     for size, unsent[0], reusable in ((HIGH, 0, True), (HIGH, 1, False), (HIGH + 1, 0, False)):
         link.begin()

@@ -8,9 +8,9 @@ import pytest
 from rebinding import Named, Rebinding
 
 from mataserver.http.in_process import Doorway
-from mataserver_fleet.gateway.http1 import Chunks, MalformedError, read_head
-from mataserver_fleet.gateway.links import Links
-from mataserver_fleet.gateway.reaching import Reaching
+from mataserver_fleet.gateway.connections import ConnectionPool
+from mataserver_fleet.gateway.http1 import ChunkedDecoder, MalformedError, read_head
+from mataserver_fleet.gateway.resolving import AddressResolver
 from mataserver_fleet.gateway.snapshot import Target
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -65,7 +65,7 @@ def test_a_head_in_doubt(said):
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
 def test_a_body_in_chunks(step):
     """However the bytes are cut, the body is the same, and what follows it is told."""
-    chunks, found, data = Chunks(), b"", BODY + b"next"
+    chunks, found, data = ChunkedDecoder(), b"", BODY + b"next"
     at = 0
     while not chunks.ended:
         found += b"".join(chunks.feed(data[at : at + step]))
@@ -89,14 +89,14 @@ def test_a_body_in_chunks(step):
 def test_chunks_in_doubt(said):
     """A size that is none, or that is not the chunk's."""
     with pytest.raises(MalformedError):
-        Chunks().feed(said)
+        ChunkedDecoder().feed(said)
 
 
 @pytest.fixture
 async def links():
     """Connections that are ended with the test."""
     clock = asyncio.get_running_loop().time
-    made = Links(clock, Reaching(Named(None, Rebinding())), Doorway().connect)
+    made = ConnectionPool(clock, AddressResolver(Named(None, Rebinding())), Doorway().connect)
     yield made
     made.close()
     await asyncio.sleep(0.05)  # both ends see it

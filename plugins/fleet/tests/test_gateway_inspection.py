@@ -22,11 +22,11 @@ from test_gateway_rpc import CATS, door, rest  # noqa: F401
 from test_gateway_rpc import INFER as MESSAGE
 
 from mataserver import BadRequest, Unavailable
-from mataserver_fleet.gateway.bodies import TooLong, Whole
+from mataserver_fleet.gateway.bodies import BodyTooLarge, BufferedBody
 from mataserver_fleet.gateway.headers import HEADER_LENGTH
 from mataserver_fleet.gateway.inspection import MOST_INFLATED, JsonPart, look
 from mataserver_fleet.gateway.rpc import SERVICE
-from mataserver_fleet.gateway.sequences import Step
+from mataserver_fleet.gateway.sequences import SequenceStep
 
 BODY = json.dumps(
     {
@@ -35,7 +35,7 @@ BODY = json.dumps(
         "parameters": {"sequence_id": 7, "sequence_end": True},
     }
 ).encode()
-STEP = Step(7, start=False, end=True)
+STEP = SequenceStep(7, start=False, end=True)
 REGION = b'{"inputs":[{"name":"a","parameters":{"shared_memory_region" : "theirs"}}]}'
 ESCAPED = REGION.replace(b"_m", b"\\u005f\\u006D")
 
@@ -59,7 +59,7 @@ class Held:
 async def looked(pieces, share=None, *, regions=False, **fields):
     """Look at a body that came in pieces."""
     given = CIMultiDictProxy(CIMultiDict({k.replace("_", "-"): v for k, v in fields.items()}))
-    body = Whole(pieces, sum(map(len, pieces)))
+    body = BufferedBody(pieces, sum(map(len, pieces)))
     return await look(body, given, share or Held(), regions=regions)
 
 
@@ -189,7 +189,7 @@ async def test_a_bomb():
     with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1) as file:
         for _ in range(MOST_INFLATED // (1 << 20) + 1):
             file.write(bytes(1 << 20))
-    with pytest.raises(TooLong):
+    with pytest.raises(BodyTooLarge):
         await looked([out.getvalue()], Content_Encoding="gzip")
     few = {HEADER_LENGTH.replace("-", "_"): "2"}
     assert await looked([out.getvalue()], Content_Encoding="gzip", **few) is None
@@ -212,7 +212,7 @@ async def test_fields_that_tell_twice_what_is_json(fields):
     """The server might go by the other one."""
     given = CIMultiDictProxy(CIMultiDict(fields))
     with pytest.raises(BadRequest):
-        await look(Whole([gzip.compress(REGION)], 9), given, Held(), regions=False)
+        await look(BufferedBody([gzip.compress(REGION)], 9), given, Held(), regions=False)
 
 
 LONG = REGION[:-1] + b'"' + b"0123456789abcdef" * 600_000

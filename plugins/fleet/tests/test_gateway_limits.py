@@ -6,7 +6,7 @@ import pytest
 from gateway_stand import application, consumer, stand, targets, upstreams  # noqa: F401
 
 from mataserver_fleet.gateway.answers import problem
-from mataserver_fleet.gateway.limits import DAY, Limits, TooMany
+from mataserver_fleet.gateway.limits import DAY, RateLimiter, TooManyRequests
 from mataserver_fleet.gateway.usage import Subject, Usage
 
 NOON = 20_000 * DAY + DAY / 2
@@ -32,7 +32,7 @@ def wait(limits, who):
     """Return the seconds that a request must wait, None for one that is granted."""
     try:
         limits.admit(who)
-    except TooMany as error:
+    except TooManyRequests as error:
         return error.retry_after
     return None
 
@@ -41,7 +41,7 @@ def wait(limits, who):
 def test_a_rate_at_the_minutes_edge(rate):
     """So many at once, none more until the time that was told, and then one."""
     clock = Clock()
-    limits, who = Limits(clock), consumer(1, "a", rate=rate)
+    limits, who = RateLimiter(clock), consumer(1, "a", rate=rate)
     assert admitted(limits, who, 2 * rate) == rate
     for _ in range(3):
         seconds = wait(limits, who)
@@ -57,13 +57,13 @@ def test_a_rate_at_the_minutes_edge(rate):
 def test_retry_after_is_no_second_too_early():
     """Whole seconds, rounded up: who comes back then is served."""
     for seconds, told in ((0.2, "1"), (1.0, "1"), (1.4, "2"), (19.01, "20")):
-        assert problem(TooMany("", retry_after=seconds)).headers["Retry-After"] == told
+        assert problem(TooManyRequests("", retry_after=seconds)).headers["Retry-After"] == told
 
 
 def test_a_quota_at_midnight():
     """The last request of a day and the first of the next one are those of their days, in UTC."""
     clock = Clock(20_001 * DAY - 0.5)
-    limits, who = Limits(clock), consumer(1, "a", quota=2)
+    limits, who = RateLimiter(clock), consumer(1, "a", quota=2)
     assert admitted(limits, who, 3) == 2
     assert wait(limits, who) == pytest.approx(0.5)
     clock.now += 0.5
@@ -78,7 +78,7 @@ def test_a_quota_at_midnight():
 
 def test_a_quota_and_requests_under_way():
     """What was granted and is not answered yet counts, however often accounts are settled."""
-    limits, who = Limits(Clock()), consumer(1, "a", quota=4)
+    limits, who = RateLimiter(Clock()), consumer(1, "a", quota=4)
     assert admitted(limits, who, 4) == 4
     for _ in range(3):
         limits.settle({}, {}, 20_000, 1)
@@ -90,7 +90,7 @@ def test_a_quota_and_requests_under_way():
 def test_what_the_rate_refuses_is_not_of_the_quota():
     """And what the quota refuses is not of the rate."""
     clock = Clock()
-    limits, who = Limits(clock), consumer(1, "a", rate=1, quota=2)
+    limits, who = RateLimiter(clock), consumer(1, "a", rate=1, quota=2)
     assert admitted(limits, who, 5) == 1
     clock.now += 60.0
     assert admitted(limits, who, 5) == 1
@@ -101,13 +101,13 @@ def test_what_the_rate_refuses_is_not_of_the_quota():
 @pytest.mark.parametrize(("rate", "gateways", "each"), [(6, 2, 3), (6, 3, 2), (1, 3, 1)])
 def test_several_gateways(rate, gateways, each):
     """Each grants its part of a rate, one at least; a day's quota is all of theirs together."""
-    every = [Limits(Clock()) for _ in range(gateways)]
+    every = [RateLimiter(Clock()) for _ in range(gateways)]
     who = consumer(1, "a", rate=rate)
     for limits in every:
         limits.settle({}, {}, 20_000, gateways)
         assert admitted(limits, who, 10) == each
     thrifty = consumer(1, "b", quota=5)
-    first, second = Limits(Clock()), Limits(Clock())
+    first, second = RateLimiter(Clock()), RateLimiter(Clock())
     assert admitted(first, thrifty, 2) == 2
     assert admitted(second, thrifty, 2) == 2
     for limits in (first, second):

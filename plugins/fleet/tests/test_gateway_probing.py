@@ -6,8 +6,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from mataserver_fleet.gateway.probing import Probes
-from mataserver_fleet.gateway.reaching import Reaching
+from mataserver_fleet.gateway.probes import Prober
+from mataserver_fleet.gateway.resolving import AddressResolver
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import Target
 
@@ -39,7 +39,9 @@ async def test_a_word_that_has_no_end(aiohttp_server, kind):
     served = await aiohttp_server(application)
     target, servers = Target("127.0.0.1", served.port, kind=kind), Servers()
     async with aiohttp.ClientSession() as session:
-        probes = Probes(servers, session, Reaching(Anywhere()), lambda _: False, timeout=20.0)
+        probes = Prober(
+            servers, session, AddressResolver(Anywhere()), lambda _: False, timeout=20.0
+        )
         server = servers.of(target)
         assert not await probes.look(target, server, "/v2/models/m/versions/1/ready")
         assert (server.missed, server.alive) == (1, False)

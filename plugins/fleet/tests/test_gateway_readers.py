@@ -19,7 +19,7 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from foreign_bytes import FEW
 from mataserver import BadRequest
 from mataserver_fleet.gateway import protobuf
-from mataserver_fleet.gateway.bodies import Whole
+from mataserver_fleet.gateway.bodies import BufferedBody
 from mataserver_fleet.gateway.inspection import look
 
 NAMES = ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "priority")
@@ -185,7 +185,7 @@ def test_json(text, size):
     It may find a sequence where there are two ``parameters``: the Triton then has none.
     """
     raw = text.encode()
-    whole = Whole([raw[at : at + size] for at in range(0, len(raw), size)], len(raw))
+    whole = BufferedBody([raw[at : at + size] for at in range(0, len(raw), size)], len(raw))
     nothing = CIMultiDictProxy(CIMultiDict())
     sequence, region = by_rapidjson(raw)
     with contextlib.suppress(BadRequest):

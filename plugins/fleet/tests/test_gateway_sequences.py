@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mataserver_fleet.gateway.sequences import Pin, Sequences, Step, Taken
+from mataserver_fleet.gateway.sequences import Destination, Sequences, SequenceStep, SequenceTaken
 from mataserver_fleet.gateway.snapshot import Target
 
-PIN = Pin(Target("a", 1), "3")
+PIN = Destination(Target("a", 1), "3")
 ANNA, BEN = 1, 2
 
 
 def step(number, *, start=False, end=False):
     """Return a request of a sequence."""
-    return Step(number, start, end)
+    return SequenceStep(number, start, end)
 
 
 def test_what_is_remembered():
@@ -39,9 +39,9 @@ def test_it_is_whose_it_was_begun_by():
     sequences = Sequences(lambda: now[0])
     assert sequences.find("m", step(7, start=True), ANNA) is None
     for given in (step(7), step(7, start=True), step(7, end=True)):
-        with pytest.raises(Taken):
+        with pytest.raises(SequenceTaken):
             sequences.find("m", given, BEN)
-        with pytest.raises(Taken):
+        with pytest.raises(SequenceTaken):
             sequences.bind("m", given, PIN, BEN)
     sequences.bind("m", step(7, start=True), PIN, ANNA)
     assert sequences.find("m", step(7), ANNA) == PIN

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mataserver_database import Connection
     from mataserver_fleet.gateway.gateway import Gateway
-    from mataserver_fleet.gateway.usage import Count, Subject
+    from mataserver_fleet.gateway.usage import Subject, UsageCount
     from mataserver_fleet.store import Store
 
 ALIVE = 30.0
@@ -86,7 +86,7 @@ class Accounting:
             log.warning("what was asked last could not be counted: the database does not answer")
 
     async def _write(
-        self, taken: Mapping[tuple[int, Subject], Count], today: int
+        self, taken: Mapping[tuple[int, Subject], UsageCount], today: int
     ) -> tuple[int, dict[str, int]]:
         """Add counts; return how many gateways live, and today's requests by consumer."""
         now = self._store.clock()
@@ -102,7 +102,7 @@ class Accounting:
             used = {name: int(number) for name, number in await connection.execute(sums)}
         return gateways, used
 
-    def _addition(self, subject: Subject, count: Count, day: int) -> Any:
+    def _addition(self, subject: Subject, count: UsageCount, day: int) -> Any:
         values = {"day": day, **subject._asdict(), **{n: getattr(count, n) for n in _SUMS}}
         new = _insert(self._store.database.dialect).values(**values)
         sums = {name: USAGE.c[name] + new.excluded[name] for name in _SUMS}

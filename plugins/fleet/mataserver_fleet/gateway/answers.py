@@ -10,7 +10,7 @@ from aiohttp import web
 
 from mataserver import MataError
 from mataserver_fleet.gateway import headers
-from mataserver_fleet.gateway.grants import Unknown
+from mataserver_fleet.gateway.grants import InvalidKey
 
 LINGER = 2.0
 """Seconds for a client whose body does not arrive to read why."""
@@ -18,7 +18,7 @@ _HANG_UP = frozenset({408, 411, 413})
 """Statuses after which the connection is not used again."""
 
 
-class WrongMethod(MataError):
+class MethodNotAllowed(MataError):
     """405: not how this is asked; ``allowed`` are the methods that it is asked by."""
 
     status = 405
@@ -29,9 +29,9 @@ class WrongMethod(MataError):
 
 
 def check_method(method: str, *allowed: str) -> None:
-    """Raise ``WrongMethod`` for any other method; what answers GET answers HEAD (RFC 9110, 9.1)."""
+    """Raise ``MethodNotAllowed`` for any other method; GET allows HEAD (RFC 9110, 9.1)."""
     if asked_as(method) not in allowed:
-        raise WrongMethod(*allowed, *(("HEAD",) if "GET" in allowed else ()))
+        raise MethodNotAllowed(*allowed, *(("HEAD",) if "GET" in allowed else ()))
 
 
 def asked_as(method: str) -> str:
@@ -50,9 +50,9 @@ def problem(error: MataError) -> web.Response:
     fields = {}
     if error.retry_after is not None:
         fields["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if error.status == Unknown.status:
+    if error.status == InvalidKey.status:
         fields["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, WrongMethod):
+    if isinstance(error, MethodNotAllowed):
         fields["Allow"] = ", ".join(error.allowed)
     response = json({"error": error.detail}, error.status, fields)
     if error.status in _HANG_UP:

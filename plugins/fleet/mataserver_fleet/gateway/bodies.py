@@ -24,25 +24,25 @@ LARGE = 1 << 15
 """Bytes that are no drop."""
 
 
-class TooLong(MataError):
+class BodyTooLarge(MataError):
     """413: a body over the limit."""
 
     status = 413
 
 
-class NoLength(MataError):
+class LengthRequired(MataError):
     """411: a body that is too long to be kept, and whose length is not told before."""
 
     status = 411
 
 
-class TooLate(MataError):
+class BodyTimeout(MataError):
     """408: a body that does not arrive."""
 
     status = 408
 
 
-class Whole:
+class BufferedBody:
     """A body that is here: it can be sent any number of times."""
 
     __slots__ = ("pieces", "size")
@@ -57,7 +57,7 @@ class Whole:
         return [bytes(each) for each in self.pieces]
 
 
-class Gone:
+class SentBody:
     """A body that was sent while it arrived, or the ``size`` bytes of it that had come."""
 
     __slots__ = ("size",)
@@ -67,7 +67,7 @@ class Gone:
         self.size = size
 
 
-class Passing:
+class StreamingBody:
     """A body that is sent while it arrives, once.
 
     begun: whether some of it was sent; ``whole``: whether all of it was.
@@ -76,7 +76,7 @@ class Passing:
 
     __slots__ = ("_first", "_source", "begun", "size", "watch", "whole")
 
-    def __init__(self, first: bytes, source: Source, size: int) -> None:
+    def __init__(self, first: bytes, source: BodyReader, size: int) -> None:
         self._first, self._source = first, source
         self.size = size
         self.begun = self.whole = False
@@ -91,7 +91,7 @@ class Passing:
     ) -> None:
         """Write what arrives, as long as more is wanted.
 
-        Raises ``TooLate`` and ``BadRequest``, and what ``watch`` does.
+        Raises ``BodyTimeout`` and ``BadRequest``, and what ``watch`` does.
         """
         self.begun = True
         piece, left = self._first, self.size
@@ -108,7 +108,7 @@ class Passing:
         self.whole = True
 
 
-class Source:
+class BodyReader:
     """Reads a request's body. ``patience`` is how many seconds it may pause."""
 
     __slots__ = ("_content", "_patience")
@@ -120,7 +120,7 @@ class Source:
     async def piece(self) -> bytes:
         """Return the next part of the body: a large one, but for the last; nothing after it.
 
-        Raises ``TooLate``.
+        Raises ``BodyTimeout``.
         """
         chunk = await self._chunk()
         if len(chunk) >= LARGE or not chunk:
@@ -132,7 +132,7 @@ class Source:
         return found[0] if len(found) == 1 else b"".join(found)
 
     async def _chunk(self) -> bytes:
-        """Return what has arrived, nothing after the end. Raises ``TooLate``."""
+        """Return what has arrived, nothing after the end. Raises ``BodyTimeout``."""
         content = self._content
         if content.is_eof():  # what is here already needs no timer
             return content.read_nowait()
@@ -140,10 +140,10 @@ class Source:
             async with asyncio.timeout(self._patience):
                 return await content.readany()
         except TimeoutError:
-            raise TooLate("The body did not arrive in time") from None
+            raise BodyTimeout("The body did not arrive in time") from None
 
 
-class Bodies:
+class BodyLoader:
     """Reads bodies. ``kept`` and ``most`` are in bytes, ``patience`` in seconds.
 
     kept: a body up to this is kept and can be sent again.
@@ -154,7 +154,7 @@ class Bodies:
         self.kept, self._most = min(kept, most), most
         self.patience = patience
 
-    async def read(self, request: web.Request, share: Share) -> Whole | Passing | None:
+    async def read(self, request: web.Request, share: Share) -> BufferedBody | StreamingBody | None:
         """Return the body of a request; ``share`` is what it may hold of the bytes in flight.
 
         Raises 400, 408, 411, 413 and 503.
@@ -163,24 +163,24 @@ class Bodies:
             return None
         length = request.content_length
         if length is not None and length > self._most:
-            raise TooLong(f"The body is over the limit of {self._most} bytes")
-        source = Source(request.content, self.patience)
+            raise BodyTooLarge(f"The body is over the limit of {self._most} bytes")
+        source = BodyReader(request.content, self.patience)
         if length is not None and length > self.kept:
-            return Passing(await source.piece(), source, length)
+            return StreamingBody(await source.piece(), source, length)
         whole = await self._whole(source, share)
         if length is not None and whole.size != length:
             raise BadRequest("The body is shorter than its Content-Length")
         return whole
 
-    async def _whole(self, source: Source, share: Share) -> Whole:
+    async def _whole(self, source: BodyReader, share: Share) -> BufferedBody:
         pieces: list[bytes] = []
         size = 0
         while piece := await source.piece():
             size += len(piece)
             if size > self.kept:
-                raise NoLength(
+                raise LengthRequired(
                     f"A body of more than {self.kept} bytes must tell its Content-Length"
                 )
             share.take(len(piece))
             pieces.append(piece)
-        return Whole(pieces, size)
+        return BufferedBody(pieces, size)

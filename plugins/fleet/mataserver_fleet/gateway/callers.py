@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from mataserver import NotFound
-from mataserver_fleet.gateway.grants import NotLinked, Unknown
+from mataserver_fleet.gateway.grants import InvalidKey, NotLinked
 from mataserver_fleet.gateway.keys import key_of
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def consumer(snapshot: Snapshot, request: web.Request, application: Application) -> Consumer:
-    """Return who asks an application. Raises ``Unknown``, ``NotLinked``, and as ``key_of``."""
+    """Return who asks an application. Raises ``InvalidKey``, ``NotLinked``, and as ``key_of``."""
     key = key_of(request)
     if not key:
-        raise Unknown("No API key: send it as apikey or Authorization: Bearer")
+        raise InvalidKey("No API key: send it as apikey or Authorization: Bearer")
     found = holder(snapshot, key)
     if found.id not in application.consumers:
         raise NotLinked(f"{found.name} may not ask this application")
@@ -29,11 +29,11 @@ def consumer(snapshot: Snapshot, request: web.Request, application: Application)
 
 
 def holder(snapshot: Snapshot, key: str) -> Consumer:
-    """Return whose a key is. Raises ``Unknown``."""
+    """Return whose a key is. Raises ``InvalidKey``."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     found = snapshot.consumers.get(digest)
     if found is None:
-        raise Unknown("Invalid API key")
+        raise InvalidKey("Invalid API key")
     return found
 
 

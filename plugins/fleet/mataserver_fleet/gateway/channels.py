@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from mataserver_fleet.gateway.reaching import is_address
+from mataserver_fleet.gateway.resolving import is_address
 from mataserver_fleet.triton_rpc import place
 
 if TYPE_CHECKING:
-    from mataserver_fleet.gateway.reaching import Reaching
+    from mataserver_fleet.gateway.resolving import AddressResolver
     from mataserver_fleet.gateway.snapshot import Target
 
 GRACE = 60.0
@@ -29,10 +29,10 @@ _OPTIONS = [
 ]
 
 
-class Channels:
+class ChannelPool:
     """One channel a server."""
 
-    def __init__(self, reaching: Reaching) -> None:
+    def __init__(self, reaching: AddressResolver) -> None:
         self._reaching = reaching
         self._channels: dict[str, Any] = {}
         self._closing: set[asyncio.Task[None]] = set()

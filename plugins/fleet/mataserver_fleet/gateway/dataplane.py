@@ -16,12 +16,12 @@ from aiohttp import web
 from mataserver import Body, InvalidParams, MataError, NotFound, Principal, Route, check_query
 from mataserver_database import finish
 from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, rows
-from mataserver_fleet.gateway.following import Following
 from mataserver_fleet.gateway.gateway import Gateway
-from mataserver_fleet.gateway.gauges import Gauges
+from mataserver_fleet.gateway.gauges import GatewayCollector
 from mataserver_fleet.gateway.snapshot import Target
-from mataserver_fleet.gateway.streams import Streams
+from mataserver_fleet.gateway.updating import SnapshotUpdater
 from mataserver_fleet.gateway.usage import DAY
+from mataserver_fleet.gateway.video_sessions import VideoSessions
 from mataserver_fleet.pages import FleetProblem
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ class DataPlane:
         self._ctx = ctx
         self._settings = ctx.settings.gateway
         unread = ctx.server.unread_timeout
-        self._gateway = Gateway(ctx.http, self._settings, unread, Streams.over, self.has_itself)
+        self._gateway = Gateway(
+            ctx.http, self._settings, unread, VideoSessions.over, self.has_itself
+        )
         self._store: Store | None = None
         self._token = secrets.token_urlsafe(32)
-        ctx.metrics.register(Gauges(self._gateway.usage, self._gateway.servers))
+        ctx.metrics.register(GatewayCollector(self._gateway.usage, self._gateway.servers))
 
     def routes(self) -> list[Route]:
         """Return the routes of the control plane that tell of the gateway."""
@@ -80,7 +82,7 @@ class DataPlane:
         self._rpc = _rpc(self._ctx, self._gateway)
         try:
             follow, timeout = self._gateway.follow, self._settings.timeout
-            self._following = Following(store, follow, timeout, _peers(self._settings))
+            self._following = SnapshotUpdater(store, follow, timeout, _peers(self._settings))
             self._accounting = Accounting(store, self._gateway, self._settings.settle)
             await self._following.begin()
             await self._accounting.settle()  # before anybody asks: a quota may be used up

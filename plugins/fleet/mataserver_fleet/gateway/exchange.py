@@ -6,18 +6,18 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver import MataError
-from mataserver_fleet.gateway.bodies import Passing, Whole
+from mataserver_fleet.gateway.bodies import BufferedBody, StreamingBody
 from mataserver_fleet.gateway.http1 import MalformedError
 
 if TYPE_CHECKING:
-    from mataserver_fleet.gateway.bodies import Gone
+    from mataserver_fleet.gateway.bodies import SentBody
+    from mataserver_fleet.gateway.connections import ConnectionPool, UpstreamConnection
     from mataserver_fleet.gateway.http1 import Fields
-    from mataserver_fleet.gateway.links import Link, Links
     from mataserver_fleet.gateway.servers import Server
     from mataserver_fleet.gateway.snapshot import Target
 
 
-class Failed(MataError):
+class UpstreamFailure(MataError):
     """502: a server gave no answer.
 
     sent:  whether it may have received the request.
@@ -34,13 +34,13 @@ class Failed(MataError):
         self.begun = begun
 
 
-class Message(NamedTuple):
+class UpstreamRequest(NamedTuple):
     """What a server is sent for a consumer. ``fields`` pass, each with its line's end."""
 
     method: str
     path: str
     fields: bytes
-    body: Whole | Passing | Gone | None
+    body: BufferedBody | StreamingBody | SentBody | None
     consumer: int
 
     def head(self, target: Target) -> bytes:
@@ -54,19 +54,21 @@ class Message(NamedTuple):
         return b"".join((line, length, token, self.fields, b"\r\n"))
 
 
-class Begun(NamedTuple):
+class SentMessage(NamedTuple):
     """A message that was sent already, by ``link``; ``deadline`` is the loop's time."""
 
-    link: Link
+    link: UpstreamConnection
     deadline: float
 
 
-class Answer:
+class UpstreamResponse:
     """A server's answer. Its body is read by ``chunk``, nothing after its end."""
 
     __slots__ = ("_link", "chunk", "fields", "length", "status")
 
-    def __init__(self, link: Link, status: int, fields: Fields, length: int | None) -> None:
+    def __init__(
+        self, link: UpstreamConnection, status: int, fields: Fields, length: int | None
+    ) -> None:
         self._link = link
         self.status = status
         self.fields = fields
@@ -86,7 +88,7 @@ class Exchange:
     movable: whether it is given up once probes tell that the server is dead.
     begun:   the message, where it was sent already.
 
-    Raises ``Failed``, and what kept the body from arriving.
+    Raises ``UpstreamFailure``, and what kept the body from arriving.
     """
 
     __slots__ = (
@@ -102,14 +104,14 @@ class Exchange:
 
     def __init__(
         self,
-        links: Links,
+        links: ConnectionPool,
         target: Target,
         server: Server,
-        message: Message,
+        message: UpstreamRequest,
         seconds: float,
         *,
         movable: bool,
-        begun: Begun | None = None,
+        begun: SentMessage | None = None,
     ) -> None:
         self._links = links
         self._target = target
@@ -118,9 +120,9 @@ class Exchange:
         self._seconds = seconds
         self._movable = movable
         self._begun = begun
-        self._link: Link | None = None if begun is None else begun.link
+        self._link: UpstreamConnection | None = None if begun is None else begun.link
 
-    async def __aenter__(self) -> Answer:
+    async def __aenter__(self) -> UpstreamResponse:
         """Send it and wait for the beginning of the answer."""
         begun = self._begun
         timer = (
@@ -148,30 +150,30 @@ class Exchange:
         if self._link is not None:
             self._links.give_back(self._target, self._link)
 
-    async def _send(self, timer: asyncio.Timeout) -> Link:
+    async def _send(self, timer: asyncio.Timeout) -> UpstreamConnection:
         """Send the message; return the connection by which it is answered."""
         body, target = self._message.body, self._target
         link = self._link = await self._links.take(target)
         transport = link.begin()
         head = self._message.head(target)
-        if isinstance(body, Passing):
+        if isinstance(body, StreamingBody):
             transport.write(head)
             await body.send(transport.write, lambda: self._drained(link, timer))
-        elif isinstance(body, Whole):
+        elif isinstance(body, BufferedBody):
             transport.writelines((head, *body.pieces))
         else:
             transport.write(head)
-        if not isinstance(body, Passing) or body.whole:
+        if not isinstance(body, StreamingBody) or body.whole:
             link.sent()
         return link
 
-    async def _answer(self, link: Link) -> Answer:
+    async def _answer(self, link: UpstreamConnection) -> UpstreamResponse:
         status, fields, length, _, _ = await link.head()
         if not (200 <= status < 300 or status >= 400):
-            raise Failed(f"The server answered {status}", sent=True)
-        return Answer(link, status, fields, length)
+            raise UpstreamFailure(f"The server answered {status}", sent=True)
+        return UpstreamResponse(link, status, fields, length)
 
-    async def _drained(self, link: Link, timer: asyncio.Timeout) -> bool:
+    async def _drained(self, link: UpstreamConnection, timer: asyncio.Timeout) -> bool:
         """Wait until more may be sent; a body that goes on arriving is in time."""
         loop = asyncio.get_running_loop()
         timer.reschedule(loop.time() + self._seconds)
@@ -179,15 +181,15 @@ class Exchange:
         timer.reschedule(loop.time() + self._seconds)
         return more
 
-    def _meaning(self, error: Exception) -> Failed:
+    def _meaning(self, error: Exception) -> UpstreamFailure:
         """Return what a failure means: who failed, and whether the server may have the request."""
         if self._link is None:
-            return Failed("The server cannot be reached", sent=False)
+            return UpstreamFailure("The server cannot be reached", sent=False)
         if isinstance(error, TimeoutError):
             if not self._server.alive:
-                return Failed("The server has stopped answering", sent=True)
+                return UpstreamFailure("The server has stopped answering", sent=True)
             late = f"The server did not answer within {self._seconds:.3g} s"
-            return Failed(late, sent=True, status=504)
+            return UpstreamFailure(late, sent=True, status=504)
         if isinstance(error, MalformedError):
-            return Failed("The server answered what is no HTTP", sent=True)
-        return Failed("The server ended the connection without an answer", sent=True)
+            return UpstreamFailure("The server answered what is no HTTP", sent=True)
+        return UpstreamFailure("The server ended the connection without an answer", sent=True)

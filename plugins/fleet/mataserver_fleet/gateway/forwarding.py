@@ -10,23 +10,23 @@ from urllib.parse import quote
 
 from mataserver import MataError, Unavailable
 from mataserver_fleet.gateway.answers import asked_as
-from mataserver_fleet.gateway.bodies import Whole
-from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
+from mataserver_fleet.gateway.bodies import BufferedBody
+from mataserver_fleet.gateway.exchange import Exchange, UpstreamFailure, UpstreamRequest
 from mataserver_fleet.gateway.http1 import MalformedError
 from mataserver_fleet.gateway.relaying import relay
-from mataserver_fleet.gateway.snapshot import PICTURE
+from mataserver_fleet.gateway.snapshot import IMAGE_VERB
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver_fleet.gateway.bodies import Gone, Passing
-    from mataserver_fleet.gateway.choosing import Choosing
-    from mataserver_fleet.gateway.exchange import Answer, Begun
+    from mataserver_fleet.gateway.bodies import SentBody, StreamingBody
+    from mataserver_fleet.gateway.connections import ConnectionPool
+    from mataserver_fleet.gateway.exchange import SentMessage, UpstreamResponse
     from mataserver_fleet.gateway.grants import ConsumerGrants
-    from mataserver_fleet.gateway.links import Links
-    from mataserver_fleet.gateway.matching import Asked
-    from mataserver_fleet.gateway.probing import Probes
-    from mataserver_fleet.gateway.sequences import Pin, Step
+    from mataserver_fleet.gateway.matching import RouteMatch
+    from mataserver_fleet.gateway.probes import Prober
+    from mataserver_fleet.gateway.selection import ServerSelector
+    from mataserver_fleet.gateway.sequences import Destination, SequenceStep
     from mataserver_fleet.gateway.servers import Servers
     from mataserver_fleet.gateway.snapshot import Consumer
 
@@ -44,14 +44,14 @@ _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 log = logging.getLogger("mataserver.plugin.fleet")
 
 
-class First(NamedTuple):
+class FirstAttempt(NamedTuple):
     """The first try of a call, which was made already: whom it asks, and how far it is.
 
     deadline: of the call, however often it is tried; the loop's time.
     """
 
-    pin: Pin
-    begun: Begun
+    pin: Destination
+    begun: SentMessage
     deadline: float
 
 
@@ -68,7 +68,7 @@ class Call:
     def __init__(
         self,
         request: web.Request,
-        asked: Asked,
+        asked: RouteMatch,
         consumer: Consumer,
         fields: bytes,
     ) -> None:
@@ -76,11 +76,11 @@ class Call:
         self.asked = asked
         self.consumer = consumer
         self.fields = fields
-        self.body: Whole | Passing | Gone | None = None
+        self.body: BufferedBody | StreamingBody | SentBody | None = None
         self.status = 499
         self.bytes_out = 0
-        self.step: Step | None = None
-        self.pin: Pin | None = None
+        self.step: SequenceStep | None = None
+        self.pin: Destination | None = None
 
     @property
     def replayable(self) -> bool:
@@ -92,15 +92,15 @@ class Call:
         self.bytes_out += size
 
 
-class Forwarding:
+class Forwarder:
     """Sends calls to servers. ``unread`` is how many seconds a client may not read."""
 
     def __init__(
         self,
         servers: Servers,
-        choosing: Choosing,
-        links: Links,
-        probes: Probes,
+        choosing: ServerSelector,
+        links: ConnectionPool,
+        probes: Prober,
         grants: ConsumerGrants,
         unread: float = 30.0,
     ) -> None:
@@ -118,10 +118,10 @@ class Forwarding:
             task.cancel()
         await asyncio.gather(*self._mirrored, return_exceptions=True)
 
-    async def answer(self, call: Call, first: First | None = None) -> web.StreamResponse:
+    async def answer(self, call: Call, first: FirstAttempt | None = None) -> web.StreamResponse:
         """Return the answer; ``first`` is what was tried of a call that nobody is bound to.
 
-        Raises ``Failed`` and ``Unavailable``.
+        Raises ``UpstreamFailure`` and ``Unavailable``.
         """
         if first is None and call.asked.verb == "infer" and call.body is not None:
             call.pin = self._choosing.bound(*call.asked[:2], call.step, call.consumer.id)
@@ -133,7 +133,7 @@ class Forwarding:
         pin, begun = (None, None) if first is None else (first.pin, first.begun)
         tried: set[str] = set()
         pause = PAUSE
-        failure: Failed | None = None
+        failure: UpstreamFailure | None = None
         try:
             for _ in range(application.retries + 1):
                 if begun is None:
@@ -147,7 +147,7 @@ class Forwarding:
                     break
                 try:
                     return await self._ask(call, pin, deadline, tried, begun)
-                except Failed as error:
+                except UpstreamFailure as error:
                     failure, begun = error, None
                     if error.status != _NOT_HERE:
                         self._servers.of(pin.target).doubt()
@@ -158,7 +158,7 @@ class Forwarding:
         finally:
             failure = None  # it knows this frame, and with it the body: a cycle
 
-    def _may_repeat(self, call: Call, failure: Failed) -> bool:
+    def _may_repeat(self, call: Call, failure: UpstreamFailure) -> bool:
         """Whether a request that failed is sent anew: to no second server of a sequence."""
         if call.pin is not None or not call.replayable:
             return False
@@ -167,7 +167,12 @@ class Forwarding:
         return not failure.sent or call.asked.place.application.resend
 
     async def _ask(
-        self, call: Call, pin: Pin, deadline: float, tried: set[str], begun: Begun | None
+        self,
+        call: Call,
+        pin: Destination,
+        deadline: float,
+        tried: set[str],
+        begun: SentMessage | None,
     ) -> web.StreamResponse:
         route, verb = call.asked.place.route, call.asked.verb
         server = self._servers.of(pin.target)
@@ -178,12 +183,12 @@ class Forwarding:
         movable = call.replayable and call.pin is None and call.asked.place.application.resend
         path = with_query(route.path(pin.version, verb), call.request)
         method = asked_as(call.request.method)
-        message = Message(method, path, call.fields, call.body, call.consumer.id)
+        message = UpstreamRequest(method, path, call.fields, call.body, call.consumer.id)
         async with Exchange(
             self._links, pin.target, server, message, seconds, movable=movable, begun=begun
         ) as answer:
             if pin.target.token and answer.status in _STRANGE:
-                raise Failed("The server does not accept the gateway", sent=False)
+                raise UpstreamFailure("The server does not accept the gateway", sent=False)
             if answer.status in _TELLING:
                 await self._check(call, pin, tried)
             if call.step is not None:
@@ -195,21 +200,21 @@ class Forwarding:
             with self._grants.held(call.consumer, call.asked.place, "http", cut):
                 return await self._relayed(call, answer)
 
-    async def _relayed(self, call: Call, answer: Answer) -> web.StreamResponse:
+    async def _relayed(self, call: Call, answer: UpstreamResponse) -> web.StreamResponse:
         patience = call.asked.place.application.timeout
         response, call.status = await relay(
             call.request, answer, patience, self._unread, call.count
         )
         return response
 
-    async def _check(self, call: Call, pin: Pin, tried: set[str]) -> None:
-        """Raise ``Failed`` for an answer that says that the model is not here.
+    async def _check(self, call: Call, pin: Destination, tried: set[str]) -> None:
+        """Raise ``UpstreamFailure`` for an answer that says that the model is not here.
 
         A Triton that has just restarted says 400 for each model that it does not have yet. What the
         last one says of a version that the client named is the client's: there may be none.
         """
         place, version, verb = call.asked
-        if verb not in {"infer", PICTURE} or call.pin is not None:
+        if verb not in {"infer", IMAGE_VERB} or call.pin is not None:
             return
         if pin.target.kind == "own":
             return
@@ -219,28 +224,28 @@ class Forwarding:
         asked = tried | {pin.target.url}
         if version and self._choosing.choose(place, version, None, asked) is None:
             return
-        raise Failed("The server has not the model ready", sent=False, status=_NOT_HERE)
+        raise UpstreamFailure("The server has not the model ready", sent=False, status=_NOT_HERE)
 
     # copies
 
     def _mirror(self, call: Call) -> None:
         """Send a copy to the version that is tried out; nobody waits for its answer."""
         route, body = call.asked.place.route, call.body
-        if not route.mirror or call.step is not None or not isinstance(body, Whole):
+        if not route.mirror or call.step is not None or not isinstance(body, BufferedBody):
             return
         if len(self._mirrored) < MIRRORED:
             task = asyncio.ensure_future(self._copy(call, body))
             self._mirrored.add(task)
             task.add_done_callback(self._mirrored.discard)
 
-    async def _copy(self, call: Call, body: Whole) -> None:
+    async def _copy(self, call: Call, body: BufferedBody) -> None:
         application, route = call.asked.place
         path = route.path(route.mirror, "ready")
         target = self._servers.pick(route.targets, path)
         if target is None:
             return
         path = route.path(route.mirror, "infer")
-        message = Message("POST", path, call.fields, body, call.consumer.id)
+        message = UpstreamRequest("POST", path, call.fields, body, call.consumer.id)
         server, seconds = self._servers.of(target), application.timeout
         try:
             async with (

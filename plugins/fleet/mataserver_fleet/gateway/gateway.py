@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from mataserver import MataError, NotFound, check_charset
-from mataserver_fleet.gateway import callers, headers, matching, pictures
+from mataserver_fleet.gateway import callers, headers, image_requests, matching
 from mataserver_fleet.gateway.answers import check_method, linger, problem
-from mataserver_fleet.gateway.bodies import Bodies, Passing, TooLate, Whole
-from mataserver_fleet.gateway.choosing import Choosing
-from mataserver_fleet.gateway.forwarding import Call, Forwarding
+from mataserver_fleet.gateway.application_info import ApplicationInfo
+from mataserver_fleet.gateway.bodies import BodyLoader, BodyTimeout, BufferedBody, StreamingBody
+from mataserver_fleet.gateway.connections import ConnectionPool
+from mataserver_fleet.gateway.fast_path import FastPath, FastPathResponder
+from mataserver_fleet.gateway.forwarding import Call, Forwarder
 from mataserver_fleet.gateway.grants import ConsumerGrants
 from mataserver_fleet.gateway.inspection import JsonPart, look
-from mataserver_fleet.gateway.limits import Limits
-from mataserver_fleet.gateway.links import Links
-from mataserver_fleet.gateway.matching import Asked
-from mataserver_fleet.gateway.own_routes import OwnRoutes
-from mataserver_fleet.gateway.probing import Probes
-from mataserver_fleet.gateway.reaching import Reaching
-from mataserver_fleet.gateway.repeating import Answered, KnownInferences
+from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads
+from mataserver_fleet.gateway.limits import RateLimiter
+from mataserver_fleet.gateway.matching import RouteMatch
+from mataserver_fleet.gateway.probes import Prober
+from mataserver_fleet.gateway.resolving import AddressResolver
+from mataserver_fleet.gateway.selection import ServerSelector
+from mataserver_fleet.gateway.self_connector import SelfConnector
 from mataserver_fleet.gateway.servers import Servers
-from mataserver_fleet.gateway.snapshot import PICTURE, Snapshot
-from mataserver_fleet.gateway.unattended import Repeated, Unattended
+from mataserver_fleet.gateway.snapshot import IMAGE_VERB, Snapshot
 from mataserver_fleet.gateway.usage import Subject, Usage
-from mataserver_fleet.gateway.within import WithinConnector
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Responder, Share
-    from mataserver_fleet.gateway.forwarding import First
+    from mataserver_fleet.gateway.forwarding import FirstAttempt
+    from mataserver_fleet.gateway.host_api import Http, SessionHandler
     from mataserver_fleet.gateway.matching import Scope
-    from mataserver_fleet.gateway.needs import Answering, Http
     from mataserver_fleet.gateway.options import GatewaySettings
     from mataserver_fleet.gateway.snapshot import Consumer, Place
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Client = aiohttp.ClientSession
-    Sessions = Callable[["Gateway", Client, Client, float], Answering]
+    Sessions = Callable[["Gateway", Client, Client, float], SessionHandler]
 
 
 class Gateway:
@@ -67,17 +67,19 @@ class Gateway:
         self._settings = settings
         self._unread = unread
         self._made = sessions
-        self.bodies = Bodies(int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread)
-        self._heads = KnownInferences(http.learn, self._repeated, self.bodies.kept, unread)
+        self.bodies = BodyLoader(
+            int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread
+        )
+        self._heads = KnownHeads(http.learn, self._repeated, self.bodies.kept, unread)
         self.snapshot = Snapshot()
-        self.limits = Limits()
+        self.limits = RateLimiter()
         self.sharing = frozenset(settings.shared_memory)
         self.usage = Usage()
         self.grants = ConsumerGrants()
         self.servers = Servers()
-        self.choosing = Choosing(self.servers)
-        self._own_routes = OwnRoutes(self.servers)
-        self.reaching = Reaching(http)
+        self.choosing = ServerSelector(self.servers)
+        self._own_routes = ApplicationInfo(self.servers)
+        self.reaching = AddressResolver(http)
 
     async def __aenter__(self) -> Self:
         """Be able to ask servers."""
@@ -86,16 +88,16 @@ class Gateway:
             connector=aiohttp.TCPConnector(limit=0, resolver=self.reaching, use_dns_cache=False),
         )
         self._within = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(), connector=WithinConnector(self.http.connect)
+            cookie_jar=aiohttp.DummyCookieJar(), connector=SelfConnector(self.http.connect)
         )
-        self.links = Links(self.servers.clock, self.reaching, self.http.connect)
+        self.links = ConnectionPool(self.servers.clock, self.reaching, self.http.connect)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         asking = (self._session, self.reaching, self._own_model)
-        self._probes = Probes(self.servers, *asking, probe, timeout)
-        self._forwarding = Forwarding(
+        self._probes = Prober(self.servers, *asking, probe, timeout)
+        self._forwarding = Forwarder(
             self.servers, self.choosing, self.links, self._probes, self.grants, self._unread
         )
-        self._unattended = Unattended(
+        self._unattended = FastPath(
             self.servers, self.choosing, self.links, self.limits, self._counted, self._note
         )
         self._streams = self._made(self, self._session, self._within, self._unread)
@@ -110,8 +112,8 @@ class Gateway:
         await self._session.close()
         await self._within.close()
 
-    def _repeated(self, known: Answered) -> Responder:
-        return Repeated(self._unattended, known, self.http.address)
+    def _repeated(self, known: KnownHead) -> Responder:
+        return FastPathResponder(self._unattended, known, self.http.address)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Answer by another snapshot from the next request on; those under way keep theirs.
@@ -144,13 +146,13 @@ class Gateway:
         try:
             return await self._answer(scope, request)
         except MataError as error:
-            if error.status == TooLate.status:  # aiohttp would wait for the body much longer
+            if error.status == BodyTimeout.status:  # aiohttp would wait for the body much longer
                 linger(request)
             return problem(error)
 
     async def _answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         asked = matching.find(scope.places, scope.path)
-        if asked is None and scope.path == pictures.PATH:
+        if asked is None and scope.path == image_requests.PATH:
             return await self._picture(scope, request)
         if asked is None and scope.path.startswith("/v1/"):
             return await self._streams.answer(scope, request)
@@ -171,7 +173,7 @@ class Gateway:
         share = self.share()
         try:
             body = await self.bodies.read(request, share)
-            model, kind = pictures.asked(request, body)
+            model, kind = image_requests.asked(request, body)
             place = _offered(scope, model)
             consumer = callers.consumer(self.snapshot, request, place.application)
             self.grants.check(consumer, place, "http")  # the place is of the head's time
@@ -179,14 +181,14 @@ class Gateway:
             fields = (
                 headers.forth(request.raw_headers, consumer.name, self.http.address(request)) + kind
             )
-            call = Call(request, Asked(place, "", PICTURE), consumer, fields)
+            call = Call(request, RouteMatch(place, "", IMAGE_VERB), consumer, fields)
             call.body = body
             return await self._counted(call)
         finally:
             share.give_back()
 
     async def _forward(
-        self, request: web.Request, asked: Asked, consumer: Consumer
+        self, request: web.Request, asked: RouteMatch, consumer: Consumer
     ) -> web.StreamResponse:
         share, snapshot = self.share(), self.snapshot  # by which it was judged just now
         address = self.http.address(request)
@@ -200,15 +202,15 @@ class Gateway:
         if known and asked.verb == "infer" and response.status == 200:
             given = request.headers
             of_body = headers.body_type(given), JsonPart(given)
-            self._heads.learn(request, Answered(asked, consumer, passed, *of_body))
+            self._heads.learn(request, KnownHead(asked, consumer, passed, *of_body))
         return response
 
     async def _counted(
-        self, call: Call, unread: Share | None = None, first: First | None = None
+        self, call: Call, unread: Share | None = None, first: FirstAttempt | None = None
     ) -> web.StreamResponse:
         """Return the answer to a call, and count it.
 
-        ``unread`` is for a body that is not read, ``first`` as for ``Forwarding.answer``.
+        ``unread`` is for a body that is not read, ``first`` as for ``Forwarder.answer``.
         """
         try:
             if unread is not None:
@@ -217,7 +219,11 @@ class Gateway:
                 if self.snapshot is not judged:  # nobody keeps a request open to act with it later
                     self.grants.check(call.consumer, call.asked.place, "http")
             body = call.body
-            if first is None and call.asked.verb != PICTURE and isinstance(body, (Whole, Passing)):
+            if (
+                first is None
+                and call.asked.verb != IMAGE_VERB
+                and isinstance(body, (BufferedBody, StreamingBody))
+            ):
                 await self._look(call, body)
             return await self._forwarding.answer(call, first)
         except MataError as error:
@@ -227,7 +233,7 @@ class Gateway:
             size = 0 if call.body is None else call.body.size
             self._note(call.consumer, call.asked.place, call.status, size, call.bytes_out)
 
-    async def _look(self, call: Call, body: Whole | Passing) -> None:
+    async def _look(self, call: Call, body: BufferedBody | StreamingBody) -> None:
         """Note what a body is. Raises for an inference that may not be passed on.
 
         As JSON that is said to be no UTF-8: the server is told that it is.

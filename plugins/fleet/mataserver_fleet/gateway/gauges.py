@@ -23,7 +23,7 @@ _COUNTERS = {
 }
 
 
-class Gauges:
+class GatewayCollector:
     """A collector: it is asked whenever the metrics are read."""
 
     def __init__(self, usage: Usage, servers: Servers) -> None:

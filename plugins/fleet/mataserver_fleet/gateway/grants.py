@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from mataserver_fleet.gateway.snapshot import Consumer, Place
 
-    End = Callable[[MataError], None]
+    EndStream = Callable[[MataError], None]
 
 
-class Unknown(MataError):
+class InvalidKey(MataError):
     """401: no key of a consumer."""
 
     status = 401
@@ -46,10 +46,12 @@ class ConsumerGrants:
 
     def __init__(self) -> None:
         self._snapshot = Snapshot()
-        self._held: dict[End, Grant] = {}
+        self._held: dict[EndStream, Grant] = {}
 
     @contextlib.contextmanager
-    def held(self, consumer: Consumer, place: Place, protocol: str, end: End) -> Iterator[None]:
+    def held(
+        self, consumer: Consumer, place: Place, protocol: str, end: EndStream
+    ) -> Iterator[None]:
         """Have ``end(why)`` called, within the context, once a consumer may ask a route no more.
 
         At once where that was taken away since it was judged. ``end`` is another one each time.
@@ -63,7 +65,7 @@ class ConsumerGrants:
             del self._held[end]
 
     def check(self, consumer: Consumer, place: Place, protocol: str) -> None:
-        """Raise ``Unknown`` or ``NotLinked`` where a consumer may ask a route no more."""
+        """Raise ``InvalidKey`` or ``NotLinked`` where a consumer may ask a route no more."""
         reasons: list[MataError] = []
         with self.held(consumer, place, protocol, reasons.append):
             if reasons:
@@ -74,13 +76,13 @@ class ConsumerGrants:
         self._snapshot = snapshot
         self._end_those_over(dict(self._held))
 
-    def _end_those_over(self, held: Mapping[End, Grant]) -> None:
+    def _end_those_over(self, held: Mapping[EndStream, Grant]) -> None:
         offered = self._offered({grant.application for grant in held.values()})
         for end, grant in held.items():
             consumer = grant.consumer
             known = self._snapshot.consumers.get(consumer.digest)
             if known is None or known.id != consumer.id:
-                end(Unknown("The API key counts no more"))
+                end(InvalidKey("The API key counts no more"))
             elif consumer.id not in offered.get(grant[1:], ()):
                 end(NotLinked(f"{consumer.name} may not ask this application any more"))
 

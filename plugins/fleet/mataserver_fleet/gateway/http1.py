@@ -95,7 +95,7 @@ def _framing(status: int, length: bytes | None, coding: bytes | None) -> tuple[i
     return None if length is None else int(length), False
 
 
-class Chunks:
+class ChunkedDecoder:
     """Reads a body in chunks. ``ended`` once its last chunk and its trailer were seen."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mataserver_fleet.gateway.http1 import END, LONGEST, Chunks, MalformedError, read_head
+from mataserver_fleet.gateway.http1 import END, LONGEST, ChunkedDecoder, MalformedError, read_head
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,10 +16,10 @@ HIGH = 1 << 18
 """Bytes of an answer that wait for their client before no more is read."""
 
 
-class Incoming:
-    """What has come of an answer. A connection that is ``used`` has carried a request.
+class IncomingResponse:
+    """A response that is being received. A connection that is ``used`` has carried a request.
 
-    It is the base of ``Link`` and no part of it: a call for each piece would cost every request.
+    It is the base of ``UpstreamConnection`` and no part of it: a call for each piece would cost every request.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Incoming:
         self._pieces: deque[bytes] = deque()
         self._queued = 0
         self._left: int | None = None
-        self._chunks: Chunks | None = None
+        self._chunks: ChunkedDecoder | None = None
         self._ended = self._sent = self._paused = False
 
     @property
@@ -85,7 +85,7 @@ class Incoming:
             head, raw = read_head(raw[:end]), raw[end + len(END) :]
         self._raw = b""
         self._head, self._left = head, head.length
-        self._chunks = Chunks() if head.chunked else None
+        self._chunks = ChunkedDecoder() if head.chunked else None
         self._ended = head.length == 0
         if self._ended and raw:
             raise MalformedError("an answer is longer than it says")

@@ -21,9 +21,9 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import BadRequest, sole_value
-from mataserver_fleet.gateway.bodies import Passing, TooLong
+from mataserver_fleet.gateway.bodies import BodyTooLarge, StreamingBody
 from mataserver_fleet.gateway.headers import HEADER_LENGTH
-from mataserver_fleet.gateway.sequences import Step
+from mataserver_fleet.gateway.sequences import SequenceStep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from mataserver import Share
-    from mataserver_fleet.gateway.bodies import Whole
+    from mataserver_fleet.gateway.bodies import BufferedBody
 
     Headers = CIMultiDictProxy[str]
 
@@ -60,7 +60,7 @@ class _Body(Struct):
     parameters: _Parameters | None = None
 
 
-class Key:
+class KeyFinder:
     r"""Tells whether a text that comes in pieces has a key of a JSON object.
 
     However it is cut, and though letters be written as ``\u0061``: other escapes give no letter.
@@ -149,7 +149,7 @@ class JsonPart:
     async def texts(self, piece: bytes) -> AsyncIterator[bytes]:
         """Yield what the next piece of the body has of the JSON.
 
-        Raises ``TooLong`` for too much that is compressed, and ``BadRequest`` for what is damaged:
+        Raises ``BodyTooLarge`` for too much that is compressed, and ``BadRequest`` for what is damaged:
         a server may take of it what cannot be seen here.
         """
         if not self.compressed:
@@ -167,7 +167,7 @@ class JsonPart:
         return text
 
     async def _inflated(self, piece: bytes) -> tuple[bytes, bytes]:
-        """Return some text, and what is left of a piece. Raises ``TooLong`` and ``BadRequest``."""
+        """Return some text, and what is left of a piece. Raises ``BodyTooLarge`` and ``BadRequest``."""
         if self._inner is None or self._inner.eof:  # gzip's members follow each other
             self._inner = zlib.decompressobj(self._window(piece[0]))
             self._members += 1
@@ -178,7 +178,9 @@ class JsonPart:
             raise BadRequest("The body is not what its Content-Encoding says") from None
         self._room -= len(text)
         if self._room < 0 or self._members > _MOST_MEMBERS:
-            raise TooLong(f"Over {MOST_INFLATED} bytes of JSON are compressed: send it as it is")
+            raise BodyTooLarge(
+                f"Over {MOST_INFLATED} bytes of JSON are compressed: send it as it is"
+            )
         return text, inner.unconsumed_tail or inner.unused_data
 
     def _window(self, first: int) -> int:
@@ -188,19 +190,19 @@ class JsonPart:
 
 
 async def look(
-    body: Whole | Passing, headers: Headers, share: Share, *, regions: bool
-) -> Step | None:
+    body: BufferedBody | StreamingBody, headers: Headers, share: Share, *, regions: bool
+) -> SequenceStep | None:
     """Return the step of a sequence that an inference is; None for one that is of none.
 
     regions: whether it may name regions of shared memory. Of a body that passes through what has
              not arrived yet is looked at when it has.
     share:   holds what is inflated until this returns.
 
-    Raises ``BadRequest``, ``TooLong`` and ``Unavailable``.
+    Raises ``BadRequest``, ``BodyTooLarge`` and ``Unavailable``.
     """
-    passes = isinstance(body, Passing)
-    if isinstance(body, Passing):
-        body.watch = _Watch(headers, regions=regions).see
+    passes = isinstance(body, StreamingBody)
+    if isinstance(body, StreamingBody):
+        body.watch = _StreamInspector(headers, regions=regions).see
     try:
         return await _look(body.known(), headers, share, regions=regions, passes=passes)
     finally:
@@ -209,11 +211,11 @@ async def look(
 
 async def _look(
     pieces: Sequence[bytes], headers: Headers, share: Share, *, regions: bool, passes: bool
-) -> Step | None:
+) -> SequenceStep | None:
     part = JsonPart(headers)
     if len(pieces) == 1 and part.is_plainly_without(pieces, len(pieces[0])):
         return None
-    region, sequence = Key(REGION), Key(SEQUENCE)
+    region, sequence = KeyFinder(REGION), KeyFinder(SEQUENCE)
     found, texts = False, []
     for piece in pieces:
         if part.ended:
@@ -234,17 +236,17 @@ async def _look(
     return step_of(b"".join(texts))
 
 
-class _Watch:
+class _StreamInspector:
     """Looks at a body that passes through; what came first of it was looked at for a sequence."""
 
     def __init__(self, headers: Headers, *, regions: bool) -> None:
         self._part = JsonPart(headers)
-        self._region = None if regions else Key(REGION)
-        self._sequence = Key(SEQUENCE)
+        self._region = None if regions else KeyFinder(REGION)
+        self._sequence = KeyFinder(SEQUENCE)
         self._begun = False
 
     async def see(self, piece: bytes) -> None:
-        """Look at the next piece. Raises ``BadRequest`` and ``TooLong``."""
+        """Look at the next piece. Raises ``BadRequest`` and ``BodyTooLarge``."""
         async for text in self._part.texts(piece):
             if self._region is not None and self._region.in_next(text):
                 raise refusal()
@@ -253,7 +255,7 @@ class _Watch:
         self._begun = True
 
 
-def step_of(text: bytes) -> Step | None:
+def step_of(text: bytes) -> SequenceStep | None:
     """Return what the JSON of an inference says of a sequence; None for one that is of none.
 
     The text has the name of its number. Raises ``BadRequest`` where it stands twice, or where
@@ -269,7 +271,7 @@ def step_of(text: bytes) -> Step | None:
         raise BadRequest(f"{SEQUENCE}: it is none of the request's own parameters")
     if found.sequence_id in {0, ""}:
         return None
-    return Step(found.sequence_id, found.sequence_start, found.sequence_end)
+    return SequenceStep(found.sequence_id, found.sequence_start, found.sequence_end)
 
 
 def _too_late() -> BadRequest:

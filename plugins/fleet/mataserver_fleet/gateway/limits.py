@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 
 
-class TooMany(MataError):
+class TooManyRequests(MataError):
     """429: more than the consumer may ask now."""
 
     status = 429
@@ -41,7 +41,7 @@ class _Bucket:
         return 0.0
 
 
-class Limits:
+class RateLimiter:
     """Grants requests. ``clock`` gives Unix seconds: a day is one of UTC.
 
     gateways: how many share the rates; each grants its part. The day's count is everybody's.
@@ -56,7 +56,7 @@ class Limits:
         self._day = self._today()
 
     def admit(self, consumer: Consumer) -> None:
-        """Count a request. Raises ``TooMany`` for one that is too many."""
+        """Count a request. Raises ``TooManyRequests`` for one that is too many."""
         if consumer.quota is not None:
             self._check_quota(consumer.name, consumer.quota)
         if consumer.rate is not None:
@@ -93,7 +93,7 @@ class Limits:
             bucket = self._buckets[consumer.id] = _Bucket(own, now)
         wait = bucket.take(own, now)
         if wait:
-            raise TooMany(f"More than {rate} requests a minute", retry_after=wait)
+            raise TooManyRequests(f"More than {rate} requests a minute", retry_after=wait)
 
     def _check_quota(self, name: str, quota: int) -> None:
         today = self._today()
@@ -102,7 +102,9 @@ class Limits:
             self._before, self._since = {}, {}
         if self._before.get(name, 0) + self._since.get(name, 0) >= quota:
             wait = (today + 1) * DAY - self._clock()
-            raise TooMany(f"The quota of {quota} requests a day is used up", retry_after=wait)
+            raise TooManyRequests(
+                f"The quota of {quota} requests a day is used up", retry_after=wait
+            )
 
     def _today(self) -> int:
         return int(self._clock() // DAY)

@@ -31,7 +31,7 @@ class Scope(NamedTuple):
     prefix: str = ""
 
 
-class Asked(NamedTuple):
+class RouteMatch(NamedTuple):
     """What is asked of a route: ``version`` is empty where none is named."""
 
     place: Place
@@ -53,23 +53,23 @@ def scope(snapshot: Snapshot, host: str, raw_path: str) -> Scope | None:
     return Scope(snapshot.names.get(name, {}), f"/{rest}", PREFIX + name)
 
 
-def find(places: Mapping[str, Place], path: str) -> Asked | None:
+def find(places: Mapping[str, Place], path: str) -> RouteMatch | None:
     """Return what a path asks, by the longest prefix that a route has."""
     place = places.get("" if path == "/" else path)
     if place is not None:
-        return Asked(place, "", "")
+        return RouteMatch(place, "", "")
     head, _, verb = path.rpartition("/")
     if verb not in VERBS or not verb:
         head, verb = path, ""
     place = places.get(head) if verb else None
     if place is not None:
-        return Asked(place, "", verb)
+        return RouteMatch(place, "", verb)
     head, _, version = head.rpartition("/")
     known = version.isascii() and version.isdigit() and len(version) <= _LONGEST_VERSION
     if not head.endswith("/versions") or not known:
         return None
     place = places.get(head.removesuffix("/versions"))
-    return None if place is None else Asked(place, str(int(version)), verb)
+    return None if place is None else RouteMatch(place, str(int(version)), verb)
 
 
 def decoded(raw_path: str) -> str:

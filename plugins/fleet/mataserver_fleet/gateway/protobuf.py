@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver import BadRequest
-from mataserver_fleet.gateway.sequences import Step
+from mataserver_fleet.gateway.sequences import SequenceStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,15 +36,15 @@ TRUE = b"\x08\x01"
 """A message whose first field is true."""
 
 
-class Wanted(NamedTuple):
+class RequestedModel(NamedTuple):
     """Which model a message asks, which version, and the step of a sequence that it is."""
 
     model: str
     version: str
-    step: Step | None = None
+    step: SequenceStep | None = None
 
 
-def wanted(message: bytes, *, infer: bool = False) -> Wanted:
+def wanted(message: bytes, *, infer: bool = False) -> RequestedModel:
     """Return what a message asks for. Raises ``BadRequest`` for what cannot be read."""
     name = version = None
     given: dict[str, int | bytes] = {}
@@ -59,8 +59,10 @@ def wanted(message: bytes, *, infer: bool = False) -> Wanted:
     step = None
     if sequence not in {0, b""}:
         known = sequence if isinstance(sequence, int) else sequence.decode("utf-8", "replace")
-        step = Step(known, bool(given.get("sequence_start")), bool(given.get("sequence_end")))
-    return Wanted(_text(name), _text(version), step)
+        step = SequenceStep(
+            known, bool(given.get("sequence_start")), bool(given.get("sequence_end"))
+        )
+    return RequestedModel(_text(name), _text(version), step)
 
 
 def names_region(message: bytes) -> bool:

@@ -10,13 +10,13 @@ from aiohttp import web
 
 from mataserver import WholeAnswer
 from mataserver_fleet.gateway import headers
-from mataserver_fleet.gateway.exchange import Failed
+from mataserver_fleet.gateway.exchange import UpstreamFailure
 from mataserver_fleet.gateway.http1 import MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver_fleet.gateway.exchange import Answer
+    from mataserver_fleet.gateway.exchange import UpstreamResponse
 
 SMALL = 1 << 16
 """Bytes of an answer that is read whole before any of it is sent."""
@@ -28,7 +28,7 @@ log = logging.getLogger("mataserver.plugin.fleet")
 
 async def relay(
     request: web.Request,
-    answer: Answer,
+    answer: UpstreamResponse,
     patience: float,
     unread: float,
     sent: Callable[[int], None],
@@ -38,7 +38,7 @@ async def relay(
     patience: seconds that the server may pause; ``unread``: that the client may.
     sent:     is told how many bytes were passed on.
 
-    Raises ``Failed`` while nothing was sent; after that the connection is cut.
+    Raises ``UpstreamFailure`` while nothing was sent; after that the connection is cut.
     """
     fields, length = headers.back(answer.fields), answer.length
     if request.method == "HEAD" or (length is not None and length <= SMALL):
@@ -61,12 +61,12 @@ async def relay(
         if transport is None or transport.is_closing():
             return response, LEFT
         transport.abort()
-        return response, Failed.status
+        return response, UpstreamFailure.status
     return response, answer.status
 
 
-async def whole_of(answer: Answer, patience: float) -> bytes:
-    """Return the body of an answer. Raises ``Failed`` for one that does not come."""
+async def whole_of(answer: UpstreamResponse, patience: float) -> bytes:
+    """Return the body of an answer. Raises ``UpstreamFailure`` for one that does not come."""
     try:
         if answer.here:
             return await answer.chunk()
@@ -77,15 +77,15 @@ async def whole_of(answer: Answer, patience: float) -> bytes:
         return b"".join(pieces)
     except TimeoutError:
         stopped = "The server stopped amid its answer"
-        raise Failed(stopped, sent=True, begun=True, status=504) from None
+        raise UpstreamFailure(stopped, sent=True, begun=True, status=504) from None
     except (OSError, MalformedError) as error:
         ended = "The server ended the connection amid its answer"
-        raise Failed(ended, sent=True, begun=True) from error
+        raise UpstreamFailure(ended, sent=True, begun=True) from error
 
 
 async def _stream(
     response: web.StreamResponse,
-    answer: Answer,
+    answer: UpstreamResponse,
     patience: float,
     unread: float,
     sent: Callable[[int], None],

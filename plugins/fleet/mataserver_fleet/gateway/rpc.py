@@ -14,13 +14,13 @@ import grpc
 
 from mataserver import MataError, NotFound, sole_value
 from mataserver_fleet.gateway import callers, protobuf
-from mataserver_fleet.gateway.grants import NotLinked, Unknown
+from mataserver_fleet.gateway.grants import InvalidKey, NotLinked
 from mataserver_fleet.gateway.inspection import refusal
 from mataserver_fleet.gateway.keys import key_among
 from mataserver_fleet.gateway.rpc_forwarding import (
     SERVICE,
     RpcCall,
-    RpcForwarding,
+    RpcForwarder,
     adds,
     nobody,
     shown,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mataserver import RpcPort, Share
     from mataserver_fleet.gateway.gateway import Gateway
-    from mataserver_fleet.gateway.sequences import Pin
+    from mataserver_fleet.gateway.sequences import Destination
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
 
 _ASKED = frozenset({"ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
@@ -78,7 +78,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, gateway: Gateway, door: RpcPort) -> None:
         self._gateway = gateway
         self._door = door.serve(self)
-        self._forwarding = RpcForwarding(gateway)
+        self._forwarding = RpcForwarder(gateway)
 
     @property
     def port(self) -> int:
@@ -165,7 +165,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             pin = choosing.choose(place, asked.version, bound, rpc=True)
             if pin is None:
                 raise nobody()
-            stream = _Stream(self, caller, pin, share)
+            stream = _ServerStream(self, caller, pin, share)
             channel = await self._forwarding.channels.of(pin.target)
             with self._gateway.grants.held(caller.consumer, place, "grpc", stream.end):
                 async for answer in stream.answers(channel, first, context):
@@ -181,7 +181,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         finally:
             share.give_back()
 
-    def admitted(self, caller: Caller, pin: Pin, message: bytes) -> bytes:
+    def admitted(self, caller: Caller, pin: Destination, message: bytes) -> bytes:
         """Return what is sent for a message of a stream, which stays with its server.
 
         Raises as a call does.
@@ -209,13 +209,13 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         server.begin() if by > 0 else server.end()
 
     def _caller(self, context: Any) -> Caller:
-        """Return who calls. Raises ``Unknown``, and ``BadRequest`` for what is there twice."""
+        """Return who calls. Raises ``InvalidKey``, and ``BadRequest`` for what is there twice."""
         given: dict[str, list[str]] = {}
         for name, value in context.invocation_metadata() or ():
             given.setdefault(name, []).append(str(value))
         key = key_among(given)
         if not key:
-            raise Unknown("No API key: send it as apikey or authorization in the metadata")
+            raise InvalidKey("No API key: send it as apikey or authorization in the metadata")
         application = sole_value("application", given.get("application", ()))
         return Caller(callers.holder(self._gateway.snapshot, key), application)
 
@@ -244,13 +244,13 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._gateway.usage.note(subject, 500 if code in _FAILED else 200, taken, given)
 
 
-class _Stream:
+class _ServerStream:
     """One stream of messages to a server, each looked at before it is sent.
 
     share: holds the bytes of the message that is on its way.
     """
 
-    def __init__(self, rpc: RpcGateway, caller: Caller, pin: Pin, share: Share) -> None:
+    def __init__(self, rpc: RpcGateway, caller: Caller, pin: Destination, share: Share) -> None:
         self._rpc = rpc
         self._caller = caller
         self._pin = pin

@@ -8,12 +8,12 @@ import grpc
 
 from mataserver import Unavailable
 from mataserver_fleet.gateway import protobuf
-from mataserver_fleet.gateway.channels import Channels
+from mataserver_fleet.gateway.channels import ChannelPool
 
 if TYPE_CHECKING:
     from mataserver import MataError
     from mataserver_fleet.gateway.gateway import Gateway
-    from mataserver_fleet.gateway.sequences import Pin
+    from mataserver_fleet.gateway.sequences import Destination
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
 
 SERVICE = "inference.GRPCInferenceService"
@@ -25,22 +25,22 @@ class RpcCall(NamedTuple):
 
     name: str
     message: bytes
-    asked: protobuf.Wanted
+    asked: protobuf.RequestedModel
     place: Place
     consumer: Consumer
 
 
-class RpcForwarding:
+class RpcForwarder:
     """Asks the servers of a model. ``channels`` are the connections to them."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self.channels = Channels(gateway.reaching)
+        self.channels = ChannelPool(gateway.reaching)
         self._gateway = gateway
 
     async def answer(self, call: RpcCall, context: Any) -> bytes:
         """Ask servers until one answers; return what it does.
 
-        Raises ``AioRpcError``, ``Unavailable`` and ``Taken``.
+        Raises ``AioRpcError``, ``Unavailable`` and ``SequenceTaken``.
         """
         asked, place = call.asked, call.place
         application, choosing = place.application, self._gateway.choosing
@@ -74,7 +74,7 @@ class RpcForwarding:
             return answer
         raise failure or nobody()
 
-    async def _ask(self, call: RpcCall, pin: Pin, context: Any) -> bytes:
+    async def _ask(self, call: RpcCall, pin: Destination, context: Any) -> bytes:
         server, sent = self._gateway.servers.of(pin.target), call.message
         if adds(call.asked, pin):
             sent = protobuf.with_version(sent, pin.version)
@@ -91,7 +91,7 @@ class RpcForwarding:
             server.end()
 
 
-def adds(asked: protobuf.Wanted, pin: Pin) -> bool:
+def adds(asked: protobuf.RequestedModel, pin: Destination) -> bool:
     """Whether a version was chosen that the message does not name."""
     return bool(pin.version) and not asked.version
 

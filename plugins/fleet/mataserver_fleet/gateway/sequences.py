@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mataserver_fleet.gateway.snapshot import Target
 
-    Key = tuple[str, int | str]
+    KeyFinder = tuple[str, int | str]
 
 MOST = 100_000
 """Sequences that are remembered."""
@@ -26,11 +26,11 @@ HELD = 600.0
 """Seconds for which the number of one that is not continued is nobody else's."""
 
 
-class Taken(Conflict):
+class SequenceTaken(Conflict):
     """409: another consumer's sequence has this number."""
 
 
-class Step(NamedTuple):
+class SequenceStep(NamedTuple):
     """A request of a sequence."""
 
     sequence: int | str
@@ -38,7 +38,7 @@ class Step(NamedTuple):
     end: bool
 
 
-class Pin(NamedTuple):
+class Destination(NamedTuple):
     """What a sequence is bound to."""
 
     target: Target
@@ -49,7 +49,7 @@ class _Known(NamedTuple):
     """A sequence: whose it is, where it is once it was answered, and when it was asked last."""
 
     consumer: int
-    pin: Pin | None
+    pin: Destination | None
     since: float
 
 
@@ -63,13 +63,13 @@ class Sequences:
     def __init__(self, clock: Callable[[], float], most: int = MOST) -> None:
         self._clock = clock
         self._most = most
-        self._known: dict[Key, _Known] = {}
-        self._of: dict[int, OrderedDict[Key, None]] = {}
+        self._known: dict[KeyFinder, _Known] = {}
+        self._of: dict[int, OrderedDict[KeyFinder, None]] = {}
 
-    def find(self, model: str, step: Step, consumer: int) -> Pin | None:
+    def find(self, model: str, step: SequenceStep, consumer: int) -> Destination | None:
         """Return what a sequence that goes on is bound to; None for one that begins.
 
-        Raises ``Taken``. One that begins is its consumer's from now on.
+        Raises ``SequenceTaken``. One that begins is its consumer's from now on.
         """
         key, now = (model, step.sequence), self._clock()
         found = self._known.get(key)
@@ -80,8 +80,8 @@ class Sequences:
         mine = found is not None and found.consumer == consumer and found.since + IDLE > now
         return found.pin if found is not None and mine else None
 
-    def bind(self, model: str, step: Step, pin: Pin, consumer: int) -> None:
-        """Bind a sequence, or forget it where this is its end. Raises ``Taken``."""
+    def bind(self, model: str, step: SequenceStep, pin: Destination, consumer: int) -> None:
+        """Bind a sequence, or forget it where this is its end. Raises ``SequenceTaken``."""
         key, now = (model, step.sequence), self._clock()
         self._check(self._known.get(key), consumer, now)
         if step.end:
@@ -91,9 +91,11 @@ class Sequences:
 
     def _check(self, found: _Known | None, consumer: int, now: float) -> None:
         if found is not None and found.consumer != consumer and found.since + HELD > now:
-            raise Taken("sequence_id: another consumer's sequence has it now: take one at random")
+            raise SequenceTaken(
+                "sequence_id: another consumer's sequence has it now: take one at random"
+            )
 
-    def _keep(self, key: Key, known: _Known) -> None:
+    def _keep(self, key: KeyFinder, known: _Known) -> None:
         self._drop(key)
         self._known[key] = known
         self._of.setdefault(known.consumer, OrderedDict())[key] = None
@@ -101,7 +103,7 @@ class Sequences:
             largest = max(self._of.values(), key=len)
             self._drop(next(iter(largest)))
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: KeyFinder) -> None:
         known = self._known.pop(key, None)
         if known is not None:
             own = self._of[known.consumer]

@@ -18,7 +18,7 @@ LEAST = 0.1
 """The part of its share that it begins with."""
 
 
-class Attempt(Protocol):
+class RequestTimer(Protocol):
     """A request whose time can be over before: as ``asyncio.Timeout``."""
 
     def expired(self) -> bool:
@@ -53,13 +53,13 @@ class Server:
         self.models: frozenset[str] = frozenset()
         self.back = 0.0
         self.troubled = asyncio.Event()
-        self._attempts: set[Attempt] = set()
+        self._attempts: set[RequestTimer] = set()
 
     def serves(self, path: str) -> bool:
         """Whether a model can be asked here, as far as probes have told."""
         return self.alive and path not in self.unready
 
-    def begin(self, attempt: Attempt | None = None) -> None:
+    def begin(self, attempt: RequestTimer | None = None) -> None:
         """Count a request; ``attempt`` is ended when the server turns out to be dead."""
         self.outstanding += 1
         if attempt is not None:
@@ -69,7 +69,7 @@ class Server:
         """Count a request no more."""
         self.outstanding -= 1
 
-    def release(self, attempt: Attempt) -> None:
+    def release(self, attempt: RequestTimer) -> None:
         """End an attempt no more: its answer has begun, or it has failed."""
         self._attempts.discard(attempt)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 """A part of a model's name between slashes: not empty, no step up, no control character."""
-PICTURE = "picture"
+IMAGE_VERB = "picture"
 """What is asked of a mataserver for ``POST /v1/infer``."""
 
 
@@ -97,7 +97,7 @@ class Route(Struct, frozen=True):
 
     def path(self, version: str, verb: str) -> str:
         """Return the path at a target: made of what is known here, never of a request's path."""
-        if verb == PICTURE:
+        if verb == IMAGE_VERB:
             return "/v1/infer"
         base = f"/v2/models/{_quoted(self.model)}"
         of = f"/versions/{version}" if version else ""

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from mataserver import BadRequest, NotFound
-from mataserver_fleet.gateway.exchange import Failed
+from mataserver_fleet.gateway.exchange import UpstreamFailure
 from mataserver_fleet.gateway.usage import Subject
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.gateway import Gateway
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
 
-    Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
-    End = tuple[Any, Any]
+    Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
+    CloseFrame = tuple[Any, Any]
 
 STREAM = "/v1/stream/"
 UNAUTHORIZED = 4001
@@ -37,7 +37,7 @@ class SessionGone(NotFound):
     """404: the server that made a session has it no more."""
 
 
-class Session(NamedTuple):
+class GatewaySession(NamedTuple):
     """Where a session is, and whose: names, since places change while it lives."""
 
     application: str
@@ -46,11 +46,11 @@ class Session(NamedTuple):
     consumer: int
 
 
-class Known(NamedTuple):
+class RequestedSession(NamedTuple):
     """A session that is asked for, and who asks."""
 
     identity: str
-    session: Session
+    session: GatewaySession
     place: Place
     consumer: Consumer
 
@@ -73,10 +73,10 @@ class StreamSockets:
         self._own = own
         self._unread = unread
 
-    async def relay(self, known: Known, request: web.Request) -> web.StreamResponse:
+    async def relay(self, known: RequestedSession, request: web.Request) -> web.StreamResponse:
         """Answer with the WebSocket of a session; return when it has ended.
 
-        Raises ``BadRequest`` for a plain request, ``SessionGone``, and ``Failed`` where the server
+        Raises ``BadRequest`` for a plain request, ``SessionGone``, and ``UpstreamFailure`` where the server
         cannot be reached.
         """
         if request.headers.get("Upgrade", "").lower() != "websocket":
@@ -84,7 +84,7 @@ class StreamSockets:
         server = self._gateway.servers.of(known.session.target)
         server.begin()
         counts = [0, 0]
-        over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        over: asyncio.Future[CloseFrame] = asyncio.get_running_loop().create_future()
         end = functools.partial(_tell, over)
         try:
             with self._gateway.grants.held(known.consumer, known.place, "ws", end):
@@ -97,7 +97,9 @@ class StreamSockets:
         except (aiohttp.ClientError, OSError) as error:
             if getattr(error, "status", 0) == NotFound.status:
                 raise SessionGone("No such session") from None
-            raise Failed("The server of this session cannot be reached", sent=False) from error
+            raise UpstreamFailure(
+                "The server of this session cannot be reached", sent=False
+            ) from error
         finally:
             server.end()
             application, route = known.place
@@ -105,7 +107,7 @@ class StreamSockets:
             self._gateway.usage.note(subject, 200, *counts)
 
     async def _connected(
-        self, known: Known, request: web.Request
+        self, known: RequestedSession, request: web.Request
     ) -> aiohttp.ClientWebSocketResponse:
         target = known.session.target
         fields = {
@@ -131,14 +133,14 @@ class StreamSockets:
         near: web.WebSocketResponse,
         far: aiohttp.ClientWebSocketResponse,
         counts: list[int],
-        over: asyncio.Future[End],
+        over: asyncio.Future[CloseFrame],
     ) -> None:
         """Hand frames over in both directions until either side ends, or ``over`` tells how."""
         pumps = [
             asyncio.ensure_future(self._pump(near, far, counts, 0)),
             asyncio.ensure_future(self._pump(far, near, counts, 1)),
         ]
-        end: End = (1001, "")
+        end: CloseFrame = (1001, "")
         try:
             done, _ = await asyncio.wait({*pumps, over}, return_when=asyncio.FIRST_COMPLETED)
             end = next((each.result() for each in done if not each.exception()), end)
@@ -151,7 +153,7 @@ class StreamSockets:
             # Side by side: a client that does not read must not hold up the server's end.
             await asyncio.gather(_close(near, end), _close(far, end))
 
-    async def _pump(self, source: Side, sink: Side, counts: list[int], way: int) -> End:
+    async def _pump(self, source: Socket, sink: Socket, counts: list[int], way: int) -> CloseFrame:
         """Hand over what comes from a side; return how it ended."""
         while True:
             message = await source.receive()
@@ -166,13 +168,13 @@ class StreamSockets:
                 await sink.send_frame(data, message.type)
 
 
-def _tell(over: asyncio.Future[End], why: MataError) -> None:
+def _tell(over: asyncio.Future[CloseFrame], why: MataError) -> None:
     """Have a WebSocket end that its consumer may have no more."""
     if not over.done():
         over.set_result((UNAUTHORIZED, why.detail))
 
 
-async def _close(side: Side, end: End) -> None:
+async def _close(side: Socket, end: CloseFrame) -> None:
     """End a side as the other ended; a code that must not be sent becomes 1001."""
     code, reason = end
     sound = isinstance(code, int) and (1000 <= code <= 1014 or 3000 <= code <= 4999)

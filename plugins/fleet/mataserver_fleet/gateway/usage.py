@@ -21,7 +21,7 @@ class Subject(NamedTuple):
     model: str
 
 
-class Count(Struct):
+class UsageCount(Struct):
     """How much. ``failed`` are answers of 500 and above; bytes are those of bodies."""
 
     requests: int = 0
@@ -29,7 +29,7 @@ class Count(Struct):
     bytes_in: int = 0
     bytes_out: int = 0
 
-    def add(self, other: Count) -> None:
+    def add(self, other: UsageCount) -> None:
         """Count what another has counted too."""
         self.requests += other.requests
         self.failed += other.failed
@@ -45,13 +45,13 @@ class Usage:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self.total: dict[Subject, Count] = {}
-        self._fresh: dict[tuple[int, Subject], Count] = {}
+        self.total: dict[Subject, UsageCount] = {}
+        self._fresh: dict[tuple[int, Subject], UsageCount] = {}
 
     def note(self, subject: Subject, status: int, bytes_in: int, bytes_out: int) -> None:
         """Count a request that was answered."""
-        one = Count(1, int(status >= 500), bytes_in, bytes_out)
-        self.total.setdefault(subject, Count()).add(one)
+        one = UsageCount(1, int(status >= 500), bytes_in, bytes_out)
+        self.total.setdefault(subject, UsageCount()).add(one)
         key = (int(self._clock() // DAY), subject)
         fresh = self._fresh.get(key)
         if fresh is None:
@@ -59,12 +59,12 @@ class Usage:
         else:
             fresh.add(one)
 
-    def take(self) -> dict[tuple[int, Subject], Count]:
+    def take(self) -> dict[tuple[int, Subject], UsageCount]:
         """Return what was counted since the last time; who cannot keep it gives it back."""
         taken, self._fresh = self._fresh, {}
         return taken
 
-    def give_back(self, taken: dict[tuple[int, Subject], Count]) -> None:
+    def give_back(self, taken: dict[tuple[int, Subject], UsageCount]) -> None:
         """Have it taken again the next time."""
         for key, count in taken.items():
-            self._fresh.setdefault(key, Count()).add(count)
+            self._fresh.setdefault(key, UsageCount()).add(count)

@@ -44,7 +44,7 @@ class Http(Protocol):
         """Return the addresses of a URL. Raises ``BadRequest`` for one that may not be asked."""
 
 
-class Answering(Protocol):
+class SessionHandler(Protocol):
     """What answers for the sessions of video."""
 
     async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:

@@ -20,19 +20,19 @@ from mataserver import (
     content_type,
     sole_value,
 )
-from mataserver_fleet.gateway.bodies import TooLong, Whole
+from mataserver_fleet.gateway.bodies import BodyTooLarge, BufferedBody
 from mataserver_fleet.gateway.headers import JSON
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver_fleet.gateway.bodies import Passing
+    from mataserver_fleet.gateway.bodies import StreamingBody
 
 PATH = "/v1/infer"
 _PICTURE = re.compile(r"image/[a-z0-9.+-]{1,64}")
 
 
-class Unsupported(MataError):
+class UnsupportedMediaType(MataError):
     """415: neither a picture nor JSON."""
 
     status = 415
@@ -42,7 +42,7 @@ class _Asked(msgspec.Struct):
     model: str
 
 
-def asked(request: web.Request, body: Whole | Passing | None) -> tuple[str, bytes]:
+def asked(request: web.Request, body: BufferedBody | StreamingBody | None) -> tuple[str, bytes]:
     """Return the model that a request asks, and the header's line on its body.
 
     Raises 400, 413, 415 and 422.
@@ -54,19 +54,19 @@ def asked(request: web.Request, body: Whole | Passing | None) -> tuple[str, byte
             raise InvalidParams("model: name it in the query")
         return model, f"Content-Type: {kind}\r\n".encode()
     if kind != JSON:
-        raise Unsupported("Content-Type must be application/json or image/*")
+        raise UnsupportedMediaType("Content-Type must be application/json or image/*")
     return _named(request, body), f"Content-Type: {JSON}\r\n".encode()
 
 
-def _named(request: web.Request, body: Whole | Passing | None) -> str:
+def _named(request: web.Request, body: BufferedBody | StreamingBody | None) -> str:
     """Return the model that JSON names."""
     check_charset(request)
     if "Content-Encoding" in request.headers:
-        raise Unsupported("JSON is taken as it is, without Content-Encoding")
+        raise UnsupportedMediaType("JSON is taken as it is, without Content-Encoding")
     if body is None:
         raise BadRequest("The body is not valid JSON")
-    if not isinstance(body, Whole):
-        raise TooLong(f"JSON of {body.size} bytes: send the picture itself, with its own type")
+    if not isinstance(body, BufferedBody):
+        raise BodyTooLarge(f"JSON of {body.size} bytes: send the picture itself, with its own type")
     try:
         return msgspec.json.decode(b"".join(body.pieces), type=_Asked).model
     except msgspec.ValidationError:

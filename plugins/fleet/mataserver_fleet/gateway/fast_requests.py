@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 from mataserver import MataError, PlainAnswer
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.answers import problem
-from mataserver_fleet.gateway.bodies import Whole
-from mataserver_fleet.gateway.exchange import Begun
-from mataserver_fleet.gateway.forwarding import Call, First
+from mataserver_fleet.gateway.bodies import BufferedBody
+from mataserver_fleet.gateway.exchange import SentMessage
+from mataserver_fleet.gateway.forwarding import Call, FirstAttempt
 from mataserver_fleet.gateway.http1 import SHORT
 from mataserver_fleet.gateway.relaying import LEFT, SMALL
 
@@ -26,36 +26,38 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Unfinished
-    from mataserver_fleet.gateway.bodies import Gone, Passing
-    from mataserver_fleet.gateway.exchange import Message
+    from mataserver_fleet.gateway.bodies import SentBody, StreamingBody
+    from mataserver_fleet.gateway.connections import ConnectionPool, UpstreamConnection
+    from mataserver_fleet.gateway.exchange import UpstreamRequest
     from mataserver_fleet.gateway.http1 import Fields, Head
-    from mataserver_fleet.gateway.links import Link, Links
-    from mataserver_fleet.gateway.repeating import Answered
-    from mataserver_fleet.gateway.sequences import Pin
+    from mataserver_fleet.gateway.known_heads import KnownHead
+    from mataserver_fleet.gateway.sequences import Destination
     from mataserver_fleet.gateway.servers import Server, Servers
 
-    Take = Callable[[PlainAnswer | Unfinished], None]
+    Deliver = Callable[[PlainAnswer | Unfinished], None]
 
 
-class Counted(Protocol):
+class CallHandler(Protocol):
     """What answers a call in a task, and counts it. Raises ``MataError`` children."""
 
-    def __call__(self, call: Call, *, first: First | None = None) -> Awaitable[web.StreamResponse]:
+    def __call__(
+        self, call: Call, *, first: FirstAttempt | None = None
+    ) -> Awaitable[web.StreamResponse]:
         """Answer one, of which ``first`` was tried."""
 
 
-class Means(Protocol):
+class FastPathContext(Protocol):
     """What an attempt needs of the gateway."""
 
     servers: Servers
-    links: Links
-    counted: Counted
+    links: ConnectionPool
+    counted: CallHandler
 
-    def note(self, known: Answered, status: int, taken: int, given: int) -> None:
+    def note(self, known: KnownHead, status: int, taken: int, given: int) -> None:
         """Count an answer, and the bytes of both bodies."""
 
 
-class Sent:
+class FastRequest:
     """One that was sent."""
 
     __slots__ = (
@@ -65,17 +67,17 @@ class Sent:
 
     def __init__(
         self,
-        of: Means,
-        known: Answered,
-        pin: Pin,
-        link: Link,
-        message: Message,
-        take: Take,
+        of: FastPathContext,
+        known: KnownHead,
+        pin: Destination,
+        link: UpstreamConnection,
+        message: UpstreamRequest,
+        take: Deliver,
     ) -> None:
         self._of = of
         self._known = known
         self._pin = pin
-        self._link: Link | None = link
+        self._link: UpstreamConnection | None = link
         self._message = message
         self._take = take
         self._server: Server = of.servers.of(pin.target)
@@ -85,7 +87,7 @@ class Sent:
         """Send it; ``movable`` as for an ``Exchange``."""
         link, body = self._link, self._message.body
         assert link is not None  # noqa: S101 - for the type checker: it is new
-        assert isinstance(body, Whole)  # noqa: S101 - for the type checker
+        assert isinstance(body, BufferedBody)  # noqa: S101 - for the type checker
         head = self._message.head(self._pin.target)
         self._deadline = self._until = self._loop.time() + seconds
         self._timer = self._loop.call_at(self._deadline, self._hand_over)
@@ -139,7 +141,7 @@ class Sent:
         known, message = self._known, self._message
         call = Call(request, known.asked, known.consumer, message.fields)
         call.body = self._body
-        first = First(self._pin, Begun(link, self._until), self._deadline)
+        first = FirstAttempt(self._pin, SentMessage(link, self._until), self._deadline)
         try:
             return await self._of.counted(call, first=first)
         except MataError as error:
@@ -153,7 +155,7 @@ class Sent:
             self._of.note(self._known, LEFT, self._size, 0)
 
     @property
-    def _body(self) -> Whole | Passing | Gone | None:
+    def _body(self) -> BufferedBody | StreamingBody | SentBody | None:
         """What a task has of the body."""
         return self._message.body
 
@@ -163,13 +165,13 @@ class Sent:
         body = self._body
         return 0 if body is None else body.size
 
-    def _stop(self, link: Link) -> None:
+    def _stop(self, link: UpstreamConnection) -> None:
         """Wait for nothing any more."""
         link.listen(None)
         self._timer.cancel()
         self._server.release(self)
 
-    def _let_go(self, link: Link) -> None:
+    def _let_go(self, link: UpstreamConnection) -> None:
         """Have nothing to do with the server any more."""
         self._stop(link)
         self._link = None

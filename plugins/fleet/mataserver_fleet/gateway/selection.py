@@ -6,48 +6,50 @@ import random
 from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
-from mataserver_fleet.gateway.sequences import Pin, Sequences
+from mataserver_fleet.gateway.sequences import Destination, Sequences
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from mataserver_fleet.gateway.sequences import Step
+    from mataserver_fleet.gateway.sequences import SequenceStep
     from mataserver_fleet.gateway.servers import Servers
     from mataserver_fleet.gateway.snapshot import Place, Release
 
 
-class Choosing:
+class ServerSelector:
     """Chooses by what servers are busy with, by weights, and by what a sequence is bound to."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         self._sequences = Sequences(servers.clock)
 
-    def bound(self, place: Place, version: str, step: Step | None, consumer: int) -> Pin | None:
+    def bound(
+        self, place: Place, version: str, step: SequenceStep | None, consumer: int
+    ) -> Destination | None:
         """Return what a request of a sequence is bound to; None for one that is free.
 
-        Raises ``Taken`` for another consumer's.
+        Raises ``SequenceTaken`` for another consumer's.
         """
         if step is None:
             return None
         pin = self._sequences.find(place.route.model, step, consumer)
         if pin is None or pin.target not in place.route.targets:
             return None
-        return Pin(pin.target, version) if version not in {"", pin.version} else pin
+        return Destination(pin.target, version) if version not in {"", pin.version} else pin
 
-    def bind(self, place: Place, step: Step, pin: Pin, consumer: int) -> None:
-        """Bind a sequence to where one of its requests was answered. Raises ``Taken``."""
+    def bind(self, place: Place, step: SequenceStep, pin: Destination, consumer: int) -> None:
+        """Bind a sequence to where one of its requests was answered. Raises ``SequenceTaken``."""
         self._sequences.bind(place.route.model, step, pin, consumer)
 
     def choose(
         self,
         place: Place,
         version: str,
-        bound: Pin | None = None,
+        bound: Destination | None = None,
         tried: Container[str] = (),
         *,
         rpc: bool = False,
-    ) -> Pin | None:
+    ) -> Destination | None:
         """Return whom to ask; None where nobody is ready who was not tried.
 
         version: what the request names, or empty.
@@ -64,7 +66,7 @@ class Choosing:
         for each in [version] if version else drawn(route.releases):
             target = self._servers.pick(targets, route.path(each, "ready"), tried)
             if target is not None:
-                return Pin(target, each)
+                return Destination(target, each)
         return None
 
 

@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
     from mataserver import RepeatedClaim, Responder
     from mataserver_fleet.gateway.inspection import JsonPart
-    from mataserver_fleet.gateway.matching import Asked
+    from mataserver_fleet.gateway.matching import RouteMatch
     from mataserver_fleet.gateway.snapshot import Consumer
 
-    Answer = Callable[["Answered"], Responder]
-    Learn = Callable[[web.Request, RepeatedClaim], None]
+    RespondToHead = Callable[["KnownHead"], Responder]
+    LearnHead = Callable[[web.Request, RepeatedClaim], None]
 
 
-class Answered(NamedTuple):
+class KnownHead(NamedTuple):
     """What the head of an inference asks, who asks it, and what of it passes.
 
     kind:  the line of its body's type.
     part:  what of its body is JSON; None where all of it is looked at when it is here.
     """
 
-    asked: Asked
+    asked: RouteMatch
     consumer: Consumer
     passed: bytes
     kind: bytes = b""
     part: JsonPart | None = None
 
 
-class KnownInferences:
+class KnownHeads:
     """What is known of heads, until another snapshot is followed.
 
     The server keeps as many as it likes: what it lets go of, or never took, is not kept here.
@@ -47,16 +47,16 @@ class KnownInferences:
     limit:   bytes of the longest body that is kept; ``seconds``: that one may pause.
     """
 
-    def __init__(self, learn: Learn, answer: Answer, limit: int, seconds: float) -> None:
+    def __init__(self, learn: LearnHead, answer: RespondToHead, limit: int, seconds: float) -> None:
         self.limit = limit
         self.seconds = seconds
         self._learn = learn
         self._answer = answer
-        self._known: weakref.WeakSet[_Repeated] = weakref.WeakSet()
+        self._known: weakref.WeakSet[_HeadClaim] = weakref.WeakSet()
 
-    def learn(self, request: web.Request, found: Answered) -> None:
+    def learn(self, request: web.Request, found: KnownHead) -> None:
         """Know what the head of a request asks."""
-        repeated = _Repeated(self, found)
+        repeated = _HeadClaim(self, found)
         self._known.add(repeated)
         self._learn(request, repeated)
 
@@ -66,19 +66,19 @@ class KnownInferences:
             each.found = None
         self._known.clear()
 
-    def responder(self, found: Answered) -> Responder:
+    def responder(self, found: KnownHead) -> Responder:
         """Return what answers a request, also when it is forgotten while that arrives."""
         return self._answer(found)
 
 
-class _Repeated:
+class _HeadClaim:
     """One head. The server may keep it for long: nothing of a snapshot is left when it is over."""
 
     __slots__ = ("__weakref__", "found", "of", "owner")
 
-    def __init__(self, of: KnownInferences, found: Answered) -> None:
+    def __init__(self, of: KnownHeads, found: KnownHead) -> None:
         self.of = of
-        self.found: Answered | None = found
+        self.found: KnownHead | None = found
         self.owner = f"gateway:{found.consumer.id}"
 
     @property

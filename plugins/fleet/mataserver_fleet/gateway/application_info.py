@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Snapshot
 
 
-class OwnRoutes:
+class ApplicationInfo:
     """Answers for applications; they are ready where each of their models has a server that is."""
 
     def __init__(self, servers: Servers) -> None:
@@ -25,7 +25,7 @@ class OwnRoutes:
     def answer(self, snapshot: Snapshot, scope: Scope, request: web.Request) -> web.Response:
         """Answer what an application tells of itself. Raises as ``consumer``.
 
-        And ``NotFound`` and ``WrongMethod``.
+        And ``NotFound`` and ``MethodNotAllowed``.
         """
         kind = matching.OWN.get(scope.path)
         if kind is None:

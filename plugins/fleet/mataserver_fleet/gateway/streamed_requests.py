@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver_fleet.gateway.answers import linger, problem
-from mataserver_fleet.gateway.attempts import Sent
-from mataserver_fleet.gateway.bodies import LARGE, Gone, TooLate
+from mataserver_fleet.gateway.bodies import LARGE, BodyTimeout, SentBody
+from mataserver_fleet.gateway.fast_requests import FastRequest
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Reading
-    from mataserver_fleet.gateway.links import Link
+    from mataserver_fleet.gateway.connections import UpstreamConnection
 
 
-class Arrival(NamedTuple):
+class IncomingBody(NamedTuple):
     """A body that arrives: ``here`` is what has come of ``size`` bytes, not all of them."""
 
     size: int
@@ -31,7 +31,7 @@ class Arrival(NamedTuple):
     reading: Reading
 
 
-class Onward(Sent):
+class StreamedRequest(FastRequest):
     """A request whose body arrives while it is sent; see ``BodySink``.
 
     seconds: that the server may take no more of the body, and then until its answer begins.
@@ -39,7 +39,7 @@ class Onward(Sent):
 
     __slots__ = ("_drops", "_left", "_moved", "_paused", "_reading", "_seconds", "_transport")
 
-    def begin(self, arrival: Arrival, seconds: float) -> None:
+    def begin(self, arrival: IncomingBody, seconds: float) -> None:
         """Send the head, and what has come of the body."""
         link = self._link
         assert link is not None  # noqa: S101 - for the type checker: it is new
@@ -86,10 +86,10 @@ class Onward(Sent):
         link = self._link
         if link is not None:
             self._let_go(link)
-            self._of.note(self._known, TooLate.status, self._size, 0)
-            self._take(_Late())
+            self._of.note(self._known, BodyTimeout.status, self._size, 0)
+            self._take(_TimedOutBody())
 
-    def _heed(self, link: Link) -> None:
+    def _heed(self, link: UpstreamConnection) -> None:
         """Read no further while the server takes less than comes."""
         if link.full and self._left and not self._paused:
             self._paused = True
@@ -97,7 +97,7 @@ class Onward(Sent):
 
     def _look(self) -> None:
         link = self._link
-        assert link is not None  # noqa: S101 - for the type checker: see ``Sent``
+        assert link is not None  # noqa: S101 - for the type checker: see ``FastRequest``
         if link.arrived is None and link.usable:
             if self._paused and not link.full:
                 self._paused, self._moved = False, self._loop.time()
@@ -125,17 +125,17 @@ class Onward(Sent):
         return 0 if body is None else body.size
 
     @property
-    def _body(self) -> Gone:
-        return Gone(self._size_told - self._left)
+    def _body(self) -> SentBody:
+        return SentBody(self._size_told - self._left)
 
 
-class _Late:
+class _TimedOutBody:
     """A body that does not come."""
 
     async def finish(self, request: web.Request) -> web.StreamResponse:
         """Tell it."""
         linger(request)
-        return problem(TooLate("The body did not arrive in time"))
+        return problem(BodyTimeout("The body did not arrive in time"))
 
     def withdraw(self) -> None:
         """Nothing is held."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Connect = Callable[[Callable[[], ResponseHandler]], ResponseHandler]
 
 
-class WithinConnector(aiohttp.BaseConnector):
+class SelfConnector(aiohttp.BaseConnector):
     """Connects to this server by ``connect``, whatever a URL names."""
 
     def __init__(self, connect: Connect) -> None:

@@ -10,13 +10,13 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from mataserver_fleet.gateway.http1 import MalformedError
-from mataserver_fleet.gateway.incoming import Incoming
+from mataserver_fleet.gateway.incoming import IncomingResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mataserver_fleet.gateway.http1 import Head
-    from mataserver_fleet.gateway.reaching import Reaching
+    from mataserver_fleet.gateway.resolving import AddressResolver
     from mataserver_fleet.gateway.snapshot import Target
 
 CONNECT = 2.0
@@ -27,12 +27,12 @@ SPARE = 256
 """Idle connections that are kept to one server."""
 
 
-class LinkError(ConnectionError):
+class ConnectionEndedError(ConnectionError):
     """The server ended the connection before its answer was whole."""
 
 
-class Link(Incoming, asyncio.Protocol):
-    """One connection. Raises ``LinkError`` and ``MalformedError``.
+class UpstreamConnection(IncomingResponse, asyncio.Protocol):
+    """One connection. Raises ``ConnectionEndedError`` and ``MalformedError``.
 
     used:  whether it has carried a request before.
     since: when it was used last, once it was idle.
@@ -68,7 +68,7 @@ class Link(Incoming, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end."""
-        self._lost = self._lost or exc or LinkError("the connection was closed")
+        self._lost = self._lost or exc or ConnectionEndedError("the connection was closed")
         self._full = False
         self._wake()
 
@@ -161,7 +161,7 @@ class Link(Incoming, asyncio.Protocol):
             raise (
                 self._lost
                 if isinstance(self._lost, MalformedError)
-                else LinkError("the server ended the connection")
+                else ConnectionEndedError("the server ended the connection")
             )
 
     async def _wait(self) -> None:
@@ -178,7 +178,7 @@ class Link(Incoming, asyncio.Protocol):
             self._waiter.set_result(None)
 
 
-class Links:
+class ConnectionPool:
     """The connections that are idle. ``clock`` gives seconds, ``reaching`` servers' addresses.
 
     ``within`` connects to this server itself.
@@ -187,27 +187,27 @@ class Links:
     def __init__(
         self,
         clock: Callable[[], float],
-        reaching: Reaching,
-        within: Callable[[Callable[[], Link]], Link],
+        reaching: AddressResolver,
+        within: Callable[[Callable[[], UpstreamConnection]], UpstreamConnection],
     ) -> None:
         self._clock = clock
         self._reaching = reaching
         self._within = within
-        self._idle: dict[str, list[tuple[Link, float]]] = {}
+        self._idle: dict[str, list[tuple[UpstreamConnection, float]]] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def take(self, target: Target) -> Link:
+    async def take(self, target: Target) -> UpstreamConnection:
         """Return a connection. Raises ``OSError``, of which ``TimeoutError`` is one."""
         link = self.idle(target)
         if link is not None:
             return link
         if target.kind == "own":
-            return self._within(Link)
+            return self._within(UpstreamConnection)
         async with asyncio.timeout(CONNECT):
             addresses = await self._reaching.addresses(target)
         return await _connected(addresses, target.port)
 
-    def idle(self, target: Target) -> Link | None:
+    def idle(self, target: Target) -> UpstreamConnection | None:
         """Return a connection that is there already."""
         idle, oldest = self._idle.get(target.authority), self._clock() - IDLE
         while idle:
@@ -218,7 +218,9 @@ class Links:
             link.close()
         return None
 
-    def give_back(self, target: Target, link: Link, since: float | None = None) -> None:
+    def give_back(
+        self, target: Target, link: UpstreamConnection, since: float | None = None
+    ) -> None:
         """Keep a connection for another request, or end it.
 
         ``since`` is when it was used last, where that is not now.
@@ -255,14 +257,14 @@ class Links:
                 del self._idle[place]
 
 
-async def _connected(addresses: Sequence[str], port: int) -> Link:
+async def _connected(addresses: Sequence[str], port: int) -> UpstreamConnection:
     """Return a connection to the first of some addresses that accepts one. Raises ``OSError``."""
     loop = asyncio.get_running_loop()
-    failure: OSError = LinkError("the server has no address")
+    failure: OSError = ConnectionEndedError("the server has no address")
     for address in addresses:
         try:
             async with asyncio.timeout(CONNECT / len(addresses)):
-                _, link = await loop.create_connection(Link, address, port)
+                _, link = await loop.create_connection(UpstreamConnection, address, port)
         except OSError as error:
             failure = error
         else:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from mataserver import MataError
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.answers import problem
-from mataserver_fleet.gateway.attempts import Sent
-from mataserver_fleet.gateway.bodies import PIECE, Gone, Whole
-from mataserver_fleet.gateway.exchange import Message
+from mataserver_fleet.gateway.bodies import PIECE, BufferedBody, SentBody
+from mataserver_fleet.gateway.exchange import UpstreamRequest
+from mataserver_fleet.gateway.fast_requests import FastRequest
 from mataserver_fleet.gateway.forwarding import Call, with_query
-from mataserver_fleet.gateway.onward import Arrival, Onward
+from mataserver_fleet.gateway.streamed_requests import IncomingBody, StreamedRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import BodySink, Reading
-    from mataserver_fleet.gateway.attempts import Counted, Take
-    from mataserver_fleet.gateway.choosing import Choosing
-    from mataserver_fleet.gateway.limits import Limits
-    from mataserver_fleet.gateway.links import Link, Links
-    from mataserver_fleet.gateway.repeating import Answered
-    from mataserver_fleet.gateway.sequences import Pin
+    from mataserver_fleet.gateway.connections import ConnectionPool, UpstreamConnection
+    from mataserver_fleet.gateway.fast_requests import CallHandler, Deliver
+    from mataserver_fleet.gateway.known_heads import KnownHead
+    from mataserver_fleet.gateway.limits import RateLimiter
+    from mataserver_fleet.gateway.selection import ServerSelector
+    from mataserver_fleet.gateway.sequences import Destination
     from mataserver_fleet.gateway.servers import Servers
     from mataserver_fleet.gateway.snapshot import Consumer, Place
 
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
     Address = Callable[[web.Request], str]
 
 
-class Note(Protocol):
+class CountAnswer(Protocol):
     """What counts an answer."""
 
     def __call__(self, who: Consumer, place: Place, status: int, taken: int, given: int, /) -> None:
         """Count one, and the bytes of both bodies."""
 
 
-class Unattended:
+class FastPath:
     """Begins them; ``counted`` answers those that need a task."""
 
     def __init__(
         self,
         servers: Servers,
-        choosing: Choosing,
-        links: Links,
-        limits: Limits,
-        counted: Counted,
-        note: Note,
+        choosing: ServerSelector,
+        links: ConnectionPool,
+        limits: RateLimiter,
+        counted: CallHandler,
+        note: CountAnswer,
     ) -> None:
         self.servers = servers
         self.links = links
@@ -64,30 +64,35 @@ class Unattended:
         self._choosing = choosing
         self._limits = limits
 
-    def note(self, known: Answered, status: int, taken: int, given: int) -> None:
+    def note(self, known: KnownHead, status: int, taken: int, given: int) -> None:
         """Count an answer, and the bytes of both bodies."""
         self._note(known.consumer, known.asked.place, status, taken, given)
 
-    async def answer(self, known: Answered, call: Call) -> web.StreamResponse:
+    async def answer(self, known: KnownHead, call: Call) -> web.StreamResponse:
         """Answer a call in a task. Raises ``MataError`` children."""
         self._limits.admit(known.consumer)
         return await self.counted(call)
 
     def begin(
-        self, known: Answered, head: web.Request, address: str, body: Sequence[Piece], take: Take
+        self,
+        known: KnownHead,
+        head: web.Request,
+        address: str,
+        body: Sequence[Piece],
+        take: Deliver,
     ) -> Callable[[], None] | None:
         """Send a request on, unless it needs a task; see ``Responder.begin``."""
         size = sum(map(len, body))
         way = self._way(known, body, size)
         if way is None:
             return None
-        message = _message(known, head, address, way.pin, Whole(body, size))
-        attempt = Sent(self, known, *way, message, take)
+        message = _message(known, head, address, way.pin, BufferedBody(body, size))
+        attempt = FastRequest(self, known, *way, message, take)
         application = known.asked.place.application
         attempt.send(application.timeout, movable=application.resend)
         return attempt.withdraw
 
-    def early(self, known: Answered, size: int) -> int | None:
+    def early(self, known: KnownHead, size: int) -> int | None:
         """Return how much of a body must be here for ``open``; see ``Responder.early``.
 
         One that may have to be sent twice is gathered; so is one whose end must be looked at.
@@ -98,18 +103,23 @@ class Unattended:
         return known.part.told(size)
 
     def open(
-        self, known: Answered, head: web.Request, address: str, arrival: Arrival, take: Take
+        self,
+        known: KnownHead,
+        head: web.Request,
+        address: str,
+        arrival: IncomingBody,
+        take: Deliver,
     ) -> BodySink | None:
         """Send on a request while its body arrives; see ``Responder.open``."""
         way = self._way(known, arrival.here, sum(map(len, arrival.here)))
         if way is None:
             return None
-        message = _message(known, head, address, way.pin, Gone(arrival.size))
-        attempt = Onward(self, known, *way, message, take)
+        message = _message(known, head, address, way.pin, SentBody(arrival.size))
+        attempt = StreamedRequest(self, known, *way, message, take)
         attempt.begin(arrival, known.asked.place.application.timeout)
         return attempt
 
-    def _way(self, known: Answered, body: Sequence[Piece], size: int) -> _Way | None:
+    def _way(self, known: KnownHead, body: Sequence[Piece], size: int) -> _Upstream | None:
         """Return whom to ask, and the connection, for a body of which ``size`` bytes are here.
 
         None where that needs a task.
@@ -129,29 +139,33 @@ class Unattended:
         except MataError:
             self.links.give_back(pin.target, link, since=link.since)
             return None  # and the task is refused
-        return _Way(pin, link)
+        return _Upstream(pin, link)
 
 
-class _Way(NamedTuple):
-    pin: Pin
-    link: Link
+class _Upstream(NamedTuple):
+    pin: Destination
+    link: UpstreamConnection
 
 
 def _message(
-    known: Answered, head: web.Request, address: str, pin: Pin, body: Whole | Gone
-) -> Message:
+    known: KnownHead,
+    head: web.Request,
+    address: str,
+    pin: Destination,
+    body: BufferedBody | SentBody,
+) -> UpstreamRequest:
     """Return what a server is sent."""
     fields = known.passed + headers.origin(address) + known.kind
     path = with_query(known.asked.place.route.path(pin.version, known.asked.verb), head)
-    return Message("POST", path, fields, body, known.consumer.id)
+    return UpstreamRequest("POST", path, fields, body, known.consumer.id)
 
 
-class Repeated:
+class FastPathResponder:
     """Answers one inference whose head was answered before; see ``Responder``."""
 
     __slots__ = ("_address", "_known", "_of")
 
-    def __init__(self, of: Unattended, known: Answered, address: Address) -> None:
+    def __init__(self, of: FastPath, known: KnownHead, address: Address) -> None:
         self._of = of
         self._known = known
         self._address = address
@@ -161,14 +175,14 @@ class Repeated:
         known = self._known
         fields = known.passed + headers.origin(self._address(request))
         call = Call(request, known.asked, known.consumer, fields)
-        call.body = Whole((body,), len(body))
+        call.body = BufferedBody((body,), len(body))
         try:
             return await self._of.answer(known, call)
         except MataError as error:
             return problem(error)
 
     def begin(
-        self, head: web.Request, body: Sequence[Piece], take: Take
+        self, head: web.Request, body: Sequence[Piece], take: Deliver
     ) -> Callable[[], None] | None:
         """Begin to answer it without one."""
         return self._of.begin(self._known, head, self._address(head), body, take)
@@ -182,9 +196,9 @@ class Repeated:
         head: web.Request,
         size: int,
         body: Sequence[Piece],
-        take: Take,
+        take: Deliver,
         reading: Reading,
     ) -> BodySink | None:
         """Begin to answer it without one while its body arrives."""
-        arrival = Arrival(size, body, reading)
+        arrival = IncomingBody(size, body, reading)
         return self._of.open(self._known, head, self._address(head), arrival, take)

@@ -24,21 +24,21 @@ SECONDS = 2.0
 """Seconds that a name may take to be resolved."""
 
 
-class Http(Protocol):
+class OutboundCheck(Protocol):
     """What is needed of ``Context.http``."""
 
     async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
         """Return the addresses of a URL. Raises ``BadRequest`` for one that may not be asked."""
 
 
-class NotReachedError(OSError):
+class UnresolvedHostError(OSError):
     """A name that nobody has, or an address that this server may not ask."""
 
 
-class Reaching(AbstractResolver):
+class AddressResolver(AbstractResolver):
     """Finds the addresses of servers; also for a session of aiohttp, as its resolver."""
 
-    def __init__(self, http: Http) -> None:
+    def __init__(self, http: OutboundCheck) -> None:
         self._http = http
         self._policy = Policy(name="server", timeout=SECONDS)
 
@@ -54,7 +54,7 @@ class Reaching(AbstractResolver):
         try:
             return await self._http.check_outbound(url, self._policy)
         except MataError as error:
-            raise NotReachedError(error.detail) from None
+            raise UnresolvedHostError(error.detail) from None
 
     async def check_literal(self, target: Target) -> None:
         """Check a server whose host is an address: aiohttp resolves names alone."""

@@ -30,7 +30,7 @@ AGAIN = 0.5
 log = logging.getLogger("mataserver.plugin.fleet")
 
 
-class Following:
+class SnapshotUpdater:
     """Reads the tables and hands the snapshot to ``follow``. ``timeout`` is in seconds.
 
     peers: other mataservers.

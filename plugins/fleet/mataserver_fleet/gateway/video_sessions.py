@@ -14,11 +14,17 @@ from aiohttp import web
 
 from mataserver import BadRequest, InvalidParams, MataError, NotFound, Unavailable, check_charset
 from mataserver_fleet.gateway import callers, headers
-from mataserver_fleet.gateway.answers import WrongMethod, asked_as, check_method
-from mataserver_fleet.gateway.bodies import Whole
-from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
+from mataserver_fleet.gateway.answers import MethodNotAllowed, asked_as, check_method
+from mataserver_fleet.gateway.bodies import BufferedBody
+from mataserver_fleet.gateway.exchange import Exchange, UpstreamFailure, UpstreamRequest
 from mataserver_fleet.gateway.relaying import relay, whole_of
-from mataserver_fleet.gateway.sockets import STREAM, Known, Session, SessionGone, StreamSockets
+from mataserver_fleet.gateway.sockets import (
+    STREAM,
+    GatewaySession,
+    RequestedSession,
+    SessionGone,
+    StreamSockets,
+)
 from mataserver_fleet.gateway.usage import Subject
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from mataserver_fleet.gateway.bodies import Passing
+    from mataserver_fleet.gateway.bodies import StreamingBody
     from mataserver_fleet.gateway.gateway import Gateway
     from mataserver_fleet.gateway.matching import Scope
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
@@ -39,7 +45,7 @@ _LONGEST = 65_536
 """Bytes of a session's description."""
 
 
-class Streams:
+class VideoSessions:
     """The sessions that were made through this gateway. ``unread`` is in seconds."""
 
     @classmethod
@@ -49,7 +55,7 @@ class Streams:
         client: aiohttp.ClientSession,
         own: aiohttp.ClientSession,
         unread: float,
-    ) -> Streams:
+    ) -> VideoSessions:
         """Return those of a gateway; ``client`` connects to other servers, ``own`` to this one."""
         return cls(gateway, StreamSockets(gateway, client, own, unread), unread)
 
@@ -57,10 +63,10 @@ class Streams:
         self._gateway = gateway
         self._unread = unread
         self._sockets = sockets
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions: OrderedDict[str, GatewaySession] = OrderedDict()
 
     async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        """Answer what is asked of sessions. Raises ``NotFound`` and ``WrongMethod``."""
+        """Answer what is asked of sessions. Raises ``NotFound`` and ``MethodNotAllowed``."""
         if scope.path == SESSIONS:
             callers.check_any(self._gateway.snapshot, scope, request)
             check_method(request.method, "POST")
@@ -68,7 +74,7 @@ class Streams:
         if scope.path.startswith(STREAM):
             known = self._known(scope, request, STREAM)
             if request.method != "GET":
-                raise WrongMethod("GET")
+                raise MethodNotAllowed("GET")
             return await self._stream(known, request)
         if scope.path.startswith(SESSIONS + "/"):
             known = self._known(scope, request, SESSIONS + "/")
@@ -76,7 +82,7 @@ class Streams:
             return await self._passed_on(known, request)
         raise NotFound("No such route")
 
-    def _known(self, scope: Scope, request: web.Request, prefix: str) -> Known:
+    def _known(self, scope: Scope, request: web.Request, prefix: str) -> RequestedSession:
         """Return a session of who asks. Raises ``NotFound``, also for another's."""
         identity = scope.path.removeprefix(prefix)
         session = self._sessions.get(identity)
@@ -91,7 +97,7 @@ class Streams:
         if consumer.id != session.consumer:
             raise NotFound("No such session")
         self._sessions.move_to_end(identity)
-        return Known(identity, session, place, consumer)
+        return RequestedSession(identity, session, place, consumer)
 
     async def _create(self, scope: Scope, request: web.Request) -> web.Response:
         check_charset(request)
@@ -107,7 +113,7 @@ class Streams:
         if status == 201:
             made["ws_url"] = self._kept(
                 made,
-                Session(place.application.name, model, target, consumer.id),
+                GatewaySession(place.application.name, model, target, consumer.id),
                 scope,
                 request,
             )
@@ -119,7 +125,7 @@ class Streams:
         self,
         place: Place,
         consumer: Consumer,
-        body: Whole | Passing | None,
+        body: BufferedBody | StreamingBody | None,
         request: web.Request,
     ) -> tuple[Target, int, dict[str, Any]]:
         """Return which server was asked for a session, the status and the answer; count it."""
@@ -148,7 +154,7 @@ class Streams:
         place: Place,
         target: Target,
         consumer: Consumer,
-        body: Whole | Passing | None,
+        body: BufferedBody | StreamingBody | None,
         request: web.Request,
     ) -> tuple[int, dict[str, Any]]:
         """Return the status and the answer of the server that makes a session."""
@@ -156,34 +162,34 @@ class Streams:
             request.raw_headers, consumer.name, self._gateway.http.address(request)
         )
         fields += b"Content-Type: application/json\r\n"
-        message = Message("POST", SESSIONS, fields, body, consumer.id)
+        message = UpstreamRequest("POST", SESSIONS, fields, body, consumer.id)
         async with self._exchange(place, target, message) as answer:
             raw = await whole_of(answer, place.application.timeout)
             try:
                 return answer.status, msgspec.json.decode(raw, type=dict[str, Any])
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise Failed("The server answered what is no session", sent=True) from None
+                raise UpstreamFailure("The server answered what is no session", sent=True) from None
 
     def _kept(
-        self, made: Mapping[str, Any], session: Session, scope: Scope, request: web.Request
+        self, made: Mapping[str, Any], session: GatewaySession, scope: Scope, request: web.Request
     ) -> str:
         """Remember a session; return where its WebSocket is for the client."""
         identity = made.get("session_id")
         if not isinstance(identity, str) or not _ID.fullmatch(identity):
-            raise Failed("The server answered what is no session", sent=True)
+            raise UpstreamFailure("The server answered what is no session", sent=True)
         self._sessions[identity] = session
         if len(self._sessions) > MOST:
             self._sessions.popitem(last=False)
         return f"{self._gateway.http.url(request, 'ws')}{scope.prefix}{STREAM}{identity}"
 
-    async def _passed_on(self, known: Known, request: web.Request) -> web.StreamResponse:
+    async def _passed_on(self, known: RequestedSession, request: web.Request) -> web.StreamResponse:
         """Ask the session's server to tell of it or to end it."""
         identity, session, place, consumer = known
         fields = headers.forth(
             request.raw_headers, consumer.name, self._gateway.http.address(request)
         )
         path = f"{SESSIONS}/{identity}"
-        message = Message(asked_as(request.method), path, fields, None, consumer.id)
+        message = UpstreamRequest(asked_as(request.method), path, fields, None, consumer.id)
         async with self._exchange(place, session.target, message) as answer:
             patience = place.application.timeout
             response, _ = await relay(request, answer, patience, self._unread, lambda _: None)
@@ -191,12 +197,12 @@ class Streams:
                 self._sessions.pop(identity, None)
             return response
 
-    def _exchange(self, place: Place, target: Target, message: Message) -> Exchange:
+    def _exchange(self, place: Place, target: Target, message: UpstreamRequest) -> Exchange:
         server, seconds = self._gateway.servers.of(target), place.application.timeout
         links = self._gateway.links
         return Exchange(links, target, server, message, seconds, movable=False)
 
-    async def _stream(self, known: Known, request: web.Request) -> web.StreamResponse:
+    async def _stream(self, known: RequestedSession, request: web.Request) -> web.StreamResponse:
         try:
             return await self._sockets.relay(known, request)
         except SessionGone:
@@ -208,12 +214,12 @@ class Streams:
         self._gateway.usage.note(subject, status, taken, given)
 
 
-def _asked(body: Whole | Passing | None) -> str:
+def _asked(body: BufferedBody | StreamingBody | None) -> str:
     """Return the model of a session that is asked for. Raises ``BadRequest``.
 
     A camera is none of a consumer's to name: the server would connect to it.
     """
-    if not isinstance(body, Whole) or body.size > _LONGEST:
+    if not isinstance(body, BufferedBody) or body.size > _LONGEST:
         raise BadRequest("The body must be a session's description")
     try:
         asked = msgspec.json.decode(b"".join(body.pieces), type=dict[str, Any])

@@ -13,7 +13,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver_fleet.gateway.reaching import Reaching
+    from mataserver_fleet.gateway.resolving import AddressResolver
     from mataserver_fleet.gateway.servers import Server, Servers
     from mataserver_fleet.gateway.snapshot import Snapshot, Target
 
@@ -33,7 +33,7 @@ class _Model(msgspec.Struct):
     model: str
 
 
-class Probes:
+class Prober:
     """One task a server. ``interval`` and ``timeout`` are in seconds.
 
     Whether a Triton is ready as a whole is not asked: it says no during every load. A mataserver
@@ -46,7 +46,7 @@ class Probes:
         self,
         servers: Servers,
         session: aiohttp.ClientSession,
-        reaching: Reaching,
+        reaching: AddressResolver,
         own: Callable[[str], bool],
         interval: float = 1.0,
         timeout: float = 1.0,
