@@ -184,7 +184,7 @@ class Service:
     """The gateway, for one application."""
 
     def __init__(self, ctx: Any) -> None:
-        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0, VideoSessions.over)
+        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0, VideoSessions.create)
         self.claims = self.gateway.claims
 
     def routes(self) -> tuple[Served]:

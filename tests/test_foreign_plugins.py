@@ -77,7 +77,7 @@ def place(tmp_path_factory):
 def test_heads_of_servers(data):
     """A head is read or malformed; no field of it can end a line of what a client is sent."""
     with contextlib.suppress(http1.MalformedError):
-        for name, value in headers.back(http1.read_head(data).fields):
+        for name, value in headers.response_headers(http1.read_head(data).fields):
             assert not {"\r", "\n", "\0"} & set(name + value)
 
 
@@ -88,7 +88,7 @@ def test_chunks_of_servers(data, step):
     """The same comes of a body in chunks in whatever pieces it arrives, or it is malformed."""
 
     def read(size):
-        chunks, found = http1.Chunks(), []
+        chunks, found = http1.ChunkedDecoder(), []
         try:
             for at in range(0, len(data), size):
                 found += chunks.feed(data[at : at + size])
@@ -105,7 +105,7 @@ def test_chunks_of_servers(data, step):
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20))))
 def test_fields_of_clients(fields):
     """Of what a client's fields become each line is one, and none says who asks but our own."""
-    lines = headers.forth(fields, "ada", "10.0.0.1").split(b"\r\n")
+    lines = headers.request_headers(fields, "ada", "10.0.0.1").split(b"\r\n")
     assert lines.pop() == b""
     assert lines[-2:] == [b"X-Consumer-Username: ada", b"X-Forwarded-For: 10.0.0.1"]
     assert not any(line.lower().startswith((b"x-consumer-", b"host:")) for line in lines[:-2])
@@ -121,7 +121,7 @@ def test_fields_of_clients(fields):
 )
 def test_messages_at_the_gateway(data, infer):
     """A message of gRPC, of which the name alone is read."""
-    wanted = parsed(lambda: protobuf.wanted(data, infer=infer))
+    wanted = parsed(lambda: protobuf.requested_model(data, infer=infer))
     assert wanted is None or isinstance(wanted.model, str)
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import BadRequest, Conflict, InvalidParams
-from mataserver_fleet.gateway.matching import name_of
+from mataserver_fleet.gateway.matching import host_name
 from mataserver_fleet.paths import check_paths
 from mataserver_fleet.permits import Forbidden, check_manages
 from mataserver_fleet.store import check_revision, find, insert, page
@@ -176,7 +176,7 @@ def check_free(host: str | UnsetType | None, asked_by: str) -> None:
 
     Whoever asks so, people at the console among them, would reach the application alone.
     """
-    if isinstance(host, str) and host and host.lower().strip("[]") == name_of(asked_by):
+    if isinstance(host, str) and host and host.lower().strip("[]") == host_name(asked_by):
         raise InvalidParams("host: the server itself is asked by this name: take another one")
 
 

@@ -20,7 +20,7 @@ NAMES = []
 class Service:
     def __init__(self, ctx):
         http = Named(ctx.http, NAMES.pop()) if NAMES else ctx.http
-        self.gateway = Gateway(http, ctx.settings, 0.5, VideoSessions.over)
+        self.gateway = Gateway(http, ctx.settings, 0.5, VideoSessions.create)
         self.claims = self.gateway.claims
         MADE.append(self.gateway)
         CONTEXTS.append(ctx)

@@ -10,7 +10,7 @@ import socket
 from gateway_stand import application
 from test_gateway_heads import Line, request
 
-from mataserver_fleet.gateway.bodies import PIECE
+from mataserver_fleet.gateway.bodies import PIECE_BYTES
 from mataserver_fleet.gateway.snapshot import Target
 
 TENSORS = "Inference-Header-Content-Length: 2"
@@ -108,7 +108,7 @@ async def learnt(stand, act, **more):
     """Give a server and a connection whose head is known; what is small is answered well."""
 
     async def first(server, body, writer):
-        await (act if body.left > PIECE else well)(server, body, writer)
+        await (act if body.left > PIECE_BYTES else well)(server, body, writer)
 
     async with Reader(first) as server:
         stand.follow(application(server.target, **more))
@@ -119,7 +119,7 @@ async def learnt(stand, act, **more):
 
 def free(stand, server):
     """Whether a server has nothing to do any more, and nothing of a body is in memory."""
-    busy = stand.gateway.servers.of(server.target).outstanding
+    busy = stand.gateway.servers.get(server.target).outstanding
     return not busy and not stand.server.composed.budget.taken
 
 

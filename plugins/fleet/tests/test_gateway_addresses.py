@@ -107,7 +107,7 @@ async def test_an_address_that_is_not_permitted(names, tmp_path):
         clock, reaching = asyncio.get_running_loop().time, AddressResolver(Named(None, names))
         links, target = ConnectionPool(clock, reaching, Doorway().connect), Target(ELSEWHERE, 1)
         with pytest.raises(UnresolvedHostError, match="outbound_hosts"):
-            await links.take(target)
+            await links.acquire(target)
         stand.follow(application(target))
         assert (await stand.ask())[0] in {502, 503}
         assert reached == []

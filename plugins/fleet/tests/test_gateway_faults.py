@@ -53,7 +53,7 @@ async def test_nobody_can_be_reached(stand):  # noqa: F811
     begun = time.monotonic()
     status, answer, headers = await stand.ask()
     assert (status in {502, 503}, set(answer)) == (True, {"error"})
-    await eventually(lambda: not stand.gateway.servers.of(CLOSED).alive)
+    await eventually(lambda: not stand.gateway.servers.get(CLOSED).is_alive)
     status, answer, headers = await stand.ask()
     assert (status, headers["Retry-After"]) == (503, "1")
     assert "127.0.0.1" not in str(answer)
@@ -89,7 +89,7 @@ async def test_a_server_that_dies_amid_its_answer(stand, upstreams, targets):  #
         stand.follow(application(Target("127.0.0.1", server.port, 1e6), targets[0], resend=True))
         assert (await stand.ask())[0] == 502  # nothing of a short one was sent yet
         lines = [f"POST {INFER} HTTP/1.1", "Host: x", f"apikey: {KEY}", "Content-Length: 0", "", ""]
-        stand.gateway.servers.of(Target("127.0.0.1", server.port)).answered(0)
+        stand.gateway.servers.get(Target("127.0.0.1", server.port)).mark_alive(0)
         answer = await stand.exchange("\r\n".join(lines).encode())
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.endswith(b"\r\n\r\n12345")
@@ -172,10 +172,10 @@ async def test_a_server_that_stops_answering_probes(stand, upstreams, targets): 
     async with Raw(act) as server:
         dead = Target("127.0.0.1", server.port, 1e6)
         stand.follow(application(dead, targets[0], resend=True, timeout=20.0))
-        await eventually(lambda: stand.gateway.servers.of(dead).back == 0.0)
+        await eventually(lambda: stand.gateway.servers.get(dead).recovered_at == 0.0)
         asking = asyncio.ensure_future(stand.ask())
         await eventually(lambda: server.asked == 1)
-        stand.gateway.servers.of(dead).died()
+        stand.gateway.servers.get(dead).mark_dead()
         assert (await asking)[0] == 200
     assert len(upstreams[0].seen) == 1
 
@@ -184,16 +184,16 @@ async def test_a_model_that_is_not_ready(stand, upstreams, targets):  # noqa: F8
     """A server that has not the model is not asked for it; when it has it, it is asked again."""
     upstreams[0].ready.clear()
     stand.follow(application(*targets))
-    await eventually(lambda: stand.gateway.servers.of(targets[0]).unready)
+    await eventually(lambda: stand.gateway.servers.get(targets[0]).unready)
     for _ in range(10):
         assert (await stand.ask())[1]["server"] == "two"
     upstreams[0].ready.add("")
-    await eventually(lambda: not stand.gateway.servers.of(targets[0]).unready)
+    await eventually(lambda: not stand.gateway.servers.get(targets[0]).unready)
     upstreams[1].ready.clear()
-    await eventually(lambda: stand.gateway.servers.of(targets[1]).unready)
+    await eventually(lambda: stand.gateway.servers.get(targets[1]).unready)
     assert (await stand.ask())[1]["server"] == "one"
     upstreams[0].ready.clear()
-    await eventually(lambda: stand.gateway.servers.of(targets[0]).unready)
+    await eventually(lambda: stand.gateway.servers.get(targets[0]).unready)
     assert (await stand.ask())[0] == 503
 
 
@@ -231,26 +231,26 @@ async def test_a_version_that_nobody_has(stand, upstreams, targets):  # noqa: F8
         assert (await stand.ask(path))[:2] == (400, {"error": "unknown version"})
     assert [len(each.seen) for each in servers] == [4, 4]
     for each in pair:
-        known = stand.gateway.servers.of(each)
-        assert (known.suspect, known.unready) == (False, set())
+        known = stand.gateway.servers.get(each)
+        assert (known.is_suspect, known.unready) == (False, set())
     for server in servers:
         await server.stop()
 
 
 async def test_a_probe_that_is_late(stand, upstreams, targets):  # noqa: F811
     """A server that is late for one probe is asked after others; for two in a row it is dead."""
-    known = stand.gateway.servers.of(targets[0])
+    known = stand.gateway.servers.get(targets[0])
     stand.follow(application(targets[0]))
-    probes = stand.gateway._probes
+    probes = stand.gateway._prober
     late = TimeoutError()
-    probes._miss(targets[0].url, known, late)
-    assert (known.suspect, known.alive) == (True, True)
+    probes._note_miss(targets[0].url, known, late)
+    assert (known.is_suspect, known.is_alive) == (True, True)
     assert (await stand.ask())[0] == 200
-    await eventually(lambda: not known.suspect)
+    await eventually(lambda: not known.is_suspect)
     for _ in range(2):
-        probes._miss(targets[0].url, known, late)
-    assert not known.alive
-    await eventually(lambda: known.alive)
+        probes._note_miss(targets[0].url, known, late)
+    assert not known.is_alive
+    await eventually(lambda: known.is_alive)
 
 
 async def test_an_upload_that_takes_longer_than_an_answer_may(stand, upstreams, targets):  # noqa: F811
@@ -352,7 +352,7 @@ async def test_a_client_that_leaves(stand, upstreams, targets):  # noqa: F811
     with contextlib.suppress(asyncio.CancelledError):
         await asking
     await eventually(lambda: upstreams[0].cancelled == 1)
-    assert stand.gateway.servers.of(targets[0]).outstanding == 0
+    assert stand.gateway.servers.get(targets[0]).outstanding == 0
 
 
 async def test_a_client_that_reads_slowly(stand):  # noqa: F811
@@ -409,7 +409,7 @@ async def test_versions_by_weight(stand, upstreams, targets):  # noqa: F811
     assert set(asked) == {f"/v2/models/cats/versions/{number}/infer" for number in (1, 2)}
     assert 40 <= sum("/2/" in each for each in asked) <= 76
     upstreams[0].ready.discard("2")
-    await eventually(lambda: stand.gateway.servers.of(targets[0]).unready)
+    await eventually(lambda: stand.gateway.servers.get(targets[0]).unready)
     upstreams[0].seen.clear()
     for _ in range(10):
         assert (await stand.ask())[0] == 200

@@ -23,7 +23,7 @@ from gateway_stand import (  # noqa: F401
 from upstreams import Raw, Upstream
 
 from mataserver_fleet.gateway.connections import UpstreamConnection
-from mataserver_fleet.gateway.incoming import HIGH
+from mataserver_fleet.gateway.incoming import HIGH_WATER_BYTES
 from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads
 from mataserver_fleet.gateway.snapshot import Consumer, Target
 
@@ -208,7 +208,7 @@ async def test_a_slow_model_behind_a_body_in_pieces(stand, upstreams, targets): 
         upstreams[0].pause.clear()
         sent = request(b'{"inputs":[]}')
         asking = asyncio.ensure_future(line.ask(sent[:-3], sent[-3:]))
-        await asyncio.sleep(2 * stand.gateway.bodies.patience)
+        await asyncio.sleep(2 * stand.gateway.body_loader.timeout)
         upstreams[0].pause.set()
         assert (await asking)[0].startswith(b"HTTP/1.1 200")
         assert (await line.ask(request(b"{}")))[0].startswith(b"HTTP/1.1 200")
@@ -246,7 +246,7 @@ async def test_a_client_that_leaves(stand, upstreams, targets):  # noqa: F811
         async with asyncio.timeout(30):
             while not upstreams[0].cancelled:
                 await asyncio.sleep(0.01)
-    assert stand.gateway.servers.of(targets[0]).outstanding == 0
+    assert stand.gateway.servers.get(targets[0]).outstanding == 0
     (count,) = stand.gateway.usage.total.values()
     assert count.requests == 2
 
@@ -324,7 +324,7 @@ async def test_no_task_for_a_plain_one(stand, upstreams, targets):  # noqa: F811
         async with asyncio.timeout(30):
             while not upstreams[0].cancelled:
                 await asyncio.sleep(0.01)
-    assert stand.gateway.servers.of(targets[0]).outstanding == 0
+    assert stand.gateway.servers.get(targets[0]).outstanding == 0
     (count,) = stand.gateway.usage.total.values()
     assert (count.requests, count.bytes_in) == (3, 300_004)
     assert line.hits == 2
@@ -340,8 +340,8 @@ async def test_a_server_that_takes_too_long(stand, upstreams, targets):  # noqa:
         assert head.startswith(b"HTTP/1.1 504")
         assert b"0.4 s" in body
         assert line.hits == 1
-    server = stand.gateway.servers.of(targets[0])
-    assert (server.outstanding, server._attempts) == (0, set())
+    server = stand.gateway.servers.get(targets[0])
+    assert (server.outstanding, server._timers) == (0, set())
 
 
 async def test_a_server_that_dies_with_the_request(stand, upstreams, targets):  # noqa: F811
@@ -357,7 +357,7 @@ async def test_a_server_that_dies_with_the_request(stand, upstreams, targets):  
             while len(upstreams[0].seen) < 2:
                 await asyncio.sleep(0.01)
         assert not _tasks(stand)
-        stand.gateway.servers.of(first).died()
+        stand.gateway.servers.get(first).mark_dead()
         async with asyncio.timeout(30):
             while not upstreams[1].seen:
                 await asyncio.sleep(0.01)
@@ -367,7 +367,7 @@ async def test_a_server_that_dies_with_the_request(stand, upstreams, targets):  
         assert head.startswith(b"HTTP/1.1 200")
         assert b'"two"' in body
         assert line.hits == 1
-    assert [stand.gateway.servers.of(each).outstanding for each in targets] == [0, 0]
+    assert [stand.gateway.servers.get(each).outstanding for each in targets] == [0, 0]
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "too late as well"])
@@ -428,13 +428,19 @@ def test_a_connection_that_is_not_read_is_not_used_again():
             return unsent[0]
 
     unsent = [0]
-    link = UpstreamConnection()
-    link.connection_made(Reading())
-    for size, unsent[0], reusable in ((HIGH, 0, True), (HIGH, 1, False), (HIGH + 1, 0, False)):
-        link.begin()
-        link.sent()
-        link.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
-        assert (link.ended, link.reusable) == (True, reusable)
+    connection = UpstreamConnection()
+    connection.connection_made(Reading())
+    for size, unsent[0], reusable in (
+        (HIGH_WATER_BYTES, 0, True),
+        (HIGH_WATER_BYTES, 1, False),
+        (HIGH_WATER_BYTES + 1, 0, False),
+    ):
+        connection.begin_request()
+        connection.end_request()
+        connection.data_received(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+        )
+        assert (connection.is_complete, connection.is_reusable) == (True, reusable)
 
 
 async def test_an_answer_that_comes_in_drops(stand):  # noqa: F811

@@ -22,10 +22,10 @@ def test_a_head():
     head = read_head(b"HTTP/1.1 201 Made it\r\nX-a:\t 1 \r\nx-A: 2\r\nContent-Length: 12")
     fields = ((b"X-a", b"1"), (b"x-A", b"2"), (b"Content-Length", b"12"))
     assert head == (201, fields, 12, False, 1)
-    assert read_head(b"HTTP/1.1 200 ").keep is False  # it ends with the connection
-    assert read_head(b"HTTP/1.0 200\r\nContent-Length: 0").keep is False
-    assert read_head(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: Keep-Alive").keep
-    assert not read_head(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close").keep
+    assert read_head(b"HTTP/1.1 200 ").keep_alive is False  # it ends with the connection
+    assert read_head(b"HTTP/1.0 200\r\nContent-Length: 0").keep_alive is False
+    assert read_head(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: Keep-Alive").keep_alive
+    assert not read_head(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close").keep_alive
     assert read_head(b"HTTP/1.1 204 No Content").length == 0
     assert read_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked").chunked
 
@@ -128,16 +128,16 @@ async def serving():
 
 async def asked(links, port):
     """Ask; return status and body, and the connection."""
-    link = await links.take(Target("127.0.0.1", port))
-    link.begin().write(b"GET / HTTP/1.1\r\n\r\n")
-    link.sent()
+    link = await links.acquire(Target("127.0.0.1", port))
+    link.begin_request().write(b"GET / HTTP/1.1\r\n\r\n")
+    link.end_request()
     try:
         head, body = await link.head(), b""
         while piece := await link.chunk():
             body += piece
         return head.status, body, link
     finally:
-        links.give_back(Target("127.0.0.1", port), link)
+        links.release(Target("127.0.0.1", port), link)
 
 
 async def test_connections_are_used_again(links, serving):

@@ -24,7 +24,7 @@ from test_gateway_rpc import INFER as MESSAGE
 from mataserver import BadRequest, Unavailable
 from mataserver_fleet.gateway.bodies import BodyTooLarge, BufferedBody
 from mataserver_fleet.gateway.headers import HEADER_LENGTH
-from mataserver_fleet.gateway.inspection import MOST_INFLATED, JsonPart, look
+from mataserver_fleet.gateway.inspection import MAX_INFLATED, JsonPart, inspect_body
 from mataserver_fleet.gateway.rpc import SERVICE
 from mataserver_fleet.gateway.sequences import SequenceStep
 
@@ -60,7 +60,7 @@ async def looked(pieces, share=None, *, regions=False, **fields):
     """Look at a body that came in pieces."""
     given = CIMultiDictProxy(CIMultiDict({k.replace("_", "-"): v for k, v in fields.items()}))
     body = BufferedBody(pieces, sum(map(len, pieces)))
-    return await look(body, given, share or Held(), regions=regions)
+    return await inspect_body(body, given, share or Held(), regions=regions)
 
 
 async def is_refused(pieces, **fields):
@@ -187,7 +187,7 @@ async def test_a_bomb():
     assert (share.peak <= 1_300_000, share.taken) == (True, 0)
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1) as file:
-        for _ in range(MOST_INFLATED // (1 << 20) + 1):
+        for _ in range(MAX_INFLATED // (1 << 20) + 1):
             file.write(bytes(1 << 20))
     with pytest.raises(BodyTooLarge):
         await looked([out.getvalue()], Content_Encoding="gzip")
@@ -212,7 +212,7 @@ async def test_fields_that_tell_twice_what_is_json(fields):
     """The server might go by the other one."""
     given = CIMultiDictProxy(CIMultiDict(fields))
     with pytest.raises(BadRequest):
-        await look(BufferedBody([gzip.compress(REGION)], 9), given, Held(), regions=False)
+        await inspect_body(BufferedBody([gzip.compress(REGION)], 9), given, Held(), regions=False)
 
 
 LONG = REGION[:-1] + b'"' + b"0123456789abcdef" * 600_000
@@ -332,4 +332,4 @@ def test_json_in_pieces_is_plain_wherever_it_is_cut(at):
         body = text + b"sequence_id" + bytes(2_000_000)
         part = JsonPart(CIMultiDictProxy(CIMultiDict({HEADER_LENGTH: str(len(text))})))
         pieces = (memoryview(body)[:at], body[at:100], body[100:])
-        assert part.is_plainly_without(pieces, len(body)) is without
+        assert part.needs_no_inspection(pieces, len(body)) is without

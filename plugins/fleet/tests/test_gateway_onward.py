@@ -23,10 +23,10 @@ from gateway_reader import (
 from gateway_stand import KEY, application, consumer, stand, targets, upstreams  # noqa: F401
 from test_gateway_heads import Line, eventually, request
 
-from mataserver_fleet.gateway.bodies import LARGE, PIECE
+from mataserver_fleet.gateway.bodies import LARGE_PIECE_BYTES, PIECE_BYTES
 
 
-@pytest.mark.parametrize("size", [PIECE + 1, 3_000_000, 7_999_999])
+@pytest.mark.parametrize("size", [PIECE_BYTES + 1, 3_000_000, 7_999_999])
 async def test_the_same_body(stand, upstreams, targets, size):  # noqa: F811
     """It arrives as it was sent, with its length, however it is cut; and so does the next one."""
     stand.follow(application(*targets[:1]))
@@ -79,7 +79,7 @@ async def test_a_server_that_does_not_read(stand):  # noqa: F811
             await asyncio.gather(*(each.ask(tensors(b"{}")) for each in lines))
             go.clear()
             asking = [asyncio.ensure_future(each.ask(tensors(large(8_000_000)))) for each in lines]
-            await eventually(lambda: stand.server.composed.budget.taken > 4 * LARGE)
+            await eventually(lambda: stand.server.composed.budget.taken > 4 * LARGE_PIECE_BYTES)
             await asyncio.sleep(1.2)  # longer than a client may pause
             assert stand.server.composed.budget.taken < 4 * OURS
             assert sum(server.came[-4:]) < 8_000_000
@@ -108,7 +108,7 @@ async def test_drops_are_gathered(stand):  # noqa: F811
             await asyncio.sleep(0)
         assert (await line.read())[1] == b"hi"
         assert server.came[-1] == 500_000
-    assert len(bodies[0].reads) < 4 * 500_000 / LARGE
+    assert len(bodies[0].reads) < 4 * 500_000 / LARGE_PIECE_BYTES
 
 
 async def test_a_mirror_has_all_of_it(stand, upstreams, targets):  # noqa: F811
@@ -248,7 +248,7 @@ async def test_one_after_the_other_whatever_happens(stand, seed):  # noqa: F811
         inner = tensors(b"{}")
         for _ in range(20):
             fates.append(draw.choice(["well", *told]))
-            size = draw.choice([PIECE + 1, 1_000_000, 3_000_000])
+            size = draw.choice([PIECE_BYTES + 1, 1_000_000, 3_000_000])
             sent = tensors((b"{}" + inner * (size // len(inner) + 1))[:size])
             cuts = sorted(draw.randrange(len(sent)) for _ in range(draw.choice([0, 1, 3])))
             for begin, end in itertools.pairwise([0, *cuts, len(sent)]):
@@ -258,6 +258,6 @@ async def test_one_after_the_other_whatever_happens(stand, seed):  # noqa: F811
                 head, _ = await line.read()
             assert head[9:12] in told[fates[-1]], fates
             if fates[-1] != "well":
-                await eventually(lambda: not stand.gateway.servers.of(server.target).suspect)
+                await eventually(lambda: not stand.gateway.servers.get(server.target).is_suspect)
         await eventually(lambda: free(stand, server))
     assert len(server.came) == line.hits + 1 == 21

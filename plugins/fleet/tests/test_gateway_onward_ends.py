@@ -30,7 +30,7 @@ async def test_a_client_that_stops(stand, came):  # noqa: F811
         assert server.came[1] < came
         requests, failed, taken = await count(stand)
         assert (requests, failed, taken) == (2, 0, came - sent.index(b"\r\n\r\n") - 4 + 2)
-        assert not stand.gateway.servers.of(server.target).suspect
+        assert not stand.gateway.servers.get(server.target).is_suspect
 
 
 async def test_a_client_that_sends_next_to_nothing(stand):  # noqa: F811
@@ -118,14 +118,14 @@ async def test_a_server_that_dies(stand, upstreams, targets):  # noqa: F811
 
     async with learnt(stand, act) as (server, line):
         stand.follow(application(server.target, targets[0]))
-        stand.gateway.servers.of(targets[0]).outstanding = 100  # so that it is not asked first
+        stand.gateway.servers.get(targets[0]).outstanding = 100  # so that it is not asked first
         assert (await line.ask(tensors(b"{}")))[0].startswith(b"HTTP/1.1 200")
         sent = tensors(large())
         head, _ = await line.ask(sent[:1_000_000])
         assert head.startswith(b"HTTP/1.1 502")
         assert upstreams[0].seen == []
-        assert stand.gateway.servers.of(server.target).outstanding == 0
-        stand.gateway.servers.of(targets[0]).outstanding = 0
+        assert stand.gateway.servers.get(server.target).outstanding == 0
+        stand.gateway.servers.get(targets[0]).outstanding = 0
         # The connection is whole: the rest is dropped, and the next request answered.
         head, _ = await line.ask(sent[1_000_000:] + tensors(b"{}"))
         assert head.startswith(b"HTTP/1.1 200")
@@ -141,8 +141,8 @@ async def test_where_asking_twice_is_harmless(stand, upstreams, targets):  # noq
 
     async with learnt(stand, act, resend=True) as (server, line):
         stand.follow(application(server.target, targets[0], resend=True))
-        stand.gateway.servers.of(targets[0]).outstanding = 100
-        stand.gateway.servers.of(server.target).outstanding = 0
+        stand.gateway.servers.get(targets[0]).outstanding = 100
+        stand.gateway.servers.get(server.target).outstanding = 0
         body = large()
         await line.ask(tensors(b"{}"))
         head, answer = await line.ask(tensors(body))

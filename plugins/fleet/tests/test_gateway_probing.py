@@ -42,7 +42,7 @@ async def test_a_word_that_has_no_end(aiohttp_server, kind):
         probes = Prober(
             servers, session, AddressResolver(Anywhere()), lambda _: False, timeout=20.0
         )
-        server = servers.of(target)
-        assert not await probes.look(target, server, "/v2/models/m/versions/1/ready")
-        assert (server.missed, server.alive) == (1, False)
+        server = servers.get(target)
+        assert not await probes.probe(target, server, "/v2/models/m/versions/1/ready")
+        assert (server.missed_probes, server.is_alive) == (1, False)
     assert len(sent) < 40, "megabytes, most of them in the system's buffers"

@@ -20,7 +20,7 @@ from foreign_bytes import FEW
 from mataserver import BadRequest
 from mataserver_fleet.gateway import protobuf
 from mataserver_fleet.gateway.bodies import BufferedBody
-from mataserver_fleet.gateway.inspection import look
+from mataserver_fleet.gateway.inspection import inspect_body
 
 NAMES = ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "priority")
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -89,7 +89,7 @@ def test_messages(data):
     """Whatever protobuf reads of a message, the gateway has read the same, or refused it."""
     with contextlib.suppress(DecodeError, BadRequest):
         theirs = by_protobuf(data)
-        asked, region = protobuf.wanted(data, infer=True), protobuf.names_region(data)
+        asked, region = protobuf.requested_model(data, infer=True), protobuf.names_region(data)
         step = asked.step
         mine = (step.sequence, [step.start, step.end]) if step else (None, None)
         assert (asked.model, asked.version, *mine) == theirs[:4]
@@ -189,6 +189,6 @@ def test_json(text, size):
     nothing = CIMultiDictProxy(CIMultiDict())
     sequence, region = by_rapidjson(raw)
     with contextlib.suppress(BadRequest):
-        step = asyncio.run(look(whole, nothing, Boundless(), regions=False))
+        step = asyncio.run(inspect_body(whole, nothing, Boundless(), regions=False))
         assert not region
         assert sequence in {None, step and step.sequence}

@@ -235,9 +235,9 @@ async def test_a_server_that_cannot_be_reached(door):
     for resend in (False, True):
         heavy = Target("127.0.0.1", door.targets[0].port, 1e6, door.targets[0].rpc)
         door.stand.follow(application(heavy, door.targets[1], route=GRPC, resend=resend))
-        server = door.stand.gateway.servers.of(heavy)
-        server.answered(-100.0)
-        server.back = -100.0  # also where a probe was quicker: it is no newcomer
+        server = door.stand.gateway.servers.get(heavy)
+        server.mark_alive(-100.0)
+        server.recovered_at = -100.0  # also where a probe was quicker: it is no newcomer
         expected = b"two:" + INFER if resend else "UNAVAILABLE"
         assert await door.ask() == expected
 
@@ -279,7 +279,7 @@ async def test_what_a_server_says_is_passed_on(door):
     async with asyncio.timeout(5):
         while not door.peers[0].cancelled:
             await asyncio.sleep(0.01)
-    assert door.stand.gateway.servers.of(door.targets[0]).outstanding == 0
+    assert door.stand.gateway.servers.get(door.targets[0]).outstanding == 0
 
 
 async def test_limits_and_usage(door):
@@ -350,7 +350,7 @@ async def test_a_stream(door):
     assert answers == [name + b"1", name + b"2"] * 3
     assert sorted(len(peer.seen) for peer in door.peers) == [0, 3]
     async with asyncio.timeout(5):
-        while any(door.stand.gateway.servers.of(each).outstanding for each in door.targets):
+        while any(door.stand.gateway.servers.get(each).outstanding for each in door.targets):
             await asyncio.sleep(0.01)
 
 
@@ -377,7 +377,7 @@ def test_fields_that_are_cut():
     """Whatever a message is cut to, it is read or refused, and nothing else."""
     whole = INFER[:60] + parameter("sequence_id", "a")
     odd = CATS + parameter("sequence_id", "a").replace(b"_id", b"_\xe9d")
-    assert protobuf.wanted(odd, infer=True).step is None
+    assert protobuf.requested_model(odd, infer=True).step is None
     for size in range(len(whole)):
         with contextlib.suppress(BadRequest):
-            protobuf.wanted(whole[:size], infer=True)
+            protobuf.requested_model(whole[:size], infer=True)

@@ -19,7 +19,7 @@ def step(number, *, start=False, end=False):
 def test_what_is_remembered():
     """A sequence is bound until its end, for an hour, and so many of them."""
     now = [0.0]
-    sequences = Sequences(lambda: now[0], most=2)
+    sequences = Sequences(lambda: now[0], limit=2)
     sequences.bind("m", step(1, start=True), PIN, ANNA)
     assert sequences.find("m", step(1), ANNA) == PIN
     assert sequences.find("other", step(1), ANNA) is None
@@ -53,7 +53,7 @@ def test_it_is_whose_it_was_begun_by():
 
 def test_many_of_one_push_out_no_others():
     """Who has the most is forgotten first."""
-    sequences = Sequences(lambda: 0.0, most=10)
+    sequences = Sequences(lambda: 0.0, limit=10)
     sequences.bind("m", step("anna's", start=True), PIN, ANNA)
     for number in range(50):
         sequences.bind("m", step(number, start=True), PIN, BEN)

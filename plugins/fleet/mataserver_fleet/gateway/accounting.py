@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.usage import Subject, UsageCount
     from mataserver_fleet.store import Store
 
-ALIVE = 30.0
+ALIVE_SECONDS = 30.0
 """Seconds for which a gateway is taken to be alive after it last said so."""
 _NAME = "gateway-"
 _SUMS = ("requests", "failed", "bytes_in", "bytes_out")
@@ -44,9 +44,9 @@ class Accounting:
         self._gateway = gateway
         self._interval = interval
         self._name = _NAME + secrets.token_hex(12)
-        self._alone = store.database.dialect == "sqlite"
-        self._settled = False
-        self._turn = asyncio.Lock()
+        self._is_only_gateway = store.database.dialect == "sqlite"
+        self._has_settled = False
+        self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Settle again and again."""
@@ -56,12 +56,12 @@ class Accounting:
 
     async def settle(self) -> None:
         """Hand over what was counted, and learn what others have counted today."""
-        async with self._turn:
+        async with self._lock:
             await self._settle()
 
     async def _settle(self) -> None:
         taken = self._gateway.usage.take()
-        if self._alone and self._settled and not taken:
+        if self._is_only_gateway and self._has_settled and not taken:
             return
         today = int(self._store.clock() // DAY)
         try:
@@ -73,15 +73,15 @@ class Accounting:
         for (day, subject), count in taken.items():
             own[subject.consumer] += count.requests if day == today else 0
         self._gateway.limits.settle(used, own, today, gateways)
-        self._settled = True
+        self._has_settled = True
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         """Hand over the last counts; be alive no more."""
         await self.settle()
-        if self._alone:
+        if self._is_only_gateway:
             return
         try:
-            await finish(self._forget())
+            await finish(self._unregister())
         except Unavailable:
             log.warning("what was asked last could not be counted: the database does not answer")
 
@@ -92,8 +92,8 @@ class Accounting:
         now = self._store.clock()
         async with self._store.database.begin() as connection:
             for (day, subject), count in taken.items():
-                await connection.execute(self._addition(subject, count, day))
-            gateways = 1 if self._alone else await self._living(connection, now)
+                await connection.execute(self._upsert(subject, count, day))
+            gateways = 1 if self._is_only_gateway else await self._count_gateways(connection, now)
             sums = (
                 sa.select(USAGE.c.consumer, sa.func.sum(USAGE.c.requests))
                 .where(USAGE.c.day == today)
@@ -102,16 +102,16 @@ class Accounting:
             used = {name: int(number) for name, number in await connection.execute(sums)}
         return gateways, used
 
-    def _addition(self, subject: Subject, count: UsageCount, day: int) -> Any:
+    def _upsert(self, subject: Subject, count: UsageCount, day: int) -> Any:
         values = {"day": day, **subject._asdict(), **{n: getattr(count, n) for n in _SUMS}}
         new = _insert(self._store.database.dialect).values(**values)
         sums = {name: USAGE.c[name] + new.excluded[name] for name in _SUMS}
         keys = ["day", "consumer", "application", "model"]
         return new.on_conflict_do_update(index_elements=keys, set_=sums)
 
-    async def _living(self, connection: Connection, now: float) -> int:
+    async def _count_gateways(self, connection: Connection, now: float) -> int:
         """Say that this gateway lives; return how many do."""
-        values = {"value": "", "until": now + ALIVE}
+        values = {"value": "", "until": now + ALIVE_SECONDS}
         own = sa.update(FACTS).where(FACTS.c.name == self._name).values(**values)
         if not (await connection.execute(own)).rowcount:
             await connection.execute(sa.insert(FACTS).values(name=self._name, **values))
@@ -122,7 +122,7 @@ class Accounting:
         )
         return int(await connection.scalar(living) or 1)
 
-    async def _forget(self) -> None:
+    async def _unregister(self) -> None:
         async with self._store.database.begin() as connection:
             await connection.execute(sa.delete(FACTS).where(FACTS.c.name == self._name))
 

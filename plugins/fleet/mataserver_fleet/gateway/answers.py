@@ -12,9 +12,9 @@ from mataserver import MataError
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.grants import InvalidKey
 
-LINGER = 2.0
+LINGER_SECONDS = 2.0
 """Seconds for a client whose body does not arrive to read why."""
-_HANG_UP = frozenset({408, 411, 413})
+_CLOSING_STATUSES = frozenset({408, 411, 413})
 """Statuses after which the connection is not used again."""
 
 
@@ -30,11 +30,11 @@ class MethodNotAllowed(MataError):
 
 def check_method(method: str, *allowed: str) -> None:
     """Raise ``MethodNotAllowed`` for any other method; GET allows HEAD (RFC 9110, 9.1)."""
-    if asked_as(method) not in allowed:
+    if upstream_method(method) not in allowed:
         raise MethodNotAllowed(*allowed, *(("HEAD",) if "GET" in allowed else ()))
 
 
-def asked_as(method: str) -> str:
+def upstream_method(method: str) -> str:
     """Return the method that a server is asked by: Tritons answer no HEAD."""
     return "GET" if method == "HEAD" else method
 
@@ -42,7 +42,7 @@ def asked_as(method: str) -> str:
 def linger(request: web.Request) -> None:
     """End a connection once its client has read why: the rest of a body does not come by it."""
     if request.transport is not None:
-        asyncio.get_running_loop().call_later(LINGER, request.transport.close)
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, request.transport.close)
 
 
 def problem(error: MataError) -> web.Response:
@@ -55,7 +55,7 @@ def problem(error: MataError) -> web.Response:
     if isinstance(error, MethodNotAllowed):
         fields["Allow"] = ", ".join(error.allowed)
     response = json({"error": error.detail}, error.status, fields)
-    if error.status in _HANG_UP:
+    if error.status in _CLOSING_STATUSES:
         response.force_close()
     return response
 

@@ -27,14 +27,14 @@ class ApplicationInfo:
 
         And ``NotFound`` and ``MethodNotAllowed``.
         """
-        kind = matching.OWN.get(scope.path)
+        kind = matching.APPLICATION_PATHS.get(scope.path)
         if kind is None:
             raise NotFound("No such route")
         callers.check_any(snapshot, scope, request)
         check_method(request.method, "GET")
-        return self._told(kind, scope)
+        return self._describe(kind, scope)
 
-    def _told(self, kind: str, scope: Scope) -> web.Response:
+    def _describe(self, kind: str, scope: Scope) -> web.Response:
         if kind == "server":
             return json({"name": "mataserver", "version": "2", "extensions": []})
         if kind == "live":

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from mataserver import Share
 
-PIECE = 1 << 18
+PIECE_BYTES = 1 << 18
 """Bytes that are gathered, where they come in drops, before they are sent or kept as one piece."""
-LARGE = 1 << 15
+LARGE_PIECE_BYTES = 1 << 15
 """Bytes that are no drop."""
 
 
@@ -52,7 +52,7 @@ class BufferedBody:
         self.pieces = pieces
         self.size = size
 
-    def known(self) -> Sequence[bytes]:
+    def known_pieces(self) -> Sequence[bytes]:
         """Return what is known of the body before it is sent."""
         return [bytes(each) for each in self.pieces]
 
@@ -74,85 +74,85 @@ class StreamingBody:
     watch: looks at each piece before it is sent; what it raises ends the sending.
     """
 
-    __slots__ = ("_first", "_source", "begun", "size", "watch", "whole")
+    __slots__ = ("_first_piece", "_reader", "begun", "inspect", "size", "whole")
 
-    def __init__(self, first: bytes, source: BodyReader, size: int) -> None:
-        self._first, self._source = first, source
+    def __init__(self, first: bytes, reader: BodyReader, size: int) -> None:
+        self._first_piece, self._reader = first, reader
         self.size = size
         self.begun = self.whole = False
-        self.watch: Callable[[bytes], Awaitable[None]] | None = None
+        self.inspect: Callable[[bytes], Awaitable[None]] | None = None
 
-    def known(self) -> Sequence[bytes]:
+    def known_pieces(self) -> Sequence[bytes]:
         """Return what is known of the body before it is sent."""
-        return (self._first,)
+        return (self._first_piece,)
 
     async def send(
-        self, write: Callable[[bytes], None], drained: Callable[[], Awaitable[bool]]
+        self, write: Callable[[bytes], None], wait_writable: Callable[[], Awaitable[bool]]
     ) -> None:
         """Write what arrives, as long as more is wanted.
 
-        Raises ``BodyTimeout`` and ``BadRequest``, and what ``watch`` does.
+        Raises ``BodyTimeout`` and ``BadRequest``, and what ``inspect`` does.
         """
         self.begun = True
-        piece, left = self._first, self.size
+        piece, left = self._first_piece, self.size
         while piece:
             left -= len(piece)
-            if self.watch is not None:
-                await self.watch(piece)
+            if self.inspect is not None:
+                await self.inspect(piece)
             write(piece)
-            if not await drained():
+            if not await wait_writable():
                 return
-            piece = await self._source.piece()
+            piece = await self._reader.next_piece()
         if left:
             raise BadRequest("The body is shorter than its Content-Length")
         self.whole = True
 
 
 class BodyReader:
-    """Reads a request's body. ``patience`` is how many seconds it may pause."""
+    """Reads a request's body. ``timeout`` is how many seconds it may pause."""
 
-    __slots__ = ("_content", "_patience")
+    __slots__ = ("_stream", "_timeout")
 
-    def __init__(self, content: StreamReader, patience: float) -> None:
-        self._content = content
-        self._patience = patience
+    def __init__(self, content: StreamReader, timeout: float) -> None:
+        self._stream = content
+        self._timeout = timeout
 
-    async def piece(self) -> bytes:
+    async def next_piece(self) -> bytes:
         """Return the next part of the body: a large one, but for the last; nothing after it.
 
         Raises ``BodyTimeout``.
         """
-        chunk = await self._chunk()
-        if len(chunk) >= LARGE or not chunk:
+        chunk = await self._read_chunk()
+        if len(chunk) >= LARGE_PIECE_BYTES or not chunk:
             return chunk  # as it came: copying it would cost more than all the rest
         found, size = [chunk], len(chunk)
-        while size < PIECE and (chunk := await self._chunk()):
+        while size < PIECE_BYTES and (chunk := await self._read_chunk()):
             found.append(chunk)
             size += len(chunk)
         return found[0] if len(found) == 1 else b"".join(found)
 
-    async def _chunk(self) -> bytes:
+    async def _read_chunk(self) -> bytes:
         """Return what has arrived, nothing after the end. Raises ``BodyTimeout``."""
-        content = self._content
+        content = self._stream
         if content.is_eof():  # what is here already needs no timer
             return content.read_nowait()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 return await content.readany()
         except TimeoutError:
             raise BodyTimeout("The body did not arrive in time") from None
 
 
 class BodyLoader:
-    """Reads bodies. ``kept`` and ``most`` are in bytes, ``patience`` in seconds.
+    """Reads bodies. ``buffer_bytes`` and ``max_bytes`` are in bytes, ``timeout`` in seconds.
 
     kept: a body up to this is kept and can be sent again.
     most: the largest that passes.
     """
 
-    def __init__(self, kept: int, most: int, patience: float) -> None:
-        self.kept, self._most = min(kept, most), most
-        self.patience = patience
+    def __init__(self, buffer_bytes: int, max_bytes: int, timeout: float) -> None:
+        self.buffer_bytes, self._max_bytes = min(buffer_bytes, max_bytes), max_bytes
+        self.timeout = timeout
 
     async def read(self, request: web.Request, share: Share) -> BufferedBody | StreamingBody | None:
         """Return the body of a request; ``share`` is what it may hold of the bytes in flight.
@@ -162,24 +162,24 @@ class BodyLoader:
         if not request.body_exists:
             return None
         length = request.content_length
-        if length is not None and length > self._most:
-            raise BodyTooLarge(f"The body is over the limit of {self._most} bytes")
-        source = BodyReader(request.content, self.patience)
-        if length is not None and length > self.kept:
-            return StreamingBody(await source.piece(), source, length)
-        whole = await self._whole(source, share)
+        if length is not None and length > self._max_bytes:
+            raise BodyTooLarge(f"The body is over the limit of {self._max_bytes} bytes")
+        reader = BodyReader(request.content, self.timeout)
+        if length is not None and length > self.buffer_bytes:
+            return StreamingBody(await reader.next_piece(), reader, length)
+        whole = await self._read_buffered(reader, share)
         if length is not None and whole.size != length:
             raise BadRequest("The body is shorter than its Content-Length")
         return whole
 
-    async def _whole(self, source: BodyReader, share: Share) -> BufferedBody:
+    async def _read_buffered(self, reader: BodyReader, share: Share) -> BufferedBody:
         pieces: list[bytes] = []
         size = 0
-        while piece := await source.piece():
+        while piece := await reader.next_piece():
             size += len(piece)
-            if size > self.kept:
+            if size > self.buffer_bytes:
                 raise LengthRequired(
-                    f"A body of more than {self.kept} bytes must tell its Content-Length"
+                    f"A body of more than {self.buffer_bytes} bytes must tell its Content-Length"
                 )
             share.take(len(piece))
             pieces.append(piece)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mataserver import NotFound
 from mataserver_fleet.gateway.grants import InvalidKey, NotLinked
-from mataserver_fleet.gateway.keys import key_of
+from mataserver_fleet.gateway.keys import key_of_request
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -17,33 +17,36 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Application, Consumer, Snapshot
 
 
-def consumer(snapshot: Snapshot, request: web.Request, application: Application) -> Consumer:
-    """Return who asks an application. Raises ``InvalidKey``, ``NotLinked``, and as ``key_of``."""
-    key = key_of(request)
+def authenticate(snapshot: Snapshot, request: web.Request, application: Application) -> Consumer:
+    """Return the consumer whose key a request carries.
+
+    Raises ``InvalidKey``, ``NotLinked``, and as ``key_of_request``.
+    """
+    key = key_of_request(request)
     if not key:
         raise InvalidKey("No API key: send it as apikey or Authorization: Bearer")
-    found = holder(snapshot, key)
-    if found.id not in application.consumers:
-        raise NotLinked(f"{found.name} may not ask this application")
-    return found
+    consumer = consumer_of_key(snapshot, key)
+    if consumer.id not in application.consumers:
+        raise NotLinked(f"{consumer.name} may not ask this application")
+    return consumer
 
 
-def holder(snapshot: Snapshot, key: str) -> Consumer:
+def consumer_of_key(snapshot: Snapshot, key: str) -> Consumer:
     """Return whose a key is. Raises ``InvalidKey``."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-    found = snapshot.consumers.get(digest)
-    if found is None:
+    consumer = snapshot.consumers.get(digest)
+    if consumer is None:
         raise InvalidKey("Invalid API key")
-    return found
+    return consumer
 
 
 def check_any(snapshot: Snapshot, scope: Scope, request: web.Request) -> None:
-    """Raise unless who asks is a consumer of one of the applications, as ``consumer`` does."""
+    """Raise unless who asks is a consumer of one of the applications, as ``authenticate`` does."""
     applications = {each.application.name: each.application for each in scope.places.values()}
     refusal: MataError = NotFound("No such route")
     for application in applications.values():
         try:
-            consumer(snapshot, request, application)
+            authenticate(snapshot, request, application)
         except NotLinked as error:
             refusal = error
         else:

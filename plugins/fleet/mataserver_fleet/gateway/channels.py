@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.resolving import AddressResolver
     from mataserver_fleet.gateway.snapshot import Target
 
-GRACE = 60.0
+GRACE_SECONDS = 60.0
 """Seconds that calls have to end on a channel to where a server was before."""
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -32,16 +32,16 @@ _OPTIONS = [
 class ChannelPool:
     """One channel a server."""
 
-    def __init__(self, reaching: AddressResolver) -> None:
-        self._reaching = reaching
+    def __init__(self, resolver: AddressResolver) -> None:
+        self._resolver = resolver
         self._channels: dict[str, Any] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def of(self, target: Target) -> Any:
+    async def get(self, target: Target) -> Any:
         """Return the channel to a server. Raises ``OSError`` for one that may not be asked."""
         where = target.rpc_authority
         if where not in self._channels:
-            addresses = await self._reaching.addresses(target)
+            addresses = await self._resolver.addresses(target)
             if where not in self._channels:  # nobody was quicker
                 target_, options = place(addresses, target.rpc, where)
                 self._channels[where] = grpc.aio.insecure_channel(target_, [*_OPTIONS, *options])
@@ -53,7 +53,7 @@ class ChannelPool:
             return
         channel = self._channels.pop(target.rpc_authority, None)
         if channel is not None:
-            task = asyncio.ensure_future(channel.close(GRACE))
+            task = asyncio.ensure_future(channel.close(GRACE_SECONDS))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.resolving import AddressResolver
     from mataserver_fleet.gateway.snapshot import Target
 
-CONNECT = 2.0
+CONNECT_SECONDS = 2.0
 """Seconds that a server may take to accept a connection."""
-IDLE = 15.0
+IDLE_SECONDS = 15.0
 """Seconds that an idle connection is kept: less than servers keep theirs."""
-SPARE = 256
+MAX_IDLE = 256
 """Idle connections that are kept to one server."""
 
 
@@ -41,10 +41,10 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
     def __init__(self) -> None:
         super().__init__()
         self.since = 0.0
-        self._lost: Exception | None = None
+        self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Callable[[], None] | None = None
-        self._full = False
+        self._is_full = False
 
     # the transport's side
 
@@ -55,77 +55,77 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take a part of an answer."""
         try:
-            self._take(data)
+            self._feed(data)
         except MalformedError as error:
             self._fail(error)
         self._wake()
 
     def eof_received(self) -> None:
         """Take the end of an answer that ends with its connection."""
-        if self._head is not None and self._left is None and self._chunks is None:
+        if self._head is not None and self._remaining is None and self._chunks is None:
             self._ended = True
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end."""
-        self._lost = self._lost or exc or ConnectionEndedError("the connection was closed")
-        self._full = False
+        self._error = self._error or exc or ConnectionEndedError("the connection was closed")
+        self._is_full = False
         self._wake()
 
     def pause_writing(self) -> None:
         """Send no more for now."""
-        self._full = True
+        self._is_full = True
 
     def resume_writing(self) -> None:
         """Send on."""
-        self._full = False
+        self._is_full = False
         self._wake()
 
     def _fail(self, error: Exception) -> None:
-        self._lost = error
+        self._error = error
         self.close()
 
     # the gateway's side
 
     @property
-    def usable(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether it can carry a request."""
         transport = self._transport
-        return self._lost is None and transport is not None and not transport.is_closing()
+        return self._error is None and transport is not None and not transport.is_closing()
 
     @property
-    def reusable(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether it can carry another request now."""
         head = self._head
         whole = self._ended and self._sent and not self._paused  # else nothing more is read
         if self._transport is None or self._transport.get_write_buffer_size():
             return False  # answered before it had all: the next request would wait behind the rest
-        return self.usable and whole and head is not None and head.keep
+        return self.is_usable and whole and head is not None and head.keep_alive
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether the server takes less than it is sent."""
-        return self._full
+        return self._is_full
 
-    def begin(self) -> asyncio.Transport:
+    def begin_request(self) -> asyncio.Transport:
         """Begin a request; return what it is written to."""
         if self.used:
             self._reset()
         self.used = True
-        assert self._transport is not None  # noqa: S101 - for the type checker: see ``usable``
+        assert self._transport is not None  # noqa: S101 - for the type checker: see ``is_usable``
         return self._transport
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def set_listener(self, listener: Callable[[], None] | None) -> None:
         """Have ``listener`` called when something has come, or the connection has ended."""
         self._listener = listener
 
-    def sent(self) -> None:
+    def end_request(self) -> None:
         """Note that the whole of a request was written."""
         self._sent = True
 
-    async def drained(self) -> bool:
+    async def wait_writable(self) -> bool:
         """Wait until more may be written; return whether more is wanted: there is no answer yet."""
-        while self._full and self._head is None:
+        while self._is_full and self._head is None:
             self._check()
             await self._wait()
         self._check()
@@ -145,8 +145,8 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
                 return b""
             self._check()
             await self._wait()
-        data = self._taken()
-        if self._paused and self._transport is not None and self._lost is None:
+        data = self._drain()
+        if self._paused and self._transport is not None and self._error is None:
             self._paused = False
             self._transport.resume_reading()
         return data
@@ -157,10 +157,10 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
             self._transport.abort()
 
     def _check(self) -> None:
-        if self._lost is not None and not self._ended:
+        if self._error is not None and not self._ended:
             raise (
-                self._lost
-                if isinstance(self._lost, MalformedError)
+                self._error
+                if isinstance(self._error, MalformedError)
                 else ConnectionEndedError("the server ended the connection")
             )
 
@@ -179,94 +179,102 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
 
 
 class ConnectionPool:
-    """The connections that are idle. ``clock`` gives seconds, ``reaching`` servers' addresses.
+    """The connections that are idle. ``clock`` gives seconds, ``resolver`` servers' addresses.
 
-    ``within`` connects to this server itself.
+    ``connect_self`` connects to this server itself.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
-        reaching: AddressResolver,
-        within: Callable[[Callable[[], UpstreamConnection]], UpstreamConnection],
+        resolver: AddressResolver,
+        connect_self: Callable[[Callable[[], UpstreamConnection]], UpstreamConnection],
     ) -> None:
         self._clock = clock
-        self._reaching = reaching
-        self._within = within
+        self._resolver = resolver
+        self._connect_self = connect_self
         self._idle: dict[str, list[tuple[UpstreamConnection, float]]] = {}
-        self._sweep: asyncio.TimerHandle | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
 
-    async def take(self, target: Target) -> UpstreamConnection:
+    async def acquire(self, target: Target) -> UpstreamConnection:
         """Return a connection. Raises ``OSError``, of which ``TimeoutError`` is one."""
-        link = self.idle(target)
-        if link is not None:
-            return link
+        connection = self.acquire_idle(target)
+        if connection is not None:
+            return connection
         if target.kind == "own":
-            return self._within(UpstreamConnection)
-        async with asyncio.timeout(CONNECT):
-            addresses = await self._reaching.addresses(target)
-        return await _connected(addresses, target.port)
+            return self._connect_self(UpstreamConnection)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            addresses = await self._resolver.addresses(target)
+        return await _connect(addresses, target.port)
 
-    def idle(self, target: Target) -> UpstreamConnection | None:
+    def acquire_idle(self, target: Target) -> UpstreamConnection | None:
         """Return a connection that is there already."""
-        idle, oldest = self._idle.get(target.authority), self._clock() - IDLE
+        idle, earliest = self._idle.get(target.authority), self._clock() - IDLE_SECONDS
         while idle:
-            link, since = idle.pop()
-            link.since = since
-            if link.usable and since > oldest:
-                return link
-            link.close()
+            connection, since = idle.pop()
+            connection.since = since
+            if connection.is_usable and since > earliest:
+                return connection
+            connection.close()
         return None
 
-    def give_back(
-        self, target: Target, link: UpstreamConnection, since: float | None = None
+    def release(
+        self, target: Target, connection: UpstreamConnection, since: float | None = None
     ) -> None:
         """Keep a connection for another request, or end it.
 
         ``since`` is when it was used last, where that is not now.
         """
         idle = self._idle.setdefault(target.authority, [])
-        if not link.reusable or len(idle) >= SPARE:
-            link.close()
+        if not connection.is_reusable or len(idle) >= MAX_IDLE:
+            connection.close()
             return
-        idle.append((link, self._clock() if since is None else since))
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(IDLE, self._end_old)
+        idle.append((connection, self._clock() if since is None else since))
+        if self._expiry_timer is None:
+            self._expiry_timer = asyncio.get_running_loop().call_later(
+                IDLE_SECONDS, self._close_expired
+            )
 
     def close(self) -> None:
         """End every idle connection."""
-        self._end(lambda _: True)
-        if self._sweep is not None:
-            self._sweep.cancel()
+        self._close_idle(lambda _: True)
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
 
-    def _end_old(self) -> None:
-        oldest = self._clock() - IDLE
-        self._end(lambda since: since <= oldest)
-        self._sweep = None
+    def _close_expired(self) -> None:
+        earliest = self._clock() - IDLE_SECONDS
+        self._close_idle(lambda since: since <= earliest)
+        self._expiry_timer = None
         if self._idle:
-            self._sweep = asyncio.get_running_loop().call_later(IDLE, self._end_old)
+            self._expiry_timer = asyncio.get_running_loop().call_later(
+                IDLE_SECONDS, self._close_expired
+            )
 
-    def _end(self, old: Callable[[float], bool]) -> None:
-        for place, idle in list(self._idle.items()):
-            kept = [(link, since) for link, since in idle if link.usable and not old(since)]
-            for link, since in idle:
+    def _close_idle(self, old: Callable[[float], bool]) -> None:
+        for authority, idle in list(self._idle.items()):
+            kept = [
+                (connection, since)
+                for connection, since in idle
+                if connection.is_usable and not old(since)
+            ]
+            for connection, since in idle:
                 if old(since):
-                    link.close()
-            self._idle[place] = kept
+                    connection.close()
+            self._idle[authority] = kept
             if not kept:
-                del self._idle[place]
+                del self._idle[authority]
 
 
-async def _connected(addresses: Sequence[str], port: int) -> UpstreamConnection:
+async def _connect(addresses: Sequence[str], port: int) -> UpstreamConnection:
     """Return a connection to the first of some addresses that accepts one. Raises ``OSError``."""
     loop = asyncio.get_running_loop()
     failure: OSError = ConnectionEndedError("the server has no address")
     for address in addresses:
         try:
-            async with asyncio.timeout(CONNECT / len(addresses)):
-                _, link = await loop.create_connection(UpstreamConnection, address, port)
+            async with asyncio.timeout(CONNECT_SECONDS / len(addresses)):
+                _, connection = await loop.create_connection(UpstreamConnection, address, port)
         except OSError as error:
             failure = error
         else:
-            return link
+            return connection
     raise failure

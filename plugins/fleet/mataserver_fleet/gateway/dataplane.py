@@ -48,7 +48,7 @@ class DataPlane:
         self._settings = ctx.settings.gateway
         unread = ctx.server.unread_timeout
         self._gateway = Gateway(
-            ctx.http, self._settings, unread, VideoSessions.over, self.has_itself
+            ctx.http, self._settings, unread, VideoSessions.create, self.has_own_model
         )
         self._store: Store | None = None
         self._token = secrets.token_urlsafe(32)
@@ -62,7 +62,7 @@ class DataPlane:
                   response=(Body(CSV, str),), errors=(422, 503)),
             # Never reached, for each such request is claimed; without it aiohttp would look at
             # every other route first.
-            Route("*", "/gateway/{application}/{path:.*}", _nowhere, public=True),
+            Route("*", "/gateway/{application}/{path:.*}", _no_route, public=True),
         ]  # fmt: skip
 
     def claims(
@@ -73,41 +73,41 @@ class DataPlane:
 
     def waiting(self) -> dict[str, str]:
         """Return why the gateway may be behind the database."""
-        problem = self._following.problem if self._store is not None else ""
+        problem = self._updater.problem if self._store is not None else ""
         return {"gateway": problem} if problem else {}
 
     async def begin(self, store: Store) -> None:
         """Begin to answer. Raises ``Unavailable``."""
         await self._gateway.__aenter__()
-        self._rpc = _rpc(self._ctx, self._gateway)
+        self._rpc_gateway = _rpc_gateway(self._ctx, self._gateway)
         try:
             follow, timeout = self._gateway.follow, self._settings.timeout
-            self._following = SnapshotUpdater(store, follow, timeout, _peers(self._settings))
+            self._updater = SnapshotUpdater(store, follow, timeout, _peers(self._settings))
             self._accounting = Accounting(store, self._gateway, self._settings.settle)
-            await self._following.begin()
+            await self._updater.start()
             await self._accounting.settle()  # before anybody asks: a quota may be used up
-            if self._rpc is not None:
-                await self._rpc.__aenter__()
+            if self._rpc_gateway is not None:
+                await self._rpc_gateway.__aenter__()
         except BaseException:
             await self._gateway.__aexit__()
             raise
         self._store = store
         self._tasks = (
-            self._ctx.tasks.spawn(self._following.watch(), "gateway"),
+            self._ctx.tasks.spawn(self._updater.watch(), "gateway"),
             self._ctx.tasks.spawn(self._accounting.run(), "usage"),
-            self._ctx.tasks.spawn(self._serve_own(), "own models"),
+            self._ctx.tasks.spawn(self._publish_own(), "own models"),
         )
 
     @property
     def grpc_port(self) -> int | None:
         """The gateway's port of gRPC while it is open; None where it is turned off."""
-        return None if self._store is None or self._rpc is None else self._rpc.port
+        return None if self._store is None or self._rpc_gateway is None else self._rpc_gateway.port
 
     def serves(self, model: str) -> bool:
         """Whether this server or another mataserver has a model."""
-        return self.has_itself(model) or self._gateway.has_elsewhere(model)
+        return self.has_own_model(model) or self._gateway.has_peer_model(model)
 
-    def has_itself(self, model: str) -> bool:
+    def has_own_model(self, model: str) -> bool:
         """Whether this server has a model itself."""
         try:
             self._ctx.models.info(model)
@@ -115,7 +115,7 @@ class DataPlane:
             return False
         return True
 
-    async def _serve_own(self) -> None:
+    async def _publish_own(self) -> None:
         """Lead routes to this server's own models back to it, once it listens."""
         url = urlsplit(await self._ctx.address())
         if url.hostname is not None and url.port is not None:
@@ -125,7 +125,7 @@ class DataPlane:
             )
             rpc = getattr(self._ctx.peer("oip", optional=True), "grpc_port", None) or 0
             own = Target(str(place[0]), url.port, rpc=rpc, token=self._token, kind="own")
-            await self._following.serve_own(own)
+            await self._updater.serve_own(own)
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         """Return the consumer for whom the gateway asks this server's own models."""
@@ -140,10 +140,10 @@ class DataPlane:
         """Answer no more; hand over what was counted."""
         if self._store is None:
             return
-        self._following.end()
-        if self._rpc is not None:
-            await self._rpc.__aexit__()
-        await self._accounting.leave()
+        self._updater.stop()
+        if self._rpc_gateway is not None:
+            await self._rpc_gateway.__aexit__()
+        await self._accounting.close()
         self._store = None
         await self._gateway.__aexit__()
 
@@ -158,10 +158,10 @@ class DataPlane:
         except ValueError:
             raise InvalidParams("since, until: must be days, as YYYY-MM-DD") from None
         await self._accounting.settle()
-        found = await finish(self._counted(store, since, until))
+        found = await finish(self._usage_csv(store, since, until))
         return web.Response(text=found, content_type=CSV)
 
-    async def _counted(self, store: Store, since: int, until: int) -> str:
+    async def _usage_csv(self, store: Store, since: int, until: int) -> str:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -171,7 +171,7 @@ class DataPlane:
         return out.getvalue()
 
 
-def _rpc(ctx: Context, gateway: Gateway) -> RpcGateway | None:
+def _rpc_gateway(ctx: Context, gateway: Gateway) -> RpcGateway | None:
     """Return what answers gRPC, if that is wanted. Raises ``MataError`` without its package."""
     port = ctx.settings.gateway.grpc_port
     if port is None:
@@ -200,5 +200,5 @@ def _peers(settings: GatewaySettings) -> tuple[Target, ...]:
     )
 
 
-async def _nowhere(_request: web.Request) -> web.StreamResponse:
+async def _no_route(_request: web.Request) -> web.StreamResponse:
     raise NotFound("No such route")

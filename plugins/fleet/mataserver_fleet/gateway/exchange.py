@@ -49,36 +49,36 @@ class UpstreamRequest(NamedTuple):
         line = f"{self.method} {self.path} HTTP/1.1\r\nHost: {target.authority}\r\n".encode("ascii")
         told = self.body is not None or self.method != "GET"
         length = b"Content-Length: %d\r\n" % size if told else b""
-        key = target.shown(self.consumer) if target.token else ""
+        key = target.key_for(self.consumer) if target.token else ""
         token = f"Authorization: Bearer {key}\r\n".encode() if key else b""
         return b"".join((line, length, token, self.fields, b"\r\n"))
 
 
 class SentMessage(NamedTuple):
-    """A message that was sent already, by ``link``; ``deadline`` is the loop's time."""
+    """A message that was sent already, by ``connection``; ``deadline`` is the loop's time."""
 
-    link: UpstreamConnection
+    connection: UpstreamConnection
     deadline: float
 
 
 class UpstreamResponse:
     """A server's answer. Its body is read by ``chunk``, nothing after its end."""
 
-    __slots__ = ("_link", "chunk", "fields", "length", "status")
+    __slots__ = ("_connection", "chunk", "fields", "length", "status")
 
     def __init__(
-        self, link: UpstreamConnection, status: int, fields: Fields, length: int | None
+        self, connection: UpstreamConnection, status: int, fields: Fields, length: int | None
     ) -> None:
-        self._link = link
+        self._connection = connection
         self.status = status
         self.fields = fields
         self.length = length
-        self.chunk = link.chunk
+        self.chunk = connection.chunk
 
     @property
-    def here(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the whole of it has come."""
-        return self._link.ended
+        return self._connection.is_complete
 
 
 class Exchange:
@@ -92,19 +92,19 @@ class Exchange:
     """
 
     __slots__ = (
-        "_begun",
-        "_link",
-        "_links",
+        "_connection",
+        "_connections",
         "_message",
         "_movable",
         "_seconds",
+        "_sent_message",
         "_server",
         "_target",
     )
 
     def __init__(
         self,
-        links: ConnectionPool,
+        connections: ConnectionPool,
         target: Target,
         server: Server,
         message: UpstreamRequest,
@@ -113,30 +113,30 @@ class Exchange:
         movable: bool,
         begun: SentMessage | None = None,
     ) -> None:
-        self._links = links
+        self._connections = connections
         self._target = target
         self._server = server
         self._message = message
         self._seconds = seconds
         self._movable = movable
-        self._begun = begun
-        self._link: UpstreamConnection | None = None if begun is None else begun.link
+        self._sent_message = begun
+        self._connection: UpstreamConnection | None = None if begun is None else begun.connection
 
     async def __aenter__(self) -> UpstreamResponse:
         """Send it and wait for the beginning of the answer."""
-        begun = self._begun
+        begun = self._sent_message
         timer = (
             asyncio.timeout(self._seconds) if begun is None else asyncio.timeout_at(begun.deadline)
         )
         self._server.begin(timer if self._movable else None)
         try:
             async with timer:
-                link = await self._send(timer) if begun is None else begun.link
-                return await self._answer(link)
+                connection = await self._send(timer) if begun is None else begun.connection
+                return await self._answer(connection)
         except BaseException as error:
             self._end()
             if isinstance(error, (OSError, MalformedError)):
-                raise self._meaning(error) from error
+                raise self._to_failure(error) from error
             raise
         finally:
             self._server.release(timer)
@@ -147,46 +147,46 @@ class Exchange:
 
     def _end(self) -> None:
         self._server.end()
-        if self._link is not None:
-            self._links.give_back(self._target, self._link)
+        if self._connection is not None:
+            self._connections.release(self._target, self._connection)
 
     async def _send(self, timer: asyncio.Timeout) -> UpstreamConnection:
         """Send the message; return the connection by which it is answered."""
         body, target = self._message.body, self._target
-        link = self._link = await self._links.take(target)
-        transport = link.begin()
+        connection = self._connection = await self._connections.acquire(target)
+        transport = connection.begin_request()
         head = self._message.head(target)
         if isinstance(body, StreamingBody):
             transport.write(head)
-            await body.send(transport.write, lambda: self._drained(link, timer))
+            await body.send(transport.write, lambda: self._wait_writable(connection, timer))
         elif isinstance(body, BufferedBody):
             transport.writelines((head, *body.pieces))
         else:
             transport.write(head)
         if not isinstance(body, StreamingBody) or body.whole:
-            link.sent()
-        return link
+            connection.end_request()
+        return connection
 
-    async def _answer(self, link: UpstreamConnection) -> UpstreamResponse:
-        status, fields, length, _, _ = await link.head()
+    async def _answer(self, connection: UpstreamConnection) -> UpstreamResponse:
+        status, fields, length, _, _ = await connection.head()
         if not (200 <= status < 300 or status >= 400):
             raise UpstreamFailure(f"The server answered {status}", sent=True)
-        return UpstreamResponse(link, status, fields, length)
+        return UpstreamResponse(connection, status, fields, length)
 
-    async def _drained(self, link: UpstreamConnection, timer: asyncio.Timeout) -> bool:
+    async def _wait_writable(self, connection: UpstreamConnection, timer: asyncio.Timeout) -> bool:
         """Wait until more may be sent; a body that goes on arriving is in time."""
         loop = asyncio.get_running_loop()
         timer.reschedule(loop.time() + self._seconds)
-        more = await link.drained()
+        more = await connection.wait_writable()
         timer.reschedule(loop.time() + self._seconds)
         return more
 
-    def _meaning(self, error: Exception) -> UpstreamFailure:
+    def _to_failure(self, error: Exception) -> UpstreamFailure:
         """Return what a failure means: who failed, and whether the server may have the request."""
-        if self._link is None:
+        if self._connection is None:
             return UpstreamFailure("The server cannot be reached", sent=False)
         if isinstance(error, TimeoutError):
-            if not self._server.alive:
+            if not self._server.is_alive:
                 return UpstreamFailure("The server has stopped answering", sent=True)
             late = f"The server did not answer within {self._seconds:.3g} s"
             return UpstreamFailure(late, sent=True, status=504)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from mataserver import MataError
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.answers import problem
-from mataserver_fleet.gateway.bodies import PIECE, BufferedBody, SentBody
+from mataserver_fleet.gateway.bodies import PIECE_BYTES, BufferedBody, SentBody
 from mataserver_fleet.gateway.exchange import UpstreamRequest
 from mataserver_fleet.gateway.fast_requests import FastRequest
 from mataserver_fleet.gateway.forwarding import Call, with_query
@@ -46,22 +46,22 @@ class CountAnswer(Protocol):
 
 
 class FastPath:
-    """Begins them; ``counted`` answers those that need a task."""
+    """Begins them; ``handle_call`` answers those that need a task."""
 
     def __init__(
         self,
         servers: Servers,
-        choosing: ServerSelector,
-        links: ConnectionPool,
+        selector: ServerSelector,
+        connections: ConnectionPool,
         limits: RateLimiter,
-        counted: CallHandler,
+        handle_call: CallHandler,
         note: CountAnswer,
     ) -> None:
         self.servers = servers
-        self.links = links
-        self.counted = counted
+        self.connections = connections
+        self.handle_call = handle_call
         self._note = note
-        self._choosing = choosing
+        self._selector = selector
         self._limits = limits
 
     def note(self, known: KnownHead, status: int, taken: int, given: int) -> None:
@@ -71,7 +71,7 @@ class FastPath:
     async def answer(self, known: KnownHead, call: Call) -> web.StreamResponse:
         """Answer a call in a task. Raises ``MataError`` children."""
         self._limits.admit(known.consumer)
-        return await self.counted(call)
+        return await self.handle_call(call)
 
     def begin(
         self,
@@ -83,11 +83,11 @@ class FastPath:
     ) -> Callable[[], None] | None:
         """Send a request on, unless it needs a task; see ``Responder.begin``."""
         size = sum(map(len, body))
-        way = self._way(known, body, size)
-        if way is None:
+        upstream = self._choose_upstream(known, body, size)
+        if upstream is None:
             return None
-        message = _message(known, head, address, way.pin, BufferedBody(body, size))
-        attempt = FastRequest(self, known, *way, message, take)
+        message = _message(known, head, address, upstream.destination, BufferedBody(body, size))
+        attempt = FastRequest(self, known, *upstream, message, take)
         application = known.asked.place.application
         attempt.send(application.timeout, movable=application.resend)
         return attempt.withdraw
@@ -98,9 +98,9 @@ class FastPath:
         One that may have to be sent twice is gathered; so is one whose end must be looked at.
         """
         application, route = known.asked.place
-        if size <= PIECE or known.part is None or route.mirror or application.resend:
+        if size <= PIECE_BYTES or known.part is None or route.mirror or application.resend:
             return None
-        return known.part.told(size)
+        return known.part.known_end(size)
 
     def open(
         self,
@@ -111,73 +111,75 @@ class FastPath:
         take: Deliver,
     ) -> BodySink | None:
         """Send on a request while its body arrives; see ``Responder.open``."""
-        way = self._way(known, arrival.here, sum(map(len, arrival.here)))
-        if way is None:
+        upstream = self._choose_upstream(known, arrival.here, sum(map(len, arrival.here)))
+        if upstream is None:
             return None
-        message = _message(known, head, address, way.pin, SentBody(arrival.size))
-        attempt = StreamedRequest(self, known, *way, message, take)
+        message = _message(known, head, address, upstream.destination, SentBody(arrival.size))
+        attempt = StreamedRequest(self, known, *upstream, message, take)
         attempt.begin(arrival, known.asked.place.application.timeout)
         return attempt
 
-    def _way(self, known: KnownHead, body: Sequence[Piece], size: int) -> _Upstream | None:
+    def _choose_upstream(
+        self, known: KnownHead, body: Sequence[Piece], size: int
+    ) -> _Upstream | None:
         """Return whom to ask, and the connection, for a body of which ``size`` bytes are here.
 
         None where that needs a task.
         """
         place, version, _ = known.asked
         part = known.part
-        if part is None or place.route.mirror or not part.is_plainly_without(body, size):
+        if part is None or place.route.mirror or not part.needs_no_inspection(body, size):
             return None
-        pin = self._choosing.choose(place, version)
-        if pin is None or pin.target.kind == "own":
+        destination = self._selector.choose(place, version)
+        if destination is None or destination.target.kind == "own":
             return None
-        link = self.links.idle(pin.target)
-        if link is None:
+        connection = self.connections.acquire_idle(destination.target)
+        if connection is None:
             return None
         try:
             self._limits.admit(known.consumer)
         except MataError:
-            self.links.give_back(pin.target, link, since=link.since)
+            self.connections.release(destination.target, connection, since=connection.since)
             return None  # and the task is refused
-        return _Upstream(pin, link)
+        return _Upstream(destination, connection)
 
 
 class _Upstream(NamedTuple):
-    pin: Destination
-    link: UpstreamConnection
+    destination: Destination
+    connection: UpstreamConnection
 
 
 def _message(
     known: KnownHead,
     head: web.Request,
     address: str,
-    pin: Destination,
+    destination: Destination,
     body: BufferedBody | SentBody,
 ) -> UpstreamRequest:
     """Return what a server is sent."""
-    fields = known.passed + headers.origin(address) + known.kind
-    path = with_query(known.asked.place.route.path(pin.version, known.asked.verb), head)
+    fields = known.passed + headers.forwarded_for(address) + known.kind
+    path = with_query(known.asked.place.route.path(destination.version, known.asked.verb), head)
     return UpstreamRequest("POST", path, fields, body, known.consumer.id)
 
 
 class FastPathResponder:
     """Answers one inference whose head was answered before; see ``Responder``."""
 
-    __slots__ = ("_address", "_known", "_of")
+    __slots__ = ("_address", "_context", "_head")
 
-    def __init__(self, of: FastPath, known: KnownHead, address: Address) -> None:
-        self._of = of
-        self._known = known
+    def __init__(self, context: FastPath, known: KnownHead, address: Address) -> None:
+        self._context = context
+        self._head = known
         self._address = address
 
     async def answer(self, request: web.Request, body: bytes) -> web.StreamResponse:
         """Answer it in a task."""
-        known = self._known
-        fields = known.passed + headers.origin(self._address(request))
+        known = self._head
+        fields = known.passed + headers.forwarded_for(self._address(request))
         call = Call(request, known.asked, known.consumer, fields)
         call.body = BufferedBody((body,), len(body))
         try:
-            return await self._of.answer(known, call)
+            return await self._context.answer(known, call)
         except MataError as error:
             return problem(error)
 
@@ -185,11 +187,11 @@ class FastPathResponder:
         self, head: web.Request, body: Sequence[Piece], take: Deliver
     ) -> Callable[[], None] | None:
         """Begin to answer it without one."""
-        return self._of.begin(self._known, head, self._address(head), body, take)
+        return self._context.begin(self._head, head, self._address(head), body, take)
 
     def early(self, size: int) -> int | None:
         """Return how much of a body must be here for ``open``."""
-        return self._of.early(self._known, size)
+        return self._context.early(self._head, size)
 
     def open(
         self,
@@ -201,4 +203,4 @@ class FastPathResponder:
     ) -> BodySink | None:
         """Begin to answer it without one while its body arrives."""
         arrival = IncomingBody(size, body, reading)
-        return self._of.open(self._known, head, self._address(head), arrival, take)
+        return self._context.open(self._head, head, self._address(head), arrival, take)

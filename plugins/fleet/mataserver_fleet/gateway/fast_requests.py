@@ -17,8 +17,8 @@ from mataserver_fleet.gateway.answers import problem
 from mataserver_fleet.gateway.bodies import BufferedBody
 from mataserver_fleet.gateway.exchange import SentMessage
 from mataserver_fleet.gateway.forwarding import Call, FirstAttempt
-from mataserver_fleet.gateway.http1 import SHORT
-from mataserver_fleet.gateway.relaying import LEFT, SMALL
+from mataserver_fleet.gateway.http1 import CACHED_HEAD_BYTES
+from mataserver_fleet.gateway.relaying import CLIENT_CLOSED, SMALL_RESPONSE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,8 +50,8 @@ class FastPathContext(Protocol):
     """What an attempt needs of the gateway."""
 
     servers: Servers
-    links: ConnectionPool
-    counted: CallHandler
+    connections: ConnectionPool
+    handle_call: CallHandler
 
     def note(self, known: KnownHead, status: int, taken: int, given: int) -> None:
         """Count an answer, and the bytes of both bodies."""
@@ -61,98 +61,109 @@ class FastRequest:
     """One that was sent."""
 
     __slots__ = (
-        "_deadline", "_known", "_link", "_loop", "_message", "_of", "_pin", "_server", "_take",
-        "_timer", "_until",
+        "_connection",
+        "_context",
+        "_deadline",
+        "_deliver",
+        "_destination",
+        "_expires",
+        "_head",
+        "_loop",
+        "_message",
+        "_server",
+        "_timer",
     )  # fmt: skip
 
     def __init__(
         self,
-        of: FastPathContext,
+        context: FastPathContext,
         known: KnownHead,
-        pin: Destination,
-        link: UpstreamConnection,
+        destination: Destination,
+        connection: UpstreamConnection,
         message: UpstreamRequest,
         take: Deliver,
     ) -> None:
-        self._of = of
-        self._known = known
-        self._pin = pin
-        self._link: UpstreamConnection | None = link
+        self._context = context
+        self._head = known
+        self._destination = destination
+        self._connection: UpstreamConnection | None = connection
         self._message = message
-        self._take = take
-        self._server: Server = of.servers.of(pin.target)
+        self._deliver = take
+        self._server: Server = context.servers.get(destination.target)
         self._loop = asyncio.get_running_loop()
 
     def send(self, seconds: float, *, movable: bool) -> None:
         """Send it; ``movable`` as for an ``Exchange``."""
-        link, body = self._link, self._message.body
-        assert link is not None  # noqa: S101 - for the type checker: it is new
+        connection, body = self._connection, self._message.body
+        assert connection is not None  # noqa: S101 - for the type checker: it is new
         assert isinstance(body, BufferedBody)  # noqa: S101 - for the type checker
-        head = self._message.head(self._pin.target)
-        self._deadline = self._until = self._loop.time() + seconds
-        self._timer = self._loop.call_at(self._deadline, self._hand_over)
+        head = self._message.head(self._destination.target)
+        self._deadline = self._expires = self._loop.time() + seconds
+        self._timer = self._loop.call_at(self._deadline, self._hand_to_task)
         self._server.begin(self if movable else None)
-        transport = link.begin()
+        transport = connection.begin_request()
         transport.writelines((head, *body.pieces))
-        link.sent()
-        link.listen(self._look)
+        connection.end_request()
+        connection.set_listener(self._on_progress)
 
     # what a server has of the requests that are given up once it is dead
 
     def expired(self) -> bool:
         """Whether its time is over."""
-        return self._link is None
+        return self._connection is None
 
     def reschedule(self, when: float) -> None:
         """Have its time be over."""
         self._timer.cancel()
-        self._until = when
-        self._timer = self._loop.call_at(when, self._hand_over)
+        self._expires = when
+        self._timer = self._loop.call_at(when, self._hand_to_task)
 
     # the answer
 
-    def _look(self) -> None:
+    def _on_progress(self) -> None:
         """Answer, where what has come is an answer in one piece."""
-        link = self._link
-        assert link is not None  # noqa: S101 - for the type checker: nobody listens any more
-        head = link.arrived
-        if head is None and link.usable:
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - for the type checker: nobody listens any more
+        head = connection.received_head
+        if head is None and connection.is_usable:
             return
-        if head is None or head.status != 200 or not link.ended or not _is_short(head):
-            self._hand_over()
+        if head is None or head.status != 200 or not connection.is_complete or not _is_short(head):
+            self._hand_to_task()
             return
-        body = link.whole()
-        self._let_go(link)
-        self._of.note(self._known, 200, self._size, len(body))
-        self._take(PlainAnswer(_fields(head.fields), body))
+        body = connection.received_body()
+        self._release_connection(connection)
+        self._context.note(self._head, 200, self._size, len(body))
+        self._deliver(PlainAnswer(_response_headers(head.fields), body))
 
-    def _hand_over(self) -> None:
+    def _hand_to_task(self) -> None:
         """Leave the rest to a task."""
-        link = self._link
-        assert link is not None  # noqa: S101 - for the type checker: see ``_look``
-        self._stop(link)
-        self._take(self)
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - for the type checker: see ``_on_progress``
+        self._stop_waiting(connection)
+        self._deliver(self)
 
     async def finish(self, request: web.Request) -> web.StreamResponse:
         """Answer in a task."""
-        link, self._link = self._link, None
-        assert link is not None  # noqa: S101 - for the type checker: it was not withdrawn
+        connection, self._connection = self._connection, None
+        assert connection is not None  # noqa: S101 - for the type checker: it was not withdrawn
         self._server.end()  # the task counts it
-        known, message = self._known, self._message
+        known, message = self._head, self._message
         call = Call(request, known.asked, known.consumer, message.fields)
         call.body = self._body
-        first = FirstAttempt(self._pin, SentMessage(link, self._until), self._deadline)
+        first = FirstAttempt(
+            self._destination, SentMessage(connection, self._expires), self._deadline
+        )
         try:
-            return await self._of.counted(call, first=first)
+            return await self._context.handle_call(call, first=first)
         except MataError as error:
             return problem(error)
 
     def withdraw(self) -> None:
         """Give the request up: its client has left."""
-        link = self._link
-        if link is not None:
-            self._let_go(link)
-            self._of.note(self._known, LEFT, self._size, 0)
+        connection = self._connection
+        if connection is not None:
+            self._release_connection(connection)
+            self._context.note(self._head, CLIENT_CLOSED, self._size, 0)
 
     @property
     def _body(self) -> BufferedBody | StreamingBody | SentBody | None:
@@ -165,36 +176,36 @@ class FastRequest:
         body = self._body
         return 0 if body is None else body.size
 
-    def _stop(self, link: UpstreamConnection) -> None:
+    def _stop_waiting(self, connection: UpstreamConnection) -> None:
         """Wait for nothing any more."""
-        link.listen(None)
+        connection.set_listener(None)
         self._timer.cancel()
         self._server.release(self)
 
-    def _let_go(self, link: UpstreamConnection) -> None:
+    def _release_connection(self, connection: UpstreamConnection) -> None:
         """Have nothing to do with the server any more."""
-        self._stop(link)
-        self._link = None
+        self._stop_waiting(connection)
+        self._connection = None
         self._server.end()
-        self._of.links.give_back(self._pin.target, link)
+        self._context.connections.release(self._destination.target, connection)
 
 
 def _is_short(head: Head) -> bool:
     """Whether an answer tells its length, and is to leave in one piece."""
-    return head.length is not None and head.length <= SMALL
+    return head.length is not None and head.length <= SMALL_RESPONSE_BYTES
 
 
-def _fields(given: Fields) -> tuple[tuple[str, str], ...]:
+def _response_headers(given: Fields) -> tuple[tuple[str, str], ...]:
     """Return the header of an answer: servers say the same of most."""
-    short = sum(map(len, chain.from_iterable(given))) <= SHORT
-    return _known_fields(given) if short else _made_fields(given)
+    is_short = sum(map(len, chain.from_iterable(given))) <= CACHED_HEAD_BYTES
+    return _cached_response_headers(given) if is_short else _build_response_headers(given)
 
 
-def _made_fields(given: Fields) -> tuple[tuple[str, str], ...]:
-    fields = headers.back(given)
+def _build_response_headers(given: Fields) -> tuple[tuple[str, str], ...]:
+    fields = headers.response_headers(given)
     if not any(name.lower() == "content-type" for name, _ in fields):
         fields.append(("Content-Type", headers.BINARY))
     return tuple(fields)
 
 
-_known_fields = functools.lru_cache(256)(_made_fields)
+_cached_response_headers = functools.lru_cache(256)(_build_response_headers)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from mataserver import MataError, Unavailable
-from mataserver_fleet.gateway.answers import asked_as
+from mataserver_fleet.gateway.answers import upstream_method
 from mataserver_fleet.gateway.bodies import BufferedBody
 from mataserver_fleet.gateway.exchange import Exchange, UpstreamFailure, UpstreamRequest
 from mataserver_fleet.gateway.http1 import MalformedError
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.servers import Servers
     from mataserver_fleet.gateway.snapshot import Consumer
 
-PAUSE, LONGEST = 0.05, 0.5
+PAUSE, MAX_PAUSE = 0.05, 0.5
 """Seconds before servers that all failed are asked again: doubled each time, up to the longest."""
-_TELLING = frozenset({400, 404, 503})
+_MODEL_MISSING_STATUSES = frozenset({400, 404, 503})
 """Statuses by which a server may say that it has no such model now: 400 is a Triton's."""
-_NOT_HERE = 503
-_STRANGE = frozenset({401, 403})
+_MODEL_NOT_READY = 503
+_KEY_REFUSED_STATUSES = frozenset({401, 403})
 """Statuses by which a mataserver says that it does not know the gateway's key."""
-MIRRORED = 16
+MAX_MIRRORED = 16
 """Copies that are under way at a time; there is none of a request beyond."""
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -50,7 +50,7 @@ class FirstAttempt(NamedTuple):
     deadline: of the call, however often it is tried; the loop's time.
     """
 
-    pin: Destination
+    destination: Destination
     begun: SentMessage
     deadline: float
 
@@ -62,25 +62,33 @@ class Call:
     """
 
     __slots__ = (
-        "asked", "body", "bytes_out", "consumer", "fields", "pin", "request", "status", "step",
+        "body",
+        "bytes_out",
+        "consumer",
+        "destination",
+        "fields",
+        "request",
+        "route_match",
+        "status",
+        "step",
     )  # fmt: skip
 
     def __init__(
         self,
         request: web.Request,
-        asked: RouteMatch,
+        route_match: RouteMatch,
         consumer: Consumer,
         fields: bytes,
     ) -> None:
         self.request = request
-        self.asked = asked
+        self.route_match = route_match
         self.consumer = consumer
         self.fields = fields
         self.body: BufferedBody | StreamingBody | SentBody | None = None
         self.status = 499
         self.bytes_out = 0
         self.step: SequenceStep | None = None
-        self.pin: Destination | None = None
+        self.destination: Destination | None = None
 
     @property
     def replayable(self) -> bool:
@@ -98,158 +106,179 @@ class Forwarder:
     def __init__(
         self,
         servers: Servers,
-        choosing: ServerSelector,
-        links: ConnectionPool,
-        probes: Prober,
+        selector: ServerSelector,
+        connections: ConnectionPool,
+        prober: Prober,
         grants: ConsumerGrants,
         unread: float = 30.0,
     ) -> None:
         self._grants = grants
         self._servers = servers
-        self._choosing = choosing
-        self._links = links
-        self._probes = probes
+        self._selector = selector
+        self._connections = connections
+        self._prober = prober
         self._unread = unread
-        self._mirrored: set[asyncio.Task[None]] = set()
+        self._mirror_tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """End the copies that are under way."""
-        for task in self._mirrored:
+        for task in self._mirror_tasks:
             task.cancel()
-        await asyncio.gather(*self._mirrored, return_exceptions=True)
+        await asyncio.gather(*self._mirror_tasks, return_exceptions=True)
 
     async def answer(self, call: Call, first: FirstAttempt | None = None) -> web.StreamResponse:
         """Return the answer; ``first`` is what was tried of a call that nobody is bound to.
 
         Raises ``UpstreamFailure`` and ``Unavailable``.
         """
-        if first is None and call.asked.verb == "infer" and call.body is not None:
-            call.pin = self._choosing.bound(*call.asked[:2], call.step, call.consumer.id)
+        if first is None and call.route_match.verb == "infer" and call.body is not None:
+            call.destination = self._selector.bound_destination(
+                *call.route_match[:2], call.step, call.consumer.id
+            )
             self._mirror(call)
-        place, version, _ = call.asked
+        place, version, _ = call.route_match
         application = place.application
         now = asyncio.get_running_loop().time()
         deadline = now + application.timeout if first is None else first.deadline
-        pin, begun = (None, None) if first is None else (first.pin, first.begun)
+        destination, begun = (None, None) if first is None else (first.destination, first.begun)
         tried: set[str] = set()
         pause = PAUSE
         failure: UpstreamFailure | None = None
         try:
             for _ in range(application.retries + 1):
                 if begun is None:
-                    pin = self._choosing.choose(place, version, call.pin, tried)
-                if pin is None and tried:  # everyone that may live was asked: perhaps now
+                    destination = self._selector.choose(place, version, call.destination, tried)
+                if destination is None and tried:  # everyone that may live was asked: perhaps now
                     await asyncio.sleep(pause)
                     tried.clear()
-                    pause = min(2 * pause, LONGEST)
-                    pin = self._choosing.choose(place, version, call.pin, tried)
-                if pin is None:
+                    pause = min(2 * pause, MAX_PAUSE)
+                    destination = self._selector.choose(place, version, call.destination, tried)
+                if destination is None:
                     break
                 try:
-                    return await self._ask(call, pin, deadline, tried, begun)
+                    return await self._attempt(call, destination, deadline, tried, begun)
                 except UpstreamFailure as error:
                     failure, begun = error, None
-                    if error.status != _NOT_HERE:
-                        self._servers.of(pin.target).doubt()
-                    if not self._may_repeat(call, error):
+                    if error.status != _MODEL_NOT_READY:
+                        self._servers.get(destination.target).mark_suspect()
+                    if not self._can_retry(call, error):
                         raise
-                    tried.add(pin.target.url)
+                    tried.add(destination.target.url)
             raise failure or Unavailable("No server has the model ready now", retry_after=1)
         finally:
             failure = None  # it knows this frame, and with it the body: a cycle
 
-    def _may_repeat(self, call: Call, failure: UpstreamFailure) -> bool:
+    def _can_retry(self, call: Call, failure: UpstreamFailure) -> bool:
         """Whether a request that failed is sent anew: to no second server of a sequence."""
-        if call.pin is not None or not call.replayable:
+        if call.destination is not None or not call.replayable:
             return False
         if failure.begun or failure.status == 504:
             return False
-        return not failure.sent or call.asked.place.application.resend
+        return not failure.sent or call.route_match.place.application.resend
 
-    async def _ask(
+    async def _attempt(
         self,
         call: Call,
-        pin: Destination,
+        destination: Destination,
         deadline: float,
         tried: set[str],
         begun: SentMessage | None,
     ) -> web.StreamResponse:
-        route, verb = call.asked.place.route, call.asked.verb
-        server = self._servers.of(pin.target)
+        route, verb = call.route_match.place.route, call.route_match.verb
+        server = self._servers.get(destination.target)
         if begun is None:
             seconds = max(0.001, deadline - asyncio.get_running_loop().time())
         else:
-            seconds = call.asked.place.application.timeout
-        movable = call.replayable and call.pin is None and call.asked.place.application.resend
-        path = with_query(route.path(pin.version, verb), call.request)
-        method = asked_as(call.request.method)
+            seconds = call.route_match.place.application.timeout
+        movable = (
+            call.replayable
+            and call.destination is None
+            and call.route_match.place.application.resend
+        )
+        path = with_query(route.path(destination.version, verb), call.request)
+        method = upstream_method(call.request.method)
         message = UpstreamRequest(method, path, call.fields, call.body, call.consumer.id)
         async with Exchange(
-            self._links, pin.target, server, message, seconds, movable=movable, begun=begun
+            self._connections,
+            destination.target,
+            server,
+            message,
+            seconds,
+            movable=movable,
+            begun=begun,
         ) as answer:
-            if pin.target.token and answer.status in _STRANGE:
+            if destination.target.token and answer.status in _KEY_REFUSED_STATUSES:
                 raise UpstreamFailure("The server does not accept the gateway", sent=False)
-            if answer.status in _TELLING:
-                await self._check(call, pin, tried)
+            if answer.status in _MODEL_MISSING_STATUSES:
+                await self._check_model_missing(call, destination, tried)
             if call.step is not None:
-                self._choosing.bind(call.asked.place, call.step, pin, call.consumer.id)
+                self._selector.bind(
+                    call.route_match.place, call.step, destination, call.consumer.id
+                )
             if answer.length is not None:
-                return await self._relayed(call, answer)
+                return await self._relay(call, answer)
             # An answer without a length may go on for ever, as events do.
-            cut = functools.partial(_cut_off, call.request)
-            with self._grants.held(call.consumer, call.asked.place, "http", cut):
-                return await self._relayed(call, answer)
+            cut = functools.partial(_abort, call.request)
+            with self._grants.hold(call.consumer, call.route_match.place, "http", cut):
+                return await self._relay(call, answer)
 
-    async def _relayed(self, call: Call, answer: UpstreamResponse) -> web.StreamResponse:
-        patience = call.asked.place.application.timeout
+    async def _relay(self, call: Call, answer: UpstreamResponse) -> web.StreamResponse:
+        patience = call.route_match.place.application.timeout
         response, call.status = await relay(
             call.request, answer, patience, self._unread, call.count
         )
         return response
 
-    async def _check(self, call: Call, pin: Destination, tried: set[str]) -> None:
+    async def _check_model_missing(
+        self, call: Call, destination: Destination, tried: set[str]
+    ) -> None:
         """Raise ``UpstreamFailure`` for an answer that says that the model is not here.
 
         A Triton that has just restarted says 400 for each model that it does not have yet. What the
         last one says of a version that the client named is the client's: there may be none.
         """
-        place, version, verb = call.asked
-        if verb not in {"infer", IMAGE_VERB} or call.pin is not None:
+        place, version, verb = call.route_match
+        if verb not in {"infer", IMAGE_VERB} or call.destination is not None:
             return
-        if pin.target.kind == "own":
+        if destination.target.kind == "own":
             return
-        path, server = place.route.path(pin.version, "ready"), self._servers.of(pin.target)
-        if await self._probes.look(pin.target, server, path):
+        path = place.route.path(destination.version, "ready")
+        server = self._servers.get(destination.target)
+        if await self._prober.probe(destination.target, server, path):
             return
-        asked = tried | {pin.target.url}
-        if version and self._choosing.choose(place, version, None, asked) is None:
+        attempted = tried | {destination.target.url}
+        if version and self._selector.choose(place, version, None, attempted) is None:
             return
-        raise UpstreamFailure("The server has not the model ready", sent=False, status=_NOT_HERE)
+        raise UpstreamFailure(
+            "The server has not the model ready", sent=False, status=_MODEL_NOT_READY
+        )
 
     # copies
 
     def _mirror(self, call: Call) -> None:
         """Send a copy to the version that is tried out; nobody waits for its answer."""
-        route, body = call.asked.place.route, call.body
+        route, body = call.route_match.place.route, call.body
         if not route.mirror or call.step is not None or not isinstance(body, BufferedBody):
             return
-        if len(self._mirrored) < MIRRORED:
+        if len(self._mirror_tasks) < MAX_MIRRORED:
             task = asyncio.ensure_future(self._copy(call, body))
-            self._mirrored.add(task)
-            task.add_done_callback(self._mirrored.discard)
+            self._mirror_tasks.add(task)
+            task.add_done_callback(self._mirror_tasks.discard)
 
     async def _copy(self, call: Call, body: BufferedBody) -> None:
-        application, route = call.asked.place
+        application, route = call.route_match.place
         path = route.path(route.mirror, "ready")
         target = self._servers.pick(route.targets, path)
         if target is None:
             return
         path = route.path(route.mirror, "infer")
         message = UpstreamRequest("POST", path, call.fields, body, call.consumer.id)
-        server, seconds = self._servers.of(target), application.timeout
+        server, seconds = self._servers.get(target), application.timeout
         try:
             async with (
-                Exchange(self._links, target, server, message, seconds, movable=False) as answer,
+                Exchange(
+                    self._connections, target, server, message, seconds, movable=False
+                ) as answer,
                 asyncio.timeout(seconds),
             ):
                 while await answer.chunk():
@@ -258,7 +287,7 @@ class Forwarder:
             log.info("a copy for version %s failed: %s", route.mirror, type(error).__name__)
 
 
-def _cut_off(request: web.Request, _why: MataError) -> None:
+def _abort(request: web.Request, _why: MataError) -> None:
     """End an answer: what has come of it must not be taken for the whole."""
     if request.transport is not None:
         request.transport.abort()

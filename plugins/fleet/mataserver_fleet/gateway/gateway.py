@@ -11,12 +11,17 @@ from mataserver import MataError, NotFound, check_charset
 from mataserver_fleet.gateway import callers, headers, image_requests, matching
 from mataserver_fleet.gateway.answers import check_method, linger, problem
 from mataserver_fleet.gateway.application_info import ApplicationInfo
-from mataserver_fleet.gateway.bodies import BodyLoader, BodyTimeout, BufferedBody, StreamingBody
+from mataserver_fleet.gateway.bodies import (
+    BodyLoader,
+    BodyTimeout,
+    BufferedBody,
+    StreamingBody,
+)
 from mataserver_fleet.gateway.connections import ConnectionPool
 from mataserver_fleet.gateway.fast_path import FastPath, FastPathResponder
 from mataserver_fleet.gateway.forwarding import Call, Forwarder
 from mataserver_fleet.gateway.grants import ConsumerGrants
-from mataserver_fleet.gateway.inspection import JsonPart, look
+from mataserver_fleet.gateway.inspection import JsonPart, inspect_body
 from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads
 from mataserver_fleet.gateway.limits import RateLimiter
 from mataserver_fleet.gateway.matching import RouteMatch
@@ -43,15 +48,16 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Client = aiohttp.ClientSession
-    Sessions = Callable[["Gateway", Client, Client, float], SessionHandler]
+    SessionHandlerFactory = Callable[["Gateway", Client, Client, float], SessionHandler]
 
 
 class Gateway:
     """Answers the requests of consumers. ``follow`` says what it goes by.
 
-    ``sessions`` makes what answers for sessions of video, which asks the gateway for its parts;
-    ``own`` tells whether this server itself has a model. ``sharing`` are the applications whose
-    consumers may name regions of a Triton's shared memory.
+    make_sessions:      makes the handler of video sessions, which uses the gateway's components.
+    own:                whether this server itself has a model.
+    shared_memory_apps: the applications whose consumers may name regions of a Triton's shared
+                        memory.
     """
 
     def __init__(
@@ -59,61 +65,70 @@ class Gateway:
         http: Http,
         settings: GatewaySettings,
         unread: float,
-        sessions: Sessions,
+        make_sessions: SessionHandlerFactory,
         own: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.http = http
         self._own_model = own
         self._settings = settings
         self._unread = unread
-        self._made = sessions
-        self.bodies = BodyLoader(
+        self._make_sessions = make_sessions
+        self.body_loader = BodyLoader(
             int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread
         )
-        self._heads = KnownHeads(http.learn, self._repeated, self.bodies.kept, unread)
+        self._known_heads = KnownHeads(
+            http.learn, self._responder, self.body_loader.buffer_bytes, unread
+        )
         self.snapshot = Snapshot()
         self.limits = RateLimiter()
-        self.sharing = frozenset(settings.shared_memory)
+        self.shared_memory_apps = frozenset(settings.shared_memory)
         self.usage = Usage()
         self.grants = ConsumerGrants()
         self.servers = Servers()
-        self.choosing = ServerSelector(self.servers)
-        self._own_routes = ApplicationInfo(self.servers)
-        self.reaching = AddressResolver(http)
+        self.selector = ServerSelector(self.servers)
+        self._application_info = ApplicationInfo(self.servers)
+        self.resolver = AddressResolver(http)
 
     async def __aenter__(self) -> Self:
         """Be able to ask servers."""
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
-            connector=aiohttp.TCPConnector(limit=0, resolver=self.reaching, use_dns_cache=False),
+            connector=aiohttp.TCPConnector(limit=0, resolver=self.resolver, use_dns_cache=False),
         )
-        self._within = aiohttp.ClientSession(
+        self._self_session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(), connector=SelfConnector(self.http.connect)
         )
-        self.links = ConnectionPool(self.servers.clock, self.reaching, self.http.connect)
+        self.connections = ConnectionPool(self.servers.clock, self.resolver, self.http.connect)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
-        asking = (self._session, self.reaching, self._own_model)
-        self._probes = Prober(self.servers, *asking, probe, timeout)
+        asking = (self._session, self.resolver, self._own_model)
+        self._prober = Prober(self.servers, *asking, probe, timeout)
         self._forwarding = Forwarder(
-            self.servers, self.choosing, self.links, self._probes, self.grants, self._unread
+            self.servers, self.selector, self.connections, self._prober, self.grants, self._unread
         )
-        self._unattended = FastPath(
-            self.servers, self.choosing, self.links, self.limits, self._counted, self._note
+        self._fast_path = FastPath(
+            self.servers,
+            self.selector,
+            self.connections,
+            self.limits,
+            self._answer_counted,
+            self._count_usage,
         )
-        self._streams = self._made(self, self._session, self._within, self._unread)
-        self._probes.follow(self.snapshot)
+        self._video_sessions = self._make_sessions(
+            self, self._session, self._self_session, self._unread
+        )
+        self._prober.follow(self.snapshot)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Ask nobody any more."""
-        await self._probes.close()
+        await self._prober.close()
         await self._forwarding.close()
-        self.links.close()
+        self.connections.close()
         await self._session.close()
-        await self._within.close()
+        await self._self_session.close()
 
-    def _repeated(self, known: KnownHead) -> Responder:
-        return FastPathResponder(self._unattended, known, self.http.address)
+    def _responder(self, known: KnownHead) -> Responder:
+        return FastPathResponder(self._fast_path, known, self.http.address)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Answer by another snapshot from the next request on; those under way keep theirs.
@@ -121,14 +136,14 @@ class Gateway:
         What may go on for long ends where the snapshot does not grant it.
         """
         self.snapshot = snapshot
-        self._heads.forget()
+        self._known_heads.forget()
         self.grants.follow(snapshot)
-        self._probes.follow(snapshot)
+        self._prober.follow(snapshot)
         self.limits.forget({each.id for each in snapshot.consumers.values()})
 
-    def has_elsewhere(self, model: str) -> bool:
+    def has_peer_model(self, model: str) -> bool:
         """Whether another mataserver listed a model when it was last looked at."""
-        return any(model in self.servers.of(each).models for each in self.snapshot.peers)
+        return any(model in self.servers.get(each).models for each in self.snapshot.peers)
 
     def share(self) -> Share:
         """Return a share of the bytes in flight."""
@@ -137,7 +152,7 @@ class Gateway:
     def claims(self, request: web.Request) -> Handler | None:
         """Return what answers a request that is an application's, by its host or its path."""
         host, path = request.headers.get("Host", ""), request.rel_url.raw_path
-        found = matching.scope(self.snapshot, host, path)
+        found = matching.find_scope(self.snapshot, host, path)
         if found is None or request.get_extra_info("pipe"):  # which is what the gateway itself asks
             return None
         return functools.partial(self._handle, found)
@@ -151,61 +166,64 @@ class Gateway:
             return problem(error)
 
     async def _answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        asked = matching.find(scope.places, scope.path)
-        if asked is None and scope.path == image_requests.PATH:
-            return await self._picture(scope, request)
-        if asked is None and scope.path.startswith("/v1/"):
-            return await self._streams.answer(scope, request)
-        if asked is None:
-            return self._own_routes.answer(self.snapshot, scope, request)
-        application, route = asked.place
+        route_match = matching.match_route(scope.places, scope.path)
+        if route_match is None and scope.path == image_requests.PATH:
+            return await self._answer_infer(scope, request)
+        if route_match is None and scope.path.startswith("/v1/"):
+            return await self._video_sessions.answer(scope, request)
+        if route_match is None:
+            return self._application_info.answer(self.snapshot, scope, request)
+        application, route = route_match.place
         if "http" not in route.protocols:
             raise NotFound("No such route")
-        consumer = callers.consumer(self.snapshot, request, application)
-        check_method(request.method, matching.VERBS[asked.verb])
+        consumer = callers.authenticate(self.snapshot, request, application)
+        check_method(request.method, matching.VERBS[route_match.verb])
         self.limits.admit(consumer)
-        return await self._forward(request, asked, consumer)
+        return await self._forward(request, route_match, consumer)
 
-    async def _picture(self, scope: Scope, request: web.Request) -> web.StreamResponse:
+    async def _answer_infer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /v1/infer`` by mataservers. Raises as ``_answer``."""
         callers.check_any(self.snapshot, scope, request)
         check_method(request.method, "POST")
         share = self.share()
         try:
-            body = await self.bodies.read(request, share)
-            model, kind = image_requests.asked(request, body)
-            place = _offered(scope, model)
-            consumer = callers.consumer(self.snapshot, request, place.application)
+            body = await self.body_loader.read(request, share)
+            model, kind = image_requests.requested_model(request, body)
+            place = _find_place(scope, model)
+            consumer = callers.authenticate(self.snapshot, request, place.application)
             self.grants.check(consumer, place, "http")  # the place is of the head's time
             self.limits.admit(consumer)
             fields = (
-                headers.forth(request.raw_headers, consumer.name, self.http.address(request)) + kind
+                headers.request_headers(
+                    request.raw_headers, consumer.name, self.http.address(request)
+                )
+                + kind
             )
             call = Call(request, RouteMatch(place, "", IMAGE_VERB), consumer, fields)
             call.body = body
-            return await self._counted(call)
+            return await self._answer_counted(call)
         finally:
             share.give_back()
 
     async def _forward(
-        self, request: web.Request, asked: RouteMatch, consumer: Consumer
+        self, request: web.Request, route_match: RouteMatch, consumer: Consumer
     ) -> web.StreamResponse:
         share, snapshot = self.share(), self.snapshot  # by which it was judged just now
         address = self.http.address(request)
-        passed = headers.passed(request.raw_headers, consumer.name)
-        call = Call(request, asked, consumer, passed + headers.origin(address))
+        passed = headers.forwarded_headers(request.raw_headers, consumer.name)
+        call = Call(request, route_match, consumer, passed + headers.forwarded_for(address))
         try:
-            response = await self._counted(call, share)
+            response = await self._answer_counted(call, share)
         finally:
             share.give_back()
         known = self.snapshot is snapshot  # else it may be judged otherwise by now
-        if known and asked.verb == "infer" and response.status == 200:
+        if known and route_match.verb == "infer" and response.status == 200:
             given = request.headers
             of_body = headers.body_type(given), JsonPart(given)
-            self._heads.learn(request, KnownHead(asked, consumer, passed, *of_body))
+            self._known_heads.learn(request, KnownHead(route_match, consumer, passed, *of_body))
         return response
 
-    async def _counted(
+    async def _answer_counted(
         self, call: Call, unread: Share | None = None, first: FirstAttempt | None = None
     ) -> web.StreamResponse:
         """Return the answer to a call, and count it.
@@ -214,26 +232,29 @@ class Gateway:
         """
         try:
             if unread is not None:
-                judged = self.snapshot
-                call.body = await self.bodies.read(call.request, unread)
-                if self.snapshot is not judged:  # nobody keeps a request open to act with it later
-                    self.grants.check(call.consumer, call.asked.place, "http")
+                judged_by = self.snapshot
+                call.body = await self.body_loader.read(call.request, unread)
+                # A request that is kept open must not outlive the consumer's permission.
+                if self.snapshot is not judged_by:
+                    self.grants.check(call.consumer, call.route_match.place, "http")
             body = call.body
             if (
                 first is None
-                and call.asked.verb != IMAGE_VERB
+                and call.route_match.verb != IMAGE_VERB
                 and isinstance(body, (BufferedBody, StreamingBody))
             ):
-                await self._look(call, body)
+                await self._inspect(call, body)
             return await self._forwarding.answer(call, first)
         except MataError as error:
             call.status = error.status
             raise
         finally:
             size = 0 if call.body is None else call.body.size
-            self._note(call.consumer, call.asked.place, call.status, size, call.bytes_out)
+            self._count_usage(
+                call.consumer, call.route_match.place, call.status, size, call.bytes_out
+            )
 
-    async def _look(self, call: Call, body: BufferedBody | StreamingBody) -> None:
+    async def _inspect(self, call: Call, body: BufferedBody | StreamingBody) -> None:
         """Note what a body is. Raises for an inference that may not be passed on.
 
         As JSON that is said to be no UTF-8: the server is told that it is.
@@ -241,17 +262,19 @@ class Gateway:
         check_charset(call.request)
         given = call.request.headers
         call.fields += headers.body_type(given)
-        if call.asked.verb == "infer":
-            regions = call.asked.place.application.name in self.sharing
-            call.step = await look(body, given, self.share(), regions=regions)
+        if call.route_match.verb == "infer":
+            regions = call.route_match.place.application.name in self.shared_memory_apps
+            call.step = await inspect_body(body, given, self.share(), regions=regions)
 
-    def _note(self, who: Consumer, place: Place, status: int, taken: int, given: int) -> None:
+    def _count_usage(
+        self, who: Consumer, place: Place, status: int, taken: int, given: int
+    ) -> None:
         """Count an answer, and the bytes of both bodies."""
         subject = Subject(who.name, place.application.name, place.route.model)
         self.usage.note(subject, status, taken, given)
 
 
-def _offered(scope: Scope, model: str) -> Place:
+def _find_place(scope: Scope, model: str) -> Place:
     """Return the route to a model of mataservers. Raises ``NotFound``."""
     for place in scope.places.values():
         route = place.route

@@ -48,8 +48,8 @@ class GatewayCollector:
         busy = GaugeMetricFamily(
             "mataserver_gateway_outstanding", "Requests that a server has.", labels=["server"]
         )
-        for url, server in self._servers.known():
-            alive.add_metric([url], float(server.alive and not server.suspect))
+        for url, server in self._servers.items():
+            alive.add_metric([url], float(server.is_alive and not server.is_suspect))
             busy.add_metric([url], server.outstanding)
         yield alive
         yield busy

@@ -46,10 +46,10 @@ class ConsumerGrants:
 
     def __init__(self) -> None:
         self._snapshot = Snapshot()
-        self._held: dict[EndStream, Grant] = {}
+        self._holds: dict[EndStream, Grant] = {}
 
     @contextlib.contextmanager
-    def held(
+    def hold(
         self, consumer: Consumer, place: Place, protocol: str, end: EndStream
     ) -> Iterator[None]:
         """Have ``end(why)`` called, within the context, once a consumer may ask a route no more.
@@ -57,27 +57,27 @@ class ConsumerGrants:
         At once where that was taken away since it was judged. ``end`` is another one each time.
         """
         grant = Grant(consumer, place.application.name, place.route.model, protocol)
-        self._held[end] = grant
+        self._holds[end] = grant
         try:
-            self._end_those_over({end: grant})
+            self._end_revoked({end: grant})
             yield
         finally:
-            del self._held[end]
+            del self._holds[end]
 
     def check(self, consumer: Consumer, place: Place, protocol: str) -> None:
         """Raise ``InvalidKey`` or ``NotLinked`` where a consumer may ask a route no more."""
         reasons: list[MataError] = []
-        with self.held(consumer, place, protocol, reasons.append):
+        with self.hold(consumer, place, protocol, reasons.append):
             if reasons:
                 raise reasons[0]
 
     def follow(self, snapshot: Snapshot) -> None:
         """End what another snapshot does not grant."""
         self._snapshot = snapshot
-        self._end_those_over(dict(self._held))
+        self._end_revoked(dict(self._holds))
 
-    def _end_those_over(self, held: Mapping[EndStream, Grant]) -> None:
-        offered = self._offered({grant.application for grant in held.values()})
+    def _end_revoked(self, held: Mapping[EndStream, Grant]) -> None:
+        offered = self._consumers_by_route({grant.application for grant in held.values()})
         for end, grant in held.items():
             consumer = grant.consumer
             known = self._snapshot.consumers.get(consumer.digest)
@@ -86,7 +86,9 @@ class ConsumerGrants:
             elif consumer.id not in offered.get(grant[1:], ()):
                 end(NotLinked(f"{consumer.name} may not ask this application any more"))
 
-    def _offered(self, applications: set[str]) -> Mapping[tuple[str, str, str], frozenset[int]]:
+    def _consumers_by_route(
+        self, applications: set[str]
+    ) -> Mapping[tuple[str, str, str], frozenset[int]]:
         """Return whose the routes of some applications are, by application, model and protocol."""
         return {
             (application.name, route.model, protocol): application.consumers

@@ -10,10 +10,10 @@ import functools
 import re
 from typing import NamedTuple
 
-END = b"\r\n\r\n"
-LONGEST = 1 << 16
+HEAD_END = b"\r\n\r\n"
+MAX_HEAD_BYTES = 1 << 16
 """Bytes of a head, and of a chunk's line with its extensions."""
-SHORT = 512
+CACHED_HEAD_BYTES = 512
 """Bytes of a head that is remembered."""
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\0]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
@@ -38,7 +38,7 @@ class Head(NamedTuple):
     fields: Fields
     length: int | None
     chunked: bool
-    keep: bool
+    keep_alive: bool
 
 
 def read_head(data: bytes) -> Head:
@@ -46,10 +46,10 @@ def read_head(data: bytes) -> Head:
 
     A server that says the same of every answer is read once.
     """
-    return _known_head(data) if len(data) <= SHORT else _read_head(data)
+    return _cached_head(data) if len(data) <= CACHED_HEAD_BYTES else _parse_head(data)
 
 
-def _read_head(data: bytes) -> Head:
+def _parse_head(data: bytes) -> Head:
     first, *lines = data.split(b"\r\n")
     status_line = _STATUS.fullmatch(first)
     if status_line is None:
@@ -75,11 +75,13 @@ def _read_head(data: bytes) -> Head:
             connection += b"," + value.lower()
     status = int(status_line[2])
     size, chunked = _framing(status, length, coding)
-    keep = b"close" not in connection and (status_line[1] == b"1" or b"keep-alive" in connection)
-    return Head(status, tuple(fields), size, chunked, keep and (chunked or size is not None))
+    keep_alive = b"close" not in connection and (
+        status_line[1] == b"1" or b"keep-alive" in connection
+    )
+    return Head(status, tuple(fields), size, chunked, keep_alive and (chunked or size is not None))
 
 
-_known_head = functools.lru_cache(512)(_read_head)
+_cached_head = functools.lru_cache(512)(_parse_head)
 
 
 def _framing(status: int, length: bytes | None, coding: bytes | None) -> tuple[int | None, bool]:
@@ -101,7 +103,7 @@ class ChunkedDecoder:
     def __init__(self) -> None:
         self.ended = False
         self.rest = b""
-        self._left = 0
+        self._remaining = 0
         self._line = b""
         self._trailer = False
 
@@ -114,30 +116,30 @@ class ChunkedDecoder:
         data = self._line + data if self._line else data
         self._line, at, size = b"", 0, len(data)
         while at < size and not self.ended:
-            if self._left > 2:
-                piece = data[at : at + self._left - 2]
+            if self._remaining > 2:
+                piece = data[at : at + self._remaining - 2]
                 found.append(piece)
                 at += len(piece)
-                self._left -= len(piece)
+                self._remaining -= len(piece)
                 continue
             end = data.find(b"\r\n", at)
             if end < 0:
-                if size - at > LONGEST:
+                if size - at > MAX_HEAD_BYTES:
                     raise MalformedError("a line of a chunk is too long")
                 self._line = data[at:]
                 break
-            self._take_line(data[at:end])
+            self._feed_line(data[at:end])
             at = end + 2
         if self.ended:
             self.rest = data[at:]
         return found
 
-    def _take_line(self, line: bytes) -> None:
+    def _feed_line(self, line: bytes) -> None:
         """Take the line before a chunk, the end of one, or one of the trailer."""
-        if self._left == 2:
+        if self._remaining == 2:
             if line:
                 raise MalformedError("a chunk is longer than it says")
-            self._left = 0
+            self._remaining = 0
         elif self._trailer:
             self.ended = not line
         else:
@@ -146,4 +148,4 @@ class ChunkedDecoder:
                 raise MalformedError("no size of a chunk")
             count = int(size[1], 16)
             self._trailer = count == 0
-            self._left = count + 2 if count else 0
+            self._remaining = count + 2 if count else 0

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.bodies import StreamingBody
 
 PATH = "/v1/infer"
-_PICTURE = re.compile(r"image/[a-z0-9.+-]{1,64}")
+_IMAGE_TYPE = re.compile(r"image/[a-z0-9.+-]{1,64}")
 
 
 class UnsupportedMediaType(MataError):
@@ -38,27 +38,29 @@ class UnsupportedMediaType(MataError):
     status = 415
 
 
-class _Asked(msgspec.Struct):
+class _InferBody(msgspec.Struct):
     model: str
 
 
-def asked(request: web.Request, body: BufferedBody | StreamingBody | None) -> tuple[str, bytes]:
+def requested_model(
+    request: web.Request, body: BufferedBody | StreamingBody | None
+) -> tuple[str, bytes]:
     """Return the model that a request asks, and the header's line on its body.
 
     Raises 400, 413, 415 and 422.
     """
     kind = content_type(request)
-    if _PICTURE.fullmatch(kind):
+    if _IMAGE_TYPE.fullmatch(kind):
         model = sole_value("model", request.query.getall("model", ()))
         if not model:
             raise InvalidParams("model: name it in the query")
         return model, f"Content-Type: {kind}\r\n".encode()
     if kind != JSON:
         raise UnsupportedMediaType("Content-Type must be application/json or image/*")
-    return _named(request, body), f"Content-Type: {JSON}\r\n".encode()
+    return _model_in_json(request, body), f"Content-Type: {JSON}\r\n".encode()
 
 
-def _named(request: web.Request, body: BufferedBody | StreamingBody | None) -> str:
+def _model_in_json(request: web.Request, body: BufferedBody | StreamingBody | None) -> str:
     """Return the model that JSON names."""
     check_charset(request)
     if "Content-Encoding" in request.headers:
@@ -68,7 +70,7 @@ def _named(request: web.Request, body: BufferedBody | StreamingBody | None) -> s
     if not isinstance(body, BufferedBody):
         raise BodyTooLarge(f"JSON of {body.size} bytes: send the picture itself, with its own type")
     try:
-        return msgspec.json.decode(b"".join(body.pieces), type=_Asked).model
+        return msgspec.json.decode(b"".join(body.pieces), type=_InferBody).model
     except msgspec.ValidationError:
         raise InvalidParams("model: field is required, a text") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -36,18 +36,18 @@ if TYPE_CHECKING:
     Headers = CIMultiDictProxy[str]
 
 REGION, SEQUENCE = "shared_memory_region", "sequence_id"
-MOST_INFLATED = 1 << 26
+MAX_INFLATED = 1 << 26
 """Bytes of JSON that are looked at of a compressed body."""
-_AT_ONCE = 1 << 20
+_MAX_WITHOUT_PAUSE = 1 << 20
 """Bytes of JSON in pieces that are looked at without a pause."""
 _PIECE = 1 << 18
 """Bytes that are inflated at a time: about a millisecond's."""
 _ENCODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 _EITHER, _RAW = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
 """Of gzip and zlib what the body is; and neither, as many send what they call deflate."""
-_MOST_MEMBERS = 4_096
+_MAX_MEMBERS = 4_096
 """Members of a gzip body that are looked at."""
-_SPACE = b" \t\r\n"
+_WHITESPACE = b" \t\r\n"
 
 
 class _Parameters(Struct):
@@ -67,33 +67,33 @@ class KeyFinder:
     """
 
     def __init__(self, name: str) -> None:
-        self._pattern = _pattern(name)
+        self._key_pattern = _key_pattern(name)
         self._plain = name.encode()
         self._width = 6 * len(name) + 1
-        self._before = b""
+        self._tail = b""
 
-    def in_next(self, text: bytes) -> bool:
+    def feed(self, text: bytes) -> bool:
         """Whether the next piece of the text has the key, or ends it."""
-        if self._before:
-            text = self._before + text
-        self._before = text[-self._width :]
+        if self._tail:
+            text = self._tail + text
+        self._tail = text[-self._width :]
         if self._plain not in text and not (b"\\" in text and b"\\u" in text):
             return False
-        for match in self._pattern.finditer(text):
+        for match in self._key_pattern.finditer(text):
             if match[1]:
                 return True
-            self._before = match[0].rstrip(_SPACE)  # the colon may come with the next piece
+            self._tail = match[0].rstrip(_WHITESPACE)  # the colon may come with the next piece
         return False
 
 
 @functools.cache
-def _pattern(name: str) -> re.Pattern[bytes]:
+def _key_pattern(name: str) -> re.Pattern[bytes]:
     """Return what finds a key; the colon may be missing at the end."""
-    letters = b"".join(map(_either_way, name.encode()))
+    letters = b"".join(map(_letter_pattern, name.encode()))
     return re.compile(rb'"%b"[ \t\r\n]*(:|\Z)' % letters)
 
 
-def _either_way(letter: int) -> bytes:
+def _letter_pattern(letter: int) -> bytes:
     """Return the pattern of a letter as it is and as its escape, whose digits have no case."""
     digits = b"%02x" % letter
     escape = rb"\\u00%b[%b%b]" % (digits[:1], digits[1:], digits[1:].upper())
@@ -110,34 +110,36 @@ class JsonPart:
     def __init__(self, headers: Headers) -> None:
         length = sole_value(HEADER_LENGTH, headers.getall(HEADER_LENGTH, ()))
         encoding = sole_value("Content-Encoding", headers.getall("Content-Encoding", ()))
-        told = length.isascii() and length.isdigit() and len(length) < 19
-        self._left = int(length) if told else sys.maxsize
+        is_number = length.isascii() and length.isdigit() and len(length) < 19
+        self._remaining = int(length) if is_number else sys.maxsize
         self._encoding = encoding.strip().lower()
         self.compressed = self._encoding in _ENCODINGS
-        self._inner: Any = None
+        self._decompressor: Any = None
         self._members = 0
-        self._room = MOST_INFLATED
+        self._inflate_budget = MAX_INFLATED
 
     @property
     def ended(self) -> bool:
         """Whether what follows is no part of it."""
-        return not self._left
+        return not self._remaining
 
-    def told(self, size: int) -> int | None:
+    def known_end(self, size: int) -> int | None:
         """Return where the JSON of a body of ``size`` bytes ends, if what comes before tells.
 
         None for a compressed one, and for more than is looked at in one go.
         """
-        known = self._left < size and self._left <= _AT_ONCE and not self.compressed
-        return self._left if known else None
+        known = (
+            self._remaining < size and self._remaining <= _MAX_WITHOUT_PAUSE and not self.compressed
+        )
+        return self._remaining if known else None
 
-    def is_plainly_without(self, pieces: Sequence[bytes | memoryview], size: int) -> bool:
+    def needs_no_inspection(self, pieces: Sequence[bytes | memoryview], size: int) -> bool:
         """Whether a body tells nothing that the gateway must know: most do not.
 
         False for more JSON in pieces than is looked at in one go.
         """
-        needed = min(self._left, size)
-        if self.compressed or (len(pieces) > 1 and needed > _AT_ONCE):
+        needed = min(self._remaining, size)
+        if self.compressed or (len(pieces) > 1 and needed > _MAX_WITHOUT_PAUSE):
             return False
         text = bytearray()
         for piece in pieces:  # often the head came alone, and the first one is empty
@@ -149,47 +151,49 @@ class JsonPart:
     async def texts(self, piece: bytes) -> AsyncIterator[bytes]:
         """Yield what the next piece of the body has of the JSON.
 
-        Raises ``BodyTooLarge`` for too much that is compressed, and ``BadRequest`` for what is damaged:
-        a server may take of it what cannot be seen here.
+        Raises ``BodyTooLarge`` for too much compressed JSON, and ``BadRequest`` for damaged data: a
+        server may read something else from it.
         """
         if not self.compressed:
-            yield self._cut(piece)
+            yield self._truncate(piece)
             return
         for at in range(0, len(piece), _PIECE):
             part = piece[at : at + _PIECE]  # zlib copies what it leaves, each time
-            while part and self._left:
-                text, part = await self._inflated(part)
-                yield self._cut(text)
+            while part and self._remaining:
+                text, part = await self._inflate(part)
+                yield self._truncate(text)
 
-    def _cut(self, text: bytes) -> bytes:
-        text = text[: self._left]
-        self._left -= len(text)
+    def _truncate(self, text: bytes) -> bytes:
+        text = text[: self._remaining]
+        self._remaining -= len(text)
         return text
 
-    async def _inflated(self, piece: bytes) -> tuple[bytes, bytes]:
-        """Return some text, and what is left of a piece. Raises ``BodyTooLarge`` and ``BadRequest``."""
-        if self._inner is None or self._inner.eof:  # gzip's members follow each other
-            self._inner = zlib.decompressobj(self._window(piece[0]))
+    async def _inflate(self, piece: bytes) -> tuple[bytes, bytes]:
+        """Return inflated text and the rest of a piece. Raises ``BodyTooLarge``, ``BadRequest``."""
+        if self._decompressor is None or self._decompressor.eof:  # gzip's members follow each other
+            self._decompressor = zlib.decompressobj(self._window_bits(piece[0]))
             self._members += 1
-        inner = self._inner
+        decompressor = self._decompressor
         try:
-            text = await asyncio.to_thread(inner.decompress, piece, min(_PIECE, self._left))
+            text = await asyncio.to_thread(
+                decompressor.decompress, piece, min(_PIECE, self._remaining)
+            )
         except zlib.error:
             raise BadRequest("The body is not what its Content-Encoding says") from None
-        self._room -= len(text)
-        if self._room < 0 or self._members > _MOST_MEMBERS:
+        self._inflate_budget -= len(text)
+        if self._inflate_budget < 0 or self._members > _MAX_MEMBERS:
             raise BodyTooLarge(
-                f"Over {MOST_INFLATED} bytes of JSON are compressed: send it as it is"
+                f"Over {MAX_INFLATED} bytes of JSON are compressed: send it as it is"
             )
-        return text, inner.unconsumed_tail or inner.unused_data
+        return text, decompressor.unconsumed_tail or decompressor.unused_data
 
-    def _window(self, first: int) -> int:
+    def _window_bits(self, first: int) -> int:
         """Return what a body is by its first byte; no compressor begins raw data as zlib does."""
         headed = first & 15 == 8 or first == 0x1F
         return _EITHER if headed or self._encoding != "deflate" else _RAW
 
 
-async def look(
+async def inspect_body(
     body: BufferedBody | StreamingBody, headers: Headers, share: Share, *, regions: bool
 ) -> SequenceStep | None:
     """Return the step of a sequence that an inference is; None for one that is of none.
@@ -202,18 +206,18 @@ async def look(
     """
     passes = isinstance(body, StreamingBody)
     if isinstance(body, StreamingBody):
-        body.watch = _StreamInspector(headers, regions=regions).see
+        body.inspect = _StreamInspector(headers, regions=regions).inspect
     try:
-        return await _look(body.known(), headers, share, regions=regions, passes=passes)
+        return await _inspect(body.known_pieces(), headers, share, regions=regions, passes=passes)
     finally:
         share.give_back()
 
 
-async def _look(
+async def _inspect(
     pieces: Sequence[bytes], headers: Headers, share: Share, *, regions: bool, passes: bool
 ) -> SequenceStep | None:
     part = JsonPart(headers)
-    if len(pieces) == 1 and part.is_plainly_without(pieces, len(pieces[0])):
+    if len(pieces) == 1 and part.needs_no_inspection(pieces, len(pieces[0])):
         return None
     region, sequence = KeyFinder(REGION), KeyFinder(SEQUENCE)
     found, texts = False, []
@@ -221,9 +225,9 @@ async def _look(
         if part.ended:
             break
         async for text in part.texts(piece):
-            if not regions and region.in_next(text):
-                raise refusal()
-            found = sequence.in_next(text) or found
+            if not regions and region.feed(text):
+                raise region_refusal()
+            found = sequence.feed(text) or found
             if part.compressed:
                 share.take(len(text))
             texts.append(text)
@@ -232,7 +236,7 @@ async def _look(
     if not found:
         return None
     if passes and not part.ended:
-        raise _too_late()
+        raise _late_sequence_error()
     return step_of(b"".join(texts))
 
 
@@ -245,13 +249,13 @@ class _StreamInspector:
         self._sequence = KeyFinder(SEQUENCE)
         self._begun = False
 
-    async def see(self, piece: bytes) -> None:
+    async def inspect(self, piece: bytes) -> None:
         """Look at the next piece. Raises ``BadRequest`` and ``BodyTooLarge``."""
         async for text in self._part.texts(piece):
-            if self._region is not None and self._region.in_next(text):
-                raise refusal()
-            if text and self._sequence.in_next(text) and self._begun:
-                raise _too_late()
+            if self._region is not None and self._region.feed(text):
+                raise region_refusal()
+            if text and self._sequence.feed(text) and self._begun:
+                raise _late_sequence_error()
         self._begun = True
 
 
@@ -261,7 +265,7 @@ def step_of(text: bytes) -> SequenceStep | None:
     The text has the name of its number. Raises ``BadRequest`` where it stands twice, or where
     nothing is read there: another reader, who takes the first of two, say, might find something.
     """
-    if sum(bool(each[1]) for each in _pattern(SEQUENCE).finditer(text)) > 1:
+    if sum(bool(each[1]) for each in _key_pattern(SEQUENCE).finditer(text)) > 1:
         raise BadRequest(f"{SEQUENCE}: it is there twice")
     try:
         found = msgspec.json.decode(text, type=_Body).parameters
@@ -274,13 +278,13 @@ def step_of(text: bytes) -> SequenceStep | None:
     return SequenceStep(found.sequence_id, found.sequence_start, found.sequence_end)
 
 
-def _too_late() -> BadRequest:
+def _late_sequence_error() -> BadRequest:
     """Return why a long request of a sequence is refused: it might go to another server."""
     return BadRequest(
         f"{SEQUENCE}: such a request is taken up to buffer_mb, or with its JSON first"
     )
 
 
-def refusal() -> BadRequest:
+def region_refusal() -> BadRequest:
     """Return why an inference with shared memory is refused."""
     return BadRequest(f"{REGION}: consumers of this application name no shared memory")

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 
-def key_of(request: web.Request) -> str:
+def key_of_request(request: web.Request) -> str:
     """Return the key that a request shows, empty where it shows none.
 
     Raises ``BadRequest`` for one that is there twice.
     """
     headers = request.headers
     given = {name: headers.getall(name, ()) for name in ("apikey", "authorization")}
-    if key := key_among(given):
+    if key := key_in_fields(given):
         return key
     if headers.get("Upgrade", "").lower() == "websocket":
         # A browser's script can set no header of one.
@@ -27,7 +27,7 @@ def key_of(request: web.Request) -> str:
     return ""
 
 
-def key_among(given: Mapping[str, Sequence[str]]) -> str:
+def key_in_fields(given: Mapping[str, Sequence[str]]) -> str:
     """Return the key among header fields or metadata, by lower name; empty where there is none.
 
     Raises ``BadRequest`` for one that is there twice.

@@ -25,19 +25,19 @@ class TooManyRequests(MataError):
 class _Bucket:
     """What is left of a minute's requests; a new one is full."""
 
-    __slots__ = ("left", "when")
+    __slots__ = ("tokens", "updated_at")
 
-    def __init__(self, left: float, when: float) -> None:
-        self.left = left
-        self.when = when
+    def __init__(self, tokens: float, updated_at: float) -> None:
+        self.tokens = tokens
+        self.updated_at = updated_at
 
     def take(self, rate: float, now: float) -> float:
         """Take one; return 0, or the seconds until there is one again."""
-        self.left = min(rate, self.left + (now - self.when) * rate / MINUTE)
-        self.when = now
-        if self.left < 1.0:
-            return (1.0 - self.left) * MINUTE / rate
-        self.left -= 1.0
+        self.tokens = min(rate, self.tokens + (now - self.updated_at) * rate / MINUTE)
+        self.updated_at = now
+        if self.tokens < 1.0:
+            return (1.0 - self.tokens) * MINUTE / rate
+        self.tokens -= 1.0
         return 0.0
 
 
@@ -51,8 +51,8 @@ class RateLimiter:
         self._clock = clock
         self.gateways = 1
         self._buckets: dict[int, _Bucket] = {}
-        self._before: dict[str, int] = {}
-        self._since: dict[str, int] = {}
+        self._settled: dict[str, int] = {}
+        self._unsettled: dict[str, int] = {}
         self._day = self._today()
 
     def admit(self, consumer: Consumer) -> None:
@@ -62,7 +62,7 @@ class RateLimiter:
         if consumer.rate is not None:
             self._check_rate(consumer, consumer.rate)
         if consumer.quota is not None:
-            self._since[consumer.name] = self._since.get(consumer.name, 0) + 1
+            self._unsettled[consumer.name] = self._unsettled.get(consumer.name, 0) + 1
 
     def settle(self, used: dict[str, int], own: dict[str, int], day: int, gateways: int) -> None:
         """Know what everybody has counted on a day.
@@ -73,18 +73,18 @@ class RateLimiter:
         self.gateways = max(1, gateways)
         if day != self._day:
             return
-        self._before = used
+        self._settled = used
         for name, count in own.items():
-            left = self._since.get(name, 0) - count
-            if left > 0:
-                self._since[name] = left
+            tokens = self._unsettled.get(name, 0) - count
+            if tokens > 0:
+                self._unsettled[name] = tokens
             else:
-                self._since.pop(name, None)
+                self._unsettled.pop(name, None)
 
-    def forget(self, kept: Container[int]) -> None:
-        """Drop what is known of consumers that are not ``kept``."""
-        for gone in [each for each in self._buckets if each not in kept]:
-            del self._buckets[gone]
+    def forget(self, known_ids: Container[int]) -> None:
+        """Drop what is known of consumers that are not ``known_ids``."""
+        for stale in [each for each in self._buckets if each not in known_ids]:
+            del self._buckets[stale]
 
     def _check_rate(self, consumer: Consumer, rate: int) -> None:
         now, own = self._clock(), max(1.0, rate / self.gateways)
@@ -99,8 +99,8 @@ class RateLimiter:
         today = self._today()
         if today != self._day:
             self._day = today
-            self._before, self._since = {}, {}
-        if self._before.get(name, 0) + self._since.get(name, 0) >= quota:
+            self._settled, self._unsettled = {}, {}
+        if self._settled.get(name, 0) + self._unsettled.get(name, 0) >= quota:
             wait = (today + 1) * DAY - self._clock()
             raise TooManyRequests(
                 f"The quota of {quota} requests a day is used up", retry_after=wait

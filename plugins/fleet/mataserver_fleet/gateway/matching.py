@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 PREFIX = "/gateway/"
 VERBS = {"infer": "POST", "ready": "GET", "config": "GET", "stats": "GET", "": "GET"}
 """What may be asked of a model, and how; the empty one is its description."""
-_LONGEST_VERSION = 18
+_MAX_VERSION_DIGITS = 18
 """Digits of a version: Python reads no more than some thousand, and no server has so many."""
-OWN = {"/v2": "server", "/v2/health/live": "live", "/v2/health/ready": "ready"}
+APPLICATION_PATHS = {"/v2": "server", "/v2/health/live": "live", "/v2/health/ready": "ready"}
 """What an application answers itself; a route's own path of that name comes before it."""
 
 
@@ -39,21 +39,21 @@ class RouteMatch(NamedTuple):
     verb: str
 
 
-def scope(snapshot: Snapshot, host: str, raw_path: str) -> Scope | None:
+def find_scope(snapshot: Snapshot, host: str, raw_path: str) -> Scope | None:
     """Return what a request may mean; None where it is none of the gateway's.
 
     ``host`` is the header, ``raw_path`` the path as it was sent, without its query.
     """
-    places = snapshot.hosts.get(name_of(host)) if snapshot.hosts else None
+    places = snapshot.hosts.get(host_name(host)) if snapshot.hosts else None
     if places is not None:
-        return Scope(places, decoded(raw_path))
+        return Scope(places, decode_path(raw_path))
     if not raw_path.startswith(PREFIX):
         return None
-    name, _, rest = decoded(raw_path)[len(PREFIX) :].partition("/")
+    name, _, rest = decode_path(raw_path)[len(PREFIX) :].partition("/")
     return Scope(snapshot.names.get(name, {}), f"/{rest}", PREFIX + name)
 
 
-def find(places: Mapping[str, Place], path: str) -> RouteMatch | None:
+def match_route(places: Mapping[str, Place], path: str) -> RouteMatch | None:
     """Return what a path asks, by the longest prefix that a route has."""
     place = places.get("" if path == "/" else path)
     if place is not None:
@@ -65,21 +65,21 @@ def find(places: Mapping[str, Place], path: str) -> RouteMatch | None:
     if place is not None:
         return RouteMatch(place, "", verb)
     head, _, version = head.rpartition("/")
-    known = version.isascii() and version.isdigit() and len(version) <= _LONGEST_VERSION
+    known = version.isascii() and version.isdigit() and len(version) <= _MAX_VERSION_DIGITS
     if not head.endswith("/versions") or not known:
         return None
     place = places.get(head.removesuffix("/versions"))
     return None if place is None else RouteMatch(place, str(int(version)), verb)
 
 
-def decoded(raw_path: str) -> str:
+def decode_path(raw_path: str) -> str:
     """Return a path without its percent-encoding; what is no UTF-8 becomes what no path has."""
     if "%" not in raw_path:
         return raw_path
     return unquote_to_bytes(raw_path).decode("utf-8", "replace")
 
 
-def name_of(host: str) -> str:
+def host_name(host: str) -> str:
     """Return the name in a Host header: without a port and the root's dot, in lower case."""
     if host.startswith("["):
         return host.partition("]")[0][1:].lower()

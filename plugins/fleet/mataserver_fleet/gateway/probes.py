@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.servers import Server, Servers
     from mataserver_fleet.gateway.snapshot import Snapshot, Target
 
-HURRY = 0.25
+RETRY_SECONDS = 0.25
 """Seconds between two looks at a server that is in trouble."""
-LONGEST = 1 << 24
+MAX_LIST_BYTES = 1 << 24
 """Bytes of a mataserver's list of models."""
-READY_BYTES = 1 << 16
+MAX_READY_BYTES = 1 << 16
 """Bytes of the word on whether a server or a model is ready, which is a status."""
-MISSES = 2
+MAX_MISSES = 2
 """Probes one after the other that a server may be late for until it is taken to be dead."""
 
 log = logging.getLogger("mataserver.plugin.fleet")
@@ -46,15 +46,15 @@ class Prober:
         self,
         servers: Servers,
         session: aiohttp.ClientSession,
-        reaching: AddressResolver,
-        own: Callable[[str], bool],
+        resolver: AddressResolver,
+        has_own: Callable[[str], bool],
         interval: float = 1.0,
         timeout: float = 1.0,
     ) -> None:
         self._servers = servers
         self._session = session
-        self._reaching = reaching
-        self._own = own
+        self._resolver = resolver
+        self._has_own = has_own
         self._interval = interval
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._paths: dict[str, dict[str, str]] = {}
@@ -72,12 +72,12 @@ class Prober:
         for target in [each for each in self._tasks if each not in wanted]:
             self._tasks.pop(target).cancel()
         for target, paths in wanted.items():
-            server = self._servers.of(target)
+            server = self._servers.get(target)
             server.unready &= paths.keys()
             if target not in self._tasks:
-                self._tasks[target] = asyncio.ensure_future(self._watch(target, server))
+                self._tasks[target] = asyncio.ensure_future(self._probe_forever(target, server))
             elif target.kind != "triton":
-                self._tell(target, server)
+                self._update_models(target, server)
 
     async def close(self) -> None:
         """Look at nothing any more."""
@@ -87,79 +87,79 @@ class Prober:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def look(self, target: Target, server: Server, path: str) -> bool:
+    async def probe(self, target: Target, server: Server, path: str) -> bool:
         """Ask now whether a server serves a model; return whether it does."""
         url = target.url
         try:
             if target.kind == "triton":
-                await self._reaching.check_literal(target)
-                ready = await self._ready(url + path)
+                await self._resolver.check_literal(target)
+                ready = await self._is_ready(url + path)
             else:
-                server.models = await self._listed(target)
+                server.models = await self._list_models(target)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            self._miss(url, server, error)
+            self._note_miss(url, server, error)
             return False
         now = self._servers.clock()
-        server.answered(now)
+        server.mark_alive(now)
         if target.kind != "triton":
-            self._tell(target, server)
+            self._update_models(target, server)
             return server.serves(path)
         if path in self._paths.get(url, ()):  # any other is looked at this once
-            server.tell(path, ready=ready, now=now)
+            server.set_ready(path, ready=ready, now=now)
         return ready
 
-    def _tell(self, target: Target, server: Server) -> None:
+    def _update_models(self, target: Target, server: Server) -> None:
         """Note which models a mataserver has."""
         now = self._servers.clock()
         for path, model in self._paths.get(target.url, {}).items():
-            has = self._own(model) if target.kind == "own" else model in server.models
-            server.tell(path, ready=has, now=now)
+            has = self._has_own(model) if target.kind == "own" else model in server.models
+            server.set_ready(path, ready=has, now=now)
 
-    def _miss(self, url: str, server: Server, error: Exception) -> None:
+    def _note_miss(self, url: str, server: Server, error: Exception) -> None:
         """Note a probe that was not answered: one that is late may be so because much is asked."""
-        server.missed += 1
-        if isinstance(error, TimeoutError) and server.missed < MISSES:
-            server.doubt()
+        server.missed_probes += 1
+        if isinstance(error, TimeoutError) and server.missed_probes < MAX_MISSES:
+            server.mark_suspect()
             return
-        if server.alive:
+        if server.is_alive:
             log.warning("%s does not answer: %s", url, type(error).__name__)
-        server.died()
+        server.mark_dead()
 
-    async def _watch(self, target: Target, server: Server) -> None:
+    async def _probe_forever(self, target: Target, server: Server) -> None:
         while True:
-            well = await self._look_at(target, server)
-            server.troubled.clear()
+            all_ready = await self._probe_all(target, server)
+            server.probe_now.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval if well else HURRY):
-                    await server.troubled.wait()
+                async with asyncio.timeout(self._interval if all_ready else RETRY_SECONDS):
+                    await server.probe_now.wait()
 
-    async def _look_at(self, target: Target, server: Server) -> bool:
+    async def _probe_all(self, target: Target, server: Server) -> bool:
         """Look at a server once; return whether all of its models are there."""
         if target.kind != "triton":
-            return await self.look(target, server, "")
-        well = True
+            return await self.probe(target, server, "")
+        all_ready = True
         for path in sorted(self._paths.get(target.url, ())):
-            well = await self.look(target, server, path) and well
-            if server.missed:
+            all_ready = await self.probe(target, server, path) and all_ready
+            if server.missed_probes:
                 break
-        return well
+        return all_ready
 
-    async def _ready(self, url: str) -> bool:
+    async def _is_ready(self, url: str) -> bool:
         """Whether it is answered 200. Raises ``ValueError`` for an answer that has no end."""
         async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
-            left = READY_BYTES
+            left = MAX_READY_BYTES
             while piece := await answer.content.read(left):
                 left -= len(piece)
                 if not left:
                     raise ValueError("its word on being ready has no end")
             return answer.status == 200
 
-    async def _listed(self, target: Target) -> frozenset[str]:
+    async def _list_models(self, target: Target) -> frozenset[str]:
         """Return the models of a mataserver: none while it is not ready. Raises ``ValueError``."""
         if target.kind == "own":
             return frozenset()
-        await self._reaching.check_literal(target)
-        if not await self._ready(f"{target.url}/ready"):
+        await self._resolver.check_literal(target)
+        if not await self._is_ready(f"{target.url}/ready"):
             return frozenset()
         asking = self._session.get(
             f"{target.url}/v1/models",
@@ -171,7 +171,7 @@ class Prober:
             body = bytearray()
             async for piece in answer.content.iter_any():
                 body += piece
-                if answer.status != 200 or len(body) > LONGEST:
+                if answer.status != 200 or len(body) > MAX_LIST_BYTES:
                     raise ValueError(f"its list of models is answered {answer.status}")
         try:
             return frozenset(each.model for each in msgspec.json.decode(body, type=list[_Model]))

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LARGEST_KEY = (1 << 32) - 1
-_MOST, _MOST_OF_ONE = 4_096, 8
+_MAX_KEY = (1 << 32) - 1
+_MAX_FIELDS, _MAX_PARAMETER_FIELDS = 4_096, 8
 """Fields of a message and of one parameter: a request has a few for each tensor, and looking at
 millions of them would hold up everybody."""
-_MOST_WITHIN = 16_384
+_MAX_NESTED_FIELDS = 16_384
 """Fields of a message and of its tensors together, where these are looked into."""
 _NAME, _VERSION, _PARAMETERS = 1, 2, 4
 _TENSORS = {5: 4, 6: 2}
 """Inputs and outputs of an inference, and where each has its parameters."""
 _REGION = b"shared_memory_region"
-_OF_SEQUENCES: dict[bytes, dict[int, type]] = {
+_SEQUENCE_FIELDS: dict[bytes, dict[int, type]] = {
     b"sequence_id": {2: int, 3: memoryview, 5: int},
     b"sequence_start": {1: int},
     b"sequence_end": {1: int},
@@ -44,15 +44,15 @@ class RequestedModel(NamedTuple):
     step: SequenceStep | None = None
 
 
-def wanted(message: bytes, *, infer: bool = False) -> RequestedModel:
+def requested_model(message: bytes, *, infer: bool = False) -> RequestedModel:
     """Return what a message asks for. Raises ``BadRequest`` for what cannot be read."""
     name = version = None
     given: dict[str, int | bytes] = {}
     for number, value in fields(message):
         if number == _NAME and isinstance(value, memoryview):
-            name = _once(name, value)
+            name = _check_single(name, value)
         elif number == _VERSION and isinstance(value, memoryview):
-            version = _once(version, value)
+            version = _check_single(version, value)
         elif infer and number == _PARAMETERS and isinstance(value, memoryview):
             given.update(_parameter(value))
     sequence = given.get("sequence_id", 0)
@@ -72,7 +72,7 @@ def names_region(message: bytes) -> bool:
     """
     if _REGION not in message:  # a name stands in a message as it is
         return False
-    left = iter(range(_MOST_WITHIN))
+    left = iter(range(_MAX_NESTED_FIELDS))
     return any(
         key == 1 and isinstance(part, memoryview) and bytes(part) == _REGION
         for number, tensor in fields(message, left)
@@ -107,14 +107,14 @@ def fields(
     Raises ``BadRequest`` for what cannot be read, and for too many fields.
     """
     view, at = memoryview(message), 0
-    left = iter(range(_MOST)) if left is None else left
+    left = iter(range(_MAX_FIELDS)) if left is None else left
     while at < len(view):
         if next(left, None) is None:
             raise BadRequest("The message has too many fields")
         key, at = _varint(view, at)
-        if key > _LARGEST_KEY:
+        if key > _MAX_KEY:
             # C++ cuts it to 32 bits, and would find another field there than this does.
-            raise _unread()
+            raise _unreadable()
         number, kind = key >> 3, key & 7
         if kind == _VARINT:
             value, at = _varint(view, at)
@@ -125,9 +125,9 @@ def fields(
         elif kind in {_FIXED64, _FIXED32}:
             size = 8 if kind == _FIXED64 else 4
         else:
-            raise _unread()
+            raise _unreadable()
         if number == 0 or at + size > len(view):
-            raise _unread()
+            raise _unreadable()
         yield number, view[at : at + size] if kind == _BYTES else None
         at += size
 
@@ -136,7 +136,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(view) or shift > 63:
-            raise _unread()
+            raise _unreadable()
         byte = view[at]
         at += 1
         value |= (byte & 127) << shift
@@ -152,21 +152,21 @@ def _parameter(entry: memoryview) -> dict[str, int | bytes]:
     merges the one and passes by the other. Raises ``BadRequest``.
     """
     parts: dict[int, memoryview] = {}
-    for number, part in fields(entry, iter(range(_MOST_OF_ONE))):
+    for number, part in fields(entry, iter(range(_MAX_PARAMETER_FIELDS))):
         if not isinstance(part, memoryview) or number not in {1, 2} or number in parts:
             raise BadRequest("The message has a parameter that is read in two ways")
         parts[number] = part
     key = bytes(parts.get(1, b""))
-    if key not in _OF_SEQUENCES:
+    if key not in _SEQUENCE_FIELDS:
         return {}
-    values = list(fields(parts.get(2, memoryview(b"")), iter(range(_MOST_OF_ONE))))
+    values = list(fields(parts.get(2, memoryview(b"")), iter(range(_MAX_PARAMETER_FIELDS))))
     number, found = values[0] if len(values) == 1 else (0, None)
-    if found is None or type(found) is not _OF_SEQUENCES[key].get(number):
+    if found is None or type(found) is not _SEQUENCE_FIELDS[key].get(number):
         raise BadRequest(f"{key.decode()}: expected one value, of its own kind")
     return {key.decode(): bytes(found) if isinstance(found, memoryview) else found}
 
 
-def _once(before: memoryview | None, value: memoryview) -> memoryview:
+def _check_single(before: memoryview | None, value: memoryview) -> memoryview:
     if before is not None:
         raise BadRequest("The message names its model or version twice")
     return value
@@ -176,8 +176,8 @@ def _text(value: memoryview | None) -> str:
     try:
         return "" if value is None else str(value, "utf-8")
     except UnicodeDecodeError:
-        raise _unread() from None
+        raise _unreadable() from None
 
 
-def _unread() -> BadRequest:
+def _unreadable() -> BadRequest:
     return BadRequest("The message cannot be read")

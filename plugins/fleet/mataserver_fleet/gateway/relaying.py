@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from mataserver_fleet.gateway.exchange import UpstreamResponse
 
-SMALL = 1 << 16
+SMALL_RESPONSE_BYTES = 1 << 16
 """Bytes of an answer that is read whole before any of it is sent."""
-LEFT = 499
+CLIENT_CLOSED = 499
 """What is counted for a client that left amid its answer."""
 
 log = logging.getLogger("mataserver.plugin.fleet")
@@ -29,21 +29,21 @@ log = logging.getLogger("mataserver.plugin.fleet")
 async def relay(
     request: web.Request,
     answer: UpstreamResponse,
-    patience: float,
-    unread: float,
-    sent: Callable[[int], None],
+    server_timeout: float,
+    client_timeout: float,
+    count_sent: Callable[[int], None],
 ) -> tuple[web.StreamResponse, int]:
     """Answer a request with a server's answer; return the response, and the status that it counts.
 
-    patience: seconds that the server may pause; ``unread``: that the client may.
+    patience: seconds that the server may pause; ``client_timeout``: that the client may.
     sent:     is told how many bytes were passed on.
 
     Raises ``UpstreamFailure`` while nothing was sent; after that the connection is cut.
     """
-    fields, length = headers.back(answer.fields), answer.length
-    if request.method == "HEAD" or (length is not None and length <= SMALL):
-        body = await whole_of(answer, patience)
-        sent(len(body))
+    fields, length = headers.response_headers(answer.fields), answer.length
+    if request.method == "HEAD" or (length is not None and length <= SMALL_RESPONSE_BYTES):
+        body = await read_body(answer, server_timeout)
+        count_sent(len(body))
         whole = WholeAnswer(status=answer.status, headers=fields, body=body)
         whole.headers.setdefault("Content-Type", headers.BINARY)  # as aiohttp says of any
         return whole, answer.status
@@ -52,26 +52,26 @@ async def relay(
         response.content_length = length
     await response.prepare(request)
     try:
-        await _stream(response, answer, patience, unread, sent)
+        await _stream(response, answer, server_timeout, client_timeout, count_sent)
         await response.write_eof()
     except (OSError, MalformedError) as error:
         # Whoever reads must not take the part for the whole.
         log.info("an answer was cut off: %s", type(error).__name__)
         transport = request.transport
         if transport is None or transport.is_closing():
-            return response, LEFT
+            return response, CLIENT_CLOSED
         transport.abort()
         return response, UpstreamFailure.status
     return response, answer.status
 
 
-async def whole_of(answer: UpstreamResponse, patience: float) -> bytes:
+async def read_body(answer: UpstreamResponse, server_timeout: float) -> bytes:
     """Return the body of an answer. Raises ``UpstreamFailure`` for one that does not come."""
     try:
-        if answer.here:
+        if answer.is_complete:
             return await answer.chunk()
         pieces = []
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(server_timeout):
             while piece := await answer.chunk():
                 pieces.append(piece)
         return b"".join(pieces)
@@ -86,15 +86,15 @@ async def whole_of(answer: UpstreamResponse, patience: float) -> bytes:
 async def _stream(
     response: web.StreamResponse,
     answer: UpstreamResponse,
-    patience: float,
-    unread: float,
-    sent: Callable[[int], None],
+    server_timeout: float,
+    client_timeout: float,
+    count_sent: Callable[[int], None],
 ) -> None:
     """Pass the body on. One timer serves both waits, since one follows the other."""
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(patience) as timer:
+    async with asyncio.timeout(server_timeout) as timer:
         while chunk := await answer.chunk():
-            timer.reschedule(loop.time() + unread)
+            timer.reschedule(loop.time() + client_timeout)
             await response.write(chunk)
-            sent(len(chunk))
-            timer.reschedule(loop.time() + patience)
+            count_sent(len(chunk))
+            timer.reschedule(loop.time() + server_timeout)

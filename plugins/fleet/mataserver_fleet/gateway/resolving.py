@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mataserver_fleet.gateway.snapshot import Target
 
-SECONDS = 2.0
+RESOLVE_SECONDS = 2.0
 """Seconds that a name may take to be resolved."""
 
 
@@ -40,16 +40,18 @@ class AddressResolver(AbstractResolver):
 
     def __init__(self, http: OutboundCheck) -> None:
         self._http = http
-        self._policy = Policy(name="server", timeout=SECONDS)
+        self._policy = Policy(name="server", timeout=RESOLVE_SECONDS)
 
     async def addresses(self, target: Target) -> tuple[str, ...]:
         """Return where a server is, in the order in which it is tried. Raises ``OSError``.
 
         This server itself is not asked by the rule: nobody registered it.
         """
-        return (target.host,) if target.kind == "own" else await self.checked(target.url)
+        return (
+            (target.host,) if target.kind == "own" else await self.permitted_addresses(target.url)
+        )
 
-    async def checked(self, url: str) -> tuple[str, ...]:
+    async def permitted_addresses(self, url: str) -> tuple[str, ...]:
         """Return the addresses of a URL. Raises ``OSError``."""
         try:
             return await self._http.check_outbound(url, self._policy)
@@ -59,7 +61,7 @@ class AddressResolver(AbstractResolver):
     async def check_literal(self, target: Target) -> None:
         """Check a server whose host is an address: aiohttp resolves names alone."""
         if target.kind != "own" and is_address(target.host):
-            await self.checked(target.url)
+            await self.permitted_addresses(target.url)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -75,7 +77,7 @@ class AddressResolver(AbstractResolver):
                 "proto": 0,
                 "flags": socket.AI_NUMERICHOST,
             }
-            for address in await self.checked(f"http://{host}:{port}")
+            for address in await self.permitted_addresses(f"http://{host}:{port}")
         ]
 
     async def close(self) -> None:

@@ -6,7 +6,6 @@ by the metadata ``application``, or is the consumer's that has the model.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -15,16 +14,16 @@ import grpc
 from mataserver import MataError, NotFound, sole_value
 from mataserver_fleet.gateway import callers, protobuf
 from mataserver_fleet.gateway.grants import InvalidKey, NotLinked
-from mataserver_fleet.gateway.inspection import refusal
-from mataserver_fleet.gateway.keys import key_among
+from mataserver_fleet.gateway.inspection import region_refusal
+from mataserver_fleet.gateway.keys import key_in_fields
 from mataserver_fleet.gateway.rpc_forwarding import (
     SERVICE,
     RpcCall,
     RpcForwarder,
-    adds,
-    nobody,
-    shown,
+    adds_version,
+    no_server,
 )
+from mataserver_fleet.gateway.rpc_streams import STREAM_METHOD, ServerStream
 from mataserver_fleet.gateway.usage import Subject
 
 if TYPE_CHECKING:
@@ -35,14 +34,15 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.sequences import Destination
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
 
-_ASKED = frozenset({"ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
-_OWN = {
+_FORWARDED_METHODS = frozenset(
+    {"ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"}
+)
+_LOCAL_ANSWERS = {
     "ServerLive": protobuf.TRUE,
     "ServerReady": protobuf.TRUE,
     "ServerMetadata": protobuf.text(1, "mataserver") + protobuf.text(2, "2"),
 }
 """What the gateway answers itself."""
-_STREAM = "ModelStreamInfer"
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -53,7 +53,7 @@ _CODES = {
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
-_FAILED = frozenset(
+_FAILED_CODES = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.INTERNAL,
@@ -75,24 +75,24 @@ class Caller(NamedTuple):
 class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Serves while it is entered, on a port that is its own."""
 
-    def __init__(self, gateway: Gateway, door: RpcPort) -> None:
+    def __init__(self, gateway: Gateway, rpc_port: RpcPort) -> None:
         self._gateway = gateway
-        self._door = door.serve(self)
+        self._rpc_port = rpc_port.serve(self)
         self._forwarding = RpcForwarder(gateway)
 
     @property
     def port(self) -> int:
         """Where it listens."""
-        return self._door.port
+        return self._rpc_port.port
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``MataError`` when it cannot."""
-        await self._door.__aenter__()
+        await self._rpc_port.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Take no more calls; wait for those that are under way where the server stops."""
-        await self._door.__aexit__(*exc)
+        await self._rpc_port.__aexit__(*exc)
         await self._forwarding.channels.close()
 
     def service(self, details: Any) -> Any:
@@ -100,11 +100,11 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         package, _, name = details.method.lstrip("/").partition("/")
         if package != SERVICE:
             return None
-        if name in _ASKED:
-            return grpc.stream_unary_rpc_method_handler(self._call(name, self._unary))
-        if name in _OWN:
-            return grpc.stream_unary_rpc_method_handler(self._call(name, self._own))
-        if name == _STREAM:
+        if name in _FORWARDED_METHODS:
+            return grpc.stream_unary_rpc_method_handler(self._call(name, self._answer_unary))
+        if name in _LOCAL_ANSWERS:
+            return grpc.stream_unary_rpc_method_handler(self._call(name, self._answer_local))
+        if name == STREAM_METHOD:
             return grpc.stream_stream_rpc_method_handler(self._stream)
         return None
 
@@ -120,28 +120,30 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
 
         return call
 
-    async def _own(self, name: str, context: Any) -> bytes:
+    async def _answer_local(self, name: str, context: Any) -> bytes:
         self._caller(context)
-        return _OWN[name]
+        return _LOCAL_ANSWERS[name]
 
-    async def _unary(self, name: str, context: Any) -> bytes:
+    async def _answer_unary(self, name: str, context: Any) -> bytes:
         share = self._gateway.share()
         try:
-            caller, message = await self._first(context, share)
-            return await self._counted(name, caller, message, context)
+            caller, message = await self._read_first(context, share)
+            return await self._answer_counted(name, caller, message, context)
         finally:
             share.give_back()
 
-    async def _counted(self, name: str, caller: Caller, message: bytes, context: Any) -> bytes:
+    async def _answer_counted(
+        self, name: str, caller: Caller, message: bytes, context: Any
+    ) -> bytes:
         """Return the answer to a message, and count it as usage."""
-        asked = protobuf.wanted(message, infer=name == "ModelInfer")
-        place = self._place(caller, asked.model)
+        requested = protobuf.requested_model(message, infer=name == "ModelInfer")
+        place = self._place(caller, requested.model)
         if name == "ModelInfer":
             self._check_regions(place, message)
         self._gateway.limits.admit(caller.consumer)
         code, answer = grpc.StatusCode.CANCELLED, b""
         try:
-            call = RpcCall(name, message, asked, place, caller.consumer)
+            call = RpcCall(name, message, requested, place, caller.consumer)
             answer = await self._forwarding.answer(call, context)
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
@@ -151,23 +153,23 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
             raise
         finally:
-            self._note(caller, place, code, len(message), len(answer))
+            self._count_usage(caller, place, code, len(message), len(answer))
         return answer
 
     async def _stream(self, _messages: object, context: Any) -> AsyncIterator[bytes]:
         share = self._gateway.share()
         try:
-            caller, first = await self._first(context, share)
-            asked = protobuf.wanted(first, infer=True)
-            place = self._place(caller, asked.model)
-            choosing, who = self._gateway.choosing, caller.consumer.id
-            bound = choosing.bound(place, asked.version, asked.step, who)
-            pin = choosing.choose(place, asked.version, bound, rpc=True)
-            if pin is None:
-                raise nobody()
-            stream = _ServerStream(self, caller, pin, share)
-            channel = await self._forwarding.channels.of(pin.target)
-            with self._gateway.grants.held(caller.consumer, place, "grpc", stream.end):
+            caller, first = await self._read_first(context, share)
+            requested = protobuf.requested_model(first, infer=True)
+            place = self._place(caller, requested.model)
+            selector, who = self._gateway.selector, caller.consumer.id
+            bound = selector.bound_destination(place, requested.version, requested.step, who)
+            destination = selector.choose(place, requested.version, bound, rpc=True)
+            if destination is None:
+                raise no_server()
+            stream = ServerStream(self, caller, destination, share)
+            channel = await self._forwarding.channels.get(destination.target)
+            with self._gateway.grants.hold(caller.consumer, place, "grpc", stream.end):
                 async for answer in stream.answers(channel, first, context):
                     yield answer
             if stream.refusal is not None:
@@ -177,35 +179,39 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         except MataError as error:
             await _abort(context, error)
         except OSError:  # the server has no address that may be asked
-            await _abort(context, nobody())
+            await _abort(context, no_server())
         finally:
             share.give_back()
 
-    def admitted(self, caller: Caller, pin: Destination, message: bytes) -> bytes:
+    def admit_message(self, caller: Caller, destination: Destination, message: bytes) -> bytes:
         """Return what is sent for a message of a stream, which stays with its server.
 
         Raises as a call does.
         """
-        asked = protobuf.wanted(message, infer=True)
-        place = self._place(caller, asked.model)
-        if pin.target not in place.route.targets:
+        requested = protobuf.requested_model(message, infer=True)
+        place = self._place(caller, requested.model)
+        if destination.target not in place.route.targets:
             raise NotFound("The stream's server has not this model")
         self._check_regions(place, message)
         self._gateway.limits.admit(caller.consumer)
-        if asked.step is not None:
-            self._gateway.choosing.bind(place, asked.step, pin, caller.consumer.id)
-        self._note(caller, place, grpc.StatusCode.OK, len(message), 0)
-        return protobuf.with_version(message, pin.version) if adds(asked, pin) else message
+        if requested.step is not None:
+            self._gateway.selector.bind(place, requested.step, destination, caller.consumer.id)
+        self._count_usage(caller, place, grpc.StatusCode.OK, len(message), 0)
+        return (
+            protobuf.with_version(message, destination.version)
+            if adds_version(requested, destination)
+            else message
+        )
 
     def _check_regions(self, place: Place, message: bytes) -> None:
         """Raise ``BadRequest`` for shared memory that the application's consumers may not name."""
-        may = place.application.name in self._gateway.sharing
+        may = place.application.name in self._gateway.shared_memory_apps
         if not may and protobuf.names_region(message):
-            raise refusal()
+            raise region_refusal()
 
-    def begin(self, target: Target, by: int) -> None:
+    def count_stream(self, target: Target, by: int) -> None:
         """Count a stream as one request of a server."""
-        server = self._gateway.servers.of(target)
+        server = self._gateway.servers.get(target)
         server.begin() if by > 0 else server.end()
 
     def _caller(self, context: Any) -> Caller:
@@ -213,11 +219,11 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         given: dict[str, list[str]] = {}
         for name, value in context.invocation_metadata() or ():
             given.setdefault(name, []).append(str(value))
-        key = key_among(given)
+        key = key_in_fields(given)
         if not key:
             raise InvalidKey("No API key: send it as apikey or authorization in the metadata")
         application = sole_value("application", given.get("application", ()))
-        return Caller(callers.holder(self._gateway.snapshot, key), application)
+        return Caller(callers.consumer_of_key(self._gateway.snapshot, key), application)
 
     def _place(self, caller: Caller, model: str) -> Place:
         """Return the route to a model. Raises ``NotFound`` and ``NotLinked``."""
@@ -230,70 +236,18 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise NotLinked(f"{caller.consumer.name} may not ask this application")
         raise NotFound(f"No such model: {model[:64]}")
 
-    async def _first(self, context: Any, share: Share) -> tuple[Caller, bytes]:
+    async def _read_first(self, context: Any, share: Share) -> tuple[Caller, bytes]:
         """Return who calls, and the first message. Raises as ``RpcPort.read`` and ``_caller``."""
         caller = self._caller(context)
 
         async def who() -> str:
             return str(caller.consumer.id)
 
-        return caller, await self._door.read(context, share, who)
+        return caller, await self._rpc_port.read(context, share, who)
 
-    def _note(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:
+    def _count_usage(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:
         subject = Subject(caller.consumer.name, place.application.name, place.route.model)
-        self._gateway.usage.note(subject, 500 if code in _FAILED else 200, taken, given)
-
-
-class _ServerStream:
-    """One stream of messages to a server, each looked at before it is sent.
-
-    share: holds the bytes of the message that is on its way.
-    """
-
-    def __init__(self, rpc: RpcGateway, caller: Caller, pin: Destination, share: Share) -> None:
-        self._rpc = rpc
-        self._caller = caller
-        self._pin = pin
-        self._share = share
-        self._call: Any = None
-        self.refusal: MataError | None = None
-
-    def end(self, why: MataError) -> None:
-        """End both sides: who calls may do so no more."""
-        self.refusal = why
-        if self._call is not None:
-            self._call.cancel()
-
-    async def answers(self, channel: Any, first: bytes, context: Any) -> AsyncIterator[bytes]:
-        """Yield what the server answers, until either side ends or a message is refused."""
-        method = channel.stream_stream(f"/{SERVICE}/{_STREAM}")
-        if self.refusal is not None:
-            return
-        metadata = shown(self._pin.target, self._caller.consumer)
-        call = method(self._sent(first, context), metadata=metadata)
-        self._call = call
-        self._rpc.begin(self._pin.target, 1)
-        try:
-            async for answer in call:
-                yield answer
-        except asyncio.CancelledError:
-            if self.refusal is None:  # else it is the call that was cancelled, by ``end``
-                raise
-        finally:
-            self._rpc.begin(self._pin.target, -1)
-            call.cancel()
-
-    async def _sent(self, message: Any, context: Any) -> AsyncIterator[bytes]:
-        """Yield what is sent; a message that is refused ends the stream after those before it."""
-        try:
-            while message is not grpc.aio.EOF:
-                yield self._rpc.admitted(self._caller, self._pin, message)
-                self._share.give_back()
-                message = await context.read()
-                if message is not grpc.aio.EOF:
-                    self._share.take(len(message))
-        except MataError as error:
-            self.refusal = error
+        self._gateway.usage.note(subject, 500 if code in _FAILED_CODES else 200, taken, given)
 
 
 async def _abort(context: Any, error: MataError) -> None:

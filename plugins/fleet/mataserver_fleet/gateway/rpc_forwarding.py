@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
 
 SERVICE = "inference.GRPCInferenceService"
-_RESENT = frozenset({grpc.StatusCode.UNAVAILABLE})
+_RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE})
 
 
 class RpcCall(NamedTuple):
@@ -25,7 +25,7 @@ class RpcCall(NamedTuple):
 
     name: str
     message: bytes
-    asked: protobuf.RequestedModel
+    requested: protobuf.RequestedModel
     place: Place
     consumer: Consumer
 
@@ -34,7 +34,7 @@ class RpcForwarder:
     """Asks the servers of a model. ``channels`` are the connections to them."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self.channels = ChannelPool(gateway.reaching)
+        self.channels = ChannelPool(gateway.resolver)
         self._gateway = gateway
 
     async def answer(self, call: RpcCall, context: Any) -> bytes:
@@ -42,48 +42,50 @@ class RpcForwarder:
 
         Raises ``AioRpcError``, ``Unavailable`` and ``SequenceTaken``.
         """
-        asked, place = call.asked, call.place
-        application, choosing = place.application, self._gateway.choosing
-        bound = choosing.bound(place, asked.version, asked.step, call.consumer.id)
+        requested, place = call.requested, call.place
+        application, selector = place.application, self._gateway.selector
+        bound = selector.bound_destination(
+            place, requested.version, requested.step, call.consumer.id
+        )
         tried: set[str] = set()
         failure: grpc.aio.AioRpcError | MataError | None = None
         for _ in range(application.retries + 1):
-            pin = choosing.choose(place, asked.version, bound, tried, rpc=True)
-            if pin is None:
+            destination = selector.choose(place, requested.version, bound, tried, rpc=True)
+            if destination is None:
                 break
             try:
-                answer = await self._ask(call, pin, context)
+                answer = await self._attempt(call, destination, context)
             except OSError:  # it has no address that may be asked
-                failure = nobody()
-                self._gateway.servers.of(pin.target).doubt()
-                tried.add(pin.target.url)
+                failure = no_server()
+                self._gateway.servers.get(destination.target).mark_suspect()
+                tried.add(destination.target.url)
                 continue
             except grpc.aio.AioRpcError as error:
                 failure = error
-                if error.code() not in _RESENT:
+                if error.code() not in _RETRYABLE:
                     raise
-                self._gateway.servers.of(pin.target).doubt()
-                self.channels.renew(pin.target)
+                self._gateway.servers.get(destination.target).mark_suspect()
+                self.channels.renew(destination.target)
                 unsent = "connect" in (error.details() or "")
                 if bound is not None or not (unsent or application.resend):
                     raise
-                tried.add(pin.target.url)
+                tried.add(destination.target.url)
                 continue
-            if asked.step is not None:
-                choosing.bind(place, asked.step, pin, call.consumer.id)
+            if requested.step is not None:
+                selector.bind(place, requested.step, destination, call.consumer.id)
             return answer
-        raise failure or nobody()
+        raise failure or no_server()
 
-    async def _ask(self, call: RpcCall, pin: Destination, context: Any) -> bytes:
-        server, sent = self._gateway.servers.of(pin.target), call.message
-        if adds(call.asked, pin):
-            sent = protobuf.with_version(sent, pin.version)
+    async def _attempt(self, call: RpcCall, destination: Destination, context: Any) -> bytes:
+        server, sent = self._gateway.servers.get(destination.target), call.message
+        if adds_version(call.requested, destination):
+            sent = protobuf.with_version(sent, destination.version)
         left, seconds = context.time_remaining(), call.place.application.timeout
         if left is not None:
             seconds = min(left, seconds)
-        channel = await self.channels.of(pin.target)
+        channel = await self.channels.get(destination.target)
         method = channel.unary_unary(f"/{SERVICE}/{call.name}")
-        metadata = shown(pin.target, call.consumer)
+        metadata = upstream_metadata(destination.target, call.consumer)
         server.begin()
         try:
             return bytes(await method(sent, timeout=seconds, metadata=metadata))
@@ -91,17 +93,17 @@ class RpcForwarder:
             server.end()
 
 
-def adds(asked: protobuf.RequestedModel, pin: Destination) -> bool:
+def adds_version(requested: protobuf.RequestedModel, destination: Destination) -> bool:
     """Whether a version was chosen that the message does not name."""
-    return bool(pin.version) and not asked.version
+    return bool(destination.version) and not requested.version
 
 
-def shown(target: Target, consumer: Consumer) -> tuple[tuple[str, str], ...]:
+def upstream_metadata(target: Target, consumer: Consumer) -> tuple[tuple[str, str], ...]:
     """Return the metadata that a server is sent: the gateway's key, where it wants one."""
-    key = target.shown(consumer.id) if target.token else ""
+    key = target.key_for(consumer.id) if target.token else ""
     return (("authorization", f"Bearer {key}"),) if key else ()
 
 
-def nobody() -> Unavailable:
+def no_server() -> Unavailable:
     """Return the error of a model that no server has ready."""
     return Unavailable("No server has the model ready now")

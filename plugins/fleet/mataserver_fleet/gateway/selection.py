@@ -23,7 +23,7 @@ class ServerSelector:
         self._servers = servers
         self._sequences = Sequences(servers.clock)
 
-    def bound(
+    def bound_destination(
         self, place: Place, version: str, step: SequenceStep | None, consumer: int
     ) -> Destination | None:
         """Return what a request of a sequence is bound to; None for one that is free.
@@ -32,20 +32,26 @@ class ServerSelector:
         """
         if step is None:
             return None
-        pin = self._sequences.find(place.route.model, step, consumer)
-        if pin is None or pin.target not in place.route.targets:
+        destination = self._sequences.find(place.route.model, step, consumer)
+        if destination is None or destination.target not in place.route.targets:
             return None
-        return Destination(pin.target, version) if version not in {"", pin.version} else pin
+        return (
+            Destination(destination.target, version)
+            if version not in {"", destination.version}
+            else destination
+        )
 
-    def bind(self, place: Place, step: SequenceStep, pin: Destination, consumer: int) -> None:
+    def bind(
+        self, place: Place, step: SequenceStep, destination: Destination, consumer: int
+    ) -> None:
         """Bind a sequence to where one of its requests was answered. Raises ``SequenceTaken``."""
-        self._sequences.bind(place.route.model, step, pin, consumer)
+        self._sequences.bind(place.route.model, step, destination, consumer)
 
     def choose(
         self,
         place: Place,
         version: str,
-        bound: Destination | None = None,
+        bound_destination: Destination | None = None,
         tried: Container[str] = (),
         *,
         rpc: bool = False,
@@ -58,19 +64,21 @@ class ServerSelector:
         Raises ``Unavailable`` for a sequence whose server is gone.
         """
         route = place.route
-        if bound is not None:
-            if not self._servers.of(bound.target).serves(route.path(bound.version, "ready")):
+        if bound_destination is not None:
+            if not self._servers.get(bound_destination.target).serves(
+                route.path(bound_destination.version, "ready")
+            ):
                 raise Unavailable("The server that has this sequence is gone: begin it anew")
-            return bound
+            return bound_destination
         targets = [each for each in route.targets if each.rpc] if rpc else route.targets
-        for each in [version] if version else drawn(route.releases):
+        for each in [version] if version else order_by_weight(route.releases):
             target = self._servers.pick(targets, route.path(each, "ready"), tried)
             if target is not None:
                 return Destination(target, each)
         return None
 
 
-def drawn(releases: tuple[Release, ...]) -> list[str]:
+def order_by_weight(releases: tuple[Release, ...]) -> list[str]:
     """Return the versions in the order in which they are tried: the first is drawn by weight."""
     if len(releases) == 1:
         return [releases[0].version]

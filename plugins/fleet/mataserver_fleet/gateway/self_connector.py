@@ -21,9 +21,9 @@ class SelfConnector(aiohttp.BaseConnector):
 
     def __init__(self, connect: Connect) -> None:
         super().__init__(limit=0)
-        self._connect_within = connect
+        self._connect_self = connect
 
     async def _create_connection(
         self, _req: ClientRequest, _traces: list[Trace], _timeout: ClientTimeout
     ) -> ResponseHandler:
-        return self._connect_within(self._factory)
+        return self._connect_self(self._factory)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     KeyFinder = tuple[str, int | str]
 
-MOST = 100_000
+MAX_SEQUENCES = 100_000
 """Sequences that are remembered."""
-IDLE = 3600.0
+IDLE_SECONDS = 3600.0
 """Seconds after which a sequence that is not continued is forgotten."""
-HELD = 600.0
+OWNED_SECONDS = 600.0
 """Seconds for which the number of one that is not continued is nobody else's."""
 
 
@@ -45,26 +45,26 @@ class Destination(NamedTuple):
     version: str
 
 
-class _Known(NamedTuple):
+class _SequenceRecord(NamedTuple):
     """A sequence: whose it is, where it is once it was answered, and when it was asked last."""
 
     consumer: int
-    pin: Destination | None
+    destination: Destination | None
     since: float
 
 
 class Sequences:
     """Remembers which server has which sequence of a model, and whose it is.
 
-    ``clock`` gives seconds. Of more than ``most`` those are forgotten that were not continued for
+    ``clock`` gives seconds. Of more than ``limit`` those are forgotten that were not continued for
     longest, of the consumer who has the most.
     """
 
-    def __init__(self, clock: Callable[[], float], most: int = MOST) -> None:
+    def __init__(self, clock: Callable[[], float], limit: int = MAX_SEQUENCES) -> None:
         self._clock = clock
-        self._most = most
-        self._known: dict[KeyFinder, _Known] = {}
-        self._of: dict[int, OrderedDict[KeyFinder, None]] = {}
+        self._limit = limit
+        self._records: dict[KeyFinder, _SequenceRecord] = {}
+        self._by_consumer: dict[int, OrderedDict[KeyFinder, None]] = {}
 
     def find(self, model: str, step: SequenceStep, consumer: int) -> Destination | None:
         """Return what a sequence that goes on is bound to; None for one that begins.
@@ -72,41 +72,41 @@ class Sequences:
         Raises ``SequenceTaken``. One that begins is its consumer's from now on.
         """
         key, now = (model, step.sequence), self._clock()
-        found = self._known.get(key)
-        self._check(found, consumer, now)
+        found = self._records.get(key)
+        self._check_owner(found, consumer, now)
         if step.start:
-            self._keep(key, _Known(consumer, None, now))
+            self._remember(key, _SequenceRecord(consumer, None, now))
             return None
-        mine = found is not None and found.consumer == consumer and found.since + IDLE > now
-        return found.pin if found is not None and mine else None
+        mine = found is not None and found.consumer == consumer and found.since + IDLE_SECONDS > now
+        return found.destination if found is not None and mine else None
 
-    def bind(self, model: str, step: SequenceStep, pin: Destination, consumer: int) -> None:
+    def bind(self, model: str, step: SequenceStep, destination: Destination, consumer: int) -> None:
         """Bind a sequence, or forget it where this is its end. Raises ``SequenceTaken``."""
         key, now = (model, step.sequence), self._clock()
-        self._check(self._known.get(key), consumer, now)
+        self._check_owner(self._records.get(key), consumer, now)
         if step.end:
-            self._drop(key)
+            self._forget(key)
         else:
-            self._keep(key, _Known(consumer, pin, now))
+            self._remember(key, _SequenceRecord(consumer, destination, now))
 
-    def _check(self, found: _Known | None, consumer: int, now: float) -> None:
-        if found is not None and found.consumer != consumer and found.since + HELD > now:
+    def _check_owner(self, found: _SequenceRecord | None, consumer: int, now: float) -> None:
+        if found is not None and found.consumer != consumer and found.since + OWNED_SECONDS > now:
             raise SequenceTaken(
                 "sequence_id: another consumer's sequence has it now: take one at random"
             )
 
-    def _keep(self, key: KeyFinder, known: _Known) -> None:
-        self._drop(key)
-        self._known[key] = known
-        self._of.setdefault(known.consumer, OrderedDict())[key] = None
-        if len(self._known) > self._most:
-            largest = max(self._of.values(), key=len)
-            self._drop(next(iter(largest)))
+    def _remember(self, key: KeyFinder, record: _SequenceRecord) -> None:
+        self._forget(key)
+        self._records[key] = record
+        self._by_consumer.setdefault(record.consumer, OrderedDict())[key] = None
+        if len(self._records) > self._limit:
+            largest = max(self._by_consumer.values(), key=len)
+            self._forget(next(iter(largest)))
 
-    def _drop(self, key: KeyFinder) -> None:
-        known = self._known.pop(key, None)
-        if known is not None:
-            own = self._of[known.consumer]
+    def _forget(self, key: KeyFinder) -> None:
+        record = self._records.pop(key, None)
+        if record is not None:
+            own = self._by_consumer[record.consumer]
             del own[key]
             if not own:
-                del self._of[known.consumer]
+                del self._by_consumer[record.consumer]

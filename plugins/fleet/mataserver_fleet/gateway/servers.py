@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SLOW_START = 5.0
 """Seconds in which a server that came back gets ever more of its share."""
-LEAST = 0.1
+MIN_SHARE = 0.1
 """The part of its share that it begins with."""
 
 
@@ -40,71 +40,70 @@ class Server:
     """
 
     __slots__ = (
-        "_attempts", "alive", "back", "missed", "models", "outstanding", "suspect", "troubled",
-        "unready",
-    )  # fmt: skip
+        "_timers", "is_alive", "is_suspect", "missed_probes", "models", "outstanding", "probe_now",
+        "recovered_at", "unready"    )  # fmt: skip
 
     def __init__(self) -> None:
         self.outstanding = 0
-        self.suspect = False
-        self.alive = True
-        self.missed = 0
+        self.is_suspect = False
+        self.is_alive = True
+        self.missed_probes = 0
         self.unready: set[str] = set()
         self.models: frozenset[str] = frozenset()
-        self.back = 0.0
-        self.troubled = asyncio.Event()
-        self._attempts: set[RequestTimer] = set()
+        self.recovered_at = 0.0
+        self.probe_now = asyncio.Event()
+        self._timers: set[RequestTimer] = set()
 
     def serves(self, path: str) -> bool:
         """Whether a model can be asked here, as far as probes have told."""
-        return self.alive and path not in self.unready
+        return self.is_alive and path not in self.unready
 
-    def begin(self, attempt: RequestTimer | None = None) -> None:
-        """Count a request; ``attempt`` is ended when the server turns out to be dead."""
+    def begin(self, timer: RequestTimer | None = None) -> None:
+        """Count a request; ``timer`` is ended when the server turns out to be dead."""
         self.outstanding += 1
-        if attempt is not None:
-            self._attempts.add(attempt)
+        if timer is not None:
+            self._timers.add(timer)
 
     def end(self) -> None:
         """Count a request no more."""
         self.outstanding -= 1
 
-    def release(self, attempt: RequestTimer) -> None:
+    def release(self, timer: RequestTimer) -> None:
         """End an attempt no more: its answer has begun, or it has failed."""
-        self._attempts.discard(attempt)
+        self._timers.discard(timer)
 
-    def doubt(self) -> None:
+    def mark_suspect(self) -> None:
         """Ask it nothing, where another can be asked, until a probe has told that it lives."""
-        self.suspect = True
-        self.troubled.set()
+        self.is_suspect = True
+        self.probe_now.set()
 
-    def answered(self, now: float) -> None:
+    def mark_alive(self, now: float) -> None:
         """Note that a probe was answered."""
-        if self.suspect or not self.alive:
-            self.back = now
-        self.suspect, self.alive, self.missed = False, True, 0
+        if self.is_suspect or not self.is_alive:
+            self.recovered_at = now
+        self.is_suspect, self.is_alive, self.missed_probes = False, True, 0
 
-    def died(self) -> None:
+    def mark_dead(self) -> None:
         """Note that a probe was not answered; requests that can be sent elsewhere are ended."""
-        self.alive = False
+        self.is_alive = False
         now = asyncio.get_running_loop().time()
-        for attempt in self._attempts:
-            if not attempt.expired():
-                attempt.reschedule(now)
-        self._attempts.clear()
+        for timer in self._timers:
+            if not timer.expired():
+                timer.reschedule(now)
+        self._timers.clear()
 
-    def tell(self, path: str, *, ready: bool, now: float) -> None:
+    def set_ready(self, path: str, *, ready: bool, now: float) -> None:
         """Note whether a probe found a model ready."""
         if ready and path in self.unready:
             self.unready.discard(path)
-            self.back = now
+            self.recovered_at = now
         elif not ready:
             self.unready.add(path)
 
     def share(self, now: float) -> float:
         """Return which part of its share it gets, up to 1: less for a while after it came back."""
-        since = now - self.back
-        return 1.0 if since >= SLOW_START else max(LEAST, since / SLOW_START)
+        since = now - self.recovered_at
+        return 1.0 if since >= SLOW_START else max(MIN_SHARE, since / SLOW_START)
 
 
 class Servers:
@@ -126,14 +125,14 @@ class Servers:
         self._draw = draw
         self._known: dict[str, Server] = {}
 
-    def of(self, target: Target) -> Server:
+    def get(self, target: Target) -> Server:
         """Return the server of a target."""
         server = self._known.get(target.url)
         if server is None:
             server = self._known[target.url] = Server()
         return server
 
-    def known(self) -> list[tuple[str, Server]]:
+    def items(self) -> list[tuple[str, Server]]:
         """Return every server with its URL."""
         return list(self._known.items())
 
@@ -149,20 +148,20 @@ class Servers:
 
         One that is doubted is asked only where there is no other.
         """
-        serving = [t for t in targets if t.url not in tried and self.of(t).serves(path)]
+        serving = [t for t in targets if t.url not in tried and self.get(t).serves(path)]
         if len(serving) < 2:
             return serving[0] if serving else None
-        sure = [each for each in serving if not self.of(each).suspect] or serving
+        sure = [each for each in serving if not self.get(each).is_suspect] or serving
         now, best, chosen = self.clock(), float("inf"), sure[:1]
-        for each in [t for t in sure if self._takes(self.of(t), now)] or sure:
-            load = (self.of(each).outstanding + 1) / each.weight
+        for each in [t for t in sure if self._is_drawn(self.get(t), now)] or sure:
+            load = (self.get(each).outstanding + 1) / each.weight
             if load < best:
                 best, chosen = load, [each]
             elif load == best:
                 chosen.append(each)
         return self._choose(chosen) if len(chosen) > 1 else chosen[0]
 
-    def _takes(self, server: Server, now: float) -> bool:
+    def _is_drawn(self, server: Server, now: float) -> bool:
         """Whether a server takes part in a request: one that came back in few at first."""
         share = server.share(now)
         return share >= 1.0 or self._draw() < share

@@ -50,7 +50,7 @@ class Target(Struct, frozen=True, cache_hash=True):
         """Where its gRPC is."""
         return f"[{self.host}]:{self.rpc}" if ":" in self.host else f"{self.host}:{self.rpc}"
 
-    def shown(self, consumer: int) -> str:
+    def key_for(self, consumer: int) -> str:
         """Return the key that it is shown for a consumer: this server itself knows each."""
         return f"{self.token}.{consumer}" if self.kind == "own" else self.token
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
     CloseFrame = tuple[Any, Any]
 
-STREAM = "/v1/stream/"
+STREAM_PREFIX = "/v1/stream/"
 UNAUTHORIZED = 4001
 """The code by which a WebSocket of somebody ends who may not have it."""
 CLOSE_SECONDS = 5.0
 """Seconds that a side has to answer that it is closed."""
-_ENDS = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
-_CONTENT = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
+_CLOSE_TYPES = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
+_CONTENT_TYPES = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 
 class SessionGone(NotFound):
@@ -49,14 +49,14 @@ class GatewaySession(NamedTuple):
 class RequestedSession(NamedTuple):
     """A session that is asked for, and who asks."""
 
-    identity: str
+    session_id: str
     session: GatewaySession
     place: Place
     consumer: Consumer
 
 
 class StreamSockets:
-    """Relays the WebSockets of sessions. ``unread`` is in seconds.
+    """Relays the WebSockets of sessions. ``client_timeout`` is in seconds.
 
     ``client`` connects to other servers, ``own`` to this one.
     """
@@ -66,34 +66,34 @@ class StreamSockets:
         gateway: Gateway,
         client: aiohttp.ClientSession,
         own: aiohttp.ClientSession,
-        unread: float,
+        client_timeout: float,
     ) -> None:
         self._gateway = gateway
         self._client = client
         self._own = own
-        self._unread = unread
+        self._client_timeout = client_timeout
 
     async def relay(self, known: RequestedSession, request: web.Request) -> web.StreamResponse:
         """Answer with the WebSocket of a session; return when it has ended.
 
-        Raises ``BadRequest`` for a plain request, ``SessionGone``, and ``UpstreamFailure`` where the server
-        cannot be reached.
+        Raises ``BadRequest`` for a plain request, ``SessionGone``, and ``UpstreamFailure`` where
+        the server cannot be reached.
         """
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
-        server = self._gateway.servers.of(known.session.target)
+        server = self._gateway.servers.get(known.session.target)
         server.begin()
         counts = [0, 0]
-        over: asyncio.Future[CloseFrame] = asyncio.get_running_loop().create_future()
-        end = functools.partial(_tell, over)
+        ended: asyncio.Future[CloseFrame] = asyncio.get_running_loop().create_future()
+        end = functools.partial(_end_unauthorized, ended)
         try:
-            with self._gateway.grants.held(known.consumer, known.place, "ws", end):
+            with self._gateway.grants.hold(known.consumer, known.place, "ws", end):
                 async with (
-                    await self._connected(known, request) as far,
-                    self._gateway.http.raw_socket(request) as near,
+                    await self._connect(known, request) as server_socket,
+                    self._gateway.http.raw_socket(request) as client_socket,
                 ):
-                    await self._relayed(near, far, counts, over)
-                    return near
+                    await self._pump_both(client_socket, server_socket, counts, ended)
+                    return client_socket
         except (aiohttp.ClientError, OSError) as error:
             if getattr(error, "status", 0) == NotFound.status:
                 raise SessionGone("No such session") from None
@@ -106,7 +106,7 @@ class StreamSockets:
             subject = Subject(known.consumer.name, application.name, route.model)
             self._gateway.usage.note(subject, 200, *counts)
 
-    async def _connected(
+    async def _connect(
         self, known: RequestedSession, request: web.Request
     ) -> aiohttp.ClientWebSocketResponse:
         target = known.session.target
@@ -115,12 +115,12 @@ class StreamSockets:
             "X-Forwarded-For": self._gateway.http.address(request),
         }
         if target.token:
-            fields["Authorization"] = f"Bearer {target.shown(known.consumer.id)}"
+            fields["Authorization"] = f"Bearer {target.key_for(known.consumer.id)}"
         async with asyncio.timeout(known.place.application.timeout):
-            await self._gateway.reaching.check_literal(target)
+            await self._gateway.resolver.check_literal(target)
             client = self._own if target.kind == "own" else self._client
             return await client.ws_connect(
-                f"ws://{target.authority}{STREAM}{known.identity}",
+                f"ws://{target.authority}{STREAM_PREFIX}{known.session_id}",
                 headers=fields,
                 autoping=False,
                 autoclose=False,
@@ -128,50 +128,52 @@ class StreamSockets:
                 max_msg_size=0,
             )
 
-    async def _relayed(
+    async def _pump_both(
         self,
-        near: web.WebSocketResponse,
-        far: aiohttp.ClientWebSocketResponse,
+        client_socket: web.WebSocketResponse,
+        server_socket: aiohttp.ClientWebSocketResponse,
         counts: list[int],
-        over: asyncio.Future[CloseFrame],
+        ended: asyncio.Future[CloseFrame],
     ) -> None:
-        """Hand frames over in both directions until either side ends, or ``over`` tells how."""
+        """Hand frames over in both directions until either side ends, or ``ended`` tells how."""
         pumps = [
-            asyncio.ensure_future(self._pump(near, far, counts, 0)),
-            asyncio.ensure_future(self._pump(far, near, counts, 1)),
+            asyncio.ensure_future(self._pump(client_socket, server_socket, counts, 0)),
+            asyncio.ensure_future(self._pump(server_socket, client_socket, counts, 1)),
         ]
         end: CloseFrame = (1001, "")
         try:
-            done, _ = await asyncio.wait({*pumps, over}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({*pumps, ended}, return_when=asyncio.FIRST_COMPLETED)
             end = next((each.result() for each in done if not each.exception()), end)
-            if over.done():
-                end = over.result()
+            if ended.done():
+                end = ended.result()
         finally:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             # Side by side: a client that does not read must not hold up the server's end.
-            await asyncio.gather(_close(near, end), _close(far, end))
+            await asyncio.gather(_close(client_socket, end), _close(server_socket, end))
 
-    async def _pump(self, source: Socket, sink: Socket, counts: list[int], way: int) -> CloseFrame:
+    async def _pump(
+        self, source: Socket, sink: Socket, counts: list[int], direction: int
+    ) -> CloseFrame:
         """Hand over what comes from a side; return how it ended."""
         while True:
             message = await source.receive()
             if message.type is WSMsgType.CLOSE:
                 return message.data, message.extra
-            if message.type in _ENDS:
+            if message.type in _CLOSE_TYPES:
                 return source.close_code, ""
             data = message.data.encode() if isinstance(message.data, str) else bytes(message.data)
-            if message.type in _CONTENT:
-                counts[way] += len(data)
-            async with asyncio.timeout(self._unread):
+            if message.type in _CONTENT_TYPES:
+                counts[direction] += len(data)
+            async with asyncio.timeout(self._client_timeout):
                 await sink.send_frame(data, message.type)
 
 
-def _tell(over: asyncio.Future[CloseFrame], why: MataError) -> None:
+def _end_unauthorized(ended: asyncio.Future[CloseFrame], why: MataError) -> None:
     """Have a WebSocket end that its consumer may have no more."""
-    if not over.done():
-        over.set_result((UNAUTHORIZED, why.detail))
+    if not ended.done():
+        ended.set_result((UNAUTHORIZED, why.detail))
 
 
 async def _close(side: Socket, end: CloseFrame) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver_fleet.gateway.answers import linger, problem
-from mataserver_fleet.gateway.bodies import LARGE, BodyTimeout, SentBody
+from mataserver_fleet.gateway.bodies import LARGE_PIECE_BYTES, BodyTimeout, SentBody
 from mataserver_fleet.gateway.fast_requests import FastRequest
 
 if TYPE_CHECKING:
@@ -37,96 +37,104 @@ class StreamedRequest(FastRequest):
     seconds: that the server may take no more of the body, and then until its answer begins.
     """
 
-    __slots__ = ("_drops", "_left", "_moved", "_paused", "_reading", "_seconds", "_transport")
+    __slots__ = (
+        "_buffered",
+        "_paused",
+        "_progressed_at",
+        "_reading",
+        "_remaining",
+        "_seconds",
+        "_transport",
+    )
 
     def begin(self, arrival: IncomingBody, seconds: float) -> None:
         """Send the head, and what has come of the body."""
-        link = self._link
-        assert link is not None  # noqa: S101 - for the type checker: it is new
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - for the type checker: it is new
         self._reading, self._seconds = arrival.reading, seconds
-        self._left = arrival.size - sum(map(len, arrival.here))
-        self._drops = bytearray()
+        self._remaining = arrival.size - sum(map(len, arrival.here))
+        self._buffered = bytearray()
         self._paused = False
-        self._moved = self._loop.time()
-        self._deadline = self._until = self._moved + seconds
-        self._timer = self._loop.call_at(self._deadline, self._look_late)
+        self._progressed_at = self._loop.time()
+        self._deadline = self._expires = self._progressed_at + seconds
+        self._timer = self._loop.call_at(self._deadline, self._check_timeout)
         self._server.begin()
-        self._transport: asyncio.Transport = link.begin()
-        self._transport.writelines((self._message.head(self._pin.target), *arrival.here))
-        link.listen(self._look)
-        self._heed(link)
+        self._transport: asyncio.Transport = connection.begin_request()
+        self._transport.writelines((self._message.head(self._destination.target), *arrival.here))
+        connection.set_listener(self._on_progress)
+        self._apply_back_pressure(connection)
 
     @property
     def held(self) -> int:
         """Bytes of the body that are in memory now."""
-        unsent = 0 if self._link is None else self._transport.get_write_buffer_size()
-        return len(self._drops) + unsent
+        unsent = 0 if self._connection is None else self._transport.get_write_buffer_size()
+        return len(self._buffered) + unsent
 
     def receive(self, data: bytes | bytearray) -> None:
         """Send on what came next, or keep it until it is worth a piece."""
-        link = self._link
-        if link is None:
+        connection = self._connection
+        if connection is None:
             return
-        self._left -= len(data)
-        if self._drops or (len(data) < LARGE and self._left):
-            self._drops += data
-            if len(self._drops) < LARGE and self._left:
+        self._remaining -= len(data)
+        if self._buffered or (len(data) < LARGE_PIECE_BYTES and self._remaining):
+            self._buffered += data
+            if len(self._buffered) < LARGE_PIECE_BYTES and self._remaining:
                 return
-            data, self._drops = self._drops, bytearray()
-        self._moved = self._loop.time()
+            data, self._buffered = self._buffered, bytearray()
+        self._progressed_at = self._loop.time()
         self._transport.write(data)
-        if not self._left:
-            link.sent()
-            self._until = self._moved + self._seconds
-        if link.full:
-            self._heed(link)
+        if not self._remaining:
+            connection.end_request()
+            self._expires = self._progressed_at + self._seconds
+        if connection.is_full:
+            self._apply_back_pressure(connection)
 
     def expire(self) -> None:
         """Tell the client that its body does not come; the server is left without the rest."""
-        link = self._link
-        if link is not None:
-            self._let_go(link)
-            self._of.note(self._known, BodyTimeout.status, self._size, 0)
-            self._take(_TimedOutBody())
+        connection = self._connection
+        if connection is not None:
+            self._release_connection(connection)
+            self._context.note(self._head, BodyTimeout.status, self._size, 0)
+            self._deliver(_TimedOutBody())
 
-    def _heed(self, link: UpstreamConnection) -> None:
+    def _apply_back_pressure(self, connection: UpstreamConnection) -> None:
         """Read no further while the server takes less than comes."""
-        if link.full and self._left and not self._paused:
+        if connection.is_full and self._remaining and not self._paused:
             self._paused = True
             self._reading.pause()
 
-    def _look(self) -> None:
-        link = self._link
-        assert link is not None  # noqa: S101 - for the type checker: see ``FastRequest``
-        if link.arrived is None and link.usable:
-            if self._paused and not link.full:
-                self._paused, self._moved = False, self._loop.time()
+    def _on_progress(self) -> None:
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - for the type checker: see ``FastRequest``
+        if connection.received_head is None and connection.is_usable:
+            if self._paused and not connection.is_full:
+                self._paused, self._progressed_at = False, self._loop.time()
                 self._reading.resume()
-        elif self._left:  # it answers a part, or is gone
-            self._hand_over()
+        elif self._remaining:  # it answers a part, or is gone
+            self._hand_to_task()
         else:
-            super()._look()
+            super()._on_progress()
 
-    def _look_late(self) -> None:
+    def _check_timeout(self) -> None:
         """Give the server up if it is late: what the client takes is not its."""
-        now, due = self._loop.time(), self._moved + self._seconds
-        if not self._left or self._paused:
+        now, due = self._loop.time(), self._progressed_at + self._seconds
+        if not self._remaining or self._paused:
             if now >= due:
-                self._until = now
-                self._hand_over()
+                self._expires = now
+                self._hand_to_task()
                 return
         else:
             due = now + self._seconds
-        self._timer = self._loop.call_at(due, self._look_late)
+        self._timer = self._loop.call_at(due, self._check_timeout)
 
     @property
-    def _size_told(self) -> int:
+    def _declared_size(self) -> int:
         body = self._message.body
         return 0 if body is None else body.size
 
     @property
     def _body(self) -> SentBody:
-        return SentBody(self._size_told - self._left)
+        return SentBody(self._declared_size - self._remaining)
 
 
 class _TimedOutBody:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Snapshot, Target
     from mataserver_fleet.store import Store
 
-POLL = 5.0
+POLL_SECONDS = 5.0
 """Seconds after which the version is looked at when nobody has told of a change."""
-AGAIN = 0.5
+RETRY_SECONDS = 0.5
 """Seconds until a reading that failed is tried anew."""
 
 log = logging.getLogger("mataserver.plugin.fleet")
@@ -50,58 +50,60 @@ class SnapshotUpdater:
         self._follow = follow
         self._timeout = timeout
         self._own: Target | None = None
-        self._asked = self._done = 0
+        self._requested = self._applied = 0
         self._version: str | None = None
-        self._turn = asyncio.Lock()
-        self._told = asyncio.Event()
-        self._behind: float | None = None
+        self._lock = asyncio.Lock()
+        self._change_event = asyncio.Event()
+        self._stale_since: float | None = None
 
     @property
     def problem(self) -> str:
         """Why the gateway may be behind the database; empty while it is not."""
-        if self._behind is None:
+        if self._stale_since is None:
             return ""
-        seconds = time.monotonic() - self._behind
+        seconds = time.monotonic() - self._stale_since
         return f"The database does not answer: applications are those of {seconds:.0f} s ago"
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         """Read for the first time, and follow from then on. Raises ``Unavailable``."""
         await self._read()
-        self._store.followers.append(self.changed)
-        self._store.database.watch(CHANNEL, self._told.set)
+        self._store.followers.append(self.refresh)
+        self._store.database.watch(CHANNEL, self._change_event.set)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Follow no more."""
-        self._store.followers.remove(self.changed)
+        self._store.followers.remove(self.refresh)
 
-    async def changed(self) -> None:
+    async def refresh(self) -> None:
         """Read what was committed just now; who made the change goes on when it is in force."""
-        self._asked += 1
-        wanted = self._asked
-        async with self._turn:
-            if self._done < wanted:
+        self._requested += 1
+        wanted = self._requested
+        async with self._lock:
+            if self._applied < wanted:
                 # Several that wait are served by one reading.
-                covered = self._asked
-                if await self._try():
-                    self._done = covered
+                covered = self._requested
+                if await self._try_read():
+                    self._applied = covered
 
     async def serve_own(self, own: Target) -> None:
         """Have routes to this server's own models lead to it."""
         self._own = own
-        await self.changed()
+        await self.refresh()
 
     async def watch(self) -> None:
         """Read again whenever another process has changed something."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL if self._behind is None else AGAIN):
-                    await self._told.wait()
-            self._told.clear()
-            if await self._stale():
-                async with self._turn:
-                    await self._try()
+                async with asyncio.timeout(
+                    POLL_SECONDS if self._stale_since is None else RETRY_SECONDS
+                ):
+                    await self._change_event.wait()
+            self._change_event.clear()
+            if await self._is_stale():
+                async with self._lock:
+                    await self._try_read()
 
-    async def _stale(self) -> bool:
+    async def _is_stale(self) -> bool:
         try:
             version = await finish(self._store.version())
         except Unavailable:
@@ -109,10 +111,10 @@ class SnapshotUpdater:
             return False
         stale = version != self._version
         if not stale:
-            self._behind = None
+            self._stale_since = None
         return stale
 
-    async def _try(self) -> bool:
+    async def _try_read(self) -> bool:
         try:
             await self._read()
         except Unavailable:
@@ -121,18 +123,18 @@ class SnapshotUpdater:
         return True
 
     def _note_failure(self) -> None:
-        if self._behind is None:
-            self._behind = time.monotonic()
+        if self._stale_since is None:
+            self._stale_since = time.monotonic()
             log.warning("the gateway goes on with what it knows: the database does not answer")
 
     async def _read(self) -> None:
-        version, tables = await finish(self._tables())
+        version, tables = await finish(self._read_tables())
         given = (tables, self._timeout, self._own, self._peers)
         made = await asyncio.to_thread(reading.snapshot, *given)
         self._follow(made)
-        self._version, self._behind = version, None
+        self._version, self._stale_since = version, None
 
-    async def _tables(self) -> tuple[str | None, reading.Tables]:
+    async def _read_tables(self) -> tuple[str | None, reading.Tables]:
         async with self._store.read() as connection:
             version = await self._store.version_of(connection)
             return version, await reading.read(connection)

@@ -46,25 +46,25 @@ class Usage:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self.total: dict[Subject, UsageCount] = {}
-        self._fresh: dict[tuple[int, Subject], UsageCount] = {}
+        self._pending: dict[tuple[int, Subject], UsageCount] = {}
 
     def note(self, subject: Subject, status: int, bytes_in: int, bytes_out: int) -> None:
         """Count a request that was answered."""
         one = UsageCount(1, int(status >= 500), bytes_in, bytes_out)
         self.total.setdefault(subject, UsageCount()).add(one)
         key = (int(self._clock() // DAY), subject)
-        fresh = self._fresh.get(key)
-        if fresh is None:
-            self._fresh[key] = one
+        pending = self._pending.get(key)
+        if pending is None:
+            self._pending[key] = one
         else:
-            fresh.add(one)
+            pending.add(one)
 
     def take(self) -> dict[tuple[int, Subject], UsageCount]:
         """Return what was counted since the last time; who cannot keep it gives it back."""
-        taken, self._fresh = self._fresh, {}
+        taken, self._pending = self._pending, {}
         return taken
 
     def give_back(self, taken: dict[tuple[int, Subject], UsageCount]) -> None:
         """Have it taken again the next time."""
         for key, count in taken.items():
-            self._fresh.setdefault(key, UsageCount()).add(count)
+            self._pending.setdefault(key, UsageCount()).add(count)

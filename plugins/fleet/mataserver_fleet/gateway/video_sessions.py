@@ -14,12 +14,12 @@ from aiohttp import web
 
 from mataserver import BadRequest, InvalidParams, MataError, NotFound, Unavailable, check_charset
 from mataserver_fleet.gateway import callers, headers
-from mataserver_fleet.gateway.answers import MethodNotAllowed, asked_as, check_method
+from mataserver_fleet.gateway.answers import MethodNotAllowed, check_method, upstream_method
 from mataserver_fleet.gateway.bodies import BufferedBody
 from mataserver_fleet.gateway.exchange import Exchange, UpstreamFailure, UpstreamRequest
-from mataserver_fleet.gateway.relaying import relay, whole_of
+from mataserver_fleet.gateway.relaying import read_body, relay
 from mataserver_fleet.gateway.sockets import (
-    STREAM,
+    STREAM_PREFIX,
     GatewaySession,
     RequestedSession,
     SessionGone,
@@ -38,30 +38,30 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
 
 SESSIONS = "/v1/sessions"
-MOST = 100_000
+MAX_SESSIONS = 100_000
 """Sessions that are remembered."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LONGEST = 65_536
+_MAX_DESCRIPTION_BYTES = 65_536
 """Bytes of a session's description."""
 
 
 class VideoSessions:
-    """The sessions that were made through this gateway. ``unread`` is in seconds."""
+    """The sessions that were made through this gateway. ``client_timeout`` is in seconds."""
 
     @classmethod
-    def over(
+    def create(
         cls,
         gateway: Gateway,
         client: aiohttp.ClientSession,
         own: aiohttp.ClientSession,
-        unread: float,
+        client_timeout: float,
     ) -> VideoSessions:
         """Return those of a gateway; ``client`` connects to other servers, ``own`` to this one."""
-        return cls(gateway, StreamSockets(gateway, client, own, unread), unread)
+        return cls(gateway, StreamSockets(gateway, client, own, client_timeout), client_timeout)
 
-    def __init__(self, gateway: Gateway, sockets: StreamSockets, unread: float) -> None:
+    def __init__(self, gateway: Gateway, sockets: StreamSockets, client_timeout: float) -> None:
         self._gateway = gateway
-        self._unread = unread
+        self._client_timeout = client_timeout
         self._sockets = sockets
         self._sessions: OrderedDict[str, GatewaySession] = OrderedDict()
 
@@ -71,21 +71,23 @@ class VideoSessions:
             callers.check_any(self._gateway.snapshot, scope, request)
             check_method(request.method, "POST")
             return await self._create(scope, request)
-        if scope.path.startswith(STREAM):
-            known = self._known(scope, request, STREAM)
+        if scope.path.startswith(STREAM_PREFIX):
+            known = self._requested_session(scope, request, STREAM_PREFIX)
             if request.method != "GET":
                 raise MethodNotAllowed("GET")
             return await self._stream(known, request)
         if scope.path.startswith(SESSIONS + "/"):
-            known = self._known(scope, request, SESSIONS + "/")
+            known = self._requested_session(scope, request, SESSIONS + "/")
             check_method(request.method, "GET", "DELETE")
-            return await self._passed_on(known, request)
+            return await self._forward(known, request)
         raise NotFound("No such route")
 
-    def _known(self, scope: Scope, request: web.Request, prefix: str) -> RequestedSession:
+    def _requested_session(
+        self, scope: Scope, request: web.Request, prefix: str
+    ) -> RequestedSession:
         """Return a session of who asks. Raises ``NotFound``, also for another's."""
-        identity = scope.path.removeprefix(prefix)
-        session = self._sessions.get(identity)
+        session_id = scope.path.removeprefix(prefix)
+        session = self._sessions.get(session_id)
         if session is None:
             raise NotFound("No such session")
         for place in scope.places.values():
@@ -93,25 +95,25 @@ class VideoSessions:
                 break
         else:
             raise NotFound("No such session")
-        consumer = callers.consumer(self._gateway.snapshot, request, place.application)
+        consumer = callers.authenticate(self._gateway.snapshot, request, place.application)
         if consumer.id != session.consumer:
             raise NotFound("No such session")
-        self._sessions.move_to_end(identity)
-        return RequestedSession(identity, session, place, consumer)
+        self._sessions.move_to_end(session_id)
+        return RequestedSession(session_id, session, place, consumer)
 
     async def _create(self, scope: Scope, request: web.Request) -> web.Response:
         check_charset(request)
         share = self._gateway.share()
         try:
-            body = await self._gateway.bodies.read(request, share)
-            model = _asked(body)
+            body = await self._gateway.body_loader.read(request, share)
+            model = _model_in_json(body)
             place, consumer = self._place(scope, request, model)
             self._gateway.limits.admit(consumer)
-            target, status, made = await self._counted(place, consumer, body, request)
+            target, status, made = await self._create_counted(place, consumer, body, request)
         finally:
             share.give_back()
         if status == 201:
-            made["ws_url"] = self._kept(
+            made["ws_url"] = self._remember(
                 made,
                 GatewaySession(place.application.name, model, target, consumer.id),
                 scope,
@@ -121,7 +123,7 @@ class VideoSessions:
             body=msgspec.json.encode(made), status=status, content_type=headers.JSON
         )
 
-    async def _counted(
+    async def _create_counted(
         self,
         place: Place,
         consumer: Consumer,
@@ -131,25 +133,27 @@ class VideoSessions:
         """Return which server was asked for a session, the status and the answer; count it."""
         status = Unavailable.status
         try:
-            pin = self._gateway.choosing.choose(place, "")
-            if pin is None:
+            destination = self._gateway.selector.choose(place, "")
+            if destination is None:
                 raise Unavailable("No server has the model ready now", retry_after=1)
-            status, made = await self._made(place, pin.target, consumer, body, request)
+            status, made = await self._create_at(place, destination.target, consumer, body, request)
         except MataError as error:
             status = error.status
             raise
         finally:
-            self._note(place, consumer, status, 0, 0)
-        return pin.target, status, made
+            self._count_usage(place, consumer, status, 0, 0)
+        return destination.target, status, made
 
     def _place(self, scope: Scope, request: web.Request, model: str) -> tuple[Place, Consumer]:
         """Return the route to a model, and who asks. Raises ``NotFound`` and as ``consumer``."""
         for place in scope.places.values():
             if place.route.model == model and "ws" in place.route.protocols:
-                return place, callers.consumer(self._gateway.snapshot, request, place.application)
+                return place, callers.authenticate(
+                    self._gateway.snapshot, request, place.application
+                )
         raise NotFound("No such model")
 
-    async def _made(
+    async def _create_at(
         self,
         place: Place,
         target: Target,
@@ -158,68 +162,72 @@ class VideoSessions:
         request: web.Request,
     ) -> tuple[int, dict[str, Any]]:
         """Return the status and the answer of the server that makes a session."""
-        fields = headers.forth(
+        fields = headers.request_headers(
             request.raw_headers, consumer.name, self._gateway.http.address(request)
         )
         fields += b"Content-Type: application/json\r\n"
         message = UpstreamRequest("POST", SESSIONS, fields, body, consumer.id)
         async with self._exchange(place, target, message) as answer:
-            raw = await whole_of(answer, place.application.timeout)
+            raw = await read_body(answer, place.application.timeout)
             try:
                 return answer.status, msgspec.json.decode(raw, type=dict[str, Any])
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise UpstreamFailure("The server answered what is no session", sent=True) from None
 
-    def _kept(
+    def _remember(
         self, made: Mapping[str, Any], session: GatewaySession, scope: Scope, request: web.Request
     ) -> str:
         """Remember a session; return where its WebSocket is for the client."""
-        identity = made.get("session_id")
-        if not isinstance(identity, str) or not _ID.fullmatch(identity):
+        session_id = made.get("session_id")
+        if not isinstance(session_id, str) or not _ID.fullmatch(session_id):
             raise UpstreamFailure("The server answered what is no session", sent=True)
-        self._sessions[identity] = session
-        if len(self._sessions) > MOST:
+        self._sessions[session_id] = session
+        if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
-        return f"{self._gateway.http.url(request, 'ws')}{scope.prefix}{STREAM}{identity}"
+        return f"{self._gateway.http.url(request, 'ws')}{scope.prefix}{STREAM_PREFIX}{session_id}"
 
-    async def _passed_on(self, known: RequestedSession, request: web.Request) -> web.StreamResponse:
+    async def _forward(self, known: RequestedSession, request: web.Request) -> web.StreamResponse:
         """Ask the session's server to tell of it or to end it."""
-        identity, session, place, consumer = known
-        fields = headers.forth(
+        session_id, session, place, consumer = known
+        fields = headers.request_headers(
             request.raw_headers, consumer.name, self._gateway.http.address(request)
         )
-        path = f"{SESSIONS}/{identity}"
-        message = UpstreamRequest(asked_as(request.method), path, fields, None, consumer.id)
+        path = f"{SESSIONS}/{session_id}"
+        message = UpstreamRequest(upstream_method(request.method), path, fields, None, consumer.id)
         async with self._exchange(place, session.target, message) as answer:
-            patience = place.application.timeout
-            response, _ = await relay(request, answer, patience, self._unread, lambda _: None)
+            server_timeout = place.application.timeout
+            response, _ = await relay(
+                request, answer, server_timeout, self._client_timeout, lambda _: None
+            )
             if request.method == "DELETE" or answer.status == 404:
-                self._sessions.pop(identity, None)
+                self._sessions.pop(session_id, None)
             return response
 
     def _exchange(self, place: Place, target: Target, message: UpstreamRequest) -> Exchange:
-        server, seconds = self._gateway.servers.of(target), place.application.timeout
-        links = self._gateway.links
-        return Exchange(links, target, server, message, seconds, movable=False)
+        server, seconds = self._gateway.servers.get(target), place.application.timeout
+        connections = self._gateway.connections
+        return Exchange(connections, target, server, message, seconds, movable=False)
 
     async def _stream(self, known: RequestedSession, request: web.Request) -> web.StreamResponse:
         try:
             return await self._sockets.relay(known, request)
         except SessionGone:
-            self._sessions.pop(known.identity, None)
+            self._sessions.pop(known.session_id, None)
             raise
 
-    def _note(self, place: Place, consumer: Consumer, status: int, taken: int, given: int) -> None:
+    def _count_usage(
+        self, place: Place, consumer: Consumer, status: int, taken: int, given: int
+    ) -> None:
         subject = Subject(consumer.name, place.application.name, place.route.model)
         self._gateway.usage.note(subject, status, taken, given)
 
 
-def _asked(body: BufferedBody | StreamingBody | None) -> str:
+def _model_in_json(body: BufferedBody | StreamingBody | None) -> str:
     """Return the model of a session that is asked for. Raises ``BadRequest``.
 
     A camera is none of a consumer's to name: the server would connect to it.
     """
-    if not isinstance(body, BufferedBody) or body.size > _LONGEST:
+    if not isinstance(body, BufferedBody) or body.size > _MAX_DESCRIPTION_BYTES:
         raise BadRequest("The body must be a session's description")
     try:
         asked = msgspec.json.decode(b"".join(body.pieces), type=dict[str, Any])
