@@ -116,8 +116,8 @@ async def test_a_body_still_to_come(stand, upstreams, path, status, known):  # n
     body = b'{"model": "cats", "image": "aGk="}'
     reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
     read = asyncio.Event()
-    judged = stand.gateway.body_loader.read
-    stand.gateway.body_loader.read = lambda *given: read.set() or judged(*given)
+    judged = stand.gateway.bodies.read
+    stand.gateway.bodies.read = lambda *given: read.set() or judged(*given)
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\napikey: {KEY}\r\nContent-Length: {len(body)}\r\n"
     fields = b"Content-Type: application/json\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + fields + body[:3])

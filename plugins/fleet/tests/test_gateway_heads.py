@@ -208,7 +208,7 @@ async def test_a_slow_model_behind_a_body_in_pieces(stand, upstreams, targets): 
         upstreams[0].pause.clear()
         sent = request(b'{"inputs":[]}')
         asking = asyncio.ensure_future(line.ask(sent[:-3], sent[-3:]))
-        await asyncio.sleep(2 * stand.gateway.body_loader.timeout)
+        await asyncio.sleep(2 * stand.gateway.bodies.timeout)
         upstreams[0].pause.set()
         assert (await asking)[0].startswith(b"HTTP/1.1 200")
         assert (await line.ask(request(b"{}")))[0].startswith(b"HTTP/1.1 200")

@@ -67,8 +67,8 @@ class Call:
         "consumer",
         "destination",
         "fields",
+        "match",
         "request",
-        "route_match",
         "status",
         "step",
     )  # fmt: skip
@@ -76,12 +76,12 @@ class Call:
     def __init__(
         self,
         request: web.Request,
-        route_match: RouteMatch,
+        match: RouteMatch,
         consumer: Consumer,
         fields: bytes,
     ) -> None:
         self.request = request
-        self.route_match = route_match
+        self.match = match
         self.consumer = consumer
         self.fields = fields
         self.body: BufferedBody | StreamingBody | SentBody | None = None
@@ -131,12 +131,12 @@ class Forwarder:
 
         Raises ``UpstreamFailure`` and ``Unavailable``.
         """
-        if first is None and call.route_match.verb == "infer" and call.body is not None:
+        if first is None and call.match.verb == "infer" and call.body is not None:
             call.destination = self._selector.bound_destination(
-                *call.route_match[:2], call.step, call.consumer.id
+                *call.match[:2], call.step, call.consumer.id
             )
             self._mirror(call)
-        place, version, _ = call.route_match
+        place, version, _ = call.match
         application = place.application
         now = asyncio.get_running_loop().time()
         deadline = now + application.timeout if first is None else first.deadline
@@ -174,7 +174,7 @@ class Forwarder:
             return False
         if failure.begun or failure.status == 504:
             return False
-        return not failure.sent or call.route_match.place.application.resend
+        return not failure.sent or call.match.place.application.resend
 
     async def _attempt(
         self,
@@ -184,16 +184,14 @@ class Forwarder:
         tried: set[str],
         begun: SentMessage | None,
     ) -> web.StreamResponse:
-        route, verb = call.route_match.place.route, call.route_match.verb
+        route, verb = call.match.place.route, call.match.verb
         server = self._servers.get(destination.target)
         if begun is None:
             seconds = max(0.001, deadline - asyncio.get_running_loop().time())
         else:
-            seconds = call.route_match.place.application.timeout
+            seconds = call.match.place.application.timeout
         movable = (
-            call.replayable
-            and call.destination is None
-            and call.route_match.place.application.resend
+            call.replayable and call.destination is None and call.match.place.application.resend
         )
         path = with_query(route.path(destination.version, verb), call.request)
         method = upstream_method(call.request.method)
@@ -212,18 +210,16 @@ class Forwarder:
             if answer.status in _MODEL_MISSING_STATUSES:
                 await self._check_model_missing(call, destination, tried)
             if call.step is not None:
-                self._selector.bind(
-                    call.route_match.place, call.step, destination, call.consumer.id
-                )
+                self._selector.bind(call.match.place, call.step, destination, call.consumer.id)
             if answer.length is not None:
                 return await self._relay(call, answer)
             # An answer without a length may go on for ever, as events do.
             cut = functools.partial(_abort, call.request)
-            with self._grants.hold(call.consumer, call.route_match.place, "http", cut):
+            with self._grants.hold(call.consumer, call.match.place, "http", cut):
                 return await self._relay(call, answer)
 
     async def _relay(self, call: Call, answer: UpstreamResponse) -> web.StreamResponse:
-        patience = call.route_match.place.application.timeout
+        patience = call.match.place.application.timeout
         response, call.status = await relay(
             call.request, answer, patience, self._unread, call.count
         )
@@ -237,7 +233,7 @@ class Forwarder:
         A Triton that has just restarted says 400 for each model that it does not have yet. What the
         last one says of a version that the client named is the client's: there may be none.
         """
-        place, version, verb = call.route_match
+        place, version, verb = call.match
         if verb not in {"infer", IMAGE_VERB} or call.destination is not None:
             return
         if destination.target.kind == "own":
@@ -257,7 +253,7 @@ class Forwarder:
 
     def _mirror(self, call: Call) -> None:
         """Send a copy to the version that is tried out; nobody waits for its answer."""
-        route, body = call.route_match.place.route, call.body
+        route, body = call.match.place.route, call.body
         if not route.mirror or call.step is not None or not isinstance(body, BufferedBody):
             return
         if len(self._mirror_tasks) < MAX_MIRRORED:
@@ -266,7 +262,7 @@ class Forwarder:
             task.add_done_callback(self._mirror_tasks.discard)
 
     async def _copy(self, call: Call, body: BufferedBody) -> None:
-        application, route = call.route_match.place
+        application, route = call.match.place
         path = route.path(route.mirror, "ready")
         target = self._servers.pick(route.targets, path)
         if target is None:

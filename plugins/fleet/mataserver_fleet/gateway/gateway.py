@@ -73,12 +73,10 @@ class Gateway:
         self._settings = settings
         self._unread = unread
         self._make_sessions = make_sessions
-        self.body_loader = BodyLoader(
-            int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread
-        )
-        self._known_heads = KnownHeads(
-            http.learn, self._responder, self.body_loader.buffer_bytes, unread
-        )
+        sizes = int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6)
+        self.bodies = BodyLoader(*sizes, unread)
+        limit = self.bodies.buffer_bytes
+        self._known_heads = KnownHeads(http.learn, self._responder, limit, unread)
         self.snapshot = Snapshot()
         self.limits = RateLimiter()
         self.shared_memory_apps = frozenset(settings.shared_memory)
@@ -102,17 +100,9 @@ class Gateway:
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         asking = (self._session, self.resolver, self._own_model)
         self._prober = Prober(self.servers, *asking, probe, timeout)
-        self._forwarding = Forwarder(
-            self.servers, self.selector, self.connections, self._prober, self.grants, self._unread
-        )
-        self._fast_path = FastPath(
-            self.servers,
-            self.selector,
-            self.connections,
-            self.limits,
-            self._answer_counted,
-            self._count_usage,
-        )
+        routing = (self.servers, self.selector, self.connections)
+        self._forwarding = Forwarder(*routing, self._prober, self.grants, self._unread)
+        self._fast_path = FastPath(*routing, self.limits, self._answer_counted, self._count)
         self._video_sessions = self._make_sessions(
             self, self._session, self._self_session, self._unread
         )
@@ -166,20 +156,20 @@ class Gateway:
             return problem(error)
 
     async def _answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        route_match = matching.match_route(scope.places, scope.path)
-        if route_match is None and scope.path == image_requests.PATH:
+        match = matching.match_route(scope.places, scope.path)
+        if match is None and scope.path == image_requests.PATH:
             return await self._answer_infer(scope, request)
-        if route_match is None and scope.path.startswith("/v1/"):
+        if match is None and scope.path.startswith("/v1/"):
             return await self._video_sessions.answer(scope, request)
-        if route_match is None:
+        if match is None:
             return self._application_info.answer(self.snapshot, scope, request)
-        application, route = route_match.place
+        application, route = match.place
         if "http" not in route.protocols:
             raise NotFound("No such route")
         consumer = callers.authenticate(self.snapshot, request, application)
-        check_method(request.method, matching.VERBS[route_match.verb])
+        check_method(request.method, matching.VERBS[match.verb])
         self.limits.admit(consumer)
-        return await self._forward(request, route_match, consumer)
+        return await self._forward(request, match, consumer)
 
     async def _answer_infer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /v1/infer`` by mataservers. Raises as ``_answer``."""
@@ -187,40 +177,36 @@ class Gateway:
         check_method(request.method, "POST")
         share = self.share()
         try:
-            body = await self.body_loader.read(request, share)
+            body = await self.bodies.read(request, share)
             model, kind = image_requests.requested_model(request, body)
             place = _find_place(scope, model)
             consumer = callers.authenticate(self.snapshot, request, place.application)
             self.grants.check(consumer, place, "http")  # the place is of the head's time
             self.limits.admit(consumer)
-            fields = (
-                headers.request_headers(
-                    request.raw_headers, consumer.name, self.http.address(request)
-                )
-                + kind
-            )
-            call = Call(request, RouteMatch(place, "", IMAGE_VERB), consumer, fields)
+            address = self.http.address(request)
+            fields = headers.request_headers(request.raw_headers, consumer.name, address)
+            call = Call(request, RouteMatch(place, "", IMAGE_VERB), consumer, fields + kind)
             call.body = body
             return await self._answer_counted(call)
         finally:
             share.give_back()
 
     async def _forward(
-        self, request: web.Request, route_match: RouteMatch, consumer: Consumer
+        self, request: web.Request, match: RouteMatch, consumer: Consumer
     ) -> web.StreamResponse:
         share, snapshot = self.share(), self.snapshot  # by which it was judged just now
         address = self.http.address(request)
         passed = headers.forwarded_headers(request.raw_headers, consumer.name)
-        call = Call(request, route_match, consumer, passed + headers.forwarded_for(address))
+        call = Call(request, match, consumer, passed + headers.forwarded_for(address))
         try:
             response = await self._answer_counted(call, share)
         finally:
             share.give_back()
         known = self.snapshot is snapshot  # else it may be judged otherwise by now
-        if known and route_match.verb == "infer" and response.status == 200:
+        if known and match.verb == "infer" and response.status == 200:
             given = request.headers
             of_body = headers.body_type(given), JsonPart(given)
-            self._known_heads.learn(request, KnownHead(route_match, consumer, passed, *of_body))
+            self._known_heads.learn(request, KnownHead(match, consumer, passed, *of_body))
         return response
 
     async def _answer_counted(
@@ -233,16 +219,12 @@ class Gateway:
         try:
             if unread is not None:
                 judged_by = self.snapshot
-                call.body = await self.body_loader.read(call.request, unread)
+                call.body = await self.bodies.read(call.request, unread)
                 # A request that is kept open must not outlive the consumer's permission.
                 if self.snapshot is not judged_by:
-                    self.grants.check(call.consumer, call.route_match.place, "http")
-            body = call.body
-            if (
-                first is None
-                and call.route_match.verb != IMAGE_VERB
-                and isinstance(body, (BufferedBody, StreamingBody))
-            ):
+                    self.grants.check(call.consumer, call.match.place, "http")
+            body, tensors = call.body, call.match.verb != IMAGE_VERB
+            if first is None and tensors and isinstance(body, (BufferedBody, StreamingBody)):
                 await self._inspect(call, body)
             return await self._forwarding.answer(call, first)
         except MataError as error:
@@ -250,9 +232,7 @@ class Gateway:
             raise
         finally:
             size = 0 if call.body is None else call.body.size
-            self._count_usage(
-                call.consumer, call.route_match.place, call.status, size, call.bytes_out
-            )
+            self._count(call.consumer, call.match.place, call.status, size, call.bytes_out)
 
     async def _inspect(self, call: Call, body: BufferedBody | StreamingBody) -> None:
         """Note what a body is. Raises for an inference that may not be passed on.
@@ -262,13 +242,11 @@ class Gateway:
         check_charset(call.request)
         given = call.request.headers
         call.fields += headers.body_type(given)
-        if call.route_match.verb == "infer":
-            regions = call.route_match.place.application.name in self.shared_memory_apps
+        if call.match.verb == "infer":
+            regions = call.match.place.application.name in self.shared_memory_apps
             call.step = await inspect_body(body, given, self.share(), regions=regions)
 
-    def _count_usage(
-        self, who: Consumer, place: Place, status: int, taken: int, given: int
-    ) -> None:
+    def _count(self, who: Consumer, place: Place, status: int, taken: int, given: int) -> None:
         """Count an answer, and the bytes of both bodies."""
         subject = Subject(who.name, place.application.name, place.route.model)
         self.usage.note(subject, status, taken, given)

@@ -6,6 +6,7 @@ by the metadata ``application``, or is the consumer's that has the model.
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -22,6 +23,7 @@ from mataserver_fleet.gateway.rpc_forwarding import (
     RpcForwarder,
     adds_version,
     no_server,
+    upstream_metadata,
 )
 from mataserver_fleet.gateway.rpc_streams import STREAM_METHOD, ServerStream
 from mataserver_fleet.gateway.usage import Subject
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from mataserver import RpcPort, Share
     from mataserver_fleet.gateway.gateway import Gateway
     from mataserver_fleet.gateway.sequences import Destination
-    from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
+    from mataserver_fleet.gateway.snapshot import Consumer, Place
 
 _FORWARDED_METHODS = frozenset(
     {"ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"}
@@ -167,7 +169,12 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             destination = selector.choose(place, requested.version, bound, rpc=True)
             if destination is None:
                 raise no_server()
-            stream = ServerStream(self, caller, destination, share)
+            stream = ServerStream(
+                functools.partial(self._admit_message, caller, destination),
+                self._gateway.servers.get(destination.target),
+                upstream_metadata(destination.target, caller.consumer),
+                share,
+            )
             channel = await self._forwarding.channels.get(destination.target)
             with self._gateway.grants.hold(caller.consumer, place, "grpc", stream.end):
                 async for answer in stream.answers(channel, first, context):
@@ -183,7 +190,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         finally:
             share.give_back()
 
-    def admit_message(self, caller: Caller, destination: Destination, message: bytes) -> bytes:
+    def _admit_message(self, caller: Caller, destination: Destination, message: bytes) -> bytes:
         """Return what is sent for a message of a stream, which stays with its server.
 
         Raises as a call does.
@@ -208,11 +215,6 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         may = place.application.name in self._gateway.shared_memory_apps
         if not may and protobuf.names_region(message):
             raise region_refusal()
-
-    def count_stream(self, target: Target, by: int) -> None:
-        """Count a stream as one request of a server."""
-        server = self._gateway.servers.get(target)
-        server.begin() if by > 0 else server.end()
 
     def _caller(self, context: Any) -> Caller:
         """Return who calls. Raises ``InvalidKey``, and ``BadRequest`` for what is there twice."""

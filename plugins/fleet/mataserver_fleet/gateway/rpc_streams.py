@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from mataserver import MataError
-from mataserver_fleet.gateway.rpc_forwarding import SERVICE, upstream_metadata
+from mataserver_fleet.gateway.rpc_forwarding import SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from mataserver import Share
-    from mataserver_fleet.gateway.rpc import Caller, RpcGateway
-    from mataserver_fleet.gateway.sequences import Destination
+    from mataserver_fleet.gateway.servers import Server
 
 STREAM_METHOD = "ModelStreamInfer"
 
@@ -23,15 +22,21 @@ STREAM_METHOD = "ModelStreamInfer"
 class ServerStream:
     """One stream of messages to a server, each looked at before it is sent.
 
-    share: holds the bytes of the message that is on its way.
+    admit:    returns what the server is sent for a message; raises ``MataError`` for a refused one.
+    metadata: what the server is sent with the call.
+    share:    holds the bytes of the message in flight.
     """
 
     def __init__(
-        self, rpc: RpcGateway, caller: Caller, destination: Destination, share: Share
+        self,
+        admit: Callable[[bytes], bytes],
+        server: Server,
+        metadata: tuple[tuple[str, str], ...],
+        share: Share,
     ) -> None:
-        self._rpc = rpc
-        self._caller = caller
-        self._pin = destination
+        self._admit = admit
+        self._server = server
+        self._metadata = metadata
         self._share = share
         self._call: Any = None
         self.refusal: MataError | None = None
@@ -47,10 +52,9 @@ class ServerStream:
         method = channel.stream_stream(f"/{SERVICE}/{STREAM_METHOD}")
         if self.refusal is not None:
             return
-        metadata = upstream_metadata(self._pin.target, self._caller.consumer)
-        call = method(self._outgoing(first, context), metadata=metadata)
+        call = method(self._outgoing(first, context), metadata=self._metadata)
         self._call = call
-        self._rpc.count_stream(self._pin.target, 1)
+        self._server.begin()
         try:
             async for answer in call:
                 yield answer
@@ -58,14 +62,14 @@ class ServerStream:
             if self.refusal is None:  # else it is the call that was cancelled, by ``end``
                 raise
         finally:
-            self._rpc.count_stream(self._pin.target, -1)
+            self._server.end()
             call.cancel()
 
     async def _outgoing(self, message: Any, context: Any) -> AsyncIterator[bytes]:
         """Yield what is sent; a message that is refused ends the stream after those before it."""
         try:
             while message is not grpc.aio.EOF:
-                yield self._rpc.admit_message(self._caller, self._pin, message)
+                yield self._admit(message)
                 self._share.give_back()
                 message = await context.read()
                 if message is not grpc.aio.EOF:

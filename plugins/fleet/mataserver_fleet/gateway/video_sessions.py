@@ -105,7 +105,7 @@ class VideoSessions:
         check_charset(request)
         share = self._gateway.share()
         try:
-            body = await self._gateway.body_loader.read(request, share)
+            body = await self._gateway.bodies.read(request, share)
             model = _model_in_json(body)
             place, consumer = self._place(scope, request, model)
             self._gateway.limits.admit(consumer)
