@@ -84,6 +84,7 @@ def server_of(settings: Settings) -> Server:
         body_timeout=settings.body_timeout,
         max_inflight=int(settings.max_inflight_mb * 1e6),
         max_connections=settings.max_connections or default_limit(),
+        caller_share=settings.caller_share,
     )
 
 

@@ -73,7 +73,11 @@ class Parts:
         self.models = ServedModels(self.catalog, self.pool, self.metrics, settings.max_tokens)
         self.held = ResourceIds()
         self.sessions = SessionStore(
-            self.metrics, limit=settings.max_sessions, ttl=settings.session_ttl, held=self.held
+            self.metrics,
+            limit=settings.max_sessions,
+            ttl=settings.session_ttl,
+            share=settings.caller_share,
+            held=self.held,
         )
         self.observers = Observers(self.metrics, infer=settings.observe_infer)
         self.cameras = CameraRegistry(self.sessions, self.metrics, self.observers)
@@ -90,7 +94,7 @@ class Parts:
         )
         self.table = Table(Limits(settings.max_body, settings.body_timeout, idle=False))
         self.table.awaited = self.plugins.awaited
-        self.budget = Budget(settings.max_inflight_mb * 1e6)
+        self.budget = Budget(settings.max_inflight_mb * 1e6, settings.caller_share)
         self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
         self.relay = frontends.relay(
             settings, self.pace, self.held, self.table, self.budget, self.sockets, self.metrics

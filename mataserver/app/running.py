@@ -72,7 +72,7 @@ async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int
 def _conversations(composed: Composed) -> Callable[[web.Server], Conversation]:
     """Return the factory of connection protocols."""
     options = {
-        "budget": lambda: BudgetShare(composed.budget),
+        "budget": partial(BudgetShare, composed.budget),
         "loop": asyncio.get_running_loop(),
         "patience": composed.settings.unread_timeout,
         "strangers": Strangers(composed.budget.limit / 8),

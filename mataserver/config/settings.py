@@ -204,6 +204,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     short_way: bool = True
     max_connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     max_sessions: Count = 10
+    caller_share: Fraction = 1.0
     session_ttl: Seconds = 300.0
     unread_timeout: Seconds = 30.0
     ping_interval: Seconds = 20.0

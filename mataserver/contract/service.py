@@ -35,7 +35,8 @@ class Server:
     """The server's settings that a service may need. Sizes in bytes, times in seconds.
 
     ``max_inflight`` limits the total of all request bodies; ``max_connections`` defaults to what
-    the file descriptor limit allows.
+    the file descriptor limit allows. ``caller_share`` is the part of a limit that one caller with a
+    key may have.
     """
 
     host: str
@@ -53,6 +54,7 @@ class Server:
     body_timeout: float
     max_inflight: int
     max_connections: int
+    caller_share: float
 
 
 class Blocking(Protocol):

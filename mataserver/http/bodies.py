@@ -46,7 +46,8 @@ class whole:  # noqa: N801 - a context manager, named as what it gives
     def __init__(self, request: web.Request, budget: Budget, limits: Limits) -> None:
         self._request = request
         self._limits = limits
-        self._share = BudgetShare(budget)
+        caller = request.get(PRINCIPAL)
+        self._share = BudgetShare(budget, caller and caller.id)
 
     async def __aenter__(self) -> bytes:
         """Return the whole body; the caller can free it by dropping it once decoded."""

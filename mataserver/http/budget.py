@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from mataserver.errors import TooLarge, Unavailable
+from mataserver.principals import ANONYMOUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,21 +17,31 @@ if TYPE_CHECKING:
 LARGE = 1_000_000
 """Bytes above which a body is decoded in a thread."""
 
+_NOBODY = frozenset({None, ANONYMOUS.id})
+
 T = TypeVar("T")
 
 
 class Budget:
-    """``taken`` of ``limit`` bytes are in flight."""
+    """``taken`` of ``limit`` bytes are in flight.
 
-    def __init__(self, limit: float) -> None:
+    Below a ``share`` of 1, ``of_owner`` are those of each caller with a key, who may have so much
+    of the limit: ``fair`` bytes. Else ``fair`` is None, and nothing is counted by caller.
+    """
+
+    def __init__(self, limit: float, share: float = 1.0) -> None:
         self.limit = limit
+        self.fair = limit * share if share < 1.0 else None
         self.taken = 0
+        self.of_owner: dict[str, int] = {}
         self._decoding = asyncio.Lock()
 
-    def require(self, count: int) -> None:
+    def require(self, count: int, owner: str = "") -> None:
         """Raise ``Unavailable`` if there is no room for ``count`` bytes; reserves nothing."""
         if self.taken + count > self.limit:
             raise Unavailable("Too many request bytes are in flight", retry_after=1)
+        if owner and self.fair is not None and self.of_owner.get(owner, 0) + count > self.fair:
+            raise Unavailable("Too many request bytes of one caller are in flight", retry_after=1)
 
     async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
         """Return ``decode(data)``; for a large body in a thread, one at a time.
@@ -48,23 +59,30 @@ class Budget:
 
 
 class BudgetShare:
-    """The bytes of the budget held by one request, frame or answer."""
+    """The bytes of the budget held by one request, frame or answer.
 
-    __slots__ = ("_budget", "taken")
+    ``owner`` is the id of the caller's principal; None, or that of callers without keys, has no
+    limit of its own.
+    """
 
-    def __init__(self, budget: Budget) -> None:
+    __slots__ = ("_budget", "_owner", "taken")
+
+    def __init__(self, budget: Budget, owner: str | None = None) -> None:
         self._budget = budget
+        self._owner = "" if budget.fair is None or owner in _NOBODY else owner or ""
         self.taken = 0
 
     def take(self, count: int) -> None:
         """Reserve ``count`` more bytes. Raises ``Unavailable`` if the budget is exhausted."""
-        self._budget.require(count)
+        self._budget.require(count, self._owner)
         self.hold(count)
 
     def hold(self, count: int) -> None:
         """Count ``count`` bytes that are already in memory, even beyond the limit."""
         self.taken += count
         self._budget.taken += count
+        if self._owner:
+            self._note(count)
 
     def cover(self, size: int, limit: int) -> None:
         """Reserve up to ``size`` bytes in total. Raises ``TooLarge`` for more than ``limit``."""
@@ -78,9 +96,18 @@ class BudgetShare:
 
         An announced body reserves nothing: a client that sends nothing must not block others.
         """
-        self._budget.require(count)
+        self._budget.require(count, self._owner)
 
     def give_back(self) -> None:
         """Release everything reserved."""
         self._budget.taken -= self.taken
+        if self._owner:
+            self._note(-self.taken)
         self.taken = 0
+
+    def _note(self, count: int) -> None:
+        """Count bytes of the owner, who is forgotten without any."""
+        held = self._budget.of_owner
+        left = held.pop(self._owner, 0) + count
+        if left:
+            held[self._owner] = left

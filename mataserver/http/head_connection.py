@@ -73,7 +73,12 @@ class CachingConversation(Conversation):
     __slots__ = ("_context", "_head", "_heads", "_hit", "_is_new", "_left", "_made")
 
     def __init__(
-        self, server: web.Server, budget: Callable[[], Portion], *, cache: HeadCache, **options: Any
+        self,
+        server: web.Server,
+        budget: Callable[..., Portion],
+        *,
+        cache: HeadCache,
+        **options: Any,
     ) -> None:
         super().__init__(server, budget, **options)
         self._heads = cache
@@ -139,7 +144,7 @@ class CachingConversation(Conversation):
 
         Returns False if there is no room for its body, or the sender is not authorized.
         """
-        share = self._budget()
+        share = self._budget(known.owner if isinstance(known, KnownRoute) else None)
         try:
             share.check(head.size)  # checked first, as ``admits`` counts the request
         except Unavailable:

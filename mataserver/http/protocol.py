@@ -120,7 +120,7 @@ class Conversation(RequestHandler):
     def __init__(
         self,
         server: web.Server,
-        budget: Callable[[], Portion],
+        budget: Callable[..., Portion],
         patience: float,
         strangers: Strangers,
         **options: Any,

@@ -75,7 +75,7 @@ class Connection(Channel):
         """Put a frame into the inbox, replacing a waiting one."""
         if self._closing.done():
             return
-        share = BudgetShare(self._terms.budget)
+        share = BudgetShare(self._terms.budget, self._session.owner)
         try:
             share.take(len(data))
         except Unavailable as error:

@@ -85,7 +85,7 @@ class DirectConnection(Connection):
                 return False
             self._context.copy().run(self._ponged, _unmasked(data, mask, end))
             return True
-        share = BudgetShare(self._terms.budget)
+        share = BudgetShare(self._terms.budget, self._session.owner)
         try:
             if size > self._largest:
                 return False

@@ -77,7 +77,8 @@ class Session(FrameSession):
 class SessionStore:
     """The server's sessions. One without connections expires ``ttl`` s after its last use.
 
-    ``held`` generates their ids, and announces chosen names to other front-ends.
+    ``limit`` is their number; ``share`` the part of it that one owner may have. ``held`` generates
+    their ids, and announces chosen names to other front-ends.
     """
 
     def __init__(
@@ -87,15 +88,17 @@ class SessionStore:
         limit: int,
         ttl: float,
         held: ResourceIds | None = None,
+        share: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
         self._limit = limit
+        self._fair = max(1, int(limit * share))
         self.ttl = ttl
         self._held = (held or ResourceIds()).of_kind(SESSIONS_KIND)
         self._clock = clock
         self._sessions: dict[str, Session] = {}
-        self._creating = 0
+        self._creating: list[str | None] = []
         self._releasing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -117,22 +120,22 @@ class SessionStore:
         """Load the model and create a session that holds it.
 
         ``stream`` sends text pieces as they are produced. A session with a ``name`` is permanent
-        and exempt from the limit. Raises ``Unavailable`` at the limit, ``Conflict`` for a name in
-        use, and whatever loading raises.
+        and exempt from the limits. Raises ``Unavailable`` at the limit, or at the owner's share of
+        it, ``Conflict`` for a name in use, and whatever loading raises.
         """
         await self.expire()
         self._check_name(name)
-        counted = sum(not session.permanent for session in self.all())
-        if name is None and counted + self._creating >= self._limit:
-            raise Unavailable(f"Maximum concurrent sessions reached (limit: {self._limit})")
-        self._creating += name is None
+        if name is None:
+            self._check_room(owner)
+            self._creating.append(owner)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(model.held())
                 self._check_name(name)
                 hold = stack.pop_all()
         finally:
-            self._creating -= name is None
+            if name is None:
+                self._creating.remove(owner)
         chosen = name or self._held.make("sess_")
         session = Session(model, params, chosen, hold, self._clock())
         session.stream, session.permanent, session.owner = stream, name is not None, owner
@@ -141,6 +144,17 @@ class SessionStore:
         if name is not None:
             await self._held.add(name)
         return session
+
+    def _check_room(self, owner: str | None) -> None:
+        """Raise ``Unavailable`` if there are too many sessions, or too many of one owner.
+
+        Callers without keys are all the same one, so they have no share of their own.
+        """
+        owners = [each.owner for each in self.all() if not each.permanent] + self._creating
+        if len(owners) >= self._limit:
+            raise Unavailable(f"Maximum concurrent sessions reached (limit: {self._limit})")
+        if owner not in {None, ANONYMOUS.id} and owners.count(owner) >= self._fair:
+            raise Unavailable(f"Maximum concurrent sessions of one caller reached ({self._fair})")
 
     def _check_name(self, name: str | None) -> None:
         """Raise ``Conflict`` if a session has that name."""

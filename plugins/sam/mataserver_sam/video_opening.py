@@ -41,6 +41,10 @@ class Openings:
     def __len__(self) -> int:
         return len(self._starting)
 
+    def owners(self) -> list[str]:
+        """Return the owner of each of them."""
+        return [each.owner for each in self._starting.values()]
+
     def __contains__(self, name: str) -> bool:
         return name in self._starting
 

@@ -48,6 +48,8 @@ class VideoSessions:
         self._stopping = ctx.stopping
         self._held = ctx.held
         self._limit: int = ctx.settings.max_sessions
+        share = 1.0 if ctx.server.auth_mode == "none" else ctx.server.caller_share
+        self._fair = max(1, int(self._limit * share))
         self._ttl: float = ctx.settings.session_ttl_s
         self._served = served
         self._sources = sources
@@ -130,8 +132,7 @@ class VideoSessions:
         name = wanted or self._held.make("session-", 16)
         if name in self._open or name in self._openings:
             raise Conflict(f"Session {name} exists already")
-        if len(self._open) + len(self._openings) >= self._limit:
-            raise Unavailable(f"Maximum concurrent sessions reached ({self._limit})", retry_after=5)
+        self._check_room(owner)
         with self._openings.begun(name, owner):
             try:
                 if wanted:  # before it is open: it may be closed by its name already
@@ -144,6 +145,15 @@ class VideoSessions:
         if self._ended.forget(name):  # which had it, too
             self._held.discard(name)
         return Started(name, session.info)
+
+    def _check_room(self, owner: str) -> None:
+        """Raise ``Unavailable`` when there are too many sessions, or too many of one owner."""
+        owners = [each.owner for each in self._open.values()] + self._openings.owners()
+        if len(owners) >= self._limit:
+            raise Unavailable(f"Maximum concurrent sessions reached ({self._limit})", retry_after=5)
+        if owners.count(owner) >= self._fair:
+            told = f"Maximum concurrent sessions of one caller reached ({self._fair})"
+            raise Unavailable(told, retry_after=5)
 
     async def picture(self, session: Session, frame: int) -> bytes:
         """Return a frame as a JPEG, whatever else is done with the session.

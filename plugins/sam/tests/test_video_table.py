@@ -82,11 +82,12 @@ class Sources:
         pass
 
 
-def context(**settings):
+def context(share=1.0, **settings):
     """Return what a service gets of the server, as far as the table looks at it."""
     return SimpleNamespace(
         log=logging.getLogger("sam"),
         settings=Settings(**settings),
+        server=SimpleNamespace(auth_mode="api_key", caller_share=share),
         stopping=asyncio.Event(),
         held=ResourceIds().of_kind("sam"),
     )
@@ -104,6 +105,19 @@ async def sessions(served):
     ctx = context(max_sessions=2)
     async with VideoSessions(ctx, served, Sources()) as table:
         yield table
+
+
+async def test_one_caller_has_a_share_of_the_sessions(served):
+    """Whoever has its share is refused, also while sessions are being opened; others not."""
+    async with VideoSessions(context(share=0.5, max_sessions=4), served, Sources()) as table:
+        asked = [StartRequest(session_id=name, video_path="/v") for name in "abc"]
+        opened = await asyncio.gather(
+            *(table.start(each, "key:one") for each in asked), return_exceptions=True
+        )
+        refused = [str(each) for each in opened if isinstance(each, Unavailable)]
+        assert refused == ["Maximum concurrent sessions of one caller reached (2)"]
+        await table.start(StartRequest(session_id="d", video_path="/v"), "key:another")
+        assert len(table) == 3
 
 
 async def test_a_failed_session_can_be_reset(sessions, served):
