@@ -507,7 +507,10 @@ async def test_a_folder_of_files(plugin, data_dir, tmp_path):  # noqa: F811
 from mataserver import static
 class Service(Base):
     def routes(self):
-        return static("/site", "lab_pages", "site")
+        made = {"long.js": lambda: b"// made\\n", "new.txt": lambda: b"new"}
+        return (
+            *static("/site", "lab_pages", "site"), *static("/made", "lab_pages", "site", made=made)
+        )
 """
     async with (
         serving(data_dir, entry_points=[plugin(source)]) as served,
@@ -527,7 +530,16 @@ class Service(Base):
                 assert await response.text() == "// one and the same\n" * 100
                 assert int(response.headers["Content-Length"]) <= size
                 assert response.headers["ETag"].endswith('-gzip"') == (form == "gzip")
-        for path in ("/site/missing", "/site/..%2f__init__.py", "/site/img", "/site/%2e%2e/x"):
+        for name, text in (("long.js", "// made\n"), ("new.txt", "new"), ("", "<p>hello</p>")):
+            async with http.get(f"/made/{name}") as response:
+                assert await response.text() == text
+        for path in (
+            "/site/missing",
+            "/site/new.txt",
+            "/site/..%2f__init__.py",
+            "/site/img",
+            "/site/%2e%2e/x",
+        ):
             async with http.get(path) as response:
                 await problem(response, 404)
 

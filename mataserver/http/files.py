@@ -15,6 +15,7 @@ from mataserver.contract.routes import Route
 from mataserver.errors import NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from importlib.resources.abc import Traversable
 
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'"
@@ -22,13 +23,21 @@ POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'
 _INDEX = "index.html"
 
 
-def static(prefix: str, package: str, folder: str, *, policy: str = POLICY) -> tuple[Route, ...]:
+def static(
+    prefix: str,
+    package: str,
+    folder: str,
+    *,
+    policy: str = POLICY,
+    made: Mapping[str, Callable[[], bytes]] | None = None,
+) -> tuple[Route, ...]:
     """Return public routes that serve ``folder`` of a package's data below ``prefix``.
 
     ``prefix/`` is its ``index.html``. Answers have an ``ETag``; an unchanged file is 304. Files are
-    compressed if that is worthwhile and the client accepts gzip.
+    compressed if that is worthwhile and the client accepts gzip. ``made`` has what returns the
+    bytes of files that are not as they lie in the folder, or not there; it is called once.
     """
-    files = _Files(resources.files(package).joinpath(folder), policy)
+    files = _Files(resources.files(package).joinpath(folder), policy, made or {})
     path = prefix.rstrip("/")
     return tuple(
         Route(method, f"{path}/{name}", files.get, public=True, documented=False)
@@ -46,17 +55,19 @@ class _File:
     tag: str
 
     @classmethod
-    def read(cls, path: Traversable) -> _File:
-        """Read a file, and compress it once for all requests."""
-        data = path.read_bytes()
+    def of(cls, data: bytes) -> _File:
+        """Compress a file's contents once for all requests."""
         packed = gzip.compress(data, mtime=0)
         gains = len(packed) < 0.9 * len(data)
         return cls(data, packed if gains else b"", hashlib.sha256(data).hexdigest()[:16])
 
 
 class _Files:
-    def __init__(self, root: Traversable, policy: str) -> None:
+    def __init__(
+        self, root: Traversable, policy: str, made: Mapping[str, Callable[[], bytes]]
+    ) -> None:
         self._root = root
+        self._made = made
         self._policy = policy
         self._read: dict[str, _File] = {}
 
@@ -83,12 +94,17 @@ class _Files:
 
     def _file(self, name: str) -> _File:
         """Return a file from the cache, or read it. Raises ``NotFound``."""
-        if name not in self._read:
+        if name in self._read:
+            return self._read[name]
+        if name in self._made:
+            data = self._made[name]()
+        else:
             parts = name.split("/")
             if any(part in {"", ".", ".."} or "\\" in part or "\0" in part for part in parts):
                 raise NotFound("Not found")
             path = self._root.joinpath(*parts)
             if not path.is_file():
                 raise NotFound("Not found")
-            self._read[name] = _File.read(path)
+            data = path.read_bytes()
+        self._read[name] = _File.of(data)
         return self._read[name]

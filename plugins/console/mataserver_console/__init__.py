@@ -6,9 +6,11 @@ loads lies below ``/console/``, so that its addresses stay relative behind a pro
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import TYPE_CHECKING, Self
 
 from mataserver import Body, Page, Route, hookimpl, static
+from mataserver_console.modules import index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +31,9 @@ class Console:
 
     def routes(self) -> Iterable[Route]:
         """Return the page at ``/`` and the files below ``/console/``."""
-        for route in static("/console", __name__, "web", policy=POLICY):
+        web = resources.files(__name__).joinpath("web")
+        made = {"index.html": lambda: index(web)}
+        for route in static("/console", __name__, "web", policy=POLICY, made=made):
             if route.path != _INDEX:
                 yield route
             elif route.method == "GET":  # a document's GET answers HEAD too

@@ -150,10 +150,11 @@ async def shown(url, folder, key="test-key", flags=(), seconds=100):
     async with asyncio.timeout(seconds), opened(url, *flags) as page:
         person = Person(page, folder)
         await person.screen()
-        await person.until("!!document.querySelector('.signin, .app')")
+        await person.until("!!document.querySelector('.signin, .app:not(.shell)')")
         if key:
             await person.enter(key)
-            await person.until("!!document.querySelector('.signin .note, .bar h1')?.innerText")
+            known = "'.signin .note, .app:not(.shell) h1'"
+            await person.until(f"!!document.querySelector({known})?.innerText")
         yield person
 
 

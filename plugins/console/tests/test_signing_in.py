@@ -41,7 +41,7 @@ async def test_a_link(tmp_path):
             await person.sees("Drop a picture here")
             assert code not in await person.evaluate(SECRETS)
             await person.evaluate(f"location.hash = 'code={code}'; location.reload()")
-            await person.until("!!document.querySelector('.app')")
+            await person.until("!!document.querySelector('.app:not(.shell)')")
             await person.click("Sign out")
             await person.sees("Sign in to go on")
             await person.evaluate(f"location.hash = 'code={code}'; location.reload()")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import io
 import json
-import posixpath
 import re
 
 import pillow_heif
@@ -54,7 +52,7 @@ async def test_a_parameter_and_a_reload(tmp_path):
         await person.until(NAMES + ".length == 2")
         assert "confidence=0.2" in await person.evaluate("location.hash")
         await person.evaluate("location.reload()")
-        await person.until("!!document.querySelector('.app')")
+        await person.until("!!document.querySelector('.app:not(.shell)')")
         await person.until(NAMES + ".length == 2")
         assert "square.png, 64 \u00d7 64" in await person.text(".left")
 
@@ -230,37 +228,3 @@ async def test_the_parameters_that_a_form_takes(tmp_path):
         script = f"""import("./console/code.mjs").then(({{ fitsForm }}) =>
           {json.dumps(names)}.filter((name) => fitsForm({{ [name]: 1 }})))"""
         assert set(await person.evaluate(script)) == set(fields) - {"model", "file"}
-
-
-def test_no_module_waits_for_another():
-    """The page names every module that Try stands on, so that all of them are asked for at once."""
-    web = importlib.resources.files("mataserver_console") / "web"
-    known, todo = set(), ["app.mjs", "try.mjs"]
-    while todo:
-        name = todo.pop()
-        if name in known:
-            continue
-        known.add(name)
-        text = (web / name).read_text()
-        found = re.findall(r'^(?:import|export)\b[^;]*? from "\./([^"]+)"', text, re.MULTILINE)
-        todo += [posixpath.join(posixpath.dirname(name), each) for each in found]
-    links = re.findall(r'modulepreload" href="console/([^"]+)"', (web / "index.html").read_text())
-    assert sorted([*links, "app.mjs"]) == sorted(known)
-
-
-async def test_what_is_loaded(tmp_path):
-    """The first page is under 300 kB as it is sent, of this server alone, with nothing inline."""
-    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
-        sizes = await person.evaluate("""performance.getEntries()
-          .filter((e) => e.name.includes("/console/") || e.entryType === "navigation")
-          .map((e) => e.encodedBodySize)""")
-        assert 20_000 < sum(sizes) < 300_000
-        known = (server.url, "data:", "blob:")
-        assert [each for each in person.page.asked if not each.startswith(known)] == []
-        policy = await person.evaluate(
-            "fetch('').then((answer) => answer.headers.get('content-security-policy'))"
-        )
-        assert "default-src 'none'" in policy
-        assert "unsafe" not in policy
-        inline = "document.querySelectorAll('script:not([src]), style').length"
-        assert await person.evaluate(inline) == 0

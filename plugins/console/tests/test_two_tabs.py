@@ -25,7 +25,7 @@ async def another(person, server, folder, place=""):
     async with person.page.beside(f"{server.url}/{place}") as page:
         other = Person(page, folder)
         await other.screen()
-        await other.until("!!document.querySelector('.signin, .bar h1')")
+        await other.until("!!document.querySelector('.signin, .app:not(.shell) h1')")
         yield other
 
 
@@ -159,7 +159,7 @@ async def test_long_names_and_many_rows(tmp_path, width):
         await person.screen(width, 844, phone=width < 400)
         for page in ("models", f"try?model={long}", f"compare?model={long}&with={long}", "server"):
             await person.go(page)
-            await person.until("!!document.querySelector('.bar h1')")
+            await person.until("!!document.querySelector('.app:not(.shell) h1')")
             await asyncio.sleep(1)
             root = "document.documentElement"
             wide = f"[innerWidth, {root}.scrollWidth - {root}.clientWidth]"

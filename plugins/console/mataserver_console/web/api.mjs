@@ -3,6 +3,9 @@ import { cell } from "./cell.mjs";
 
 /** @typedef {{id: string, name: string, kind: string, scopes: string[], csrf?: string}} Person */
 
+/** What is on its way since before the modules came, see `boot.js`: the first who asks gets it. @type {{early: Map<string, Promise<Response>>, preload: (page: string) => void, unused?: string[]}} */
+export const boot = /** @type {any} */ (window).boot;
+
 /** Who is signed in: `undefined` until it is known, `null` for nobody. */
 export const who = cell(/** @type {Person | null | undefined} */ (undefined));
 /** Whether the server answers: null, or since when it does not and when the next try comes. */
@@ -41,7 +44,7 @@ export async function send(path, { json, csrf = who.get()?.csrf, headers = {}, .
   }
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers: all });
+    answer = await (taken(path, options) ?? fetch(path, { ...options, headers: all }));
   } catch (error) {
     if (isAbort(error)) throw error;
     if (!silence.get()) silence.set({ since: Date.now(), next: Date.now() + 1000 });
@@ -50,6 +53,18 @@ export async function send(path, { json, csrf = who.get()?.csrf, headers = {}, .
   silence.set(null);
   if (answer.ok) return answer;
   throw await refusal(answer, path);
+}
+
+function taken(path, options) {
+  const found = (options.method ?? "GET") === "GET" ? boot.early.get(path) : undefined;
+  boot.early.delete(path);
+  return found;
+}
+
+/** Forget what was asked for early and nobody wanted: it grows old. */
+export function forgetEarly() {
+  boot.unused = [...boot.early.keys()];
+  boot.early.clear();
 }
 
 /**

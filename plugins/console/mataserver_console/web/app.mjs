@@ -1,15 +1,13 @@
 // The console: what is open, for whom, and the keys that go from page to page.
-import { may, who } from "./api.mjs";
+import { boot, forgetEarly, may, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Trouble } from "./controls.mjs";
 import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./html.mjs";
+import { Mark } from "./icons.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
 import { address, begunAt, go, useRoute } from "./route.mjs";
 import { useSource } from "./source.mjs";
-
-/** A page's module with those it imports: asked for at once, not one level after the other. @template T @param {Promise<T>} page @param {Promise<any>[]} parts */
-const together = (page, ...parts) => { for (const part of parts) part.catch(() => {}); return page; };
 
 /** Each page is a module that is loaded when it is opened. */
 const PAGES = [
@@ -18,13 +16,12 @@ const PAGES = [
   { key: "ask", title: "Ask", icon: "ask", group: "use", needs: "infer", load: () => import("./ask.mjs") },
   { key: "segment", title: "Segment", icon: "segment", group: "use", needs: "infer", plugin: "sam", load: () => import("./segment.mjs") },
   { key: "live", title: "Live", icon: "live", group: "use", needs: "infer", load: () => import("./live.mjs") },
-  { key: "jobs", title: "Jobs", icon: "jobs", group: "work", needs: "jobs:read", plugin: "jobs", load: () => together(
-    import("./jobs.mjs"), import("./cloud.mjs"), import("./new_job.mjs"), import("./photographs.mjs"), import("./scale.mjs"), import("./upload.mjs"), import("./zip.mjs"),
-  ) },
+  { key: "jobs", title: "Jobs", icon: "jobs", group: "work", needs: "jobs:read", plugin: "jobs", load: () => import("./jobs.mjs") },
   { key: "fleet", title: "Fleet", icon: "fleet", group: "operate", needs: "fleet:read", plugin: "fleet", load: () => import("./fleet.mjs") },
   { key: "models", title: "Models", icon: "models", group: "operate", needs: "models:read", load: () => import("./models.mjs") },
   { key: "server", title: "Server", icon: "server", group: "operate", needs: "models:read", load: () => import("./server.mjs") },
 ];
+const titleOf = (key) => PAGES.find((each) => each.key === key)?.title ?? "";
 const LEAP = { t: "try", a: "ask", s: "segment", l: "live", j: "jobs", m: "models", f: "fleet" };
 
 /** The page of a key, as soon as it came; what comes late, of a page that was left, puts no other one away. */
@@ -32,6 +29,7 @@ function usePage(key) {
   const [made, setMade] = useState({});
   useEffect(() => {
     const show = (page) => setMade((all) => ({ ...all, [key]: page }));
+    boot.preload(key);
     PAGES.find((each) => each.key === key)?.load().then((module) => show({ View: module.default }), (error) => show({ error }));
   }, [key]);
   return made[key] ?? {};
@@ -65,13 +63,13 @@ function Page({ pages, inUse }) {
   const { page } = useRoute();
   const { View, error } = usePage(page);
   const [broken, mend] = useErrorBoundary();
-  useEffect(() => { mend(); document.title = `${PAGES.find((each) => each.key === page)?.title ?? (page === "more" ? "More" : "No such page")} · mataserver`; }, [page]);
+  useEffect(() => { mend(); document.title = `${titleOf(page) || (page === "more" ? "More" : "No such page")} · mataserver`; }, [page]);
   if (page === "more") return html`<${More} pages=${pages}/>`;
   const known = PAGES.find((each) => each.key === page);
   if (!known || (inUse && known.plugin && !inUse.has(known.plugin))) return html`<${Missing} known=${known}/>`;
   const failed = broken ?? error;
   if (failed) return html`<${Bar} title="This page failed"/><div class="content"><${Trouble} error=${failed} again=${() => location.reload()}/></div>`;
-  return View ? html`<${View}/>` : html`<${Bar} title=""/>`;
+  return View ? html`<${View}/>` : html`<${Bar} title=${known.title}/>`;
 }
 
 /** The pages of this server: those of a plugin that is not in use have no entry. */
@@ -90,6 +88,10 @@ function Signed() {
       <main class="main" id="main" tabindex="-1"><${Silence}/><${Page} pages=${pages} inUse=${inUse}/></main><${Foot} pages=${pages}/></div>`;
 }
 
+/** What stands in `index.html` until somebody is signed in. */
+const Shell = () => html`<div class="app shell" inert><nav class="side"><span class="brand"><${Mark}/><span class="t">mataserver</span></span></nav>
+  <main class="main"><${Bar} title=${titleOf(begunAt)}/></main><nav class="tabs-bottom"></nav></div>`;
+
 function Gate({ said }) {
   const box = useRef(null);
   useEffect(() => { box.current.showModal(); return () => box.current?.close(); }, []);
@@ -100,9 +102,9 @@ function App({ said }) {
   const me = useCell(who);
   const [seen, setSeen] = useState(false);
   useEffect(() => { if (me) setSeen(true); }, [me]);
-  return html`${(me || seen) && html`<${Signed}/>`}${me === null && html`<${Gate} said=${said}/>`}`;
+  return html`${me || seen ? html`<${Signed}/>` : html`<${Shell}/>`}${me === null && html`<${Gate} said=${said}/>`}`;
 }
 
 // On its way while the server is asked who this is; what fails is told when the page is opened.
 PAGES.find((each) => each.key === begunAt)?.load().catch(() => {});
-begin(takeCode()).then((said) => render(html`<${App} said=${said}/>`, document.body));
+begin(takeCode()).then((said) => render(html`<${App} said=${said}/>`, document.body)).finally(() => setTimeout(forgetEarly, 3000));

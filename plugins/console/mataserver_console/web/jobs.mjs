@@ -30,12 +30,22 @@ function useJob(id) {
   useEffect(() => {
     if (!me) return undefined;  // the session is over: it is listened to again by who signs in
     setError(null);
-    const stream = new EventSource(`v1/jobs/${id}/events`);
-    const take = (event) => { setJob(JSON.parse(event.data)); setError(null); };
-    stream.addEventListener("job", take);
-    stream.addEventListener("end", (event) => { take(event); stream.close(); refresh(LIST); });
-    stream.onerror = () => ask(`v1/jobs/${id}`).then(setJob, (failure) => { setError(failure); if (failure.status) stream.close(); });
-    return () => stream.close();
+    let left = false;
+    /** @type {EventSource | undefined} */
+    let stream;
+    const take = (said) => { setJob(said); setError(null); };
+    const read = () => ask(`v1/jobs/${id}`);
+    const listen = () => {
+      const events = stream = new EventSource(`v1/jobs/${id}/events`);
+      events.addEventListener("job", (event) => take(JSON.parse(event.data)));
+      events.addEventListener("end", (event) => { take(JSON.parse(event.data)); events.close(); refresh(LIST); });
+      events.onerror = () => read().then(setJob, (failure) => { setError(failure); if (failure.status) events.close(); });
+    };
+    read().then(
+      (said) => { if (left) return; take(said); if (!ENDED.has(said.state)) listen(); },
+      (failure) => { if (left) return; setError(failure); if (!failure.status) listen(); },  // it goes on by itself when there is an answer
+    );
+    return () => { left = true; stream?.close(); };
   }, [id, turn, me]);
   const follow = (said) => { setJob(said); setTurn((n) => n + 1); };
   return { job, error, follow };

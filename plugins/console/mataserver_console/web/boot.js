@@ -1,0 +1,39 @@
+// Before the first paint: the theme, and all that the page at hand will need is asked for at once.
+"use strict";
+(() => {
+  try {
+    const theme = localStorage.getItem("mataserver.theme");
+    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+  } catch { /* storage is closed: the system's theme */ }
+
+  const meta = /** @type {HTMLMetaElement} */ (document.querySelector("meta[name=modules]"));
+  const parts = JSON.parse(meta.content);
+  const asked = new Set();
+  /** Ask for the modules of a page, all of them at once. */
+  const preload = (page) => {
+    for (const name of parts[page] ?? []) {
+      if (asked.has(name)) continue;
+      asked.add(name);
+      document.head.append(Object.assign(document.createElement("link"), { rel: "modulepreload", href: `console/${name}` }));
+    }
+  };
+
+  const [, page = "try", query = ""] = /^#\/([\w-]+)\??(.*)$/.exec(location.hash) ?? [];
+  // The first answers come while the modules do: `send` takes them. A browser that is not signed in asks for no more than that.
+  const early = new Map();
+  const begin = (path) => { early.set(path, fetch(path)); return early.get(path); };
+  if (!/[#&]code=/.test(location.hash)) {
+    const id = new URLSearchParams(query).get("id");
+    const first = { jobs: ["v1/jobs?limit=200&omit=result", ...(id ? [`v1/jobs/${encodeURIComponent(id)}`] : [])], fleet: ["api/tritons?limit=1000"] }[page] ?? ["v1/models"];
+    begin("v1/session").then((answer) => { if (answer.ok) first.forEach(begin); }, () => {});
+  }
+  preload("");
+  preload(page);
+
+  Object.assign(window, { boot: { preload, early } });
+
+  document.addEventListener("readystatechange", () => {
+    const title = document.querySelector(".shell h1");
+    if (title) title.textContent = page in parts ? page[0].toUpperCase() + page.slice(1) : "";
+  }, { once: true });
+})();

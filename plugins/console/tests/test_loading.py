@@ -1,0 +1,99 @@
+"""What the page asks for when it is opened: all at once, nothing twice, and little."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+
+import pytest
+from console_pages import CHROMIUM, served, shown
+
+from mataserver_console import modules
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+PAGES = ["try", "compare", "ask", "segment", "live", "jobs", "fleet", "models", "server"]
+WEB = importlib.resources.files("mataserver_console") / "web"
+ASKED = """(() => {
+  const [named, asked] = [
+    [...document.querySelectorAll("[rel=modulepreload], script")].map((e) => e.href ?? e.src),
+    performance.getEntriesByType("resource").map((e) => e.name),
+  ].map((all) => all.filter((each) => each.endsWith(".mjs")));
+  return named.every((each) => asked.includes(each)) && JSON.stringify([named, asked]);
+})()"""
+HERE = "!window.old && !!document.querySelector('.app:not(.shell) h1')?.innerText"
+
+
+def test_the_modules_of_each_page():
+    """The page names, for each of its pages, those that no other brings, and nothing twice."""
+    parts = modules.parts(WEB)
+    assert sorted(parts) == sorted(["", *PAGES])
+    assert {"api.mjs", "vendor/preact.mjs"} <= {*parts[""]}
+    assert {"jobs.mjs", "cloud.mjs", "upload.mjs"} <= {*parts["jobs"]}
+    assert "cloud_scene.mjs" not in parts["jobs"]  # the viewer comes behind the photographs
+    for page in PAGES:
+        every = parts[""] + parts[page]
+        assert len(every) == len({*every})
+        for name in every:
+            assert WEB.joinpath(*name.split("/")).is_file()
+            lower = {*modules.below(WEB, name)}
+            assert lower <= {*every}, name  # app.mjs is imported by none
+
+
+async def opened(person, page):
+    """Open a page as one that was never there."""
+    await person.evaluate(
+        f"window.old = true; history.replaceState(null, '', '#/{page}'); location.reload()"
+    )
+
+
+async def test_no_module_waits_for_another(tmp_path):
+    """Every module of a page is asked for by name, once, and what is asked early is used."""
+    plugins = ("jobs", "accounts", "fleet", "database")
+    async with served(tmp_path, *plugins) as server, shown(server.url, tmp_path) as person:
+        for page in PAGES:
+            await opened(person, page)
+            await person.until(HERE)
+            unused = await person.until("JSON.stringify(boot.early.size ? boot.unused : [])")
+            assert json.loads(unused) == [], page
+            named, asked = json.loads(await person.until(ASKED))
+            assert sorted(asked) == sorted(named), page
+            assert f"{server.url}/console/{page}.mjs" in asked
+
+
+async def test_the_frame_is_there_before_the_program(tmp_path):
+    """What a page is called and its frame are in the document: they wait for no module."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.page.call("Network.setBlockedURLs", urls=["*.mjs"])
+        await opened(person, "models")
+        await person.until("!window.old && document.querySelector('.shell h1')?.innerText")
+        assert await person.text(".bar") == "Models"
+        assert "mataserver" in await person.text(".side")
+        before = await person.evaluate(PLACES)
+        await person.page.call("Network.setBlockedURLs", urls=[])
+        await opened(person, "models")
+        await person.until(HERE)
+        assert await person.evaluate(PLACES) == before
+
+
+PLACES = """JSON.stringify([".side", ".brand", ".bar", ".bar h1"].map((each) => {
+  const { left, top, height } = document.querySelector(each).getBoundingClientRect();
+  return [left, top, height];
+}))"""
+
+
+async def test_what_is_loaded(tmp_path):
+    """The first page is under 300 kB as it is sent, of this server alone, with nothing inline."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        sizes = await person.evaluate("""performance.getEntries()
+          .filter((e) => e.name.includes("/console/") || e.entryType === "navigation")
+          .map((e) => e.encodedBodySize)""")
+        assert 20_000 < sum(sizes) < 300_000
+        known = (server.url, "data:", "blob:")
+        assert [each for each in person.page.asked if not each.startswith(known)] == []
+        policy = await person.evaluate(
+            "fetch('').then((answer) => answer.headers.get('content-security-policy'))"
+        )
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        inline = "document.querySelectorAll('script:not([src]), style').length"
+        assert await person.evaluate(inline) == 0
