@@ -158,7 +158,9 @@ def measure(path: Path, task: str, target: str, *, int8: bool) -> list[str]:
     pictures = photographs()
     with tempfile.TemporaryDirectory() as place:
         try:
-            figures = trial.make(path, Path(place), family, target, pictures, int8=int8)
+            figures = trial.export_and_compare(
+                path, Path(place), family, target, pictures, int8=int8
+            )
             whole = target == "onnx" and not int8
             raw = direct(path, Path(place), family, pictures) if whole else []
         except Exception as error:  # noqa: BLE001 - a table of what works
@@ -189,7 +191,7 @@ def direct(path: Path, place: Path, family: Any, pictures: list[Any]) -> tuple[f
     )
     takes = {each.name for each in session.get_inputs()}
     context = LoadContext(Settings(), "cpu", "float32", 0, place, logging.getLogger("bench"))
-    backend, _ = trial.ASKED[family.task]
+    backend, _ = trial.BACKENDS[family.task]
     network: Any = backend.load(ModelSpec("export", family.task, "local", place), context)
     network = network._network  # noqa: SLF001 - what it computes before it is read as an answer
     worst = [0.0, 0.0]

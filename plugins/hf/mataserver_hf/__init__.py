@@ -1,6 +1,7 @@
-"""Hugging Face transformers models: one module a task, one plugin a task in ``tasks``.
+"""Hugging Face transformers models: one module and one plugin (in ``tasks``) per task.
 
-An installation of an earlier version names this package as one plugin, ``hf``, of every task.
+Earlier versions registered this package itself as one plugin, ``hf``, that served every task;
+installations of those versions still load it by that name.
 """
 
 from __future__ import annotations

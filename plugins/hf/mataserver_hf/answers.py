@@ -1,8 +1,8 @@
-"""What an answer in JSON says: the things that it names, with scores, boxes and attributes.
+"""Extracts named objects, with scores, boxes and attributes, from a model's JSON answer.
 
-Models do not keep to one layout, so the usual ones are read: a list of objects or of names, an
-object that holds such a list, one object, or scores by name. The keys are those that models use
-unasked.
+Models use different layouts. The usual ones are read: a list of objects or of names, an object that
+holds such a list, a single object, or a mapping of names to scores. The keys are those that models
+use when the prompt prescribes none.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SCORES = ("confidence", "score", "probability")
 BOXES = ("bbox", "bbox_2d", "bounding_box", "box")
 
 Quad = tuple[float, float, float, float]
-"""Two corners ``(x1, y1, x2, y2)``, in whatever unit the model counts in."""
+"""Two corners ``(x1, y1, x2, y2)``, in the unit that the model counts in."""
 
 
 class Mention(NamedTuple):
-    """One thing that an answer names.
+    """One object that an answer names.
 
-    attributes: all else that the answer says of it, as it was written.
+    attributes: the answer's other members for this object, unchanged.
     corners:    its box, if it was given four numbers as one.
     box_key:    the key in ``attributes`` that ``corners`` come from.
     """
@@ -38,14 +38,14 @@ class Mention(NamedTuple):
     box_key: str | None = None
 
     def entity(self, *, without_box: bool = False) -> Entity:
-        """Return it in the wire format; ``without_box`` leaves the box out of the attributes."""
+        """Return it in the wire format; ``without_box`` drops the box from the attributes."""
         dropped = self.box_key if without_box else None
         attributes = {key: value for key, value in self.attributes.items() if key != dropped}
         return Entity(self.label, self.confidence, attributes)
 
 
 def mentions(value: dict[str, Any] | list[Any]) -> list[Mention]:
-    """Return what ``value`` (decoded JSON) names, in its order; what has no name is left out."""
+    """Return the objects that ``value`` (decoded JSON) names, in order; skip unnamed ones."""
     found = map(_mention, _items(value))
     return [each for each in found if each is not None]
 

@@ -1,4 +1,4 @@
-"""Boxes of networks that are told what to look for, in pixels of the image."""
+"""Boxes of detectors that take prompts, in pixels of the image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def corners(boxes: Any, size: tuple[int, ...]) -> Any:
 
 
 def result(labels: Sequence[str], scores: Any, boxes: Any, size: tuple[int, ...]) -> DetectResult:
-    """Clip the boxes; those beside the image are left out: OWLv2 looks at a square around it."""
+    """Clip boxes to the image, and drop those outside it: OWLv2 pads the image to a square."""
     height, width = size
     inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
     found = [

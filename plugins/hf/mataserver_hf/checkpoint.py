@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from mataserver import MataError, Unavailable
 from mataserver_hf.compilation import Compiler
 from mataserver_hf.network import Network
-from mataserver_hf.pixels import Pixels
+from mataserver_hf.preprocessor import Preprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,14 +31,14 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # transformers types these in part only.
 _processors: Any = AutoImageProcessor
 M = TypeVar("M")
-_speech: Any = transformers_logging
+_logging: Any = transformers_logging
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 _STATISTICS = ("running_mean", "running_var")
 
 
 class Checkpoint:
-    """The files of one model, and where and in which number format it is to run."""
+    """The files of one model, with the device and the number format to run it in."""
 
     def __init__(self, spec: ModelSpec, ctx: LoadContext) -> None:
         """Choose device and format and set torch's threads (``ctx.threads``, 0 leaves them).
@@ -56,8 +56,8 @@ class Checkpoint:
         self._network: Network
         if ctx.threads > 0:
             torch.set_num_threads(ctx.threads)
-        _speech.set_verbosity_error()
-        _speech.disable_progress_bar()
+        _logging.set_verbosity_error()
+        _logging.disable_progress_bar()
 
     def network(self, auto_class: Any, unused: re.Pattern[str] | None = None) -> Network:
         """Load the weights into the class that ``auto_class`` (an ``AutoModelFor...``) finds.
@@ -69,46 +69,47 @@ class Checkpoint:
             module, report = auto_class.from_pretrained(
                 self._path, dtype=self._dtype, output_loading_info=True, **_LOCAL
             )
-        self._refuse_gaps(module, report["missing_keys"], unused)
+        self._check_complete(module, report["missing_keys"], unused)
         self._network = Network(module.eval().to(self._device), self._device)
         return self._network
 
-    def ready(self, model: M, params: Params) -> M:
-        """Return ``model``, which runs the network of this checkpoint, compiled if asked for.
+    def compiled(self, model: M, params: Params) -> M:
+        """Return ``model``, which runs this checkpoint's network, compiled if so configured.
 
-        ``params`` are some that it can be tried with. Raises ``MataError`` when its network cannot
-        be compiled.
+        ``params`` are valid parameters for a trial run. Raises ``MataError`` when the network
+        cannot be compiled.
         """
         if self._compiler.wanted:
             self._compiler.compile(self.name, model, self._network, params)
         return model
 
-    def pixels(self) -> Pixels:
+    def preprocessor(self) -> Preprocessor:
         """Open the image processor.
 
-        Always the Pillow one: results then do not depend on whether torchvision is installed.
+        Always the Pillow implementation, so that results do not depend on whether torchvision is
+        installed.
         """
         with self._reading("image processor configuration"):
-            return Pixels(_processors.from_pretrained(self._path, backend="pil", **_LOCAL))
+            return Preprocessor(_processors.from_pretrained(self._path, backend="pil", **_LOCAL))
 
-    def whole_pixels(self) -> Pixels:
-        """Open the image processor of a network whose answers are about places in the image.
+    def uncropped_preprocessor(self) -> Preprocessor:
+        """Open the image processor of a network whose outputs refer to places in the image.
 
-        Raises ``MataError`` for one that cuts off parts of images: what a network says of the rest
-        would be told of other places.
+        Raises ``MataError`` for one that crops images: the outputs would be mapped to wrong places.
         """
-        pixels = self.pixels()
-        if pixels.cuts:
+        preprocessor = self.preprocessor()
+        if preprocessor.crops:
             raise MataError(
                 f"the image processor of {self.name} cuts off parts of images (do_center_crop), "
                 "so its answers cannot be told of the whole"
             )
-        return pixels
+        return preprocessor
 
     def image_settings(self) -> dict[str, Any]:
-        """Return the image processor's settings: a part of the whole processor's, or a file's own.
+        """Return the image processor's settings.
 
-        In the order that transformers looks for them.
+        They are read from ``processor_config.json`` if that has a section for it, else from
+        ``preprocessor_config.json``: the order that transformers uses.
         """
         folder = Path(self._path)
         with self._reading("image processor configuration"):
@@ -122,7 +123,7 @@ class Checkpoint:
         with self._reading("tokenizer"):
             return AutoTokenizer.from_pretrained(self._path, **_LOCAL)
 
-    def _refuse_gaps(
+    def _check_complete(
         self, module: torch.nn.Module, missing: set[str], unused: re.Pattern[str] | None
     ) -> None:
         # Other buffers (position tables) are computed when the model is built.
@@ -141,7 +142,7 @@ class Checkpoint:
 
     @contextmanager
     def _reading(self, part: str) -> Iterator[None]:
-        """Turn what transformers raises for a bad checkpoint into one sentence."""
+        """Convert what transformers raises for a bad checkpoint into one sentence."""
         try:
             yield
         except torch.OutOfMemoryError:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.preprocessor import Preprocessor
 
 FAMILIES = frozenset(
     {
@@ -84,13 +84,13 @@ class ClassifyParams(Params, frozen=True):
 class Classifier:
     """A network with a trained classification head."""
 
-    def __init__(self, network: Network, pixels: Pixels) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         config = network.config
         self._labels = network.labels
-        # Several labels may be true at once, or there is one: then each logit stands for itself.
+        # With several true labels at once, or a single one, each logit is scored by itself.
         self._independent = (
             config.num_labels == 1 or config.problem_type == "multi_label_classification"
         )
@@ -99,14 +99,14 @@ class Classifier:
     @property
     def input_size(self) -> tuple[int, int] | None:
         """The ``(height, width)`` that images are resized to."""
-        return self._pixels.input_size
+        return self._preprocessor.input_size
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[ClassifyParams]
     ) -> list[ClassifyResult]:
         """Return the best classes of each image, best first.
 
-        Raises ``InvalidParams`` when probabilities are asked of a network that measures.
+        Raises ``InvalidParams`` when probabilities are requested from a regression network.
         """
         if self.measures and any(each.use_softmax for each in params):
             raise InvalidParams(
@@ -114,7 +114,7 @@ class Classifier:
                 "it gives are no probabilities: ask with false"
             )
         found: dict[int, ClassifyResult] = {}
-        for indices, tensors in self._pixels.groups(images):
+        for indices, tensors in self._preprocessor.groups(images):
             answers = self._network.finite(self._network.run(tensors).logits)
             for index, logits in zip(indices, answers, strict=True):
                 found[index] = rank(self._labels, logits, params[index], self._independent)
@@ -130,9 +130,9 @@ def rank(
 ) -> ClassifyResult:
     """Turn one image's logits (a float32 tensor ``[len(labels)]``) into its classes.
 
-    Scores are the softmax over all labels, or the sigmoid of each where labels are
-    ``independent``; then those below ``params.confidence`` go, the best come first, and
-    ``params.top_k`` remain. Without ``params.use_softmax`` the scores are the logits and none goes.
+    Scores are the softmax over all labels, or the sigmoid of each where labels are ``independent``.
+    Those below ``params.confidence`` are dropped, and the best ``params.top_k`` are returned.
+    Without ``params.use_softmax`` the scores are the logits, and none is dropped.
     """
     scores, lowest = logits, -math.inf
     if params.use_softmax:
@@ -158,8 +158,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Classifier:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForImageClassification)
-    model = Classifier(network, checkpoint.pixels())
-    return checkpoint.ready(model, ClassifyParams(use_softmax=not model.measures))
+    model = Classifier(network, checkpoint.preprocessor())
+    return checkpoint.compiled(model, ClassifyParams(use_softmax=not model.measures))
 
 
 def accepts(files: ModelFiles) -> bool:

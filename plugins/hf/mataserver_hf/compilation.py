@@ -1,9 +1,9 @@
 """Compiles the forward pass of a network with ``torch.compile`` while the model is loaded.
 
 Everything is compiled before the first request: one program for a single image and, where batches
-may be larger, one for two images and more. What images bring in any size is compiled for any size.
-Afterwards nothing is compiled any more: a shape that no program fits runs uncompiled, rather than
-making a request wait for a minute. Only ``load`` functions import this module.
+may be larger, one for two images and more. Dimensions that vary with the image's size are compiled
+as dynamic. After loading nothing is compiled: a shape that no program fits runs uncompiled, because
+a compilation would make a request wait for a minute. Only ``load`` functions import this module.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _OPTIONS: dict[str, Any] = {
-    # torch counts the programs of all models of a process together, and beyond its limits leaves
-    # the rest uncompiled without a word.
+    # torch counts the programs of all models of a process together, and beyond its limits
+    # silently leaves the rest uncompiled.
     "recompile_limit": 4096,
     "accumulated_recompile_limit": 4096,
-    # Checks of values inside a network (RT-DETRv2) would cut it into pieces, for one batch size.
+    # Checks of values inside a network (RT-DETRv2) would split the graph, for one batch size.
     "capture_scalar_outputs": True,
 }
 _WIDE, _TALL = (480, 640), (640, 480)
 
 
 class Compiler:
-    """Compiles the network of one model, as the context of its load asks for."""
+    """Compiles the network of one model, as its load context specifies."""
 
     def __init__(self, ctx: LoadContext, backend: str | Callable[..., Any] = "inductor") -> None:
         """Keep the context, and the backend of ``torch.compile``."""
@@ -58,32 +58,33 @@ class Compiler:
     def compile(self, name: str, model: Any, network: Network, params: Params) -> None:
         """Compile what ``model`` runs of ``network``, for ``params`` and batches of any size.
 
-        Compiled programs are kept in the data directory, unless the environment names another
+        Compiled programs are cached in the data directory, unless the environment names another
         place. Raises ``MataError`` when the network cannot be compiled or the compiler is missing.
         """
         _keep_programs(self._ctx.data_dir / "hf" / "compiled")
-        changing = _changing(model, network, params)
+        dynamic_sides = _dynamic_sides(model, network, params)
         plain = network.forward
         try:
             compiled = torch.compile(plain, dynamic=False, backend=self._backend)
-            network.forward = _Marking(compiled, changing)
+            network.forward = _DynamicForward(compiled, dynamic_sides)
             with torch._dynamo.config.patch(_OPTIONS):  # noqa: SLF001 - torch has no other name
                 for count in range(1, min(self._ctx.max_batch, 2) + 1):
-                    model.predict([_noise(_WIDE)] * count, [params] * count)
+                    model.predict([_noise_image(_WIDE)] * count, [params] * count)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, OSError) as error:
             self._ctx.log.warning("%s: torch.compile failed: %s", name, error)
-            raise MataError(_sentence(name, error)) from error
+            raise MataError(_error_text(name, error)) from error
         network.forward = torch._dynamo.run(plain)  # noqa: SLF001 - torch has no other name
 
 
 def _keep_programs(place: Path) -> None:
-    """Have torch keep compiled programs in ``place``, unless the operator chose another one.
+    """Have torch cache compiled programs in ``place``, unless the operator chose another directory.
 
-    torch itself writes its default, a directory that others can see and that a restart of the
-    machine empties, into the environment as soon as it is asked for it: in the zygote, whose
-    temporary directory is the one that a worker's own lies in.
+    torch writes its default into the environment when it first needs the path: a directory that
+    other users can see and that is lost on a restart of the machine. This happens in the zygote,
+    whose temporary directory is the parent of a worker's own, so that default is recognised here
+    and replaced.
     """
     chosen, temporary = os.environ.get(_CACHE, ""), Path(tempfile.gettempdir())
     defaults = (str(each / "torchinductor_") for each in (temporary, temporary.parent))
@@ -92,7 +93,7 @@ def _keep_programs(place: Path) -> None:
 
 
 class _Recorder:
-    """Notes the shapes of what a network is given, and runs it."""
+    """Records the shapes of a network's inputs, and runs the network."""
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
@@ -103,51 +104,51 @@ class _Recorder:
         return self._forward(**tensors)
 
 
-class _Marking:
-    """Tells the compiler which sides of the tensors change from call to call.
+class _DynamicForward:
+    """Marks the dimensions that vary between calls as dynamic, and runs the network.
 
-    That is the first where it is more than one (the compiler always treats a one by itself), and
-    those that ``changing`` names.
+    These are the first one where it is larger than one (the compiler always specialises on one),
+    and those in ``dynamic_sides``.
     """
 
-    def __init__(self, forward: Forward, changing: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, forward: Forward, dynamic_sides: Mapping[str, Sequence[int]]) -> None:
         self._forward = forward
-        self._changing = changing
+        self._dynamic_sides = dynamic_sides
 
     def __call__(self, **tensors: torch.Tensor) -> Any:
         for name, tensor in tensors.items():
-            for side in (0, *self._changing[name]):
+            for side in (0, *self._dynamic_sides[name]):
                 if tensor.shape[side] > 1:
                     torch._dynamo.maybe_mark_dynamic(tensor, side)  # noqa: SLF001 - as documented
         return self._forward(**tensors)
 
 
-def _changing(model: Any, network: Network, params: Params) -> dict[str, list[int]]:
-    """Return the sides of each tensor that differ between a wide and a tall picture.
+def _dynamic_sides(model: Any, network: Network, params: Params) -> dict[str, list[int]]:
+    """Return the dimensions of each tensor that differ between a wide and a tall picture.
 
-    Both are run, uncompiled, so what fails here fails for another reason than the compiler.
+    Both are run uncompiled, so an error raised here is not the compiler's.
     """
     plain = network.forward
     recorder = _Recorder(plain)
     network.forward = recorder
     for size in (_WIDE, _TALL):
-        model.predict([_noise(size)], [params])
+        model.predict([_noise_image(size)], [params])
     network.forward = plain
     wide, tall = recorder.shapes
-    return {name: list(_differing(shape, tall[name])) for name, shape in wide.items()}
+    return {name: list(_differing_sides(shape, tall[name])) for name, shape in wide.items()}
 
 
-def _differing(one: tuple[int, ...], other: tuple[int, ...]) -> Iterator[int]:
+def _differing_sides(one: tuple[int, ...], other: tuple[int, ...]) -> Iterator[int]:
     return (side for side, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
 
 
-def _noise(size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a picture ``[H, W, 3]`` that no network answers with zeros."""
+def _noise_image(size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a random picture ``[H, W, 3]``, so that no network's output is all zeros."""
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def _sentence(name: str, error: Exception) -> str:
-    said = f"{name} cannot be compiled"
+def _error_text(name: str, error: Exception) -> str:
+    summary = f"{name} cannot be compiled"
     if any(word in str(error) for word in ("C++ compiler", "CppCompileError", "Python.h")):
-        return f"{said}: torch.compile needs a C++ compiler (g++) and the headers of this Python"
-    return f"{said}: the server's log says why; compile: false serves it uncompiled"
+        return f"{summary}: torch.compile needs a C++ compiler (g++) and the headers of this Python"
+    return f"{summary}: the server's log says why; compile: false serves it uncompiled"

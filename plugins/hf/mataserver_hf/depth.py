@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.preprocessor import Preprocessor
 
     Size = tuple[int, int]
 
 FAMILIES = frozenset({"depth_anything", "dpt", "glpn", "zoedepth"})
 """The values of ``model_type`` that it serves."""
 
-# The deepest fusion layer has nothing to add to, so half of it is never read; several published
-# DPT checkpoints leave these weights out.
+# The deepest fusion layer has no earlier output to add, so half of it is never used; several
+# published DPT checkpoints leave these weights out.
 _UNUSED = re.compile(r"(^|\.)fusion_stage\.layers\.0\.residual_layer1\.")
 
 
-REMEMBERED = 64
-"""Sizes of images of which is kept how the processor resizes them: asking costs as one of them."""
+CACHED_SIZES = 64
+"""Image sizes whose unpadded size is cached: finding it costs as much as preprocessing an image."""
 
 
 class DepthParams(Params, frozen=True):
@@ -54,26 +54,26 @@ class DepthParams(Params, frozen=True):
 class DepthEstimator:
     """A network that predicts one value per pixel."""
 
-    def __init__(self, network: Network, pixels: Pixels) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
-        pads = bool(getattr(pixels.processor, "do_pad", False))
+        self._preprocessor = preprocessor
+        pads = bool(getattr(preprocessor.processor, "do_pad", False))
         self._mirrored = pads and network.config.model_type == "zoedepth"
         self._padded = pads and not self._mirrored
-        self._unpadded = lru_cache(REMEMBERED)(pixels.unpadded)
+        self._unpadded_size = lru_cache(CACHED_SIZES)(preprocessor.unpadded_size)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DepthParams]
     ) -> list[DepthResult]:
         """Return a float32 map ``[h, w]`` of each image."""
         found: dict[int, DepthResult] = {}
-        for indices, tensors in self._pixels.groups(images):
+        for indices, tensors in self._preprocessor.groups(images):
             depths = self._network.finite(self._network.run(tensors).predicted_depth)
             rows, columns = tensors["pixel_values"].shape[-2:]
             for index, depth in zip(indices, depths, strict=True):
                 height, width = images[index].shape[:2]
-                kept = self._cut(depth, (height, width), (rows, columns))
+                kept = self._crop_border(depth, (height, width), (rows, columns))
                 found[index] = self._result(kept, (height, width), params[index])
         return [found[index] for index in range(len(images))]
 
@@ -81,14 +81,14 @@ class DepthEstimator:
         """Free the weights."""
         self._network.close()
 
-    def _cut(self, depth: Any, source: Size, shown: Size) -> Any:
-        """Cut off what preprocessing has put around an image to make it ``shown``."""
+    def _crop_border(self, depth: Any, source: Size, shown: Size) -> Any:
+        """Remove the border that preprocessing added to an image to make it ``shown`` large."""
         if self._mirrored:
-            return _without_border(depth, source)
+            return _crop_mirrored(depth, source)
         if not self._padded:
             return depth
-        rows, columns = self._unpadded(source)
-        return _middle(_resize(depth, shown), (rows, columns))
+        rows, columns = self._unpadded_size(source)
+        return _crop_middle(_resize(depth, shown), (rows, columns))
 
     @staticmethod
     def _result(depth: Any, source: Size, params: DepthParams) -> DepthResult:
@@ -96,22 +96,22 @@ class DepthEstimator:
         return DepthResult(_normalize(values) if params.normalize else values)
 
 
-def _without_border(depth: Any, source: Size) -> Any:
-    """Cut off what ZoeDepth's preprocessing mirrored around the image: 3·√(side/2) pixels each."""
+def _crop_mirrored(depth: Any, source: Size) -> Any:
+    """Remove ZoeDepth's mirrored border: 3·√(side/2) pixels on each side of the image."""
     rows, columns = (int(3 * math.sqrt(side / 2)) for side in source)
     height, width = source
     full = _resize(depth, (height + 2 * rows, width + 2 * columns))
     return full[rows : rows + height, columns : columns + width]
 
 
-def _middle(full: Any, size: Size) -> Any:
-    """Return the middle of a map; of an uneven border more lies below and to the right."""
+def _crop_middle(full: Any, size: Size) -> Any:
+    """Return the middle of a map; an odd border is larger below and to the right."""
     top, left = ((whole - part) // 2 for whole, part in zip(full.shape, size, strict=True))
     return full[top : top + size[0], left : left + size[1]]
 
 
 def _resize(depth: Any, size: Size) -> Any:
-    """Resize a map ``[h, w]`` with bicubic interpolation, as the models' authors do."""
+    """Resize a map ``[h, w]`` with bicubic interpolation, as the reference implementations do."""
     if tuple(depth.shape) == size:
         return depth
     from torch.nn.functional import interpolate
@@ -139,25 +139,25 @@ def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForDepthEstimation, unused=_UNUSED)
-    pixels = checkpoint.whole_pixels()
-    _tell_patches(network.config, pixels)
-    return checkpoint.ready(DepthEstimator(network, pixels), DepthParams())
+    preprocessor = checkpoint.uncropped_preprocessor()
+    _set_patch_size(network.config, preprocessor)
+    return checkpoint.compiled(DepthEstimator(network, preprocessor), DepthParams())
 
 
-def _tell_patches(config: Any, pixels: Pixels) -> None:
-    """Have a DPT without a backbone of its own lay its patches out as the image has them.
+def _set_patch_size(config: Any, preprocessor: Preprocessor) -> None:
+    """Make a DPT without a separate backbone arrange its patches in the image's aspect ratio.
 
-    transformers takes them for a square's there: it fails for others, or mixes them up where their
-    number is that of a square. Its code looks at the image where the configuration tells a
-    backbone's size of patches. DPT-Hybrid has no such place: raises ``MataError`` where its
-    processor does not make the only square that it takes.
+    transformers assumes a square arrangement: it fails for other images, or mixes patches up where
+    their number is a square. It uses the image's shape where the configuration states a backbone's
+    patch size, so one is set. DPT-Hybrid has no such setting: raises ``MataError`` where its
+    processor does not produce the only (square) size that it takes.
     """
     if config.model_type != "dpt":
         return
     if config.is_hybrid:
         given = config.image_size
         side = given if isinstance(given, int) else given[0]
-        if pixels.fixed_size != (side, side):
+        if preprocessor.fixed_size != (side, side):
             raise MataError(
                 f"a DPT-Hybrid takes images of {side}x{side} pixels alone, and its image processor "
                 "makes others"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mataserver import Box, LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.preprocessor import Preprocessor
 
 FAMILIES = frozenset(
     {
@@ -36,7 +36,7 @@ FAMILIES = frozenset(
 )
 """The values of ``model_type`` that it serves."""
 
-_EVERYTHING = -1.0  # below any score: every image of a batch brings its own threshold
+_NO_THRESHOLD = -1.0  # below any score: every image of a batch has its own threshold
 
 
 class DetectParams(Params, frozen=True):
@@ -46,31 +46,31 @@ class DetectParams(Params, frozen=True):
 
 
 class Detector:
-    """A detector of the DETR family: a fixed number of queries, no suppression of overlaps."""
+    """A detector of the DETR family: a fixed number of queries, no non-maximum suppression."""
 
-    def __init__(self, network: Network, pixels: Pixels) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         self._labels = network.labels
 
     @property
     def input_size(self) -> tuple[int, int] | None:
         """The ``(height, width)`` that images are resized to."""
-        return self._pixels.input_size
+        return self._preprocessor.input_size
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
     ) -> list[DetectResult]:
         """Return the detections of each image, best first."""
         found: dict[int, DetectResult] = {}
-        for indices, tensors in self._pixels.groups(images):
+        for indices, tensors in self._preprocessor.groups(images):
             output = self._network.run(tensors)
             output.logits = self._network.finite(output.logits)
             output.pred_boxes = self._network.finite(output.pred_boxes)
             sizes = [images[index].shape[:2] for index in indices]
-            answers = self._pixels.processor.post_process_object_detection(
-                output, threshold=_EVERYTHING, target_sizes=sizes
+            answers = self._preprocessor.processor.post_process_object_detection(
+                output, threshold=_NO_THRESHOLD, target_sizes=sizes
             )
             for index, size, answer in zip(indices, sizes, answers, strict=True):
                 found[index] = self._result(answer, size, params[index].confidence)
@@ -83,7 +83,7 @@ class Detector:
     def _result(
         self, answer: dict[str, Any], size: tuple[int, ...], confidence: float
     ) -> DetectResult:
-        scores, labels, boxes = (answer[name].cpu().numpy() for name in _ANSWER)
+        scores, labels, boxes = (answer[name].cpu().numpy() for name in _OUTPUTS)
         kept = [
             Detection(self._labels[int(label)], float(score), _clip(box.tolist(), *size))
             for score, label, box in zip(scores, labels, boxes, strict=True)
@@ -92,7 +92,7 @@ class Detector:
         return DetectResult(sorted(kept, key=lambda each: -each.confidence))
 
 
-_ANSWER = ("scores", "labels", "boxes")
+_OUTPUTS = ("scores", "labels", "boxes")
 
 
 def _clip(box: Sequence[float], height: int, width: int) -> Box:
@@ -118,7 +118,9 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Detector:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForObjectDetection)
-    return checkpoint.ready(Detector(network, checkpoint.whole_pixels()), DetectParams())
+    return checkpoint.compiled(
+        Detector(network, checkpoint.uncropped_preprocessor()), DetectParams()
+    )
 
 
 def accepts(files: ModelFiles) -> bool:

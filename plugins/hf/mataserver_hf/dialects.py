@@ -1,11 +1,11 @@
-"""How each family is asked for an ``output_mode``, and how it writes boxes.
+"""Prompts of each family for an ``output_mode``, and the formats in which it writes boxes.
 
-Chat models are asked for JSON, and for boxes in the unit that they were trained on, if any:
+Chat models are prompted for JSON, with boxes in the unit that they were trained on, if any:
 
 - Qwen2-VL (arXiv:2409.12191) and Qwen3-VL: thousandths of the image's width and height;
 - Qwen2.5-VL (arXiv:2502.13923): pixels of the image as it was resized for the model;
 - LLaVA (arXiv:2310.03744): fractions of what it sees, 0 to 1;
-- the others have none, and are asked for thousandths.
+- the others were trained on none, and are prompted for thousandths.
 
 PaliGemma (arXiv:2407.07726) and Florence-2 (arXiv:2311.06242) were trained on location tokens.
 """
@@ -29,12 +29,12 @@ Mode = Literal["json", "detect", "classify", "describe"]
 Unit = Literal["thousandths", "fractions", "pixels"]
 
 OVERSHOOT = 0.02
-"""How far, as a share of the grid, a corner may lie outside before its box is not believed."""
+"""How far, as a share of the grid, a corner may lie outside before its box is rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a model sees of an image.
+    """The part of an image that a model sees.
 
     image:   the image's width and height in pixels.
     region:  left, top, width and height of the part that the model sees, in the image's pixels.
@@ -48,7 +48,7 @@ class View:
     def box(self, corners: Quad, grid: tuple[float, float]) -> Box | None:
         """Map corners on a grid of that width and height, which covers the region, to the image.
 
-        None for a box that is empty or not within the grid: it was written in another unit.
+        Returns None for a box that is empty or not within the grid: it is in another unit.
         """
         x1, y1, x2, y2 = corners
         wide, high = grid
@@ -69,13 +69,13 @@ class View:
 
 
 class Dialect(Protocol):
-    """How to ask for a mode, and how to read the answer."""
+    """Formats the prompt of a mode, and parses the answer."""
 
-    def ask(self, prompt: str, mode: Mode) -> str:
-        """Return the prompt that the model gets. Raises ``InvalidParams`` for a mode it lacks."""
+    def format_prompt(self, prompt: str, mode: Mode) -> str:
+        """Return the prompt for the model. Raises ``InvalidParams`` for an unsupported mode."""
         ...
 
-    def read(self, text: str, mode: Mode, view: View) -> VlmResult:
+    def parse(self, text: str, mode: Mode, view: View) -> VlmResult:
         """Return the result: ``text`` alone where it cannot be parsed."""
         ...
 
@@ -84,19 +84,19 @@ class Dialect(Protocol):
 class JsonDialect:
     """A model that follows instructions.
 
-    unit: what it counts coordinates in; box_key: what it calls a box.
+    unit: the unit of its coordinates; box_key: its key for a box.
     """
 
     unit: Unit = "thousandths"
     box_key: str = "bbox"
 
-    def ask(self, prompt: str, mode: Mode) -> str:
-        """Return the prompt with the layout of the answer after it."""
+    def format_prompt(self, prompt: str, mode: Mode) -> str:
+        """Return the prompt, followed by a description of the answer's layout."""
         layout = _LAYOUTS[mode].format(key=self.box_key, unit=_UNITS[self.unit])
         return f"{prompt}\n\n{layout}"
 
-    def read(self, text: str, mode: Mode, view: View) -> VlmResult:
-        """Return what the JSON in ``text`` says."""
+    def parse(self, text: str, mode: Mode, view: View) -> VlmResult:
+        """Return the result that the JSON in ``text`` describes."""
         value = lenient_json.find(text)
         if value is None:
             return VlmResult(text)
@@ -120,7 +120,7 @@ class JsonDialect:
         return VlmResult(text, entities, detections)
 
     def _grid(self, corners: Quad, view: View) -> tuple[float, float]:
-        # A model asked for thousandths may answer in fractions; no box is a thousandth wide.
+        # A model prompted for thousandths may answer in fractions; no box is a thousandth wide.
         if self.unit == "fractions" or (self.unit == "thousandths" and max(corners) <= 1):
             return 1.0, 1.0
         if self.unit == "pixels":
@@ -153,14 +153,14 @@ _LAYOUTS: dict[Mode, str] = {
 
 @dataclass(frozen=True, slots=True)
 class LocationDialect:
-    """A model that writes boxes as location tokens, four to a box, and knows no JSON.
+    """A model that writes boxes as location tokens, four to a box, and no JSON.
 
-    tasks: the words before a prompt that ask for boxes; the first unless the prompt has its own.
-    token: matches one location token; its group is the place on the grid.
-    grid:  the places along each side.
-    middle: what to add for the middle of a place, if that is what a token means.
+    tasks:       the prefixes of a prompt for boxes; the first is added unless the prompt has one.
+    token:       matches one location token; its group is the position on the grid.
+    grid:        the positions along each side.
+    middle:      the offset to the middle of a grid cell, if a token means the cell's middle.
     label_first: whether the label stands before its boxes (Florence-2) or behind (PaliGemma).
-    y_first:     whether the vertical place comes first (PaliGemma).
+    y_first:     whether the vertical position comes first (PaliGemma).
     """
 
     tasks: tuple[str, ...]
@@ -170,13 +170,13 @@ class LocationDialect:
     label_first: bool
     y_first: bool
 
-    def ask(self, prompt: str, mode: Mode) -> str:
-        """Return the prompt in the words of the model's training."""
+    def format_prompt(self, prompt: str, mode: Mode) -> str:
+        """Return the prompt with a prefix that the model was trained on."""
         if mode != "detect":
             raise InvalidParams("params.output_mode: this model has no other mode than 'detect'")
         return prompt if prompt.startswith(self.tasks) else f"{self.tasks[0]}{prompt}"
 
-    def read(self, text: str, mode: Mode, view: View) -> VlmResult:
+    def parse(self, text: str, mode: Mode, view: View) -> VlmResult:
         """Return the boxes; an answer without any is text alone."""
         found = [
             Detection(label, 1.0, box)

@@ -1,8 +1,8 @@
 """Embeddings: an image as one vector of length one, for search by cosine similarity.
 
-CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343) and SigLIP 2 (arXiv:2502.14786) give the vector
+CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343) and SigLIP 2 (arXiv:2502.14786) return the vector
 that they compare with texts: CLIP's after its projection, SigLIP's from its attention pooling.
-DINOv2 (arXiv:2304.07193, with registers arXiv:2309.16588) and DINOv3 (arXiv:2508.10104) give the
+DINOv2 (arXiv:2304.07193, with registers arXiv:2309.16588) and DINOv3 (arXiv:2508.10104) return the
 class token after the last layer norm; a convolutional DINOv3 the normalised mean of its last map.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.preprocessor import Preprocessor
 
 FAMILIES = frozenset(
     {"dinov2", "dinov2_with_registers", "dinov3_convnext", "dinov3_vit"} | IMAGE_TEXT_FAMILIES
@@ -34,16 +34,16 @@ FAMILIES = frozenset(
 class Embedder:
     """An image encoder."""
 
-    def __init__(self, network: Network, pixels: Pixels, output: str) -> None:
-        """Keep the loaded parts; ``output`` is the name of the vectors among the answers."""
+    def __init__(self, network: Network, preprocessor: Preprocessor, output: str) -> None:
+        """Keep the loaded parts; ``output`` is the name of the output that holds the vectors."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         self._output = output
 
     @property
     def input_size(self) -> tuple[int, int] | None:
         """The ``(height, width)`` that images are resized to."""
-        return self._pixels.input_size
+        return self._preprocessor.input_size
 
     def predict(
         self,
@@ -55,7 +55,7 @@ class Embedder:
         Raises ``MataError`` for a vector of zeros, which has no direction.
         """
         found: dict[int, EmbedResult] = {}
-        for indices, tensors in self._pixels.groups(images):
+        for indices, tensors in self._preprocessor.groups(images):
             output = self._network.run(tensors)
             vectors = unit(self._network.finite(getattr(output, self._output)))
             for index, vector in zip(indices, vectors.cpu().numpy(), strict=True):
@@ -85,7 +85,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Embedder:
     from mataserver_hf.embed_checkpoint import EmbedCheckpoint
 
     checkpoint = EmbedCheckpoint(spec, ctx)
-    return checkpoint.ready(Embedder(*checkpoint.open()), Params())
+    return checkpoint.compiled(Embedder(*checkpoint.open()), Params())
 
 
 def accepts(files: ModelFiles) -> bool:

@@ -16,7 +16,7 @@ from transformers import (
 
 from mataserver import MataError
 from mataserver_hf.checkpoint import Checkpoint
-from mataserver_hf.pixels import Pixels
+from mataserver_hf.preprocessor import Preprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,13 +36,13 @@ _configs: Any = AutoConfig  # transformers types it in part only
 
 
 class Dinov3Processor:
-    """Prepares images for DINOv3 as its authors do: scale to 0..1, resize smoothly, normalize.
+    """Preprocesses images for DINOv3 as its authors do: rescale, resize smoothly, normalize.
 
     transformers can do this with torchvision only.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        """Take the image processor's settings; raises ``KeyError`` for what it cannot do."""
+        """Take the image processor's settings; raises ``KeyError`` for unsupported ones."""
         size = settings["size"]
         self._size = (int(size["height"]), int(size["width"]))
         self._mode = _INTERPOLATIONS[settings["resample"]]
@@ -66,7 +66,7 @@ class Dinov3Processor:
 class EmbedCheckpoint(Checkpoint):
     """The files of an image encoder."""
 
-    def open(self) -> tuple[Network, Pixels, str]:
+    def open(self) -> tuple[Network, Preprocessor, str]:
         """Load the encoder, its image processor, and the name of its output."""
         with self._reading("configuration"):
             config = _configs.from_pretrained(
@@ -75,12 +75,12 @@ class EmbedCheckpoint(Checkpoint):
         auto_class, output = _CLASSES.get(config.model_type, (AutoModel, "pooler_output"))
         network = self.network(auto_class)
         if config.model_type.startswith("dinov3"):
-            return network, self._dinov3_pixels(), output
-        return network, self.pixels(), output
+            return network, self._dinov3_preprocessor(), output
+        return network, self.preprocessor(), output
 
-    def _dinov3_pixels(self) -> Pixels:
+    def _dinov3_preprocessor(self) -> Preprocessor:
         with self._reading("image processor configuration"):
             settings = self.image_settings()
             if not settings["do_resize"] or settings.get("do_center_crop"):
                 raise MataError(f"{self.name} prepares images in a way that is not known here")
-            return Pixels(Dinov3Processor(settings))
+            return Preprocessor(Dinov3Processor(settings))

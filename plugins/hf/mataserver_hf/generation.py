@@ -1,4 +1,4 @@
-"""Writes text with a network, token by token, and can be stopped at any of them.
+"""Generates text token by token, and can be stopped after each.
 
 Only ``load`` functions import this module: it imports torch and transformers.
 """
@@ -31,59 +31,59 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, torch.Tensor]
 
-_HOTTEST = 1e4  # from there on every token is as likely; infinite, it would make -inf no number
-_COLDEST = 1e-6  # below it a division by the temperature overflows, and nothing is left to chance
+_MAX_TEMPERATURE = 1e4  # above, all tokens are equally likely; infinity would turn -inf into NaN
+_MIN_TEMPERATURE = 1e-6  # below, the division overflows; the choice is deterministic anyway
 
 
-class Writer:
-    """A network that continues a prompt, and the tokenizer of what it writes."""
+class TextGenerator:
+    """A network that continues a prompt, and the tokenizer of its output."""
 
     def __init__(self, network: Network, tokenizer: Any, *, keep_special: bool = False) -> None:
         """Keep the loaded parts; ``keep_special`` leaves special tokens in the text.
 
-        The tokens that begin, end and fill a sequence are never part of it.
+        The tokens that begin, end and pad a sequence are always left out.
         """
         self._network = network
         self._tokenizer = tokenizer
         self._keep_special = keep_special
-        self._silent = {
+        self._control_tokens = {
             tokenizer.bos_token_id,
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
         }
-        self._encodes: bool = network.config.is_encoder_decoder
+        self._is_encoder_decoder: bool = network.config.is_encoder_decoder
         self._context: int = network.config.get_text_config().max_position_embeddings
 
-    def write(self, prompt: Tensors, params: VlmParams) -> tuple[str, Usage]:
-        """Return the text that follows ``prompt``, and how many tokens both take.
+    def generate(self, prompt: Tensors, params: VlmParams) -> tuple[str, Usage]:
+        """Return the text that follows ``prompt``, and the token counts of both.
 
         Raises ``InvalidParams`` for a prompt that is too long.
         """
         tokens: list[int] = []
         self._generate(prompt, params, tokens.append, threading.Event())
-        transcript = self._transcript()
-        text = "".join([*map(transcript.add, tokens), transcript.rest()])
+        decoder = self._decoder()
+        text = "".join([*map(decoder.add, tokens), decoder.flush()])
         return text, self._usage(prompt, params, tokens)
 
-    def pieces(self, prompt: Tensors, params: VlmParams) -> Iterator[str | Usage]:
-        """Yield the same text in pieces, as they are written, and last the tokens.
+    def stream(self, prompt: Tensors, params: VlmParams) -> Iterator[str | Usage]:
+        """Yield the same text in pieces as they are generated, then the token counts.
 
-        Closing the iterator ends the writing at the next token and waits for that.
+        Closing the iterator stops the generation at the next token and waits for it.
         """
         tokens: SimpleQueue[int | None] = SimpleQueue()
         seen: list[int] = []
         stop = threading.Event()
-        transcript = self._transcript()
+        decoder = self._decoder()
         with ThreadPoolExecutor(1, thread_name_prefix="generation") as thread:
             written = thread.submit(self._generate, prompt, params, tokens.put, stop)
             written.add_done_callback(lambda _: tokens.put(None))
             try:
                 while (token := tokens.get()) is not None:
                     seen.append(token)
-                    if piece := transcript.add(token):
+                    if piece := decoder.add(token):
                         yield piece
                 written.result()
-                if piece := transcript.rest():
+                if piece := decoder.flush():
                     yield piece
                 yield self._usage(prompt, params, seen)
             finally:
@@ -100,65 +100,65 @@ class Writer:
         write: Callable[[int], None],
         stop: threading.Event,
     ) -> None:
-        # A checkpoint may ask for sampling or beams; here only the request asks.
+        # The request's settings replace the checkpoint's, which may set sampling or beams.
         self._network.run(
             prompt,
             "generate",
             do_sample=False,
             num_beams=1,
-            max_new_tokens=self._most(prompt, params),
-            streamer=_Tokens(write),
-            logits_processor=LogitsProcessorList([_Choice(params)]),
-            stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
+            max_new_tokens=self._token_limit(prompt, params),
+            streamer=_TokenStreamer(write),
+            logits_processor=LogitsProcessorList([_Sampler(params)]),
+            stopping_criteria=StoppingCriteriaList([_StopCriterion(stop)]),
         )
 
-    def _most(self, prompt: Tensors, params: VlmParams) -> int:
-        """Return how many tokens may be written."""
-        return min(params.max_tokens, self._room(prompt))
+    def _token_limit(self, prompt: Tensors, params: VlmParams) -> int:
+        """Return the maximum number of tokens to generate."""
+        return min(params.max_tokens, self._free_context(prompt))
 
     def _usage(self, prompt: Tensors, params: VlmParams, tokens: Sequence[int]) -> Usage:
-        """Count the tokens; that which ends a text is one of them."""
-        ended = bool(tokens) and tokens[-1] in self._network.ends
-        truncated = len(tokens) >= self._most(prompt, params) and not ended
+        """Count the tokens, the end token included."""
+        ended = bool(tokens) and tokens[-1] in self._network.end_tokens
+        truncated = len(tokens) >= self._token_limit(prompt, params) and not ended
         return Usage(prompt["input_ids"].shape[1], len(tokens), truncated)
 
-    def _room(self, prompt: Tensors) -> int:
-        """Return how many tokens fit behind the prompt; an encoder's prompt takes no room."""
+    def _free_context(self, prompt: Tensors) -> int:
+        """Return how many tokens fit after the prompt; an encoder's prompt takes no space."""
         length = prompt["input_ids"].shape[1]
-        longest = self._context if self._encodes else self._context - 1
+        longest = self._context if self._is_encoder_decoder else self._context - 1
         if length > longest:
             raise InvalidParams(
                 f"params.prompt: image and prompt take {length} tokens, and this model reads at "
                 f"most {longest}"
             )
-        return self._context - (1 if self._encodes else length)
+        return self._context - (1 if self._is_encoder_decoder else length)
 
-    def _transcript(self) -> Transcript:
-        return Transcript(self._decode)
+    def _decoder(self) -> IncrementalDecoder:
+        return IncrementalDecoder(self._decode)
 
     def _decode(self, tokens: list[int]) -> str:
-        heard = [token for token in tokens if token not in self._silent]
-        # Cleaning up would change spaces that were given out already.
+        visible = [token for token in tokens if token not in self._control_tokens]
+        # Cleaning up would change spaces in text that was returned already.
         text: str = self._tokenizer.decode(
-            heard,
+            visible,
             skip_special_tokens=not self._keep_special,
             clean_up_tokenization_spaces=False,
         )
         return text
 
 
-class Transcript:
-    """Turns tokens into text as they come, and gives out whole characters only.
+class IncrementalDecoder:
+    """Decodes tokens to text one by one, and returns complete characters only.
 
-    A token may be a part of a character, and how it reads may depend on those before it, so a
-    window of tokens is decoded: those of the last two pieces.
+    A token may be part of a character, and its text may depend on the tokens before it, so a window
+    of tokens is decoded: those of the last two pieces.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
-        """Decode with ``decode``, which puts U+FFFD where a character is not complete."""
+        """Decode with ``decode``, which puts U+FFFD where a character is incomplete."""
         self._decode = decode
         self._tokens: list[int] = []
-        self._given = 0  # how many tokens of the window were given out as text
+        self._emitted = 0  # how many tokens of the window were returned as text
 
     def add(self, token: int) -> str:
         """Return the text that ``token`` completes, if any."""
@@ -166,36 +166,36 @@ class Transcript:
         piece = self._piece()
         if not piece or piece.endswith("\ufffd"):
             return ""
-        self._tokens = self._tokens[self._given :]
-        self._given = len(self._tokens)
+        self._tokens = self._tokens[self._emitted :]
+        self._emitted = len(self._tokens)
         return piece
 
-    def rest(self) -> str:
-        """Return what is left at the end, complete or not."""
+    def flush(self) -> str:
+        """Return the remaining text at the end, complete or not."""
         return self._piece()
 
     def _piece(self) -> str:
-        given = self._decode(self._tokens[: self._given])
+        given = self._decode(self._tokens[: self._emitted])
         return self._decode(self._tokens)[len(given) :]
 
 
-class _Tokens(BaseStreamer):
-    """Hands on what ``generate`` streams: first the prompt, then one token at a time."""
+class _TokenStreamer(BaseStreamer):
+    """Passes on each token that ``generate`` streams, except the prompt, which comes first."""
 
     def __init__(self, write: Callable[[int], None]) -> None:
         self._write = write
-        self._begun = False
+        self._past_prompt = False
 
     def put(self, value: torch.Tensor) -> None:
-        if self._begun:
+        if self._past_prompt:
             self._write(int(value.item()))
-        self._begun = True
+        self._past_prompt = True
 
     def end(self) -> None:
-        """Have nothing to do: the call of ``generate`` returns."""
+        """Do nothing: the call of ``generate`` returns."""
 
 
-class _Stop(StoppingCriteria):
+class _StopCriterion(StoppingCriteria):
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
 
@@ -204,22 +204,22 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), stopped, device=input_ids.device)
 
 
-class _Choice(LogitsProcessor):
-    """Makes the token that ``params`` choose the likeliest one.
+class _Sampler(LogitsProcessor):
+    """Makes the token that ``params`` select the likeliest one.
 
-    Noise of a Gumbel distribution, added to logits, makes the largest of them a draw from their
-    softmax. Unlike ``do_sample`` it needs no global random numbers, so requests cannot disturb each
-    other and a seed is enough to repeat one.
+    Adding Gumbel noise to logits makes their largest a draw from their softmax. Unlike
+    ``do_sample`` this uses no global random state, so requests cannot disturb each other, and a
+    seed is enough to repeat one.
     """
 
     def __init__(self, params: VlmParams) -> None:
         self._params = params
-        self._cuts: list[Any] = []
+        self._filters: list[Any] = []
         if params.top_k is not None:
-            self._cuts.append(TopKLogitsWarper(params.top_k))
+            self._filters.append(TopKLogitsWarper(params.top_k))
         if params.top_p < 1:
-            self._cuts.append(TopPLogitsWarper(params.top_p))
-        self._chance: torch.Generator | None = None
+            self._filters.append(TopPLogitsWarper(params.top_p))
+        self._random: torch.Generator | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if bool(scores.isnan().any()):
@@ -228,19 +228,19 @@ class _Choice(LogitsProcessor):
             )
         if self._params.temperature == 0:
             return scores
-        temperature = min(max(self._params.temperature, _COLDEST), _HOTTEST)
+        temperature = min(max(self._params.temperature, _MIN_TEMPERATURE), _MAX_TEMPERATURE)
         highest = scores.max(-1, keepdim=True).values
         scores = (scores - highest) / temperature
-        for cut in self._cuts:
+        for cut in self._filters:
             scores = cut(input_ids, scores)
         noise = torch.empty_like(scores).exponential_(generator=self._generator(scores.device))
         return scores - noise.log()
 
     def _generator(self, device: torch.device) -> torch.Generator:
-        if self._chance is None:
-            self._chance = torch.Generator(device)
+        if self._random is None:
+            self._random = torch.Generator(device)
             if self._params.seed is None:
-                self._chance.seed()
+                self._random.seed()
             else:
-                self._chance.manual_seed(self._params.seed)
-        return self._chance
+                self._random.manual_seed(self._params.seed)
+        return self._random

@@ -1,7 +1,7 @@
-"""Text recognition with GOT-OCR2 (Wei et al. 2024, arXiv:2409.01704): a whole page a picture.
+"""Text recognition with GOT-OCR2 (Wei et al. 2024, arXiv:2409.01704): a whole page per picture.
 
-It writes down a page as plain text or, asked for ``format``, as Markdown and LaTeX with tables and
-formulas. It gives neither boxes nor scores.
+It transcribes a page as plain text or, with ``ocr_type`` "format", as Markdown and LaTeX with
+tables and formulas. It returns neither boxes nor scores.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mataserver import Backend, MaxTokens, Params
 from mataserver_hf import installation
-from mataserver_hf.trocr import transcript
+from mataserver_hf.trocr import text_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,10 +53,10 @@ class GotOcr2:
         """Return the text of each image, as one region without box, its confidence 1.0."""
         found: dict[int, OcrResult] = {}
         for wanted in dict.fromkeys(params):
-            # Pages asked for alike have prompts of one length, so a batch needs no padding.
+            # Pages with equal parameters have prompts of one length, so a batch needs no padding.
             alike = [index for index, each in enumerate(params) if each == wanted]
             texts = self._read([images[index] for index in alike], wanted)
-            found.update(zip(alike, map(transcript, texts), strict=True))
+            found.update(zip(alike, map(text_result, texts), strict=True))
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> GotOcr2:
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForImageTextToText)
     processor: Any = GotOcr2Processor
-    return GotOcr2(network, processor(checkpoint.pixels().processor, checkpoint.tokenizer()))
+    return GotOcr2(network, processor(checkpoint.preprocessor().processor, checkpoint.tokenizer()))
 
 
 def accepts(files: ModelFiles) -> bool:

@@ -1,4 +1,4 @@
-"""The one text that Grounding DINO reads all prompts as, and which of its tokens are whose."""
+"""The caption into which Grounding DINO's prompts are joined, and which tokens belong to which."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
     from mataserver_hf.prompts import Prompts
 
-NOBODY = -1
-"""Whose a token is that belongs to no prompt."""
+NO_PROMPT = -1
+"""The prompt index of a token that belongs to no prompt."""
 
 
 def caption(prompts: Prompts) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text that holds every prompt, and where in it each begins and ends.
+    """Return the text that holds every prompt, and each prompt's start and end in it.
 
     In lower case and with a dot after each, as the models were trained.
     """
@@ -26,7 +26,7 @@ def caption(prompts: Prompts) -> tuple[str, list[tuple[int, int]]]:
     return text.rstrip(), spans
 
 
-def owner_of(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
-    """Return which of ``spans`` holds the token from ``start`` to ``end``."""
+def prompt_at(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
+    """Return which of ``spans`` holds the token from ``start`` to ``end``, or ``NO_PROMPT``."""
     inside = (index for index, (first, last) in enumerate(spans) if first <= start < last)
-    return next(inside, NOBODY) if end > start else NOBODY
+    return next(inside, NO_PROMPT) if end > start else NO_PROMPT

@@ -1,8 +1,8 @@
-"""What must be installed for these models, and what a worker imports before it forks.
+"""The packages that these models need, and the modules that a worker imports before it forks.
 
 transformers needs no torchvision for still images, but a torchvision that does not match the
 installed torch makes ``import transformers.image_processing_utils`` fail, so a broken one is worse
-than none: ``check`` names it before transformers trips over it.
+than none: ``check`` reports it before transformers fails on it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PRELOAD = (
     "transformers.models.auto.image_processing_auto",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.processing_auto",
-    "transformers.models.vit.image_processing_pil_vit",  # brings what all processors share
-    "transformers.models.vit.modeling_vit",  # brings what all models share
+    "transformers.models.vit.image_processing_pil_vit",  # imports what all processors share
+    "transformers.models.vit.modeling_vit",  # imports what all models share
     "mataserver_hf.checkpoint",
 )
 """One list for every backend of this plugin, so that they share one zygote.
@@ -63,14 +63,14 @@ def check() -> None:
 def has_weights(files: ModelFiles) -> bool:
     """Whether a model has weights that transformers reads, or has not been pulled yet.
 
-    A directory with the same ``config.json`` may hold them for another runtime alone.
+    A directory with the same ``config.json`` may hold weights for another runtime only.
     """
     path = files.path
     return path is None or any(next(path.glob(each), None) is not None for each in _WEIGHTS)
 
 
-def reading(*backends: Backend) -> tuple[Backend, ...]:
-    """Return backends that accept a checkpoint only if transformers reads its weights."""
+def requiring_weights(*backends: Backend) -> tuple[Backend, ...]:
+    """Return the backends, restricted to checkpoints whose weights transformers can read."""
     return tuple(replace(each, accepts=partial(_accepts, each.accepts)) for each in backends)
 
 

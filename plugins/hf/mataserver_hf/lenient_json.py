@@ -1,8 +1,7 @@
-"""Finds JSON in what a language model wrote.
+"""Finds JSON in the output of a language model.
 
 Models wrap JSON in prose and code fences, leave commas behind the last item, and write Python's
-quotes and constants. All of that is read. What was cut off is not completed: an answer that ended
-early is no answer.
+quotes and constants. All of that is read. Truncated JSON is not completed: it counts as no answer.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 import re
 from typing import Any
 
-DEPTH = 32
+MAX_DEPTH = 32
 """How deep values may be nested; deeper ones are not read."""
 
 _LARGEST = 2**63 - 1  # what every decoder of the wire format takes as an integer
@@ -30,24 +29,24 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 
-class _UnreadableError(Exception):
-    """What stands here is no JSON."""
+class _NotJsonError(Exception):
+    """The text at this position is not JSON."""
 
 
-class _EndedError(Exception):
+class _TruncatedError(Exception):
     """The text ends before its value does."""
 
 
 def find(text: str) -> dict[str, Any] | list[Any] | None:
     """Return the JSON object or list that ``text`` holds, or None; never raises.
 
-    Code fences are looked into first. Of several values the longest counts. None too if a value
-    was begun and the text ends before it does.
+    Code fences are searched first. Of several values the longest counts. Also returns None if the
+    text ends inside a value.
     """
     for candidate in (*_FENCE.findall(text), text):
         try:
             found = _longest(candidate)
-        except _EndedError:
+        except _TruncatedError:
             return None
         if found is not None:
             return found
@@ -61,8 +60,8 @@ def _longest(text: str) -> dict[str, Any] | list[Any] | None:
     while opening := _OPENING.search(text, start):
         begin = opening.start()
         try:
-            value, start = _value(text, begin, DEPTH)
-        except _UnreadableError:
+            value, start = _value(text, begin, MAX_DEPTH)
+        except _NotJsonError:
             start = begin + 1
             continue
         if start - begin > length:
@@ -72,10 +71,10 @@ def _longest(text: str) -> dict[str, Any] | list[Any] | None:
 
 def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
     """Read the value at ``at``; return it and where it ends."""
-    sign = _sign(text, at)
+    sign = _char(text, at)
     if sign in "[{":
         if depth == 0:
-            raise _UnreadableError
+            raise _NotJsonError
         read = _list if sign == "[" else _object
         return read(text, at + 1, depth - 1)
     if sign in _STRING:
@@ -91,52 +90,52 @@ def _word(text: str, at: int) -> tuple[bool | None, int]:
     if word in _WORDS:
         return _WORDS[word], at + len(word)
     if word and at + len(word) == len(text) and any(known.startswith(word) for known in _WORDS):
-        raise _EndedError
-    raise _UnreadableError
+        raise _TruncatedError
+    raise _NotJsonError
 
 
 def _list(text: str, at: int, depth: int) -> tuple[list[Any], int]:
     items: list[Any] = []
     at = _skip(text, at)
-    while _sign(text, at) != "]":
+    while _char(text, at) != "]":
         item, at = _value(text, at, depth)
         items.append(item)
-        at = _next(text, at, "]")
+        at = _skip_comma(text, at, "]")
     return items, at + 1
 
 
 def _object(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
     members: dict[str, Any] = {}
     at = _skip(text, at)
-    while _sign(text, at) != "}":
+    while _char(text, at) != "}":
         if text[at] not in _STRING:
-            raise _UnreadableError
+            raise _NotJsonError
         name, at = _string(text, at)
         at = _skip(text, at)
-        if _sign(text, at) != ":":
-            raise _UnreadableError
+        if _char(text, at) != ":":
+            raise _NotJsonError
         members[name], at = _value(text, _skip(text, at + 1), depth)
-        at = _next(text, at, "}")
+        at = _skip_comma(text, at, "}")
     return members, at + 1
 
 
-def _next(text: str, at: int, closing: str) -> int:
+def _skip_comma(text: str, at: int, closing: str) -> int:
     """Step over a comma; stay at ``closing``."""
     at = _skip(text, at)
-    sign = _sign(text, at)
+    sign = _char(text, at)
     if sign == ",":
         return _skip(text, at + 1)
     if sign != closing:
-        raise _UnreadableError
+        raise _NotJsonError
     return at
 
 
 def _string(text: str, at: int) -> tuple[str, int]:
     found = _STRING[text[at]].match(text, at)
     if found is None:
-        raise _EndedError
+        raise _TruncatedError
     plain = _ESCAPE.sub(_unescape, found[1])
-    # Pairs of surrogates become the character they stand for, lone ones cannot be sent.
+    # Pairs of surrogates become their character; lone ones cannot be encoded as UTF-8.
     return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), found.end()
 
 
@@ -155,9 +154,9 @@ def _number(written: str) -> int | float | None:
     return value if math.isfinite(value) else None
 
 
-def _sign(text: str, at: int) -> str:
+def _char(text: str, at: int) -> str:
     if at >= len(text):
-        raise _EndedError
+        raise _TruncatedError
     return text[at]
 
 

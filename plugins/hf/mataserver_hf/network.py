@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     Forward = Callable[..., Any]
 
 
-def _closed(**_tensors: torch.Tensor) -> Any:
+def _raise_unloaded(**_tensors: torch.Tensor) -> Any:
     raise MataError("the model was unloaded")
 
 
-def no_numbers(module: torch.nn.Module, dtype: torch.dtype) -> str:
-    """Say that a network gave NaN or infinity: damaged weights, or what helps where 16 bits ended.
+def not_finite_text(module: torch.nn.Module, dtype: torch.dtype) -> str:
+    """Describe why a network returned NaN or infinity: damaged weights, or a 16-bit overflow.
 
-    The network is named: a model may stand on another, which is its part.
+    The text names the network: a model may use another one as a part.
     """
     named = (*module.named_parameters(), *module.named_buffers())
     damaged = [
@@ -32,14 +32,14 @@ def no_numbers(module: torch.nn.Module, dtype: torch.dtype) -> str:
     kind = type(module).__name__
     if damaged:
         return f"{len(damaged)} weights of {kind}, first {damaged[0]}, are no numbers in {dtype}"
-    told = f"{kind} computed values that are no numbers in {dtype}"
-    return told if dtype == torch.float32 else f"{told}; dtype float32 avoids overflows"
+    text = f"{kind} computed values that are no numbers in {dtype}"
+    return text if dtype == torch.float32 else f"{text}; dtype float32 avoids overflows"
 
 
 class Network:
     """A transformers model in evaluation mode.
 
-    forward: what ``run`` calls with tensors, unless it is told another method.
+    forward: what ``run`` calls with tensors, unless another method is named.
     """
 
     def __init__(self, module: Any, device: torch.device) -> None:
@@ -55,10 +55,10 @@ class Network:
 
     @property
     def labels(self) -> list[str]:
-        """The names of the classes, by their numbers.
+        """The names of the classes, by index.
 
-        Raises ``MataError`` where ``config.json`` names numbers that the network does not give: one
-        whose names begin with 1 would be told by the name of its neighbour.
+        Raises ``MataError`` where ``config.json`` names an index beyond the network's outputs: with
+        names that are numbered from 1, each class would get its neighbour's name.
         """
         config = self.config
         names: dict[int, str] = config.id2label
@@ -71,8 +71,8 @@ class Network:
         return [names[number] for number in range(last + 1)]
 
     @property
-    def ends(self) -> frozenset[int]:
-        """The tokens with which the model ends a text; none for a model that writes none."""
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens with which the model ends a text; empty for a model that generates none."""
         chosen = getattr(self._module, "generation_config", None)
         found = None if chosen is None else chosen.eos_token_id
         return frozenset(found if isinstance(found, list) else {found} - {None})
@@ -85,31 +85,30 @@ class Network:
     def run(self, tensors: Mapping[str, torch.Tensor], method: str = "", **options: Any) -> Any:
         """Call the model, or one of its methods, on tensors of any device without gradients.
 
-        Floating point tensors are cast to the weights' format; ``options`` are handed on as they
-        are.
+        Floating point tensors are cast to the weights' format; ``options`` are passed on unchanged.
         """
         with torch.inference_mode():
-            placed = {name: self._place(tensor) for name, tensor in tensors.items()}
+            placed = {name: self._to_device(tensor) for name, tensor in tensors.items()}
             call = getattr(self._module, method) if method else self.forward
             return call(**placed, **options)
 
     def finite(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return what ``run`` gave as float32.
+        """Return an output of ``run`` as float32.
 
-        Raises ``MataError`` for NaN and infinity, which overflows in 16 bits end in: thresholds
+        Raises ``MataError`` for NaN and infinity, the results of an overflow in 16 bits: thresholds
         would silently drop them.
         """
         if not bool(tensor.isfinite().all()):
-            raise MataError(no_numbers(self._module, self._module.dtype))
+            raise MataError(not_finite_text(self._module, self._module.dtype))
         return tensor.float()
 
     def close(self) -> None:
-        """Give the weights' memory back."""
+        """Release the weights' memory."""
         self._module = None
-        self.forward = _closed
+        self.forward = _raise_unloaded
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _place(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self._module.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.to(self._device, dtype)

@@ -28,5 +28,5 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @hookimpl
 def settings() -> type[Settings]:
-    """Return the type of ``plugins.hf``, which every plugin of this distribution takes."""
+    """Return the type of ``plugins.hf``, which all plugins of this distribution share."""
     return Settings

@@ -1,7 +1,7 @@
-"""Keypoints of people: a detector finds them, ViTPose looks at each one.
+"""Keypoints of people: a detector finds them, ViTPose estimates the joints of each.
 
-ViTPose (Xu et al. 2022, arXiv:2204.12484) predicts a heatmap a joint for the picture of one person.
-ViTPose+ (arXiv:2212.04246) has one expert for each data set that it was trained on; the head of
+ViTPose (Xu et al. 2022, arXiv:2204.12484) predicts one heatmap per joint from the crop of one
+person. ViTPose+ (arXiv:2212.04246) has one expert per data set that it was trained on; the head of
 the published checkpoints is COCO's, so COCO's expert is used. Names and order of the joints are
 those of ``id2label`` in ``config.json``: COCO's 17, from the nose to the right ankle.
 """
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 FAMILIES = frozenset({"vitpose"})
 """The values of ``model_type`` that it serves."""
 
-PEOPLE_AT_ONCE = 16
-"""How many people share a forward pass: a crowd must not cost more memory than a family."""
+PEOPLE_PER_PASS = 16
+"""The maximum number of people in one forward pass, which bounds its memory in a crowd."""
 
 PERSON = "person"
-"""The label of every item, whatever the detector calls people."""
+"""The label of every item, whatever the detector's label for people is."""
 
 _COCO_EXPERT = 0
-_LEAST_SIDE = 4  # the processor takes a picture of three rows for a channels-first one
+_MIN_ROWS = 4  # the processor mistakes a picture of three rows for a channels-first one
 
 
 class PoseParams(Params, frozen=True):
@@ -50,21 +50,21 @@ class _Person(NamedTuple):
     box: Box
 
 
-class PeopleFinder:
+class PersonDetector:
     """Any detector that has a label for people."""
 
     def __init__(self, part: LoadedPart, label: str) -> None:
-        """Keep the detector and what it calls a person."""
+        """Keep the detector and its label for a person."""
         self._part = part
         self._label = label.casefold()
 
     def find(self, images: Sequence[Image], params: Sequence[PoseParams]) -> list[_Person]:
         """Return the people of all images whose score is at least their image's confidence."""
-        asked = [
+        wanted = [
             self._part.params_with(confidence=each.confidence, prompts=[self._label])
             for each in params
         ]
-        results: Any = self._part.model.predict(images, asked)
+        results: Any = self._part.model.predict(images, wanted)
         return [
             _Person(index, each.confidence, each.bbox)
             for index, result in enumerate(results)
@@ -77,9 +77,9 @@ class PeopleFinder:
 
 
 class PoseEstimator:
-    """A network that predicts the joints of one person, behind a detector of people."""
+    """A network that predicts the joints of one person, run on a detector's boxes."""
 
-    def __init__(self, network: Network, processor: Any, people: PeopleFinder) -> None:
+    def __init__(self, network: Network, processor: Any, people: PersonDetector) -> None:
         """Keep the loaded parts; ``processor`` is ViTPose's own image processor."""
         self._network = network
         self._processor = processor
@@ -90,25 +90,25 @@ class PoseEstimator:
         """Return the people of each image in the detector's order.
 
         An item's confidence and box are the detector's. A joint's confidence is the height of its
-        peak in the heatmap, held within 0..1; its place is held within the image, so the joints of
-        a person whom the border cuts off lie on it.
+        peak in the heatmap, clipped to 0..1; its position is clipped to the image, so joints beyond
+        the border lie on it.
         """
         found: list[list[Keypoint]] = [[] for _ in images]
         people = self._people.find(images, params)
-        for start in range(0, len(people), PEOPLE_AT_ONCE):
-            group = people[start : start + PEOPLE_AT_ONCE]
+        for start in range(0, len(people), PEOPLE_PER_PASS):
+            group = people[start : start + PEOPLE_PER_PASS]
             for person, pose in zip(group, self._poses(images, group), strict=True):
                 found[person.image].append(_keypoint(person, pose, *images[person.image].shape))
         return [PoseResult(each) for each in found]
 
     def close(self) -> None:
-        """Free the weights; the detector is its owner's to close."""
+        """Free the weights; the detector is closed by its owner."""
         self._network.close()
 
     def _poses(self, images: Sequence[Image], people: Sequence[_Person]) -> list[dict[str, Any]]:
         import torch
 
-        boxes = [[_corner_and_size(person.box)] for person in people]
+        boxes = [[_to_xywh(person.box)] for person in people]
         crops = [
             self._crop(images[person.image], box) for person, box in zip(people, boxes, strict=True)
         ]
@@ -117,13 +117,13 @@ class PoseEstimator:
             tensors["dataset_index"] = torch.full((len(people),), _COCO_EXPERT)
         output = self._network.run(tensors)
         output.heatmaps = self._network.finite(output.heatmaps)
-        # A threshold here would leave joints out, and with them the order that names the others.
+        # A threshold here would leave joints out and shift the others, which are named by position.
         answers = self._processor.post_process_pose_estimation(output, boxes=boxes, threshold=None)
         return [pose for [pose] in answers]
 
     def _crop(self, image: Image, box: list[list[float]]) -> Any:
         prepared = self._processor(
-            images=[_high_enough(image)],
+            images=[_pad_rows(image)],
             boxes=[box],
             input_data_format="channels_last",
             return_tensors="pt",
@@ -131,15 +131,15 @@ class PoseEstimator:
         return prepared["pixel_values"]
 
 
-def _high_enough(image: Image) -> Image:
-    """Add black rows below a picture of three or fewer; beyond its edges it is black anyway."""
+def _pad_rows(image: Image) -> Image:
+    """Add black rows below a picture of three or fewer; outside the image is black anyway."""
     import numpy as np
 
-    missing = max(0, _LEAST_SIDE - image.shape[0])
+    missing = max(0, _MIN_ROWS - image.shape[0])
     return np.pad(image, ((0, missing), (0, 0), (0, 0))) if missing else image
 
 
-def _corner_and_size(box: Box) -> list[float]:
+def _to_xywh(box: Box) -> list[float]:
     """Turn ``(x1, y1, x2, y2)`` into COCO's ``[x, y, width, height]``."""
     x1, y1, x2, y2 = box
     return [x1, y1, x2 - x1, y2 - y1]
@@ -167,10 +167,10 @@ def load(spec: ModelSpec, ctx: LoadContext) -> PoseEstimator:
     from mataserver_hf.checkpoint import Checkpoint
 
     settings: Settings = ctx.settings
-    people = PeopleFinder(ctx.parts["person"], settings.person_label)
+    people = PersonDetector(ctx.parts["person"], settings.person_label)
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForPoseEstimation)
-    return PoseEstimator(network, checkpoint.pixels().processor, people)
+    return PoseEstimator(network, checkpoint.preprocessor().processor, people)
 
 
 def parts(_files: ModelFiles, settings: Settings) -> Mapping[str, Part]:

@@ -1,4 +1,4 @@
-"""The words that a request brings, checked and turned into tokens."""
+"""Checks a request's prompts and tokenizes them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     Prompts = tuple[str, ...]
 
 
-def needed(prompts: Prompts) -> Prompts:
+def require_prompts(prompts: Prompts) -> Prompts:
     """Return ``prompts``. Raises ``InvalidParams`` when there are none."""
     if not prompts:
         raise InvalidParams("params.prompts: this model needs at least one prompt")
     return prompts
 
 
-def tokens(tokenizer: Any, prompts: Sequence[str], longest: int) -> dict[str, Any]:
-    """Return ``input_ids`` and ``attention_mask`` ``[len(prompts), longest]`` of CLIP's kind.
+def tokenize(tokenizer: Any, prompts: Sequence[str], longest: int) -> dict[str, Any]:
+    """Return ``input_ids`` and ``attention_mask`` ``[len(prompts), longest]``, padded as for CLIP.
 
-    Raises ``InvalidParams`` for a prompt that the text encoder would have to cut off.
+    Raises ``InvalidParams`` for a prompt that would have to be truncated.
     """
     if max(map(len, tokenizer(list(prompts))["input_ids"])) > longest:
         raise InvalidParams(

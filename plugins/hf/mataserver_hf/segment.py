@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from mataserver import Box, LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
-    from mataserver_hf.segment_mask import Found
-    from mataserver_hf.segment_reader import Reader
+    from mataserver_hf.preprocessor import Preprocessor
+    from mataserver_hf.segment_mask import ScoredMask
+    from mataserver_hf.segment_reader import SegmentReader
 
 CLASS_FAMILIES = frozenset({"beit", "segformer", "upernet"})
 """The values of ``model_type`` that it serves if they have a head for semantic segmentation."""
@@ -58,34 +58,34 @@ class SegmentParams(Params, frozen=True):
 
 
 class Segmenter:
-    """A segmentation network and the reader of its answers."""
+    """A segmentation network and the reader of its outputs."""
 
-    def __init__(self, network: Network, pixels: Pixels, reader: Reader) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor, reader: SegmentReader) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         self._reader = reader
         self._labels = network.labels
 
     @property
     def input_size(self) -> tuple[int, int] | None:
         """The least height and width that images are resized to; None if they are not."""
-        return self._pixels.input_size
+        return self._preprocessor.input_size
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[SegmentParams]
     ) -> list[SegmentResult]:
         """Return the segments of each image, best first.
 
-        Raises ``InvalidParams`` for a mode that this network does not know.
+        Raises ``InvalidParams`` for a mode that this network does not support.
         """
         modes = [self._mode(each.mode) for each in params]
         results: dict[int, SegmentResult] = {}
-        for indices, tensors in self._pixels.groups(images):
-            told = self._told([modes[index] for index in indices])
-            output = self._network.run({**tensors, **told})
+        for indices, tensors in self._preprocessor.groups(images):
+            task_inputs = self._task_inputs([modes[index] for index in indices])
+            output = self._network.run({**tensors, **task_inputs})
             answers = [self._network.finite(getattr(output, name)) for name in self._reader.outputs]
-            # EoMT sees several pieces of an image: each has as many rows as the others.
+            # EoMT splits an image into several pieces: all images of a group into equally many.
             rows = zip(*(each.chunk(len(indices)) for each in answers), strict=True)
             for index, row in zip(indices, rows, strict=True):
                 height, width = images[index].shape[:2]
@@ -107,22 +107,22 @@ class Segmenter:
             )
         return mode
 
-    def _told(self, modes: Sequence[str]) -> dict[str, torch.Tensor]:
+    def _task_inputs(self, modes: Sequence[str]) -> dict[str, torch.Tensor]:
         if not self._reader.tasks:
             return {}
         import torch
 
         return {"task_inputs": torch.stack([self._reader.tasks[mode] for mode in modes])}
 
-    def _result(self, found: Iterator[Found]) -> SegmentResult:
+    def _result(self, found: Iterator[ScoredMask]) -> SegmentResult:
         segments = [
-            outlined(self._labels[each.label], each.confidence, each.mask) for each in found
+            segment_of_mask(self._labels[each.label], each.confidence, each.mask) for each in found
         ]
         return SegmentResult(sorted(segments, key=lambda each: -each.confidence))
 
 
-def outlined(label: str, confidence: float, mask: Any) -> Segment:
-    """Return the segment of a boolean tensor ``[H, W]`` that is true somewhere.
+def segment_of_mask(label: str, confidence: float, mask: Any) -> Segment:
+    """Return the segment of a boolean tensor ``[H, W]`` with at least one true pixel.
 
     Its box spans from the left and upper edge of the outermost pixels to their right and lower
     edge: a single pixel (x, y) has the box (x, y, x + 1, y + 1).
@@ -148,7 +148,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Segmenter:
     from mataserver_hf.segment_checkpoint import SegmentCheckpoint
 
     checkpoint = SegmentCheckpoint(spec, ctx)
-    return checkpoint.ready(Segmenter(*checkpoint.open()), SegmentParams())
+    return checkpoint.compiled(Segmenter(*checkpoint.open()), SegmentParams())
 
 
 def accepts(files: ModelFiles) -> bool:

@@ -1,4 +1,4 @@
-"""What networks with a logit per class and pixel say. Only ``load`` imports this module."""
+"""Reads networks with a logit per class and pixel. Only ``load`` imports this module."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mataserver_hf.segment_mask import Found, Size
+    from mataserver_hf.segment_mask import ScoredMask, Size
 
 
 class ClassReader:
-    """Reads SegFormer and its like: semantic segmentation and nothing else."""
+    """Reads SegFormer and similar networks, for semantic segmentation only."""
 
     auto: str = "semantic"
     modes: Sequence[str] = ("semantic",)
@@ -29,12 +29,12 @@ class ClassReader:
         size: Size,
         mode: str,  # noqa: ARG002 - there is one
         confidence: float,
-    ) -> Iterator[Found]:
-        """Yield one segment per class that is the likeliest somewhere.
+    ) -> Iterator[ScoredMask]:
+        """Yield one segment per class that has the highest score somewhere.
 
-        ``answers`` holds the float32 logits ``[1, C, h, w]``. The stretched logits decide; the
-        probabilities are their softmax at the network's own resolution. The logit of a single class
-        stands for itself, as SegFormer's are trained.
+        ``answers`` holds the float32 logits ``[1, C, h, w]``. The resized logits decide; the
+        probabilities are their softmax at the network's own resolution, or the sigmoid of a single
+        class, as SegFormer is trained.
         """
         [logits] = answers[0]
         shares = logits.sigmoid() if len(logits) == 1 else logits.softmax(0)

@@ -8,25 +8,25 @@ from __future__ import annotations
 import torch
 from transformers import CLIPSegForImageSegmentation
 
-PROMPTS_AT_A_TIME = 16
+PROMPTS_PER_PASS = 16
 
 
 class TwoStepCLIPSeg(CLIPSegForImageSegmentation):  # type: ignore[no-untyped-call]
-    """The network of transformers with its forward pass cut in the middle."""
+    """The network of transformers with its forward pass split into encoder and decoder."""
 
-    def look(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return what the decoder reads of images ``[B, 3, h, w]``: ``[B, layers, tokens, D]``."""
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images ``[B, 3, h, w]`` to the decoder's inputs ``[B, layers, tokens, D]``."""
         seen = self.clip.get_image_features(
             pixel_values=pixel_values, interpolate_pos_encoding=True, output_hidden_states=True
         )
-        # The first of the hidden states are the embeddings that go into the first layer.
+        # The first of the hidden states is the input of the first layer.
         return torch.stack([seen.hidden_states[layer + 1] for layer in self.extract_layers], 1)
 
-    def find(self, seen: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return logits ``[P, h, w]`` of one image, ``seen`` there, and texts ``[P, E]``."""
+    def decode_prompts(self, seen: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[P, h, w]`` of one encoded image and text embeddings ``[P, E]``."""
         logits = []
-        for start in range(0, len(embeddings), PROMPTS_AT_A_TIME):
-            texts = embeddings[start : start + PROMPTS_AT_A_TIME]
+        for start in range(0, len(embeddings), PROMPTS_PER_PASS):
+            texts = embeddings[start : start + PROMPTS_PER_PASS]
             layers = tuple(layer.expand(len(texts), -1, -1) for layer in seen)
             logits.append(self.decoder(layers, texts).logits)
         return torch.cat(logits)

@@ -1,6 +1,6 @@
-"""What EoMT says (arXiv:2503.19108), a plain vision transformer with mask queries.
+"""Reads EoMT (arXiv:2503.19108), a plain vision transformer with mask queries.
 
-Checkpoints for semantic segmentation cut an image into overlapping squares along its longer side;
+Checkpoints for semantic segmentation split an image into overlapping squares along its longer side;
 the others pad it to a square. Only ``load`` imports this module.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from transformers.image_transforms import get_size_with_aspect_ratio
 
-from mataserver_hf.segment_mask import Found, compete, semantic, stretch
+from mataserver_hf.segment_mask import ScoredMask, assign_pixels, semantic, stretch
 from mataserver_hf.segment_queries import class_scores
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class EomtReader:
     tasks: Mapping[str, torch.Tensor] = MappingProxyType({})
 
     def __init__(self, auto: str, processor: Any) -> None:
-        """Keep the sizes of ``processor``; ``auto`` counts for checkpoints that pad."""
+        """Keep the sizes of ``processor``; ``auto`` applies to checkpoints that pad."""
         self._split: bool = processor.do_split_image
         self._short: int = processor.size["shortest_edge"]
         self._long: int | None = processor.size["longest_edge"]
@@ -39,7 +39,7 @@ class EomtReader:
 
     def read(
         self, answers: Sequence[torch.Tensor], size: Size, mode: str, confidence: float
-    ) -> Iterator[Found]:
+    ) -> Iterator[ScoredMask]:
         """Yield the segments of one image; ``answers`` are float32 ``[squares, ...]``."""
         classes, masks = answers
         if mode == "semantic":
@@ -53,14 +53,14 @@ class EomtReader:
         return self._short, self._long or self._short
 
     def _inner(self, size: Size) -> Size:
-        """Return the size that an image of ``size`` had before it was cut or padded."""
+        """Return the size to which an image of ``size`` is resized before it is split or padded."""
         height, width = get_size_with_aspect_ratio(size, self._short, self._long)
         return height, width
 
     def _merged(self, classes: torch.Tensor, masks: torch.Tensor, size: Size) -> torch.Tensor:
-        """Lay the squares' class scores side by side, ``[C, h, w]``; where they overlap, average.
+        """Join the squares' class scores to ``[C, h, w]``; overlaps are averaged.
 
-        ``size`` says which side is the longer one; of a square image there is one square.
+        ``size`` says which side is the longer one; a square image has one square.
         """
         height, width = self._inner(size)
         tall, edge, count = size[0] > size[1], self._short, len(classes)
@@ -83,7 +83,7 @@ class EomtReader:
 
     def _instances(
         self, classes: torch.Tensor, masks: torch.Tensor, size: Size, confidence: float
-    ) -> Iterator[Found]:
+    ) -> Iterator[ScoredMask]:
         scores, labels = classes.softmax(-1)[:, :-1].max(-1)
         for query in (scores >= confidence).nonzero()[:, 0].tolist():
             [logits] = self._logits(masks[query : query + 1], size)
@@ -91,11 +91,11 @@ class EomtReader:
             area = mask.sum()
             product = (scores[query] * (logits.sigmoid() * mask).sum() / (area + 1e-6)).item()
             if area and product >= confidence:
-                yield Found(int(labels[query]), product, mask)
+                yield ScoredMask(int(labels[query]), product, mask)
 
     def _panoptic(
         self, classes: torch.Tensor, masks: torch.Tensor, size: Size, confidence: float
-    ) -> Iterator[Found]:
+    ) -> Iterator[ScoredMask]:
         scores, labels = classes.softmax(-1).max(-1)
         kept = (labels < classes.shape[-1] - 1) & (scores >= confidence)
         if not kept.any():
@@ -105,5 +105,5 @@ class EomtReader:
         def stretched(part: torch.Tensor) -> torch.Tensor:
             return self._logits(part, size).sigmoid()
 
-        for index, mask in compete(masks, scores, stretched, size, strict=True):
-            yield Found(int(labels[index]), scores[index].item(), mask)
+        for index, mask in assign_pixels(masks, scores, stretched, size, strict=True):
+            yield ScoredMask(int(labels[index]), scores[index].item(), mask)

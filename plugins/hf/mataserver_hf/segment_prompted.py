@@ -1,4 +1,4 @@
-"""Segmentation of what the request names, by CLIPSeg (arXiv:2112.10003)."""
+"""Segmentation of the objects that a request names, by CLIPSeg (arXiv:2112.10003)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver import Backend, Confidence, Params, SegmentResult, Text
 from mataserver_hf import installation
-from mataserver_hf.prompts import needed, tokens
-from mataserver_hf.segment import outlined
+from mataserver_hf.prompts import require_prompts, tokenize
+from mataserver_hf.segment import segment_of_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelFiles, ModelSpec, Segment
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.preprocessor import Preprocessor
     from mataserver_hf.prompts import Prompts
 
-REMEMBERED = 32
+CACHED_PROMPTS = 32
 """How many sets of prompts keep their text features: a stream sends the same ones every frame."""
 
 
@@ -41,19 +41,19 @@ class PromptedParams(Params, frozen=True):
 
     def check(self) -> None:
         """Raise ``InvalidParams`` without a prompt."""
-        needed(self.prompts)
+        require_prompts(self.prompts)
 
 
 class PromptedSegmenter:
-    """CLIPSeg: each prompt has one segment at most, and segments may overlap."""
+    """CLIPSeg: at most one segment per prompt; segments may overlap."""
 
-    def __init__(self, network: Network, pixels: Pixels, tokenizer: Any) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor, tokenizer: Any) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         self._tokenizer = tokenizer
         self._longest: int = network.config.text_config.max_position_embeddings
-        self._text_features = lru_cache(REMEMBERED)(self._encode)
+        self._text_features = lru_cache(CACHED_PROMPTS)(self._encode)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[PromptedParams]
@@ -62,12 +62,14 @@ class PromptedSegmenter:
 
         Raises ``InvalidParams`` for missing or too long prompts.
         """
-        texts = [self._text_features(needed(each.prompts)) for each in params]
+        texts = [self._text_features(require_prompts(each.prompts)) for each in params]
         results: dict[int, SegmentResult] = {}
-        for indices, tensors in self._pixels.groups(images):
-            seen = self._network.run(tensors, "look")
+        for indices, tensors in self._preprocessor.groups(images):
+            seen = self._network.run(tensors, "encode_images")
             for index, each in zip(indices, seen, strict=True):
-                maps = self._network.run({"seen": each, "embeddings": texts[index]}, "find")
+                maps = self._network.run(
+                    {"seen": each, "embeddings": texts[index]}, "decode_prompts"
+                )
                 height, width = images[index].shape[:2]
                 results[index] = _result(self._network.finite(maps), (height, width), params[index])
         return [results[index] for index in range(len(images))]
@@ -78,13 +80,13 @@ class PromptedSegmenter:
         self._network.close()
 
     def _encode(self, prompts: Prompts) -> torch.Tensor:
-        encoded = tokens(self._tokenizer, prompts, self._longest)
+        encoded = tokenize(self._tokenizer, prompts, self._longest)
         features = self._network.run(encoded, "get_conditional_embeddings", batch_size=len(prompts))
         return self._network.finite(features)
 
 
 def _result(maps: torch.Tensor, size: tuple[int, int], params: PromptedParams) -> SegmentResult:
-    """Cut one segment out of each of the logits ``[P, h, w]``."""
+    """Threshold each of the logits ``[P, h, w]`` to one segment."""
     from mataserver_hf.segment_mask import stretch
 
     segments: list[Segment] = []
@@ -95,7 +97,7 @@ def _result(maps: torch.Tensor, size: tuple[int, int], params: PromptedParams) -
             continue
         mean = probabilities[mask].mean().item()
         if mean >= params.confidence:
-            segments.append(outlined(prompt, mean, mask))
+            segments.append(segment_of_mask(prompt, mean, mask))
     return SegmentResult(sorted(segments, key=lambda each: -each.confidence))
 
 
@@ -111,7 +113,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> PromptedSegmenter:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(TwoStepCLIPSeg)
-    return PromptedSegmenter(network, checkpoint.whole_pixels(), checkpoint.tokenizer())
+    return PromptedSegmenter(network, checkpoint.uncropped_preprocessor(), checkpoint.tokenizer())
 
 
 def accepts(files: ModelFiles) -> bool:

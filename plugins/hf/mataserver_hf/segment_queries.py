@@ -1,8 +1,8 @@
-"""What networks with mask queries say: each query is a class, or nothing, and a mask.
+"""Reads networks with mask queries: each query is a class, or none, and a mask.
 
-The ways to read them are those of MaskFormer (arXiv:2107.06278) and Mask2Former
-(arXiv:2112.01527), as transformers implements them, without torchvision and without a map of the
-image's size for every query at once. Only ``load`` imports this module.
+The methods are those of MaskFormer (arXiv:2107.06278) and Mask2Former (arXiv:2112.01527), as
+transformers implements them, but without torchvision and without a map of the image's size for
+every query at once. Only ``load`` imports this module.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import interpolate
 
-from mataserver_hf.segment_mask import Found, compete, semantic, stretch
+from mataserver_hf.segment_mask import ScoredMask, assign_pixels, semantic, stretch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +26,10 @@ class QueryReader:
     """Reads MaskFormer, DETR, with ``side`` Mask2Former and with ``tasks`` OneFormer.
 
     outputs:     the names of the class logits ``[B, Q, C + 1]`` and mask logits ``[B, Q, h, w]``.
-    side:        masks are first brought to this many rows and columns.
+    side:        masks are first resized to this many rows and columns.
     overlapping: whether instances may share pixels, as in MaskFormer; DETR's may not.
-    stuff:       classes of which a panoptic result has one segment at most.
-    tasks:       the tokens ``[L]`` that tell OneFormer each mode.
+    stuff:       classes that have at most one segment in a panoptic result.
+    tasks:       the tokens ``[L]`` that select each of OneFormer's modes.
     """
 
     modes: Sequence[str] = MODES
@@ -44,7 +44,7 @@ class QueryReader:
         stuff: frozenset[int] = frozenset(),
         tasks: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Keep how the family is read."""
+        """Keep how the family's outputs are read."""
         self.tasks = tasks or {}
         self.auto = auto
         self.outputs = outputs
@@ -54,7 +54,7 @@ class QueryReader:
 
     def read(
         self, answers: Sequence[torch.Tensor], size: Size, mode: str, confidence: float
-    ) -> Iterator[Found]:
+    ) -> Iterator[ScoredMask]:
         """Yield the segments of one image; ``answers`` are float32 ``[1, ...]``."""
         classes, masks = (each[0] for each in answers)
         if self._side is not None:
@@ -69,14 +69,14 @@ class QueryReader:
 
 
 def class_scores(classes: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return a score per class and pixel, ``[C, h, w]``: each query's share, summed up."""
+    """Return a score per class and pixel, ``[C, h, w]``: the sum over all queries."""
     shares = classes.softmax(-1)[:, :-1]
     return torch.einsum("qc,qhw->chw", shares, masks.sigmoid())
 
 
 def instances(
     classes: torch.Tensor, masks: torch.Tensor, size: Size, confidence: float
-) -> Iterator[Found]:
+) -> Iterator[ScoredMask]:
     """Yield the best pairs of query and class, as many as there are queries; they may overlap.
 
     The confidence is the class's probability times the mean probability of the mask's pixels.
@@ -94,7 +94,7 @@ def instances(
         if product < confidence or not areas[query]:
             continue
         mask = interpolate(inside[query].float()[None, None], size=size, mode="nearest")[0, 0] > 0
-        yield Found(place % shares.shape[1], product, mask)
+        yield ScoredMask(place % shares.shape[1], product, mask)
 
 
 def panoptic(
@@ -103,26 +103,28 @@ def panoptic(
     size: Size,
     confidence: float,
     stuff: frozenset[int],
-) -> Iterator[Found]:
+) -> Iterator[ScoredMask]:
     """Yield segments that share no pixel; the confidence is the class's probability.
 
-    Queries below ``confidence`` do not compete. Segments of one class of ``stuff`` are joined; they
-    keep the highest confidence.
+    Queries below ``confidence`` take no pixels from others. Segments of one class of ``stuff`` are
+    joined and keep the highest confidence.
     """
     scores, labels = classes.softmax(-1).max(-1)
     kept = (labels < classes.shape[-1] - 1) & (scores >= confidence)
     if not kept.any():
         return
     scores, labels, masks = scores[kept], labels[kept], masks[kept].sigmoid()
-    joined: dict[int, Found] = {}
-    for index, mask in compete(masks, scores, lambda part: stretch(part, size), size, strict=False):
-        found = Found(int(labels[index]), scores[index].item(), mask)
+    joined: dict[int, ScoredMask] = {}
+    for index, mask in assign_pixels(
+        masks, scores, lambda part: stretch(part, size), size, strict=False
+    ):
+        found = ScoredMask(int(labels[index]), scores[index].item(), mask)
         if found.label not in stuff:
             yield found
         elif found.label in joined:
             other = joined[found.label]
             best = max(found.confidence, other.confidence)
-            joined[found.label] = Found(found.label, best, mask | other.mask)
+            joined[found.label] = ScoredMask(found.label, best, mask | other.mask)
         else:
             joined[found.label] = found
     yield from joined.values()

@@ -1,4 +1,4 @@
-"""What turns the answers of a family of segmentation networks into segments."""
+"""The interface that turns the outputs of a family of segmentation networks into segments."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mataserver_hf.segment_mask import Found, Size
+    from mataserver_hf.segment_mask import ScoredMask, Size
 
 
-class Reader(Protocol):
-    """Turns what a family of networks answers into segments.
+class SegmentReader(Protocol):
+    """Turns the outputs of a family of networks into segments.
 
     outputs: the names of the outputs that it reads.
-    modes:   the modes that it knows, ``auto`` among them.
-    tasks:   what the network is given beside an image, by mode; empty if it is not told.
+    modes:   the modes that it supports, ``auto`` among them.
+    tasks:   the network's extra input by mode; empty if it takes none.
     """
 
     auto: str
@@ -27,6 +27,6 @@ class Reader(Protocol):
 
     def read(
         self, answers: Sequence[torch.Tensor], size: Size, mode: str, confidence: float
-    ) -> Iterator[Found]:
+    ) -> Iterator[ScoredMask]:
         """Yield the segments of one image, whose ``size`` is (height, width)."""
         ...

@@ -1,7 +1,7 @@
-"""Text recognition with TrOCR (Li et al. 2021, arXiv:2109.10282): one line of text a picture.
+"""Text recognition with TrOCR (Li et al. 2021, arXiv:2109.10282): one line of text per picture.
 
-An image transformer reads the picture, a text transformer writes it down letter group by letter
-group. It finds no lines: a page comes out as one guess, so pictures should be cut to lines first.
+An image transformer encodes the picture, a text transformer writes its text token by token. It does
+not detect lines: from a whole page it makes one guess, so pictures should be cropped to lines.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.preprocessor import Preprocessor
 
 FAMILY = "vision-encoder-decoder"
 """The ``model_type`` that it serves, where the decoder's own one is ``DECODER``."""
 DECODER = "trocr"
 
-# The published checkpoints leave out the encoder's pooler, which nothing reads.
+# The published checkpoints leave out the encoder's pooler, which is not used.
 _UNUSED = re.compile(r"^encoder\.pooler\.")
 
 
@@ -37,33 +37,33 @@ class TrOcrParams(Params, frozen=True):
 
 
 class TrOcr:
-    """An encoder of pictures and a decoder of text."""
+    """An image encoder and a text decoder."""
 
-    def __init__(self, network: Network, pixels: Pixels, tokenizer: Any) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor, tokenizer: Any) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         self._tokenizer = tokenizer
-        # Every text begins with one token that is given, not generated.
+        # The first token of every text is an input, not generated.
         self._longest = network.config.decoder.max_position_embeddings - 1
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[TrOcrParams]
     ) -> list[OcrResult]:
-        """Return the line of each image, as one region without box, its confidence 1.0.
+        """Return the line of each image, as one region without a box and with confidence 1.0.
 
-        The search (greedy or beams) is what the checkpoint's ``generation_config.json`` says.
+        The search (greedy or beams) is set by the checkpoint's ``generation_config.json``.
         """
         found: dict[int, OcrResult] = {}
         for length in dict.fromkeys(min(each.max_tokens, self._longest) for each in params):
             chosen = [
                 i for i, each in enumerate(params) if min(each.max_tokens, self._longest) == length
             ]
-            for indices, tensors in self._pixels.groups([images[i] for i in chosen]):
+            for indices, tensors in self._preprocessor.groups([images[i] for i in chosen]):
                 tokens = self._network.run(tensors, "generate", max_new_tokens=length)
                 texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
                 for index, text in zip(indices, texts, strict=True):
-                    found[chosen[index]] = transcript(text)
+                    found[chosen[index]] = text_result(text)
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
@@ -71,8 +71,8 @@ class TrOcr:
         self._network.close()
 
 
-def transcript(text: str) -> OcrResult:
-    """Return the result of a model that knows neither boxes nor scores; no text, no region."""
+def text_result(text: str) -> OcrResult:
+    """Return the result of a model without boxes and scores: one region, or none without text."""
     stripped = text.strip()
     return OcrResult(stripped, [TextRegion(stripped, None, 1.0)] if stripped else [])
 
@@ -90,7 +90,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> TrOcr:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForImageTextToText, unused=_UNUSED)
-    return TrOcr(network, checkpoint.pixels(), checkpoint.tokenizer())
+    return TrOcr(network, checkpoint.preprocessor(), checkpoint.tokenizer())
 
 
 def accepts(files: ModelFiles) -> bool:

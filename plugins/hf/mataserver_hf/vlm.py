@@ -2,7 +2,7 @@
 
 LLaVA (arXiv:2310.03744), LLaVA-NeXT, Idefics3 and SmolVLM (arXiv:2408.12637, arXiv:2504.05299),
 Qwen2-VL (arXiv:2409.12191), Qwen2.5-VL (arXiv:2502.13923), Qwen3-VL, PaliGemma (arXiv:2407.07726)
-and Florence-2 (arXiv:2311.06242). One still image a request.
+and Florence-2 (arXiv:2311.06242). One still image per request.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelFiles, ModelSpec, Usage
     from mataserver_hf.dialects import Dialect, View
-    from mataserver_hf.dialogue import Dialogue, Tensors
-    from mataserver_hf.generation import Writer
+    from mataserver_hf.generation import TextGenerator
+    from mataserver_hf.prompt_processor import PromptProcessor, Tensors
 
 FAMILIES = frozenset(DIALECTS)
 """The values of ``model_type`` that it serves."""
@@ -36,16 +36,18 @@ FAMILIES = frozenset(DIALECTS)
 class VisionLanguageModel:
     """A network that answers a question about an image."""
 
-    def __init__(self, writer: Writer, dialogue: Dialogue, dialect: Dialect) -> None:
+    def __init__(
+        self, generator: TextGenerator, prompt_processor: PromptProcessor, dialect: Dialect
+    ) -> None:
         """Keep the loaded parts."""
-        self._writer = writer
-        self._dialogue = dialogue
+        self._generator = generator
+        self._prompt_processor = prompt_processor
         self._dialect = dialect
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[VlmParams]
     ) -> list[VlmResult]:
-        """Answer one question after the other: answers end at different lengths.
+        """Answer the questions one after the other: answers have different lengths.
 
         Raises ``InvalidParams`` without a prompt and for one that is too long, and ``BadRequest``
         for an image that is too small or too narrow.
@@ -55,12 +57,12 @@ class VisionLanguageModel:
     def stream(self, image: NDArray[np.uint8], params: VlmParams) -> Iterator[str | VlmResult]:
         """Yield the answer's text in pieces, then the result; raises as ``predict``.
 
-        Closing the iterator ends the work at the next token.
+        Closing the iterator stops the generation at the next token.
         """
         tensors, view = self._question(image, params)
         pieces: list[str] = []
         usage: Usage | UnsetType = UNSET
-        for piece in self._writer.pieces(tensors, params):
+        for piece in self._generator.stream(tensors, params):
             if isinstance(piece, str):
                 pieces.append(piece)
                 yield piece
@@ -70,25 +72,25 @@ class VisionLanguageModel:
 
     def close(self) -> None:
         """Free the weights."""
-        self._writer.close()
+        self._generator.close()
 
     def _answer(self, image: NDArray[np.uint8], params: VlmParams) -> VlmResult:
         tensors, view = self._question(image, params)
-        return self._result(*self._writer.write(tensors, params), params, view)
+        return self._result(*self._generator.generate(tensors, params), params, view)
 
     def _question(self, image: NDArray[np.uint8], params: VlmParams) -> tuple[Tensors, View]:
         params.check()
         prompt = params.prompt
         if params.output_mode is not None:
-            prompt = self._dialect.ask(prompt, params.output_mode)
-        tensors = self._dialogue.tensors(image, params.system_prompt, prompt)
-        return tensors, self._dialogue.view(image, tensors)
+            prompt = self._dialect.format_prompt(prompt, params.output_mode)
+        tensors = self._prompt_processor.tensors(image, params.system_prompt, prompt)
+        return tensors, self._prompt_processor.view(image, tensors)
 
     def _result(
         self, text: str, usage: Usage | UnsetType, params: VlmParams, view: View
     ) -> VlmResult:
         mode = params.output_mode
-        result = VlmResult(text) if mode is None else self._dialect.read(text, mode, view)
+        result = VlmResult(text) if mode is None else self._dialect.parse(text, mode, view)
         return replace(result, usage=usage)
 
 
@@ -102,22 +104,24 @@ def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:
     from transformers import AutoModelForImageTextToText
 
     from mataserver_hf.checkpoint import Checkpoint
-    from mataserver_hf.dialogue import open_dialogue
-    from mataserver_hf.generation import Writer
+    from mataserver_hf.generation import TextGenerator
+    from mataserver_hf.prompt_processor import open_prompt_processor
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForImageTextToText)
     family = network.config.model_type
-    dialogue = open_dialogue(checkpoint, spec, ctx, family)
-    # Florence-2 counts its location tokens among the special ones.
-    writer = Writer(network, dialogue.tokenizer, keep_special=family == "florence2")
-    return VisionLanguageModel(writer, dialogue, DIALECTS[family])
+    prompt_processor = open_prompt_processor(checkpoint, spec, ctx, family)
+    # Florence-2's location tokens are special tokens.
+    generator = TextGenerator(
+        network, prompt_processor.tokenizer, keep_special=family == "florence2"
+    )
+    return VisionLanguageModel(generator, prompt_processor, DIALECTS[family])
 
 
 def accepts(files: ModelFiles) -> bool:
     """Whether the checkpoint is one of ``FAMILIES``.
 
-    Pixtral models call themselves LLaVA too, but are spoken to in another way.
+    Pixtral models have LLaVA's ``model_type`` too, but need other prompts.
     """
     vision = files.config.get("vision_config")
     pixtral = isinstance(vision, dict) and vision.get("model_type") == "pixtral"

@@ -2,7 +2,7 @@
 
 CLIP (Radford et al. 2021, arXiv:2103.00020) was trained to pick one text among several: its scores
 are a softmax over the prompts. SigLIP (arXiv:2303.15343) and SigLIP 2 (arXiv:2502.14786) were
-trained to judge each pair by itself: their scores are sigmoids and need not sum to one.
+trained to judge each pair separately: their scores are sigmoids and need not sum to one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from mataserver import ClassifyResult, LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.preprocessor import Preprocessor
 
-PLACE = "{}"
-REMEMBERED = 32
+PLACEHOLDER = "{}"
+CACHED_PROMPTS = 32
 """How many sets of prompts keep their text features: a stream sends the same ones every frame."""
 
 
@@ -44,7 +44,7 @@ class ZeroShotParams(ClassifyParams, frozen=True):
     """
 
     prompts: tuple[Text, ...] = ()
-    prompt_template: Text = f"This is a photo of {PLACE}."
+    prompt_template: Text = f"This is a photo of {PLACEHOLDER}."
 
     def check(self) -> None:
         """Raise ``InvalidParams`` where there is nothing for the text encoder to read."""
@@ -54,16 +54,16 @@ class ZeroShotParams(ClassifyParams, frozen=True):
 class ZeroShotClassifier:
     """A pair of encoders for images and text."""
 
-    def __init__(self, network: Network, pixels: Pixels, tokenizer: Any) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor, tokenizer: Any) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         self._tokenizer = tokenizer
         self._independent = network.config.model_type != "clip"
         self._longest: int = network.config.text_config.max_position_embeddings
         self._scale = network.parameter("logit_scale").exp()
         self._bias = network.parameter("logit_bias") if self._independent else 0.0
-        self._text_features = lru_cache(REMEMBERED)(self._encode)
+        self._text_features = lru_cache(CACHED_PROMPTS)(self._encode)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[ZeroShotParams]
@@ -74,7 +74,7 @@ class ZeroShotClassifier:
         """
         texts = [self._text_features(sentences(each)) for each in params]
         found: dict[int, ClassifyResult] = {}
-        for indices, tensors in self._pixels.groups(images):
+        for indices, tensors in self._preprocessor.groups(images):
             features = self._features(tensors, "get_image_features")
             for index, feature in zip(indices, features, strict=True):
                 logits = texts[index] @ feature * self._scale + self._bias
@@ -94,7 +94,7 @@ class ZeroShotClassifier:
                 f"params.prompts: a prompt is longer than the {self._longest} tokens that this "
                 "model reads"
             )
-        # SigLIP never saw a text that was not filled up to its full length.
+        # SigLIP was trained on texts padded to the full length only.
         padding: dict[str, Any] = {"padding": True}
         if self._independent:
             padding = {"padding": "max_length", "max_length": self._longest}
@@ -107,12 +107,14 @@ class ZeroShotClassifier:
 
 
 def sentences(params: ZeroShotParams) -> tuple[str, ...]:
-    """Return what the text encoder reads. Raises ``InvalidParams`` when there is nothing."""
+    """Return the text encoder's inputs. Raises ``InvalidParams`` when there are none."""
     if not params.prompts:
         raise InvalidParams("params.prompts: this model needs at least one prompt")
-    if PLACE not in params.prompt_template:
-        raise InvalidParams(f"params.prompt_template: must hold {PLACE} where the prompt goes")
-    return tuple(params.prompt_template.replace(PLACE, prompt) for prompt in params.prompts)
+    if PLACEHOLDER not in params.prompt_template:
+        raise InvalidParams(
+            f"params.prompt_template: must hold {PLACEHOLDER} where the prompt goes"
+        )
+    return tuple(params.prompt_template.replace(PLACEHOLDER, prompt) for prompt in params.prompts)
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> ZeroShotClassifier:
@@ -128,7 +130,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> ZeroShotClassifier:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForZeroShotImageClassification)
-    return ZeroShotClassifier(network, checkpoint.pixels(), checkpoint.tokenizer())
+    return ZeroShotClassifier(network, checkpoint.preprocessor(), checkpoint.tokenizer())
 
 
 def accepts(files: ModelFiles) -> bool:

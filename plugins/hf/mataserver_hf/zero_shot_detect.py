@@ -1,4 +1,4 @@
-"""Detection of what the request names.
+"""Detection of the objects that a request names.
 
 OWL-ViT (arXiv:2205.06230) and OWLv2 (arXiv:2306.09683) score every box against every prompt.
 Grounding DINO (arXiv:2303.05499) and MM Grounding DINO (arXiv:2401.02361) read all prompts as one
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mataserver import Backend, Confidence, InvalidParams, Params, Text
 from mataserver_hf import installation
 from mataserver_hf.boxes import corners, result
-from mataserver_hf.grounding_text import NOBODY, caption, owner_of
-from mataserver_hf.prompts import needed, tokens
+from mataserver_hf.grounding_text import NO_PROMPT, caption, prompt_at
+from mataserver_hf.prompts import require_prompts, tokenize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mataserver import DetectResult, LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
-    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.preprocessor import Preprocessor
     from mataserver_hf.prompts import Prompts
 
     Group = tuple[Prompts, list[int], dict[str, torch.Tensor]]
@@ -36,10 +36,10 @@ OWL_FAMILIES = frozenset({"owlv2", "owlvit"})
 GROUNDING_FAMILIES = frozenset({"grounding-dino", "mm-grounding-dino"})
 """The values of ``model_type`` that ``GROUNDING`` serves."""
 
-REMEMBERED = 32
+CACHED_PROMPTS = 32
 """How many sets of prompts keep their tokens: a stream sends the same ones every frame."""
-_EVERYTHING = -1.0  # below any score: every image of a batch brings its own threshold
-_CLEAR = 0.25
+_NO_THRESHOLD = -1.0  # below any score: every image of a batch has its own threshold
+_TEXT_CONFIDENCE = 0.25
 
 
 class OwlParams(Params, frozen=True):
@@ -56,7 +56,7 @@ class OwlParams(Params, frozen=True):
 
     def check(self) -> None:
         """Raise ``InvalidParams`` without a prompt."""
-        needed(self.prompts)
+        require_prompts(self.prompts)
 
 
 class GroundingParams(Params, frozen=True):
@@ -77,24 +77,24 @@ class GroundingParams(Params, frozen=True):
 
     def check(self) -> None:
         """Raise ``InvalidParams`` without a prompt."""
-        needed(self.prompts)
+        require_prompts(self.prompts)
 
     @property
-    def clear(self) -> float:
-        """From which probability on a token names a box; what is asked for is never cut short."""
+    def least_text_confidence(self) -> float:
+        """The probability from which a token names a box; by default never above ``confidence``."""
         given = self.text_confidence
-        return min(_CLEAR, self.confidence) if given is None else given
+        return min(_TEXT_CONFIDENCE, self.confidence) if given is None else given
 
 
 class OwlDetector:
     """OWL-ViT or OWLv2."""
 
-    def __init__(self, network: Network, pixels: Pixels, tokenizer: Any) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor, tokenizer: Any) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         longest = network.config.text_config.max_position_embeddings
-        self._tokens = lru_cache(REMEMBERED)(lambda texts: tokens(tokenizer, texts, longest))
+        self._tokens = lru_cache(CACHED_PROMPTS)(lambda texts: tokenize(tokenizer, texts, longest))
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[OwlParams]
@@ -104,8 +104,8 @@ class OwlDetector:
         Raises ``InvalidParams`` for missing or too long prompts.
         """
         found: dict[int, DetectResult] = {}
-        for prompts, indices, tensors in _groups(self._pixels, images, params):
-            # The network wants the texts once per image.
+        for prompts, indices, tensors in _groups(self._preprocessor, images, params):
+            # The network takes the texts once per image.
             texts = {
                 name: each.repeat(len(indices), 1) for name, each in self._tokens(prompts).items()
             }
@@ -113,8 +113,8 @@ class OwlDetector:
             output.logits = self._network.finite(output.logits)
             output.pred_boxes = self._network.finite(output.pred_boxes)
             sizes = [images[index].shape[:2] for index in indices]
-            answers = self._pixels.processor.post_process_object_detection(
-                output, threshold=_EVERYTHING, target_sizes=sizes
+            answers = self._preprocessor.processor.post_process_object_detection(
+                output, threshold=_NO_THRESHOLD, target_sizes=sizes
             )
             for index, size, answer in zip(indices, sizes, answers, strict=True):
                 kept = answer["scores"] >= params[index].confidence
@@ -130,14 +130,14 @@ class OwlDetector:
 class GroundingDetector:
     """Grounding DINO."""
 
-    def __init__(self, network: Network, pixels: Pixels, tokenizer: Any) -> None:
+    def __init__(self, network: Network, preprocessor: Preprocessor, tokenizer: Any) -> None:
         """Keep the loaded parts."""
         self._network = network
-        self._pixels = pixels
+        self._preprocessor = preprocessor
         self._tokenizer = tokenizer
         config = network.config
         self._longest: int = min(config.max_text_len, config.text_config.max_position_embeddings)
-        self._tokens = lru_cache(REMEMBERED)(self._encode)
+        self._tokens = lru_cache(CACHED_PROMPTS)(self._encode)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[GroundingParams]
@@ -147,16 +147,16 @@ class GroundingDetector:
         Raises ``InvalidParams`` for prompts that are missing, unreadable or too long together.
         """
         found: dict[int, DetectResult] = {}
-        for prompts, indices, tensors in _groups(self._pixels, images, params):
+        for prompts, indices, tensors in _groups(self._preprocessor, images, params):
             text, owners = self._tokens(prompts)
             texts = {name: each.expand(len(indices), -1) for name, each in text.items()}
             output = self._run({**tensors, **texts}, images[indices[0]])
-            # What follows the text's own tokens is filled up with minus infinity.
+            # The logits after the text's own tokens are padded with minus infinity.
             logits = self._network.finite(output.logits[..., : len(owners)])
             boxes = self._network.finite(output.pred_boxes)
             for row, index in enumerate(indices):
                 size = images[index].shape[:2]
-                found[index] = _named(
+                found[index] = _label_boxes(
                     prompts, owners, logits[row].sigmoid(), boxes[row], size, params[index]
                 )
         return [found[index] for index in range(len(images))]
@@ -166,16 +166,16 @@ class GroundingDetector:
         self._network.close()
 
     def _run(self, given: dict[str, torch.Tensor], image: NDArray[np.uint8]) -> Any:
-        """Run the network on what was made of images such as ``image``.
+        """Run the network on the tensors of images such as ``image``.
 
-        Raises ``BadRequest`` where its last map is of a single value, which torch normalises not.
+        Raises ``BadRequest`` where its last map has a single value, which torch cannot normalise.
         """
-        from mataserver_hf.pixels import too_small
+        from mataserver_hf.preprocessor import too_small_error
 
         try:
             return self._network.run(given)
         except ValueError as error:
-            raise too_small(image) from error
+            raise too_small_error(image) from error
 
     def _encode(self, prompts: Prompts) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Return the tokens ``[1, T]`` of all prompts and, by token, which prompt it belongs to."""
@@ -189,7 +189,7 @@ class GroundingDetector:
                 f"params.prompts: together they are longer than the {self._longest} tokens that "
                 "this model reads"
             )
-        owners = [owner_of(spans, start, end) for start, end in offsets]
+        owners = [prompt_at(spans, start, end) for start, end in offsets]
         [ids], unknown = encoded["input_ids"].tolist(), self._tokenizer.unk_token_id
         read = {owner for owner, token in zip(owners, ids, strict=True) if token != unknown}
         if set(range(len(prompts))) - read:
@@ -197,7 +197,7 @@ class GroundingDetector:
         return dict(encoded), owners
 
 
-def _named(
+def _label_boxes(
     prompts: Prompts,
     owners: Sequence[int],
     probabilities: Any,
@@ -205,33 +205,33 @@ def _named(
     size: tuple[int, ...],
     params: GroundingParams,
 ) -> DetectResult:
-    """Call each box ``[Q, 4]`` after the prompt of its likeliest word.
+    """Label each box ``[Q, 4]`` with the prompt of its likeliest word.
 
     ``probabilities`` are ``[Q, T]``; the score counts every token, a name only a prompt's.
     """
-    words = [place for place, owner in enumerate(owners) if owner != NOBODY]
+    words = [place for place, owner in enumerate(owners) if owner != NO_PROMPT]
     scores = probabilities.amax(-1)
     clearest, places = probabilities[:, words].max(-1)
-    kept = (scores >= params.confidence) & (clearest >= params.clear)
+    kept = (scores >= params.confidence) & (clearest >= params.least_text_confidence)
     labels = [prompts[owners[words[place]]] for place in places[kept].tolist()]
     return result(labels, scores[kept], corners(boxes[kept], size), size)
 
 
 def _groups(
-    pixels: Pixels,
+    preprocessor: Preprocessor,
     images: Sequence[NDArray[np.uint8]],
     params: Sequence[OwlParams | GroundingParams],
 ) -> Iterator[Group]:
-    """Yield which images can share a forward pass: those of one size with the same prompts."""
+    """Yield the groups of images that can share a forward pass: one size and the same prompts."""
     alike: dict[Prompts, list[int]] = {}
     for index, each in enumerate(params):
-        alike.setdefault(needed(each.prompts), []).append(index)
+        alike.setdefault(require_prompts(each.prompts), []).append(index)
     for prompts, indices in alike.items():
-        for places, tensors in pixels.groups([images[index] for index in indices]):
+        for places, tensors in preprocessor.groups([images[index] for index in indices]):
             yield prompts, [indices[place] for place in places], tensors
 
 
-def _parts(spec: ModelSpec, ctx: LoadContext) -> tuple[Network, Pixels, Any]:
+def _load_parts(spec: ModelSpec, ctx: LoadContext) -> tuple[Network, Preprocessor, Any]:
     installation.check()
     from transformers import AutoModelForZeroShotObjectDetection
 
@@ -239,7 +239,7 @@ def _parts(spec: ModelSpec, ctx: LoadContext) -> tuple[Network, Pixels, Any]:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForZeroShotObjectDetection)
-    return network, checkpoint.whole_pixels(), checkpoint.tokenizer()
+    return network, checkpoint.uncropped_preprocessor(), checkpoint.tokenizer()
 
 
 def load_owl(spec: ModelSpec, ctx: LoadContext) -> OwlDetector:
@@ -248,12 +248,12 @@ def load_owl(spec: ModelSpec, ctx: LoadContext) -> OwlDetector:
     Raises ``MataError`` for an incomplete checkpoint and ``Unavailable`` for a missing package or
     device.
     """
-    return OwlDetector(*_parts(spec, ctx))
+    return OwlDetector(*_load_parts(spec, ctx))
 
 
 def load_grounding(spec: ModelSpec, ctx: LoadContext) -> GroundingDetector:
     """Load Grounding DINO; raises what ``load_owl`` raises."""
-    return GroundingDetector(*_parts(spec, ctx))
+    return GroundingDetector(*_load_parts(spec, ctx))
 
 
 def accepts_owl(files: ModelFiles) -> bool:

@@ -32,7 +32,7 @@ def box(result):
 def test_chat_models_are_asked_for_json(family):
     """Each mode adds its layout behind the prompt, which is sent as it is, braces included."""
     for mode in ("json", "detect", "classify", "describe"):
-        asked = DIALECTS[family].ask("Is {this} a {0}?", mode)
+        asked = DIALECTS[family].format_prompt("Is {this} a {0}?", mode)
         assert asked.startswith("Is {this} a {0}?\n\n")
         assert "JSON" in asked.removeprefix("Is {this} a {0}?")
         assert "{{" not in asked
@@ -52,7 +52,7 @@ def test_chat_models_are_asked_for_json(family):
 )
 def test_boxes_are_asked_for_as_they_were_trained(family, key, unit):
     """The prompt of the mode detect names the family's key and unit."""
-    asked = DIALECTS[family].ask("Find cats.", "detect")
+    asked = DIALECTS[family].format_prompt("Find cats.", "detect")
     assert f'"{key}": [x1, y1, x2, y2]' in asked
     assert unit in asked
 
@@ -71,7 +71,7 @@ def test_boxes_are_asked_for_as_they_were_trained(family, key, unit):
 def test_boxes_become_pixels(family, view, corners, expected):
     """A box is mapped from the family's unit to the original image's pixels, and clipped to it."""
     text = JSON_CAT % ("bbox", corners)
-    assert box(DIALECTS[family].read(text, "detect", view)) == pytest.approx(expected)
+    assert box(DIALECTS[family].parse(text, "detect", view)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_boxes_become_pixels(family, view, corners, expected):
 )
 def test_boxes_that_cannot_be_are_no_detections(family, corners):
     """An empty or inverted box, or one in another unit, stays an attribute of its entity."""
-    result = DIALECTS[family].read(JSON_CAT % ("bbox", corners), "detect", WHOLE)
+    result = DIALECTS[family].parse(JSON_CAT % ("bbox", corners), "detect", WHOLE)
     assert result.detections == []
     assert result.entities == [Entity("cat", 1.0, {"bbox": corners})]
 
@@ -98,7 +98,7 @@ def test_detect():
         '```json\n[{"label": "cat", "bbox_2d": [0, 0, 500, 500], "confidence": 0.5, "wet": true},'
         ' {"label": "dog"}]\n```'
     )
-    assert DIALECTS["qwen3_vl"].read(text, "detect", WHOLE) == VlmResult(
+    assert DIALECTS["qwen3_vl"].parse(text, "detect", WHOLE) == VlmResult(
         text,
         [Entity("cat", 0.5, {"wet": True}), Entity("dog")],
         [Detection("cat", 0.5, (0.0, 0.0, 200.0, 100.0))],
@@ -108,7 +108,7 @@ def test_detect():
 def test_classify():
     """Classes come best first, as entities and as classifications."""
     text = '{"dog": 0.25, "cat": 0.75}'
-    assert DIALECTS["llava"].read(text, "classify", WHOLE) == VlmResult(
+    assert DIALECTS["llava"].parse(text, "classify", WHOLE) == VlmResult(
         text,
         [Entity("cat", 0.75), Entity("dog", 0.25)],
         classifications=[Classification("cat", 0.75), Classification("dog", 0.25)],
@@ -119,7 +119,7 @@ def test_classify():
 def test_json_and_describe(mode):
     """The parsed answer is the output, and what it names the entities."""
     text = '{"description": "a cat", "objects": [{"label": "cat", "attributes": {"fur": "red"}}]}'
-    result = DIALECTS["idefics3"].read(text, mode, WHOLE)
+    result = DIALECTS["idefics3"].parse(text, mode, WHOLE)
     assert result.output["description"] == "a cat"
     assert result == VlmResult(text, [Entity("cat", 1.0, {"fur": "red"})], output=result.output)
 
@@ -129,7 +129,7 @@ def test_json_and_describe(mode):
 @pytest.mark.parametrize("text", ["", "A cat on a mat.", '[{"label": "cat", "bbox": [1, 2'])
 def test_prose_is_text_alone(family, mode, text):
     """An answer that cannot be parsed comes back as text, without empty fields that say less."""
-    assert DIALECTS[family].read(text, mode, WHOLE) == VlmResult(text)
+    assert DIALECTS[family].parse(text, mode, WHOLE) == VlmResult(text)
 
 
 @pytest.mark.parametrize("family", sorted(DIALECTS))
@@ -140,7 +140,7 @@ def test_prose_is_text_alone(family, mode, text):
 )
 def test_any_answer(family, text, mode):
     """No answer makes a dialect raise, and boxes lie within the image."""
-    result = DIALECTS[family].read(text, mode, MIDDLE)
+    result = DIALECTS[family].parse(text, mode, MIDDLE)
     assert result.text == text
     for each in result.detections or []:
         x1, y1, x2, y2 = each.bbox
@@ -153,15 +153,17 @@ def test_any_answer(family, text, mode):
 def test_location_models_know_detect_alone(family, mode):
     """A mode that a model was not trained for is a 422 rather than nonsense."""
     with pytest.raises(InvalidParams, match=r"^params\.output_mode: .*'detect'"):
-        DIALECTS[family].ask("cat", mode)
+        DIALECTS[family].format_prompt("cat", mode)
 
 
 def test_location_models_are_asked_in_their_own_words():
     """The prompt names the objects; whoever writes the model's own task word is left alone."""
-    assert DIALECTS["paligemma"].ask("cat ; dog", "detect") == "detect cat ; dog"
-    assert DIALECTS["paligemma"].ask("detect cat", "detect") == "detect cat"
-    assert DIALECTS["florence2"].ask("a cat", "detect") == "<OPEN_VOCABULARY_DETECTION>a cat"
-    assert DIALECTS["florence2"].ask("<OD>", "detect") == "<OD>"
+    assert DIALECTS["paligemma"].format_prompt("cat ; dog", "detect") == "detect cat ; dog"
+    assert DIALECTS["paligemma"].format_prompt("detect cat", "detect") == "detect cat"
+    assert (
+        DIALECTS["florence2"].format_prompt("a cat", "detect") == "<OPEN_VOCABULARY_DETECTION>a cat"
+    )
+    assert DIALECTS["florence2"].format_prompt("<OD>", "detect") == "<OD>"
 
 
 def test_paligemma_boxes():
@@ -170,7 +172,7 @@ def test_paligemma_boxes():
         "<loc0256><loc0512><loc0512><loc0768> cat ; <loc0000><loc0000><loc1023><loc0512> big dog"
         "<loc0001><loc0002>"
     )
-    result = DIALECTS["paligemma"].read(text, "detect", WHOLE)
+    result = DIALECTS["paligemma"].parse(text, "detect", WHOLE)
     assert [each.label for each in result.detections] == ["cat", "big dog"]
     assert result.detections[0].bbox == (200.0, 50.0, 300.0, 100.0)
     assert result.entities == [Entity("cat"), Entity("big dog")]
@@ -189,6 +191,6 @@ def test_florence2_boxes_equal_transformers(checkpoint):
     expected = processor.post_process_generation(
         sequence=tokens, task="<OD>", image_size=WHOLE.image
     )["<OD>"]
-    result = DIALECTS["florence2"].read(text, "detect", WHOLE)
+    result = DIALECTS["florence2"].parse(text, "detect", WHOLE)
     assert [each.label for each in result.detections] == expected["labels"]
     assert [list(map(int, each.bbox)) for each in result.detections] == expected["bboxes"]

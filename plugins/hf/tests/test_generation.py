@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mataserver import MataError
-from mataserver_hf.generation import Transcript, Writer, _Choice
+from mataserver_hf.generation import IncrementalDecoder, TextGenerator, _Sampler
 from mataserver_hf.vlm import VlmParams
 
 FAST = settings(
@@ -26,8 +26,8 @@ LOGITS = torch.tensor([[1.0, 3.0, 2.0, -1.0, -torch.inf]])
 
 
 def chosen(draws=1, **params):
-    """Return which tokens are the likeliest after ``_Choice``, for seeds 0 to ``draws`` - 1."""
-    made = (_Choice(VlmParams(**{"seed": seed, **params})) for seed in range(draws))
+    """Return which tokens are the likeliest after ``_Sampler``, for seeds 0 to ``draws`` - 1."""
+    made = (_Sampler(VlmParams(**{"seed": seed, **params})) for seed in range(draws))
     return [int(choice(torch.zeros(1, 1), LOGITS.clone()).argmax()) for choice in made]
 
 
@@ -64,7 +64,7 @@ def test_hardly_any_temperature(temperature):
 @pytest.mark.parametrize("temperature", [1e4, 1e300])
 def test_any_temperature(temperature):
     """However hot: every token is as likely, and one that cannot come does not."""
-    choice = _Choice(VlmParams(temperature=temperature, seed=0))
+    choice = _Sampler(VlmParams(temperature=temperature, seed=0))
     scores = torch.tensor([[0.0, 5.0, -torch.inf, 1.0]])
     assert {int(choice(None, scores.clone()).argmax()) for _ in range(100)} == {0, 1, 3}
 
@@ -73,7 +73,7 @@ def test_seed():
     """The same seed draws the same tokens again, step by step, and no seed draws others."""
 
     def draw(**params):
-        choice = _Choice(VlmParams(temperature=50.0, **params))
+        choice = _Sampler(VlmParams(temperature=50.0, **params))
         return [int(choice(None, torch.zeros(1, 1000)).argmax()) for _ in range(8)]
 
     assert draw(seed=7) == draw(seed=7)
@@ -92,7 +92,7 @@ def test_chance_is_its_own():
 def test_overflow_is_an_error():
     """Logits that are no numbers are an error, not tokens."""
     with pytest.raises(MataError, match="float32"):
-        _Choice(VlmParams())(None, torch.tensor([[1.0, torch.nan]]))
+        _Sampler(VlmParams())(None, torch.tensor([[1.0, torch.nan]]))
 
 
 @FAST
@@ -106,9 +106,9 @@ def test_pieces_add_up(noise, text, data):
     def decode(numbers):
         return b"".join(tokens[number] for number in numbers).decode(errors="replace")
 
-    transcript = Transcript(decode)
-    pieces = [transcript.add(number) for number in range(len(tokens))]
-    assert "".join([*pieces, transcript.rest()]) == decode(range(len(tokens)))
+    decoder = IncrementalDecoder(decode)
+    pieces = [decoder.add(number) for number in range(len(tokens))]
+    assert "".join([*pieces, decoder.flush()]) == decode(range(len(tokens)))
     if not noise and "\ufffd" not in text:
         assert not any("\ufffd" in piece for piece in pieces)
 
@@ -116,23 +116,25 @@ def test_pieces_add_up(noise, text, data):
 def test_characters_come_whole():
     """A character of several tokens comes with its last one; one that never ends comes last."""
     parts = [b"a", b"\xe2\x82", b"\xac", b"b", b"\xf0\x9f"]
-    transcript = Transcript(lambda each: b"".join(parts[i] for i in each).decode(errors="replace"))
-    assert [transcript.add(index) for index in range(5)] == ["a", "", "€", "b", ""]
-    assert transcript.rest() == "\ufffd"
+    decoder = IncrementalDecoder(
+        lambda each: b"".join(parts[i] for i in each).decode(errors="replace")
+    )
+    assert [decoder.add(index) for index in range(5)] == ["a", "", "€", "b", ""]
+    assert decoder.flush() == "\ufffd"
 
 
 def test_leading_space_depends_on_what_came_before():
     """A decoder that drops a leading space drops the first one only."""
     words = [" one", " two", " three"]
-    transcript = Transcript(lambda each: "".join(words[i] for i in each).removeprefix(" "))
-    assert [transcript.add(index) for index in range(3)] == ["one", " two", " three"]
+    decoder = IncrementalDecoder(lambda each: "".join(words[i] for i in each).removeprefix(" "))
+    assert [decoder.add(index) for index in range(3)] == ["one", " two", " three"]
 
 
 class Gate:
     """A network that writes a token each time it is let."""
 
     def __init__(self, network):
-        self.config, self.ends = network.config, network.ends
+        self.config, self.end_tokens = network.config, network.end_tokens
         self.network = network
         self.let = threading.Semaphore(0)
         self.made = 0
@@ -161,24 +163,24 @@ class Numbers:
 @pytest.fixture
 def gate(model):
     """A gate before a real network."""
-    return Gate(model("llava")._writer._network)
+    return Gate(model("llava")._generator._network)
 
 
 @pytest.fixture
 def prompt(model, picture):
     """A real question."""
-    return model("llava")._dialogue.tensors(picture(40, 40), "", "What?")
+    return model("llava")._prompt_processor.tensors(picture(40, 40), "", "What?")
 
 
 def test_closing_stops_at_the_next_token(gate, prompt):
     """Closing the pieces ends the writing one token later at most and waits for its thread."""
-    pieces = Writer(gate, Numbers()).pieces(prompt, VlmParams(temperature=50.0, seed=0))
+    pieces = TextGenerator(gate, Numbers()).stream(prompt, VlmParams(temperature=50.0, seed=0))
     gate.let.release(2)
     for _ in range(2):
         assert next(pieces).strip().isdigit()
     closing = threading.Thread(target=pieces.close)
     closing.start()
-    # The writer stands at the gate; only when it was told to stop is it let through.
+    # The generator stands at the gate; only when it was told to stop is it let through.
     while not gate.stopping(prompt["input_ids"], None).all():
         pass
     gate.let.release(500)
@@ -208,10 +210,10 @@ def test_errors_reach_the_reader(gate, prompt):
                 raise torch.OutOfMemoryError
             return scores
 
-    pieces = Writer(Failing(gate.network), Numbers()).pieces(prompt, VlmParams())
+    pieces = TextGenerator(Failing(gate.network), Numbers()).stream(prompt, VlmParams())
     assert next(pieces)
     assert next(pieces)
     with pytest.raises(torch.OutOfMemoryError):
         next(pieces)
     with pytest.raises(torch.OutOfMemoryError):
-        Writer(Failing(gate.network), Numbers()).write(prompt, VlmParams())
+        TextGenerator(Failing(gate.network), Numbers()).generate(prompt, VlmParams())

@@ -154,7 +154,7 @@ def test_a_crowd_is_looked_at_in_groups(estimator, picture):
     """More people than share a forward pass keep their order and their joints."""
     image = picture(160, 140)
     boxes = [(float(x), 10.0, x + 60.0, 120.0) for x in range(0, 76, 4)]
-    assert len(boxes) > pose.PEOPLE_AT_ONCE
+    assert len(boxes) > pose.PEOPLE_PER_PASS
     crowd = estimator("vitpose", Planned(*(person(box=box) for box in boxes)))
     [result] = crowd.predict([image], [pose.PoseParams()])
     assert [each.bbox for each in result.keypoints] == boxes

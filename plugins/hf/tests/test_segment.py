@@ -181,7 +181,7 @@ def test_batch_equals_single(name, model, picture):
 def test_a_large_photograph_need_not_be_decoded_whole(name, model):
     """A model says how large it needs an image at least: no larger than what it makes of it."""
     height, width = model(name).input_size
-    processor = model(name)._pixels.processor
+    processor = model(name)._preprocessor.processor
     tensors = processor(images=[np.zeros((900, 1600, 3), np.uint8)], return_tensors="pt")
     made = tensors["pixel_values"].shape[-2:]
     assert 0 < height <= made[0]
@@ -340,9 +340,9 @@ def test_unknown_mode(name, mode, known, model, picture):
 )
 def test_natural_mode(name, classes, mode):
     """A word of the name says what a checkpoint was made for, else the number of its classes."""
-    from mataserver_hf.segment_checkpoint import natural_mode
+    from mataserver_hf.segment_checkpoint import default_mode
 
-    assert natural_mode(name, classes) == mode
+    assert default_mode(name, classes) == mode
 
 
 def test_auto_is_the_natural_mode(checkpoint, context, picture):

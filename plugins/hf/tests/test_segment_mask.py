@@ -15,10 +15,10 @@ def test_box_is_the_extent_of_the_mask():
 
     mask = torch.zeros(20, 30, dtype=torch.bool)
     mask[4, 7] = mask[9, 5] = True
-    assert segment.outlined("a", 0.5, mask).bbox == (5.0, 4.0, 8.0, 10.0)
+    assert segment.segment_of_mask("a", 0.5, mask).bbox == (5.0, 4.0, 8.0, 10.0)
     mask[:] = False
     mask[19, 29] = True
-    assert segment.outlined("a", 0.5, mask).bbox == (29.0, 19.0, 30.0, 20.0)
+    assert segment.segment_of_mask("a", 0.5, mask).bbox == (29.0, 19.0, 30.0, 20.0)
 
 
 def crafted():
@@ -111,7 +111,7 @@ def test_large_images_are_done_in_pieces():
 
     torch.manual_seed(0)
     size, count = (1000, 1100), 40
-    assert count * 4 * size[0] * size[1] > segment_mask.BUDGET
+    assert count * 4 * size[0] * size[1] > segment_mask.STRETCHED_BYTES
     scores = torch.rand(count, 6, 7)
     found = list(segment_mask.semantic(scores, scores, size, 0.0))
     whole = torch.nn.functional.interpolate(
@@ -125,8 +125,8 @@ def test_the_first_of_equals_wins():
     """Where two maps are equal the first one has the pixel, through all pieces."""
     import torch
 
-    from mataserver_hf.segment_mask import winners
+    from mataserver_hf.segment_mask import largest_maps
 
     maps = torch.tensor([[0.0, 2.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 3.0], [0.0, 0.0, 3.0]])
     for cuts in ((4,), (1, 3), (2, 2), (1, 1, 1, 1)):
-        assert winners(maps[:, None].split(cuts)).tolist() == [[1, 0, 2]]
+        assert largest_maps(maps[:, None].split(cuts)).tolist() == [[1, 0, 2]]

@@ -75,8 +75,8 @@ def test_the_decoder_has_a_length(model):
 
 def test_no_text_has_no_region(model, tiny_reading):
     """A picture in which nothing is read gives an empty text and an empty list."""
-    assert trocr.transcript("  \n") == trocr.OcrResult("", [])
-    assert trocr.transcript(" a\n") == trocr.OcrResult("a", [TextRegion("a", None, 1.0)])
+    assert trocr.text_result("  \n") == trocr.OcrResult("", [])
+    assert trocr.text_result(" a\n") == trocr.OcrResult("a", [TextRegion("a", None, 1.0)])
 
 
 def test_the_pooler_may_be_missing_and_nothing_else(checkpoint, context, tmp_path):

@@ -217,7 +217,7 @@ def test_an_answer_ends_with_the_context(model, checkpoint, picture):
     image = picture(40, 40)
     prompt = "x" * (512 - 16 - len("USER: \n ASSISTANT:") - 5)
     [result] = model("llava").predict([image], [wanted(prompt=prompt, max_tokens=1000)])
-    tokens = len(list(model("llava")._writer._tokenizer(result.text).input_ids))
+    tokens = len(list(model("llava")._generator._tokenizer(result.text).input_ids))
     assert 0 < tokens <= 15
 
 
@@ -252,10 +252,10 @@ class Scripted:
         height, width = image.shape[:2]
         return View((width, height), (0, 0, width, height), (width, height))
 
-    def write(self, prompt, params):
+    def generate(self, prompt, params):
         return self.text, Usage(1, 2)
 
-    def pieces(self, prompt, params):
+    def stream(self, prompt, params):
         yield from self.text
         yield Usage(1, 2)
 
@@ -270,7 +270,7 @@ def test_output_mode(picture):
     detections = [Detection("cat", 1.0, (0.0, 0.0, 100.0, 100.0))]
     expected = VlmResult(text, [Entity("cat")], detections, usage=Usage(1, 2))
     assert scripted.predict([image], [params]) == [expected]
-    assert script.asked == DIALECTS["qwen3_vl"].ask(QUESTION, "detect")
+    assert script.asked == DIALECTS["qwen3_vl"].format_prompt(QUESTION, "detect")
     assert list(scripted.stream(image, params)) == [*text, expected]
     assert scripted.predict([image], [wanted()]) == [VlmResult(text, usage=Usage(1, 2))]
     assert script.asked == QUESTION
@@ -281,10 +281,10 @@ def test_tokens_are_counted(name, model, checkpoint, picture):
     """The usage is what transformers itself writes: truncated at the limit, whole before it."""
     image, loaded = picture(90, 150), model(name)
     [cut] = loaded.predict([image], [wanted(max_tokens=3)])
-    tensors = loaded._dialogue.tensors(image, "", QUESTION)
+    tensors = loaded._prompt_processor.tensors(image, "", QUESTION)
     asked = tensors["input_ids"].shape[1]
     assert cut.usage == Usage(asked, 3, truncated=True)
-    network = loaded._writer._network
+    network = loaded._generator._network
     first = int(network.run(tensors, "generate", do_sample=False, max_new_tokens=1)[0, -1])
     chosen = network._module.generation_config
     before, chosen.eos_token_id = chosen.eos_token_id, first
@@ -317,9 +317,9 @@ def test_output_mode_of_random_text(name, model, picture):
 )
 def test_view(name, size, region, resized, model, picture):
     """What a model sees: LLaVA the middle square, Qwen-VL all of it at another size."""
-    dialogue = model(name)._dialogue
+    prompt_processor = model(name)._prompt_processor
     image = picture(*size)
-    view = dialogue.view(image, dialogue.tensors(image, "", QUESTION))
+    view = prompt_processor.view(image, prompt_processor.tensors(image, "", QUESTION))
     assert view == View((size[1], size[0]), region, resized)
 
 
@@ -333,7 +333,7 @@ def test_padded_view(checkpoint, session_context, picture, tmp_path):
     }
     (path / "processor_config.json").write_text(json.dumps(settings))
     loaded = vlm.load(ModelSpec("tiny/llava", "vlm", "hf", path), session_context)
-    view = loaded._dialogue.view(picture(100, 200), {})
+    view = loaded._prompt_processor.view(picture(100, 200), {})
     assert view.region == (0, -50, 200, 200)
     assert answer(loaded, picture(100, 200)) != ""
 

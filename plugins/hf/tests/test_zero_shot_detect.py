@@ -177,7 +177,7 @@ def test_text_confidence_needs_a_clear_word():
 
     def named(**changes):
         params = zero_shot_detect.GroundingParams(**changes)
-        result = zero_shot_detect._named(
+        result = zero_shot_detect._label_boxes(
             ("red car", "dog"), owners, chances, boxes, (100, 200), params
         )
         return [(d.label, round(d.confidence, 3)) for d in result.detections]
@@ -211,7 +211,7 @@ def test_defaults():
     """The thresholds are those that go with each family."""
     owl, grounding = zero_shot_detect.OwlParams(), zero_shot_detect.GroundingParams()
     assert owl.confidence == 0.1
-    assert (grounding.confidence, grounding.clear) == (0.3, 0.25)
+    assert (grounding.confidence, grounding.least_text_confidence) == (0.3, 0.25)
 
 
 @pytest.mark.parametrize("name", EVERYONE)

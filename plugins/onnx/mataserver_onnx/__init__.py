@@ -1,4 +1,4 @@
-"""Networks in ONNX files, on ONNX Runtime or OpenVINO, without torch: one module a task."""
+"""Networks in ONNX files, on ONNX Runtime or OpenVINO, without torch: one module per task."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def settings() -> type[Settings]:
 
 @hookimpl
 def backends() -> Iterable[Backend]:
-    """Return one backend a task."""
+    """Return one backend per task."""
     return [each.BACKEND for each in (detect, classify, segment, depth, embed, pose)]

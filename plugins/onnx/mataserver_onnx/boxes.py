@@ -1,4 +1,4 @@
-"""Boxes as arrays ``[n, 4]`` (x1, y1, x2, y2): overlaps, and which of them to keep."""
+"""Boxes as arrays ``[n, 4]`` (x1, y1, x2, y2): overlaps and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     Indices = NDArray[np.intp]
 
-MOST_CANDIDATES = 30_000
-"""Of more boxes than this the weakest do not take part, as at Ultralytics."""
-MOST_KEPT = 300
+MAX_CANDIDATES = 30_000
+"""Of more boxes than this the weakest are ignored, as in Ultralytics' implementation."""
+MAX_KEPT = 300
 
 
 def corners(boxes: Array) -> Array:
-    """Turn (middle x, middle y, width, height) into corners."""
+    """Convert (center x, center y, width, height) to corners."""
     middle, half = boxes[:, :2], boxes[:, 2:] / 2
     turned: Array = np.concatenate([middle - half, middle + half], axis=1)
     return turned
@@ -40,15 +40,15 @@ def overlaps(box: Array, others: Array) -> Array:
 def suppress(boxes: Array, scores: Array, labels: Indices, limit: float) -> Indices:
     """Return which boxes to keep, best first: greedy non-maximum suppression within each class.
 
-    A box goes when it overlaps a better one of its class by more than ``limit``. Each kept box
-    is compared with all that are left at once; there are at most ``MOST_KEPT`` of them.
+    A box is dropped when it overlaps a better one of its class by more than ``limit``. At most
+    ``MAX_KEPT`` are kept.
     """
-    left = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
-    # Boxes of different classes never meet when each class lies in a field of its own.
+    left = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+    # With an offset per class, boxes of different classes never overlap.
     span = float(boxes.max(initial=0) - boxes.min(initial=0)) + 1
     apart = boxes + (labels * span).astype(np.float32)[:, None]
     kept: list[np.intp] = []
-    while len(left) and len(kept) < MOST_KEPT:
+    while len(left) and len(kept) < MAX_KEPT:
         best, left = left[0], left[1:]
         kept.append(best)
         left = left[overlaps(apart[best], apart[left]) <= limit]
@@ -56,7 +56,7 @@ def suppress(boxes: Array, scores: Array, labels: Indices, limit: float) -> Indi
 
 
 def clip(box: Array, size: tuple[int, int]) -> Box:
-    """Return a box as plain numbers, cut to an image of ``size`` (height, width)."""
+    """Return a box as plain numbers, clipped to an image of ``size`` (height, width)."""
     x1, y1, x2, y2 = (float(value) for value in box)
     height, width = float(size[0]), float(size[1])
     return (

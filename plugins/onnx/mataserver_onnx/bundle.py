@@ -1,4 +1,4 @@
-"""The files of one model: the network, and what lies beside it."""
+"""The files of one model: the network and the files beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver_onnx.graph import Graph
 
 SUFFIXES = frozenset({".onnx", ".xml"})
-_USUAL = (
+_USUAL_NAMES = (
     "model.onnx",
     "onnx/model.onnx",
     "openvino_model.xml",
@@ -26,8 +26,8 @@ _USUAL = (
 _MAX_JSON = 8 * 2**20
 
 
-class Unclear(MataError):
-    """A directory with several networks and no usual name among them."""
+class AmbiguousNetworkError(MataError):
+    """A directory with several networks, none of which has a usual name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,8 @@ class Bundle:
     """One model's files.
 
     network:   the ``.onnx`` or ``.xml`` file.
-    root:      the directory that ``config.json``, ``preprocessor_config.json`` and label files
-               are looked for in.
-    graph:     what the network's file says of itself.
+    root:      the directory of ``config.json``, ``preprocessor_config.json`` and label files.
+    graph:     the description of the graph in the network's file.
     config:    the decoded ``config.json``, or empty.
     processor: the image processor's settings, from either file that holds them, or empty.
     """
@@ -50,9 +49,9 @@ class Bundle:
 
 
 def open_bundle(path: Path, wanted: str = "") -> Bundle:
-    """Read what lies at ``path``, a file or a directory; ``wanted`` names a file in it.
+    """Read the model at ``path``, a file or a directory; ``wanted`` names a file in it.
 
-    Raises ``MataError`` when there is no network, several, or one that is not whole.
+    Raises ``MataError`` when there is no network, several, or an incomplete one.
     """
     network = find_network(path, wanted)
     root = path if path.is_dir() else path.parent
@@ -79,8 +78,8 @@ def image_settings(root: Path) -> dict[str, Any]:
 def find_network(path: Path, wanted: str = "") -> Path:
     """Return the file of the network at ``path``, a file or a directory.
 
-    In a directory it is ``wanted``, or the one that bears a usual name, or the only one. Raises
-    ``MataError`` where there is none and ``Unclear`` where there are several.
+    In a directory it is ``wanted``, or the one with a usual name, or the only one. Raises
+    ``MataError`` where there is none and ``AmbiguousNetworkError`` where there are several.
     """
     if not path.is_dir():
         return path
@@ -91,19 +90,19 @@ def find_network(path: Path, wanted: str = "") -> Path:
         if not chosen.is_file():
             raise MataError(f"the model's directory has no file {wanted}")
         return chosen
-    for name in _USUAL:
+    for name in _USUAL_NAMES:
         if (path / name).is_file():
             return path / name
-    return _only(path)
+    return _only_network(path)
 
 
-def _only(path: Path) -> Path:
+def _only_network(path: Path) -> Path:
     found = sorted(file for pattern in ("*.onnx", "onnx/*.onnx") for file in path.glob(pattern))
     if not found:
         raise MataError("the model's directory holds no .onnx file")
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(path)) for file in found[:6])
-        raise Unclear(
+        raise AmbiguousNetworkError(
             "the model's directory holds several networks: name one of them under "
             f"plugins.onnx.models as file ({names})"
         )
@@ -111,7 +110,7 @@ def _only(path: Path) -> Path:
 
 
 def read_graph(network: Path) -> Graph:
-    """Read the graph of a file. Raises ``MataError`` for one that is not whole."""
+    """Read the graph of a file. Raises ``MataError`` for an incomplete one."""
     try:
         found = ir.read(network) if network.suffix == ".xml" else graph.read(network)
     except OSError as error:
@@ -122,12 +121,12 @@ def read_graph(network: Path) -> Graph:
 
 
 def _check_weights(directory: Path, name: str, least: int) -> None:
-    """Check the file ``name`` with weights, which must have ``least`` bytes."""
+    """Check that the weights file ``name`` exists and has at least ``least`` bytes."""
     place = PurePosixPath(name)
     if not name or place.is_absolute() or ".." in place.parts:
         raise MataError("the model wants to read weights from outside its directory")
     file = directory / name
-    if not os.path.isfile(file):  # noqa: PTH113 - no name, however long, is an error to it
+    if not os.path.isfile(file):  # noqa: PTH113 - unlike Path, it raises for no name
         raise MataError(f"the file {name[:100]} with the model's weights is missing beside it")
     if file.stat().st_size < least:
         raise MataError(f"the file {name} with the model's weights is not whole")

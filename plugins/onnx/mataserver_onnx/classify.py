@@ -79,18 +79,18 @@ class Classifier:
     """A network with a trained classification head."""
 
     def __init__(self, network: Network) -> None:
-        """Keep the network, and what makes probabilities of its numbers.
+        """Keep the network, and determine which activation its scores need.
 
-        Raises ``MataError`` when what it gives is not what its file says.
+        Raises ``MataError`` when its outputs contradict its file.
         """
         from mataserver_onnx import scores
 
         self._network = network
-        self._ending = scores.find(network)
+        self._activation = scores.find(network)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """The least (height, width) that images are resized to; None if they keep their size."""
+        """The smallest (height, width) that images are resized to; None if they are not."""
         return self._network.input_size
 
     def predict(
@@ -98,9 +98,10 @@ class Classifier:
     ) -> list[ClassifyResult]:
         """Return the best classes of each image, best first.
 
-        Raises ``InvalidParams`` when logits are asked of a network that has none.
+        Raises ``InvalidParams`` when logits are requested from a network that ends in
+        probabilities.
         """
-        if self._ending.activation == "none" and not all(each.use_softmax for each in params):
+        if self._activation.activation == "none" and not all(each.use_softmax for each in params):
             raise InvalidParams("params.use_softmax: this network gives probabilities only")
         found = {
             index: self._rank(outputs[0].ravel(), params[index])
@@ -129,7 +130,7 @@ class Classifier:
     def _scores(self, numbers: NDArray[np.float32], params: ClassifyParams) -> NDArray[np.float32]:
         from mataserver_onnx import scores
 
-        return scores.apply(self._ending, numbers) if params.use_softmax else numbers
+        return scores.apply(self._activation, numbers) if params.use_softmax else numbers
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Classifier:

@@ -1,4 +1,4 @@
-"""Single numbers that a graph holds: what an operator such as Mul is given beside its values."""
+"""Reads scalar constants of a graph, such as the second operand of a Mul."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import struct
 from mataserver_onnx.protobuf import Message, number_of
 
 _CODES = {1: "<f", 6: "<i", 7: "<q", 10: "<e", 11: "<d"}
-"""How ``struct`` reads a number of each ``TensorProto.DataType`` that may stand beside shares."""
+"""The ``struct`` format of each ``TensorProto.DataType`` that probabilities are scaled by."""
 _IN_BYTES, _FLOATS, _DOUBLES = 9, 4, 10
 """The fields of a ``TensorProto`` that may hold its numbers."""
-_LONGEST = 8
+_MAX_BYTES = 8
 
 
 def scalar(tensor: Message) -> float | None:
-    """Return the only number of a ``TensorProto``; None where it has more, or one elsewhere."""
+    """Return the only number of a ``TensorProto``; None if it has more, or an external one."""
     kind, data = 0, b""
     for number, value in tensor.fields():
         if number == 2:
             kind = number_of(value)
         elif number in {_IN_BYTES, _FLOATS, _DOUBLES} and isinstance(value, Message):
-            data += value.bytes(_LONGEST + 1)
+            data += value.bytes(_MAX_BYTES + 1)
     code = _CODES.get(kind, "")
     if not code or len(data) != struct.calcsize(code):
         return None
@@ -28,7 +28,7 @@ def scalar(tensor: Message) -> float | None:
 
 
 def constant(node: Message) -> float | None:
-    """Return the number that a ``NodeProto`` of the kind Constant gives, if it is a single one."""
+    """Return the number of a ``NodeProto`` of kind Constant, if it is a scalar."""
     for attribute in node.messages(5):
         for tensor in attribute.messages(5):
             return scalar(tensor)

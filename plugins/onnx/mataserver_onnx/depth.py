@@ -1,4 +1,4 @@
-"""Depth from one image: a value per pixel."""
+"""Depth estimation from one image: a value per pixel."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class DepthEstimator:
 
 
 def _normalize(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Stretch to 0..1; a map that is constant but for rounding becomes zeros."""
+    """Stretch to 0..1; a map that is constant up to rounding becomes zeros."""
     low, high = float(values.min()), float(values.max())
     if high - low <= _ROUNDING * max(abs(low), abs(high)):
         return values * 0

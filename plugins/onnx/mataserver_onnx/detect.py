@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelSpec
-    from mataserver_onnx.answers import Found
     from mataserver_onnx.network import Network
+    from mataserver_onnx.raw_detections import Detections
 
 FAMILIES = frozenset(
     {
@@ -33,7 +33,7 @@ FAMILIES = frozenset(
 """The values of ``model_type`` that are pulled from the hub as ONNX for this task."""
 
 _PAIRS = {"conditional_detr": 100, "deformable_detr": 100}
-"""How many detections the authors of a family read; of the others it is one per query."""
+"""How many detections the reference implementation reads; for other families one per query."""
 
 
 class DetectParams(Params, frozen=True):
@@ -49,7 +49,7 @@ class DetectParams(Params, frozen=True):
 
 
 class Detector:
-    """A detector."""
+    """A detector: a network and its layout."""
 
     def __init__(self, network: Network) -> None:
         """Keep the network."""
@@ -57,21 +57,23 @@ class Detector:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """The least (height, width) that images are resized to; None if they keep their size."""
+        """The smallest (height, width) that images are resized to; None if they are not."""
         return self._network.input_size
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
     ) -> list[DetectResult]:
         """Return the detections of each image, best first."""
-        from mataserver_onnx import answers, boxes, detections
+        from mataserver_onnx import boxes, detections, raw_detections
 
         labels = self._network.labels
         most = _PAIRS.get(str(self._network.bundle.config.get("model_type")))
         results: dict[int, DetectResult] = {}
         for index, outputs, place in self._network.run(images):
-            ask = answers.Ask(params[index].confidence, params[index].overlap, most)
-            found = detections.read(self._network.layout, outputs, place, ask)
+            options = raw_detections.ReadOptions(
+                params[index].confidence, params[index].overlap, most
+            )
+            found = detections.read(self._network.layout, outputs, place, options)
             rows = zip(found.labels, found.scores, found.boxes, _extras(found), strict=True)
             results[index] = DetectResult(
                 [
@@ -91,11 +93,11 @@ class Detector:
         self._network.close()
 
 
-def _extras(found: Found) -> Iterable[dict[str, Any]]:
-    """Yield what is told of each detection beside its upright box: the corners of a turned one."""
-    if found.turned is None:
+def _extras(found: Detections) -> Iterable[dict[str, Any]]:
+    """Yield the extra fields of each detection: the corners of a rotated box."""
+    if found.rotated_corners is None:
         return ({} for _ in found.scores)
-    return ({"corners": points} for points in found.turned.tolist())
+    return ({"corners": points} for points in found.rotated_corners.tolist())
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Detector:

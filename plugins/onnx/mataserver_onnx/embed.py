@@ -39,7 +39,7 @@ class Embedder:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """The least (height, width) that images are resized to; None if they keep their size."""
+        """The smallest (height, width) that images are resized to; None if they are not."""
         return self._network.input_size
 
     def predict(
@@ -49,8 +49,8 @@ class Embedder:
     ) -> list[EmbedResult]:
         """Return a float32 vector ``[D]`` of each image.
 
-        A network that gives a vector per token gives that of the first, the class token. Raises
-        ``MataError`` for a vector of zeros, which has no direction.
+        Of a vector per token the first is returned, that of the class token. Raises ``MataError``
+        for a vector of zeros, which has no direction.
         """
         found = {
             index: EmbedResult(_unit(output[0] if output.ndim == 2 else output.ravel()))

@@ -16,12 +16,12 @@ _AGPL, _GPL, _APACHE = "AGPL-3.0", "GPL-3.0", "Apache-2.0"
 class Family(NamedTuple):
     """One family of networks for one purpose.
 
-    name:       what its authors call it.
-    layouts:    how its exports may be read: one layout, or one without and one with the
-                suppression of repeated boxes inside.
+    name:       the authors' name for it.
+    layouts:    the layouts of its exports: one, or one without and one with non-maximum
+                suppression inside.
     licence:    that of its published weights and code.
     checkpoint: a published one, or the definition that it can be trained from.
-    stated:     whether the settings must name the layout, as nothing in the file does.
+    stated:     whether the settings must name the layout, because the file does not tell it.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Family(NamedTuple):
     stated: bool = False
 
 
-def _ultralytics(name: str, stem: str, *, finished: bool = False) -> list[Family]:
+def _ultralytics(name: str, stem: str, *, end2end: bool = False) -> list[Family]:
     """Return the four families of one of Ultralytics' generations."""
     kinds: dict[str, tuple[LayoutName, LayoutName]] = {
         "": ("yolo-v10", "yolo-v8"),
@@ -39,8 +39,8 @@ def _ultralytics(name: str, stem: str, *, finished: bool = False) -> list[Family
         "-pose": ("yolo-v26-pose", "yolo-pose"),
         "-obb": ("yolo-v26-obb", "yolo-obb"),
     }
-    ends = {kind: both if finished else both[::-1] for kind, both in kinds.items()}
-    # Of YOLO12 only detectors were published.
+    ends = {kind: both if end2end else both[::-1] for kind, both in kinds.items()}
+    # Only detectors of YOLO12 were published.
     suffix = {kind: "yaml" if stem == "yolo12n" and kind else "pt" for kind in kinds}
     return [
         Family(name + kind, layouts, _AGPL, f"{stem}{kind}.{suffix[kind]}")
@@ -58,7 +58,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("YOLOv10", ("yolo-v10",), _AGPL, "yolov10n.pt"),
     *_ultralytics("YOLO11", "yolo11n"),
     *_ultralytics("YOLO12", "yolo12n"),
-    *_ultralytics("YOLO26", "yolo26n", finished=True),
+    *_ultralytics("YOLO26", "yolo26n", end2end=True),
     Family("YOLOX", ("yolox", "yolox-decoded"), _APACHE, "yolox_s.pth", stated=True),
     Family("RT-DETR of Ultralytics", ("rt-detr-ultralytics",), _AGPL, "rtdetr-l.pt"),
     Family("RT-DETR, RT-DETRv2", ("rt-detr-deploy",), _APACHE, "rtdetrv2_r18vd_120e_coco.pth"),
@@ -66,4 +66,4 @@ FAMILIES: tuple[Family, ...] = (
     Family("RF-DETR", ("rf-detr",), _APACHE, "rf-detr-nano.pth"),
     Family("RF-DETR Seg", ("rf-detr-seg",), _APACHE, "rf-detr-seg-preview.pt"),
 )
-"""The families, the older ones first within each line."""
+"""The families, ordered by age within each line."""

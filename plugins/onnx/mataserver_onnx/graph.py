@@ -1,8 +1,8 @@
-"""What an ONNX file says of itself: inputs, outputs, metadata, where its weights lie.
+"""Reads an ONNX file's description: inputs, outputs, metadata, and the files of its weights.
 
 An ONNX file is a protocol buffer (onnx.proto of the ONNX project); only its outermost fields are
-read, by the wire format's own rules, and tensors are skipped. So the server can tell a detector
-from a classifier in milliseconds, without a runtime and without loading a weight.
+read, by the wire format's own rules, and tensors are skipped. So the server can distinguish a
+detector from a classifier in milliseconds, without a runtime and without loading a weight.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Dim = int | str
-"""A side of a tensor: its length, or a name (perhaps empty) where any length will do."""
+"""A dimension of a tensor: its length, or a name (perhaps empty) for any length."""
 
 FLOAT, INT32, FLOAT16 = 1, 6, 10
 WHOLE_NUMBERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
@@ -34,7 +34,7 @@ _NOT_ONNX = "the file is not an ONNX model, or not the whole of one"
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output: its name, its sides and the number of its element type."""
+    """An input or output: its name, its dimensions and the number of its element type."""
 
     name: str
     dims: tuple[Dim, ...]
@@ -51,11 +51,11 @@ class Graph:
     """A network as its file describes it.
 
     inputs, outputs: in the file's order, without weights.
-    metadata:        what the exporter noted.
+    metadata:        the exporter's key-value entries.
     opset:           the version of ONNX's own operators; 0 where there is none (OpenVINO).
-    ends:            the kinds of the operators that make each output, from it back: see ``ends``.
-    external:        the files beside it that hold weights, as it names them, each with the bytes
-                     that it must have at least.
+    ends:            the kinds of the operators that produce each output, traced back: see ``ends``.
+    external:        the files beside it that hold weights, by the name in the graph, each with its
+                     minimum size in bytes.
     """
 
     inputs: tuple[Port, ...]
@@ -71,9 +71,9 @@ class Graph:
 
 
 def read(path: Path) -> Graph:
-    """Read an ONNX file; one that has not changed is read once.
+    """Read an ONNX file; unchanged files are cached.
 
-    Raises ``MataError`` for a file that is no ONNX model.
+    Raises ``MataError`` for a file that is not an ONNX model.
     """
     status = path.stat()
     return _read(path, status.st_mtime_ns, status.st_size)
@@ -115,12 +115,12 @@ def _graph(graph: Message) -> Graph:
     external: dict[str, int] = {}
     inputs: list[Port] = []
     outputs: list[Port] = []
-    makers: dict[str, Operator] = {}
+    producers: dict[str, Operator] = {}
     scalars: dict[str, float] = {}
     for number, value in graph.fields():
         if number == 1:
             made = _node(message_of(value))
-            makers.update(made)
+            producers.update(made)
             if any(each.kind == "Constant" for each in made.values()):
                 scalars.update(_known(made, constant(message_of(value))))
         elif number == 5:
@@ -134,7 +134,7 @@ def _graph(graph: Message) -> Graph:
         elif number == 12:
             outputs.append(_port(message_of(value)))
     given = tuple(port for port in inputs if port.name not in weights)
-    ends = {port.name: trace(port.name, makers.get, scalars) for port in outputs}
+    ends = {port.name: trace(port.name, producers.get, scalars) for port in outputs}
     return Graph(given, tuple(outputs), ends=ends, external=external)
 
 
@@ -143,7 +143,7 @@ def _known(names: Iterable[str], value: float | None) -> dict[str, float]:
 
 
 def _node(node: Message) -> dict[str, Operator]:
-    """Return the outputs of a ``NodeProto``, each with the operator that makes it."""
+    """Return the outputs of a ``NodeProto``, each with the operator that produces it."""
     inputs, outputs, kind = [], [], ""
     for number, value in node.fields():
         if number == 1:
@@ -156,7 +156,7 @@ def _node(node: Message) -> dict[str, Operator]:
 
 
 def _tensor(tensor: Message) -> tuple[str, str | None, int]:
-    """Return the name of a ``TensorProto``, the file that holds its values, and where they end."""
+    """Return the name of a ``TensorProto``, the file of its values, and the end offset in that."""
     name, elsewhere = "", False
     notes: dict[str, str] = {}
     for number, value in tensor.fields():
@@ -174,7 +174,7 @@ def _tensor(tensor: Message) -> tuple[str, str | None, int]:
 
 
 def _port(info: Message) -> Port:
-    """Read ``ValueInfoProto``; what is no tensor has no sides."""
+    """Read ``ValueInfoProto``; a value that is not a tensor has no dimensions."""
     name, kind = "", 0
     dims: tuple[Dim, ...] = ()
     for number, value in info.fields():

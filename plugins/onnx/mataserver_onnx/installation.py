@@ -1,4 +1,4 @@
-"""Which models these are (``accepting``), what must be installed for them, their workers' set-up.
+"""Which models the backends accept, the packages that they need, and their workers' environment.
 
 Nothing is preloaded: onnxruntime and openvino start threads at import, which no fork survives.
 """
@@ -32,13 +32,13 @@ def _installed(distribution: str) -> bool:
 
 
 EXPORTS = ("torch", "transformers", "onnx", "onnxscript")
-"""What an export needs; serving does not."""
+"""The packages that an export needs; serving does not."""
 
 GPU = _installed("onnxruntime-gpu")
-"""Whether the installed ONNX Runtime, of which there are several, is the one for CUDA."""
+"""Whether the installed variant of ONNX Runtime is the one for CUDA."""
 
 ENVIRONMENT = (
-    # onnxruntime would note what it runs in the user's home and may report it.
+    # Otherwise onnxruntime records usage in the user's home and may report it.
     ("ORT_DISABLE_TELEMETRY", "1"),
 )
 
@@ -54,25 +54,25 @@ def importable(module: str) -> bool:
 
 
 def check_exports() -> None:
-    """Raise ``Unavailable`` when something that an export needs is not installed."""
+    """Raise ``Unavailable`` when a package that an export needs is not installed."""
     for package in EXPORTS:
         if not importable(package):
             raise Unavailable(f"{package} is not installed: pip install 'mataserver-onnx[export]'")
 
 
 def accepting(task: str, families: frozenset[str]) -> Callable[[ModelFiles], bool]:
-    """Return the function that tells whether a model's files hold a network for ``task``.
+    """Return the function that decides whether a model's files hold a network for ``task``.
 
-    Of a hub model that is about to be pulled the ``model_type`` is all that is known. The function
-    raises ``MataError`` for a file that is broken, and for a network whose outputs are not
-    recognised, may be two things, or are not what its metadata says: the settings can say which.
-    So for one that takes images of any size, where nothing says which.
+    Of a hub model that is about to be pulled only the ``model_type`` is known. The function raises
+    ``MataError`` for a file that is broken, and for a network whose outputs are not recognised, are
+    ambiguous, or contradict its metadata: the settings can name the layout. Also for one that takes
+    images of any size, where no size is stated.
     """
 
     def accepts(given: ModelFiles) -> bool:
         if given.path is None:
             return given.source == "hf" and given.model_type in families
-        return _holds(given, task)
+        return _serves(given, task)
 
     return accepts
 
@@ -85,27 +85,27 @@ def facts(task: str, given: ModelFiles) -> dict[str, str]:
     bundle = files.open_bundle(given.path, options.file)
     graph, config = bundle.graph, bundle.config
     layout = layouts.choose(graph, config, task, options)
-    said = "stated" if options.layout else "recognised"
-    found = {"layout": f"{layout} ({said})"}
+    origin = "stated" if options.layout else "recognised"
+    found = {"layout": f"{layout} ({origin})"}
     if layout in {"classes", "semantic"}:
-        [output] = outputs.wanted(graph, config, layout, options)
+        [output] = outputs.output_names(graph, config, layout, options)
         found["scores"] = str(scores.decide(graph, output, given.config, options))
     return found
 
 
-def _holds(given: ModelFiles, task: str) -> bool:
+def _serves(given: ModelFiles, task: str) -> bool:
     path = given.path
     if path is None or not _is_network(given):
         return False
     options = _options(given)
     try:
         bundle = files.open_bundle(path, options.file)
-    except files.Unclear:
+    except files.AmbiguousNetworkError:
         return True
     if not layouts.serves(bundle.graph, bundle.config, task, options):
         return False
     layout = layouts.choose(bundle.graph, bundle.config, task, options)
-    sizes.size_of(bundle, layout, options)  # else its first load would be the one to tell
+    sizes.size_of(bundle, layout, options)  # raises now rather than at the first load
     return True
 
 

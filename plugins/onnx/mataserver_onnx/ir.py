@@ -1,4 +1,4 @@
-"""What an OpenVINO model (IR: an ``.xml`` file and the weights in a ``.bin``) says of itself."""
+"""Reads the description of an OpenVINO model (IR: an ``.xml`` file and a ``.bin`` of weights)."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _KINDS = {
     "U32": 12,
     "U64": 13,
 }
-"""Numbers of ``TensorProto.DataType`` by OpenVINO's names: whole numbers are no logits."""
+"""Numbers of ``TensorProto.DataType`` by OpenVINO's names."""
 _MAX_BYTES = 256 * 2**20
 _NOT_IR = "the file is not an OpenVINO model, or not the whole of one"
 
 
 def read(path: Path) -> Graph:
-    """Read the graph of an ``.xml`` file; one that has not changed is read once.
+    """Read the graph of an ``.xml`` file; unchanged files are cached.
 
-    Raises ``MataError`` for a file that is no OpenVINO model.
+    Raises ``MataError`` for a file that is not an OpenVINO model.
     """
     status = path.stat()
     if status.st_size > _MAX_BYTES:
@@ -77,20 +77,20 @@ def _read(path: Path, _changed: int, _size: int) -> Graph:
 
 
 def _end(result: str, kinds: dict[str, str], before: dict[str, dict[int, str]]) -> tuple[str, ...]:
-    """Return the kinds of the layers that lead to a result, from it back."""
+    """Return the kinds of the layers that produce a result, traced back from it."""
 
-    def maker(number: str) -> Operator | None:
+    def producer(number: str) -> Operator | None:
         ports = before.get(number, {})
         inputs = tuple(ports[port] for port in sorted(ports))
         return Operator(kinds.get(number, ""), inputs) if inputs else None
 
     [first, *_] = before.get(result, {0: ""}).values()
-    return trace(first, maker)
+    return trace(first, producer)
 
 
 def _elements(path: Path) -> Iterator[ET.Element]:
-    """Yield the layers, then the edges, and forget each."""
-    # expat itself bounds what entities may grow to, and resolves none from outside.
+    """Yield the layers, then the edges, and release each."""
+    # expat itself limits the expansion of entities, and resolves no external ones.
     for _, element in ET.iterparse(path):  # noqa: S314 - no more than the runtime itself will parse
         if element.tag in {"layer", "edge"}:
             yield element
@@ -98,7 +98,7 @@ def _elements(path: Path) -> Iterator[ET.Element]:
 
 
 def _port(layer: ET.Element) -> Port:
-    """Read a layer's only port; a side of -1 has any length."""
+    """Read a layer's only port; a dimension of -1 has any length."""
     port = layer.find(".//port")
     if port is None:
         raise ValueError("a layer without a port")

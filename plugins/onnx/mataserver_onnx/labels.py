@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from mataserver_onnx.graph import Graph
 
 _MAX_BYTES = 8 * 2**20
-_MOST = 1_000_000
+_MAX_LABELS = 1_000_000
 
 
 class Labels:
-    """Names by number; a number without one is ``LABEL_<number>``."""
+    """Names by index; an index without a name is ``LABEL_<index>``."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         """Keep ``names``."""
         self._names = names
 
     def __getitem__(self, index: int) -> str:
-        """Return a class's name. Raises ``MataError`` for one far beyond those that have names.
+        """Return a class's name. Raises ``MataError`` for an index far beyond the named ones.
 
-        Some families have a place for one class more than they were trained for.
+        Some families have an output for one class more than they were trained for.
         """
         if self._names and index > max(self._names) + 1:
             raise MataError(
@@ -37,14 +37,14 @@ class Labels:
         return self._names.get(index, f"LABEL_{index}")
 
     def __len__(self) -> int:
-        """Return how many names there are."""
+        """Return the number of names."""
         return len(self._names)
 
     def check(self, classes: int, spare: int = 0) -> None:
         """Raise ``MataError`` when there are names, but not for so many classes.
 
-        ``spare`` is how many of the classes may stand behind those that have names. As many names
-        as classes are not enough: where they begin with 1, each would be told of its neighbour.
+        ``spare`` is how many classes may follow the named ones. An equal number of names and
+        classes is not enough: with names numbered from 1 each class would get its neighbour's.
         """
         known = self._names
         if not known or max(known) + 1 in {classes, classes - spare}:
@@ -60,18 +60,18 @@ class Labels:
 
 
 def find(graph: Graph, config: Mapping[str, Any], file: Path | None) -> Labels:
-    """Return the labels: from ``file``, else noted in the network, else those of the config.
+    """Return the labels: from ``file``, else the network's metadata, else the config.
 
     Raises ``MataError`` for a file that cannot be used.
     """
     if file is not None:
         return Labels(_from_file(file))
-    return Labels(noted(graph) or _configured(config))
+    return Labels(from_metadata(graph) or _from_config(config))
 
 
 def count(graph: Graph, config: Mapping[str, Any]) -> int | None:
-    """Return how many labels the model brings, or None when it brings none."""
-    return len(noted(graph) or _configured(config)) or None
+    """Return the number of the model's labels, or None without any."""
+    return len(from_metadata(graph) or _from_config(config)) or None
 
 
 def _from_file(file: Path) -> dict[int, str]:
@@ -91,34 +91,34 @@ def _from_file(file: Path) -> dict[int, str]:
 
 
 def _from_json(text: str) -> dict[int, str]:
-    """Read a list of names, an object from number to name, or one that holds ``id2label``."""
+    """Read a list of names, an object from index to name, or one that holds ``id2label``."""
     try:
         decoded = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise MataError("the file of labels is not valid JSON") from error
     if isinstance(decoded, dict):
         decoded = decoded.get("id2label", decoded)
-    found = _numbered(decoded)
+    found = _by_index(decoded)
     if found is None:
         raise MataError("the file of labels must hold a list of names, or numbers with names")
     return found
 
 
-def noted(graph: Graph) -> dict[int, str]:
-    """Return the names that Ultralytics notes: ``names``, a dict or a list in Python's notation."""
+def from_metadata(graph: Graph) -> dict[int, str]:
+    """Return the names in Ultralytics' metadata: ``names``, a Python dict or list."""
     text = graph.metadata.get("names", "")
     try:
-        return _numbered(ast.literal_eval(text)) or {} if text else {}
+        return _by_index(ast.literal_eval(text)) or {} if text else {}
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return {}
 
 
-def _configured(config: Mapping[str, Any]) -> dict[int, str]:
-    return _numbered(config.get("id2label")) or {}
+def _from_config(config: Mapping[str, Any]) -> dict[int, str]:
+    return _by_index(config.get("id2label")) or {}
 
 
-def _numbered(given: object) -> dict[int, str] | None:
-    """Return names by number, or None for what is neither a list nor a dict of them."""
+def _by_index(given: object) -> dict[int, str] | None:
+    """Return names by index, or None for a value that is neither a list nor a dict of them."""
     pairs = enumerate(given) if isinstance(given, list | tuple) else None
     if isinstance(given, dict):
         pairs = given.items()  # type: ignore[assignment] # keys are checked below
@@ -128,4 +128,4 @@ def _numbered(given: object) -> dict[int, str] | None:
         found = {int(key): str(name) for key, name in pairs}
     except (TypeError, ValueError):
         return None
-    return found if all(0 <= key < _MOST for key in found) else None
+    return found if all(0 <= key < _MAX_LABELS for key in found) else None

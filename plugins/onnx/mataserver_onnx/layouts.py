@@ -1,7 +1,7 @@
-"""What the outputs of a network mean, told by its metadata, then by their names and shapes.
+"""Determines the layout of a network's outputs, by its metadata, then by their names and shapes.
 
-A layout is one way to read outputs; the README describes each. Shapes are those that the
-exporters of the named projects write; what fits none, or several, must be stated.
+A layout is one way to read outputs; the README describes each. Shapes are those that the exporters
+of the named projects write; outputs that fit none, or several, must be stated.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from mataserver_onnx.options import ModelOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mataserver_onnx.exporter_metadata import ExporterMetadata
     from mataserver_onnx.graph import Graph, Port
-    from mataserver_onnx.notes import Notes
     from mataserver_onnx.options import LayoutName, Resize
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One way to read outputs, and how pictures are usually prepared for such networks.
+    """One way to read outputs, and the usual preparation of pictures for such networks.
 
-    task:   what it is for.
+    task:   the task that it serves.
     resize: how a picture becomes the input's size; "corner" is a letterbox in the upper left.
     pixels: "plain" are 0..1, "bytes" 0..255; "imagenet" are normalised by ImageNet's mean and
             deviation.
@@ -82,15 +82,15 @@ SIGMOID_FAMILIES = frozenset(
     }
 )
 SOFTMAX_FAMILIES = frozenset({"detr", "table-transformer", "yolos"})
-"""Values of ``model_type``: whether the scores of a DETR are each for itself, or share."""
+"""Values of ``model_type``: whether the scores of a DETR are independent, or a softmax."""
 
 
 def choose(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOptions) -> LayoutName:
     """Return the layout of a network for a task: that of the settings, else the recognised one.
 
-    Raises ``MataError`` when it takes no image, or one of whole numbers, when it is not recognised,
-    when two fit or the metadata contradicts the
-    outputs, and when what is stated does not fit.
+    Raises ``MataError`` when the network takes no image, or one of whole numbers, when its outputs
+    are not recognised, are ambiguous or contradict the metadata, and when the stated layout does
+    not fit.
     """
     port = outputs.image_input(graph)
     if port is None:
@@ -102,7 +102,9 @@ def choose(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOpt
         if TASKS[stated] != task:
             raise MataError(f"the layout {stated} is one for the task {TASKS[stated]}, not {task}")
         if not outputs.fits(graph, stated):
-            raise MataError(f"the network's outputs are not those of {stated}: {yolo.said(graph)}")
+            raise MataError(
+                f"the network's outputs are not those of {stated}: {yolo.describe_outputs(graph)}"
+            )
         return stated
     found = sorted(name for name in candidates(graph, config, options) if TASKS[name] == task)
     if len(found) == 1:
@@ -112,13 +114,15 @@ def choose(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOpt
     else:
         known = ", ".join(name for name, its in TASKS.items() if its == task)
         reason = f"are not recognised (known for {task}: {known})"
-    raise MataError(f"the network's outputs {reason}; {yolo.STATE}: {yolo.said(graph)}")
+    raise MataError(
+        f"the network's outputs {reason}; {yolo.STATE_HINT}: {yolo.describe_outputs(graph)}"
+    )
 
 
 def serves(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOptions) -> bool:
-    """Whether a network is for a task, as far as its file and the settings say.
+    """Whether a network is for a task, by its file and the settings.
 
-    Raises ``MataError`` as ``choose``, unless it is surely for another task.
+    Raises ``MataError`` as ``choose``, unless it is certainly for another task.
     """
     if options.layout is not None:
         tasks = {TASKS[options.layout]}
@@ -133,8 +137,8 @@ def serves(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOpt
 def check_labels(
     graph: Graph, config: Mapping[str, Any], layout: LayoutName, options: ModelOptions
 ) -> None:
-    """Raise ``MataError`` when the file brings names, but for another number of classes."""
-    count = outputs.classes(graph, config, layout, options)
+    """Raise ``MataError`` when the file has names, but for another number of classes."""
+    count = outputs.class_count(graph, config, layout, options)
     if count is not None and not options.labels:
         outputs.check_labels(labels.find(graph, config, None), count, layout)
 
@@ -144,28 +148,28 @@ def candidates(
 ) -> frozenset[LayoutName]:
     """Return the layouts that a network's outputs may have; none when nothing is recognised.
 
-    Several are of different tasks, or wait for what only the settings can say. Raises
+    Several are of different tasks, or only the settings can decide between them. Raises
     ``MataError`` as ``yolo.recognise``.
     """
     options = options or ModelOptions()
     if outputs.image_input(graph) is None:
         return frozenset()
     if outputs.fits(graph, "detr"):
-        return _transformer(graph, config)
-    named = _named(graph)
+        return _detr_layouts(graph, config)
+    named = _by_name(graph)
     if named is not None:
         return frozenset({named})
-    known = outputs.noted(graph, options)
+    known = outputs.stated_metadata(graph, options)
     found = yolo.recognise(graph, known, outputs.graph_size(graph) or known.size)
     if found is not None:
         return frozenset({found})
-    if known.own and known.task:
-        return _noted_task(graph, known)
-    return _unnamed(graph)
+    if known.is_known_exporter and known.task:
+        return _metadata_task(graph, known)
+    return _by_shape(graph)
 
 
-def _named(graph: Graph) -> LayoutName | None:
-    """Recognise outputs that bear their exporters' usual names."""
+def _by_name(graph: Graph) -> LayoutName | None:
+    """Recognise outputs with their exporters' usual names."""
     logits = graph.output("logits")
     if logits is not None:
         ranks: dict[int, LayoutName] = {2: "classes", 4: "semantic"}
@@ -180,15 +184,17 @@ def _named(graph: Graph) -> LayoutName | None:
     return next((name for name, seen in signs.items() if seen), None)
 
 
-def _noted_task(graph: Graph, known: Notes) -> frozenset[LayoutName]:
-    """Return the layout for a task that is not YOLO's detection, or one like it."""
+def _metadata_task(graph: Graph, known: ExporterMetadata) -> frozenset[LayoutName]:
+    """Return the layout for a task in the metadata that is not a task of YOLO's detectors."""
     if known.task == "classify" and outputs.fits(graph, "classes"):
         return frozenset({"classes"})
-    raise MataError(f"its metadata says {known}, but {yolo.said(graph)}; {yolo.STATE}")
+    raise MataError(
+        f"its metadata says {known}, but {yolo.describe_outputs(graph)}; {yolo.STATE_HINT}"
+    )
 
 
-def _transformer(graph: Graph, config: Mapping[str, Any]) -> frozenset[LayoutName]:
-    """Tell DETR, whose last class is "nothing", from those that score each class for itself."""
+def _detr_layouts(graph: Graph, config: Mapping[str, Any]) -> frozenset[LayoutName]:
+    """Distinguish DETR, whose last class is "nothing", from families with independent scores."""
     family = str(config.get("model_type", ""))
     if family in SIGMOID_FAMILIES:
         return frozenset({"rt-detr"})
@@ -204,36 +210,36 @@ def _transformer(graph: Graph, config: Mapping[str, Any]) -> frozenset[LayoutNam
     return frozenset({"detr", "rt-detr"})
 
 
-def _unnamed(graph: Graph) -> frozenset[LayoutName]:
+def _by_shape(graph: Graph) -> frozenset[LayoutName]:
     """Recognise outputs by their shapes alone."""
     if len(graph.outputs) > 1:
-        # Besides the classes a number of the best one, or the vector that they come from.
+        # Besides the classes: the index of the best one, or their feature vector.
         flat = all(len(p.dims) == 2 or p.kind in WHOLE_NUMBERS for p in graph.outputs)
         return frozenset({"classes"} if flat and outputs.class_outputs(graph) else ())
     [port] = graph.outputs
     if len(port.dims) == 2:
-        return _flat(graph, port)
-    if port.kind in WHOLE_NUMBERS:  # the number of a class for each pixel, which is no depth
+        return _vector_layouts(graph, port)
+    if port.kind in WHOLE_NUMBERS:  # a class index per pixel, not a depth
         return frozenset()
     if len(port.dims) == 4:
-        return _deep(graph, port)
+        return _map_layouts(graph, port)
     return frozenset({"depth"} if len(port.dims) == 3 and _is_map(graph, port) else ())
 
 
-def _deep(graph: Graph, port: Port) -> frozenset[LayoutName]:
+def _map_layouts(graph: Graph, port: Port) -> frozenset[LayoutName]:
     """Recognise one output ``[batch, C, h, w]``."""
     if port.dims[2:] == (1, 1):
         return frozenset({"classes"})
-    if not _is_covering(graph, port):  # as [1, 1, 200, 7] of SSD, which are boxes
+    if not _covers_input(graph, port):  # such as SSD's boxes [1, 1, 200, 7]
         return frozenset()
     return frozenset({"depth" if port.dims[1] == 1 else "semantic"})
 
 
-def _flat(graph: Graph, port: Port) -> frozenset[LayoutName]:
+def _vector_layouts(graph: Graph, port: Port) -> frozenset[LayoutName]:
     """Recognise one output ``[batch, numbers]``."""
     if not outputs.class_outputs(graph):
-        return frozenset()  # the number of the best class, or the best scores
-    shares = ends.kind(graph.ends.get(port.name, ())) == "softmax"
+        return frozenset()  # the index of the best class, or the best scores
+    shares = ends.activation_of(graph.ends.get(port.name, ())) == "softmax"
     return frozenset({"classes"} if shares else {"classes", "vector"})
 
 
@@ -246,10 +252,10 @@ def _is_map(graph: Graph, port: Port) -> bool:
     return not isinstance(h, int) and not isinstance(w, int)
 
 
-def _is_covering(graph: Graph, port: Port) -> bool:
+def _covers_input(graph: Graph, port: Port) -> bool:
     """Whether an output ``[batch, C, h, w]`` may be a map of the input, of any resolution.
 
-    Its sides are the input's, divided by one number and rounded; or nothing says them.
+    Its sides are the input's, divided by one number and rounded; or they are unknown.
     """
     size = outputs.graph_size(graph)
     h, w = port.dims[2:]

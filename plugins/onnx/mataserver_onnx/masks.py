@@ -1,4 +1,4 @@
-"""Masks of an image's size from what segmentation networks say, a few rows at a time.
+"""Computes masks of an image's size from segmentation outputs, a few rows at a time.
 
 All maps of 150 classes at an image's size would take gigabytes; blocks of rows stay in the cache.
 """
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver_onnx.answers import Ask
     from mataserver_onnx.options import LayoutName
     from mataserver_onnx.preparation import Placement
+    from mataserver_onnx.raw_detections import ReadOptions
 
     Array = NDArray[np.float32]
     Mask = NDArray[np.bool_]
     Size = tuple[int, int]
 
-_SURE = 0.5
-"""The probability from which on a pixel is one of the only class."""
+_MASK_THRESHOLD = 0.5
+"""The least probability of a pixel that belongs to the only class."""
 
 
-class Segmented(NamedTuple):
-    """One segment: the number of its class, 0..1, and a mask ``[H, W]``."""
+class ScoredMask(NamedTuple):
+    """One segment: class index, confidence in 0..1, and a mask ``[H, W]``."""
 
     label: int
     confidence: float
@@ -40,90 +40,95 @@ class Segmented(NamedTuple):
 
 def semantic(
     logits: Array, probabilities: Array, size: Size, confidence: float
-) -> Iterator[Segmented]:
-    """Give each pixel to the class of the largest stretched logit; yield one segment per class.
+) -> Iterator[ScoredMask]:
+    """Assign each pixel to the class of the largest resized logit; yield one segment per class.
 
     ``logits`` and ``probabilities`` are ``[C, h, w]``. A segment's confidence is the mean, over its
     pixels, of the class's probability at the network's own resolution; those below ``confidence``
-    are left out. A class that has no other beside it has the pixels of at least ``_SURE``.
+    are left out. If there is only one class, its segment is the pixels of at least
+    ``_MASK_THRESHOLD``.
     """
     if len(probabilities) == 1:
         own = resample.bilinear(probabilities[0], size)
-        mask = own >= _SURE
+        mask = own >= _MASK_THRESHOLD
         if mask.any() and (mean := float(own[mask].mean())) >= confidence:
-            yield Segmented(0, min(mean, 1.0), mask)
+            yield ScoredMask(0, min(mean, 1.0), mask)
         return
-    winner = winners(logits, size)
+    winner = largest_maps(logits, size)
     for label in np.flatnonzero(np.bincount(winner.ravel(), minlength=len(logits))):
         mask = winner == label
         mean = float(resample.bilinear(probabilities[label], size)[mask].mean())
         if mean >= confidence:
-            yield Segmented(int(label), min(mean, 1.0), mask)
+            yield ScoredMask(int(label), min(mean, 1.0), mask)
 
 
-def winners(logits: Array, size: Size) -> NDArray[np.int32]:
-    """Return which of the maps ``[C, h, w]`` is the largest at each pixel; of equals the first."""
+def largest_maps(logits: Array, size: Size) -> NDArray[np.int32]:
+    """Return the index of the largest of ``[C, h, w]`` at each pixel; the first of equals."""
     rows, columns = (
         resample.linear(resample.positions(new, old), old)
         for new, old in zip(size, logits.shape[1:], strict=True)
     )
-    wide = resample.across(logits, columns)
+    wide = resample.resample_columns(logits, columns)
     winner = np.empty(size, np.int32)
     for piece, part in resample.blocks(rows, size[1]):
-        best = resample.down(wide[0], part)
+        best = resample.resample_rows(wide[0], part)
         winner[piece] = 0
         for index in range(1, len(wide)):
-            values = resample.down(wide[index], part)
+            values = resample.resample_rows(wide[index], part)
             np.copyto(winner[piece], index, where=values > best)
             np.maximum(best, values, out=best)
     return winner
 
 
 def instances(
-    layout: LayoutName, outputs: Sequence[Array], place: Placement, ask: Ask
-) -> Iterator[Segmented]:
-    """Yield the objects of a layout with masks, each with its own.
+    layout: LayoutName, outputs: Sequence[Array], place: Placement, options: ReadOptions
+) -> Iterator[ScoredMask]:
+    """Yield the objects of a layout with masks.
 
-    The masks cover the network's whole input; they are stretched straight to the image's pixels,
+    The masks cover the network's whole input; they are resized directly to the image's pixels,
     without the letterbox. Raises ``MataError`` as ``detections.read``.
     """
-    found = read(layout, outputs, place, ask)
+    found = read(layout, outputs, place, options)
     whole = np.array([0, 0, place.size[1], place.size[0]], np.float32)
     for index, row in enumerate(found.rows):
-        if layout == "rf-detr-seg":  # has a map for each answer, and not for each prototype
+        if layout == "rf-detr-seg":  # has a map per answer, and no prototypes
             values, box = outputs[-1][row], whole
         else:
-            values, box = _weighed(layout, outputs, int(row)), found.boxes[index]
-        mask = _inside(values, box, place)
+            values, box = _prototype_sum(layout, outputs, int(row)), found.boxes[index]
+        mask = _mask_in_box(values, box, place)
         if mask.any():
-            yield Segmented(int(found.labels[index]), float(found.scores[index]), mask)
+            yield ScoredMask(int(found.labels[index]), float(found.scores[index]), mask)
 
 
-def _weighed(layout: LayoutName, outputs: Sequence[Array], row: int) -> Array:
-    """Return the mask of YOLO's object: a sum of the prototypes ``[k, h, w]``, by its shares."""
+def _prototype_sum(layout: LayoutName, outputs: Sequence[Array], row: int) -> Array:
+    """Return the mask of YOLO's object: a weighted sum of the prototypes ``[k, h, w]``."""
     answers, prototypes = outputs
-    answer = answers[:, row] if FORMS[layout].columns else answers[row]
-    weighed: Array = np.tensordot(answer[-len(prototypes) :], prototypes, axes=1)
-    return weighed
+    answer = answers[:, row] if FORMS[layout].in_columns else answers[row]
+    total: Array = np.tensordot(answer[-len(prototypes) :], prototypes, axes=1)
+    return total
 
 
-def _inside(values: Array, box: Array, place: Placement) -> Mask:
-    """Return where a map of the network's input is above 0, in the image's pixels, in a box."""
+def _mask_in_box(values: Array, box: Array, place: Placement) -> Mask:
+    """Return the image's pixels in a box where a map of the network's input is above 0."""
     height, width = place.size
     x1, x2 = (round(float(x)) for x in np.clip(box[[0, 2]], 0, width))
     y1, y2 = (round(float(y)) for y in np.clip(box[[1, 3]], 0, height))
     mask = np.zeros(place.size, bool)
     if x2 > x1 and y2 > y1:
-        rows = _places(y1, y2, place.scale_y, place.top, values.shape[0], place.input_size[0])
-        columns = _places(x1, x2, place.scale_x, place.left, values.shape[1], place.input_size[1])
+        rows = _sample_positions(
+            y1, y2, place.scale_y, place.top, values.shape[0], place.input_size[0]
+        )
+        columns = _sample_positions(
+            x1, x2, place.scale_x, place.left, values.shape[1], place.input_size[1]
+        )
         mask[y1:y2, x1:x2] = resample.sample(values, rows, columns) > 0
     return mask
 
 
-def _places(
+def _sample_positions(
     first: int, last: int, scale: float, start: float, old: int, side: int
 ) -> resample.Taps:
-    """Return where the middles of an image's pixels lie on a map that covers the input."""
+    """Return the positions of an image's pixel centers on a map that covers the input."""
     middles = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
     at = (middles * np.float32(scale) + np.float32(start)) * np.float32(old / side)
     return resample.linear(at - np.float32(0.5), old)

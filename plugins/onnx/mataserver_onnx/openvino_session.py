@@ -11,28 +11,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError, Unavailable
-from mataserver_onnx.session import NEWEST_OPSET, failure, too_new
+from mataserver_onnx.session import NEWEST_OPSET, opset_too_new, runtime_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mataserver_onnx.bundle import Bundle
-    from mataserver_onnx.session import Arrays, Placing
+    from mataserver_onnx.session import Arrays, SessionConfig
 
 _PRECISIONS = {"auto": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
-def opt_out() -> None:
-    """Keep OpenVINO from its telemetry, which would write into the home and report.
+def disable_telemetry() -> None:
+    """Keep OpenVINO from its telemetry, which writes into the home directory and reports.
 
-    It does so as soon as it is imported, whenever this package can be, and asks nobody.
+    OpenVINO starts it on import, without consent, whenever the telemetry package is importable.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # "not importable"
 
 
 def import_openvino() -> Any:
     """Import OpenVINO. Raises ``Unavailable`` when it is not installed."""
-    opt_out()
+    disable_telemetry()
     try:
         import openvino
     except ImportError as error:
@@ -43,42 +43,44 @@ def import_openvino() -> Any:
 
 
 class OpenVinoSession:
-    """A network on the processor, through OpenVINO."""
+    """A network on the CPU, through OpenVINO."""
 
     def __init__(
         self,
         bundle: Bundle,
         outputs: Sequence[str],
-        where: Placing,
+        config: SessionConfig,
         input_size: tuple[int, int] | None,
     ) -> None:
         """Open and compile the network.
 
-        Raises ``Unavailable`` for another device than the processor, and ``MataError`` for a
-        network that cannot be opened.
+        Raises ``Unavailable`` for any device but the CPU, and ``MataError`` for a network that
+        cannot be opened.
         """
-        if where.device.startswith("cuda"):
-            raise Unavailable(f"the runtime openvino has no device {where.device}")
+        if config.device.startswith("cuda"):
+            raise Unavailable(f"the runtime openvino has no device {config.device}")
         if bundle.graph.opset > NEWEST_OPSET:
-            raise too_new(bundle.graph.opset)
+            raise opset_too_new(bundle.graph.opset)
         openvino = import_openvino()
-        self._where = where
+        self._config = config
         self._outputs = list(outputs)
         try:
-            with _real_files(bundle, where) as path:
-                model = _only(openvino, openvino.Core().read_model(path), outputs)
-                _shape(model, input_size)
-                compiled = openvino.Core().compile_model(model, "CPU", _options(where))
+            with _without_links(bundle, config) as path:
+                model = _with_outputs(openvino, openvino.Core().read_model(path), outputs)
+                _fix_input_size(model, input_size)
+                compiled = openvino.Core().compile_model(model, "CPU", _options(config))
             self._request: Any = compiled.create_infer_request()
         except RuntimeError as error:
-            raise failure(error, "the network cannot be opened by openvino", where) from error
+            raise runtime_failure(
+                error, "the network cannot be opened by openvino", config
+            ) from error
 
     def run(self, feeds: Arrays) -> dict[str, Any]:
         """Compute the outputs. Raises ``MataError``."""
         try:
             values = self._request.infer(dict(feeds), share_inputs=True)
         except RuntimeError as error:
-            raise failure(error, "the network has failed", self._where) from error
+            raise runtime_failure(error, "the network has failed", self._config) from error
         return {name: values[name].copy() for name in self._outputs}
 
     def close(self) -> None:
@@ -86,20 +88,20 @@ class OpenVinoSession:
         self._request = None
 
 
-def _options(where: Placing) -> dict[str, str]:
-    # Left to itself, it computes in bfloat16 where the processor can.
+def _options(config: SessionConfig) -> dict[str, str]:
+    # By default it computes in bfloat16 where the CPU supports it.
     options = {
-        "INFERENCE_PRECISION_HINT": _PRECISIONS[where.precision],
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[config.precision],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
     }
-    if where.threads:
-        options["INFERENCE_NUM_THREADS"] = str(where.threads)
+    if config.threads:
+        options["INFERENCE_NUM_THREADS"] = str(config.threads)
     return options
 
 
-def _only(openvino: Any, model: Any, outputs: Sequence[str]) -> Any:
-    """Return the network without the outputs that nobody reads."""
+def _with_outputs(openvino: Any, model: Any, outputs: Sequence[str]) -> Any:
+    """Return the network without the outputs that are not read."""
     wanted = [port for port in model.outputs if not port.get_names().isdisjoint(outputs)]
     if len(wanted) < len(outputs):
         raise MataError(f"openvino finds no output {' or '.join(outputs)} in the network")
@@ -108,8 +110,8 @@ def _only(openvino: Any, model: Any, outputs: Sequence[str]) -> Any:
     return openvino.Model(wanted, model.get_parameters())
 
 
-def _shape(model: Any, input_size: tuple[int, int] | None) -> None:
-    """Tell the network that all images are of one size, which it then computes faster."""
+def _fix_input_size(model: Any, input_size: tuple[int, int] | None) -> None:
+    """Fix the network's input size, so that it runs faster, if all images have one size."""
     if input_size is None:
         return
     for port in model.inputs:
@@ -122,8 +124,8 @@ def _shape(model: Any, input_size: tuple[int, int] | None) -> None:
 
 
 @contextmanager
-def _real_files(bundle: Bundle, where: Placing) -> Iterator[Path]:
-    """Yield the path of a network that has its weights beside it, and no link among them.
+def _without_links(bundle: Bundle, config: SessionConfig) -> Iterator[Path]:
+    """Yield the path of a network whose weights lie beside it and are not links.
 
     OpenVINO refuses weights behind a link that leads out of the directory, as in the hub's cache.
     """
@@ -131,8 +133,8 @@ def _real_files(bundle: Bundle, where: Placing) -> Iterator[Path]:
     if bundle.network.suffix == ".xml" or not any(file.is_symlink() for file in files[1:]):
         yield bundle.network
         return
-    where.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=where.scratch) as directory:
+    config.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=config.scratch) as directory:
         for file in files:
             target = Path(directory, file.relative_to(bundle.network.parent))
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -82,8 +82,8 @@ class ModelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     threads: Threads | None = None
 
     @property
-    def states_pixels(self) -> bool:
-        """Whether it says how images are prepared, instead of ``preprocessor_config.json``."""
+    def states_preparation(self) -> bool:
+        """Whether it states the preparation of images, replacing ``preprocessor_config.json``."""
         return self.resize != "auto" or any(
             each is not None for each in (self.input_size, self.rescale, self.mean, self.std)
         )

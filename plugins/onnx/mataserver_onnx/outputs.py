@@ -1,11 +1,11 @@
-"""Which inputs and outputs of a network are read, and what their sides say."""
+"""Which inputs and outputs of a network are read, and the meaning of their dimensions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError
-from mataserver_onnx import ends, labels, notes, yolo
+from mataserver_onnx import ends, exporter_metadata, labels, yolo
 from mataserver_onnx.graph import WHOLE_NUMBERS
 
 if TYPE_CHECKING:
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     Size = tuple[int, int]
 
 VECTORS = ("image_embeds", "pooler_output")
-"""Outputs that are an image's vector."""
+"""Outputs that hold an image's embedding."""
 
-_NAMED: dict[LayoutName, tuple[str, ...]] = {
+_OUTPUT_NAMES: dict[LayoutName, tuple[str, ...]] = {
     "detr": ("logits", "pred_boxes"),
     "rt-detr": ("logits", "pred_boxes"),
     "rt-detr-deploy": ("labels", "boxes", "scores"),
     "rf-detr": ("dets", "labels"),
     "rf-detr-seg": ("dets", "labels", "masks"),
 }
-"""The outputs of those layouts that are read by their names."""
+"""The outputs of the layouts that are read by name."""
 
 
 def image_input(graph: Graph) -> Port | None:
     """Return the input ``[batch, 3, height, width]`` or ``[batch, height, width, 3]``, or None.
 
-    Some exporters leave the number of colours open as well.
+    Some exporters leave the number of channels open as well.
     """
     squares = [port for port in graph.inputs if len(port.dims) == 4]
     coloured = [port for port in squares if port.dims[1] == 3]
@@ -42,12 +42,12 @@ def image_input(graph: Graph) -> Port | None:
 
 
 def channels_last(port: Port) -> bool:
-    """Whether an input takes its colours behind height and width, as TensorFlow has them."""
+    """Whether the input's channels come last, as in TensorFlow."""
     return port.dims[1] != 3 and port.dims[-1] == 3
 
 
 def graph_size(graph: Graph) -> Size | None:
-    """Return the only (height, width) that a network takes, or None when it takes any."""
+    """Return the fixed (height, width) of a network's input, or None when it takes any."""
     port = image_input(graph)
     if port is None:
         return None
@@ -55,20 +55,20 @@ def graph_size(graph: Graph) -> Size | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def noted(graph: Graph, options: ModelOptions) -> notes.Notes:
-    """Return what is noted in a network's metadata, or stated in its place."""
-    found = notes.read(graph)
+def stated_metadata(graph: Graph, options: ModelOptions) -> exporter_metadata.ExporterMetadata:
+    """Return a network's metadata, overridden by the settings."""
+    found = exporter_metadata.read(graph)
     return found._replace(keypoints=options.keypoints or found.keypoints)
 
 
 def fits(graph: Graph, layout: LayoutName) -> bool:
-    """Whether the outputs have the ranks and names that a layout needs."""
+    """Whether the outputs have the ranks and names of a layout."""
     if layout in yolo.FORMS:
-        found = yolo.answers(graph)
+        found = yolo.find_outputs(graph)
         masks = yolo.FORMS[layout].task == "segment"
         return found is not None and masks == (found.prototypes is not None)
-    if layout in _NAMED:
-        ports = [graph.output(name) for name in _NAMED[layout]]
+    if layout in _OUTPUT_NAMES:
+        ports = [graph.output(name) for name in _OUTPUT_NAMES[layout]]
         return None not in ports and _fits_named(graph, layout)
     if layout == "vector":
         return vector_output(graph) is not None
@@ -76,11 +76,11 @@ def fits(graph: Graph, layout: LayoutName) -> bool:
         return depth_output(graph) is not None
     if layout == "classes":
         return bool(class_outputs(graph))
-    return any(len(port.dims) == 4 for port in _main(graph))
+    return any(len(port.dims) == 4 for port in _main_output(graph))
 
 
 def _fits_named(graph: Graph, layout: LayoutName) -> bool:
-    """Whether outputs of the right names are those of a layout, and not of another project."""
+    """Whether outputs of a layout's names are this layout's, and not another project's."""
     if layout == "rt-detr-deploy":
         return any(port.name == "orig_target_sizes" for port in graph.inputs)
     if layout in {"rf-detr", "rf-detr-seg"}:
@@ -91,45 +91,45 @@ def _fits_named(graph: Graph, layout: LayoutName) -> bool:
     return True
 
 
-def classes(
+def class_count(
     graph: Graph, config: Mapping[str, Any], layout: LayoutName, options: ModelOptions
 ) -> int | None:
-    """Return how many classes a network tells apart; None where its file does not say it."""
+    """Return the number of a network's classes; None where its file does not state it."""
     if layout in {"rt-detr-deploy", "depth", "vector"}:
         return None
     if layout in yolo.FORMS:
-        return _yolo_classes(graph, layout, options)
+        return _yolo_class_count(graph, layout, options)
     if layout in {"rf-detr", "rf-detr-seg"}:
         port = graph.output("labels")
     elif layout == "classes":
         port = class_output(graph, config, options)
     else:
-        port = _main(graph)[0]
+        port = _main_output(graph)[0]
     axis = 1 if layout in {"classes", "semantic"} else -1
     side = port.dims[axis] if port is not None else None
     return side - int(layout == "detr") if isinstance(side, int) else None
 
 
-def _yolo_classes(graph: Graph, layout: LayoutName, options: ModelOptions) -> int | None:
-    """Return the number of classes. Raises ``MataError`` for an answer without room for one."""
-    form, found = yolo.FORMS[layout], yolo.answers(graph)
-    if found is None or not form.classes:
+def _yolo_class_count(graph: Graph, layout: LayoutName, options: ModelOptions) -> int | None:
+    """Return the number of classes. Raises ``MataError`` for an answer too short for one."""
+    form, found = yolo.FORMS[layout], yolo.find_outputs(graph)
+    if found is None or not form.has_classes:
         return None
-    width, more = yolo.numbers(form, found.port), tail(graph, layout, options)
+    width, more = yolo.answer_width(form, found.port), tail(graph, layout, options)
     if not isinstance(width, int):
         return None
     count = width - form.fixed - more
     if count < 1:
         raise MataError(
-            f"{yolo.said(graph)} have no room for {more} numbers of keypoints or masks: state "
-            "keypoints, or another layout, under plugins.onnx.models"
+            f"{yolo.describe_outputs(graph)} have no room for {more} numbers of keypoints or "
+            "masks: state keypoints, or another layout, under plugins.onnx.models"
         )
     return count
 
 
 def tail(graph: Graph, layout: LayoutName, options: ModelOptions) -> int:
-    """Return how many numbers of an answer tell of its mask or keypoints."""
-    found = yolo.answers(graph)
+    """Return how many trailing numbers of an answer belong to its mask or keypoints."""
+    found = yolo.find_outputs(graph)
     form = yolo.FORMS.get(layout)
     if found is None or form is None:
         return 0
@@ -137,21 +137,21 @@ def tail(graph: Graph, layout: LayoutName, options: ModelOptions) -> int:
 
 
 def keypoints(graph: Graph, options: ModelOptions) -> tuple[int, int]:
-    """Return how many keypoints an instance has, and how many numbers each; else COCO's."""
-    return noted(graph, options).keypoints or yolo.COCO_PERSON
+    """Return the number of keypoints of an instance, and of numbers for each; COCO's by default."""
+    return stated_metadata(graph, options).keypoints or yolo.COCO_PERSON
 
 
-def wanted(
+def output_names(
     graph: Graph, config: Mapping[str, Any], layout: LayoutName, options: ModelOptions
 ) -> tuple[str, ...]:
-    """Return the names of the outputs that are read, in the order in which they are.
+    """Return the names of the outputs that are read, in the layout's order.
 
     Raises ``MataError`` where several may hold the answer.
     """
-    if layout in _NAMED:
-        return _NAMED[layout]
+    if layout in _OUTPUT_NAMES:
+        return _OUTPUT_NAMES[layout]
     if layout in yolo.FORMS:
-        found = yolo.answers(graph)
+        found = yolo.find_outputs(graph)
         ports = [found.port, found.prototypes] if found is not None else []
         return tuple(port.name for port in ports if port is not None)
     if options.output:
@@ -162,7 +162,7 @@ def wanted(
         return (class_output(graph, config, options).name,)
     finders = {"vector": vector_output, "depth": depth_output}
     port = finders[layout](graph) if layout in finders else None
-    return ((port or _main(graph)[0]).name,)
+    return ((port or _main_output(graph)[0]).name,)
 
 
 def class_output(graph: Graph, config: Mapping[str, Any], options: ModelOptions) -> Port:
@@ -179,19 +179,20 @@ def class_output(graph: Graph, config: Mapping[str, Any], options: ModelOptions)
     for choice in (
         found,
         [port for port in found if port.dims[1] == known],
-        [port for port in found if ends.kind(graph.ends.get(port.name, ()))],
+        [port for port in found if ends.activation_of(graph.ends.get(port.name, ()))],
     ):
         if len(choice) == 1:
             return choice[0]
     raise MataError(
-        f"{yolo.said(graph)} may each hold the classes: state output under plugins.onnx.models"
+        f"{yolo.describe_outputs(graph)} may each hold the classes: state output under "
+        "plugins.onnx.models"
     )
 
 
 def class_outputs(graph: Graph) -> list[Port]:
-    """Return the outputs ``[batch, classes]``, with or without sides of 1 behind.
+    """Return the outputs ``[batch, classes]``, with or without trailing dimensions of 1.
 
-    None whose numbers are those of the best classes alone.
+    Outputs with the best classes only are left out.
     """
     return [
         port
@@ -199,12 +200,12 @@ def class_outputs(graph: Graph) -> list[Port]:
         if len(port.dims) >= 2
         and all(side == 1 for side in port.dims[2:])
         and port.kind not in WHOLE_NUMBERS
-        and not ends.is_best(graph.ends.get(port.name, ()))
+        and not ends.selects_best(graph.ends.get(port.name, ()))
     ]
 
 
 def vector_output(graph: Graph) -> Port | None:
-    """Return the output that is an image's vector, or whose first token is."""
+    """Return the output that is an image's embedding, or whose first token is."""
     for name in (*VECTORS, "last_hidden_state"):
         port = graph.output(name)
         if port is not None:
@@ -221,8 +222,8 @@ def depth_output(graph: Graph) -> Port | None:
     return port if flat else None
 
 
-def _main(graph: Graph) -> tuple[Port, ...]:
-    """Return the output with the classes, in a tuple; the only one where it has no usual name."""
+def _main_output(graph: Graph) -> tuple[Port, ...]:
+    """Return the output called "logits", else the first, as a tuple of one."""
     named = graph.output("logits")
     return (named,) if named is not None else graph.outputs[:1]
 
@@ -230,6 +231,6 @@ def _main(graph: Graph) -> tuple[Port, ...]:
 def check_labels(names: labels.Labels, count: int, layout: LayoutName) -> None:
     """Raise ``MataError`` when there are names, but not for so many classes.
 
-    RF-DETR has a place for one class more than it was trained for.
+    RF-DETR has an output for one class more than it was trained for.
     """
     names.check(count, spare=int(layout in {"rf-detr", "rf-detr-seg"}))

@@ -1,4 +1,4 @@
-"""Poses: the keypoints of each instance, by networks that find both at once."""
+"""Poses: the keypoints of each instance, by networks that return both at once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelSpec
-    from mataserver_onnx.answers import Found
     from mataserver_onnx.network import Network
     from mataserver_onnx.preparation import Placement
+    from mataserver_onnx.raw_detections import Detections
 
 
 class PoseParams(Params, frozen=True):
@@ -33,7 +33,7 @@ class PoseParams(Params, frozen=True):
 
 
 class PoseEstimator:
-    """A detector that also says where the keypoints of each instance are."""
+    """A detector that also returns the keypoints of each instance."""
 
     def __init__(self, network: Network) -> None:
         """Keep the network."""
@@ -41,21 +41,21 @@ class PoseEstimator:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """The least (height, width) that images are resized to; None if they keep their size."""
+        """The smallest (height, width) that images are resized to; None if they are not."""
         return self._network.input_size
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[PoseParams]
     ) -> list[PoseResult]:
         """Return the instances of each image, best first."""
-        from mataserver_onnx import answers, detections
+        from mataserver_onnx import detections, raw_detections
 
         network = self._network
         results: dict[int, PoseResult] = {}
         for index, outputs, place in network.run(images):
-            asked = params[index]
-            ask = answers.Ask(asked.confidence, asked.overlap, tail=network.tail)
-            found = detections.read(network.layout, outputs, place, ask)
+            own = params[index]
+            options = raw_detections.ReadOptions(own.confidence, own.overlap, tail=network.tail)
+            found = detections.read(network.layout, outputs, place, options)
             results[index] = PoseResult(self._instances(found, outputs[0], place))
         return [results[index] for index in range(len(images))]
 
@@ -64,7 +64,7 @@ class PoseEstimator:
         self._network.close()
 
     def _instances(
-        self, found: Found, answers: NDArray[np.float32], place: Placement
+        self, found: Detections, answers: NDArray[np.float32], place: Placement
     ) -> list[Keypoint]:
         from mataserver_onnx import boxes
 
@@ -80,18 +80,18 @@ class PoseEstimator:
             for label, score, box, tail in rows
         ]
 
-    def _tails(self, found: Found, answers: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the keypoints ``[n, K, 2 or 3]`` of what was found, in the input's pixels."""
+    def _tails(self, found: Detections, answers: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the keypoints ``[n, K, 2 or 3]`` of the detections, in the input's pixels."""
         from mataserver_onnx.yolo import FORMS
 
-        rows = answers.T if FORMS[self._network.layout].columns else answers
+        rows = answers.T if FORMS[self._network.layout].in_columns else answers
         tails: NDArray[np.float32] = rows[found.rows, rows.shape[1] - self._network.tail :]
         return tails.reshape(-1, *self._network.keypoints)
 
     def _points(
         self, tail: NDArray[np.float32], place: Placement
     ) -> list[tuple[float, float, float]]:
-        """Return keypoints in the image's pixels, inside it; without a confidence it is 1."""
+        """Return keypoints in the image's pixels, clipped to it; the confidence defaults to 1."""
         height, width = place.size
         return [
             (
@@ -104,8 +104,8 @@ class PoseEstimator:
 
 
 def within_rounding(number: float) -> float:
-    """Return a number within 0 to 1 if rounding took it out; the core refuses any other."""
-    from mataserver_onnx.answers import ROUNDING
+    """Clip a number to 0 to 1 if it is out by rounding only; the core refuses any other."""
+    from mataserver_onnx.raw_detections import ROUNDING
 
     within = min(max(number, 0.0), 1.0)
     return within if abs(number - within) <= ROUNDING else number

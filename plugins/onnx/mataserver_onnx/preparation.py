@@ -1,7 +1,7 @@
-"""How an image becomes a network's input, and how its pixels are found again.
+"""How an image becomes a network's input, and how coordinates are mapped back.
 
 Values are looked up: a resized image holds bytes, so scaling and normalising are a table of 256
-numbers a colour, computed once in the way in which transformers computes them for each pixel.
+numbers per channel, computed once with the arithmetic that transformers uses for each pixel.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     Tensor = NDArray[np.float32]
 
 GREY = 114
-"""The bars of a letterbox, as YOLO's training has them."""
+"""The value of a letterbox's bars, as in YOLO's training."""
 
-_PROBES = ((300, 400), (400, 300))
-"""Images to see what a plan makes of any."""
+_PROBE_SIZES = ((300, 400), (400, 300))
+"""Two image sizes that show whether a plan's result depends on the image."""
 
 
 class Placement(NamedTuple):
-    """Where an image lies in a network's input.
+    """The position of an image in a network's input.
 
     ``x_input = left + x_image * scale_x``, and so for ``y``; ``size`` is the image's (height,
     width) and ``input_size`` the input's.
@@ -43,8 +43,8 @@ class Placement(NamedTuple):
     left: float = 0.0
     top: float = 0.0
 
-    def undo(self, boxes: Tensor) -> Tensor:
-        """Return boxes ``[n, 4]`` (x1, y1, x2, y2) of the input in the image's pixels."""
+    def to_image(self, boxes: Tensor) -> Tensor:
+        """Map boxes ``[n, 4]`` (x1, y1, x2, y2) of the input to the image's pixels."""
         offset = np.array([self.left, self.top] * 2, np.float32)
         scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
         undone: Tensor = (boxes - offset) / scale
@@ -52,10 +52,10 @@ class Placement(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """What is done to an image of one size: resized, then cut or padded to ``crop``.
+    """The steps for an image of one size: resize, then crop or pad to ``crop``.
 
-    ``rounded``: of an odd number of pixels too many the middle is torchvision's, where half a pixel
-    becomes the even number; else the smaller part is cut off above and on the left.
+    ``rounded``: an odd number of excess pixels is split as torchvision does, where half a pixel is
+    rounded to even; else the smaller part is removed above and on the left.
     """
 
     resize: Size
@@ -64,7 +64,7 @@ class Geometry(NamedTuple):
 
 
 class Preparation:
-    """Makes inputs of one kind."""
+    """Prepares the inputs of one network."""
 
     def __init__(
         self,
@@ -76,10 +76,10 @@ class Preparation:
         letterbox: Size | None = None,
         corner: bool = False,
     ) -> None:
-        """Keep how it is done.
+        """Keep the parameters.
 
         plan:      the geometry for an image of a height and a width.
-        table:     ``[3, 256]``, the value of each byte of each colour.
+        table:     ``[3, 256]``, the value of each byte of each channel.
         flip:      the network takes blue first.
         letterbox: the (height, width) that bars fill up to.
         corner:    the image lies in the upper left of them, and not in the middle.
@@ -92,31 +92,31 @@ class Preparation:
         self._corner = corner
 
     @property
-    def fixed(self) -> Size | None:
+    def fixed_size(self) -> Size | None:
         """The (height, width) of every input, or None where it depends on the image."""
         return self._letterbox or fixed_size(self._plan)
 
     @property
-    def cuts(self) -> bool:
-        """Whether parts of images are cut off: the network is shown less than the whole."""
-        made = (self._plan(*each) for each in _PROBES)
+    def crops(self) -> bool:
+        """Whether parts of images are cut off, so that the network sees less than the whole."""
+        made = (self._plan(*each) for each in _PROBE_SIZES)
         return any(each.crop not in {None, each.resize} for each in made)
 
     @property
     def resized_to(self) -> Size | None:
-        """The least (height, width) that images are resized to; None if they keep their size.
+        """The smallest (height, width) that images are resized to; None if they are not.
 
-        What keeps the aspect ratio states its shorter edge for both.
+        With a fixed aspect ratio, both are the shorter edge.
         """
         if self._letterbox is not None:
             return self._letterbox
-        wide, tall, large = (self._plan(*each).resize for each in (*_PROBES, (1200, 1600)))
+        wide, tall, large = (self._plan(*each).resize for each in (*_PROBE_SIZES, (1200, 1600)))
         if wide != large:
             return None
         return wide if wide == tall else (min(wide), min(wide))
 
     def prepare(self, image: Pixels) -> tuple[Tensor, Placement]:
-        """Return the input ``[3, h, w]`` for an image ``[H, W, 3]``, and where the image lies.
+        """Return the input ``[3, h, w]`` for an image ``[H, W, 3]``, and its placement.
 
         Raises ``BadRequest`` for an image that has no pixel left.
         """
@@ -130,7 +130,7 @@ class Preparation:
         pixels = self._resized(image, geometry.resize)
         top = left = 0
         if self._letterbox is not None:
-            pixels, top, left = _barred(pixels, self._letterbox, corner=self._corner)
+            pixels, top, left = _letterboxed(pixels, self._letterbox, corner=self._corner)
         elif geometry.crop is not None:
             pixels = centre(pixels, geometry.crop, rounded=geometry.rounded)
         inside = (pixels.shape[0], pixels.shape[1])
@@ -157,10 +157,10 @@ def table(
     normalisations: Sequence[tuple[Sequence[float] | float, Sequence[float] | float]] = (),
     offset: float = 0.0,
 ) -> Tensor:
-    """Return the value of each byte of each colour, ``[3, 256]``.
+    """Return the value of each byte of each channel, ``[3, 256]``.
 
     Bytes are multiplied by ``rescale`` in float64, ``offset`` is added, and each normalisation
-    takes a mean off and divides by a deviation, in float32: transformers' order and precision.
+    subtracts a mean and divides by a deviation, in float32: transformers' order and precision.
     """
     values = np.arange(256, dtype=np.float32)
     if rescale is not None:
@@ -173,7 +173,7 @@ def table(
 
 
 def centre(pixels: Pixels, size: Size, *, rounded: bool = False) -> Pixels:
-    """Cut the middle ``size`` (height, width) out; what is too small gets a black border.
+    """Crop the central ``size`` (height, width); smaller images get a black border.
 
     ``rounded`` as in ``Geometry``.
     """
@@ -186,10 +186,10 @@ def centre(pixels: Pixels, size: Size, *, rounded: bool = False) -> Pixels:
     return pixels[top : top + size[0], left : left + size[1]]
 
 
-def _barred(pixels: Pixels, size: Size, *, corner: bool) -> tuple[Pixels, int, int]:
-    """Put an image into a grey one of ``size``; return that, and where it lies.
+def _letterboxed(pixels: Pixels, size: Size, *, corner: bool) -> tuple[Pixels, int, int]:
+    """Put an image on a grey one of ``size``; return that, and the image's top and left.
 
-    An odd number of pixels too many: the bar above and on the left is the smaller one.
+    Of an odd number of excess pixels, the bar above and on the left is the smaller one.
     """
     top, left = ((want - has) // 2 for want, has in zip(size, pixels.shape, strict=False))
     if corner:
@@ -203,20 +203,20 @@ def _barred(pixels: Pixels, size: Size, *, corner: bool) -> tuple[Pixels, int, i
 
 
 def fixed_size(plan: Callable[[int, int], Geometry]) -> Size | None:
-    """Return the (height, width) that a plan makes of every image, or None."""
-    wide, tall = (plan(*each) for each in _PROBES)
+    """Return the (height, width) that a plan gives to every image, or None."""
+    wide, tall = (plan(*each) for each in _PROBE_SIZES)
     if wide.crop is not None:
         return wide.crop
     return wide.resize if wide == tall else None
 
 
 def stretched(size: Size) -> Callable[[int, int], Geometry]:
-    """Resize to ``size`` (height, width) whatever the aspect ratio."""
+    """Resize to ``size`` (height, width), whatever the aspect ratio."""
     return lambda _height, _width: Geometry(size)
 
 
 def fitted(size: Size) -> Callable[[int, int], Geometry]:
-    """Resize to the largest that fits into ``size`` and keeps the aspect ratio."""
+    """Resize to the largest size within ``size`` that keeps the aspect ratio."""
 
     def plan(height: int, width: int) -> Geometry:
         scale = min(size[0] / height, size[1] / width)
@@ -226,10 +226,10 @@ def fitted(size: Size) -> Callable[[int, int], Geometry]:
 
 
 def cropped(size: Size, part: float = 1.0) -> Callable[[int, int], Geometry]:
-    """Resize until ``size`` is ``part`` of the image in one direction, and cut its middle out.
+    """Resize until ``size`` is ``part`` of the image in one direction, and crop the centre.
 
-    To the pixel as torchvision's ``Resize`` and ``CenterCrop``, with which such networks are
-    trained: the longer side is rounded down.
+    Exactly as torchvision's ``Resize`` and ``CenterCrop``, with which such networks are trained:
+    the longer side is rounded down.
     """
 
     def plan(height: int, width: int) -> Geometry:

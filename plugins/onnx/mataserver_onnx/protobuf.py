@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers, of which a file is read no further than one asks."""
+"""The wire format of protocol buffers; only the requested parts of a file are read."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LONGEST_VARINT = 10
+_MAX_VARINT_BYTES = 10
 _MAX_TEXT = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A part of a protocol buffer, from ``start`` to ``end``."""
+    """A section of a protocol buffer, from ``start`` to ``end``."""
 
     content: mmap.mmap
     start: int
     end: int
 
     def fields(self) -> Iterator[tuple[int, int | Message]]:
-        """Yield the number of each field and its value; a text or a message as a ``Message``.
+        """Yield the number of each field and its value; a string or a message as a ``Message``.
 
-        Raises ``ValueError`` for what is no protocol buffer.
+        Raises ``ValueError`` for bytes that are not a protocol buffer.
         """
         at = self.start
         while at < self.end:
@@ -39,7 +39,7 @@ class Message:
                 value = Message(self.content, at, at + length)
                 at += length
             elif wire in {_FIXED64, _FIXED32}:
-                value = 0  # no field that is wanted here is a number of fixed size
+                value = 0  # no field that is read here has a fixed size
                 at += 8 if wire == _FIXED64 else 4
             else:
                 raise ValueError("unknown wire type")
@@ -65,7 +65,7 @@ class Message:
 
     def _varint(self, at: int) -> tuple[int, int]:
         value = 0
-        for index in range(_LONGEST_VARINT):
+        for index in range(_MAX_VARINT_BYTES):
             byte = self.content[at + index]
             value |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:
@@ -74,14 +74,14 @@ class Message:
 
 
 def message_of(value: int | Message) -> Message:
-    """Return a field's value that is a text or a message. Raises ``ValueError``."""
+    """Return a field's value that is a string or a message. Raises ``ValueError``."""
     if isinstance(value, Message):
         return value
     raise ValueError("a number where a message belongs")
 
 
 def number_of(value: int | Message) -> int:
-    """Return a field's value that is a whole number. Raises ``ValueError``."""
+    """Return a field's value that is an integer. Raises ``ValueError``."""
     if isinstance(value, int):
         return value
     raise ValueError("a message where a number belongs")

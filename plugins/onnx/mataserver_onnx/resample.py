@@ -1,7 +1,7 @@
-"""Stretches maps as ``torch.nn.functional.interpolate(align_corners=False)`` does, with numpy.
+"""Resizes maps as ``torch.nn.functional.interpolate(align_corners=False)`` does, with numpy.
 
-Each direction is a weighted sum of a few rows or columns (two for bilinear, four for bicubic with
-a = -0.75, Keys 1981); what lies outside is the nearest pixel inside.
+Each direction is a weighted sum of a few rows or columns (two for bilinear, four for bicubic with a
+= -0.75, Keys 1981); pixels outside equal the nearest one inside.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     Line = NDArray[np.float32]
 
 _A = -0.75
-_CACHE = 256 * 1024
+_BLOCK_BYTES = 256 * 1024
 
 
 class Taps(NamedTuple):
-    """Which pixels make each new one, ``[n, k]``, and their weights, ``[n, k]``."""
+    """The source pixels of each new one, ``[n, k]``, and their weights, ``[n, k]``."""
 
     places: NDArray[np.intp]
     weights: NDArray[np.float32]
 
 
 def positions(new: int, old: int) -> Line:
-    """Return where the middles of ``new`` pixels lie among ``old`` ones: 0 is the first's.
+    """Return the centers of ``new`` pixels on the grid of ``old`` ones, whose first is at 0.
 
     In float32 throughout, as torch computes them.
     """
@@ -61,15 +61,15 @@ def cubic(at: Line, old: int) -> Taps:
     return Taps(places, weights)
 
 
-def across(values: Map, columns: Taps) -> Map:
-    """Return maps ``[..., h, w]`` with the columns that the taps make of theirs."""
+def resample_columns(values: Map, columns: Taps) -> Map:
+    """Resample the columns of maps ``[..., h, w]``."""
     parts = (values[..., places] * weights for places, weights in _by_tap(columns))
     first = next(parts)
     return sum(parts, start=first)
 
 
-def down(values: Map, rows: Taps) -> Map:
-    """Return a map ``[h, w]`` with the rows that the taps make of its own."""
+def resample_rows(values: Map, rows: Taps) -> Map:
+    """Resample the rows of a map ``[h, w]``."""
     made: Map = np.zeros((len(rows.places), values.shape[1]), np.float32)
     for places, weights in _by_tap(rows):
         part = values[places]
@@ -79,22 +79,22 @@ def down(values: Map, rows: Taps) -> Map:
 
 
 def blocks(rows: Taps, width: int) -> Iterator[tuple[slice, Taps]]:
-    """Cut new rows of ``width`` pixels into pieces that stay in the processor's cache."""
-    step = max(1, _CACHE // (4 * width))
+    """Split new rows of ``width`` pixels into blocks that fit the CPU's cache."""
+    step = max(1, _BLOCK_BYTES // (4 * width))
     for start in range(0, len(rows.places), step):
         piece = slice(start, start + step)
         yield piece, Taps(rows.places[piece], rows.weights[piece])
 
 
 def sample(values: Map, rows: Taps, columns: Taps) -> Map:
-    """Return the map ``[len(rows), len(columns)]`` that the taps make of ``values`` ``[h, w]``.
+    """Resample a map ``[h, w]`` to ``[len(rows), len(columns)]``.
 
-    Columns come first: the map is still low, and rows can then be copied as a whole.
+    Columns come first: the map still has few rows, and rows can then be copied as a whole.
     """
-    wide = across(values, columns)
+    wide = resample_columns(values, columns)
     made: Map = np.empty((len(rows.places), len(columns.places)), np.float32)
     for piece, part in blocks(rows, len(columns.places)):
-        made[piece] = down(wide, part)
+        made[piece] = resample_rows(wide, part)
     return made
 
 
@@ -103,7 +103,7 @@ def _by_tap(taps: Taps) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]
 
 
 def bilinear(values: Map, size: Size) -> Map:
-    """Stretch a map ``[h, w]`` to ``size`` (height, width)."""
+    """Resize a map ``[h, w]`` to ``size`` (height, width)."""
     if values.shape == size:
         return values
     rows, columns = (
@@ -113,7 +113,7 @@ def bilinear(values: Map, size: Size) -> Map:
 
 
 def bicubic(values: Map, size: Size) -> Map:
-    """Stretch a map ``[h, w]`` to ``size`` (height, width)."""
+    """Resize a map ``[h, w]`` to ``size`` (height, width)."""
     if values.shape == size:
         return values
     rows, columns = (

@@ -1,6 +1,6 @@
-"""Boxes that are turned, as arrays ``[n, 5]``: middle x and y, width, height, angle in radians.
+"""Rotated boxes, as arrays ``[n, 5]``: center x and y, width, height, angle in radians.
 
-The angle turns the width's direction from x towards y, clockwise as pictures are seen.
+The angle rotates the width's direction from x towards y, clockwise in a displayed picture.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mataserver_onnx.boxes import MOST_CANDIDATES, MOST_KEPT
+from mataserver_onnx.boxes import MAX_CANDIDATES, MAX_KEPT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ _TINY = 1e-7
 
 
 def corners(boxes: Array) -> Array:
-    """Return the corners ``[n, 4, 2]`` (x, y) of boxes, one after the other around each."""
+    """Return the corners ``[n, 4, 2]`` (x, y) of boxes, in order around each."""
     cosine, sine = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
     along = np.stack([cosine, sine], axis=1) * boxes[:, 2:3] / 2
     across = np.stack([-sine, cosine], axis=1) * boxes[:, 3:4] / 2
@@ -33,19 +33,19 @@ def corners(boxes: Array) -> Array:
 
 def suppress(boxes: Array, scores: Array, labels: Indices, limit: float) -> Indices:
     """Return which boxes to keep, best first, as ``boxes.suppress`` does for upright ones."""
-    left = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
-    spread = _spread(boxes.astype(np.float64))
+    left = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+    spread = _gaussians(boxes.astype(np.float64))
     kept: list[np.intp] = []
-    while len(left) and len(kept) < MOST_KEPT:
+    while len(left) and len(kept) < MAX_KEPT:
         best, left = left[0], left[1:]
         kept.append(best)
-        alike = (labels[left] == labels[best]) & (_likeness(spread[best], spread[left]) > limit)
+        alike = (labels[left] == labels[best]) & (_prob_iou(spread[best], spread[left]) > limit)
         left = left[~alike]
     return np.array(kept, np.intp)
 
 
-def _spread(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the normal distribution ``[n, 5]`` of each box: middle, variances, covariance."""
+def _gaussians(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the normal distribution ``[n, 5]`` of each box: mean, variances, covariance."""
     along, across = boxes[:, 2] ** 2 / 12, boxes[:, 3] ** 2 / 12
     cosine, sine = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
     return np.stack(
@@ -60,12 +60,12 @@ def _spread(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def _likeness(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how alike one box is to each of others, 0 to 1, which is near the overlap.
+def _prob_iou(one: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the similarity of one box to each of the others, 0 to 1, close to the overlap.
 
     That is 1 minus the Hellinger distance of their normal distributions (Llerena et al., "Gaussian
-    Bounding Boxes and Probabilistic Intersection-over-Union for Object Detection", 2021), by which
-    Ultralytics' networks are trained and their repeated boxes dropped.
+    Bounding Boxes and Probabilistic Intersection-over-Union for Object Detection", 2021), with
+    which Ultralytics' networks are trained and their repeated boxes suppressed.
     """
     dx, dy = (others[:, :2] - one[:2]).T
     a, b, c = (others[:, 2:] + one[2:]).T

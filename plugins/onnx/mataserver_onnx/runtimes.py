@@ -8,21 +8,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mataserver_onnx.bundle import Bundle
-    from mataserver_onnx.session import Placing, Session
+    from mataserver_onnx.session import Session, SessionConfig
 
 
 def open_session(
-    bundle: Bundle, outputs: Sequence[str], where: Placing, input_size: tuple[int, int] | None
+    bundle: Bundle,
+    outputs: Sequence[str],
+    config: SessionConfig,
+    input_size: tuple[int, int] | None,
 ) -> Session:
     """Open a network to compute ``outputs``.
 
-    ``input_size`` is the height and width of its images where they are all of one size. Raises
-    ``MataError`` for a network that cannot be opened and ``Unavailable`` for a missing runtime.
+    ``input_size`` is the height and width of its images where it is fixed. Raises ``MataError`` for
+    a network that cannot be opened and ``Unavailable`` for a missing runtime.
     """
-    if where.runtime == "openvino":
+    if config.runtime == "openvino":
         from mataserver_onnx.openvino_session import OpenVinoSession
 
-        return OpenVinoSession(bundle, outputs, where, input_size)
+        return OpenVinoSession(bundle, outputs, config, input_size)
     from mataserver_onnx.onnxruntime_session import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(bundle, outputs, where)
+    return OnnxRuntimeSession(bundle, outputs, config)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelSpec
-    from mataserver_onnx.masks import Segmented
+    from mataserver_onnx.masks import ScoredMask
     from mataserver_onnx.network import Network
     from mataserver_onnx.preparation import Placement
 
@@ -36,19 +36,19 @@ class SegmentParams(Params, frozen=True):
 
 
 class Segmenter:
-    """A network that gives each pixel a class, or each object a mask."""
+    """A network that predicts a class per pixel, or a mask per object."""
 
     def __init__(self, network: Network) -> None:
-        """Keep the network, and what makes probabilities of a map for each class.
+        """Keep the network; for class maps, determine which activation the scores need.
 
-        Raises ``MataError`` when what it gives is not what its file says.
+        Raises ``MataError`` when its outputs contradict its file.
         """
         from mataserver_onnx import scores
 
         self._network = network
-        self._ending: scores.Ending | None = None
+        self._activation: scores.ScoreActivation | None = None
         if network.layout == "semantic":
-            self._ending = scores.find(network)
+            self._activation = scores.find(network)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -71,18 +71,18 @@ class Segmenter:
 
     def _read(
         self, outputs: list[NDArray[np.float32]], place: Placement, params: SegmentParams
-    ) -> Iterator[Segmented]:
+    ) -> Iterator[ScoredMask]:
         from mataserver_onnx import masks, scores
-        from mataserver_onnx.answers import Ask
+        from mataserver_onnx.raw_detections import ReadOptions
 
-        if self._ending is None:
-            ask = Ask(params.confidence, params.overlap, tail=self._network.tail)
-            return masks.instances(self._network.layout, outputs, place, ask)
+        if self._activation is None:
+            options = ReadOptions(params.confidence, params.overlap, tail=self._network.tail)
+            return masks.instances(self._network.layout, outputs, place, options)
         self._network.labels.check(len(outputs[0]))
-        shares = scores.apply(self._ending, outputs[0], axis=0)
+        shares = scores.apply(self._activation, outputs[0], axis=0)
         return masks.semantic(outputs[0], shares, place.size, params.confidence)
 
-    def _segment(self, found: Segmented) -> Segment:
+    def _segment(self, found: ScoredMask) -> Segment:
         """Return a segment whose box spans the outer edges of its outermost pixels."""
         import numpy as np
 

@@ -1,4 +1,4 @@
-"""Where a network runs: ONNX Runtime or OpenVINO."""
+"""The interface to the runtimes, ONNX Runtime and OpenVINO, and their configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, Any]
 
 NEWEST_OPSET = 26
-"""The newest version of ONNX's operators that the tested ONNX Runtime (1.31) knows."""
+"""The newest version of ONNX's operators that the tested ONNX Runtime (1.31) supports."""
 
 _MEMORY = re.compile(r"bad_?alloc|bad allocation|failed to allocate|out of memory", re.IGNORECASE)
 _OPERATOR = re.compile(
@@ -32,17 +32,17 @@ class Session(Protocol):
     """An open network."""
 
     def run(self, feeds: Arrays) -> dict[str, Any]:
-        """Compute the wanted outputs from arrays by the inputs' names."""
+        """Compute the requested outputs from arrays by the inputs' names."""
         ...
 
     def close(self) -> None:
-        """Free it."""
+        """Free the network."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Placing:
-    """Where and how a network is to run.
+class SessionConfig:
+    """Where and how to run a network.
 
     device:    "auto", "cpu", "cuda" or "cuda:N".
     precision: "auto", "float32", "float16" or "bfloat16".
@@ -60,8 +60,10 @@ class Placing:
     log: logging.Logger
 
 
-def placing(settings: Settings, options: ModelOptions, ctx: LoadContext, suffix: str) -> Placing:
-    """Put together what the model's, the plugin's and the server's settings say.
+def session_config(
+    settings: Settings, options: ModelOptions, ctx: LoadContext, suffix: str
+) -> SessionConfig:
+    """Combine the model's, the plugin's and the server's settings.
 
     Raises ``Unavailable`` for OpenVINO's files on ONNX Runtime.
     """
@@ -74,7 +76,7 @@ def placing(settings: Settings, options: ModelOptions, ctx: LoadContext, suffix:
     if precision == "auto" and runtime == "openvino":
         precision = ctx.dtype
     threads = settings.threads if options.threads is None else options.threads
-    return Placing(
+    return SessionConfig(
         runtime=runtime,
         device=ctx.device,
         precision=precision,
@@ -85,18 +87,18 @@ def placing(settings: Settings, options: ModelOptions, ctx: LoadContext, suffix:
     )
 
 
-def too_new(opset: int) -> MataError:
-    """Return the error for a network that was written with newer operators than are known."""
+def opset_too_new(opset: int) -> MataError:
+    """Return the error for a network that uses newer operators than the runtime supports."""
     return MataError(
         f"the network is written in version {opset} of ONNX's operators, which the installed "
         "runtime does not know: export it with an older opset, or update the runtime"
     )
 
 
-def failure(error: Exception, what: str, where: Placing) -> MataError:
-    """Turn a runtime's own error into one sentence; the log gets the whole."""
+def runtime_failure(error: Exception, what: str, config: SessionConfig) -> MataError:
+    """Log a runtime's own error; return it as one sentence."""
     text = str(error)
-    where.log.warning("%s: %s", what, text)
+    config.log.warning("%s: %s", what, text)
     if _MEMORY.search(text):
         return OutOfMemory("the network does not fit into memory")
     if "IR version" in text:
@@ -107,5 +109,5 @@ def failure(error: Exception, what: str, where: Placing) -> MataError:
     operator = _OPERATOR.search(text)
     if operator:
         name = next(each for each in operator.groups() if each)
-        return MataError(f"the network needs the operator {name}, which {where.runtime} lacks")
+        return MataError(f"the network needs the operator {name}, which {config.runtime} lacks")
     return MataError(f"{what}; the server's log says why")

@@ -1,6 +1,6 @@
-"""How large the images of a network are: as its graph, the settings or its exporter say.
+"""The size of a network's images, from its graph, the settings or its exporter.
 
-Nothing is decoded here: whoever registers a model asks this too, and needs no numpy for it.
+Nothing is decoded here: registering a model uses this too, and needs no numpy for it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
-from mataserver_onnx import notes
+from mataserver_onnx import exporter_metadata
 from mataserver_onnx.layouts import LAYOUTS
 from mataserver_onnx.outputs import graph_size
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     Size = tuple[int, int]
 
 YOLO_SIDE = 640
-"""The side of YOLO's input where neither the graph nor its metadata say it."""
+"""The side of YOLO's input where neither the graph nor its metadata state it."""
 
 
 def size_of(bundle: Bundle, layout: LayoutName, options: ModelOptions) -> Size | None:
-    """Return the (height, width) of all images, None where the model's processor finds each one's.
+    """Return the fixed (height, width) of all images, or None where the processor sets each.
 
-    Raises ``MataError`` when a size is needed that nothing says, or two contradict each other.
+    Raises ``MataError`` when a needed size is not stated, or two contradict each other.
     """
     own = graph_size(bundle.graph)
-    if bundle.processor and not options.states_pixels:
+    if bundle.processor and not options.states_preparation:
         return own
     if own and options.input_size not in {None, own}:
         raise MataError(
@@ -39,8 +39,8 @@ def size_of(bundle: Bundle, layout: LayoutName, options: ModelOptions) -> Size |
 
 
 def _usual_size(graph: Graph, layout: LayoutName) -> Size:
-    """Return the size that the exporter noted, or YOLO's own."""
-    noted = notes.read(graph).size
+    """Return the size in the exporter's metadata, or YOLO's default."""
+    noted = exporter_metadata.read(graph).size
     if noted is not None:
         return noted
     if LAYOUTS[layout].resize in {"letterbox", "corner"}:

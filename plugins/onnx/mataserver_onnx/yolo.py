@@ -1,8 +1,8 @@
-"""The outputs of YOLO's families, and of Ultralytics' RT-DETR, told apart by shapes and metadata.
+"""Recognises the outputs of YOLO's families and Ultralytics' RT-DETR by shapes and metadata.
 
-Each says for many places of a picture what is there, in rows or in columns. How many places there
-are follows from the input's size and the strides; how many numbers each has, from the classes and
-from what else is told of an object.
+Each predicts an object for many places of a picture, in rows or in columns. The number of places
+follows from the input's size and the strides; the length of each answer from the classes and the
+extra numbers of an object.
 """
 
 from __future__ import annotations
@@ -15,60 +15,60 @@ from mataserver import MataError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mataserver_onnx.exporter_metadata import ExporterMetadata
     from mataserver_onnx.graph import Dim, Graph, Port
-    from mataserver_onnx.notes import Notes
     from mataserver_onnx.options import LayoutName
 
     Size = tuple[int, int]
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32))
-"""The strides of the families' usual heads, those with one for large things, and for small ones."""
+"""The strides of the usual heads, those with one for large objects, and for small ones."""
 
 QUERIES = 300
-"""How many answers RT-DETR gives; also how many YOLO's finished networks are exported to give."""
+"""The number of RT-DETR's answers; also the usual number of YOLO's end-to-end networks."""
 
-_MOST_FINISHED = 1000
+_MAX_END2END = 1000
 COCO_PERSON = (17, 3)
-"""The keypoints of a person in COCO, and the numbers of each; what is assumed if nothing says."""
+"""COCO's keypoints of a person, and the numbers of each; the default without metadata."""
 
 _DOTA_CLASSES = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one layout writes its answers.
+    """How one layout arranges its answers.
 
-    task:    Ultralytics' name of what the networks do.
-    places:  "anchors": one answer for each place; "three": three; "finished": those that are left
-             after the network's own suppression; "queries": RT-DETR's.
-    fixed:   how many numbers an answer has beside those of classes, masks and keypoints.
-    classes: whether each class has a number of its own.
-    columns: whether an answer is a column.
-    others:  whether it is no export of Ultralytics', which note what they are.
+    task:          Ultralytics' name of the networks' task.
+    places:        "anchors": one answer per place; "three": three; "end2end": those left after the
+                   network's own suppression; "queries": RT-DETR's.
+    fixed:         the numbers of an answer besides those of classes, masks and keypoints.
+    has_classes:   whether each class has a number of its own.
+    in_columns:    whether an answer is a column.
+    is_foreign:    whether it is not from Ultralytics' exporters, which always write metadata.
     """
 
     task: Literal["detect", "segment", "pose", "obb"]
-    places: Literal["anchors", "three", "finished", "queries"]
+    places: Literal["anchors", "three", "end2end", "queries"]
     fixed: int
-    classes: bool = True
-    columns: bool = False
-    others: bool = False
+    has_classes: bool = True
+    in_columns: bool = False
+    is_foreign: bool = False
 
 
 FORMS: dict[LayoutName, Form] = {
     "yolo-v5": Form("detect", "three", 5),
     "yolo-v5-seg": Form("segment", "three", 5),
-    "yolo-v6": Form("detect", "anchors", 5, others=True),
-    "yolox": Form("detect", "anchors", 5, others=True),
-    "yolox-decoded": Form("detect", "anchors", 5, others=True),
-    "yolo-v8": Form("detect", "anchors", 4, columns=True),
-    "yolo-seg": Form("segment", "anchors", 4, columns=True),
-    "yolo-pose": Form("pose", "anchors", 4, columns=True),
-    "yolo-obb": Form("obb", "anchors", 5, columns=True),
-    "yolo-v10": Form("detect", "finished", 6, classes=False),
-    "yolo-v26-seg": Form("segment", "finished", 6, classes=False),
-    "yolo-v26-pose": Form("pose", "finished", 6, classes=False),
-    "yolo-v26-obb": Form("obb", "finished", 7, classes=False),
+    "yolo-v6": Form("detect", "anchors", 5, is_foreign=True),
+    "yolox": Form("detect", "anchors", 5, is_foreign=True),
+    "yolox-decoded": Form("detect", "anchors", 5, is_foreign=True),
+    "yolo-v8": Form("detect", "anchors", 4, in_columns=True),
+    "yolo-seg": Form("segment", "anchors", 4, in_columns=True),
+    "yolo-pose": Form("pose", "anchors", 4, in_columns=True),
+    "yolo-obb": Form("obb", "anchors", 5, in_columns=True),
+    "yolo-v10": Form("detect", "end2end", 6, has_classes=False),
+    "yolo-v26-seg": Form("segment", "end2end", 6, has_classes=False),
+    "yolo-v26-pose": Form("pose", "end2end", 6, has_classes=False),
+    "yolo-v26-obb": Form("obb", "end2end", 7, has_classes=False),
     "rt-detr-ultralytics": Form("detect", "queries", 4),
 }
 """The layouts whose answers are rows or columns of numbers."""
@@ -76,7 +76,7 @@ FORMS: dict[LayoutName, Form] = {
 _TASKS = frozenset(form.task for form in FORMS.values())
 
 
-class Answers(NamedTuple):
+class YoloOutputs(NamedTuple):
     """The outputs of such a network: the answers, and the prototypes of masks if there are any."""
 
     port: Port
@@ -84,122 +84,126 @@ class Answers(NamedTuple):
 
     @property
     def masks(self) -> int:
-        """How many prototypes there are; 0 where there are none."""
+        """The number of prototypes; 0 without any."""
         side = self.prototypes.dims[1] if self.prototypes is not None else 0
         return side if isinstance(side, int) else 0
 
 
-def answers(graph: Graph) -> Answers | None:
+def find_outputs(graph: Graph) -> YoloOutputs | None:
     """Return the outputs that hold the answers, or None where there are none.
 
-    YOLOv5's older exports also give the raw maps, of five dimensions, which nobody reads.
+    YOLOv5's older exports also return the raw maps, of five dimensions, which are ignored.
     """
     ranks = [len(port.dims) for port in graph.outputs]
     rows = [port for port in graph.outputs if len(port.dims) == 3]
     maps = [port for port in graph.outputs if len(port.dims) == 4]
     if len(rows) != 1 or len(maps) > 1 or not set(ranks) <= {3, 4, 5}:
         return None
-    found = Answers(rows[0], maps[0] if maps else None)
+    found = YoloOutputs(rows[0], maps[0] if maps else None)
     return found if not maps or found.masks > 1 else None
 
 
-def recognise(graph: Graph, notes: Notes, size: Size | None) -> LayoutName | None:
-    """Return the layout of a network for inputs of a (height, width); None if it is no such one.
+def recognise(graph: Graph, metadata: ExporterMetadata, size: Size | None) -> LayoutName | None:
+    """Return the layout of a network for inputs of a (height, width); None for other networks.
 
     Raises ``MataError`` where two fit, and where the metadata contradicts the outputs.
     """
-    if notes.own and notes.task and notes.task not in _TASKS:
+    if metadata.is_known_exporter and metadata.task and metadata.task not in _TASKS:
         return None
-    fitting = {name for name in FORMS if _fits(name, graph, notes, size)}
-    kept = sorted(name for name in fitting if _told(FORMS[name], notes))
+    fitting = {name for name in FORMS if _fits(name, graph, metadata, size)}
+    kept = sorted(name for name in fitting if _metadata_allows(FORMS[name], metadata))
     if len(kept) == 1:
         return kept[0]
     if kept:
-        raise MataError(f"{said(graph)} may be those of {' or '.join(kept)}; {STATE}")
-    stated = notes.task or (notes.classes and answers(graph))
-    if fitting or (notes.own and stated):
+        raise MataError(
+            f"{describe_outputs(graph)} may be those of {' or '.join(kept)}; {STATE_HINT}"
+        )
+    stated = metadata.task or (metadata.classes and find_outputs(graph))
+    if fitting or (metadata.is_known_exporter and stated):
         like = f"are those of {' or '.join(sorted(fitting))}" if fitting else "are no such ones"
-        raise MataError(f"its metadata says {notes}, but {said(graph)} {like}; {STATE}")
+        raise MataError(
+            f"its metadata says {metadata}, but {describe_outputs(graph)} {like}; {STATE_HINT}"
+        )
     return None
 
 
-def said(graph: Graph) -> str:
+def describe_outputs(graph: Graph) -> str:
     """Return the outputs of a network in words."""
     return "its outputs " + ", ".join(map(str, graph.outputs[:8]))
 
 
-STATE = "state the layout under plugins.onnx.models"
-"""What to do where a layout is not told."""
+STATE_HINT = "state the layout under plugins.onnx.models"
+"""What to do where a layout is not recognised."""
 
 
-def tail(form: Form, found: Answers, keypoints: tuple[int, int]) -> int:
-    """Return how many numbers of an answer tell of its mask or keypoints."""
+def tail(form: Form, found: YoloOutputs, keypoints: tuple[int, int]) -> int:
+    """Return how many trailing numbers of an answer belong to its mask or keypoints."""
     if form.task == "segment":
         return found.masks
     return keypoints[0] * keypoints[1] if form.task == "pose" else 0
 
 
-def numbers(form: Form, port: Port) -> Dim:
-    """Return how many numbers an answer has."""
-    return port.dims[1] if form.columns else port.dims[2]
+def answer_width(form: Form, port: Port) -> Dim:
+    """Return the number of numbers of an answer."""
+    return port.dims[1] if form.in_columns else port.dims[2]
 
 
-def _fits(name: LayoutName, graph: Graph, notes: Notes, size: Size | None) -> bool:
-    """Whether the shapes are those of a layout, with what the metadata says of classes."""
-    form, found = FORMS[name], answers(graph)
+def _fits(name: LayoutName, graph: Graph, metadata: ExporterMetadata, size: Size | None) -> bool:
+    """Whether the shapes are those of a layout with the metadata's number of classes."""
+    form, found = FORMS[name], find_outputs(graph)
     if found is None or (form.task == "segment") != bool(found.masks):
         return False
-    width = numbers(form, found.port)
-    places = found.port.dims[2] if form.columns else found.port.dims[1]
-    more = tail(form, found, notes.keypoints or COCO_PERSON)
-    if not _places(form, places, notes, size):
+    width = answer_width(form, found.port)
+    places = found.port.dims[2] if form.in_columns else found.port.dims[1]
+    more = tail(form, found, metadata.keypoints or COCO_PERSON)
+    if not _fits_places(form, places, metadata, size):
         return False
-    if not isinstance(width, int):  # exporters leave this side open too, of networks of any size
-        told = form.places in {"finished", "queries"} and _told_all(form, notes)
-        return told and (notes.classes is not None or not form.classes)
+    if not isinstance(width, int):  # exports of networks of any size leave this side open too
+        told = form.places in {"end2end", "queries"} and _metadata_suffices(form, metadata)
+        return told and (metadata.classes is not None or not form.has_classes)
     spare = width - form.fixed - more
-    if not form.classes:
+    if not form.has_classes:
         return spare == 0
-    if form.places == "queries" and spare == 2 and not notes.own:
-        # Ultralytics always note what they export: this is a finished YOLO of others, whose
-        # numbers are looked at in every answer (detections).
+    if form.places == "queries" and spare == 2 and not metadata.is_known_exporter:
+        # Ultralytics' exports always have metadata: this is another exporter's end-to-end YOLO,
+        # whose numbers are checked in every answer (detections).
         return False
-    return spare == notes.classes if notes.classes else _usual(form, spare, notes)
+    return spare == metadata.classes if metadata.classes else _is_usual_count(form, spare, metadata)
 
 
-def _usual(form: Form, classes: int, notes: Notes) -> bool:
-    """Whether a network without names of classes may tell so many apart.
+def _is_usual_count(form: Form, classes: int, metadata: ExporterMetadata) -> bool:
+    """Whether a network without class names may have so many classes.
 
-    Any detector has the shape of some network for poses or turned boxes. Where nothing says that
-    it is one, only those count that are published: COCO's persons, and the classes of DOTA.
+    Any detector has the shape of some network for poses or rotated boxes. Without metadata, only
+    published ones count: COCO's persons, and the classes of DOTA.
     """
-    if notes.task == form.task or form.task in {"detect", "segment"}:
+    if metadata.task == form.task or form.task in {"detect", "segment"}:
         return classes >= 1
     return classes == (1 if form.task == "pose" else _DOTA_CLASSES)
 
 
-def _places(form: Form, places: Dim, notes: Notes, size: Size | None) -> bool:
-    """Whether a network for inputs of a size looks at so many places."""
+def _fits_places(form: Form, places: Dim, metadata: ExporterMetadata, size: Size | None) -> bool:
+    """Whether a network for inputs of a size has so many places."""
     if not isinstance(places, int):
-        return _told_all(form, notes)
+        return _metadata_suffices(form, metadata)
     anchors = set(_anchors(size))
     if form.places == "anchors":
         return places in anchors
     triples = {3 * each for each in anchors}
     if form.places == "three":
         return places in triples
-    if form.places == "queries" and notes.family != "rt-detr":
+    if form.places == "queries" and metadata.family != "rt-detr":
         return places == QUERIES
-    return places == QUERIES or (places <= _MOST_FINISHED and places not in anchors | triples)
+    return places == QUERIES or (places <= _MAX_END2END and places not in anchors | triples)
 
 
-def _told_all(form: Form, notes: Notes) -> bool:
-    """Whether the metadata tells how a network answers whose shapes leave that open."""
-    if form.places == "finished":
-        return notes.own and notes.finished is True
+def _metadata_suffices(form: Form, metadata: ExporterMetadata) -> bool:
+    """Whether the metadata identifies the answers where the shapes leave them open."""
+    if form.places == "end2end":
+        return metadata.is_known_exporter and metadata.end2end is True
     if form.places == "queries":
-        return notes.own and notes.family == "rt-detr"
-    return notes.own
+        return metadata.is_known_exporter and metadata.family == "rt-detr"
+    return metadata.is_known_exporter
 
 
 def _anchors(size: Size | None) -> Iterator[int]:
@@ -207,12 +211,12 @@ def _anchors(size: Size | None) -> Iterator[int]:
         yield sum((size[0] // each) * (size[1] // each) for each in strides if size)
 
 
-def _told(form: Form, notes: Notes) -> bool:
-    """Whether the metadata, as far as it goes, says that it is of a form."""
-    if notes.own and (form.others or notes.task not in {"", form.task}):
+def _metadata_allows(form: Form, metadata: ExporterMetadata) -> bool:
+    """Whether the metadata does not contradict a form."""
+    if metadata.is_known_exporter and (form.is_foreign or metadata.task not in {"", form.task}):
         return False
-    if notes.family and (notes.family == "rt-detr") != (form.places == "queries"):
+    if metadata.family and (metadata.family == "rt-detr") != (form.places == "queries"):
         return False
-    if form.places == "queries":  # they repeat no box either; their files say so or do not
-        return bool(notes.family) or not notes.finished
-    return notes.finished in {None, form.places == "finished"}
+    if form.places == "queries":  # end-to-end as well; their metadata may or may not state it
+        return bool(metadata.family) or not metadata.end2end
+    return metadata.end2end in {None, form.places == "end2end"}

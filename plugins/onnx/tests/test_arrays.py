@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mataserver_onnx import masks, resample
-from mataserver_onnx.answers import sigmoid, softmax
-from mataserver_onnx.boxes import MOST_KEPT, clip, overlaps, suppress
+from mataserver_onnx.boxes import MAX_KEPT, clip, overlaps, suppress
+from mataserver_onnx.raw_detections import sigmoid, softmax
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -35,8 +35,8 @@ def test_winners_equal_argmax_of_stretched_maps():
     logits = np.random.default_rng(1).normal(size=(5, 6, 7)).astype(np.float32)
     size = (300, 1000)
     stretched = np.stack([resample.bilinear(each, size) for each in logits])
-    assert np.array_equal(masks.winners(logits, size), stretched.argmax(0))
-    assert not masks.winners(np.zeros((3, 2, 2), np.float32), (4, 4)).any()
+    assert np.array_equal(masks.largest_maps(logits, size), stretched.argmax(0))
+    assert not masks.largest_maps(np.zeros((3, 2, 2), np.float32), (4, 4)).any()
 
 
 def plainly(boxes, scores, labels, limit):
@@ -46,7 +46,7 @@ def plainly(boxes, scores, labels, limit):
         rivals = [each for each in kept if labels[each] == labels[index]]
         if all(overlaps(boxes[each], boxes[index][None])[0] <= limit for each in rivals):
             kept.append(index)
-    return kept[:MOST_KEPT]
+    return kept[:MAX_KEPT]
 
 
 @settings(max_examples=40)
@@ -66,7 +66,7 @@ def test_suppression_ends_at_a_limit():
     corners = np.arange(1000, dtype=np.float32)[:, None] * 10
     boxes = np.concatenate([corners, corners, corners + 5, corners + 5], axis=1)
     kept = suppress(boxes, np.ones(1000, np.float32), np.zeros(1000, np.intp), 0.5)
-    assert len(kept) == MOST_KEPT
+    assert len(kept) == MAX_KEPT
 
 
 def test_boxes_are_cut_to_the_image():

@@ -40,7 +40,7 @@ def opened(checkpoint):
 
 def served(load, path, task, **options):
     """Load an export as the plugin does, and what leaves nothing of its answers out."""
-    return load(path, task, **options), trial.ASKED[task][1]
+    return load(path, task, **options), trial.BACKENDS[task][1]
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -264,7 +264,7 @@ def test_int8_on_openvino_is_calibrated(run, checkpoint, tmp_path):
     """Weights and what goes through them become int8 by the pictures' values."""
     pytest.importorskip("nncf", reason="the extra int8 is not installed")
     done = run(
-        *(checkpoint("vit"), "--to", "openvino", "--int8", "--photos", photos.OWN),
+        *(checkpoint("vit"), "--to", "openvino", "--int8", "--photos", photos.SAMPLE),
         *("--output", tmp_path / "made"),
     )
     assert done.exit_code == 0, done.output
@@ -302,7 +302,7 @@ def test_openvino_reports_nothing(exported, tmp_path):
 
 def test_the_exports_limits_are_exact():
     """A difference passes up to its limit; NaN does not."""
-    assert comparison.Figure("a", 0.1, 0.1).passed
-    assert not comparison.Figure("a", 0.11, 0.1).passed
-    assert not comparison.Figure("a", float("nan"), 0.1).passed
-    assert str(comparison.Figure("scores", 0.25, 0.1)) == "scores: 0.25, more than 0.1"
+    assert comparison.Difference("a", 0.1, 0.1).passed
+    assert not comparison.Difference("a", 0.11, 0.1).passed
+    assert not comparison.Difference("a", float("nan"), 0.1).passed
+    assert str(comparison.Difference("scores", 0.25, 0.1)) == "scores: 0.25, more than 0.1"

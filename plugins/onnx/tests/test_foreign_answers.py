@@ -7,13 +7,13 @@ import pytest
 
 from mataserver import MataError
 from mataserver_onnx import detections
-from mataserver_onnx.answers import Ask
 from mataserver_onnx.labels import Labels
 from mataserver_onnx.pose import within_rounding
 from mataserver_onnx.preparation import Placement
+from mataserver_onnx.raw_detections import ReadOptions
 
 PLACE = Placement((64, 96), (64, 96), 1.0, 1.0)
-ASK = Ask(0.3, 0.7)
+ASK = ReadOptions(0.3, 0.7)
 PARTS, PIXELS = [0.5, 0.5, 0.4, 0.5], [48.0, 32.0, 38.0, 32.0]
 CORNERS = [29.0, 16.0, 67.0, 48.0]
 PROBABILITIES, LOGITS = [0.05, 0.9, 0.05], [-5.0, 3.0, -5.0]

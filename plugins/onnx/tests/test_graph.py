@@ -54,11 +54,11 @@ def by_the_library(path):
 
 def way(graph, name):
     """The operators from an output back, through those that only give on."""
-    makers = {made: node for node in graph.node for made in node.output}
+    producers = {made: node for node in graph.node for made in node.output}
     kinds = []
-    while name in makers and (not kinds or kinds[-1] in PASSING):
-        kinds.append(makers[name].op_type)
-        name = makers[name].input[0]
+    while name in producers and (not kinds or kinds[-1] in PASSING):
+        kinds.append(producers[name].op_type)
+        name = producers[name].input[0]
     return tuple(kinds)
 
 
@@ -186,7 +186,7 @@ def test_the_usual_names_come_first(planted, tmp_path):
     named = bundle.find_network(tmp_path, "onnx/model_fp16.onnx")
     assert named == tmp_path / "onnx" / "model_fp16.onnx"
     (tmp_path / "onnx" / "model.onnx").unlink()
-    with pytest.raises(bundle.Unclear, match=r"several networks.*other\.onnx"):
+    with pytest.raises(bundle.AmbiguousNetworkError, match=r"several networks.*other\.onnx"):
         bundle.find_network(tmp_path)
     (tmp_path / "other.onnx").unlink()
     assert bundle.find_network(tmp_path) == named

@@ -197,9 +197,9 @@ def test_what_is_stated_overrules_the_metadata():
     other = only(1, 32, 8400)
     stated = ModelOptions(layout="yolo-pose", keypoints=(9, 3))
     assert layouts.choose(other, {}, "pose", stated) == "yolo-pose"
-    assert outputs.classes(other, {}, "yolo-pose", stated) == 1
+    assert outputs.class_count(other, {}, "yolo-pose", stated) == 1
     with pytest.raises(MataError, match=r"no room for 51 numbers of keypoints.*state keypoints"):
-        outputs.classes(other, {}, "yolo-pose", ANY)
+        outputs.class_count(other, {}, "yolo-pose", ANY)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_the_image_is_found_among_the_inputs():
 )
 def test_classes_are_counted(graph, layout, expected):
     """The number of classes is read off the graph, where its file says it."""
-    assert outputs.classes(graph, {}, layout, ANY) == expected
+    assert outputs.class_count(graph, {}, layout, ANY) == expected
 
 
 def test_every_layout_has_a_task_and_a_name():

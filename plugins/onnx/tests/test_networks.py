@@ -13,7 +13,7 @@ from mataserver import InvalidParams, MataError, OutOfMemory, Unavailable
 from mataserver_onnx.classify import ClassifyParams
 from mataserver_onnx.depth import DepthParams
 from mataserver_onnx.segment import SegmentParams
-from mataserver_onnx.session import failure
+from mataserver_onnx.session import runtime_failure
 
 PLAIN = {"resize": "stretch", "mean": [0, 0, 0], "std": [1, 1, 1]}
 
@@ -339,8 +339,8 @@ def test_an_openvino_model_needs_openvino(classifier, load):
 def test_memory_that_runs_out_is_told_as_such(context, tmp_path):
     """What a runtime raises when it gets no memory is a 507."""
     from mataserver_onnx.options import ModelOptions, Settings
-    from mataserver_onnx.session import placing
+    from mataserver_onnx.session import session_config
 
-    where = placing(Settings(), ModelOptions(), context(), ".onnx")
+    config = session_config(Settings(), ModelOptions(), context(), ".onnx")
     for text in ("Failed to allocate memory for requested buffer", "std::bad_alloc"):
-        assert isinstance(failure(RuntimeError(text), "it failed", where), OutOfMemory)
+        assert isinstance(runtime_failure(RuntimeError(text), "it failed", config), OutOfMemory)

@@ -25,7 +25,7 @@ from mataserver_onnx.preparation import (
 SHAPES = [(90, 150), (150, 90), (37, 37), (300, 96)]
 PLAIN = table(1 / 255)
 CASES = [
-    *((name, {}) for name in processor.KINDS),
+    *((name, {}) for name in processor.PROCESSORS),
     ("BeitImageProcessor", {"do_center_crop": True, "size": 256, "crop_size": 224}),
     ("CLIPImageProcessor", {"do_resize": False}),
     ("ConvNextImageProcessor", {"size": {"shortest_edge": 224}}),
@@ -142,7 +142,7 @@ def test_the_letterbox_is_undone(height, width, rows, columns):
     inside = np.argwhere(values[0] == 0)
     (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
     box = np.array([[left, top, right, bottom]], np.float32)
-    assert place.undo(box)[0] == pytest.approx((0, 0, width, height), abs=1e-2)
+    assert place.to_image(box)[0] == pytest.approx((0, 0, width, height), abs=1e-2)
 
 
 def test_a_letterbox_has_grey_bars():
@@ -202,4 +202,4 @@ def test_a_place_is_undone_in_both_directions():
     """Scales of their own and a shift: what lies in the input is found in the image."""
     place = Placement((50, 100), (64, 96), 0.5, 2.0, 10, 20)
     box = np.array([[10, 20, 60, 120]], np.float32)
-    assert place.undo(box)[0].tolist() == [0, 0, 100, 50]
+    assert place.to_image(box)[0].tolist() == [0, 0, 100, 50]

@@ -191,7 +191,7 @@ def test_a_number_that_is_taken_from_one_changes_something(planted, load, tmp_pa
     last = model.graph.node[-1]
     last.input[:] = list(reversed(last.input))
     onnx.save(model, path)
-    assert ends.kind(graph.read(path).ends["answer"]) == ""
+    assert ends.activation_of(graph.read(path).ends["answer"]) == ""
 
 
 def percent(planted, path):
@@ -365,7 +365,7 @@ def test_openvinos_format_is_followed_back(planted, load, tmp_path):
     openvino = import_openvino()
     saved = tmp_path / "openvino_model.xml"
     openvino.save_model(openvino.Core().read_model(path), saved, compress_to_fp16=False)
-    assert ends.kind(ir.read(saved).ends["answer"]) == "softmax"
+    assert ends.activation_of(ir.read(saved).ends["answer"]) == "softmax"
     assert answers(load(saved, "classify", **PLAIN)) == pytest.approx(SOFTMAX, abs=1e-5)
 
 

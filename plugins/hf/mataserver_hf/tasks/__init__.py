@@ -1,1 +1,1 @@
-"""The plugins of this distribution, one a task: each is switched off, and broken, by itself."""
+"""The plugins of this distribution, one per task: each can be disabled, or fail, on its own."""

@@ -1,4 +1,4 @@
-"""Classifiers with a head of their own, and of classes that are named."""
+"""Classifiers with a trained head, and zero-shot classifiers."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``classify``."""
-    return installation.reading(classify.BACKEND, zero_shot.BACKEND)
+    return installation.requiring_weights(classify.BACKEND, zero_shot.BACKEND)

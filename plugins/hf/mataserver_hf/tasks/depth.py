@@ -1,4 +1,4 @@
-"""Depth from one picture."""
+"""Depth estimation from one picture."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``depth``."""
-    return installation.reading(depth.BACKEND)
+    return installation.requiring_weights(depth.BACKEND)

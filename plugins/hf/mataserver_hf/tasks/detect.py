@@ -1,4 +1,4 @@
-"""Detectors of what they were trained for, and of what a text names."""
+"""Detectors with trained classes, and zero-shot detectors."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``detect``."""
-    return installation.reading(detect.BACKEND, *zero_shot_detect.BACKENDS)
+    return installation.requiring_weights(detect.BACKEND, *zero_shot_detect.BACKENDS)

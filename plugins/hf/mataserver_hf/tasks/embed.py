@@ -1,4 +1,4 @@
-"""Vectors of pictures."""
+"""Image embeddings."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``embed``."""
-    return installation.reading(embed.BACKEND)
+    return installation.requiring_weights(embed.BACKEND)

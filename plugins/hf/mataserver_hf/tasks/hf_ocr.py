@@ -1,4 +1,4 @@
-"""Readers of text that are checkpoints: TrOCR and GOT-OCR2."""
+"""Text recognition with checkpoints: TrOCR and GOT-OCR2."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``ocr``."""
-    return installation.reading(trocr.BACKEND, got_ocr2.BACKEND)
+    return installation.requiring_weights(trocr.BACKEND, got_ocr2.BACKEND)

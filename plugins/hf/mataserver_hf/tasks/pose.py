@@ -1,4 +1,4 @@
-"""Keypoints of people, whom a detector finds."""
+"""Keypoints of people, whom a separate detector finds."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``pose``."""
-    return installation.reading(pose.BACKEND)
+    return installation.requiring_weights(pose.BACKEND)

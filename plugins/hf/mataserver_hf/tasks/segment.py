@@ -1,4 +1,4 @@
-"""Segmentation of the classes of a checkpoint, and of what a text names."""
+"""Segmentation with a checkpoint's classes, and by prompts."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``segment``."""
-    return installation.reading(segment.BACKEND, segment_prompted.BACKEND)
+    return installation.requiring_weights(segment.BACKEND, segment_prompted.BACKEND)

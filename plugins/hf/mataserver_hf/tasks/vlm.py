@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``vlm``."""
-    return installation.reading(vlm.BACKEND)
+    return installation.requiring_weights(vlm.BACKEND)

@@ -1,4 +1,4 @@
-"""Which checkpoint is meant: a directory, a registered model, or one of the hub that is here."""
+"""Finds the checkpoint to export: a directory, a registered model, or a cached hub repository."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SourceCheckpoint:
     """A checkpoint of transformers.
 
-    name:         what it is, or would be, registered as.
+    name:         the name that it is, or would be, registered under.
     path:         its directory.
-    task:         what it is registered for, None where it is not.
+    task:         the task that it is registered for, None where it is not.
     unregistered: its directory again if it was given as one: it may not be registered yet.
     """
 
@@ -30,22 +30,22 @@ class Found:
     unregistered: Path | None = None
 
 
-def find(model: str, configured: Configuration) -> Found:
-    """Return the checkpoint that is meant. Raises ``BadRequest`` when it is not here."""
+def find(model: str, configured: Configuration) -> SourceCheckpoint:
+    """Return the checkpoint named ``model``. Raises ``BadRequest`` when it is not here."""
     place = Path(model).expanduser()
     if place.is_dir():
         place = place.resolve()
-        return Found(place.name, place, unregistered=place)
+        return SourceCheckpoint(place.name, place, unregistered=place)
     known = configured.models().get(model)
     if known is None:
-        return Found(model, _cached(model))
+        return SourceCheckpoint(model, _cached(model))
     if known.path is None:
         raise BadRequest(f"{model} has no files of its own that could be exported")
-    return Found(model, known.path, known.task)
+    return SourceCheckpoint(model, known.path, known.task)
 
 
-def check(found: Found) -> None:
-    """Raise ``BadRequest`` for what holds no weights of torch's."""
+def check(found: SourceCheckpoint) -> None:
+    """Raise ``BadRequest`` for a checkpoint without torch weights."""
     if not any(next(found.path.glob(each), None) for each in _WEIGHTS):
         raise BadRequest(f"{found.name} holds no weights of torch, so there is nothing to export")
 

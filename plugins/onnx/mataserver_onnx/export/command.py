@@ -12,12 +12,12 @@ import click
 from mataserver import BadRequest, MataError, read_configuration
 from mataserver_onnx import installation
 from mataserver_onnx.export import checkpoints, families
-from mataserver_onnx.export.workshop import Workshop
+from mataserver_onnx.export.export_store import ExportStore
 from mataserver_onnx.options import Settings
 
 if TYPE_CHECKING:
     from mataserver import Configuration
-    from mataserver_onnx.export.checkpoints import Found
+    from mataserver_onnx.export.checkpoints import SourceCheckpoint
     from mataserver_onnx.options import Runtime
 
 _TASKS = ("classify", "depth", "detect", "embed", "segment")
@@ -64,43 +64,43 @@ def export(  # noqa: PLR0913 - each is an option of the command
     if register and output is not None:
         raise click.UsageError("--register keeps the export in the data directory: no --output")
     configured = read_configuration(config_file)
-    found = checkpoints.find(model, configured)
-    mark = target + ("-int8" if int8 else "")
-    family = families.find(families.read_config(found.path), task or found.task)
-    checkpoints.check(found)
-    order = _Order(found, family, mark, place)
+    source = checkpoints.find(model, configured)
+    variant = target + ("-int8" if int8 else "")
+    family = families.find(families.read_config(source.path), task or source.task)
+    checkpoints.check(source)
+    job = _ExportJob(source, family, variant, place)
     if register:
-        _keep(order, name, configured)
+        _export_and_serve(job, name, configured)
         return
-    directory = (output or Path(f"{Path(model).name}-{mark}")).expanduser().resolve()
+    directory = (output or Path(f"{Path(model).name}-{variant}")).expanduser().resolve()
     if directory.exists():
         raise BadRequest(f"{directory} exists already: choose another with --output")
-    _write(order, directory)
-    _register(directory, family.task, name or f"{found.name}-{mark}", configured)
+    _export_to(job, directory)
+    _register(directory, family.task, name or f"{source.name}-{variant}", configured)
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """What is to be exported, to what, and the pictures that it is compared on."""
+class _ExportJob:
+    """A checkpoint to export, the target variant, and the pictures for the comparison."""
 
-    found: Found
+    source: SourceCheckpoint
     family: families.Family
-    mark: str
+    variant: str
     pictures: Path | None
     runtime: Runtime = "by-file"
 
-    def fill(self, made: Path) -> None:
+    def export_into(self, made: Path) -> None:
         """Write the export into an empty directory.
 
-        Raises ``MataError`` when it does not answer as torch does.
+        Raises ``MataError`` when its outputs differ from torch's.
         """
         from mataserver_onnx.export import photos, trial
 
         pictures = photos.read(self.pictures)
-        target, _, precision = self.mark.partition("-")
+        target, _, precision = self.variant.partition("-")
         click.echo(f"exporting with {trial.versions()}")
-        figures = trial.make(
-            *(self.found.path, made, self.family, target, pictures),
+        figures = trial.export_and_compare(
+            *(self.source.path, made, self.family, target, pictures),
             int8=bool(precision),
             runtime=self.runtime if target == "onnx" else "by-file",
         )
@@ -112,21 +112,21 @@ class _Order:
             raise MataError(
                 f"the export does not answer as torch does: nothing was registered ({failed})"
             )
-        (made / "comparison.json").write_text(trial.record(figures, self.mark))
+        (made / "comparison.json").write_text(trial.comparison_json(figures, self.variant))
 
 
-def _write(order: _Order, directory: Path) -> None:
-    """Write the export into a new directory; nothing is left of one that fails."""
+def _export_to(job: _ExportJob, directory: Path) -> None:
+    """Write the export into a new directory; one that fails leaves nothing behind."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".export-") as workshop:
-        made = Path(workshop, "model")
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".export-") as temporary:
+        made = Path(temporary, "model")
         made.mkdir()
-        order.fill(made)
+        job.export_into(made)
         made.rename(directory)
 
 
 def _register(directory: Path, task: str, name: str, configured: Configuration) -> None:
-    """Register a directory of the user's."""
+    """Register an export in a directory that the user chose."""
     try:
         configured.add_model(directory, task, name)
     except MataError as error:
@@ -136,26 +136,26 @@ def _register(directory: Path, task: str, name: str, configured: Configuration) 
     click.echo(f"Exported to {directory}, registered as {name} ({task})")
 
 
-def _keep(order: _Order, name: str | None, configured: Configuration) -> None:
-    """Write the export into the data directory and serve the model from it, or another name."""
-    found, task = order.found, order.family.task
+def _export_and_serve(job: _ExportJob, name: str | None, configured: Configuration) -> None:
+    """Write the export into the data directory and serve the model, or another name, from it."""
+    source, task = job.source, job.family.task
     options = configured.plugin("onnx", Settings)
-    runtime = options.model(name or found.name).runtime or options.runtime
-    order = _Order(found, order.family, order.mark, order.pictures, runtime)
-    workshop = Workshop(configured.shared_dir / "converted", lambda: _used(configured))
-    place = workshop.place(found.name, found.path, task, order.mark, installation.version())
-    with workshop.bench(place) as part:
+    runtime = options.model(name or source.name).runtime or options.runtime
+    job = _ExportJob(source, job.family, job.variant, job.pictures, runtime)
+    store = ExportStore(configured.shared_dir / "converted", lambda: _served_paths(configured))
+    place = store.path_for(source.name, source.path, task, job.variant, installation.version())
+    with store.claim(place) as part:
         if part is not None:
-            order.fill(part)
-            workshop.finish(part)
+            job.export_into(part)
+            store.publish(part)
         if name is None:
-            configured.convert_model(found.name, task, place, found.unregistered)
+            configured.convert_model(source.name, task, place, source.unregistered)
         else:
             configured.add_model(place, task, name)
-    click.echo(f"Exported to {place}, which serves {name or found.name} ({task}) from now on")
+    click.echo(f"Exported to {place}, which serves {name or source.name} ({task}) from now on")
 
 
-def _used(configured: Configuration) -> list[Path]:
+def _served_paths(configured: Configuration) -> list[Path]:
     """Return the directories and files that registered models are served from."""
     return [
         path

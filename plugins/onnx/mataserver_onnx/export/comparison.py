@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-SEEN, STRONGEST = 0.3, 20
-"""Torch's detections from this score on, and at most so many, must be found again."""
-_SAME = 0.8
+MIN_SCORE, MAX_DETECTIONS = 0.3, 20
+"""Torch's detections from ``MIN_SCORE`` on, and at most so many, must be found again."""
+_SAME_BOX = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One difference: what it is of, the largest seen, and how much is let pass."""
+class Difference:
+    """One kind of difference: its name, the largest seen, and the largest allowed."""
 
     name: str
     value: float
@@ -40,7 +40,7 @@ class Figure:
         return self.value <= self.limit
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return it as one line."""
         verdict = "" if self.passed else f", more than {self.limit:g}"
         return f"{self.name}: {self.value:.2g}{verdict}"
 
@@ -56,13 +56,13 @@ LIMITS: dict[str, dict[str, tuple[float, float]]] = {
     "depth": {"depths, of their range": (1e-3, 0.05)},
     "embed": {"1 - cosine": (1e-5, 0.03)},
 }
-"""By task the figures, each with what is let pass in full precision and in int8."""
+"""The differences per task, each with its limits in full precision and in int8."""
 
 
 def compare(
     checkpoint: Checkpoint, served: Any, params: Any, photos: Sequence[Pixels], *, int8: bool
-) -> list[Figure]:
-    """Return the largest difference over the photos of each of the task's figures.
+) -> list[Difference]:
+    """Return the largest difference over the photos of each of the task's kinds.
 
     ``served`` is the plugin's model and ``params`` a struct that leaves nothing out.
     """
@@ -76,23 +76,23 @@ def compare(
         _MEASURES[task](checkpoint, photo, served.predict([photo], [params])[0]) for photo in photos
     ]
     return [
-        Figure(name, float(max(row[name] for row in seen)), limits[int8])
+        Difference(name, float(max(row[name] for row in seen)), limits[int8])
         for name, limits in LIMITS[task].items()
     ]
 
 
-def _ask(checkpoint: Checkpoint, photo: Pixels) -> Any:
+def _run_torch(checkpoint: Checkpoint, photo: Pixels) -> Any:
     """Run torch on a photo that transformers has prepared."""
     with torch.inference_mode():
         return checkpoint.module(**checkpoint.prepare(photo))
 
 
 def _detections(checkpoint: Checkpoint, photo: Pixels) -> tuple[list[str], Any, Any]:
-    """Return torch's strongest detections: labels, scores and boxes in parts of the picture."""
+    """Return torch's strongest detections: labels, scores and relative boxes."""
     [answer] = checkpoint.processor.post_process_object_detection(
-        _ask(checkpoint, photo), threshold=SEEN, target_sizes=[photo.shape[:2]]
+        _run_torch(checkpoint, photo), threshold=MIN_SCORE, target_sizes=[photo.shape[:2]]
     )
-    order = answer["scores"].argsort(descending=True)[:STRONGEST]
+    order = answer["scores"].argsort(descending=True)[:MAX_DETECTIONS]
     named = checkpoint.module.config.id2label
     labels = [named[int(label)] for label in answer["labels"][order]]
     boxes = np.clip(answer["boxes"][order].numpy() / _edge(photo), 0, 1)
@@ -126,7 +126,7 @@ def _arrays(result: Any, edge: NDArray[np.float32]) -> tuple[list[str], Any, Any
 def _closest(
     label: str, box: NDArray[np.float32], score: Any, ours: tuple[list[str], Any, Any]
 ) -> tuple[float, float] | None:
-    """Return the differences in score and box to the likest detection of a label, or None."""
+    """Return the differences in score and box to the closest detection of a label, or None."""
     labels, scores, boxes = ours
     alike = [
         index for index in range(len(labels)) if labels[index] == label and _same(box, boxes[index])
@@ -139,15 +139,15 @@ def _closest(
 
 def _same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
     near = float(np.abs(one - other).max()) < 1e-3  # boxes too flat to overlap
-    return near or float(overlaps(one, other[None])[0]) >= _SAME
+    return near or float(overlaps(one, other[None])[0]) >= _SAME_BOX
 
 
 def _classify(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
     config = checkpoint.module.config
-    logits = _ask(checkpoint, photo).logits[0]
+    logits = _run_torch(checkpoint, photo).logits[0]
     several = config.problem_type == "multi_label_classification" or config.num_labels == 1
     theirs = (logits.sigmoid() if several else logits.softmax(-1)).sort(descending=True)
-    # By rank: some classes of ImageNet share a name.
+    # Compared by rank, because some classes of ImageNet share a name.
     ours = [each.confidence for each in result.classifications]
     largest = float(np.abs(np.array(ours) - theirs.values.numpy()).max())
     differs = result.classifications[0].label != config.id2label[int(theirs.indices[0])]
@@ -155,7 +155,7 @@ def _classify(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, f
 
 
 def _segment(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
-    logits = _ask(checkpoint, photo).logits
+    logits = _run_torch(checkpoint, photo).logits
     large = interpolate(logits, size=photo.shape[:2], mode="bilinear", align_corners=False)
     named = checkpoint.module.config.id2label
     first = {name: index for index, name in reversed(named.items())}
@@ -168,7 +168,7 @@ def _segment(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, fl
 
 
 def _depth(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
-    depth = _ask(checkpoint, photo).predicted_depth[:, None]
+    depth = _run_torch(checkpoint, photo).predicted_depth[:, None]
     size = photo.shape[:2]
     theirs = interpolate(depth, size=size, mode="bicubic", align_corners=False)[0, 0].numpy()
     span = float(theirs.max() - theirs.min()) or 1.0
@@ -178,7 +178,7 @@ def _depth(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, floa
 
 def _embed(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
     [output] = checkpoint.family.outputs
-    theirs = _ask(checkpoint, photo)[output][0].numpy().astype(np.float64)
+    theirs = _run_torch(checkpoint, photo)[output][0].numpy().astype(np.float64)
     theirs /= np.linalg.norm(theirs)
     cosine = float(theirs @ result.embedding.astype(np.float64))
     return dict(zip(LIMITS["embed"], (max(0.0, 1 - cosine),), strict=True))

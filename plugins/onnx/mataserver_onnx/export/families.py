@@ -1,4 +1,4 @@
-"""Which checkpoints can be exported, and how: those whose export was compared with torch."""
+"""The checkpoints that can be exported, and how: those whose export was compared with torch."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ FIXED = 0
 class Family:
     """How one family's networks are traced.
 
-    task:    what they are served for.
-    auto:    the class of transformers that opens them.
-    outputs: those that are read; the others are cut off.
-    step:    height and width may be any multiple of it; 0 if there is one size.
-    masked:  they are also told which pixels are padding.
-    shadows: built-in functions that would turn a size of a traced tensor into a number, in the
-             module of this family's code: they are replaced there while it is traced.
+    task:       the task that they are served for.
+    auto:       the class of transformers that opens them.
+    outputs:    those that are kept; the others are removed.
+    step:       height and width may be any multiple of it; 0 if there is one size.
+    takes_mask: they also take a mask of the pixels that are not padding.
+    replaced_builtins: built-in functions that would turn a size of a traced tensor into a
+                number, in the module of this family's code: they are replaced there during tracing.
     """
 
     task: str
     auto: str
     outputs: tuple[str, ...]
     step: int = FIXED
-    masked: bool = False
-    shadows: tuple[str, ...] = ()
+    takes_mask: bool = False
+    replaced_builtins: tuple[str, ...] = ()
 
 
 _BOXES = ("logits", "pred_boxes")
-_DETR = Family("detect", "AutoModelForObjectDetection", _BOXES, step=1, masked=True)
-_RT_DETR = Family("detect", "AutoModelForObjectDetection", _BOXES, shadows=("len",))
+_DETR = Family("detect", "AutoModelForObjectDetection", _BOXES, step=1, takes_mask=True)
+_RT_DETR = Family("detect", "AutoModelForObjectDetection", _BOXES, replaced_builtins=("len",))
 _CLASSIFY = Family("classify", "AutoModelForImageClassification", ("logits",))
 _SEGMENT = Family("segment", "AutoModelForSemanticSegmentation", ("logits",))
 _DEPTH = ("depth", "AutoModelForDepthEstimation", ("predicted_depth",))
@@ -79,7 +79,7 @@ FAMILIES: dict[tuple[str, str], Family] = {
     ("segformer", "segment"): _SEGMENT,
     ("beit", "segment"): _SEGMENT,
     ("upernet", "segment"): _SEGMENT,
-    ("depth_anything", "depth"): Family(*_DEPTH, step=14, shadows=("int",)),
+    ("depth_anything", "depth"): Family(*_DEPTH, step=14, replaced_builtins=("int",)),
     ("dpt", "depth"): Family(*_DEPTH),
     ("glpn", "depth"): Family(*_DEPTH, step=32),
     ("clip", "embed"): Family("embed", "CLIPVisionModelWithProjection", ("image_embeds",)),
@@ -109,8 +109,8 @@ def read_config(source: Path) -> dict[str, Any]:
 def find(config: Mapping[str, Any], task: str | None) -> Family:
     """Return the family of a checkpoint by its ``config.json``.
 
-    Without a task it is the one that the checkpoint's head was trained for. Raises ``BadRequest``
-    for a family whose export has not been compared with torch.
+    Without a task it is that of the checkpoint's head. Raises ``BadRequest`` for a family whose
+    export has not been compared with torch.
     """
     kind = str(config.get("model_type", ""))
     wanted = task or _trained_for(config)

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from mataserver import MataError, Unavailable
 from mataserver_onnx.export.families import FIXED
-from mataserver_onnx.openvino_session import import_openvino, opt_out
+from mataserver_onnx.openvino_session import disable_telemetry, import_openvino
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-# DPT declares these and never reads them; several published checkpoints leave them out.
-_UNREAD = re.compile(r"(^|\.)fusion_stage\.layers\.0\.residual_layer1\.")
-_MOST, _LEAST_SIDE, _MOST_SIDE = 64, 33, 8192
-_speech: Any = transformers_logging
+# DPT declares these and never uses them; several published checkpoints leave them out.
+_UNUSED = re.compile(r"(^|\.)fusion_stage\.layers\.0\.residual_layer1\.")
+_MAX_BATCH, _MIN_SIDE, _MAX_SIDE = 64, 33, 8192
+_transformers_logging: Any = transformers_logging
 _processors: Any = transformers.AutoImageProcessor
 
 
@@ -44,9 +44,9 @@ class Checkpoint:
 
     def __init__(self, path: Path, family: Family) -> None:
         """Open it. Raises ``MataError`` for one that cannot be read."""
-        opt_out()  # transformers and nncf import OpenVINO by themselves
-        _speech.set_verbosity_error()
-        _speech.disable_progress_bar()
+        disable_telemetry()  # transformers and nncf import OpenVINO
+        _transformers_logging.set_verbosity_error()
+        _transformers_logging.disable_progress_bar()
         self.family = family
         opener: Any = getattr(transformers, family.auto)
         try:
@@ -59,16 +59,16 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise MataError(f"the checkpoint cannot be read: {_first_line(error)}") from error
         self.module: Any = module.eval()
-        _refuse_gaps(self.module, report["missing_keys"])
+        _check_complete(self.module, report["missing_keys"])
 
     def write(self, directory: Path, target: str, photos: Sequence[Pixels], *, int8: bool) -> None:
         """Write the network, its configuration and its processor's into a directory.
 
-        Inputs are as large as the first of the ``photos`` becomes; in int8, OpenVINO's are
-        calibrated on all. Raises ``Unavailable`` for a missing package.
+        The sample input has the size of the first prepared photo; in int8, OpenVINO's export is
+        calibrated on all ``photos``. Raises ``Unavailable`` for a missing package.
         """
         writer = _write_openvino if target == "openvino" else _write_onnx
-        with _silence(), _shadowed(self.module, self.family.shadows):
+        with _quiet(), _symbolic_builtins(self.module, self.family.replaced_builtins):
             try:
                 writer(self, directory, photos, int8=int8)
             except ImportError as error:
@@ -81,17 +81,18 @@ class Checkpoint:
         self.processor.save_pretrained(directory)
 
     def prepare(self, photo: Pixels) -> dict[str, Any]:
-        """Return what transformers makes of a photo: tensors by the inputs' names."""
+        """Return transformers' inputs for a photo: tensors by the inputs' names."""
         given = self.processor(
             images=[photo], input_data_format="channels_last", return_tensors="pt"
         )
-        names = ("pixel_values", "pixel_mask") if self.family.masked else ("pixel_values",)
+        names = ("pixel_values", "pixel_mask") if self.family.takes_mask else ("pixel_values",)
         return {name: given[name] for name in names}
 
     def sample(self, photo: Pixels) -> dict[str, Any]:
-        """Return what the network is traced with: a photo, twice.
+        """Return the inputs for tracing: a photo, twice.
 
-        It is cut to be wide: of a square one the trace would keep that both sides are equal.
+        It is cropped to be wide: from a square one the trace would conclude that both sides are
+        equal.
         """
         height, width = photo.shape[:2]
         wide = photo[: max(1, min(height, width * 5 // 8))]
@@ -104,25 +105,25 @@ class Checkpoint:
             )
         return {name: torch.cat([each, each]) for name, each in prepared.items()}
 
-    def sides(self) -> dict[str, Any]:
-        """Return which sides of the inputs may vary, as torch.export takes it."""
+    def dynamic_shapes(self) -> dict[str, Any]:
+        """Return which dimensions of the inputs may vary, in the form of torch.export."""
         step = self.family.step
-        batch = Dim("batch", min=1, max=_MOST)
+        batch = Dim("batch", min=1, max=_MAX_BATCH)
         free: list[Any] = []
         for name in ("height", "width") if step != FIXED else ():
-            least = -(-_LEAST_SIDE // step)
-            side = Dim(f"_{name}" if step > 1 else name, min=least, max=_MOST_SIDE // step)
+            least = -(-_MIN_SIDE // step)
+            side = Dim(f"_{name}" if step > 1 else name, min=least, max=_MAX_SIDE // step)
             free.append(step * side if step > 1 else side)
         sides: dict[str, Any] = {"pixel_values": {0: batch, **dict(enumerate(free, start=2))}}
-        if self.family.masked:
+        if self.family.takes_mask:
             sides["pixel_mask"] = {0: batch, **dict(enumerate(free, start=1))}
         return sides
 
 
 def _squares_only(config: Any) -> bool:
-    """Whether it is a DPT without a backbone of its own, or a hybrid.
+    """Whether it is a DPT without a separate backbone, or a hybrid.
 
-    Of an image that is no square, transformers mixes up their patches, and torch would agree.
+    transformers mixes up their patches for images that are not square, and torch would agree.
     """
     return config.model_type == "dpt" and (config.is_hybrid or config.backbone_config is None)
 
@@ -133,20 +134,22 @@ def _write_onnx(
     exporters: Any = importlib.import_module("transformers.exporters")
     quantizer = None
     if int8:
-        # Weights in int8, what goes through them when it comes; convolutions stay as they are.
+        # Weights in int8, activations quantized at run time; convolutions stay as they are.
         config = exporters.OnnxRuntimeDynamicConfig(op_types_to_quantize=["MatMul", "Gemm"])
         quantizer = exporters.OnnxRuntimeQuantizer(config)
     exported = exporters.OnnxExporter().export(
         checkpoint.module,
         checkpoint.sample(photos[0]),
-        config=exporters.OnnxConfig(dynamic_shapes=checkpoint.sides(), quantizer=quantizer),
+        config=exporters.OnnxConfig(
+            dynamic_shapes=checkpoint.dynamic_shapes(), quantizer=quantizer
+        ),
     )
     _prune(exported.program, checkpoint.family.outputs)
     exporters.OnnxExporter.save_program(exported.program, directory / "model.onnx")
 
 
 def _prune(program: Any, outputs: tuple[str, ...]) -> None:
-    """Cut off the outputs that nobody reads, and what computes them alone."""
+    """Remove the outputs that are not read, and the operators that only they need."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     for value in list(program.graph.outputs):
@@ -165,7 +168,9 @@ def _write_openvino(
     exported = exporters.OpenVINOExporter().export(
         checkpoint.module,
         sample,
-        config=exporters.OpenVINOConfig(dynamic_shapes=checkpoint.sides(), quantizer=quantizer),
+        config=exporters.OpenVINOConfig(
+            dynamic_shapes=checkpoint.dynamic_shapes(), quantizer=quantizer
+        ),
     )
     whole = exported.program
     wanted = [whole.output(name) for name in checkpoint.family.outputs]
@@ -176,8 +181,8 @@ def _write_openvino(
 
 
 def _calibrated(checkpoint: Checkpoint, photos: Sequence[Pixels], exporters: Any) -> Any:
-    """Return what turns weights, and what goes through them, to int8 by the photos' values."""
-    import nncf  # noqa: F401 - imported to be named when it is missing
+    """Return a quantizer of weights and activations to int8, calibrated on the photos."""
+    import nncf  # noqa: F401 - imported so that an ImportError names it
 
     config = exporters.NNCFQuantizationConfig(subset_size=len(photos))
     samples = [checkpoint.prepare(photo) for photo in photos]
@@ -188,10 +193,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _refuse_gaps(module: Any, missing: set[str]) -> None:
+def _check_complete(module: Any, missing: set[str]) -> None:
     """Raise ``MataError`` for a checkpoint that lacks weights: they would be random."""
     learnt = {name for name, _ in module.named_parameters()}
-    gaps = sorted(name for name in missing & learnt if not _UNREAD.search(name))
+    gaps = sorted(name for name in missing & learnt if not _UNUSED.search(name))
     if gaps:
         raise MataError(
             f"the checkpoint lacks {len(gaps)} of the weights that its task needs, {gaps[0]} among "
@@ -200,10 +205,10 @@ def _refuse_gaps(module: Any, missing: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporters' progress and their doubts about each other's versions to themselves.
+def _quiet() -> Iterator[None]:
+    """Suppress the exporters' progress and their warnings about each other's versions.
 
-    Whether an export is right is compared afterwards.
+    The export's correctness is compared afterwards.
     """
     loud = [logging.getLogger(name) for name in ("torch.onnx", "transformers", "root", "nncf")]
     before = [each.level for each in loud]
@@ -220,7 +225,7 @@ def _silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _shadowed(module: Any, names: tuple[str, ...]) -> Iterator[None]:
+def _symbolic_builtins(module: Any, names: tuple[str, ...]) -> Iterator[None]:
     """Replace built-in functions in the module of a network's code while it is traced.
 
     ``len`` of a traced tensor, and ``int`` of one of its sides, are plain numbers: the size of the
@@ -237,12 +242,12 @@ def _shadowed(module: Any, names: tuple[str, ...]) -> Iterator[None]:
             delattr(code, name)
 
 
-def _length(thing: Any) -> Any:
+def _symbolic_len(thing: Any) -> Any:
     return thing.shape[0] if isinstance(thing, torch.Tensor) else builtins.len(thing)
 
 
-def _whole(value: Any) -> Any:
+def _symbolic_int(value: Any) -> Any:
     return value if isinstance(value, torch.SymInt) else builtins.int(value)
 
 
-_SYMBOLIC = {"len": _length, "int": _whole}
+_SYMBOLIC = {"len": _symbolic_len, "int": _symbolic_int}

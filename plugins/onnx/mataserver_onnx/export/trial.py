@@ -1,4 +1,4 @@
-"""Makes an export and asks it and torch about the same pictures. Imports torch."""
+"""Makes an export and compares it with torch on the same pictures. Imports torch."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mataserver import Backend, Params
-    from mataserver_onnx.export.comparison import Figure
+    from mataserver_onnx.export.comparison import Difference
     from mataserver_onnx.export.families import Family
     from mataserver_onnx.export.photos import Pixels
     from mataserver_onnx.options import Runtime
 
-ASKED: dict[str, tuple[Backend, Params]] = {
+BACKENDS: dict[str, tuple[Backend, Params]] = {
     "detect": (detect.BACKEND, detect.DetectParams(confidence=0.0)),
     "classify": (classify.BACKEND, classify.ClassifyParams(top_k=1_000_000)),
     "segment": (segment.BACKEND, segment.SegmentParams(confidence=0.0)),
     "depth": (depth.BACKEND, depth.DepthParams(normalize=False)),
     "embed": (embed.BACKEND, embed.BACKEND.params()),
 }
-"""By task this plugin's own backend, and parameters that leave nothing of its answers out."""
+"""This plugin's backend of each task, with parameters that leave nothing out of its results."""
 
 
-def make(
+def export_and_compare(
     source: Path,
     directory: Path,
     family: Family,
@@ -41,15 +41,15 @@ def make(
     *,
     int8: bool,
     runtime: Runtime = "by-file",
-) -> list[Figure]:
-    """Write the export of a checkpoint into a directory; return how far it is from torch.
+) -> list[Difference]:
+    """Write the export of a checkpoint into a directory; return its differences to torch.
 
-    ``runtime`` is what answers the pictures, in float32.
-    Raises ``MataError`` for a checkpoint that cannot be exported.
+    ``runtime`` runs the export for the comparison, in float32. Raises ``MataError`` for a
+    checkpoint that cannot be exported.
     """
     checkpoint = tracing.Checkpoint(source, family)
     checkpoint.write(directory, target, photos, int8=int8)
-    backend, params = ASKED[family.task]
+    backend, params = BACKENDS[family.task]
     context = LoadContext(
         settings=Settings(runtime=runtime),
         device="cpu",
@@ -63,12 +63,12 @@ def make(
 
 
 def versions() -> str:
-    """Return what made an export."""
+    """Return the versions of the exporting packages."""
     return ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
 
 
-def record(figures: Sequence[Figure], mark: str) -> str:
-    """Return what is kept beside an export: the differences that were seen."""
+def comparison_json(figures: Sequence[Difference], variant: str) -> str:
+    """Return the JSON file that is stored beside an export: the differences to torch."""
     differences = {figure.name: figure.value for figure in figures}
-    kept = {"export": mark, "made with": versions(), "differences": differences}
+    kept = {"export": variant, "made with": versions(), "differences": differences}
     return json.dumps(kept, indent=2) + "\n"

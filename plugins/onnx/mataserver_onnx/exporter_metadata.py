@@ -1,64 +1,64 @@
-"""What Ultralytics' exporters, and YOLOv5's, note in a network's metadata."""
+"""The metadata that Ultralytics' and YOLOv5's exporters write into a network's file."""
 
 from __future__ import annotations
 
 import ast
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from mataserver_onnx.labels import noted as noted_labels
+from mataserver_onnx.labels import from_metadata as labels_from_metadata
 
 if TYPE_CHECKING:
     from mataserver_onnx.graph import Graph
 
     Size = tuple[int, int]
 
-_OWN = frozenset({"stride", "task", "end2end", "kpt_shape"})
-_MAKER = "ultralytics"
+_KEYS = frozenset({"stride", "task", "end2end", "kpt_shape"})
+_AUTHOR = "ultralytics"
 
 
-class Notes(NamedTuple):
-    """The facts that metadata states; what it does not state is None or empty.
+class ExporterMetadata(NamedTuple):
+    """The facts that metadata states; others are None or empty.
 
-    own:       whether one of these exporters wrote the file.
-    task:      "detect", "segment", "pose", "obb", "classify", or what it says else.
-    classes:   how many names of classes there are.
-    finished:  whether the network suppresses repeated boxes itself.
-    family:    what the description calls it.
-    keypoints: how many there are of an instance, and how many numbers each has: (x, y), or with a
+    is_known_exporter: whether one of these exporters wrote the file.
+    task:      "detect", "segment", "pose", "obb", "classify", or another stated one.
+    classes:   the number of class names.
+    end2end:   whether the network suppresses repeated boxes itself.
+    family:    the family that the description names.
+    keypoints: the number of keypoints of an instance, and of numbers for each: (x, y), or with a
                confidence.
     size:      height and width of the input.
     """
 
-    own: bool = False
+    is_known_exporter: bool = False
     task: str = ""
     classes: int | None = None
-    finished: bool | None = None
+    end2end: bool | None = None
     family: Literal["", "yolo", "rt-detr"] = ""
     keypoints: tuple[int, int] | None = None
     size: Size | None = None
 
     def __str__(self) -> str:
-        """Return what is stated, in words."""
+        """Return the stated facts in words."""
         stated = {
             "task": self.task,
             "names": self.classes and f"{self.classes} classes",
             "kpt_shape": self.keypoints and list(self.keypoints),
-            "end2end or nms": self.finished,
+            "end2end or nms": self.end2end,
             "description": self.family,
         }
-        said = (f"{key} {value}" for key, value in stated.items() if value not in (None, ""))
-        return ", ".join(said)
+        facts = (f"{key} {value}" for key, value in stated.items() if value not in (None, ""))
+        return ", ".join(facts)
 
 
-def read(graph: Graph) -> Notes:
-    """Return what a network's metadata states; what cannot be understood is not stated."""
+def read(graph: Graph) -> ExporterMetadata:
+    """Return the facts in a network's metadata; values that cannot be parsed are left out."""
     given = graph.metadata
     makers = f"{given.get('author', '')} {given.get('description', '')}".lower()
-    return Notes(
-        own=not _OWN.isdisjoint(given) or _MAKER in makers,
+    return ExporterMetadata(
+        is_known_exporter=not _KEYS.isdisjoint(given) or _AUTHOR in makers,
         task=given.get("task", "").strip().lower(),
-        classes=len(noted_labels(graph)) or None,
-        finished=_finished(_value(given.get("end2end")), _value(given.get("args"))),
+        classes=len(labels_from_metadata(graph)) or None,
+        end2end=_end2end(_value(given.get("end2end")), _value(given.get("args"))),
         family=_family(given.get("description", "")),
         keypoints=_pair(_value(given.get("kpt_shape"))),
         size=_pair(_value(given.get("imgsz"))),
@@ -73,7 +73,7 @@ def _value(text: str | None) -> Any:
         return None
 
 
-def _finished(end2end: object, arguments: object) -> bool | None:
+def _end2end(end2end: object, arguments: object) -> bool | None:
     if isinstance(arguments, dict) and arguments.get("nms") is True:
         return True
     return end2end if isinstance(end2end, bool) else None

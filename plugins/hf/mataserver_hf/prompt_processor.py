@@ -1,7 +1,7 @@
-"""Turns an image and a prompt into the tensors that a vision-language model reads.
+"""Turns an image and a prompt into the input tensors of a vision-language model.
 
-The processors are put together here from their parts, because their own ``from_pretrained`` of some
-families insists on a video processor, which needs torchvision, though they are shown stills only.
+The processors are assembled from their parts here: the ``from_pretrained`` of some families
+requires a video processor, which needs torchvision, even for still images.
 
 Only ``load`` functions import this module: it imports torch and transformers.
 """
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
-def _for_stills(processor_class: Any) -> Any:
-    """Return the processor class without the part for videos: its constructor names the parts."""
+def _without_video(processor_class: Any) -> Any:
+    """Return the processor class without its video part: its constructor names the parts."""
 
-    class Stills(processor_class):  # type: ignore[misc]
+    class StillsOnly(processor_class):  # type: ignore[misc]
         def __init__(self, image_processor: Any, tokenizer: Any, chat_template: Any = None) -> None:
             super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
-    return Stills
+    return StillsOnly
 
 
-def _chat(processor: Any, system: str, prompt: str) -> str:
-    """Return the conversation in the words of the checkpoint's own chat template."""
-    asked = [{"type": "image"}, {"type": "text", "text": prompt}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": asked}]
+def _chat_prompt(processor: Any, system: str, prompt: str) -> str:
+    """Return the conversation, formatted with the checkpoint's own chat template."""
+    question = [{"type": "image"}, {"type": "text", "text": prompt}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
     if system:
         content = [{"type": "text", "text": system}]
         messages.insert(0, {"role": "system", "content": content})
@@ -63,14 +63,14 @@ def _chat(processor: Any, system: str, prompt: str) -> str:
     return text
 
 
-def _prefixed(processor: Any, system: str, prompt: str) -> str:
+def _prefixed_prompt(processor: Any, system: str, prompt: str) -> str:
     if system:
         raise _no_system_prompt()
     return f"{processor.image_token}{prompt}"
 
 
-def _task(processor: Any, system: str, prompt: str) -> str:
-    """Return a prompt of Florence-2, whose words for tasks without input stand alone."""
+def _task_prompt(processor: Any, system: str, prompt: str) -> str:
+    """Return a prompt of Florence-2; its task words that take no input must stand alone."""
     if system:
         raise _no_system_prompt()
     for task in processor.task_prompts_without_inputs:
@@ -85,36 +85,36 @@ def _no_system_prompt() -> InvalidParams:
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """A processor class, and how it is spoken to."""
+    """A processor class, and the function that formats its prompts."""
 
     processor: Any
-    words: Callable[[Any, str, str], str] = _chat
+    format_prompt: Callable[[Any, str, str], str] = _chat_prompt
 
 
 _FAMILIES = {
-    "florence2": _Family(transformers.Florence2Processor, _task),
+    "florence2": _Family(transformers.Florence2Processor, _task_prompt),
     "idefics3": _Family(transformers.Idefics3Processor),
     "llava": _Family(transformers.LlavaProcessor),
     "llava_next": _Family(transformers.LlavaNextProcessor),
-    "paligemma": _Family(transformers.PaliGemmaProcessor, _prefixed),
-    "qwen2_5_vl": _Family(_for_stills(transformers.Qwen2_5_VLProcessor)),
-    "qwen2_vl": _Family(_for_stills(transformers.Qwen2VLProcessor)),
-    "qwen3_vl": _Family(_for_stills(transformers.Qwen3VLProcessor)),
-    # For stills SmolVLM's own does the same, but wants a package that spells numbers in videos.
+    "paligemma": _Family(transformers.PaliGemmaProcessor, _prefixed_prompt),
+    "qwen2_5_vl": _Family(_without_video(transformers.Qwen2_5_VLProcessor)),
+    "qwen2_vl": _Family(_without_video(transformers.Qwen2VLProcessor)),
+    "qwen3_vl": _Family(_without_video(transformers.Qwen3VLProcessor)),
+    # SmolVLM's own does the same for stills, but needs a package that spells numbers in videos.
     "smolvlm": _Family(transformers.Idefics3Processor),
 }
 
 
-class Dialogue:
+class PromptProcessor:
     """The processor of one checkpoint."""
 
     def __init__(self, processor: Any, model_type: str) -> None:
         """Keep ``processor``, made for that family."""
         self._processor = processor
         self._model_type = model_type
-        self._words = _FAMILIES[model_type].words
+        self._format_prompt = _FAMILIES[model_type].format_prompt
         marks = (getattr(processor, name, None) for name in ("image_token", "video_token"))
-        self._marks = tuple(mark for mark in marks if mark)
+        self._placeholders = tuple(mark for mark in marks if mark)
 
     @property
     def tokenizer(self) -> Any:
@@ -122,17 +122,17 @@ class Dialogue:
         return self._processor.tokenizer
 
     def tensors(self, image: NDArray[np.uint8], system: str, prompt: str) -> Tensors:
-        """Return what the model reads, as a batch of one.
+        """Return the model's inputs, as a batch of one.
 
-        Raises ``InvalidParams`` for a prompt that stands for an image itself and for a system
-        prompt where the model has no place for one, and ``BadRequest`` for an image that is too
-        small or too narrow for the processor.
+        Raises ``InvalidParams`` for a prompt that contains a placeholder for an image and for a
+        system prompt where the model takes none, and ``BadRequest`` for an image that is too small
+        or too narrow for the processor.
         """
-        for name, given in (("prompt", prompt), ("system_prompt", system)):
-            if mark := next((mark for mark in self._marks if mark in given), ""):
+        for name, value in (("prompt", prompt), ("system_prompt", system)):
+            if mark := next((mark for mark in self._placeholders if mark in value), ""):
                 raise InvalidParams(f"params.{name}: must not contain {mark}")
-        text = self._words(self._processor, system, prompt)
-        # A template that writes the first token itself must not get a second one.
+        text = self._format_prompt(self._processor, system, prompt)
+        # If the template writes the first token, the tokenizer must not add a second one.
         first = self.tokenizer.bos_token
         options = {"add_special_tokens": False} if first and text.startswith(first) else {}
         try:
@@ -144,11 +144,11 @@ class Dialogue:
             raise BadRequest(
                 f"an image of {width}x{height} pixels is too small or too narrow for this model"
             ) from error
-        # PaliGemma's brings labels for training.
+        # PaliGemma's processor returns labels for training too.
         return {name: torch.from_numpy(each) for name, each in read.items() if name != "labels"}
 
     def view(self, image: NDArray[np.uint8], tensors: Tensors) -> View:
-        """Return what the model sees of ``image``, which became ``tensors``."""
+        """Return the part of ``image`` that the model sees; ``tensors`` were made from it."""
         height, width = image.shape[:2]
         size = (width, height)
         pixels = self._processor.image_processor
@@ -172,14 +172,14 @@ def _cropped(pixels: Any, width: int, height: int) -> tuple[float, float, float,
     return (width - wide) / 2, (height - high) / 2, wide, high
 
 
-def open_dialogue(
+def open_prompt_processor(
     checkpoint: Checkpoint, spec: ModelSpec, ctx: LoadContext, model_type: str
-) -> Dialogue:
+) -> PromptProcessor:
     """Open the processor of a checkpoint.
 
     Raises ``MataError`` for one that cannot be read or, where it is needed, lacks a chat template.
     """
-    parts = [checkpoint.pixels().processor, checkpoint.tokenizer()]
+    parts = [checkpoint.preprocessor().processor, checkpoint.tokenizer()]
     family = _FAMILIES[model_type]
     try:
         found, _ = family.processor.get_processor_dict(str(spec.path), local_files_only=True)
@@ -190,6 +190,6 @@ def open_dialogue(
         raise MataError(
             f"the processor configuration of {spec.name} cannot be read; the server's log says why"
         ) from error
-    if family.words is _chat and not processor.chat_template:
+    if family.format_prompt is _chat_prompt and not processor.chat_template:
         raise MataError(f"{spec.name} has no chat template, so it cannot be asked")
-    return Dialogue(processor, model_type)
+    return PromptProcessor(processor, model_type)

@@ -1,11 +1,11 @@
-"""Which preparation a network's images get: the settings', the processor's, or the layout's."""
+"""Chooses the preparation of a network's images: of the settings, the processor or the layout."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
-from mataserver_onnx import notes, processor
+from mataserver_onnx import exporter_metadata, processor
 from mataserver_onnx.layouts import LAYOUTS
 from mataserver_onnx.options import Resize
 from mataserver_onnx.preparation import Preparation, cropped, fitted, stretched, table
@@ -18,46 +18,50 @@ if TYPE_CHECKING:
 
     Size = tuple[int, int]
 
-_WHOLE = frozenset[Resize]({"stretch", "letterbox", "corner"})
-_POSSIBLE: dict[str, frozenset[Resize]] = {
+_UNCROPPED = frozenset[Resize]({"stretch", "letterbox", "corner"})
+_ALLOWED_RESIZES: dict[str, frozenset[Resize]] = {
     **{
-        name: _WHOLE for name, layout in LAYOUTS.items() if layout.resize in {"letterbox", "corner"}
+        name: _UNCROPPED
+        for name, layout in LAYOUTS.items()
+        if layout.resize in {"letterbox", "corner"}
     },
-    "classes": _WHOLE | {"crop"},
-    "vector": _WHOLE | {"crop"},
+    "classes": _UNCROPPED | {"crop"},
+    "vector": _UNCROPPED | {"crop"},
 }
-"""What may be done to images besides stretching, where the answer is about places or the whole."""
+"""Resizing methods besides stretching, where the answer is about places or the whole image."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RESCALE = {"plain": 1 / 255, "imagenet": 1 / 255, "bytes": 1.0}
-_MIDDLE = 224 / 256
-"""The part of a picture that classifiers of torchvision are shown."""
+_CROP_SHARE = 224 / 256
+"""The share of a picture's side that torchvision's classifiers see."""
 
 
-def preparation(
+def choose(
     bundle: Bundle, layout: LayoutName, options: ModelOptions
 ) -> tuple[Preparation, Size | None]:
-    """Return how images are prepared, and the (height, width) that all inputs then have, if any.
+    """Return the preparation of images, and the (height, width) of all inputs, if it is fixed.
 
-    ``preprocessor_config.json`` counts unless the settings say something about pixels. Raises
-    ``MataError`` when a size is needed that nothing says, or two that contradict each other.
+    ``preprocessor_config.json`` is used unless the settings state a preparation. Raises
+    ``MataError`` when a needed size is not stated, or two contradict each other.
     """
     size = size_of(bundle, layout, options)
-    if bundle.processor and not options.states_pixels:
+    if bundle.processor and not options.states_preparation:
         made = processor.read(bundle.processor, size)
-        if made.cuts and "crop" not in _POSSIBLE.get(layout, ()):
+        if made.crops and "crop" not in _ALLOWED_RESIZES.get(layout, ()):
             raise MataError(
                 f"the model's image processor cuts off parts of images, which does not go with "
                 f"the layout {layout}: state resize and what else is to be done to pixels under "
                 "plugins.onnx.models"
             )
-        return made, size or made.fixed
-    assert size is not None  # noqa: S101 - for the type checker: ``size_of`` saw to it
-    return _stated(bundle.graph, layout, options, size), size
+        return made, size or made.fixed_size
+    assert size is not None  # noqa: S101 - for the type checker: ``size_of`` ensures it
+    return _from_options(bundle.graph, layout, options, size), size
 
 
-def _stated(graph: Graph, layout: LayoutName, options: ModelOptions, size: Size) -> Preparation:
-    """Prepare as the settings say, and as is usual for the layout where they say nothing."""
-    found = notes.read(graph)
+def _from_options(
+    graph: Graph, layout: LayoutName, options: ModelOptions, size: Size
+) -> Preparation:
+    """Prepare as the settings state, and as is usual for the layout otherwise."""
+    found = exporter_metadata.read(graph)
     ultralytics = layout == "classes" and found.task == "classify"
     usual = "plain" if ultralytics else LAYOUTS[layout].pixels
     normalised = usual == "imagenet"
@@ -65,11 +69,11 @@ def _stated(graph: Graph, layout: LayoutName, options: ModelOptions, size: Size)
     std = options.std or (_STD if normalised else (1.0, 1.0, 1.0))
     rescale = options.rescale if options.rescale is not None else _RESCALE[usual]
     resize = LAYOUTS[layout].resize if options.resize == "auto" else options.resize
-    if resize not in _POSSIBLE.get(layout, {"stretch"}):
+    if resize not in _ALLOWED_RESIZES.get(layout, {"stretch"}):
         raise MataError(f"resize: {resize} does not go with the layout {layout}")
     boxed = resize in {"letterbox", "corner"}
-    # Ultralytics, and YOLOv5 before it, show classifiers the largest square in the middle.
-    part = 1.0 if found.own or options.resize == "crop" else _MIDDLE
+    # Ultralytics and YOLOv5 crop the largest central square for classifiers.
+    part = 1.0 if found.is_known_exporter or options.resize == "crop" else _CROP_SHARE
     plans = {"stretch": stretched(size), "crop": cropped(size, part)}
     return Preparation(
         fitted(size) if boxed else plans[resize],

@@ -1,8 +1,8 @@
 """Turns images into the tensors of an image processor, grouped so that a batch needs no padding.
 
 Padding images of several sizes to one size changes the results of models that take no mask (YOLOS)
-and, at the border, of those that do (DETR). So each image is prepared by itself and only tensors
-of equal shapes share a forward pass: a batch gives what its images give one by one.
+and, at the border, of those that do (DETR). So each image is prepared separately and only tensors
+of equal shapes share a forward pass: a batch gives the same results as its images one by one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
 
 
-_PROBES = ((300, 400), (400, 300))
-"""Images to see what a processor makes of any."""
+_PROBE_SIZES = ((300, 400), (400, 300))
+"""Two image sizes that show whether a processor's output size depends on its input's."""
 
 
-class Pixels:
+class Preprocessor:
     """An image processor of transformers."""
 
     def __init__(self, processor: Any) -> None:
@@ -35,9 +35,9 @@ class Pixels:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """The least ``(height, width)`` that images are resized to; None if they keep their size.
+        """The smallest ``(height, width)`` that images are resized to; None if they are not.
 
-        A processor that keeps the aspect ratio states its shorter edge for both.
+        For a processor that keeps the aspect ratio, both are its shorter edge.
         """
         size = getattr(self.processor, "size", None)
         if size is None or not getattr(self.processor, "do_resize", False):
@@ -50,24 +50,24 @@ class Pixels:
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """The ``(height, width)`` that every image gets; None where it depends on the image."""
-        shown = [self._prepare(np.zeros((*size, 3), np.uint8)) for size in _PROBES]
+        """The ``(height, width)`` of every prepared image; None where it depends on the image."""
+        shown = [self._prepare(np.zeros((*size, 3), np.uint8)) for size in _PROBE_SIZES]
         first, second = (each["pixel_values"].shape[-2:] for each in shown)
         return (int(first[0]), int(first[1])) if first == second else None
 
     @property
-    def cuts(self) -> bool:
-        """Whether parts of images are cut off: the network is shown less than the whole."""
+    def crops(self) -> bool:
+        """Whether parts of images are cut off, so that the network sees less than the whole."""
         if not getattr(self.processor, "do_center_crop", False):
             return False
         size, crop = (dict(getattr(self.processor, name) or {}) for name in ("size", "crop_size"))
         sides = [(each.get("height"), each.get("width")) for each in (size, crop)]
         return not self.processor.do_resize or None in sides[0] or sides[0] != sides[1]
 
-    def unpadded(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return how large an image of ``size`` (height, width) is before a border is added to it.
+    def unpadded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) that an image of ``size`` is resized to, before padding.
 
-        The processor is asked, with an image of nothing.
+        The processor is run on a blank image.
         """
         nothing = np.zeros((*size, 3), np.uint8)
         shape = self._prepare(nothing, do_pad=False)["pixel_values"].shape
@@ -76,7 +76,7 @@ class Pixels:
     def groups(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], Tensors]]:
         """Yield the indices of images that can share a forward pass, with their tensors.
 
-        Raises ``BadRequest`` for an image that has no pixel left after the processor's resizing.
+        Raises ``BadRequest`` for an image that has no pixel left after resizing.
         """
         prepared = [self._prepare(image) for image in images]
         alike: dict[tuple[object, ...], list[int]] = {}
@@ -88,18 +88,18 @@ class Pixels:
             yield indices, {name: torch.cat([prepared[i][name] for i in indices]) for name in names}
 
     def _prepare(self, image: NDArray[np.uint8], **options: Any) -> Tensors:
-        # The layout is named: a 3 pixel high image would be taken for a channels-first one.
+        # Without the layout, an image 3 pixels high would be mistaken for a channels-first one.
         try:
             tensors = self.processor(
                 images=[image], input_data_format="channels_last", return_tensors="pt", **options
             )
         except (ValueError, RuntimeError) as error:
-            raise too_small(image) from error
+            raise too_small_error(image) from error
         return dict(tensors.items())
 
 
-def too_small(image: NDArray[np.uint8]) -> BadRequest:
-    """Return the error of an image of which nothing is left on a network's way."""
+def too_small_error(image: NDArray[np.uint8]) -> BadRequest:
+    """Return the error for an image that shrinks to nothing inside the network."""
     height, width = image.shape[:2]
     return BadRequest(
         f"an image of {width}x{height} pixels is too small or too narrow for this model"

@@ -1,8 +1,8 @@
-"""The directory of exported models: nothing in it is half made, and nothing stays unused.
+"""The directory of exported models, without incomplete or unused ones.
 
-Every directory in it is locked by whoever makes it, from its first file until it is registered.
-What is neither locked nor registered was left by a process that was killed, or belonged to a model
-that was removed: the next sweep deletes it.
+Each directory in it is locked by the process that makes it, from its first file until it is
+registered. One that is neither locked nor registered was left by a process that was killed, or
+belonged to a model that was removed: the next ``delete_unused`` deletes it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-_ODD = re.compile(r"[^A-Za-z0-9._-]+")
-_PART = ".part"
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_PART_SUFFIX = ".part"
 
 
-class Workshop:
+class ExportStore:
     """The exported models of one data directory; ``used`` returns those that are registered."""
 
     def __init__(self, directory: Path, used: Callable[[], Iterable[Path]]) -> None:
         self._directory = directory
         self._used = used
 
-    def place(self, name: str, origin: Path, *marks: str) -> Path:
-        """Return where the export of a model belongs.
+    def path_for(self, name: str, origin: Path, *marks: str) -> Path:
+        """Return the path for the export of a model.
 
-        It is another one when the model's files, or the ``marks`` of what exports it, change.
+        It changes when the model's files, or the ``marks`` of the exporter, change.
         """
         digest = hashlib.sha256("\0".join((str(origin), *marks)).encode())
         for file in sorted(origin.rglob("*")):
@@ -43,19 +43,19 @@ class Workshop:
                 status = file.stat()
                 line = f"{file.relative_to(origin)} {status.st_size} {status.st_mtime_ns}"
                 digest.update(line.encode())
-        return self._directory / f"{_ODD.sub('-', name)[-80:]}-{digest.hexdigest()[:16]}"
+        return self._directory / f"{_UNSAFE.sub('-', name)[-80:]}-{digest.hexdigest()[:16]}"
 
     @contextlib.contextmanager
-    def bench(self, place: Path) -> Iterator[Path | None]:
-        """Hold ``place`` until the context ends, which is the time to register what is there.
+    def claim(self, place: Path) -> Iterator[Path | None]:
+        """Lock ``place`` until the context ends; register the export within it.
 
-        Yields an empty directory to fill and ``finish``, or None if it is finished already. Then
-        everything that is not registered is deleted. Raises ``Conflict`` while another process
-        holds it, and ``MataError`` when the disk refuses.
+        Yields an empty directory to fill and ``publish``, or None if it is finished already. At the
+        end everything that is not registered is deleted. Raises ``Conflict`` while another process
+        has the lock, and ``MataError`` when the directory cannot be written.
         """
-        part = place.with_name(place.name + _PART)
+        part = place.with_name(place.name + _PART_SUFFIX)
         try:
-            with self._told(), self._entrance():
+            with self._as_mata_error(), self._directory_lock():
                 if not (_is_free(part) and _is_free(place)):
                     raise Conflict("the same model is being exported by another process")
                 finished = place.is_dir()
@@ -68,32 +68,32 @@ class Workshop:
             finally:
                 os.close(descriptor)
         finally:
-            with contextlib.suppress(MataError):  # the next one sweeps what this one could not
-                self.sweep()
+            with contextlib.suppress(MataError):  # the next call deletes what this one could not
+                self.delete_unused()
 
-    def finish(self, part: Path) -> Path:
-        """Give a directory that is filled its name; return it."""
-        place = part.with_name(part.name.removesuffix(_PART))
-        with self._told():
+    def publish(self, part: Path) -> Path:
+        """Rename a filled directory to its final name; return that."""
+        place = part.with_name(part.name.removesuffix(_PART_SUFFIX))
+        with self._as_mata_error():
             self._give_to_owner(part, *part.rglob("*"))
             return part.rename(place)
 
-    def sweep(self) -> None:
-        """Delete what is neither registered nor being made."""
+    def delete_unused(self) -> None:
+        """Delete directories that are neither registered nor locked."""
         if not self._directory.is_dir():
             return
-        with self._told(), self._entrance():
+        with self._as_mata_error(), self._directory_lock():
             found = [each for each in self._directory.iterdir() if each.is_dir()]
             free = [each for each in found if _is_free(each)]
-            # By name: the way to the data directory may be another one elsewhere.
+            # Compared by name: the path of the data directory may differ (mounts, links).
             kept = {path.name for path in self._used()}
             for each in free:
                 if each.name not in kept:
                     shutil.rmtree(each, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _entrance(self) -> Iterator[None]:
-        """Let one process at a time make a directory and lock it, or look what is locked."""
+    def _directory_lock(self) -> Iterator[None]:
+        """Serialize, between processes, the creation of directories and the check for locks."""
         for directory in (self._directory.parent, self._directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = self._directory / ".lock"
@@ -106,7 +106,7 @@ class Workshop:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_mata_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -115,7 +115,7 @@ class Workshop:
             raise MataError(f"exported models cannot be written: {reason}", hint=hint) from error
 
     def _give_to_owner(self, *paths: Path) -> None:
-        # `sudo mataserver export` must not leave what the server's own user cannot read.
+        # `sudo mataserver export` must not leave files that the server's user cannot read.
         if os.geteuid() == 0:
             owner = self._directory.parent.stat()
             for path in paths:
@@ -123,7 +123,7 @@ class Workshop:
 
 
 def _lock(directory: Path) -> int:
-    """Lock a directory; it is free again when the returned descriptor is closed."""
+    """Lock a directory; closing the returned descriptor unlocks it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +134,7 @@ def _lock(directory: Path) -> int:
 
 
 def _is_free(directory: Path) -> bool:
-    """Whether nobody holds a directory, or there is none."""
+    """Whether a directory is not locked, or does not exist."""
     try:
         os.close(_lock(directory))
     except FileNotFoundError:
