@@ -63,7 +63,7 @@ def main() -> None:
     side = mataserver_ocr.settings()().rapidocr.detection_side
     parts = [
         picture[start:end]
-        for start, end in strips.spans(HEIGHT, strips.length(HEIGHT, WIDTH, side))
+        for start, end in strips.spans(HEIGHT, strips.strip_length(HEIGHT, WIDTH, side))
     ]
     told = [region.text for region in model.predict([picture], [params])[0].regions]
     once = sum(told.count(line) == 1 for line in lines)

@@ -71,7 +71,7 @@ def test_equals_transformers(name, settings, images, tmp_path):
             assert np.array_equal(values, wanted)
             assert place.size == image.shape[:2]
             assert place.input_size == values.shape[1:]
-            assert ours.fixed in {None, values.shape[1:]}
+            assert ours.fixed_size in {None, values.shape[1:]}
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_what_is_not_known_is_refused(settings, said):
 def test_a_network_of_one_size_gets_it():
     """Where the processor would keep the aspect ratio, the network's only size counts."""
     keeps = {"image_processor_type": "DetrImageProcessor"}
-    assert processor.read(keeps, (96, 64)).fixed == (96, 64)
+    assert processor.read(keeps, (96, 64)).fixed_size == (96, 64)
     fixed = {"image_processor_type": "ViTImageProcessor"}
-    assert processor.read(fixed, (224, 224)).fixed == (224, 224)
+    assert processor.read(fixed, (224, 224)).fixed_size == (224, 224)
     with pytest.raises(MataError, match=r"takes images of 64x96 pixels, but its .* makes 224x224"):
         processor.read(fixed, (96, 64))
 
