@@ -1,4 +1,4 @@
-"""Text recognition: RapidOCR (its models come with its package), Tesseract, EasyOCR, PaddleOCR."""
+"""Text recognition: RapidOCR (its package includes the models), Tesseract, EasyOCR, PaddleOCR."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def settings() -> type[Settings]:
 
 @hookimpl
 def backends() -> Iterable[Backend]:
-    """Return one backend an engine."""
+    """Return one backend per engine."""
     return (RAPIDOCR, TESSERACT, EASYOCR, PADDLEOCR)
 
 
@@ -34,7 +34,7 @@ RAPIDOCR = Backend(
     params=rapidocr.RapidOcrParams,
     requires=("rapidocr", "onnxruntime", "cv2"),
     packages=("rapidocr>=3.10,<4", "onnxruntime>=1.20", "opencv-python-headless>=4.10,<5"),
-    # onnxruntime would note what it runs in the user's home and may report it.
+    # Otherwise onnxruntime records usage in the user's home and may report it.
     environment=(("ORT_DISABLE_TELEMETRY", "1"),),
 )
 
@@ -47,7 +47,7 @@ TESSERACT = Backend(
     requires=("pytesseract", "PIL"),
     packages=("pytesseract>=0.3.13", "pillow>=11.3"),
     system_binary="tesseract",
-    # Tesseract's OpenMP threads wait for each other; one is several times faster.
+    # Tesseract's OpenMP threads contend with each other; one is several times faster.
     environment=(("OMP_THREAD_LIMIT", "1"),),
 )
 

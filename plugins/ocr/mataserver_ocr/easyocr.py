@@ -1,7 +1,7 @@
-"""EasyOCR: CRAFT (arXiv:1904.01941) finds words, a recogniser for each script reads them.
+"""EasyOCR: CRAFT (arXiv:1904.01941) detects words, a recogniser per script reads them.
 
-Its model files are not in its package. Without the setting ``download`` a file that is missing is
-named at once; nothing touches the network. It needs torchvision, in the release made for torch.
+Its package contains no model files. Without the setting ``download`` a missing file is an error,
+and nothing accesses the network. It needs torchvision, in the release made for torch.
 """
 
 from __future__ import annotations
@@ -86,15 +86,15 @@ def choose_device(wanted: str, torch: Any) -> str:
 
 
 class EasyOcr:
-    """One finder of words, and a few recognisers that are opened when a language is asked for."""
+    """A word detector, and a few recognisers, opened when a language is first used."""
 
     def __init__(self, engine: Any, settings: EasyOcrSettings, device: str) -> None:
-        """``engine`` is the module ``easyocr``; CRAFT is opened here."""
+        """Open CRAFT; ``engine`` is the module ``easyocr``."""
         self._engine = engine
         self._settings = settings
         self._device = device
         self._native = frozenset(engine.config.all_lang_list)
-        self._finder = self._open(("en",), STANDARD, recognizer=False)
+        self._detector = self._open(("en",), STANDARD, recognizer=False)
         self._reader = lru_cache(settings.readers)(self._open_reader)
 
     def open_default(self) -> None:
@@ -104,8 +104,8 @@ class EasyOcr:
     def predict(self, images: Sequence[Image], params: Sequence[EasyOcrParams]) -> list[OcrResult]:
         """Return the words and phrases of each image in reading order.
 
-        Raises ``InvalidParams`` for a language that is unknown or does not go with another one,
-        ``Unavailable`` when the files of its model are missing.
+        Raises ``InvalidParams`` for a language that is unknown or cannot be combined with another,
+        and ``Unavailable`` when the files of its model are missing.
         """
         asked = [self.codes(one.language or self._settings.language) for one in params]
         return [
@@ -116,18 +116,18 @@ class EasyOcr:
     def close(self) -> None:
         """Free the weights."""
         self._reader.cache_clear()
-        self._finder = None
+        self._detector = None
 
     def codes(self, given: str) -> Codes:
         """Return EasyOCR's codes of the languages ``given``, sorted, each once."""
-        return tuple(sorted({self._code(part) for part in languages.parts(given)}))
+        return tuple(sorted({self._code(part) for part in languages.split_codes(given)}))
 
     def _code(self, given: str) -> str:
         language = languages.find(given)
         if language is None:
-            if given in self._native:  # EasyOCR knows some that the table does not
+            if given in self._native:  # EasyOCR supports some that the table lacks
                 return given
-            raise languages.unknown(given)
+            raise languages.unknown_language(given)
         if language.easyocr is None:
             raise InvalidParams(f"params.language: easyocr does not read {language.name}")
         return language.easyocr
@@ -138,10 +138,10 @@ class EasyOcr:
         height, width = image.shape[:2]
         reader = self._reader(codes)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch about EasyOCR, at every picture
-            boxes = self._finder.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            warnings.simplefilter("ignore")  # torch warns about EasyOCR at every picture
+            boxes = self._detector.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-            # Of the lists for a batch, the only picture's: upright boxes, then slanted ones.
+            # A batch of one picture: its upright boxes, then its slanted ones.
             found = reader.recognize(grey, boxes[0][0], boxes[1][0], reformat=False)
         return regions.result(list(_regions(found, height, width, params)))
 
@@ -149,10 +149,10 @@ class EasyOcr:
         try:
             return self._open(codes, self._settings.recogniser, detector=False)
         except ValueError as error:
-            raise InvalidParams(_refused(codes, self._settings.recogniser)) from error
+            raise InvalidParams(_language_error(codes, self._settings.recogniser)) from error
 
     def _open(self, codes: Codes, recogniser: str, **parts: bool) -> Any:
-        """Open a ``Reader`` with everything but one of its two networks."""
+        """Open a ``Reader`` without one of its two networks."""
         places: dict[str, str] = {}
         if self._settings.directory:
             root = Path(self._settings.directory)
@@ -171,13 +171,15 @@ class EasyOcr:
                     **parts,
                 )
         except OSError as error:
-            raise Unavailable(_missing(codes, str(error), self._settings.download)) from error
-        _stay_on_device(reader)
+            raise Unavailable(
+                _missing_file_error(codes, str(error), self._settings.download)
+            ) from error
+        _unwrap_parallel(reader)
         return reader
 
 
-def _refused(codes: Codes, recogniser: str) -> str:
-    """Say what EasyOCR refused: one language, or several that do not go together."""
+def _language_error(codes: Codes, recogniser: str) -> str:
+    """Return why EasyOCR refused: one language, or several that cannot be combined."""
     if len(codes) == 1:
         return f"params.language: easyocr's {recogniser} recogniser does not read {codes[0]}"
     return (
@@ -186,7 +188,7 @@ def _refused(codes: Codes, recogniser: str) -> str:
     )
 
 
-def _stay_on_device(reader: Any) -> None:
+def _unwrap_parallel(reader: Any) -> None:
     """Take the networks out of ``DataParallel``, which moves data to the first GPU."""
     for name in ("detector", "recognizer"):
         inner = getattr(getattr(reader, name, None), "module", None)
@@ -194,8 +196,8 @@ def _stay_on_device(reader: Any) -> None:
             setattr(reader, name, inner)
 
 
-def _missing(codes: Codes, message: str, download: bool) -> str:
-    """Say which file is missing: its name, never where it was looked for."""
+def _missing_file_error(codes: Codes, message: str, download: bool) -> str:
+    """Return which file is missing: its name, never its path."""
     file = re.search(r"[^/\\\s']+\.(?:pth|yaml)", message)
     name = f"the file {file[0]}" if file else "a model file"
     cure = (
@@ -209,14 +211,14 @@ def _missing(codes: Codes, message: str, download: bool) -> str:
 def _regions(
     found: Sequence[tuple[Any, str, float]], height: int, width: int, params: EasyOcrParams
 ) -> Iterator[TextRegion]:
-    """Yield EasyOCR's quads, texts and scores in reading order, without those that are empty."""
+    """Yield EasyOCR's regions in reading order, without empty ones."""
     quads = [[(float(x), float(y)) for x, y in quad] for quad, _, _ in found]
     middles = [(sum(x for x, _ in q) / 4, sum(y for _, y in q) / 4) for q in quads]
     heights = [max(y for _, y in q) - min(y for _, y in q) for q in quads]
     lengths = [max(x for x, _ in q) - min(x for x, _ in q) for q in quads]
     for index in regions.reading_order(middles, heights, lengths):
         text, score = found[index][1].strip(), min(max(float(found[index][2]), 0.0), 1.0)
-        box = regions.around(quads[index], height, width)
+        box = regions.bounding_box(quads[index], height, width)
         if text and box is not None and score >= params.confidence:
             known = (box, score) if params.detail else (None, 1.0)
             yield TextRegion(text, *known)

@@ -1,10 +1,10 @@
-"""The languages that a client may ask for, under every name that OCR engines give them.
+"""The languages that a client may request, with their names in each OCR engine.
 
 One table: ISO 639-1 code, Tesseract's code (ISO 639-2/T, or its own), the English name, further
-names, and what each engine calls it. The models inside RapidOCR's package are PP-OCRv6's
-multilingual ones; a language counts as read when the model's documentation lists it and its
-alphabet is in the recogniser's dictionary. EasyOCR has a code of its own for each language,
-PaddleOCR a recogniser for each script.
+names, and each engine's name for it. The models inside RapidOCR's package are PP-OCRv6's
+multilingual ones; a language counts as supported when the model's documentation lists it and its
+alphabet is in the recogniser's dictionary. EasyOCR has its own code for each language, PaddleOCR a
+recogniser for each script.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mataserver import InvalidParams
 class Language:
     """One language: ``iso`` 639-1, ``tesseract``'s code, ``name`` in English.
 
-    ``rapidocr`` says whether its models read it, ``easyocr`` is its code there and ``paddleocr``
-    the name of its script's recogniser; None where the engine does not read it.
+    ``rapidocr`` is whether its models support it, ``easyocr`` its code there and ``paddleocr`` the
+    name of its script's recogniser; None where the engine does not support it.
     """
 
     iso: str
@@ -96,21 +96,21 @@ def _rows(table: str, *, rapidocr: bool) -> list[Language]:
 
 
 LANGUAGES = tuple(_rows(_READ_BY_BOTH, rapidocr=True) + _rows(_READ_BY_TESSERACT, rapidocr=False))
-"""Every language that is known by name."""
+"""All languages with a known name."""
 
 
-def _spelling(code: str) -> str:
+def _normalized(code: str) -> str:
     return code.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 _BY_NAME = {
-    _spelling(name): language
+    _normalized(name): language
     for language in LANGUAGES
     for name in (language.iso, language.tesseract, language.name, *language.aliases)
 }
 
 
-def parts(codes: str) -> list[str]:
+def split_codes(codes: str) -> list[str]:
     """Split ``"eng+deu"`` or ``"en, de"`` into its codes. Raises ``InvalidParams`` if empty."""
     found = [part.strip() for part in codes.replace(",", "+").split("+") if part.strip()]
     if not found:
@@ -120,11 +120,11 @@ def parts(codes: str) -> list[str]:
 
 def find(code: str) -> Language | None:
     """Look up one language by any of its names, in any case; None when it is unknown."""
-    return _BY_NAME.get(_spelling(code))
+    return _BY_NAME.get(_normalized(code))
 
 
-def unknown(code: str) -> InvalidParams:
-    """Return the error for a code that no table knows."""
+def unknown_language(code: str) -> InvalidParams:
+    """Return the error for a code that no table contains."""
     return InvalidParams(
         f"params.language: unknown language '{code[:32]}'; use a code such as 'eng', 'en' or 'jpn'"
     )

@@ -1,8 +1,8 @@
-"""Turns: lines of text that lie on a side or stand on their head, read the right way up.
+"""Orientation: sideways and upside-down lines of text, rotated upright and read.
 
-A recogniser reads lines that stand upright, and writes something for others too, at times with
-a high score: it takes "and" on its head for "pup". So three things say which way a line stands:
-a classifier of upside-down lines, the recogniser's own score, and the lines around it.
+A recogniser reads upright lines, and returns text for others too, at times with a high score: it
+reads an upside-down "and" as "pup". So three sources decide on a line's orientation: a classifier
+of upside-down lines, the recogniser's own score, and the neighbouring lines.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     Recognise = Callable[[Image], tuple[str, float]]
     Classify = Callable[[list[Image]], list[float]]
 
-UPRIGHT, CLOCKWISE, HEAD, COUNTER = 0, 1, 2, 3
-"""How a line is turned in the picture; so many quarter turns counter-clockwise set it upright."""
+UPRIGHT, CLOCKWISE, UPSIDE_DOWN, COUNTERCLOCKWISE = 0, 1, 2, 3
+"""A line's rotation: the number of counter-clockwise quarter turns that set it upright."""
 LONG = 2.5
-"""From here on, a box this many times longer than high shows along which axis its text runs."""
+"""The aspect ratio from which a box shows the axis of its text."""
 TALL = 1.5
-"""A short box that is so many times as high as wide holds a line that lies on its side."""
+"""The ratio of height to width from which a short box holds a sideways line."""
 WINDOW = 4
-"""The classifier is shown the first so many heights of a line; it would squeeze a longer one."""
-SURE = 0.9
-"""A score of the recogniser that needs no second look, if the rest agrees."""
-CLEAR = 0.5
-"""How far (0 to 1) the classifier must lean to one side to count."""
+"""The classifier sees the start of a line, so many heights long; it would squeeze a longer one."""
+SURE_SCORE = 0.9
+"""A score of the recogniser that needs no second reading, if the rest agrees."""
+MIN_LEAN = 0.5
+"""The classifier's lean (0 to 1) from which it counts."""
 NEIGHBOURS = 4
-"""How many of the nearest lines say how a line stands that could be either."""
+"""How many of the nearest lines decide on an ambiguous one."""
 BY_CLASSIFIER, BY_NEIGHBOURS = 0.3, 0.25
-"""What both weigh beside the difference of two scores."""
-HABIT = 0.5
-"""How far a line without neighbours is taken for upright."""
+"""The weights of both relative to the difference of two scores."""
+UPRIGHT_PRIOR = 0.5
+"""The expectation for a line without neighbours: rather upright."""
 
 
 class Reading(NamedTuple):
-    """What a line says, how sure that is (0 to 1), and how it is turned."""
+    """A line's text, its score (0 to 1), and its rotation."""
 
     text: str
     score: float
@@ -56,70 +56,77 @@ class Reading(NamedTuple):
 class _Line:
     """A line before it is read.
 
-    long:     whether its box shows its axis.
-    telling:  whether it has enough letters for the classifier to be believed.
-    weight:   how far (0 to 1) it is believed about a shorter one.
-    base:     the turn that leaves open only whether it stands on its head: UPRIGHT or CLOCKWISE.
-    lean:     -1 turned by 180 degrees from ``base``, 1 not at all; in between unsure.
-    expected: the same, by the lines around it.
+    is_long:       whether its box shows its axis.
+    is_conclusive: whether it has enough letters for the classifier to be trusted.
+    weight:        the classifier's weight (0 to 1) for a shorter one.
+    base:          the rotation if the line is not upside down: UPRIGHT or CLOCKWISE.
+    lean:          -1 rotated by 180 degrees from ``base``, 1 not rotated; uncertain in between.
+    expected:      the same, by the neighbouring lines.
     """
 
     quad: Quad
-    long: bool
-    telling: bool
+    is_long: bool
+    is_conclusive: bool
     weight: float
     base: int
     lean: float = 0.0
-    expected: float = HABIT
+    expected: float = UPRIGHT_PRIOR
 
 
-class Reader:
-    """Reads the lines of a page, each the right way up."""
+class LineReader:
+    """Reads the lines of a page, each rotated upright."""
 
     def __init__(self, recognise: Recognise, classify: Classify) -> None:
         """Keep both networks.
 
         ``recognise`` returns text and score (0 to 1) of the picture of an upright line;
-        ``classify`` returns for pictures the probabilities that they stand on their head.
+        ``classify`` returns the probabilities of pictures to be upside down.
         """
         self._recognise = recognise
         self._classify = classify
 
     def read(self, page: Image, found: Quad) -> list[Reading]:
-        """Return what each of the quads ``[n, 4, 2]`` says."""
+        """Return the text of each of the quads ``[n, 4, 2]``."""
         lines = _lines(found)
         middles = found.mean(axis=1)
         _set_axes(lines, middles)
-        self._lean(page, lines)
-        _expect(lines, middles)
-        return [self._best(quads.cut_out(page, line.quad), line) for line in lines]
+        self._classify_lines(page, lines)
+        _set_expectations(lines, middles)
+        return [self._best(quads.crop(page, line.quad), line) for line in lines]
 
-    def _lean(self, page: Image, lines: Sequence[_Line]) -> None:
-        """Ask the classifier about each line, where that may not do about the line turned too."""
+    def _classify_lines(self, page: Image, lines: Sequence[_Line]) -> None:
+        """Classify each line and, where that is inconclusive, also rotated by 180 degrees."""
         for line in lines:
             start = _window(page, line)
             [turned] = self._classify([start])
             line.lean = 1 - 2 * turned
-            if abs(line.lean) < SURE or not line.telling:
+            if abs(line.lean) < SURE_SCORE or not line.is_conclusive:
                 [back] = self._classify([np.ascontiguousarray(np.rot90(start, 2))])
                 line.lean = (back - turned) * line.weight
 
     def _best(self, picture: Image, line: _Line) -> Reading:
-        """Read a line as it seems to stand, and the other way if anything speaks against that."""
-        likely = line.lean if abs(line.lean) >= CLEAR else line.expected or line.lean
-        first = self._one(picture, (line.base + (HEAD if likely < 0 else UPRIGHT)) % 4)
-        agreed = line.lean * line.expected > 0 or (line.telling and abs(line.lean) >= SURE)
-        if first.score >= SURE and agreed and abs(line.lean) >= CLEAR:
+        """Read a line in its likely direction, and in the other one if the sources disagree."""
+        likely = line.lean if abs(line.lean) >= MIN_LEAN else line.expected or line.lean
+        first = self._read_turned(
+            picture, (line.base + (UPSIDE_DOWN if likely < 0 else UPRIGHT)) % 4
+        )
+        agreed = line.lean * line.expected > 0 or (
+            line.is_conclusive and abs(line.lean) >= SURE_SCORE
+        )
+        if first.score >= SURE_SCORE and agreed and abs(line.lean) >= MIN_LEAN:
             return first
-        second = self._one(picture, (first.turn + HEAD) % 4)
-        best = _likelier(first, second, line)
-        if best.score >= SURE or line.long:
+        second = self._read_turned(picture, (first.turn + UPSIDE_DOWN) % 4)
+        best = _better(first, second, line)
+        if best.score >= SURE_SCORE or line.is_long:
             return best
-        across = [self._one(picture, (best.turn + turn) % 4) for turn in (CLOCKWISE, COUNTER)]
+        across = [
+            self._read_turned(picture, (best.turn + turn) % 4)
+            for turn in (CLOCKWISE, COUNTERCLOCKWISE)
+        ]
         other = max(across, key=lambda each: each.score)
-        return other if other.score > best.score + 1 - SURE else best
+        return other if other.score > best.score + 1 - SURE_SCORE else best
 
-    def _one(self, picture: Image, turn: int) -> Reading:
+    def _read_turned(self, picture: Image, turn: int) -> Reading:
         text, score = self._recognise(np.ascontiguousarray(np.rot90(picture, turn)))
         return Reading(text.strip(), score if text.strip() else 0.0, turn)
 
@@ -136,46 +143,46 @@ def _lines(found: Quad) -> list[_Line]:
 
 
 def _set_axes(lines: Sequence[_Line], middles: NDArray[np.float64]) -> None:
-    """Let short lines run along the axis of the long ones around them."""
-    known = [index for index, line in enumerate(lines) if line.long]
+    """Give short lines the axis of the long ones around them."""
+    known = [index for index, line in enumerate(lines) if line.is_long]
     for index, line in enumerate(lines):
-        if not line.long and known:
+        if not line.is_long and known:
             near = _nearest(middles, index, known)
             on_side = sum(lines[each].base == CLOCKWISE for each in near)
             line.base = CLOCKWISE if 2 * on_side > len(near) else UPRIGHT
 
 
-def _expect(lines: Sequence[_Line], middles: NDArray[np.float64]) -> None:
-    """Tell each line how the clear ones around it on the same axis stand, best by long ones."""
+def _set_expectations(lines: Sequence[_Line], middles: NDArray[np.float64]) -> None:
+    """Set each line's expectation to the mean of the certain ones nearby, preferably long ones."""
     for axis in (UPRIGHT, CLOCKWISE):
         alike = [index for index, line in enumerate(lines) if line.base == axis]
-        clear = [index for index in alike if abs(lines[index].lean) >= CLEAR]
+        clear = [index for index in alike if abs(lines[index].lean) >= MIN_LEAN]
         for index in alike:
-            near = _nearest(middles, index, [each for each in clear if lines[each].long])
+            near = _nearest(middles, index, [each for each in clear if lines[each].is_long])
             near = near or _nearest(middles, index, clear)
             if near:
                 lines[index].expected = sum(lines[each].lean for each in near) / len(near)
 
 
 def _nearest(middles: NDArray[np.float64], index: int, among: Sequence[int]) -> list[int]:
-    """Return which of the lines ``among`` lie nearest to line ``index``, itself left out."""
+    """Return which of the lines ``among`` are nearest to line ``index``, excluding itself."""
     others = np.array([each for each in among if each != index], int)
     far = np.linalg.norm(middles[others] - middles[index], axis=1)
     return [int(each) for each in others[np.argsort(far, kind="stable")[:NEIGHBOURS]]]
 
 
 def _window(page: Image, line: _Line) -> Image:
-    """Return the start of a line, turned as if it did not stand on its head."""
+    """Return the start of a line, rotated as if it were not upside down."""
     width, height = quads.size(line.quad)
     share = min(1.0, WINDOW * min(width, height) / max(width, height, 1.0))
-    # Lines on their side begin at the top when they are turned clockwise.
+    # Sideways lines begin at the top when they are rotated clockwise.
     return np.ascontiguousarray(
-        np.rot90(quads.cut_out(page, quads.part(line.quad, 0.0, share)), line.base)
+        np.rot90(quads.crop(page, quads.section(line.quad, 0.0, share)), line.base)
     )
 
 
-def _likelier(first: Reading, second: Reading, line: _Line) -> Reading:
-    """Return the likelier one of two readings, of which one stands on the other's head."""
+def _better(first: Reading, second: Reading, line: _Line) -> Reading:
+    """Return the likelier of two readings that differ by 180 degrees."""
     up, down = (first, second) if first.turn == line.base else (second, first)
     for_up = up.score - down.score + BY_CLASSIFIER * line.lean + BY_NEIGHBOURS * line.expected
     return up if for_up >= 0 else down
@@ -184,8 +191,8 @@ def _likelier(first: Reading, second: Reading, line: _Line) -> Reading:
 def reading_order(found: Quad, read: Sequence[Reading]) -> list[int]:
     """Return the indexes of lines in reading order.
 
-    Lines that are turned alike are ordered together, as if the page were set upright for them;
-    those that have the most letters come first.
+    Lines of one rotation are ordered together, as on a page rotated upright for them; the rotation
+    with the most letters comes first.
     """
     groups: dict[int, list[int]] = {}
     for index, line in enumerate(read):
@@ -201,22 +208,27 @@ def reading_order(found: Quad, read: Sequence[Reading]) -> list[int]:
 
 
 def _order(found: Quad, turn: int) -> list[int]:
-    """Return the reading order of quads that are all turned alike, as if they were upright."""
+    """Return the reading order of quads of one rotation, as if they were upright."""
     x, y = found.mean(axis=1).T
-    along, down = {UPRIGHT: (x, y), CLOCKWISE: (y, -x), HEAD: (-x, -y), COUNTER: (-y, x)}[turn]
+    along, down = {
+        UPRIGHT: (x, y),
+        CLOCKWISE: (y, -x),
+        UPSIDE_DOWN: (-x, -y),
+        COUNTERCLOCKWISE: (-y, x),
+    }[turn]
     sizes = np.array([quads.size(quad) for quad in found])
-    lengths, heights = sizes.T[::-1] if turn in {CLOCKWISE, COUNTER} else sizes.T
+    lengths, heights = sizes.T[::-1] if turn in {CLOCKWISE, COUNTERCLOCKWISE} else sizes.T
     slope = _slope(found, turn, lengths)
     middles = np.stack([along + slope * down, down - slope * along], axis=1)
     return regions.reading_order(middles.tolist(), heights.tolist(), lengths.tolist())
 
 
 def _slope(found: Quad, turn: int, lengths: NDArray[np.float64]) -> float:
-    """Return how far the lines of a page fall, in pixels a pixel: the median of the longer half.
+    """Return the slope of the lines of a page: the median of the longer half.
 
-    Short ones tell little: their boxes' corners are whole pixels.
+    Short ones are imprecise: their boxes' corners are whole pixels.
     """
-    # The upper and the lower side of each box, of a line that lies on a side in its own terms.
+    # The start and the end of each box; of a sideways line in its own reading direction.
     starts, ends = (
         (found[:, [0, 1]], found[:, [3, 2]]) if turn % 2 else (found[:, [0, 3]], found[:, [1, 2]])
     )

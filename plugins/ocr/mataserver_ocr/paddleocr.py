@@ -1,9 +1,9 @@
-"""PaddleOCR: PP-OCR models on PaddlePaddle, a detector of lines and a recogniser for each script.
+"""PaddleOCR: PP-OCR models on PaddlePaddle, a line detector and a recogniser per script.
 
-Which models read a language is what PaddleOCR 3.7 chooses by itself: PP-OCRv6 for Chinese, Japanese
-and Latin letters, PP-OCRv5 for other scripts. The models are not in its package. They are looked
-for before PaddleOCR is asked, which would try four servers for half a minute; without the setting
-``download`` nothing touches the network. Its steps for turned and bent pages are left out.
+The models for a language are PaddleOCR 3.7's own choice: PP-OCRv6 for Chinese, Japanese and Latin
+letters, PP-OCRv5 for other scripts. Its package does not contain them. Their presence is checked
+before PaddleOCR is called, which would try four servers for half a minute; without the setting
+``download`` nothing accesses the network. Its steps for rotated and warped pages are not used.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 ENVIRONMENT = (
-    # Without it PaddleX asks its servers whether they are there as soon as a model is missing.
+    # Without it PaddleX checks whether its servers are reachable when a model is missing.
     ("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True"),
-    # A lower limit, which the server may have got from a shell, makes Paddle's CPU kernels leave
-    # out the share of the threads that they were refused: now and then a line is not found.
+    # With a lower limit, which the server may inherit from a shell, Paddle's CPU kernels skip the
+    # work of the threads that they were refused: occasionally a line is not found.
     ("OMP_THREAD_LIMIT", "2147483647"),
 )
 
@@ -67,25 +67,25 @@ class Models(NamedTuple):
     recogniser: str
 
 
-def models(recogniser: str, size: str) -> Models:
-    """Return the models of a script; ``recogniser`` is the table's name for it."""
+def models_of(recogniser: str, size: str) -> Models:
+    """Return the models of a script; ``recogniser`` is the language table's name for it."""
     if recogniser == languages.MULTILINGUAL:
         return Models(f"PP-OCRv6_{size}_det", f"PP-OCRv6_{size}_rec")
     detector = "server" if size == "medium" else "mobile"
     return Models(f"PP-OCRv5_{detector}_det", f"{recogniser}_PP-OCRv5_mobile_rec")
 
 
-def script(codes: str) -> str:
+def recogniser_for(codes: str) -> str:
     """Return the one recogniser that reads all of ``codes``.
 
-    Raises ``InvalidParams`` for a language that is unknown, that PaddleOCR does not read, or that
-    needs another recogniser than the rest. English letters are in every one.
+    Raises ``InvalidParams`` for a language that is unknown, that PaddleOCR does not support, or
+    that needs another recogniser than the rest. English letters are in every one.
     """
     needed: dict[str, None] = {}
-    for code in languages.parts(codes):
+    for code in languages.split_codes(codes):
         language = languages.find(code)
         if language is None:
-            raise languages.unknown(code)
+            raise languages.unknown_language(code)
         if language.paddleocr is None:
             raise InvalidParams(f"params.language: paddleocr does not read {language.name}")
         if language.iso != "en":
@@ -105,11 +105,11 @@ def load(spec: ModelSpec, ctx: LoadContext) -> PaddleOcr:
     """
     del spec  # there is one model
     settings: PaddleOcrSettings = ctx.settings.paddleocr
-    wanted = models(script(settings.language), settings.size)
+    wanted = models_of(recogniser_for(settings.language), settings.size)
     _check_present(wanted, settings)  # before the import, which takes seconds
     device = choose_device(ctx.device, import_module("paddle"))
     engine = import_module("paddleocr")
-    logging.getLogger("paddlex").setLevel(logging.WARNING)  # it tells each path that it opens
+    logging.getLogger("paddlex").setLevel(logging.WARNING)  # it logs each path that it opens
     return PaddleOcr(engine, settings, device, ctx.threads or physical_cores())
 
 
@@ -128,28 +128,28 @@ def choose_device(wanted: str, paddle: Any) -> str:
 
 
 class PaddleOcr:
-    """A few pipelines, one a script, that are opened when a language is asked for."""
+    """A few pipelines, one per script, opened when a language is first used."""
 
     def __init__(self, engine: Any, settings: PaddleOcrSettings, device: str, threads: int) -> None:
-        """``engine`` is the module ``paddleocr``; the configured language is opened here."""
+        """Open the configured language; ``engine`` is the module ``paddleocr``."""
         self._engine = engine
         self._settings = settings
         self._device = device
         self._threads = threads
         self._pipeline = lru_cache(settings.readers)(self._open)
-        self._pipeline(script(settings.language))
+        self._pipeline(recogniser_for(settings.language))
 
     def predict(
         self, images: Sequence[Image], params: Sequence[PaddleOcrParams]
     ) -> list[OcrResult]:
         """Return the lines of each image in reading order.
 
-        Raises ``InvalidParams`` for a language that is unknown, not read, or does not go with
-        another one, ``Unavailable`` when its models are missing.
+        Raises ``InvalidParams`` for a language that is unknown, unsupported, or cannot be combined
+        with another, and ``Unavailable`` when its models are missing.
         """
-        scripts = [script(one.language or self._settings.language) for one in params]
+        scripts = [recogniser_for(one.language or self._settings.language) for one in params]
         return [
-            self._read(image, each, self._least(one))
+            self._read(image, each, self._min_confidence(one))
             for image, each, one in zip(images, scripts, params, strict=True)
         ]
 
@@ -157,7 +157,7 @@ class PaddleOcr:
         """Free the models."""
         self._pipeline.cache_clear()
 
-    def _least(self, params: PaddleOcrParams) -> float:
+    def _min_confidence(self, params: PaddleOcrParams) -> float:
         return self._settings.min_confidence if params.confidence is None else params.confidence
 
     def _read(self, image: Image, name: str, least: float) -> OcrResult:
@@ -174,21 +174,21 @@ class PaddleOcr:
             TextRegion(text, box, min(max(float(page["rec_scores"][i]), 0.0), 1.0))
             for i in order
             if (text := page["rec_texts"][i].strip())
-            and (box := regions.around(quads[i].tolist(), height, width)) is not None
+            and (box := regions.bounding_box(quads[i].tolist(), height, width)) is not None
         ]
         return regions.result(read, least)
 
     def _open(self, name: str) -> Any:
-        wanted = models(name, self._settings.size)
+        wanted = models_of(name, self._settings.size)
         _check_present(wanted, self._settings)
-        places = [_place(each, self._settings) for each in wanted]
+        places = [_model_directory(each, self._settings) for each in wanted]
         detector, recogniser = (str(each) if each.is_dir() else None for each in places)
         return self._engine.PaddleOCR(
             text_detection_model_name=wanted.detector,
             text_detection_model_dir=detector,
             text_recognition_model_name=wanted.recogniser,
             text_recognition_model_dir=recogniser,
-            text_rec_score_thresh=0.0,  # a request says what is left out
+            text_rec_score_thresh=0.0,  # the request's confidence is applied instead
             use_doc_orientation_classify=False,
             use_doc_unwarping=False,
             use_textline_orientation=False,
@@ -197,8 +197,8 @@ class PaddleOcr:
         )
 
 
-def _place(model: str, settings: PaddleOcrSettings) -> Path:
-    """Return the directory in which a model lies, or would."""
+def _model_directory(model: str, settings: PaddleOcrSettings) -> Path:
+    """Return the directory of a model, whether it exists or not."""
     if settings.directory:
         return Path(settings.directory) / model
     home = os.environ.get(CACHE)
@@ -206,7 +206,7 @@ def _place(model: str, settings: PaddleOcrSettings) -> Path:
 
 
 def _check_present(wanted: Models, settings: PaddleOcrSettings) -> None:
-    missing = [model for model in wanted if not _place(model, settings).is_dir()]
+    missing = [model for model in wanted if not _model_directory(model, settings).is_dir()]
     if missing and not settings.download:
         raise Unavailable(
             f"paddleocr needs the model {' and '.join(missing)}: set "

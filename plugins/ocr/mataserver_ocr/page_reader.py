@@ -1,6 +1,6 @@
 """Reads a page with RapidOCR's networks.
 
-It is imported in the worker alone: a server that merely knows of the backend needs no numpy.
+Only the worker imports this module: a server that only registers the backend needs no numpy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mataserver import TextRegion
-from mataserver_ocr import quads, regions, strips, turns
+from mataserver_ocr import orientation, quads, regions, strips
 
 if TYPE_CHECKING:
     from mataserver import OcrResult
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 MIN_SIDE = 32
 MAX_RATIO = 8
-"""A picture is padded until its long side is at most this many times the short one."""
+"""The aspect ratio above which a picture is padded."""
 
 
 class PageReader:
-    """Reads lines of text, also slanted and turned ones; a region is a line or a piece of one."""
+    """Reads lines of text, also slanted and rotated ones; a region is a line or part of one."""
 
     def __init__(self, engine: Any, settings: RapidOcrSettings) -> None:
-        """``engine`` is a ``rapidocr.RapidOCR``, whose networks are opened here."""
-        _open_networks(engine)
+        """Open the networks of ``engine``, a ``rapidocr.RapidOCR``."""
+        _warm_up(engine)
         self._engine = engine
         self._side = min(settings.detection_side, settings.max_side)
         self._max_side = settings.max_side
-        self._reader = turns.Reader(self._recognise, self._classify)
+        self._reader = orientation.LineReader(self._recognise, self._classify)
 
     def read(self, image: Image, least: float) -> OcrResult:
         """Return the lines of an image RGB uint8 ``[H, W, 3]`` in reading order.
@@ -40,49 +40,49 @@ class PageReader:
         """
         height, width = image.shape[:2]
         page, scale = _scaled(image, self._side, self._max_side)
-        found = quads.pieces(page, strips.search(page, self._find, self._side))
+        found = quads.split_long_lines(page, strips.find_lines(page, self._detect, self._side))
         lines = self._reader.read(page, found)
         sure = [i for i, line in enumerate(lines) if line.text and line.score >= least]
-        order = turns.reading_order(found[sure], [lines[i] for i in sure])
+        order = orientation.reading_order(found[sure], [lines[i] for i in sure])
         read = [
             TextRegion(lines[i].text, box, min(max(lines[i].score, 0.0), 1.0))
             for i in (sure[each] for each in order)
-            if (box := regions.around((found[i] / scale).tolist(), height, width)) is not None
+            if (box := regions.bounding_box((found[i] / scale).tolist(), height, width)) is not None
         ]
         return regions.result(read)
 
-    def _find(self, picture: Image) -> Quad:
+    def _detect(self, picture: Image) -> Quad:
         """Return the quads ``[n, 4, 2]`` of the lines of a picture (BGR)."""
         boxes = self._engine.text_det(_padded(picture)).boxes
         found = np.array([] if boxes is None else boxes, np.float64).reshape(-1, 4, 2)
-        return quads.settled(found)
+        return quads.with_top_left_first(found)
 
     def _recognise(self, line: Image) -> tuple[str, float]:
         read = self._engine.recognize_txt([line])
         return read.txts[0], float(read.scores[0])
 
     def _classify(self, lines: list[Image]) -> list[float]:
-        """Return the probability of each line that it stands on its head."""
-        said = self._engine.text_cls(lines).cls_res
-        return [float(sure if label == "180" else 1 - sure) for label, sure in said]
+        """Return the probability of each line to be upside down."""
+        classes = self._engine.text_cls(lines).cls_res
+        return [float(score if label == "180" else 1 - score) for label, score in classes]
 
 
-def _open_networks(engine: Any) -> None:
-    """Read an empty picture: RapidOCR opens each network when it is first used."""
+def _warm_up(engine: Any) -> None:
+    """Read an empty picture: RapidOCR opens each network on first use."""
     blank = np.full((MIN_SIDE, 4 * MIN_SIDE, 3), 255, np.uint8)
     engine(blank, use_det=False)
-    engine(blank, use_det=True)  # without a line in it, the other two would not be reached
+    engine(blank, use_det=True)  # detects no line, so the call above opened the other two
 
 
 def _scaled(image: Image, side: int, max_side: int) -> tuple[Image, float]:
-    """Return the picture in BGR, as the networks take it, and its scale.
+    """Return the picture in BGR, the networks' order, and its scale.
 
-    It is scaled down until none of its strips, searched at ``side``, is longer than ``max_side``.
+    It is scaled down until none of its strips, detected at ``side``, is longer than ``max_side``.
     """
     import cv2
 
     height, width = image.shape[:2]
-    longest = strips.length(height, width, side)
+    longest = strips.strip_length(height, width, side)
     scale = min(1.0, max_side / longest)
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if scale < 1.0:
@@ -92,7 +92,7 @@ def _scaled(image: Image, side: int, max_side: int) -> tuple[Image, float]:
 
 
 def _padded(picture: Image) -> Image:
-    """Return a picture that is not too narrow for the detector; boxes keep their place in it."""
+    """Pad a picture that is too narrow for the detector, below and to the right."""
     import cv2
 
     height, width = picture.shape[:2]

@@ -1,7 +1,7 @@
-"""Quads: where a line of text stands, as four corners ``(x, y)`` in pixels of a picture.
+"""Quads: the box of a text line, as four corners ``(x, y)`` in pixels of a picture.
 
-The corners go clockwise round the box as it lies in the picture, from the one at its top left,
-whichever way the text in it runs.
+The corners are in clockwise order in the picture, starting at the top left, whatever the direction
+of the text.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
     Quad = NDArray[np.float64]
 
-LONGEST = 60.0
-"""A line that is so many times longer than high is read in pieces; a page's have up to 50."""
+MAX_ASPECT = 60.0
+"""A line with a larger aspect ratio is read in sections; a page's lines have up to 50."""
 GAP_REACH = 6
-"""How far from its place a cut may be moved, in heights of the line."""
+"""How far from its position a cut may be moved, in line heights."""
 MARGIN = 4
-"""Pixels round a quad that are taken along, for the interpolation at its edges."""
+"""Pixels around a quad that are cropped with it, for the interpolation at its edges."""
 
 
-def around(points: Quad) -> Quad:
-    """Return the smallest slanted box ``[4, 2]`` around ``points`` ``[n, 2]``."""
+def min_area_box(points: Quad) -> Quad:
+    """Return the smallest rotated box ``[4, 2]`` around ``points`` ``[n, 2]``."""
     import cv2
 
     box = cv2.boxPoints(cv2.minAreaRect(points.astype(np.float32))).astype(np.float64)
-    corners: Quad = settled(box[None])[0]
+    corners: Quad = with_top_left_first(box[None])[0]
     return corners
 
 
-def settled(found: Quad) -> Quad:
-    """Return quads ``[n, 4, 2]``, corners clockwise from any, with the one at the top left first.
+def with_top_left_first(found: Quad) -> Quad:
+    """Return quads ``[n, 4, 2]`` with clockwise corners reordered to begin at the top left.
 
-    Of the four sides the first is then the one that runs most nearly to the right, whatever the
-    proportions: in a steep narrow box the two corners furthest left may be both at the bottom.
+    The first of the four sides is then the one that runs most nearly to the right, whatever the
+    proportions: in a steep narrow box the two leftmost corners may be both at the bottom.
     """
     sides = np.roll(found, -1, axis=1) - found
     right = sides[:, :, 0] / np.maximum(np.linalg.norm(sides, axis=2), 1e-9)
@@ -49,33 +49,33 @@ def settled(found: Quad) -> Quad:
 
 
 def size(quad: Quad) -> tuple[float, float]:
-    """Return width and height of a quad: of two opposite sides the longer one."""
+    """Return width and height of a quad: the longer of each two opposite sides."""
     sides = np.linalg.norm(quad - np.roll(quad, -1, axis=0), axis=1)
     return float(max(sides[0], sides[2])), float(max(sides[1], sides[3]))
 
 
 def area(shape: Quad) -> float:
-    """Return the area inside a quad, or another shape ``[n, 2]``, in square pixels."""
+    """Return the area of a polygon ``[n, 2]`` in square pixels."""
     x, y = shape.T
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
-def common(one: Quad, other: Quad) -> Quad:
-    """Return the shape ``[n, 2]`` that two convex ones have in common; n is 0 if there is none."""
+def intersection(one: Quad, other: Quad) -> Quad:
+    """Return the intersection ``[n, 2]`` of two convex polygons; n is 0 if it is empty."""
     import cv2
 
     _, points = cv2.intersectConvexConvex(one.astype(np.float32), other.astype(np.float32))
     return np.empty((0, 2)) if points is None else points.reshape(-1, 2).astype(np.float64)
 
 
-def shared(one: Quad, other: Quad) -> float:
-    """Return the area that two convex shapes have in common, in square pixels."""
-    both = common(one, other)
+def intersection_area(one: Quad, other: Quad) -> float:
+    """Return the area of the intersection of two convex polygons, in square pixels."""
+    both = intersection(one, other)
     return area(both) if len(both) else 0.0
 
 
-def part(quad: Quad, start: float, end: float) -> Quad:
-    """Return the piece of a quad between two fractions of its longer direction."""
+def section(quad: Quad, start: float, end: float) -> Quad:
+    """Return the part of a quad between two fractions of its longer side."""
     width, height = size(quad)
     piece = quad.copy()
     for near, far in ((0, 1), (3, 2)) if width >= height else ((0, 3), (1, 2)):
@@ -84,15 +84,15 @@ def part(quad: Quad, start: float, end: float) -> Quad:
     return piece
 
 
-def cut_out(page: Image, quad: Quad) -> Image:
-    """Return what a quad encloses as an upright picture ``[height, width, 3]``.
+def crop(page: Image, quad: Quad) -> Image:
+    """Return the content of a quad as an upright picture ``[height, width, 3]``.
 
-    Outside the page its edge goes on.
+    Outside the page its border is replicated.
     """
     import cv2
 
     width, height = (max(1, round(side)) for side in size(quad))
-    # OpenCV refuses to warp from pictures of 32,768 pixels a side: it gets the quad's surroundings.
+    # OpenCV cannot warp from pictures of 32,768 pixels a side, so it gets the quad's surroundings.
     x1, y1 = np.maximum(np.floor(quad.min(axis=0)).astype(int) - MARGIN, 0)
     x2, y2 = np.ceil(quad.max(axis=0)).astype(int) + MARGIN
     corners = (quad - (x1, y1)).astype(np.float32)
@@ -107,24 +107,24 @@ def cut_out(page: Image, quad: Quad) -> Image:
     return np.asarray(cut, np.uint8)
 
 
-def pieces(page: Image, found: Quad) -> Quad:
-    """Return ``found`` ``[n, 4, 2]`` with the longest lines cut where they have gaps."""
+def split_long_lines(page: Image, found: Quad) -> Quad:
+    """Return ``found`` ``[n, 4, 2]`` with the longest lines split at gaps."""
     cut: list[Quad] = []
     for quad in found:
         low, high = sorted(size(quad))
-        count = math.ceil(high / max(low, 1.0) / LONGEST)
-        ends = [_gap(page, quad, each / count) for each in range(1, count)]
-        cut += [part(quad, *pair) for pair in itertools.pairwise([0.0, *ends, 1.0])]
+        count = math.ceil(high / max(low, 1.0) / MAX_ASPECT)
+        ends = [_widest_gap(page, quad, each / count) for each in range(1, count)]
+        cut += [section(quad, *pair) for pair in itertools.pairwise([0.0, *ends, 1.0])]
     return np.array(cut, np.float64).reshape(-1, 4, 2)
 
 
-def _gap(page: Image, quad: Quad, place: float) -> float:
-    """Return where, near the fraction ``place`` of a line's length, its widest gap lies."""
+def _widest_gap(page: Image, quad: Quad, place: float) -> float:
+    """Return the position of the widest gap near the fraction ``place`` of a line's length."""
     low, high = sorted(size(quad))
     reach = GAP_REACH * low / high
-    window = cut_out(page, part(quad, place - reach, place + reach))
+    window = crop(page, section(quad, place - reach, place + reach))
     columns = window.std(axis=(0, 2) if window.shape[1] >= window.shape[0] else (1, 2))
-    # Mean over half a letter: the middle of the widest gap, not just any column without ink.
+    # Mean over half a letter: finds the middle of the widest gap, not any column without ink.
     width = max(1, round(low / 2))
     smooth = np.convolve(columns, np.ones(width) / width, "valid")
     middle = (int(smooth.argmin()) + width / 2) / len(columns)

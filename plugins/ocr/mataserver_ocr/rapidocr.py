@@ -1,10 +1,10 @@
 """RapidOCR: PP-OCR models on ONNX Runtime, from the files inside its package (Apache-2.0).
 
 It loads the detector and the recogniser of PP-OCRv6 (small) and PP-OCR's classifier of upside-down
-lines without any network. RapidOCR's own chain of the three is not used: it squeezes a long page
-into the detector's size, and follows the classifier even where it errs, as on tilted pages. Here
-``strips`` finds the lines and ``turns`` reads them, whichever way they are turned.
-The backend runs on the CPU whatever ``device`` says.
+lines without network access. RapidOCR's own pipeline of the three is not used: it scales a long
+page down to the detector's size, and follows the classifier even where it errs, as on tilted pages.
+Here ``strips`` finds the lines and ``orientation`` reads them in any direction. The backend runs on
+the CPU whatever ``device`` is.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> RapidOcr:
 def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str, Any]:
     return {
         "Global.log_level": "error",
-        # A model with a path is opened as it is; one without may be looked for on the network.
+        # Models without a path may be downloaded.
         "Det.model_path": str(models / DETECTOR),
         "Det.limit_type": "max",
         "Det.limit_side_len": settings.detection_side,
@@ -75,13 +75,13 @@ def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str
         "Rec.model_path": str(models / RECOGNISER),
         # One line at a time takes half the memory of six and, on a CPU, no longer.
         "Rec.rec_batch_num": 1,
-        # Told no number, it would pin its threads, which a worker's may not be.
+        # Without a number it pins its threads to cores, which a worker may not be allowed to use.
         "EngineConfig.onnxruntime.intra_op_num_threads": threads or physical_cores(),
     }
 
 
 class RapidOcr:
-    """The model: which language and how sure a request wants it, the reader does the rest."""
+    """The model: applies a request's language and confidence; the reader does the rest."""
 
     def __init__(self, reader: PageReader, min_confidence: float) -> None:
         self._reader = reader
@@ -101,11 +101,11 @@ class RapidOcr:
 
 
 def check_language(codes: str | None) -> None:
-    """Raise ``InvalidParams`` unless every language of ``codes`` is one that the models read."""
-    for code in languages.parts(codes) if codes is not None else ():
+    """Raise ``InvalidParams`` unless the models support every language of ``codes``."""
+    for code in languages.split_codes(codes) if codes is not None else ():
         language = languages.find(code)
         if language is None:
-            raise languages.unknown(code)
+            raise languages.unknown_language(code)
         if not language.rapidocr:
             raise InvalidParams(
                 f"params.language: rapidocr's models do not read {language.name}; "

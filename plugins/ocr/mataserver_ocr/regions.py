@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import OcrResult
-from mataserver_ocr.columns import Line, parted
+from mataserver_ocr.columns import Line, reading_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Point = tuple[float, float]
 
 
-def around(points: Iterable[Point], height: int, width: int) -> Box | None:
+def bounding_box(points: Iterable[Point], height: int, width: int) -> Box | None:
     """Return the upright box around ``points``, clipped to the image; None if it is empty."""
     xs, ys = zip(*points, strict=True)
     x1, x2 = (min(max(float(x), 0.0), float(width)) for x in (min(xs), max(xs)))
@@ -28,12 +28,12 @@ def reading_order(
 ) -> list[int]:
     """Return the indexes of lines from top to bottom, and from left to right within a row.
 
-    ``middles`` are the lines' centres, ``heights`` the heights of their letters, ``lengths`` how
-    far they reach along the row, in pixels. A line belongs to a row when its centre lies within
-    half its height of the row's first one. Text in columns is read column by column.
+    ``middles`` are the lines' centers, ``heights`` the heights of their letters, ``lengths`` their
+    extent along the row, in pixels. A line belongs to a row when its center lies within half its
+    height of the row's first one. Text in columns is read column by column.
     """
-    lines = [Line.boxed(*each) for each in zip(middles, heights, lengths, strict=True)]
-    return [index for group in parted(lines) for index in _by_rows(group, middles, heights)]
+    lines = [Line.from_box(*each) for each in zip(middles, heights, lengths, strict=True)]
+    return [index for group in reading_groups(lines) for index in _by_rows(group, middles, heights)]
 
 
 def _by_rows(group: Sequence[int], middles: Sequence[Point], heights: Sequence[float]) -> list[int]:
@@ -52,6 +52,6 @@ def _same_row(middles: Sequence[Point], heights: Sequence[float], a: int, b: int
 
 
 def result(regions: list[TextRegion], least: float = 0.0) -> OcrResult:
-    """Return the regions of a confidence from ``least``; ``text`` is their texts, one a line."""
+    """Return the regions of at least a confidence; ``text`` joins their texts, one per line."""
     sure = [region for region in regions if region.confidence >= least]
     return OcrResult("\n".join(region.text for region in sure), sure)

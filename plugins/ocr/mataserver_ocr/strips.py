@@ -1,9 +1,9 @@
-"""Strips: pages far longer than a detector of lines takes, searched piece by piece.
+"""Strips: detects lines on pages far longer than a detector takes, in overlapping strips.
 
 A detector sees a picture at a bounded size; the letters of a page that is much taller or wider
-would vanish. Such a page is cut into overlapping strips of a page's proportions. Lines that two
-strips see count once, lines that a border cuts are joined, and letters too large for any strip
-are looked for on the whole page, scaled down.
+would vanish. Such a page is split into overlapping strips with a page's proportions. Lines that two
+strips show count once, lines that a border cuts are joined, and letters too large for any strip are
+detected on the whole page, scaled down.
 """
 
 from __future__ import annotations
@@ -27,34 +27,35 @@ if TYPE_CHECKING:
 
 PROPORTION = 1.5
 """A strip's length in widths of the page, as a sheet of paper's."""
-FAR = 1.5
-"""A page is cut when it is longer than so many strips."""
+MAX_WHOLE = 1.5
+"""The length in strips above which a page is split."""
 OVERLAP = 1 / 8
-"""Of a strip's length: lines up to this height lie in one strip wholly."""
-EDGE = 3
-"""A line that ends so many pixels of the detector's before a border is one that it cuts."""
-SAME = 0.6
-"""Two quads of different strips that share this much of the smaller one are one line."""
+"""The share of a strip's length: lines up to this height are completely inside one strip."""
+BORDER = 3
+"""The distance from a border, in the detector's pixels, within which a line counts as cut."""
+SAME_LINE = 0.6
+"""The shared part of the smaller one from which two quads of different strips are one line."""
 WHOLE_PAGE = -1
-"""In place of a strip's number: the line was seen on the whole page."""
-FAR_AWAY = 1e6
-"""Beyond every page, in pixels."""
-BLURRED = 0.2
-"""Small print that fills so much of a large box shows that the box is no line of large letters."""
-READABLE = 32
-"""Least height of a box, in the detector's pixels, that counts on the scaled-down page.
+"""The strip index of a line that was detected on the whole page."""
+INFINITE = 1e6
+"""A coordinate beyond every page, in pixels."""
+SMALL_PRINT_SHARE = 0.2
+"""The share of a large box that small print fills from which the box is not a large line."""
+MIN_LINE_HEIGHT = 32
+"""The least height of a box, in the detector's pixels, that counts on the scaled-down page.
 
-The detector's boxes are higher than the letters, and never lower than a dozen pixels."""
+The detector's boxes are higher than the letters, and never lower than a dozen pixels.
+"""
 
 
-def length(height: int, width: int, side: int) -> int:
-    """Return how long the strips of a page are at most; a page that is left whole is its own.
+def strip_length(height: int, width: int, side: int) -> int:
+    """Return the maximum length of a page's strips; of a page that is not split its own.
 
     ``side`` is the largest side that the detector takes, in pixels.
     """
     long, short = max(height, width), min(height, width)
     strip = max(side, math.ceil(PROPORTION * short))
-    return strip if long > FAR * strip else long
+    return strip if long > MAX_WHOLE * strip else long
 
 
 def spans(long: int, strip: int) -> list[Span]:
@@ -68,31 +69,31 @@ def spans(long: int, strip: int) -> list[Span]:
     ]
 
 
-def search(page: Image, find: Find, side: int) -> Quad:
-    """Return the quads ``[n, 4, 2]`` of the lines of a page, each line once, in no order.
+def find_lines(page: Image, find: Find, side: int) -> Quad:
+    """Return the quads ``[n, 4, 2]`` of the lines of a page, each line once, unordered.
 
-    ``find`` returns the quads ``[n, 4, 2]`` of a picture, which it looks at with at most ``side``
+    ``find`` returns the quads ``[n, 4, 2]`` of a picture, which it scales to at most ``side``
     pixels a side.
     """
     height, width = page.shape[:2]
-    strip = length(height, width, side)
+    strip = strip_length(height, width, side)
     if strip >= max(height, width):
         return find(page)
     tall = height > width
     borders = spans(max(height, width), strip)
-    edge = EDGE * max(1.0, strip / side)
+    edge = BORDER * max(1.0, strip / side)
     found = [
         line
         for index, (start, end) in enumerate(borders)
         for line in _in_strip(page, find, index, (start, end), edge, tall=tall)
     ]
     large = _large(page, find, side, OVERLAP * strip, tall=tall)
-    return _once(found, large, borders, tall=tall)
+    return _deduplicated(found, large, borders, tall=tall)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Line:
-    """A line as one strip shows it; ``cut`` where a border of the strip goes through it."""
+    """A line as one strip shows it; ``cut`` where a border of the strip cuts it."""
 
     quad: Quad
     strip: int
@@ -104,7 +105,7 @@ def _in_strip(
 ) -> Iterable[_Line]:
     start, end = span
     picture = page[start:end] if tall else page[:, start:end]
-    if picture.min() == picture.max():  # nothing is written there
+    if picture.min() == picture.max():  # blank
         return
     last = page.shape[0 if tall else 1]
     for quad in find(picture) + ((0, start) if tall else (start, 0)):
@@ -116,7 +117,7 @@ def _in_strip(
 
 
 def _large(page: Image, find: Find, side: int, overlap: float, *, tall: bool) -> list[Quad]:
-    """Return lines that reach farther than two strips overlap, in letters that survive scaling."""
+    """Return lines longer than the overlap of two strips, in letters that survive scaling."""
     import cv2
 
     height, width = page.shape[:2]
@@ -129,66 +130,73 @@ def _large(page: Image, find: Find, side: int, overlap: float, *, tall: bool) ->
     return [
         quad / scale
         for quad in find(np.asarray(small, np.uint8))
-        if min(quads.size(quad)) >= READABLE and np.ptp(quad[:, int(tall)]) > overlap * scale
+        if min(quads.size(quad)) >= MIN_LINE_HEIGHT and np.ptp(quad[:, int(tall)]) > overlap * scale
     ]
 
 
-def _once(
+def _deduplicated(
     found: Sequence[_Line], large: Sequence[Quad], borders: Sequence[Span], *, tall: bool
 ) -> Quad:
     """Return each line once: large ones, whole ones, and those joined from pieces."""
-    kept = _Kept()
+    known = _KnownLines()
     for quad in large:
         line = _Line(quad, WHOLE_PAGE, cut=False)
-        if not _blurred(line, found):
-            kept.add(line)
+        if not _is_small_print(line, found):
+            known.add(line)
     for line in sorted(found, key=lambda each: quads.area(each.quad), reverse=True):
-        if not line.cut and not kept.has(line):
-            kept.add(line)
+        if not line.cut and not known.contains(line):
+            known.add(line)
     pieces = [
         line
         for line in found
-        if line.cut and not kept.has(line) and not _elsewhere(line, borders, tall=tall)
+        if line.cut
+        and not known.contains(line)
+        and not _is_whole_in_neighbour(line, borders, tall=tall)
     ]
-    whole = list(kept.lines())
-    # In the next strip a cut line may break at a gap, and go on as what looks whole there.
-    rest = {line for line in whole if _continues(line, pieces, borders, tall=tall)}
+    whole = list(known.lines())
+    # In the next strip a cut line may be split at a gap, and its rest looks whole there.
+    rest = {line for line in whole if _is_rest(line, pieces, borders, tall=tall)}
     every = [line.quad for line in whole if line not in rest]
-    every += _joined([*pieces, *rest], borders, tall=tall)
+    every += _join([*pieces, *rest], borders, tall=tall)
     return np.array(every, np.float64).reshape(-1, 4, 2)
 
 
-def _continues(
-    line: _Line, pieces: Sequence[_Line], borders: Sequence[Span], *, tall: bool
-) -> bool:
-    """Whether a whole line is the rest of a piece that the strip before or behind shows."""
+def _is_rest(line: _Line, pieces: Sequence[_Line], borders: Sequence[Span], *, tall: bool) -> bool:
+    """Whether a whole line is the rest of a piece in the previous or next strip."""
     return any(
-        _meet(piece, line, borders, tall=tall) or _meet(line, piece, borders, tall=tall)
+        _continues_as(piece, line, borders, tall=tall)
+        or _continues_as(line, piece, borders, tall=tall)
         for piece in pieces
     )
 
 
-def _blurred(large: _Line, found: Sequence[_Line]) -> bool:
-    """Whether what looks large on the whole page is several lines of small print."""
+def _is_small_print(large: _Line, found: Sequence[_Line]) -> bool:
+    """Whether a large line on the whole page is really several lines of small print."""
     x1, y1, x2, y2 = _box(large.quad)
     small = 0.0
     for line in found:
         left, top, right, bottom = _box(line.quad)
-        if left < x2 and right > x1 and top < y2 and bottom > y1 and not _alike(line, large):
-            small += quads.shared(line.quad, large.quad)
-    return small > BLURRED * quads.area(large.quad)
+        if (
+            left < x2
+            and right > x1
+            and top < y2
+            and bottom > y1
+            and not _same_letter_height(line, large)
+        ):
+            small += quads.intersection_area(line.quad, large.quad)
+    return small > SMALL_PRINT_SHARE * quads.area(large.quad)
 
 
-def _elsewhere(piece: _Line, borders: Sequence[Span], *, tall: bool) -> bool:
-    """Whether the strip beside its own shows all of what this one cuts, and so finds it better."""
+def _is_whole_in_neighbour(piece: _Line, borders: Sequence[Span], *, tall: bool) -> bool:
+    """Whether a neighbouring strip contains all of a cut line, and so detects it better."""
     low, high = piece.quad[:, int(tall)].min(), piece.quad[:, int(tall)].max()
     before = piece.strip > 0 and high <= borders[piece.strip - 1][1]
     behind = piece.strip < len(borders) - 1 and low >= borders[piece.strip + 1][0]
     return before or behind
 
 
-class _Kept:
-    """The lines that are already known, by strip."""
+class _KnownLines:
+    """The lines that were accepted already, by strip."""
 
     def __init__(self) -> None:
         self._strips: dict[int, list[_Line]] = defaultdict(list)
@@ -200,7 +208,7 @@ class _Kept:
         for each in self._strips.values():
             yield from each
 
-    def has(self, line: _Line) -> bool:
+    def contains(self, line: _Line) -> bool:
         """Whether a line of another strip is the same: most of the smaller one, or of a piece."""
         x1, y1, x2, y2 = _box(line.quad)
         own = quads.area(line.quad)
@@ -208,8 +216,8 @@ class _Kept:
             left, top, right, bottom = _box(other.quad)
             if left < x2 and right > x1 and top < y2 and bottom > y1:
                 least = own if line.cut else min(own, quads.area(other.quad))
-                if quads.shared(line.quad, other.quad) >= SAME * least and (
-                    index != WHOLE_PAGE or _alike(line, other)
+                if quads.intersection_area(line.quad, other.quad) >= SAME_LINE * least and (
+                    index != WHOLE_PAGE or _same_letter_height(line, other)
                 ):
                     return True
         return False
@@ -221,40 +229,40 @@ class _Kept:
                 yield index, line
 
 
-def _alike(line: _Line, large: _Line) -> bool:
-    """Whether the letters of two lines are about as high; for a piece nobody knows."""
+def _same_letter_height(line: _Line, large: _Line) -> bool:
+    """Whether the letters of two lines have about the same height; a piece's height is unknown."""
     own, other = (min(quads.size(each.quad)) for each in (line, large))
     return line.cut or own >= other / 2
 
 
-def _joined(pieces: Sequence[_Line], borders: Sequence[Span], *, tall: bool) -> list[Quad]:
-    """Return the lines of which ``pieces`` are parts, each of them in a strip of its own."""
+def _join(pieces: Sequence[_Line], borders: Sequence[Span], *, tall: bool) -> list[Quad]:
+    """Return the lines composed of ``pieces``, each in a strip of its own."""
     lines: list[list[_Line]] = []
     for piece in sorted(pieces, key=lambda each: each.strip):
-        ways = (each for each in lines if _meet(each[-1], piece, borders, tall=tall))
+        ways = (each for each in lines if _continues_as(each[-1], piece, borders, tall=tall))
         line = next(ways, None)
         if line is None:
             lines.append([piece])
         else:
             line.append(piece)
     return [
-        quads.around(np.concatenate([each.quad for each in line]))
+        quads.min_area_box(np.concatenate([each.quad for each in line]))
         if len(line) > 1
         else line[0].quad
         for line in lines
     ]
 
 
-def _meet(last: _Line, piece: _Line, borders: Sequence[Span], *, tall: bool) -> bool:
-    """Whether a piece goes on as another of the next strip: they agree where the strips overlap."""
+def _continues_as(last: _Line, piece: _Line, borders: Sequence[Span], *, tall: bool) -> bool:
+    """Whether ``piece`` continues ``last`` in the next strip: they agree in the strips' overlap."""
     if last.strip == WHOLE_PAGE or last.strip != piece.strip - 1:
         return False
     start, end = borders[piece.strip][0], borders[last.strip][1]
-    box = np.array([[start, -FAR_AWAY], [end, -FAR_AWAY], [end, FAR_AWAY], [start, FAR_AWAY]])
+    box = np.array([[start, -INFINITE], [end, -INFINITE], [end, INFINITE], [start, INFINITE]])
     overlap = box[:, ::-1] if tall else box
-    one, other = (quads.common(each.quad, overlap) for each in (last, piece))
+    one, other = (quads.intersection(each.quad, overlap) for each in (last, piece))
     least = min(quads.area(one), quads.area(other))
-    return least > 0 and quads.shared(one, other) >= SAME * least
+    return least > 0 and quads.intersection_area(one, other) >= SAME_LINE * least
 
 
 def _box(quad: Quad) -> tuple[float, float, float, float]:

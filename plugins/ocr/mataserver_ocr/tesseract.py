@@ -1,8 +1,8 @@
-"""Tesseract: the system's ``tesseract`` program runs once an image, through pytesseract.
+"""Tesseract: the system's ``tesseract`` program runs once per image, through pytesseract.
 
 The program and its language data are the system's (Debian: ``tesseract-ocr``,
 ``tesseract-ocr-deu``). The setting ``in_process`` runs the engine inside the worker instead.
-Regions are lines; a confidence is the mean of the words' own, which the engine gives in per cent.
+Regions are lines; a confidence is the mean of the words' own, which the engine returns in per cent.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 32_767
 """Tesseract's own limit, in pixels."""
-DOUBTFUL, SURER = 0.75, 0.15
-"""A page whose letters are less sure than the one, 0 to 1, is read turned by 180 degrees too, and
-told so where that is surer by the other. Tesseract finds lines of four directions and reads two."""
+LOW_CONFIDENCE, MIN_GAIN = 0.75, 0.15
+"""A page with a lower mean confidence (0 to 1) is read rotated by 180 degrees too; that result is
+returned if it gains ``MIN_GAIN``. Tesseract detects lines of four directions and reads two."""
 
 
 class TesseractParams(Params, frozen=True):
@@ -49,7 +49,7 @@ class Engine(Protocol):
     """Runs Tesseract on one picture."""
 
     def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
-        """Return the columns of Tesseract's table: a row a block, paragraph, line and word.
+        """Return the columns of Tesseract's table: one row per block, paragraph, line and word.
 
         Raises ``Unavailable`` when it takes longer than the setting ``timeout``.
         """
@@ -57,10 +57,10 @@ class Engine(Protocol):
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
-    """Ask the engine which languages it has.
+    """Open the engine and list its languages.
 
-    Raises ``Unavailable`` when the program, tesserocr where the settings ask for it, or the data
-    of the configured language is missing.
+    Raises ``Unavailable`` when the program, tesserocr where the settings select it, or the data of
+    the configured language is missing.
     """
     del spec  # there is one model
     settings: TesseractSettings = ctx.settings.tesseract
@@ -68,7 +68,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
     if settings.in_process:
         from mataserver_ocr import tesserocr
 
-        engine, installed = tesserocr.start(settings)
+        engine, installed = tesserocr.open_engine(settings)
     else:
         engine, installed = Program(settings), tesseract_program.installed()
     model = Tesseract(settings, installed, engine)
@@ -82,7 +82,7 @@ class Tesseract:
     def __init__(
         self, settings: TesseractSettings, installed: frozenset[str], engine: Engine
     ) -> None:
-        """``installed`` are the names of the language data that ``engine`` has."""
+        """Keep the parts; ``installed`` are the names of the engine's language data."""
         self._settings = settings
         self._installed = installed
         self._engine = engine
@@ -92,7 +92,7 @@ class Tesseract:
     ) -> list[OcrResult]:
         """Return the lines of each image in the engine's reading order.
 
-        A page that stands on its head, or lies so, is read turned; its boxes are the image's.
+        An upside-down or sideways page is read rotated; its boxes are the image's.
 
         Raises ``InvalidParams`` for an unknown language, ``Unavailable`` for one whose data is not
         installed and when an image takes longer than the setting ``timeout``, ``BadRequest`` for a
@@ -105,14 +105,14 @@ class Tesseract:
 
     def codes(self, given: str) -> str:
         """Return Tesseract's name of the languages ``given``, each of them installed."""
-        return "+".join(dict.fromkeys(self._code(part) for part in languages.parts(given)))
+        return "+".join(dict.fromkeys(self._code(part) for part in languages.split_codes(given)))
 
     def _code(self, given: str) -> str:
-        if given in self._installed:  # also data of the user's own that no table knows
+        if given in self._installed:  # includes the user's own data, which no table contains
             return given
         language = languages.find(given)
         if language is None:
-            raise languages.unknown(given)
+            raise languages.unknown_language(given)
         if language.tesseract not in self._installed:
             package = "tesseract-ocr-" + language.tesseract.replace("_", "-")
             raise Unavailable(
@@ -126,22 +126,22 @@ class Tesseract:
         if max(height, width) > MAX_SIDE:
             raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
         found = _lines(self._engine.words(image, codes), height, width)
-        sureness = _sureness(found)
-        if found and sureness < DOUBTFUL:
+        confidence = _mean_confidence(found)
+        if found and confidence < LOW_CONFIDENCE:
             turned = _lines(self._engine.words(image[::-1, ::-1].copy(), codes), height, width)
-            if _sureness(turned) > sureness + SURER:
-                found = [_turned(line, height, width) for line in turned]
+            if _mean_confidence(turned) > confidence + MIN_GAIN:
+                found = [_rotated_back(line, height, width) for line in turned]
         return regions.result(found, least)
 
 
-def _sureness(lines: Sequence[TextRegion]) -> float:
+def _mean_confidence(lines: Sequence[TextRegion]) -> float:
     """Return the mean confidence of all letters, 0 to 1."""
     letters = sum(len(line.text) for line in lines)
     return sum(len(line.text) * line.confidence for line in lines) / max(1, letters)
 
 
-def _turned(line: TextRegion, height: int, width: int) -> TextRegion:
-    """Return a line of a picture that stands on its head as the picture itself has it."""
+def _rotated_back(line: TextRegion, height: int, width: int) -> TextRegion:
+    """Map a line of a picture rotated by 180 degrees to the original picture."""
     if line.bbox is None:
         return line
     x1, y1, x2, y2 = line.bbox
@@ -159,7 +159,7 @@ def _lines(words: dict[str, list[Any]], height: int, width: int) -> list[TextReg
             lines.setdefault(key, []).append(i)
     read = []
     for members in lines.values():
-        box = regions.around([p for i in members for p in _corners(words, i)], height, width)
+        box = regions.bounding_box([p for i in members for p in _corners(words, i)], height, width)
         if box is not None:
             text = " ".join(re.sub(r"\s+", " ", words["text"][i].strip()) for i in members)
             mean = sum(float(words["conf"][i]) for i in members) / len(members) / 100

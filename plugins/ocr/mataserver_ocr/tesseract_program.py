@@ -1,4 +1,4 @@
-"""The system's program ``tesseract``, a process a picture, through pytesseract."""
+"""The system's program ``tesseract``, one process per picture, through pytesseract."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_PROGRAM = "the program 'tesseract' is not installed; on Debian: apt install t
 
 
 def installed() -> frozenset[str]:
-    """Return the names of the language data that the program finds.
+    """Return the names of the program's language data.
 
     Raises ``Unavailable`` when there is no program.
     """
@@ -31,10 +31,10 @@ def installed() -> frozenset[str]:
 
 
 class Program:
-    """The system's ``tesseract``, a process a picture."""
+    """The system's ``tesseract``, one process per picture."""
 
     def __init__(self, settings: TesseractSettings) -> None:
-        """Keep page segmentation mode and timeout."""
+        """Keep the page segmentation mode and the timeout."""
         self._settings = settings
 
     def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
@@ -52,19 +52,19 @@ class Program:
         except pytesseract.TesseractNotFoundError:
             raise Unavailable(NO_PROGRAM) from None
         except pytesseract.TesseractError:
-            raise  # a RuntimeError too, but not the one below
+            raise  # a subclass of RuntimeError, but not the timeout below
         except RuntimeError:
             raise too_slow(self._settings.timeout) from None
         return table
 
 
 def too_slow(seconds: float) -> Unavailable:
-    """Return the error for a picture that took longer than it may."""
+    """Return the error for a picture that exceeded the timeout."""
     return Unavailable(f"tesseract did not finish this image within {seconds:g} s")
 
 
 def _portable(image: Image) -> Any:
-    """Wrap the array for pytesseract, to be handed over uncompressed instead of as PNG."""
+    """Wrap the array for pytesseract, to be passed uncompressed instead of as PNG."""
     import PIL.Image
 
     picture = PIL.Image.fromarray(image)

@@ -1,6 +1,6 @@
-"""Tesseract inside the worker, through tesserocr: no process a picture, the same lines.
+"""Tesseract inside the worker, through tesserocr: no process per picture, the same lines.
 
-tesserocr's package holds the engine and no language data. The engine is not safe to share between
+tesserocr's package contains the engine and no language data. The engine must not be shared between
 threads; a worker has one.
 """
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
-LOADED = 4
+MAX_LOADED = 4
 """How many sets of languages stay loaded at a time."""
 
 COLUMNS = (
     *("level", "page_num", "block_num", "par_num", "line_num", "word_num"),
     *("left", "top", "width", "height", "conf", "text"),
 )
-"""The columns of Tesseract's table, all of whole numbers but the last two."""
+"""The columns of Tesseract's table, all integers except the last two."""
 
 
-def start(settings: TesseractSettings) -> tuple[InProcess, frozenset[str]]:
+def open_engine(settings: TesseractSettings) -> tuple[InProcess, frozenset[str]]:
     """Return the engine and the languages that it has data for.
 
     Raises ``Unavailable`` when tesserocr or the data is missing.
@@ -46,7 +46,7 @@ def start(settings: TesseractSettings) -> tuple[InProcess, frozenset[str]]:
         raise Unavailable(
             "plugins.ocr.tesseract.in_process needs tesserocr: pip install tesserocr"
         ) from None
-    folder = settings.data or os.environ.get("TESSDATA_PREFIX") or _folder_of_program()
+    folder = settings.data or os.environ.get("TESSDATA_PREFIX") or _program_data_folder()
     installed = frozenset(
         file.relative_to(folder).with_suffix("").as_posix()
         for file in Path(folder).rglob("*.traineddata")
@@ -56,10 +56,10 @@ def start(settings: TesseractSettings) -> tuple[InProcess, frozenset[str]]:
     return InProcess(library, folder, settings), installed
 
 
-def _folder_of_program() -> str:
-    """Return where the system's program has its data; it says so before it lists the languages."""
+def _program_data_folder() -> str:
+    """Return the data folder of the system's program, which it prints before its languages."""
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             ["tesseract", "--list-langs"],  # noqa: S607 - as pytesseract does, by PATH
             capture_output=True,
             check=False,
@@ -67,22 +67,25 @@ def _folder_of_program() -> str:
             timeout=10,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        said = ""
-    quoted = re.search(r'"([^"]+)"', said.partition("\n")[0])
+        output = ""
+    quoted = re.search(r'"([^"]+)"', output.partition("\n")[0])
     if quoted is None:
         raise Unavailable(NO_PROGRAM)
     return quoted[1]
 
 
 class InProcess:
-    """The engine inside this process; a set of languages stays loaded."""
+    """The engine inside this process; several sets of languages stay loaded."""
 
     def __init__(self, library: Any, folder: str, settings: TesseractSettings) -> None:
-        """``library`` is the module ``tesserocr``, ``folder`` holds ``*.traineddata``."""
+        """Keep the parts; ``library`` is the module ``tesserocr``.
+
+        ``folder`` holds ``*.traineddata``.
+        """
         self._library = library
         self._folder = folder
         self._settings = settings
-        self._engine = lru_cache(LOADED)(self._open)
+        self._engine = lru_cache(MAX_LOADED)(self._open)
 
     def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
         """Return the table of one picture."""
@@ -103,7 +106,7 @@ class InProcess:
 
 
 def _table(text: str) -> dict[str, list[Any]]:
-    """Turn the table's rows into columns; rows of words alone end in a text."""
+    """Convert the table's rows to columns; only rows of words have a text."""
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for row in text.splitlines():
         cells = row.split("\t", len(COLUMNS) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mataserver_ocr.columns import Line, parted
+from mataserver_ocr.columns import Line, reading_groups
 
 HEIGHT, PITCH, LENGTH = 20.0, 30.0, 300.0
 
@@ -32,7 +32,7 @@ def read(*parts):
         ((line, number) for number, lines in enumerate(parts) for line in lines),
         key=lambda each: (each[0].middle, each[0].left),
     )
-    groups = parted([line for line, _ in owned])
+    groups = reading_groups([line for line, _ in owned])
     assert sorted(index for group in groups for index in group) == list(range(len(owned)))
     return [sorted({owned[index][1] for index in group}) for group in groups]
 
@@ -120,12 +120,12 @@ def test_a_page_of_thousands_of_lines_is_parted_in_time():
             strict=True,
         )
     ]
-    assert sum(map(len, parted(lines))) == len(lines)
+    assert sum(map(len, reading_groups(lines))) == len(lines)
 
 
 def test_no_lines_have_no_columns():
     """An empty page is one empty group."""
-    assert parted([]) == [[]]
+    assert reading_groups([]) == [[]]
 
 
 @pytest.mark.parametrize("width", [1, 2])

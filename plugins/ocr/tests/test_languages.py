@@ -73,10 +73,10 @@ def test_each_engine_has_a_name_for_it(given, codes):
 
 def test_several_languages_are_split():
     """Tesseract's plus sign and a comma both separate; nothing between them is an error."""
-    assert languages.parts("eng+deu") == ["eng", "deu"]
-    assert languages.parts(" en, de ") == ["en", "de"]
+    assert languages.split_codes("eng+deu") == ["eng", "deu"]
+    assert languages.split_codes(" en, de ") == ["en", "de"]
     with pytest.raises(InvalidParams, match="at least one"):
-        languages.parts(" + ")
+        languages.split_codes(" + ")
 
 
 def test_rapidocr_has_the_letters_of_every_language_it_claims():

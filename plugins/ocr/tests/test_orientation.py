@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mataserver_ocr.orientation import (
+    CLOCKWISE,
+    COUNTERCLOCKWISE,
+    UPRIGHT,
+    UPSIDE_DOWN,
+    LineReader,
+    Reading,
+    reading_order,
+)
 from mataserver_ocr.rapidocr import RapidOcrParams
-from mataserver_ocr.turns import CLOCKWISE, COUNTER, HEAD, UPRIGHT, Reader, Reading, reading_order
 
-TURNS = (UPRIGHT, COUNTER, HEAD, CLOCKWISE)
+TURNS = (UPRIGHT, COUNTERCLOCKWISE, UPSIDE_DOWN, CLOCKWISE)
 """By the number of quarter turns that numpy turns an upright page counter-clockwise."""
 SIGN = "Gate 7\nLoading zone\nMax 3.5 t\n1961\nOK"
 PAGE = np.zeros((400, 400, 3), np.uint8)
@@ -124,8 +132,8 @@ def test_a_sure_line_is_read_once(on_head):
     """Where classifier and score agree nothing is read twice: turned pages cost what others do."""
     made = Made({True: ("pods", 0.97), False: ("spod", 0.98)}, doubt=0.01)
     page, found = shaded(on_head=on_head), np.array([lying(100.0, 100.0, 160.0, 20.0)])
-    [reading] = Reader(made.recognise, made.classify).read(page, found)
-    assert reading == Reading("pods", 0.97, HEAD if on_head else UPRIGHT)
+    [reading] = LineReader(made.recognise, made.classify).read(page, found)
+    assert reading == Reading("pods", 0.97, UPSIDE_DOWN if on_head else UPRIGHT)
     assert made.asked == 1
 
 
@@ -134,7 +142,7 @@ def test_an_unsure_line_is_read_both_ways(on_head):
     """A classifier that cannot tell leaves it to the scores."""
     made = Made({True: ("pods", 0.97), False: ("spod", 0.5)}, doubt=0.5)
     page, found = shaded(on_head=on_head), np.array([lying(100.0, 100.0, 160.0, 20.0)])
-    [reading] = Reader(made.recognise, made.classify).read(page, found)
+    [reading] = LineReader(made.recognise, made.classify).read(page, found)
     assert (reading.text, made.asked) == ("pods", 2)
 
 
@@ -151,7 +159,10 @@ def test_lines_are_ordered_as_if_the_page_were_upright():
         lines = [Reading(text, 1.0, turn) for text in ("third", "second", "first")]
         assert reading_order(around, lines) == [2, 1, 0]
     both = np.array([lying(0, 0, 100, 20), lying(0, 50, 100, 20)], float)
-    assert reading_order(both, [Reading("no", 1, HEAD), Reading("long", 1, UPRIGHT)]) == [1, 0]
+    assert reading_order(both, [Reading("no", 1, UPSIDE_DOWN), Reading("long", 1, UPRIGHT)]) == [
+        1,
+        0,
+    ]
 
 
 def test_the_rows_of_a_wide_slanted_page_stay_apart():

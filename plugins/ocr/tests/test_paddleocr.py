@@ -14,8 +14,8 @@ from mataserver_ocr.paddleocr import (
     PaddleOcr,
     PaddleOcrParams,
     choose_device,
-    models,
-    script,
+    models_of,
+    recogniser_for,
 )
 
 PICTURE = np.full((100, 200, 3), (255, 0, 0), np.uint8)
@@ -50,7 +50,7 @@ class StandIn:
 def directory(tmp_path):
     """A directory with the models of Latin, Cyrillic of the east, and Korean letters."""
     for recogniser in ("PP-OCRv6", "eslav", "korean"):
-        for name in models(recogniser, "medium"):
+        for name in models_of(recogniser, "medium"):
             (tmp_path / name).mkdir(exist_ok=True)
     return tmp_path
 
@@ -157,7 +157,7 @@ def test_paddles_own_cache_is_the_default(directory, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_script_has_one_recogniser(codes, recogniser):
     """Every name of a language leads to the recogniser of its script; English goes with all."""
-    assert script(codes) == recogniser
+    assert recogniser_for(codes) == recogniser
 
 
 @pytest.mark.parametrize(
@@ -172,14 +172,14 @@ def test_a_script_has_one_recogniser(codes, recogniser):
 def test_languages_that_it_cannot_read_are_422(codes, said):
     """Unknown and unread languages, and those of two scripts, are refused."""
     with pytest.raises(InvalidParams, match=said):
-        script(codes)
+        recogniser_for(codes)
 
 
 def test_sizes_are_paddleocrs_names():
     """A smaller size is PP-OCRv6's own; PP-OCRv5 has one smaller detector."""
-    assert models("PP-OCRv6", "tiny") == ("PP-OCRv6_tiny_det", "PP-OCRv6_tiny_rec")
-    assert models("th", "medium") == ("PP-OCRv5_server_det", "th_PP-OCRv5_mobile_rec")
-    assert models("th", "small") == ("PP-OCRv5_mobile_det", "th_PP-OCRv5_mobile_rec")
+    assert models_of("PP-OCRv6", "tiny") == ("PP-OCRv6_tiny_det", "PP-OCRv6_tiny_rec")
+    assert models_of("th", "medium") == ("PP-OCRv5_server_det", "th_PP-OCRv5_mobile_rec")
+    assert models_of("th", "small") == ("PP-OCRv5_mobile_det", "th_PP-OCRv5_mobile_rec")
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from mataserver_ocr.regions import around, reading_order
+from mataserver_ocr.regions import bounding_box, reading_order
 
 
 def test_a_slanted_quad_gets_its_upright_box_within_the_image():
     """The box encloses the corners and ends at the picture's edges."""
     quad = [(-3.0, 5.0), (50.0, -2.0), (52.0, 8.0), (0.0, 15.0)]
-    assert around(quad, height=12, width=40) == (0.0, 0.0, 40.0, 12.0)
-    assert around(quad, height=100, width=100) == (0.0, 0.0, 52.0, 15.0)
+    assert bounding_box(quad, height=12, width=40) == (0.0, 0.0, 40.0, 12.0)
+    assert bounding_box(quad, height=100, width=100) == (0.0, 0.0, 52.0, 15.0)
 
 
 def test_a_quad_outside_the_image_has_no_box():
     """Nothing is reported where nothing of the picture lies."""
-    assert around([(50.0, 5.0), (60.0, 9.0)], height=20, width=40) is None
+    assert bounding_box([(50.0, 5.0), (60.0, 9.0)], height=20, width=40) is None
 
 
 def test_lines_are_read_by_rows_and_from_the_left():

@@ -66,7 +66,7 @@ def test_strips_cover_a_page_and_overlap(long):
 )
 def test_only_pages_far_longer_than_wide_are_cut(height, width, longest):
     """A sheet, a telephone's screen and a small strip stay whole."""
-    assert strips.length(height, width, SIDE) == longest
+    assert strips.strip_length(height, width, SIDE) == longest
 
 
 @pytest.mark.parametrize("tall", [True, False])
@@ -78,7 +78,7 @@ def test_each_line_is_found_once(tall, pitch):
     if not tall:
         places = [(top, left, bottom, right) for left, top, right, bottom in places]
         page = page.transpose(1, 0, 2)
-    assert boxes(strips.search(page, bars, SIDE)) == sorted(places)
+    assert boxes(strips.find_lines(page, bars, SIDE)) == sorted(places)
 
 
 @pytest.mark.parametrize("tall", [True, False])
@@ -89,13 +89,15 @@ def test_lines_longer_than_a_strip_are_joined(tall):
     if tall:
         places = [(top, left, bottom, right) for left, top, right, bottom in places]
         page = page.transpose(1, 0, 2)
-    assert boxes(strips.search(page, bars, SIDE)) == sorted(places)
+    assert boxes(strips.find_lines(page, bars, SIDE)) == sorted(places)
 
 
 def test_large_letters_are_found_on_the_whole_page():
     """What is higher than strips overlap is one line, with the small print beside it."""
     places = [(20, 700, 700, 1100), (20, 1150, 300, 1170), (20, 3000, 700, 3500)]
-    found = sorted(boxes(strips.search(drawn(7000, 720, places), bars, SIDE)), key=lambda b: b[1])
+    found = sorted(
+        boxes(strips.find_lines(drawn(7000, 720, places), bars, SIDE)), key=lambda b: b[1]
+    )
     assert np.abs(np.array(found) - np.array(places)).max() <= 8
 
 
@@ -107,7 +109,7 @@ def test_blurred_small_print_is_no_large_line():
     def find(picture):
         return whole if picture.shape[0] == SIDE else bars(picture)
 
-    found = boxes(strips.search(drawn(9000, 720, places), find, SIDE))
+    found = boxes(strips.find_lines(drawn(9000, 720, places), find, SIDE))
     assert found == sorted(places)
 
 
@@ -119,7 +121,7 @@ def test_an_empty_page_is_not_searched_in_strips():
         looked.append(picture.shape)
         return np.empty((0, 4, 2))
 
-    assert len(strips.search(np.full((60_000, 100, 3), 255, np.uint8), find, SIDE)) == 0
+    assert len(strips.find_lines(np.full((60_000, 100, 3), 255, np.uint8), find, SIDE)) == 0
     assert len(looked) == 1  # the whole page, scaled down
 
 

@@ -1,4 +1,4 @@
-"""Detection with the models that come with OpenCV: faces and QR codes."""
+"""Detection with the models inside OpenCV: faces and QR codes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Frontal faces with OpenCV's Haar cascade, which comes inside its package.
+"""Frontal faces with OpenCV's Haar cascade, which its package contains.
 
 The cascade is the stump-based frontal face classifier of Lienhart and Maydt ("An Extended Set of
-Haar-like Features for Rapid Object Detection", ICIP 2002) in the framework of Viola and Jones
-(CVPR 2001). It finds upright frontal faces and says nothing about whose they are.
+Haar-like Features for Rapid Object Detection", ICIP 2002) in the framework of Viola and Jones (CVPR
+2001). It detects upright frontal faces and does not identify people.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> HaarFaces:
 
 
 class HaarFaces:
-    """Finds upright frontal faces; ``confidence`` is ``confidence_of`` the cascade's weight."""
+    """Detects upright frontal faces; ``confidence`` is ``confidence_of`` the cascade's weight."""
 
     def __init__(self, cascade: Any, settings: Settings) -> None:
         """Keep ``cascade``, a loaded ``cv2.CascadeClassifier``."""
@@ -81,7 +81,7 @@ class HaarFaces:
         self._settings = settings
 
     def predict(self, images: Sequence[Image], params: Sequence[FaceParams]) -> list[DetectResult]:
-        """Return the faces of each image, surest first; an empty list where there is none."""
+        """Return the faces of each image, best first; an empty list where there is none."""
         return [self._faces(image, p) for image, p in zip(images, params, strict=True)]
 
     def _faces(self, image: Image, params: FaceParams) -> DetectResult:

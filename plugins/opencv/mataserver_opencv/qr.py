@@ -1,13 +1,13 @@
 """QR codes with OpenCV's detectors and decoder, which need no weights.
 
-OpenCV has two detectors. The one that looks for the codes' corner marks as ArUco markers finds more
-of several codes in one picture; the older one decodes more of what was found. So the first searches
-and the second reads again, alone in its piece of the picture, what the first could not read: on
-drawn pictures of five turned codes, 145 of 150 instead of 127 or 113.
+OpenCV has two detectors. The one that detects the codes' corner marks as ArUco markers finds more
+of several codes in one picture; the older one decodes more of the codes found. So the first
+searches, and the second decodes, in a crop around the code, those that the first could not: on
+drawn pictures of five rotated codes, 145 of 150 instead of 127 or 113.
 
-A code that can be read is labelled with its text. ``confidence`` is not a probability here: a text
-that was decoded passed the code's own error correction and has 1.0; a code that was found but not
-read is labelled "qr" and has 0.5. So ``confidence`` above 0.5 asks for readable codes alone.
+A decoded code is labelled with its text. ``confidence`` is not a probability here: a decoded text
+passed the code's own error correction and has 1.0; a code that was found but not decoded is
+labelled "qr" and has 0.5. So ``confidence`` above 0.5 selects decoded codes only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNREAD = "qr"
 DECODED_CONFIDENCE = 1.0
 UNREAD_CONFIDENCE = 0.5
 MAX_RATIO = 8
-"""Long side by short side up to which the older detector searches too."""
+"""The aspect ratio up to which the older detector searches too."""
 
 
 class QrParams(Params, frozen=True):
@@ -41,7 +41,7 @@ class QrParams(Params, frozen=True):
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> QrCodes:
-    """Make the detectors. They read no file; ``ctx.threads`` limits OpenCV's own threads."""
+    """Create the detectors. They read no file; ``ctx.threads`` limits OpenCV's own threads."""
     del spec  # there is one model
     import cv2
 
@@ -51,7 +51,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> QrCodes:
 
 
 class QrCodes:
-    """Finds every QR code of an image, at any rotation."""
+    """Detects every QR code of an image, at any rotation."""
 
     def __init__(self, finder: Any, reader: Any) -> None:
         """Keep ``finder``, a ``cv2.QRCodeDetectorAruco``, and ``reader``, a ``QRCodeDetector``."""
@@ -76,12 +76,12 @@ class QrCodes:
 
     def _payloads(self, gray: Any) -> list[tuple[bytes, Any]]:
         """Return payload and corners ``[4, 2]`` of each code; no bytes where it is unreadable."""
-        # The older one enlarges a narrow picture until its short side is 512, which takes seconds.
+        # The older one enlarges a narrow picture to a short side of 512, which takes seconds.
         narrow = max(gray.shape) > MAX_RATIO * min(gray.shape)
         for detector in (self._finder,) if narrow else (self._finder, self._reader):
             found, quads = detector.detectMulti(gray)
             if found:
-                payloads = _decoded(detector, gray, quads)
+                payloads = _decode(detector, gray, quads)
                 return [
                     (payload or self._reread(gray, quad), quad)
                     for payload, quad in zip(payloads, quads, strict=True)
@@ -89,10 +89,10 @@ class QrCodes:
         return []
 
     def _reread(self, gray: Any, quad: Any) -> bytes:
-        """Read one code alone, cut out with a margin, at its own size and then at twice it."""
+        """Decode one code alone, cropped with a margin, at its own size and then at twice it."""
         import cv2
 
-        piece = _around(gray, quad)
+        piece = _crop(gray, quad)
         if not piece.size:
             return b""
         return self._single(piece) or self._single(
@@ -106,7 +106,7 @@ class QrCodes:
             payload, quads, _ = self._reader.detectAndDecodeBytes(piece)
         except cv2.error:  # corners that its geometry checks refuse
             return b""
-        return bytes(payload) if payload and _central(quads, piece.shape) else b""
+        return bytes(payload) if payload and _is_central(quads, piece.shape) else b""
 
 
 def text_of(payload: bytes) -> str:
@@ -117,8 +117,8 @@ def text_of(payload: bytes) -> str:
         return payload.decode("iso-8859-1")
 
 
-def _decoded(detector: Any, gray: Any, quads: Any) -> list[bytes]:
-    """Decode every found code; as bytes, since the conversion to str fails on other than UTF-8."""
+def _decode(detector: Any, gray: Any, quads: Any) -> list[bytes]:
+    """Decode every code found, to bytes: the conversion to str fails on other than UTF-8."""
     import cv2
 
     try:
@@ -128,8 +128,8 @@ def _decoded(detector: Any, gray: Any, quads: Any) -> list[bytes]:
     return list(payloads) if len(payloads) == len(quads) else [b""] * len(quads)
 
 
-def _around(gray: Any, quad: Any) -> Any:
-    """Cut the code out of the picture, with a quarter of its size around it (contiguous)."""
+def _crop(gray: Any, quad: Any) -> Any:
+    """Crop the code from the picture, with a quarter of its size around it (contiguous)."""
     import numpy as np
 
     low, high = quad.min(axis=0), quad.max(axis=0)
@@ -140,8 +140,8 @@ def _around(gray: Any, quad: Any) -> Any:
     return np.ascontiguousarray(gray[top:bottom, left:right])
 
 
-def _central(quads: Any, shape: tuple[int, ...]) -> bool:
-    """Whether the code lies in the middle of its piece, so that it is not a neighbour's."""
+def _is_central(quads: Any, shape: tuple[int, ...]) -> bool:
+    """Whether the code lies in the middle of its crop, and so is not a neighbour."""
     x, y = quads.reshape(-1, 2).mean(axis=0)
     height, width = shape[:2]
     return bool(abs(x - width / 2) < width / 4 and abs(y - height / 2) < height / 4)

@@ -1,4 +1,4 @@
-"""Object tracking: ByteTrack behind any detector that the server serves."""
+"""Object tracking: ByteTrack on the detections of any detector that the server serves."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def detector_of(files: ModelFiles, settings: Settings) -> Mapping[str, Part]:
-    """Name the one part: the model itself, as what serves it for the task ``detect``."""
-    del settings  # no choice: the detector is the model that was asked for
+    """Name the only part: the model itself, as served for the task ``detect``."""
+    del settings  # the detector is always the requested model
     return {tracker.DETECTOR: Part(files.name, "detect")}
 
 

@@ -1,4 +1,4 @@
-"""What can be chosen: the settings of the plugin and the parameters of a request or a session."""
+"""The settings of the plugin, and the parameters of a request or a session."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ class TrackParams(Params, frozen=True, kw_only=True):
     timing: Timing | None = None
 
     def of_parts(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what the detector is asked with: it may need prompts."""
+        """Return the detector's parameters: it may need prompts."""
         return {"detector": {"confidence": self.confidence, "prompts": self.prompts}}

@@ -1,9 +1,9 @@
 """Tracking: a detector, and a ByteTrack tracker per session.
 
-ByteTrack (Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box",
-ECCV 2022) matches the boxes of a frame with the boxes that a Kalman filter predicts for the known
-tracks, the sure ones first and then the weak ones. The implementation is that of the library
-``trackers``. It looks at boxes and confidences alone, so it follows whatever a detector finds.
+ByteTrack (Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", ECCV
+2022) matches the boxes of a frame with the boxes that a Kalman filter predicts for the known
+tracks, those of high confidence first. The implementation is that of the library ``trackers``. It
+uses boxes and confidences only, so it tracks any detector's objects.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 DETECTOR = "detector"
 BUFFERED_FRAMES_PER_SECOND = 30.0
-"""What the library counts ``lost_track_buffer`` in, whatever the frame rate."""
+"""The unit of the library's ``lost_track_buffer``, whatever the frame rate."""
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Tracker:
-    """Put a tracker behind the detector, which is loaded already as the part ``detector``.
+    """Create a tracker for the detector, which is loaded already as the part ``detector``.
 
     Raises ``Unavailable`` where OpenCV, which the library imports, cannot be imported.
     """
@@ -51,9 +51,9 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Tracker:
 
 
 class Tracker:
-    """Detects, and gives what it finds a ``track_id`` that stays the same from frame to frame.
+    """Detects objects, and gives each a ``track_id`` that stays the same from frame to frame.
 
-    ``clock`` returns seconds that never go back.
+    ``clock`` returns seconds and is monotonic.
     """
 
     def __init__(
@@ -68,23 +68,25 @@ class Tracker:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """The ``(height, width)`` that the detector resizes images to, if it says so."""
+        """The ``(height, width)`` that the detector resizes images to, if it states it."""
         return getattr(self._detector.model, "input_size", None)
 
     def predict(self, images: Sequence[Image], params: Sequence[TrackParams]) -> list[DetectResult]:
-        """Return what a fresh tracker makes of each image alone.
+        """Return the result of a new tracker for each image alone.
 
-        One frame confirms no track, so the tracker is shown it twice: every detection that begins a
+        One frame confirms no track, so the tracker gets it twice: every detection that begins a
         track has an id, counted from 1, and the others are left out.
         """
         found = self.detect(images, params)
         return [
-            _reported(each, _Association(self._settings, patient=False).still(each), given)
+            _reported(
+                each, _Association(self._settings, confirm_late=False).single_frame_ids(each), given
+            )
             for each, given in zip(found, params, strict=True)
         ]
 
     def session(self, params: TrackParams) -> Session:
-        """Return a tracker for one stream; none is ever shared."""
+        """Return a tracker for one stream; trackers are never shared."""
         timing = params.timing or self._settings.timing
         clock = self._clock if timing == "arrival" else None
         return Session(self, _Association(self._settings), params, clock)
@@ -92,10 +94,10 @@ class Tracker:
     def detect(
         self, images: Sequence[Image], params: Sequence[TrackParams]
     ) -> list[list[Detection]]:
-        """Return the detections of each image that the tracker is to see.
+        """Return the detections of each image that the tracker uses.
 
-        The detector is asked with a low threshold, and with the prompts if it takes any. Raises
-        ``InvalidParams`` for a parameter that it needs and did not get.
+        The detector gets a low threshold, and the prompts if it takes any. Raises ``InvalidParams``
+        for a missing parameter that the detector needs.
         """
         threshold = self._settings.detector_confidence
         wanted = [
@@ -129,10 +131,10 @@ class Session:
         self._clock = clock
 
     def step(self, image: Image) -> DetectResult:
-        """Return the confirmed tracks that the next frame ``[H, W, 3]`` shows.
+        """Return the confirmed tracks visible in the next frame ``[H, W, 3]``.
 
         Boxes, labels and confidences are the detector's of this very frame, in its order; a track
-        that it does not see now is not reported, and comes back under its id if it is seen in time.
+        that is not detected now is not reported, and keeps its id if it is detected again in time.
         """
         arrived = None if self._clock is None else self._clock()
         [found] = self._tracker.detect([image], [self._params])
@@ -140,32 +142,32 @@ class Session:
 
 
 class _Association:
-    """A ByteTrack tracker: which detections are which tracks.
+    """A ByteTrack tracker: assigns detections to tracks.
 
-    ``patient`` False confirms a track the second time it is seen, whatever the settings say.
+    ``confirm_late`` False confirms a track the second time it is seen, whatever the settings are.
     """
 
-    def __init__(self, settings: Settings, *, patient: bool = True) -> None:
+    def __init__(self, settings: Settings, *, confirm_late: bool = True) -> None:
         from trackers import ByteTrackTracker
 
         self._bytetrack = ByteTrackTracker(
             lost_track_buffer=settings.lost_track_buffer,
             frame_rate=settings.frame_rate,
             track_activation_threshold=settings.track_activation_threshold,
-            minimum_consecutive_frames=settings.minimum_consecutive_frames if patient else 1,
+            minimum_consecutive_frames=settings.minimum_consecutive_frames if confirm_late else 1,
             minimum_iou_threshold=settings.minimum_iou_threshold,
             high_conf_det_threshold=settings.high_conf_det_threshold,
         )
-        # The library forgets a track that old before it looks at the frame, also when there was no
-        # frame in which it could have been seen: a slow stream would never have a track.
+        # The library drops a track that old before it matches the frame, even when no frame came
+        # in between: a slow stream would never have a track.
         self._longest_gap = 0.99 * settings.lost_track_buffer / BUFFERED_FRAMES_PER_SECOND
         self._last: float | None = None
         self._skipped = 0.0
 
     def ids(self, detections: Sequence[Detection], seconds: float | None) -> list[int]:
-        """Return the id of each detection's track, from 1; 0 for what is no confirmed track.
+        """Return the id of each detection's track, from 1; 0 without a confirmed track.
 
-        ``seconds`` is when the frame came, None for one nominal frame after the last.
+        ``seconds`` is when the frame arrived, None for one nominal frame after the last.
         """
         import numpy as np
         import supervision
@@ -173,7 +175,7 @@ class _Association:
         boxes = supervision.Detections(
             xyxy=np.array([each.bbox for each in detections], np.float64).reshape(-1, 4),
             confidence=np.array([each.confidence for each in detections], np.float64),
-            class_id=np.arange(len(detections)),  # not a class: it finds the detection again
+            class_id=np.arange(len(detections)),  # not a class: identifies the detection
         )
         tracked = self._bytetrack.update(boxes, timestamp=self._time(seconds))
         ids = [0] * len(detections)
@@ -182,8 +184,8 @@ class _Association:
                 ids[place] = int(number) + 1
         return ids
 
-    def still(self, detections: Sequence[Detection]) -> list[int]:
-        """Return the ids of a single frame: those that it has when it is shown a second time."""
+    def single_frame_ids(self, detections: Sequence[Detection]) -> list[int]:
+        """Return the ids of a single frame: those that it gets when it is seen a second time."""
         self.ids(detections, None)
         return self.ids(detections, None)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mataserver import InvalidParams, TextRegion, Unavailable, testing
 from mataserver_ocr.languages import LANGUAGES
-from mataserver_ocr.paddleocr import PaddleOcrParams, models, script
+from mataserver_ocr.paddleocr import PaddleOcrParams, models_of, recogniser_for
 
 LETTERS = list("0123456789abcdefghijklmnopqrstuvwxyz")
 DECODE = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
@@ -64,7 +64,7 @@ def directory(tmp_path_factory):
     """The models that read Latin letters and those that read Cyrillic, as PaddleX stores them."""
     root = tmp_path_factory.mktemp("paddle")
     for recogniser in ("PP-OCRv6", "eslav"):
-        wanted = models(recogniser, "tiny")
+        wanted = models_of(recogniser, "tiny")
         _save(root / wanted.detector, _detector(), [-1, 3, -1, -1], DETECTION)
         _save(root / wanted.recogniser, _recogniser(), [-1, 3, 48, -1], RECOGNITION)
     return root
@@ -140,7 +140,7 @@ def test_equals_paddleocr(model, directory, page):
     """Texts, scores and places are PaddleOCR's, in reading order, places as upright boxes."""
     import paddleocr
 
-    wanted = models("PP-OCRv6", "tiny")
+    wanted = models_of("PP-OCRv6", "tiny")
     pipeline = paddleocr.PaddleOCR(
         text_detection_model_name=wanted.detector,
         text_detection_model_dir=str(directory / wanted.detector),
@@ -224,7 +224,7 @@ def test_every_model_is_one_of_paddleocrs_own():
         name
         for each in scripts
         for size in ("medium", "small", "tiny")
-        for name in models(each, size)
+        for name in models_of(each, size)
     }
     assert named <= set(ALL_MODELS)
 
@@ -237,7 +237,7 @@ def test_the_choice_is_paddleocrs_own(code):
     import paddleocr
 
     chosen = paddleocr.PaddleOCR._get_ocr_model_names(None, code, None)
-    assert tuple(models(script(code), "medium")) == chosen
+    assert tuple(models_of(recogniser_for(code), "medium")) == chosen
 
 
 async def test_it_is_pulled_and_served_by_a_child_process(
