@@ -1,6 +1,6 @@
-"""The exceptions that reach a client: a status of the API and one sentence.
+"""The exceptions that become HTTP errors: a status and one sentence.
 
-Those that the client raises too are the client's.
+Those that the client library raises too are defined there.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ __all__ = [
     "TooLarge",
     "TooSlow",
     "Unavailable",
-    "scarcity",
-    "starting",
+    "process_start_errors",
+    "shortage_error",
 ]
 
 
-_NO_THREAD = "can't start new thread"
-"""What Python says, by an error that has no kind of its own."""
+_NO_THREAD_MESSAGE = "can't start new thread"
+"""Message of the ``RuntimeError`` that Python raises, which has no class of its own."""
 
 
 class TooLarge(MataError):
-    """413: the body, or what it would take in memory, is over the limit."""
+    """413: the body, or the memory it would need, exceeds the limit."""
 
     status = 413
 
@@ -53,38 +53,38 @@ class TooSlow(MataError):
     status = 408
 
 
-def scarcity(error: Exception) -> MataError | None:
-    """Return what a client is told of a failure for want of what the machine or a limit gives.
+def shortage_error(error: Exception) -> MataError | None:
+    """Return the error for clients if a failure was caused by exhausted system resources.
 
-    That is file descriptors, threads, memory, and room on a disk; processes are those of
-    ``starting``. None for any other failure. Whoever tells a client logs the exception too: a bug
-    may be what used it all.
+    These are file descriptors, threads, memory and disk space; ``process_start_errors`` covers
+    processes. Returns None for any other failure. Callers also log the exception: a bug may have
+    used up the resource.
     """
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
         return OutOfMemory("The server is out of memory")
-    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
-        return _no_more()
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD_MESSAGE:
+        return _process_limit_error()
     if number in {errno.EMFILE, errno.ENFILE}:
         return Unavailable("The server is out of file descriptors", retry_after=1)
-    # The quota of a user and the limit of a process are ends of the disk too.
+    # A user's quota and a process's file size limit count as a full disk, too.
     if number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return OutOfMemory("The disk is full")
     return None
 
 
 @contextlib.contextmanager
-def starting() -> Iterator[None]:
-    """Start a process in here. Raises ``Unavailable`` where there may be no more of them.
+def process_start_errors() -> Iterator[None]:
+    """Convert the failure to start a process in this context to ``Unavailable``.
 
-    The number of that error, EAGAIN, has other causes elsewhere, such as a socket that is not
+    Only there: its error number, EAGAIN, has other causes elsewhere, such as a socket that is not
     ready, which are bugs.
     """
     try:
         yield
     except BlockingIOError as error:
-        raise _no_more() from error
+        raise _process_limit_error() from error
 
 
-def _no_more() -> Unavailable:
+def _process_limit_error() -> Unavailable:
     return Unavailable("The server can start no more processes and threads", retry_after=1)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from types import TracebackType
 
-LONGEST = 8_192
+MAX_LINE = 8_192
 """Maximum number of characters of a printed line that are logged."""
-_OWN = '{"time": '
+_JSON_PREFIX = '{"time": '
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -39,7 +39,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-class Lines(io.TextIOBase):
+class StderrLogger(io.TextIOBase):
     """A replacement of ``sys.stderr`` that logs what is printed, line by line.
 
     Libraries print directly, or attach handlers to their own loggers.
@@ -48,21 +48,21 @@ class Lines(io.TextIOBase):
     def __init__(self, stream: TextIO) -> None:
         """Wrap ``stream``, the destination of the log itself."""
         self.stream = stream
-        self._begun = ""
-        self._telling = threading.local()
+        self._partial = ""
+        self._logging = threading.local()
 
     def write(self, text: str) -> int:
         """Log each complete line, except what logging prints about its own failures."""
-        if getattr(self._telling, "now", False):
+        if getattr(self._logging, "now", False):
             return self.stream.write(text)
-        *lines, begun = (self._begun + text).split("\n")
-        self._begun = begun[-LONGEST:]
-        self._telling.now = True
+        *lines, partial = (self._partial + text).split("\n")
+        self._partial = partial[-MAX_LINE:]
+        self._logging.now = True
         try:
             for line in lines:
-                tell_line(line)
+                log_line(line)
         finally:
-            self._telling.now = False
+            self._logging.now = False
         return len(text)
 
     def fileno(self) -> int:
@@ -70,16 +70,16 @@ class Lines(io.TextIOBase):
         return self.stream.fileno()
 
 
-def tell_line(line: str) -> None:
+def log_line(line: str) -> None:
     """Log a printed line; a line of a worker's own log is passed on unchanged.
 
     In a text log every line is passed on. A line that cannot be written, for example on a full
     disk, is lost, as with logging: the caller must not fail because of it.
     """
-    line = line.rstrip()[:LONGEST]
+    line = line.rstrip()[:MAX_LINE]
     if not line:
         return
-    if isinstance(sys.stderr, Lines) and not line.startswith(_OWN):
+    if isinstance(sys.stderr, StderrLogger) and not line.startswith(_JSON_PREFIX):
         log.warning("%s", line)
         return
     with contextlib.suppress(OSError):
@@ -88,7 +88,7 @@ def tell_line(line: str) -> None:
 
 def _stream() -> TextIO:
     """Return the destination of the log: stderr, or the stream wrapped by its replacement."""
-    return sys.stderr.stream if isinstance(sys.stderr, Lines) else sys.stderr
+    return sys.stderr.stream if isinstance(sys.stderr, StderrLogger) else sys.stderr
 
 
 def configure(level: str, form: str) -> None:
@@ -96,55 +96,57 @@ def configure(level: str, form: str) -> None:
     handler = logging.StreamHandler(_stream())
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
     if form == "json":
-        _take_prints()
+        _capture_output()
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level != "debug":
         logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def _take_prints() -> None:
+def _capture_output() -> None:
     """Log warnings, output to stderr, and uncaught exceptions."""
-    if not isinstance(sys.stderr, Lines):
-        sys.stderr = Lines(sys.stderr)
+    if not isinstance(sys.stderr, StderrLogger):
+        sys.stderr = StderrLogger(sys.stderr)
     logging.captureWarnings(capture=True)
-    sys.excepthook = _uncaught
-    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(
+        args.exc_type, args.exc_value, args.exc_traceback
+    )
 
 
-def _uncaught(
+def _log_uncaught(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
     log.critical("nobody caught this", exc_info=(kind, error or kind(), trace))
 
 
-class Repeats:
+class RateLimitedLog:
     """Rate-limits repeated warnings: the first at once, then one line per interval with a count."""
 
     def __init__(self, log: logging.Logger, interval: float = 1.0) -> None:
         """Set the ``interval``, in seconds."""
         self._log = log
         self._interval = interval
-        self._held: dict[str, tuple[int, str]] = {}
+        self._suppressed: dict[str, tuple[int, str]] = {}
 
-    def note(self, kind: str, line: str, error: BaseException | None = None) -> None:
+    def warn(self, kind: str, line: str, error: BaseException | None = None) -> None:
         """Log ``line``, or count it if one of its ``kind`` was logged in this interval.
 
         Only the first line includes the traceback of ``error``. Needs a running event loop. There
         must be few kinds: sentences and models, not client input.
         """
-        held = self._held.get(kind)
-        if held is not None:
-            self._held[kind] = (held[0] + 1, line)
+        suppressed = self._suppressed.get(kind)
+        if suppressed is not None:
+            self._suppressed[kind] = (suppressed[0] + 1, line)
             return
         self._log.warning("%s", line, exc_info=error)
-        self._hold(kind)
+        self._start_interval(kind)
 
-    def _hold(self, kind: str) -> None:
-        self._held[kind] = (0, "")
+    def _start_interval(self, kind: str) -> None:
+        self._suppressed[kind] = (0, "")
         asyncio.get_running_loop().call_later(self._interval, self._flush, kind)
 
     def _flush(self, kind: str) -> None:
-        count, line = self._held.pop(kind)
+        count, line = self._suppressed.pop(kind)
         if count:
             self._log.warning("%s (%d of these in %g s)", line, count, self._interval)
-            self._hold(kind)
+            self._start_interval(kind)

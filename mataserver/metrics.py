@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS = (
+_BUCKETS = (
     0.001,
     0.0025,
     0.005,
@@ -39,10 +39,10 @@ _SECONDS = (
     30.0,
     60.0,
 )
-_BOUNDS = [*(f"{bound:g}" if bound % 1 else f"{bound:.1f}" for bound in _SECONDS), "+Inf"]
+_BUCKET_LABELS = [*(f"{bound:g}" if bound % 1 else f"{bound:.1f}" for bound in _BUCKETS), "+Inf"]
 
 
-class Tally(Collector):
+class LoopCounter(Collector):
     """A counter for the event loop's hot path.
 
     Only one thread counts, so it needs no lock, and costs a tenth of the library's counter, which
@@ -69,8 +69,8 @@ class Tally(Collector):
         yield family
 
 
-class Durations(Collector):
-    """A histogram of seconds for the event loop's hot path, without locks like ``Tally``."""
+class LoopHistogram(Collector):
+    """A histogram of seconds for the event loop's hot path, without locks like ``LoopCounter``."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
         self.name, self.text, self.labels = name, text, labels
@@ -80,22 +80,22 @@ class Durations(Collector):
         """Add one duration."""
         series = self._series.get(labels)
         if series is None:
-            series = self._series[labels] = [0.0] * (len(_BOUNDS) + 1)
-        series[bisect_left(_SECONDS, seconds)] += 1
+            series = self._series[labels] = [0.0] * (len(_BUCKET_LABELS) + 1)
+        series[bisect_left(_BUCKETS, seconds)] += 1
         series[-1] += seconds
 
     def observe_each(self, seconds: Iterable[float], label: str, labels: Iterable[str]) -> None:
-        """Add several durations, distinguished by the last label."""
+        """Add several histogram, distinguished by the last label."""
         known = self._series
         for took, last in zip(seconds, labels, strict=True):
             series = known.get((label, last))
             if series is None:
-                series = known[label, last] = [0.0] * (len(_BOUNDS) + 1)
-            series[bisect_left(_SECONDS, took)] += 1
+                series = known[label, last] = [0.0] * (len(_BUCKET_LABELS) + 1)
+            series[bisect_left(_BUCKETS, took)] += 1
             series[-1] += took
 
     def describe(self) -> Iterator[Metric]:
-        """Yield its family without samples, as ``Tally`` does."""
+        """Yield its family without samples, as ``LoopCounter`` does."""
         yield HistogramMetricFamily(self.name, self.text, labels=self.labels)
 
     def collect(self) -> Iterator[Metric]:
@@ -103,7 +103,7 @@ class Durations(Collector):
         family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
         for values, series in self._series.items():
             count, buckets = 0.0, []
-            for bound, number in zip(_BOUNDS, series, strict=False):
+            for bound, number in zip(_BUCKET_LABELS, series, strict=False):
                 count += number
                 buckets.append((bound, count))
             family.add_metric(values, buckets, sum_value=series[-1])
@@ -115,17 +115,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._looks: list[Callable[[], None]] = []
+        self._hooks: list[Callable[[], None]] = []
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = self._tally(
+        self.requests = self._loop_counter(
             "requests", "HTTP requests answered.", ("method", "route", "status")
         )
-        self.latency = self._durations("request_seconds", "Time to answer.", ("route",))
-        self.stages = self._durations(
+        self.latency = self._loop_histogram("request_seconds", "Time to answer.", ("route",))
+        self.stages = self._loop_histogram(
             "stage_seconds", "Time of an inference by stage.", ("model", "stage")
         )
-        self.inferences = self._tally("inferences", "Images inferred.", ("model", "outcome"))
+        self.inferences = self._loop_counter("inferences", "Images inferred.", ("model", "outcome"))
         self.queued = self._gauge("queue_length", "Images waiting for a model.", ("model",))
         self.workers = self._gauge("model_workers", "Workers of a model.", ("model",))
         self.loaded = self._gauge("models_loaded", "Models in memory.")
@@ -135,8 +135,10 @@ class Metrics:
         self.memory = self._gauge("model_memory_bytes", "Memory of a loaded model.", ("model",))
         self.sessions = self._gauge("sessions", "Streaming sessions that exist.")
         self.connected = self._gauge("sessions_connected", "Sessions with an open WebSocket.")
-        self.frames = self._tally("frames_received", "Video frames received.", ("model",))
-        self.dropped = self._tally("frames_dropped", "Frames replaced by newer ones.", ("model",))
+        self.frames = self._loop_counter("frames_received", "Video frames received.", ("model",))
+        self.dropped = self._loop_counter(
+            "frames_dropped", "Frames replaced by newer ones.", ("model",)
+        )
         self.cameras = self._gauge("cameras", "Sessions with a camera by its state.", ("state",))
         self.reconnects = self._counter(
             "camera_reconnects", "Cameras connected again after they were lost.", ("model",)
@@ -144,10 +146,12 @@ class Metrics:
         self.unobserved = self._counter(
             "results_unobserved", "Answers that a plugin was too slow to be told of.", ("plugin",)
         )
-        self.seats = self._gauge("cluster_workers", "Workers on a Ray cluster.", ("node",))
-        self.away = self._gauge("cluster_away", "Whether the Ray cluster is out of reach.")
+        self.cluster_workers = self._gauge(
+            "cluster_workers", "Workers on a Ray cluster.", ("node",)
+        )
+        self.cluster_away = self._gauge("cluster_away", "Whether the Ray cluster is out of reach.")
         self.frontends = self._gauge("frontends", "Front-ends, this one too.", ("state",))
-        self.relayed = self._tally(
+        self.relayed = self._loop_counter(
             "relayed", "Requests sent on to the front-end that holds what they name.", ("kind",)
         )
         self.inflight = self._gauge(
@@ -160,27 +164,27 @@ class Metrics:
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(f"mataserver_{name}", text, labels, registry=self.registry)
 
-    def _tally(self, name: str, text: str, labels: tuple[str, ...]) -> Tally:
-        tally = Tally(f"mataserver_{name}", text, labels)
-        self.registry.register(tally)
-        return tally
+    def _loop_counter(self, name: str, text: str, labels: tuple[str, ...]) -> LoopCounter:
+        counter = LoopCounter(f"mataserver_{name}", text, labels)
+        self.registry.register(counter)
+        return counter
 
-    def _durations(self, name: str, text: str, labels: tuple[str, ...]) -> Durations:
-        durations = Durations(f"mataserver_{name}", text, labels)
-        self.registry.register(durations)
-        return durations
+    def _loop_histogram(self, name: str, text: str, labels: tuple[str, ...]) -> LoopHistogram:
+        histogram = LoopHistogram(f"mataserver_{name}", text, labels)
+        self.registry.register(histogram)
+        return histogram
 
     def count(self, method: str, route: str, status: str, seconds: float) -> None:
         """Count one answered request, and its duration."""
         self.requests.add(method, route, status)
         self.latency.observe(seconds, route)
 
-    def before_render(self, look: Callable[[], None]) -> None:
-        """Register ``look()`` to set gauges before each rendering, instead of continuously."""
-        self._looks.append(look)
+    def before_render(self, hook: Callable[[], None]) -> None:
+        """Register ``hook()`` to set gauges before each rendering, instead of continuously."""
+        self._hooks.append(hook)
 
     def render(self) -> bytes:
         """Return the exposition text of every metric."""
-        for look in self._looks:
-            look()
+        for hook in self._hooks:
+            hook()
         return generate_latest(self.registry)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST = 32
+MAX_CONCURRENT = 32
 """Maximum concurrent resolutions; more are queued."""
 
 
@@ -29,7 +29,7 @@ class SystemResolver(AbstractResolver):
     """Resolves by the system's resolver. A cancelled caller leaves a thread until it returns."""
 
     def __init__(self) -> None:
-        self._system = ThreadedResolver(cast("asyncio.AbstractEventLoop", _Asking()))
+        self._system = ThreadedResolver(cast("asyncio.AbstractEventLoop", _ThreadedLookups()))
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -41,26 +41,26 @@ class SystemResolver(AbstractResolver):
         """Do nothing."""
 
 
-class _Asking:
+class _ThreadedLookups:
     """The part of the event loop interface that the resolver uses."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(MOST)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def getaddrinfo(self, host: str, port: int, **options: Any) -> Any:
         """Return the addresses of a name."""
-        return await self._asked(lambda: socket.getaddrinfo(host, port, **options))
+        return await self._run_in_thread(lambda: socket.getaddrinfo(host, port, **options))
 
     async def getnameinfo(self, address: Any, flags: int) -> Any:
         """Return an IPv6 address as text, with its scope."""
-        return await self._asked(lambda: socket.getnameinfo(address, flags))
+        return await self._run_in_thread(lambda: socket.getnameinfo(address, flags))
 
-    async def _asked(self, ask: Callable[[], T]) -> T:
+    async def _run_in_thread(self, lookup: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
-        def told(found: T | None, error: Exception | None) -> None:
-            self._places.release()  # only now: a cancelled caller has not stopped the thread
+        def deliver(found: T | None, error: Exception | None) -> None:
+            self._slots.release()  # only now: a cancelled caller has not stopped the thread
             if answer.done():
                 return
             if error is not None:
@@ -71,19 +71,19 @@ class _Asking:
         def run() -> None:
             found, error = None, None
             try:
-                found = ask()
+                found = lookup()
             except Exception as caught:  # noqa: BLE001 - reraised in the caller
                 error = caught
             try:
-                loop.call_soon_threadsafe(told, found, error)
+                loop.call_soon_threadsafe(deliver, found, error)
             except RuntimeError:
                 return  # the loop is closed, so there is no caller left
 
-        await self._places.acquire()
+        await self._slots.acquire()
         try:
             # A daemon thread: the exit of the server must not wait for a DNS server.
             threading.Thread(target=run, name="resolve", daemon=True).start()
         except RuntimeError as error:
-            self._places.release()
+            self._slots.release()
             raise OSError("no thread can be started") from error
         return await answer

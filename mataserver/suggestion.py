@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from msgspec import inspect
 
-LONGEST = 100
+MAX_LENGTH = 100
 """Maximum number of characters compared: the client chooses the length."""
-MOST = 1_000
+MAX_NAMES = 1_000
 """Maximum number of names compared."""
-KEPT = 256
+CACHE_SIZE = 256
 """Number of cached comparisons."""
 
 
@@ -24,51 +24,51 @@ def similar(given: str, known: Iterable[str]) -> str:
 
     Ignores case, and the owner before a slash.
     """
-    if given in (known := tuple(known)[:MOST]):
+    if given in (known := tuple(known)[:MAX_NAMES]):
         return ""
-    found = _closest(_folded(given)[:LONGEST], known)
+    found = _closest(_normalized(given)[:MAX_LENGTH], known)
     return "" if found is None else f"; did you mean {found}?"
 
 
-@functools.lru_cache(maxsize=KEPT)  # a client may repeat the same wrong name
+@functools.lru_cache(maxsize=CACHE_SIZE)  # a client may repeat the same wrong name
 def _closest(given: str, known: tuple[str, ...]) -> str | None:
     """Return the most similar known name for a folded one, if any."""
     import difflib  # late, here and below: not needed unless something is wrong
 
-    names = {_folded(name): name for name in reversed(known)}
+    names = {_normalized(name): name for name in reversed(known)}
     names |= {tail: name for at, name in names.items() if (tail := at.rpartition("/")[2])}
     found = difflib.get_close_matches(given, names, 1, 0.7)
     return names[found[0]] if found else None
 
 
-def _folded(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.casefold().replace("_", "-")
 
 
-def task(given: str, known: Iterable[str]) -> str:
+def similar_task(given: str, known: Iterable[str]) -> str:
     """Like ``similar``, for tasks, which people also write as "object-detection"."""
-    names, text = list(known), _folded(given)[:LONGEST]
+    names, text = list(known), _normalized(given)[:MAX_LENGTH]
     stems = [name for name in names if name[:6] in text]
     return f"; did you mean {stems[0]}?" if stems else similar(given, names)
 
 
-def instead_of(given: str, known: Iterable[str]) -> str:
+def describe_unknown_task(given: str, known: Iterable[str]) -> str:
     """Return an unknown task with the known ones, as a part of an error message."""
     names = list(known)
-    return f"{given[:40]!r}: one of {', '.join(names)}{task(given, names)}"
+    return f"{given[:40]!r}: one of {', '.join(names)}{similar_task(given, names)}"
 
 
-def known_at(kind: Any, path: str) -> list[str]:
+def names_at(kind: Any, path: str) -> list[str]:
     """Return the valid names at a msgspec path in a type: a struct's keys, or a literal's values.
 
     ``path`` is like ``.models[0].engine``.
     """
     from msgspec import inspect
 
-    nodes = list(_plain(inspect.type_info(kind)))
+    nodes = list(_unwrapped(inspect.type_info(kind)))
     for name in re.findall(r"\.(\w+)|\[[^\]]*\]", path):
-        inner = [part for node in nodes for part in _within(node, name)]
-        nodes = [plain for each in inner for plain in _plain(each)]
+        inner = [part for node in nodes for part in _member_types(node, name)]
+        nodes = [plain for each in inner for plain in _unwrapped(each)]
     return [name for node in nodes for name in _names(node)]
 
 
@@ -84,14 +84,14 @@ def patterns_of(kind: Any) -> dict[str, str]:
             continue
         seen.add(id(node))
         if isinstance(node, inspect.Metadata):
-            said = (node.extra_json_schema or {}).get("description")
-            if isinstance(node.type, inspect.StrType) and node.type.pattern and said:
-                found.setdefault(node.type.pattern, said)
-        waiting += _inside(node)
+            description = (node.extra_json_schema or {}).get("description")
+            if isinstance(node.type, inspect.StrType) and node.type.pattern and description:
+                found.setdefault(node.type.pattern, description)
+        waiting += _component_types(node)
     return found
 
 
-def _inside(node: inspect.Type) -> list[inspect.Type]:
+def _component_types(node: inspect.Type) -> list[inspect.Type]:
     """Return the component types of a type."""
     from msgspec import inspect
 
@@ -108,20 +108,20 @@ def _inside(node: inspect.Type) -> list[inspect.Type]:
     return list(node.item_types) if isinstance(node, inspect.TupleType) else []
 
 
-def _plain(node: inspect.Type) -> Iterator[inspect.Type]:
+def _unwrapped(node: inspect.Type) -> Iterator[inspect.Type]:
     """Yield a type without its metadata, or the members of a union."""
     from msgspec import inspect
 
     if isinstance(node, inspect.Metadata):
-        yield from _plain(node.type)
+        yield from _unwrapped(node.type)
     elif isinstance(node, inspect.UnionType):
         for each in node.types:
-            yield from _plain(each)
+            yield from _unwrapped(each)
     else:
         yield node
 
 
-def _within(node: inspect.Type, name: str) -> list[inspect.Type]:
+def _member_types(node: inspect.Type, name: str) -> list[inspect.Type]:
     """Return the type of a struct's field, or of a list's or map's items."""
     from msgspec import inspect
 

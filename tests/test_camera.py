@@ -14,7 +14,7 @@ from mataserver.errors import MataError, NotFound, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.params import Params
 from mataserver.serving.feeds.camera import Camera
-from mataserver.serving.feeds.feed import FIRST_PAUSE, LONGEST_PAUSE, Feed, Lost
+from mataserver.serving.feeds.feed import FIRST_PAUSE, MAX_PAUSE, Feed, SourceLostError
 from mataserver.serving.frames import FrameSession
 from mataserver.serving.handle import Handle
 
@@ -59,11 +59,11 @@ class Viewer:
     """Notes what it is shown."""
 
     def __init__(self):
-        self.shots = []
+        self.received = []
         self.warnings = []
 
-    def show(self, shot):
-        self.shots.append(shot)
+    def show(self, inferred):
+        self.received.append(inferred)
 
     def warn(self, detail):
         self.warnings.append(detail)
@@ -127,29 +127,29 @@ async def test_always(parts, make):
 async def test_frames_that_were_passed_over_are_dropped(parts, make):
     """What was decoded and not inferred counts as received and dropped."""
     viewer = Viewer()
-    make().join(viewer)
+    make().subscribe(viewer)
     parts.source.give()
     parts.source.give(passed=5)
-    await settle(lambda: len(viewer.shots) == 2)
-    assert [(shot.number, shot.dropped) for shot in viewer.shots] == [(0, 0), (5, 4)]
+    await settle(lambda: len(viewer.received) == 2)
+    assert [(inferred.number, inferred.dropped) for inferred in viewer.received] == [(0, 0), (5, 4)]
     assert (parts.session.frames, parts.session.dropped, parts.session.results) == (6, 4, 2)
 
 
 async def test_it_lingers_then_disconnects(parts, make):
     """When the last viewer is gone the camera stays connected for a while, and comes back."""
-    camera, viewer = make(linger=0.2), Viewer()
-    camera.join(viewer)
+    camera, viewer = make(idle_disconnect=0.2), Viewer()
+    camera.subscribe(viewer)
     parts.source.give()
-    await settle(lambda: viewer.shots)
-    camera.part(viewer)
+    await settle(lambda: viewer.received)
+    camera.unsubscribe(viewer)
     parts.source.give()  # the frame that was asked for already
     await settle(lambda: parts.session.results == 2)
     assert parts.source.open == 1
     await settle(lambda: parts.source.open == 0)
     assert parts.feed.state == "idle"
-    camera.join(viewer)
+    camera.subscribe(viewer)
     parts.source.give()
-    await settle(lambda: len(viewer.shots) == 2)
+    await settle(lambda: len(viewer.received) == 2)
     assert (parts.source.connected, parts.feed.reconnects) == (2, 0)
 
 
@@ -159,8 +159,8 @@ async def test_a_snapshot_wakes_the_camera(parts, make):
     asking = asyncio.create_task(camera.newest())
     await settle(lambda: parts.source.connected)
     parts.source.give()
-    shot = await asking
-    assert await camera.newest() is shot
+    inferred = await asking
+    assert await camera.newest() is inferred
     assert len(parts.pool.jobs) == 1
 
 
@@ -178,15 +178,15 @@ async def test_a_snapshot_of_a_camera_that_is_lost(parts, make):
 
 async def test_a_snapshot_of_a_slow_model(parts, make):
     """Where no result comes in time there is none yet; later the last one is shown."""
-    camera = make(patience=0.05, always=True)
+    camera = make(snapshot_timeout=0.05, always=True)
     with pytest.raises(NotFound) as caught:
         await camera.newest()
     assert caught.value.detail == "The camera has given no result yet"
     parts.source.give()
     await settle(lambda: parts.session.results)
-    shot = await camera.newest()
-    shot.at -= 60.0
-    assert await camera.newest() is shot
+    inferred = await camera.newest()
+    inferred.at -= 60.0
+    assert await camera.newest() is inferred
 
 
 async def test_whoever_waits_when_the_session_is_deleted(parts, make):
@@ -203,11 +203,11 @@ async def test_whoever_waits_when_the_session_is_deleted(parts, make):
 async def test_viewers_are_told_once(parts, make):
     """A camera that stays away is told of once; one who comes meanwhile is told too."""
     camera, first, second = make(), Viewer(), Viewer()
-    camera.join(first)
+    camera.subscribe(first)
     parts.source.frames.put_nowait(MataError("gone"))
     parts.source.frames.put_nowait(MataError("gone"))
     await settle(lambda: parts.feed.failures == 2)
-    camera.join(second)
+    camera.subscribe(second)
     assert first.warnings == second.warnings == ["The camera gives no frames: gone"]
 
 
@@ -216,11 +216,11 @@ async def test_the_pauses_between_tries(parts):
     pauses = []
     for _ in range(8):
         parts.source.frames.put_nowait(MataError("gone"))
-        with pytest.raises(Lost):
+        with pytest.raises(SourceLostError):
             await parts.feed.frame()
         pauses.append(parts.feed.pause)
     assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
-    assert pauses[-1] == LONGEST_PAUSE
+    assert pauses[-1] == MAX_PAUSE
     assert (parts.feed.state, parts.source.open) == ("failed", 0)
     parts.source.give()
     await parts.feed.frame()
@@ -234,7 +234,7 @@ async def test_reconnects_are_counted(parts):
     await parts.feed.frame()
     for reason in ("gone", "still gone"):
         parts.source.frames.put_nowait(MataError(reason))
-        with pytest.raises(Lost):
+        with pytest.raises(SourceLostError):
             await parts.feed.frame()
         assert parts.feed.problem == reason
     parts.source.give()
@@ -255,27 +255,27 @@ async def test_reconnects_are_counted(parts):
 async def test_failures_of_the_model(parts, make, answer, told, reset):
     """A failure is shown with the time to ask again; a worker's death resets the next result."""
     camera, viewer = make(), Viewer()
-    camera.join(viewer)
+    camera.subscribe(viewer)
     parts.pool.answer = answer
     parts.source.give()
-    await settle(lambda: viewer.shots)
-    failure = viewer.shots[0].failure
+    await settle(lambda: viewer.received)
+    failure = viewer.received[0].failure
     assert (failure.status, failure.retry_after) == told
     with pytest.raises(MataError) as caught:
-        await viewer.shots[0].picture("detect")
+        await viewer.received[0].picture("detect")
     assert (caught.value.status, caught.value.retry_after) == told
     parts.pool.answer = Outcome(b"", Timing())
     parts.source.give()
-    await settle(lambda: len(viewer.shots) == 2)
-    assert viewer.shots[1].reset is reset
+    await settle(lambda: len(viewer.received) == 2)
+    assert viewer.received[1].reset is reset
 
 
 async def test_fps_is_a_limit(parts, make):
     """At most so many frames a second are inferred."""
     viewer, loop = Viewer(), asyncio.get_running_loop()
-    make(fps=20).join(viewer)
+    make(fps=20).subscribe(viewer)
     for _ in range(6):
         parts.source.give()
     begun = loop.time()
-    await settle(lambda: len(viewer.shots) == 6)
+    await settle(lambda: len(viewer.received) == 6)
     assert loop.time() - begun > 5 / 20 - 0.02

@@ -13,7 +13,7 @@ import aiohttp
 from api_answers import answer, connection, detail_of, head_of, until
 from mataserver import testing
 from mataserver.http import connection_limit
-from mataserver.logs import Repeats
+from mataserver.logs import RateLimitedLog
 
 HEALTH = "/v1/health"
 
@@ -123,12 +123,12 @@ async def test_a_worker_that_finds_no_descriptor_is_503(data_dir, caplog):
 
 async def test_repeated_refusals_are_one_line_with_a_count(caplog):
     """The first refusal is logged at once, those of the same kind together as one line a second."""
-    repeats = Repeats(logging.getLogger("mataserver.test"), 0.2)
+    limited = RateLimitedLog(logging.getLogger("mataserver.test"), 0.2)
     for number in range(1_000):
-        repeats.note("full", f"POST /{number}: full")
-    repeats.note("other", "GET /: other")
+        limited.warn("full", f"POST /{number}: full")
+    limited.warn("other", "GET /: other")
     await asyncio.sleep(0.7)
-    repeats.note("full", "POST /later: full")
+    limited.warn("full", "POST /later: full")
     assert [each.message for each in caplog.records] == [
         "POST /0: full",
         "GET /: other",

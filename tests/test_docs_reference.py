@@ -18,7 +18,7 @@ from mataserver import errors, plugins, results, testing
 from mataserver.contract import backend as contract
 from mataserver.contract import hookspecs, service
 from mataserver.http import openapi
-from mataserver.metrics import Durations, Metrics, Tally
+from mataserver.metrics import LoopCounter, LoopHistogram, Metrics
 from mataserver.testing import fixtures
 
 # docs/errors.md
@@ -83,9 +83,9 @@ def test_metrics_are_described():
     }
     actual = {}
     for metric in vars(Metrics()).values():
-        if isinstance(metric, Tally):
+        if isinstance(metric, LoopCounter):
             actual[f"{metric.name}_total"] = ("counter", metric.labels)
-        elif isinstance(metric, Durations):
+        elif isinstance(metric, LoopHistogram):
             actual[metric.name] = ("histogram", metric.labels)
         elif hasattr(metric, "_labelnames"):
             suffix = "_total" if metric._type == "counter" else ""

@@ -20,7 +20,7 @@ async def test_a_service_that_always_fails_does_not_bury_the_log(caplog):
     observers, tasks = Observers(Metrics(), infer=False), Tasks("lab")
     observers.add("lab", on_result, tasks)
     for frame in range(50):
-        observers.tell(frame)
+        observers.publish(frame)
         await failed.acquire()
     await tasks.close()
     (line,) = caplog.records

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from mataserver.errors import BadRequest, Unavailable
 from mataserver.outbound import ANY, Hosts, Outbound, Policy, is_public
-from mataserver.resolving import MOST, SystemResolver
+from mataserver.resolving import MAX_CONCURRENT, SystemResolver
 
 MEGABYTE = 1_000_000
 REDIRECTS = 5
@@ -277,11 +277,11 @@ async def test_names_that_nobody_answers_for_hold_up_nobody_else(monkeypatch):
         return await outbound.check(f"http://{name}/", policy)
 
     try:
-        silent = [asyncio.create_task(check("silent.example")) for _ in range(MOST + 5)]
+        silent = [asyncio.create_task(check("silent.example")) for _ in range(MAX_CONCURRENT + 5)]
         assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 20) == 1
         found = await asyncio.gather(*silent, return_exceptions=True)
         assert {type(each) for each in found} == {BadRequest}
-        assert asked == ["silent.example"] * MOST
+        assert asked == ["silent.example"] * MAX_CONCURRENT
         with pytest.raises(BadRequest, match="no such host"):  # none is free before it is told
             await check("there.example")
     finally:

@@ -12,13 +12,13 @@ from aiohttp.test_utils import make_mocked_request
 
 from mataserver.engines import zygotes
 from mataserver.engines.work import Placement
-from mataserver.errors import Unavailable, scarcity
+from mataserver.errors import Unavailable, shortage_error
 from mataserver.http.middleware import _Answer
 
 NO_THREADS = """
 import resource, threading, time
 from mataserver.app.deadline import end_after
-from mataserver.errors import scarcity
+from mataserver.errors import shortage_error
 
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 4_000_000,) * 2)
@@ -26,7 +26,7 @@ threading.stack_size(64 << 20)  # whatever this machine's own is: more than is l
 try:
     threading.Thread(target=print).start()
 except RuntimeError as error:
-    print(scarcity(error).status, flush=True)
+    print(shortage_error(error).status, flush=True)
 end_after(0.2)
 time.sleep(30)
 """
@@ -55,7 +55,7 @@ def test_a_process_that_can_start_no_thread_ends_in_time():
 )
 def test_what_is_scarce_is_told(error, status):
     """What runs out is no bug of the server's; everything else stays one."""
-    found = scarcity(error)
+    found = shortage_error(error)
     assert (found and found.status) == status
 
 

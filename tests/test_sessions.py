@@ -237,14 +237,14 @@ async def test_a_session_is_alone_with_its_model_while_no_other_is_connected(sto
     elsewhere = await store.create(store.another, Params())
     for each in (session, elsewhere):
         store.attach(each, Connection())
-    assert store.alone(session)
+    assert store.is_only_connected(session)
     connection = Connection()
     store.attach(other, connection)
-    assert not store.alone(session)
-    assert not store.alone(other)
-    assert store.alone(elsewhere)
+    assert not store.is_only_connected(session)
+    assert not store.is_only_connected(other)
+    assert store.is_only_connected(elsewhere)
     store.detach(other, connection)
-    assert store.alone(session)
+    assert store.is_only_connected(session)
 
 
 async def test_the_watch_removes_expired_sessions(pool, metrics):

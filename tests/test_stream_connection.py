@@ -114,7 +114,7 @@ def standing_on(settings):
     plan = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
     pool, metrics = Pool(), Metrics()
     budget, lifecycle = Budget(settings.max_inflight_mb * 1e6), Lifecycle()
-    sessions = SimpleNamespace(ttl=300.0, alone=lambda _session: True)
+    sessions = SimpleNamespace(ttl=300.0, is_only_connected=lambda _session: True)
     terms = Terms(
         sessions,
         budget,
@@ -426,7 +426,7 @@ async def test_one_frame_at_a_time_although_it_is_quick(parts, reason):
     pool.timing = Timing(decode=0.1)
     pool.keeps_state = reason == "state"
     pool.waited = 5.0 if reason == "wait" else 0.0
-    parts.sessions.alone = lambda _session: reason != "company"
+    parts.sessions.is_only_connected = lambda _session: reason != "company"
     pool.failure = Failure(400, "no picture") if reason == "refused" else None
     running = await begun(parts)
     for _ in range(3):

@@ -8,7 +8,7 @@ import pytest
 
 from mataserver import suggestion
 from mataserver.results import TASKS
-from mataserver.suggestion import similar, task
+from mataserver.suggestion import similar, similar_task
 
 MODELS = ["rapidocr", "opencv-faces", "PekingU/rtdetr_v2_r18vd"]
 
@@ -57,7 +57,7 @@ def test_nothing_is_made_up(given):
 )
 def test_tasks_in_other_words(given, meant):
     """A longer word for a task is recognised by how it begins."""
-    assert task(given, TASKS) == f"; did you mean {meant}?"
+    assert similar_task(given, TASKS) == f"; did you mean {meant}?"
 
 
 def test_many_names_take_little_time():

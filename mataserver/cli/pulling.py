@@ -91,7 +91,7 @@ class Task(click.Choice[str]):
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         """Return the error message for an invalid task."""
         said = super().get_invalid_choice_message(value, ctx)
-        return said.rstrip(".") + (suggestion.task(str(value), TASKS) or ".")
+        return said.rstrip(".") + (suggestion.similar_task(str(value), TASKS) or ".")
 
 
 @click.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.config.settings import EVERY, ConfigError
 from mataserver.results import TASKS, is_task
-from mataserver.suggestion import instead_of
+from mataserver.suggestion import describe_unknown_task
 
 if TYPE_CHECKING:
     from mataserver.config.settings import Settings
@@ -82,5 +82,5 @@ def _refuse_tasks(tasks: list[str | None]) -> None:
     """Raise ``ConfigError`` for a task that does not exist."""
     for index, task in enumerate(tasks):
         if task is not None and not is_task(task):
-            said = instead_of(task, TASKS)
+            said = describe_unknown_task(task, TASKS)
             raise ConfigError(f"configuration: models[{index}].task: unknown task {said}")

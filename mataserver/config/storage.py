@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from mataserver.config import PREFIX
-from mataserver.errors import MataError, scarcity
+from mataserver.errors import MataError, shortage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,8 @@ def os_errors_as(failure: str, path: Path, kind: type[MataError] = MataError) ->
         reason = error.strerror or type(error).__name__
         setting = f"the setting data_dir, {PREFIX}DATA_DIR, or shared_dir where it is set"
         hint = f"{path}; {setting}, names the directory"
-        scarce = scarcity(error)
-        status, later = (None, None) if scarce is None else (scarce.status, scarce.retry_after)
+        shortage = shortage_error(error)
+        status, later = (
+            (None, None) if shortage is None else (shortage.status, shortage.retry_after)
+        )
         raise kind(f"{failure}: {reason}", status=status, retry_after=later, hint=hint) from error

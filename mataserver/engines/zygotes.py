@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mataserver import logs
-from mataserver.errors import Unavailable, starting
+from mataserver.errors import Unavailable, process_start_errors
 from mataserver.processes import variables
 
 if TYPE_CHECKING:
@@ -85,7 +85,12 @@ class ZygoteHandle:
             "PYTHONPATH": os.pathsep.join(path),
             **dict(self._placement.environment),
         }
-        with contextlib.ExitStack() as failed, theirs, self._prints() as prints, starting():
+        with (
+            contextlib.ExitStack() as failed,
+            theirs,
+            self._prints() as prints,
+            process_start_errors(),
+        ):
             failed.callback(ours.close)
             self._process = subprocess.Popen(  # noqa: S603 - our own module, fixed arguments
                 command,
@@ -209,7 +214,7 @@ class ZygoteHandle:
 
 async def _log_prints(reader: FileIO) -> None:
     """Log a process's output line by line, until it and its children have closed the pipe."""
-    stream = asyncio.StreamReader(limit=2 * logs.LONGEST)
+    stream = asyncio.StreamReader(limit=2 * logs.MAX_LINE)
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(stream), reader
@@ -221,8 +226,8 @@ async def _log_prints(reader: FileIO) -> None:
             except asyncio.IncompleteReadError as error:
                 line = error.partial
             except asyncio.LimitOverrunError:
-                line = await stream.read(logs.LONGEST)
-            logs.tell_line(line.decode("utf-8", "replace"))
+                line = await stream.read(logs.MAX_LINE)
+            logs.log_line(line.decode("utf-8", "replace"))
     finally:
         transport.close()
 

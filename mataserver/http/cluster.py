@@ -46,10 +46,10 @@ class ClusterService(Handlers):
 
     def _count(self) -> None:
         """Set the gauges; nodes without workers have none."""
-        self._metrics.away.set(bool(self._engine.waiting))
-        self._metrics.seats.clear()
+        self._metrics.cluster_away.set(bool(self._engine.waiting))
+        self._metrics.cluster_workers.clear()
         for worker in self._engine.workers:
-            self._metrics.seats.labels(worker.node.name).inc()
+            self._metrics.cluster_workers.labels(worker.node.name).inc()
 
     async def _nodes(self, _request: web.Request) -> web.Response:
         found = await self._engine.nodes()

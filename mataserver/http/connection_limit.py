@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from aiohttp import web
 
 from mataserver.errors import Unavailable
-from mataserver.logs import Repeats
+from mataserver.logs import RateLimitedLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,13 +81,13 @@ class Entrance:
         self._limit = limit
         self._converse = converse
         self._waiting: set[Refusal] = set()
-        self._refusals = Repeats(log, MINUTE)
+        self._refusals = RateLimitedLog(log, MINUTE)
 
     def __call__(self) -> Conversation | Refusal:
         """Return the protocol of a new connection."""
         if len(self._server.connections) < self._limit:
             return self.within()
-        self._refusals.note(DETAIL, f"a connection was refused: {self._limit} are open")
+        self._refusals.warn(DETAIL, f"a connection was refused: {self._limit} are open")
         return Refusal(self._waiting)
 
     def within(self) -> Conversation:

@@ -221,7 +221,7 @@ class InferService(Handlers):
         if self._observers.infer and self._observers:
             spec, packed = call.plan.spec, form == "msgpack"
             event = ResultEvent("infer", spec.name, spec.task, image, answer.body, packed)
-            self._observers.tell(event)
+            self._observers.publish(event)
         return answer
 
     def begin(

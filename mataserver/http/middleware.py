@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
 from aiohttp.payload import Payload
 
-from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, scarcity
+from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_answers
 from mataserver.http.admission import REFUSED, admit
 from mataserver.http.error_answers import error_response, unserved
@@ -24,7 +24,7 @@ from mataserver.http.routing import REQUEST_ID, ROUTE
 from mataserver.http.shown import is_socket
 from mataserver.http.sockets import ACCEPTED, UNAUTHORIZED
 from mataserver.http.unread_output import BEGINS
-from mataserver.logs import Repeats
+from mataserver.logs import RateLimitedLog
 
 if TYPE_CHECKING:
     from mataserver.contract.routes import Handler
@@ -158,7 +158,7 @@ class _Answer:
         self._gate = gate
         self._budget = budget
         self._relay = relay
-        self._refusals = Repeats(log)
+        self._refusals = RateLimitedLog(log)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -223,11 +223,11 @@ class _Answer:
         """Answer errors that are not bugs: a disconnected client, or exhausted resources."""
         if isinstance(error, ConnectionError) and _is_disconnected(request):
             return error_response(MataError("The client has left", status=LEFT))
-        scarce = scarcity(error)
-        if scarce is None:
+        shortage = shortage_error(error)
+        if shortage is None:
             return None
-        self._log_failure(request, scarce, error)
-        return error_response(scarce)
+        self._log_failure(request, shortage, error)
+        return error_response(shortage)
 
     def _log_failure(
         self, request: web.Request, error: MataError, cause: Exception | None = None
@@ -240,7 +240,7 @@ class _Answer:
         if error.status >= 500:
             line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
             if error.status == Unavailable.status:
-                self._refusals.note(error.detail, line)
+                self._refusals.warn(error.detail, line)
             else:
                 log.warning("%s", line, exc_info=cause)
 

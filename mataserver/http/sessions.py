@@ -129,7 +129,7 @@ class SessionsService(Handlers):
     async def _every(self, request: web.Request) -> web.Response:
         check_query(request, ())
         sessions, principal = self._sessions.all(), auth.caller(request)
-        found = [self._info(each) for each in sessions if each.seen_by(principal)]
+        found = [self._info(each) for each in sessions if each.is_visible_to(principal)]
         for others in await self._ctx.held.gather(request, list[SessionInfo]):
             found += others
         return codec.respond(found)

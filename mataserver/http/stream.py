@@ -168,16 +168,16 @@ class Streams:
     async def _serve(
         self, session: Session, socket: StreamSocket, request: web.Request
     ) -> CloseReason:
-        camera = self._cameras.of(session)
+        camera = self._cameras.camera_of(session)
         if camera is None:
             connection = self._connection(session, socket, request)
             return await self._attached(session, connection, request)
         viewer = Viewer(self._terms, session, socket)
-        camera.join(viewer)
+        camera.subscribe(viewer)
         try:
             return await self._attached(session, viewer, request)
         finally:
-            camera.part(viewer)
+            camera.unsubscribe(viewer)
 
     def _connection(
         self, session: Session, socket: StreamSocket, request: web.Request

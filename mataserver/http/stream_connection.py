@@ -98,7 +98,7 @@ class Connection(Channel):
             taken.give_up()  # including frames not started
         for taken in islice(self._taken, self._sending, None):  # frames being sent are recorded
             if taken.found is not None:
-                self._session.note(taken.found)
+                self._session.record(taken.found)
 
     def _empty_inbox(self) -> None:
         """Drop the waiting frame."""
@@ -216,7 +216,7 @@ class Connection(Channel):
 
     async def _send_outcome(self, taken: Taken, found: Outcome | MataError) -> None:
         number = taken.number
-        self._session.note(found)
+        self._session.record(found)
         if isinstance(found, MataError):
             await self._answer(StreamError(detail=found.detail, frame_id=number))
             if not isinstance(found, WorkerDied) and found.status not in _PASSING:
@@ -251,7 +251,7 @@ def note_sent(terms: Terms, session: Session, taken: Taken, body: bytes, form: F
     """Record a sent answer, and notify services."""
     session.reset = False  # the client has been notified
     if taken.image:
-        terms.observers.tell(
+        terms.observers.publish(
             ResultEvent(
                 "stream", session.model, session.task, taken.image, body, form == "msgpack",
                 session_id=session.id, frame_id=taken.number,
@@ -266,5 +266,5 @@ def pace(terms: Terms, session: Session, outcome: Outcome, waited: float) -> int
     timing = outcome.timing
     quick = max(waited, timing.decode + timing.infer + timing.encode) < QUICK_MS
     ordered = quick and session.stateful
-    alone = quick and terms.sessions.alone(session)
+    alone = quick and terms.sessions.is_only_connected(session)
     return AT_ONCE if alone and not ordered else 1

@@ -119,7 +119,7 @@ class DirectConnection(Connection):
             super()._tell(taken)
             return
         try:
-            self._session.note(found)
+            self._session.record(found)
             body = self._session.body(found, self._form, taken.number)
         except Exception:  # noqa: BLE001 - the task raises it again and closes the connection
             super()._tell(taken)

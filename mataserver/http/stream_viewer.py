@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.http.stream_channel import Terms
-    from mataserver.serving.feeds.shot import Shot
+    from mataserver.serving.feeds.inferred_frame import InferredFrame
     from mataserver.serving.sessions import Session
 
 NO_FRAMES = "the session has a camera: it takes no frames"
@@ -27,18 +27,18 @@ class Viewer(Channel):
 
     def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
         super().__init__(terms, session, socket)
-        self._waiting: Shot | StreamError | None = None
+        self._waiting: InferredFrame | StreamError | None = None
         self._came = asyncio.Event()
         self._read_on = asyncio.Event()
         self._missed = 0
         self._reset = False
 
-    def show(self, shot: Shot) -> None:
+    def show(self, inferred: InferredFrame) -> None:
         """Have a result sent, in place of one that waits."""
         if self._waiting is not None and not isinstance(self._waiting, StreamError):
             self._missed += 1
-        self._reset = self._reset or shot.reset
-        self._waiting = shot
+        self._reset = self._reset or inferred.reset
+        self._waiting = inferred
         self._came.set()
 
     def warn(self, detail: str) -> None:
@@ -57,7 +57,7 @@ class Viewer(Channel):
         while True:
             await self._answer(await self._message(await self._next()))
 
-    async def _next(self) -> Shot | StreamError:
+    async def _next(self) -> InferredFrame | StreamError:
         """Wait for something to tell and for a client that has read."""
         while len(self._pings) >= WINDOW or self._waiting is None or self._closing.done():
             event = self._read_on if len(self._pings) >= WINDOW else self._came
@@ -66,7 +66,7 @@ class Viewer(Channel):
         found, self._waiting = self._waiting, None
         return found
 
-    async def _message(self, found: Shot | StreamError) -> object:
+    async def _message(self, found: InferredFrame | StreamError) -> object:
         if isinstance(found, StreamError):
             return found
         if found.failure is not None:

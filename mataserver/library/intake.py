@@ -16,7 +16,7 @@ from mataserver.contract.backend import ModelFiles
 from mataserver.errors import BadRequest, Conflict, MataError
 from mataserver.library import removal, weights
 from mataserver.library.registry import Entry
-from mataserver.suggestion import instead_of, similar
+from mataserver.suggestion import describe_unknown_task, similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,7 +123,7 @@ class Intake:
     def _check_task(self, task: str) -> None:
         """Raise ``BadRequest`` unless the task is one of the API or of an installed plugin."""
         if task not in self._plugins.tasks:
-            raise BadRequest(f"Unknown task {instead_of(task, self._plugins.tasks)}")
+            raise BadRequest(f"Unknown task {describe_unknown_task(task, self._plugins.tasks)}")
 
     def _adopt(self, name: str, entry: Entry) -> Pulled:
         """Register a model that is present. Raises ``BadRequest`` if no backend serves it."""

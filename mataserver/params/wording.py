@@ -6,7 +6,7 @@ import ast
 import re
 from typing import TYPE_CHECKING, Any
 
-from mataserver.suggestion import known_at, patterns_of, similar
+from mataserver.suggestion import names_at, patterns_of, similar
 
 if TYPE_CHECKING:
     import msgspec
@@ -23,7 +23,7 @@ def describe(error: msgspec.ValidationError, root: str, kind: Any = None) -> str
     With the target type ``kind``, suggests what may have been meant.
     """
     message, path = split(str(error))
-    known = [] if kind is None else known_at(kind, path)
+    known = [] if kind is None else names_at(kind, path)
     where = _join(root, path)
     missing = re.fullmatch(r"Object missing required field `(\w+)`", message)
     if missing:

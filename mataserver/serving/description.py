@@ -63,9 +63,9 @@ def schema_of(kind: type[Params], defaults: Mapping[str, Any], max_tokens: int) 
         (kind, ApiParams), ref_template="#/$defs/{name}"
     )
     mine, common = (parts.pop(each["$ref"].rpartition("/")[2]) for each in (own, api))
-    chosen, sentences = configured(defaults, kind), _sentences(kind)
+    chosen, descriptions = configured(defaults, kind), _descriptions(kind)
     properties = {
-        name: _property(schema, common["properties"].get(name), sentences.get(name, ""))
+        name: _property(schema, common["properties"].get(name), descriptions.get(name, ""))
         for name, schema in mine["properties"].items()
     }
     for name, value in chosen.items():
@@ -101,40 +101,40 @@ def portable(schema: Any) -> Any:
     return [portable(each) for each in schema] if isinstance(schema, list) else schema
 
 
-def _property(own: dict[str, Any], api: dict[str, Any] | None, sentence: str) -> dict[str, Any]:
+def _property(own: dict[str, Any], api: dict[str, Any] | None, description: str) -> dict[str, Any]:
     """Return one parameter's schema: the API's, narrowed by its backend."""
     narrowed = own if api is None else {name: own[name] for name in _BOUNDS if name in own}
     found = {**(api or {}), **narrowed}
     if found.get("default", ...) in (None, (), []):
         del found["default"]  # means "not given"
-    return {**found, **({"description": sentence} if sentence else {})}
+    return {**found, **({"description": description} if description else {})}
 
 
-def _sentences(kind: type[Params]) -> dict[str, str]:
+def _descriptions(kind: type[Params]) -> dict[str, str]:
     """Return each parameter's description, from docstrings of a struct, its bases, the API."""
     found: dict[str, str] = {}
     for each in reversed((*kind.__mro__, ApiParams)):
-        found.update(_lines(vars(each).get("__doc__") or ""))
+        found.update(_parse_lines(vars(each).get("__doc__") or ""))
     return found
 
 
-def _lines(text: str) -> dict[str, str]:
+def _parse_lines(text: str) -> dict[str, str]:
     """Parse ``name: text`` lines of a docstring, with their indented continuation lines."""
     found: dict[str, str] = {}
     names: list[str] = []
     for line in inspect.cleandoc(text).splitlines():
-        begun = _LINE.match(line)
-        if begun is not None:
-            names = (begun[1] or begun[3]).split(", ")
-            found.update(dict.fromkeys(names, begun[2] or begun[4]))
+        start = _LINE.match(line)
+        if start is not None:
+            names = (start[1] or start[3]).split(", ")
+            found.update(dict.fromkeys(names, start[2] or start[4]))
         elif line.startswith(" ") and line.strip():
             found.update({name: f"{found[name]} {line.strip()}" for name in names})
         else:
             names = []
-    return {name: _written(said) for name, said in found.items()}
+    return {name: _as_sentence(line) for name, line in found.items()}
 
 
-def _written(said: str) -> str:
-    """Return a docstring line as a sentence."""
-    plain = said.replace("``", "`").strip()
+def _as_sentence(text: str) -> str:
+    """Return a docstring line as a description."""
+    plain = text.replace("``", "`").strip()
     return plain[:1].upper() + plain[1:] + ("" if plain.endswith(".") else ".")

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 INLINE_BYTES = 65_536
 """Bodies up to this size are decoded on the event loop: a thread would cost more."""
-PIXELS = frozenset({"depth", "embed", "segment"})
+NUMPY_TASKS = frozenset({"depth", "embed", "segment"})
 """Tasks decoded with numpy, which must not be imported on the event loop."""
 
 log = logging.getLogger("mataserver.sessions")
 
 
-class Target(Protocol):
+class FrameTarget(Protocol):
     """The model that receives frames; its plan is looked up each time, as it may change."""
 
     pool: ModelPool
@@ -63,17 +63,17 @@ class FrameSession:
     reported in a result.
     """
 
-    def __init__(self, target: Target, params: Params, session_id: str) -> None:
+    def __init__(self, target: FrameTarget, params: Params, session_id: str) -> None:
         self.id = session_id
         self.plan = target.plan()
         self.frames = self.dropped = self.results = 0
         self.reset = False
         self._target = target
         self._metrics = target.metrics
-        for tally in (self._metrics.frames, self._metrics.dropped):
-            tally.add(self.model, count=0)  # exports the series of a session without frames, too
+        for counter in (self._metrics.frames, self._metrics.dropped):
+            counter.add(self.model, count=0)  # exports the series of a session without frames, too
         self._params = msgspec.msgpack.encode(params)
-        self._told = False
+        self._reset_reported = False
 
     @property
     def model(self) -> str:
@@ -128,7 +128,7 @@ class FrameSession:
         self.plan = self._target.plan()
         return Job(image, self._params, form, self.id)
 
-    def note(self, found: Outcome | MataError) -> None:
+    def record(self, found: Outcome | MataError) -> None:
         """Record a frame's result, in order: detects that the model's state was lost."""
         if isinstance(found, MataError):
             lost = isinstance(found, WorkerDied)
@@ -152,20 +152,20 @@ class FrameSession:
         Raises what the model raised, and ``WorkerDied`` when its state is lost.
         """
         self.receive()
-        if self._told:
-            self.reset = self._told = False
+        if self._reset_reported:
+            self.reset = self._reset_reported = False
         try:
             outcome, _ = await self.infer(image, "msgpack")
         except MataError as error:
-            self.note(error)
+            self.record(error)
             raise
-        self.note(outcome)
+        self.record(outcome)
         result = await result_of(outcome.whole(), self.plan)
         self.results += 1
-        self._told = True
+        self._reset_reported = True
         return result
 
-    async def forget(self) -> None:
+    async def discard_state(self) -> None:
         """Make the model discard its state, unless its worker is already gone."""
         try:
             with self._target.pool.lease_worker(self.plan) as worker:
@@ -177,6 +177,6 @@ class FrameSession:
 async def result_of(body: bytes, plan: ModelPlan) -> Any:
     """Decode the result in a MessagePack body. Raises ``WorkerDied`` if it is malformed."""
     task, kind = plan.spec.task, plan.backend.result
-    if task in PIXELS or len(body) > INLINE_BYTES:
+    if task in NUMPY_TASKS or len(body) > INLINE_BYTES:
         return await asyncio.to_thread(decode_result, body, task, kind)
     return decode_result(body, task, kind)

@@ -55,7 +55,7 @@ class Handle:
         """The struct of its parameters."""
         return self.plan().backend.params
 
-    def held(self) -> AbstractAsyncContextManager[None]:
+    def hold(self) -> AbstractAsyncContextManager[None]:
         """Load the model if necessary, and keep it in memory until the context ends."""
         return self.pool.hold(self.plan())
 
@@ -95,7 +95,7 @@ class Handle:
         request. Raises ``InvalidParams``.
         """
 
-        def taken(answer: Outcome | MataError, waited: float) -> None:
+        def on_outcome(answer: Outcome | MataError, waited: float) -> None:
             found: Encoded | Exception
             try:
                 found = answer if isinstance(answer, MataError) else _encoded(answer, waited)
@@ -104,7 +104,7 @@ class Handle:
             take(found)
 
         plan = self.plan()
-        return self.pool.begin(plan, self._job(plan, image, params, form), taken)
+        return self.pool.begin(plan, self._job(plan, image, params, form), on_outcome)
 
     async def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[Any]:
         """Yield the text pieces that the model produces, then its result.
@@ -129,11 +129,11 @@ class Handle:
     async def session(self, params: Any = None) -> AsyncIterator[FrameSession]:
         """Hold the model and its state between frames until the context ends."""
         session = FrameSession(self, self.params(params), "own_" + secrets.token_hex(6))
-        async with self.held():
+        async with self.hold():
             try:
                 yield session
             finally:
-                await session.forget()
+                await session.discard_state()
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a public method of the model, which must be held."""

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import WorkerDied
-from mataserver.errors import MataError, Unavailable, scarcity
+from mataserver.errors import MataError, Unavailable, shortage_error
 from mataserver.serving.autoscaler import Autoscaler
 from mataserver.serving.batching import Batcher
 from mataserver.serving.lasting_failure import LastingFailure
@@ -107,7 +107,7 @@ class LoadCoordinator:
                 slot.lasting_failure = await LastingFailure.of(slot.plan, error, until)
             raise
         except Exception as error:
-            failure = scarcity(error) or MataError("The model could not be loaded")
+            failure = shortage_error(error) or MataError("The model could not be loaded")
             if failure.status != Unavailable.status:
                 log.exception("unexpected error while loading %s", name)
             self._record_failure(slot, failure)

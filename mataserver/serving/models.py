@@ -18,7 +18,7 @@ from mataserver.library import weights
 from mataserver.library.catalog import TRACKED
 from mataserver.serving import description
 from mataserver.serving.handle import Handle
-from mataserver.suggestion import instead_of
+from mataserver.suggestion import describe_unknown_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -105,12 +105,12 @@ class ServedModels:
     async def acquire(self, model: str, task: str | None = None) -> AsyncIterator[Handle]:
         """Load ``model`` if necessary, and hold it until the context ends."""
         handle = self.get(model, task)
-        async with handle.held():
+        async with handle.hold():
             yield handle
 
     async def load(self, model: str, task: str | None = None) -> None:
         """Load a model and wait for it; it then stays for its keep-alive."""
-        async with self.get(model, task).held():
+        async with self.get(model, task).hold():
             pass
 
     async def unload(self, model: str) -> bool:
@@ -183,5 +183,7 @@ def check_session(
     model.
     """
     if task is not None and task not in catalog.plugins.tasks:
-        raise InvalidParams(f"task: unknown task {instead_of(task, catalog.plugins.tasks)}")
+        raise InvalidParams(
+            f"task: unknown task {describe_unknown_task(task, catalog.plugins.tasks)}"
+        )
     session_plan(catalog, model, task).params(params, max_tokens)

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mataserver.logs import Repeats
+from mataserver.logs import RateLimitedLog
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     OnResult = Callable[[ResultEvent], Awaitable[None]]
 
-WAITING = 32
+QUEUE_LENGTH = 32
 """Queue length per service, each event with a picture; a new event displaces the oldest."""
-REPEATED = 60.0
+LOG_INTERVAL = 60.0
 """Seconds between two log lines about the same failure of a service."""
 
 log = logging.getLogger("mataserver.plugins")
@@ -46,9 +46,9 @@ class Observers:
         """Subscribe a service to all further answers, in a task of its own."""
         queue = _Queue(name)
         self._queues.append(queue)
-        tasks.spawn(queue.empty(on_result), f"on_result of {name}")
+        tasks.spawn(queue.deliver(on_result), f"on_result of {name}")
 
-    def tell(self, event: ResultEvent) -> None:
+    def publish(self, event: ResultEvent) -> None:
         """Enqueue an answer for every service; never blocks."""
         for queue in self._queues:
             if not queue.put(event):
@@ -60,27 +60,27 @@ class _Queue:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._events: deque[ResultEvent] = deque(maxlen=WAITING)
-        self._came = asyncio.Event()
+        self._events: deque[ResultEvent] = deque(maxlen=QUEUE_LENGTH)
+        self._available = asyncio.Event()
         # A failing hook fails on every frame: ten lines a second would flood the log.
-        self._repeats = Repeats(log, REPEATED)
+        self._failures = RateLimitedLog(log, LOG_INTERVAL)
 
     def put(self, event: ResultEvent) -> bool:
         """Add an event; return False if it displaced another."""
-        room = len(self._events) < WAITING
+        room = len(self._events) < QUEUE_LENGTH
         self._events.append(event)
-        self._came.set()
+        self._available.set()
         return room
 
-    async def empty(self, on_result: OnResult) -> None:
+    async def deliver(self, on_result: OnResult) -> None:
         """Deliver events to the service forever; log its exceptions, once a minute."""
         while True:
             while not self._events:
-                self._came.clear()
-                await self._came.wait()
+                self._available.clear()
+                await self._available.wait()
             try:
                 await on_result(self._events.popleft())
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything
                 kind = type(error).__name__
                 line = f"on_result() of the plugin {self.name} failed: {kind}: {error}"
-                self._repeats.note(kind, line, error)
+                self._failures.warn(kind, line, error)

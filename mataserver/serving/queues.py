@@ -134,9 +134,9 @@ class JobQueues:
                 yield queue.popleft()
 
     def _is_overdue(self) -> bool:
-        """Whether background work has waited too long since its last batch."""
-        since = max(self.low_priority[0].queued_at, self._low_priority_taken_at)
-        return time.perf_counter() - since >= self._max_background_wait
+        """Whether background work has waited too long queued_at its last batch."""
+        queued_at = max(self.low_priority[0].queued_at, self._low_priority_taken_at)
+        return time.perf_counter() - queued_at >= self._max_background_wait
 
     def _take_low_priority(self, *, stateful: bool) -> list[QueuedJob]:
         """Take a batch of background work; of one job if the model is stateful."""

@@ -26,7 +26,7 @@ NORMAL = 1000
 log = logging.getLogger("mataserver.sessions")
 
 
-class Connected(Protocol):
+class SessionConnection(Protocol):
     """A session's open socket."""
 
     def request_close(self, code: int, reason: str) -> None:
@@ -34,7 +34,7 @@ class Connected(Protocol):
         ...
 
 
-class Filming(Protocol):
+class FrameProducer(Protocol):
     """A source of a session's frames other than a client."""
 
     async def close(self) -> None:
@@ -56,20 +56,20 @@ class Session(FrameSession):
         params: Params,
         session_id: str,
         hold: contextlib.AsyncExitStack,
-        seen: float,
+        used_clock: float,
     ) -> None:
         super().__init__(handle, params, session_id)
         self.hold = hold
-        self.seen = seen
+        self.used_clock = used_clock
         self.created_at = time.time()
-        self.connections: list[Connected] = []
-        self.camera: Filming | None = None
+        self.connections: list[SessionConnection] = []
+        self.camera: FrameProducer | None = None
         self.detached = asyncio.Event()
         self.permanent = False
         self.stream = False
         self.owner: str | None = None
 
-    def seen_by(self, principal: Principal) -> bool:
+    def is_visible_to(self, principal: Principal) -> bool:
         """Whether it is visible to a principal: their own, unowned ones, and all for an admin."""
         return self.owner in {None, principal.id} or principal.may("admin")
 
@@ -95,7 +95,7 @@ class SessionStore:
         self._limit = limit
         self._fair = max(1, int(limit * share))
         self.ttl = ttl
-        self._held = (held or ResourceIds()).of_kind(SESSIONS_KIND)
+        self._ids = (held or ResourceIds()).of_kind(SESSIONS_KIND)
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self._creating: list[str | None] = []
@@ -130,19 +130,19 @@ class SessionStore:
             self._creating.append(owner)
         try:
             async with contextlib.AsyncExitStack() as stack:
-                await stack.enter_async_context(model.held())
+                await stack.enter_async_context(model.hold())
                 self._check_name(name)
                 hold = stack.pop_all()
         finally:
             if name is None:
                 self._creating.remove(owner)
-        chosen = name or self._held.make("sess_")
+        chosen = name or self._ids.make("sess_")
         session = Session(model, params, chosen, hold, self._clock())
         session.stream, session.permanent, session.owner = stream, name is not None, owner
         self._sessions[session.id] = session
         self._metrics.sessions.set(len(self._sessions))
         if name is not None:
-            await self._held.add(name)
+            await self._ids.add(name)
         return session
 
     def _check_room(self, owner: str | None) -> None:
@@ -164,25 +164,25 @@ class SessionStore:
     def get(self, session_id: str, principal: Principal = ANONYMOUS) -> Session:
         """Return a live session visible to a principal. Raises ``NotFound``."""
         session = self._sessions.get(session_id)
-        if session is None or self._expired(session) or not session.seen_by(principal):
+        if session is None or self._is_expired(session) or not session.is_visible_to(principal):
             raise NotFound(f"Session not found: {session_id[:64]}")
         return session
 
-    def alone(self, session: Session) -> bool:
+    def is_only_connected(self, session: Session) -> bool:
         """Whether no other session of its model is connected now."""
         return not any(
             other.connections and other.model == session.model and other is not session
             for other in self._sessions.values()
         )
 
-    def attach(self, session: Session, connection: Connected) -> None:
+    def attach(self, session: Session, connection: SessionConnection) -> None:
         """Register a socket of the session, which does not expire while it has one."""
         if not session.connections:
             self._metrics.connected.inc()
         session.connections.append(connection)
         session.detached.clear()
 
-    def detach(self, session: Session, connection: Connected) -> None:
+    def detach(self, session: Session, connection: SessionConnection) -> None:
         """Unregister a socket; after the last one the ttl starts."""
         session.connections.remove(connection)
         self.touch(session)
@@ -192,7 +192,7 @@ class SessionStore:
 
     def touch(self, session: Session) -> None:
         """Record a use of the session, which restarts its ttl."""
-        session.seen = self._clock()
+        session.used_clock = self._clock()
 
     async def delete(self, session_id: str) -> None:
         """Remove a session: close its sockets, release its model, discard its state.
@@ -213,7 +213,7 @@ class SessionStore:
     async def expire(self) -> None:
         """Remove expired sessions."""
         for session in self.all():
-            if self._expired(session):
+            if self._is_expired(session):
                 log.info("session %s expired", session.id)
                 await self._remove(session)
 
@@ -228,16 +228,16 @@ class SessionStore:
         await asyncio.gather(*(self._remove(session) for session in self.all()))
         await asyncio.gather(*self._releasing)
 
-    def _expired(self, session: Session) -> bool:
+    def _is_expired(self, session: Session) -> bool:
         if session.permanent or session.connections:
             return False
-        return self._clock() - session.seen > self.ttl
+        return self._clock() - session.used_clock > self.ttl
 
     async def _remove(self, session: Session) -> None:
         """Remove a session; the release of its model continues if the caller is cancelled."""
         if self._sessions.pop(session.id, None) is None:
             return
-        self._held.discard(session.id)
+        self._ids.discard(session.id)
         self._metrics.sessions.set(len(self._sessions))
         task = asyncio.get_running_loop().create_task(self._release(session))
         self._releasing.add(task)
@@ -254,6 +254,6 @@ class SessionStore:
         if session.camera is not None:
             await session.camera.close()
         try:
-            await session.forget()
+            await session.discard_state()
         finally:
             await session.hold.aclose()

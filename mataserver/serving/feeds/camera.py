@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from mataserver.engines.worker_errors import Failure, JobFailed
 from mataserver.errors import MataError, NotFound
-from mataserver.serving.feeds.feed import Lost
-from mataserver.serving.feeds.shot import Shot
+from mataserver.serving.feeds.feed import SourceLostError
+from mataserver.serving.feeds.inferred_frame import InferredFrame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mataserver.serving.feeds.feed import Feed
     from mataserver.serving.sessions import Session
 
-LINGER = 30.0
+IDLE_DISCONNECT = 30.0
 """Seconds that a camera stays connected without demand."""
-FRESH = 2.0
+MAX_AGE = 2.0
 """Age in seconds up to which a result counts as the newest, or twice the frame interval."""
-PATIENCE = 10.0
+SNAPSHOT_TIMEOUT = 10.0
 """Seconds that a snapshot waits for a result."""
-AFTER_FAILURE = 1.0
+FAILURE_PAUSE = 1.0
 """Pause in seconds after a frame that the model failed on."""
 
 log = logging.getLogger("mataserver.cameras")
@@ -38,7 +38,7 @@ log = logging.getLogger("mataserver.cameras")
 class Subscriber(Protocol):
     """A receiver of results."""
 
-    def show(self, shot: Shot) -> None:
+    def show(self, inferred: InferredFrame) -> None:
         """Receive a result; must not block."""
         ...
 
@@ -58,9 +58,9 @@ class Camera:
         shown: str,
         fps: float | None = None,
         always: bool = False,
-        linger: float = LINGER,
-        patience: float = PATIENCE,
-        on_shot: Callable[[Shot], None] | None = None,
+        idle_disconnect: float = IDLE_DISCONNECT,
+        snapshot_timeout: float = SNAPSHOT_TIMEOUT,
+        on_inferred: Callable[[InferredFrame], None] | None = None,
     ) -> None:
         self.feed = feed
         self.shown = shown
@@ -68,54 +68,56 @@ class Camera:
         self.always = always
         self.viewers: set[Subscriber] = set()
         self._session = session
-        self._linger = linger
-        self._patience = patience
-        self._on_shot = on_shot
-        self._waiting = 0
-        self._wanted = asyncio.Event()
-        self._shot: Shot | None = None
+        self._idle_disconnect = idle_disconnect
+        self._snapshot_timeout = snapshot_timeout
+        self._on_inferred = on_inferred
+        self._pending_snapshots = 0
+        self._demand = asyncio.Event()
+        self._newest: InferredFrame | None = None
         loop = asyncio.get_running_loop()
-        self._next: asyncio.Future[Shot] = loop.create_future()
+        self._next: asyncio.Future[InferredFrame] = loop.create_future()
         self._due = loop.time()
         self._task = loop.create_task(self._run())
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(self._on_task_end)
 
     # Viewers
 
-    def join(self, viewer: Subscriber) -> None:
+    def subscribe(self, viewer: Subscriber) -> None:
         """Subscribe a viewer to all further results."""
         self.viewers.add(viewer)
-        self._look()
+        self._update_demand()
         if self.feed.state == "failed":
-            viewer.warn(self._lost_sentence())
+            viewer.warn(self._loss_message())
 
-    def part(self, viewer: Subscriber) -> None:
+    def unsubscribe(self, viewer: Subscriber) -> None:
         """Unsubscribe a viewer."""
         self.viewers.discard(viewer)
-        self._look()
+        self._update_demand()
 
-    async def newest(self) -> Shot:
+    async def newest(self) -> InferredFrame:
         """Return the newest frame with its result, waiting for one if there is none recent.
 
         With a slower model, returns the last one. Raises ``NotFound`` if there is none.
         """
         now = asyncio.get_running_loop().time()
-        if self._shot is not None and now - self._shot.at <= max(FRESH, 2 / (self.fps or FRESH)):
-            return self._shot
+        if self._newest is not None and now - self._newest.at <= max(
+            MAX_AGE, 2 / (self.fps or MAX_AGE)
+        ):
+            return self._newest
         if self.feed.state == "failed":
-            raise NotFound(self._lost_sentence())
-        self._waiting += 1
-        self._look()
+            raise NotFound(self._loss_message())
+        self._pending_snapshots += 1
+        self._update_demand()
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._snapshot_timeout):
                 return await asyncio.shield(self._next)
         except TimeoutError:
-            if self._shot is not None:
-                return self._shot
+            if self._newest is not None:
+                return self._newest
             raise NotFound("The camera has given no result yet") from None
         finally:
-            self._waiting -= 1
-            self._look()
+            self._pending_snapshots -= 1
+            self._update_demand()
 
     async def close(self) -> None:
         """Stop reading and inferring; the frame in flight is cancelled."""
@@ -124,24 +126,24 @@ class Camera:
         self._next.set_exception(NotFound("The session was deleted"))
         self._next.exception()  # marks it as retrieved: it may have no awaiter
 
-    def _look(self) -> None:
+    def _update_demand(self) -> None:
         """Update whether the camera is in demand."""
-        if self.always or self.viewers or self._waiting:
-            self._wanted.set()
+        if self.always or self.viewers or self._pending_snapshots:
+            self._demand.set()
         else:
-            self._wanted.clear()
+            self._demand.clear()
 
     # the reading task
 
     async def _run(self) -> None:
-        self._look()
+        self._update_demand()
         try:
             while True:
-                await self._until_wanted()
+                await self._wait_for_demand()
                 try:
                     frame = await self.feed.frame()
-                except Lost as error:
-                    self._tell_lost(error.__cause__)
+                except SourceLostError as error:
+                    self._report_loss(error.__cause__)
                     await asyncio.sleep(self.feed.pause)
                 else:
                     await self._serve(frame)
@@ -149,16 +151,16 @@ class Camera:
         finally:
             await self.feed.stop()
 
-    async def _until_wanted(self) -> None:
-        if self._wanted.is_set():
+    async def _wait_for_demand(self) -> None:
+        if self._demand.is_set():
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._linger):
-                await self._wanted.wait()
+            async with asyncio.timeout(self._idle_disconnect):
+                await self._demand.wait()
                 return
         await self.feed.stop()
-        self._shot = None
-        await self._wanted.wait()
+        self._newest = None
+        await self._demand.wait()
 
     async def _keep_pace(self) -> None:
         """Limit the rate to ``fps``, without catching up after delays."""
@@ -171,54 +173,54 @@ class Camera:
         session = self._session
         number = session.receive(frame.passed)
         session.drop(frame.passed - 1)
-        shot = Shot(number, session.dropped, frame.image, 0.0)
-        await self._infer(shot)
-        shot.at = asyncio.get_running_loop().time()
-        self._show(shot)
-        if shot.failure is not None:
-            await asyncio.sleep(AFTER_FAILURE)
+        inferred = InferredFrame(number, session.dropped, frame.image, 0.0)
+        await self._infer(inferred)
+        inferred.at = asyncio.get_running_loop().time()
+        self._show(inferred)
+        if inferred.failure is not None:
+            await asyncio.sleep(FAILURE_PAUSE)
 
-    async def _infer(self, shot: Shot) -> None:
+    async def _infer(self, inferred: InferredFrame) -> None:
         session = self._session
         try:
-            outcome, _ = await session.infer(shot.jpeg, "msgpack")
-            session.note(outcome)
-            shot.body, shot.timing = outcome.whole(), outcome.timing
+            outcome, _ = await session.infer(inferred.jpeg, "msgpack")
+            session.record(outcome)
+            inferred.body, inferred.timing = outcome.whole(), outcome.timing
         except JobFailed as error:
-            shot.failure = Failure.of(error)
+            inferred.failure = Failure.of(error)
         except MataError as error:
-            session.note(error)
-            shot.failure = Failure.of(error)
+            session.record(error)
+            inferred.failure = Failure.of(error)
         else:
-            shot.reset, session.reset = session.reset, False
+            inferred.reset, session.reset = session.reset, False
             session.results += 1
 
     # publishing
 
-    def _show(self, shot: Shot) -> None:
-        self._shot = shot
-        self._next.set_result(shot)
+    def _show(self, inferred: InferredFrame) -> None:
+        self._newest = inferred
+        self._next.set_result(inferred)
         self._next = asyncio.get_running_loop().create_future()
         for viewer in self.viewers:
-            viewer.show(shot)
-        if self._on_shot is not None and shot.failure is None:
-            self._on_shot(shot)
+            viewer.show(inferred)
+        if self._on_inferred is not None and inferred.failure is None:
+            self._on_inferred(inferred)
 
-    def _tell_lost(self, cause: BaseException | None) -> None:
+    def _report_loss(self, cause: BaseException | None) -> None:
         """Notify waiting callers; viewers and the log only once per loss."""
-        sentence, self._shot = self._lost_sentence(), None
-        self._next.set_exception(NotFound(sentence))
+        message, self._newest = self._loss_message(), None
+        self._next.set_exception(NotFound(message))
         self._next.exception()  # marks it as retrieved: it may have no awaiter
         self._next = asyncio.get_running_loop().create_future()
         if self.feed.failures == 1:
-            told = (self.shown, self._session.id, self.feed.problem)
-            log.warning("%s of %s: %s", *told, exc_info=cause)
+            details = (self.shown, self._session.id, self.feed.problem)
+            log.warning("%s of %s: %s", *details, exc_info=cause)
             for viewer in self.viewers:
-                viewer.warn(sentence)
+                viewer.warn(message)
 
-    def _lost_sentence(self) -> str:
+    def _loss_message(self) -> str:
         return f"The camera gives no frames: {self.feed.problem}"
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("the camera of %s failed", self._session.id, exc_info=task.exception())

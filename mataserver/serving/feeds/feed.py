@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     Frames = AsyncGenerator[bytes | SourceFrame]
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+FIRST_PAUSE, MAX_PAUSE = 0.5, 10.0
 State: TypeAlias = Literal["idle", "connecting", "connected", "failed"]
 
 log = logging.getLogger("mataserver.cameras")
 
 
-class Lost(Exception):
+class SourceLostError(Exception):
     """The source has no more frames; the text is a sentence for clients."""
 
 
@@ -35,7 +35,7 @@ class Feed:
         self._on_reconnect = on_reconnect
         self._frames: Frames | None = None
         self.failures = 0
-        self._lost = False
+        self._was_lost = False
         self.state: State = "idle"
         self.problem: str | None = None
         self.reconnects = 0
@@ -43,35 +43,38 @@ class Feed:
     @property
     def pause(self) -> float:
         """Seconds until the next attempt: doubled with each failure."""
-        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures - 1, 10))
+        return min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures - 1, 10))
 
     async def frame(self) -> SourceFrame:
-        """Return the newest frame, connecting if necessary. Raises ``Lost``: retry later."""
+        """Return the newest frame, connecting if necessary.
+
+        Raises ``SourceLostError``, after which the caller retries.
+        """
         try:
             if self._frames is None:
                 self.state = "connecting"
-                self._frames = _opened(self._connect)
+                self._frames = _open(self._connect)
             frame = await _next(self._frames)
-        except Lost as error:
-            await self._end()
-            self._lost = self._lost or self.state == "connected"
+        except SourceLostError as error:
+            await self._close()
+            self._was_lost = self._was_lost or self.state == "connected"
             self.state, self.problem = "failed", str(error)
             self.failures += 1
             raise
-        if self._lost:
+        if self._was_lost:
             self.reconnects += 1
             self._on_reconnect()
         self.state, self.problem = "connected", None
-        self.failures, self._lost = 0, False
+        self.failures, self._was_lost = 0, False
         return frame
 
     async def stop(self) -> None:
         """Disconnect."""
-        await self._end()
+        await self._close()
         self.state, self.problem = "idle", None
-        self.failures, self._lost = 0, False
+        self.failures, self._was_lost = 0, False
 
-    async def _end(self) -> None:
+    async def _close(self) -> None:
         frames, self._frames = self._frames, None
         if frames is not None:
             try:
@@ -81,21 +84,21 @@ class Feed:
 
 
 @contextlib.contextmanager
-def _telling() -> Iterator[None]:
-    """Convert a plugin's exceptions to ``Lost``, with a message for clients."""
+def _as_source_lost() -> Iterator[None]:
+    """Convert a plugin's exceptions to ``SourceLostError``, with a message for clients."""
     try:
         yield
-    except Lost:
+    except SourceLostError:
         raise
     except MataError as error:
-        raise Lost(error.detail) from None
+        raise SourceLostError(error.detail) from None
     except Exception as error:
-        raise Lost("it has failed") from error
+        raise SourceLostError("it has failed") from error
 
 
-def _opened(connect: Callable[[], Frames]) -> Frames:
-    """Open a source. Raises ``Lost``, also if it is not an asynchronous generator."""
-    with _telling():
+def _open(connect: Callable[[], Frames]) -> Frames:
+    """Open a source. Raises ``SourceLostError``, also if it is not an asynchronous generator."""
+    with _as_source_lost():
         made: object = connect()
         if isinstance(made, AsyncGenerator):
             return made
@@ -104,12 +107,12 @@ def _opened(connect: Callable[[], Frames]) -> Frames:
 
 
 async def _next(frames: Frames) -> SourceFrame:
-    """Return the next frame. Raises ``Lost`` with a message for clients if there is none."""
-    with _telling():
+    """Return the next frame. Raises ``SourceLostError``, with a message for clients."""
+    with _as_source_lost():
         try:
             found: object = await anext(frames)
         except StopAsyncIteration:
-            raise Lost("it has ended") from None
+            raise SourceLostError("it has ended") from None
         image, passed = found if isinstance(found, SourceFrame) else (found, 1)
         if isinstance(image, bytes):
             return SourceFrame(image, passed)

@@ -14,7 +14,7 @@ from mataserver.serving.feeds.feed import Feed, State
 if TYPE_CHECKING:
     from mataserver.contract.sessions import SessionSource
     from mataserver.metrics import Metrics
-    from mataserver.serving.feeds.shot import Shot
+    from mataserver.serving.feeds.inferred_frame import InferredFrame
     from mataserver.serving.observers import Observers
     from mataserver.serving.sessions import Session, SessionStore
 
@@ -27,7 +27,7 @@ class CameraRegistry:
         self._metrics = metrics
         self._observers = observers
 
-    def of(self, session: Session) -> Camera | None:
+    def camera_of(self, session: Session) -> Camera | None:
         """Return a session's camera, or None if a client sends the frames."""
         return session.camera if isinstance(session.camera, Camera) else None
 
@@ -47,12 +47,12 @@ class CameraRegistry:
             shown=source.shown,
             fps=fps,
             always=always,
-            on_shot=partial(self._observed, session),
+            on_inferred=partial(self._publish, session),
         )
 
     def info(self, session: Session) -> CameraInfo | None:
         """Return the state of a session's camera, None without one."""
-        camera = self.of(session)
+        camera = self.camera_of(session)
         if camera is None:
             return None
         feed = camera.feed
@@ -71,26 +71,26 @@ class CameraRegistry:
 
         Extends the session's lifetime. Raises ``NotFound`` without a camera or a frame.
         """
-        camera = self.of(session)
+        camera = self.camera_of(session)
         if camera is None:
             raise NotFound(f"{session.id} has no camera")
         self._sessions.touch(session)
-        shot = await camera.newest()
-        return await shot.picture(session.task), shot.number
+        inferred = await camera.newest()
+        return await inferred.picture(session.task), inferred.number
 
     def count(self) -> None:
         """Set the gauges of the cameras' states."""
-        found = [self.of(session) for session in self._sessions.all()]
+        found = [self.camera_of(session) for session in self._sessions.all()]
         states = [camera.feed.state for camera in found if camera is not None]
         for state in get_args(State):
             self._metrics.cameras.labels(state).set(states.count(state))
 
-    def _observed(self, session: Session, shot: Shot) -> None:
+    def _publish(self, session: Session, inferred: InferredFrame) -> None:
         """Notify services of a frame's result."""
         if self._observers:
-            self._observers.tell(
+            self._observers.publish(
                 ResultEvent(
-                    "camera", session.model, session.task, shot.jpeg, shot.body, packed=True,
-                    session_id=session.id, frame_id=shot.number,
+                    "camera", session.model, session.task, inferred.jpeg, inferred.body,
+                    packed=True, session_id=session.id, frame_id=inferred.number,
                 )
             )  # fmt: skip

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     Serve = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
 
-_EVERYBODY = ANONYMOUS
+_SERVICE = ANONYMOUS
 """The principal that services act as: as part of the server they see every session."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Attached:
+class _ServiceConnection:
     """A service that uses a session, with the callback that asks it to stop."""
 
     request_close: Callable[[int, str], None]
@@ -89,12 +89,12 @@ class ServedSessions:
 
     def get(self, session_id: str, principal: Principal | None = None) -> Session:
         """Return a session. Raises ``NotFound``."""
-        return self._store.get(session_id, principal or _EVERYBODY)
+        return self._store.get(session_id, principal or _SERVICE)
 
     def list(self, principal: Principal | None = None) -> Sequence[Session]:
         """Return every session, or those visible to a principal."""
-        asking = principal or _EVERYBODY
-        return [each for each in self._store.all() if each.seen_by(asking)]
+        viewer = principal or _SERVICE
+        return [each for each in self._store.all() if each.is_visible_to(viewer)]
 
     async def close(self, session_id: str) -> None:
         """Close a session. Raises ``NotFound`` or ``Conflict``."""
@@ -103,11 +103,11 @@ class ServedSessions:
     @contextlib.contextmanager
     def attach(self, session_id: str, leave: Callable[[int, str], None]) -> Iterator[Session]:
         """Use a session until the context ends. Raises ``NotFound`` or ``Conflict``."""
-        session, attached = self.get(session_id), _Attached(leave)
+        session, connection = self.get(session_id), _ServiceConnection(leave)
         if session.connections:
             raise Conflict(f"{session.id} has a connection already")
-        self._store.attach(session, attached)
+        self._store.attach(session, connection)
         try:
             yield session
         finally:
-            self._store.detach(session, attached)
+            self._store.detach(session, connection)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, eq=False)
-class Shot:
+class InferredFrame:
     """One frame with its result, or with its failure.
 
     ``number`` counts the session's frames from 0, ``dropped`` those skipped before this one.
@@ -34,13 +34,13 @@ class Shot:
     timing: Timing = field(default_factory=Timing)
     failure: Failure | None = None
     reset: bool = False
-    _made: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+    _computed: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
 
     async def encoded(self, form: Format) -> bytes:
         """Return the answer in a format; JSON is converted once for all viewers."""
         if form == "msgpack":
             return self.body
-        found: bytes = await self._once("json", partial(to_json, self.body))
+        found: bytes = await self._compute_once("json", partial(to_json, self.body))
         return found
 
     async def picture(self, task: str) -> bytes:
@@ -50,15 +50,17 @@ class Shot:
         """
         if self.failure is not None:
             raise self.failure.error()
-        drawn: bytes = await self._once("picture", partial(_draw, self.jpeg, self.body, task))
+        drawn: bytes = await self._compute_once(
+            "picture", partial(_draw, self.jpeg, self.body, task)
+        )
         return drawn
 
-    async def _once(self, name: str, make: Callable[[], Any]) -> Any:
+    async def _compute_once(self, name: str, make: Callable[[], Any]) -> Any:
         """Compute a value once, in a thread; a cancelled caller does not cancel it for others."""
-        if name not in self._made:
+        if name not in self._computed:
             loop = asyncio.get_running_loop()
-            self._made[name] = loop.create_task(asyncio.to_thread(make))
-        return await asyncio.shield(self._made[name])
+            self._computed[name] = loop.create_task(asyncio.to_thread(make))
+        return await asyncio.shield(self._computed[name])
 
 
 def _draw(jpeg: bytes, body: bytes, task: str) -> bytes:
