@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Self
 from mataserver import MataError
 from mataserver_database import finish, finished
 from mataserver_fleet.app_handlers import AppHandlers
+from mataserver_fleet.components import Components
 from mataserver_fleet.consumer_handlers import ConsumerHandlers
-from mataserver_fleet.files import Files
+from mataserver_fleet.files import FileStore
 from mataserver_fleet.gateway.dataplane import DataPlane
 from mataserver_fleet.login_handlers import LoginHandlers
 from mataserver_fleet.model_handlers import ModelHandlers
 from mataserver_fleet.models import Models
 from mataserver_fleet.pages import problem
-from mataserver_fleet.parts import Parts
 from mataserver_fleet.store import Store
+from mataserver_fleet.supervision import TritonSupervisor
 from mataserver_fleet.tables import CHANNEL, SCHEMA
 from mataserver_fleet.triton_handlers import TritonHandlers
 from mataserver_fleet.user_handlers import UserHandlers
 from mataserver_fleet.version_handlers import VersionHandlers
-from mataserver_fleet.watching import Watching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mataserver import Context, Route
     from mataserver_fleet.options import Settings
 
-TIDY_SECONDS = 3600.0
+CLEANUP_SECONDS = 3600.0
 PREFIXES = tuple(
     f"/api/{name}"
     for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout", "usage")
@@ -47,24 +47,24 @@ class FleetService:
         settings: Settings = ctx.settings
         self._ctx = ctx
         folder = Path(settings.folder) if settings.folder else ctx.data_dir / "fleet"
-        files = Files(folder, unfinished=settings.unfinished_mb * 1e6)
-        self._plane = DataPlane(ctx)
-        self._parts = Parts(files, settings, self._plane.serves)
-        self._routes = tuple(kind(ctx, self._parts) for kind in _HANDLERS)
-        self._watching: Watching | None = None
+        files = FileStore(folder, unfinished=settings.unfinished_mb * 1e6)
+        self._data_plane = DataPlane(ctx)
+        self._components = Components(files, settings, self._data_plane.serves)
+        self._routes = tuple(kind(ctx, self._components) for kind in _HANDLERS)
+        self._supervisor: TritonSupervisor | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.claims = self._plane.claims
-        self.waiting = self._plane.waiting
-        self.authenticate = self._plane.authenticate
+        self.claims = self._data_plane.claims
+        self.waiting = self._data_plane.waiting
+        self.authenticate = self._data_plane.authenticate
 
     @property
     def grpc_port(self) -> int | None:
         """The gateway's port of gRPC, None where it is turned off."""
-        return self._plane.grpc_port
+        return self._data_plane.grpc_port
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""
-        return [route for part in (*self._routes, self._plane) for route in part.routes()]
+        return [route for part in (*self._routes, self._data_plane) for route in part.routes()]
 
     def error_forms(self) -> Mapping[str, object]:
         """Return the form of errors: one that MLServe's clients find their sentence in."""
@@ -75,36 +75,38 @@ class FleetService:
         database = self._ctx.peer("database").database
         await database.migrate(SCHEMA)
         store = Store(database)
-        await self._plane.begin(store)
-        self._parts.open(store)
-        database.watch(CHANNEL, self._parts.changes.tell)
-        self._watching = Watching(self._ctx, store, self._parts.files, self._parts.changes)
+        await self._data_plane.begin(store)
+        self._components.open(store)
+        database.watch(CHANNEL, self._components.changes.tell)
+        self._supervisor = TritonSupervisor(
+            self._ctx, store, self._components.files, self._components.changes
+        )
         spawn = self._ctx.tasks.spawn
         self._tasks = [
-            spawn(self._watching.run(), "look after the Tritons"),
-            spawn(self._tidy(store), "remove old files"),
+            spawn(self._supervisor.run(), "look after the Tritons"),
+            spawn(self._remove_old_files(store), "remove old files"),
         ]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop."""
-        await self._plane.end()
+        await self._data_plane.end()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._watching is not None:
-            await self._watching.stop()
+        if self._supervisor is not None:
+            await self._supervisor.stop()
         await finished()
 
-    async def _tidy(self, store: Store) -> None:
+    async def _remove_old_files(self, store: Store) -> None:
         """Remove files that nothing needs, now and then."""
         while True:
             try:
                 used = await finish(Models(store).digests())
-                await asyncio.to_thread(self._parts.files.tidy, used)
+                await asyncio.to_thread(self._components.files.clean_up, used)
             except MataError as error:  # the database is away
                 self._ctx.log.warning("old files stay for now: %s", error.detail)
-            await asyncio.sleep(TIDY_SECONDS)
+            await asyncio.sleep(CLEANUP_SECONDS)
 
 
 _HANDLERS = (

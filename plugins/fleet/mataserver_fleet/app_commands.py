@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mataserver_fleet.asking import on_server, part, tell
+from mataserver_fleet.fleet_client import print_row, quote_name, with_client
 
 if TYPE_CHECKING:
-    from mataserver_fleet.asking import Asking
+    from mataserver_fleet.fleet_client import FleetClient
 
 
 @click.group()
@@ -18,21 +18,21 @@ def apps() -> None:
 
 
 @apps.command("list")
-@on_server
-def list_apps(ask: Asking) -> None:
+@with_client
+def list_apps(ask: FleetClient) -> None:
     """List the applications."""
-    for each in ask.every("apps"):
+    for each in ask.list_all("apps"):
         offered = ",".join(route["model_name"] for route in each["routes"]) or "-"
         callers = ",".join(consumer["name"] for consumer in each["consumers"]) or "-"
-        tell(each["name"], each["host"] or "-", offered, callers)
+        print_row(each["name"], each["host"] or "-", offered, callers)
 
 
 @apps.command("add")
 @click.argument("name")
 @click.option("--host", help="The public name that it is asked by.")
 @click.option("--resend", is_flag=True, help="Asking a model twice is harmless.")
-@on_server
-def add_app(ask: Asking, name: str, host: str | None, *, resend: bool) -> None:
+@with_client
+def add_app(ask: FleetClient, name: str, host: str | None, *, resend: bool) -> None:
     """Make an application."""
     ask("POST", "/api/apps", {"name": name, "host": host, "resend": resend})
     click.echo(f"made {name}")
@@ -42,12 +42,12 @@ def add_app(ask: Asking, name: str, host: str | None, *, resend: bool) -> None:
 @click.argument("name")
 @click.argument("model")
 @click.option("--path", "paths", multiple=True, help="May be given several times.")
-@on_server
-def add_route(ask: Asking, name: str, model: str, paths: tuple[str, ...]) -> None:
+@with_client
+def add_route(ask: FleetClient, name: str, model: str, paths: tuple[str, ...]) -> None:
     """Have an application offer a model."""
     body = {"paths": list(paths)} if paths else {}
-    ask("POST", f"/api/apps/{part(name)}/routes/{part(model)}", body)
-    listed = ask("GET", f"/api/apps/{part(name)}/routes")
+    ask("POST", f"/api/apps/{quote_name(name)}/routes/{quote_name(model)}", body)
+    listed = ask("GET", f"/api/apps/{quote_name(name)}/routes")
     for each in listed["routes"]:
         if each["model_name"] == model:
             click.echo(f"{model} is asked at {each['url']}")
@@ -55,10 +55,10 @@ def add_route(ask: Asking, name: str, model: str, paths: tuple[str, ...]) -> Non
 
 @apps.command("rm")
 @click.argument("name")
-@on_server
-def remove_app(ask: Asking, name: str) -> None:
+@with_client
+def remove_app(ask: FleetClient, name: str) -> None:
     """Remove an application."""
-    ask("DELETE", f"/api/apps/{part(name)}")
+    ask("DELETE", f"/api/apps/{quote_name(name)}")
     click.echo(f"removed {name}")
 
 
@@ -68,12 +68,14 @@ def consumers() -> None:
 
 
 @consumers.command("list")
-@on_server
-def list_consumers(ask: Asking) -> None:
+@with_client
+def list_consumers(ask: FleetClient) -> None:
     """List the consumers."""
-    for each in ask.every("consumers"):
+    for each in ask.list_all("consumers"):
         state = "active" if each["active"] else "revoked"
-        tell(each["name"], state, each["rate"] or "-", each["quota"] or "-", each["tags"] or "-")
+        print_row(
+            each["name"], state, each["rate"] or "-", each["quota"] or "-", each["tags"] or "-"
+        )
 
 
 @consumers.command("add")
@@ -81,26 +83,26 @@ def list_consumers(ask: Asking) -> None:
 @click.argument("name")
 @click.option("--rate", type=click.IntRange(1), help="Requests a minute.")
 @click.option("--quota", type=click.IntRange(1), help="Requests a day.")
-@on_server
-def add_consumer(ask: Asking, app: str, name: str, **limits: Any) -> None:
+@with_client
+def add_consumer(ask: FleetClient, app: str, name: str, **limits: Any) -> None:
     """Let a consumer ask an application; the key of a new one is printed, this once."""
     given = {field: value for field, value in limits.items() if value is not None}
-    made = ask("POST", f"/api/apps/{part(app)}/consumers/{part(name)}", given)
+    made = ask("POST", f"/api/apps/{quote_name(app)}/consumers/{quote_name(name)}", given)
     click.echo(made.get("key", f"{name} may ask {app}"))
 
 
 @consumers.command("key")
 @click.argument("name")
-@on_server
-def rotate(ask: Asking, name: str) -> None:
+@with_client
+def rotate(ask: FleetClient, name: str) -> None:
     """Give a consumer another key and print it; the one of before counts no more."""
-    click.echo((ask("POST", f"/api/consumers/{part(name)}/key"))["key"])
+    click.echo((ask("POST", f"/api/consumers/{quote_name(name)}/key"))["key"])
 
 
 @consumers.command("rm")
 @click.argument("name")
-@on_server
-def remove_consumer(ask: Asking, name: str) -> None:
+@with_client
+def remove_consumer(ask: FleetClient, name: str) -> None:
     """Remove a consumer."""
-    ask("DELETE", f"/api/consumers/{part(name)}")
+    ask("DELETE", f"/api/consumers/{quote_name(name)}")
     click.echo(f"removed {name}")

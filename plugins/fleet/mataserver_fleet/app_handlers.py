@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_fleet.parts import Parts
+    from mataserver_fleet.components import Components
 
 _NEW = {"name": "shop", "host": "shop.example.com", "retries": 5}
 _ROUTE = {"protocols": ["http"], "paths": ["/v2/models/shelf"]}
@@ -80,9 +80,9 @@ class RouteList(Struct, kw_only=True):
 class AppHandlers:
     """The routes of applications."""
 
-    def __init__(self, ctx: Context, parts: Parts) -> None:
+    def __init__(self, ctx: Context, components: Components) -> None:
         self._ctx = ctx
-        self._parts = parts
+        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -118,15 +118,15 @@ class AppHandlers:
 
     @property
     def _apps(self) -> Apps:
-        return Apps(self._parts.store)
+        return Apps(self._components.store)
 
     @property
     def _models(self) -> AppRoutes:
-        return AppRoutes(self._parts.store, self._parts.serves)
+        return AppRoutes(self._components.store, self._components.serves)
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the applications."""
-        rows, total = await finish(self._apps.part(page_of(request)))
+        rows, total = await finish(self._apps.page_range(page_of(request)))
         apps = await self._shown(request, rows)
         return self._ctx.http.respond(AppList(apps=[AppView(**each) for each in apps], total=total))
 
@@ -146,9 +146,9 @@ class AppHandlers:
     async def change(self, request: web.Request) -> web.Response:
         """Change an application."""
         identity, who = request.match_info["identity"], caller(request)
-        async with self._ctx.http.read_json(request, AppChange) as asked:
-            check_free(asked.host, request.host)
-            row = await finish(self._apps.change(identity, asked, who, expected(request)))
+        async with self._ctx.http.read_json(request, AppChange) as requested:
+            check_free(requested.host, request.host)
+            row = await finish(self._apps.change(identity, requested, who, expected(request)))
         self._note(request, "changed", row["name"])
         return await self._answer(request, row, ChangedApp)
 
@@ -162,16 +162,16 @@ class AppHandlers:
     async def list_routes(self, request: web.Request) -> web.Response:
         """Answer the models of an application."""
         identity = request.match_info["identity"]
-        app, rows, total = await finish(self._models.part(identity, page_of(request)))
+        app, rows, total = await finish(self._models.page_range(identity, page_of(request)))
         base = self._base(request, app)
         routes = [shown(row, base) for row in rows]
         return tagged(self._ctx, RouteList(routes=routes, total=total), app["revision"])
 
     async def add_route(self, request: web.Request) -> web.Response:
         """Bring a model into an application."""
-        asked = await optional_json(self._ctx, request, NewRoute)
+        requested = await optional_json(self._ctx, request, NewRoute)
         app, model = request.match_info["identity"], request.match_info["model"]
-        put = self._models.put(app, model, asked, caller(request), expected(request))
+        put = self._models.put(app, model, requested, caller(request), expected(request))
         revision = await finish(put)
         self._note(request, f"brought {model!r} into", app)
         return tagged(self._ctx, Status(), revision, 201)
@@ -179,8 +179,8 @@ class AppHandlers:
     async def change_route(self, request: web.Request) -> web.Response:
         """Change how a model is asked."""
         app, model = request.match_info["identity"], request.match_info["model"]
-        async with self._ctx.http.read_json(request, NewRoute) as asked:
-            change = self._models.change(app, model, asked, caller(request), expected(request))
+        async with self._ctx.http.read_json(request, NewRoute) as requested:
+            change = self._models.change(app, model, requested, caller(request), expected(request))
             revision = await finish(change)
         self._note(request, f"changed {model!r} in", app)
         return tagged(self._ctx, Status(), revision)
@@ -205,7 +205,7 @@ class AppHandlers:
         """Return the fields of an ``AppView`` for each of some applications."""
         ids = [row["id"] for row in rows]
         routes = await finish(self._models.of(ids))
-        consumers = await finish(self._parts.consumers.of(ids))
+        consumers = await finish(self._components.consumers.of(ids))
         return [
             {
                 **{name: row[name] for name in ("id", "name", "host", "ip", "gpus")},
@@ -243,5 +243,5 @@ class AppHandlers:
 
 
 def _port(url: str) -> str:
-    parts = urlsplit(url)
-    return str(parts.port or (443 if parts.scheme == "https" else 80))
+    components = urlsplit(url)
+    return str(components.port or (443 if components.scheme == "https" else 80))

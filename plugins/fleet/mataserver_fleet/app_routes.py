@@ -12,7 +12,7 @@ from mataserver import InvalidParams, NotFound
 from mataserver_fleet.apps import touch_app
 from mataserver_fleet.pages import date
 from mataserver_fleet.paths import check_paths
-from mataserver_fleet.permits import check_manages
+from mataserver_fleet.permissions import check_manages
 from mataserver_fleet.store import check_revision, find, page, text
 from mataserver_fleet.tables import APPS, MODELS, ROUTES, VERSIONS
 
@@ -71,12 +71,14 @@ class AppRoutes:
         self._store = store
         self._own = own
 
-    async def part(self, app: str, part: Page) -> tuple[sa.RowMapping, list[sa.RowMapping], int]:
+    async def page_range(
+        self, app: str, page_range: Page
+    ) -> tuple[sa.RowMapping, list[sa.RowMapping], int]:
         """Return an application, some of its routes by model, and how many there are."""
         async with self._store.read() as connection:
             row = await find(connection, APPS, app, "Application")
             query = sa.select(ROUTES).where(ROUTES.c.app_id == row["id"]).order_by(ROUTES.c.model)
-            return row, *await page(connection, query, part.limit, part.offset)
+            return row, *await page(connection, query, page_range.limit, page_range.offset)
 
     async def of(self, apps: Iterable[int]) -> list[sa.RowMapping]:
         """Return every route of some applications, by model."""
@@ -85,36 +87,36 @@ class AppRoutes:
             return list((await connection.execute(query)).mappings())
 
     async def put(
-        self, app: str, model: str, asked: NewRoute, principal: Principal, expected: Tags | None
+        self, app: str, model: str, requested: NewRoute, principal: Principal, expected: Tags | None
     ) -> int:
         """Bring a model into an application; one that is there is changed where it is asked.
 
         Returns the application's revision, as all that change it do. Raises ``NotFound``,
-        ``Forbidden``, ``Stale``, ``Conflict`` for a path that another route has.
+        ``Forbidden``, ``StaleError``, ``Conflict`` for a path that another route has.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
             check_revision(row, expected)
             name, own = await self._model(connection, model)
-            await _check_versions(connection, name, asked, own=own)
-            await self._write(connection, row, name, asked, own=own)
+            await _check_versions(connection, name, requested, own=own)
+            await self._write(connection, row, name, requested, own=own)
             await check_paths(connection, row["id"])
             return await touch_app(connection, row, self._store.clock())
 
     async def change(
-        self, app: str, model: str, asked: NewRoute, principal: Principal, expected: Tags | None
+        self, app: str, model: str, requested: NewRoute, principal: Principal, expected: Tags | None
     ) -> int:
         """Change a route. Raises as ``put``, and ``NotFound`` for a model that is not there."""
         async with self._store.read() as connection:
             row = await find(connection, APPS, app, "Application")
             await _route(connection, row, model)
-        return await self.put(app, model, asked, principal, expected)
+        return await self.put(app, model, requested, principal, expected)
 
     async def remove(
         self, app: str, model: str, principal: Principal, expected: Tags | None
     ) -> int:
-        """Take a model out of an application. Raises ``NotFound``, ``Forbidden``, ``Stale``."""
+        """Remove a route. Raises ``NotFound``, ``Forbidden``, ``StaleError``."""
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
@@ -139,13 +141,13 @@ class AppRoutes:
         connection: Connection,
         app: sa.RowMapping,
         model: str,
-        asked: NewRoute,
+        requested: NewRoute,
         *,
         own: bool,
     ) -> None:
         given = {
             name: value
-            for name, value in msgspec.structs.asdict(asked).items()
+            for name, value in msgspec.structs.asdict(requested).items()
             if value is not UNSET
         }
         values: dict[str, Any] = {
@@ -203,13 +205,13 @@ async def _route(connection: Connection, app: sa.RowMapping, model: str) -> sa.R
 
 
 async def _check_versions(
-    connection: Connection, model: str, asked: NewRoute, *, own: bool
+    connection: Connection, model: str, requested: NewRoute, *, own: bool
 ) -> None:
     """Raise ``InvalidParams`` for versions that a model does not have."""
-    weights = {} if asked.weights is UNSET else asked.weights
+    weights = {} if requested.weights is UNSET else requested.weights
     named = {int(each) for each in weights}
-    if isinstance(asked.mirror, str):
-        named.add(int(asked.mirror))
+    if isinstance(requested.mirror, str):
+        named.add(int(requested.mirror))
     if weights and not any(weights.values()):
         raise InvalidParams("weights: one of them must be over 0")
     if not named:

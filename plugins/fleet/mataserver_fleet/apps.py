@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import BadRequest, Conflict, InvalidParams
 from mataserver_fleet.gateway.matching import host_name
 from mataserver_fleet.paths import check_paths
-from mataserver_fleet.permits import Forbidden, check_manages
+from mataserver_fleet.permissions import Forbidden, check_manages
 from mataserver_fleet.store import check_revision, find, insert, page
 from mataserver_fleet.tables import APPS
 
@@ -72,11 +72,11 @@ class Apps:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def part(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+    async def page_range(self, page_range: Page) -> tuple[list[sa.RowMapping], int]:
         """Return applications by name, and how many there are."""
         query = sa.select(APPS).order_by(APPS.c.name)
         async with self._store.read() as connection:
-            return await page(connection, query, part.limit, part.offset)
+            return await page(connection, query, page_range.limit, page_range.offset)
 
     async def one(self, identity: str) -> sa.RowMapping:
         """Return an application by id or name. Raises ``NotFound``."""
@@ -91,7 +91,7 @@ class Apps:
         now = self._store.clock()
         row = {
             "name": new.name,
-            "host": _host(new.host),
+            "host": _normalize_host(new.host),
             "ip": new.ip,
             "gpus": 1,
             "retries": int(new.retries),
@@ -106,20 +106,23 @@ class Apps:
         return await self.one(new.name)
 
     async def change(
-        self, identity: str, asked: AppChange, principal: Principal, expected: Tags | None
+        self, identity: str, requested: AppChange, principal: Principal, expected: Tags | None
     ) -> sa.RowMapping:
-        """Change what is given. Raises ``NotFound``, ``Forbidden``, ``Conflict``, ``Stale``."""
+        """Change the given fields.
+
+        Raises ``NotFound``, ``Forbidden``, ``Conflict``, ``StaleError``.
+        """
         async with self._store.change() as connection:
             row = await find(connection, APPS, identity, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
-            _check_host(row, asked, principal)
+            _check_host(row, requested, principal)
             check_revision(row, expected)
-            await _update(connection, row, _changes(row, asked, self._store.clock()))
+            await _update(connection, row, _changes(row, requested, self._store.clock()))
             await check_paths(connection, row["id"])
         return await self.one(str(row["id"]))
 
     async def remove(self, identity: str, expected: Tags | None) -> sa.RowMapping:
-        """Remove an application with its routes and links. Raises ``NotFound`` and ``Stale``."""
+        """Remove an application, its routes and links. Raises ``NotFound``, ``StaleError``."""
         async with self._store.change() as connection:
             row = await find(connection, APPS, identity, "Application", lock=True)
             check_revision(row, expected)
@@ -138,30 +141,30 @@ async def _update(connection: Connection, row: sa.RowMapping, values: dict[str, 
     await connection.execute(change.values(**values, revision=row["revision"] + 1))
 
 
-def _changes(row: sa.RowMapping, asked: AppChange, now: float) -> dict[str, Any]:
-    if asked.name is not UNSET and asked.name != row["name"]:
+def _changes(row: sa.RowMapping, requested: AppChange, now: float) -> dict[str, Any]:
+    if requested.name is not UNSET and requested.name != row["name"]:
         raise Conflict("name: an application keeps its name")
-    if asked.gpus is not UNSET:
-        _check_gpus(asked.gpus)
+    if requested.gpus is not UNSET:
+        _check_gpus(requested.gpus)
     values: dict[str, Any] = {"updated_at": now}
-    if asked.host is not UNSET:
-        values["host"] = _host(asked.host)
-    if asked.ip is not UNSET:
-        values["ip"] = asked.ip
-    if asked.retries is not UNSET:
-        values["retries"] = int(asked.retries)
-    if asked.resend is not UNSET:
-        values["resend"] = asked.resend
+    if requested.host is not UNSET:
+        values["host"] = _normalize_host(requested.host)
+    if requested.ip is not UNSET:
+        values["ip"] = requested.ip
+    if requested.retries is not UNSET:
+        values["retries"] = int(requested.retries)
+    if requested.resend is not UNSET:
+        values["resend"] = requested.resend
     return values
 
 
-def _check_host(row: sa.RowMapping, asked: AppChange, principal: Principal) -> None:
+def _check_host(row: sa.RowMapping, requested: AppChange, principal: Principal) -> None:
     """Raise ``Forbidden`` for who is no administrator and gives an application another host.
 
     All that is asked by that name is the application's then: it may be the server's own, or that of
     somebody else's application.
     """
-    moves = asked.host is not UNSET and _host(asked.host) != row["host"]
+    moves = requested.host is not UNSET and _normalize_host(requested.host) != row["host"]
     if moves and not principal.may("fleet:write"):
         raise Forbidden("Only an administrator gives an application its host")
 
@@ -180,7 +183,7 @@ def check_free(host: str | UnsetType | None, asked_by: str) -> None:
         raise InvalidParams("host: the server itself is asked by this name: take another one")
 
 
-def _host(host: str | None) -> str | None:
+def _normalize_host(host: str | None) -> str | None:
     """Return a public host as requests name it, without a port. Raises ``InvalidParams``."""
     if not host:
         return None

@@ -9,11 +9,11 @@ import click
 
 from mataserver import MataError
 from mataserver_fleet.app_commands import apps, consumers
-from mataserver_fleet.asking import on_server, part, tell
+from mataserver_fleet.fleet_client import print_row, quote_name, with_client
 from mataserver_fleet.model_commands import adopt, load, models, unload
 
 if TYPE_CHECKING:
-    from mataserver_fleet.asking import Asking
+    from mataserver_fleet.fleet_client import FleetClient
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PORT = click.IntRange(1, 65_535)
@@ -34,15 +34,15 @@ def tritons() -> None:
 
 
 @tritons.command("list")
-@on_server
-def list_tritons(ask: Asking) -> None:
+@with_client
+def list_tritons(ask: FleetClient) -> None:
     """List the Tritons."""
-    for each in ask.every("tritons"):
+    for each in ask.list_all("tritons"):
         served = ",".join(f"{model['name']}:{model['version']}" for model in each["models"]) or "-"
         place, why = f"{each['host']}:{each['port']}", each["reason"] or "-"
         if each["state"] == "offline" and each["answered_at"]:
             why += f"; it answered last at {each['answered_at']}"
-        tell(each["name"], place, each["state"], served, why)
+        print_row(each["name"], place, each["state"], served, why)
 
 
 @tritons.command("add")
@@ -53,8 +53,8 @@ def list_tritons(ask: Asking) -> None:
 @click.option("--metrics-port", type=_PORT)
 @click.option("--gpus", type=click.IntRange(0, 1024))
 @click.option("--path", help="Its model repository, where the server sees it too.")
-@on_server
-def add_triton(ask: Asking, name: str, **fields: Any) -> None:
+@with_client
+def add_triton(ask: FleetClient, name: str, **fields: Any) -> None:
     """Register a Triton."""
     given = {field: value for field, value in fields.items() if value is not None}
     ask("POST", "/api/tritons", {"name": name, **given})
@@ -64,38 +64,38 @@ def add_triton(ask: Asking, name: str, **fields: Any) -> None:
 @tritons.command("rm")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also where it has models.")
-@on_server
-def remove_triton(ask: Asking, name: str, *, force: bool) -> None:
+@with_client
+def remove_triton(ask: FleetClient, name: str, *, force: bool) -> None:
     """Forget a Triton."""
-    ask("DELETE", f"/api/tritons/{part(name)}?force={str(force).lower()}")
+    ask("DELETE", f"/api/tritons/{quote_name(name)}?force={str(force).lower()}")
     click.echo(f"forgot {name}")
 
 
 @fleet.command()
-@on_server
-def export(ask: Asking) -> None:
+@with_client
+def export(ask: FleetClient) -> None:
     """Write the fleet as a document in YAML, without files and secrets."""
     from mataserver_fleet import manifest  # with the server's types, which others do not need
 
-    click.echo(manifest.written(manifest.current(ask)), nl=False)
+    click.echo(manifest.dump(manifest.current(ask)), nl=False)
 
 
 @fleet.command()
 @click.option("-f", "--file", "path", type=_FILE, required=True, help="The document.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--prune", is_flag=True, help="Take away what it leaves out, but for models.")
-@on_server
-def apply(ask: Asking, path: Path, *, dry_run: bool, prune: bool) -> None:
+@with_client
+def apply(ask: FleetClient, path: Path, *, dry_run: bool, prune: bool) -> None:
     """Make the fleet as a document says, and tell each change; what is so already stays."""
     from mataserver_fleet import manifest, planning
-    from mataserver_fleet.applying import Applying
+    from mataserver_fleet.document_apply import DocumentApplier
 
     wanted, found = manifest.read(path), manifest.current(ask)
-    if said := planning.problems(found, wanted):
-        raise MataError(f"{path}: " + "; ".join(said))
-    applying, late = Applying(ask, found, click.echo), []
+    if reasons := planning.problems(found, wanted):
+        raise MataError(f"{path}: " + "; ".join(reasons))
+    applying, late = DocumentApplier(ask, found, click.echo), []
     for step in planning.steps(found, wanted, prune=prune):
-        click.echo(step.told)
+        click.echo(step.line)
         if not dry_run and (why := applying.do(step)):
             late.append(why)
     if late:

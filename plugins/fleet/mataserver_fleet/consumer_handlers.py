@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
+    from mataserver_fleet.components import Components
     from mataserver_fleet.consumers import Consumers
-    from mataserver_fleet.parts import Parts
 
 
 class ConsumerList(Struct, kw_only=True):
@@ -50,9 +50,9 @@ class ConsumerList(Struct, kw_only=True):
 class ConsumerHandlers:
     """The routes of consumers."""
 
-    def __init__(self, ctx: Context, parts: Parts) -> None:
+    def __init__(self, ctx: Context, components: Components) -> None:
         self._ctx = ctx
-        self._parts = parts
+        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -94,11 +94,11 @@ class ConsumerHandlers:
 
     @property
     def _consumers(self) -> Consumers:
-        return self._parts.consumers
+        return self._components.consumers
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the consumers."""
-        return self._listed(*await finish(self._consumers.part(page_of(request))))
+        return self._listed(*await finish(self._consumers.page_range(page_of(request))))
 
     async def linked(self, request: web.Request) -> web.Response:
         """Answer the consumers of an application."""
@@ -123,8 +123,8 @@ class ConsumerHandlers:
     async def change(self, request: web.Request) -> web.Response:
         """Change a consumer."""
         name = request.match_info["consumer"]
-        async with self._ctx.http.read_json(request, ConsumerChange) as asked:
-            row = await finish(self._consumers.change(name, asked, expected(request)))
+        async with self._ctx.http.read_json(request, ConsumerChange) as requested:
+            row = await finish(self._consumers.change(name, requested, expected(request)))
         self._note(request, "changed the consumer", row["name"])
         return self._answer(row)
 
@@ -161,9 +161,9 @@ class ConsumerHandlers:
 
     async def link(self, request: web.Request) -> web.Response:
         """Let a consumer ask an application."""
-        asked = await optional_json(self._ctx, request, LinkedConsumer)
+        requested = await optional_json(self._ctx, request, LinkedConsumer)
         app, name = request.match_info["identity"], request.match_info["consumer"]
-        link = self._consumers.link(app, name, asked, caller(request), expected(request))
+        link = self._consumers.link(app, name, requested, caller(request), expected(request))
         row, key, revision = await finish(link)
         self._note(request, f"let ask {app!r}:", row["name"])
         response = self._answer(row, key, 201)

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import InvalidParams, NotFound
 from mataserver_fleet.apps import touch_app
 from mataserver_fleet.pages import date
-from mataserver_fleet.permits import check_manages, check_owns
+from mataserver_fleet.permissions import check_manages, check_owns
 from mataserver_fleet.store import check_revision, find, insert, page
 from mataserver_fleet.tables import APPS, CONSUMERS, LINKS
 
@@ -88,18 +88,20 @@ class Consumers:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def part(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+    async def page_range(self, page_range: Page) -> tuple[list[sa.RowMapping], int]:
         """Return consumers by name, and how many there are."""
         query = sa.select(CONSUMERS).order_by(CONSUMERS.c.name)
         async with self._store.read() as connection:
-            return await page(connection, query, part.limit, part.offset)
+            return await page(connection, query, page_range.limit, page_range.offset)
 
     async def one(self, identity: str) -> sa.RowMapping:
         """Return a consumer by id or name. Raises ``NotFound``."""
         async with self._store.read() as connection:
             return await find(connection, CONSUMERS, identity, "Consumer")
 
-    async def linked(self, app: str, part: Page) -> tuple[sa.RowMapping, list[sa.RowMapping], int]:
+    async def linked(
+        self, app: str, page_range: Page
+    ) -> tuple[sa.RowMapping, list[sa.RowMapping], int]:
         """Return an application, some of its consumers, and how many there are.
 
         Raises ``NotFound``.
@@ -107,7 +109,7 @@ class Consumers:
         async with self._store.read() as connection:
             row = await find(connection, APPS, app, "Application")
             query = _linked().where(LINKS.c.app_id == row["id"])
-            return row, *await page(connection, query, part.limit, part.offset)
+            return row, *await page(connection, query, page_range.limit, page_range.offset)
 
     async def of(self, apps: Iterable[int]) -> list[sa.RowMapping]:
         """Return the consumers of some applications, each with the ``app_id``."""
@@ -117,7 +119,7 @@ class Consumers:
 
     async def add(self, new: NewConsumer) -> tuple[sa.RowMapping, str]:
         """Make a consumer; return it and its key. Raises ``Conflict``."""
-        key, row = self._made(new.name, new)
+        key, row = self._new_row(new.name, new)
         taken = f"There is a consumer called {new.name} already"
         async with self._store.change(taken) as connection:
             await insert(connection, CONSUMERS, row)
@@ -127,14 +129,14 @@ class Consumers:
         self,
         app: str,
         name: str,
-        asked: LinkedConsumer,
+        requested: LinkedConsumer,
         principal: Principal,
         expected: Tags | None,
     ) -> tuple[sa.RowMapping, str | None, int]:
         """Let a consumer ask an application; make it if there is none of that name.
 
         Returns it, its key where it was made, and the application's revision. Raises ``NotFound``,
-        ``Forbidden`` and, for an application of another revision than is expected, ``Stale``.
+        ``Forbidden`` and, for an application of another revision than is expected, ``StaleError``.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
@@ -144,7 +146,7 @@ class Consumers:
             try:
                 found = (await find(connection, CONSUMERS, name, "Consumer"))["id"]
             except NotFound:
-                key, values = self._made(name, asked)
+                key, values = self._new_row(name, requested)
                 found = await insert(connection, CONSUMERS, values)
             own = (LINKS.c.app_id == row["id"], LINKS.c.consumer_id == found)
             if (await connection.execute(sa.select(LINKS).where(*own))).first() is None:
@@ -157,7 +159,7 @@ class Consumers:
     async def unlink(self, app: str, name: str, principal: Principal, expected: Tags | None) -> int:
         """Let a consumer ask an application no more; return the application's revision.
 
-        Raises ``NotFound``, ``Forbidden`` and ``Stale``.
+        Raises ``NotFound``, ``Forbidden`` and ``StaleError``.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
@@ -170,10 +172,10 @@ class Consumers:
             return await touch_app(connection, row, self._store.clock())
 
     async def change(
-        self, identity: str, asked: ConsumerChange, expected: Tags | None
+        self, identity: str, requested: ConsumerChange, expected: Tags | None
     ) -> sa.RowMapping:
-        """Change what is given. Raises ``NotFound`` and ``Stale``."""
-        given = {name: getattr(asked, name) for name in ("tags", "rate", "quota")}
+        """Change what is given. Raises ``NotFound`` and ``StaleError``."""
+        given = {name: getattr(requested, name) for name in ("tags", "rate", "quota")}
         values = {name: value for name, value in given.items() if value is not UNSET}
         async with self._store.change() as connection:
             row = await find(connection, CONSUMERS, identity, "Consumer", lock=True)
@@ -187,7 +189,9 @@ class Consumers:
     ) -> tuple[sa.RowMapping, str]:
         """Give a consumer another key; the one of before counts no more. Return both.
 
-        With ``app`` it must be a consumer of it. Raises ``NotFound``, ``Forbidden``, ``Stale``.
+        app: an application that the consumer must be linked to; None for any.
+
+        Raises ``NotFound``, ``Forbidden``, ``StaleError``.
         """
         key = _key()
         await self._rekey(identity, principal, expected, app, digest(key))
@@ -196,12 +200,12 @@ class Consumers:
     async def revoke(
         self, identity: str, principal: Principal, expected: Tags | None
     ) -> sa.RowMapping:
-        """Take a consumer's key away. Raises ``NotFound``, ``Forbidden`` and ``Stale``."""
+        """Take a consumer's key away. Raises ``NotFound``, ``Forbidden`` and ``StaleError``."""
         await self._rekey(identity, principal, expected, None, None)
         return await self.one(identity)
 
     async def remove(self, identity: str, expected: Tags | None) -> sa.RowMapping:
-        """Remove a consumer. Raises ``NotFound`` and ``Stale``."""
+        """Remove a consumer. Raises ``NotFound`` and ``StaleError``."""
         async with self._store.change() as connection:
             row = await find(connection, CONSUMERS, identity, "Consumer", lock=True)
             check_revision(row, expected)
@@ -228,7 +232,9 @@ class Consumers:
             change = sa.update(CONSUMERS).where(CONSUMERS.c.id == row["id"])
             await connection.execute(change.values(digest=known, revision=row["revision"] + 1))
 
-    def _made(self, name: str, asked: NewConsumer | LinkedConsumer) -> tuple[str, dict[str, Any]]:
+    def _new_row(
+        self, name: str, requested: NewConsumer | LinkedConsumer
+    ) -> tuple[str, dict[str, Any]]:
         """Return a new key, and the row of a new consumer. Raises ``InvalidParams``."""
         if name.isdigit():
             raise InvalidParams("name: a number is an id")
@@ -239,10 +245,10 @@ class Consumers:
         key = _key()
         row = {
             "name": name,
-            "tags": asked.tags,
+            "tags": requested.tags,
             "digest": digest(key),
-            "rate": asked.rate,
-            "quota": asked.quota,
+            "rate": requested.rate,
+            "quota": requested.quota,
             "created_at": self._store.clock(),
             "revision": 1,
         }

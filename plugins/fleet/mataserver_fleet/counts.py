@@ -21,38 +21,40 @@ if TYPE_CHECKING:
     from mataserver_fleet.triton_answers import ModelCount
 
 
-class Total(NamedTuple):
+class CountTotal(NamedTuple):
     """What was counted; ``last`` in Unix seconds, 0 for never."""
 
     inferences: int = 0
     executions: int = 0
     last: float = 0.0
 
-    def plus(self, other: Total) -> Total:
+    def plus(self, other: CountTotal) -> CountTotal:
         """Return both together."""
-        return Total(
+        return CountTotal(
             self.inferences + other.inferences,
             self.executions + other.executions,
             max(self.last, other.last),
         )
 
 
-class Counts:
+class ModelCounts:
     """Keeps the counts."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def note(self, triton: int, told: Sequence[ModelCount], but: Container[int] = ()) -> None:
+    async def note(
+        self, triton: int, reported: Sequence[ModelCount], but: Container[int] = ()
+    ) -> None:
         """Add what a Triton tells now; what it does not tell of begins at 0 when it comes back.
 
         Nothing is noted of the models of ``but``, nor of any where one is removed meanwhile: the
         next time it is.
         """
         with contextlib.suppress(sa.exc.IntegrityError):
-            await self._note(triton, told, but)
+            await self._note(triton, reported, but)
 
-    async def _note(self, triton: int, told: Sequence[ModelCount], but: Container[int]) -> None:
+    async def _note(self, triton: int, reported: Sequence[ModelCount], but: Container[int]) -> None:
         async with self._store.database.begin() as connection:
             named = sa.select(MODELS.c.name, MODELS.c.id)
             models = {row.name: row.id for row in await connection.execute(named)}
@@ -60,7 +62,7 @@ class Counts:
             rows = (await connection.execute(query)).mappings().all()
             known = {(row["model_id"], row["version"]): row for row in rows}
             counts = {
-                (models[each.name], each.number): each for each in told if each.name in models
+                (models[each.name], each.number): each for each in reported if each.name in models
             }
             for key, each in counts.items():
                 if key[0] not in but:
@@ -68,14 +70,14 @@ class Counts:
             gone = {key for key, row in known.items() if row["seen_inferences"]} - set(counts)
             for model, version in gone:
                 if model not in but:
-                    await self._anew(connection, triton, model, version)
+                    await self._reset(connection, triton, model, version)
 
-    async def begin_anew(self, triton: int, model: int) -> None:
+    async def reset(self, triton: int, model: int) -> None:
         """Take a model that was loaded for one that counts from 0."""
         async with self._store.database.begin() as connection:
-            await self._anew(connection, triton, model, None)
+            await self._reset(connection, triton, model, None)
 
-    async def _anew(
+    async def _reset(
         self, connection: Connection, triton: int, model: int, version: int | None
     ) -> None:
         own = [COUNTS.c.triton_id == triton, COUNTS.c.model_id == model]
@@ -83,16 +85,16 @@ class Counts:
         change = sa.update(COUNTS).where(*own)
         await connection.execute(change.values(seen_inferences=0, seen_executions=0))
 
-    async def totals(self, models: Iterable[int]) -> dict[int, dict[int, Total]]:
+    async def totals(self, models: Iterable[int]) -> dict[int, dict[int, CountTotal]]:
         """Return what was counted for each version of some models, over all Tritons."""
         sums = (sa.func.sum(COUNTS.c.inferences), sa.func.sum(COUNTS.c.executions))
         key = (COUNTS.c.model_id, COUNTS.c.version)
         query = sa.select(*key, *sums, sa.func.max(COUNTS.c.last)).group_by(*key)
-        found: dict[int, dict[int, Total]] = {}
+        found: dict[int, dict[int, CountTotal]] = {}
         async with self._store.read() as connection:
             chosen = query.where(COUNTS.c.model_id.in_(list(models)))
             for model, version, asked, run, last in await connection.execute(chosen):
-                found.setdefault(model, {})[version] = Total(int(asked), int(run), float(last))
+                found.setdefault(model, {})[version] = CountTotal(int(asked), int(run), float(last))
         return found
 
 
@@ -101,25 +103,32 @@ async def _add(
     triton: int,
     key: tuple[int, int],
     known: sa.RowMapping | None,
-    told: ModelCount,
+    reported: ModelCount,
 ) -> None:
     model, version = key
     if known is None:
         fresh = {"model_id": model, "version": version, "triton_id": triton}
-        counted = {"inferences": told.inferences, "executions": told.executions, "last": told.last}
-        seen = {"seen_inferences": told.inferences, "seen_executions": told.executions}
+        counted = {
+            "inferences": reported.inferences,
+            "executions": reported.executions,
+            "last": reported.last,
+        }
+        seen = {"seen_inferences": reported.inferences, "seen_executions": reported.executions}
         await connection.execute(sa.insert(COUNTS).values(**fresh, **counted, **seen))
         return
-    anew = told.inferences < known["seen_inferences"] or told.executions < known["seen_executions"]
+    anew = (
+        reported.inferences < known["seen_inferences"]
+        or reported.executions < known["seen_executions"]
+    )
     before = (0, 0) if anew else (known["seen_inferences"], known["seen_executions"])
-    if not anew and (told.inferences, told.executions) == before:
+    if not anew and (reported.inferences, reported.executions) == before:
         return
     values = {
-        "inferences": known["inferences"] + told.inferences - before[0],
-        "executions": known["executions"] + told.executions - before[1],
-        "last": max(known["last"], told.last),
-        "seen_inferences": told.inferences,
-        "seen_executions": told.executions,
+        "inferences": known["inferences"] + reported.inferences - before[0],
+        "executions": known["executions"] + reported.executions - before[1],
+        "last": max(known["last"], reported.last),
+        "seen_inferences": reported.inferences,
+        "seen_executions": reported.executions,
     }
     own = (
         COUNTS.c.model_id == model,

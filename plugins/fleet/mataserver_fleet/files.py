@@ -39,7 +39,7 @@ class Blob:
     size: int
 
 
-class Files:
+class FileStore:
     """What is below ``root``. ``unfinished`` bytes are what uploads in chunks may take in all."""
 
     def __init__(self, root: Path, *, unfinished: float) -> None:
@@ -47,7 +47,7 @@ class Files:
         self._unfinished = unfinished
 
     @contextlib.contextmanager
-    def desk(self) -> Iterator[Path]:
+    def upload_folder(self) -> Iterator[Path]:
         """Give an empty folder for an upload; it is removed in the end."""
         made = self._root / "uploads" / str(uuid.uuid4())
         made.mkdir(parents=True, mode=0o700)
@@ -59,13 +59,13 @@ class Files:
     def keep(self, path: Path) -> Blob:
         """Move a file in, unless it is one that is kept; one with the same content is kept once."""
         if path == self.path(path.name):
-            os.utime(path)  # new again for ``tidy``
+            os.utime(path)  # new again for ``clean_up``
             return Blob(path.name, path.stat().st_size)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size, target = path.stat().st_size, self.path(digest)
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.replace(target)  # of the same content, and it is new again for ``tidy``
+        path.replace(target)  # of the same content, and it is new again for ``clean_up``
         os.utime(target)
         return Blob(digest, size)
 
@@ -73,8 +73,8 @@ class Files:
         """Return where a file is kept."""
         return self._root / "blobs" / digest[:2] / digest
 
-    def append(self, upload: str, chunk: Path, offset: int, most: int) -> tuple[Path, int]:
-        """Add a chunk to an upload of ``most`` bytes; return its file and how large it is now.
+    def append(self, upload: str, chunk: Path, offset: int, max_bytes: int) -> tuple[Path, int]:
+        """Add a chunk to an upload of ``max_bytes`` bytes; return its file and how large it is now.
 
         Raises ``WrongOffset``, 413 for one that is larger, ``OutOfMemory`` (507) where unfinished
         uploads take too much.
@@ -88,9 +88,9 @@ class Files:
             if offset not in {0, size}:
                 raise WrongOffset(size)
             more = chunk.stat().st_size
-            if offset + more > most:
-                raise MataError(f"The file is over the limit of {most} bytes", status=413)
-            self._check_room(folder, more)
+            if offset + more > max_bytes:
+                raise MataError(f"The file is over the limit of {max_bytes} bytes", status=413)
+            self._check_space(folder, more)
             file.truncate(offset)  # 0 begins anew
             try:
                 with chunk.open("rb") as piece:
@@ -101,7 +101,7 @@ class Files:
                 raise
             return target, offset + more
 
-    def tidy(self, used: set[str]) -> None:
+    def clean_up(self, used: set[str]) -> None:
         """Remove old files that no version has, and what was never finished."""
         old = time.time() - KEEP_SECONDS
         for path in [*self._root.glob("blobs/*/*"), *self._root.glob("unfinished/*")]:
@@ -113,7 +113,7 @@ class Files:
                 if path.stat().st_mtime < old:
                     shutil.rmtree(path, ignore_errors=True)
 
-    def _check_room(self, folder: Path, more: int) -> None:
+    def _check_space(self, folder: Path, more: int) -> None:
         taken = sum(path.stat().st_size for path in folder.iterdir())
         if taken + more > self._unfinished:
             raise OutOfMemory("Unfinished uploads take all that they may: finish or wait")

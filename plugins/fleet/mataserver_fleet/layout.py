@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from mataserver import Upload
 
-LONGEST, DEEPEST = 255, 8
-LONGEST_PART = 240
+MAX_PATH_BYTES, MAX_DEPTH = 255, 8
+MAX_PART_BYTES = 240
 """Bytes of a part of a path: while a file is written it has a longer name."""
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _NUMBER = re.compile(r"[+-]?[0-9]+")
-_OWN = frozenset({schema.NAME, NOTE})
+_RESERVED_NAMES = frozenset({schema.NAME, NOTE})
 _PART = re.compile(r"(?!\..*\.new\Z)[^/\\]+")
 ONNX = "model.onnx"
 _CODE_FIELDS = ("runtime", "model_operations", "model_repository_agents", "cc_model_filenames")
@@ -58,8 +58,8 @@ class Layout:
         return replace(self, versions={version: files})
 
 
-def layout_of(model: str, files: Sequence[Upload], bare: int) -> Layout:
-    """Sort files by their names; one without a folder is of the version ``bare``.
+def layout_of(model: str, files: Sequence[Upload], default_version: int) -> Layout:
+    """Sort files by their names; one without a folder is of the version ``default_version``.
 
     A folder that is called like the model may stand before all of it. Raises ``BadRequest``.
     """
@@ -80,7 +80,7 @@ def layout_of(model: str, files: Sequence[Upload], bare: int) -> Layout:
         elif len(parts) > 1 or parts[0] in labels:
             common["/".join(parts)] = path
         else:
-            versions.setdefault(bare, {})[parts[0]] = path
+            versions.setdefault(default_version, {})[parts[0]] = path
     _check_common(common)
     for paths in (common, *versions.values()):
         _check_tree(paths)
@@ -94,7 +94,7 @@ def parts_of(name: str) -> tuple[str, ...]:
     """
     parts = tuple(name.split("/"))
     sound = name.isprintable() and all(map(_is_sound, parts))
-    if not sound or len(name.encode()) > LONGEST or len(parts) > DEEPEST:
+    if not sound or len(name.encode()) > MAX_PATH_BYTES or len(parts) > MAX_DEPTH:
         raise BadRequest(f"{name[:64]!a}: a file's name must be a path below the model's folder")
     return parts
 
@@ -105,14 +105,14 @@ def _is_sound(part: str) -> bool:
     A space at an end of it is not seen.
     """
     plain = _PART.fullmatch(part) is not None and part not in {".", ".."}
-    return plain and part == part.strip() and len(part.encode()) <= LONGEST_PART
+    return plain and part == part.strip() and len(part.encode()) <= MAX_PART_BYTES
 
 
 def _check_common(paths: Iterable[str]) -> None:
     """Raise ``BadRequest`` for files of all versions in the place of what a Triton looks for."""
     for path in paths:
         first, _, rest = path.partition("/")
-        if first in _OWN:
+        if first in _RESERVED_NAMES:
             raise BadRequest(f"{first!r} is the server's own name")
         if _NUMBER.fullmatch(first) and rest:
             raise BadRequest(f"{first[:64]!r} is no version: it is a number from 1 to 999999999")
@@ -129,12 +129,12 @@ def _check_tree(paths: Mapping[str, Path]) -> None:
                 raise BadRequest(f"{above[:64]!r} is a file and a folder")
 
 
-def completed(model: str, layout: Layout, known: dict[str, Any] | None) -> dict[str, Any]:
+def complete_config(model: str, layout: Layout, known: dict[str, Any] | None) -> dict[str, Any]:
     """Return the configuration of an upload: its own, else a ``known`` one, else one of its ONNX.
 
     Raises ``BadRequest`` for the name of another model, and where there is none.
     """
-    config = layout.config or known or _derived(model, layout)
+    config = layout.config or known or _derive_config(model, layout)
     if config.get("name", model) != model:
         raise BadRequest(f"{schema.NAME}: it is of {config['name'][:64]!r}, and not of {model}")
     return {**config, "name": model}
@@ -178,7 +178,7 @@ def _config(path: Path | None) -> dict[str, Any] | None:
         return pbtxt.read(file.read(schema.MAX_BYTES + 1))
 
 
-def _derived(model: str, layout: Layout) -> dict[str, Any]:
+def _derive_config(model: str, layout: Layout) -> dict[str, Any]:
     for _, files in sorted(layout.versions.items(), reverse=True):
         if ONNX in files:
             return config_of(files[ONNX], model)

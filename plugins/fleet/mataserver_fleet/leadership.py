@@ -17,14 +17,14 @@ RENEW_SECONDS = 0.75
 _ROW = FACTS.c.name == "leader"
 
 
-class Leadership:
+class LeaderLease:
     """A server's claim to be the one."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._name = str(uuid.uuid4())
 
-    async def hold(self) -> bool:
+    async def acquire(self) -> bool:
         """Take the lease, or hold it for longer; whether it is ours. Raises ``Busy``."""
         now = self._store.clock()
         free = sa.or_(FACTS.c.value == self._name, FACTS.c.until < now)
@@ -41,7 +41,7 @@ class Leadership:
         except sa.exc.IntegrityError:  # another was quicker
             return False
 
-    async def leave(self) -> None:
+    async def release(self) -> None:
         """Give the lease up, so that another takes it at once."""
         own = sa.update(FACTS).where(_ROW, FACTS.c.value == self._name).values(until=0.0)
         async with self._store.database.begin() as connection:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import Struct
 
 from mataserver_database import finish
+from mataserver_fleet.placement_requests import PlacementRequests
 from mataserver_fleet.placements import Placements
 from mataserver_fleet.store import pause
-from mataserver_fleet.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from mataserver_fleet.pages import Tags
-    from mataserver_fleet.store import Changes, Store
-    from mataserver_fleet.wishes import Target, Wish
+    from mataserver_fleet.placement_requests import PlacementRequest, PlacementTarget
+    from mataserver_fleet.store import ChangeSignal, Store
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 """How often it is looked while nothing is told of."""
 
 
@@ -40,19 +40,19 @@ class Done(Struct, kw_only=True):
     tritons: list[Result]
 
 
-class Told(NamedTuple):
+class LoadOutcome(NamedTuple):
     """What came of it, and the model's revision since it was asked for."""
 
     done: Done
     revision: int
 
 
-class Loading:
+class ModelLoader:
     """Waits for placements. ``timeout`` in seconds."""
 
-    def __init__(self, store: Store, changes: Changes, timeout: float) -> None:
+    def __init__(self, store: Store, changes: ChangeSignal, timeout: float) -> None:
         self._placements = Placements(store)
-        self._wishes = Wishes(store)
+        self._requests = PlacementRequests(store)
         self._changes = changes
         self._timeout = timeout
 
@@ -62,25 +62,34 @@ class Loading:
         triton: str | None,
         versions: Sequence[int] | None,
         expected: Tags | None = None,
-    ) -> Told:
+    ) -> LoadOutcome:
         """Load versions of a model; what is wanted stays so, whatever comes of it.
 
-        Raises as ``Wishes.want``.
+        Raises as ``PlacementRequests.request``.
         """
-        return await self._waited(self._wishes.want(model, triton, versions, expected))
+        return await self._await_placements(
+            self._requests.request(model, triton, versions, expected)
+        )
 
-    async def unload(self, model: str, triton: str | None, expected: Tags | None = None) -> Told:
-        """Unload a model. Raises as ``Wishes.unwant``."""
-        return await self._waited(self._wishes.unwant(model, triton, expected))
+    async def unload(
+        self, model: str, triton: str | None, expected: Tags | None = None
+    ) -> LoadOutcome:
+        """Unload a model. Raises as ``PlacementRequests.withdraw``."""
+        return await self._await_placements(self._requests.withdraw(model, triton, expected))
 
-    async def roll_back(self, model: str, expected: Tags | None = None) -> Told:
-        """Load the version before the newest that is wanted. Raises as ``Wishes.roll_back``."""
-        return await self._waited(self._wishes.roll_back(model, expected))
+    async def roll_back(self, model: str, expected: Tags | None = None) -> LoadOutcome:
+        """Load the version before the newest wanted one.
 
-    async def _waited(self, wish: Coroutine[None, None, Wish]) -> Told:
+        Raises as ``PlacementRequests.roll_back``.
+        """
+        return await self._await_placements(self._requests.roll_back(model, expected))
+
+    async def _await_placements(
+        self, request: Coroutine[None, None, PlacementRequest]
+    ) -> LoadOutcome:
         with self._changes.listen() as changed:
-            made = await finish(wish)
-            await self._wait(made.targets, changed)
+            made = await finish(request)
+            await self._poll(made.targets, changed)
         rows = await finish(self._placements.of({each.model for each in made.targets}))
         known = {row["triton_id"]: row for row in rows}
         results = [
@@ -89,16 +98,18 @@ class Loading:
             if (row := known.get(each.triton)) is not None  # else it was removed meanwhile
         ]
         whole = all(each.status == "ok" for each in results)
-        return Told(Done(status="ok" if whole else "partial", tritons=results), made.revision)
+        return LoadOutcome(
+            Done(status="ok" if whole else "partial", tritons=results), made.revision
+        )
 
-    async def _wait(self, targets: list[Target], changed: asyncio.Event) -> None:
+    async def _poll(self, targets: list[PlacementTarget], changed: asyncio.Event) -> None:
         end = asyncio.get_running_loop().time() + self._timeout
         while targets and asyncio.get_running_loop().time() < end:
             targets = await finish(self._pending(targets))
             if targets:
-                await pause(changed, _LOOK_SECONDS)
+                await pause(changed, _POLL_SECONDS)
 
-    async def _pending(self, targets: list[Target]) -> list[Target]:
+    async def _pending(self, targets: list[PlacementTarget]) -> list[PlacementTarget]:
         """Return those of some targets that have not been dealt with and soon can be."""
         rows = await self._placements.of({each.model for each in targets})
         known = {(row["model_id"], row["triton_id"]): row for row in rows}
@@ -108,15 +119,15 @@ class Loading:
             # One whose Triton or model was removed meanwhile is waited for no more.
             if (row := known.get((each.model, each.triton))) is not None
             and row["done"] < each.generation
-            and not each.away(row["triton_state"])
+            and not each.is_away(row["triton_state"])
         ]
 
 
-def _result(target: Target, row: sa.RowMapping) -> Result:
+def _result(target: PlacementTarget, row: sa.RowMapping) -> Result:
     """Return what came of it at a Triton."""
     status, reason = "failed" if row["state"] == "failed" else "ok", row["reason"]
     if row["done"] < target.generation:
         status, reason = "waiting", reason or "It is not done yet"
-        if target.away(row["triton_state"]):
+        if target.is_away(row["triton_state"]):
             reason = f"The Triton is away: {row['triton_reason'] or row['triton_state']}"
     return Result(triton=row["name"], status=status, reason=reason)

@@ -13,7 +13,7 @@ from mataserver_fleet.pages import JSON, MAX_BODY, FleetProblem, Status
 if TYPE_CHECKING:
     from mataserver import Context
     from mataserver_accounts.people import People
-    from mataserver_fleet.parts import Parts
+    from mataserver_fleet.components import Components
 
 
 class LogIn(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -38,8 +38,8 @@ class LoggedIn(Struct, kw_only=True):
 class LoginHandlers:
     """The routes of log-ins."""
 
-    def __init__(self, ctx: Context, parts: Parts) -> None:
-        del parts  # users are the accounts', and no fleet's
+    def __init__(self, ctx: Context, components: Components) -> None:
+        del components  # users are the accounts', and no fleet's
         self._ctx = ctx
 
     def routes(self) -> list[Route]:
@@ -62,8 +62,10 @@ class LoginHandlers:
     async def log_in(self, request: web.Request) -> web.Response:
         """Answer a token, and begin a browser's session."""
         address = self._ctx.http.address(request)
-        async with self._ctx.http.read_json(request, LogIn) as asked:
-            principal, token = await self._people.log_in(asked.name, asked.password, address)
+        async with self._ctx.http.read_json(request, LogIn) as requested:
+            principal, token = await self._people.log_in(
+                requested.name, requested.password, address
+            )
         response = web.Response(content_type=JSON, headers={"Cache-Control": "no-store"})
         csrf = self._ctx.http.sign_in(request, response, principal)
         made = LoggedIn(token=token.access_token, expires_in=token.expires_in, csrf=csrf)

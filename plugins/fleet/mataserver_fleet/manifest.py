@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from mataserver_fleet.asking import Asking
+    from mataserver_fleet.fleet_client import FleetClient
 
 Number = Annotated[int, Meta(ge=1, lt=10**9)]
 Numbers = Annotated[list[Number], Meta(max_length=100)]
@@ -121,69 +121,69 @@ def read(path: Path) -> Manifest:
         raise MataError(f"{path}: {error}") from None
 
 
-def written(manifest: Manifest) -> str:
+def dump(manifest: Manifest) -> str:
     """Return a document as text."""
     import yaml
 
     return yaml.safe_dump(msgspec.to_builtins(manifest), sort_keys=False, allow_unicode=True)
 
 
-def current(ask: Asking) -> Manifest:
+def current(ask: FleetClient) -> Manifest:
     """Return a running server's fleet. Raises ``MataError``."""
     found: dict[str, dict[str, Any]] = {}
     tritons: tuple[str, ...] = ()
     for kind in _ENTRIES:  # Tritons first: models are told by them
-        listed = ask.every(kind)
+        listed = ask.list_all(kind)
         found[kind] = {each["name"]: entry(kind, each, tritons) for each in listed}
         tritons = tuple(found["tritons"])
     return Manifest(**found)
 
 
-def entry(kind: str, told: dict[str, Any], tritons: Iterable[str]) -> _Entry:
+def entry(kind: str, view: dict[str, Any], tritons: Iterable[str]) -> _Entry:
     """Return what the document says of a thing of a kind, such as ``apps``, that a server tells."""
-    return _ENTRIES[kind](told, tritons)
+    return _ENTRIES[kind](view, tritons)
 
 
-def _triton(told: dict[str, Any], _: object) -> TritonEntry:
+def _triton(view: dict[str, Any], _: object) -> TritonEntry:
     ports: dict[str, Any] = {
-        name: int(told[name]) for name in ("grpc_port", "metrics_port") if told[name]
+        name: int(view[name]) for name in ("grpc_port", "metrics_port") if view[name]
     }
-    more = {name: told[name] for name in ("gpus", "path") if told[name] is not None}
-    return TritonEntry(host=told["host"], port=int(told["port"]), **ports, **more)
+    more = {name: view[name] for name in ("gpus", "path") if view[name] is not None}
+    return TritonEntry(host=view["host"], port=int(view["port"]), **ports, **more)
 
 
-def _model(told: dict[str, Any], tritons: Iterable[str]) -> ModelEntry:
-    everywhere = sorted(map(int, told["everywhere"]))
+def _model(view: dict[str, Any], tritons: Iterable[str]) -> ModelEntry:
+    everywhere = sorted(map(int, view["everywhere"]))
     placed: dict[str, list[int]] = {name: [] for name in tritons}
-    placed |= {each["name"]: sorted(map(int, each["wanted"])) for each in told["tritons"]}
+    placed |= {each["name"]: sorted(map(int, each["wanted"])) for each in view["tritons"]}
     return ModelEntry(
-        description=told["description"],
-        versions={int(each["version"]): each["digest"] for each in told["versions"]},
+        description=view["description"],
+        versions={int(each["version"]): each["digest"] for each in view["versions"]},
         everywhere=everywhere,
         tritons={name: numbers for name, numbers in placed.items() if numbers != everywhere},
     )
 
 
-def _consumer(told: dict[str, Any], _: object) -> ConsumerEntry:
-    return ConsumerEntry(tags=told["tags"], rate=told["rate"], quota=told["quota"])
+def _consumer(view: dict[str, Any], _: object) -> ConsumerEntry:
+    return ConsumerEntry(tags=view["tags"], rate=view["rate"], quota=view["quota"])
 
 
-def _user(told: dict[str, Any], _: object) -> UserEntry:
-    return UserEntry(tags=told["tags"], apps=told["apps"])
+def _user(view: dict[str, Any], _: object) -> UserEntry:
+    return UserEntry(tags=view["tags"], apps=view["apps"])
 
 
-def _app(told: dict[str, Any], _: object) -> AppEntry:
-    plain = {name: told[name] for name in ("host", "ip", "retries", "resend")}
-    routes = {each["model_name"]: _route(each) for each in told["routes"]}
-    return AppEntry(**plain, routes=routes, consumers=[each["name"] for each in told["consumers"]])
+def _app(view: dict[str, Any], _: object) -> AppEntry:
+    plain = {name: view[name] for name in ("host", "ip", "retries", "resend")}
+    routes = {each["model_name"]: _route(each) for each in view["routes"]}
+    return AppEntry(**plain, routes=routes, consumers=[each["name"] for each in view["consumers"]])
 
 
-def _route(told: dict[str, Any]) -> RouteEntry:
-    mirror = told["mirror"]
+def _route(view: dict[str, Any]) -> RouteEntry:
+    mirror = view["mirror"]
     return RouteEntry(
-        protocols=told["protocols"],
-        paths=told["paths"],
-        weights={int(number): weight for number, weight in told["weights"].items()},
+        protocols=view["protocols"],
+        paths=view["paths"],
+        weights={int(number): weight for number, weight in view["weights"].items()},
         mirror=None if mirror is None else int(mirror),
     )
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mataserver import MataError
-from mataserver_fleet.asking import on_server, part, tell
 from mataserver_fleet.comparing import differences
-from mataserver_fleet.pushing import folder_of
-from mataserver_fleet.pushing import push as pushed
+from mataserver_fleet.fleet_client import print_row, quote_name, with_client
+from mataserver_fleet.model_push import folder_of
+from mataserver_fleet.model_push import push as pushed
 
 if TYPE_CHECKING:
-    from mataserver_fleet.asking import Asking
+    from mataserver_fleet.fleet_client import FleetClient
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -25,21 +25,21 @@ def models() -> None:
 
 
 @models.command("list")
-@on_server
-def list_models(ask: Asking) -> None:
+@with_client
+def list_models(ask: FleetClient) -> None:
     """List the models."""
-    for each in ask.every("models"):
+    for each in ask.list_all("models"):
         versions = ",".join(version["version"] for version in each["versions"]) or "-"
         counted = each["inference_count"]
-        tell(each["name"], versions, each["state"], counted, each["reason"] or "-")
+        print_row(each["name"], versions, each["state"], counted, each["reason"] or "-")
 
 
 @models.command("push")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.option("--name", help="Its name [default: the folder's].")
 @click.option("--load", "loads", is_flag=True, help="Load it at all Tritons as well.")
-@on_server
-def push(ask: Asking, folder: Path, name: str | None, *, loads: bool) -> None:
+@with_client
+def push(ask: FleetClient, folder: Path, name: str | None, *, loads: bool) -> None:
     """Send a model's folder, as it stands in Triton's repository: what is there already is not."""
     model = name or folder.resolve().name
     for line in pushed(ask, model, folder_of(folder)):
@@ -50,10 +50,10 @@ def push(ask: Asking, folder: Path, name: str | None, *, loads: bool) -> None:
 
 @models.command("rollback")
 @click.argument("model")
-@on_server
-def rollback(ask: Asking, model: str) -> None:
+@with_client
+def rollback(ask: FleetClient, model: str) -> None:
     """Load the version before the newest that is wanted, wherever that is: one that loaded once."""
-    for each in ask("POST", f"/api/models/{part(model)}/rollback")["tritons"]:
+    for each in ask("POST", f"/api/models/{quote_name(model)}/rollback")["tritons"]:
         click.echo(f"{model} is rolled back at {each['triton']}")
 
 
@@ -61,10 +61,10 @@ def rollback(ask: Asking, model: str) -> None:
 @click.argument("model")
 @click.argument("old", type=click.IntRange(1))
 @click.argument("new", type=click.IntRange(1))
-@on_server
-def diff(ask: Asking, model: str, old: int, new: int) -> None:
+@with_client
+def diff(ask: FleetClient, model: str, old: int, new: int) -> None:
     """Tell what differs between two versions: configuration and files."""
-    found = ask("GET", f"/api/models/{part(model)}")
+    found = ask("GET", f"/api/models/{quote_name(model)}")
     versions = {int(each["version"]): each for each in found["versions"]}
     for number in (old, new):
         if number not in versions:
@@ -76,10 +76,10 @@ def diff(ask: Asking, model: str, old: int, new: int) -> None:
 @models.command("rm")
 @click.argument("model")
 @click.option("--force", is_flag=True, help="Also where an application offers it.")
-@on_server
-def remove_model(ask: Asking, model: str, *, force: bool) -> None:
+@with_client
+def remove_model(ask: FleetClient, model: str, *, force: bool) -> None:
     """Unload a model and remove it."""
-    ask("DELETE", f"/api/models/{part(model)}?force={str(force).lower()}")
+    ask("DELETE", f"/api/models/{quote_name(model)}?force={str(force).lower()}")
     click.echo(f"removed {model}")
 
 
@@ -87,8 +87,8 @@ def remove_model(ask: Asking, model: str, *, force: bool) -> None:
 @click.argument("model")
 @click.option("--triton", help="At this one [default: all that there are and will be].")
 @click.option("--version", "versions", type=click.IntRange(1), multiple=True, help="Which ones.")
-@on_server
-def load(ask: Asking, model: str, triton: str | None, versions: tuple[int, ...]) -> None:
+@with_client
+def load(ask: FleetClient, model: str, triton: str | None, versions: tuple[int, ...]) -> None:
     """Load a model; loading an older version is how one goes back."""
     body = {"triton_id": triton, **({"versions": list(versions)} if versions else {})}
     _load(ask, model, "load", body)
@@ -97,8 +97,8 @@ def load(ask: Asking, model: str, triton: str | None, versions: tuple[int, ...])
 @click.command("unload")
 @click.argument("model")
 @click.option("--triton", help="At this one [default: all].")
-@on_server
-def unload(ask: Asking, model: str, triton: str | None) -> None:
+@with_client
+def unload(ask: FleetClient, model: str, triton: str | None) -> None:
     """Unload a model."""
     _load(ask, model, "unload", {"triton_id": triton})
 
@@ -107,17 +107,17 @@ def unload(ask: Asking, model: str, triton: str | None) -> None:
 @click.argument("triton")
 @click.argument("names", metavar="[MODEL]...", nargs=-1)
 @click.option("--repository", type=_FOLDER, help="Its model repository as it is seen from here.")
-@on_server
-def adopt(ask: Asking, triton: str, names: tuple[str, ...], repository: Path | None) -> None:
+@with_client
+def adopt(ask: FleetClient, triton: str, names: tuple[str, ...], repository: Path | None) -> None:
     """Take over what a running Triton serves, and tell of each model whether that was possible."""
-    from mataserver_fleet import adopting  # brings protobuf and more, which others do not need
+    from mataserver_fleet import adoption  # brings protobuf and more, which others do not need
 
-    if refused := adopting.adopt(ask, triton, repository, names, click.echo):
+    if refused := adoption.adopt(ask, triton, repository, names, click.echo):
         raise MataError(f"{len(refused)} of the models that {triton} serves are not taken")
 
 
-def _load(ask: Asking, model: str, verb: str, body: dict[str, Any]) -> None:
+def _load(ask: FleetClient, model: str, verb: str, body: dict[str, Any]) -> None:
     given = {field: value for field, value in body.items() if value is not None}
-    done = ask("POST", f"/api/models/{part(model)}/{verb}", given)
+    done = ask("POST", f"/api/models/{quote_name(model)}/{verb}", given)
     for each in done["tritons"]:
         click.echo(f"{model} is {verb}ed at {each['triton']}")

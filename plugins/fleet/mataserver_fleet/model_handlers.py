@@ -9,8 +9,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Body, InvalidParams, MataError, Route, check_query
 from mataserver_database import finish
-from mataserver_fleet.loading import Done, Loading
-from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, Views
+from mataserver_fleet.load_answers import refusal, results
+from mataserver_fleet.loading import Done, ModelLoader
+from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, ModelViews
 from mataserver_fleet.models import Description, Models
 from mataserver_fleet.pages import (
     FORCE,
@@ -28,15 +29,14 @@ from mataserver_fleet.pages import (
     tagged,
 )
 from mataserver_fleet.triton_client import Address, TritonClient
-from mataserver_fleet.verdict import refusal, results
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_fleet.loading import Told
-    from mataserver_fleet.parts import Parts
+    from mataserver_fleet.components import Components
+    from mataserver_fleet.loading import LoadOutcome
 
 Number = (
     Annotated[int, Meta(ge=1, lt=10**9)]
@@ -77,19 +77,19 @@ class Asked(Struct, kw_only=True, forbid_unknown_fields=True):
 class ModelHandlers:
     """The routes of models, but for their files."""
 
-    def __init__(self, ctx: Context, parts: Parts) -> None:
+    def __init__(self, ctx: Context, components: Components) -> None:
         self._ctx = ctx
-        self._parts = parts
+        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        path, asked = "/api/models/{identity}", (Body(JSON, Asked, {"triton_id": "gpu-1"}),)
+        path, requested = "/api/models/{identity}", (Body(JSON, Asked, {"triton_id": "gpu-1"}),)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
         body = (400, 404, 408, 409, 412, 413, 415, 422, 502, 503)
         done = (Body(JSON, Status),)
         load: dict[str, Any] = {
-            "request": asked,
+            "request": requested,
             "optional": True,
             "errors": body,
             "headers": IF_MATCH,
@@ -116,19 +116,19 @@ class ModelHandlers:
 
     @property
     def _models(self) -> Models:
-        return Models(self._parts.store)
+        return Models(self._components.store)
 
     @property
-    def _loading(self) -> Loading:
+    def _loading(self) -> ModelLoader:
         limit = self._ctx.settings.load_timeout
-        return Loading(self._parts.store, self._parts.changes, limit)
+        return ModelLoader(self._components.store, self._components.changes, limit)
 
-    def _views(self, request: web.Request) -> Views:
-        return Views(self._parts.store, full=caller(request).may("admin"))
+    def _views(self, request: web.Request) -> ModelViews:
+        return ModelViews(self._components.store, full=caller(request).may("admin"))
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the models."""
-        rows, total = await finish(self._models.part(page_of(request)))
+        rows, total = await finish(self._models.page_range(page_of(request)))
         shown = await finish(self._views(request).models(rows))
         models = [ModelView(**each) for each in shown]
         return self._ctx.http.respond(ModelList(models=models, total=total))
@@ -140,15 +140,15 @@ class ModelHandlers:
         (shown,) = await finish(self._views(request).models([row], files=True))
         only = request.query.get("triton_id")
         if only is not None:
-            only = (await finish(self._parts.tritons.one(only)))["name"]
+            only = (await finish(self._components.tritons.one(only)))["name"]
         config = await self._config(row["name"], shown, only)
         return tagged(self._ctx, ModelDetail(**shown, config=config), row["revision"])
 
     async def change(self, request: web.Request) -> web.Response:
         """Describe a model."""
         identity = request.match_info["identity"]
-        async with self._ctx.http.read_json(request, ModelChange) as asked:
-            work = self._models.describe(identity, asked.description, expected(request))
+        async with self._ctx.http.read_json(request, ModelChange) as requested:
+            work = self._models.describe(identity, requested.description, expected(request))
             row = await finish(work)
         (shown,) = await finish(self._views(request).models([row]))
         return tagged(self._ctx, ChangedModel(**shown), row["revision"])
@@ -158,63 +158,67 @@ class ModelHandlers:
         force = flag(request, "force")
         row = await finish(self._models.one(request.match_info["identity"]))
         await finish(self._models.check_free(str(row["id"]), force=force))
-        told = await self._loading.unload(str(row["id"]), None, expected(request))
-        failed = [each for each in told.done.tritons if each.status == "failed"]
+        outcome = await self._loading.unload(str(row["id"]), None, expected(request))
+        failed = [each for each in outcome.done.tritons if each.status == "failed"]
         if failed and not force:
-            return self._answer(request, row, told, "unloaded")
+            return self._answer(request, row, outcome, "unloaded")
         await finish(self._models.remove(str(row["id"]), force=force))
         self._note(request, "removed", row)
         return self._ctx.http.respond(Status())
 
     async def load(self, request: web.Request) -> web.Response:
         """Load a model."""
-        asked = await optional_json(self._ctx, request, Asked)
+        requested = await optional_json(self._ctx, request, Asked)
         row = await finish(self._models.one(request.match_info["identity"]))
-        versions = None if asked.versions is UNSET else [int(each) for each in asked.versions]
+        versions = (
+            None if requested.versions is UNSET else [int(each) for each in requested.versions]
+        )
         self._note(request, "loads", row)
-        triton, tags = _triton(request, asked), expected(request)
-        told = await self._loading.load(str(row["id"]), triton, versions, tags)
-        return self._answer(request, row, told, "loaded")
+        triton, tags = _triton(request, requested), expected(request)
+        outcome = await self._loading.load(str(row["id"]), triton, versions, tags)
+        return self._answer(request, row, outcome, "loaded")
 
     async def unload(self, request: web.Request) -> web.Response:
         """Unload a model."""
-        asked = await optional_json(self._ctx, request, Asked)
-        if asked.versions is not UNSET:
+        requested = await optional_json(self._ctx, request, Asked)
+        if requested.versions is not UNSET:
             raise InvalidParams("versions: a model is unloaded whole; load those that shall stay")
         row = await finish(self._models.one(request.match_info["identity"]))
         self._note(request, "unloads", row)
-        triton, tags = _triton(request, asked), expected(request)
-        told = await self._loading.unload(str(row["id"]), triton, tags)
-        return self._answer(request, row, told, "unloaded")
+        triton, tags = _triton(request, requested), expected(request)
+        outcome = await self._loading.unload(str(row["id"]), triton, tags)
+        return self._answer(request, row, outcome, "unloaded")
 
     async def roll_back(self, request: web.Request) -> web.Response:
         """Load the version before the newest that is wanted."""
         row = await finish(self._models.one(request.match_info["identity"]))
         self._note(request, "rolls back", row)
-        told = await self._loading.roll_back(str(row["id"]), expected(request))
-        return self._answer(request, row, told, "rolled back")
+        outcome = await self._loading.roll_back(str(row["id"]), expected(request))
+        return self._answer(request, row, outcome, "rolled back")
 
     def _answer(
-        self, request: web.Request, row: sa.RowMapping, told: Told, what: str
+        self, request: web.Request, row: sa.RowMapping, outcome: LoadOutcome, what: str
     ) -> web.Response:
         """Answer what came of it: 502 where it is not done everywhere."""
         full = caller(request).may("admin")
-        refused = refusal(self._ctx, row["name"], told, what, full=full)
-        done = Done(status="ok", tritons=results(told, full=full))
-        return refused or tagged(self._ctx, done, told.revision)
+        refused = refusal(self._ctx, row["name"], outcome, what, full=full)
+        done = Done(status="ok", tritons=results(outcome, full=full))
+        return refused or tagged(self._ctx, done, outcome.revision)
 
     async def _config(self, model: str, shown: dict[str, Any], only: str | None) -> dict[str, Any]:
         """Ask the Tritons that serve a model, or one of them, what they tell of it."""
         views = [each for each in shown["tritons"] if each.versions and only in {None, each.name}]
 
-        async def told(name: str, host: str, port: str) -> Any:
+        async def metadata_of(name: str, host: str, port: str) -> Any:
             client = TritonClient(self._ctx, Address(name, host, int(port)))
             try:
                 return await client.metadata(model)
             except MataError as error:
                 return {"error": error.detail}
 
-        found = await asyncio.gather(*(told(each.name, each.ip, each.port) for each in views))
+        found = await asyncio.gather(
+            *(metadata_of(each.name, each.ip, each.port) for each in views)
+        )
         return {f"{each.ip}:{each.port}": one for each, one in zip(views, found, strict=True)}
 
     def _note(self, request: web.Request, what: str, row: sa.RowMapping) -> None:
@@ -222,9 +226,9 @@ class ModelHandlers:
         self._ctx.log.info("%s (%s) %s the model %s", who.name, who.id, what, row["name"])
 
 
-def _triton(request: web.Request, asked: Asked) -> str | None:
+def _triton(request: web.Request, requested: Asked) -> str | None:
     check_query(request, TRITON)  # of a misspelt one all would be meant
-    given = asked.triton_id
+    given = requested.triton_id
     if given is None:
         return request.query.get("triton_id")
     return str(given)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from mataserver_fleet.counts import Counts, Total
+from mataserver_fleet.counts import CountTotal, ModelCounts
 from mataserver_fleet.models import Models
 from mataserver_fleet.pages import date
 from mataserver_fleet.placements import Placements
@@ -96,13 +96,13 @@ class ModelDetail(ModelView, kw_only=True):
     config: dict[str, Any]
 
 
-class Views:
+class ModelViews:
     """Makes what is shown. ``full`` is whether reasons are shown whole: they hold tracebacks."""
 
     def __init__(self, store: Store, *, full: bool) -> None:
         self._models = Models(store)
         self._placements = Placements(store)
-        self._counts = Counts(store)
+        self._counts = ModelCounts(store)
         self._full = full
 
     async def models(
@@ -130,12 +130,12 @@ class Views:
         row: sa.RowMapping,
         versions: Sequence[sa.RowMapping],
         placed: Sequence[sa.RowMapping],
-        counted: dict[int, Total],
+        counted: dict[int, CountTotal],
         files: Sequence[sa.RowMapping] | None,
     ) -> dict[str, Any]:
         tritons = [self._placement(each) for each in placed]
         wanted = [view for view, each in zip(tritons, placed, strict=True) if each["wanted"]]
-        total = Total()
+        total = CountTotal()
         for each in counted.values():  # those of versions that are gone, too
             total = total.plus(each)
         return {
@@ -197,7 +197,7 @@ def _reason(wanted: Sequence[PlacementView]) -> str:
 def _version(
     row: sa.RowMapping,
     wanted: Sequence[PlacementView],
-    counted: dict[int, Total],
+    counted: dict[int, CountTotal],
     files: Sequence[sa.RowMapping] | None,
 ) -> VersionView:
     name = str(row["version"])
@@ -215,7 +215,7 @@ def _version(
     ]
     return VersionView(
         version=name,
-        **_counts(counted.get(row["version"], Total())),
+        **_counts(counted.get(row["version"], CountTotal())),
         state=state_of(states),
         size=row["size"],
         digest=row["digest"],
@@ -225,7 +225,7 @@ def _version(
     )
 
 
-def _counts(total: Total) -> dict[str, Any]:
+def _counts(total: CountTotal) -> dict[str, Any]:
     return {
         "inference_count": str(total.inferences),
         "execution_count": str(total.executions),

@@ -57,11 +57,11 @@ class Models:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def part(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+    async def page_range(self, page_range: Page) -> tuple[list[sa.RowMapping], int]:
         """Return models by name, and how many there are."""
         query = sa.select(MODELS).order_by(MODELS.c.name)
         async with self._store.read() as connection:
-            return await page(connection, query, part.limit, part.offset)
+            return await page(connection, query, page_range.limit, page_range.offset)
 
     async def one(self, identity: str) -> sa.RowMapping:
         """Return a model by id or name. Raises ``NotFound``."""
@@ -92,7 +92,7 @@ class Models:
     ) -> tuple[int, list[int]]:
         """Add versions to a model; return its revision then, and their numbers.
 
-        Raises ``NotFound``, ``Stale``, ``Conflict`` for one that is there.
+        Raises ``NotFound``, ``StaleError``, ``Conflict`` for one that is there.
         """
         async with self._store.change("There is such a version already") as connection:
             row = await find(connection, MODELS, identity, "Model", lock=True)
@@ -107,7 +107,7 @@ class Models:
         return revision, sorted(contents)
 
     async def describe(self, identity: str, words: str, expected: Tags | None) -> sa.RowMapping:
-        """Change a model's description. Raises ``NotFound`` and ``Stale``."""
+        """Change a model's description. Raises ``NotFound`` and ``StaleError``."""
         async with self._store.change() as connection:
             row = await find(connection, MODELS, identity, "Model", lock=True)
             check_revision(row, expected)
@@ -133,7 +133,7 @@ class Models:
     async def remove_version(
         self, identity: str, version: int, expected: Tags | None, *, force: bool
     ) -> sa.RowMapping:
-        """Forget a version. Raises ``NotFound``, ``Stale``, ``Conflict`` for one in use.
+        """Forget a version. Raises ``NotFound``, ``StaleError``, ``Conflict`` for one in use.
 
         With ``force`` also one in use.
         """

@@ -19,10 +19,10 @@ T = TypeVar("T")
 JSON = "application/json"
 MAX_BODY = 65_536
 """Bytes of any body but those of models' files."""
-MOST = 1_000
-_LAST = 2**31 - 1
+MAX_LIMIT = 1_000
+_MAX_OFFSET = 2**31 - 1
 PARAMETERS: dict[str, tuple[Any, bool, str]] = {
-    "limit": (int, False, f"How many at most, 1 to {MOST} [100]."),
+    "limit": (int, False, f"How many at most, 1 to {MAX_LIMIT} [100]."),
     "offset": (int, False, "How many to leave out first [0]."),
 }
 FORCE: dict[str, tuple[Any, bool, str]] = {
@@ -64,7 +64,9 @@ def problem(_status: int, detail: str) -> FleetProblem:
 def page_of(request: web.Request) -> Page:
     """Return which part of a list is asked for. Raises ``InvalidParams``, for other names too."""
     check_query(request, PARAMETERS)
-    return Page(_number(request, "limit", 100, 1, MOST), _number(request, "offset", 0, 0, _LAST))
+    return Page(
+        _number(request, "limit", 100, 1, MAX_LIMIT), _number(request, "offset", 0, 0, _MAX_OFFSET)
+    )
 
 
 def _number(request: web.Request, name: str, default: int, least: int, most: int) -> int:

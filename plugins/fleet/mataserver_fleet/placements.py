@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Outcome:
     """What came of a generation of a placement.
 
-    ``good`` is what served last; ``anew`` whether the Triton counts from 0 since.
+    ``last_good`` is what served last; ``counts_reset`` whether the Triton counts from 0 since.
     """
 
     generation: int
@@ -34,12 +34,12 @@ class Outcome:
     reason: str = ""
     serving: tuple[int, ...] = ()
     digest: str = ""
-    good: tuple[int, ...] = ()
-    anew: bool = False
+    last_good: tuple[int, ...] = ()
+    counts_reset: bool = False
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Placement:
     """A placement as the reconciler sees it."""
 
     model: int
@@ -52,7 +52,7 @@ class Wanted:
     reason: str
     serving: tuple[int, ...]
     digest: str
-    good: tuple[int, ...]
+    last_good: tuple[int, ...]
 
 
 class Placements:
@@ -74,7 +74,7 @@ class Placements:
         async with self._store.read() as connection:
             return list((await connection.execute(query)).mappings())
 
-    async def at(self, triton: int) -> list[Wanted]:
+    async def at(self, triton: int) -> list[Placement]:
         """Return the placements at a Triton."""
         query = (
             sa.select(PLACEMENTS, MODELS.c.name)
@@ -110,7 +110,7 @@ class Placements:
             "reason": outcome.reason,
             "serving": text(outcome.serving),
             "digest": outcome.digest,
-            "good": text(outcome.good),
+            "good": text(outcome.last_good),
             "changed_at": self._store.clock(),
         }
         own = (
@@ -120,16 +120,18 @@ class Placements:
         )
         async with self._store.change() as connection:
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
-            if outcome.good:
-                await _note_served(connection, model, outcome.good, values["changed_at"])
+            if outcome.last_good:
+                await _note_served(connection, model, outcome.last_good, values["changed_at"])
 
-    async def lost(self, triton: int, found: Sequence[tuple[Wanted, tuple[int, ...]]]) -> None:
+    async def note_lost(
+        self, triton: int, found: Sequence[tuple[Placement, tuple[int, ...]]]
+    ) -> None:
         """Note what a Triton serves where that is not what it did; all of it is sent anew.
 
         In one transaction: whoever follows the changes is told once, however many models it lost.
         """
         async with self._store.change() as connection:
-            for wanted, serving in found:
+            for placement, serving in found:
                 values = {
                     "state": "loading",
                     "reason": "It was lost or changed at the Triton",
@@ -137,13 +139,13 @@ class Placements:
                     "changed_at": self._store.clock(),
                 }
                 own = (
-                    PLACEMENTS.c.model_id == wanted.model,
+                    PLACEMENTS.c.model_id == placement.model,
                     PLACEMENTS.c.triton_id == triton,
-                    PLACEMENTS.c.generation == wanted.generation,
+                    PLACEMENTS.c.generation == placement.generation,
                 )
                 await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
 
-    async def explain(self, wanted: Wanted, triton: int, reason: str) -> None:
+    async def note_reason(self, placement: Placement, triton: int, reason: str) -> None:
         """Note why a placement is not dealt with yet.
 
         Where that is known already nobody is told of a change: what follows changes would look at
@@ -151,7 +153,7 @@ class Placements:
         sentence, which differs from one try to the next: it is noted, and is no change.
         """
         own = (
-            PLACEMENTS.c.model_id == wanted.model,
+            PLACEMENTS.c.model_id == placement.model,
             PLACEMENTS.c.triton_id == triton,
             PLACEMENTS.c.reason != reason,
         )
@@ -161,7 +163,7 @@ class Placements:
                 return
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(reason=reason))
             if known.partition(":")[0] != reason.partition(":")[0]:
-                await self._store.touch(connection)
+                await self._store.bump_version(connection)
 
 
 async def _note_served(
@@ -173,8 +175,8 @@ async def _note_served(
     await connection.execute(first.values(served_at=now))
 
 
-def _wanted(row: sa.RowMapping) -> Wanted:
-    return Wanted(
+def _wanted(row: sa.RowMapping) -> Placement:
+    return Placement(
         model=row["model_id"],
         name=row["name"],
         wanted=bool(row["wanted"]),
@@ -185,5 +187,5 @@ def _wanted(row: sa.RowMapping) -> Wanted:
         reason=row["reason"],
         serving=tuple(msgspec.json.decode(row["serving"])),
         digest=row["digest"],
-        good=tuple(msgspec.json.decode(row["good"])),
+        last_good=tuple(msgspec.json.decode(row["good"])),
     )

@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import UNSET
 
-from mataserver_fleet.asking import part
+from mataserver_fleet.fleet_client import quote_name
+from mataserver_fleet.load_answers import NO_TRITON
 from mataserver_fleet.manifest import AppEntry
-from mataserver_fleet.verdict import NOWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,70 +21,72 @@ if TYPE_CHECKING:
     from mataserver import MataError
     from mataserver_fleet.manifest import Manifest, ModelEntry
 
-Thing = tuple[str, str]
+Subject = tuple[str, str]
 """A kind and a name, such as ``apps`` and ``shop``."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A request. ``told`` is its line of the diff, which begins with ``+``, ``-`` or ``~``."""
+    """A request. ``line`` is its line of the diff, which begins with ``+``, ``-`` or ``~``."""
 
-    told: str
+    line: str
     method: str
     path: str
     body: dict[str, Any] | None = None
 
     @property
-    def makes(self) -> bool:
+    def creates_subject(self) -> bool:
         """Whether it makes a thing."""
-        return len(self._parts) == 1
+        return len(self._components) == 1
 
     @property
-    def removes(self) -> bool:
+    def removes_subject(self) -> bool:
         """Whether it takes a thing away."""
-        return self.method == "DELETE" and len(self._parts) == 2
+        return self.method == "DELETE" and len(self._components) == 2
 
     @property
-    def thing(self) -> Thing:
+    def subject(self) -> Subject:
         """What it makes or changes."""
-        kind, *rest = self._parts
+        kind, *rest = self._components
         return kind, unquote(rest[0]) if rest else (self.body or {})["name"]
 
     @property
-    def _parts(self) -> list[str]:
+    def _components(self) -> list[str]:
         """What stands in its path below ``/api``."""
         return urlsplit(self.path).path.split("/")[2:]
 
-    def lasting(self, error: MataError) -> bool:
+    def stays_wanted(self, error: MataError) -> bool:
         """Whether what was refused stays wanted: a model that could not be loaded now does."""
-        refused = error.status == 502 or error.detail == NOWHERE
+        refused = error.status == 502 or error.detail == NO_TRITON
         return refused and self.path.endswith(("/load", "/unload"))
 
 
 def problems(found: Manifest, wanted: Manifest) -> list[str]:
     """Return why a document cannot be applied; nothing is changed where there is a reason."""
-    said = [
+    reasons = [
         line
         for name, entry in wanted.models.items()
-        for line in _lacks(name, entry, found.models.get(name))
+        for line in _missing_versions(name, entry, found.models.get(name))
     ]
     tritons = {*found.tritons, *wanted.tritons}
     for name, model in wanted.models.items():
-        said += [
+        reasons += [
             f"models.{name}: there is no Triton {t}" for t in model.tritons if t not in tritons
         ]
     consumers, apps = {*found.consumers, *wanted.consumers}, {*found.apps, *wanted.apps}
     for name, app in wanted.apps.items():
         absent = [each for each in app.consumers if each not in consumers]
-        said += [f"apps.{name}: there is no consumer {each}" for each in absent]
+        reasons += [f"apps.{name}: there is no consumer {each}" for each in absent]
     for name, user in wanted.users.items():
-        said += [f"users.{name}: there is no application {a}" for a in user.apps if a not in apps]
+        reasons += [
+            f"users.{name}: there is no application {a}" for a in user.apps if a not in apps
+        ]
         if name not in found.users:
-            said.append(f"users.{name}: there is no such user; make one first, with a password")
-    return said
+            reasons.append(f"users.{name}: there is no such user; make one first, with a password")
+    return reasons
 
 
-def _lacks(name: str, entry: ModelEntry, found: ModelEntry | None) -> Iterator[str]:
+def _missing_versions(name: str, entry: ModelEntry, found: ModelEntry | None) -> Iterator[str]:
     """Yield what is wrong about a model's files: they are pushed, and stand in no document."""
     if found is None:
         yield f"models.{name}: it is not here; push its files first"
@@ -110,16 +112,16 @@ def steps(found: Manifest, wanted: Manifest, *, prune: bool) -> list[Step]:
     """
     removed: list[Step] = []
     if prune:
-        removed = _pruned("consumers", "consumer", found.consumers, wanted.consumers)
-        removed += _pruned("tritons", "Triton", found.tritons, wanted.tritons)
+        removed = _prune_steps("consumers", "consumer", found.consumers, wanted.consumers)
+        removed += _prune_steps("tritons", "Triton", found.tritons, wanted.tritons)
     return [
-        *(_pruned("apps", "application", found.apps, wanted.apps) if prune else ()),
-        *_things("tritons", "Triton", _plain(found.tritons), _plain(wanted.tritons)),
-        *(step for name in wanted.models for step in _model(name, found, wanted)),
-        *_things("consumers", "consumer", _plain(found.consumers), _plain(wanted.consumers)),
-        *_things("apps", "application", _apps(found.apps), _apps(wanted.apps)),
-        *(step for name in wanted.apps for step in _offers(name, found, wanted, prune=prune)),
-        *(step for name in wanted.users for step in _user(name, found, wanted, prune=prune)),
+        *(_prune_steps("apps", "application", found.apps, wanted.apps) if prune else ()),
+        *_entry_steps("tritons", "Triton", _plain(found.tritons), _plain(wanted.tritons)),
+        *(step for name in wanted.models for step in _model_steps(name, found, wanted)),
+        *_entry_steps("consumers", "consumer", _plain(found.consumers), _plain(wanted.consumers)),
+        *_entry_steps("apps", "application", _app_fields(found.apps), _app_fields(wanted.apps)),
+        *(step for name in wanted.apps for step in _app_steps(name, found, wanted, prune=prune)),
+        *(step for name in wanted.users for step in _user_steps(name, found, wanted, prune=prune)),
         *removed,
     ]
 
@@ -128,7 +130,7 @@ def _plain(entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: msgspec.to_builtins(entry) for name, entry in entries.items()}
 
 
-def _apps(entries: Mapping[str, AppEntry]) -> dict[str, dict[str, Any]]:
+def _app_fields(entries: Mapping[str, AppEntry]) -> dict[str, dict[str, Any]]:
     beside = {"routes", "consumers"}
     return {
         name: {key: value for key, value in fields.items() if key not in beside}
@@ -136,27 +138,29 @@ def _apps(entries: Mapping[str, AppEntry]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _things(
+def _entry_steps(
     kind: str, what: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[Step]:
     """Yield what makes and changes the things of a kind."""
     for name, fields in wanted.items():
         if name not in found:
-            told = f"+ {what} {name}{_changes(fields, {})}"
-            yield Step(told, "POST", f"/api/{kind}", {"name": name, **fields})
+            line = f"+ {what} {name}{_format_fields(fields, {})}"
+            yield Step(line, "POST", f"/api/{kind}", {"name": name, **fields})
             continue
-        changed = _changed(fields, found[name])
+        changed = _changed_fields(fields, found[name])
         if changed:
-            told = f"~ {what} {name}{_changes(changed, found[name])}"
-            yield Step(told, "PATCH", f"/api/{kind}/{part(name)}", changed)
+            line = f"~ {what} {name}{_format_fields(changed, found[name])}"
+            yield Step(line, "PATCH", f"/api/{kind}/{quote_name(name)}", changed)
 
 
-def _model(name: str, found: Manifest, wanted: Manifest) -> Iterator[Step]:
+def _model_steps(name: str, found: Manifest, wanted: Manifest) -> Iterator[Step]:
     """Yield what changes a model's description, and which of its versions are wanted where."""
     known, entry = found.models[name], wanted.models[name]
     if entry.description not in {UNSET, known.description}:
-        told = f"~ model {name}{_changes({'description': entry.description}, {})}"
-        yield Step(told, "PATCH", f"/api/models/{part(name)}", {"description": entry.description})
+        line = f"~ model {name}{_format_fields({'description': entry.description}, {})}"
+        yield Step(
+            line, "PATCH", f"/api/models/{quote_name(name)}", {"description": entry.description}
+        )
     tritons = dict.fromkeys([*found.tritons, *wanted.tritons])
     before = _numbers(known.everywhere)
     now = {each: sorted(known.tritons.get(each, before)) for each in tritons}
@@ -165,45 +169,45 @@ def _model(name: str, found: Manifest, wanted: Manifest) -> Iterator[Step]:
         everywhere = _numbers(entry.everywhere)
         goals = {each: goals.get(each, everywhere) for each in tritons}
         if everywhere != before:
-            yield _load(name, None, everywhere)
+            yield _load_step(name, None, everywhere)
             now = dict.fromkeys(tritons, everywhere)
     for triton, goal in goals.items():
         if now[triton] != goal:
-            yield _load(name, triton, goal)
+            yield _load_step(name, triton, goal)
 
 
-def _load(model: str, triton: str | None, versions: list[int]) -> Step:
+def _load_step(model: str, triton: str | None, versions: list[int]) -> Step:
     where = "everywhere" if triton is None else f"at {triton}"
     at = {} if triton is None else {"triton_id": triton}
-    path = f"/api/models/{part(model)}"
+    path = f"/api/models/{quote_name(model)}"
     if not versions:
         return Step(f"~ model {model} unloaded {where}", "POST", f"{path}/unload", at)
-    told = f"~ model {model} {where} versions={versions}"
-    return Step(told, "POST", f"{path}/load", {**at, "versions": versions})
+    line = f"~ model {model} {where} versions={versions}"
+    return Step(line, "POST", f"{path}/load", {**at, "versions": versions})
 
 
-def _offers(name: str, found: Manifest, wanted: Manifest, *, prune: bool) -> Iterator[Step]:
+def _app_steps(name: str, found: Manifest, wanted: Manifest, *, prune: bool) -> Iterator[Step]:
     """Yield what changes the models and the consumers of an application."""
     entry, known = wanted.apps[name], found.apps.get(name, AppEntry())
-    path, app = f"/api/apps/{part(name)}", f"application {name}"
+    path, app = f"/api/apps/{quote_name(name)}", f"application {name}"
     if prune:  # first, so that their paths are free
         for model in known.routes.keys() - entry.routes.keys():
-            yield Step(f"- {app}: {model}", "DELETE", f"{path}/routes/{part(model)}")
+            yield Step(f"- {app}: {model}", "DELETE", f"{path}/routes/{quote_name(model)}")
         for consumer in sorted({*known.consumers} - {*entry.consumers}):
-            yield Step(f"- {app}: {consumer}", "DELETE", f"{path}/consumers/{part(consumer)}")
+            yield Step(f"- {app}: {consumer}", "DELETE", f"{path}/consumers/{quote_name(consumer)}")
     before, routes = _plain(known.routes), _plain(entry.routes)
     for model, fields in routes.items():
-        changed = _changed(fields, before.get(model, {}))
+        changed = _changed_fields(fields, before.get(model, {}))
         if changed or model not in before:
             sign = "~" if model in before else "+"
-            told = f"{sign} {app}: {model}{_changes(changed, before.get(model, {}))}"
-            yield Step(told, "POST", f"{path}/routes/{part(model)}", _route(changed))
+            line = f"{sign} {app}: {model}{_format_fields(changed, before.get(model, {}))}"
+            yield Step(line, "POST", f"{path}/routes/{quote_name(model)}", _route_body(changed))
     for consumer in entry.consumers:
         if consumer not in known.consumers:
-            yield Step(f"+ {app}: {consumer}", "POST", f"{path}/consumers/{part(consumer)}")
+            yield Step(f"+ {app}: {consumer}", "POST", f"{path}/consumers/{quote_name(consumer)}")
 
 
-def _route(fields: dict[str, Any]) -> dict[str, Any]:
+def _route_body(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a route as its request has them: numbers of versions as texts."""
     made = dict(fields)
     if "weights" in made:
@@ -213,49 +217,49 @@ def _route(fields: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _user(name: str, found: Manifest, wanted: Manifest, *, prune: bool) -> Iterator[Step]:
+def _user_steps(name: str, found: Manifest, wanted: Manifest, *, prune: bool) -> Iterator[Step]:
     """Yield what changes a user's tags and authorisations."""
-    entry, known, path = wanted.users[name], found.users[name], f"/api/users/{part(name)}"
+    entry, known, path = wanted.users[name], found.users[name], f"/api/users/{quote_name(name)}"
     if entry.tags not in {UNSET, known.tags}:
-        told = f"~ user {name}{_changes({'tags': entry.tags}, {'tags': known.tags})}"
-        yield Step(told, "PATCH", path, {"tags": entry.tags})
+        line = f"~ user {name}{_format_fields({'tags': entry.tags}, {'tags': known.tags})}"
+        yield Step(line, "PATCH", path, {"tags": entry.tags})
     for app in entry.apps:
         if app not in known.apps:
-            yield Step(f"+ user {name}: {app}", "POST", f"{path}/apps/{part(app)}/auth")
+            yield Step(f"+ user {name}: {app}", "POST", f"{path}/apps/{quote_name(app)}/auth")
     for app in known.apps if prune else ():
         if app not in entry.apps and app in wanted.apps:
-            yield Step(f"- user {name}: {app}", "POST", f"{path}/apps/{part(app)}/unauth")
+            yield Step(f"- user {name}: {app}", "POST", f"{path}/apps/{quote_name(app)}/unauth")
 
 
-def _pruned(
+def _prune_steps(
     kind: str, what: str, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> list[Step]:
     """Return what removes the things of a kind that a document leaves out."""
     force = "?force=true" if kind == "tritons" else ""  # its models go with it
     return [
-        Step(f"- {what} {name}", "DELETE", f"/api/{kind}/{part(name)}{force}")
+        Step(f"- {what} {name}", "DELETE", f"/api/{kind}/{quote_name(name)}{force}")
         for name in found
         if name not in wanted
     ]
 
 
-def _changed(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _changed_fields(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in wanted.items() if name not in found or found[name] != value
     }
 
 
-def _changes(fields: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _format_fields(fields: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """Return fields as the end of a line, with what they were before."""
     return "".join(
-        f" {name}={_word(found[name])}->{_word(value)}"
+        f" {name}={_format_value(found[name])}->{_format_value(value)}"
         if name in found
-        else f" {name}={_word(value)}"
+        else f" {name}={_format_value(value)}"
         for name, value in fields.items()
     )
 
 
-def _word(value: object) -> str:
+def _format_value(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 

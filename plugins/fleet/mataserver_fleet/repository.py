@@ -9,7 +9,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mataserver_fleet.triton_answers import Indexed
+    from mataserver_fleet.triton_answers import IndexEntry
     from mataserver_fleet.triton_client import TritonClient
 
 
@@ -55,6 +55,6 @@ async def repository(client: TritonClient, *, full: bool) -> RepositoryList:
     return RepositoryList(models=models, total=len(models))
 
 
-def _reason(name: str, indexed: Iterable[Indexed], *, full: bool) -> str:
+def _reason(name: str, indexed: Iterable[IndexEntry], *, full: bool) -> str:
     told = next((each.reason for each in indexed if each.name == name and each.reason), "")
     return told if full else told.partition("\n")[0][:300]

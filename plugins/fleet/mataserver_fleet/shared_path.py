@@ -45,7 +45,7 @@ class SharedPaths:
             raise InvalidParams("path: not below a folder of plugins.fleet.shared_folders")
         return real
 
-    def of(self, path: str | None) -> SharedPath | None:
+    def get(self, path: str | None) -> SharedPath | None:
         """Return a repository, the same one for each Triton that shares it; None without a path."""
         if path is None:
             return None
@@ -62,43 +62,43 @@ class SharedPath:
     def __init__(self, paths: SharedPaths, path: str) -> None:
         self._paths = paths
         self._path = path
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def turn(self, model: str) -> asyncio.Lock:
+    def lock(self, model: str) -> asyncio.Lock:
         """Return what is held from laying a model until it is loaded."""
-        turn = self._turns.get(model)
-        if turn is None:
-            turn = self._turns[model] = asyncio.Lock()
-        return turn
+        lock = self._locks.get(model)
+        if lock is None:
+            lock = self._locks[model] = asyncio.Lock()
+        return lock
 
-    async def lay(self, model: str, config: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    async def write(self, model: str, config: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """Have a model's folder hold these files and this configuration; other files stay.
 
         Raises ``OSError``; of its children ``FileNotFoundError`` is of a file to be laid alone.
         """
         from mataserver_fleet import pbtxt  # brings protobuf, which only pushes need
 
-        await finish(asyncio.to_thread(self._lay, model, pbtxt.write(dict(config)), files))
+        await finish(asyncio.to_thread(self._write_files, model, pbtxt.write(dict(config)), files))
 
-    def _lay(self, model: str, config: bytes, files: Mapping[str, Path]) -> None:
+    def _write_files(self, model: str, config: bytes, files: Mapping[str, Path]) -> None:
         folder = self._folder(model)
-        laid = _noted(folder)
-        fresh = {
+        written = _read_note(folder)
+        changed = {
             path: file
             for path, file in files.items()
-            if laid.get(path) != file.name or not _is_like(folder / path, file)
+            if written.get(path) != file.name or not _is_unchanged(folder / path, file)
         }
-        _note(folder, {**laid, **dict.fromkeys(fresh, "")})
-        for path, file in fresh.items():
+        _write_note(folder, {**written, **dict.fromkeys(changed, "")})
+        for path, file in changed.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.parent.resolve().is_relative_to(folder):
                 raise OSError(errno.ELOOP, "A link leads out of the model's folder")
-            new = _beside(target)
-            with file.open("rb") as source, _fresh(new) as copy:
+            new = _temporary_path(target)
+            with file.open("rb") as source, _open_new(new) as copy:
                 shutil.copyfileobj(source, copy, COPY_BYTES)
             new.replace(target)
-        _note(folder, {**laid, **{path: file.name for path, file in files.items()}})
+        _write_note(folder, {**written, **{path: file.name for path, file in files.items()}})
         _write(folder / schema.NAME, config)
 
     def _folder(self, model: str) -> Path:
@@ -116,7 +116,7 @@ class SharedPath:
         return folder
 
 
-def _is_like(target: Path, file: Path) -> bool:
+def _is_unchanged(target: Path, file: Path) -> bool:
     """Whether something that was laid is still there: a file of that size."""
     try:
         return not target.is_symlink() and target.stat().st_size == file.stat().st_size
@@ -124,30 +124,30 @@ def _is_like(target: Path, file: Path) -> bool:
         return False
 
 
-def _noted(folder: Path) -> dict[str, str]:
+def _read_note(folder: Path) -> dict[str, str]:
     try:
         return msgspec.json.decode((folder / NOTE).read_bytes(), type=dict[str, str])
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return {}
 
 
-def _note(folder: Path, laid: Mapping[str, str]) -> None:
-    _write(folder / NOTE, msgspec.json.encode(laid))
+def _write_note(folder: Path, written: Mapping[str, str]) -> None:
+    _write(folder / NOTE, msgspec.json.encode(written))
 
 
 def _write(target: Path, data: bytes) -> None:
-    new = _beside(target)
-    with _fresh(new) as file:
+    new = _temporary_path(target)
+    with _open_new(new) as file:
         file.write(data)
     new.replace(target)
 
 
-def _fresh(path: Path) -> BinaryIO:
+def _open_new(path: Path) -> BinaryIO:
     """Open a new file in the place of what a crash has left there: a link is never written to."""
     path.unlink(missing_ok=True)
     return path.open("xb")
 
 
-def _beside(target: Path) -> Path:
+def _temporary_path(target: Path) -> Path:
     """Return where a file is written before it takes its place."""
     return target.with_name(f".{target.name}.new")

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from mataserver_database import Connection, Database
     from mataserver_fleet.pages import Tags
 
-_MEANWHILE = "Somebody else does the same just now: try again"
-_LARGEST_ID = 2**31 - 1
+_CONFLICT_DETAIL = "Somebody else does the same just now: try again"
+_MAX_ID = 2**31 - 1
 
 
-class Stale(Conflict):
+class StaleError(Conflict):
     """412: somebody else changed the thing since the ``If-Match`` was read."""
 
     status = 412
@@ -41,14 +41,14 @@ class Store:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self.database = database
         self.clock = clock
-        self.followers: list[Callable[[], Awaitable[None]]] = []
+        self.after_change: list[Callable[[], Awaitable[None]]] = []
 
     def read(self) -> AbstractAsyncContextManager[Connection]:
         """Give a connection whose readings are of one moment."""
         return self.database.read()
 
     @contextlib.asynccontextmanager
-    async def change(self, taken: str = _MEANWHILE) -> AsyncIterator[Connection]:
+    async def change(self, taken: str = _CONFLICT_DETAIL) -> AsyncIterator[Connection]:
         """Give a connection that writes; every process is told once it is committed.
 
         What breaks a table's rule is a ``Conflict`` whose sentence is ``taken``.
@@ -56,13 +56,13 @@ class Store:
         try:
             async with self.database.begin() as connection:
                 yield connection
-                await self.touch(connection)
+                await self.bump_version(connection)
         except sa.exc.IntegrityError:
             raise Conflict(taken) from None
-        for follow in self.followers:
-            await follow()
+        for callback in self.after_change:
+            await callback()
 
-    async def touch(self, connection: Connection) -> None:
+    async def bump_version(self, connection: Connection) -> None:
         """Have a transaction count as a change: the version is another one, and announced."""
         fresh = str(uuid.uuid4())
         done = await connection.execute(
@@ -84,26 +84,26 @@ class Store:
         return found
 
 
-class Changes:
+class ChangeSignal:
     """Tells whoever listens that something in the tables may have changed."""
 
     def __init__(self) -> None:
-        self._listening: set[asyncio.Event] = set()
+        self._events: set[asyncio.Event] = set()
 
     def tell(self) -> None:
         """Tell everybody."""
-        for event in self._listening:
+        for event in self._events:
             event.set()
 
     @contextlib.contextmanager
     def listen(self) -> Iterator[asyncio.Event]:
         """Give an event that is set from now on whenever something may have changed."""
         event = asyncio.Event()
-        self._listening.add(event)
+        self._events.add(event)
         try:
             yield event
         finally:
-            self._listening.discard(event)
+            self._events.discard(event)
 
 
 async def pause(event: asyncio.Event, seconds: float) -> None:
@@ -129,7 +129,7 @@ async def find(
     """Return the row of an id or a name. Raises ``NotFound``, naming ``what``."""
     by = [table.c.name == identity]
     if identity.isascii() and identity.isdigit() and len(identity) < 11:
-        by = [table.c.id == int(identity)] if int(identity) <= _LARGEST_ID else []
+        by = [table.c.id == int(identity)] if int(identity) <= _MAX_ID else []
     row = None
     if by and "\0" not in identity:
         query = sa.select(table).where(*by)
@@ -149,14 +149,14 @@ async def insert(connection: Connection, table: sa.Table, row: dict[str, Any]) -
 
 
 def check_revision(row: sa.RowMapping, expected: Tags | None) -> None:
-    """Raise ``Stale`` when a row is of no revision that is expected."""
+    """Raise ``StaleError`` when a row is of no revision that is expected."""
     check_tag(str(row["revision"]), expected)
 
 
 def check_tag(now: str, expected: Tags | None) -> None:
-    """Raise ``Stale`` for a thing that is tagged otherwise than is expected."""
+    """Raise ``StaleError`` for a thing that is tagged otherwise than is expected."""
     if expected is not None and now not in expected:
-        raise Stale(f"It was changed meanwhile: it is revision {now} now")
+        raise StaleError(f"It was changed meanwhile: it is revision {now} now")
 
 
 def text(value: object) -> str:

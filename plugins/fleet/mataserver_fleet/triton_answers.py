@@ -12,8 +12,8 @@ from mataserver import MataError
 from mataserver_fleet.tritons import Gpu
 
 T = TypeVar("T")
-MOST_GPUS = 64
-LONGEST_REASON = 4_000
+MAX_GPUS = 64
+MAX_REASON_LENGTH = 4_000
 _GPU = re.compile(
     r'nv_gpu_(\w+)\{[^}]*gpu_uuid="([^"]{1,100})"[^}]*\} ([0-9.e+-]{1,40})$', re.MULTILINE
 )
@@ -30,7 +30,7 @@ class TritonError(MataError):
     """Whether it answered at all."""
 
     def __init__(self, detail: str) -> None:
-        super().__init__(detail.replace("\0", "")[:LONGEST_REASON])
+        super().__init__(detail.replace("\0", "")[:MAX_REASON_LENGTH])
 
 
 class Unreachable(TritonError):
@@ -44,14 +44,14 @@ _Count = Annotated[int, Meta(ge=0, lt=2**62)]
 _Milliseconds = Annotated[int, Meta(ge=0, lt=10**13)]
 
 
-class Described(Struct):
+class TritonDescription(Struct):
     """``GET /v2``."""
 
     name: _Name
     version: _Name = ""
 
 
-class _Counted(Struct):
+class _VersionCounts(Struct):
     name: _Name
     version: _Name
     last_inference: _Milliseconds = 0
@@ -59,10 +59,10 @@ class _Counted(Struct):
     execution_count: _Count = 0
 
 
-class Counts(Struct):
+class StatsResponse(Struct):
     """``GET /v2/models/stats``."""
 
-    model_stats: Annotated[list[_Counted], Meta(max_length=10_000)] = []
+    model_stats: Annotated[list[_VersionCounts], Meta(max_length=10_000)] = []
 
     def counts(self) -> list[ModelCount]:
         """Return how often each version was asked."""
@@ -79,7 +79,7 @@ class Counts(Struct):
         ]
 
 
-class Indexed(Struct):
+class IndexEntry(Struct):
     """A line of a Triton's repository index: a version of a model, or one that has none."""
 
     name: _Name
@@ -112,7 +112,7 @@ class ModelCount(NamedTuple):
     last: float
 
 
-def decoded(body: bytes, kind: type[T]) -> T:
+def decode(body: bytes, kind: type[T]) -> T:
     """Return an answer read as ``kind``. Raises ``TritonError``."""
     try:
         return msgspec.json.decode(body, type=kind)
@@ -136,11 +136,11 @@ def gpus_of(metrics: bytes) -> list[Gpu]:
     return [
         Gpu(
             gpu,
-            told.get("memory_used_bytes"),
-            told.get("memory_total_bytes"),
-            told.get("utilization"),
+            content_type.get("memory_used_bytes"),
+            content_type.get("memory_total_bytes"),
+            content_type.get("utilization"),
         )
-        for gpu, told in list(figures.items())[:MOST_GPUS]
+        for gpu, content_type in list(figures.items())[:MAX_GPUS]
     ]
 
 

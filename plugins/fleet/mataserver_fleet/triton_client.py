@@ -15,12 +15,12 @@ from mataserver import AddressRefused, BadRequest, Policy
 from mataserver_fleet import triton_rpc
 from mataserver_fleet.triton_answers import (
     Config,
-    Counts,
-    Described,
-    Indexed,
+    IndexEntry,
+    StatsResponse,
+    TritonDescription,
     TritonError,
     Unreachable,
-    decoded,
+    decode,
     gpus_of,
     reason_of,
 )
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-MOST_BYTES = 16e6
-LARGEST = triton_rpc.MOST - 2**20
+MAX_RESPONSE_BYTES = 16e6
+MAX_MODEL_BYTES = triton_rpc.MAX_MESSAGE_BYTES - 2**20
 """Bytes of a model's files that a Triton is sent: of gRPC a message; by HTTP it takes no more."""
-LARGE = 64_000_000
+LARGE_MODEL_BYTES = 64_000_000
 """Bytes of a model that is sent by gRPC while no other one is: a message is in memory."""
 
 
@@ -62,18 +62,23 @@ class Address:
 
 
 class TritonClient:
-    """Asks a Triton. ``turn`` is held while a large model is sent by gRPC, wholly in memory."""
+    """Client of one Triton.
 
-    def __init__(self, ctx: Context, address: Address, turn: asyncio.Lock | None = None) -> None:
+    upload_lock: held while a large model is sent by gRPC, since its message is wholly in memory.
+    """
+
+    def __init__(
+        self, ctx: Context, address: Address, upload_lock: asyncio.Lock | None = None
+    ) -> None:
         self._http = ctx.http
         self.address = address
-        self._turn = turn or asyncio.Lock()
+        self._upload_lock = upload_lock or asyncio.Lock()
         self._timeout = ctx.settings.timeout
         self._load_timeout = ctx.settings.load_timeout
 
-    async def describe(self) -> Described:
+    async def describe(self) -> TritonDescription:
         """Return what it is. Raises ``TritonError``, also for what is no Triton."""
-        found = decoded(await self._get("/v2"), Described)
+        found = decode(await self._get("/v2"), TritonDescription)
         if found.name != "triton":
             raise TritonError(f"It is no Triton: it calls itself {found.name[:64]!r}")
         return found
@@ -87,7 +92,7 @@ class TritonClient:
 
     async def counts(self) -> list[ModelCount]:
         """Return what it serves, and how often each was asked."""
-        found = decoded(await self._get("/v2/models/stats"), Counts)
+        found = decode(await self._get("/v2/models/stats"), StatsResponse)
         return found.counts()
 
     async def is_ready(self, model: str, version: int) -> bool:
@@ -101,26 +106,26 @@ class TritonClient:
         status, body = await self._ask("GET", f"/v2/models/{quote(model)}/config")
         if status != 200:
             return ""
-        found = decoded(body, Config).parameters.get(name)
+        found = decode(body, Config).parameters.get(name)
         return "" if found is None else found.string_value
 
-    async def index(self) -> list[Indexed]:
+    async def index(self) -> list[IndexEntry]:
         """Return what is in its repository. What was pushed to it alone may not stand there."""
-        told = {"Content-Type": "application/json"}
+        content_type = {"Content-Type": "application/json"}
         path = "/v2/repository/index"
-        status, body = await self._ask("POST", path, headers=told, body=b"{}")
+        status, body = await self._ask("POST", path, headers=content_type, body=b"{}")
         if status != 200:
             raise TritonError(f"{path} is answered {status}")
-        return decoded(body, list[Indexed])
+        return decode(body, list[IndexEntry])
 
     async def config(self, model: str) -> dict[str, Any] | None:
         """Return the configuration that a model was loaded with, None where there is none."""
         status, body = await self._ask("GET", f"/v2/models/{quote(model)}/config")
-        return decoded(body, dict[str, Any]) if status == 200 else None
+        return decode(body, dict[str, Any]) if status == 200 else None
 
     async def metadata(self, model: str) -> Any:
         """Return what it tells of a model's inputs and outputs."""
-        return decoded(await self._get(f"/v2/models/{quote(model)}"), dict[str, Any])
+        return decode(await self._get(f"/v2/models/{quote(model)}"), dict[str, Any])
 
     async def gpus(self) -> list[Gpu]:
         """Return the figures of its GPUs; none where it has no metrics."""
@@ -129,10 +134,14 @@ class TritonClient:
         body = await self._get("/metrics", self.address.metrics_port)
         return gpus_of(body)
 
-    def turn(self, files: Mapping[str, Path]) -> AbstractAsyncContextManager[object]:
+    def upload_turn(self, files: Mapping[str, Path]) -> AbstractAsyncContextManager[object]:
         """Return what is held while these files are sent: other large ones wait for it."""
         by_rpc = self.address.grpc_port is not None and triton_rpc.available()
-        return self._turn if by_rpc and size_of(files) > LARGE else contextlib.nullcontext()
+        return (
+            self._upload_lock
+            if by_rpc and size_of(files) > LARGE_MODEL_BYTES
+            else contextlib.nullcontext()
+        )
 
     async def load(self, model: str, config: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """Have it load a model from these files alone. Raises ``TritonError`` with its reason.
@@ -141,10 +150,11 @@ class TritonClient:
         takes 64 MB unless it is told otherwise.
         """
         size = size_of(files)
-        if size > LARGEST:
+        if size > MAX_MODEL_BYTES:
             raise TritonError(
-                f"Its files are {size / 1e9:.1f} GB, and a Triton is sent {LARGEST / 1e9:.1f} GB at"
-                " most: register it with the path of a repository that it shares"
+                f"Its files are {size / 1e9:.1f} GB, and a Triton is sent"
+                f" {MAX_MODEL_BYTES / 1e9:.1f} GB at most: register it with the path"
+                " of a repository that it shares"
             )
         if self.address.grpc_port is not None and triton_rpc.available():
             await self._load_by_rpc(self.address.grpc_port, model, config, files)
@@ -153,7 +163,7 @@ class TritonClient:
             headers = {"Content-Type": "application/json", "Content-Length": str(body.size)}
             await self._control(model, "load", headers, body)
 
-    async def load_what_lies_there(self, model: str) -> None:
+    async def load_from_repository(self, model: str) -> None:
         """Have it load a model from its repository. Raises ``TritonError`` with its reason."""
         await self._control(model, "load", {"Content-Type": "application/json"}, b"{}")
 
@@ -204,7 +214,7 @@ class TritonClient:
     ) -> tuple[int, bytes]:
         # A load is ended by who asks for it, who then knows that it was late and not away.
         timeout = 2 * self._load_timeout if patient else self._timeout
-        policy = Policy(name=self.address.name, max_bytes=MOST_BYTES, timeout=timeout)
+        policy = Policy(name=self.address.name, max_bytes=MAX_RESPONSE_BYTES, timeout=timeout)
         url = self.address.url(port) + path
         try:
             asking = self._http.outbound(method, url, policy, headers=headers, body=body)

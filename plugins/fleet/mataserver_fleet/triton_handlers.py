@@ -31,7 +31,7 @@ from mataserver_fleet.tritons import (
     TritonChange,
     TritonView,
     address_of,
-    told,
+    triton_fields,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_fleet.parts import Parts
+    from mataserver_fleet.components import Components
     from mataserver_fleet.tritons import Tritons
 
 CHECK_SECONDS = 1.0
@@ -59,9 +59,9 @@ class TritonList(Struct, kw_only=True):
 class TritonHandlers:
     """The routes of Tritons."""
 
-    def __init__(self, ctx: Context, parts: Parts) -> None:
+    def __init__(self, ctx: Context, components: Components) -> None:
         self._ctx = ctx
-        self._parts = parts
+        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -88,12 +88,12 @@ class TritonHandlers:
 
     @property
     def _tritons(self) -> Tritons:
-        return self._parts.tritons
+        return self._components.tritons
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the Tritons."""
-        rows, total = await finish(self._tritons.part(page_of(request)))
-        tritons = [TritonView(**told(row)) for row in rows]
+        rows, total = await finish(self._tritons.page_range(page_of(request)))
+        tritons = [TritonView(**triton_fields(row)) for row in rows]
         return self._ctx.http.respond(TritonList(tritons=tritons, total=total))
 
     async def add(self, request: web.Request) -> web.Response:
@@ -121,11 +121,11 @@ class TritonHandlers:
         """Change a Triton."""
         identity = request.match_info["identity"]
         known = await finish(self._tritons.one(identity))
-        async with self._ctx.http.read_json(request, TritonChange) as asked:
-            moved = address_of(asked, asked.host or asked.ip or known["host"])
+        async with self._ctx.http.read_json(request, TritonChange) as requested:
+            moved = address_of(requested, requested.host or requested.ip or known["host"])
             await self._check_permitted({**known, **moved, "port": moved["port"] or known["port"]})
-            self._check_path(asked.path or None)
-            row = await finish(self._tritons.change(identity, asked, expected(request)))
+            self._check_path(requested.path or None)
+            row = await finish(self._tritons.change(identity, requested, expected(request)))
         self._note(request, "changed", row)
         return self._answer(row, ChangedTriton)
 
@@ -157,7 +157,7 @@ class TritonHandlers:
     def _answer(
         self, row: sa.RowMapping, kind: type[TritonView], status: int = 200
     ) -> web.Response:
-        return tagged(self._ctx, kind(**told(row)), row["revision"], status)
+        return tagged(self._ctx, kind(**triton_fields(row)), row["revision"], status)
 
     def _note(self, request: web.Request, what: str, row: sa.RowMapping) -> None:
         who = caller(request)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 METHOD = "/inference.GRPCInferenceService/RepositoryModelLoad"
-MOST = 2**31 - 1
+MAX_MESSAGE_BYTES = 2**31 - 1
 """Bytes that a message of protobuf may have."""
 _MODEL, _PARAMETERS = 2, 3  # of RepositoryModelLoadRequest
 _KEY, _VALUE = 1, 2  # of a map's entry
@@ -67,10 +67,10 @@ async def load(
         try:
             await channel.unary_unary(METHOD)(message)
         except grpc.aio.AioRpcError as error:
-            said = str(error.details() or error.code().name)
+            detail = str(error.details() or error.code().name)
             if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise ConnectionError(said) from None
-            return said
+                raise ConnectionError(detail) from None
+            return detail
     return None
 
 

@@ -12,9 +12,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Conflict, InvalidParams
 from mataserver_fleet.pages import date
+from mataserver_fleet.placement_requests import place_everywhere
 from mataserver_fleet.store import check_revision, find, insert, page
 from mataserver_fleet.tables import PLACEMENTS, TRITONS
-from mataserver_fleet.wishes import place_everywhere
 
 if TYPE_CHECKING:
     from mataserver_database import Connection
@@ -86,7 +86,7 @@ class Gpu(Struct, frozen=True):
     load: float | None = None
 
 
-class Seen(Struct, frozen=True):
+class TritonReport(Struct, frozen=True):
     """What a Triton told of itself when it was last looked at."""
 
     version: str = ""
@@ -130,11 +130,11 @@ class Tritons:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def part(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+    async def page_range(self, page_range: Page) -> tuple[list[sa.RowMapping], int]:
         """Return Tritons by id, and how many there are."""
         query = sa.select(TRITONS).order_by(TRITONS.c.id)
         async with self._store.read() as connection:
-            return await page(connection, query, part.limit, part.offset)
+            return await page(connection, query, page_range.limit, page_range.offset)
 
     async def one(self, identity: str) -> sa.RowMapping:
         """Return a Triton by id or name. Raises ``NotFound``."""
@@ -165,13 +165,13 @@ class Tritons:
         return await self.one(str(key))
 
     async def change(
-        self, identity: str, asked: TritonChange, expected: Tags | None
+        self, identity: str, requested: TritonChange, expected: Tags | None
     ) -> sa.RowMapping:
-        """Change what is given. Raises ``NotFound``, ``Conflict`` and ``Stale``."""
+        """Change what is given. Raises ``NotFound``, ``Conflict`` and ``StaleError``."""
         async with self._store.change("There is a Triton at that address already") as connection:
             row = await find(connection, TRITONS, identity, "Triton", lock=True)
             check_revision(row, expected)
-            values = _changes(row, asked)
+            values = _changes(row, requested)
             await _check_free(connection, {**row, **values}, row["id"])
             change = sa.update(TRITONS).where(TRITONS.c.id == row["id"])
             await connection.execute(change.values(**values, revision=row["revision"] + 1))
@@ -180,7 +180,7 @@ class Tritons:
     async def remove(
         self, identity: str, expected: Tags | None, *, force: bool = False
     ) -> sa.RowMapping:
-        """Forget a Triton. Raises ``NotFound``, ``Stale``, ``Conflict`` for one in use."""
+        """Forget a Triton. Raises ``NotFound``, ``StaleError``, ``Conflict`` for one in use."""
         async with self._store.change() as connection:
             row = await find(connection, TRITONS, identity, "Triton", lock=True)
             check_revision(row, expected)
@@ -192,9 +192,9 @@ class Tritons:
         return row
 
 
-def told(row: sa.RowMapping) -> dict[str, Any]:
+def triton_fields(row: sa.RowMapping) -> dict[str, Any]:
     """Return the fields of a ``TritonView``."""
-    seen = msgspec.json.decode(row["seen"], type=Seen)
+    seen = msgspec.json.decode(row["seen"], type=TritonReport)
     return {
         **{name: row[name] for name in ("id", "name", "host", "gpus", "path", "state", "reason")},
         "ip": row["host"],
@@ -218,25 +218,25 @@ def _number(port: int | None) -> str | None:
     return None if port is None else str(port)
 
 
-def address_of(asked: NewTriton | TritonChange, host: str | None) -> dict[str, Any]:
+def address_of(requested: NewTriton | TritonChange, host: str | None) -> dict[str, Any]:
     """Return the columns of an address that are told; ``port`` None where it is not.
 
     Raises ``InvalidParams`` for one that cannot be.
     """
-    if asked.host and asked.ip and asked.host != asked.ip:
+    if requested.host and requested.ip and requested.host != requested.ip:
         raise InvalidParams("ip: it is another name of host, and they differ")
     if host is None:
         raise InvalidParams("host: field is required")
-    ports = {name: getattr(asked, name) for name in ("port", "grpc_port", "metrics_port")}
+    ports = {name: getattr(requested, name) for name in ("port", "grpc_port", "metrics_port")}
     given = {name: port for name, port in ports.items() if port is not UNSET}
     found = {name: None if port is None else int(port) for name, port in given.items()}
     for name, port in found.items():
         if port is not None and not 1 <= port <= 65_535:
             raise InvalidParams(f"{name}: must be a number from 1 to 65535")
-    return {"host": _host(host), **found}
+    return {"host": _normalize_host(host), **found}
 
 
-def _host(text: str) -> str:
+def _normalize_host(text: str) -> str:
     name = text.strip("[]").lower()
     if ":" in name:
         try:
@@ -248,17 +248,17 @@ def _host(text: str) -> str:
     return name
 
 
-def _changes(row: sa.RowMapping, asked: TritonChange) -> dict[str, Any]:
-    if asked.name is not None and asked.name != row["name"]:
+def _changes(row: sa.RowMapping, requested: TritonChange) -> dict[str, Any]:
+    if requested.name is not None and requested.name != row["name"]:
         raise Conflict("name: a Triton keeps its name")
-    moved = address_of(asked, asked.host or asked.ip or row["host"])
+    moved = address_of(requested, requested.host or requested.ip or row["host"])
     if moved["port"] is None:
         del moved["port"]
     values = dict(moved)
     if (values["host"], values.get("port", row["port"])) != (row["host"], row["port"]):
         values |= {"state": "unknown", "reason": "", "seen": "{}", "answered_at": None}
-    values |= {} if asked.path is UNSET else {"path": asked.path or None}
-    return values if asked.gpus is UNSET else {**values, "gpus": asked.gpus}
+    values |= {} if requested.path is UNSET else {"path": requested.path or None}
+    return values if requested.gpus is UNSET else {**values, "gpus": requested.gpus}
 
 
 async def _check_free(

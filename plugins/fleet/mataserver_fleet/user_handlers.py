@@ -22,7 +22,7 @@ from mataserver_fleet.pages import (
     page_of,
     tagged,
 )
-from mataserver_fleet.permits import Forbidden, Grants, apps_of
+from mataserver_fleet.permissions import Forbidden, Grants, apps_of
 from mataserver_fleet.store import check_tag
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from mataserver_accounts.records import User
     from mataserver_accounts.users import Check
     from mataserver_database import Connection
-    from mataserver_fleet.parts import Parts
-    from mataserver_fleet.permits import Hold
+    from mataserver_fleet.components import Components
+    from mataserver_fleet.permissions import LockUser
 
 Name = Annotated[
     str,
@@ -102,9 +102,9 @@ class AppNames(Struct, kw_only=True):
 class UserHandlers:
     """The routes of users."""
 
-    def __init__(self, ctx: Context, parts: Parts) -> None:
+    def __init__(self, ctx: Context, components: Components) -> None:
         self._ctx = ctx
-        self._parts = parts
+        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -146,13 +146,13 @@ class UserHandlers:
 
     @property
     def _grants(self) -> Grants:
-        return Grants(self._parts.store)
+        return Grants(self._components.store)
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the users."""
-        part, who = page_of(request), caller(request)
+        page_range, who = page_of(request), caller(request)
         if who.may("admin"):
-            users, total = await self._people.list(part.limit, part.offset)
+            users, total = await self._people.list(page_range.limit, page_range.offset)
         else:
             users = [await self._people.one(who.id)] if who.kind == "user" else []
             total = len(users)
@@ -173,15 +173,15 @@ class UserHandlers:
     async def change(self, request: web.Request) -> web.Response:
         """Change a user: an administrator anything, others their own password."""
         user, who = await self._visible(request), caller(request)
-        async with self._ctx.http.read_json(request, UserChange) as asked:
+        async with self._ctx.http.read_json(request, UserChange) as requested:
             if not who.may("admin"):
-                await self._check_own(request, user, asked)
+                await self._check_own(request, user, requested)
             changed = await self._people.change(
                 user.id,
                 check=self._unchanged(request, user),
-                password=asked.password or None,
-                role=asked.role or None,
-                tags=None if asked.tags is UNSET else _tags(asked.tags),
+                password=requested.password or None,
+                role=requested.role or None,
+                tags=None if requested.tags is UNSET else _tags(requested.tags),
             )
         self._note(request, "changed", changed)
         return await self._answer(changed.id, ChangedUser)
@@ -218,7 +218,7 @@ class UserHandlers:
         return tagged(self._ctx, Status(), _tag(*state))
 
     def _unchanged(self, request: web.Request, user: User) -> Check:
-        """Return what raises ``Stale`` for a state of a user that ``If-Match`` does not name.
+        """Return what raises ``StaleError`` for a state of a user that ``If-Match`` does not name.
 
         It reads the applications by the connection that changes the user: nobody changes either
         between that and its commit.
@@ -230,7 +230,7 @@ class UserHandlers:
 
         return check
 
-    def _held(self, request: web.Request, user: User) -> Hold:
+    def _held(self, request: web.Request, user: User) -> LockUser:
         """Return what holds a user for a transaction, and raises as ``_unchanged``."""
         check = self._unchanged(request, user)
 
@@ -249,16 +249,16 @@ class UserHandlers:
             raise NotFound(f"User not found: {identity[:64]}")
         return user
 
-    async def _check_own(self, request: web.Request, user: User, asked: UserChange) -> None:
+    async def _check_own(self, request: web.Request, user: User, requested: UserChange) -> None:
         """Raise ``Forbidden`` for what is an administrator's, 401 for a wrong password."""
         if caller(request).kind != "user":
             raise Forbidden("A key changes no user: log in")
-        if asked.role is not UNSET or asked.tags is not UNSET:
+        if requested.role is not UNSET or requested.tags is not UNSET:
             raise Forbidden("Only an administrator changes a role or tags")
-        if asked.old_password is UNSET:
+        if requested.old_password is UNSET:
             raise InvalidParams("old_password: field is required")
         address = self._ctx.http.address(request)
-        await self._people.check(user.name, asked.old_password, address)
+        await self._people.check(user.name, requested.old_password, address)
 
     async def _shown(self, users: list[User]) -> list[UserView]:
         apps = await finish(self._grants.apps([user.id for user in users]))

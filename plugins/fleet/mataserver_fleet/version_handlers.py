@@ -10,8 +10,9 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver import BadRequest, Body, InvalidParams, Route, Upload, check_query, content_type
 from mataserver_database import finish
 from mataserver_fleet.files import WrongOffset
-from mataserver_fleet.loading import Loading, Result
-from mataserver_fleet.model_views import ChangedModel, ModelView, VersionView, Views
+from mataserver_fleet.load_answers import refusal, results
+from mataserver_fleet.loading import ModelLoader, Result
+from mataserver_fleet.model_views import ChangedModel, ModelView, ModelViews, VersionView
 from mataserver_fleet.models import Models, check_name
 from mataserver_fleet.pages import (
     FORCE,
@@ -27,24 +28,23 @@ from mataserver_fleet.pages import (
     tagged,
 )
 from mataserver_fleet.store import check_revision
-from mataserver_fleet.uploading import (
+from mataserver_fleet.uploads import (
     check_fields,
     chunk_of,
     description_of,
     model_files,
     version_of,
 )
-from mataserver_fleet.verdict import refusal, results
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
     from mataserver import Context, Principal, Uploads
-    from mataserver_fleet.loading import Told
+    from mataserver_fleet.components import Components
+    from mataserver_fleet.loading import LoadOutcome
     from mataserver_fleet.pages import Tags
-    from mataserver_fleet.parts import Parts
-    from mataserver_fleet.uploading import Chunk
+    from mataserver_fleet.uploads import Chunk
 
 FORM = "multipart/form-data"
 _LOAD: dict[str, tuple[Any, bool, str]] = {
@@ -113,9 +113,9 @@ class Expected(Struct, frozen=True):
 class VersionHandlers:
     """The routes of models' files."""
 
-    def __init__(self, ctx: Context, parts: Parts) -> None:
+    def __init__(self, ctx: Context, components: Components) -> None:
         self._ctx = ctx
-        self._parts = parts
+        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -150,15 +150,15 @@ class VersionHandlers:
 
     @property
     def _models(self) -> Models:
-        return Models(self._parts.store)
+        return Models(self._components.store)
 
-    def _views(self, request: web.Request) -> Views:
-        return Views(self._parts.store, full=caller(request).may("admin"))
+    def _views(self, request: web.Request) -> ModelViews:
+        return ModelViews(self._components.store, full=caller(request).may("admin"))
 
     async def add(self, request: web.Request) -> web.Response:
         """Make a model with the versions that its files are of."""
         who = caller(request)
-        with self._parts.files.desk() as folder:
+        with self._components.files.upload_folder() as folder:
             form = await self._ctx.http.save_files(request, folder)
             check_fields(form.fields, ModelForm)
             name = form.fields.get("name", "")
@@ -172,17 +172,17 @@ class VersionHandlers:
         files, words = model_files(form.files), description_of(form.fields)
         if not files:
             return await self._models.add(name, {}, words)
-        keep = self._parts.uploading.contents
+        keep = self._components.upload_store.contents
         contents = await asyncio.to_thread(keep, name, files, who, None, 1)
         return await self._models.add(name, contents, words)
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer the versions of a model."""
-        part = page_of(request)
+        page_range = page_of(request)
         row = await finish(self._models.one(request.match_info["identity"]))
         (shown,) = await finish(self._views(request).models([row], files=True))
         versions = shown["versions"]
-        some = versions[part.offset : part.offset + part.limit]
+        some = versions[page_range.offset : page_range.offset + page_range.limit]
         listed = VersionList(versions=some, total=len(versions))
         return tagged(self._ctx, listed, row["revision"])
 
@@ -192,38 +192,38 @@ class VersionHandlers:
         who, load = caller(request), flag(request, "load")
         row = await finish(self._models.one(request.match_info["identity"]))
         check_revision(row, expected(request))  # before its files are sent
-        with self._parts.files.desk() as folder:
+        with self._components.files.upload_folder() as folder:
             form = await self._ctx.http.save_files(request, folder)
             check_fields(form.fields, VersionForm)
-            sent, asked = model_files(form.files), version_of(form.fields)
-            files = (*sent, *self._parts.uploading.kept(form.fields.get("digests", "")))
+            sent, requested = model_files(form.files), version_of(form.fields)
+            files = (*sent, *self._components.upload_store.kept(form.fields.get("digests", "")))
             chunk = chunk_of(sent, form.fields)
             if chunk is not None:
-                found = await self._appended(row, asked, chunk, who)
+                found = await self._appended(row, requested, chunk, who)
                 if not isinstance(found, tuple):
                     return found
                 files = found
-            work = self._added(row, asked, files, who, expected(request))
+            work = self._added(row, requested, files, who, expected(request))
             revision, numbers = await finish(work)
         self._note(request, f"added version {numbers[-1]} of", row["name"])
         if load:
-            told = await self._loading.load(str(row["id"]), None, None)
-            return await self._loaded(request, row, str(numbers[-1]), told)
+            outcome = await self._loading.load(str(row["id"]), None, None)
+            return await self._loaded(request, row, str(numbers[-1]), outcome)
         return await self._answer(request, row, AddedVersion(version=str(numbers[-1])), revision)
 
     async def _loaded(
-        self, request: web.Request, row: sa.RowMapping, version: str, told: Told
+        self, request: web.Request, row: sa.RowMapping, version: str, outcome: LoadOutcome
     ) -> web.Response:
         """Answer with a version that was added, and what came of loading it.
 
         One that could not be loaded is there all the same, and wanted: the answer tells both.
         """
         name, full = row["name"], caller(request).may("admin")
-        refused = refusal(self._ctx, name, told, "loaded", full=full, version=version)
+        refused = refusal(self._ctx, name, outcome, "loaded", full=full, version=version)
         if refused is not None:
             return refused
-        added = AddedVersion(version=version, tritons=results(told, full=full))
-        return await self._answer(request, row, added, told.revision)
+        added = AddedVersion(version=version, tritons=results(outcome, full=full))
+        return await self._answer(request, row, added, outcome.revision)
 
     async def _answer(
         self, request: web.Request, row: sa.RowMapping, added: AddedVersion, revision: int
@@ -234,24 +234,24 @@ class VersionHandlers:
         return tagged(self._ctx, added, revision, 201)
 
     @property
-    def _loading(self) -> Loading:
+    def _loading(self) -> ModelLoader:
         limit = self._ctx.settings.load_timeout
-        return Loading(self._parts.store, self._parts.changes, limit)
+        return ModelLoader(self._components.store, self._components.changes, limit)
 
     async def _appended(
         self, row: sa.RowMapping, version: int | None, chunk: Chunk, who: Principal
     ) -> tuple[Upload, ...] | web.Response:
         """Add a piece; return all files once it was the last one, else the answer."""
-        append = self._parts.uploading.append
+        append = self._components.upload_store.append
         try:
             found = await finish(asyncio.to_thread(append, row["name"], version, chunk, who))
         except WrongOffset as error:
-            told = Expected(error.detail, error.detail, error.expected)
-            return self._ctx.http.respond(told, status=409)
+            outcome = Expected(error.detail, error.detail, error.expected)
+            return self._ctx.http.respond(outcome, status=409)
         if isinstance(found, int):
             return self._ctx.http.respond(AddedVersion(offset=found), status=202)
         if chunk.more:
-            blob = await finish(asyncio.to_thread(self._parts.files.keep, found))
+            blob = await finish(asyncio.to_thread(self._components.files.keep, found))
             kept = AddedVersion(offset=blob.size, digest=blob.digest)
             return self._ctx.http.respond(kept, status=202)
         whole = Upload("files[]", chunk.file.name, found, found.stat().st_size)
@@ -260,7 +260,7 @@ class VersionHandlers:
     async def _added(
         self,
         row: sa.RowMapping,
-        asked: int | None,
+        requested: int | None,
         files: tuple[Upload, ...],
         who: Principal,
         tags: Tags | None,
@@ -270,10 +270,10 @@ class VersionHandlers:
         Returns the model's revision then, and their numbers.
         """
         newest, known = await self._models.newest(row["id"])
-        bare = asked or newest + 1
-        keep = self._parts.uploading.contents
-        contents = await asyncio.to_thread(keep, row["name"], files, who, known, bare)
-        if asked is not None and set(contents) != {asked}:
+        default_version = requested or newest + 1
+        keep = self._components.upload_store.contents
+        contents = await asyncio.to_thread(keep, row["name"], files, who, known, default_version)
+        if requested is not None and set(contents) != {requested}:
             raise InvalidParams("version: the names of the files tell another one")
         return await self._models.add_version(str(row["id"]), contents, tags)
 

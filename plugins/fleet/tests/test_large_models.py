@@ -23,11 +23,11 @@ from test_models import CONFIG, form, push
 
 from mataserver import Client as Synchronous
 from mataserver import MataError
-from mataserver_fleet.asking import Asking
-from mataserver_fleet.pushing import folder_of
-from mataserver_fleet.pushing import push as pushed
+from mataserver_fleet.fleet_client import FleetClient
+from mataserver_fleet.model_push import folder_of
+from mataserver_fleet.model_push import push as pushed
 from mataserver_fleet.triton_answers import TritonError
-from mataserver_fleet.triton_client import LARGEST, Address, TritonClient
+from mataserver_fleet.triton_client import MAX_MODEL_BYTES, Address, TritonClient
 
 __all__ = ["client", "url"]
 
@@ -131,7 +131,7 @@ async def test_a_large_file_takes_no_memory(tmp_path):
                 await asked.made("/api/tritons", body)
             status, told = await asked.ask("POST", "/api/models/large/load")
             assert (status, [each["status"] for each in told["tritons"]]) == (502, ["ok", "failed"])
-            if size < LARGEST:
+            if size < MAX_MODEL_BYTES:
                 assert "no room" in told["detail"]
                 assert sum(read) > 4 * size // 3
             else:
@@ -146,8 +146,8 @@ async def test_a_large_file_takes_no_memory(tmp_path):
 @pytest.mark.parametrize("grpc_port", [None, 1])
 async def test_what_no_message_holds(tmp_path, grpc_port):
     """A larger model is refused before a byte is sent, with what to do instead."""
-    sparse(tmp_path / "a", LARGEST // 2)
-    sparse(tmp_path / "b", LARGEST // 2 + 2)
+    sparse(tmp_path / "a", MAX_MODEL_BYTES // 2)
+    sparse(tmp_path / "b", MAX_MODEL_BYTES // 2 + 2)
     settings = types.SimpleNamespace(timeout=1.0, load_timeout=1.0)
     ctx = types.SimpleNamespace(http=None, settings=settings)
     triton = TritonClient(ctx, Address("t", "127.0.0.1", 1, grpc_port=grpc_port))
@@ -183,7 +183,7 @@ async def test_a_push_that_breaks_goes_on(client, tmp_path):
         with Synchronous(client.server.url, client.server.key) as real:
             breaking = Breaking(real, after)
             try:
-                return pushed(Asking(breaking), "shelf", folder_of(root), piece), breaking.sent
+                return pushed(FleetClient(breaking), "shelf", folder_of(root), piece), breaking.sent
             except MataError as error:
                 return str(error), breaking.sent
 

@@ -14,8 +14,8 @@ from test_models import push
 
 from mataserver import Client, MataError
 from mataserver_fleet import manifest, planning
-from mataserver_fleet.applying import Applying
-from mataserver_fleet.asking import Asking
+from mataserver_fleet.document_apply import DocumentApplier
+from mataserver_fleet.fleet_client import FleetClient
 
 __all__ = ["client", "url"]
 
@@ -169,12 +169,12 @@ class Meddler:
 def apply_beside(server, wanted, *meddling):
     """Apply a document while somebody else changes a thing; return why that ended, or None."""
     with Client(server.url, server.key) as client:
-        ask = Asking(Meddler(client, *meddling))
+        ask = FleetClient(Meddler(client, *meddling))
         found, wanted = manifest.current(ask), msgspec.convert(wanted, manifest.Manifest)
-        applying = Applying(ask, found, lambda _: None)
+        applier = DocumentApplier(ask, found, lambda _: None)
         try:
             for step in planning.steps(found, wanted, prune=False):
-                applying.do(step)
+                applier.do(step)
         except MataError as error:
             return error
     return None

@@ -12,10 +12,10 @@ from stand_in_triton import stand_ins
 from test_models import form
 
 from mataserver_database import Database
-from mataserver_fleet.leadership import LEASE_SECONDS, Leadership
-from mataserver_fleet.placements import Placements, Wanted
-from mataserver_fleet.reconciling import Reconciling
-from mataserver_fleet.resting import Rests
+from mataserver_fleet.leadership import LEASE_SECONDS, LeaderLease
+from mataserver_fleet.placements import Placement, Placements
+from mataserver_fleet.reconciler import Reconciler
+from mataserver_fleet.retry_delays import RetryDelays
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import PLACEMENTS, SCHEMA
 
@@ -159,11 +159,11 @@ async def test_drift_during_a_load(fleets):
 async def test_what_is_served_late_is_no_failure():
     """A placement that failed rests where another version of ours serves, and else is mended."""
     facts = {"wanted": True, "generation": 1, "done": 1, "state": "failed", "reason": "late"}
-    reconciling = Reconciling(None, None, None, 1.0)
+    reconciler = Reconciler(None, None, None, 1.0)
     for versions, digest, settled in (((2,), "d", False), ((3,), "d", True), ((3,), "", False)):
         what = {"versions": versions, "digest": digest}
-        placed = Wanted(1, "m", serving=(2,), good=(2,), **what, **facts)
-        assert await reconciling.settled(placed, (2,), deep=False) == settled
+        placed = Placement(1, "m", serving=(2,), last_good=(2,), **what, **facts)
+        assert await reconciler.is_settled(placed, (2,), deep=False) == settled
 
 
 async def test_a_version_that_fails(fleets):
@@ -358,17 +358,29 @@ async def test_a_push_that_breaks_off(fleets):
 def test_how_long_a_model_waits():
     """Twice as long each time, up to a minute, and for what it is of alone."""
     now = [0.0]
-    rests = Rests(lambda: now[0])
-    assert [rests.begin(1, 7, broken=True) for _ in range(7)] == [0, 5, 10, 20, 40, 60, 60]
-    assert [rests.begin(2, 7, broken=False) for _ in range(3)] == [5, 10, 20]
-    assert (rests.holds(1, 7), rests.holds(1, 8), rests.holds(3, 7)) == (True, False, False)
-    rests.came_back()
-    assert (rests.holds(1, 7), rests.holds(2, 7)) == (True, False)
+    retry_delays = RetryDelays(lambda: now[0])
+    assert [retry_delays.start(1, 7, interrupted=True) for _ in range(7)] == [
+        0,
+        5,
+        10,
+        20,
+        40,
+        60,
+        60,
+    ]
+    assert [retry_delays.start(2, 7, interrupted=False) for _ in range(3)] == [5, 10, 20]
+    assert (
+        retry_delays.is_waiting(1, 7),
+        retry_delays.is_waiting(1, 8),
+        retry_delays.is_waiting(3, 7),
+    ) == (True, False, False)
+    retry_delays.clear_refused()
+    assert (retry_delays.is_waiting(1, 7), retry_delays.is_waiting(2, 7)) == (True, False)
     now[0] = 60.0
-    assert not rests.holds(1, 7)
-    assert rests.begin(1, 8, broken=True) == 0
-    rests.end(1)
-    assert rests.begin(1, 8, broken=False) == 5
+    assert not retry_delays.is_waiting(1, 7)
+    assert retry_delays.start(1, 8, interrupted=True) == 0
+    retry_delays.clear(1)
+    assert retry_delays.start(1, 8, interrupted=False) == 5
 
 
 async def test_a_port_of_grpc_that_is_none(fleets):
@@ -399,7 +411,7 @@ async def test_the_same_failure_in_other_words(fleets):
         (wanted,) = await placements.at(triton)
         for reason, told in (("gRPC: no", True), ("gRPC: it is not", False), ("HTTP: no", True)):
             before = await store.version()
-            await placements.explain(wanted, triton, reason)
+            await placements.note_reason(wanted, triton, reason)
             assert (await store.version() != before) is told, reason
             async with store.read() as connection:
                 assert await connection.scalar(sa.select(PLACEMENTS.c.reason)) == reason
@@ -437,18 +449,18 @@ async def test_the_lease(url, tmp_path):
     database, now = Database(tmp_path, url), [1000.0]
     await database.migrate(SCHEMA)
     store = Store(database, lambda: now[0])
-    first, second = Leadership(store), Leadership(store)
+    first, second = LeaderLease(store), LeaderLease(store)
     try:
-        assert await first.hold()
-        assert not await second.hold()
+        assert await first.acquire()
+        assert not await second.acquire()
         now[0] += LEASE_SECONDS - 0.1
-        assert await first.hold()
+        assert await first.acquire()
         now[0] += LEASE_SECONDS - 0.1
-        assert not await second.hold()
+        assert not await second.acquire()
         now[0] += 0.2
-        assert await second.hold()
-        assert not await first.hold()
-        await second.leave()
-        assert await first.hold()
+        assert await second.acquire()
+        assert not await first.acquire()
+        await second.release()
+        assert await first.acquire()
     finally:
         await database.close()

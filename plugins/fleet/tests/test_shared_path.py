@@ -81,7 +81,7 @@ async def test_one_that_cannot_be_written(shared, repository):
 async def lay(repository, files, folders=None):
     """Lay a model ``m`` of some files."""
     paths = SharedPaths([str(repository.parent)] if folders is None else folders)
-    await paths.of(str(repository)).lay("m", {"name": "m"}, files)
+    await paths.get(str(repository)).write("m", {"name": "m"}, files)
 
 
 async def test_what_is_copied_again(repository, tmp_path):

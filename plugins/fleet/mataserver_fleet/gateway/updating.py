@@ -67,12 +67,12 @@ class SnapshotUpdater:
     async def start(self) -> None:
         """Read for the first time, and follow from then on. Raises ``Unavailable``."""
         await self._read()
-        self._store.followers.append(self.refresh)
+        self._store.after_change.append(self.refresh)
         self._store.database.watch(CHANNEL, self._change_event.set)
 
     def stop(self) -> None:
         """Follow no more."""
-        self._store.followers.remove(self.refresh)
+        self._store.after_change.remove(self.refresh)
 
     async def refresh(self) -> None:
         """Read what was committed just now; who made the change goes on when it is in force."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver_database import Connection
     from mataserver_fleet.store import Store
 
-    Hold = Callable[[Connection], Awaitable[str]]
+    LockUser = Callable[[Connection], Awaitable[str]]
 
 
 class Forbidden(MataError):
@@ -82,26 +82,26 @@ class Grants:
                 found[user].append(name)
         return found
 
-    async def grant(self, user: str, app: str, hold: Hold) -> tuple[str, list[str]]:
-        """Authorise a user's id for an application. Raises ``NotFound``, and what ``hold`` does.
+    async def grant(self, user: str, app: str, lock_user: LockUser) -> tuple[str, list[str]]:
+        """Authorise a user for an application. Raises ``NotFound``, and what ``lock_user`` does.
 
         That is called with the transaction, and returns the user's revision: nobody else may change
         the user from then on. Returns it, and the names of all applications of the user's.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
-            revision = await hold(connection)
+            revision = await lock_user(connection)
             own = (GRANTS.c.user_id == user, GRANTS.c.app_id == row["id"])
             if (await connection.execute(sa.select(GRANTS).where(*own))).first() is None:
                 new = sa.insert(GRANTS).values(user_id=user, app_id=row["id"])
                 await connection.execute(new)
             return revision, await apps_of(connection, user)
 
-    async def revoke(self, user: str, app: str, hold: Hold) -> tuple[str, list[str]]:
+    async def revoke(self, user: str, app: str, lock_user: LockUser) -> tuple[str, list[str]]:
         """Authorise a user for an application no more. Returns and raises as ``grant``."""
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
-            revision = await hold(connection)
+            revision = await lock_user(connection)
             own = (GRANTS.c.user_id == user, GRANTS.c.app_id == row["id"])
             await connection.execute(sa.delete(GRANTS).where(*own))
             return revision, await apps_of(connection, user)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from mataserver_fleet.tables import COUNTS, MODELS, PLACEMENTS, TRITONS
-from mataserver_fleet.tritons import Seen
+from mataserver_fleet.tritons import TritonReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ _TRITON, _PLACE = ("triton",), ("model", "triton")
 _COUNTED = ("model", "version", "triton")
 
 
-class Figures:
+class TritonMetrics:
     """A collector. It tells nothing until it was first read, and after ``forget``."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Figures:
         for name, state, seen in self._tritons:
             states[name] = state
             up.add_metric([name], float(state == "ready"))
-            for gpu in msgspec.json.decode(seen, type=Seen).gpus:
+            for gpu in msgspec.json.decode(seen, type=TritonReport).gpus:
                 if gpu.used is not None:
                     used.add_metric([name, gpu.id], gpu.used)
         ready = GaugeMetricFamily(

@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError
 from mataserver_fleet import pbtxt, schema
-from mataserver_fleet.asking import part
+from mataserver_fleet.fleet_client import quote_name
+from mataserver_fleet.model_push import folder_of, push
 from mataserver_fleet.models import check_name
-from mataserver_fleet.pushing import folder_of, push
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mataserver_fleet.asking import Asking
-    from mataserver_fleet.pushing import Folder
+    from mataserver_fleet.fleet_client import FleetClient
+    from mataserver_fleet.model_push import Folder
 
 
 def adopt(
-    ask: Asking, triton: str, root: Path | None, only: tuple[str, ...], tell: Callable[[str], None]
+    ask: FleetClient,
+    triton: str,
+    root: Path | None,
+    only: tuple[str, ...],
+    print_line: Callable[[str], None],
 ) -> list[str]:
     """Take over the models that a Triton serves, telling each; return why others could not be.
 
@@ -28,7 +32,7 @@ def adopt(
     ``only`` names models, without any it is all of them. Raises ``MataError`` for a Triton that
     does not answer, or has no model of a name.
     """
-    listed = ask("GET", f"/api/tritons/{part(triton)}/repository")["models"]
+    listed = ask("GET", f"/api/tritons/{quote_name(triton)}/repository")["models"]
     if absent := set(only) - {each["name"] for each in listed}:
         raise MataError(f"{triton} has no model {min(absent)}")
     refused: list[str] = []
@@ -37,32 +41,34 @@ def adopt(
         if only and name not in only:
             continue
         if not each["versions"]:
-            tell(f"{name} is not served at {triton}: it stays as it is")
+            print_line(f"{name} is not served at {triton}: it stays as it is")
             continue
         try:
-            for line in _taken(ask, triton, each, root):
-                tell(line)
+            for line in _adopt_model(ask, triton, each, root):
+                print_line(line)
         except MataError as error:
             refused.append(f"{name}: {error.detail}")
-            tell(f"{name} is not taken: {error.detail}")
+            print_line(f"{name} is not taken: {error.detail}")
     return refused
 
 
-def _taken(ask: Asking, triton: str, told: dict[str, Any], root: Path | None) -> list[str]:
+def _adopt_model(
+    ask: FleetClient, triton: str, view: dict[str, Any], root: Path | None
+) -> list[str]:
     """Push what a Triton serves of a model, and want it there. Raises ``MataError``."""
-    name = told["name"]
+    name = view["name"]
     check_name(name)  # it becomes a part of a path, and a Triton may call it anything
-    known = ask.find(f"/api/models/{part(name)}")
+    known = ask.find(f"/api/models/{quote_name(name)}")
     places = (known or {}).get("tritons", ())
     if any(each["name"] == triton and each["wanted"] for each in places):
         return [f"{name} is the fleet's already"]
-    numbers = sorted(map(int, told["versions"]))
-    lines = push(ask, name, _served(name, numbers, told["config"], root))
-    ask("POST", f"/api/models/{part(name)}/load", {"triton_id": triton, "versions": numbers})
+    numbers = sorted(map(int, view["versions"]))
+    lines = push(ask, name, _served_folder(name, numbers, view["config"], root))
+    ask("POST", f"/api/models/{quote_name(name)}/load", {"triton_id": triton, "versions": numbers})
     return [*lines, f"{name} is the fleet's at {triton}: {', '.join(map(str, numbers))}"]
 
 
-def _served(
+def _served_folder(
     name: str, numbers: list[int], config: dict[str, Any] | None, root: Path | None
 ) -> Folder:
     """Return the folder of a model with the versions that are served. Raises ``MataError``."""

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from mataserver import Client
 
-PAGE = 1_000
+PAGE_SIZE = 1_000
 """How many things of a list are asked for at a time."""
 
 
-class Asking:
+class FleetClient:
     """Asks a server; what it refuses is raised as ``MataError`` with its sentence."""
 
     def __init__(self, client: Client) -> None:
@@ -49,11 +49,11 @@ class Asking:
         answer = self._client.request("POST", path, data=body, headers={"Content-Type": kind})
         return answer.decode(Any)
 
-    def every(self, kind: str) -> list[dict[str, Any]]:
+    def list_all(self, kind: str) -> list[dict[str, Any]]:
         """Return all things of a kind: ``tritons``, ``models``, ``apps``, ``consumers``."""
         found: list[dict[str, Any]] = []
         while True:
-            answer = self("GET", f"/api/{kind}?limit={PAGE}&offset={len(found)}")
+            answer = self("GET", f"/api/{kind}?limit={PAGE_SIZE}&offset={len(found)}")
             found += answer[kind]
             if len(found) >= answer["total"] or not answer[kind]:
                 return found
@@ -69,19 +69,19 @@ class Asking:
         return found
 
 
-def on_server(command: Callable[..., None]) -> Callable[..., None]:
+def with_client(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that is given the server."""
 
     @server_options
     @functools.wraps(command)
     def run(*, url: str | None, api_key: str | None, config_file: str | None, **given: Any) -> None:
         with connected(url, api_key, config_file) as client:
-            command(Asking(client), **given)
+            command(FleetClient(client), **given)
 
     return run
 
 
-def part(name: str) -> str:
+def quote_name(name: str) -> str:
     """Return a name as a part of a path."""
     return quote(name, safe="")
 
@@ -100,6 +100,6 @@ def _form(boundary: str, fields: Mapping[str, str], files: Mapping[str, bytes]) 
     return b"".join([*pieces, f"--{boundary}--\r\n".encode()])
 
 
-def tell(*words: object) -> None:
+def print_row(*words: object) -> None:
     """Print words with tabs between, of each its first line."""
     click.echo("\t".join(str(word).partition("\n")[0] for word in words))

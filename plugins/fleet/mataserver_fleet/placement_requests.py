@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Target:
+class PlacementTarget:
     """A placement that was asked for. ``state`` is how its Triton was then."""
 
     model: int
@@ -33,7 +33,7 @@ class Target:
     generation: int
     state: str
 
-    def away(self, now: str) -> bool:
+    def is_away(self, now: str) -> bool:
         """Whether its Triton cannot do it soon, which is in the state ``now``.
 
         One that was never asked is, soon. One that was ready is waited for whatever it says: some
@@ -42,43 +42,45 @@ class Target:
         return "ready" not in {self.state, now} and now != "unknown"
 
 
-class Wish(NamedTuple):
+class PlacementRequest(NamedTuple):
     """What was asked for of a model, at each Triton, and the model's revision since."""
 
-    targets: list[Target]
+    targets: list[PlacementTarget]
     revision: int
 
 
-class Wishes:
+class PlacementRequests:
     """Keeps where models are wanted."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def want(
+    async def request(
         self,
         model: str,
         triton: str | None,
         versions: Sequence[int] | None,
         expected: Tags | None = None,
-    ) -> Wish:
+    ) -> PlacementRequest:
         """Want versions of a model at a Triton, or at all that there are and will be.
 
         Without ``versions`` they are those that its configuration's policy names. Raises
-        ``NotFound``, ``InvalidParams``, ``Conflict``, and ``Stale`` for a model that was changed.
+        ``NotFound``, ``InvalidParams``, ``Conflict``, and ``StaleError`` for a changed model.
         """
         async with self._store.change() as connection:
             row = await find(connection, MODELS, model, "Model", lock=True)
             check_revision(row, expected)
-            chosen = await _chosen(connection, row, versions)
+            chosen = await _requested_versions(connection, row, versions)
             tritons = await _tritons(connection, triton)
             every = {"everywhere": True, "everywhere_versions": text(chosen)}
             revision = await touch_model(connection, row, **(every if triton is None else {}))
             made = [await self._set(connection, row["id"], each, chosen) for each in tritons]
-            return Wish(made, revision)
+            return PlacementRequest(made, revision)
 
-    async def unwant(self, model: str, triton: str | None, expected: Tags | None = None) -> Wish:
-        """Want a model no more at a Triton, or at any. Raises ``NotFound`` and ``Stale``."""
+    async def withdraw(
+        self, model: str, triton: str | None, expected: Tags | None = None
+    ) -> PlacementRequest:
+        """Want a model no more at a Triton, or at any. Raises ``NotFound`` and ``StaleError``."""
         async with self._store.change() as connection:
             row = await find(connection, MODELS, model, "Model", lock=True)
             check_revision(row, expected)
@@ -86,32 +88,32 @@ class Wishes:
             nowhere = {"everywhere": False, "everywhere_versions": "[]"}
             revision = await touch_model(connection, row, **(nowhere if triton is None else {}))
             made = [await self._set(connection, row["id"], each, None) for each in tritons]
-            return Wish(made, revision)
+            return PlacementRequest(made, revision)
 
-    async def roll_back(self, model: str, expected: Tags | None = None) -> Wish:
+    async def roll_back(self, model: str, expected: Tags | None = None) -> PlacementRequest:
         """Want, wherever a newer one is wanted, the version before the newest that is.
 
         It is one that a Triton has served: one that never could be loaded is passed over. What is
         wanted of older ones stays, also beside it: traffic may be shared out to them. Raises
-        ``NotFound``, ``Stale``, and ``Conflict`` where there is none to go back to.
+        ``NotFound``, ``StaleError``, and ``Conflict`` where there is none to go back to.
         """
         async with self._store.change() as connection:
             row = await find(connection, MODELS, model, "Model", lock=True)
             check_revision(row, expected)
             everywhere = _numbers(row["everywhere_versions"]) if row["everywhere"] else []
-            placed = await _placed(connection, row["id"])
+            placed = await _wanted_placements(connection, row["id"])
             now = max([0, *everywhere, *(number for _, wanted in placed for number in wanted)])
-            before = await _served_before(connection, row, now)
+            before = await _last_served_before(connection, row, now)
             every = {}
             if max([0, *everywhere]) > before:
-                every = {"everywhere_versions": text(_back(everywhere, before))}
+                every = {"everywhere_versions": text(_rolled_back(everywhere, before))}
             revision = await touch_model(connection, row, **every)
             made = [
-                await self._set(connection, row["id"], triton, _back(wanted, before))
+                await self._set(connection, row["id"], triton, _rolled_back(wanted, before))
                 for triton, wanted in placed
                 if max(wanted) > before
             ]
-            return Wish(made, revision)
+            return PlacementRequest(made, revision)
 
     async def _set(
         self,
@@ -119,7 +121,7 @@ class Wishes:
         model: int,
         triton: sa.RowMapping,
         versions: list[int] | None,
-    ) -> Target:
+    ) -> PlacementTarget:
         """Want versions at a Triton, or None of them."""
         own = (PLACEMENTS.c.model_id == model, PLACEMENTS.c.triton_id == triton["id"])
         query = sa.select(PLACEMENTS.c.generation).where(*own)
@@ -134,7 +136,7 @@ class Wishes:
             await place(connection, model, triton["id"], values)
         else:
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
-        return Target(model, triton["id"], values["generation"], triton["state"])
+        return PlacementTarget(model, triton["id"], values["generation"], triton["state"])
 
 
 async def place(connection: Connection, model: int, triton: int, values: dict[str, Any]) -> None:
@@ -167,7 +169,9 @@ async def _tritons(connection: Connection, identity: str | None) -> list[sa.RowM
     return list((await connection.execute(every)).mappings())
 
 
-async def _placed(connection: Connection, model: int) -> list[tuple[sa.RowMapping, list[int]]]:
+async def _wanted_placements(
+    connection: Connection, model: int
+) -> list[tuple[sa.RowMapping, list[int]]]:
     """Return the Tritons where a model is wanted, each with the versions that are."""
     query = (
         sa.select(TRITONS, PLACEMENTS.c.versions)
@@ -179,7 +183,7 @@ async def _placed(connection: Connection, model: int) -> list[tuple[sa.RowMappin
     return [(row, _numbers(row["versions"])) for row in rows]
 
 
-async def _served_before(connection: Connection, model: sa.RowMapping, version: int) -> int:
+async def _last_served_before(connection: Connection, model: sa.RowMapping, version: int) -> int:
     """Return the newest version before another that a Triton has served. Raises ``Conflict``."""
     if not version:
         raise Conflict(f"{model['name']} is not wanted anywhere")
@@ -193,7 +197,7 @@ async def _served_before(connection: Connection, model: sa.RowMapping, version: 
     return int(found)
 
 
-async def _chosen(
+async def _requested_versions(
     connection: Connection, model: sa.RowMapping, asked: Sequence[int] | None
 ) -> list[int]:
     """Return which versions are wanted: those that are asked for, else those of the policy."""
@@ -218,7 +222,7 @@ async def _chosen(
     return sorted(known[: max(1, int(policy.get("latest", {}).get("num_versions", 1)))])
 
 
-def _back(wanted: list[int], before: int) -> list[int]:
+def _rolled_back(wanted: list[int], before: int) -> list[int]:
     """Return the versions that stay wanted when ``before`` takes the place of newer ones."""
     return sorted({before, *(each for each in wanted if each < before)})
 

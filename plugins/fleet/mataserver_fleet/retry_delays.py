@@ -11,16 +11,16 @@ FIRST, LONGEST = 5.0, 60.0
 """Seconds of the first wait and of the longest; each is twice the one before."""
 
 
-class _Rest(NamedTuple):
+class _RetryDelay(NamedTuple):
     """A wait: until when, how long it is, of which generation, and whether a try broke off."""
 
     until: float
     seconds: float
     generation: int
-    broken: bool
+    interrupted: bool
 
 
-class Rests:
+class RetryDelays:
     """The waits of one Triton's models. ``clock`` gives seconds.
 
     A wait is of a generation of what is wanted: who asks for the model anew, or for another
@@ -29,34 +29,34 @@ class Rests:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._rests: dict[int, _Rest] = {}
+        self._delays: dict[int, _RetryDelay] = {}
 
-    def begin(self, model: int, generation: int, *, broken: bool) -> float:
+    def start(self, model: int, generation: int, *, interrupted: bool) -> float:
         """Have a model wait; return for how many seconds.
 
         broken: the try broke off, as by the network, and nothing that was sent is at fault: the
                 first time it is tried again at once.
         """
-        before, seconds = self._rests.get(model), 0.0 if broken else FIRST
+        before, seconds = self._delays.get(model), 0.0 if interrupted else FIRST
         if before is not None and before.generation == generation:
             seconds = min(LONGEST, 2 * before.seconds or FIRST)
-        self._rests[model] = _Rest(self._clock() + seconds, seconds, generation, broken)
+        self._delays[model] = _RetryDelay(self._clock() + seconds, seconds, generation, interrupted)
         return seconds
 
-    def holds(self, model: int, generation: int) -> bool:
+    def is_waiting(self, model: int, generation: int) -> bool:
         """Whether a model is still waiting."""
-        rest = self._rests.get(model)
-        if rest is None or rest.generation != generation:
+        delay = self._delays.get(model)
+        if delay is None or delay.generation != generation:
             return False
-        return rest.until > self._clock()
+        return delay.until > self._clock()
 
-    def end(self, model: int) -> None:
+    def clear(self, model: int) -> None:
         """Forget what a model waited for: it is as it is wanted."""
-        self._rests.pop(model, None)
+        self._delays.pop(model, None)
 
-    def came_back(self) -> None:
+    def clear_refused(self) -> None:
         """Have nothing wait any more that the Triton refused: it was away, perhaps mended.
 
         What broke off goes on waiting: it may be what the Triton died of.
         """
-        self._rests = {model: rest for model, rest in self._rests.items() if rest.broken}
+        self._delays = {model: delay for model, delay in self._delays.items() if delay.interrupted}

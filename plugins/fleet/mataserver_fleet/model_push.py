@@ -11,18 +11,18 @@ import msgspec
 
 from mataserver import MataError
 from mataserver_fleet import schema
-from mataserver_fleet.asking import part
+from mataserver_fleet.fleet_client import quote_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from mataserver_fleet.asking import Asking
+    from mataserver_fleet.fleet_client import FleetClient
 
 
 PIECE = 8_000_000
 """Bytes that are sent at a time; a form of them is in memory some four times."""
-_NOWHERE = 10**15 - 1
+_UNKNOWN_OFFSET = 10**15 - 1
 """Where no piece of a file begins: whoever sends one there is told where one would."""
 _EXPECTED = re.compile(r"offset: (\d+) is expected")
 
@@ -56,7 +56,7 @@ def folder_of(root: Path) -> Folder:
     return Folder(root, tuple(common), {n: tuple(files) for n, files in versions.items()})
 
 
-def push(ask: Asking, name: str, folder: Folder, piece: int = PIECE) -> list[str]:
+def push(ask: FleetClient, name: str, folder: Folder, piece: int = PIECE) -> list[str]:
     """Send what the server does not have yet; return a line for each version.
 
     ``piece`` is how many bytes are sent at a time at most.
@@ -64,7 +64,7 @@ def push(ask: Asking, name: str, folder: Folder, piece: int = PIECE) -> list[str
     Raises ``MataError`` for a version that it has with other files. A model that was made for this
     and has no version then is removed.
     """
-    known = ask.find(f"/api/models/{part(name)}")
+    known = ask.find(f"/api/models/{quote_name(name)}")
     there = {int(each["version"]): each for each in (known or {}).get("versions", ())}
     for number in there.keys() & folder.versions.keys():
         _check_same(folder, name, number, there[number])
@@ -80,57 +80,57 @@ def push(ask: Asking, name: str, folder: Folder, piece: int = PIECE) -> list[str
             lines.append(f"added version {number} to {name}")
     except MataError:
         if known is None and not lines:
-            ask("DELETE", f"/api/models/{part(name)}")
+            ask("DELETE", f"/api/models/{quote_name(name)}")
         raise
     return lines
 
 
-def _send(ask: Asking, name: str, folder: Folder, number: int, piece: int) -> None:
+def _send(ask: FleetClient, name: str, folder: Folder, number: int, piece: int) -> None:
     """Send a version: what is small in one form, large files before it, in pieces.
 
     Large ones that the server has of an earlier push or version are not sent again, and one that
     broke off goes on where it was.
     """
-    path, fields = f"/api/models/{part(name)}/versions", {"version": str(number)}
-    small, large = _parted(folder, number, piece)
+    path, fields = f"/api/models/{quote_name(name)}/versions", {"version": str(number)}
+    small, large = _split_by_size(folder, number, piece)
     if folder.config is not None:
         small[schema.NAME] = folder.config
     digests = {each: _digest(folder.root / each) for each in large}
-    told = {**fields, "digests": msgspec.json.encode(digests).decode()}
+    fields_sent = {**fields, "digests": msgspec.json.encode(digests).decode()}
     for _ in (*large, ""):
         try:
-            ask.send(path, told, small)
+            ask.send(path, fields_sent, small)
         except MataError as error:
             lacking = [each for each in large if error.detail.startswith(f"{each}: no file")]
             if error.status != 409 or not lacking:
                 raise
             first = lacking[0]
             file = folder.root / first
-            _Pieces(ask, path, fields, first, file, digests[first], piece).send()
+            _PieceSender(ask, path, fields, first, file, digests[first], piece).send()
         else:
             return
     raise MataError(f"{name}: version {number} was not added: the server keeps none of its files")
 
 
-def _parted(folder: Folder, number: int, room: int) -> tuple[dict[str, bytes], list[str]]:
+def _split_by_size(folder: Folder, number: int, budget: int) -> tuple[dict[str, bytes], list[str]]:
     """Return the files of a version that go in one form, and the names of those that are large."""
     small: dict[str, bytes] = {}
     large: list[str] = []
     for each in (*folder.common, *folder.versions[number]):
         size = (folder.root / each).stat().st_size
-        if each == schema.NAME or size <= room:
+        if each == schema.NAME or size <= budget:
             small[each] = (folder.root / each).read_bytes()
-            room = max(0, room - size)
+            budget = max(0, budget - size)
         else:
             large.append(each)
     return small, large
 
 
 @dataclass(frozen=True)
-class _Pieces:
+class _PieceSender:
     """A large file on its way, to be kept by its digest for the version that names it."""
 
-    ask: Asking
+    ask: FleetClient
     path: str
     fields: Mapping[str, str]
     name: str
@@ -140,29 +140,31 @@ class _Pieces:
 
     def send(self) -> None:
         """Send it from where an earlier push broke off. Raises ``MataError``."""
-        begun = self._begun()
+        start = self._received_bytes()
         try:
-            self._send(begun)
+            self._send(start)
         except MataError as error:
-            if not begun or error.status != 400:
+            if not start or error.status != 400:
                 raise
             self._send(0)  # what was begun was another file
 
-    def _send(self, begun: int) -> None:
+    def _send(self, start: int) -> None:
         size = self.file.stat().st_size
         with self.file.open("rb") as opened:
-            offset = opened.seek(begun if begun < size else 0)
+            offset = opened.seek(start if start < size else 0)
             while offset < size:
                 piece = opened.read(self.length)
-                told = {**self.fields, "offset": str(offset), "more": "true"}
+                fields_sent = {**self.fields, "offset": str(offset), "more": "true"}
                 offset += len(piece)
                 last = {"check": self.digest} if offset >= size else {}
-                self.ask.send(self.path, {**told, **last}, {self.name: piece})
+                self.ask.send(self.path, {**fields_sent, **last}, {self.name: piece})
 
-    def _begun(self) -> int:
+    def _received_bytes(self) -> int:
         """Return how many bytes the server has of a push that broke off."""
         try:
-            self.ask.send(self.path, {**self.fields, "offset": str(_NOWHERE)}, {self.name: b""})
+            self.ask.send(
+                self.path, {**self.fields, "offset": str(_UNKNOWN_OFFSET)}, {self.name: b""}
+            )
         except MataError as error:
             expected = _EXPECTED.match(error.detail)
             if expected is None:

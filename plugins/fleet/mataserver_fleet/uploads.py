@@ -15,11 +15,11 @@ from mataserver_fleet.layout import (
     backend_of,
     check_no_code,
     check_paths_inside,
-    completed,
+    complete_config,
     layout_of,
 )
 from mataserver_fleet.models import Content, Description
-from mataserver_fleet.permits import Forbidden
+from mataserver_fleet.permissions import Forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from mataserver import Principal
-    from mataserver_fleet.files import Files
+    from mataserver_fleet.files import FileStore
     from mataserver_fleet.layout import Layout
     from mataserver_fleet.options import Settings
 
@@ -58,10 +58,10 @@ class Chunk:
     more: bool = False
 
 
-class Uploading:
+class UploadStore:
     """Checks files and keeps them. Its methods block."""
 
-    def __init__(self, files: Files, settings: Settings) -> None:
+    def __init__(self, files: FileStore, settings: Settings) -> None:
         self._files = files
         self._settings = settings
 
@@ -71,17 +71,17 @@ class Uploading:
         given: Sequence[Upload],
         who: Principal,
         known: dict[str, Any] | None,
-        bare: int,
+        default_version: int,
     ) -> dict[int, Content]:
         """Keep the files of an upload; return what its versions are made of.
 
         ``known`` is the configuration of the version before; a file without a folder is of the
-        version ``bare``. Raises ``BadRequest`` and ``Forbidden``.
+        version ``default_version``. Raises ``BadRequest`` and ``Forbidden``.
         """
-        layout = layout_of(model, given, bare)
+        layout = layout_of(model, given, default_version)
         if not layout.versions:
             raise BadRequest("There is no file of a version")
-        config = completed(model, layout, known)
+        config = complete_config(model, layout, known)
         self._check(config, layout, who)
         common = {path: self._files.keep(file) for path, file in layout.common.items()}
         return {
@@ -101,8 +101,8 @@ class Uploading:
         Raises ``WrongOffset``, ``BadRequest`` for a whole file with another digest.
         """
         name = "\0".join((who.id, model, str(version), chunk.file.name))
-        most = self._settings.max_model_mb * 1_000_000
-        path, size = self._files.append(name, chunk.file.path, chunk.offset, most)
+        max_bytes = self._settings.max_model_mb * 1_000_000
+        path, size = self._files.append(name, chunk.file.path, chunk.offset, max_bytes)
         if chunk.check is None:
             return size
         with path.open("rb") as file:

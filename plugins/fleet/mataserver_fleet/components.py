@@ -6,30 +6,30 @@ from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
 from mataserver_fleet.consumers import Consumers
-from mataserver_fleet.store import Changes
+from mataserver_fleet.store import ChangeSignal
 from mataserver_fleet.tritons import Tritons
-from mataserver_fleet.uploading import Uploading
+from mataserver_fleet.uploads import UploadStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver_fleet.files import Files
+    from mataserver_fleet.files import FileStore
     from mataserver_fleet.options import Settings
     from mataserver_fleet.store import Store
 
 
-class Parts:
+class Components:
     """What the routes stand on, once the service is entered.
 
     serves: whether this server or another mataserver has a model.
     """
 
-    def __init__(self, files: Files, settings: Settings, serves: Callable[[str], bool]) -> None:
+    def __init__(self, files: FileStore, settings: Settings, serves: Callable[[str], bool]) -> None:
         self._store: Store | None = None
         self.files = files
-        self.uploading = Uploading(files, settings)
+        self.upload_store = UploadStore(files, settings)
         self.serves = serves
-        self.changes = Changes()
+        self.changes = ChangeSignal()
 
     def open(self, store: Store) -> None:
         """Begin to answer."""

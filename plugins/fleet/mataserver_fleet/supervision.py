@@ -10,43 +10,43 @@ import sqlalchemy as sa
 
 from mataserver import MataError
 from mataserver_database import finish
-from mataserver_fleet.figures import Figures
-from mataserver_fleet.leadership import RENEW_SECONDS, Leadership
+from mataserver_fleet.leadership import RENEW_SECONDS, LeaderLease
 from mataserver_fleet.shared_path import SharedPaths
 from mataserver_fleet.store import pause
 from mataserver_fleet.tables import TRITONS
 from mataserver_fleet.triton_client import Address, TritonClient
-from mataserver_fleet.watch import Watch
+from mataserver_fleet.triton_metrics import TritonMetrics
+from mataserver_fleet.triton_watch import TritonWatch
 
 if TYPE_CHECKING:
     from mataserver import Context
-    from mataserver_fleet.files import Files
-    from mataserver_fleet.store import Changes, Store
+    from mataserver_fleet.files import FileStore
+    from mataserver_fleet.store import ChangeSignal, Store
 
 
-FIGURES_SECONDS = 3.0
+METRICS_SECONDS = 3.0
 """How old what the metrics tell may be."""
 
 
-class Watching:
+class TritonSupervisor:
     """Watches every Triton, where this server is the one that does."""
 
-    def __init__(self, ctx: Context, store: Store, files: Files, changes: Changes) -> None:
+    def __init__(self, ctx: Context, store: Store, files: FileStore, changes: ChangeSignal) -> None:
         self._ctx = ctx
         self._store = store
         self._files = files
         self._changes = changes
-        self._leadership = Leadership(store)
+        self._lease = LeaderLease(store)
         self._shared = SharedPaths(ctx.settings.shared_folders)
-        self._watches: dict[int, Watch] = {}
-        self._turn = asyncio.Lock()
+        self._watches: dict[int, TritonWatch] = {}
+        self._upload_lock = asyncio.Lock()
         self._renew_at = 0.0
-        self._figures = Figures()
-        self._figures_at = 0.0
-        self._away = ""
-        self._leads = False
+        self._metrics = TritonMetrics()
+        self._metrics_at = 0.0
+        self._database_error = ""
+        self._is_leader = False
         self._version: str | None = None
-        ctx.metrics.register(self._figures)
+        ctx.metrics.register(self._metrics)
 
     async def run(self) -> None:
         """Watch until it is cancelled."""
@@ -56,49 +56,49 @@ class Watching:
                 try:
                     if loop.time() >= self._renew_at:
                         self._renew_at = loop.time() + RENEW_SECONDS
-                        self._leads = await finish(self._leadership.hold())
-                        self._away = ""
-                    await self._follow()
-                    await self._count(loop.time())
+                        self._is_leader = await finish(self._lease.acquire())
+                        self._database_error = ""
+                    await self._update_watches()
+                    await self._read_metrics(loop.time())
                 except MataError as error:  # the database is away: nobody leads
-                    if error.detail != self._away:
+                    if error.detail != self._database_error:
                         self._ctx.log.warning("the fleet is not looked after: %s", error.detail)
-                    self._away, self._leads, self._version = error.detail, False, None
-                    await self._only({})
+                    self._database_error, self._is_leader, self._version = error.detail, False, None
+                    await self._watch_only({})
                 await pause(changed, max(0.0, self._renew_at - loop.time()))
 
     async def stop(self) -> None:
         """Watch no more, and let another server do it."""
-        await self._only({})
+        await self._watch_only({})
         with contextlib.suppress(MataError):
-            await finish(self._leadership.leave())
+            await finish(self._lease.release())
 
-    async def _count(self, now: float) -> None:
+    async def _read_metrics(self, now: float) -> None:
         """Read what the metrics tell, now and then."""
-        if not self._leads:
-            self._figures.forget()
-        elif now >= self._figures_at:
-            self._figures_at = now + FIGURES_SECONDS
-            await finish(self._figures.read(self._store))
+        if not self._is_leader:
+            self._metrics.forget()
+        elif now >= self._metrics_at:
+            self._metrics_at = now + METRICS_SECONDS
+            await finish(self._metrics.read(self._store))
 
-    async def _follow(self) -> None:
+    async def _update_watches(self) -> None:
         """Watch what there is now, and have it look at what is wanted now.
 
         A database that tells of changes by itself tells of any; the version tells of ours.
         """
-        if not self._leads:
+        if not self._is_leader:
             self._version = None
-            await self._only({})
+            await self._watch_only({})
             return
         version = await finish(self._store.version()) or ""
-        if version == self._version and not await self._revive():
+        if version == self._version and not await self._drop_failed():
             return
         self._version = version
-        await self._only(await finish(self._addresses()))
+        await self._watch_only(await finish(self._addresses()))
         for watch in self._watches.values():
             watch.wake()
 
-    async def _revive(self) -> bool:
+    async def _drop_failed(self) -> bool:
         """Give up watches that failed; return whether there were any."""
         failed = {key: watch for key, watch in self._watches.items() if watch.failure is not None}
         for key, watch in failed.items():
@@ -122,13 +122,13 @@ class Watching:
             for row in rows
         }
 
-    async def _only(self, addresses: dict[int, Address]) -> None:
+    async def _watch_only(self, addresses: dict[int, Address]) -> None:
         """Watch these Tritons and no others."""
         ended = [key for key, watch in self._watches.items() if addresses.get(key) != watch.address]
         await asyncio.gather(*(self._watches.pop(key).stop() for key in ended))
         for key, address in addresses.items():
             if key not in self._watches:
-                shared = self._shared.of(address.path)
-                client = TritonClient(self._ctx, address, self._turn)
-                made = Watch(self._ctx, self._store, self._files, key, client, shared)
+                shared = self._shared.get(address.path)
+                client = TritonClient(self._ctx, address, self._upload_lock)
+                made = TritonWatch(self._ctx, self._store, self._files, key, client, shared)
                 self._watches[key] = made

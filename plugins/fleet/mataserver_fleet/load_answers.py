@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_fleet.loading import Told
+    from mataserver_fleet.loading import LoadOutcome
 
-NOWHERE = "There is no Triton: it is loaded as soon as there is one"
+NO_TRITON = "There is no Triton: it is loaded as soon as there is one"
 
 
 class Partial(Struct, frozen=True):
@@ -32,24 +32,24 @@ class Partial(Struct, frozen=True):
     version: str | UnsetType = UNSET
 
 
-def results(told: Told, *, full: bool) -> list[Result]:
+def results(outcome: LoadOutcome, *, full: bool) -> list[Result]:
     """Return what came of it at each Triton.
 
     Without ``full`` each reason is its first line: what follows may be a Triton's traceback, which
     is for administrators.
     """
     if full:
-        return told.done.tritons
+        return outcome.done.tritons
     return [
         Result(triton=each.triton, status=each.status, reason=each.reason.partition("\n")[0][:300])
-        for each in told.done.tritons
+        for each in outcome.done.tritons
     ]
 
 
 def refusal(
     ctx: Context,
     model: str,
-    told: Told,
+    outcome: LoadOutcome,
     what: str,
     *,
     full: bool,
@@ -59,13 +59,15 @@ def refusal(
 
     ``what`` is the word for what was to be done, ``version`` one that was added.
     """
-    bad = [each for each in told.done.tritons if each.status != "ok"]
+    bad = [each for each in outcome.done.tritons if each.status != "ok"]
     if bad:
         first = bad[0].reason.partition("\n")[0][:300]
-        said, status = f"{model} is not {what} at {bad[0].triton}: {first}", 502
-    elif not told.done.tritons and what == "loaded":
-        said, status = NOWHERE, 503
+        detail, status = f"{model} is not {what} at {bad[0].triton}: {first}", 502
+    elif not outcome.done.tritons and what == "loaded":
+        detail, status = NO_TRITON, 503
     else:
         return None
-    listed = results(told, full=full)
-    return tagged(ctx, Partial(said, said, "partial", listed, version), told.revision, status)
+    listed = results(outcome, full=full)
+    return tagged(
+        ctx, Partial(detail, detail, "partial", listed, version), outcome.revision, status
+    )

@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from mataserver_fleet.files import Files
-    from mataserver_fleet.placements import Placements, Wanted
+    from mataserver_fleet.files import FileStore
+    from mataserver_fleet.placements import Placement, Placements
     from mataserver_fleet.shared_path import SharedPath
     from mataserver_fleet.triton_client import TritonClient
 
 PARAMETER = "mataserver_digest"
-GONE_SECONDS = 30.0
+UNLOAD_SECONDS = 30.0
 """How long an unload may take: a Triton finishes what it was asked before."""
 SETTLE_SECONDS = 1.0
 """How long a Triton that has answered a load may take to serve what it was sent."""
 _POLL_SECONDS = 0.1
 
 
-class Disturbed(TritonError):
+class PlacementDisturbedError(TritonError):
     """What a Triton was sent is not there: it restarted, or somebody else changed it.
 
     Or it cannot be laid where it should be. Nothing that was sent is at fault.
@@ -56,13 +56,13 @@ class Push:
     digest: str
 
 
-class Reconciling:
+class Reconciler:
     """Works on the placements of one Triton."""
 
     def __init__(
         self,
         placements: Placements,
-        files: Files,
+        files: FileStore,
         client: TritonClient,
         load_timeout: float,
         shared: SharedPath | None = None,
@@ -73,7 +73,9 @@ class Reconciling:
         self._load_timeout = load_timeout
         self._shared = shared
 
-    async def settled(self, wanted: Wanted, serving: tuple[int, ...], *, deep: bool) -> bool:
+    async def is_settled(
+        self, placement: Placement, serving: tuple[int, ...], *, deep: bool
+    ) -> bool:
         """Whether a Triton that serves these versions is as a placement wants it.
 
         With ``deep`` it is asked whether they are those that were sent, and not others of the same
@@ -84,83 +86,96 @@ class Reconciling:
         never sent from here, somebody else loaded it, and it is tried again; and what is served in
         the end, after its time, came true.
         """
-        if wanted.done < wanted.generation:
+        if placement.done < placement.generation:
             return False
-        if not wanted.wanted:
+        if not placement.wanted:
             return not serving
-        if wanted.state == "failed" and (serving == wanted.versions or not wanted.digest):
+        if placement.state == "failed" and (serving == placement.versions or not placement.digest):
             return False
-        if not serving or serving != wanted.serving:
+        if not serving or serving != placement.serving:
             return False
         if not deep:
             return True
-        return await self._client.parameter(wanted.name, PARAMETER) == wanted.digest
+        return await self._client.parameter(placement.name, PARAMETER) == placement.digest
 
-    async def mend(self, wanted: Wanted, serving: tuple[int, ...]) -> Outcome:
+    async def reconcile(self, placement: Placement, serving: tuple[int, ...]) -> Outcome:
         """Do what a placement wants; return what came of it.
 
-        Raises ``TritonError`` for a Triton that went away, and ``Disturbed``.
+        Raises ``TritonError`` for a Triton that went away, and ``PlacementDisturbedError``.
         """
-        if not wanted.wanted:
-            return await self._unload(wanted, serving)
-        outcome = await self._load(wanted, wanted.versions, serving)
+        if not placement.wanted:
+            return await self._unload(placement, serving)
+        outcome = await self._load(placement, placement.versions, serving)
         if outcome.state == "ready":
             return outcome
-        still = await self._serving(wanted.name)
-        good = wanted.good
-        if not still and good and good != wanted.versions:
-            again = await self._load(wanted, good, ())
+        still = await self._serving(placement.name)
+        last_good = placement.last_good
+        if not still and last_good and last_good != placement.versions:
+            again = await self._load(placement, last_good, ())
             still = again.serving
             return Outcome(
-                wanted.generation, "failed", outcome.reason, still, again.digest, again.good or good
+                placement.generation,
+                "failed",
+                outcome.reason,
+                still,
+                again.digest,
+                again.last_good or last_good,
             )
-        digest = await self._client.parameter(wanted.name, PARAMETER) if still else ""
-        return Outcome(wanted.generation, "failed", outcome.reason, still, digest, good)
+        digest = await self._client.parameter(placement.name, PARAMETER) if still else ""
+        return Outcome(placement.generation, "failed", outcome.reason, still, digest, last_good)
 
     async def _load(
-        self, wanted: Wanted, versions: tuple[int, ...], serving: tuple[int, ...]
+        self, placement: Placement, versions: tuple[int, ...], serving: tuple[int, ...]
     ) -> Outcome:
-        anew = True
+        counts_reset = True
         try:
-            push = await self.push(wanted.name, wanted.model, versions)
+            push = await self.push(placement.name, placement.model, versions)
             if serving == versions:
-                anew = await self._client.parameter(wanted.name, PARAMETER) != push.digest
-            ready = self._prepared(wanted.name, push) if anew else contextlib.nullcontext()
+                counts_reset = (
+                    await self._client.parameter(placement.name, PARAMETER) != push.digest
+                )
+            ready = (
+                self._prepared(placement.name, push) if counts_reset else contextlib.nullcontext()
+            )
             async with ready, asyncio.timeout(self._load_timeout):
-                if anew:
-                    await self._send(wanted.name, push)
-                await self._until_ready(wanted.name, versions, push.digest)
+                if counts_reset:
+                    await self._send(placement.name, push)
+                await self._until_ready(placement.name, versions, push.digest)
         except TimeoutError:
             late = f"It was not loaded within {self._load_timeout:g} s"
-            return Outcome(wanted.generation, "failed", late)
+            return Outcome(placement.generation, "failed", late)
         except FileNotFoundError:
             return Outcome(
-                wanted.generation, "failed", "A file of this version is not here any more"
+                placement.generation, "failed", "A file of this version is not here any more"
             )
         except TritonError as error:
             if not error.answered:
                 raise
-            return Outcome(wanted.generation, "failed", error.detail)
-        return Outcome(wanted.generation, "ready", "", versions, push.digest, versions, anew)
+            return Outcome(placement.generation, "failed", error.detail)
+        return Outcome(
+            placement.generation, "ready", "", versions, push.digest, versions, counts_reset
+        )
 
     @contextlib.asynccontextmanager
     async def _prepared(self, model: str, push: Push) -> AsyncIterator[None]:
         """Hold what a Triton is to load: it is its turn to be sent it, or it lies where it reads.
 
         How long that takes, for large files among others, is no part of the Triton's time. Raises
-        ``Disturbed`` and ``FileNotFoundError``.
+        ``PlacementDisturbedError`` and ``FileNotFoundError``.
         """
         if self._shared is None:
-            async with self._client.turn(push.files):
+            async with self._client.upload_turn(push.files):
                 yield
             return
-        async with self._shared.turn(model):
+        async with self._shared.lock(model):
             try:
-                await self._shared.lay(model, push.config, push.files)
+                await self._shared.write(model, push.config, push.files)
             except FileNotFoundError:
                 raise
             except OSError as error:
-                raise Disturbed(f"Its repository cannot be written: {error.strerror}") from None
+                raise PlacementDisturbedError(
+                    f"Its repository cannot be written: {error.strerror}"
+                ) from None
             yield
 
     async def _send(self, model: str, push: Push) -> None:
@@ -168,7 +183,7 @@ class Reconciling:
         if self._shared is None:
             await self._client.load(model, push.config, push.files)
         else:
-            await self._client.load_what_lies_there(model)
+            await self._client.load_from_repository(model)
 
     async def push(self, name: str, model: int, versions: tuple[int, ...]) -> Push:
         """Return what is sent for versions of a model. Raises ``MataError`` where one is gone."""
@@ -189,30 +204,32 @@ class Reconciling:
         whole = {**config, "name": name, "parameters": parameters, "version_policy": policy}
         return Push(whole, files, digest)
 
-    async def _unload(self, wanted: Wanted, serving: tuple[int, ...]) -> Outcome:
+    async def _unload(self, placement: Placement, serving: tuple[int, ...]) -> Outcome:
         if serving:
-            await self._client.unload(wanted.name)
-            deadline = time.monotonic() + GONE_SECONDS
-            while await self._serving(wanted.name):
+            await self._client.unload(placement.name)
+            deadline = time.monotonic() + UNLOAD_SECONDS
+            while await self._serving(placement.name):
                 if time.monotonic() > deadline:
-                    late = f"It was not unloaded within {GONE_SECONDS:g} s"
-                    return Outcome(wanted.generation, "failed", late, serving, wanted.digest)
+                    late = f"It was not unloaded within {UNLOAD_SECONDS:g} s"
+                    return Outcome(placement.generation, "failed", late, serving, placement.digest)
                 await asyncio.sleep(_POLL_SECONDS)
-        return Outcome(wanted.generation, "unloaded", anew=True)
+        return Outcome(placement.generation, "unloaded", counts_reset=True)
 
     async def _until_ready(self, model: str, versions: tuple[int, ...], digest: str) -> None:
         """Wait until a Triton serves versions. Its answer to a load may come before.
 
-        Raises ``Disturbed`` where it has something else of the model by now, or nothing.
+        Raises ``PlacementDisturbedError`` where it serves other files of the model by now, or none.
         """
-        patience = time.monotonic() + SETTLE_SECONDS
+        settle_deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             ready = [await self._client.is_ready(model, version) for version in versions]
             if all(ready):
                 return
-            late = time.monotonic() > patience
+            late = time.monotonic() > settle_deadline
             if late and await self._client.parameter(model, PARAMETER) != digest:
-                raise Disturbed("It was lost or changed at the Triton while it was loaded")
+                raise PlacementDisturbedError(
+                    "It was lost or changed at the Triton while it was loaded"
+                )
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _serving(self, model: str) -> tuple[int, ...]:
