@@ -198,6 +198,43 @@ async def test_a_service_revokes_at_once(data_dir, plugin):
             assert await told_by(peer) == (200, 1)
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_who_is_revoked_while_the_body_arrives(data_dir, plugin, known):
+    """Both ways say the same: of what has not all come nothing is inferred."""
+    async with owned_peer(data_dir, plugin) as (service, peer):
+        asked = THEIRS if known else retitled(THEIRS, b"\r\n", b"\r\nX-Request-Id: long-way\r\n")
+        for late in (PICTURE[-9:], PICTURE[20:]):
+            hits = peer.cache.hits
+            peer.writer.write(asked.removesuffix(late))
+            await until(lambda: peer.lifecycle.active)
+            assert peer.cache.hits - hits == known
+            service.ctx.sign_out("somebody else")
+            service.ctx.sign_out(service.owner.id)
+            peer.writer.write(late)
+            status, _, said = await peer.read()
+            assert (status, b"counts no more" in said) == (401, True)
+            assert peer.budget.taken == 0
+        assert (await peer.ask(asked))[0] == 200
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_who_is_revoked_while_it_is_inferred(data_dir, plugin, known):
+    """Both ways say the same: what has all come is answered."""
+    slowly = retitled(SLOWLY, KEY.encode(), b"theirs")
+    async with owned_peer(data_dir, plugin) as (service, peer):
+        await peer.warm(slowly)
+        asked = slowly if known else retitled(slowly, b"\r\n", b"\r\nX-Request-Id: long-way\r\n")
+        for pieces in ((asked,), (asked[:-9], asked[-9:])):
+            hits = peer.cache.hits
+            for each in pieces:
+                peer.writer.write(each)
+                await until(lambda: peer.lifecycle.active)
+            await until(lambda: peer.budget.taken >= len(PICTURE))
+            assert peer.cache.hits - hits == known
+            service.ctx.sign_out(service.owner.id)
+            assert (await peer.read())[0] == 200
+
+
 async def told_by(peer):
     """Return the status that the service's client gets, and how many heads were known."""
     found, hits = await peer.hits(THEIRS)

@@ -80,7 +80,7 @@ class Gate:
     ) -> None:
         self._keys = keys
         self._browsers = browsers
-        self._grants = grants
+        self.grants = grants
         self._anonymous = open_to is not None
         self._open_to = open_to
         self._trust_proxy = trust_proxy
@@ -119,7 +119,7 @@ class Gate:
             principal = None
         if not public:
             check_scope(principal, needs)
-        self._grants.attach(request)
+        self.grants.attach(request)
         request[PRINCIPAL] = principal  # handlers never see a rejected caller
         note_priority(principal)
 

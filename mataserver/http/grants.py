@@ -110,6 +110,28 @@ def is_held(request: web.Request) -> bool:
     return _HELD in request
 
 
+class LateGrant:
+    """The grant of a request whose body comes after its head, where no task waits for it."""
+
+    __slots__ = ("_ended", "_holding")
+
+    def __init__(self, grants: Grants, principal: Principal) -> None:
+        self._ended = False
+        self._holding = contextlib.ExitStack()
+        self._holding.enter_context(grants.held(principal, self._end))
+
+    def refusal(self) -> GrantEnded | None:
+        """Return the error to answer with, if the credentials have become invalid."""
+        return _ended() if self._ended else None
+
+    def release(self) -> None:
+        """Stop watching."""
+        self._holding.close()
+
+    def _end(self) -> None:
+        self._ended = True
+
+
 class GrantedTurns:
     """Awaits one operation after another, until it is ended."""
 

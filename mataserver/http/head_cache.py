@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mataserver.contract.routes import Route
     from mataserver.http.head_parsing import Beginning
     from mataserver.http.middleware import Edge
+    from mataserver.principals import Principal
 
 MOST = 256
 """Maximum number of heads; the owner with the most loses its oldest."""
@@ -178,7 +179,7 @@ class HeadCache:
     def find(self, head: bytes, size: int) -> KnownRoute | KnownClaim | None:
         """Return what is known of a head, if it is still valid and the body is not too large.
 
-        Authorization is checked by ``admits``.
+        Authorization is checked by ``caller``.
         """
         known = self._known.get(head)
         if known is None or size > known.limit or self.edge.lifecycle.draining:
@@ -186,19 +187,17 @@ class HeadCache:
         repeat = known.claim.repeat if isinstance(known, KnownClaim) else known.repeat
         return known if repeat.is_current() else None
 
-    def admits(self, head: bytes, known: KnownRoute | KnownClaim) -> bool:
-        """Whether the sender of a known head is still authorized; if not, remove the head.
+    def caller(self, head: bytes, known: KnownRoute) -> Principal | None:
+        """Return the sender of a known head; if it is not authorized any more, forget the head.
 
         Must be the last check: a service counts it as a request, and a request that then takes the
         general path is counted twice. Claimed requests are authorized by their service.
         """
-        if isinstance(known, KnownClaim):
-            return True
         principal = self.edge.gate.owner(known.key)
         if principal is not None and principal.may(known.route.needs):
-            return True
+            return principal
         self._forget(head)
-        return False
+        return None
 
     def learn(self, head: bytes, request: web.Request, repeat: Repeat) -> None:
         """Cache a head, unless more than the head decides about such requests."""

@@ -146,16 +146,20 @@ class CachingConversation(Conversation):
         """
         share = self._budget(known.owner if isinstance(known, KnownRoute) else None)
         try:
-            share.check(head.size)  # checked first, as ``admits`` counts the request
+            share.check(head.size)  # checked first, as ``caller`` counts the request
         except Unavailable:
             return False
-        if not self._heads.admits(head.key, known):
-            return False
+        caller = None
+        if isinstance(known, KnownRoute):
+            caller = self._heads.caller(head.key, known)
+            if caller is None:
+                return False
         share.hold(len(data) - head.end)
         self._heads.hits += 1
         self.is_strangers = False
         kind = Hit if isinstance(known, KnownRoute) else known.claim.hit
         self._hit = kind(self, self._heads.edge, known, share)
+        self._hit.caller = caller
         self._hit.begin(data, head)
         return True
 

@@ -1,0 +1,100 @@
+"""Sending of the answers to requests with a known head."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import hdrs
+from aiohttp.helpers import rfc822_formatted_time
+
+from mataserver.http import codec
+from mataserver.http.middleware import new_id
+from mataserver.http.routing import REQUEST_ID
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver.contract.handles import Encoded
+    from mataserver.http.head_cache import Known, Talk
+    from mataserver.http.middleware import Edge
+
+_ANSWER = (
+    "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nServer-Timing: %s, total;dur=%.3f\r\n"
+    "X-Request-Id: %s\r\nContent-Length: %d\r\nDate: %s\r\n\r\n"
+)
+
+
+class Leaving:
+    """Sends the answer to a request with a known head."""
+
+    __slots__ = ("_begun", "_conversation", "_counted", "_edge", "_known", "_left")
+
+    def __init__(self, conversation: Talk, edge: Edge, known: Known) -> None:
+        self._begun = time.perf_counter()
+        self._conversation = conversation
+        self._edge = edge
+        self._known: Any = known  # a ``KnownRoute``, except in a subclass
+        self._left = 0
+        self._counted = False
+
+    def _leave(self, answer: Encoded) -> bool:
+        """Send an answer at once; return whether that was possible."""
+        conversation, body = self._conversation, answer.body
+        transport = conversation.transport
+        if transport is None or transport.is_closing() or conversation.writing_paused:
+            return False
+        if self._edge.lifecycle.draining:
+            return False
+        kind = codec.JSON if self._known.repeat.form == "json" else codec.MSGPACK
+        spent, stages = self._count(200) * 1e3, codec.stages(answer)
+        head = _ANSWER % (kind, stages, spent, new_id(), len(body), rfc822_formatted_time())
+        if len(body) <= codec.WHOLE:
+            transport.write(head.encode() + body)
+        else:
+            transport.writelines((head.encode(), body))
+        return True
+
+    async def _send(self, found: Encoded | Exception) -> None:
+        """Send an answer like the middleware and aiohttp do."""
+        request = self._conversation.request(self._known)
+        if request is not None:
+            await self._deliver(request, found)
+
+    async def _deliver(self, request: web.Request, found: Any) -> None:
+        """Send a result; an error if there is no answer, or one that cannot be written."""
+        try:
+            try:
+                finished = self._response(request, found)
+                await self._write(request, finished)
+            except ConnectionError:
+                return
+            except Exception as error:  # e.g. a plugin's error form, an invalid header value
+                finished = self._conversation.handle_error(request, exc=error)
+                await self._write(request, finished)
+        except ConnectionError:
+            return
+        if not finished.keep_alive:
+            self._conversation.hang_up(at_once=not self._left)
+
+    async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
+        await finished.prepare(request)
+        await finished.write_eof()
+
+    def _response(self, request: web.Request, found: Encoded | Exception) -> web.StreamResponse:
+        """Return an answer in the form that the middleware produces."""
+        request[REQUEST_ID] = new_id()
+        if isinstance(found, Exception):
+            response = self._edge.refuse(request, found)
+        else:
+            form, stages = self._known.repeat.form, codec.stages(found)
+            response = codec.respond(found.body, form=form, timing=stages)
+        self._counted = True
+        return self._edge.finish(request, response, self._begun)
+
+    def _count(self, status: int) -> float:
+        """Count the request; return its duration in seconds."""
+        self._counted = True
+        spent = time.perf_counter() - self._begun
+        self._edge.metrics.count(hdrs.METH_POST, self._known.label, str(status), spent)
+        return spent
