@@ -60,6 +60,31 @@ async def test_nobody_can_be_reached(stand):  # noqa: F811
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.parametrize("told", ["Content-Length: 90000000", "Transfer-Encoding: chunked"])
+async def test_the_answer_to_head_is_not_read(stand, told):  # noqa: F811
+    """Servers are asked by GET: the client's answer does not wait for a body that it never gets."""
+    left = asyncio.Event()
+
+    async def act(writer):
+        writer.write(f"HTTP/1.1 200 OK\r\n{told}\r\nX-Own: 1\r\n\r\n".encode())
+        try:
+            while True:  # as long as anybody reads
+                writer.write(b"4000\r\n%b\r\n" % bytes(0x4000))
+                await writer.drain()
+                await asyncio.sleep(0.001)
+        except ConnectionError:
+            left.set()
+
+    async with Raw(act) as server:
+        stand.follow(application(Target("127.0.0.1", server.port)))
+        async with asyncio.timeout(5):
+            path = "/gateway/shop/v2/models/cats"
+            status, body, fields = await stand.ask(path, body=None, method="HEAD")
+            await left.wait()
+        assert (status, body, fields["X-Own"]) == (200, b"", "1")
+        assert fields.get("Content-Length") == (told.partition(": ")[2] if "90" in told else None)
+
+
 @pytest.mark.parametrize("resend", [False, True])
 async def test_a_server_that_dies_before_it_answers(stand, upstreams, targets, resend):  # noqa: F811
     """A request that a server may have received is sent anew only where the application says so."""

@@ -106,13 +106,14 @@ async def test_an_answer_without_an_end(stand):  # noqa: F811
             each.close()
 
 
-@pytest.mark.parametrize("path", [INFER, "/gateway/shop/v1/infer"])
+@pytest.mark.parametrize("path", [INFER, "/gateway/shop/v1/infer", "/gateway/shop/v1/sessions"])
 @pytest.mark.parametrize(("status", "known"), [(401, "another key"), (403, KEY)])
 async def test_a_body_still_to_come(stand, upstreams, path, status, known):  # noqa: F811
     """Who was revoked or unlinked after the head came is refused when the body comes."""
     kind = "mataserver" if "/v1/" in path else "triton"
     target = Target("127.0.0.1", upstreams[0].port, kind=kind)
-    stand.follow(application(target))
+    route = {"protocols": frozenset({"http", "ws"})}
+    stand.follow(application(target, route=route))
     body = b'{"model": "cats", "image": "aGk="}'
     reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
     read = asyncio.Event()
@@ -124,10 +125,12 @@ async def test_a_body_still_to_come(stand, upstreams, path, status, known):  # n
     await asyncio.wait_for(read.wait(), 30)
     consumers = frozenset({1} if status == 401 else {2})
     stand.follow(
-        application(target, consumers=consumers), consumers=[consumer(1, known), consumer(2, "b")]
+        application(target, route=route, consumers=consumers),
+        consumers=[consumer(1, known), consumer(2, "b")],
     )
     writer.write(body[3:])
     answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer
-    assert not [each for each in upstreams if any(one.path.endswith("infer") for one in each.seen)]
+    asked = [one.path for each in upstreams for one in each.seen]
+    assert not [each for each in asked if each.endswith(("infer", "sessions"))]

@@ -41,7 +41,7 @@ async def relay(
     Raises ``UpstreamFailure`` while nothing was sent; after that the connection is cut.
     """
     fields, length = headers.response_headers(answer.fields), answer.length
-    if request.method == "HEAD" or (length is not None and length <= SMALL_RESPONSE_BYTES):
+    if length is not None and length <= SMALL_RESPONSE_BYTES:
         body = await read_body(answer, server_timeout)
         count_sent(len(body))
         whole = WholeAnswer(status=answer.status, headers=fields, body=body)
@@ -51,6 +51,9 @@ async def relay(
     if length is not None:
         response.content_length = length
     await response.prepare(request)
+    if request.method == "HEAD":  # the server was asked by GET; what nobody gets is not read
+        await response.write_eof()
+        return response, answer.status
     try:
         await _stream(response, answer, server_timeout, client_timeout, count_sent)
         await response.write_eof()

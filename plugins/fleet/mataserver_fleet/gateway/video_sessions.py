@@ -108,6 +108,7 @@ class VideoSessions:
             body = await self._gateway.bodies.read(request, share)
             model = _model_in_json(body)
             place, consumer = self._place(scope, request, model)
+            self._gateway.grants.check(consumer, place, "ws")  # the place is of the head's time
             self._gateway.limits.admit(consumer)
             target, status, made = await self._create_counted(place, consumer, body, request)
         finally:
