@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from mataserver.http import codec
 from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.shown import check_query
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -41,7 +42,8 @@ class ClusterService(Handlers):
         """Return the routes."""
         return [
             Route("GET", "/v1/cluster", self._nodes, "The nodes of the Ray cluster", "server",
-                  response=(Body(codec.JSON, list[NodeInfo]),), errors=(503,), needs="models:read"),
+                  response=(Body(codec.JSON, list[NodeInfo]),), errors=(422, 503),
+                  needs="models:read"),
         ]  # fmt: skip
 
     def _count(self) -> None:
@@ -51,7 +53,8 @@ class ClusterService(Handlers):
         for worker in self._engine.workers:
             self._metrics.cluster_workers.labels(worker.node.name).inc()
 
-    async def _nodes(self, _request: web.Request) -> web.Response:
+    async def _nodes(self, request: web.Request) -> web.Response:
+        check_query(request, ())
         found = await self._engine.nodes()
         return codec.respond(
             [NodeInfo(node.id, node.name, node.total, node.free, names) for node, names in found]

@@ -14,6 +14,7 @@ from mataserver.frontends.directory import FrontendEntry
 from mataserver.frontends.identity_assertions import IdentityAssertions
 from mataserver.http import codec
 from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.shown import check_query
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -76,7 +77,8 @@ class FrontendsService(Handlers):
         """Return the routes."""
         return [
             Route("GET", "/v1/frontends", self._list, "The front-ends of the shared directory",
-                  "server", response=(Body(codec.JSON, list[FrontendInfo]),), needs="models:read"),
+                  "server", response=(Body(codec.JSON, list[FrontendInfo]),), errors=(422,),
+                  needs="models:read"),
         ]  # fmt: skip
 
     async def __aenter__(self) -> Self:
@@ -160,7 +162,8 @@ class FrontendsService(Handlers):
         self._metrics.frontends.labels("alive").set(1 + len(others) - silent)
         self._metrics.frontends.labels("silent").set(silent)
 
-    async def _list(self, _request: web.Request) -> web.Response:
+    async def _list(self, request: web.Request) -> web.Response:
+        check_query(request, ())
         found = [self._info(self._directory.held.tag, self._directory.own, here=True, alive=True)]
         for other in self._directory.peers():
             alive = not self._directory.is_silent(other)

@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver import metrics
 from mataserver.http import codec, readiness
 from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.shown import check_query
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class HealthService(Handlers):
                   response=(Body("text/plain"),), public=self._metrics_public,
                   needs=None if self._metrics_public else ANYBODY),
             Route("GET", "/v1/plugins", self._found, "Installed plugins and their backends",
-                  "plugins", response=(Body(json, list[PluginInfo]),), needs="models:read"),
+                  "plugins", response=(Body(json, list[PluginInfo]),), errors=(422,),
+                  needs="models:read"),
         ]  # fmt: skip
 
     def _info(self) -> Health:
@@ -134,7 +136,8 @@ class HealthService(Handlers):
         body = self._metrics.render()
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def _found(self, _request: web.Request) -> web.Response:
+    async def _found(self, request: web.Request) -> web.Response:
+        check_query(request, ())
         return codec.respond([_describe(each, self._plugins) for each in self._plugins.found])
 
 

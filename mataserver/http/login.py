@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver.errors import InvalidParams
 from mataserver.http import auth, codec, examples, origins
 from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.shown import check_query
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class LoginService(Handlers):
                   public=True, max_body=MAX_BODY,
                   errors=(400, 401, 403, 408, 413, 415, 422, 503)),
             Route("GET", "/v1/session", self._who, "Who is signed in", "sign-in",
-                  response=info, needs=ANYBODY),
+                  response=info, errors=(422,), needs=ANYBODY),
             Route("DELETE", "/v1/session", self._end, "Sign a browser out", "sign-in",
                   status=204, public=True),
             Route("POST", "/v1/session/link", self._link, "Make a link that signs a browser in",
@@ -97,6 +98,7 @@ class LoginService(Handlers):
         return principal
 
     async def _who(self, request: web.Request) -> web.Response:
+        check_query(request, ())
         login = self._cookies.login(request)
         csrf = login.csrf if login is not None else UNSET
         return codec.respond(_info(auth.caller(request), csrf))

@@ -10,6 +10,7 @@ from mataserver.contract.routes import Page
 from mataserver.http import auth, codec
 from mataserver.http.readiness import told
 from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.shown import check_query
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ class PagesService(Handlers):
         """Return the routes."""
         return [
             Route("GET", "/v1/pages", self._every, "The pages that plugins bring", "plugins",
-                  response=(Body(codec.JSON, list[PageInfo]),), needs=ANYBODY),
+                  response=(Body(codec.JSON, list[PageInfo]),), errors=(422,), needs=ANYBODY),
         ]  # fmt: skip
 
     async def _every(self, request: web.Request) -> web.Response:
+        check_query(request, ())
         principal = auth.caller(request)
         return codec.respond(
             [

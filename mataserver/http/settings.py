@@ -13,6 +13,7 @@ from mataserver import config
 from mataserver.config import SetBy, Settings
 from mataserver.http import codec
 from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.shown import check_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -62,10 +63,12 @@ class SettingsService(Handlers):
         """Return the routes."""
         return [
             Route("GET", "/v1/settings", self._every, "Every setting, and where it came from",
-                  "server", response=(Body(codec.JSON, list[SettingInfo]),), needs="admin"),
+                  "server", response=(Body(codec.JSON, list[SettingInfo]),), errors=(422,),
+                  needs="admin"),
         ]  # fmt: skip
 
-    async def _every(self, _request: web.Request) -> web.Response:
+    async def _every(self, request: web.Request) -> web.Response:
+        check_query(request, ())
         return codec.respond(every(self._settings(), self._set_by, self._plugins))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
-from mataserver import ANYBODY, Body, NotFound, Route
+from mataserver import ANYBODY, Body, NotFound, Route, check_query
 from mataserver_accounts.pages import (
     JSON,
     MAX_BODY,
@@ -73,7 +73,7 @@ class UserRoutes:
         body, path = (400, 408, 413, 415, 422, 503), "/v1/users/{user}"
         return [
             Route("GET", "/v1/me", self.me, "Who asks", tag, response=(Body(JSON, Me),),
-                  errors=(503,), needs=ANYBODY),
+                  errors=(422, 503), needs=ANYBODY),
             Route("GET", "/v1/users", self.list, "List the users; oneself, unless an admin asks",
                   tag, response=(Body(JSON, Users),), parameters=PARAMETERS, errors=(422, 503),
                   needs=ANYBODY),
@@ -89,6 +89,7 @@ class UserRoutes:
 
     async def me(self, request: web.Request) -> web.Response:
         """Tell who asks."""
+        check_query(request, ())
         principal = caller(request)
         answer = Me(
             id=principal.id,

@@ -40,6 +40,7 @@ async def test_a_token(client):
         status, me = await client.ask("GET", "/v1/me", answer["access_token"])
         assert status == 200
         assert (me["id"], me["name"], me["kind"], me["user"]) == (user["id"], "ada", "user", user)
+        assert (await client.ask("GET", "/v1/me?user=bob", answer["access_token"]))[0] == 422
         assert (await client.ask("GET", "/v1/models", answer["access_token"]))[0] == 200
         assert (await client.ask("POST", "/v1/users", answer["access_token"], json={}))[0] == 403
 

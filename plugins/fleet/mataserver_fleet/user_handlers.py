@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route
+from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route, check_query
 from mataserver_database import finish
 from mataserver_fleet.pages import (
     IF_MATCH,
@@ -132,7 +132,7 @@ class UserHandlers:
                   errors=(*body, 404, 412, 429), **read),
             Route("DELETE", path, self.remove, "Remove a user", **bare, **admin),
             Route("GET", f"{path}/apps", self.apps, "The applications of a user",
-                  response=(Body(JSON, AppNames),), errors=(404, 503), **read),
+                  response=(Body(JSON, AppNames),), errors=(404, 422, 503), **read),
             Route("POST", f"{app}/auth", self.grant, "Authorise a user for an application",
                   **bare, **admin),
             Route("POST", f"{app}/unauth", self.revoke,
@@ -196,6 +196,7 @@ class UserHandlers:
 
     async def apps(self, request: web.Request) -> web.Response:
         """Answer the applications of a user."""
+        check_query(request, ())
         user = await self._visible(request)
         revision = await self._people.revision(user.id)
         apps = (await finish(self._grants.apps([user.id])))[user.id]

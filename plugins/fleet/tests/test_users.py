@@ -156,6 +156,7 @@ async def test_authorisations(client):
     for _ in range(2):
         assert await client.ask("POST", f"{path}/unauth") == OK
     assert await client.ask("GET", "/api/users/ada/apps") == (200, {"apps": []})
+    assert (await client.ask("GET", "/api/users/ada/apps?name=shop"))[0] == 422
     await client.ask("POST", f"{path}/auth")
     await client.ask("DELETE", "/api/apps/shop")
     assert await client.ask("GET", "/api/users/ada/apps") == (200, {"apps": []})

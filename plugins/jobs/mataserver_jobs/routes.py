@@ -80,7 +80,7 @@ class Routes:
                   parameters={"bytes": (int, False, "How much of its end, 65536 if left out.")},
                   **read),
             Route("GET", f"{one}/files", self.files, "List a job's files",
-                  response=(Body(JSON, FileList),), errors=(404, 503), **read),
+                  response=(Body(JSON, FileList),), errors=(404, 422, 503), **read),
             Route("GET", one + "/files/{name:.+}", self.file, "Download a file",
                   response=(Body("application/octet-stream"),), errors=(404, 503),
                   also=also_of_file("application/octet-stream"),
@@ -169,6 +169,7 @@ class Routes:
 
     async def files(self, request: web.Request) -> web.Response:
         """Answer with the list of a job's files."""
+        check_query(request, ())
         record = await self._job(request)
         found = await self._ctx.run_blocking(self._listed, record.id)
         return self._ctx.http.respond(FileList(found), request=request)

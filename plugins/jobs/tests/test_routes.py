@@ -62,6 +62,7 @@ async def test_a_job_from_end_to_end(tmp_path, database):
         assert (await ask("GET", "/v1/jobs?state=queued"))[1]["total"] == 0
         _, listed = await ask("GET", f"/v1/jobs/{job}/files")
         assert [each["name"] for each in listed["files"]] == ["steps"]
+        assert (await ask("GET", f"/v1/jobs/{job}/files?name=steps"))[0] == 422
         _, steps = await ask("GET", f"/v1/jobs/{job}/files/steps")
         assert steps.split() == [b"%d" % number for number in range(60)]
         assert (await ask("DELETE", f"/v1/jobs/{job}"))[0] == 204

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from mataserver import BadRequest, Body, Route, Unavailable
+from mataserver import BadRequest, Body, Route, Unavailable, check_query
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind, views
 from mataserver_reconstruct.history import Entry
@@ -56,7 +56,7 @@ class DriftRoutes:
             Route("POST", "/drift/trigger-retrain", self.retrain, "Begin a run of Airflow's DAG",
                   "reconstruct", response=(Body(JSON, Triggered),), errors=(502, 503)),
             Route("GET", "/drift/history", self.history, "The drift of every upload, as lines",
-                  "reconstruct", response=(Body(LINES, Entry),), errors=(503,),
+                  "reconstruct", response=(Body(LINES, Entry),), errors=(422, 503),
                   needs="jobs:read"),
         ]  # fmt: skip
 
@@ -93,6 +93,7 @@ class DriftRoutes:
 
     async def history(self, request: web.Request) -> web.StreamResponse:
         """Answer with a line of JSON for each upload, the oldest first."""
+        check_query(request, ())
         headers: dict[str, Any] = {
             "Content-Type": LINES,
             "Content-Disposition": 'attachment; filename="drift_history.jsonl"',

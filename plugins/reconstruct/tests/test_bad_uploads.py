@@ -222,6 +222,7 @@ async def test_a_restart_keeps_what_was_sent(tmp_path):
         _, lines = await ask("GET", "/drift/history")
         assert lines.count(b"\n") == 1
         assert b'"scene_name":"tower"' in lines
+        assert (await ask("GET", "/drift/history?scene_name=tower"))[0] == 422
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path):
