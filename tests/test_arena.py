@@ -15,15 +15,15 @@ def ends():
     """Both ends of one shared memory."""
     descriptor = arena.create()
     assert descriptor is not None
-    yield arena.Outgoing(descriptor), arena.Incoming(descriptor)
+    yield arena.ServerArena(descriptor), arena.WorkerArena(descriptor)
     os.close(descriptor)
 
 
 def test_requests_are_read_where_they_lie(ends):
     """The worker sees the very bytes of each request until it is answered."""
     server, worker = ends
-    blocks = [server.place(bytes([i]) * (5000 + i)) for i in range(5)]
-    assert [bytes(worker.look(b.begin, 5000)) for b in blocks] == [
+    blocks = [server.write(bytes([i]) * (5000 + i)) for i in range(5)]
+    assert [bytes(worker.view(b.begin, 5000)) for b in blocks] == [
         bytes([i]) * 5000 for i in range(5)
     ]
 
@@ -31,15 +31,15 @@ def test_requests_are_read_where_they_lie(ends):
 def test_a_full_memory_places_nothing_and_room_comes_back_in_any_order(ends):
     """What does not fit is refused; once everything was freed, in any order, all fits again."""
     server, _ = ends
-    size = arena.REQUESTS // 4
+    size = arena.REQUEST_BYTES // 4
     for _ in range(3):
-        blocks = [server.place(bytes(size)) for _ in range(4)]
+        blocks = [server.write(bytes(size)) for _ in range(4)]
         assert None not in blocks
-        assert server.place(b"x" * 5000) is None
+        assert server.write(b"x" * 5000) is None
         random.Random(1).shuffle(blocks)
         for block in blocks:
             server.free(block)
-    assert server.place(bytes(arena.REQUESTS + 1)) is None
+    assert server.write(bytes(arena.REQUEST_BYTES + 1)) is None
 
 
 def test_requests_never_overlap(ends):
@@ -49,12 +49,12 @@ def test_requests_never_overlap(ends):
     live = []
     for number in range(3000):
         data = number.to_bytes(4, "big") * chance.randrange(1_000, 200_000)
-        block = server.place(data)
+        block = server.write(data)
         if block is not None:
             live.append((block, data))
         while live and (block is None or chance.random() < 0.4):
             old, expected = live.pop(chance.randrange(len(live)))
-            assert worker.look(old.begin, len(expected)) == expected
+            assert worker.view(old.begin, len(expected)) == expected
             server.free(old)
             block = old
 
@@ -64,22 +64,22 @@ def test_answers_come_out_in_order_round_and_round(ends):
     server, worker = ends
     for number in range(200):
         data = number.to_bytes(2, "big") * 100_000
-        place = worker.place([data[:7], data[7:]])
+        place = worker.write([data[:7], data[7:]])
         assert place is not None
-        assert server.take(place, len(data)) == data
-        server.taken(worker.written)
+        assert server.read(place, len(data)) == data
+        server.release_up_to(worker.written)
 
 
 def test_an_answer_waits_for_room(ends):
     """While nothing was read, what does not fit is refused and nothing is written over."""
     server, worker = ends
-    first = b"a" * (arena.ANSWERS // 2)
-    place = worker.place([first])
-    assert worker.place([b"b" * (arena.ANSWERS // 2)]) is not None
-    assert worker.place([b"c" * 5000]) is None
-    assert server.take(place, len(first)) == first
-    server.taken(worker.written)
-    assert worker.place([b"c" * 5000]) is not None
+    first = b"a" * (arena.ANSWER_BYTES // 2)
+    place = worker.write([first])
+    assert worker.write([b"b" * (arena.ANSWER_BYTES // 2)]) is not None
+    assert worker.write([b"c" * 5000]) is None
+    assert server.read(place, len(first)) == first
+    server.release_up_to(worker.written)
+    assert worker.write([b"c" * 5000]) is not None
 
 
 def test_a_worker_cannot_shrink_it():

@@ -148,7 +148,7 @@ def assignment(tmp_path):
     (tmp_path / "gate").touch()
     context = LoadContext(None, "cpu", "auto", 1, tmp_path, logging.getLogger("contract"))
     spec = ModelSpec("contract", "classify", "pip")
-    return Assignment(load, Params, spec, context, 1_000_000, 2, patience=5.0)
+    return Assignment(load, Params, spec, context, 1_000_000, 2, infer_timeout=5.0)
 
 
 @contextlib.asynccontextmanager
@@ -251,7 +251,7 @@ async def test_a_load_that_is_refused_says_why(engine, assignment):
 
 async def test_a_hang_is_noticed(engine, assignment):
     """A worker that owes an answer for too long is given up, and blamed; the next one serves."""
-    hasty = dataclasses.replace(assignment, patience=0.6)
+    hasty = dataclasses.replace(assignment, infer_timeout=0.6)
     async with started(engine, hasty) as worker:
         deaths = []
         worker.on_death(deaths.append)
@@ -265,7 +265,7 @@ async def test_a_hang_is_noticed(engine, assignment):
 
 async def test_an_image_that_takes_too_long_is_refused(engine, assignment):
     """It is its sender's, 400, and the model is not blamed for it."""
-    given = dataclasses.replace(assignment, decode_patience=0.2, max_pixels=50_000_000)
+    given = dataclasses.replace(assignment, decode_timeout=0.2, max_pixels=50_000_000)
     async with started(engine, given) as worker:
         deaths = []
         worker.on_death(deaths.append)

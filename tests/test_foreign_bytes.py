@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import picture
 from foreign_bytes import FEW, damaged, parsed, seeded
-from mataserver.engines import payload, plain_classes, single, wire
+from mataserver.engines import payload, plain_classes, single_job, wire
 from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import Unavailable
 from mataserver.http import auth, forms, jsonbody
@@ -141,21 +141,21 @@ def test_pixels(data):
 def frames():
     """Return what a worker says, in one piece: an answer to one job, and one to several."""
     facts = wire.Header(wire.Answer(1, []), [3, 2], [])
-    alone = single.pack_answer(2, Outcome(b"{}", Timing(1.0, 2.0, 3.0)))
-    return b"".join(map(bytes, (*alone, *wire.placed(facts, [b"abc", b"de"]))))
+    alone = single_job.pack_answer(2, Outcome(b"{}", Timing(1.0, 2.0, 3.0)))
+    return b"".join(map(bytes, (*alone, *wire.frame_with_header(facts, [b"abc", b"de"]))))
 
 
 @FEW
 @given(damaged(frames()), st.integers(1, 40))
 def test_what_a_worker_says(data, step):
     """A worker runs strangers' code: what is no message raises, and nothing is ever unpickled."""
-    unframer = wire.Unframer()
+    unframer = wire.FrameSplitter()
     refused = (ValueError, msgspec.DecodeError, struct.error)  # the server ends that worker
     with contextlib.suppress(*refused):
         for at in range(0, len(data), step):
             for received in unframer.feed(data[at : at + step]):
                 alone = isinstance(received, memoryview)
-                single.read_answer(received) if alone else wire.parts(received)
+                single_job.read_answer(received) if alone else wire.inline_parts(received)
 
 
 PACKED = [bytes(part) for part in payload.pack({"a": (1, [2.5, b"x" * 10]), "b": {3}}).parts]
@@ -303,7 +303,7 @@ def test_a_frame_without_a_mask(cut):
 
 def test_a_worker_is_not_heard_out_for_ever():
     """A frame that says to be larger than any answer is refused by its first bytes."""
-    unframer = wire.Unframer(1000)
+    unframer = wire.FrameSplitter(1000)
     assert list(unframer.feed(wire.PREFIX.pack(10, 1000))) == []
     with pytest.raises(ValueError, match="too large"):
-        list(wire.Unframer(1000).feed(wire.PREFIX.pack(10, 1001)))
+        list(wire.FrameSplitter(1000).feed(wire.PREFIX.pack(10, 1001)))

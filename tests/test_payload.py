@@ -20,7 +20,7 @@ from mataserver.engines import payload, plain_classes, wire
 from mataserver.engines.plain_classes import Unsendable
 from mataserver.results import Segment, SegmentResult
 
-CHILDREN = {"engines/child.py"}
+CHILDREN = {"engines/worker_main.py"}
 """The program of a child process that reads the server's assignment."""
 
 
@@ -244,8 +244,11 @@ def test_nothing_is_imported_for_a_worker():
 
 def test_large_bytes_travel_beside():
     """From the size on from which the shared memory takes them."""
-    assert len(payload.pack(b"a" * (wire.LARGE - 1)).parts) == 1
-    assert len(payload.pack((b"a" * wire.LARGE, [bytearray(wire.LARGE)])).parts) == 3
+    assert len(payload.pack(b"a" * (wire.SHARED_MIN_BYTES - 1)).parts) == 1
+    assert (
+        len(payload.pack((b"a" * wire.SHARED_MIN_BYTES, [bytearray(wire.SHARED_MIN_BYTES)])).parts)
+        == 3
+    )
 
 
 def test_the_server_unpickles_nothing():

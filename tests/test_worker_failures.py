@@ -19,7 +19,7 @@ import pytest
 from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
 from mataserver.contract.backend import LoadContext, ModelSpec
-from mataserver.engines import payload, single, wire
+from mataserver.engines import payload, single_job, wire
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Facts, Job, Outcome, Placement, Timing
@@ -133,7 +133,7 @@ def assignment(tmp_path, how=load):
     log = logging.getLogger("accidents")
     context = LoadContext(None, "cpu", "auto", 0, tmp_path, log)
     spec = ModelSpec("careless", "classify", "pip")
-    return Assignment(how, Params, spec, context, 1_000_000, 1, patience=60.0)
+    return Assignment(how, Params, spec, context, 1_000_000, 1, infer_timeout=60.0)
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ async def test_an_answer_of_the_wrong_shape_fails_its_batch():
 
 def alone(request, body=b"{}", **timing):
     """Return the answer to a batch of one job as a worker sends it."""
-    return b"".join(single.pack_answer(request, Outcome(body, Timing(**timing))))
+    return b"".join(single_job.pack_answer(request, Outcome(body, Timing(**timing))))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ async def test_a_pickle_of_a_worker_is_not_read(tmp_path):
     for number, ask in enumerate(asked, 1):
         waiting = asyncio.ensure_future(ask())
         await asyncio.sleep(0)
-        sick.data_received(b"".join(wire.frame(wire.Returned(number), [poison])))
+        sick.data_received(b"".join(wire.frame(wire.ValueReturned(number), [poison])))
         with pytest.raises(MataError):
             await waiting
     assert not list(tmp_path.iterdir())
@@ -298,8 +298,8 @@ async def test_a_message_that_cannot_be_read_ends_the_worker(caplog, sent):
 @pytest.mark.parametrize(
     "message",
     [
-        wire.Decoding(),
-        wire.Ended(99),
+        wire.WaitingForDecoder(),
+        wire.StreamEnded(99),
         wire.Answer(99, []),
         wire.Loaded(Facts(stateful=False, pid=1)),
     ],
@@ -327,7 +327,7 @@ async def test_messages_that_come_together_are_read_one_by_one():
         calls = [asyncio.ensure_future(worker.call("echo", (), {})) for _ in range(3)]
         await asyncio.sleep(0)
         said = b"".join(
-            b"".join(wire.frame(wire.Returned(number), payload.pack("x" * number).parts))
+            b"".join(wire.frame(wire.ValueReturned(number), payload.pack("x" * number).parts))
             for number in (1, 2, 3)
         )
         for begin in range(0, len(said), size):
@@ -353,7 +353,7 @@ def load_looker(_spec, _context):
 async def test_a_slow_image_in_a_call_is_that_calls_own(tmp_path, engine_type):
     """A method that decodes for too long gets 400; what waits is told to ask again; no blame."""
     engine = engine_type()
-    given = dataclasses.replace(assignment(tmp_path, load_looker), decode_patience=0.2)
+    given = dataclasses.replace(assignment(tmp_path, load_looker), decode_timeout=0.2)
     started = await engine.start(given, PLACE)
     deaths = []
     started.on_death(deaths.append)
@@ -379,7 +379,7 @@ async def test_decoding_is_not_the_models_time():
     busy.infer([Job(b"a", b"")], answers.append)
     for _ in range(8):
         await asyncio.sleep(0.1)
-        busy.data_received(b"".join(wire.frame(wire.Decoding())))
+        busy.data_received(b"".join(wire.frame(wire.WaitingForDecoder())))
     assert busy.alive
     assert not answers
     await asyncio.sleep(0.5)
@@ -393,7 +393,7 @@ async def test_only_the_slow_image_of_a_batch_is_refused():
     mine, others = [], []
     stuck.infer([Job(b"a", b""), Job(b"b", b"")], mine.append)
     stuck.infer([Job(b"c", b"")], others.append)
-    stuck.data_received(b"".join(wire.frame(wire.Late(1, 1))))
+    stuck.data_received(b"".join(wire.frame(wire.DecodeTimedOut(1, 1))))
     assert isinstance(mine[0], DecodeTimeoutError)
     assert (mine[0].job, mine[0].status) == (1, 400)
     assert isinstance(others[0], WorkerReplacedError)

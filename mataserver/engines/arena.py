@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.engines.wire import Part
+    from mataserver.engines.wire import Buffer
 
-REQUESTS = 4 << 20
-ANSWERS = 4 << 20
-_HEAD = 64
+REQUEST_BYTES = 4 << 20
+ANSWER_BYTES = 4 << 20
+_HEADER_BYTES = 64
 _ALIGN = 64
-_READ, _BEGUN = 0, 1
+_READ_COUNTER, _TAKEN_COUNTER = 0, 1
 """What the numbers at the beginning are: the server's mark, and the worker's."""
-SIZE = _HEAD + REQUESTS + ANSWERS
+SIZE = _HEADER_BYTES + REQUEST_BYTES + ANSWER_BYTES
 
 
 def create() -> int | None:
@@ -54,24 +54,24 @@ class Block:
     free: bool = False
 
 
-class Outgoing:
+class ServerArena:
     """The server's side: writes requests, reads answers."""
 
     def __init__(self, descriptor: int) -> None:
         self._map = mmap.mmap(descriptor, SIZE)
         self._view = memoryview(self._map)
-        self._marks = self._view[:16].cast("Q")
+        self._counters = self._view[:16].cast("Q")
         self._blocks: deque[Block] = deque()
 
-    def place(self, data: Part) -> Block | None:
+    def write(self, data: Buffer) -> Block | None:
         """Copy ``data`` in; return its block, or None if there is no room."""
         size = -(-len(data) // _ALIGN) * _ALIGN
-        begin = self._room(size)
+        begin = self._find_space(size)
         if begin is None:
             return None
         block = Block(begin, begin + size)
         self._blocks.append(block)
-        at = _HEAD + begin
+        at = _HEADER_BYTES + begin
         self._view[at : at + len(data)] = data
         return block
 
@@ -81,72 +81,72 @@ class Outgoing:
         while self._blocks and self._blocks[0].free:
             self._blocks.popleft()
 
-    def take(self, place: int, size: int) -> bytes:
+    def read(self, offset: int, size: int) -> bytes:
         """Return a copy of a part of an answer."""
-        at = _HEAD + REQUESTS + place
+        at = _HEADER_BYTES + REQUEST_BYTES + offset
         return bytes(self._view[at : at + size])
 
-    def taken(self, written: int) -> None:
+    def release_up_to(self, written: int) -> None:
         """Let the worker overwrite every answer up to ``written``."""
-        self._marks[_READ] = written
+        self._counters[_READ_COUNTER] = written
 
     @property
-    def begun(self) -> int:
+    def last_taken(self) -> int:
         """The last request that the worker took from the socket; readable after its death."""
-        return int(self._marks[_BEGUN])
+        return int(self._counters[_TAKEN_COUNTER])
 
     def close(self) -> None:
         """Unmap the memory."""
-        self._marks.release()
+        self._counters.release()
         self._view.release()
         self._map.close()
 
-    def _room(self, size: int) -> int | None:
+    def _find_space(self, size: int) -> int | None:
         """Return an offset for ``size`` bytes behind the newest block and before the oldest one."""
         if not self._blocks:
-            return 0 if size <= REQUESTS else None
+            return 0 if size <= REQUEST_BYTES else None
         oldest, newest = self._blocks[0].begin, self._blocks[-1].end
         if newest > oldest:
-            if newest + size <= REQUESTS:
+            if newest + size <= REQUEST_BYTES:
                 return newest
             return 0 if size < oldest else None
         return newest if newest + size < oldest else None
 
 
-class Incoming:
+class WorkerArena:
     """The worker's side: reads requests in place, writes answers."""
 
     def __init__(self, descriptor: int) -> None:
         self._view = memoryview(mmap.mmap(descriptor, SIZE))
-        self._marks = self._view[:16].cast("Q")
-        self._written = self._begun = 0
+        self._counters = self._view[:16].cast("Q")
+        self._written = self._last_taken = 0
 
     @property
     def written(self) -> int:
         """Bytes written so far, including gaps at the end of the ring."""
         return self._written
 
-    def begin(self, request: int) -> None:
+    def mark_taken(self, request: int) -> None:
         """Note that a request was taken from the socket; their numbers grow."""
-        if request > self._begun:  # an item of a stream has the number of the stream
-            self._begun = self._marks[_BEGUN] = request
+        if request > self._last_taken:  # an item of a stream has the number of the stream
+            self._last_taken = self._counters[_TAKEN_COUNTER] = request
 
-    def look(self, place: int, size: int) -> memoryview:
+    def view(self, offset: int, size: int) -> memoryview:
         """Return a view of a request's bytes, valid until the request is answered."""
-        at = _HEAD + place
+        at = _HEADER_BYTES + offset
         return self._view[at : at + size]
 
-    def place(self, pieces: Sequence[Part]) -> int | None:
+    def write(self, pieces: Sequence[Buffer]) -> int | None:
         """Copy ``pieces`` in consecutively; return their offset, or None if they do not fit."""
         size = -(-sum(map(len, pieces)) // _ALIGN) * _ALIGN
-        at = self._written % ANSWERS
-        gap = ANSWERS - at if at + size > ANSWERS else 0
-        if self._written + gap + size - self._marks[_READ] > ANSWERS:
+        at = self._written % ANSWER_BYTES
+        gap = ANSWER_BYTES - at if at + size > ANSWER_BYTES else 0
+        if self._written + gap + size - self._counters[_READ_COUNTER] > ANSWER_BYTES:
             return None
         self._written += gap
-        at = self._written % ANSWERS
+        at = self._written % ANSWER_BYTES
         self._written += size
-        begin = _HEAD + REQUESTS + at
+        begin = _HEADER_BYTES + REQUEST_BYTES + at
         for piece in pieces:
             self._view[begin : begin + len(piece)] = piece
             begin += len(piece)

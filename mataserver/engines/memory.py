@@ -44,7 +44,7 @@ def _unshared(pid: int) -> int:
     return total
 
 
-def family(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
     """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for child, parent in kernel.parents():

@@ -133,9 +133,9 @@ class _Packer:
 
     def _bytes(self, value: bytes | bytearray | memoryview) -> Any:
         view = memoryview(value)
-        if view.nbytes < wire.LARGE or not view.c_contiguous:
+        if view.nbytes < wire.SHARED_MIN_BYTES or not view.c_contiguous:
             value = view.tobytes()
-        if view.nbytes < wire.LARGE:
+        if view.nbytes < wire.SHARED_MIN_BYTES:
             return value
         self.parts.append(memoryview(value).cast("B"))
         return self._extension(_BYTES, len(self.parts))

@@ -27,7 +27,7 @@ async def _fork(worker: ProcessWorker, zygote: ZygoteHandle) -> int:
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     with theirs, _shared() as descriptors:
-        worker.share(arena.Outgoing(descriptors[0]) if descriptors else None)
+        worker.use_memory(arena.ServerArena(descriptors[0]) if descriptors else None)
         await loop.create_unix_connection(lambda: worker, sock=ours)
         return await zygote.fork(worker, [theirs.fileno(), *descriptors])
 
@@ -64,7 +64,7 @@ class ProcessEngine:
         """Fork a child and load the model. Raises a ``MataError`` if that fails."""
         zygote = self._zygote(placement)
         worker = ProcessWorker(
-            assignment.spec.name, assignment.patience, assignment.decode_patience
+            assignment.spec.name, assignment.infer_timeout, assignment.decode_timeout
         )
         try:
             pid = await _fork(worker, zygote)

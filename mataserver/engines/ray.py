@@ -169,7 +169,7 @@ class RayEngine:
 
         def ended(how: str) -> None:
             for worker in workers:
-                worker.exited(how)
+                worker.on_exit(how)
 
         placed = await self._placed(place, ended)
         try:
@@ -178,8 +178,8 @@ class RayEngine:
             watched, epoch = self._watch.pulse(placed.node), self.cluster.epoch
             worker = RayWorker(
                 name,
-                assignment.patience,
-                assignment.decode_patience,
+                assignment.infer_timeout,
+                assignment.decode_timeout,
                 placed.node,
                 lambda: self._is_lost(placed.node, watched, epoch),
             )

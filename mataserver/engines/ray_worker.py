@@ -23,12 +23,12 @@ class RayWorker(ProcessWorker):
     def __init__(
         self,
         name: str,
-        patience: float,
-        decode_patience: float,
+        infer_timeout: float,
+        decode_timeout: float,
         node: Node,
         is_lost: Callable[[], Awaitable[bool]],
     ) -> None:
-        super().__init__(name, patience, decode_patience)
+        super().__init__(name, infer_timeout, decode_timeout)
         self.model = name
         self.node = node
         self.suspect = False

@@ -21,7 +21,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from mataserver.engines.work import Answered, Facts, Job, Outcome, Worker
+    from mataserver.engines.work import BatchCallback, Facts, Job, Outcome, Worker
     from mataserver.engines.worker_errors import Death
 
 
@@ -88,7 +88,7 @@ class Replicas:
         """Call ``callback(suspect)`` when all live replicas become suspect, or no longer are."""
         self._doubters.append(callback)
 
-    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
+    def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run a batch on the least loaded replica, or the one with the session's state."""
         session, roster = jobs[0].session, self._roster
         keeps = session is not None and self.facts.stateful
@@ -99,7 +99,7 @@ class Replicas:
             roster.less(index, worker)
             if not isinstance(answer, MataError):
                 self._respawns.pauses[index] = FIRST_PAUSE
-            answered(answer)
+            callback(answer)
 
         roster.load[index] += 1
         try:
@@ -161,12 +161,12 @@ class Replicas:
         await self._roster.retire(min(reversed(spare), key=lambda i: self._roster.load[i]))
         return True
 
-    def dismiss(self, error: MataError) -> None:
+    def terminate(self, error: MataError) -> None:
         """Kill every replica; pending requests fail with ``error``."""
         self._closed = True
         self._respawns.cancel()
         for worker in self._roster.present:
-            worker.dismiss(error)
+            worker.terminate(error)
 
     # one replica
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import asyncio
 
 MALFORMED = "The model's worker sent a malformed reply"
-_LONGEST = 1e9
+_MAX_MILLISECONDS = 1e9
 """Upper bound of a time in milliseconds; the comparison also rejects NaN."""
 
 
@@ -32,7 +32,7 @@ def read_batch(reply: Reply | MataError, count: int) -> list[Outcome] | MataErro
     """Return the outcomes of a batch of ``count`` jobs, or its error."""
     if isinstance(reply, MataError):
         return reply
-    if isinstance(reply.message, wire.Raised):
+    if isinstance(reply.message, wire.RequestFailed):
         return reply.message.failure.error()
     return _outcomes(reply, count) or WorkerDied(MALFORMED)
 
@@ -42,20 +42,20 @@ def read_piece(reply: Reply) -> str | Outcome:
     outcomes = _outcomes(reply, 1)
     if outcomes is not None:
         return outcomes[0]
-    if isinstance(reply.message, wire.Returned):
+    if isinstance(reply.message, wire.ValueReturned):
         text = payload.unpack(reply.parts, plain_classes.of_package("", frozenset()))
         if isinstance(text, str):
             return text
     raise WorkerDied(MALFORMED)
 
 
-def settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
+def resolve(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
     """Complete a future with a reply, unless its awaiter has gone."""
     if future.done():
         return
     if isinstance(reply, MataError):
         future.set_exception(reply)
-    elif isinstance(reply.message, wire.Raised):
+    elif isinstance(reply.message, wire.RequestFailed):
         future.set_exception(reply.message.failure.error())
     else:
         future.set_result(reply)
@@ -78,5 +78,5 @@ def _outcomes(reply: Reply, count: int) -> list[Outcome] | None:
 
 def _is_sound(outcome: Outcome) -> bool:
     """Whether an outcome has an answer or a failure, and plausible timings."""
-    told = outcome.failure is not None or bool(outcome.body)
-    return told and 0.0 <= outcome.timing.total < _LONGEST
+    is_answered = outcome.failure is not None or bool(outcome.body)
+    return is_answered and 0.0 <= outcome.timing.total < _MAX_MILLISECONDS

@@ -95,10 +95,10 @@ class Seat:
             if sock is not None:
                 # Imported late: the server imports this module too, and must not load a worker's
                 # code.
-                from mataserver.engines import child
+                from mataserver.engines import worker_main
 
                 with sock:
-                    child.main(sock, None)
+                    worker_main.main(sock, None)
                 self._over.set()
                 return
         except BaseException:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.watchdog import Watchdog, pause
+from mataserver.engines.model_thread import ModelThread
+from mataserver.engines.watchdog import Watchdog, check_interval
 from mataserver.engines.worker_errors import (
     Death,
     DecodeTimeoutError,
@@ -20,14 +21,13 @@ from mataserver.engines.worker_errors import (
     WorkerDied,
     WorkerReplacedError,
 )
-from mataserver.engines.workthread import WorkThread
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from mataserver.engines.host import ModelHost
-    from mataserver.engines.work import Answered, Assignment, Facts, Job, Outcome, Placement
+    from mataserver.engines.work import Assignment, BatchCallback, Facts, Job, Outcome, Placement
 
 log = logging.getLogger("mataserver.thread")
 
@@ -41,17 +41,17 @@ class ThreadWorker:
     width = 1
 
     def __init__(
-        self, name: str, patience: float, host: ModelHost, decode_patience: float = 10.0
+        self, name: str, infer_timeout: float, host: ModelHost, decode_timeout: float = 10.0
     ) -> None:
         self._name = name
-        self._decode_patience = decode_patience
-        self._look_again: asyncio.TimerHandle | None = None
+        self._decode_timeout = decode_timeout
+        self._decode_check: asyncio.TimerHandle | None = None
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._alive = True
-        self._watchdog = Watchdog(patience, self._hung, float("inf"))
+        self._watchdog = Watchdog(infer_timeout, self._on_hang, float("inf"))
         self._callbacks: list[Callable[[Death], None]] = []
-        self._thread = WorkThread(name, self._watchdog)
+        self._thread = ModelThread(name, self._watchdog)
 
     @property
     def alive(self) -> bool:
@@ -75,33 +75,33 @@ class ThreadWorker:
         facts = await self._in_thread(self._host.load, watched=False)
         # Decoding beside the model was tried: lock contention costs more than it gains.
         self.facts = msgspec.structs.replace(facts, decoders=0)
-        self._watchdog.allow(facts.step_timeout)
+        self._watchdog.raise_limit(facts.step_timeout)
 
-    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
+    def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run one batch; the worker is given up if it hangs."""
-        dropped = False
+        is_cancelled = False
         for index, job in enumerate(jobs):
-            job.place = (0, index)
+            job.position = (0, index)
 
-        def drop() -> None:
-            nonlocal dropped
-            dropped = True
+        def cancel() -> None:
+            nonlocal is_cancelled
+            is_cancelled = True
 
         def infer() -> list[Outcome]:
-            if dropped:
+            if is_cancelled:
                 raise Unavailable("The request was given up before it was answered")
             return self._host.infer(jobs)
 
-        def take(outcomes: Any, error: Exception | None) -> None:
+        def pass_outcomes(outcomes: Any, error: Exception | None) -> None:
             if error is None or isinstance(error, MataError):
-                answered(outcomes if error is None else error)
+                callback(outcomes if error is None else error)
             else:
                 log.error("a batch failed", exc_info=error)
-                answered(MataError("The model failed"))
+                callback(MataError("The model failed"))
 
-        self._check()
-        self._thread.put(infer, take)
-        return drop
+        self._check_alive()
+        self._thread.put(infer, pass_outcomes)
+        return cancel
 
     async def close_session(self, session: str) -> None:
         """Discard a session's state."""
@@ -137,22 +137,22 @@ class ThreadWorker:
         """Return 0: a thread's memory is the server's."""
         return 0
 
-    def give_up(self, reason: str, told: str | None = None) -> None:
-        """Abandon the thread; pending requests fail with ``told``, or with ``reason``."""
+    def give_up(self, reason: str, detail: str | None = None) -> None:
+        """Abandon the thread; pending requests fail with ``detail``, or with ``reason``."""
         if self._alive:
             log.error("worker of %s is given up: %s", self._name, reason)
             self._abandon(
-                WorkerDied(told or f"The model's worker was given up: {reason}"), Death(reason)
+                WorkerDied(detail or f"The model's worker was given up: {reason}"), Death(reason)
             )
 
-    def dismiss(self, error: MataError) -> None:
+    def terminate(self, error: MataError) -> None:
         """Abandon the thread; pending requests fail with ``error``."""
         self._callbacks.clear()
         self._abandon(error, Death("it was dismissed", is_model_fault=False))
 
     def _abandon(self, error: MataError, death: Death) -> None:
         self._alive = False
-        self._stop_looking()
+        self._cancel_decode_check()
         self._watchdog.stop()
         self._thread.post(self._host.close)  # in case it ever becomes responsive again
         self._thread.end()
@@ -160,37 +160,37 @@ class ThreadWorker:
         for callback in self._callbacks:
             callback(death)
 
-    def _look(self) -> None:
+    def _check_decoding(self) -> None:
         """Check the decode timeout; abandon a stuck thread, whose other images move to the next."""
-        self._look_again = None
-        if not self._alive or not self._thread.busy:
+        self._decode_check = None
+        if not self._alive or not self._thread.is_busy:
             return
         seconds = self._host.decoding_seconds(self._thread.ident)
-        if seconds > self._decode_patience:
-            self._spoil()
+        if seconds > self._decode_timeout:
+            self._on_decode_timeout()
             return
         if seconds:
-            self._watchdog.progress()
-        self._look_later()
+            self._watchdog.record_progress()
+        self._schedule_decode_check()
 
-    def _spoil(self) -> None:
-        reason = f"an image took over {self._decode_patience:g} s to decode"
+    def _on_decode_timeout(self) -> None:
+        reason = f"an image took over {self._decode_timeout:g} s to decode"
         log.warning("worker of %s is replaced: %s", self._name, reason)
         job = self._host.job_in_decoding(self._thread.ident)
         self._alive = False
-        timed_out = DecodeTimeoutError(self._decode_patience, 0 if job is None else job.place[1])
+        timed_out = DecodeTimeoutError(self._decode_timeout, 0 if job is None else job.position[1])
         self._thread.fail_current(timed_out)
         self._abandon(WorkerReplacedError(), Death(reason, is_model_fault=False))
 
-    def _look_later(self) -> None:
-        if self._look_again is None:
-            later = pause(self._decode_patience)
-            self._look_again = self._loop.call_later(later, self._look)
+    def _schedule_decode_check(self) -> None:
+        if self._decode_check is None:
+            later = check_interval(self._decode_timeout)
+            self._decode_check = self._loop.call_later(later, self._check_decoding)
 
-    def _stop_looking(self) -> None:
-        if self._look_again is not None:
-            self._look_again.cancel()
-            self._look_again = None
+    def _cancel_decode_check(self) -> None:
+        if self._decode_check is not None:
+            self._decode_check.cancel()
+            self._decode_check = None
 
     async def close(self) -> None:
         """Close the model and end the thread."""
@@ -198,7 +198,7 @@ class ThreadWorker:
             return
         ended = self._thread.submit(self._host.close, watched=False)
         self._alive = False
-        self._stop_looking()
+        self._cancel_decode_check()
         self._thread.end()
         try:
             async with asyncio.timeout(5.0):
@@ -206,20 +206,20 @@ class ThreadWorker:
         except TimeoutError:
             log.error("worker of %s did not stop", self._name)  # noqa: TRY400 - no traceback to show
 
-    def _hung(self) -> None:
+    def _on_hang(self) -> None:
         limit = f"{round(self._watchdog.limit, 1):g} s"
         self.give_up(f"no answer within {limit}", f"The model gave no answer within {limit}")
 
     async def _in_thread(self, function: Callable[[], Any], *, watched: bool = True) -> Any:
-        self._check(watched=watched)
+        self._check_alive(watched=watched)
         return await self._thread.submit(function, watched=watched)
 
-    def _check(self, *, watched: bool = True) -> None:
+    def _check_alive(self, *, watched: bool = True) -> None:
         """Raise ``NotDispatchedError`` without a worker; else start watching the decode timeout."""
         if not self._alive:
             raise NotDispatchedError
         if watched:
-            self._look_later()
+            self._schedule_decode_check()
 
 
 class ThreadEngine:
@@ -231,12 +231,12 @@ class ThreadEngine:
         from mataserver.engines.host import ModelHost
 
         host = ModelHost(assignment)
-        name, patience = assignment.spec.name, assignment.patience
-        worker = ThreadWorker(name, patience, host, assignment.decode_patience)
+        name, infer_timeout = assignment.spec.name, assignment.infer_timeout
+        worker = ThreadWorker(name, infer_timeout, host, assignment.decode_timeout)
         try:
             await worker.load()
         except asyncio.CancelledError:  # the load may never return
-            worker.dismiss(Unavailable("The load was given up"))
+            worker.terminate(Unavailable("The load was given up"))
             raise
         except BaseException:
             await worker.close()

@@ -22,81 +22,81 @@ MARGIN = 2.0
 """A step may take this many times as long as the slowest successful one."""
 GROWTH = 4.0
 """Maximum factor by which experience extends the initial limit."""
-LONGEST_PAUSE = 1.0
+MAX_CHECK_INTERVAL = 1.0
 
 
-def pause(limit: float) -> float:
+def check_interval(limit: float) -> float:
     """Return the interval in seconds at which a decode timeout of ``limit`` seconds is checked."""
-    return min(LONGEST_PAUSE, limit / 4)
+    return min(MAX_CHECK_INTERVAL, limit / 4)
 
 
 class Watchdog:
-    """Calls ``hung()`` after ``limit`` seconds without progress while requests are pending.
+    """Calls ``on_hang()`` after ``limit`` seconds without progress while requests are pending.
 
-    The limit starts at ``patience``. A worker's claim to be decoding extends it by at most
-    ``decode_patience`` per pending image: the claim may be false.
+    The limit starts at ``infer_timeout``. A worker's claim to be decoding extends it by at most
+    ``decode_timeout`` per pending image: the claim may be false.
     """
 
     def __init__(
-        self, patience: float, hung: Callable[[], None], decode_patience: float = 0.0
+        self, infer_timeout: float, on_hang: Callable[[], None], decode_timeout: float = 0.0
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._patience = patience
-        self._hung = hung
-        self._decode_patience = decode_patience
+        self._infer_timeout = infer_timeout
+        self._on_hang = on_hang
+        self._decode_timeout = decode_timeout
         self._slowest = 0.0
-        self._owed: dict[int, int] = {}
-        self._progress = 0.0
-        self._answered = 0.0
+        self._pending: dict[int, int] = {}
+        self._last_progress = 0.0
+        self._last_answer = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def limit(self) -> float:
         """The current timeout of a step in seconds."""
-        learned = min(MARGIN * self._slowest, GROWTH * self._patience)
-        return max(self._patience, learned)
+        learned = min(MARGIN * self._slowest, GROWTH * self._infer_timeout)
+        return max(self._infer_timeout, learned)
 
-    def allow(self, seconds: float) -> None:
+    def raise_limit(self, seconds: float) -> None:
         """Raise the limit to what the backend declares, up to ``LONGEST_STEP``."""
-        self._patience = max(self._patience, min(seconds, LONGEST_STEP))
+        self._infer_timeout = max(self._infer_timeout, min(seconds, LONGEST_STEP))
 
-    def expect(self, what: int, images: int = 1) -> None:
+    def add_pending(self, request: int, images: int = 1) -> None:
         """Register a pending request about ``images`` images."""
-        if not self._owed:
-            self._progress = self._answered = self._loop.time()
-        self._owed[what] = images
+        if not self._pending:
+            self._last_progress = self._last_answer = self._loop.time()
+        self._pending[request] = images
         if self._timer is None:
-            self._timer = self._loop.call_later(self.limit, self._look)
+            self._timer = self._loop.call_later(self.limit, self._check)
 
-    def answered(self, what: int, *, well: bool = True) -> None:
-        """Record a reply as progress; its duration extends the limit if it went ``well``."""
-        if self._owed.pop(what, None) is None:
+    def record_answer(self, request: int, *, succeeded: bool = True) -> None:
+        """Record a reply as progress; its duration extends the limit if it went ``succeeded``."""
+        if self._pending.pop(request, None) is None:
             return
         now = self._loop.time()
-        if well and now - self._progress > self._slowest:
-            self._slowest = now - self._progress
-        self._progress = self._answered = now
+        if succeeded and now - self._last_progress > self._slowest:
+            self._slowest = now - self._last_progress
+        self._last_progress = self._last_answer = now
 
-    def progress(self) -> None:
+    def record_progress(self) -> None:
         """Record progress of another kind: the worker decodes, under a timeout of its own."""
         now = self._loop.time()
-        if now - self._answered <= self._decode_patience * sum(self._owed.values()):
-            self._progress = now
+        if now - self._last_answer <= self._decode_timeout * sum(self._pending.values()):
+            self._last_progress = now
 
     def stop(self) -> None:
         """Stop watching."""
-        self._owed.clear()
+        self._pending.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """Check, or reschedule: moving the timer with every reply would cost more."""
         self._timer = None
-        if not self._owed:
+        if not self._pending:
             return
-        left = self._progress + self.limit - self._loop.time()
+        left = self._last_progress + self.limit - self._loop.time()
         if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
+            self._timer = self._loop.call_later(left, self._check)
         else:
-            self._hung()
+            self._on_hang()

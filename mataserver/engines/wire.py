@@ -1,7 +1,7 @@
 """Messages between the server and a worker process, and their framing.
 
 A frame is a prefix (header length, payload length), a MessagePack header and the raw parts, whose
-lengths are the header's ``sizes``. A large part may lie in shared memory instead, at its place.
+lengths are the header's ``sizes``. A large part may lie in shared memory instead, at its offset.
 Both ends run the same version, but a worker runs untrusted models: its messages are decoded
 strictly by the types below, and a call's values by ``payload``.
 """
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PREFIX = struct.Struct("<IQ")
-Part = bytes | bytearray | memoryview
-LARGE = 4096
+Buffer = bytes | bytearray | memoryview
+SHARED_MIN_BYTES = 4096
 """Parts of at least this many bytes use shared memory, if it has room."""
 INLINE = -1
-"""The place of a part that follows the header in its frame."""
-LARGEST_HEADER, LARGEST_PAYLOAD = 1 << 24, 1 << 32
-LARGEST_ANSWER = 1 << 29
+"""The offset of a part that follows the header in its frame."""
+MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES = 1 << 24, 1 << 32
+MAX_ANSWER_BYTES = 1 << 29
 """Maximum size of a worker's message: twice a depth map of 64 megapixels."""
-_CHUNK = 1 << 18
+_READ_BYTES = 1 << 18
 
 
-class JobHead(msgspec.Struct, frozen=True):
+class JobHeader(msgspec.Struct, frozen=True):
     """A job without its two parts, the image and the params."""
 
     format: Format
     session: str | None
 
 
-class OutcomeHead(msgspec.Struct, frozen=True):
+class OutcomeHeader(msgspec.Struct, frozen=True):
     """An outcome without its body."""
 
     timing: Timing
@@ -66,10 +66,10 @@ class Load(Message, frozen=True, tag=True):
 class Infer(Request, frozen=True, tag=True):
     """Server to worker: a batch; parts are image and params of each job in turn."""
 
-    jobs: list[JobHead]
+    jobs: list[JobHeader]
 
 
-class Drop(Message, frozen=True, tag=True):
+class CancelBatch(Message, frozen=True, tag=True):
     """Server to worker: a batch was cancelled; it still gets a reply."""
 
     id: int
@@ -85,21 +85,21 @@ class Call(Request, frozen=True, tag=True):
     """Server to worker: call a method; parts are the payload ``(method, args, kwargs)``."""
 
 
-class Open(Request, frozen=True, tag=True):
+class OpenStream(Request, frozen=True, tag=True):
     """Server to worker: open a generator method; parts as in ``Call``."""
 
 
 class Generate(Request, frozen=True, tag=True):
     """Server to worker: open the stream of one job's answer; parts are its image and params."""
 
-    job: JobHead
+    job: JobHeader
 
 
-class Next(Request, frozen=True, tag=True):
+class NextItem(Request, frozen=True, tag=True):
     """Server to worker: compute one more item of an open stream."""
 
 
-class Cancel(Message, frozen=True, tag=True):
+class CloseStream(Message, frozen=True, tag=True):
     """Server to worker: close an open stream."""
 
     id: int
@@ -125,33 +125,33 @@ class Answer(Message, frozen=True, tag=True):
     """Worker to server: the outcomes of a batch, or of a stream's job; parts are their bodies."""
 
     id: int
-    outcomes: list[OutcomeHead]
+    outcomes: list[OutcomeHeader]
 
 
-class Returned(Message, frozen=True, tag=True):
+class ValueReturned(Message, frozen=True, tag=True):
     """Worker to server: the value of a call or a stream's next item; parts are its payload."""
 
     id: int
 
 
-class Late(Message, frozen=True, tag=True):
+class DecodeTimedOut(Message, frozen=True, tag=True):
     """Worker to server: a job's image exceeded the decode timeout."""
 
     id: int
     job: int
 
 
-class Decoding(Message, frozen=True, tag=True):
+class WaitingForDecoder(Message, frozen=True, tag=True):
     """Worker to server: the model is waiting for a decoder, not hanging."""
 
 
-class Ended(Message, frozen=True, tag=True):
+class StreamEnded(Message, frozen=True, tag=True):
     """Worker to server: a stream has no more items."""
 
     id: int
 
 
-class Raised(Message, frozen=True, tag=True):
+class RequestFailed(Message, frozen=True, tag=True):
     """Worker to server: a call or a stream failed."""
 
     id: int
@@ -159,64 +159,64 @@ class Raised(Message, frozen=True, tag=True):
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
-    """A message, and the sizes and places of its parts.
+    """A message, and the sizes and offsets of its parts.
 
-    ``places`` is empty if every part follows the header. ``written`` is the worker's write position
-    in shared memory, which the server returns once it has read so far.
+    ``offsets`` is empty if every part follows the header. ``written`` is the worker's write
+    position in shared memory, which the server returns once it has read so far.
     """
 
     message: (
         Load
         | Infer
-        | Drop
+        | CancelBatch
         | CloseSession
         | Call
-        | Open
+        | OpenStream
         | Generate
-        | Next
-        | Cancel
+        | NextItem
+        | CloseStream
         | Stop
         | Loaded
         | LoadRefused
         | Answer
-        | Returned
-        | Ended
-        | Raised
-        | Late
-        | Decoding
+        | ValueReturned
+        | StreamEnded
+        | RequestFailed
+        | DecodeTimedOut
+        | WaitingForDecoder
     )
     sizes: list[int] = []
-    places: list[int] = []
+    offsets: list[int] = []
     written: int = 0
 
 
-class Received(msgspec.Struct):
+class ReceivedMessage(msgspec.Struct):
     """A frame as received; inline parts are views into it."""
 
     header: Header
     payload: memoryview
 
 
-Frame = Received | memoryview
+Frame = ReceivedMessage | memoryview
 """A frame with a header, or the payload of one without."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Header)
 
 
-def frame(message: Message, parts: Sequence[Part] = ()) -> list[Part]:
+def frame(message: Message, parts: Sequence[Buffer] = ()) -> list[Buffer]:
     """Return the buffers to write, in order, for a message with inline parts only."""
-    return placed(Header(message, [len(part) for part in parts]), parts)  # type: ignore[arg-type]
+    return frame_with_header(Header(message, [len(part) for part in parts]), parts)  # type: ignore[arg-type]
 
 
-def placed(header: Header, inline: Sequence[Part]) -> list[Part]:
+def frame_with_header(header: Header, inline: Sequence[Buffer]) -> list[Buffer]:
     """Return the buffers to write for a header and its inline parts."""
     encoded = _ENCODER.encode(header)
     size = sum(map(len, inline))
     return [PREFIX.pack(len(encoded), size) + encoded, *inline]
 
 
-def parts(received: Received) -> list[memoryview]:
+def inline_parts(received: ReceivedMessage) -> list[memoryview]:
     """Return the parts of a frame that are all inline."""
     found, begin = [], 0
     for size in received.header.sizes:
@@ -225,72 +225,74 @@ def parts(received: Received) -> list[memoryview]:
     return found
 
 
-def send(sock: socket.socket, buffers: Sequence[Part]) -> None:
+def send(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
     """Write a frame to a blocking socket."""
     sock.sendall(b"".join(buffers) if len(buffers) > 1 else buffers[0])
 
 
-class Reader:
+class MessageReader:
     """Reads frames from a socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._unframer = Unframer()
+        self._splitter = FrameSplitter()
         self._complete: deque[Frame] = deque()
 
-    def fetch(self) -> bool:
+    def receive(self) -> bool:
         """Read what is available without blocking; False at the end of the stream."""
         try:
-            data = self._sock.recv(_CHUNK, socket.MSG_DONTWAIT)
+            data = self._sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        self._complete.extend(self._unframer.feed(data))
+        self._complete.extend(self._splitter.feed(data))
         return bool(data)
 
-    def take(self) -> Frame | None:
+    def next_frame(self) -> Frame | None:
         """Return the next complete frame, None if there is none."""
         return self._complete.popleft() if self._complete else None
 
 
-class Unframer:
-    """Splits a byte stream into frames of at most ``largest`` bytes. Raises ``ValueError``."""
+class FrameSplitter:
+    """Splits a byte stream into frames of at most ``max_payload`` bytes. Raises ``ValueError``."""
 
-    def __init__(self, largest: int = LARGEST_PAYLOAD) -> None:
+    def __init__(self, max_payload: int = MAX_PAYLOAD_BYTES) -> None:
         self._buffer = bytearray()
-        self._largest = largest
+        self._max_payload = max_payload
 
     def feed(self, data: bytes | bytearray) -> Iterator[Frame]:
         """Add received bytes; yield every complete frame."""
         if self._buffer:
             self._buffer += data
-            if not _end(self._buffer, 0, self._largest):
+            if not _frame_end(self._buffer, 0, self._max_payload):
                 return
             # Frames are views of this buffer: a copy would double a large frame's memory.
             data, self._buffer = self._buffer, bytearray()
         begin = 0
-        while end := _end(data, begin, self._largest):
-            yield _cut(data, begin, end)
+        while end := _frame_end(data, begin, self._max_payload):
+            yield _parse_frame(data, begin, end)
             begin = end
         if begin < len(data):
             self._buffer += memoryview(data)[begin:]
 
 
-def _end(data: bytes | bytearray, begin: int, largest: int) -> int:
+def _frame_end(data: bytes | bytearray, begin: int, max_payload: int) -> int:
     """Return the end of the frame that starts at ``begin``, 0 if it is incomplete."""
     if len(data) - begin < PREFIX.size:
         return 0
     header, payload = PREFIX.unpack_from(data, begin)
-    if header > LARGEST_HEADER or payload > largest:
+    if header > MAX_HEADER_BYTES or payload > max_payload:
         raise ValueError("a message is too large to be one")
     end: int = begin + PREFIX.size + header + payload
     return end if end <= len(data) else 0
 
 
-def _cut(data: bytes | bytearray, begin: int, end: int) -> Frame:
+def _parse_frame(data: bytes | bytearray, begin: int, end: int) -> Frame:
     view = memoryview(data)
     header, begin = PREFIX.unpack_from(data, begin)[0], begin + PREFIX.size
     if not header:
         return view[begin:end]
-    return Received(_DECODER.decode(view[begin : begin + header]), view[begin + header : end])
+    return ReceivedMessage(
+        _DECODER.decode(view[begin : begin + header]), view[begin + header : end]
+    )

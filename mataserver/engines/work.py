@@ -48,9 +48,9 @@ class Assignment:
     context: LoadContext
     max_pixels: int
     decode_threads: int
-    patience: float = 60.0
+    infer_timeout: float = 60.0
     step_timeout: float = 0.0
-    decode_patience: float = 10.0
+    decode_timeout: float = 10.0
     scaled_decode: bool = False
     alpha: Alpha = "white"
     parts: Mapping[str, Assignment] = field(default_factory=dict)
@@ -80,15 +80,15 @@ class Job:
     """One image to infer on; its bytes may lie in memory shared with the server.
 
     ``params`` is the params struct as MessagePack; ``session`` names the video session whose state
-    the model keeps, or is None. ``place`` is set by the worker: its request's number, and its index
-    there.
+    the model keeps, or is None. ``position`` is set by the worker: its request's number, and its
+    index there.
     """
 
     image: bytes | memoryview
     params: bytes | memoryview
     format: Format = "json"
     session: str | None = None
-    place: tuple[int, int] = (0, 0)
+    position: tuple[int, int] = (0, 0)
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -138,7 +138,7 @@ class Facts(msgspec.Struct, frozen=True):
     memory: int = 0
 
 
-class Answered(Protocol):
+class BatchCallback(Protocol):
     """Callback for the answer to a batch; called once, on the event loop."""
 
     def __call__(self, answer: list[Outcome] | MataError, /) -> None:
@@ -181,7 +181,7 @@ class Worker(Protocol):
         """The processes that hold the model."""
         ...
 
-    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
+    def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run one batch; return a function that cancels it.
 
         A batch cancelled before its turn is answered with a failure and never reaches the model.
@@ -219,8 +219,8 @@ class Worker(Protocol):
         """Unload: call the model's ``close``, then end the worker."""
         ...
 
-    def dismiss(self, error: MataError) -> None:
-        """End at once, also during ``close``; pending requests fail with ``error``."""
+    def terminate(self, error: MataError) -> None:
+        """End immediately, also during ``close``; pending requests fail with ``error``."""
         ...
 
 

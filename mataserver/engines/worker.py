@@ -9,12 +9,12 @@ import pickle
 from typing import TYPE_CHECKING
 
 from mataserver.engines import wire
-from mataserver.engines.calls import Calls
-from mataserver.engines.exchange import Exchange, Flooded
 from mataserver.engines.lifetime import Lifetime
-from mataserver.engines.memory import family, private_bytes
+from mataserver.engines.memory import private_bytes, process_tree
+from mataserver.engines.method_calls import MethodCalls
 from mataserver.engines.replies import read_batch
 from mataserver.engines.watchdog import Watchdog
+from mataserver.engines.worker_connection import FloodError, WorkerConnection
 from mataserver.engines.worker_errors import (
     DecodeTimeoutError,
     MemoryLimitError,
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mataserver.engines.replies import Reply
-    from mataserver.engines.work import Answered, Assignment, Facts, Job
+    from mataserver.engines.work import Assignment, BatchCallback, Facts, Job
     from mataserver.errors import MataError
 
 EXIT_DRAIN_SECONDS = 0.5
 """Seconds that an exited worker's last answers may take to arrive."""
-CEILING_SECONDS = 0.5
-"""Seconds between two looks at how much memory a worker holds."""
+MEMORY_CHECK_SECONDS = 0.5
+"""Seconds between two checks of a worker's memory."""
 
 log = logging.getLogger("mataserver.process")
 
@@ -45,31 +45,31 @@ class ProcessWorker(asyncio.Protocol):
     facts: Facts
     width = 1
 
-    def __init__(self, name: str, patience: float, decode_patience: float = 10.0) -> None:
+    def __init__(self, name: str, infer_timeout: float, decode_timeout: float = 10.0) -> None:
         self._name = name
-        self._decode_patience = decode_patience
+        self._decode_timeout = decode_timeout
         self._life = Lifetime(name)
-        self._watchdog = Watchdog(patience, self._hung, decode_patience)
-        self._exchange = Exchange(self._watchdog, self._noticed)
-        self._calls = calls = Calls(self._exchange, lambda: self.alive)
+        self._watchdog = Watchdog(infer_timeout, self._on_hang, decode_timeout)
+        self._connection = WorkerConnection(self._watchdog, self._on_message)
+        self._calls = calls = MethodCalls(self._connection, lambda: self.alive)
         self.call, self.stream, self.generate = calls.call, calls.stream, calls.generate
         self.on_death, self.on_end = self._life.on_death, self._life.on_end
-        self.share = self._exchange.share
+        self.use_memory = self._connection.use_memory
         self._loaded: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
         self._kill: Callable[[], None] = lambda: None
-        self._ceiling: asyncio.Task[None] | None = None
+        self._memory_watch: asyncio.Task[None] | None = None
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport to the child."""
-        self._exchange.connect(transport)  # type: ignore[arg-type]
+        self._connection.connect(transport)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         """Dispatch the received messages; kill a child that sends malformed ones."""
         try:
-            self._exchange.feed(data)
-        except Flooded as flood:
+            self._connection.feed(data)
+        except FloodError as flood:
             self.kill(str(flood))
         except Exception:
             log.exception("worker of %s sent what cannot be read", self._name)
@@ -83,13 +83,13 @@ class ProcessWorker(asyncio.Protocol):
         self._life.end()
         self._kill()  # the process may outlive its socket
         self._watchdog.stop()
-        if self._ceiling is not None:
-            self._ceiling.cancel()
+        if self._memory_watch is not None:
+            self._memory_watch.cancel()
         error = self._life.error
         if not self._loaded.done():
             self._loaded.set_exception(error)
             self._loaded.exception()  # marks it as retrieved, in case its awaiter was cancelled
-        self._exchange.close(error)
+        self._connection.close(error)
         self._life.run_callbacks()
 
     @property
@@ -106,21 +106,21 @@ class ProcessWorker(asyncio.Protocol):
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
         """Do nothing: a local worker is never in doubt."""
 
-    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
+    def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run one batch; the child is killed if it hangs."""
         if not self.alive:
             raise NotDispatchedError
-        take = functools.partial(_finish, len(jobs), answered)
-        return functools.partial(self._drop, self._exchange.send_batch(jobs, take))
+        on_reply = functools.partial(_pass_outcomes, len(jobs), callback)
+        return functools.partial(self._cancel_batch, self._connection.send_batch(jobs, on_reply))
 
-    def _drop(self, request: int) -> None:
+    def _cancel_batch(self, request: int) -> None:
         if self.alive:
-            self._exchange.drop(request)
+            self._connection.cancel_batch(request)
 
     async def close_session(self, session: str) -> None:
         """Discard a session's state."""
         if self.alive:
-            self._exchange.send(wire.CloseSession(session))
+            self._connection.send(wire.CloseSession(session))
 
     async def memory(self) -> int:
         """Return the child's private memory in bytes."""
@@ -131,32 +131,34 @@ class ProcessWorker(asyncio.Protocol):
         self._kill = kill
         self._calls.package = str(getattr(assignment.load, "__module__", "")).partition(".")[0]
         # The only pickle on this wire: to the worker, of objects of the server and its plugins.
-        self._exchange.send(wire.Load(), [pickle.dumps(assignment, protocol=5)])
+        self._connection.send(wire.Load(), [pickle.dumps(assignment, protocol=5)])
         self.facts = await asyncio.shield(self._loaded)
-        self._watchdog.allow(self.facts.step_timeout)
+        self._watchdog.raise_limit(self.facts.step_timeout)
 
     def limit_memory(self, pid: int, limit: int) -> None:
         """Kill the child once it holds more than ``limit`` bytes; 0 for no limit."""
         if limit:
-            self._ceiling = asyncio.create_task(_watch_memory(pid, limit, self._overgrown))
+            self._memory_watch = asyncio.create_task(
+                _watch_memory(pid, limit, self._on_memory_limit)
+            )
 
-    def exited(self, how: str) -> None:
+    def on_exit(self, how: str) -> None:
         """Handle the zygote's report that the child has exited."""
         if self._life.stopping or self._life.ended:
             return
         log.warning("worker of %s ended: %s", self._name, how)
         # Wait: its last answers may be in flight. A descendant may keep the socket open after that.
-        asyncio.get_running_loop().call_later(EXIT_DRAIN_SECONDS, self._gone, how)
+        asyncio.get_running_loop().call_later(EXIT_DRAIN_SECONDS, self._kill_if_running, how)
 
-    def _gone(self, how: str) -> None:
+    def _kill_if_running(self, how: str) -> None:
         if not self._life.ended:
             self.kill(how)
 
     def kill(self, reason: str) -> None:
-        """Kill the child and fail pending requests at once."""
+        """Kill the child and fail pending requests immediately."""
         self._life.reason = reason
         self._kill()
-        self._exchange.abort()
+        self._connection.abort()
         self.connection_lost(None)
 
     async def close(self) -> None:
@@ -164,7 +166,7 @@ class ProcessWorker(asyncio.Protocol):
         self._life.stopping = True
         if self._life.ended:
             return
-        self._exchange.send(wire.Stop())
+        self._connection.send(wire.Stop())
         try:
             async with asyncio.timeout(STOP_GRACE):
                 await self._life.wait()
@@ -174,19 +176,19 @@ class ProcessWorker(asyncio.Protocol):
     def abandon(self) -> None:
         """Kill a child whose load failed or was cancelled."""
         self._life.stopping = True
-        self._gone("its load was given up")
+        self._kill_if_running("its load was given up")
 
-    def dismiss(self, error: MataError) -> None:
+    def terminate(self, error: MataError) -> None:
         """Kill the child; pending requests fail with ``error``."""
         self._life.stopping, self._life.pending_error = True, error
-        self._gone("it was dismissed")
+        self._kill_if_running("it was dismissed")
 
-    def _hung(self) -> None:
+    def _on_hang(self) -> None:
         limit = f"{round(self._watchdog.limit, 1):g} s"
         self._life.pending_error = WorkerDied(f"The model gave no answer within {limit}")
         self.kill(f"no answer within {limit}")
 
-    def _noticed(self, message: wire.Message) -> None:
+    def _on_message(self, message: wire.Message) -> None:
         """Handle an unsolicited message of the child."""
         if isinstance(message, wire.Loaded):
             if not self._loaded.done():
@@ -195,44 +197,43 @@ class ProcessWorker(asyncio.Protocol):
             self._life.stopping = True
             if not self._loaded.done():
                 self._loaded.set_exception(message.failure.error())
-        elif isinstance(message, wire.Late):
-            self._spoil(message.id, message.job)
-        elif isinstance(message, wire.Decoding):
-            self._watchdog.progress()
+        elif isinstance(message, wire.DecodeTimedOut):
+            self._on_decode_timeout(message.id, message.job)
+        elif isinstance(message, wire.WaitingForDecoder):
+            self._watchdog.record_progress()
 
-    def _spoil(self, request: int, job: int) -> None:
+    def _on_decode_timeout(self, request: int, job: int) -> None:
         """Kill the child for a stuck image; its other requests move to the next worker."""
         self._life.mark_external_cause(WorkerReplacedError())
-        self._exchange.fail(request, DecodeTimeoutError(self._decode_patience, job))
-        self.kill(f"an image took over {self._decode_patience:g} s to decode")
+        self._connection.fail(request, DecodeTimeoutError(self._decode_timeout, job))
+        self.kill(f"an image took over {self._decode_timeout:g} s to decode")
 
-    def _overgrown(self) -> None:
+    def _on_memory_limit(self) -> None:
         """Kill the child for what it is processing; its other requests move to the next worker."""
         self._life.mark_external_cause(WorkerReplacedError())
         if not self._loaded.done():
             self._life.stopping = True
             self._loaded.set_exception(MemoryLimitError())
-        request = self._exchange.oldest()
+        request = self._connection.oldest_request()
         if request is not None:
-            self._exchange.fail(request, MemoryLimitError())
+            self._connection.fail(request, MemoryLimitError())
         self.kill("its memory grew over max_ram_mb")
 
 
 async def _watch_memory(pid: int, limit: int, over: Callable[[], None]) -> None:
     """Call ``over()`` once a child, with all that it has started, holds more than ``limit`` bytes.
 
-    The address space cannot be limited in place of that: a GPU's driver reserves far more than it
-    uses.
+    A limit of the address space would not do: a GPU's driver reserves far more than it uses.
     """
-    while await asyncio.to_thread(_held, pid) <= limit:  # noqa: ASYNC110 - memory has no event
-        await asyncio.sleep(CEILING_SECONDS)
+    while await asyncio.to_thread(_tree_bytes, pid) <= limit:  # noqa: ASYNC110 - memory has no event
+        await asyncio.sleep(MEMORY_CHECK_SECONDS)
     over()
 
 
-def _held(pid: int) -> int:
-    return sum(map(private_bytes, family(pid)))
+def _tree_bytes(pid: int) -> int:
+    return sum(map(private_bytes, process_tree(pid)))
 
 
-def _finish(count: int, answered: Answered, reply: Reply | MataError) -> None:
+def _pass_outcomes(count: int, callback: BatchCallback, reply: Reply | MataError) -> None:
     """Validate a batch's reply and pass it on."""
-    answered(read_batch(reply, count))
+    callback(read_batch(reply, count))

@@ -50,7 +50,7 @@ def preload(modules: list[str]) -> None:
     so unshared 95 MB of torch and transformers per worker and paused it for half a second.
     """
     gc.disable()
-    importlib.import_module("mataserver.engines.child")
+    importlib.import_module("mataserver.engines.worker_main")
     importlib.import_module("mataserver.processes.landlock")
     for name in modules:
         try:
@@ -145,10 +145,10 @@ class Zygote:
                 each.close()
             for other in self._children.values():
                 other.let_go()
-            from mataserver.engines import child
+            from mataserver.engines import worker_main
 
             with socket.socket(fileno=fds[0]) as sock:
-                child.main(sock, fds[1] if len(fds) > 1 else None)
+                worker_main.main(sock, fds[1] if len(fds) > 1 else None)
             status = 0
         except BaseException:
             log.exception("the worker failed")

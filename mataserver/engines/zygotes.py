@@ -29,10 +29,10 @@ log = logging.getLogger("mataserver.process")
 STOP_GRACE = 5.0
 
 
-class Forked(Protocol):
+class ExitObserver(Protocol):
     """Observer of a worker's exit."""
 
-    def exited(self, how: str) -> None:
+    def on_exit(self, how: str) -> None:
         """Handle the worker's exit."""
         ...
 
@@ -48,7 +48,7 @@ class ZygoteHandle:
         self._logging = (log_level, log_format)
         self._tokens = itertools.count(1)
         self._forks: dict[int, asyncio.Future[int]] = {}
-        self._children: dict[int, Forked] = {}
+        self._children: dict[int, ExitObserver] = {}
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,7 +121,7 @@ class ZygoteHandle:
         finally:
             os.close(writing)
 
-    async def fork(self, worker: Forked, descriptors: list[int]) -> int:
+    async def fork(self, worker: ExitObserver, descriptors: list[int]) -> int:
         """Fork a child that serves a socket, optionally with shared memory; return its pid."""
         await asyncio.shield(self._ready)
         token = next(self._tokens)
@@ -193,7 +193,7 @@ class ZygoteHandle:
         elif "exited" in message:
             worker = self._children.pop(message["exited"], None)
             if worker is not None:
-                worker.exited(_describe(message["status"]))
+                worker.on_exit(_describe(message["status"]))
 
     def _gone(self, reason: str) -> None:
         control, self._control = self._control, None

@@ -98,8 +98,8 @@ class Child:
         too long.
         """
         decoder = msgspec.json.Decoder(kind)
-        while line := await self.output.readline():
-            yield decoder.decode(line)
+        while connection := await self.output.readline():
+            yield decoder.decode(connection)
 
     async def wait(self) -> int:
         """Wait for its end, and for its pipes to close; return its exit status.

@@ -159,10 +159,10 @@ class Loader:
             context=context,
             max_pixels=settings.max_pixels,
             decode_threads=settings.decode_threads or cores,
-            patience=settings.infer_timeout,
+            infer_timeout=settings.infer_timeout,
             step_timeout=plan.backend.step_timeout,
             # Shorter than the model's timeout, so that a slow image is blamed before the model is.
-            decode_patience=min(settings.decode_timeout, settings.infer_timeout / 2),
+            decode_timeout=min(settings.decode_timeout, settings.infer_timeout / 2),
             scaled_decode=settings.scaled_decode,
             alpha=chosen.alpha or settings.alpha,
             parts=parts,

@@ -134,7 +134,7 @@ class ModelPool:
         self.cancel_loads()
         workers = {slot.worker for slot in self._slots if slot.worker is not None}
         for worker in workers | self._residency.closing:
-            worker.dismiss(shutdown_error())
+            worker.terminate(shutdown_error())
 
     async def close(self) -> None:
         """Cancel the loads in progress and unload every model."""

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from mataserver.engines.watchdog import Watchdog
 
-    Take = Callable[[Any, Exception | None], None]
+    ResultCallback = Callable[[Any, Exception | None], None]
 
 log = logging.getLogger("mataserver.thread")
 
 
-class WorkThread:
+class ModelThread:
     """Runs functions of one model; ``watchdog`` observes their start and end."""
 
     def __init__(self, name: str, watchdog: Watchdog) -> None:
@@ -35,7 +35,7 @@ class WorkThread:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._ids = itertools.count(1)
         self._current = 0
-        self._pending: dict[int, Take] = {}
+        self._pending: dict[int, ResultCallback] = {}
         self._thread = threading.Thread(target=self._run, name=f"model {name}", daemon=True)
         self._thread.start()
 
@@ -45,7 +45,7 @@ class WorkThread:
         return self._thread.ident
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether anything is pending."""
         return bool(self._pending)
 
@@ -53,37 +53,39 @@ class WorkThread:
         """Run ``function`` in the thread and discard its result."""
         self._queue.put(function)
 
-    def put(self, function: Callable[[], Any], take: Take, *, watched: bool = True) -> None:
-        """Run ``function`` in the thread; pass its result or exception to ``take`` on the loop."""
+    def put(
+        self, function: Callable[[], Any], callback: ResultCallback, *, watched: bool = True
+    ) -> None:
+        """Run ``function`` in the thread; pass its result or error to ``callback`` on the loop."""
         request = next(self._ids)
-        self._pending[request] = take
+        self._pending[request] = callback
         if watched:
-            self._watchdog.expect(request)
-        self._queue.put(functools.partial(self._perform, request, function))
+            self._watchdog.add_pending(request)
+        self._queue.put(functools.partial(self._run_function, request, function))
 
     def submit(self, function: Callable[[], Any], *, watched: bool = True) -> asyncio.Future[Any]:
         """Run ``function`` in the thread; return a future of its result."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self.put(function, functools.partial(_settle, future), watched=watched)
+        self.put(function, functools.partial(_resolve, future), watched=watched)
         return future
 
     def fail_current(self, error: MataError) -> None:
         """Fail what runs now with ``error``, if it is still pending."""
-        take = self._pending.pop(self._current, None)
-        if take is not None:
-            take(None, error)
+        callback = self._pending.pop(self._current, None)
+        if callback is not None:
+            callback(None, error)
 
     def fail_all(self, error: MataError) -> None:
         """Fail everything pending with ``error``."""
         pending, self._pending = list(self._pending.values()), {}
-        for take in pending:
-            take(None, error)
+        for callback in pending:
+            callback(None, error)
 
     def end(self) -> None:
         """End the thread after the queued functions."""
         self._queue.put(None)
 
-    def _perform(self, request: int, function: Callable[[], Any]) -> None:
+    def _run_function(self, request: int, function: Callable[[], Any]) -> None:
         """Run one function, in the thread, and report its result to the loop."""
         self._current = request
         try:
@@ -94,15 +96,15 @@ class WorkThread:
             log.exception("the model of %s would end its thread", self._name)
             value, error = None, MataError("The model failed")
         try:
-            self._loop.call_soon_threadsafe(self._answered, request, value, error)
+            self._loop.call_soon_threadsafe(self._finish, request, value, error)
         except RuntimeError:
             log.debug("the loop ended before %s answered", self._name)
 
-    def _answered(self, request: int, value: Any, error: Exception | None) -> None:
-        self._watchdog.answered(request, well=error is None)
-        take = self._pending.pop(request, None)
-        if take is not None:
-            take(value, error)
+    def _finish(self, request: int, value: Any, error: Exception | None) -> None:
+        self._watchdog.record_answer(request, succeeded=error is None)
+        callback = self._pending.pop(request, None)
+        if callback is not None:
+            callback(value, error)
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None:
@@ -112,7 +114,7 @@ class WorkThread:
                 log.exception("worker of %s", self._name)
 
 
-def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+def _resolve(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
     """Complete a future, unless its awaiter has gone."""
     if future.done():
         return

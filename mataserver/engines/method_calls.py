@@ -12,62 +12,64 @@ from mataserver.engines.worker_errors import WorkerDied
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
-    from mataserver.engines.exchange import Exchange
     from mataserver.engines.replies import Reply
     from mataserver.engines.work import Job, Outcome
+    from mataserver.engines.worker_connection import WorkerConnection
 
 
-class Calls:
+class MethodCalls:
     """Method calls of services to one worker; ``is_alive()`` says whether it still reads.
 
     package: the package of the model's loader; returned values may be instances of its classes.
     """
 
-    def __init__(self, exchange: Exchange, is_alive: Callable[[], bool]) -> None:
-        self._exchange = exchange
+    def __init__(self, connection: WorkerConnection, is_alive: Callable[[], bool]) -> None:
+        self._connection = connection
         self._is_alive = is_alive
         self.package = ""
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return a method's result. Raises what it raised, or ``WorkerDied``."""
-        asked = payload.pack((method, args, kwargs))
-        reply = await self._exchange.ask(wire.Call(self._exchange.next_id()), asked.parts)
-        return self._value(reply, asked)
+        packed = payload.pack((method, args, kwargs))
+        reply = await self._connection.send_request(
+            wire.Call(self._connection.next_id()), packed.parts
+        )
+        return self._value(reply, packed)
 
     async def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         """Yield the items of a generator method. Raises as ``call`` does."""
-        asked = payload.pack((method, args, kwargs))
-        opening = wire.Open(self._exchange.next_id())
-        async with contextlib.aclosing(self._items(opening, asked.parts)) as replies:
+        packed = payload.pack((method, args, kwargs))
+        opening = wire.OpenStream(self._connection.next_id())
+        async with contextlib.aclosing(self._items(opening, packed.parts)) as replies:
             async for reply in replies:
-                yield self._value(reply, asked)
+                yield self._value(reply, packed)
 
     async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the text pieces of a job, then its outcome. Raises as ``call`` does."""
-        opening = wire.Generate(self._exchange.next_id(), wire.JobHead(job.format, job.session))
+        opening = wire.Generate(self._connection.next_id(), wire.JobHeader(job.format, job.session))
         items = self._items(opening, [job.image, job.params])
         async with contextlib.aclosing(items) as replies:
             async for reply in replies:
                 yield read_piece(reply)
 
     async def _items(
-        self, opening: wire.Open | wire.Generate, parts: Sequence[wire.Part]
+        self, opening: wire.OpenStream | wire.Generate, parts: Sequence[wire.Buffer]
     ) -> AsyncGenerator[Reply]:
         """Open a stream and request its items one by one; cancel it in the worker when closed."""
-        self._exchange.send(opening, parts)
+        self._connection.send(opening, parts)
         try:
             while True:
-                reply = await self._exchange.ask(wire.Next(opening.id))
-                if isinstance(reply.message, wire.Ended):
+                reply = await self._connection.send_request(wire.NextItem(opening.id))
+                if isinstance(reply.message, wire.StreamEnded):
                     return
                 yield reply
         finally:
             if self._is_alive():
-                self._exchange.send(wire.Cancel(opening.id))
+                self._connection.send(wire.CloseStream(opening.id))
 
-    def _value(self, reply: Reply, asked: payload.Packed) -> Any:
-        if not isinstance(reply.message, wire.Returned):
+    def _value(self, reply: Reply, packed: payload.Packed) -> Any:
+        if not isinstance(reply.message, wire.ValueReturned):
             raise WorkerDied(MALFORMED)
-        return payload.unpack(reply.parts, plain_classes.of_package(self.package, asked.classes))
+        return payload.unpack(reply.parts, plain_classes.of_package(self.package, packed.classes))

@@ -14,12 +14,12 @@ import pytest
 from conftest import picture
 from mataserver import Classification, ClassifyResult, Params
 from mataserver.contract.backend import LoadContext, ModelSpec
-from mataserver.engines import single, wire
-from mataserver.engines.crew import Crew, Order
-from mataserver.engines.line import Line
+from mataserver.engines import single_job, wire
 from mataserver.engines.process import ProcessEngine
+from mataserver.engines.server_connection import ServerConnection
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Job, Placement
+from mataserver.engines.worker_threads import WorkerThreads, WorkItem
 from mataserver.serving.batching import Batcher
 
 SOON = 20.0
@@ -44,12 +44,12 @@ class Rig:
     def __init__(self, decoders=1, quick=ALWAYS, tiny=NEVER):
         self.ours, self.theirs = socket.socketpair()
         self.ours.settimeout(SOON)
-        self.line = Line(self.theirs, None)
+        self.line = ServerConnection(self.theirs, None)
         self.decoded_by, self.finished = {}, []
         self.begun = {name: threading.Event() for name in "abcdefgh"}
         self.held, self.gates, self.took = {}, {}, {}
-        self.reader = wire.Reader(self.ours)
-        self.crew = Crew(self.line, self.plan, self.decode, decoders, quick, tiny)
+        self.reader = wire.MessageReader(self.ours)
+        self.crew = WorkerThreads(self.line, self.plan, self.decode, decoders, quick, tiny)
         self.model = threading.Thread(target=self.crew.run, name="model", daemon=True)
         self.model.start()
 
@@ -61,8 +61,8 @@ class Rig:
         message = None if jobs else asked.header.message
         if isinstance(message, wire.Stop):
             return None
-        request = jobs[0].place[0] if jobs else message.id
-        return Order(request, lambda batch: self.work(request, batch), jobs, bool(jobs))
+        request = jobs[0].position[0] if jobs else message.id
+        return WorkItem(request, lambda batch: self.work(request, batch), jobs, bool(jobs))
 
     def decode(self, job):
         """Return the name of a picture."""
@@ -75,7 +75,7 @@ class Rig:
 
     def work(self, request, batch):
         """Note what the model was given, and answer."""
-        if self.line.refused(request):
+        if self.line.refuse_if_cancelled(request):
             return
         names = "".join(each.name for each in batch)
         assert threading.current_thread() is self.model
@@ -101,22 +101,22 @@ class Rig:
         request, names = message
         if len(names) == 1:
             job = Job(names.encode(), b"\x80")
-            return b"".join(single.pack_order(request, job, wire.INLINE))
+            return b"".join(single_job.pack_request(request, job, wire.INLINE))
         parts = [part for name in names for part in (name.encode(), b"\x80")]
-        infer = wire.Infer(request, [wire.JobHead("json", None)] * len(names))
+        infer = wire.Infer(request, [wire.JobHeader("json", None)] * len(names))
         header = wire.Header(infer, list(map(len, parts)), [wire.INLINE] * len(parts))
-        return b"".join(wire.placed(header, parts))
+        return b"".join(wire.frame_with_header(header, parts))
 
     def replies(self, count):
         """Return the next messages of the worker."""
         found = []
         while len(found) < count:
-            received = self.reader.take()
+            received = self.reader.next_frame()
             if received is not None:
                 found.append(received.header.message)
                 continue
             assert select.select([self.ours], [], [], SOON)[0]
-            assert self.reader.fetch()
+            assert self.reader.receive()
         return found
 
     def ask(self, names):
@@ -276,11 +276,11 @@ def test_what_may_take_long_is_not_begun_with_the_lead(rig):
     rig.begun[""] = threading.Event()
     rig.send(wire.Call(1))
     assert rig.begun[""].wait(SOON)
-    rig.send((2, "b"), wire.Drop(2), (3, "c"))
+    rig.send((2, "b"), wire.CancelBatch(2), (3, "c"))
     assert rig.begun["c"].wait(SOON)
     rig.gates[""].set()
     kinds = {reply.id: type(reply) for reply in rig.replies(3)}
-    assert kinds == {1: wire.Answer, 2: wire.Raised, 3: wire.Answer}
+    assert kinds == {1: wire.Answer, 2: wire.RequestFailed, 3: wire.Answer}
     assert rig.finished[-2:] == ["", "c"]
 
 
@@ -294,7 +294,7 @@ def test_who_hangs_at_quick_work_gives_the_lead_up_when_told(rig):
     until = time.monotonic() + SOON
     while not rig.begun["c"].is_set():
         assert time.monotonic() < until
-        rig.crew.hand_on()
+        rig.crew.pass_lead()
         time.sleep(0.01)
     rig.gates["b"].set()
     assert [reply.id for reply in rig.replies(2)] == [1, 2]
@@ -304,17 +304,17 @@ def test_who_hangs_at_quick_work_gives_the_lead_up_when_told(rig):
 def test_to_hand_on_what_one_does_not_have_is_nothing(rig):
     """The guard looks at any time, also while a follower leads, or while nobody has anything."""
     for _ in range(200):
-        rig.crew.hand_on()
+        rig.crew.pass_lead()
         rig.ask("a")
-        rig.crew.hand_on()
+        rig.crew.pass_lead()
 
 
 def test_a_dropped_batch_is_answered_and_not_done(rig):
     """Nobody waits for it: the model does not see it. A drop that comes too late is nothing."""
-    rig.send((1, "a"), (2, "b"), wire.Drop(2), wire.Drop(7))
+    rig.send((1, "a"), (2, "b"), wire.CancelBatch(2), wire.CancelBatch(7))
     kinds = {reply.id: type(reply) for reply in rig.replies(2)}
-    assert kinds == {1: wire.Answer, 2: wire.Raised}
-    rig.send(wire.Drop(1), (1, "c"))
+    assert kinds == {1: wire.Answer, 2: wire.RequestFailed}
+    rig.send(wire.CancelBatch(1), (1, "c"))
     rig.replies(1)
     assert rig.finished == ["a", "c"]
 
@@ -324,7 +324,7 @@ def test_work_that_raises_is_answered_as_failed(rig):
     rig.begun["x"] = threading.Event()
     rig.send((1, "x"), (2, "a"))
     failed, answer = rig.replies(2)
-    assert (type(failed), failed.failure.status) == (wire.Raised, 500)
+    assert (type(failed), failed.failure.status) == (wire.RequestFailed, 500)
     assert (type(answer), answer.id) == (wire.Answer, 2)
 
 

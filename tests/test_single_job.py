@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from mataserver.engines import arena, single, wire
+from mataserver.engines import arena, single_job, wire
 from mataserver.engines.work import Job, Outcome, Timing
 from mataserver.engines.worker_errors import Failure
 
@@ -15,7 +15,7 @@ from mataserver.engines.worker_errors import Failure
 def memory():
     """Both ends of memory that a server and its worker share."""
     descriptor = arena.create()
-    outgoing, incoming = arena.Outgoing(descriptor), arena.Incoming(descriptor)
+    outgoing, incoming = arena.ServerArena(descriptor), arena.WorkerArena(descriptor)
     os.close(descriptor)
     yield outgoing, incoming
     outgoing.close()
@@ -23,7 +23,7 @@ def memory():
 
 def there(buffers):
     """Return the frame that buffers are at the other end."""
-    (frame,) = wire.Unframer().feed(b"".join(buffers))
+    (frame,) = wire.FrameSplitter().feed(b"".join(buffers))
     return frame
 
 
@@ -35,21 +35,23 @@ def test_a_job_arrives_as_it_was_sent(memory, image, params, form, session):
     """Its image lies behind it or in the shared memory."""
     outgoing, incoming = memory
     job = Job(image, params, form, session, (7, 0))
-    assert single.read_order(there(single.pack_order(7, job, wire.INLINE)), None) == job
-    place = outgoing.place(image).begin
-    assert single.read_order(there(single.pack_order(7, job, place)), incoming) == job
+    assert single_job.read_request(there(single_job.pack_request(7, job, wire.INLINE)), None) == job
+    place = outgoing.write(image).begin
+    assert single_job.read_request(there(single_job.pack_request(7, job, place)), incoming) == job
 
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_an_answer_arrives_as_it_was_sent(fresh):
     """A body in pieces arrives in one."""
     sent = Outcome((b"{", memoryview(b"}")), Timing(1.5, 0.25, 0.125), None, fresh)
-    request, outcome = single.read_answer(there(single.pack_answer(9, sent)))
+    request, outcome = single_job.read_answer(there(single_job.pack_answer(9, sent)))
     assert (request, outcome) == (9, Outcome(b"{}", sent.timing, None, fresh))
 
 
-@pytest.mark.parametrize("body", [b"x" * wire.LARGE, (b"x" * (wire.LARGE - 1), b"x")])
+@pytest.mark.parametrize(
+    "body", [b"x" * wire.SHARED_MIN_BYTES, (b"x" * (wire.SHARED_MIN_BYTES - 1), b"x")]
+)
 def test_what_goes_by_shared_memory_and_a_failure_are_sent_otherwise(body):
     """The struct has no place for either."""
-    assert single.pack_answer(1, Outcome(body, Timing())) is None
-    assert single.pack_answer(1, Outcome(b"", Timing(), Failure(500, "no"))) is None
+    assert single_job.pack_answer(1, Outcome(body, Timing())) is None
+    assert single_job.pack_answer(1, Outcome(b"", Timing(), Failure(500, "no"))) is None

@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mataserver.engines.host import ModelHost
-    from mataserver.engines.line import Line
+    from mataserver.engines.server_connection import ServerConnection
     from mataserver.engines.work import Job
 
 log = logging.getLogger("mataserver.worker")
 
 
-class ChildStreams:
-    """Method calls and open streams of one model; replies go to ``line``."""
+class WorkerStreams:
+    """Method calls and open streams of one model; replies go to ``connection``."""
 
-    def __init__(self, line: Line, host: ModelHost) -> None:
-        self._line = line
+    def __init__(self, connection: ServerConnection, host: ModelHost) -> None:
+        self._connection = connection
         self._host = host
         self._streams: dict[int, Iterator[Any]] = {}
 
-    def call(self, message: wire.Call | wire.Open, parts: list[memoryview]) -> None:
+    def call(self, message: wire.Call | wire.OpenStream, parts: list[memoryview]) -> None:
         """Call a method and reply with its value, or open the stream of its items."""
-        if isinstance(message, wire.Open):
-            self._streams[message.id] = self._opened(parts)
+        if isinstance(message, wire.OpenStream):
+            self._streams[message.id] = self._open(parts)
         else:
-            self._guarded(
+            self._run_and_reply(
                 message.id, lambda: self._host.call(*payload.unpack(parts, plain_classes.anywhere))
             )
 
-    def _opened(self, parts: list[memoryview]) -> Iterator[Any]:
+    def _open(self, parts: list[memoryview]) -> Iterator[Any]:
         """Yield the requested items; a malformed request thus fails at the first item."""
         yield from self._host.stream(*payload.unpack(parts, plain_classes.anywhere))
 
@@ -53,11 +53,11 @@ class ChildStreams:
         """Reply with a stream's next item, or its end."""
         end = object()
         items = self._streams.get(stream, iter(()))
-        value = self._guarded(stream, lambda: next(items, end), silent=end)
+        value = self._run_and_reply(stream, lambda: next(items, end), sentinel=end)
         if value is end or isinstance(value, Failure):
             self._streams.pop(stream, None)
         if value is end:
-            self._line.reply(wire.Ended(stream))
+            self._connection.reply(wire.StreamEnded(stream))
 
     def cancel(self, stream: int) -> None:
         """Close a stream."""
@@ -65,28 +65,30 @@ class ChildStreams:
         if items is not None:
             items.close()  # type: ignore[attr-defined]
 
-    def _guarded(self, request: int, function: Callable[[], Any], silent: object = None) -> Any:
+    def _run_and_reply(
+        self, request: int, function: Callable[[], Any], sentinel: object = None
+    ) -> Any:
         """Run ``function``, reply with its value or failure, and return either."""
         try:
             value = function()
-            if value is not silent or silent is None:
-                self._say(request, value)
+            if value is not sentinel or sentinel is None:
+                self._send_value(request, value)
         except MataError as error:
             failure = Failure.of(error)
-            self._line.reply(wire.Raised(request, failure))
+            self._connection.reply(wire.RequestFailed(request, failure))
             return failure
         except Exception:
             log.exception("an answer could not be sent")
             failure = Failure(500, "The model returned something that cannot be sent")
-            self._line.reply(wire.Raised(request, failure))
+            self._connection.reply(wire.RequestFailed(request, failure))
             return failure
         return value
 
-    def _say(self, request: int, value: object) -> None:
+    def _send_value(self, request: int, value: object) -> None:
         """Send the value of a call or a stream; a job's outcome is sent like a batch's."""
         if isinstance(value, Outcome):
-            self._line.answer(request, [value])
+            self._connection.send_outcomes(request, [value])
         else:
-            self._line.reply(
-                wire.Returned(request), [(part,) for part in payload.pack(value).parts]
+            self._connection.reply(
+                wire.ValueReturned(request), [(part,) for part in payload.pack(value).parts]
             )

@@ -11,53 +11,53 @@ import functools
 import itertools
 from typing import TYPE_CHECKING
 
-from mataserver.engines import single, wire
-from mataserver.engines.replies import Reply, settle
+from mataserver.engines import single_job, wire
+from mataserver.engines.replies import Reply, resolve
 from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mataserver.engines.arena import Block, Outgoing
+    from mataserver.engines.arena import Block, ServerArena
     from mataserver.engines.watchdog import Watchdog
     from mataserver.engines.work import Job
     from mataserver.errors import MataError
 
-    Take = Callable[[Reply | MataError], None]
+    ReplyCallback = Callable[[Reply | MataError], None]
 
 
-ANSWERS = (wire.Answer, wire.Returned, wire.Ended, wire.Raised)
-UNASKED = 1_000
+REPLY_TYPES = (wire.Answer, wire.ValueReturned, wire.StreamEnded, wire.RequestFailed)
+MAX_UNSOLICITED = 1_000
 """Limit of unsolicited messages per second; more would starve the event loop.
 
 A decoding worker sends four in the time of one picture, and one per second.
 """
 
 
-class Flooded(Exception):
+class FloodError(Exception):
     """A worker exceeded the limit of unsolicited messages."""
 
 
-class Exchange:
+class WorkerConnection:
     """Sends requests and dispatches their replies, until it is closed.
 
-    ``watchdog`` observes every request and reply; ``noticed`` is called with each unsolicited
+    ``watchdog`` observes every request and reply; ``on_message`` is called with each unsolicited
     message. Every method that sends raises ``NotDispatchedError``
     without a connection.
     """
 
-    def __init__(self, watchdog: Watchdog, noticed: Callable[[wire.Message], None]) -> None:
+    def __init__(self, watchdog: Watchdog, on_message: Callable[[wire.Message], None]) -> None:
         self._watchdog = watchdog
-        self._noticed = noticed
-        self._memory: Outgoing | None = None
+        self._on_message = on_message
+        self._memory: ServerArena | None = None
         self._ids = itertools.count(1)
-        self._in_flight: dict[int, Take] = {}
-        self._unframer = wire.Unframer(wire.LARGEST_ANSWER)
+        self._in_flight: dict[int, ReplyCallback] = {}
+        self._splitter = wire.FrameSplitter(wire.MAX_ANSWER_BYTES)
         self._transport: asyncio.WriteTransport | None = None
         self._closed = False
-        self._unasked, self._second = 0, 0
+        self._unsolicited, self._second = 0, 0
 
-    def share(self, memory: Outgoing | None) -> None:
+    def use_memory(self, memory: ServerArena | None) -> None:
         """Pass large parts through ``memory`` from now on."""
         self._memory = memory
 
@@ -78,77 +78,81 @@ class Exchange:
         self._closed = True
         in_flight, self._in_flight = self._in_flight, {}
         untaken = self._first_untaken() if isinstance(error, WorkerDied) else None
-        for request, take in in_flight.items():
-            take(error if untaken is None or request < untaken else NotDispatchedError())
+        for request, on_reply in in_flight.items():
+            on_reply(error if untaken is None or request < untaken else NotDispatchedError())
         if self._memory is not None:
             self._memory.close()
 
     def _first_untaken(self) -> int | None:
         """Return the least number of a request that the worker did not take; None: unknown."""
-        return None if self._memory is None else self._memory.begun + 1
+        return None if self._memory is None else self._memory.last_taken + 1
 
     def feed(self, data: bytes) -> None:
-        """Process received bytes. Raises on malformed data, and ``Flooded``."""
-        for received in self._unframer.feed(data):
+        """Process received bytes. Raises on malformed data, and ``FloodError``."""
+        for received in self._splitter.feed(data):
             if self._closed:  # by an earlier message of this data
                 return
             if isinstance(received, memoryview):
-                request, outcome = single.read_answer(received)
-                if self._answered(request, Reply(outcome, [])):
+                request, outcome = single_job.read_answer(received)
+                if self._dispatch_reply(request, Reply(outcome, [])):
                     continue
-            elif isinstance(message := received.header.message, ANSWERS):
+            elif isinstance(message := received.header.message, REPLY_TYPES):
                 reply = Reply(message, self._parts(received))
-                if self._answered(message.id, reply):
+                if self._dispatch_reply(message.id, reply):
                     continue
             else:
-                self._noticed(message)
-            self._count_unasked()
+                self._on_message(message)
+            self._count_unsolicited()
 
-    def _answered(self, request: int, reply: Reply) -> bool:
+    def _dispatch_reply(self, request: int, reply: Reply) -> bool:
         """Dispatch a reply; return whether its request was in flight."""
-        self._watchdog.answered(request, well=not isinstance(reply.message, wire.Raised))
-        take = self._in_flight.pop(request, None)
-        if take is None:
+        self._watchdog.record_answer(
+            request, succeeded=not isinstance(reply.message, wire.RequestFailed)
+        )
+        on_reply = self._in_flight.pop(request, None)
+        if on_reply is None:
             return False
-        take(reply)
+        on_reply(reply)
         return True
 
-    def _count_unasked(self) -> None:
-        """Count an unsolicited message. Raises ``Flooded`` over the limit."""
+    def _count_unsolicited(self) -> None:
+        """Count an unsolicited message. Raises ``FloodError`` over the limit."""
         second = int(asyncio.get_running_loop().time())
         if second != self._second:
-            self._unasked, self._second = 0, second
-        self._unasked += 1
-        if self._unasked > UNASKED:
-            raise Flooded(f"it sent over {UNASKED} messages in a second that nobody waits for")
+            self._unsolicited, self._second = 0, second
+        self._unsolicited += 1
+        if self._unsolicited > MAX_UNSOLICITED:
+            raise FloodError(
+                f"it sent over {MAX_UNSOLICITED} messages in a second that nobody waits for"
+            )
 
-    def send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
+    def send(self, message: wire.Message, parts: Sequence[wire.Buffer] = ()) -> None:
         """Send a message that gets no reply."""
         self._write(wire.frame(message, parts))
 
-    def send_batch(self, jobs: Sequence[Job], take: Take) -> int:
-        """Send a batch and register ``take`` for its reply; return the request's number."""
+    def send_batch(self, jobs: Sequence[Job], on_reply: ReplyCallback) -> int:
+        """Send a batch and register ``on_reply`` for its reply; return the request's number."""
         request = next(self._ids)
         blocks: list[Block] = []
         parts = [part for job in jobs for part in (job.image, job.params)]
-        places = [self._place(part, blocks) for part in parts]
-        if len(jobs) == 1 and places[1] == wire.INLINE:
-            self._write(single.pack_order(request, jobs[0], places[0]))
+        offsets = [self._write_shared(part, blocks) for part in parts]
+        if len(jobs) == 1 and offsets[1] == wire.INLINE:
+            self._write(single_job.pack_request(request, jobs[0], offsets[0]))
         else:
-            heads = [wire.JobHead(job.format, job.session) for job in jobs]
-            header = wire.Header(wire.Infer(request, heads), list(map(len, parts)), places)
-            inline = (part for part, at in zip(parts, places, strict=True) if at == wire.INLINE)
-            self._write(wire.placed(header, list(inline)))
+            heads = [wire.JobHeader(job.format, job.session) for job in jobs]
+            header = wire.Header(wire.Infer(request, heads), list(map(len, parts)), offsets)
+            inline = (part for part, at in zip(parts, offsets, strict=True) if at == wire.INLINE)
+            self._write(wire.frame_with_header(header, list(inline)))
         # Without blocks there is nothing to free: one call less for each small request.
-        freeing = functools.partial(self._take_and_free, blocks, take) if blocks else take
-        self._expect(request, freeing, len(jobs))
+        callback = functools.partial(self._free_and_pass, blocks, on_reply) if blocks else on_reply
+        self._register(request, callback, len(jobs))
         return request
 
-    def _place(self, part: wire.Part, blocks: list[Block]) -> int:
+    def _write_shared(self, part: wire.Buffer, blocks: list[Block]) -> int:
         """Copy a large part to shared memory; return its offset, or ``INLINE``."""
-        if len(part) < wire.LARGE or self._memory is None:
+        if len(part) < wire.SHARED_MIN_BYTES or self._memory is None:
             return wire.INLINE
-        block = self._memory.place(part)
+        block = self._memory.write(part)
         if block is None:
             return wire.INLINE
         blocks.append(block)
@@ -158,59 +162,61 @@ class Exchange:
         """Return the number of a new request."""
         return next(self._ids)
 
-    async def ask(self, message: wire.Request, parts: Sequence[wire.Part] = ()) -> Reply:
+    async def send_request(self, message: wire.Request, parts: Sequence[wire.Buffer] = ()) -> Reply:
         """Send a request and await its reply. Raises what the model raised."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.send(message, parts)
-        self._expect(message.id, functools.partial(settle, future))
+        self._register(message.id, functools.partial(resolve, future))
         return await future
 
-    def drop(self, request: int) -> None:
+    def cancel_batch(self, request: int) -> None:
         """Tell the worker that a batch was cancelled."""
         if request in self._in_flight:
-            self.send(wire.Drop(request))
+            self.send(wire.CancelBatch(request))
 
     def fail(self, request: int, error: MataError) -> None:
         """Fail one request with ``error``, if it is still in flight."""
-        take = self._in_flight.pop(request, None)
-        if take is not None:
-            take(error)
+        on_reply = self._in_flight.pop(request, None)
+        if on_reply is not None:
+            on_reply(error)
 
-    def oldest(self) -> int | None:
+    def oldest_request(self) -> int | None:
         """Return the number of the longest-running request in flight."""
         return next(iter(self._in_flight), None)
 
-    def _write(self, buffers: list[wire.Part]) -> None:
+    def _write(self, buffers: list[wire.Buffer]) -> None:
         if self._transport is None or self._closed:
             raise NotDispatchedError
         self._transport.writelines(buffers)
 
-    def _expect(self, request: int, take: Take, images: int = 1) -> None:
-        self._in_flight[request] = take
-        self._watchdog.expect(request, images)
+    def _register(self, request: int, on_reply: ReplyCallback, images: int = 1) -> None:
+        self._in_flight[request] = on_reply
+        self._watchdog.add_pending(request, images)
 
-    def _take_and_free(self, blocks: list[Block], take: Take, reply: Reply | MataError) -> None:
+    def _free_and_pass(
+        self, blocks: list[Block], on_reply: ReplyCallback, reply: Reply | MataError
+    ) -> None:
         """Release a batch's shared memory, and pass its reply on."""
         if self._memory is not None:
             for block in blocks:
                 self._memory.free(block)
-        take(reply)
+        on_reply(reply)
 
-    def _parts(self, received: wire.Received) -> list[bytes]:
+    def _parts(self, received: wire.ReceivedMessage) -> list[bytes]:
         """Return copies of a message's parts, and release their shared memory.
 
         Must run for each message in turn: releasing a later message's memory releases all before
         it.
         """
         header = received.header
-        if not header.places or self._memory is None:
-            return list(map(bytes, wire.parts(received)))
+        if not header.offsets or self._memory is None:
+            return list(map(bytes, wire.inline_parts(received)))
         found, begin = [], 0
-        for size, place in zip(header.sizes, header.places, strict=True):
-            if place == wire.INLINE:
+        for size, offset in zip(header.sizes, header.offsets, strict=True):
+            if offset == wire.INLINE:
                 found.append(bytes(received.payload[begin : begin + size]))
                 begin += size
             else:
-                found.append(self._memory.take(place, size))
-        self._memory.taken(header.written)
+                found.append(self._memory.read(offset, size))
+        self._memory.release_up_to(header.written)
         return found
