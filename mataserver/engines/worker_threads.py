@@ -92,8 +92,7 @@ class WorkerThreads:
     ``to_work_item`` turns a message or a batch into a work item, None for the last one. ``decode``
     runs in several threads at once and must not raise; an item whose work raises is answered as
     failed. There are ``decoders`` followers, at least one. Without decoders nothing is decoded
-    concurrently with items under ``quick_seconds``; with items under ``tiny_seconds``
-    nothing ever is.
+    concurrently with items under ``quick_seconds``, and none is with items under ``tiny_seconds``.
     """
 
     def __init__(
@@ -108,17 +107,16 @@ class WorkerThreads:
         self._connection = connection
         self._to_work_item = to_work_item
         self._decode = decode
-        self._has_no_decoders = decoders < 1
-        self._durations = RecentDurations(quick_seconds, tiny_seconds)
+        self._no_decoders = decoders < 1
+        self._recent = RecentDurations(quick_seconds, tiny_seconds)
         self._items: deque[WorkItem] = deque()
         self._undecoded: deque[tuple[WorkItem, int]] = deque()
         self._lead = threading.Lock()
-        # An entry means that the model's thread leads, but is not reading.
-        self._retained_lead: deque[None] = deque()
+        self._kept_lead: deque[None] = deque()  # an entry: the model's thread leads, not reading
         self._wakeup: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._poller = select.poll()
         self._poller.register(connection.sock, select.POLLIN)
-        self._is_asleep, self._is_ending = False, False
+        self._asleep, self._ending = False, False
         self.is_busy, self.request = False, 0
         self._enqueue()  # what arrived together with the first message
         for _ in range(max(decoders, 1)):
@@ -127,17 +125,17 @@ class WorkerThreads:
     @property
     def has_backlog(self) -> bool:
         """Whether items are queued that will take noticeable time."""
-        return bool(self._items) and not self._durations.is_quick
+        return bool(self._items) and not self._recent.is_quick
 
     def run(self) -> None:
         """Process items until the last message."""
-        while self._items or not self._is_ending:
+        while self._items or not self._ending:
             self._step()
 
     def pass_lead(self) -> None:
         """Pass the lead to a follower if the model's thread holds it while running an item."""
         try:
-            self._retained_lead.pop()
+            self._kept_lead.pop()
         except IndexError:
             return
         self._lead.release()
@@ -150,7 +148,7 @@ class WorkerThreads:
         elif self._items[0].is_ready:
             self._run_item(self._items.popleft())
         elif (found := self._next_undecoded()) is not None:
-            if self._undecoded and not (self._durations.is_tiny or self._has_no_decoders):
+            if self._undecoded and not (self._recent.is_tiny or self._no_decoders):
                 self.pass_lead()  # the current item was expected to take next to no time
             self._decode_job(*found)
         elif not self._read_available():
@@ -162,10 +160,9 @@ class WorkerThreads:
             self._wait_for_work()
             return
         self._read()
-        if self._durations.is_quick and (
-            self._has_no_decoders or self._durations.is_tiny or len(self._undecoded) < 2
-        ):
-            self._retained_lead.append(None)
+        recent, few = self._recent, len(self._undecoded) < 2
+        if recent.is_quick and (few or recent.is_tiny or self._no_decoders):
+            self._kept_lead.append(None)
         else:
             self._lead.release()
 
@@ -180,22 +177,18 @@ class WorkerThreads:
     def _acquire_lead(self) -> bool:
         """Acquire the lead if it was kept, passed back or is free; False if a follower holds it."""
         try:
-            self._retained_lead.pop()
+            self._kept_lead.pop()
         except IndexError:
             return self._lead.acquire(blocking=False)
         return True
 
     def _wait_for_work(self) -> None:
         """Block until there is work; a thread that adds work while this one sleeps wakes it."""
-        self._is_asleep = True
-        items = self._items
-        if not (
-            self._retained_lead
-            or self._undecoded
-            or (items[0].is_ready if items else self._is_ending)
-        ):
+        self._asleep = True
+        lead, items = self._kept_lead, self._items
+        if not (lead or self._undecoded or (items[0].is_ready if items else self._ending)):
             self._wakeup.get()
-        self._is_asleep = False
+        self._asleep = False
 
     def _run_item(self, item: WorkItem) -> None:
         begun = time.perf_counter()
@@ -210,7 +203,7 @@ class WorkerThreads:
         seconds = time.perf_counter() - begun
         for each in item.decoded.values():
             seconds += each.decode_ms / 1e3
-        self._durations.record(seconds)
+        self._recent.record(seconds)
 
     # followers
 
@@ -226,7 +219,7 @@ class WorkerThreads:
         """Read until there is something to decode, and decode it; False at the end."""
         self._lead.acquire()
         found = self._next_undecoded()
-        while found is None and not self._is_ending:
+        while found is None and not self._ending:
             self._read()
             found = self._wake_and_pick()
         self._lead.release()
@@ -238,10 +231,10 @@ class WorkerThreads:
 
     def _wake_and_pick(self) -> tuple[WorkItem, int] | None:
         """Wake the model's thread, if it sleeps, for the first item read; pick another job."""
-        if not self._is_asleep:
+        if not self._asleep:
             return self._next_undecoded()
-        if self._durations.is_quick and len(self._undecoded) < 2 and not self._is_ending:
-            self._retained_lead.append(None)
+        if self._recent.is_quick and len(self._undecoded) < 2 and not self._ending:
+            self._kept_lead.append(None)
             self._wake()
             self._lead.acquire()  # blocks until the lead is passed on
             return self._next_undecoded()
@@ -249,15 +242,15 @@ class WorkerThreads:
         return self._next_undecoded() if len(self._undecoded) > 1 else None
 
     def _wake(self) -> None:
-        if self._is_asleep:
-            self._is_asleep = False
+        if self._asleep:
+            self._asleep = False
             self._wakeup.put(None)
 
     # the thread that holds the lead
 
     def _read(self) -> None:
         """Block until something arrives, unless the last message was received."""
-        while not self._is_ending:
+        while not self._ending:
             self._poller.poll()
             if self._receive():
                 break
@@ -274,10 +267,10 @@ class WorkerThreads:
             item = self._to_work_item(received)
             taken = True
             if item is None:
-                self._is_ending = True
+                self._ending = True
                 break
             if not item.is_brief:
-                self._durations.is_quick = self._durations.is_tiny = False
+                self._recent.is_quick = self._recent.is_tiny = False
             self._items.append(item)
             for index in range(len(item.jobs)):
                 self._undecoded.append((item, index))
