@@ -144,7 +144,7 @@ class Metrics:
             "camera_reconnects", "Cameras connected again after they were lost.", ("model",)
         )
         self.unobserved = self._counter(
-            "results_unobserved", "Answers that a plugin was too slow to be told of.", ("plugin",)
+            "results_unobserved", "Results that a plugin was too slow to receive.", ("plugin",)
         )
         self.cluster_workers = self._gauge(
             "cluster_workers", "Workers on a Ray cluster.", ("node",)
@@ -152,7 +152,7 @@ class Metrics:
         self.cluster_away = self._gauge("cluster_away", "Whether the Ray cluster is out of reach.")
         self.frontends = self._gauge("frontends", "Front-ends, this one too.", ("state",))
         self.relayed = self._loop_counter(
-            "relayed", "Requests sent on to the front-end that holds what they name.", ("kind",)
+            "relayed", "Requests forwarded to the front-end that holds what they name.", ("kind",)
         )
         self.inflight = self._gauge(
             "body_bytes_in_flight", "Bytes of bodies and of unread answers held in memory."

@@ -176,7 +176,7 @@ async def test_damaged_bodies(server, encoding, body):
     status, answer = await sent(
         server, RAW, body, *typed("image/png"), f"Content-Encoding: {encoding}"
     )
-    assert (status, answer) == (400, {"detail": "The body is not what its Content-Encoding says"})
+    assert (status, answer) == (400, {"detail": "The body does not match its Content-Encoding"})
 
 
 async def test_bombs(data_dir):

@@ -157,7 +157,7 @@ async def test_what_is_neither_text_nor_the_last_ends_them_too(http):
     asked = {"model": "liar-vlm", "image": DATA, "params": params}
     async with http.post("/v1/infer", json=asked, headers=headers) as response:
         text = await response.text()
-    assert "liar-vlm: its stream goes on behind a int" in text
+    assert "liar-vlm: its stream continues after a int" in text
     assert "event: result" not in text
 
 

@@ -176,7 +176,7 @@ def test_variables_that_are_no_setting(terminal, monkeypatch):
     assert code == 0
     assert [line for line in lines if "environment" in line] == [
         "warning: environment: MATA_SERVER_MODELS is ignored: it is set in YAML only",
-        "warning: environment: MATA_SERVER_PROT is no setting; did you mean MATA_SERVER_PORT?",
+        "warning: environment: MATA_SERVER_PROT is not a setting; did you mean MATA_SERVER_PORT?",
     ]
 
 
@@ -351,8 +351,11 @@ def test_warnings_are_no_failure(terminal):
     code, lines = configure(terminal, open_)
     assert code == 0
     assert {
-        "warning: auth_mode is none and host is 0.0.0.0: whoever reaches it may use it",
-        "warning: auth_mode is none and cors_origins is *: any web page that is opened may use it",
+        "warning: auth_mode is none and host is 0.0.0.0: anyone who can reach it may use it",
+        (
+            "warning: auth_mode is none and cors_origins is *: any web page that a user opens may "
+            "use it"
+        ),
         f"warning: {ABSENT}",
         "warning: The backend gear needs the system binary a-binary-that-nobody-has: not found",
         "warning: the command rm of taker is refused: the name is taken",
@@ -442,6 +445,6 @@ def backends():
     result = terminal.run("check")
     assert result.exit_code == 1
     told = result.output.splitlines()
-    assert "error: plugin ditch: 'dig' is brought to jobs by digger already" in told
+    assert "error: plugin ditch: 'dig' is provided to jobs by digger already" in told
     twice = "its task shovel.holes is brought by mataserver-shovel already"
     assert f"error: plugin shovel: backend spoon: {twice}" in told

@@ -239,7 +239,7 @@ def test_the_old_setting_is_told(terminal, settings, caplog):
     assert (done.exit_code, done.stdout) == (0, "Registered net (classify)\n")
     said = f"warning: net is not converted, `runtime: auto` is no more: {CONVERTS}\n"
     assert said in done.stderr
-    assert "runtime: auto converts nothing any more when a model is pulled" in caplog.text
+    assert "runtime: auto no longer converts a model when it is pulled" in caplog.text
     assert "converted" not in entry(terminal)
     (terminal.home / "net" / "model.safetensors").unlink()
     done = pull(terminal)

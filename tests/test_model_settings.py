@@ -77,7 +77,7 @@ async def test_a_models_own_settings_reach_its_worker(tmp_path, engine):
 
 
 def test_what_cannot_be_compiled_is_refused(tmp_path):
-    """``compile: true`` for a backend that compiles nothing is named; false is no mistake."""
+    """``compile: true`` for a backend that cannot compile is named; false is no mistake."""
     for wanted in (True, False):
         settings = load(
             environ={},
@@ -90,7 +90,7 @@ def test_what_cannot_be_compiled_is_refused(tmp_path):
         Configured(catalog).add()
         if wanted:
             with pytest.raises(
-                InvalidParams, match=r"^models: plain: compile: plain compiles noth"
+                InvalidParams, match=r"^models: plain: compile: plain does not support compile"
             ):
                 Configured(catalog).check()
         else:

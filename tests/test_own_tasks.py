@@ -121,7 +121,7 @@ async def test_it_is_asked_by_every_way(served, client):
     [
         (-1, "counter: Counted cannot be sent: Expected `int` >= 0 - at `$.count`"),
         (400, "counter: expected a Counted, got dict"),
-        (500, "counter: Counted.mean holds a float that is no value of JSON"),
+        (500, "counter: Counted.mean holds a float that is not a JSON value"),
     ],
 )
 async def test_a_broken_promise_is_500(client, count, said):

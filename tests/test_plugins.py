@@ -352,7 +352,7 @@ def test_what_two_plugins_bring_to_a_third_one(plugin):
     """The second of a name is refused before any service is made, with its backends."""
     second = BRINGS.replace('"dig", "fill"', '"fill"') + HOOKS
     found = discover(Settings(), [plugin(BRINGS, name="a"), plugin(second, name="b")])
-    assert [each.error for each in found.found] == [None, "'fill' is brought to work by a already"]
+    assert [each.error for each in found.found] == [None, "'fill' is provided to work by a already"]
     assert names(found) == []
 
 
@@ -360,7 +360,7 @@ def test_whose_names_they_are_comes_first(plugin):
     """A plugin's own names are not taken from it by one that is called before it."""
     points = [plugin(BRINGS, name="a"), plugin(BRINGS, name="work"), plugin(HOOKS, name="z")]
     found = discover(Settings(), points)
-    told = "'dig' is brought to work by work already"
+    told = "'dig' is provided to work by work already"
     assert [each.error for each in found.found] == [told, None, None]
 
 

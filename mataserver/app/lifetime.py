@@ -124,7 +124,7 @@ async def _enter(name: str, service: Service) -> None:
     try:
         await starting
     except Exception as error:
-        error.add_note(f"The server does not start: the service of {name} failed to.")
+        error.add_note(f"The server cannot start: the service of {name} failed to.")
         raise
     finally:
         late.cancel()

@@ -89,17 +89,17 @@ def _check_variables(findings: Findings) -> None:
             )
         elif meant := similar(short, sorted(settings - structured)):
             meant = meant.replace("you mean ", f"you mean {config.PREFIX}")
-            findings.warnings.append(f"environment: {name} is no setting{meant}")
+            findings.warnings.append(f"environment: {name} is not a setting{meant}")
 
 
 def _check_exposure(settings: Settings, findings: Findings) -> None:
     if settings.auth_mode == "none" and not is_loopback(settings.host):
         findings.warnings.append(
-            f"auth_mode is none and host is {settings.host}: whoever reaches it may use it"
+            f"auth_mode is none and host is {settings.host}: anyone who can reach it may use it"
         )
     if settings.auth_mode == "none" and "*" in settings.cors_origins:
         findings.warnings.append(
-            "auth_mode is none and cors_origins is *: any web page that is opened may use it"
+            "auth_mode is none and cors_origins is *: any web page that a user opens may use it"
         )
 
 

@@ -57,7 +57,8 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     logs.configure(settings.log_level, settings.log_format)
     if settings.auth_mode == "none" and not is_loopback(settings.host):
         log.warning(
-            "AUTHENTICATION IS OFF and the server listens on %s: whoever reaches it may use it",
+            "AUTHENTICATION IS OFF and the server listens on %s: anyone who can reach it may use "
+            "it",
             settings.host or "every address",
         )
     keys, made = server_keys(settings)

@@ -81,6 +81,6 @@ def warn_of_runtime(given: Iterable[str | None]) -> None:
     """Warn of ``runtime: auto``: conversion during a pull was replaced by a command."""
     if "auto" in given:
         log.warning(
-            "configuration: runtime: auto converts nothing any more when a model is pulled: "
+            "configuration: runtime: auto no longer converts a model when it is pulled: "
             "mataserver export MODEL --register does, of mataserver-onnx"
         )

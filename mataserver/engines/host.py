@@ -177,7 +177,7 @@ class ModelHost:
                     for piece in pieces:
                         if not isinstance(answer, (str, NoneType)):
                             what = type(answer).__name__
-                            raise InvalidResultError(f"its stream goes on behind a {what}")  # noqa: TRY301
+                            raise InvalidResultError(f"its stream continues after a {what}")  # noqa: TRY301
                         answer = piece
                         if isinstance(piece, str):
                             yield piece

@@ -240,7 +240,7 @@ def check_plain(where: str, value: Any, max_depth: int) -> None:
     elif not isinstance(value, (list, tuple)):
         if not (value is None or isinstance(value, (str, bool)) or _is_number(value)):
             raise InvalidResultError(
-                f"{where} holds a {type(value).__name__} that is no value of JSON"
+                f"{where} holds a {type(value).__name__} that is not a JSON value"
             )
         return
     for each in value:

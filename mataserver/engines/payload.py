@@ -60,7 +60,9 @@ def pack(value: object) -> Packed:
     try:
         body = _ENCODER.encode(packer.plain(value))
     except RecursionError:
-        raise Unsendable("What is nested so deeply, or holds itself, cannot be sent") from None
+        raise Unsendable(
+            "Data that is nested too deeply, or contains itself, cannot be sent"
+        ) from None
     except (OverflowError, UnicodeEncodeError) as error:
         raise Unsendable(f"A number or text cannot be sent: {error}") from None
     _check_size(body)
@@ -80,7 +82,9 @@ def unpack(parts: Sequence[bytes | memoryview], find: Find) -> Any:
     except MataError:
         raise
     except Exception as error:  # the data is untrusted and may cause any error
-        raise Unsendable(f"What was sent cannot be read: {type(error).__name__}") from error
+        raise Unsendable(
+            f"The data that was sent cannot be read: {type(error).__name__}"
+        ) from error
 
 
 def _check_size(body: bytes | memoryview) -> None:
@@ -88,7 +92,7 @@ def _check_size(body: bytes | memoryview) -> None:
         return
     held = len(body) - len(bytes(body).translate(None, _HOLDING))
     if len(body) > MOST_BESIDE or held > MOST_HELD:
-        raise Unsendable("What is so large beside its arrays and large bytes cannot be sent")
+        raise Unsendable("The data beside its arrays and large bytes is too large to be sent")
 
 
 class _Packer:

@@ -65,7 +65,7 @@ def built(kind: type[Any], content: Any) -> Any:
         }
         return kind(**fields)
     except (msgspec.MsgspecError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise Unsendable(f"What was sent is no {kind.__qualname__}: {error}") from None
+        raise Unsendable(f"The data that was sent is not a {kind.__qualname__}: {error}") from None
 
 
 def _as_declared(kind: Any, value: object) -> object:
@@ -92,7 +92,7 @@ def of_package(package: str, also: frozenset[str]) -> Find:
     def find(name: str) -> type:
         module, _, _ = name.partition(":")
         if name not in also and module not in _PUBLIC and module.partition(".")[0] != package:
-            raise Unsendable(f"The model sent a {name[:200]}, which is no class of its plugin")
+            raise Unsendable(f"The model sent a {name[:200]}, which is not a class of its plugin")
         return _class(name)
 
     return find
@@ -105,7 +105,7 @@ def _class(name: str) -> type:
     for part in path.split("."):
         found = vars(found).get(part) if found is not None else None
     if not isinstance(found, type) or f"{found.__module__}:{found.__qualname__}" != name:
-        raise Unsendable(f"{name[:200]} is no class that is imported here")
+        raise Unsendable(f"{name[:200]} is not a class that is imported here")
     if not issubclass(found, enum.Enum):
         hints(found)
     return found

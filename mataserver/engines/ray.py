@@ -95,7 +95,7 @@ class RayEngine:
         try:
             return await self._start(assignment, placement)
         except NodeDied:
-            log.warning("%s is loaded anew: its node ended", assignment.spec.name)
+            log.warning("reloading %s: its node ended", assignment.spec.name)
         return await self._start(assignment, placement)
 
     async def close(self) -> None:

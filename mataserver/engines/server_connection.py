@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mataserver.engines.arena import WorkerArena
     from mataserver.engines.work import Body, Outcome
 
-CANCELLED = Failure(503, "The request was given up before it was answered")
+CANCELLED = Failure(503, "The request was abandoned before it was answered")
 
 
 class ServerConnection:

@@ -124,7 +124,7 @@ async def _send(model: str, given: Goods, placed: Placed, secret: bytes) -> str:
             writer.close()
     if not receipt.path:
         where = placed.node.name
-        log.error("the node %s did not take the files of %s: %s", where, model, receipt.error)
+        log.error("the node %s did not accept the files of %s: %s", where, model, receipt.error)
         said = f"The files of {model} could not be sent to the node {where}"
         raise Unavailable(said, retry_after=5)
     return receipt.path

@@ -89,7 +89,7 @@ class ThreadWorker:
 
         def infer() -> list[Outcome]:
             if is_cancelled:
-                raise Unavailable("The request was given up before it was answered")
+                raise Unavailable("The request was abandoned before it was answered")
             return self._host.infer(jobs)
 
         def pass_outcomes(outcomes: Any, error: Exception | None) -> None:
@@ -140,7 +140,7 @@ class ThreadWorker:
     def give_up(self, reason: str, detail: str | None = None) -> None:
         """Abandon the thread; pending requests fail with ``detail``, or with ``reason``."""
         if self._alive:
-            log.error("worker of %s is given up: %s", self._name, reason)
+            log.error("worker of %s is abandoned: %s", self._name, reason)
             self._abandon(
                 WorkerDied(detail or f"The model's worker was given up: {reason}"), Death(reason)
             )

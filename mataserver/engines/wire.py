@@ -283,7 +283,7 @@ def _frame_end(data: bytes | bytearray, begin: int, max_payload: int) -> int:
         return 0
     header, payload = PREFIX.unpack_from(data, begin)
     if header > MAX_HEADER_BYTES or payload > max_payload:
-        raise ValueError("a message is too large to be one")
+        raise ValueError("a message is too large")
     end: int = begin + PREFIX.size + header + payload
     return end if end <= len(data) else 0
 

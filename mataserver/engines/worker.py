@@ -72,8 +72,8 @@ class ProcessWorker(asyncio.Protocol):
         except FloodError as flood:
             self.kill(str(flood))
         except Exception:
-            log.exception("worker of %s sent what cannot be read", self._name)
-            self.kill("it sent what cannot be read")
+            log.exception("worker of %s sent a message that cannot be read", self._name)
+            self.kill("it sent a message that cannot be read")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail everything pending: the child is gone."""

@@ -122,9 +122,7 @@ class WorkerConnection:
             self._unsolicited, self._second = 0, second
         self._unsolicited += 1
         if self._unsolicited > MAX_UNSOLICITED:
-            raise FloodError(
-                f"it sent over {MAX_UNSOLICITED} messages in a second that nobody waits for"
-            )
+            raise FloodError(f"it sent over {MAX_UNSOLICITED} unexpected messages in a second")
 
     def send(self, message: wire.Message, parts: Sequence[wire.Buffer] = ()) -> None:
         """Send a message that gets no reply."""

@@ -212,7 +212,7 @@ class WorkerThreads:
             while self._decode_next():
                 continue
         except BaseException:
-            log.exception("what the server says cannot be read")
+            log.exception("the server's message cannot be read")
             os._exit(1)  # if it only stopped reading, the server would take it for hung
 
     def _decode_next(self) -> bool:

@@ -91,14 +91,14 @@ class IdentityAssertions:
         """Return the asserted principal. Raises ``InvalidAssertion`` for an invalid assertion."""
         payload, _, signature = value.encode("utf-8", "surrogateescape").partition(b".")
         if not hmac.compare_digest(signature, self._sign(payload).encode()):
-            raise InvalidAssertion("No front-end of this server vouches for the request")
+            raise InvalidAssertion("The request has no token of a front-end of this server")
         try:
             claims = msgspec.json.decode(base64.urlsafe_b64decode(payload), type=_Claims)
             principal = _principal(claims)
         except (binascii.Error, msgspec.DecodeError, ValueError):  # of another version
             raise InvalidAssertion("The front-ends are of different versions") from None
         if (claims.method, claims.path, claims.to) != (method, path, to):
-            raise InvalidAssertion("The front-end vouched for another request")
+            raise InvalidAssertion("The front-end's token is for another request")
         self._check_single_use(claims)
         return principal
 
@@ -113,7 +113,7 @@ class IdentityAssertions:
         while self._used and self._used[first := next(iter(self._used))] <= now:
             del self._used[first]  # in order of arrival, hence of expiry
         if claims.once in self._used or len(self._used) >= MAX_REMEMBERED:
-            raise InvalidAssertion("The front-end's word was taken already")
+            raise InvalidAssertion("The front-end's token was used already")
         self._used[claims.once] = now + 2 * WINDOW
 
 

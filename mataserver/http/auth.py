@@ -164,7 +164,7 @@ class Gate:
         """Raise ``Forbidden`` for requests of foreign web pages, on a server without keys."""
         host = proxies.host(request, trusted=self._trust_proxy)
         if pages.names is not None and not pages.names.include(host):
-            raise Forbidden("The Host is no name of this server: see allowed_hosts")
+            raise Forbidden("The Host header is not a name of this server: see allowed_hosts")
         acts = request.method not in SAFE or is_socket(request)
         if acts and is_foreign(request.headers, self._scheme(request), host, pages.origins):
             raise Forbidden(FOREIGN)
@@ -238,7 +238,7 @@ class Gate:
         credentials = self.described(request, "cookie", cookie or "")
         own = is_own(request.headers, self._scheme(request), host)
         if not may_act(credentials, login, own=own, socket=is_socket(request)):
-            raise Forbidden("A page of another origin, or one without its token, may not do this")
+            raise Forbidden("Only a page of this server that sends its token may do this")
         if login.principal.count is not None:
             login.principal.count()
         return login.principal

@@ -70,4 +70,4 @@ class Inflater:
 
 
 def _damaged() -> BadRequest:
-    return BadRequest("The body is not what its Content-Encoding says")
+    return BadRequest("The body does not match its Content-Encoding")

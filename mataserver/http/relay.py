@@ -142,7 +142,7 @@ class FrontendRelay:
                     report_unreachable(
                         other, f"{answer.status}: {body[: relay_headers.LOGGED_BYTES]!r}"
                     )
-                    raise Unavailable("A front-end does not tell what it holds", retry_after=1)
+                    raise Unavailable("A front-end does not say what it holds", retry_after=1)
                 return msgspec.json.decode(body, type=kind)
         except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError, UnicodeError) as error:
             if self._client.is_gone(other, error):

@@ -213,7 +213,7 @@ async def _close(
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await socket.close(code=closing.code, message=closing.reason.encode(), drain=False)
     except (TimeoutError, ConnectionError):
-        log.debug("a peer did not take its closing message")
+        log.debug("a client did not read its close message")
     except asyncio.CancelledError:
         # A cancelled send to a peer that does not read leaves aiohttp a cancelled future, which the
         # close frame then raises. This task itself was not cancelled.

@@ -179,7 +179,7 @@ async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
     Raises ``GrantEnded`` where what was shown counts no more before all of it is here.
     """
     if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
-        raise BadRequest("An upload is not taken compressed")
+        raise BadRequest("A compressed upload is not accepted")
     over = TooLarge(f"The body is over the limit of {limits.size} bytes")
     if (request.content_length or 0) > limits.size:  # before anything is read and written
         raise over

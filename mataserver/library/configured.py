@@ -114,7 +114,7 @@ def _check_params(setting: ModelSettings, plan: ModelPlan) -> None:
     """Validate a model's params: those of its backend, and of backends for parts of itself."""
     if setting.compile and not plan.backend.compiles:
         raise InvalidParams(
-            f"models: {setting.model}: compile: {plan.backend.name} compiles nothing"
+            f"models: {setting.model}: compile: {plan.backend.name} does not support compile"
         )
     own = [part for part in plan.parts.values() if part.spec.name == setting.model]
     try:

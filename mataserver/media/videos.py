@@ -29,8 +29,8 @@ _REASONS: list[tuple[type[BaseException], str]] = [
     (FileNotFoundError, "there is no such file or device"),
     (PermissionError, "it may not be read"),
     (ConnectionRefusedError, "the connection was refused"),
-    (av.error.ExitError, "it gave nothing for too long"),
-    (TimeoutError, "it gave nothing for too long"),
+    (av.error.ExitError, "it sent nothing for too long"),
+    (TimeoutError, "it sent nothing for too long"),
     (av.error.InvalidDataError, _DAMAGED),
     (EOFError, "it ended before it began"),
 ]
@@ -73,7 +73,7 @@ def best(container: InputContainer) -> VideoStream:
     if not isinstance(stream, av.VideoStream):
         raise UnreadableVideo("it holds no video")
     if stream.codec_context is None:
-        raise UnreadableVideo("it is coded in a way that is not known here, or damaged")
+        raise UnreadableVideo("it is coded in an unknown way, or damaged")
     return stream
 
 

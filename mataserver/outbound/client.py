@@ -120,7 +120,7 @@ class Outbound:
                     parsed.host or "", parsed.port or 0, socket.AF_UNSPEC
                 )
         except (OSError, ValueError) as error:
-            raise BadRequest(f"{policy.name}: no such host is found") from error
+            raise BadRequest(f"{policy.name}: the host was not found") from error
         return tuple(each["host"] for each in found)
 
     @contextlib.asynccontextmanager
@@ -144,7 +144,7 @@ class Outbound:
     def _check(self, url: URL, policy: Policy) -> str | None:
         """Validate a URL; validate and return its host if that is an address instead of a name."""
         if url.scheme not in {"http", "https"} or not url.host:
-            raise BadRequest(f"{policy.name}: only http and https addresses are asked")
+            raise BadRequest(f"{policy.name}: only http and https addresses are allowed")
         if url.user is not None or url.password is not None:
             raise BadRequest(f"{policy.name}: the address must not hold a user or a password")
         host = url.host

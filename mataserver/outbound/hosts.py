@@ -89,7 +89,9 @@ def check_address(name: str, text: str, hosts: Hosts, field: str) -> None:
     except ValueError:
         raise BadRequest(f"{field}: the address is not valid") from None
     if not hosts.permits(name, address):
-        raise AddressRefused(f"{field}: only public addresses and outbound_hosts are asked")
+        raise AddressRefused(
+            f"{field}: only public addresses and those of outbound_hosts are allowed"
+        )
 
 
 def _network(text: str) -> Any:

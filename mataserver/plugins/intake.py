@@ -250,4 +250,4 @@ def settle(plugins: Iterable[Plugin]) -> None:
             owners.update(dict.fromkeys(names, plugin.name))
         else:
             to, name = taken
-            refuse(plugin, PluginError(f"{name!r} is brought to {to} by {owners[taken]} already"))
+            refuse(plugin, PluginError(f"{name!r} is provided to {to} by {owners[taken]} already"))

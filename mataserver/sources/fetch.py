@@ -129,7 +129,7 @@ class Repository:
             repo_id, files_metadata=True, timeout=float(constants.HF_HUB_ETAG_TIMEOUT)
         )
         if info.sha is None:
-            raise Refused(f"the hub tells no revision of {repo_id}")
+            raise Refused(f"the hub reports no revision of {repo_id}")
         self.repo_id = repo_id
         self.commit = info.sha
         self.files = [

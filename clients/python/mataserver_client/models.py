@@ -33,7 +33,7 @@ class ModelRequests(Requests):
         answer = await self._transport.request("GET", path, query={"include": "params"})
         schema = answer.decode(ModelDetail).params
         if not isinstance(schema, dict):
-            raise BadAnswer("The server is too old to tell a model's parameters")
+            raise BadAnswer("The server is too old to list a model's parameters")
         return schema
 
     async def pull(self, model: str, task: str) -> ModelStatus:

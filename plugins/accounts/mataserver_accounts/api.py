@@ -80,5 +80,5 @@ def check_enabled(wish: str, mode: str) -> None:
         )
     if word in _TRUE and mode == "none":
         raise MataError(
-            "environment: AUTH_ENABLED=true: auth_mode is none, which authenticates nobody"
+            "environment: AUTH_ENABLED=true: auth_mode is none, which does not authenticate"
         )

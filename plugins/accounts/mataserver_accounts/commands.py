@@ -110,7 +110,7 @@ async def add_user(accounts: Accounts, name: str, role: Role, tags: tuple[str, .
     """Make a user. The password is asked for, or read from standard input."""
     _checked("name", name, UserName)
     user = await accounts.add_user(name, _password(), role, tags)
-    click.echo(f"made the user {user.name} ({user.role})")
+    click.echo(f"created the user {user.name} ({user.role})")
 
 
 @users.command("list")

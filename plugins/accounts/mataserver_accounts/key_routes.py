@@ -69,7 +69,7 @@ class KeyRoutes:
             Route("GET", "/v1/keys", self.list, "List the keys; one's own, unless an admin asks",
                   tag, response=(Body(JSON, Keys),), parameters=PARAMETERS, errors=(422, 503),
                   needs=ANYBODY),
-            Route("POST", "/v1/keys", self.add, "Make a key; it is shown this once", tag,
+            Route("POST", "/v1/keys", self.add, "Create a key; it is shown only once", tag,
                   request=new, response=(Body(JSON, MadeKey),), status=201, needs=ANYBODY,
                   errors=(400, 404, 408, 409, 413, 415, 422, 503), max_body=MAX_BODY),
             Route("GET", path, self.one, "One key, without its secret", tag,
@@ -106,7 +106,7 @@ class KeyRoutes:
         principal = caller(request)
         key = await self._visible(request)
         if principal.kind != "user" and not administers(principal):
-            raise Forbidden("A key revokes no keys: log in")
+            raise Forbidden("A key cannot revoke keys: log in")
         await self._directory.change(self._directory.accounts.revoke_key(key.id))
         who = (principal.name, principal.id)
         self._ctx.log.info("%s (%s) revoked the key %s %r", *who, key.id, key.name)
@@ -117,7 +117,7 @@ class KeyRoutes:
         scopes = check_scopes(most if new.scopes is None else new.scopes)
         beyond = set(scopes) - principal.scopes
         if beyond:
-            raise Forbidden(f"scopes: you may not do this yourself: {', '.join(sorted(beyond))}")
+            raise Forbidden(f"scopes: you do not have these yourself: {', '.join(sorted(beyond))}")
         return await self._directory.accounts.add_key(
             new.name, scopes, owner=owner, rate=new.rate, expires_at=new.expires_at
         )
@@ -129,16 +129,16 @@ class KeyRoutes:
         """
         admin, accounts = administers(principal), self._directory.accounts
         if principal.kind != "user" and not admin:
-            raise Forbidden("A key makes no keys: log in")
+            raise Forbidden("A key cannot create keys: log in")
         if (new.owner is not None or new.standalone) and not admin:
-            raise Forbidden("Only an administrator makes keys that are not their own")
+            raise Forbidden("Only an administrator can create keys for others")
         if new.owner is not None:
             if new.standalone:
-                raise InvalidParams("standalone: a key with an owner is not")
+                raise InvalidParams("standalone: a key with an owner cannot be standalone")
             user = await accounts.user(new.owner)
             return user.id, principal.scopes & ROLES[user.role]
         if new.standalone and new.scopes is None:
-            raise InvalidParams("scopes: a standalone key says what it may do")
+            raise InvalidParams("scopes: a standalone key must list its scopes")
         if new.standalone or principal.kind != "user":
             return None, principal.scopes
         _, total = await accounts.keys(principal.id, 1)

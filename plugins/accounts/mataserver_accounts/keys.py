@@ -46,7 +46,7 @@ class Keys(Ledger):
             expires_at=expires_at,
         )
         if expires_at is not None and expires_at <= key.created_at:
-            raise InvalidParams("expires_at: the time is over already")
+            raise InvalidParams("expires_at: the time has passed already")
         row = {**msgspec.structs.asdict(key), "scopes": text_of(key.scopes)}
         await self._write(sa.insert(KEYS).values(**row, digest=digest(secret)))
         return MadeKey(key=secret, **msgspec.structs.asdict(key))

@@ -117,7 +117,7 @@ class LogIns:
             try:
                 user, generation = await self.check(principal.name, asked.current, address)
             except Unauthorized:
-                raise Forbidden("The current password is another one") from None
+                raise Forbidden("The current password is wrong") from None
             accounts = self._directory.accounts
             await self._directory.change(accounts.change_user(user.id, password=asked.new))
         self._ctx.log.info("%s (%s) has another password", user.name, user.id)
@@ -135,7 +135,9 @@ class LogIns:
         if not (
             await self.revoke(shown) or await self.revoke(request.headers.get("X-API-Key", ""))
         ):
-            raise InvalidParams("Only a token can be given up: this was asked with something else")
+            raise InvalidParams(
+                "Only a token can be revoked here: this request used something else"
+            )
         return web.Response(status=204)
 
     async def check(self, name: str, password: str, address: str) -> tuple[User, int]:

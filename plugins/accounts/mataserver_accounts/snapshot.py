@@ -52,7 +52,7 @@ class Rates:
             asked.popleft()
         if len(asked) >= rate:
             wait = asked[0] + MINUTE - now
-            raise RateLimited(f"This key may ask {rate} times a minute", retry_after=wait)
+            raise RateLimited(f"This key is limited to {rate} requests a minute", retry_after=wait)
         asked.append(now)
 
 

@@ -62,7 +62,7 @@ class Users(Ledger):
         try:
             await self._write(sa.insert(USERS).values(**row))
         except sa.exc.IntegrityError:
-            raise Conflict(f"There is a user called {name} already") from None
+            raise Conflict(f"A user called {name} exists already") from None
         return user
 
     async def bootstrap(self, name: str | None, password_hash: str | None) -> None:

@@ -154,7 +154,7 @@ async def test_keys(accounts, snapshot, clock):
     assert principal.id == f"key:{made.id}"
     clock.now += 61
     assert (await snapshot()).owner_of(made.key) is None
-    with pytest.raises(InvalidParams, match="is over already"):
+    with pytest.raises(InvalidParams, match="has passed already"):
         await accounts.add_key("late", ["infer"], expires_at=clock.now - 1)
     other = await accounts.add_key("other", ["infer"])
     await accounts.revoke_key(other.id)
@@ -183,7 +183,7 @@ async def test_a_keys_rate(accounts, snapshot, clock):
     for _ in range(3):
         assert now.owner_of(made.key) is not None
     later = await snapshot()
-    with pytest.raises(RateLimited, match="3 times a minute") as told:
+    with pytest.raises(RateLimited, match="3 requests a minute") as told:
         later.owner_of(made.key)
     assert 0 < told.value.retry_after <= 60
     clock.now += 61

@@ -40,7 +40,7 @@ def run(url, tmp_path):
 async def test_users(run, serve):
     """Users are made, listed, changed and removed; a server that runs beside it follows."""
     status, out, err = await run("users", "add", "ada", "--role", "admin", typed="correct horse\n")
-    assert (status, out) == (0, "made the user ada (admin)\n"), err
+    assert (status, out) == (0, "created the user ada (admin)\n"), err
     assert (await run("users", "add", "bob", "--tag", "night", typed="correct horse\n"))[0] == 0
     lines = [line.split("\t")[:4] for line in (await run("users", "list"))[1].splitlines()]
     assert lines == [["ada", "admin", "-", "-"], ["bob", "viewer", "-", "night"]]

@@ -76,7 +76,7 @@ class Link:
             async with asyncio.timeout(self._patience):
                 frame = await self._answer()
         except TimeoutError:
-            raise Lost("it gave nothing for too long") from None
+            raise Lost("it sent nothing for too long") from None
         except _DEATHS:
             raise Lost("its reader died") from None
         self._patience = self._timeout

@@ -120,7 +120,7 @@ class Redirects(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Look at a line."""
         if "Redirecting to " in record.getMessage():
-            self._newest.end("it sends its clients to another address, which is not asked")
+            self._newest.end("it redirects to another address, which is not followed")
             threading.Event().wait()
 
 

@@ -70,7 +70,7 @@ def _local(text: str) -> Source:
     path = os.path.normpath(text)
     kind: Kind = "device" if _DEVICE.fullmatch(path) else "file"
     if kind == "file" and path.startswith("/dev/"):
-        raise InvalidParams("source: of the devices only /dev/videoN is read")
+        raise InvalidParams("source: the only devices that are read are /dev/videoN")
     return Source(path, kind, path if kind == "device" else Path(path).name)
 
 

@@ -18,7 +18,7 @@ from mataserver_cameras.messages import Opening
 from mataserver_cameras.reader import frames, played
 
 DAMAGED = "it is no video, or damaged"
-UNKNOWN = "it is coded in a way that is not known here, or damaged"
+UNKNOWN = "it is coded in an unknown way, or damaged"
 
 
 def opening(path, timeout=5.0):

@@ -144,7 +144,7 @@ async def test_a_camera_that_hangs_is_given_up(data_dir):
             camera.silent = True
             while "type" not in (message := await ws.receive_json(timeout=30)):
                 pass
-            assert message["detail"] == "The camera gives no frames: it gave nothing for too long"
+            assert message["detail"] == "The camera gives no frames: it sent nothing for too long"
             camera.silent = False
             await results(ws, 1)
             (second,) = readers()

@@ -173,7 +173,7 @@ class Model:
     def video(self, method: str, *args: Any) -> Any:
         """Call the video half."""
         if self._films is None:
-            raise InvalidParams("The model knows images only, no videos")
+            raise InvalidParams("The model supports images only, not videos")
         return getattr(self._films, method)(*args)
 
     def video_stream(self, method: str, *args: Any) -> Iterator[Any]:

@@ -27,7 +27,7 @@ class DatabaseFile:
         What is open would take all that is written, and lose it when the server ends.
         """
         if self._opened is not None and _identity(self.path) != self._opened:
-            raise Busy("The database's file was removed or replaced: start the server anew")
+            raise Busy("The database's file was removed or replaced: restart the server")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -48,7 +48,7 @@ def adopt(
                 print_line(line)
         except MataError as error:
             refused.append(f"{name}: {error.detail}")
-            print_line(f"{name} is not taken: {error.detail}")
+            print_line(f"{name} is not accepted: {error.detail}")
     return refused
 
 
@@ -73,7 +73,9 @@ def _served_folder(
 ) -> Folder:
     """Return the folder of a model with the versions that are served. Raises ``MataError``."""
     if root is None:
-        raise MataError("a Triton tells no files: give its model repository with --repository")
+        raise MataError(
+            "a Triton does not list its files: give its model repository with --repository"
+        )
     if not (root / name).is_dir():
         raise MataError(f"its files are not in {root}")
     folder = folder_of(root / name)

@@ -30,7 +30,7 @@ def list_apps(ask: FleetClient) -> None:
 @apps.command("add")
 @click.argument("name")
 @click.option("--host", help="The public name that it is asked by.")
-@click.option("--resend", is_flag=True, help="Asking a model twice is harmless.")
+@click.option("--resend", is_flag=True, help="A model may safely receive a request twice.")
 @with_client
 def add_app(ask: FleetClient, name: str, host: str | None, *, resend: bool) -> None:
     """Make an application."""
@@ -85,7 +85,7 @@ def list_consumers(ask: FleetClient) -> None:
 @click.option("--quota", type=click.IntRange(1), help="Requests a day.")
 @with_client
 def add_consumer(ask: FleetClient, app: str, name: str, **limits: Any) -> None:
-    """Let a consumer ask an application; the key of a new one is printed, this once."""
+    """Give a consumer access to an application; the key of a new one is printed, this once."""
     given = {field: value for field, value in limits.items() if value is not None}
     made = ask("POST", f"/api/apps/{quote_name(app)}/consumers/{quote_name(name)}", given)
     click.echo(made.get("key", f"{name} may ask {app}"))
@@ -95,7 +95,7 @@ def add_consumer(ask: FleetClient, app: str, name: str, **limits: Any) -> None:
 @click.argument("name")
 @with_client
 def rotate(ask: FleetClient, name: str) -> None:
-    """Give a consumer another key and print it; the one of before counts no more."""
+    """Replace a consumer's key and print it; the one of before counts no more."""
     click.echo((ask("POST", f"/api/consumers/{quote_name(name)}/key"))["key"])
 
 

@@ -108,11 +108,11 @@ class AppHandlers:
             Route("GET", listed, self.list_routes, "The models of an application",
                   response=(Body(JSON, RouteList),), parameters=PARAMETERS,
                   errors=(404, 422, 503), **read),
-            Route("POST", model, self.add_route, "Bring a model into an application", status=201,
+            Route("POST", model, self.add_route, "Add a model to an application", status=201,
                   optional=True, headers=IF_MATCH, errors=(*body, 404, 412), **route, **write),
-            Route("PATCH", model, self.change_route, "Change how a model is asked", **route,
+            Route("PATCH", model, self.change_route, "Change how requests reach a model", **route,
                   headers=IF_MATCH, errors=(*body, 404, 412), **write),
-            Route("DELETE", model, self.remove_route, "Take a model out of an application",
+            Route("DELETE", model, self.remove_route, "Remove a model from an application",
                   response=status, headers=IF_MATCH, errors=(404, 412, 422, 503), **write),
         ]  # fmt: skip
 
@@ -168,7 +168,7 @@ class AppHandlers:
         return tagged(self._ctx, RouteList(routes=routes, total=total), app["revision"])
 
     async def add_route(self, request: web.Request) -> web.Response:
-        """Bring a model into an application."""
+        """Add a model to an application."""
         requested = await optional_json(self._ctx, request, NewRoute)
         app, model = request.match_info["identity"], request.match_info["model"]
         put = self._models.put(app, model, requested, caller(request), expected(request))
@@ -177,7 +177,7 @@ class AppHandlers:
         return tagged(self._ctx, Status(), revision, 201)
 
     async def change_route(self, request: web.Request) -> web.Response:
-        """Change how a model is asked."""
+        """Change how requests reach a model."""
         app, model = request.match_info["identity"], request.match_info["model"]
         async with self._ctx.http.read_json(request, NewRoute) as requested:
             change = self._models.change(app, model, requested, caller(request), expected(request))
@@ -186,7 +186,7 @@ class AppHandlers:
         return tagged(self._ctx, Status(), revision)
 
     async def remove_route(self, request: web.Request) -> web.Response:
-        """Take a model out of an application."""
+        """Remove a model from an application."""
         app, model = request.match_info["identity"], request.match_info["model"]
         remove = self._models.remove(app, model, caller(request), expected(request))
         revision = await finish(remove)

@@ -89,7 +89,7 @@ class AppRoutes:
     async def put(
         self, app: str, model: str, requested: NewRoute, principal: Principal, expected: Tags | None
     ) -> int:
-        """Bring a model into an application; one that is there is changed where it is asked.
+        """Add a model to an application; one that is there is changed where it is asked.
 
         Returns the application's revision, as all that change it do. Raises ``NotFound``,
         ``Forbidden``, ``StaleError``, ``Conflict`` for a path that another route has.

@@ -143,7 +143,7 @@ async def _update(connection: Connection, row: sa.RowMapping, values: dict[str, 
 
 def _changes(row: sa.RowMapping, requested: AppChange, now: float) -> dict[str, Any]:
     if requested.name is not UNSET and requested.name != row["name"]:
-        raise Conflict("name: an application keeps its name")
+        raise Conflict("name: an application cannot be renamed")
     if requested.gpus is not UNSET:
         _check_gpus(requested.gpus)
     values: dict[str, Any] = {"updated_at": now}
@@ -166,7 +166,7 @@ def _check_host(row: sa.RowMapping, requested: AppChange, principal: Principal) 
     """
     moves = requested.host is not UNSET and _normalize_host(requested.host) != row["host"]
     if moves and not principal.may("fleet:write"):
-        raise Forbidden("Only an administrator gives an application its host")
+        raise Forbidden("Only an administrator can set an application's host")
 
 
 def _check_gpus(gpus: int | None) -> None:
@@ -180,7 +180,7 @@ def check_free(host: str | UnsetType | None, asked_by: str) -> None:
     Whoever asks so, people at the console among them, would reach the application alone.
     """
     if isinstance(host, str) and host and host.lower().strip("[]") == host_name(asked_by):
-        raise InvalidParams("host: the server itself is asked by this name: take another one")
+        raise InvalidParams("host: this is a name of the server itself: choose another")
 
 
 def _normalize_host(host: str | None) -> str | None:
@@ -188,5 +188,5 @@ def _normalize_host(host: str | None) -> str | None:
     if not host:
         return None
     if not _HOST.fullmatch(host.lower()):
-        raise InvalidParams("host: must be the name that clients ask, without a scheme and a port")
+        raise InvalidParams("host: must be the host name that clients use, without scheme and port")
     return host.lower()

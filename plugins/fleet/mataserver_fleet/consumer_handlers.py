@@ -68,7 +68,7 @@ class ConsumerHandlers:
         return [
             Route("GET", "/api/consumers", self.index, "List the consumers", parameters=PARAMETERS,
                   response=(Body(JSON, ConsumerList),), errors=(422, 503), **read),
-            Route("POST", "/api/consumers", self.add, "Make a consumer; its key is shown this once",
+            Route("POST", "/api/consumers", self.add, "Create a consumer; shows its key once",
                   request=(Body(JSON, NewConsumer, new),), response=made, status=201, errors=body,
                   **admin),
             Route("GET", own, self.one, "One consumer, by id or name", response=one,
@@ -77,19 +77,19 @@ class ConsumerHandlers:
                   request=(Body(JSON, ConsumerChange, {"rate": 60}),), errors=(*body, 404, 412),
                   **admin),
             Route("DELETE", own, self.remove, "Remove a consumer", response=done, **bare, **admin),
-            Route("POST", f"{own}/key", self.rotate, "Give a consumer another key", response=made,
+            Route("POST", f"{own}/key", self.rotate, "Replace a consumer's key", response=made,
                   **bare, **write),
-            Route("DELETE", f"{own}/key", self.revoke, "Take a consumer's key away", response=made,
+            Route("DELETE", f"{own}/key", self.revoke, "Revoke a consumer's key", response=made,
                   **bare, **write),
             Route("GET", of, self.linked, "The consumers of an application", parameters=PARAMETERS,
                   response=(Body(JSON, ConsumerList),), errors=(404, 422, 503), **read),
-            Route("POST", of + "/{consumer}", self.link, "Let a consumer ask an application",
+            Route("POST", of + "/{consumer}", self.link, "Give a consumer access to an application",
                   request=(Body(JSON, LinkedConsumer, link),), optional=True, response=made,
                   status=201, headers=IF_MATCH, errors=(*body, 404, 412), **write),
             Route("DELETE", of + "/{consumer}", self.unlink,
-                  "Let a consumer ask an application no more", response=done, **bare, **write),
+                  "Revoke a consumer's access to an application", response=done, **bare, **write),
             Route("POST", of + "/{consumer}/key", self.rotate_linked,
-                  "Give a consumer of an application another key", response=made, **bare, **write),
+                  "Replace the key of an application's consumer", response=made, **bare, **write),
         ]  # fmt: skip
 
     @property
@@ -137,30 +137,30 @@ class ConsumerHandlers:
         return self._ctx.http.respond(Status())
 
     async def rotate(self, request: web.Request) -> web.Response:
-        """Give a consumer another key."""
+        """Replace a consumer's key."""
         name = request.match_info["consumer"]
         row, key = await finish(self._consumers.rotate(name, caller(request), expected(request)))
-        self._note(request, "gave another key to the consumer", row["name"])
+        self._note(request, "replaced the key of the consumer", row["name"])
         return self._answer(row, key)
 
     async def rotate_linked(self, request: web.Request) -> web.Response:
-        """Give a consumer of an application another key."""
+        """Replace the key of an application's consumer."""
         app, name = request.match_info["identity"], request.match_info["consumer"]
         row, key = await finish(
             self._consumers.rotate(name, caller(request), expected(request), app)
         )
-        self._note(request, "gave another key to the consumer", row["name"])
+        self._note(request, "replaced the key of the consumer", row["name"])
         return self._answer(row, key)
 
     async def revoke(self, request: web.Request) -> web.Response:
-        """Take a consumer's key away."""
+        """Revoke a consumer's key."""
         name = request.match_info["consumer"]
         row = await finish(self._consumers.revoke(name, caller(request), expected(request)))
-        self._note(request, "took the key of the consumer", row["name"])
+        self._note(request, "revoked the key of the consumer", row["name"])
         return self._answer(row)
 
     async def link(self, request: web.Request) -> web.Response:
-        """Let a consumer ask an application."""
+        """Give a consumer access to an application."""
         requested = await optional_json(self._ctx, request, LinkedConsumer)
         app, name = request.match_info["identity"], request.match_info["consumer"]
         link = self._consumers.link(app, name, requested, caller(request), expected(request))
@@ -171,7 +171,7 @@ class ConsumerHandlers:
         return response
 
     async def unlink(self, request: web.Request) -> web.Response:
-        """Let a consumer ask an application no more."""
+        """Revoke a consumer's access to an application."""
         app, name = request.match_info["identity"], request.match_info["consumer"]
         unlink = self._consumers.unlink(app, name, caller(request), expected(request))
         revision = await finish(unlink)

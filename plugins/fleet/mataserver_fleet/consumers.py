@@ -133,7 +133,7 @@ class Consumers:
         principal: Principal,
         expected: Tags | None,
     ) -> tuple[sa.RowMapping, str | None, int]:
-        """Let a consumer ask an application; make it if there is none of that name.
+        """Give a consumer access to an application; make it if there is none of that name.
 
         Returns it, its key where it was made, and the application's revision. Raises ``NotFound``,
         ``Forbidden`` and, for an application of another revision than is expected, ``StaleError``.
@@ -157,7 +157,7 @@ class Consumers:
         return await self.one(str(found)), key, revision
 
     async def unlink(self, app: str, name: str, principal: Principal, expected: Tags | None) -> int:
-        """Let a consumer ask an application no more; return the application's revision.
+        """Revoke a consumer's access to an application; return the application's revision.
 
         Raises ``NotFound``, ``Forbidden`` and ``StaleError``.
         """
@@ -187,7 +187,7 @@ class Consumers:
     async def rotate(
         self, identity: str, principal: Principal, expected: Tags | None, app: str | None = None
     ) -> tuple[sa.RowMapping, str]:
-        """Give a consumer another key; the one of before counts no more. Return both.
+        """Replace a consumer's key; the one of before counts no more. Return both.
 
         app: an application that the consumer must be linked to; None for any.
 
@@ -200,7 +200,7 @@ class Consumers:
     async def revoke(
         self, identity: str, principal: Principal, expected: Tags | None
     ) -> sa.RowMapping:
-        """Take a consumer's key away. Raises ``NotFound``, ``Forbidden`` and ``StaleError``."""
+        """Revoke a consumer's key. Raises ``NotFound``, ``Forbidden`` and ``StaleError``."""
         await self._rekey(identity, principal, expected, None, None)
         return await self.one(identity)
 

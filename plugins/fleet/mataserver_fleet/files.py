@@ -116,4 +116,4 @@ class FileStore:
     def _check_space(self, folder: Path, more: int) -> None:
         taken = sum(path.stat().st_size for path in folder.iterdir())
         if taken + more > self._unfinished:
-            raise OutOfMemory("Unfinished uploads take all that they may: finish or wait")
+            raise OutOfMemory("Unfinished uploads use all of their space: finish one or wait")

@@ -115,9 +115,11 @@ def _check_common(paths: Iterable[str]) -> None:
         if first in _RESERVED_NAMES:
             raise BadRequest(f"{first!r} is the server's own name")
         if _NUMBER.fullmatch(first) and rest:
-            raise BadRequest(f"{first[:64]!r} is no version: it is a number from 1 to 999999999")
+            raise BadRequest(
+                f"{first[:64]!r} is not a version: a version is a number from 1 to 999999999"
+            )
         if _NUMBER.fullmatch(first):
-            raise BadRequest(f"{first[:64]!r} is called as a version is")
+            raise BadRequest(f"{first[:64]!r} has the name of a version")
 
 
 def _check_tree(paths: Mapping[str, Path]) -> None:
@@ -182,7 +184,7 @@ def _derive_config(model: str, layout: Layout) -> dict[str, Any]:
     for _, files in sorted(layout.versions.items(), reverse=True):
         if ONNX in files:
             return config_of(files[ONNX], model)
-    raise BadRequest(f"{schema.NAME} is missing, and only that of a {ONNX} can be derived")
+    raise BadRequest(f"{schema.NAME} is missing; it can only be derived for a {ONNX}")
 
 
 def _parameters(config: Any) -> Iterator[str]:

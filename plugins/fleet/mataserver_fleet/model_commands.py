@@ -37,7 +37,7 @@ def list_models(ask: FleetClient) -> None:
 @models.command("push")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.option("--name", help="Its name [default: the folder's].")
-@click.option("--load", "loads", is_flag=True, help="Load it at all Tritons as well.")
+@click.option("--load", "loads", is_flag=True, help="Also load it on every Triton.")
 @with_client
 def push(ask: FleetClient, folder: Path, name: str | None, *, loads: bool) -> None:
     """Send a model's folder, as it stands in Triton's repository: what is there already is not."""

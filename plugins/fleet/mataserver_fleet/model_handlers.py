@@ -182,7 +182,9 @@ class ModelHandlers:
         """Unload a model."""
         requested = await optional_json(self._ctx, request, Asked)
         if requested.versions is not UNSET:
-            raise InvalidParams("versions: a model is unloaded whole; load those that shall stay")
+            raise InvalidParams(
+                "versions: a model is unloaded as a whole; to keep some versions, load only those"
+            )
         row = await finish(self._models.one(request.match_info["identity"]))
         self._note(request, "unloads", row)
         triton, tags = _triton(request, requested), expected(request)

@@ -52,7 +52,7 @@ def folder_of(root: Path) -> Folder:
         else:
             common.append(name)
     if not versions:
-        raise MataError(f"{root} has no version: a folder 1 with the model's file is wanted")
+        raise MataError(f"{root} has no version: expected a folder named 1 with the model's file")
     return Folder(root, tuple(common), {n: tuple(files) for n, files in versions.items()})
 
 

@@ -81,7 +81,7 @@ class Models:
             "created_at": self._store.clock(),
             "revision": 1,
         }
-        async with self._store.change(f"There is a model called {name} already") as connection:
+        async with self._store.change(f"A model called {name} exists already") as connection:
             key = await insert(connection, MODELS, row)
             for number, content in versions.items():
                 await self._insert(connection, key, number, content)
@@ -94,7 +94,7 @@ class Models:
 
         Raises ``NotFound``, ``StaleError``, ``Conflict`` for one that is there.
         """
-        async with self._store.change("There is such a version already") as connection:
+        async with self._store.change("This version exists already") as connection:
             row = await find(connection, MODELS, identity, "Model", lock=True)
             check_revision(row, expected)
             revision = await touch_model(connection, row)

@@ -53,7 +53,7 @@ def config_of(path: Path, name: str) -> dict[str, Any]:
             inputs = [_tensor(data, each) for each in _all(data, graph, _INPUT)]
             outputs = [_tensor(data, each) for each in _all(data, graph, _OUTPUT)]
     except (ValueError, IndexError, UnicodeDecodeError):
-        raise BadRequest("model.onnx: no ONNX file that can be read; send a config.pbtxt") from None
+        raise BadRequest("model.onnx: not a readable ONNX file; send a config.pbtxt") from None
     inputs = [each for each in inputs if each["name"] not in constants]
     if not inputs or not outputs:
         raise BadRequest("model.onnx: it has no inputs or no outputs; send a config.pbtxt")
@@ -118,7 +118,7 @@ def _fields(data: mmap.mmap, span: Span) -> Iterator[tuple[int, int | Span]]:
         elif kind in {1, 5}:
             at += 8 if kind == 1 else 4
         else:
-            raise ValueError("a kind of field that there is not")
+            raise ValueError("an unknown kind of field")
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:

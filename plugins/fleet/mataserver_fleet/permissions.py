@@ -98,7 +98,7 @@ class Grants:
             return revision, await apps_of(connection, user)
 
     async def revoke(self, user: str, app: str, lock_user: LockUser) -> tuple[str, list[str]]:
-        """Authorise a user for an application no more. Returns and raises as ``grant``."""
+        """Withdraw a user's authorisation for an application. Returns and raises as ``grant``."""
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
             revision = await lock_user(connection)

@@ -145,9 +145,7 @@ class Reconciler:
             late = f"It was not loaded within {self._load_timeout:g} s"
             return Outcome(placement.generation, "failed", late)
         except FileNotFoundError:
-            return Outcome(
-                placement.generation, "failed", "A file of this version is not here any more"
-            )
+            return Outcome(placement.generation, "failed", "A file of this version is missing")
         except TritonError as error:
             if not error.answered:
                 raise

@@ -62,7 +62,7 @@ class TritonSupervisor:
                     await self._read_metrics(loop.time())
                 except MataError as error:  # the database is away: nobody leads
                     if error.detail != self._database_error:
-                        self._ctx.log.warning("the fleet is not looked after: %s", error.detail)
+                        self._ctx.log.warning("the fleet is not managed now: %s", error.detail)
                     self._database_error, self._is_leader, self._version = error.detail, False, None
                     await self._watch_only({})
                 await pause(changed, max(0.0, self._renew_at - loop.time()))

@@ -80,7 +80,7 @@ class TritonClient:
         """Return what it is. Raises ``TritonError``, also for what is no Triton."""
         found = decode(await self._get("/v2"), TritonDescription)
         if found.name != "triton":
-            raise TritonError(f"It is no Triton: it calls itself {found.name[:64]!r}")
+            raise TritonError(f"It is not a Triton: it calls itself {found.name[:64]!r}")
         return found
 
     async def check_live(self) -> None:
@@ -115,7 +115,7 @@ class TritonClient:
         path = "/v2/repository/index"
         status, body = await self._ask("POST", path, headers=content_type, body=b"{}")
         if status != 200:
-            raise TritonError(f"{path} is answered {status}")
+            raise TritonError(f"{path} answers {status}")
         return decode(body, list[IndexEntry])
 
     async def config(self, model: str) -> dict[str, Any] | None:
@@ -152,7 +152,7 @@ class TritonClient:
         size = size_of(files)
         if size > MAX_MODEL_BYTES:
             raise TritonError(
-                f"Its files are {size / 1e9:.1f} GB, and a Triton is sent"
+                f"Its files are {size / 1e9:.1f} GB, but at most"
                 f" {MAX_MODEL_BYTES / 1e9:.1f} GB at most: register it with the path"
                 " of a repository that it shares"
             )
@@ -199,7 +199,7 @@ class TritonClient:
     async def _get(self, path: str, port: int | None = None) -> bytes:
         status, body = await self._ask("GET", path, port)
         if status != 200:
-            raise TritonError(f"{path} is answered {status}")
+            raise TritonError(f"{path} answers {status}")
         return body
 
     async def _ask(

@@ -69,7 +69,7 @@ class TritonMetrics:
         up = GaugeMetricFamily("mataserver_fleet_triton_up", "Whether it is ready.", labels=_TRITON)
         used = GaugeMetricFamily(
             "mataserver_fleet_gpu_memory_used_bytes",
-            "Memory of a Triton's GPU that is taken.",
+            "Memory in use on a Triton's GPU.",
             labels=("triton", "gpu"),
         )
         states = dict[str, str]()

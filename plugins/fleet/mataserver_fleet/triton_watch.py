@@ -102,7 +102,7 @@ class TritonWatch:
             except MataError as error:  # the database is away
                 if error.detail != report:  # once, and not with every look
                     name, report = self.address.name, error.detail
-                    self._ctx.log.warning("%s is not looked after: %s", name, report)
+                    self._ctx.log.warning("%s is not managed now: %s", name, report)
             await pause(self._changed, self._next_delay())
 
     def _next_delay(self) -> float:

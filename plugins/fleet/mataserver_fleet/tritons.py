@@ -158,7 +158,7 @@ class Tritons:
             "created_at": self._store.clock(),
             "revision": 1,
         }
-        async with self._store.change(f"There is a Triton called {name} already") as connection:
+        async with self._store.change(f"A Triton called {name} exists already") as connection:
             await _check_free(connection, row, None)
             key = await insert(connection, TRITONS, row)
             await place_everywhere(connection, key, row["created_at"])
@@ -168,7 +168,9 @@ class Tritons:
         self, identity: str, requested: TritonChange, expected: Tags | None
     ) -> sa.RowMapping:
         """Change what is given. Raises ``NotFound``, ``Conflict`` and ``StaleError``."""
-        async with self._store.change("There is a Triton at that address already") as connection:
+        async with self._store.change(
+            "A Triton at that address is registered already"
+        ) as connection:
             row = await find(connection, TRITONS, identity, "Triton", lock=True)
             check_revision(row, expected)
             values = _changes(row, requested)
@@ -250,7 +252,7 @@ def _normalize_host(text: str) -> str:
 
 def _changes(row: sa.RowMapping, requested: TritonChange) -> dict[str, Any]:
     if requested.name is not None and requested.name != row["name"]:
-        raise Conflict("name: a Triton keeps its name")
+        raise Conflict("name: a Triton cannot be renamed")
     moved = address_of(requested, requested.host or requested.ip or row["host"])
     if moved["port"] is None:
         del moved["port"]
@@ -271,5 +273,5 @@ async def _check_free(
         if other["id"] == own:
             continue
         if other["name"] == row["name"]:
-            raise Conflict(f"There is a Triton called {row['name']} already")
+            raise Conflict(f"A Triton called {row['name']} exists already")
         raise Conflict(f"The Triton {other['name']} is at that address already")

@@ -80,7 +80,7 @@ class UploadStore:
         """
         layout = layout_of(model, given, default_version)
         if not layout.versions:
-            raise BadRequest("There is no file of a version")
+            raise BadRequest("There is no file for a version")
         config = complete_config(model, layout, known)
         self._check(config, layout, who)
         common = {path: self._files.keep(file) for path, file in layout.common.items()}
@@ -147,9 +147,9 @@ def check_fields(fields: Mapping[str, str], form: type[Struct]) -> None:
     """Raise ``InvalidParams`` for a field of a form that there is not: it may be misspelt."""
     for name in fields:
         if name in FIELDS:
-            raise InvalidParams(f"{name}: must be a file, and is a text")
+            raise InvalidParams(f"{name}: must be a file, not text")
         if name not in form.__struct_fields__:
-            raise InvalidParams(f"{name[:64]}: there is no such field")
+            raise InvalidParams(f"{name[:64]}: unknown field")
 
 
 def description_of(fields: Mapping[str, str]) -> str:
@@ -177,7 +177,7 @@ def chunk_of(files: Sequence[Upload], fields: Mapping[str, str]) -> Chunk | None
     offset = _number("offset", fields["offset"])
     pieces = [each for each in files if each.name != schema.NAME]
     if len(pieces) != 1:
-        raise InvalidParams("files[]: a chunk is a piece of one file")
+        raise InvalidParams("files[]: a chunk must be part of a single file")
     check = fields.get("check") or None
     if check is not None and len(check) != 64:
         raise InvalidParams("check: must be the sha256 of the whole file in hex")

@@ -136,7 +136,7 @@ class UserHandlers:
             Route("POST", f"{app}/auth", self.grant, "Authorise a user for an application",
                   **bare, **admin),
             Route("POST", f"{app}/unauth", self.revoke,
-                  "Authorise a user for an application no more", **bare, **admin),
+                  "Withdraw a user's authorisation for an application", **bare, **admin),
         ]  # fmt: skip
 
     @property
@@ -211,11 +211,11 @@ class UserHandlers:
         return tagged(self._ctx, Status(), _tag(*state))
 
     async def revoke(self, request: web.Request) -> web.Response:
-        """Authorise a user for an application no more."""
+        """Withdraw a user's authorisation for an application."""
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
         state = await finish(self._grants.revoke(user.id, app, self._held(request, user)))
-        self._note(request, f"authorised no more for {app!r}", user)
+        self._note(request, f"no longer authorised for {app!r}", user)
         return tagged(self._ctx, Status(), _tag(*state))
 
     def _unchanged(self, request: web.Request, user: User) -> Check:
@@ -253,9 +253,9 @@ class UserHandlers:
     async def _check_own(self, request: web.Request, user: User, requested: UserChange) -> None:
         """Raise ``Forbidden`` for what is an administrator's, 401 for a wrong password."""
         if caller(request).kind != "user":
-            raise Forbidden("A key changes no user: log in")
+            raise Forbidden("A key cannot change users: log in")
         if requested.role is not UNSET or requested.tags is not UNSET:
-            raise Forbidden("Only an administrator changes a role or tags")
+            raise Forbidden("Only an administrator can change a role or tags")
         if requested.old_password is UNSET:
             raise InvalidParams("old_password: field is required")
         address = self._ctx.http.address(request)

@@ -274,7 +274,7 @@ class VersionHandlers:
         keep = self._components.upload_store.contents
         contents = await asyncio.to_thread(keep, row["name"], files, who, known, default_version)
         if requested is not None and set(contents) != {requested}:
-            raise InvalidParams("version: the names of the files tell another one")
+            raise InvalidParams("version: the names of the files have a different one")
         return await self._models.add_version(str(row["id"]), contents, tags)
 
     async def remove(self, request: web.Request) -> web.Response:
@@ -282,7 +282,7 @@ class VersionHandlers:
         check_query(request, _VERSION)
         given = request.match_info.get("version") or request.query.get("version")
         if not given:
-            raise BadRequest("version: which one must be told")
+            raise BadRequest("version: field is required")
         version, force = version_of({"version": given}), flag(request, "force")
         identity, tags = request.match_info["identity"], expected(request)
         work = self._models.remove_version(identity, version or 0, tags, force=force)

@@ -49,12 +49,12 @@ async def test_what_a_triton_serves_becomes_the_fleets(client, run, tmp_path):
         triton.unloaded = {"broken": "no such file\ntraceback"}
         await run("tritons", "add", "gpu-1", "127.0.0.1", str(triton.port))
         status, told, refusal = await run("adopt", "gpu-1", "--repository", str(root))
-        assert (status, refusal) == (1, "3 of the models that gpu-1 serves are not taken")
+        assert (status, refusal) == (1, "3 of the models that gpu-1 serves are not accepted")
         lines = told.splitlines()
-        assert lines[0].startswith("../secret is not taken: name: letters")
+        assert lines[0].startswith("../secret is not accepted: name: letters")
         assert lines[1] == "broken is not served at gpu-1: it stays as it is"
-        assert lines[2].startswith("code is not taken: config.pbtxt: the backend 'python'")
-        assert lines[3] == f"gone is not taken: its files are not in {root}"
+        assert lines[2].startswith("code is not accepted: config.pbtxt: the backend 'python'")
+        assert lines[3] == f"gone is not accepted: its files are not in {root}"
         assert lines[4:] == [
             "added version 1 to plain",
             "plain is the fleet's at gpu-1: 1",

@@ -234,7 +234,9 @@ async def test_another_method(stand, targets):  # noqa: F811
     ):
         status, answer, fields = await stand.ask(base + path, method=method, body=None)
         assert (status, fields.get("Allow")) == (405, allowed), path
-        assert answer == {"error": f"This is asked by {allowed.replace(', ', ' and ')}"}, path
+        assert answer == {"error": f"The allowed methods are {allowed.replace(', ', ' and ')}"}, (
+            path
+        )
         assert (await stand.ask(base + path, method=method, body=None, key=None))[0] == 401, path
 
 

@@ -151,17 +151,17 @@ async def test_what_a_form_has_is_taken_or_refused(client):
     status, made = await client.ask("POST", "/api/models", data=words)
     assert (status, made["description"]) == (201, "Reads shelves")
     for path, fields, said in (
-        ("/api/models", {"name": "n", "desciption": "x"}, "desciption: there is no such field"),
+        ("/api/models", {"name": "n", "desciption": "x"}, "desciption: unknown field"),
         ("/api/models", {"name": "n", "files[]": "x"}, "files[]: must be a file"),
         ("/api/models", {"name": "n", "description": "x" * 10_001}, "description: "),
         ("/api/models", {}, "name: field is required"),
-        ("/api/models/m/versions", {"ofset": "0"}, "ofset: there is no such field"),
+        ("/api/models/m/versions", {"ofset": "0"}, "ofset: unknown field"),
     ):
         status, answer = await client.ask("POST", path, data=form(onnx, **fields))
         assert (status, said in answer["detail"]) == (422, True), answer
     unread = form({"model.onnx": b"not a model"}, name="n")
     status, answer = await client.ask("POST", "/api/models", data=unread)
-    assert answer["detail"].startswith("model.onnx: no ONNX file that can be read")
+    assert answer["detail"].startswith("model.onnx: not a readable ONNX file")
 
 
 async def test_code_is_an_administrators(serve):

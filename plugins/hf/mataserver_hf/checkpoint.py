@@ -101,7 +101,7 @@ class Checkpoint:
         if preprocessor.crops:
             raise MataError(
                 f"the image processor of {self.name} cuts off parts of images (do_center_crop), "
-                "so its answers cannot be told of the whole"
+                "so its answers would not cover the whole image"
             )
         return preprocessor
 

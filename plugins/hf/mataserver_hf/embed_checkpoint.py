@@ -82,5 +82,5 @@ class EmbedCheckpoint(Checkpoint):
         with self._reading("image processor configuration"):
             settings = self.image_settings()
             if not settings["do_resize"] or settings.get("do_center_crop"):
-                raise MataError(f"{self.name} prepares images in a way that is not known here")
+                raise MataError(f"{self.name} prepares images in an unknown way")
             return Preprocessor(Dinov3Processor(settings))

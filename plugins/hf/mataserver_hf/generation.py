@@ -224,7 +224,7 @@ class _Sampler(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if bool(scores.isnan().any()):
             raise MataError(
-                "the network computed values that are no numbers; dtype float32 avoids overflows"
+                "the network computed NaN or infinite values; dtype float32 avoids overflows"
             )
         if self._params.temperature == 0:
             return scores

@@ -75,7 +75,7 @@ def _task_prompt(processor: Any, system: str, prompt: str) -> str:
         raise _no_system_prompt()
     for task in processor.task_prompts_without_inputs:
         if task in prompt and task != prompt:
-            raise InvalidParams(f"params.prompt: {task} takes nothing beside it")
+            raise InvalidParams(f"params.prompt: {task} must stand alone")
     return prompt
 
 
@@ -191,5 +191,5 @@ def open_prompt_processor(
             f"the processor configuration of {spec.name} cannot be read; the server's log says why"
         ) from error
     if family.format_prompt is _chat_prompt and not processor.chat_template:
-        raise MataError(f"{spec.name} has no chat template, so it cannot be asked")
+        raise MataError(f"{spec.name} has no chat template, so it cannot be prompted")
     return PromptProcessor(processor, model_type)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def allowed(path: str, roots: Sequence[str]) -> Path:
     """Return where a path leads. Raises ``NotFound`` unless that is below one of ``roots``."""
     if not roots:
-        raise NotFound("path: jobs may read no folder: plugins.jobs.roots names those they may")
+        raise NotFound(
+            "path: jobs may not read folders here: plugins.jobs.roots lists those they may"
+        )
     try:
         found = Path(path).resolve(strict=True)
         str(found).encode()  # a name that is no text cannot be kept

@@ -75,7 +75,7 @@ class JobsService:
         kinds = [kind.name for kind in _kinds_of(service)]
         for kind in kinds:
             if owner := self._owners.get(kind):
-                raise MataError(f"its kind of jobs is that of {owner} already: {kind}")
+                raise MataError(f"its kind of jobs belongs to {owner} already: {kind}")
         self._owners.update(dict.fromkeys(kinds, name))
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:

@@ -147,7 +147,7 @@ class Stream:
                     raise ConnectionResetError("the stream has ended")
                 value = msgspec.json.decode(message.data)
                 if value.get("reset"):
-                    raise ConnectionResetError("what the tracker remembered is lost")
+                    raise ConnectionResetError("the tracker's state is lost")
                 if "type" not in value:
                     return Answer(value)
                 if value["type"] == "error":

@@ -147,7 +147,7 @@ class Attempt:
 
 def damaged(error: Damaged) -> Ended:
     """Return how a job ended whose files came otherwise than they were made."""
-    return Ended("broken", error=f"what it made came damaged: {error}")
+    return Ended("broken", error=f"its result arrived damaged: {error}")
 
 
 def last_word(kind: JobKind, result: Any) -> str:

@@ -90,7 +90,7 @@ class Courier:
             try:
                 wait = min(wait, await self._take())
             except MataError as error:  # a database that does not answer now does later
-                log.warning("no webhook is told now: %s", error.detail)
+                log.warning("webhooks are not called now: %s", error.detail)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._wake.wait()
@@ -118,9 +118,9 @@ class Courier:
         try:
             await self._deliver(delivery)
         except MataError as error:  # it is sent again once its time is over
-            log.warning("what came of a webhook is not kept: %s", error.detail)
+            log.warning("the result of a webhook could not be stored: %s", error.detail)
         except Exception:
-            log.exception("a webhook could not be told")
+            log.exception("a webhook could not be called")
         finally:
             self._running.pop(delivery.owner, None)
             self._wake.set()
@@ -140,7 +140,7 @@ class Courier:
         if 200 <= status < 300:
             await self._webhooks.delivered(delivery)
         elif status == GONE:
-            log.info("webhook %s is gone by its own word", delivery.webhook)
+            log.info("webhook %s was removed: its address answered 410", delivery.webhook)
             await self._webhooks.remove(delivery.webhook)
         else:
             await self._webhooks.failed(delivery, error)

@@ -126,7 +126,7 @@ class Desk:
         """
         kind = self.kind(record.kind)
         if kept := kind.fixed & options.keys():
-            raise InvalidParams(f"spec: {min(kept)}: a restart leaves what the job was given")
+            raise InvalidParams(f"spec: {min(kept)}: a restart cannot change the job's input")
         try:
             spec = msgspec.convert({**record.spec, **options}, kind.spec)
         except msgspec.ValidationError as error:

@@ -175,7 +175,7 @@ def _asked(fields: Mapping[str, str]) -> InferRequest:
     given: dict[str, Any] = dict(fields)
     for name in ("path", "upload"):
         if name in given:
-            raise InvalidParams(f"{name}: a file was sent; this is asked with JSON alone")
+            raise InvalidParams(f"{name}: a file was sent, but only JSON is accepted")
     try:
         if "params" in given:
             given["params"] = msgspec.json.decode(given["params"], type=dict[str, Any])

@@ -105,7 +105,7 @@ class LocalRunner:
     async def _claim(self) -> None:
         while len(self._running) < self._slots and not self._stopping.is_set():
             if not await asyncio.to_thread(self._has_room):
-                log.warning("no work is taken now: the disk is nearly full")
+                log.warning("no job is started now: the disk is nearly full")
                 return
             kind = await self._store.next_kind(list(self._kinds))
             if kind is None or not await self._begin(kind):

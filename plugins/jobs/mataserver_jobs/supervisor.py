@@ -172,7 +172,7 @@ class Supervisor:
         if self._carries:
             ended = await self._received(record, attempt, ended)
         if attempt.lost:
-            log.warning("job %s: the claim counts no more", record.id)
+            log.warning("job %s: the claim is no longer valid", record.id)
             return
         size, note = await asyncio.to_thread(size_of, self._folder / record.id), self._note
         if ended is not None and ended.how == "done":

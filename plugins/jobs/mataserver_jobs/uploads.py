@@ -118,7 +118,7 @@ class Uploads:
         if len(own) >= MOST:
             raise Conflict(f"There are {MOST} uploads already, which is the most")
         if sum(each.length for each in own) + length > max(self.most, self._budget // 2):
-            raise OutOfMemory("Your uploads have no room for another: finish one or give it up")
+            raise OutOfMemory("Your uploads have no room for another: finish one or cancel it")
 
     def _check_room(self, others: list[Upload], length: int) -> None:
         if sum(each.length for each in others) + length > self._budget:

@@ -62,7 +62,7 @@ class WebhookRoutes:
         return [
             Route("GET", "/v1/webhooks", self.list, "List webhooks",
                   response=(Body(JSON, WebhookList),), errors=(422, 503), **read),
-            Route("POST", "/v1/webhooks", self.add, "Have an address told when jobs end",
+            Route("POST", "/v1/webhooks", self.add, "Call an address when jobs end",
                   request=(Body(JSON, NewWebhook, example),), response=(Body(JSON, MadeWebhook),),
                   status=201, errors=(400, 408, 409, 413, 415, 422, 503), max_body=MAX_BODY,
                   **write),

@@ -21,7 +21,7 @@ from mataserver_jobs.disk import is_full
 from mataserver_jobs.film import Film
 
 FRAMES = 60
-GONE = "The database's file was removed or replaced: start the server anew"
+GONE = "The database's file was removed or replaced: restart the server"
 SLOW = '{"seconds": 0.05}'
 """A frame's time with which a job takes longer than to hear of its cancellation."""
 

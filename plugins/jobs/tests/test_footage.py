@@ -172,7 +172,7 @@ def test_a_video_of_an_unknown_codec(tmp_path):
     data = path.read_bytes()
     (codec,) = [each for each in (b"avc1", b"mp4v") if each in data]
     path.write_bytes(data.replace(codec, b"zzzz"))
-    with pytest.raises(BadRequest, match="coded in a way that is not known here"):
+    with pytest.raises(BadRequest, match="coded in an unknown way"):
         opened(path)
 
 

@@ -153,7 +153,7 @@ async def test_a_server_without_roots_names_the_setting(tmp_path):
         asked = {"model": "fake-detect", "path": str(tmp_path)}
         status, body = await ask("POST", "/v1/jobs/infer", json=asked)
     assert status == 404
-    assert "jobs may read no folder: plugins.jobs.roots" in body["detail"]
+    assert "jobs may not read folders here: plugins.jobs.roots" in body["detail"]
 
 
 async def test_the_documents_examples_work_as_they_stand(ask, tmp_path):

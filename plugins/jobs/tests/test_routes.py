@@ -346,7 +346,7 @@ async def test_kinds_of_one_name(tmp_path):
     settings = {"jobs": SMALL}
     async with serving(tmp_path, entry_points=twin, plugins=settings, engine="thread") as server:
         found = {each.name: each.error for each in server.composed.plugins.found}
-        assert found["twin"] == "its kind of jobs is that of lab already: count"
+        assert found["twin"] == "its kind of jobs belongs to lab already: count"
         assert {error for name, error in found.items() if name != "twin"} == {None}
         kinds = server.service("jobs").desk.kind("count").run.__module__
         assert kinds == "job_functions"

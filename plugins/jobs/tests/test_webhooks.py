@@ -157,7 +157,7 @@ async def test_an_address_that_is_private_by_now(tmp_path, receiver):
         _, listed = await ask.until_listed(
             "/v1/webhooks", lambda page: page["webhooks"][0]["last_at"]
         )
-    told = "webhook: only public addresses and outbound_hosts are asked"
+    told = "webhook: only public addresses and those of outbound_hosts are allowed"
     assert listed["webhooks"][0]["last_error"] == told
     assert receiver.got == []
 

@@ -124,7 +124,7 @@ def _check_weights(directory: Path, name: str, least: int) -> None:
     """Check that the weights file ``name`` exists and has at least ``least`` bytes."""
     place = PurePosixPath(name)
     if not name or place.is_absolute() or ".." in place.parts:
-        raise MataError("the model wants to read weights from outside its directory")
+        raise MataError("the model refers to weights outside its directory")
     file = directory / name
     if not os.path.isfile(file):  # noqa: PTH113 - unlike Path, it raises for no name
         raise MataError(f"the file {name[:100]} with the model's weights is missing beside it")

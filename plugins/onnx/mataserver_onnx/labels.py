@@ -51,12 +51,10 @@ class Labels:
             return
         if len(known) == classes:
             raise MataError(
-                f"the network tells the classes 0 to {classes - 1} apart, but the labels are "
+                f"the network has the classes 0 to {classes - 1}, but the labels are "
                 f"numbered {min(known)} to {max(known)}"
             )
-        raise MataError(
-            f"the network tells {classes} classes apart, but {len(known)} labels are given"
-        )
+        raise MataError(f"the network has {classes} classes, but {len(known)} labels are given")
 
 
 def find(graph: Graph, config: Mapping[str, Any], file: Path | None) -> Labels:

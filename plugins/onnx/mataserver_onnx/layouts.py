@@ -100,7 +100,7 @@ def choose(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOpt
     stated = options.layout
     if stated is not None:
         if TASKS[stated] != task:
-            raise MataError(f"the layout {stated} is one for the task {TASKS[stated]}, not {task}")
+            raise MataError(f"the layout {stated} is for the task {TASKS[stated]}, not {task}")
         if not outputs.fits(graph, stated):
             raise MataError(
                 f"the network's outputs are not those of {stated}: {yolo.describe_outputs(graph)}"

@@ -146,7 +146,7 @@ def _mask_shape(port: Port, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
     numbers: NDArray[np.float32] = values.astype(np.float32, copy=False)
     if not np.isfinite(numbers).all():
-        raise MataError("the network computed values that are no numbers")
+        raise MataError("the network computed NaN or infinite values")
     return numbers
 
 

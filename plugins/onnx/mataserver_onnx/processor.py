@@ -127,7 +127,7 @@ class _ProcessorSettings:
         self._kind = kind
         self._settings = given
         if given.get("pad_size") or (given.get("do_pad") and kind.resizing == "multiple"):
-            raise MataError("the model's preprocessor pads images in a way that is not known here")
+            raise MataError("the model's preprocessor pads images in an unknown way")
         size = given.get("size")
         self._size = _sides(kind.size if size is None else size, kind.size, given.get("max_size"))
         crop = given.get("crop_size")

@@ -99,17 +99,17 @@ def end2end_rows(rows: Array, options: ReadOptions) -> tuple[Indices, Indices]:
     """
     check_scores(rows[:, 4])
     if (np.abs(rows[:, 5] - np.rint(rows[:, 5])) > ROUNDING).any():
-        raise LayoutMismatchError("what should be the number of a class is none")
+        raise LayoutMismatchError("a class number is not a whole number")
     best = sorted_above(rows[:, 4], options.confidence)
     if (rows[best, 5] < 0).any():
-        raise LayoutMismatchError("what should be the number of a class is below 0")
+        raise LayoutMismatchError("a class number is below 0")
     return best, rows[best, 5].astype(np.intp)
 
 
 def check_pixels(boxes: Array) -> None:
     """Raise ``LayoutMismatchError`` for relative boxes where pixels are expected."""
     if len(boxes) and 0 < np.abs(boxes).max() <= MAX_RELATIVE:
-        raise LayoutMismatchError("its boxes are parts of a picture")
+        raise LayoutMismatchError("its boxes are fractions of the image")
 
 
 def check_ordered(boxes: Array) -> None:
@@ -146,7 +146,7 @@ def to_pixel_corners(boxes: Array, place: Placement) -> Array:
     Raises ``LayoutMismatchError`` for boxes that are in pixels already.
     """
     if len(boxes) and np.abs(boxes).max() > MAX_RELATIVE:
-        raise LayoutMismatchError("its boxes are no parts of a picture")
+        raise LayoutMismatchError("its boxes are not fractions of the image")
     height, width = place.size
     scaled: Array = corners(boxes) * np.array([width, height] * 2, np.float32)
     return scaled

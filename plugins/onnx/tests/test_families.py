@@ -173,8 +173,8 @@ def foreign(planted, exports, tmp_path):
         ("yolox-decoded", "yolox", r"its boxes are decoded \(yolox-decoded\)"),
         ("yolox", "yolox-decoded", r"its boxes are not decoded \(yolox\)"),
         ("yolo-pose", "yolo-v8", r"its scores go from 0 to \d\d"),
-        ("rt-detr-ultralytics", "yolo-v10", "what should be the number of a class is none"),
-        ("yolo-v10", "rt-detr-ultralytics", "its boxes are no parts of a picture"),
+        ("rt-detr-ultralytics", "yolo-v10", "a class number is not a whole number"),
+        ("yolo-v10", "rt-detr-ultralytics", "its boxes are not fractions of the image"),
     ],
 )
 def test_answers_of_another_layout_are_an_error(layout, stated, said, foreign, load, picture):

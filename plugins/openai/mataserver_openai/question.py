@@ -223,6 +223,6 @@ def _decoded(url: str) -> bytes:
     if url[:5].lower() != "data:":
         raise BadRequest(
             "messages.image_url.url: must be a data URI (data:image/jpeg;base64,...): "
-            "this server fetches no images"
+            "this server does not fetch images"
         )
     return decode_base64(url)

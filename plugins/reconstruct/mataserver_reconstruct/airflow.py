@@ -112,7 +112,7 @@ class Airflow:
         if status == 429:
             after = reply.retry_after
             seconds = float(after) if after.isdecimal() and len(after) <= 6 else 60.0
-            raise _failure("Airflow has too much to do", retry_after=seconds)
+            raise _failure("Airflow is overloaded", retry_after=seconds)
         reasons = {
             200: "Airflow answered what is no JSON",
             401: "Airflow rejected the credentials",

@@ -42,7 +42,7 @@ def survey(folder: Path, limits: Limits) -> tuple[list[Source], list[str]]:
         paths += [before + entry.filename for entry in inside]
     if not paths:
         kinds = ", ".join(sorted(archive.PICTURES))
-        raise BadRequest(f"there is no photograph in it; files with these endings are: {kinds}")
+        raise BadRequest(f"it contains no photographs; files with these endings are: {kinds}")
     if len(paths) > limits.max_images:
         raise BadRequest(f"{len(paths)} photographs are too many; at most {limits.max_images}")
     return sources, paths

@@ -168,7 +168,7 @@ def _state(place: str) -> dict[str, torch.Tensor]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise Unavailable("its weights are damaged, or no file of weights") from error
+        raise Unavailable("its weights are damaged, or not a weights file") from error
     for inside in ("state_dict", "extractor"):
         held = held.get(inside, held) if isinstance(held, dict) else {}
     return {name: each for name, each in held.items() if isinstance(each, torch.Tensor)}

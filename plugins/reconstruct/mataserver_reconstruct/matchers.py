@@ -87,7 +87,7 @@ def parts(name: str, settings: Matchers) -> tuple[str, ...]:
             there = ", ".join([*OFFERS, FUSION])
             raise InvalidParams(f"there is no matcher {each[:64]!r}; there is {there}")
     if len(set(found)) < len(found) or (mixed and len(found) < 2):
-        raise InvalidParams("a fusion is of two matchers or more, each once")
+        raise InvalidParams("a fusion needs two or more different matchers")
     return found
 
 

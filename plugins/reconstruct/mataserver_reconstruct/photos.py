@@ -130,7 +130,7 @@ def _beside(
 
 def _prepared(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Photo:
     if not data:
-        return Photo(name=name, path=path, problem="it is empty, or larger than is taken")
+        return Photo(name=name, path=path, problem="it is empty or too large")
     digest = hashlib.sha256(data).hexdigest()[:16]
     try:
         pixels = decode_image(data, spec.limits.max_pixels)

@@ -188,7 +188,7 @@ class Uploads:
         settings = self._ctx.settings
         for each in fields:
             if each not in FIELDS:
-                raise InvalidParams(f"{each[:64]}: there is no such field")
+                raise InvalidParams(f"{each[:64]}: unknown field")
         given = {"voxel": settings.voxel_size, "max_points": settings.max_points, **fields}
         try:
             asked = msgspec.convert(given, kind.Order, strict=False)

@@ -126,7 +126,7 @@ def finite(tensor: torch.Tensor) -> torch.Tensor:
     silently drop them.
     """
     if not bool(tensor.isfinite().all()):
-        told = f"the network computed values that are no numbers in {tensor.dtype}"
+        told = f"the network computed NaN or infinite values in {tensor.dtype}"
         helps = "" if tensor.dtype == torch.float32 else "; dtype float32 avoids overflows"
         raise MataError(told + helps)
     return tensor.float()

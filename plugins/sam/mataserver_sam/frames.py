@@ -83,7 +83,7 @@ class Clip(Generic[Prepared]):
         if not isinstance(stream, av.VideoStream):
             raise BadRequest("The file holds no video")
         if stream.codec_context is None:
-            raise BadRequest("The video is coded in a way that is not known here, or damaged")
+            raise BadRequest("The video is coded in an unknown way, or damaged")
         self._stream = stream
         self._check_size(self._stream.width, self._stream.height)
         self._stream.thread_type = "AUTO"

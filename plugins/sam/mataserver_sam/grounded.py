@@ -29,7 +29,7 @@ class GroundedSegmenter:
         self._detector = detector
         self._segmenter: Any = segmenter.model
         if not hasattr(self._segmenter, "outlines"):
-            raise Unavailable("plugins.sam.segmenter names a model that is no SAM")
+            raise Unavailable("plugins.sam.segmenter names a model that is not a SAM")
 
     def predict(
         self, images: Sequence[Image], params: Sequence[GroundedParams]

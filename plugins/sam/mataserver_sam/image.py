@@ -190,7 +190,7 @@ def queries(prompts: Sequence[Prompt]) -> list[Query]:
             before = [text for text in texts if text < index]
             owned[before[-1] if before else min(owned)].append(each)
     if not texts and owned[-1] and not any(each.wanted for each in owned[-1]):
-        raise InvalidParams("a box that is not wanted needs a text, or a box that is wanted")
+        raise InvalidParams("a negative box needs a text or a positive box")
     return [
         Query(
             (prompts[index].text or "").strip() if index >= 0 else VISUAL,

@@ -88,7 +88,7 @@ class KeptImages:
         own = self._owned.get(owner)
         found = None if own is None else own.images.get(image_id)
         if own is None or found is None or found.expires <= self._clock():
-            raise NotFound("There is no image with this image_id, or not any more: send it again")
+            raise NotFound("There is no image with this image_id, or it has expired: send it again")
         own.images.move_to_end(image_id)
         return found.data
 

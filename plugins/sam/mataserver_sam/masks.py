@@ -216,7 +216,7 @@ def uncompressed(counts: str) -> list[int]:
     for letter in counts:
         group = ord(letter) - 48
         if not 0 <= group < 64 or shift > _MOST_BITS:
-            raise ValueError("it is no compressed run-length code")
+            raise ValueError("it is not a compressed run-length code")
         value |= (group & 31) << shift
         shift += 5
         if not group & 32:

@@ -244,7 +244,7 @@ class Segmenter(Generic[S]):
 
     def _of_videos(self, method: str) -> Any:
         if method.startswith("_"):
-            raise NotFound(f"videos have no method {method!r}")
+            raise NotFound(f"unknown method for videos: {method!r}")
         return getattr(self._videos, method)
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ class Network:
         """
         prepare = weights.prepare
         if weights.video is None or not isinstance(prepare, Stretched):
-            raise Unavailable("The model knows images only, no videos")
+            raise Unavailable("The model supports images only, not videos")
         kit: tuple[Any, Any, Weights | None] = (weights.video, Sam2VideoInferenceSession, None)
         if isinstance(weights, Weights):
             lend_kernels()

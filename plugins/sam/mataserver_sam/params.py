@@ -85,7 +85,7 @@ def relative_box(box: tuple[float, ...], size: Size, where: str) -> RelativeBox:
     x1, x2 = (min(max(each, 0.0), width) / width for each in (box[0], box[2]))
     y1, y2 = (min(max(each, 0.0), height) / height for each in (box[1], box[3]))
     if x2 <= x1 or y2 <= y1:
-        raise InvalidParams(f"params.{where}: lies beside the image of {width}x{height} pixels")
+        raise InvalidParams(f"params.{where}: lies outside the image of {width}x{height} pixels")
     return centred((x1, y1, x2, y2))
 
 
@@ -94,6 +94,6 @@ def _relative_point(params: SegmentParams, index: int, size: Size) -> tuple[floa
     height, width = size
     if not (0 <= x <= width and 0 <= y <= height):
         raise InvalidParams(
-            f"params.point_prompts[{index}]: lies beside the image of {width}x{height} pixels"
+            f"params.point_prompts[{index}]: lies outside the image of {width}x{height} pixels"
         )
     return (x / width, y / height)

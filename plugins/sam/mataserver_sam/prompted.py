@@ -45,9 +45,9 @@ class PromptedImages:
         """Raise ``InvalidParams`` for prompts that this model cannot serve."""
         for each in prompts:
             if each.type == "text":
-                raise InvalidParams("this model takes no text: use a SAM3, or boxes and points")
+                raise InvalidParams("this model does not take text: use SAM3, or boxes and points")
             if each.type == "box" and not each.wanted:
-                raise InvalidParams("this model takes no box that is not wanted: use points")
+                raise InvalidParams("this model does not take negative boxes: use points")
 
     def see(self, image: NDArray[np.uint8]) -> View:
         """Run the vision encoder on an RGB image ``[H, W, 3]``."""

@@ -52,7 +52,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Check what types cannot say. Raises ``ValueError``."""
         force_setattr(self, "type", self.type.lower())
         if self.type not in _OWN:
-            raise ValueError("type is none of text, box and point")
+            raise ValueError("type must be text, box or point")
         for name in ("text", "box", "label", "points", "point_labels"):
             if getattr(self, name) is not None and name not in _OWN[self.type]:
                 raise ValueError(f"a {self.type} prompt has no {name}")

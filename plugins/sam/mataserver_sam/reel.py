@@ -1,4 +1,4 @@
-"""A video with what was tracked drawn in, as an MP4 in memory."""
+"""A video with the tracked objects drawn, as an MP4 in memory."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class Video:
     def _searched(self, frame: int, texts: Sequence[str]) -> list[Sighting]:
         weights = self._network.texts
         if weights is None:
-            raise InvalidParams("prompts: this model does not understand texts")
+            raise InvalidParams("prompts: this model does not take text")
         tracks = self._texts or TextTracks(weights, self._network, self._footage, self._features)
         with named("prompts"):
             wanted = tracks.add(texts)

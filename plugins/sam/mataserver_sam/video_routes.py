@@ -64,7 +64,7 @@ class VideoRoutes:
         return [
             described("POST", f"{SESSION}/start", self.start, "Open a video", StartRequest, Started,
                       errors=(409,)),
-            Route("POST", f"{SESSION}/upload", self.upload, "Open a video that is sent", TAG,
+            Route("POST", f"{SESSION}/upload", self.upload, "Open an uploaded video", TAG,
                   request=(Body(FORM, UploadForm), Body("video/mp4")),
                   response=(Body(JSON, Started),),
                   parameters={"session_id": (str, False, "As of `start`.")},
@@ -77,7 +77,7 @@ class VideoRoutes:
                       PromptRequest, Prompted, errors=gone),
             replace(described("POST", f"{one}/propagate", self.propagate, "Track through a video",
                               PropagateRequest, Propagated, errors=gone), optional=True),
-            Route("POST", f"{one}/video", self.video, "A video with what was tracked drawn in", TAG,
+            Route("POST", f"{one}/video", self.video, "A video with the tracked objects drawn", TAG,
                   request=(Body(JSON, ReelRequest),), response=(Body("video/mp4"),),
                   errors=(400, 404, 408, 409, 413, 415, 422, 500, 503, 507), needs="infer",
                   held="session_id"),

@@ -59,7 +59,7 @@ class Visualizations:
         found = self._kept.get(request.match_info["name"])
         left = found.expires - self._clock() if found is not None else 0.0
         if found is None or left <= 0:
-            raise NotFound("There is no such visualization, or not any more")
+            raise NotFound("There is no such visualization, or it has expired")
         headers = {"Cache-Control": f"private, max-age={int(left)}"}
         return web.Response(body=found.png, content_type="image/png", headers=headers)
 

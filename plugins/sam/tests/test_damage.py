@@ -17,7 +17,7 @@ from mataserver_sam.frames import Clip
 from mataserver_sam.index import Limits
 
 COUNT = 12
-UNKNOWN = "coded in a way that is not known here"
+UNKNOWN = "coded in an unknown way"
 KINDS = {
     "h264.mp4": ("libx264", {"bf": "2"}),
     "fragments.mp4": ("libx264", {"movflags": "frag_keyframe+empty_moov"}),

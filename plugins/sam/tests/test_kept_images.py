@@ -21,7 +21,7 @@ CACHED = "/api/v1/image/cached-features"
 POINT = {"type": "point", "points": [[0.3, 0.4]], "point_labels": [1]}
 ASKED = {"prompts": [POINT], "confidence_threshold": 0.0}
 OTHER = {"Authorization": "Bearer other-key"}
-GONE = "There is no image with this image_id, or not any more: send it again"
+GONE = "There is no image with this image_id, or it has expired: send it again"
 
 
 class Clock:

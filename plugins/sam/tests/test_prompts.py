@@ -57,7 +57,7 @@ def test_types_in_any_case(kind):
 
 
 WRONG = {
-    "unknown type": ({"type": "circle"}, "type is none of text, box and point"),
+    "unknown type": ({"type": "circle"}, "type must be text, box or point"),
     "no type": ({"text": "dog"}, "missing required field `type`"),
     "misspelt field": ({"type": "box", "box": BOX, "lable": False}, "unknown field `lable`"),
     "no text": ({"type": "text"}, "a text prompt needs text"),

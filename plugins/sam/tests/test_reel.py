@@ -1,4 +1,4 @@
-"""A video with what was tracked drawn in: its frames, their times, and masks that do not fit."""
+"""A video with the tracked objects drawn: its frames, their times, and masks that do not fit."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ async def test_visualizations_need_the_key(server, http, image):
         assert (await post(stranger, SEGMENT, body))[0] == 401
         assert (await get(stranger, "/models/info"))[0] == 401
     status, answer = await get(http, "/api/v1/image/visualizations/nothing.png")
-    assert (status, answer["detail"]) == (404, "There is no such visualization, or not any more")
+    assert (status, answer["detail"]) == (404, "There is no such visualization, or it has expired")
 
 
 async def test_mask_formats(http, image):
@@ -189,7 +189,7 @@ SEGMENTS = {
     "unknown type": (
         422,
         {"prompts": [{"type": "mask"}]},
-        "prompts[0]: type is none of text, box and point",
+        "prompts[0]: type must be text, box or point",
     ),
     "box beyond": (
         422,
@@ -421,7 +421,7 @@ async def test_infer_on_sam3(http, sam3_path, image):
     refused = await infer(http, name, image(), status=422)
     assert refused["detail"] == "params: give prompts, point_prompts or box_prompts"
     beside = await infer(http, name, image(), status=422, point_prompts=[[500, 36, 1]])
-    assert "params.point_prompts[0]: lies beside the image of 120x90" in beside["detail"]
+    assert "params.point_prompts[0]: lies outside the image of 120x90" in beside["detail"]
 
 
 async def test_infer_on_sam_one_and_two(start, sam1_path, sam2_path, image):
@@ -441,7 +441,7 @@ async def test_infer_on_sam_one_and_two(start, sam1_path, sam2_path, image):
             given = {"point_prompts": [[36, 36, 1], [90, 60, 0]], "confidence": 0.0}
             assert len((await infer(http, name, image(), **given))["segments"]) == 1
             refused = await infer(http, name, image(), status=422, prompts="dog")
-            said = "params.prompts: this model takes no text: use a SAM3, or boxes and points"
+            said = "params.prompts: this model does not take text: use SAM3, or boxes and points"
             assert refused["detail"] == said
 
 

@@ -153,4 +153,4 @@ async def test_images_only(video_api, video_server, video_path, sam1_path):
     """A SAM 1 knows no videos: 503."""
     async with video_server(model=str(sam1_path)) as server, video_api.Client(server) as api:
         status, answer = await api.ask("POST", START, {"video_path": str(video_path)})
-        assert (status, answer["detail"]) == (503, "The model knows images only, no videos")
+        assert (status, answer["detail"]) == (503, "The model supports images only, not videos")

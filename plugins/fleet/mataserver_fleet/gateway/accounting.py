@@ -83,7 +83,7 @@ class Accounting:
         try:
             await finish(self._unregister())
         except Unavailable:
-            log.warning("what was asked last could not be counted: the database does not answer")
+            log.warning("the latest requests could not be counted: the database does not answer")
 
     async def _write(
         self, taken: Mapping[tuple[int, Subject], UsageCount], today: int

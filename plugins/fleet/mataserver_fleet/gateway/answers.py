@@ -24,7 +24,7 @@ class MethodNotAllowed(MataError):
     status = 405
 
     def __init__(self, *allowed: str) -> None:
-        super().__init__(f"This is asked by {' and '.join(allowed)}")
+        super().__init__(f"The allowed methods are {' and '.join(allowed)}")
         self.allowed = allowed
 
 

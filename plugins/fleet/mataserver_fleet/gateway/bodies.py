@@ -179,7 +179,7 @@ class BodyLoader:
             size += len(piece)
             if size > self.buffer_bytes:
                 raise LengthRequired(
-                    f"A body of more than {self.buffer_bytes} bytes must tell its Content-Length"
+                    f"A body of more than {self.buffer_bytes} bytes must have a Content-Length"
                 )
             share.take(len(piece))
             pieces.append(piece)

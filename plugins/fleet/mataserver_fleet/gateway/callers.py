@@ -27,7 +27,7 @@ def authenticate(snapshot: Snapshot, request: web.Request, application: Applicat
         raise InvalidKey("No API key: send it as apikey or Authorization: Bearer")
     consumer = consumer_of_key(snapshot, key)
     if consumer.id not in application.consumers:
-        raise NotLinked(f"{consumer.name} may not ask this application")
+        raise NotLinked(f"{consumer.name} may not use this application")
     return consumer
 
 

@@ -57,7 +57,7 @@ class DataPlane:
     def routes(self) -> list[Route]:
         """Return the routes of the control plane that tell of the gateway."""
         return [
-            Route("GET", "/api/usage", self.usage, "What consumers have asked, day by day, as CSV",
+            Route("GET", "/api/usage", self.usage, "Requests of each consumer by day, as CSV",
                   tag="fleet", needs="fleet:read", problem=FleetProblem, parameters=_DAYS,
                   response=(Body(CSV, str),), errors=(422, 503)),
             # Never reached, for each such request is claimed; without it aiohttp would look at

@@ -191,5 +191,5 @@ class Exchange:
             late = f"The server did not answer within {self._seconds:.3g} s"
             return UpstreamFailure(late, sent=True, status=504)
         if isinstance(error, MalformedError):
-            return UpstreamFailure("The server answered what is no HTTP", sent=True)
+            return UpstreamFailure("The server's answer is not HTTP", sent=True)
         return UpstreamFailure("The server ended the connection without an answer", sent=True)

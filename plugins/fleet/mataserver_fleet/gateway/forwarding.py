@@ -164,7 +164,7 @@ class Forwarder:
                     if not self._can_retry(call, error):
                         raise
                     tried.add(destination.target.url)
-            raise failure or Unavailable("No server has the model ready now", retry_after=1)
+            raise failure or Unavailable("The model is not ready on any server", retry_after=1)
         finally:
             failure = None  # it knows this frame, and with it the body: a cycle
 
@@ -206,7 +206,7 @@ class Forwarder:
             begun=begun,
         ) as answer:
             if destination.target.token and answer.status in _KEY_REFUSED_STATUSES:
-                raise UpstreamFailure("The server does not accept the gateway", sent=False)
+                raise UpstreamFailure("The server rejects the gateway's credentials", sent=False)
             if answer.status in _MODEL_MISSING_STATUSES:
                 await self._check_model_missing(call, destination, tried)
             if call.step is not None:
@@ -246,7 +246,7 @@ class Forwarder:
         if version and self._selector.choose(place, version, None, attempted) is None:
             return
         raise UpstreamFailure(
-            "The server has not the model ready", sent=False, status=_MODEL_NOT_READY
+            "The model is not ready on the server", sent=False, status=_MODEL_NOT_READY
         )
 
     # copies

@@ -82,9 +82,9 @@ class ConsumerGrants:
             consumer = grant.consumer
             known = self._snapshot.consumers.get(consumer.digest)
             if known is None or known.id != consumer.id:
-                end(InvalidKey("The API key counts no more"))
+                end(InvalidKey("The API key is no longer valid"))
             elif consumer.id not in offered.get(grant[1:], ()):
-                end(NotLinked(f"{consumer.name} may not ask this application any more"))
+                end(NotLinked(f"{consumer.name} may no longer use this application"))
 
     def _consumers_by_route(
         self, applications: set[str]

@@ -88,7 +88,7 @@ def _framing(status: int, length: bytes | None, coding: bytes | None) -> tuple[i
     """Return the body's length, and whether it is in chunks. Raises ``MalformedError``."""
     if coding is not None:
         if length is not None or coding.lower() != b"chunked":
-            raise MalformedError("a coding beside a length, or one that is unknown")
+            raise MalformedError("a transfer coding beside a length, or an unknown one")
         return None, True
     if length is not None and not (length.isdigit() and len(length) < 19):
         raise MalformedError("no length")

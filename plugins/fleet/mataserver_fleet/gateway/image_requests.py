@@ -64,7 +64,7 @@ def _model_in_json(request: web.Request, body: BufferedBody | StreamingBody | No
     """Return the model that JSON names."""
     check_charset(request)
     if "Content-Encoding" in request.headers:
-        raise UnsupportedMediaType("JSON is taken as it is, without Content-Encoding")
+        raise UnsupportedMediaType("JSON must be sent without Content-Encoding")
     if body is None:
         raise BadRequest("The body is not valid JSON")
     if not isinstance(body, BufferedBody):

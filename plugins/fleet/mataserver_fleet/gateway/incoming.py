@@ -59,7 +59,7 @@ class IncomingResponse:
 
     def _feed(self, data: bytes) -> None:
         if self._ended or not self.used:
-            raise MalformedError("an answer that nobody asked for")
+            raise MalformedError("an answer without a request")
         if self._head is None:
             data = self._feed_head(data)
         if self._head is None or not data:

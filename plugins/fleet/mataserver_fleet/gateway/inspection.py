@@ -179,7 +179,7 @@ class JsonPart:
                 decompressor.decompress, piece, min(_PIECE, self._remaining)
             )
         except zlib.error:
-            raise BadRequest("The body is not what its Content-Encoding says") from None
+            raise BadRequest("The body does not match its Content-Encoding") from None
         self._inflate_budget -= len(text)
         if self._inflate_budget < 0 or self._members > _MAX_MEMBERS:
             raise BodyTooLarge(
@@ -272,7 +272,7 @@ def step_of(text: bytes) -> SequenceStep | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest(f"{SEQUENCE}: the request that has it is not valid") from None
     if found is None or found.sequence_id is UNSET:
-        raise BadRequest(f"{SEQUENCE}: it is none of the request's own parameters")
+        raise BadRequest(f"{SEQUENCE}: it must be one of the request's own parameters")
     if found.sequence_id in {0, ""}:
         return None
     return SequenceStep(found.sequence_id, found.sequence_start, found.sequence_end)
@@ -280,11 +280,9 @@ def step_of(text: bytes) -> SequenceStep | None:
 
 def _late_sequence_error() -> BadRequest:
     """Return why a long request of a sequence is refused: it might go to another server."""
-    return BadRequest(
-        f"{SEQUENCE}: such a request is taken up to buffer_mb, or with its JSON first"
-    )
+    return BadRequest(f"{SEQUENCE}: such a request must fit into buffer_mb, or have its JSON first")
 
 
 def region_refusal() -> BadRequest:
     """Return why an inference with shared memory is refused."""
-    return BadRequest(f"{REGION}: consumers of this application name no shared memory")
+    return BadRequest(f"{REGION}: consumers of this application may not use shared memory")

@@ -151,7 +151,7 @@ class Prober:
             while piece := await answer.content.read(left):
                 left -= len(piece)
                 if not left:
-                    raise ValueError("its word on being ready has no end")
+                    raise ValueError("its readiness answer does not end")
             return answer.status == 200
 
     async def _list_models(self, target: Target) -> frozenset[str]:
@@ -172,8 +172,8 @@ class Prober:
             async for piece in answer.content.iter_any():
                 body += piece
                 if answer.status != 200 or len(body) > MAX_LIST_BYTES:
-                    raise ValueError(f"its list of models is answered {answer.status}")
+                    raise ValueError(f"its list of models answers {answer.status}")
         try:
             return frozenset(each.model for each in msgspec.json.decode(body, type=list[_Model]))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError("its list of models is none") from error
+            raise ValueError("its list of models is malformed") from error

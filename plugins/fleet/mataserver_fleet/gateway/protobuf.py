@@ -154,7 +154,7 @@ def _parameter(entry: memoryview) -> dict[str, int | bytes]:
     parts: dict[int, memoryview] = {}
     for number, part in fields(entry, iter(range(_MAX_PARAMETER_FIELDS))):
         if not isinstance(part, memoryview) or number not in {1, 2} or number in parts:
-            raise BadRequest("The message has a parameter that is read in two ways")
+            raise BadRequest("The message has an ambiguous parameter")
         parts[number] = part
     key = bytes(parts.get(1, b""))
     if key not in _SEQUENCE_FIELDS:

@@ -79,7 +79,7 @@ def snapshot(
             mine = served if row["own"] else targets.get(row["model"], ())
             routes.setdefault(row["app_id"], []).append(_route(row, mine))
         else:
-            log.error("the route to %r is left out: no such name can stand in a path", row["model"])
+            log.error("the route to %r is skipped: the name cannot be part of a path", row["model"])
     linked: dict[int, set[int]] = {}
     for link in tables.links:
         linked.setdefault(link["app_id"], set()).add(link["consumer_id"])

@@ -198,7 +198,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         requested = protobuf.requested_model(message, infer=True)
         place = self._place(caller, requested.model)
         if destination.target not in place.route.targets:
-            raise NotFound("The stream's server has not this model")
+            raise NotFound("The stream's server does not have this model")
         self._check_regions(place, message)
         self._gateway.limits.admit(caller.consumer)
         if requested.step is not None:
@@ -235,7 +235,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             if caller.consumer.id in place.application.consumers:
                 return place
         if named:
-            raise NotLinked(f"{caller.consumer.name} may not ask this application")
+            raise NotLinked(f"{caller.consumer.name} may not use this application")
         raise NotFound(f"No such model: {model[:64]}")
 
     async def _read_first(self, context: Any, share: Share) -> tuple[Caller, bytes]:

@@ -106,4 +106,4 @@ def upstream_metadata(target: Target, consumer: Consumer) -> tuple[tuple[str, st
 
 def no_server() -> Unavailable:
     """Return the error of a model that no server has ready."""
-    return Unavailable("No server has the model ready now")
+    return Unavailable("The model is not ready on any server")

@@ -68,7 +68,7 @@ class ServerSelector:
             if not self._servers.get(bound_destination.target).serves(
                 route.path(bound_destination.version, "ready")
             ):
-                raise Unavailable("The server that has this sequence is gone: begin it anew")
+                raise Unavailable("The server of this sequence is gone: start the sequence again")
             return bound_destination
         targets = [each for each in route.targets if each.rpc] if rpc else route.targets
         for each in [version] if version else order_by_weight(route.releases):

@@ -92,7 +92,7 @@ class Sequences:
     def _check_owner(self, found: _SequenceRecord | None, consumer: int, now: float) -> None:
         if found is not None and found.consumer != consumer and found.since + OWNED_SECONDS > now:
             raise SequenceTaken(
-                "sequence_id: another consumer's sequence has it now: take one at random"
+                "sequence_id: another consumer's sequence uses it: choose a random one"
             )
 
     def _remember(self, key: KeyFinder, record: _SequenceRecord) -> None:

@@ -125,7 +125,7 @@ class SnapshotUpdater:
     def _note_failure(self) -> None:
         if self._stale_since is None:
             self._stale_since = time.monotonic()
-            log.warning("the gateway goes on with what it knows: the database does not answer")
+            log.warning("the gateway continues with what it knows: the database does not answer")
 
     async def _read(self) -> None:
         version, tables = await finish(self._read_tables())

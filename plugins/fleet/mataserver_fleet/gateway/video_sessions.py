@@ -136,7 +136,7 @@ class VideoSessions:
         try:
             destination = self._gateway.selector.choose(place, "")
             if destination is None:
-                raise Unavailable("No server has the model ready now", retry_after=1)
+                raise Unavailable("The model is not ready on any server", retry_after=1)
             status, made = await self._create_at(place, destination.target, consumer, body, request)
         except MataError as error:
             status = error.status
@@ -173,7 +173,7 @@ class VideoSessions:
             try:
                 return answer.status, msgspec.json.decode(raw, type=dict[str, Any])
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise UpstreamFailure("The server answered what is no session", sent=True) from None
+                raise UpstreamFailure("The server's answer is not a session", sent=True) from None
 
     def _remember(
         self, made: Mapping[str, Any], session: GatewaySession, scope: Scope, request: web.Request
@@ -181,7 +181,7 @@ class VideoSessions:
         """Remember a session; return where its WebSocket is for the client."""
         session_id = made.get("session_id")
         if not isinstance(session_id, str) or not _ID.fullmatch(session_id):
-            raise UpstreamFailure("The server answered what is no session", sent=True)
+            raise UpstreamFailure("The server's answer is not a session", sent=True)
         self._sessions[session_id] = session
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
@@ -235,7 +235,7 @@ def _model_in_json(body: BufferedBody | StreamingBody | None) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest("The body is not valid JSON") from None
     if asked.get("source") is not None:
-        raise InvalidParams("source: an application takes frames, and opens no camera")
+        raise InvalidParams("source: an application accepts frames and cannot open a camera")
     model = asked.get("model")
     if not isinstance(model, str):
         raise InvalidParams("model: field is required")
