@@ -54,7 +54,7 @@ class Spread(Tree):
         total = super().cpu()
         for process in self._workers():
             with contextlib.suppress(psutil.Error, OSError):
-                if any("NodeSeat" in word for word in process.cmdline()):
+                if any("RayNodeRunner" in word for word in process.cmdline()):
                     total += time.clock_gettime(clock_of(process.pid))
         return total
 

@@ -219,7 +219,7 @@ if TYPE_CHECKING:
     from mataserver.media.videos import reason as video_problem
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes.child import Child, run_process
-    from mataserver.processes.spawned import Parent
+    from mataserver.processes.child_main import Parent
     from mataserver_client import Client
 
 _LATE = {
@@ -248,7 +248,7 @@ _LATE = {
     "RpcPort": "mataserver.contract.rpc",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
-    "Parent": "mataserver.processes.spawned",
+    "Parent": "mataserver.processes.child_main",
     "UnreadableVideo": "mataserver.media.videos",
     "encode_frame": "mataserver.media.videos:encode",
     "read_video": "mataserver.media.videos:frames",

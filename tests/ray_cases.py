@@ -37,7 +37,7 @@ SOON = 100.0
 """Seconds for what takes some on a machine with other work."""
 KILLS = int(os.environ.get("RAY_KILLS", "1"))
 SILENCE = 3.0
-SEAT = "NodeSeat"
+SEAT = "RayNodeRunner"
 
 
 @pytest.fixture(scope="module")

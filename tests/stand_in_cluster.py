@@ -19,11 +19,11 @@ import msgspec
 import psutil
 
 from mataserver.engines.broker import Broker
-from mataserver.engines.placing import Joined, JoinRefused, Node
+from mataserver.engines.broker_messages import JoinedCluster, JoinRefused, Node
+from mataserver.engines.file_store import FileStore
+from mataserver.engines.node_runner import NodeRunner
 from mataserver.engines.ray import RayEngine
-from mataserver.engines.ray_cluster import SeatLost
-from mataserver.engines.seat import Seat
-from mataserver.engines.store import Store
+from mataserver.engines.ray_cluster import RunnerLostError
 from mataserver.processes.child import run_process
 
 HOST = "127.0.0.1"
@@ -229,7 +229,7 @@ class _Actor:
         self._child, self._messages = None, None
         self._stack = contextlib.AsyncExitStack()
 
-    async def where(self):
+    async def locate(self):
         while (node := self._cluster.find(self._place)) is None:
             await asyncio.sleep(0.02)  # as Ray does: silently, for ever
         self._cluster.take(node, self._place)
@@ -241,20 +241,20 @@ class _Actor:
         for each in self._cluster.nodes():
             if each.id == node["name"]:
                 return each, told["versions"]
-        raise SeatLost("its node ended")
+        raise RunnerLostError("its node ended")
 
     async def listen(self, address, secret, goods, environment):
         given = {"address": address, "goods": msgspec.to_builtins(list(goods))}
         await self._child.send(given | {"secret": secret.hex(), "environment": environment})
         return (await self._next())["listening"]
 
-    async def stay(self):
+    async def wait_closed(self):
         await self._next()
 
     async def _next(self):
         message = await anext(self._messages, None)
         if message is None:
-            raise SeatLost("its process ended")
+            raise RunnerLostError("its process ended")
         return message
 
     def kill(self):
@@ -271,7 +271,7 @@ def broker(parent):
     except OSError as error:
         parent.send(JoinRefused(type(error).__name__))
         return
-    parent.send(Joined(HOST, head, "stand-in"))
+    parent.send(JoinedCluster(HOST, head, "stand-in"))
     asyncio.run(Broker(parent, cluster).run())
 
 
@@ -281,8 +281,8 @@ def broker(parent):
 def seat(parent):
     """Be a seat that is told what to do."""
     apart = os.environ.get("STAND_IN_APART")
-    made = Seat(Store(Path(apart), shared=False) if apart else None)
-    parent.send({"versions": made.where()})
+    made = NodeRunner(FileStore(Path(apart), shared=False) if apart else None)
+    parent.send({"versions": made.describe()})
     for message in parent.messages(dict):
         secret = bytes.fromhex(message["secret"])
         environment = message["environment"]
@@ -292,5 +292,5 @@ def seat(parent):
 
 
 def _tell_end(made, parent):
-    made.stay()
+    made.wait_closed()
     parent.send({"over": True})

@@ -185,7 +185,7 @@ def test_what_confines_models_is_told(terminal):
     open_handed = GEAR.replace('task="ocr"', 'task="ocr", confined=False')
     terminal.install("gear-dist", open_handed, mataserver={"gear": "gear_dist"})
     _, lines = configure(terminal, "port: 9000")
-    files = f"files (Landlock {landlock.abi()})" if landlock.abi() else "no files"
+    files = f"files (Landlock {landlock.abi_version()})" if landlock.abi_version() else "no files"
     assert lines[1].startswith(f"note: models are confined: {files}")
     assert lines[2] == "note: the backend gear is not confined: it needs more"
     _, lines = configure(terminal, "confine_models: false")

@@ -19,8 +19,10 @@ from mataserver.processes import landlock, seccomp
 from mataserver.processes.child import run_process
 from test_confinement import ask, confining
 
-needs_landlock = pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
-needs_seccomp = pytest.mark.skipif(not seccomp.available(), reason="this kernel has no seccomp")
+needs_landlock = pytest.mark.skipif(
+    not landlock.abi_version(), reason="this kernel has no Landlock"
+)
+needs_seccomp = pytest.mark.skipif(not seccomp.is_available(), reason="this kernel has no seccomp")
 
 EVERYWHERE = ["beside", "data", "neighbour", "own", "temporary"]
 NAMES = {
@@ -47,7 +49,7 @@ def test_the_configuration_is_hidden_however_it_was_named(tmp_path, monkeypatch)
     """By ``--config`` as by its variable: it may hold keys."""
     monkeypatch.setenv("MATA_SERVER_CONFIG", "other.yaml")
     note_configuration(str(tmp_path / "server.yaml"))
-    assert str(tmp_path / "server.yaml") in confinement.rules(tmp_path, [], []).hidden
+    assert str(tmp_path / "server.yaml") in confinement.file_rules(tmp_path, [], []).hidden
 
 
 def test_keys_are_hidden_wherever_they_are_said_to_be(tmp_path):
@@ -57,7 +59,7 @@ def test_keys_are_hidden_wherever_they_are_said_to_be(tmp_path):
         "KUBECONFIG": f"kube/one{os.pathsep}{tmp_path}/kube/two", "NETRC": "netrc",
     }  # fmt: skip
     values = {name: f"{tmp_path}/{value}" for name, value in given.items()}
-    hidden = confinement.rules(tmp_path / "data", [], [], values).hidden
+    hidden = confinement.file_rules(tmp_path / "data", [], [], values).hidden
     for path in (
         "hub/own", "cache/huggingface/token", "config/gcloud", "kube/one", "kube/two", "netrc",
     ):  # fmt: skip
@@ -70,10 +72,10 @@ def test_what_front_ends_share_and_trust_is_hidden(tmp_path):
     shared.mkdir()
     model = shared / "model.onnx"
     model.touch()
-    found = confinement.rules(tmp_path / "data", [], [model], {}, shared)
+    found = confinement.file_rules(tmp_path / "data", [], [model], {}, shared)
     assert {str(shared / "api_key"), str(shared / "frontends")} <= set(found.hidden)
-    assert str(model) in found.reads
-    assert str(shared) not in found.reads
+    assert str(model) in found.readable
+    assert str(shared) not in found.readable
 
 
 @needs_landlock
@@ -95,7 +97,7 @@ async def test_a_model_beside_the_configuration_does_not_read_it(tmp_path):
 def reading(parent):
     """Tell which files in a folder can be read under rules."""
     hidden, reads, [folder] = json.loads(parent.arguments[0])
-    landlock.Confinement(tuple(hidden), tuple(reads), ()).begin()
+    landlock.Confinement(tuple(hidden), tuple(reads), ()).apply()
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     parent.send([str(path.relative_to(folder)) for path in files if allowed(path.read_text)])
 
@@ -128,7 +130,7 @@ async def test_a_model_may_do_little_to_others(folder):
     assert (status, seen.pop("own limit")) == (200, "")
     refused = {name for name, error in seen.items() if error == "EPERM"}
     assert refused == seen.keys() - {"signal"}
-    assert seen["signal"] is (landlock.abi() < 6)
+    assert seen["signal"] is (landlock.abi_version() < 6)
 
 
 async def test_an_operator_confines_none(folder):
@@ -173,7 +175,7 @@ async def test_who_decodes_a_camera_changes_nothing(tmp_path):
 def changing_nothing(parent):
     """Tell whether a file can be read, a device written, the file written and another made."""
     file = Path(parent.arguments[0])
-    landlock.change_nothing()
+    landlock.make_read_only()
     acts = [
         file.read_text,
         lambda: Path(os.devnull).write_text("x"),
@@ -198,7 +200,7 @@ def test_everything_but_what_is_hidden(tmp_path):
         (tmp_path / name).write_text("x")
     (tmp_path / "link").symlink_to(tmp_path)
     hidden = [str(tmp_path / "a" / "secret"), str(tmp_path / "b" / "c"), str(tmp_path / "absent")]
-    named = set(landlock.all_but(hidden))
+    named = set(landlock.paths_except(hidden))
     assert {path for path in named if path.startswith(f"{tmp_path}/")} == {
         str(tmp_path / "a" / "plain"),
         str(tmp_path / "b" / "d"),
@@ -219,11 +221,11 @@ def test_rules_follow_the_model(tmp_path):
     for file in files:
         file.write_text("x")
     chosen = {"HF_HOME": str(home), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    found = confinement.rules(data, ["onnx"], files, chosen)
-    assert {str(tmp_path / "m"), str(data / "n.onnx"), str(home / "hub")} <= set(found.reads)
-    assert str(data) not in found.reads
+    found = confinement.file_rules(data, ["onnx"], files, chosen)
+    assert {str(tmp_path / "m"), str(data / "n.onnx"), str(home / "hub")} <= set(found.readable)
+    assert str(data) not in found.readable
     assert {str(data / "api_key"), str(home / "token")} <= set(found.hidden)
-    assert found.changes == (str(data / "onnx"), str(tmp_path / "numba"))
+    assert found.writable == (str(data / "onnx"), str(tmp_path / "numba"))
 
 
 def decided(code, architecture, number, *arguments):
@@ -251,21 +253,21 @@ def decided(code, architecture, number, *arguments):
 )
 def test_the_filter(machine, architecture, column, harmless):
     """It refuses the listed calls and those of other architectures, and nothing else."""
-    code = seccomp.program(machine)
+    code = seccomp.build_filter(machine)
     refused, allowed = 0x00050000 | errno.EPERM, 0x7FFF0000
-    for numbers in seccomp.REFUSED.values():
+    for numbers in seccomp.DENIED_CALLS.values():
         assert decided(code, architecture, numbers[column]) == refused
         assert decided(code, 0x40000003, numbers[column]) == refused
     assert {decided(code, architecture, number) for number in harmless} == {allowed}
-    others = set(range(512)) - {numbers[column] for numbers in seccomp.REFUSED.values()}
-    others -= {numbers[column] for numbers, _ in seccomp.OF_ITSELF.values()}
+    others = set(range(512)) - {numbers[column] for numbers in seccomp.DENIED_CALLS.values()}
+    others -= {numbers[column] for numbers, _ in seccomp.SELF_ONLY_CALLS.values()}
     others -= {seccomp.CLONE3[column]}
     assert {decided(code, architecture, number) for number in others} == {allowed}
     assert decided(code, architecture, seccomp.CLONE3[column]) == 0x00050000 | errno.ENOSYS
     for flag in (0x10000000, 0x20000000, 0x40000000, 0x00020000, 0x04000000):
         assert decided(code, architecture, seccomp.CLONE[column], flag | 17) == refused
     assert decided(code, architecture, seccomp.CLONE[column], 0x003D0F00) == allowed  # a thread
-    for numbers, own in seccomp.OF_ITSELF.values():
+    for numbers, own in seccomp.SELF_ONLY_CALLS.values():
         assert decided(code, architecture, numbers[column], *own) == allowed
         for at in range(len(own)):
             others_own = [*own[:at], 4711, *own[at + 1 :]]
@@ -276,5 +278,5 @@ def test_the_filter(machine, architecture, column, harmless):
 
 def test_a_machine_without_a_filter():
     """Of a machine whose numbers are not known nothing is filtered."""
-    assert seccomp.program("riscv64") == b""
-    assert bool(seccomp.program(platform.machine())) is seccomp.available()
+    assert seccomp.build_filter("riscv64") == b""
+    assert bool(seccomp.build_filter(platform.machine())) is seccomp.is_available()

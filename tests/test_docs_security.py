@@ -83,7 +83,7 @@ def test_variables_are_those_of_the_code():
     """The table holds what each child gets."""
     found = [(row[0], set(re.findall(r"`([^`]+)`", row[1]))) for row in rows(PAGE, "who gets it")]
     everybody = set().union(*(names for who, names in found if who == "every child"))
-    assert everybody == set(variables.EVERYBODY)
+    assert everybody == set(variables.EVERY_CHILD)
     assert dict(found)["the download"] == set(variables.HUB)
     assert dict(found)["pip"] == set(variables.PIP)
 

@@ -12,11 +12,18 @@ import pytest
 
 from hub_stand_in import HubStandIn
 from mataserver import Classification, ClassifyResult, MataError
-from mataserver.engines import store
-from mataserver.engines.placing import Node, Placed
-from mataserver.engines.releases import compare, modules_of, releases
-from mataserver.engines.shipping import Shipping, deliver
-from mataserver.engines.store import MOST_SENT, Consignment, Goods, Receipt, SentFile, Store
+from mataserver.engines import file_store
+from mataserver.engines.broker_messages import Node, RunnerPlaced
+from mataserver.engines.file_store import (
+    MAX_TRANSFER_BYTES,
+    FileManifest,
+    FileStore,
+    SentFile,
+    TransferHeader,
+    TransferReply,
+)
+from mataserver.engines.file_transfer import ManifestCache, send_missing_files
+from mataserver.engines.versions import check_versions, model_modules, software_versions
 from mataserver.engines.work import Placement
 from mataserver.errors import Unavailable
 from stand_in_cluster import StandInCluster
@@ -142,12 +149,12 @@ async def test_a_node_that_takes_nothing_is_named(cluster, read, tmp_path):
 async def test_what_is_too_large_is_not_sent(tmp_path):
     """2 GB at most: it is said what to do instead, before a byte goes."""
     with (tmp_path / "weights").open("wb") as file:
-        file.truncate(MOST_SENT + 1)
+        file.truncate(MAX_TRANSFER_BYTES + 1)
     node = Node("id", "far", "127.0.0.1", 1)
-    placed = Placed(1, "127.0.0.1", 1, node, {}, [""])
-    goods = [Goods(str(tmp_path / "weights"), "digest")]
+    placed = RunnerPlaced(1, "127.0.0.1", 1, node, {}, [""])
+    goods = [FileManifest(str(tmp_path / "weights"), "digest")]
     with pytest.raises(Unavailable, match="too large to be sent there"):
-        await deliver("model", goods, placed, b"")
+        await send_missing_files("model", goods, placed, b"")
 
 
 # the hub
@@ -219,7 +226,7 @@ async def test_another_commit_is_not_taken_for_it(tmp_path, assignment, monkeypa
     """Only a folder of the hub's cache is the hub's: a converted model is no snapshot of it."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     wanted = given(assignment, folder(tmp_path / "converted", "x"), name="org/model", source="hf")
-    (found,) = await Shipping().goods(wanted)
+    (found,) = await ManifestCache().manifests(wanted)
     assert (found.repository, found.commit, found.names) == ("", "", [])
 
 
@@ -229,15 +236,17 @@ async def test_another_commit_is_not_taken_for_it(tmp_path, assignment, monkeypa
 def receive(tmp_path, consignment, data):
     """Send a store something; return its answers."""
     line = msgspec.json.encode(consignment) + b"\n"
-    return list(Store(tmp_path / "store").receive(io.BytesIO(line + data)))
+    return list(FileStore(tmp_path / "store").receive(io.BytesIO(line + data)))
 
 
 def announced(tmp_path, **changes):
     """Return a sound announcement of one file with five bytes, with changes."""
     path = tmp_path / "one"
     path.write_bytes(b"bytes")
-    file = SentFile("one", 5, store.sha256(path))
-    return msgspec.structs.replace(Consignment(store.digest(str(path)), "one", [file]), **changes)
+    file = SentFile("one", 5, file_store.hash_file(path))
+    return msgspec.structs.replace(
+        TransferHeader(file_store.tree_digest(str(path)), "one", [file]), **changes
+    )
 
 
 def test_a_sound_file_is_taken(tmp_path):
@@ -246,7 +255,7 @@ def test_a_sound_file_is_taken(tmp_path):
     first, last = receive(tmp_path, sound, b"bytes")
     assert first.send
     assert last.path == str(tmp_path / "store" / sound.digest / "one")
-    assert receive(tmp_path, sound, b"") == [Receipt(path=last.path)]
+    assert receive(tmp_path, sound, b"") == [TransferReply(path=last.path)]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +268,7 @@ def test_a_sound_file_is_taken(tmp_path):
         ({"files": [SentFile("../../one", 5, "")]}, b"bytes", "elsewhere"),
         ({"files": [SentFile("/tmp/one", 5, "")]}, b"bytes", "elsewhere"),
         ({"digest": "../x"}, b"bytes", "elsewhere"),
-        ({"files": [SentFile("one", MOST_SENT + 1, "")]}, b"bytes", "large"),
+        ({"files": [SentFile("one", MAX_TRANSFER_BYTES + 1, "")]}, b"bytes", "large"),
     ],
 )
 def test_what_is_not_sound_leaves_nothing(tmp_path, changes, data, why):
@@ -271,7 +280,7 @@ def test_what_is_not_sound_leaves_nothing(tmp_path, changes, data, why):
 
 def test_nonsense_is_answered(tmp_path):
     """A line that is no announcement is no end of the node's worker."""
-    (answer,) = Store(tmp_path).receive(io.BytesIO(b"nonsense\n"))
+    (answer,) = FileStore(tmp_path).receive(io.BytesIO(b"nonsense\n"))
     assert answer.error
 
 
@@ -280,18 +289,18 @@ def test_a_digest_is_of_names_and_contents(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for each in (one, two):
         folder(each, "content")
-    first = store.digest(str(one))
+    first = file_store.tree_digest(str(one))
     assert len(first) == 64
-    assert store.digest(str(two)) == first
+    assert file_store.tree_digest(str(two)) == first
     (two / "sub" / "text").write_text("CONTENT")
-    changed = store.digest(str(two))
+    changed = file_store.tree_digest(str(two))
     (two / "sub" / "text").rename(two / "sub" / "other")
-    renamed = store.digest(str(two))
-    assert len({first, changed, renamed, store.digest(str(one / "sub" / "text"))}) == 4
-    assert store.digest(str(tmp_path / "absent")) == ""
-    assert store.digest(str(one), ["sub/text", "absent"]) == ""
+    renamed = file_store.tree_digest(str(two))
+    assert len({first, changed, renamed, file_store.tree_digest(str(one / "sub" / "text"))}) == 4
+    assert file_store.tree_digest(str(tmp_path / "absent")) == ""
+    assert file_store.tree_digest(str(one), ["sub/text", "absent"]) == ""
     (one / "more").touch()
-    assert store.digest(str(one), ["sub/text", "empty"]) == first
+    assert file_store.tree_digest(str(one), ["sub/text", "empty"]) == first
 
 
 # releases
@@ -306,17 +315,17 @@ def test_releases_that_differ_are_named(assignment):
     load.__module__ = "mataserver_track.model"
     part = dataclasses.replace(assignment, load=load)
     whole = dataclasses.replace(assignment, parts={"tracker": part})
-    theirs = releases()
-    compare("far", theirs, modules_of(whole))
+    theirs = software_versions()
+    check_versions("far", theirs, model_modules(whole))
     ours = theirs.pop("mataserver-track")
-    compare("far", theirs, modules_of(assignment))
+    check_versions("far", theirs, model_modules(assignment))
     with pytest.raises(
         MataError, match=f"The node far has no mataserver-track, this server {ours}"
     ):
-        compare("far", theirs, modules_of(whole))
+        check_versions("far", theirs, model_modules(whole))
     theirs["mataserver-track"] = "0.0.1"
     with pytest.raises(MataError, match=f"has mataserver-track 0.0.1, this server {ours}"):
-        compare("far", theirs, modules_of(whole))
+        check_versions("far", theirs, model_modules(whole))
     theirs["Python"] = "3.9.1"
     with pytest.raises(MataError, match=r"The node far has Python 3\.9\.1"):
-        compare("far", theirs, modules_of(assignment))
+        check_versions("far", theirs, model_modules(assignment))

@@ -165,8 +165,8 @@ PACKED = [bytes(part) for part in payload.pack({"a": (1, [2.5, b"x" * 10]), "b":
 @given(damaged(PACKED[0]))
 def test_what_a_call_answers(data):
     """A value that a model gives a service."""
-    with contextlib.suppress(plain_classes.Unsendable):
-        payload.unpack([data, *PACKED[1:]], plain_classes.of_package("", frozenset()))
+    with contextlib.suppress(plain_classes.NotSerializableError):
+        payload.unpack([data, *PACKED[1:]], plain_classes.package_resolver("", frozenset()))
 
 
 @FEW

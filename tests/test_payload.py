@@ -17,7 +17,7 @@ from numpy.typing import NDArray  # noqa: TC002 - a dataclass declares it
 
 import mataserver
 from mataserver.engines import payload, plain_classes, wire
-from mataserver.engines.plain_classes import Unsendable
+from mataserver.engines.plain_classes import NotSerializableError
 from mataserver.results import Segment, SegmentResult
 
 CHILDREN = {"engines/worker_main.py"}
@@ -66,7 +66,7 @@ class Vague:
     pixels: Nothing  # noqa: F821
 
 
-def travelled(value, find=plain_classes.anywhere):
+def travelled(value, find=plain_classes.resolve_trusted):
     """Return a value as it arrives."""
     return payload.unpack([bytes(part) for part in payload.pack(value).parts], find)
 
@@ -130,7 +130,7 @@ def test_the_memory_of_an_array_is_not_copied():
     packed = payload.pack([array, b"z" * 5_000])
     assert np.shares_memory(np.frombuffer(packed.parts[1], np.uint8), array)
     parts = [bytes(part) for part in packed.parts]
-    found, _ = payload.unpack(parts, plain_classes.anywhere)
+    found, _ = payload.unpack(parts, plain_classes.resolve_trusted)
     assert np.shares_memory(found, np.frombuffer(parts[1], np.uint8))
 
 
@@ -162,7 +162,7 @@ def nested(levels):
 )
 def test_anything_else_is_refused_in_a_sentence(value, sentence):
     """Nothing is sent as something else than it is."""
-    with pytest.raises(Unsendable, match=sentence):
+    with pytest.raises(NotSerializableError, match=sentence):
         payload.pack(value)
 
 
@@ -173,7 +173,7 @@ def test_a_class_inside_a_function_is_refused():
     class Inner:
         x: int
 
-    with pytest.raises(Unsendable, match="inside a function"):
+    with pytest.raises(NotSerializableError, match="inside a function"):
         payload.pack(Inner(1))
 
 
@@ -186,9 +186,10 @@ def test_fields_hold_what_they_declare():
         {},
     ):
         body = msgspec.msgpack.encode([f"{__name__}:Pair", wrong])
-        with pytest.raises(Unsendable, match="not a Pair"):
+        with pytest.raises(NotSerializableError, match="not a Pair"):
             payload.unpack(
-                [msgspec.msgpack.encode(msgspec.msgpack.Ext(5, body))], plain_classes.anywhere
+                [msgspec.msgpack.encode(msgspec.msgpack.Ext(5, body))],
+                plain_classes.resolve_trusted,
             )
 
 
@@ -219,8 +220,8 @@ def said(code, content):
 )
 def test_what_nobody_packed_is_refused(parts):
     """Whatever a worker says, the server answers with an error of its own."""
-    with pytest.raises(Unsendable):
-        payload.unpack(parts, plain_classes.of_package("tests", frozenset()))
+    with pytest.raises(NotSerializableError):
+        payload.unpack(parts, plain_classes.package_resolver("tests", frozenset()))
 
 
 def test_a_worker_names_no_class_but_its_plugins():
@@ -228,17 +229,19 @@ def test_a_worker_names_no_class_but_its_plugins():
     package = __name__.partition(".")[0]
     packed = payload.pack(Point(1))
     parts = [bytes(part) for part in packed.parts]
-    assert payload.unpack(parts, plain_classes.of_package(package, frozenset())) == Point(1)
-    assert payload.unpack(parts, plain_classes.of_package("other", packed.classes)) == Point(1)
-    assert travelled(SegmentResult([]), plain_classes.of_package("other", frozenset()))
-    with pytest.raises(Unsendable, match="not a class of its plugin"):
-        payload.unpack(parts, plain_classes.of_package("other", frozenset()))
+    assert payload.unpack(parts, plain_classes.package_resolver(package, frozenset())) == Point(1)
+    assert payload.unpack(parts, plain_classes.package_resolver("other", packed.classes)) == Point(
+        1
+    )
+    assert travelled(SegmentResult([]), plain_classes.package_resolver("other", frozenset()))
+    with pytest.raises(NotSerializableError, match="not a class of its plugin"):
+        payload.unpack(parts, plain_classes.package_resolver("other", frozenset()))
 
 
 def test_nothing_is_imported_for_a_worker():
     """A class of a module that the server has not imported is refused."""
-    find = plain_classes.of_package("xmlrpc", frozenset())
-    with pytest.raises(Unsendable, match="not a class that is imported here"):
+    find = plain_classes.package_resolver("xmlrpc", frozenset())
+    with pytest.raises(NotSerializableError, match="not a class that is imported here"):
         find("xmlrpc.server:SimpleXMLRPCServer")
 
 
@@ -263,12 +266,12 @@ def test_the_server_unpickles_nothing():
 def test_what_becomes_of_small_bytes_is_bounded():
     """Thirty megabytes of empty lists would be two gigabytes of the server."""
     empty = b"\xdd" + (30_000_000).to_bytes(4, "big") + b"\x90" * 30_000_000
-    with pytest.raises(Unsendable, match="too large to be sent"):
-        payload.unpack([empty], plain_classes.anywhere)
-    with pytest.raises(Unsendable, match="too large to be sent"):
+    with pytest.raises(NotSerializableError, match="too large to be sent"):
+        payload.unpack([empty], plain_classes.resolve_trusted)
+    with pytest.raises(NotSerializableError, match="too large to be sent"):
         payload.pack([[]] * 5_000_000)
     large = [np.zeros(1_000_000), bytes(30_000_000), "x" * 30_000_000, [0.5] * 1_000_000]
-    found = payload.unpack(payload.pack(large).parts, plain_classes.anywhere)
+    found = payload.unpack(payload.pack(large).parts, plain_classes.resolve_trusted)
     assert found[1:] == large[1:]
 
 
@@ -278,6 +281,8 @@ def test_a_part_is_taken_once(number):
     named = msgspec.msgpack.Ext(4, msgspec.msgpack.encode(number))
     once = msgspec.msgpack.encode([named])
     if number > 0:
-        assert payload.unpack([once, b"large"], plain_classes.anywhere) == [b"large"]
-    with pytest.raises(Unsendable):
-        payload.unpack([msgspec.msgpack.encode([named, named]), b"large"], plain_classes.anywhere)
+        assert payload.unpack([once, b"large"], plain_classes.resolve_trusted) == [b"large"]
+    with pytest.raises(NotSerializableError):
+        payload.unpack(
+            [msgspec.msgpack.encode([named, named]), b"large"], plain_classes.resolve_trusted
+        )

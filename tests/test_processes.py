@@ -12,7 +12,7 @@ import pytest
 import child_targets
 from api_answers import until
 from mataserver.processes import child as processes
-from mataserver.processes.child import replacing, run_process
+from mataserver.processes.child import replace_environment, run_process
 
 
 def gone(pid):
@@ -105,7 +105,9 @@ async def test_the_environment_of_a_child(monkeypatch):
     told = ["sh", "-c", 'echo "$GIVEN,$TAKEN,$PYTHONPATH"']
     async with run_process(told, environment={"GIVEN": "y", "TAKEN": None}) as child:
         assert await child.output.read() == b"y,,/own\n"
-    async with run_process(told, environment=replacing({"PATH": os.environ["PATH"]})) as child:
+    async with run_process(
+        told, environment=replace_environment({"PATH": os.environ["PATH"]})
+    ) as child:
         assert await child.output.read() == b",,\n"
 
 

@@ -23,7 +23,7 @@ from api_answers import until
 from conftest import picture, register
 from mataserver import MataError, testing
 from mataserver.config.needs import Needs
-from mataserver.engines import pulse, seat
+from mataserver.engines import heartbeat, node_runner
 from mataserver.engines.ray import RayEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.worker_errors import NodeDied, WorkerDied
@@ -75,11 +75,13 @@ async def test_no_room_is_told_in_a_sentence(cluster, assignment):
 
 def test_a_stranger_is_not_let_in():
     """Who says something else is turned away, who says nothing holds up nobody."""
-    secret = os.urandom(seat.SECRET_BYTES)
+    secret = os.urandom(node_runner.SECRET_BYTES)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
         got = []
-        door = threading.Thread(target=lambda: got.append(seat.Door(server, secret).open()))
+        door = threading.Thread(
+            target=lambda: got.append(node_runner.Handshake(server, secret).accept())
+        )
         door.start()
         silent = [socket.create_connection(address) for _ in range(5)]
         with socket.create_connection(address) as wrong:
@@ -100,7 +102,7 @@ def test_a_stranger_is_not_let_in():
 def test_a_seat_listens_on_its_nodes_address_alone():
     """It is bound to the address that it is told: the same port is free on every other one."""
     for address, other in (("127.0.0.2", "127.0.0.1"), ("::1", "127.0.0.1")):
-        with seat.bound(address) as server:
+        with node_runner.listen_on(address) as server:
             host, port = server.getsockname()[:2]
             assert host == address
             socket.create_connection((host, port), 1).close()
@@ -115,11 +117,11 @@ async def test_what_a_look_finds():
     """A daemon that greets lives; one that only accepts is silent; one that is gone refuses."""
     daemon = Daemon()
     await daemon.open()
-    assert await pulse.look("127.0.0.1", daemon.port, SOON) is pulse.Sign.ALIVE
+    assert await heartbeat.probe("127.0.0.1", daemon.port, SOON) is heartbeat.ProbeResult.ALIVE
     daemon.silent = True
-    assert await pulse.look("127.0.0.1", daemon.port, 0.2) is pulse.Sign.SILENT
+    assert await heartbeat.probe("127.0.0.1", daemon.port, 0.2) is heartbeat.ProbeResult.SILENT
     await daemon.close()
-    assert await pulse.look("127.0.0.1", daemon.port, SOON) is pulse.Sign.REFUSED
+    assert await heartbeat.probe("127.0.0.1", daemon.port, SOON) is heartbeat.ProbeResult.REFUSED
 
 
 async def test_a_killed_node(cluster, assignment):
@@ -148,10 +150,10 @@ async def test_a_silent_node(cluster, assignment):
     async with started(engine, assignment) as worker:
         node = cluster.nodes[place_of(worker)]
         node.stop()
-        await until(lambda: worker.suspect)
+        await until(lambda: worker.is_suspect)
         node.silent = False
         node.signal(signal.SIGCONT)
-        await until(lambda: not worker.suspect)
+        await until(lambda: not worker.is_suspect)
         assert labels(await answers(worker, job())) == ["16"]
         node.stop()
         begun = time.monotonic()

@@ -208,13 +208,13 @@ def test_masks_at_the_borders_are_enlarged(scale):
     height, width = 5 * scale - 1, 7 * scale - scale // 2
     picture = media.Picture(np.zeros((5, 7, 3), np.uint8), scale, width, height)
     small = np.zeros((5, 7), bool)
-    assert not scaling.enlarged(small, picture).any()
-    assert scaling.enlarged(~small, picture).all()
-    assert scaling.enlarged(small, picture).shape == (height, width)
+    assert not scaling.enlarge_mask(small, picture).any()
+    assert scaling.enlarge_mask(~small, picture).all()
+    assert scaling.enlarge_mask(small, picture).shape == (height, width)
     for y, x in ((0, 0), (2, 3), (4, 6)):
         one = small.copy()
         one[y, x] = True
-        ys, xs = np.nonzero(scaling.enlarged(one, picture))
+        ys, xs = np.nonzero(scaling.enlarge_mask(one, picture))
         assert (ys.min(), xs.min()) == (y * scale, x * scale)
         assert ys.max() == min((y + 1) * scale, height) - 1
         assert xs.max() == min((x + 1) * scale, width) - 1
@@ -226,7 +226,7 @@ def test_a_mask_may_be_true_in_any_byte():
     mask = np.zeros((5, 7), bool)
     mask[1:4, 2:5] = True
     odd = (mask * np.uint8(255)).view(bool)
-    assert np.array_equal(scaling.enlarged(odd, picture), scaling.enlarged(mask, picture))
+    assert np.array_equal(scaling.enlarge_mask(odd, picture), scaling.enlarge_mask(mask, picture))
 
 
 def test_a_segment_without_a_mask_has_its_box_moved():

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mataserver.engines.scratch import Scratch, sweep
+from mataserver.engines.scratch import ScratchDirectory, remove_stale
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +20,8 @@ def _elsewhere(tmp_path, monkeypatch):
 
 def test_one_that_is_in_use_is_left_alone(tmp_path):
     """Nobody sweeps what somebody has; it goes when it is removed."""
-    scratch = Scratch()
-    sweep()
+    scratch = ScratchDirectory()
+    remove_stale()
     assert [str(path) for path in tmp_path.iterdir()] == [scratch.path]
     scratch.remove()
     scratch.remove()
@@ -33,7 +33,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     read, write = os.pipe()
     owner = os.fork()
     if owner == 0:
-        scratch = Scratch()
+        scratch = ScratchDirectory()
         (tmp_path / str(scratch.path) / "file").write_text("left")
         if (child := os.fork()) == 0:
             time.sleep(60)
@@ -44,12 +44,12 @@ def test_what_a_killed_process_left_is_swept(tmp_path):
     child = int(os.read(read, 20))
     os.close(read)
     os.close(write)
-    sweep()
+    remove_stale()
     assert len(list(tmp_path.iterdir())) == 1
     os.kill(child, signal.SIGKILL)
     deadline = time.monotonic() + 30
     while list(tmp_path.iterdir()) and time.monotonic() < deadline:
-        sweep()  # the kernel lets go once the child has ended, whom its adopter may reap late
+        remove_stale()  # the kernel releases the lock at the child's end, which may come late
         time.sleep(0.02)
     assert list(tmp_path.iterdir()) == []
 
@@ -60,5 +60,5 @@ def test_a_link_and_a_file_are_no_directories_of_workers(tmp_path):
     kept.mkdir()
     (tmp_path / "mataserver-worker-link").symlink_to(kept)
     (tmp_path / "mataserver-worker-file").touch()
-    sweep()
+    remove_stale()
     assert len(list(tmp_path.iterdir())) == 3

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 
 from mataserver.engines.memory import (
-    give_freed_memory_back,
     keep_freed_memory,
     ram_total,
+    release_freed_memory,
     resident_bytes,
 )
 
@@ -44,7 +44,7 @@ async def give_back(every: float = EVERY) -> None:
         await asyncio.sleep(pause)
         before = resident_bytes()
         if before > least + SPARE:
-            await asyncio.to_thread(give_freed_memory_back)
+            await asyncio.to_thread(release_freed_memory)
             left = resident_bytes()
             pause = every if before - left > SPARE // 4 else min(2 * pause, RARELY * every)
             least = min(least, left)

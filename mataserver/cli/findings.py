@@ -141,9 +141,9 @@ def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings)
     if not settings.confine_models:
         findings.notes.append("models are not confined: confine_models is false")
         return
-    version = landlock.abi()
+    version = landlock.abi_version()
     files = f"files (Landlock {version})" if version else "no files (this kernel has no Landlock)"
-    calls = "system calls" if seccomp.available() else "no system calls (no seccomp)"
+    calls = "system calls" if seccomp.is_available() else "no system calls (no seccomp)"
     findings.notes.append(f"models are confined: {files}, {calls}")
     for offer in plugins.offers:
         if not offer.backend.confined:

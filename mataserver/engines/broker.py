@@ -2,9 +2,9 @@
 
 Ray terminates its driver when the cluster's head is gone, replaces signal handlers and starts
 threads. A server must not be exposed to that, so it delegates to this process. Ray finds a node for
-a seat, starts it there and reports its end; jobs and answers never pass through here.
+a runner, starts it there and reports its end; jobs and answers never pass through here.
 
-Seats live as long as this process: Ray ends them when it exits, for whatever reason.
+Runners live as long as this process: Ray ends them when it exits, for whatever reason.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.placing import (
-    Asked,
-    Broken,
+from mataserver.engines.broker_messages import (
+    BrokerRequest,
     JoinRefused,
-    Kill,
-    Nodes,
-    NoNode,
-    Placed,
-    PlaceSeat,
-    SeatEnded,
+    KillRunner,
+    NodeList,
+    NoNodeAvailable,
+    PlaceRunner,
+    RunnerEnded,
+    RunnerPlaced,
+    RunnerStartFailed,
 )
-from mataserver.engines.ray_cluster import SeatLost, join
-from mataserver.processes.spawned import Parent
+from mataserver.engines.ray_cluster import RunnerLostError, join
+from mataserver.processes.child_main import Parent
 
 if TYPE_CHECKING:
-    from mataserver.engines.placing import Told
+    from mataserver.engines.broker_messages import BrokerEvent
     from mataserver.engines.ray_cluster import RayActor, RayCluster
 
 
 class Broker:
-    """Places seats on behalf of one server."""
+    """Places runners on behalf of one server."""
 
     def __init__(self, parent: Parent, cluster: RayCluster) -> None:
         self._parent = parent
@@ -50,22 +50,22 @@ class Broker:
     async def run(self) -> None:
         """Serve the server's requests until it closes the pipe."""
         loop = asyncio.get_running_loop()
-        over = asyncio.Event()
+        is_over = asyncio.Event()
 
         def listen() -> None:
-            for message in self._parent.messages(Asked):
-                loop.call_soon_threadsafe(self._asked, message)
-            loop.call_soon_threadsafe(over.set)
+            for message in self._parent.messages(BrokerRequest):
+                loop.call_soon_threadsafe(self._on_request, message)
+            loop.call_soon_threadsafe(is_over.set)
 
         threading.Thread(target=listen, name="listener", daemon=True).start()
-        await over.wait()
+        await is_over.wait()
         for actor in self._actors.values():
             actor.kill()
 
-    def _asked(self, message: Asked) -> None:
-        if isinstance(message, PlaceSeat):
+    def _on_request(self, message: BrokerRequest) -> None:
+        if isinstance(message, PlaceRunner):
             self._spawn(self._place(message))
-        elif isinstance(message, Kill):
+        elif isinstance(message, KillRunner):
             actor = self._actors.get(message.token)
             if actor is not None:
                 actor.kill()
@@ -78,32 +78,34 @@ class Broker:
         task.add_done_callback(self._tasks.discard)
 
     async def _list(self) -> None:
-        self._say(Nodes(await asyncio.to_thread(self._cluster.nodes)))
+        self._send(NodeList(await asyncio.to_thread(self._cluster.nodes)))
 
-    async def _place(self, place: PlaceSeat) -> None:
-        """Place a seat, and supervise it until it ends."""
+    async def _place(self, place: PlaceRunner) -> None:
+        """Place a runner, and supervise it until it ends."""
         token, placed = place.token, False
         actor = self._actors[token] = self._cluster.place(place)
         try:
-            async with asyncio.timeout(place.room):
-                node, versions = await actor.where()
+            async with asyncio.timeout(place.placement_timeout):
+                node, versions = await actor.locate()
             secret = bytes.fromhex(place.secret)
             host, port, found = await actor.listen(
-                node.host, secret, place.goods, place.environment
+                node.host, secret, place.manifests, place.environment
             )
-            self._say(Placed(token, host, port, node, versions, found))
+            self._send(RunnerPlaced(token, host, port, node, versions, found))
             placed = True
-            await actor.stay()
-            self._say(SeatEnded(token, "it was closed"))
+            await actor.wait_closed()
+            self._send(RunnerEnded(token, "it was closed"))
         except TimeoutError:
-            self._say(NoNode(token))
-        except SeatLost as error:
-            self._say(SeatEnded(token, str(error)) if placed else Broken(token, str(error)))
+            self._send(NoNodeAvailable(token))
+        except RunnerLostError as error:
+            self._send(
+                RunnerEnded(token, str(error)) if placed else RunnerStartFailed(token, str(error))
+            )
         finally:
             del self._actors[token]
             actor.kill()
 
-    def _say(self, message: Told) -> None:
+    def _send(self, message: BrokerEvent) -> None:
         with contextlib.suppress(BrokenPipeError):  # the server has exited; this process follows
             self._parent.send(message)
 
@@ -120,9 +122,9 @@ def main() -> None:
             JoinRefused(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
         )
         os._exit(1)
-    # Ray's own handlers would end this process, and every seat, during the server's drain.
+    # Ray's own handlers would end this process, and every runner, during the server's drain.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    parent.send(cluster.joined())
+    parent.send(cluster.joined_message())
     asyncio.run(Broker(parent, cluster).run())
     os._exit(0)

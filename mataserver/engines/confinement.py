@@ -20,13 +20,13 @@ from mataserver.sources.cache import cache_directory
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_KEYS = (
+_CREDENTIAL_PATHS = (
     *("~/.ssh", "~/.aws", "~/.azure", "~/.config/gcloud", "~/.docker", "~/.gnupg", "~/.kube"),
     *("~/.git-credentials", "~/.netrc", "~/.pypirc"),
     *("~/.cache/huggingface/token", "~/.cache/huggingface/stored_tokens"),
 )
-_HUB_KEYS = ("token", "stored_tokens")
-_NAMED = (
+_HUB_TOKENS = ("token", "stored_tokens")
+_CREDENTIAL_VARIABLES = (
     *(
         "HF_TOKEN_PATH",
         "HF_STORED_TOKENS_PATH",
@@ -39,7 +39,7 @@ _NAMED = (
     "GOOGLE_APPLICATION_CREDENTIALS",
 )
 """Environment variables that locate other programs' credentials."""
-_DATABASES = (".db", ".db-shm", ".db-wal", ".lock")
+_DATABASE_SUFFIXES = (".db", ".db-shm", ".db-wal", ".lock")
 CACHES = (
     *("CUDA_CACHE_PATH", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"),
     *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
@@ -47,7 +47,7 @@ CACHES = (
 """Environment variables that name cache directories: setting one grants write access to it."""
 
 
-def rules(
+def file_rules(
     data_dir: Path,
     plugins: Iterable[str],
     models: Iterable[Path],
@@ -59,56 +59,56 @@ def rules(
     ``shared`` is the directory that front-ends share, if it lies outside the data directory.
     """
     values = os.environ if environment is None else environment
-    changes = [data_dir / name for name in plugins]
-    changes += [Path(values[name]).expanduser() for name in CACHES if values.get(name)]
+    writable = [data_dir / name for name in plugins]
+    writable += [Path(values[name]).expanduser() for name in CACHES if values.get(name)]
     own = [data_dir, *((shared,) if shared is not None else ())]
-    hidden = [*_own(data_dir), *_shared(shared), *_elsewhere(values)]
-    reads = {_around(path.resolve(), own) for path in models}
-    reads |= {cache_directory(values), *changes}
+    hidden = [*_private_paths(data_dir), *_shared_secrets(shared), *_credential_paths(values)]
+    readable = {_readable_path(path.resolve(), own) for path in models}
+    readable |= {cache_directory(values), *writable}
     return Confinement(
         tuple(str(path) for path in hidden),
-        tuple(sorted(map(str, reads))),
-        tuple(map(str, changes)),
+        tuple(sorted(map(str, readable))),
+        tuple(map(str, writable)),
     )
 
 
-def _own(data_dir: Path) -> Iterator[Path]:
+def _private_paths(data_dir: Path) -> Iterator[Path]:
     """Yield the paths hidden in ``data_dir``: keys, databases, other plugins' directories.
 
     Dot-directories stay visible: they are caches, if ``data_dir`` is the server's home.
     """
     yield data_dir / FILE
     for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
-        if path.name.endswith(_DATABASES) or (path.is_dir() and path.name[0] != "."):
+        if path.name.endswith(_DATABASE_SUFFIXES) or (path.is_dir() and path.name[0] != "."):
             yield path
 
 
-def _shared(shared: Path | None) -> Iterator[Path]:
+def _shared_secrets(shared: Path | None) -> Iterator[Path]:
     """Yield the front-ends' shared paths that no model may see: the key and the trust records."""
     if shared is not None:
         yield from (shared / FILE, shared / FRONTENDS)
 
 
-def _elsewhere(values: Mapping[str, str]) -> Iterator[Path]:
+def _credential_paths(values: Mapping[str, str]) -> Iterator[Path]:
     """Yield the configuration, which may hold keys, and credentials of other programs."""
     for name in (values.get(f"{PREFIX}CONFIG"), DEFAULT_FILE, ".env"):
         if name:
             yield Path(name).expanduser().absolute()
-    for name in _KEYS:
+    for name in _CREDENTIAL_PATHS:
         yield Path(name).expanduser()
-    for name in _NAMED:
+    for name in _CREDENTIAL_VARIABLES:
         for path in filter(None, values.get(name, "").split(os.pathsep)):
             yield Path(path).expanduser()
     for variable, folder in (("HF_HOME", "."), ("XDG_CACHE_HOME", "huggingface")):
         if values.get(variable):
             home = Path(values[variable]).expanduser() / folder
-            yield from (home / name for name in _HUB_KEYS)
+            yield from (home / name for name in _HUB_TOKENS)
     if values.get("XDG_CONFIG_HOME"):
         home = Path(values["XDG_CONFIG_HOME"]).expanduser()
         yield from (home / "gcloud", home / "git" / "credentials")
 
 
-def _around(path: Path, own: Sequence[Path]) -> Path:
+def _readable_path(path: Path, own: Sequence[Path]) -> Path:
     """Return what a model reads: its directory, or the one around a single file."""
     ours = {each for folder in own for each in (folder, *folder.parents)}
     alone = path.is_dir() or path.parent in ours

@@ -32,15 +32,15 @@ class _Embedding(Struct):
     embedding: bytes
 
 
-class _Brought(Struct):
+class _CustomResult(Struct):
     """Wire form of the result of a plugin's own task."""
 
     output: msgspec.Raw
 
 
-_AS_SENT: dict[Any, Any] = {DepthResult: _Depth, EmbedResult: _Embedding}
+_WIRE_TYPES: dict[Any, Any] = {DepthResult: _Depth, EmbedResult: _Embedding}
 _DECODERS = {
-    task: msgspec.msgpack.Decoder(_AS_SENT.get(kind, kind))
+    task: msgspec.msgpack.Decoder(_WIRE_TYPES.get(kind, kind))
     for kind in RESULT_TYPES
     for task in kind.tasks  # type: ignore[attr-defined]
 }
@@ -54,16 +54,16 @@ def decode_result(body: bytes, task: str, kind: type[Struct] | None = None) -> A
     """
     try:
         if kind is not None:
-            output = msgspec.msgpack.decode(body, type=_Brought).output
+            output = msgspec.msgpack.decode(body, type=_CustomResult).output
             return msgspec.msgpack.decode(output, type=kind)
-        return _with_arrays(_DECODERS[task].decode(body))
+        return _to_arrays(_DECODERS[task].decode(body))
     except (msgspec.MsgspecError, ValueError, OSError, RecursionError):
         raise WorkerDied("The model's worker sent a malformed result") from None
 
 
-def _with_arrays(sent: Any) -> Any:
+def _to_arrays(sent: Any) -> Any:
     if isinstance(sent, SegmentResult):
-        return SegmentResult([_without_png(segment) for segment in sent.segments])
+        return SegmentResult([_decode_mask(segment) for segment in sent.segments])
     if isinstance(sent, (_Depth, _Embedding)):
         import numpy as np
 
@@ -73,7 +73,7 @@ def _with_arrays(sent: Any) -> Any:
     return sent
 
 
-def _without_png(segment: Segment) -> Segment:
+def _decode_mask(segment: Segment) -> Segment:
     if segment.mask is UNSET:
         return segment
     import numpy as np

@@ -27,7 +27,7 @@ def encode_body(result: Result, form: Format, envelope: Envelope) -> Body:
     A depth map's pixels are a piece of their own: in MessagePack, a view of the array's memory.
     """
     if isinstance(result, DepthResult):
-        return _depth(result, form, envelope)
+        return _encode_depth(result, form, envelope)
     encoder = _JSON if form == "json" else _MSGPACK
     if not isinstance(result, RESULT_TYPES):  # a plugin's own task
         return envelope.around(encoder.encode({"output": result}), form)
@@ -36,30 +36,30 @@ def encode_body(result: Result, form: Format, envelope: Envelope) -> Body:
         packed = vector.tolist() if form == "json" else vector.data.cast("B")
         return envelope.around(encoder.encode({"embedding": packed}), form)
     if isinstance(result, SegmentResult):
-        result = SegmentResult([_with_mask(segment, form) for segment in result.segments])
+        result = SegmentResult([_encode_mask(segment, form) for segment in result.segments])
     return envelope.around(encoder.encode(result), form)
 
 
-def _depth(result: DepthResult, form: Format, envelope: Envelope) -> Body:
+def _encode_depth(result: DepthResult, form: Format, envelope: Envelope) -> Body:
     depth = np.ascontiguousarray(result.depth_map, dtype="<f4")
     head, pixels = envelope.opened(form, 2), depth.data.cast("B")
     if form == "json":
         begin = b'%b"depth_shape":%b,"depth_map":' % (head, _JSON.encode(depth.shape))
-        return begin, *_pixels(pixels, form), b"}"
+        return begin, *_encode_pixels(pixels, form), b"}"
     before = map(_MSGPACK.encode, ("depth_shape", depth.shape, "depth_map"))
-    return b"".join((head, *before)), *_pixels(pixels, form)
+    return b"".join((head, *before)), *_encode_pixels(pixels, form)
 
 
-def _with_mask(segment: Segment, form: Format) -> Segment:
+def _encode_mask(segment: Segment, form: Format) -> Segment:
     if segment.mask is UNSET or segment.mask is None:
         return segment
     png = encode_png(segment.mask)
     return msgspec.structs.replace(
-        segment, mask=msgspec.Raw(b"".join(_pixels(memoryview(png), form)))
+        segment, mask=msgspec.Raw(b"".join(_encode_pixels(memoryview(png), form)))
     )
 
 
-def _pixels(data: memoryview, form: Format) -> tuple[bytes | memoryview, ...]:
+def _encode_pixels(data: memoryview, form: Format) -> tuple[bytes | memoryview, ...]:
     """Return pixel bytes as pieces of a base64 JSON string, or of a MessagePack ``bin 32``."""
     if form == "msgpack":
         return b"\xc6" + len(data).to_bytes(4, "big"), data

@@ -77,9 +77,9 @@ class ModelHost:
         try:
             self._model = self._load(assignment)
         except Exception as error:
-            told = client_error(error, "The model could not be loaded")
-            told.lasting = is_permanent(error)
-            raise told from error
+            client_failure = client_error(error, "The model could not be loaded")
+            client_failure.lasting = is_permanent(error)
+            raise client_failure from error
         stateful = hasattr(self._model, "session")
         decoders = assignment.decode_threads - 1
         return Facts(stateful, os.getpid(), decoders, self._step_timeout)
@@ -113,7 +113,7 @@ class ModelHost:
         legible = assigned.spec.task == "ocr"
         size = None
         # Reduced decoding depends on the file format; a mid-session change would make state jump.
-        if assigned.scaled_decode and (job.session is None or not self._stateful):
+        if assigned.scaled_decode and (job.session is None or not self._is_stateful):
             size = scaling.input_size(self._model, assigned.spec.task)
         return media.reduced(job.image, assigned.max_pixels, size, assigned.alpha, legible=legible)
 
@@ -128,7 +128,7 @@ class ModelHost:
         for item in batch:
             if item.failure is not None:
                 answers[id(item)] = (item.failure, 0.0, False)
-            elif item.job.session is not None and self._stateful:
+            elif item.job.session is not None and self._is_stateful:
                 answers[id(item)] = self._advance_session(item)
             else:
                 plain.append(item)
@@ -226,7 +226,7 @@ class ModelHost:
         return model
 
     @property
-    def _stateful(self) -> bool:
+    def _is_stateful(self) -> bool:
         return hasattr(self._model, "session")
 
     def _is_raw(self, item: Decoded) -> bool:
@@ -267,8 +267,8 @@ def _ms(begun: float) -> float:
 def _check_model(model: object, name: str) -> None:
     """Raise ``MataError`` for what a plugin's ``load`` returned if it has no ``predict``."""
     if not callable(getattr(model, "predict", None)):
-        said = f"load returned a {type(model).__name__}, which has no method predict"
-        raise MataError(f"The model could not be loaded: {name}: {said}")
+        reason = f"load returned a {type(model).__name__}, which has no method predict"
+        raise MataError(f"The model could not be loaded: {name}: {reason}")
 
 
 def _check_count(given: object, count: int) -> list[Any]:

@@ -19,10 +19,10 @@ log = logging.getLogger("mataserver.process")
 class Lifetime:
     """The lifecycle of one worker.
 
-    ended:    it is over.
-    stopping: the server requested its end, which is therefore no death.
-    excused:  the model is not to blame for its death.
-    parting:  the error for pending requests, if not one built from ``reason``.
+    has_ended:          it is over.
+    is_stopping:        the server requested its end, which is therefore no death.
+    has_external_cause: the cause of its end is not the model.
+    pending_error:      the error for pending requests, if not one built from ``reason``.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,8 +32,8 @@ class Lifetime:
         self._on_end: list[Callable[[], None]] = []
         # Plain attributes, not properties: every request checks several times that its worker
         # lives.
-        self.ended = False
-        self.stopping = False
+        self.has_ended = False
+        self.is_stopping = False
         self.has_external_cause = False
         self.pending_error: MataError | None = None
         self.reason = "the worker process ended"
@@ -53,7 +53,7 @@ class Lifetime:
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call ``callback()`` when the worker has ended, for whatever reason."""
-        if self.ended:
+        if self.has_ended:
             callback()
         else:
             self._on_end.append(callback)
@@ -64,12 +64,12 @@ class Lifetime:
 
     def end(self) -> None:
         """Mark the worker as ended, and wake ``wait``."""
-        self.ended = True
+        self.has_ended = True
         self._end.set_result(None)
 
     def run_callbacks(self) -> None:
         """Run the callbacks; log a death as an error only if the model is to blame."""
-        if not self.stopping:
+        if not self.is_stopping:
             death = Death(self.reason, is_model_fault=not self.has_external_cause)
             level = logging.ERROR if death.is_model_fault else logging.WARNING
             log.log(level, "worker of %s died: %s", self._name, death.reason)

@@ -28,13 +28,13 @@ def private_bytes(pid: int) -> int:
                 if line.startswith(("Private_Clean", "Private_Dirty")):
                     total += int(line.split()[1]) * _KB
     except PermissionError:
-        return _unshared(pid)
+        return _estimate_private_bytes(pid)
     except (OSError, ValueError):
         return 0
     return total
 
 
-def _unshared(pid: int) -> int:
+def _estimate_private_bytes(pid: int) -> int:
     """Return the world-readable estimate: resident anonymous and shared-segment memory."""
     total = 0
     with contextlib.suppress(OSError, ValueError):
@@ -47,7 +47,7 @@ def _unshared(pid: int) -> int:
 def process_tree(pid: int) -> list[int]:
     """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
-    for child, parent in kernel.parents():
+    for child, parent in kernel.process_parents():
         children.setdefault(parent, []).append(child)
     found = [pid]
     for each in found:
@@ -67,7 +67,7 @@ def keep_freed_memory(block_mb: int = 32, total_mb: int = 64) -> None:
         mallopt(_M_TRIM_THRESHOLD, total_mb * _MB)
 
 
-def give_freed_memory_back() -> None:
+def release_freed_memory() -> None:
     """Return retained free memory to the kernel. No-op with another C library."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -105,7 +105,7 @@ class MemoryProbe:
 
     def __init__(self) -> None:
         self._nvml: Any = None
-        self._asked = False
+        self._is_initialized = False
 
     def ram_total(self) -> int:
         """Return the RAM this process may use, in bytes."""
@@ -117,7 +117,7 @@ class MemoryProbe:
 
     def gpus(self) -> list[Gpu]:
         """Return the CUDA GPUs; empty without NVML or a driver."""
-        nvml = self._library()
+        nvml = self._load_nvml()
         if nvml is None:
             return []
         found = []
@@ -129,7 +129,7 @@ class MemoryProbe:
 
     def vram_of(self, pid: int) -> int:
         """Return the GPU memory that ``pid`` holds on all GPUs, in bytes; 0 when unknown."""
-        nvml = self._library()
+        nvml = self._load_nvml()
         if nvml is None:
             return 0
         used = 0
@@ -141,9 +141,9 @@ class MemoryProbe:
                         used += int(process.usedGpuMemory)
         return used
 
-    def _library(self) -> Any:
-        if not self._asked:
-            self._asked = True
+    def _load_nvml(self) -> Any:
+        if not self._is_initialized:
+            self._is_initialized = True
             import pynvml
 
             with contextlib.suppress(pynvml.NVMLError):

@@ -72,4 +72,6 @@ class MethodCalls:
     def _value(self, reply: Reply, packed: payload.Packed) -> Any:
         if not isinstance(reply.message, wire.ValueReturned):
             raise WorkerDied(MALFORMED)
-        return payload.unpack(reply.parts, plain_classes.of_package(self.package, packed.classes))
+        return payload.unpack(
+            reply.parts, plain_classes.package_resolver(self.package, packed.classes)
+        )

@@ -18,28 +18,33 @@ import msgspec
 from msgspec import UNSET
 
 from mataserver.engines import wire
-from mataserver.engines.plain_classes import Unsendable, built, hints, unsendable
+from mataserver.engines.plain_classes import (
+    NotSerializableError,
+    build,
+    field_types,
+    not_serializable,
+)
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Find = Callable[[str], type[Any]]
+    ClassResolver = Callable[[str], type[Any]]
 
 _TUPLE, _SET, _ARRAY, _BYTES, _OBJECT = range(1, 6)
-_SCALARS = frozenset({type(None), bool, int, float, str})
-_KEYS = frozenset({bool, int, float, str})
-_NUMBERS = "biufc"
+_SCALAR_TYPES = frozenset({type(None), bool, int, float, str})
+_KEY_TYPES = frozenset({bool, int, float, str})
+_NUMBER_KINDS = "biufc"
 """Array dtype kinds that can be sent: numbers and booleans; others hold Python objects."""
-_LONGEST_TYPE = 8
+_MAX_DTYPE_LENGTH = 8
 """Maximum length of a dtype string: numpy also parses lists of dtypes, in unbounded time."""
-MOST_HELD, MOST_BESIDE = 1 << 22, 1 << 26
+MAX_CONTAINERS, MAX_BODY_BYTES = 1 << 22, 1 << 26
 """Limits of a value: lists and dicts in it, and bytes outside its arrays and large bytes.
 
 A byte of MessagePack can become 72 Python objects, and decoding blocks the reader. Text is exempt
 from the first limit: it does not expand.
 """
-_HOLDING = bytes(range(0x80, 0xA0))
+_CONTAINER_PREFIXES = bytes(range(0x80, 0xA0))
 """First bytes of short lists and dicts. They may occur in other data too: an upper bound."""
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -54,45 +59,47 @@ class Packed(typing.NamedTuple):
 def pack(value: object) -> Packed:
     """Serialize a value: MessagePack first, then the separate memory parts.
 
-    Raises ``Unsendable`` for unsupported values.
+    Raises ``NotSerializableError`` for unsupported values.
     """
     packer = _Packer()
     try:
-        body = _ENCODER.encode(packer.plain(value))
+        body = _ENCODER.encode(packer.to_plain(value))
     except RecursionError:
-        raise Unsendable(
+        raise NotSerializableError(
             "Data that is nested too deeply, or contains itself, cannot be sent"
         ) from None
     except (OverflowError, UnicodeEncodeError) as error:
-        raise Unsendable(f"A number or text cannot be sent: {error}") from None
+        raise NotSerializableError(f"A number or text cannot be sent: {error}") from None
     _check_size(body)
     return Packed([body, *packer.parts], frozenset(packer.classes))
 
 
-def unpack(parts: Sequence[bytes | memoryview], find: Find) -> Any:
-    """Deserialize a value; ``find`` resolves a class name, or raises ``Unsendable``.
+def unpack(parts: Sequence[bytes | memoryview], resolve: ClassResolver) -> Any:
+    """Deserialize a value; ``resolve`` resolves a class name, or raises ``NotSerializableError``.
 
-    Arrays are views of their part's memory, and read-only where it is. Raises ``Unsendable`` for
+    Arrays are views of their part's memory, and read-only where it is. Raises ``NotSerializableError`` for
     malformed data.
     """
-    reader = _Reader(parts, find)
+    reader = _Reader(parts, resolve)
     _check_size(parts[0])
     try:
         return reader.value(parts[0])
     except MataError:
         raise
     except Exception as error:  # the data is untrusted and may cause any error
-        raise Unsendable(
+        raise NotSerializableError(
             f"The data that was sent cannot be read: {type(error).__name__}"
         ) from error
 
 
 def _check_size(body: bytes | memoryview) -> None:
-    if len(body) <= MOST_HELD:
+    if len(body) <= MAX_CONTAINERS:
         return
-    held = len(body) - len(bytes(body).translate(None, _HOLDING))
-    if len(body) > MOST_BESIDE or held > MOST_HELD:
-        raise Unsendable("The data beside its arrays and large bytes is too large to be sent")
+    held = len(body) - len(bytes(body).translate(None, _CONTAINER_PREFIXES))
+    if len(body) > MAX_BODY_BYTES or held > MAX_CONTAINERS:
+        raise NotSerializableError(
+            "The data beside its arrays and large bytes is too large to be sent"
+        )
 
 
 class _Packer:
@@ -101,7 +108,7 @@ class _Packer:
     def __init__(self) -> None:
         self.parts: list[bytes | memoryview] = []
         self.classes: set[str] = set()
-        self._makers: dict[type, Callable[[Any], Any]] = {
+        self._converters: dict[type, Callable[[Any], Any]] = {
             list: self._list,
             tuple: self._tuple,
             dict: self._mapping,
@@ -110,18 +117,18 @@ class _Packer:
             **dict.fromkeys((bytes, bytearray, memoryview), self._bytes),
         }
 
-    def plain(self, value: Any) -> Any:
+    def to_plain(self, value: Any) -> Any:
         """Return a value that msgspec encodes without a hook."""
         kind = type(value)
-        if kind in _SCALARS:
+        if kind in _SCALAR_TYPES:
             return value
-        make = self._makers.get(kind)
-        return self._rare(kind, value) if make is None else make(value)
+        convert = self._converters.get(kind)
+        return self._convert_object(kind, value) if convert is None else convert(value)
 
     def _list(self, value: list[Any] | tuple[Any, ...]) -> Sequence[Any]:
-        if _SCALARS.issuperset(map(type, value)):
+        if _SCALAR_TYPES.issuperset(map(type, value)):
             return value
-        return [self.plain(each) for each in value]
+        return [self.to_plain(each) for each in value]
 
     def _tuple(self, value: tuple[Any, ...]) -> msgspec.msgpack.Ext:
         return self._extension(_TUPLE, self._list(value))
@@ -131,9 +138,9 @@ class _Packer:
 
     def _mapping(self, value: dict[Any, Any]) -> dict[Any, Any]:
         for key in value:
-            if type(key) not in _KEYS:
-                raise unsendable(type(key), "as the key of a dict")
-        return {key: self.plain(each) for key, each in value.items()}
+            if type(key) not in _KEY_TYPES:
+                raise not_serializable(type(key), "as the key of a dict")
+        return {key: self.to_plain(each) for key, each in value.items()}
 
     def _bytes(self, value: bytes | bytearray | memoryview) -> Any:
         view = memoryview(value)
@@ -144,22 +151,24 @@ class _Packer:
         self.parts.append(memoryview(value).cast("B"))
         return self._extension(_BYTES, len(self.parts))
 
-    def _rare(self, kind: type, value: Any) -> Any:
+    def _convert_object(self, kind: type, value: Any) -> Any:
         """Convert an array, a numpy scalar or an object of a plain class."""
         numpy = sys.modules.get("numpy")  # without an import of numpy there can be no array
         if numpy is not None and isinstance(value, numpy.generic):
-            return self.plain(value.item())
+            return self.to_plain(value.item())
         if numpy is not None and kind is numpy.ndarray:
             return self._array(numpy, value)
         if isinstance(value, enum.Enum):
-            return self._object(kind, self.plain(value.value))
-        fields = {name: getattr(value, name) for name in hints(kind)}
-        given = {name: self.plain(each) for name, each in fields.items() if each is not UNSET}
+            return self._object(kind, self.to_plain(value.value))
+        fields = {name: getattr(value, name) for name in field_types(kind)}
+        given = {name: self.to_plain(each) for name, each in fields.items() if each is not UNSET}
         return self._object(kind, given)
 
     def _array(self, numpy: Any, value: Any) -> msgspec.msgpack.Ext:
-        if value.dtype.kind not in _NUMBERS:
-            raise Unsendable(f"An array of {value.dtype} cannot be sent: only numbers and booleans")
+        if value.dtype.kind not in _NUMBER_KINDS:
+            raise NotSerializableError(
+                f"An array of {value.dtype} cannot be sent: only numbers and booleans"
+            )
         flat = numpy.ascontiguousarray(value).reshape(-1)
         self.parts.append(flat.view(numpy.uint8).data)
         return self._extension(_ARRAY, [value.dtype.str, value.shape, len(self.parts)])
@@ -167,7 +176,7 @@ class _Packer:
     def _object(self, kind: type, content: Any) -> msgspec.msgpack.Ext:
         name = f"{kind.__module__}:{kind.__qualname__}"
         if "<" in name:
-            raise unsendable(kind, "since it is defined inside a function")
+            raise not_serializable(kind, "since it is defined inside a function")
         self.classes.add(name)
         return self._extension(_OBJECT, [name, content])
 
@@ -179,10 +188,10 @@ class _Packer:
 class _Reader:
     """Deserializes one value."""
 
-    def __init__(self, parts: Sequence[bytes | memoryview], find: Find) -> None:
+    def __init__(self, parts: Sequence[bytes | memoryview], resolve: ClassResolver) -> None:
         self._parts = parts
-        self._find = find
-        self._left = set(range(1, len(parts)))
+        self._resolve = resolve
+        self._unread = set(range(1, len(parts)))
         self._decoder = msgspec.msgpack.Decoder(ext_hook=self._extension)
 
     def value(self, data: bytes | memoryview) -> Any:
@@ -201,20 +210,20 @@ class _Reader:
         if code == _SET:
             return frozenset(held) if frozen_or_name else set(held)
         if code == _OBJECT:
-            return built(self._find(frozen_or_name), held)
+            return build(self._resolve(frozen_or_name), held)
         raise ValueError("an unknown extension")
 
     def _array(self, dtype: str, shape: list[int], part: int) -> Any:
         import numpy as np
 
-        if len(dtype) > _LONGEST_TYPE:
+        if len(dtype) > _MAX_DTYPE_LENGTH:
             raise ValueError("no kind of numbers")
         kind = np.dtype(dtype)
-        if kind.kind not in _NUMBERS:
+        if kind.kind not in _NUMBER_KINDS:
             raise ValueError("an array of objects")
         return np.frombuffer(self._part(part), kind).reshape(shape)
 
     def _part(self, number: int) -> bytes | memoryview:
         """Return a part, once: otherwise a few bytes could name many copies of a large one."""
-        self._left.remove(number)
+        self._unread.remove(number)
         return self._parts[number]

@@ -81,8 +81,8 @@ class ProcessEngine:
         """End every zygote, and thereby every child."""
         zygotes, self._zygotes = list(self._zygotes.values()), {}
         for zygote in zygotes:
-            if zygote.linger is not None:
-                zygote.linger.cancel()
+            if zygote.linger_timer is not None:
+                zygote.linger_timer.cancel()
         await asyncio.gather(*(zygote.close() for zygote in zygotes), *self._closing)
 
     def _zygote(self, placement: Placement) -> ZygoteHandle:
@@ -91,17 +91,17 @@ class ProcessEngine:
             zygote = ZygoteHandle(placement, *self._logging, self._inherit)
             zygote.start()
             self._zygotes[placement] = zygote
-        if zygote.linger is not None:
-            zygote.linger.cancel()
-            zygote.linger = None
+        if zygote.linger_timer is not None:
+            zygote.linger_timer.cancel()
+            zygote.linger_timer = None
         return zygote
 
     def _release(self, placement: Placement, zygote: ZygoteHandle) -> None:
         """Schedule the end of a zygote without children, to free its memory."""
-        if zygote.linger is not None:
-            zygote.linger.cancel()
+        if zygote.linger_timer is not None:
+            zygote.linger_timer.cancel()
         loop = asyncio.get_running_loop()
-        zygote.linger = loop.call_later(self._linger, self._retire, placement, zygote)
+        zygote.linger_timer = loop.call_later(self._linger, self._retire, placement, zygote)
 
     def _retire(self, placement: Placement, zygote: ZygoteHandle) -> None:
         if not zygote.idle:  # a child that just ended may not be reaped yet

@@ -14,27 +14,27 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mataserver.config.needs import Needs
+from mataserver.engines.broker_messages import PlaceRunner
 from mataserver.engines.cluster import BROKER, Cluster
-from mataserver.engines.errand import begin
-from mataserver.engines.placing import PlaceSeat
-from mataserver.engines.program import Launch
-from mataserver.engines.pulse import NodeWatch
+from mataserver.engines.file_transfer import ManifestCache, relocate, send_missing_files
+from mataserver.engines.heartbeat import NodeMonitors
+from mataserver.engines.node_runner import SECRET_BYTES, WORKER
+from mataserver.engines.program_relay import LaunchRequest
 from mataserver.engines.ray_worker import RayWorker
-from mataserver.engines.releases import compare, modules_of
-from mataserver.engines.seat import SECRET_BYTES, WORK
-from mataserver.engines.shipping import Shipping, deliver, relocated
+from mataserver.engines.remote_program import start_program
+from mataserver.engines.versions import check_versions, model_modules
 from mataserver.engines.worker_errors import NodeDied
 from mataserver.errors import OutOfMemory, Unavailable
-from mataserver.processes.child import named
+from mataserver.processes.child import target_command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from mataserver.engines.errand import ErrandChild
-    from mataserver.engines.placing import Node, Placed
-    from mataserver.engines.pulse import Pulse
-    from mataserver.engines.store import Goods
+    from mataserver.engines.broker_messages import Node, RunnerPlaced
+    from mataserver.engines.file_store import FileManifest
+    from mataserver.engines.heartbeat import NodeMonitor
+    from mataserver.engines.remote_program import RemoteChild
     from mataserver.engines.work import Assignment, Placement
     from mataserver.processes.child import Child
 
@@ -60,9 +60,9 @@ class RayEngine:
     ) -> None:
         self.cluster = Cluster(address, silence, broker)
         self._room = room
-        self._watch = NodeWatch(silence)
+        self._monitors = NodeMonitors(silence)
         self._workers: set[RayWorker] = set()
-        self._shipping = Shipping()
+        self._manifests = ManifestCache()
 
     def open(self) -> None:
         """Start connecting to the cluster."""
@@ -71,8 +71,8 @@ class RayEngine:
     @property
     def waiting(self) -> dict[str, str]:
         """What the engine is not ready for: ``{}``, or the cluster and why it is unavailable."""
-        away = self.cluster.away
-        return {} if away is None else {"ray": away}
+        reason = self.cluster.unavailable_reason
+        return {} if reason is None else {"ray": reason}
 
     @property
     def workers(self) -> frozenset[RayWorker]:
@@ -100,7 +100,7 @@ class RayEngine:
 
     async def close(self) -> None:
         """Leave the cluster; remaining workers end."""
-        self._watch.stop()
+        self._monitors.stop()
         await self.cluster.close()
 
     @contextlib.asynccontextmanager
@@ -121,20 +121,24 @@ class RayEngine:
         It ends with its node, with the broker and with this process, and is not restarted. Raises
         ``Unavailable`` without a cluster, and ``OutOfMemory`` if no node has room.
         """
-        what = named(target)
+        command = target_command(target)
         token, secret = self.cluster.token(), secrets.token_bytes(SECRET_BYTES)
-        place = self._place(token, needs or Needs(), "auto", {}, secret, [])
-        placed = await self._placed(place, lambda _how: None)
+        place = self._build_request(token, needs or Needs(), "auto", {}, secret, [])
+        placed = await self._place_runner(place, lambda _reason: None)
         try:
-            compare(placed.node.name, placed.versions, what[1:2] * (what[0] != "program"))
-            given = Launch([*what, *arguments], dict(environment or {}), nice, threads)
-            child = await self._begin(placed, secret, given, log)
-            watched = self._watch.pulse(placed.node)
-            watched.add(child)
+            check_versions(
+                placed.node.name,
+                placed.versions,
+                command[1:2] * (command[0] != "program"),
+            )
+            given = LaunchRequest([*command, *arguments], dict(environment or {}), nice, threads)
+            child = await self._start_program(placed, secret, given, log)
+            monitor = self._monitors.monitor(placed.node)
+            monitor.add(child)
             try:
                 yield child
             finally:
-                watched.discard(child)
+                monitor.discard(child)
                 ending = asyncio.ensure_future(child.end(grace))
                 try:
                     await asyncio.shield(ending)
@@ -144,54 +148,54 @@ class RayEngine:
         finally:
             self.cluster.kill(token)
 
-    async def _begin(
-        self, placed: Placed, secret: bytes, program: Launch, output: Path | None
-    ) -> ErrandChild:
+    async def _start_program(
+        self, placed: RunnerPlaced, secret: bytes, program: LaunchRequest, output: Path | None
+    ) -> RemoteChild:
         try:
-            return await begin(placed.host, placed.port, secret, program, output)
+            return await start_program(placed.host, placed.port, secret, program, output)
         except OSError:
-            log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - told as it is
+            log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - no traceback to show
             raise Unavailable("The node cannot be reached", retry_after=1) from None
 
     async def _start(self, assignment: Assignment, placement: Placement) -> RayWorker:
         name, token = assignment.spec.name, self.cluster.token()
         secret = secrets.token_bytes(SECRET_BYTES)
-        goods = await self._shipping.goods(assignment)
-        place = self._place(
+        manifests = await self._manifests.manifests(assignment)
+        place = self._build_request(
             token,
             assignment.needs or Needs(),
             assignment.context.device,
             dict(placement.environment),
             secret,
-            goods,
+            manifests,
         )
         workers: list[RayWorker] = []
 
-        def ended(how: str) -> None:
+        def on_end(reason: str) -> None:
             for worker in workers:
-                worker.on_exit(how)
+                worker.on_exit(reason)
 
-        placed = await self._placed(place, ended)
+        placed = await self._place_runner(place, on_end)
         try:
-            compare(placed.node.name, placed.versions, modules_of(assignment))
-            paths = await deliver(name, goods, placed, secret)
-            watched, epoch = self._watch.pulse(placed.node), self.cluster.epoch
+            check_versions(placed.node.name, placed.versions, model_modules(assignment))
+            paths = await send_missing_files(name, manifests, placed, secret)
+            monitor, epoch = self._monitors.monitor(placed.node), self.cluster.epoch
             worker = RayWorker(
                 name,
                 assignment.infer_timeout,
                 assignment.decode_timeout,
                 placed.node,
-                lambda: self._is_lost(placed.node, watched, epoch),
+                lambda: self._is_lost(placed.node, monitor, epoch),
             )
             workers.append(worker)
             await _connect(worker, placed, secret)
         except BaseException:
             self.cluster.kill(token)
             raise
-        watched.add(worker)
-        worker.on_end(lambda: watched.discard(worker))
+        monitor.add(worker)
+        worker.on_end(lambda: monitor.discard(worker))
         try:
-            there = relocated(assignment, iter(paths))
+            there = relocate(assignment, iter(paths))
             await worker.load(there, lambda: self.cluster.kill(token))
         except BaseException:
             worker.abandon()
@@ -201,16 +205,16 @@ class RayEngine:
         log.info("%s is on the node %s", name, placed.node.name)
         return worker
 
-    def _place(
+    def _build_request(
         self,
         token: int,
         needs: Needs,
         device: str,
         environment: Mapping[str, str],
         secret: bytes,
-        goods: list[Goods],
-    ) -> PlaceSeat:
-        return PlaceSeat(
+        manifests: list[FileManifest],
+    ) -> PlaceRunner:
+        return PlaceRunner(
             token,
             self._room,
             needs.cpu,
@@ -218,38 +222,40 @@ class RayEngine:
             int(needs.memory_mb * 1e6),
             dict(needs.labels),
             {"OPENBLAS_NUM_THREADS": "1", **environment},
-            self._watch.avoided(),
+            self._monitors.avoided(),
             secret.hex(),
-            goods,
+            manifests,
         )
 
-    async def _placed(self, place: PlaceSeat, ended: Callable[[str], None]) -> Placed:
+    async def _place_runner(
+        self, place: PlaceRunner, on_end: Callable[[str], None]
+    ) -> RunnerPlaced:
         try:
-            return await self.cluster.place(place, ended)
+            return await self.cluster.place(place, on_end)
         except OutOfMemory:
-            wanted = ", ".join(_wants(place))
+            wanted = ", ".join(_describe_needs(place))
             raise OutOfMemory(f"No node of the Ray cluster has room for {wanted}") from None
 
-    async def _is_lost(self, node: Node, watched: Pulse, epoch: int) -> bool:
+    async def _is_lost(self, node: Node, monitor: NodeMonitor, epoch: int) -> bool:
         """Return whether a worker was lost with its node, or with the broker that placed it."""
-        if self.cluster.epoch == epoch and await watched.is_lost():
-            self._watch.avoid(node)
+        if self.cluster.epoch == epoch and await monitor.is_lost():
+            self._monitors.avoid(node)
             return True
         return self.cluster.epoch != epoch
 
 
-async def _connect(worker: RayWorker, placed: Placed, secret: bytes) -> None:
+async def _connect(worker: RayWorker, placed: RunnerPlaced, secret: bytes) -> None:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             transport, _ = await loop.create_connection(lambda: worker, placed.host, placed.port)
     except (OSError, TimeoutError):
-        log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - told as it is
+        log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - no traceback to show
         raise Unavailable("The node of the model cannot be reached", retry_after=1) from None
-    transport.write(secret + WORK)
+    transport.write(secret + WORKER)
 
 
-def _wants(place: PlaceSeat) -> Iterator[str]:
+def _describe_needs(place: PlaceRunner) -> Iterator[str]:
     """Yield the resources of a request as text."""
     yield f"{place.cpu:g} CPU"
     if place.gpu:

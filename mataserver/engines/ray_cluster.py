@@ -10,87 +10,91 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.placing import Joined, Node
-from mataserver.engines.seat import Seat
+from mataserver.engines.broker_messages import JoinedCluster, Node
+from mataserver.engines.node_runner import NodeRunner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
 
-    from mataserver.engines.placing import PlaceSeat
-    from mataserver.engines.store import Goods
+    from mataserver.engines.broker_messages import PlaceRunner
+    from mataserver.engines.file_store import FileManifest
 
 CONTROL = "control"
-REACH_SECONDS = 3.0
+HEAD_CONNECT_SECONDS = 3.0
 """Timeout in seconds for a connection to the head."""
-UNWANTED = (
+REACHABLE_HEAD_HINT = (
     "; its head answers: if the cluster asks for a token, the server needs it too, "
     "by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
 )
 """Hint added to Ray's error, which does not mention it."""
 
 
-class SeatLost(Exception):
-    """A seat ended, or failed to start; the text says how."""
+class RunnerLostError(Exception):
+    """A runner ended, or failed to start; the text says how."""
 
 
-class NodeSeat(Seat):
-    """A seat that knows the Ray id of its node."""
+class RayNodeRunner(NodeRunner):
+    """A runner that knows the Ray id of its node."""
 
-    def where(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """Return the versions of the software here, and the node's id."""
         import ray
 
-        return {**super().where(), "node": ray.get_runtime_context().get_node_id()}
+        return {**super().describe(), "node": ray.get_runtime_context().get_node_id()}
 
 
 class RayActor:
-    """A seat implemented as a Ray actor."""
+    """A runner implemented as a Ray actor."""
 
     def __init__(self, handle: Any, cluster: RayCluster) -> None:
         self._handle = handle
         self._cluster = cluster
 
-    async def where(self) -> tuple[Node, dict[str, str]]:
+    async def locate(self) -> tuple[Node, dict[str, str]]:
         """Wait for its placement; return its node, and the software versions there."""
-        told = await _answer(self._handle.where.remote())
-        node_id = told.pop("node")
+        described = await _await_result(self._handle.describe.remote())
+        node_id = described.pop("node")
         nodes = await asyncio.to_thread(self._cluster.nodes)
         for node in nodes:
             if node.id == node_id:
-                return node, told
-        raise SeatLost("its node ended")
+                return node, described
+        raise RunnerLostError("its node ended")
 
     async def listen(
-        self, address: str, secret: bytes, goods: Sequence[Goods], environment: Mapping[str, str]
+        self,
+        address: str,
+        secret: bytes,
+        manifests: Sequence[FileManifest],
+        environment: Mapping[str, str],
     ) -> tuple[str, int, list[str]]:
-        """Make the seat listen; see ``Seat.listen``."""
-        given = msgspec.to_builtins(list(goods))
-        host, port, found = await _answer(
-            self._handle.listen.remote(address, secret, given, dict(environment))
+        """Make the runner listen; see ``NodeRunner.listen``."""
+        plain = msgspec.to_builtins(list(manifests))
+        host, port, found = await _await_result(
+            self._handle.listen.remote(address, secret, plain, dict(environment))
         )
         return host, port, found
 
-    async def stay(self) -> None:
-        """Wait until the seat is closed."""
-        await _answer(self._handle.stay.options(concurrency_group=CONTROL).remote())
+    async def wait_closed(self) -> None:
+        """Wait until the runner is closed."""
+        await _await_result(self._handle.wait_closed.options(concurrency_group=CONTROL).remote())
 
     def kill(self) -> None:
-        """Kill the seat, if it is still running."""
+        """Kill the runner, if it is still running."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(self._handle, no_restart=True)
 
 
-async def _answer(reference: Awaitable[Any]) -> Any:
-    """Await an actor's result. Raises ``SeatLost``."""
+async def _await_result(reference: Awaitable[Any]) -> Any:
+    """Await an actor's result. Raises ``RunnerLostError``."""
     import ray
 
     try:
         return await reference
     except ray.exceptions.RayError as error:
         first = str(error).strip().partition("\n")[0]
-        raise SeatLost(f"{type(error).__name__}: {first}") from None
+        raise RunnerLostError(f"{type(error).__name__}: {first}") from None
 
 
 class RayCluster:
@@ -100,33 +104,33 @@ class RayCluster:
         import ray
 
         # The server restarts workers itself, with back-off; Ray must not retry in addition.
-        self._seat = ray.remote(
+        self._runner_type = ray.remote(
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=2,
             concurrency_groups={CONTROL: 2},
             scheduling_strategy="SPREAD",
-        )(NodeSeat)
+        )(RayNodeRunner)
 
-    def joined(self) -> Joined:
+    def joined_message(self) -> JoinedCluster:
         """Return the address of the cluster's head."""
         import ray
 
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-        return Joined(host.strip("[]"), int(port), ray.__version__)
+        return JoinedCluster(host.strip("[]"), int(port), ray.__version__)
 
-    def place(self, place: PlaceSeat) -> RayActor:
-        """Request a seat: Ray starts it where there is room, on avoided nodes as a last resort.
+    def place(self, place: PlaceRunner) -> RayActor:
+        """Request a runner: Ray starts it where there is room, on avoided nodes as a last resort.
 
-        It requests no environment variables: they would make Ray start a new process, while a seat
-        without them takes an idle one at once.
+        It requests no environment variables: with them Ray starts a new process, without them it
+        uses an idle one.
         """
         labels: dict[str, str] = dict(place.labels)
         options: dict[str, Any] = {"label_selector": labels}
         if place.avoid:
             others = {**labels, "ray.io/node-id": f"!in({', '.join(place.avoid)})"}
             options = {"label_selector": others, "fallback_strategy": [{"label_selector": labels}]}
-        handle = self._seat.options(
+        handle = self._runner_type.options(
             num_cpus=place.cpu,
             num_gpus=place.gpu,
             memory=place.memory or None,
@@ -145,28 +149,29 @@ class RayCluster:
                 each["NodeManagerHostname"],
                 each["NodeManagerAddress"],
                 each["NodeManagerPort"],
-                _counted(each["Resources"]),
-                _counted(free.get(each["NodeID"], {})),
+                _known_resources(each["Resources"]),
+                _known_resources(free.get(each["NodeID"], {})),
             )
             for each in ray.nodes()
             if each["Alive"]
         ]
 
 
-def _counted(resources: dict[str, float]) -> dict[str, float]:
+def _known_resources(resources: dict[str, float]) -> dict[str, float]:
     return {name: resources[name] for name in ("CPU", "GPU", "memory") if name in resources}
 
 
 def _check_head(address: str) -> bool:
     """Return whether the head accepts connections: Ray itself would retry for a minute.
 
-    Raises ``OSError``. Returns False for "auto", which only Ray can resolve, and does so at once.
+    Raises ``OSError``. Returns False for "auto", which only Ray can resolve, and resolves without
+    delay.
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), HEAD_CONNECT_SECONDS).close()
         return True
     return False
 
@@ -175,7 +180,7 @@ def join(address: str) -> RayCluster:
     """Join the cluster at ``address``. Raises ``OSError`` or ``RuntimeError`` if there is none."""
     import ray
 
-    answers = _check_head(address)
+    is_reachable = _check_head(address)
     try:
         ray.init(
             address=address,
@@ -186,5 +191,5 @@ def join(address: str) -> RayCluster:
         )
     except ConnectionError as error:
         first = str(error).strip().partition("\n")[0]
-        raise ConnectionError(first + UNWANTED * answers) from None
+        raise ConnectionError(first + REACHABLE_HEAD_HINT * is_reachable) from None
     return RayCluster()

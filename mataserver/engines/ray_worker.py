@@ -11,7 +11,7 @@ from mataserver.engines.worker_errors import NodeDied
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver.engines.placing import Node
+    from mataserver.engines.broker_messages import Node
 
 
 class RayWorker(ProcessWorker):
@@ -31,16 +31,16 @@ class RayWorker(ProcessWorker):
         super().__init__(name, infer_timeout, decode_timeout)
         self.model = name
         self.node = node
-        self.suspect = False
-        self._doubters: list[Callable[[bool], None]] = []
-        self.on_end(lambda: self.doubt(suspect=False))
+        self.is_suspect = False
+        self._suspect_callbacks: list[Callable[[bool], None]] = []
+        self.on_end(lambda: self.set_suspect(suspect=False))
         self._is_lost = is_lost
-        self._judging: asyncio.Task[None] | None = None
+        self._loss_check: asyncio.Task[None] | None = None
 
     @property
     def alive(self) -> bool:
         """Whether it can still answer."""
-        return self._judging is None and super().alive
+        return self._loss_check is None and super().alive
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -53,35 +53,35 @@ class RayWorker(ProcessWorker):
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
         """Call ``callback(suspect)`` when its node falls silent, and when it recovers."""
-        self._doubters.append(callback)
-        if self.suspect:
-            callback(self.suspect)
+        self._suspect_callbacks.append(callback)
+        if self.is_suspect:
+            callback(self.is_suspect)
 
-    def doubt(self, *, suspect: bool) -> None:
+    def set_suspect(self, *, suspect: bool) -> None:
         """Record whether its node is silent."""
-        if suspect != self.suspect:
-            self.suspect = suspect
-            for callback in self._doubters:
+        if suspect != self.is_suspect:
+            self.is_suspect = suspect
+            for callback in self._suspect_callbacks:
                 callback(suspect)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Determine whether the node ended too, then fail everything pending."""
-        if self._life.ended or (self._judging is not None and not self._life.stopping):
+        if self._life.has_ended or (self._loss_check is not None and not self._life.is_stopping):
             return
-        if self._life.stopping or self._life.pending_error is not None:
+        if self._life.is_stopping or self._life.pending_error is not None:
             super().connection_lost(exc)
         else:
-            self._judging = asyncio.get_running_loop().create_task(self._judge())
+            self._loss_check = asyncio.get_running_loop().create_task(self._check_loss())
 
     def node_lost(self, reason: str) -> None:
         """End the worker because its node is lost; its jobs can be retried elsewhere."""
-        if not self._life.ended:
+        if not self._life.has_ended:
             self._life.mark_external_cause(NodeDied())
             self.kill(reason)
 
-    async def _judge(self) -> None:
+    async def _check_loss(self) -> None:
         lost = await self._is_lost()
-        if self._life.ended:
+        if self._life.has_ended:
             return
         if lost:
             self._life.mark_external_cause(NodeDied())

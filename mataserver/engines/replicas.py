@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.respawns import FIRST_PAUSE, Respawns
-from mataserver.engines.roster import Roster
+from mataserver.engines.replica_table import ReplicaTable
+from mataserver.engines.restarts import FIRST_BACKOFF, Restarts
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError
 
@@ -34,21 +34,21 @@ class Replicas:
         self, start: Callable[[int], Awaitable[Worker]], count: int, load_timeout: float = 600.0
     ) -> None:
         self._start = start
-        self._roster = Roster(count)
-        self._respawns = Respawns(self._begin, load_timeout)
-        self._homes: dict[str, int] = {}
+        self._table = ReplicaTable(count)
+        self._restarts = Restarts(self._start_replica, load_timeout)
+        self._session_replicas: dict[str, int] = {}
         """Maps each session to the replica that holds its state."""
         self._callbacks: list[Callable[[Death], None]] = []
-        self._suspect = False
-        self._doubters: list[Callable[[bool], None]] = []
+        self._is_suspect = False
+        self._suspect_callbacks: list[Callable[[bool], None]] = []
         self._closed = False
 
     async def load(self) -> None:
         """Start every replica. Raises a ``MataError`` if one fails to start."""
         try:
             async with asyncio.TaskGroup() as group:
-                for index in sorted(self._roster.wanted):
-                    group.create_task(self._begin(index))
+                for index in sorted(self._table.wanted):
+                    group.create_task(self._start_replica(index))
         except BaseExceptionGroup as failures:
             await self.close()
             raise failures.exceptions[0] from None
@@ -58,27 +58,27 @@ class Replicas:
         if not self.alive:
             await self.close()
             raise WorkerDied("The model's worker died while it was loaded")
-        self.facts = self._roster.present[0].facts
+        self.facts = self._table.existing[0].facts
 
     @property
     def alive(self) -> bool:
         """Whether a replica can still answer."""
-        return not self._closed and bool(self._roster.living())
+        return not self._closed and bool(self._table.alive_indices())
 
     @property
     def width(self) -> int:
         """How many batches can run concurrently."""
-        return self._roster.width
+        return self._table.width
 
     @property
     def count(self) -> int:
         """The number of replicas, including those being started or replaced."""
-        return len(self._roster.wanted)
+        return len(self._table.wanted)
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The processes that hold the model."""
-        return tuple(pid for worker in self._roster.present for pid in worker.pids)
+        return tuple(pid for worker in self._table.existing for pid in worker.pids)
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
         """Call ``callback(death)`` when the last replica has died."""
@@ -86,131 +86,135 @@ class Replicas:
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
         """Call ``callback(suspect)`` when all live replicas become suspect, or no longer are."""
-        self._doubters.append(callback)
+        self._suspect_callbacks.append(callback)
 
     def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run a batch on the least loaded replica, or the one with the session's state."""
-        session, roster = jobs[0].session, self._roster
-        keeps = session is not None and self.facts.stateful
-        index = self._home(session) if keeps and session else roster.idlest()
-        worker = roster.worker(index)
+        session, table = jobs[0].session, self._table
+        is_stateful = session is not None and self.facts.stateful
+        index = self._replica_of(session) if is_stateful and session else table.least_loaded()
+        worker = table.worker(index)
 
-        def take(answer: list[Outcome] | MataError) -> None:
-            roster.less(index, worker)
+        def on_outcomes(answer: list[Outcome] | MataError) -> None:
+            table.decrement_load(index, worker)
             if not isinstance(answer, MataError):
-                self._respawns.pauses[index] = FIRST_PAUSE
+                self._restarts.backoffs[index] = FIRST_BACKOFF
             callback(answer)
 
-        roster.load[index] += 1
+        table.load[index] += 1
         try:
-            return worker.infer(jobs, take)
+            return worker.infer(jobs, on_outcomes)
         except MataError:
-            roster.less(index, worker)
+            table.decrement_load(index, worker)
             raise
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield text pieces, then the outcome."""
-        index = self._roster.idlest() if job.session is None else self._home(job.session)
-        worker = self._roster.worker(index)
-        return self._roster.counted(index, worker, worker.generate(job))
+        index = self._table.least_loaded() if job.session is None else self._replica_of(job.session)
+        worker = self._table.worker(index)
+        return self._table.count_stream(index, worker, worker.generate(job))
 
     async def close_session(self, session: str) -> None:
         """Discard a session's state."""
-        index = self._homes.pop(session, None)
-        if index is not None and self._roster.is_alive(index):
-            await self._roster.worker(index).close_session(session)
+        index = self._session_replicas.pop(session, None)
+        if index is not None and self._table.is_alive(index):
+            await self._table.worker(index).close_session(session)
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a public method on the first replica, which holds the services' state."""
-        return await self._roster.worker(0).call(method, args, kwargs)
+        return await self._table.worker(0).call(method, args, kwargs)
 
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         """Yield the items of a public generator method on the first replica."""
-        worker = self._roster.worker(0)
-        return self._roster.counted(0, worker, worker.stream(method, args, kwargs))
+        worker = self._table.worker(0)
+        return self._table.count_stream(0, worker, worker.stream(method, args, kwargs))
 
     async def memory(self) -> int:
         """Return the private memory of all replicas in bytes, 0 when unknown."""
-        workers = self._roster.workers
+        workers = self._table.workers
         return sum([await worker.memory() for worker in workers if worker is not None])
 
     async def close(self) -> None:
         """Unload every replica."""
         self._closed = True
-        ending = self._respawns.cancel()
-        closing = [worker.close() for worker in self._roster.present]
+        ending = self._restarts.cancel()
+        closing = [worker.close() for worker in self._table.existing]
         await asyncio.gather(*ending, *closing, return_exceptions=True)
 
     async def grow(self) -> None:
         """Start one more replica. Raises a ``MataError`` if that fails."""
-        index = self._roster.add()
+        index = self._table.add()
         try:
-            await self._begin(index)
+            await self._start_replica(index)
         except BaseException:
-            self._roster.wanted.discard(index)
+            self._table.wanted.discard(index)
             raise
 
     async def shrink(self) -> bool:
         """Retire and close the least loaded replica; False if each holds state."""
-        kept = {0, *self._homes.values()}
-        spare = [i for i in self._roster.living() if i not in kept]
-        if not spare:
+        stateful = {0, *self._session_replicas.values()}
+        stateless = [i for i in self._table.alive_indices() if i not in stateful]
+        if not stateless:
             return False
-        await self._roster.retire(min(reversed(spare), key=lambda i: self._roster.load[i]))
+        await self._table.retire(min(reversed(stateless), key=lambda i: self._table.load[i]))
         return True
 
     def terminate(self, error: MataError) -> None:
         """Kill every replica; pending requests fail with ``error``."""
         self._closed = True
-        self._respawns.cancel()
-        for worker in self._roster.present:
+        self._restarts.cancel()
+        for worker in self._table.existing:
             worker.terminate(error)
 
     # one replica
 
-    async def _begin(self, index: int) -> None:
+    async def _start_replica(self, index: int) -> None:
         worker = await self._start(index)
-        self._roster.put(index, worker)
-        worker.on_death(lambda death: self._died(index, death))
-        self._doubt(index, suspect=False)
-        worker.on_suspect(lambda suspect: self._doubt(index, suspect=suspect))
+        self._table.assign(index, worker)
+        worker.on_death(lambda death: self._on_replica_death(index, death))
+        self._set_suspect(index, suspect=False)
+        worker.on_suspect(lambda suspect: self._set_suspect(index, suspect=suspect))
 
-    def _doubt(self, index: int, *, suspect: bool) -> None:
+    def _set_suspect(self, index: int, *, suspect: bool) -> None:
         """Record whether a replica may be lost; report when that changes for all of them."""
-        suspects = self._roster.suspects
+        suspects = self._table.suspects
         (suspects.add if suspect else suspects.discard)(index)
-        every = self._roster.is_suspect
-        if every != self._suspect:
-            self._suspect = every
-            for callback in self._doubters:
-                callback(every)
+        all_suspect = self._table.is_suspect
+        if all_suspect != self._is_suspect:
+            self._is_suspect = all_suspect
+            for callback in self._suspect_callbacks:
+                callback(all_suspect)
 
-    def _died(self, index: int, death: Death) -> None:
-        roster = self._roster
-        if index in roster.leaving:  # it was being retired, so it needs no replacement
-            roster.leaving[index].set()
+    def _on_replica_death(self, index: int, death: Death) -> None:
+        table = self._table
+        if index in table.retiring:  # it was being retired, so it needs no replacement
+            table.retiring[index].set()
             return
-        roster.workers[index] = None
-        self._homes = {session: home for session, home in self._homes.items() if home != index}
+        table.workers[index] = None
+        self._session_replicas = {
+            session: replica
+            for session, replica in self._session_replicas.items()
+            if replica != index
+        }
         if self.alive:
-            self._doubt(index, suspect=False)
-            self._respawns.replace(index, at_once=not death.is_model_fault)
+            self._set_suspect(index, suspect=False)
+            self._restarts.restart(index, immediately=not death.is_model_fault)
             return
         self._closed = True
-        self._respawns.cancel()
+        self._restarts.cancel()
         for callback in self._callbacks:
             callback(death)
-        self._doubt(index, suspect=False)
+        self._set_suspect(index, suspect=False)
 
-    def _home(self, session: str) -> int:
+    def _replica_of(self, session: str) -> int:
         """Return a session's replica; a new session gets the one with the fewest sessions."""
-        home = self._homes.get(session)
-        if home is None:
-            counts = [0] * len(self._roster.workers)
-            for index in self._homes.values():
+        replica = self._session_replicas.get(session)
+        if replica is None:
+            counts = [0] * len(self._table.workers)
+            for index in self._session_replicas.values():
                 counts[index] += 1
-            home = min(self._roster.living(), key=lambda i: counts[i], default=0)
-            self._homes[session] = home
-        return home
+            replica = min(self._table.alive_indices(), key=lambda i: counts[i], default=0)
+            self._session_replicas[session] = replica
+        return replica

@@ -43,7 +43,7 @@ def read_piece(reply: Reply) -> str | Outcome:
     if outcomes is not None:
         return outcomes[0]
     if isinstance(reply.message, wire.ValueReturned):
-        text = payload.unpack(reply.parts, plain_classes.of_package("", frozenset()))
+        text = payload.unpack(reply.parts, plain_classes.package_resolver("", frozenset()))
         if isinstance(text, str):
             return text
     raise WorkerDied(MALFORMED)
@@ -73,10 +73,10 @@ def _outcomes(reply: Reply, count: int) -> list[Outcome] | None:
         ]
     else:
         return None
-    return found if len(found) == count and all(map(_is_sound, found)) else None
+    return found if len(found) == count and all(map(_is_valid, found)) else None
 
 
-def _is_sound(outcome: Outcome) -> bool:
+def _is_valid(outcome: Outcome) -> bool:
     """Whether an outcome has an answer or a failure, and plausible timings."""
     is_answered = outcome.failure is not None or bool(outcome.body)
     return is_answered and 0.0 <= outcome.timing.total < _MAX_MILLISECONDS

@@ -36,16 +36,17 @@ def input_size(model: object, task: str) -> tuple[int, int] | None:
 def restore(result: Any, picture: Picture) -> Any:
     """Return a valid result with boxes, corners, keypoints and masks in original pixels."""
     if isinstance(result, DetectResult):
-        return DetectResult([_detection(each, picture) for each in result.detections])
+        return DetectResult([_scale_detection(each, picture) for each in result.detections])
     if isinstance(result, SegmentResult):
         return SegmentResult(
-            [_enlarged(_moved(each, picture), picture) for each in result.segments]
+            [_scale_mask(_scale_box(each, picture), picture) for each in result.segments]
         )
     if isinstance(result, PoseResult):
         return PoseResult(
             [
                 msgspec.structs.replace(
-                    _moved(each, picture), keypoints=list(_joints(each.keypoints, picture))
+                    _scale_box(each, picture),
+                    keypoints=list(_scale_keypoints(each.keypoints, picture)),
                 )
                 for each in result.keypoints
             ]
@@ -53,7 +54,7 @@ def restore(result: Any, picture: Picture) -> Any:
     return result
 
 
-def _moved(thing: Any, picture: Picture) -> Any:
+def _scale_box(thing: Any, picture: Picture) -> Any:
     scale, width, height = picture.scale, picture.width, picture.height
     x1, y1, x2, y2 = thing.bbox
     box = (
@@ -65,9 +66,9 @@ def _moved(thing: Any, picture: Picture) -> Any:
     return msgspec.structs.replace(thing, bbox=box)
 
 
-def _detection(found: Detection, picture: Picture) -> Detection:
+def _scale_detection(found: Detection, picture: Picture) -> Detection:
     """Scale a detection, and its optional corners, which may lie outside the image."""
-    moved: Detection = _moved(found, picture)
+    moved: Detection = _scale_box(found, picture)
     try:
         corners = msgspec.convert(found.extra.get("corners"), list[tuple[float, float]])
     except msgspec.ValidationError:  # no corners, or an unrelated field of that name
@@ -77,31 +78,31 @@ def _detection(found: Detection, picture: Picture) -> Detection:
     return msgspec.structs.replace(moved, extra={**found.extra, "corners": placed})
 
 
-def _joints(
+def _scale_keypoints(
     points: Iterable[tuple[float, float, float]], picture: Picture
 ) -> Iterable[tuple[float, float, float]]:
     """Yield the keypoints scaled; points inside the reduced image stay inside the original."""
     height, width = picture.image.shape[:2]
     for x, y, score in points:
         yield (
-            _place(x, picture.scale, width, picture.width),
-            _place(y, picture.scale, height, picture.height),
+            _scale_coordinate(x, picture.scale, width, picture.width),
+            _scale_coordinate(y, picture.scale, height, picture.height),
             score,
         )
 
 
-def _place(at: float, scale: int, side: int, whole: int) -> float:
+def _scale_coordinate(at: float, scale: int, side: int, whole: int) -> float:
     """Scale a coordinate; the last reduced pixel may cover less than ``scale`` pixels."""
     return min(at * scale, float(whole)) if at <= side else at * scale
 
 
-def _enlarged(segment: Segment, picture: Picture) -> Segment:
+def _scale_mask(segment: Segment, picture: Picture) -> Segment:
     if segment.mask is UNSET or segment.mask is None:
         return segment
-    return msgspec.structs.replace(segment, mask=enlarged(segment.mask, picture))
+    return msgspec.structs.replace(segment, mask=enlarge_mask(segment.mask, picture))
 
 
-def enlarged(mask: Any, picture: Picture) -> NDArray[np.bool_]:
+def enlarge_mask(mask: Any, picture: Picture) -> NDArray[np.bool_]:
     """Return a boolean mask ``[h, w]`` of a reduced image as one ``[H, W]`` of the original.
 
     The outline is smooth: it lies where bilinear interpolation crosses 0.5.

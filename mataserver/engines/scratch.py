@@ -14,58 +14,58 @@ import tempfile
 from pathlib import Path
 
 PREFIX = "mataserver-worker-"
-_TRIES = 3
+_ATTEMPTS = 3
 
 
-class Scratch:
+class ScratchDirectory:
     """A temporary directory; ``path`` is None if none can be created."""
 
     def __init__(self) -> None:
         """Create and lock the directory."""
         self.path: str | None = None
-        self._held = -1
+        self._lock_fd = -1
         with contextlib.suppress(OSError):
-            for _ in range(_TRIES):
+            for _ in range(_ATTEMPTS):
                 path = tempfile.mkdtemp(prefix=PREFIX)
-                held = _locked(path)
-                if held is not None and os.path.isdir(path):  # noqa: PTH112 - text it is
-                    self.path, self._held = path, held
+                lock_fd = _try_lock(path)
+                if lock_fd is not None and os.path.isdir(path):  # noqa: PTH112 - text it is
+                    self.path, self._lock_fd = path, lock_fd
                     return
-                if held is not None:  # a concurrent sweep removed it before it was locked
-                    os.close(held)
+                if lock_fd is not None:  # a concurrent sweep removed it before it was locked
+                    os.close(lock_fd)
 
     def remove(self) -> None:
         """Remove the directory with its contents; idempotent."""
         if self.path is not None:
             shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._held)
+            os.close(self._lock_fd)
             self.path = None
 
-    def let_go(self) -> None:
+    def close_inherited(self) -> None:
         """Close the inherited descriptor of a sibling's directory, without removing it."""
         if self.path is not None:
-            os.close(self._held)
+            os.close(self._lock_fd)
             self.path = None
 
 
-def sweep() -> None:
+def remove_stale() -> None:
     """Remove the directories of processes that have exited."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # removed concurrently
-            if path.lstat().st_uid == os.getuid() and (held := _locked(str(path))) is not None:
+            if path.lstat().st_uid == os.getuid() and (lock_fd := _try_lock(str(path))) is not None:
                 shutil.rmtree(path, ignore_errors=True)
-                os.close(held)
+                os.close(lock_fd)
 
 
-def _locked(path: str) -> int | None:
+def _try_lock(path: str) -> int | None:
     """Return a descriptor that holds a directory's lock; None if another process holds it."""
     try:
-        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(held)
+        os.close(lock_fd)
         return None
-    return held
+    return lock_fd

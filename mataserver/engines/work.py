@@ -30,9 +30,9 @@ class Assignment:
     """The model that a worker is started for; sent to the worker's process once.
 
     max_pixels, decode_threads: limits of decoding, per image and per worker.
-    patience:        seconds without progress, with requests pending, until the worker is given up.
+    infer_timeout:   seconds without progress, with requests pending, until the worker is given up.
     step_timeout:    seconds that the backend declares for one step, 0 for none.
-    decode_patience: decode timeout in seconds; then the worker is replaced and the image rejected.
+    decode_timeout:  seconds for one image; then the worker is replaced and the image rejected.
     scaled_decode:   whether large JPEGs may be decoded at a reduced size, if the model allows.
     alpha:           the background of transparent pictures.
     defaults:        the params that the configuration sets, of those in ``params_type``.

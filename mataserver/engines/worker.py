@@ -78,7 +78,7 @@ class ProcessWorker(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail everything pending: the child is gone."""
         del exc  # an error and a plain end of the stream are handled alike
-        if self._life.ended:
+        if self._life.has_ended:
             return
         self._life.end()
         self._kill()  # the process may outlive its socket
@@ -96,7 +96,7 @@ class ProcessWorker(asyncio.Protocol):
     def alive(self) -> bool:
         """Whether the child can still answer."""
         life = self._life
-        return not (life.ended or life.stopping or life.has_external_cause)
+        return not (life.has_ended or life.is_stopping or life.has_external_cause)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -142,17 +142,17 @@ class ProcessWorker(asyncio.Protocol):
                 _watch_memory(pid, limit, self._on_memory_limit)
             )
 
-    def on_exit(self, how: str) -> None:
+    def on_exit(self, reason: str) -> None:
         """Handle the zygote's report that the child has exited."""
-        if self._life.stopping or self._life.ended:
+        if self._life.is_stopping or self._life.has_ended:
             return
-        log.warning("worker of %s ended: %s", self._name, how)
+        log.warning("worker of %s ended: %s", self._name, reason)
         # Wait: its last answers may be in flight. A descendant may keep the socket open after that.
-        asyncio.get_running_loop().call_later(EXIT_DRAIN_SECONDS, self._kill_if_running, how)
+        asyncio.get_running_loop().call_later(EXIT_DRAIN_SECONDS, self._kill_if_running, reason)
 
-    def _kill_if_running(self, how: str) -> None:
-        if not self._life.ended:
-            self.kill(how)
+    def _kill_if_running(self, reason: str) -> None:
+        if not self._life.has_ended:
+            self.kill(reason)
 
     def kill(self, reason: str) -> None:
         """Kill the child and fail pending requests immediately."""
@@ -163,8 +163,8 @@ class ProcessWorker(asyncio.Protocol):
 
     async def close(self) -> None:
         """Stop the child; kill it if it does not exit within ``STOP_GRACE`` seconds."""
-        self._life.stopping = True
-        if self._life.ended:
+        self._life.is_stopping = True
+        if self._life.has_ended:
             return
         self._connection.send(wire.Stop())
         try:
@@ -175,12 +175,12 @@ class ProcessWorker(asyncio.Protocol):
 
     def abandon(self) -> None:
         """Kill a child whose load failed or was cancelled."""
-        self._life.stopping = True
+        self._life.is_stopping = True
         self._kill_if_running("its load was given up")
 
     def terminate(self, error: MataError) -> None:
         """Kill the child; pending requests fail with ``error``."""
-        self._life.stopping, self._life.pending_error = True, error
+        self._life.is_stopping, self._life.pending_error = True, error
         self._kill_if_running("it was dismissed")
 
     def _on_hang(self) -> None:
@@ -194,7 +194,7 @@ class ProcessWorker(asyncio.Protocol):
             if not self._loaded.done():
                 self._loaded.set_result(message.facts)
         elif isinstance(message, wire.LoadRefused):
-            self._life.stopping = True
+            self._life.is_stopping = True
             if not self._loaded.done():
                 self._loaded.set_exception(message.failure.error())
         elif isinstance(message, wire.DecodeTimedOut):
@@ -212,7 +212,7 @@ class ProcessWorker(asyncio.Protocol):
         """Kill the child for what it is processing; its other requests move to the next worker."""
         self._life.mark_external_cause(WorkerReplacedError())
         if not self._loaded.done():
-            self._life.stopping = True
+            self._life.is_stopping = True
             self._loaded.set_exception(MemoryLimitError())
         request = self._connection.oldest_request()
         if request is not None:

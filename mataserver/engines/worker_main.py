@@ -169,7 +169,7 @@ def main(sock: socket.socket, memory: int | None) -> None:
         )
         return
     if assignment.confinement is not None:
-        assignment.confinement.begin()
+        assignment.confinement.apply()
     host = ModelHost(assignment)
     try:
         facts = host.load()

@@ -38,12 +38,13 @@ class WorkerStreams:
             self._streams[message.id] = self._open(parts)
         else:
             self._run_and_reply(
-                message.id, lambda: self._host.call(*payload.unpack(parts, plain_classes.anywhere))
+                message.id,
+                lambda: self._host.call(*payload.unpack(parts, plain_classes.resolve_trusted)),
             )
 
     def _open(self, parts: list[memoryview]) -> Iterator[Any]:
         """Yield the requested items; a malformed request thus fails at the first item."""
-        yield from self._host.stream(*payload.unpack(parts, plain_classes.anywhere))
+        yield from self._host.stream(*payload.unpack(parts, plain_classes.resolve_trusted))
 
     def generate(self, stream: int, job: Job) -> None:
         """Open the stream of a job's answer."""

@@ -31,13 +31,13 @@ from typing import Any, NoReturn
 
 from mataserver import logs
 from mataserver.engines import scratch
-from mataserver.engines.scratch import Scratch
+from mataserver.engines.scratch import ScratchDirectory
 from mataserver.processes import kernel, seccomp
 
 CONTROL_BYTES = 65_536
 OOM_SCORE = 500
 """OOM score of workers: killed before the server, but after background processes."""
-END_SECONDS = 5.0
+EXIT_SECONDS = 5.0
 """Timeout for killed processes to exit: one may be stuck in the kernel, on a disk or a GPU."""
 
 log = logging.getLogger("mataserver.zygote")
@@ -66,34 +66,34 @@ class Zygote:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[int, Scratch] = {}
-        self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)  # noqa: FBT003 - socket's own signature
-        self._waker.setblocking(False)  # noqa: FBT003
+        self._children: dict[int, ScratchDirectory] = {}
+        self._wakeup_read, self._wakeup_write = socket.socketpair()
+        self._wakeup_read.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._wakeup_write.setblocking(False)  # noqa: FBT003
 
     def run(self) -> None:
         """Serve until the server closes the control socket."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        self._say({"ready": True})
+        signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
+        self._send({"ready": True})
         while True:
-            readable, _, _ = select.select([self._control, self._wake], [], [])
-            if self._wake in readable:
-                self._wake.recv(4096)
+            readable, _, _ = select.select([self._control, self._wakeup_read], [], [])
+            if self._wakeup_read in readable:
+                self._wakeup_read.recv(4096)
                 self._reap()
             if self._control in readable and not self._serve():
                 break
-        self._end()
+        self._exit()
 
-    def _end(self) -> NoReturn:
+    def _exit(self) -> NoReturn:
         """Kill every descendant, then exit."""
-        places, self._children = list(self._children.values()), {}
-        until = time.monotonic() + END_SECONDS
+        directories, self._children = list(self._children.values()), {}
+        until = time.monotonic() + EXIT_SECONDS
         while self._reap() and time.monotonic() < until:
-            if select.select([self._wake], [], [], 0.1)[0]:
-                self._wake.recv(4096)
-        for place in places:
-            place.remove()
+            if select.select([self._wakeup_read], [], [], 0.1)[0]:
+                self._wakeup_read.recv(4096)
+        for directory in directories:
+            directory.remove()
         os._exit(0)
 
     def _serve(self) -> bool:
@@ -111,7 +111,7 @@ class Zygote:
                 self._fork(message["fork"], fds)
             except OSError as error:
                 log.error("cannot fork a worker: %s", error)  # noqa: TRY400 - a limit, not a bug
-                self._say({"failed": message["fork"]})
+                self._send({"failed": message["fork"]})
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -120,31 +120,31 @@ class Zygote:
     def _fork(self, token: int, fds: list[int]) -> None:
         if not fds:
             raise OSError("no socket was attached")
-        parent, place = os.getpid(), Scratch()
+        parent, directory = os.getpid(), ScratchDirectory()
         try:
             pid = os.fork()
         except OSError:
-            place.remove()
+            directory.remove()
             raise
         if pid == 0:
-            self._become_worker(parent, fds, place)
-        self._children[pid] = place
-        self._say({"forked": token, "pid": pid})
+            self._become_worker(parent, fds, directory)
+        self._children[pid] = directory
+        self._send({"forked": token, "pid": pid})
 
-    def _become_worker(self, parent: int, fds: list[int], place: Scratch) -> None:
+    def _become_worker(self, parent: int, fds: list[int], directory: ScratchDirectory) -> None:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            kernel.die_with(parent)
+            kernel.die_with_parent(parent)
             kernel.adopt_orphans()
-            kernel.be_killed_first(OOM_SCORE)
-            if place.path is not None:
-                os.environ["TMPDIR"] = tempfile.tempdir = place.path
-            for each in (self._control, self._wake, self._waker):
+            kernel.set_oom_score(OOM_SCORE)
+            if directory.path is not None:
+                os.environ["TMPDIR"] = tempfile.tempdir = directory.path
+            for each in (self._control, self._wakeup_read, self._wakeup_write):
                 each.close()
             for other in self._children.values():
-                other.let_go()
+                other.close_inherited()
             from mataserver.engines import worker_main
 
             with socket.socket(fileno=fds[0]) as sock:
@@ -167,24 +167,24 @@ class Zygote:
                 break
             if pid in self._children:
                 self._children.pop(pid).remove()
-                self._say({"exited": pid, "status": status})
-        for pid, parent in kernel.parents():
+                self._send({"exited": pid, "status": status})
+        for pid, parent in kernel.process_parents():
             if parent == os.getpid() and pid not in self._children:
                 os.kill(pid, signal.SIGKILL)
         return True
 
-    def _say(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         try:
             self._control.send(json.dumps(message).encode())
         except OSError:  # the server has exited
-            self._end()
+            self._exit()
 
 
 def main() -> None:
     """Run as ``python -m mataserver.engines.zygote FD PARENT OPTIONS``."""
     fd, parent, options = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-    kernel.die_with(parent)
-    kernel.give_up_privileges()
+    kernel.die_with_parent(parent)
+    kernel.set_no_new_privileges()
     if options["confined"]:
         seccomp.restrict()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -192,7 +192,7 @@ def main() -> None:
     sys.path[:] = options["path"]
     logs.configure(options["log_level"], options["log_format"])
     preload(options["preload"])
-    scratch.sweep()
+    scratch.remove_stale()
     kernel.adopt_orphans()
     kernel.survive_parent()  # from here on, the closed socket signals the server's end
     Zygote(socket.socket(fileno=fd)).run()

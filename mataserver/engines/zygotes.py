@@ -32,7 +32,7 @@ STOP_GRACE = 5.0
 class ExitObserver(Protocol):
     """Observer of a worker's exit."""
 
-    def on_exit(self, how: str) -> None:
+    def on_exit(self, reason: str) -> None:
         """Handle the worker's exit."""
         ...
 
@@ -52,8 +52,8 @@ class ZygoteHandle:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._printed: asyncio.Task[None] | None = None
-        self.linger: asyncio.TimerHandle | None = None
+        self._output_task: asyncio.Task[None] | None = None
+        self.linger_timer: asyncio.TimerHandle | None = None
 
     @property
     def alive(self) -> bool:
@@ -88,7 +88,7 @@ class ZygoteHandle:
         with (
             contextlib.ExitStack() as failed,
             theirs,
-            self._prints() as prints,
+            self._output_pipe() as output,
             process_start_errors(),
         ):
             failed.callback(ours.close)
@@ -96,17 +96,17 @@ class ZygoteHandle:
                 command,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                stdout=prints,
-                stderr=prints,
+                stdout=output,
+                stderr=output,
                 env=environment,
                 start_new_session=True,
             )
             failed.pop_all()
         self._control = ours
-        asyncio.get_running_loop().add_reader(ours, self._readable)
+        asyncio.get_running_loop().add_reader(ours, self._on_readable)
 
     @contextlib.contextmanager
-    def _prints(self) -> Iterator[int]:
+    def _output_pipe(self) -> Iterator[int]:
         """Yield the descriptor for the output of the process and its children: a pipe to our log.
 
         A native library does not print JSON, and a process that holds our stderr could truncate its
@@ -115,7 +115,7 @@ class ZygoteHandle:
         reading, writing = os.pipe()
         reader = os.fdopen(reading, "rb", buffering=0)
         loop = asyncio.get_running_loop()
-        self._printed = loop.create_task(_log_prints(reader))
+        self._output_task = loop.create_task(_log_output(reader))
         try:
             yield writing
         finally:
@@ -145,18 +145,18 @@ class ZygoteHandle:
 
     async def close(self) -> None:
         """End the zygote and its children."""
-        self._gone("it was stopped")
+        self._on_end("it was stopped")
         if self._process is not None:
             try:
                 await asyncio.to_thread(self._process.wait, STOP_GRACE)
             except subprocess.TimeoutExpired:
                 self._kill_all()
                 await asyncio.to_thread(self._process.wait)
-        if self._printed is not None:
-            self._printed.cancel()
-            await asyncio.wait([self._printed])
+        if self._output_task is not None:
+            self._output_task.cancel()
+            await asyncio.wait([self._output_task])
 
-    def _readable(self) -> None:
+    def _on_readable(self) -> None:
         if self._control is None:
             return
         try:
@@ -167,9 +167,9 @@ class ZygoteHandle:
             data = b""
         if not data:
             self._kill_all()
-            self._gone("its zygote ended")
+            self._on_end("its zygote ended")
             return
-        self._said(json.loads(data))
+        self._on_message(json.loads(data))
 
     def _kill_all(self) -> None:
         """Kill a zygote that did not exit, with the processes still in its group."""
@@ -177,7 +177,7 @@ class ZygoteHandle:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _said(self, message: dict[str, int]) -> None:
+    def _on_message(self, message: dict[str, int]) -> None:
         if "ready" in message:
             self._ready.set_result(None)
         elif "forked" in message:
@@ -195,7 +195,7 @@ class ZygoteHandle:
             if worker is not None:
                 worker.on_exit(_describe(message["status"]))
 
-    def _gone(self, reason: str) -> None:
+    def _on_end(self, reason: str) -> None:
         control, self._control = self._control, None
         if control is None:
             return
@@ -212,7 +212,7 @@ class ZygoteHandle:
             asyncio.get_running_loop().run_in_executor(None, self._process.wait)
 
 
-async def _log_prints(reader: FileIO) -> None:
+async def _log_output(reader: FileIO) -> None:
     """Log a process's output line by line, until it and its children have closed the pipe."""
     stream = asyncio.StreamReader(limit=2 * logs.MAX_LINE)
     loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ A child runs a module, a function or a program. It has its own process group, wh
 the context ends, and it dies with the server. Messages in both directions are lines of JSON; the
 tail of its standard error is kept. Nothing from a child is unpickled. It inherits only the
 environment variables that ``variables`` lists, and cannot gain privileges.
-``mataserver.processes.spawned`` is the child's side.
+``mataserver.processes.child_main`` is the child's side.
 """
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ LOG_BYTES = 16_000_000
 PIPE_SECONDS = 5.0
 """Timeout for the pipes of an exited child to close: descendants in another session may hold them
 open."""
-_LOOK_SECONDS = 0.002
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_POLL_SECONDS = 0.002
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 class Child:
@@ -131,13 +136,13 @@ class Child:
                 await self._last_words
                 while await self.output.read(TAIL_BYTES):  # an unread pipe would not close
                     continue
-        await self._ended()
+        await self._wait_reaped()
         # asyncio has no public way to close pipes that another process holds open.
         self._process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001
         await self._process.wait()
         await asyncio.sleep(0)  # lets the callbacks that close the pipes run
 
-    async def _ended(self) -> None:
+    async def _wait_reaped(self) -> None:
         """Wait until the loop has reaped the child, even if its pipes are held open.
 
         Closing the transport earlier would reap it behind the loop's back, which then warns and
@@ -146,7 +151,7 @@ class Child:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PIPE_SECONDS):
                 while self._process.returncode is None:  # noqa: ASYNC110 - there is no event
-                    await asyncio.sleep(_LOOK_SECONDS)
+                    await asyncio.sleep(_POLL_SECONDS)
 
 
 @contextlib.asynccontextmanager
@@ -172,24 +177,26 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     makes it the first to be killed when memory runs out; ``threads`` limits the threads of numeric
     libraries (0: no limit). When the context ends, it has ``grace`` seconds to stop. Its standard
     error is appended to the file ``log``, up to ``LOG_BYTES``, or merged into its "output".
-    ``confined`` denies system calls such as ``ptrace`` and ``mount`` (``seccomp.REFUSED``). Raises
-    ``Unavailable`` if no process can be started.
+    ``confined`` denies system calls such as ``ptrace`` and ``mount`` (``seccomp.DENIED_CALLS``).
+    Raises ``Unavailable`` if no process can be started.
     """
-    given = variables_of(environment or {}, inherit, threads)
-    command, variables_given = spawned([*named(target), *arguments], given, nice, confined=confined)
+    given = build_environment(environment or {}, inherit, threads)
+    command, child_environment = spawn_command(
+        [*target_command(target), *arguments], given, nice, confined=confined
+    )
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if log == "output" else asyncio.subprocess.PIPE,
-            env=variables_given,
+            env=child_environment,
             start_new_session=True,
             limit=line_limit,
         )
     except OSError as error:
         raise Unavailable("No process can be started now", retry_after=1) from error
-    errors = asyncio.create_task(last_words_of(process.stderr, None if log == "output" else log))
+    errors = asyncio.create_task(read_tail(process.stderr, None if log == "output" else log))
     child = Child(process, errors)
     try:
         yield child
@@ -202,31 +209,31 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
             raise
 
 
-def spawned(
+def spawn_command(
     what: Sequence[str], given: Mapping[str, str], nice: int = 0, *, confined: bool = True
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command line and environment by which ``processes.spawned`` runs a target."""
+    """Return the command line and environment by which ``processes.child_main`` runs a target."""
     path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
-    command = [sys.executable, "-P", "-m", "mataserver.processes.spawned", str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "mataserver.processes.child_main", str(os.getpid())]
     command += [str(nice), str(int(confined)), given.get("PYTHONPATH", ""), *what]
     return command, {**given, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def variables_of(
+def build_environment(
     given: Mapping[str, str | None], inherit: Sequence[str], threads: int
 ) -> dict[str, str]:
     """Return the environment of a child: see ``run_process``."""
-    bounded = dict.fromkeys(_THREADS, str(threads)) if threads else {}
-    merged: dict[str, str | None] = {**variables.for_child(inherit), **bounded, **given}
+    thread_limits = dict.fromkeys(_THREAD_VARIABLES, str(threads)) if threads else {}
+    merged: dict[str, str | None] = {**variables.for_child(inherit), **thread_limits, **given}
     return {name: value for name, value in merged.items() if value is not None}
 
 
-def replacing(environment: Mapping[str, str]) -> dict[str, str | None]:
+def replace_environment(environment: Mapping[str, str]) -> dict[str, str | None]:
     """Return the ``environment`` argument that replaces a child's environment entirely."""
     return {**dict.fromkeys(os.environ), **environment}
 
 
-def named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
+def target_command(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
     """Return a target in the form of the child's command line."""
     if isinstance(target, str):
         return ["module", target]
@@ -237,7 +244,7 @@ def named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
     return ["program", *target]
 
 
-async def last_words_of(stream: StreamReader | None, log: Path | None) -> bytes:
+async def read_tail(stream: StreamReader | None, log: Path | None) -> bytes:
     """Read a stream to its end, copying it to a log if given; return its tail."""
     tail, room = b"", LOG_BYTES
     if stream is None:  # merged into the output

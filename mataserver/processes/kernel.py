@@ -21,7 +21,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def die_with(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Kill this process when its parent, with that pid, exits; exit now if it already has."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it exited before the death signal was set
@@ -29,7 +29,7 @@ def die_with(parent: int) -> None:
 
 
 def survive_parent() -> None:
-    """Undo ``die_with``, once the parent's end is detected otherwise."""
+    """Undo ``die_with_parent``, once the parent's end is detected otherwise."""
     _prctl(_PR_SET_PDEATHSIG, 0)
 
 
@@ -38,7 +38,7 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def give_up_privileges() -> None:
+def set_no_new_privileges() -> None:
     """Prevent this process and its descendants from gaining privileges, as by setuid."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
@@ -51,13 +51,13 @@ def hide_memory() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def be_killed_first(score: int) -> None:
+def set_oom_score(score: int) -> None:
     """Set the OOM score (up to 1000): higher ones are killed first when memory runs out."""
     with contextlib.suppress(OSError):  # a sandbox may forbid it
         Path("/proc/self/oom_score_adj").write_text(str(score), encoding="ascii")
 
 
-def parents() -> Iterator[tuple[int, int]]:
+def process_parents() -> Iterator[tuple[int, int]]:
     """Yield every process, including zombies, with its parent's pid."""
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():

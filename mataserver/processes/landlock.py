@@ -21,61 +21,61 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same on every architecture
-_VERSION, _BENEATH = 1, 1
+_QUERY_VERSION, _PATH_BENEATH = 1, 1
 
 WRITE_FILE, READ_FILE = 1 << 1, 1 << 2
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
-_MAKE_AND_REMOVE = sum(1 << bit for bit in range(4, 13))
-_OF_FILES = WRITE_FILE | READ_FILE | _TRUNCATE
-CHANGE = WRITE_FILE | _MAKE_AND_REMOVE | _REFER | _TRUNCATE
+_MAKE_AND_REMOVE_RIGHTS = sum(1 << bit for bit in range(4, 13))
+_FILE_RIGHTS = WRITE_FILE | READ_FILE | _TRUNCATE
+WRITE_RIGHTS = WRITE_FILE | _MAKE_AND_REMOVE_RIGHTS | _REFER | _TRUNCATE
 """Everything that changes files and directories."""
 _SCOPES = 0b11
 """Abstract sockets and signals: deny access to processes outside."""
 _SCOPES_SINCE = 6
 _DEVICES = "/dev"
-_ITSELF = "/proc/self"
+_PROC_SELF = "/proc/self"
 """Needed to set a thread's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """File rules: read everything but ``hidden``, plus ``reads``; write only below ``changes``.
+    """File rules: read everything but ``hidden``, plus ``readable``; write only below ``writable``.
 
-    Paths are absolute; ``changes`` are directories, created if missing. Defined here, apart from
+    Paths are absolute; ``writable`` are directories, created if missing. Defined here, apart from
     the code that chooses the paths, because a forked worker must not import more modules.
     """
 
     hidden: tuple[str, ...]
-    reads: tuple[str, ...]
-    changes: tuple[str, ...]
+    readable: tuple[str, ...]
+    writable: tuple[str, ...]
 
-    def begin(self) -> None:
+    def apply(self) -> None:
         """Apply the rules to this process, if the kernel can. It must have one thread."""
         with contextlib.suppress(OSError):  # a read-only or full data_dir
-            for path in self.changes:
+            for path in self.writable:
                 Path(path).mkdir(parents=True, exist_ok=True)
-        away = tuple(os.path.realpath(path) for path in self.hidden)
-        packages = [path for path in sys.path if beneath(path, away)]
-        reads = [*all_but(away), *packages]
-        for path in self.reads:
-            reads += all_but(away, path)
-        restrict(reads, (*self.changes, tempfile.gettempdir(), _DEVICES, _ITSELF))
+        hidden_paths = tuple(os.path.realpath(path) for path in self.hidden)
+        packages = [path for path in sys.path if is_beneath(path, hidden_paths)]
+        readable = [*paths_except(hidden_paths), *packages]
+        for path in self.readable:
+            readable += paths_except(hidden_paths, path)
+        restrict(readable, (*self.writable, tempfile.gettempdir(), _DEVICES, _PROC_SELF))
 
 
-def abi() -> int:
+def abi_version() -> int:
     """Return the kernel's Landlock ABI version; 0 if unsupported or disabled."""
-    return max(0, _call(_CREATE, None, 0, _VERSION))
+    return max(0, _call(_CREATE, None, 0, _QUERY_VERSION))
 
 
-def restrict(reads: Iterable[str], changes: Iterable[str]) -> bool:
+def restrict(readable: Iterable[str], writable: Iterable[str]) -> bool:
     """Restrict this thread's file access to those paths; return whether the kernel enforces it.
 
     Listing directories and executing programs stay allowed everywhere. Missing paths are ignored.
     """
-    version = abi()
+    version = abi_version()
     if not version:
         return False
-    known = READ_FILE | CHANGE
+    known = READ_FILE | WRITE_RIGHTS
     known &= ~(_REFER if version < 2 else 0) & ~(_TRUNCATE if version < 3 else 0)
     attributes = struct.pack("=QQQ", known, 0, _SCOPES if version >= _SCOPES_SINCE else 0)
     size = 24 if version >= _SCOPES_SINCE else 8
@@ -83,41 +83,43 @@ def restrict(reads: Iterable[str], changes: Iterable[str]) -> bool:
     if rules < 0:
         return False
     try:
-        for path in reads:
+        for path in readable:
             _allow(rules, path, READ_FILE)
-        for path in changes:
+        for path in writable:
             _allow(rules, path, known)
         return _call(_RESTRICT, rules, 0) == 0
     finally:
         os.close(rules)
 
 
-def change_nothing() -> bool:
+def make_read_only() -> bool:
     """Make the file system read-only for this thread, except devices; return whether enforced."""
     return restrict(("/",), (_DEVICES,))
 
 
-def all_but(hidden: Iterable[str], root: str = "/") -> Iterator[str]:
+def paths_except(hidden: Iterable[str], root: str = "/") -> Iterator[str]:
     """Yield the contents of ``root`` without ``hidden`` paths, as few directories as possible.
 
     Entries created later beside a hidden path are not included. Symbolic links are skipped, as they
     would expose their targets.
     """
     root = os.path.realpath(root)
-    away = {real for path in hidden if (real := os.path.realpath(path)) != root}
-    away = {path for path in away if beneath(path, (root,))}
-    above = {parent for path in away for parent in _parents(path) if beneath(parent, (root,))}
+    hidden_paths = {real for path in hidden if (real := os.path.realpath(path)) != root}
+    hidden_paths = {path for path in hidden_paths if is_beneath(path, (root,))}
+    above = {
+        parent for path in hidden_paths for parent in _parents(path) if is_beneath(parent, (root,))
+    }
     if not above:
         yield root
         return
-    for directory in sorted(above - away):
+    for directory in sorted(above - hidden_paths):
         with contextlib.suppress(OSError):
             for entry in os.scandir(directory):
-                if not entry.is_symlink() and entry.path not in above | away:
+                if not entry.is_symlink() and entry.path not in above | hidden_paths:
                     yield entry.path
 
 
-def beneath(path: str, places: Iterable[str]) -> bool:
+def is_beneath(path: str, places: Iterable[str]) -> bool:
     """Whether a path resolves to one of ``places``, which are real paths, or into one."""
     real = os.path.realpath(path)
     return not {real, *_parents(real)}.isdisjoint(places)
@@ -131,15 +133,15 @@ def _parents(path: str) -> Iterator[str]:
 
 def _allow(rules: int, path: str, rights: int) -> None:
     try:
-        beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        if not stat.S_ISDIR(os.fstat(beneath).st_mode):
-            rights &= _OF_FILES
-        _call(_ADD, rules, _BENEATH, struct.pack("=Qi", rights, beneath), 0)
+        if not stat.S_ISDIR(os.fstat(directory).st_mode):
+            rights &= _FILE_RIGHTS
+        _call(_ADD, rules, _PATH_BENEATH, struct.pack("=Qi", rights, directory), 0)
     finally:
-        os.close(beneath)
+        os.close(directory)
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:

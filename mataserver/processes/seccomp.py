@@ -12,15 +12,15 @@ import struct
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _GET_ACTION_AVAIL, _SECCOMP_CALL = 2, {"x86_64": 317, "aarch64": 277}
-_ALLOW, _REFUSE = 0x7FFF0000, 0x00050001  # EPERM is 1
-_UNKNOWN = 0x00050026  # ENOSYS is 38
+_ALLOW, _DENY = 0x7FFF0000, 0x00050001  # EPERM is 1
+_NOT_IMPLEMENTED = 0x00050026  # ENOSYS is 38
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _X32 = 0x40000000
 """The x32 ABI of x86_64: from here on, calls are numbered a second time."""
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-REFUSED = {
+DENIED_CALLS = {
     # name: its number on x86_64 and on aarch64
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -59,7 +59,7 @@ REFUSED = {
 }
 
 
-OF_ITSELF = {
+SELF_ONLY_CALLS = {
     # name: its numbers, and the required values of its first arguments: 0 is the caller
     "prlimit64": ((302, 261), (0,)),
     "sched_setaffinity": ((203, 122), (0,)),
@@ -84,7 +84,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def program(machine: str) -> bytes:
+def build_filter(machine: str) -> bytes:
     """Return the BPF filter for a machine (``platform.machine()``); empty if unsupported.
 
     Calls of another architecture are all denied: their numbers have other meanings.
@@ -95,29 +95,29 @@ def program(machine: str) -> bytes:
     code = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
         (_EQUAL, 1, 0, _ARCHITECTURES[machine]),
-        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _DENY),
         (_LOAD, 0, 0, _NUMBER_AT),
     ]
     if machine == "x86_64":
-        code += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _REFUSE)]
-    for own, wanted in OF_ITSELF.values():
-        code += _of_itself(own[column], wanted)
+        code += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _DENY)]
+    for own, wanted in SELF_ONLY_CALLS.values():
+        code += _self_only_rules(own[column], wanted)
     code += [
         (_EQUAL, 0, 4, CLONE[column]),
         (_LOAD, 0, 0, _ARGUMENTS_AT),
         (_ANY_BIT, 0, 1, NAMESPACES),
-        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _DENY),
         (_RETURN, 0, 0, _ALLOW),
         (_EQUAL, 0, 1, CLONE3[column]),
-        (_RETURN, 0, 0, _UNKNOWN),
+        (_RETURN, 0, 0, _NOT_IMPLEMENTED),
     ]
-    numbers = [each[column] for each in REFUSED.values()]
+    numbers = [each[column] for each in DENIED_CALLS.values()]
     code += [(_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
-    code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
+    code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _DENY)]
     return b"".join(struct.pack("=HBBI", *each) for each in code)
 
 
-def _of_itself(number: int, wanted: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+def _self_only_rules(number: int, wanted: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
     """Return the filter's part for a call whose first arguments must equal ``wanted``.
 
     Checks the low half of an argument: the kernel treats these as 32-bit numbers.
@@ -126,25 +126,25 @@ def _of_itself(number: int, wanted: tuple[int, ...]) -> list[tuple[int, int, int
     for at, value in enumerate(wanted):
         part.append((_LOAD, 0, 0, _ARGUMENTS_AT + 8 * at))
         part.append((_EQUAL, 0, 2 * (len(wanted) - at) - 1, value))
-    part += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
+    part += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _DENY)]
     return [(_EQUAL, 0, len(part), number), *part]
 
 
-def available() -> bool:
+def is_available() -> bool:
     """Whether this kernel supports filters, and this machine's call numbers are known."""
     number = _SECCOMP_CALL.get(platform.machine())
     if number is None:
         return False
-    action = ctypes.c_uint32(_REFUSE & 0xFFFF0000)
+    action = ctypes.c_uint32(_DENY & 0xFFFF0000)
     return bool(ctypes.CDLL(None).syscall(number, _GET_ACTION_AVAIL, 0, ctypes.byref(action)) == 0)
 
 
 def restrict() -> bool:
     """Install the filter; return whether the kernel enforces it.
 
-    Call it while the process has one thread, after ``kernel.give_up_privileges``.
+    Call it while the process has one thread, after ``kernel.set_no_new_privileges``.
     """
-    code = program(platform.machine())
+    code = build_filter(platform.machine())
     if not code:
         return False
     filtered = _Program(len(code) // 8, code)

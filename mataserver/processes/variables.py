@@ -91,7 +91,7 @@ LIBRARIES = (
     "TRITON_*",
     "ZE_*",
 )
-EVERYBODY = (*SYSTEM, *PYTHON, *NETWORK, *LIBRARIES)
+EVERY_CHILD = (*SYSTEM, *PYTHON, *NETWORK, *LIBRARIES)
 """Names, and prefixes with a star, that every child gets."""
 HUB = ("HF_*", "HUGGING_FACE_HUB_TOKEN")
 """Additional names for a model's download, including the hub's token."""
@@ -118,16 +118,16 @@ def for_child(
 ) -> dict[str, str]:
     """Return a child's part of ``environment`` (default: the server's).
 
-    These are the names in ``EVERYBODY`` that do not look like a secret, and all in ``also``.
+    These are the names in ``EVERY_CHILD`` that do not look like a secret, and all in ``also``.
     """
     given = os.environ if environment is None else environment
     wanted = tuple(also)
     return {
         name: value
         for name, value in given.items()
-        if _listed(name, wanted) or (_listed(name, EVERYBODY) and not _SECRET.search(name))
+        if _matches(name, wanted) or (_matches(name, EVERY_CHILD) and not _SECRET.search(name))
     }
 
 
-def _listed(name: str, patterns: Iterable[str]) -> bool:
+def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -119,7 +119,7 @@ class Loader:
         """Return the file access rules of a worker."""
         paths = [each.spec.path for each in plan.whole if each.spec.path is not None]
         data, shared = self._settings.data_path, self._settings.shared_path
-        return confinement.rules(
+        return confinement.file_rules(
             data,
             {each.owner for each in plan.whole},
             paths,

@@ -29,7 +29,7 @@ from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
 
-from mataserver.processes.spawned import take_output
+from mataserver.processes.child_main import reserve_output
 from mataserver.sources import cache
 from mataserver.sources.failures import Refused, Unwritten, failure
 from mataserver.sources.local import MAX_CONFIG_BYTES
@@ -281,7 +281,7 @@ def _answer(command: str, repo_id: str, report: Reporter) -> Message:
 def main() -> None:
     """Execute one command and exit."""
     command, repo_id = sys.argv[1:]
-    report = Reporter(take_output())
+    report = Reporter(reserve_output())
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
     report(_answer(command, repo_id, report))
     # Not sys.exit: it would wait for downloads still running after a failure.

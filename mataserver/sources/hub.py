@@ -12,7 +12,7 @@ import msgspec
 
 from mataserver.errors import BadRequest
 from mataserver.processes import variables
-from mataserver.processes.child import replacing, run_process
+from mataserver.processes.child import replace_environment, run_process
 from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
 from mataserver.sources.messages import Config, Downloaded, HubFailure, Message, Progress
@@ -109,7 +109,7 @@ async def _ask(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Config | Downloaded:
     validate_repo_id(repo_id)
-    chosen = replacing(variables.for_child(variables.HUB, environment))
+    chosen = replace_environment(variables.for_child(variables.HUB, environment))
     async with run_process(
         _CHILD,
         (command, repo_id),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver.errors import BadRequest
-from mataserver.processes.child import replacing, run_process
+from mataserver.processes.child import replace_environment, run_process
 from mataserver.sources.wheels import Found, Home
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ async def _process(*command: str, env: dict[str, str]) -> AsyncIterator[Child]:
     """Run a command without input; its process group is gone when the context ends."""
     async with run_process(
         command,
-        environment=replacing(env),
+        environment=replace_environment(env),
         line_limit=_LINE_LIMIT,
         log="output",
     ) as child:

@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
-MOST_SENT = 2_000_000_000
+MAX_TRANSFER_BYTES = 2_000_000_000
 """Maximum bytes of a model that is sent; a larger one must be on the node, or a shared disk."""
-PIECE = 1 << 20
-_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
+CHUNK_BYTES = 1 << 20
+_HUB_ENVIRONMENT = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
 
-log = logging.getLogger("mataserver.seat")
+log = logging.getLogger("mataserver.runner")
 
 
-class Goods(Struct, frozen=True):
+class FileManifest(Struct, frozen=True):
     """Manifest of the files of a model or a part, as the server has them.
 
-    ``digest`` is that of ``digest()``. ``repository``, ``commit`` and ``names`` locate the files on
-    the hub; empty for files that are not from it.
+    ``digest`` is that of ``tree_digest()``. ``repository``, ``commit`` and ``names`` locate the
+    files on the hub; empty for files that are not from it.
     """
 
     path: str
@@ -58,7 +58,7 @@ class SentFile(Struct, frozen=True):
     sha256: str
 
 
-class Consignment(Struct, frozen=True):
+class TransferHeader(Struct, frozen=True):
     """Header of sent files: the first line, JSON, before the bytes of all files."""
 
     digest: str
@@ -66,7 +66,7 @@ class Consignment(Struct, frozen=True):
     files: list[SentFile]
 
 
-class Receipt(Struct, frozen=True):
+class TransferReply(Struct, frozen=True):
     """The node's reply, a line of JSON: first ``send``, finally ``path`` or ``error``."""
 
     send: bool = False
@@ -74,7 +74,7 @@ class Receipt(Struct, frozen=True):
     error: str = ""
 
 
-def digest(path: str, names: Iterable[str] | None = None) -> str:
+def tree_digest(path: str, names: Iterable[str] | None = None) -> str:
     """Return a SHA-256 of the names and contents of a file or a directory; empty if missing.
 
     With ``names``, of those files of a directory only; empty if one is missing. Blocking: reads
@@ -83,27 +83,27 @@ def digest(path: str, names: Iterable[str] | None = None) -> str:
     root = Path(path)
     if not root.exists():
         return ""
-    whole = hashlib.sha256()
-    files = contents(root) if names is None else sorted(root / name for name in names)
+    hasher = hashlib.sha256()
+    files = list_files(root) if names is None else sorted(root / name for name in names)
     for file in files:
         if not file.is_file():
             return ""
-        whole.update(f"{file.relative_to(root)}\0{sha256(file)}\n".encode())
-    return whole.hexdigest()
+        hasher.update(f"{file.relative_to(root)}\0{hash_file(file)}\n".encode())
+    return hasher.hexdigest()
 
 
-def contents(root: Path) -> list[Path]:
+def list_files(root: Path) -> list[Path]:
     """Return the files of a model, sorted."""
     return [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
 
 
-def sha256(file: Path) -> str:
+def hash_file(file: Path) -> str:
     """Return the SHA-256 of a file's contents."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-class Store:
+class FileStore:
     """A node's store of sent files; ``shared`` also looks at the server's own paths."""
 
     def __init__(self, folder: Path | None = None, *, shared: bool = True) -> None:
@@ -111,67 +111,71 @@ class Store:
         self._folder = folder or home / "mataserver" / "models"
         self._shared = shared
 
-    def find(self, goods: Goods) -> str:
+    def find(self, manifest: FileManifest) -> str:
         """Return the files' path on this node, empty if there is none. Blocking."""
-        kept = str(self._kept(goods.digest, Path(goods.path).name))
-        for path in [goods.path] * self._shared + [kept]:
-            if digest(path) == goods.digest:
+        stored = str(self._stored_path(manifest.digest, Path(manifest.path).name))
+        for path in [manifest.path] * self._shared + [stored]:
+            if tree_digest(path) == manifest.digest:
                 return path
-        return self._from_hub(goods) if goods.repository else ""
+        return self._from_hub(manifest) if manifest.repository else ""
 
-    def receive(self, reader: BinaryIO) -> Iterator[Receipt]:
+    def receive(self, reader: BinaryIO) -> Iterator[TransferReply]:
         """Receive files from the server; yield the replies to it."""
         try:
-            sent = msgspec.json.decode(reader.readline(), type=Consignment)
-            _check(sent)
-            with self._turn(sent.digest):
-                kept = self._kept(sent.digest, sent.name)
-                if digest(str(kept)) != sent.digest:
-                    yield Receipt(send=True)
-                    self._write(sent, reader)
-                yield Receipt(path=str(kept))
+            header = msgspec.json.decode(reader.readline(), type=TransferHeader)
+            _check_header(header)
+            with self._fetch_lock(header.digest):
+                stored = self._stored_path(header.digest, header.name)
+                if tree_digest(str(stored)) != header.digest:
+                    yield TransferReply(send=True)
+                    self._write_files(header, reader)
+                yield TransferReply(path=str(stored))
         except (OSError, ValueError) as error:
             log.warning("a model was not taken: %s", error)
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            yield Receipt(error=why)
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            yield TransferReply(error=reason)
 
-    def _kept(self, name: str, inner: str) -> Path:
+    def _stored_path(self, name: str, inner: str) -> Path:
         return self._folder / name / inner
 
     @contextlib.contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
+    def _fetch_lock(self, name: str) -> Iterator[None]:
         """Hold the lock under which one process of this node at a time fetches the same files."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _write(self, sent: Consignment, reader: BinaryIO) -> None:
+    def _write_files(self, header: TransferHeader, reader: BinaryIO) -> None:
         """Write the files to a temporary directory, and move it into place once verified."""
         with tempfile.TemporaryDirectory(prefix=".", dir=self._folder) as beside:
             inner = Path(beside) / "whole"
-            for file in sent.files:
+            for file in header.files:
                 target = inner / file.name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _take(file, target, reader)
-            if digest(str(inner / sent.name)) != sent.digest:
+                _receive_file(file, target, reader)
+            if tree_digest(str(inner / header.name)) != header.digest:
                 raise ValueError("what came is not what was announced")
-            place = self._folder / sent.digest
+            place = self._folder / header.digest
             shutil.rmtree(place, ignore_errors=True)  # an existing directory is damaged
             inner.rename(place)
 
-    def _from_hub(self, goods: Goods) -> str:
+    def _from_hub(self, manifest: FileManifest) -> str:
         """Download the files to this node's hub cache; return their path, empty on failure."""
-        snapshot = repository_directory(goods.repository) / "snapshots" / goods.commit
-        with self._turn(f"{goods.repository.replace('/', '--')}--{goods.commit}"):
-            if digest(str(snapshot), goods.names) == goods.digest:
+        snapshot = repository_directory(manifest.repository) / "snapshots" / manifest.commit
+        with self._fetch_lock(f"{manifest.repository.replace('/', '--')}--{manifest.commit}"):
+            if tree_digest(str(snapshot), manifest.names) == manifest.digest:
                 return str(snapshot)
-            if not _downloaded(goods):
+            if not _download(manifest):
                 return ""
-            return str(snapshot) if digest(str(snapshot), goods.names) == goods.digest else ""
+            return (
+                str(snapshot)
+                if tree_digest(str(snapshot), manifest.names) == manifest.digest
+                else ""
+            )
 
 
-def _downloaded(goods: Goods) -> bool:
+def _download(manifest: FileManifest) -> bool:
     """Download the files at their commit; return whether that succeeded.
 
     Uses a process of its own: the hub's library reads environment variables once, at import. The
@@ -179,51 +183,55 @@ def _downloaded(goods: Goods) -> bool:
     """
     ran = subprocess.run(  # noqa: S603 - our own module
         [sys.executable, "-P", "-m", __name__],
-        input=msgspec.json.encode(goods),
-        env={**_QUIET, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        input=msgspec.json.encode(manifest),
+        env={
+            **_HUB_ENVIRONMENT,
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=False,
     )
     if ran.returncode:
-        said = ran.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        log.warning("%s does not come from the hub: %s", goods.repository, said)
+        reason = ran.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        log.warning("%s does not come from the hub: %s", manifest.repository, reason)
     return not ran.returncode
 
 
 def main() -> None:
     """Download the files that standard input names. Raises what the hub's library raises."""
-    goods = msgspec.json.decode(sys.stdin.buffer.read(), type=Goods)
+    manifest = msgspec.json.decode(sys.stdin.buffer.read(), type=FileManifest)
     import huggingface_hub
 
-    for name in goods.names:
-        huggingface_hub.hf_hub_download(goods.repository, name, revision=goods.commit)
+    for name in manifest.names:
+        huggingface_hub.hf_hub_download(manifest.repository, name, revision=manifest.commit)
 
 
-def _check(sent: Consignment) -> None:
+def _check_header(header: TransferHeader) -> None:
     """Raise ``ValueError`` for a model that is too large, or a path outside its directory."""
-    if sum(file.size for file in sent.files) > MOST_SENT:
+    if sum(file.size for file in header.files) > MAX_TRANSFER_BYTES:
         raise ValueError("it is too large")
-    every = [sent.digest, sent.name, *(file.name for file in sent.files)]
+    every = [header.digest, header.name, *(file.name for file in header.files)]
     for name in every:
         if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError("a name leads elsewhere")
 
 
-def _take(file: SentFile, target: Path, reader: BinaryIO) -> None:
+def _receive_file(file: SentFile, target: Path, reader: BinaryIO) -> None:
     """Write the next bytes to a file and sync it. Raises ``ValueError`` if its hash differs."""
-    left, whole = file.size, hashlib.sha256()
+    left, hasher = file.size, hashlib.sha256()
     with target.open("wb") as out:
         while left:
-            piece = reader.read(min(PIECE, left))
-            if not piece:
+            chunk = reader.read(min(CHUNK_BYTES, left))
+            if not chunk:
                 raise ValueError("the server went away")
-            whole.update(piece)
-            out.write(piece)
-            left -= len(piece)
+            hasher.update(chunk)
+            out.write(chunk)
+            left -= len(chunk)
         out.flush()
         os.fsync(out.fileno())
-    if whole.hexdigest() != file.sha256:
+    if hasher.hexdigest() != file.sha256:
         raise ValueError("a file came damaged")
 
 

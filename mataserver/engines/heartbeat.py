@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.placing import Node
+    from mataserver.engines.broker_messages import Node
 
-LOOKS = 4
+MISSED_LIMIT = 4
 """Missed heartbeats in a row after which a node is lost; from the first one it is suspect."""
-SURE = 0.25
+RECHECK_SECONDS = 0.25
 """Seconds between two checks that tell a live node from one that is shutting down."""
-HURRY = 1.0
+PROBE_TIMEOUT = 1.0
 """Timeout in seconds of a check that a caller waits for."""
-AVOIDED = 30.0
+AVOID_SECONDS = 30.0
 """Seconds for which a lost node is only a last resort: Ray may still consider it alive."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """The HTTP/2 connection preface with empty settings: RFC 9113, section 3.4."""
@@ -32,7 +32,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 
 log = logging.getLogger("mataserver.ray")
 
 
-class Sign(Enum):
+class ProbeResult(Enum):
     """Outcome of a heartbeat check."""
 
     ALIVE = "alive"
@@ -40,7 +40,7 @@ class Sign(Enum):
     REFUSED = "refused"
 
 
-async def look(host: str, port: int, seconds: float) -> Sign:
+async def probe(host: str, port: int, seconds: float) -> ProbeResult:
     """Check a Ray daemon. One that requires TLS counts as alive too: it closes the connection."""
     writer = None
     try:
@@ -49,21 +49,21 @@ async def look(host: str, port: int, seconds: float) -> Sign:
             writer.write(_PREFACE)
             await reader.read(1)
     except TimeoutError:
-        return Sign.SILENT
+        return ProbeResult.SILENT
     except OSError:
-        return Sign.REFUSED
+        return ProbeResult.REFUSED
     finally:
         if writer is not None:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-    return Sign.ALIVE
+    return ProbeResult.ALIVE
 
 
-class Watched(Protocol):
+class MonitoredWorker(Protocol):
     """A worker on a node, as its monitor sees it."""
 
-    def doubt(self, *, suspect: bool) -> None:
+    def set_suspect(self, *, suspect: bool) -> None:
         """Handle a change: whether the node is silent."""
         ...
 
@@ -72,30 +72,30 @@ class Watched(Protocol):
         ...
 
 
-class Pulse:
-    """Monitors one node while it has workers; calls ``lost()`` once it is lost."""
+class NodeMonitor:
+    """Monitors one node while it has workers; calls ``on_lost()`` once it is lost."""
 
-    def __init__(self, host: str, port: int, silence: float, lost: Callable[[], None]) -> None:
+    def __init__(self, host: str, port: int, silence: float, on_lost: Callable[[], None]) -> None:
         self._where = (host, port)
-        self._pause = silence / LOOKS
+        self._interval = silence / MISSED_LIMIT
         self._silence = silence
-        self._lost = lost
-        self._workers: set[Watched] = set()
+        self._on_lost = on_lost
+        self._workers: set[MonitoredWorker] = set()
         self._task: asyncio.Task[None] | None = None
-        self._over = False
+        self._is_lost = False
 
     @property
     def idle(self) -> bool:
         """Whether it monitors for no worker."""
         return not self._workers
 
-    def add(self, worker: Watched) -> None:
+    def add(self, worker: MonitoredWorker) -> None:
         """Monitor on behalf of a worker."""
         self._workers.add(worker)
-        if self._task is None and not self._over:
+        if self._task is None and not self._is_lost:
             self._task = asyncio.get_running_loop().create_task(self._watch())
 
-    def discard(self, worker: Watched) -> None:
+    def discard(self, worker: MonitoredWorker) -> None:
         """Stop monitoring on behalf of a worker."""
         self._workers.discard(worker)
         if not self._workers:
@@ -110,51 +110,51 @@ class Pulse:
     async def is_lost(self) -> bool:
         """Return whether the node is lost, after one of its workers has ended."""
         for _ in range(2):
-            if self._over or await look(*self._where, HURRY) is not Sign.ALIVE:
+            if self._is_lost or await probe(*self._where, PROBE_TIMEOUT) is not ProbeResult.ALIVE:
                 return True
-            await asyncio.sleep(SURE)
-        return self._over
+            await asyncio.sleep(RECHECK_SECONDS)
+        return self._is_lost
 
     async def _watch(self) -> None:
         """Check until the node is lost. Counts checks, not time: this process may be paused."""
-        without = refused = 0
-        while without < LOOKS and refused < 2:
-            sign = await look(*self._where, self._pause)
-            without = 0 if sign is Sign.ALIVE else without + 1
-            refused = refused + 1 if sign is Sign.REFUSED else 0
+        missed = refused = 0
+        while missed < MISSED_LIMIT and refused < 2:
+            result = await probe(*self._where, self._interval)
+            missed = 0 if result is ProbeResult.ALIVE else missed + 1
+            refused = refused + 1 if result is ProbeResult.REFUSED else 0
             for worker in list(self._workers):
-                worker.doubt(suspect=bool(without))
-            if sign is not Sign.SILENT:
-                await asyncio.sleep(SURE if refused else self._pause)
-        self._over = True
-        self._lost()
+                worker.set_suspect(suspect=bool(missed))
+            if result is not ProbeResult.SILENT:
+                await asyncio.sleep(RECHECK_SECONDS if refused else self._interval)
+        self._is_lost = True
+        self._on_lost()
         reason = "its node ended" if refused else f"its node is silent for {self._silence:g} s"
         for worker in list(self._workers):
             worker.node_lost(reason)
 
 
-class NodeWatch:
+class NodeMonitors:
     """Monitors nodes; a node without a heartbeat for ``silence`` seconds is lost."""
 
     def __init__(self, silence: float) -> None:
         self._silence = silence
-        self._pulses: dict[str, Pulse] = {}
+        self._monitors: dict[str, NodeMonitor] = {}
         self._avoided: dict[str, float] = {}
 
-    def pulse(self, node: Node) -> Pulse:
+    def monitor(self, node: Node) -> NodeMonitor:
         """Return a node's monitor; drop idle ones."""
-        for each in [key for key, watched in self._pulses.items() if watched.idle]:
-            del self._pulses[each]
-        if node.id not in self._pulses:
-            self._pulses[node.id] = Pulse(
+        for each in [key for key, monitor in self._monitors.items() if monitor.idle]:
+            del self._monitors[each]
+        if node.id not in self._monitors:
+            self._monitors[node.id] = NodeMonitor(
                 node.host, node.port, self._silence, lambda: self.avoid(node)
             )
-        return self._pulses[node.id]
+        return self._monitors[node.id]
 
     def avoid(self, node: Node) -> None:
-        """Make a lost node the last resort for ``AVOIDED`` seconds."""
+        """Make a lost node the last resort for ``AVOID_SECONDS`` seconds."""
         log.error("the node %s is lost", node.name)
-        self._avoided[node.id] = asyncio.get_running_loop().time() + AVOIDED
+        self._avoided[node.id] = asyncio.get_running_loop().time() + AVOID_SECONDS
 
     def avoided(self) -> list[str]:
         """Return the ids of the nodes that are a last resort now."""
@@ -164,5 +164,5 @@ class NodeWatch:
 
     def stop(self) -> None:
         """Stop all monitors."""
-        for watched in self._pulses.values():
-            watched.stop()
+        for monitor in self._monitors.values():
+            monitor.stop()

@@ -1,6 +1,6 @@
 """The child's side of ``mataserver.processes.child``: setup, then the target itself.
 
-``python -m mataserver.processes.spawned PARENT NICE CONFINED PATH KIND TARGET …`` dies with its
+``python -m mataserver.processes.child_main PARENT NICE CONFINED PATH KIND TARGET …`` dies with its
 parent, lowers its priority, and runs the target: a module, a function, or a program. It has
 few imports: some children are short-lived.
 """
@@ -50,37 +50,37 @@ class Parent:
 
         Call it before decoding untrusted data. Not enforced by a kernel without Landlock.
         """
-        landlock.change_nothing()
+        landlock.make_read_only()
 
     @classmethod
     def on_pipes(cls, arguments: list[str]) -> Self:
         """Use standard input and output; redirect libraries' output to standard error."""
-        return cls(sys.stdin.buffer, take_output(), arguments)
+        return cls(sys.stdin.buffer, reserve_output(), arguments)
 
 
-def take_output() -> BinaryIO:
+def reserve_output() -> BinaryIO:
     """Reserve standard output for messages; redirect libraries' output to standard error."""
     outgoing = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return outgoing
 
 
-def _step_back(nice: int) -> None:
+def _lower_priority(nice: int) -> None:
     """Lower the process's CPU and OOM priority below served models."""
     with contextlib.suppress(OSError):  # a sandbox may forbid it
         os.nice(nice)
-    kernel.be_killed_first(1000)
+    kernel.set_oom_score(1000)
 
 
 def main() -> None:
     """Run the target of the command line."""
     parent, nice, confined, path, kind, name, *arguments = sys.argv[1:]
-    kernel.die_with(int(parent))
-    kernel.give_up_privileges()
+    kernel.die_with_parent(int(parent))
+    kernel.set_no_new_privileges()
     if int(confined):
         seccomp.restrict()
     if int(nice):
-        _step_back(int(nice))
+        _lower_priority(int(nice))
     if kind == "program":
         # The server's path was for this module: another Python must not import from it.
         os.environ.pop("PYTHONPATH", None)

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.engines import program
-from mataserver.engines.program import HEAD, frame
-from mataserver.engines.seat import PROGRAM
-from mataserver.processes.child import LINE_LIMIT, PIPE_SECONDS, last_words_of
+from mataserver.engines import program_relay
+from mataserver.engines.node_runner import PROGRAM
+from mataserver.engines.program_relay import FRAME_HEADER, frame
+from mataserver.processes.child import LINE_LIMIT, PIPE_SECONDS, read_tail
 from mataserver.processes.child import Child as ChildProcess
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from pathlib import Path
 
-    from mataserver.engines.program import Launch
+    from mataserver.engines.program_relay import LaunchRequest
 
-LOST = -int(SIGKILL)
+LOST_STATUS = -int(SIGKILL)
 """Exit status reported when the program's node or connection is lost: the real one is unknown."""
 
 
-class ErrandChild(ChildProcess):
+class RemoteChild(ChildProcess):
     """A child process on a node: has all of ``Child`` but a local ``pid``."""
 
     def __init__(self, reader: StreamReader, writer: StreamWriter, log: Path | None) -> None:
@@ -34,8 +34,8 @@ class ErrandChild(ChildProcess):
         self._errors = errors
         self._writer = writer
         self._status: int | None = None
-        self._over = asyncio.get_running_loop().create_task(self._follow(reader))
-        self._last_words = asyncio.get_running_loop().create_task(last_words_of(errors, log))
+        self._finished = asyncio.get_running_loop().create_task(self._read_frames(reader))
+        self._last_words = asyncio.get_running_loop().create_task(read_tail(errors, log))
 
     @property
     def pid(self) -> int:
@@ -56,53 +56,53 @@ class ErrandChild(ChildProcess):
 
     def write(self, data: bytes) -> None:
         """Write bytes to its standard input without draining."""
-        if self._over.done():
+        if self._finished.done():
             raise ConnectionResetError
-        self._writer.write(frame(program.INPUT, data))
+        self._writer.write(frame(program_relay.INPUT, data))
 
     def close_input(self) -> None:
         """Close its standard input."""
-        if not self._over.done():
-            self._writer.write(frame(program.END_OF_INPUT))
+        if not self._finished.done():
+            self._writer.write(frame(program_relay.END_OF_INPUT))
 
     async def wait(self) -> int:
-        """Wait for its end; return its exit status, ``LOST`` if the node was lost."""
-        await asyncio.wait([self._over])
-        return LOST if self._status is None else self._status
+        """Wait for its end; return its exit status, ``LOST_STATUS`` if the node was lost."""
+        await asyncio.wait([self._finished])
+        return LOST_STATUS if self._status is None else self._status
 
     def signal(self, number: int) -> None:
         """Send a signal to it and its process group."""
-        if not self._over.done():
-            self._writer.write(frame(program.SIGNAL, str(int(number)).encode()))
+        if not self._finished.done():
+            self._writer.write(frame(program_relay.SIGNAL, str(int(number)).encode()))
 
     async def end(self, grace: float = 0.0, ask: int = SIGTERM) -> None:
         """Signal ``ask``, wait up to ``grace`` seconds, then kill it with its process group."""
-        if grace and not self._over.done():
+        if grace and not self._finished.done():
             self.signal(ask)
-            await asyncio.wait([self._over], timeout=grace)
+            await asyncio.wait([self._finished], timeout=grace)
         self.signal(SIGKILL)
-        await asyncio.wait([self._over], timeout=PIPE_SECONDS)
-        self._over.cancel()
-        await asyncio.gather(self._over, self._last_words, return_exceptions=True)
+        await asyncio.wait([self._finished], timeout=PIPE_SECONDS)
+        self._finished.cancel()
+        await asyncio.gather(self._finished, self._last_words, return_exceptions=True)
 
     # the node's health
 
-    def doubt(self, *, suspect: bool) -> None:
+    def set_suspect(self, *, suspect: bool) -> None:
         """Ignore a silent node: it may recover."""
 
     def node_lost(self, reason: str) -> None:  # noqa: ARG002 - already logged
         """Report it as ended together with its node."""
-        self._over.cancel()
+        self._finished.cancel()
 
-    async def _follow(self, reader: StreamReader) -> None:
+    async def _read_frames(self, reader: StreamReader) -> None:
         """Dispatch the node's frames until the exit status or the end of the connection."""
         try:
             while self._status is None:
-                kind, size = HEAD.unpack(await reader.readexactly(HEAD.size))
+                kind, size = FRAME_HEADER.unpack(await reader.readexactly(FRAME_HEADER.size))
                 data = await reader.readexactly(size)
-                if kind == program.OUTPUT:
+                if kind == program_relay.OUTPUT:
                     self._output.feed_data(data)
-                elif kind == program.ERROR:
+                elif kind == program_relay.ERROR:
                     self._errors.feed_data(data)
                 else:
                     (self._status,) = struct.unpack(">i", data)
@@ -114,8 +114,10 @@ class ErrandChild(ChildProcess):
             self._writer.close()
 
 
-async def begin(host: str, port: int, secret: bytes, what: Launch, log: Path | None) -> ErrandChild:
-    """Have a seat run a program. Raises ``OSError`` if its node is unreachable."""
+async def start_program(
+    host: str, port: int, secret: bytes, request: LaunchRequest, log: Path | None
+) -> RemoteChild:
+    """Have a runner run a program. Raises ``OSError`` if its node is unreachable."""
     reader, writer = await asyncio.open_connection(host, port)
-    writer.write(secret + PROGRAM + msgspec.json.encode(what) + b"\n")
-    return ErrandChild(reader, writer, log)
+    writer.write(secret + PROGRAM + msgspec.json.encode(request) + b"\n")
+    return RemoteChild(reader, writer, log)

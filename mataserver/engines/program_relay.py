@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import msgspec
 from msgspec import Struct
 
-from mataserver.processes.child import spawned, variables_of
+from mataserver.processes.child import build_environment, spawn_command
 
 if TYPE_CHECKING:
     import socket
 
-HEAD = struct.Struct(">cI")
+FRAME_HEADER = struct.Struct(">cI")
 INPUT, END_OF_INPUT, SIGNAL = b"i", b"c", b"k"
 """Server to node: input bytes, end of input, a signal number."""
 OUTPUT, ERROR, STATUS = b"o", b"e", b"s"
 """Node to server: output bytes, and finally the exit status."""
-PIECE = 1 << 16
+CHUNK_BYTES = 1 << 16
 
 
-class Launch(Struct, frozen=True):
-    """What to run, as the first line: ``what`` in the form of ``mataserver.processes.spawned``."""
+class LaunchRequest(Struct, frozen=True):
+    """What to run: the first line. ``target`` is as ``target_command`` returns it."""
 
-    what: list[str]
+    target: list[str]
     environment: dict[str, str]
     nice: int
     threads: int
@@ -40,49 +40,49 @@ class Launch(Struct, frozen=True):
 
 def frame(kind: bytes, data: bytes = b"") -> bytes:
     """Return a frame."""
-    return HEAD.pack(kind, len(data)) + data
+    return FRAME_HEADER.pack(kind, len(data)) + data
 
 
-class Tenant:
+class ProgramRelay:
     """Runs one program for the server connected to ``sock``; kills it when the server goes away."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._sending = threading.Lock()
+        self._send_lock = threading.Lock()
 
     def run(self) -> None:
         """Run the program until it ends, or the server disconnects."""
         with self._sock, self._sock.makefile("rb") as reader:
-            program = msgspec.json.decode(reader.readline(), type=Launch)
-            process = _started(program)
-            threading.Thread(target=self._obey, args=(reader, process), daemon=True).start()
+            program = msgspec.json.decode(reader.readline(), type=LaunchRequest)
+            process = _start(program)
+            threading.Thread(target=self._run_commands, args=(reader, process), daemon=True).start()
             streams = ((OUTPUT, process.stdout), (ERROR, process.stderr))
-            tellers = [
-                threading.Thread(target=self._tell, args=(kind, cast("BinaryIO", stream)))
+            forwarders = [
+                threading.Thread(target=self._forward_output, args=(kind, cast("BinaryIO", stream)))
                 for kind, stream in streams
             ]
-            for teller in tellers:
-                teller.start()
+            for forwarder in forwarders:
+                forwarder.start()
             status = process.wait()
             _signal(process, signal.SIGKILL)  # leftover descendants would keep its pipes open
-            for teller in tellers:
-                teller.join()
+            for forwarder in forwarders:
+                forwarder.join()
             self._send(STATUS, struct.pack(">i", status))
 
     def _send(self, kind: bytes, data: bytes) -> None:
-        with self._sending, contextlib.suppress(OSError):
+        with self._send_lock, contextlib.suppress(OSError):
             self._sock.sendall(frame(kind, data))
 
-    def _tell(self, kind: bytes, stream: BinaryIO) -> None:
-        while piece := stream.read1(PIECE):  # type: ignore[attr-defined] # it is buffered
-            self._send(kind, piece)
+    def _forward_output(self, kind: bytes, stream: BinaryIO) -> None:
+        while chunk := stream.read1(CHUNK_BYTES):  # type: ignore[attr-defined] # it is buffered
+            self._send(kind, chunk)
 
-    def _obey(self, reader: BinaryIO, process: subprocess.Popen[bytes]) -> None:
+    def _run_commands(self, reader: BinaryIO, process: subprocess.Popen[bytes]) -> None:
         """Execute the server's frames until it disconnects; then kill the program."""
         stdin = cast("BinaryIO", process.stdin)
         with contextlib.suppress(OSError, struct.error, ValueError):
             while True:
-                kind, size = HEAD.unpack(reader.read(HEAD.size))
+                kind, size = FRAME_HEADER.unpack(reader.read(FRAME_HEADER.size))
                 data = reader.read(size)
                 if kind == INPUT:
                     with contextlib.suppress(BrokenPipeError):
@@ -95,9 +95,9 @@ class Tenant:
         _signal(process, signal.SIGKILL)
 
 
-def _started(program: Launch) -> subprocess.Popen[bytes]:
-    given = variables_of(program.environment, (), program.threads)
-    command, variables = spawned(program.what, given, program.nice)
+def _start(program: LaunchRequest) -> subprocess.Popen[bytes]:
+    given = build_environment(program.environment, (), program.threads)
+    command, variables = spawn_command(program.target, given, program.nice)
     return subprocess.Popen(  # noqa: S603 - requested by the authenticated server
         command,
         stdin=subprocess.PIPE,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Worker
 
 
-class Roster:
+class ReplicaTable:
     """Maps each index to its worker, if any, and to its load.
 
     An index is ``wanted`` until it is retired, also while its worker is being started or replaced.
@@ -24,13 +24,13 @@ class Roster:
         self.workers: list[Worker | None] = [None] * count
         self.load = [0] * count
         self.wanted = set(range(count))
-        self.leaving: dict[int, asyncio.Event] = {}
+        self.retiring: dict[int, asyncio.Event] = {}
         """For each index being retired: an event that is set once its load is zero."""
         self.suspects: set[int] = set()
         """Indices of workers that may be lost."""
 
     @property
-    def present(self) -> list[Worker]:
+    def existing(self) -> list[Worker]:
         """All existing workers, including those being retired."""
         return [worker for worker in self.workers if worker is not None]
 
@@ -42,10 +42,10 @@ class Roster:
     @property
     def is_suspect(self) -> bool:
         """Whether any worker is alive, and every live one is suspect."""
-        living = {*self.living()}
-        return bool(living) and living <= self.suspects
+        alive_indices = {*self.alive_indices()}
+        return bool(alive_indices) and alive_indices <= self.suspects
 
-    def living(self) -> list[int]:
+    def alive_indices(self) -> list[int]:
         """Return the indices that can answer and are not being retired."""
         return [i for i in sorted(self.wanted) if self.is_alive(i)]
 
@@ -61,26 +61,26 @@ class Roster:
             raise NotDispatchedError
         return worker
 
-    def idlest(self) -> int:
+    def least_loaded(self) -> int:
         """Return the least loaded index. Raises ``NotDispatchedError`` if none can answer."""
-        living = self.living()
-        if not living:
+        alive_indices = self.alive_indices()
+        if not alive_indices:
             raise NotDispatchedError
         if self.suspects:  # a suspect worker is a last resort, whatever its load
-            living = [i for i in living if i not in self.suspects] or living
-        return min(living, key=lambda i: self.load[i])
+            alive_indices = [i for i in alive_indices if i not in self.suspects] or alive_indices
+        return min(alive_indices, key=lambda i: self.load[i])
 
     def add(self) -> int:
         """Add an index and return it."""
-        taken = self.wanted | self.leaving.keys()
-        index = next(i for i in range(len(self.workers) + 1) if i not in taken)
+        used = self.wanted | self.retiring.keys()
+        index = next(i for i in range(len(self.workers) + 1) if i not in used)
         if index == len(self.workers):
             self.workers.append(None)
             self.load.append(0)
         self.wanted.add(index)
         return index
 
-    def put(self, index: int, worker: Worker) -> None:
+    def assign(self, index: int, worker: Worker) -> None:
         """Assign a new worker to an index, and reset its load."""
         self.workers[index], self.load[index] = worker, 0
 
@@ -88,23 +88,23 @@ class Roster:
         """Retire a worker: no new work, wait for its pending work, then close it."""
         worker = self.worker(index)
         self.wanted.discard(index)
-        quiet = self.leaving[index] = asyncio.Event()
+        idle = self.retiring[index] = asyncio.Event()
         while self.load[index] and worker.alive:
-            await quiet.wait()
+            await idle.wait()
         await worker.close()
         # Only now: a concurrent close of all workers must still see this one.
         self.workers[index] = None
         self.suspects.discard(index)
-        del self.leaving[index]
+        del self.retiring[index]
 
-    def less(self, index: int, worker: Worker) -> None:
+    def decrement_load(self, index: int, worker: Worker) -> None:
         """Decrement a worker's load, unless it has been replaced since."""
         if self.workers[index] is worker:
             self.load[index] -= 1
-            if index in self.leaving and not self.load[index]:
-                self.leaving[index].set()
+            if index in self.retiring and not self.load[index]:
+                self.retiring[index].set()
 
-    async def counted(
+    async def count_stream(
         self, index: int, worker: Worker, items: AsyncGenerator[Any]
     ) -> AsyncGenerator[Any]:
         """Yield the items of a stream, counting it as one unit of load until its end."""
@@ -114,4 +114,4 @@ class Roster:
                 async for item in items:
                     yield item
         finally:
-            self.less(index, worker)
+            self.decrement_load(index, worker)

@@ -17,18 +17,18 @@ GROUP = "mataserver"
 """The entry point group of plugins."""
 
 
-def releases() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     """Return the versions of Python, mataserver and every distribution with a plugin."""
     own = {"Python": platform.python_version(), "mataserver": metadata.version("mataserver")}
     return {**dict(_plugins().values()), **own}
 
 
-def compare(node: str, theirs: Mapping[str, str], modules: Iterable[str]) -> None:
+def check_versions(node: str, theirs: Mapping[str, str], modules: Iterable[str]) -> None:
     """Compare a node's software with ours, for the plugins that ``modules`` belong to.
 
     Raises ``MataError`` naming the difference and the node.
     """
-    plugins, ours = _plugins(), releases()
+    plugins, ours = _plugins(), software_versions()
     roots = {module.partition(".")[0] for module in modules}
     owners = sorted({plugins[root][0] for root in roots if root in plugins})
     for what in ("mataserver", "Python", *owners):
@@ -38,11 +38,11 @@ def compare(node: str, theirs: Mapping[str, str], modules: Iterable[str]) -> Non
             raise MataError(f"The node {node} has {what} {theirs[what]}, this server {ours[what]}")
 
 
-def modules_of(assignment: Assignment) -> Iterator[str]:
+def model_modules(assignment: Assignment) -> Iterator[str]:
     """Yield the modules that load a model and its parts."""
     yield assignment.load.__module__
     for part in assignment.parts.values():
-        yield from modules_of(part)
+        yield from model_modules(part)
 
 
 def _plugins() -> dict[str, tuple[str, str]]:
