@@ -262,12 +262,12 @@ def test_a_sound_file_is_taken(tmp_path):
     ("changes", "data", "why"),
     [
         ({}, b"BYTES", "damaged"),
-        ({}, b"byt", "went away"),
+        ({}, b"byt", "disconnected"),
         ({"digest": "0" * 64}, b"bytes", "announced"),
-        ({"name": "../one"}, b"bytes", "elsewhere"),
-        ({"files": [SentFile("../../one", 5, "")]}, b"bytes", "elsewhere"),
-        ({"files": [SentFile("/tmp/one", 5, "")]}, b"bytes", "elsewhere"),
-        ({"digest": "../x"}, b"bytes", "elsewhere"),
+        ({"name": "../one"}, b"bytes", "outside"),
+        ({"files": [SentFile("../../one", 5, "")]}, b"bytes", "outside"),
+        ({"files": [SentFile("/tmp/one", 5, "")]}, b"bytes", "outside"),
+        ({"digest": "../x"}, b"bytes", "outside"),
         ({"files": [SentFile("one", MAX_TRANSFER_BYTES + 1, "")]}, b"bytes", "large"),
     ],
 )

@@ -155,7 +155,7 @@ class FileStore:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _receive_file(file, target, reader)
             if tree_digest(str(inner / header.name)) != header.digest:
-                raise ValueError("what came is not what was announced")
+                raise ValueError("the files received differ from the announced ones")
             place = self._folder / header.digest
             shutil.rmtree(place, ignore_errors=True)  # an existing directory is damaged
             inner.rename(place)
@@ -215,7 +215,7 @@ def _check_header(header: TransferHeader) -> None:
     every = [header.digest, header.name, *(file.name for file in header.files)]
     for name in every:
         if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ValueError("a name leads elsewhere")
+            raise ValueError("a file name is outside the model's directory")
 
 
 def _receive_file(file: SentFile, target: Path, reader: BinaryIO) -> None:
@@ -225,14 +225,14 @@ def _receive_file(file: SentFile, target: Path, reader: BinaryIO) -> None:
         while left:
             chunk = reader.read(min(CHUNK_BYTES, left))
             if not chunk:
-                raise ValueError("the server went away")
+                raise ValueError("the server disconnected")
             hasher.update(chunk)
             out.write(chunk)
             left -= len(chunk)
         out.flush()
         os.fsync(out.fileno())
     if hasher.hexdigest() != file.sha256:
-        raise ValueError("a file came damaged")
+        raise ValueError("a file was damaged on its way")
 
 
 if __name__ == "__main__":

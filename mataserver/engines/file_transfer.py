@@ -117,7 +117,7 @@ async def _send_model(
     model: str, manifest: FileManifest, placed: RunnerPlaced, secret: bytes
 ) -> str:
     header = await asyncio.to_thread(_transfer_header, model, manifest)
-    writer, reply = None, TransferReply(error="it went away")
+    writer, reply = None, TransferReply(error="it disconnected")
     try:
         reader, writer = await asyncio.open_connection(placed.host, placed.port)
         writer.write(secret + FILES + msgspec.json.encode(header) + b"\n")
@@ -182,4 +182,4 @@ async def _read_reply(reader: StreamReader) -> TransferReply:
     try:
         return msgspec.json.decode(line, type=TransferReply)
     except msgspec.MsgspecError:
-        return TransferReply(error="it went away")
+        return TransferReply(error="it disconnected")

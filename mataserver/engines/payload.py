@@ -95,8 +95,8 @@ def unpack(parts: Sequence[bytes | memoryview], resolve: ClassResolver) -> Any:
 def _check_size(body: bytes | memoryview) -> None:
     if len(body) <= MAX_CONTAINERS:
         return
-    held = len(body) - len(bytes(body).translate(None, _CONTAINER_PREFIXES))
-    if len(body) > MAX_BODY_BYTES or held > MAX_CONTAINERS:
+    container_count = len(body) - len(bytes(body).translate(None, _CONTAINER_PREFIXES))
+    if len(body) > MAX_BODY_BYTES or container_count > MAX_CONTAINERS:
         raise NotSerializableError(
             "The data beside its arrays and large bytes is too large to be sent"
         )

@@ -99,7 +99,7 @@ class ModelProcess:
             return lambda _: self._streams.cancel(message.id)
         if isinstance(message, wire.CloseSession):
             return lambda _: self._host.close_session(message.session)
-        raise ValueError(f"no worker is told {type(message).__name__}")
+        raise ValueError(f"a worker does not handle {type(message).__name__}")
 
     # callbacks of the decode watchdog
 
