@@ -1,4 +1,4 @@
-"""A cluster without Ray: nodes that greet, and seats that are processes of this machine.
+"""A cluster without Ray: nodes that greet, and runners that are processes of this machine.
 
 The broker is the real one, in its own process, and so is everything on the wire. A test owns the
 nodes: it kills them, has them fall silent and looks at what is on them.
@@ -67,7 +67,7 @@ class Daemon:
 
 
 class StandInNode(Daemon):
-    """A node: what greets, and the folder in which its seats note their processes."""
+    """A node: what greets, and the folder in which its runners note their processes."""
 
     def __init__(self, folder, name, cpu, labels, environment):
         super().__init__()
@@ -81,7 +81,7 @@ class StandInNode(Daemon):
 
     @property
     def pids(self):
-        """The seats' processes, dead ones too."""
+        """The runners' processes, dead ones too."""
         return sorted(int(path.name) for path in self.folder.iterdir())
 
     def signal(self, number):
@@ -100,7 +100,7 @@ class StandInNode(Daemon):
         self.halt()
 
     def halt(self):
-        """Have its seats stand still: what they are given is under way until the node ends."""
+        """Have its runners stand still: what they are given is under way until the node ends."""
         self.signal(signal.SIGSTOP)
         for pid in self.pids:  # a thread may run on until another one has taken the signal
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -180,7 +180,7 @@ class StandInCluster:
 
 
 class _Cluster:
-    """The broker's end: starts seats where there is room."""
+    """The broker's end: starts runners where there is room."""
 
     def __init__(self, folder):
         self._folder = Path(folder)
@@ -222,7 +222,7 @@ class _Cluster:
 
 
 class _Actor:
-    """A seat in a process of its own."""
+    """A runner in a process of its own."""
 
     def __init__(self, cluster, place):
         self._cluster, self._place = cluster, place
@@ -233,7 +233,7 @@ class _Actor:
         while (node := self._cluster.find(self._place)) is None:
             await asyncio.sleep(0.02)  # as Ray does: silently, for ever
         self._cluster.take(node, self._place)
-        running = run_process(seat, environment=node["environment"])
+        running = run_process(runner, environment=node["environment"])
         self._child = await self._stack.enter_async_context(running)
         self._messages = self._child.messages(dict)
         self._cluster.note(node, self._child.pid)
@@ -278,8 +278,8 @@ def broker(parent):
 # on a node
 
 
-def seat(parent):
-    """Be a seat that is told what to do."""
+def runner(parent):
+    """Be a runner: do what the messages of the stand-in say."""
     apart = os.environ.get("STAND_IN_APART")
     made = NodeRunner(FileStore(Path(apart), shared=False) if apart else None)
     parent.send({"versions": made.describe()})

@@ -63,7 +63,7 @@ WORKER = """
 import asyncio, os, sys
 from mataserver import logs
 from mataserver.engines.work import Placement
-from mataserver.engines.zygotes import ZygoteHandle
+from mataserver.engines.zygote_handle import ZygoteHandle
 
 async def main():
     logs.configure("info", "json")

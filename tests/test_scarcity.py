@@ -10,7 +10,7 @@ import sys
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from mataserver.engines import zygotes
+from mataserver.engines import zygote_handle
 from mataserver.engines.work import Placement
 from mataserver.errors import Unavailable, shortage_error
 from mataserver.http.middleware import _Answer
@@ -84,7 +84,7 @@ async def test_a_process_that_may_not_be_started_is_told(monkeypatch):
     def popen(*_, **__):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(zygotes.subprocess, "Popen", popen)
-    zygote = zygotes.ZygoteHandle(Placement("lab", (), (), confined=False), "info", "text")
+    monkeypatch.setattr(zygote_handle.subprocess, "Popen", popen)
+    zygote = zygote_handle.ZygoteHandle(Placement("lab", (), (), confined=False), "info", "text")
     with pytest.raises(Unavailable, match="can start no more processes"):
         zygote.start()

@@ -34,7 +34,7 @@ class Pixels:
 
 
 class Rig:
-    """A crew whose socket's other end is the test's; ``quick`` is what it takes for quick.
+    """Worker threads whose socket's other end is the test's; ``quick`` is what it takes for quick.
 
     A picture is a name. ``held`` names for a picture those that must have been begun before it is
     decoded; ``gates`` holds what the model waits for before it is done with one. ``took`` holds the
@@ -44,13 +44,13 @@ class Rig:
     def __init__(self, decoders=1, quick=ALWAYS, tiny=NEVER):
         self.ours, self.theirs = socket.socketpair()
         self.ours.settimeout(SOON)
-        self.line = ServerConnection(self.theirs, None)
+        self.connection = ServerConnection(self.theirs, None)
         self.decoded_by, self.finished = {}, []
         self.begun = {name: threading.Event() for name in "abcdefgh"}
         self.held, self.gates, self.took = {}, {}, {}
         self.reader = wire.MessageReader(self.ours)
-        self.crew = WorkerThreads(self.line, self.plan, self.decode, decoders, quick, tiny)
-        self.model = threading.Thread(target=self.crew.run, name="model", daemon=True)
+        self.threads = WorkerThreads(self.connection, self.plan, self.decode, decoders, quick, tiny)
+        self.model = threading.Thread(target=self.threads.run, name="model", daemon=True)
         self.model.start()
 
     # the worker's
@@ -75,7 +75,7 @@ class Rig:
 
     def work(self, request, batch):
         """Note what the model was given, and answer."""
-        if self.line.refuse_if_cancelled(request):
+        if self.connection.refuse_if_cancelled(request):
             return
         names = "".join(each.name for each in batch)
         assert threading.current_thread() is self.model
@@ -85,7 +85,7 @@ class Rig:
             assert self.gates[names].wait(SOON)
         if names == "x":
             raise RuntimeError(names)
-        self.line.reply(wire.Answer(request, []))
+        self.connection.reply(wire.Answer(request, []))
 
     # the server's
 
@@ -294,7 +294,7 @@ def test_who_hangs_at_quick_work_gives_the_lead_up_when_told(rig):
     until = time.monotonic() + SOON
     while not rig.begun["c"].is_set():
         assert time.monotonic() < until
-        rig.crew.pass_lead()
+        rig.threads.pass_lead()
         time.sleep(0.01)
     rig.gates["b"].set()
     assert [reply.id for reply in rig.replies(2)] == [1, 2]
@@ -304,9 +304,9 @@ def test_who_hangs_at_quick_work_gives_the_lead_up_when_told(rig):
 def test_to_hand_on_what_one_does_not_have_is_nothing(rig):
     """The guard looks at any time, also while a follower leads, or while nobody has anything."""
     for _ in range(200):
-        rig.crew.pass_lead()
+        rig.threads.pass_lead()
         rig.ask("a")
-        rig.crew.pass_lead()
+        rig.threads.pass_lead()
 
 
 def test_a_dropped_batch_is_answered_and_not_done(rig):

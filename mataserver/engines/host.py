@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver.worker")
 
 
-class Decoded(msgspec.Struct):
+class DecodedJob(msgspec.Struct):
     """A job with its decoded image, or the failure to decode it."""
 
     job: Any
@@ -84,10 +84,10 @@ class ModelHost:
         decoders = assignment.decode_threads - 1
         return Facts(stateful, os.getpid(), decoders, self._step_timeout)
 
-    def decode(self, job: Job) -> Decoded:
+    def decode(self, job: Job) -> DecodedJob:
         """Decode a job's image; a failure is returned in the result, not raised."""
         begun = time.perf_counter()
-        decoded = Decoded(job)
+        decoded = DecodedJob(job)
         self._decoding[threading.get_ident()] = job
         try:
             decoded.picture = self._read(job)
@@ -117,7 +117,7 @@ class ModelHost:
             size = scaling.input_size(self._model, assigned.spec.task)
         return media.reduced(job.image, assigned.max_pixels, size, assigned.alpha, legible=legible)
 
-    def forward(self, batch: Sequence[Decoded]) -> list[tuple[Decoded, Any, float, bool]]:
+    def forward(self, batch: Sequence[DecodedJob]) -> list[tuple[DecodedJob, Any, float, bool]]:
         """Run the model on the decoded jobs; a job's failure does not affect the others.
 
         Returns, in order: the job, its result or ``Failure``, the milliseconds, and whether session
@@ -138,7 +138,7 @@ class ModelHost:
                 answers[id(item)] = (result, _ms(begun), False)
         return [(item, *answers[id(item)]) for item in batch]
 
-    def encode(self, item: Decoded, answer: object, infer_ms: float, *, fresh: bool) -> Outcome:
+    def encode(self, item: DecodedJob, answer: object, infer_ms: float, *, fresh: bool) -> Outcome:
         """Encode one answer; an answer that cannot be encoded is a failure of the model."""
         begun = time.perf_counter()
         body: Body = b""
@@ -229,12 +229,12 @@ class ModelHost:
     def _is_stateful(self) -> bool:
         return hasattr(self._model, "session")
 
-    def _is_raw(self, item: Decoded) -> bool:
+    def _is_raw(self, item: DecodedJob) -> bool:
         """Whether the request asked for raw scores."""
         params = self._params.decode(item.job.params)
         return getattr(params, "use_softmax", True) is False
 
-    def _predict(self, items: Sequence[Decoded]) -> list[Any]:
+    def _predict(self, items: Sequence[DecodedJob]) -> list[Any]:
         try:
             params = [self._params.decode(item.job.params) for item in items]
             given = self._model.predict([item.image for item in items], params)
@@ -246,7 +246,7 @@ class ModelHost:
                 return [failure_of(error, "The model failed")]
             return [self._predict([item])[0] for item in items]
 
-    def _advance_session(self, item: Decoded) -> tuple[Result | Failure, float, bool]:
+    def _advance_session(self, item: DecodedJob) -> tuple[Result | Failure, float, bool]:
         begun = time.perf_counter()
         session = item.job.session
         fresh = session not in self._sessions

@@ -69,7 +69,7 @@ class MethodCalls:
             if self._is_alive():
                 self._connection.send(wire.CloseStream(opening.id))
 
-    def _value(self, reply: Reply, packed: payload.Packed) -> Any:
+    def _value(self, reply: Reply, packed: payload.PackedValue) -> Any:
         if not isinstance(reply.message, wire.ValueReturned):
             raise WorkerDied(MALFORMED)
         return payload.unpack(

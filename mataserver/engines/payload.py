@@ -49,14 +49,14 @@ _CONTAINER_PREFIXES = bytes(range(0x80, 0xA0))
 _ENCODER = msgspec.msgpack.Encoder()
 
 
-class Packed(typing.NamedTuple):
+class PackedValue(typing.NamedTuple):
     """A value as parts of a message, and the classes named in it."""
 
     parts: list[bytes | memoryview]
     classes: frozenset[str]
 
 
-def pack(value: object) -> Packed:
+def pack(value: object) -> PackedValue:
     """Serialize a value: MessagePack first, then the separate memory parts.
 
     Raises ``NotSerializableError`` for unsupported values.
@@ -71,7 +71,7 @@ def pack(value: object) -> Packed:
     except (OverflowError, UnicodeEncodeError) as error:
         raise NotSerializableError(f"A number or text cannot be sent: {error}") from None
     _check_size(body)
-    return Packed([body, *packer.parts], frozenset(packer.classes))
+    return PackedValue([body, *packer.parts], frozenset(packer.classes))
 
 
 def unpack(parts: Sequence[bytes | memoryview], resolve: ClassResolver) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.engines import arena
 from mataserver.engines.worker import ProcessWorker
-from mataserver.engines.zygotes import ZygoteHandle
+from mataserver.engines.zygote_handle import ZygoteHandle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

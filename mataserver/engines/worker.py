@@ -22,7 +22,7 @@ from mataserver.engines.worker_errors import (
     WorkerDied,
     WorkerReplacedError,
 )
-from mataserver.engines.zygotes import STOP_GRACE
+from mataserver.engines.zygote_handle import STOP_GRACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,7 +21,7 @@ import msgspec
 from mataserver.engines import wire
 from mataserver.engines.arena import WorkerArena
 from mataserver.engines.decode_watchdog import DecodeWatchdog
-from mataserver.engines.host import Decoded, ModelHost
+from mataserver.engines.host import DecodedJob, ModelHost
 from mataserver.engines.memory import keep_freed_memory, private_bytes
 from mataserver.engines.server_connection import CANCELLED, ServerConnection
 from mataserver.engines.work import Job
@@ -84,7 +84,7 @@ class ModelProcess:
             request, self._message_work(received), is_brief=not isinstance(message, wire.Call)
         )
 
-    def _message_work(self, received: wire.ReceivedMessage) -> Callable[[list[Decoded]], None]:
+    def _message_work(self, received: wire.ReceivedMessage) -> Callable[[list[DecodedJob]], None]:
         """Return the work for a message of a service, a stream or a session."""
         message, parts = received.header.message, wire.inline_parts(received)
         if isinstance(message, (wire.Call, wire.OpenStream)):
@@ -121,12 +121,12 @@ class ModelProcess:
 
     # the work
 
-    def _decode(self, job: Job) -> Decoded:
+    def _decode(self, job: Job) -> DecodedJob:
         if self._connection.is_cancelled(job.position[0]):
-            return Decoded(job, failure=CANCELLED)
+            return DecodedJob(job, failure=CANCELLED)
         return self._host.decode(job)
 
-    def _forward(self, request: int, batch: list[Decoded]) -> None:
+    def _forward(self, request: int, batch: list[DecodedJob]) -> None:
         if self._connection.refuse_if_cancelled(request):
             return
         answers = self._host.forward(batch)
@@ -135,7 +135,7 @@ class ModelProcess:
         else:
             self._answer(request, answers)
 
-    def _answer(self, request: int, answers: list[tuple[Decoded, Any, float, bool]]) -> None:
+    def _answer(self, request: int, answers: list[tuple[DecodedJob, Any, float, bool]]) -> None:
         try:
             outcomes = [
                 self._host.encode(item, answer, ms, fresh=fresh)

@@ -28,7 +28,7 @@ from mataserver.engines.worker_errors import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mataserver.engines.host import Decoded
+    from mataserver.engines.host import DecodedJob
     from mataserver.engines.server_connection import ServerConnection
     from mataserver.engines.work import Job
 
@@ -53,10 +53,10 @@ class WorkItem:
     """
 
     request: int
-    work: Callable[[list[Decoded]], None]
+    work: Callable[[list[DecodedJob]], None]
     jobs: Sequence[Job] = ()
     is_brief: bool = True
-    decoded: dict[int, Decoded] = field(default_factory=dict)
+    decoded: dict[int, DecodedJob] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
@@ -99,7 +99,7 @@ class WorkerThreads:
         self,
         connection: ServerConnection,
         to_work_item: Callable[[wire.ReceivedMessage | list[Job]], WorkItem | None],
-        decode: Callable[[Job], Decoded],
+        decode: Callable[[Job], DecodedJob],
         decoders: int,
         quick_seconds: float = QUICK_SECONDS,
         tiny_seconds: float = TINY_SECONDS,

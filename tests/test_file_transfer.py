@@ -233,9 +233,9 @@ async def test_another_commit_is_not_taken_for_it(tmp_path, assignment, monkeypa
 # what a node takes
 
 
-def receive(tmp_path, consignment, data):
+def receive(tmp_path, header, data):
     """Send a store something; return its answers."""
-    line = msgspec.json.encode(consignment) + b"\n"
+    line = msgspec.json.encode(header) + b"\n"
     return list(FileStore(tmp_path / "store").receive(io.BytesIO(line + data)))
 
 
@@ -273,8 +273,8 @@ def test_a_sound_file_is_taken(tmp_path):
 )
 def test_what_is_not_sound_leaves_nothing(tmp_path, changes, data, why):
     """It is answered with the reason, and no file of it stays."""
-    consignment = announced(tmp_path, **changes)
-    assert why in receive(tmp_path, consignment, data)[-1].error
+    header = announced(tmp_path, **changes)
+    assert why in receive(tmp_path, header, data)[-1].error
     assert not [each for each in (tmp_path / "store").rglob("*") if each.suffix != ".lock"]
 
 
