@@ -77,8 +77,8 @@ def pack(value: object) -> PackedValue:
 def unpack(parts: Sequence[bytes | memoryview], resolve: ClassResolver) -> Any:
     """Deserialize a value; ``resolve`` resolves a class name, or raises ``NotSerializableError``.
 
-    Arrays are views of their part's memory, and read-only where it is. Raises ``NotSerializableError`` for
-    malformed data.
+    Arrays are views of their part's memory, and read-only where it is. Raises
+    ``NotSerializableError`` for malformed data.
     """
     reader = _Reader(parts, resolve)
     _check_size(parts[0])

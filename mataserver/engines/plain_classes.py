@@ -28,7 +28,8 @@ class NotSerializableError(MataError):
 def field_types(kind: type[Any]) -> dict[str, Any]:
     """Return the fields of a plain data class with their types.
 
-    These are msgspec structs, dataclasses and named tuples. Raises ``NotSerializableError`` for others.
+    These are msgspec structs, dataclasses and named tuples. Raises ``NotSerializableError`` for
+    others.
     """
     found = _FIELD_TYPES.get(kind)
     if found is None:
@@ -54,7 +55,7 @@ def _read_field_types(kind: type[Any]) -> dict[str, Any]:
 
 
 def build(kind: type[Any], content: Any) -> Any:
-    """Build an object of a plain class. Raises ``NotSerializableError`` for fields that do not fit."""
+    """Build an object of a plain class. Raises ``NotSerializableError`` for other fields."""
     try:
         if issubclass(kind, enum.Enum):
             return kind(content)
