@@ -22,7 +22,7 @@ SHOWN = 100
 _CHUNK = 1 << 20
 
 
-class Answers:
+class AnswerLog:
     """Lines that are appended, each once. ``count`` is how many there are."""
 
     def __init__(self, path: Path, *, anew: bool = False) -> None:

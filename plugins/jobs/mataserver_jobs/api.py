@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import MataError
-from mataserver_jobs.courier import Courier
-from mataserver_jobs.departures import Departures
+from mataserver_jobs.departed_owners import DepartedOwnerCleaner
 from mataserver_jobs.desk import Desk
-from mataserver_jobs.infer import INFER, checked
+from mataserver_jobs.infer import INFER, task_of_model
 from mataserver_jobs.infer_routes import InferRoutes
+from mataserver_jobs.job_tokens import JobTokens
 from mataserver_jobs.kinds import OWN
-from mataserver_jobs.passes import Passes
 from mataserver_jobs.routes import Routes
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.storage import Storage
@@ -23,6 +22,7 @@ from mataserver_jobs.store import Store
 from mataserver_jobs.table import CHANNEL, PROGRESS, SCHEMA
 from mataserver_jobs.upload_routes import UploadRoutes
 from mataserver_jobs.uploads import Uploads
+from mataserver_jobs.webhook_delivery import DeliveryWorker
 from mataserver_jobs.webhook_routes import WebhookRoutes
 from mataserver_jobs.webhooks import Webhooks
 
@@ -47,13 +47,13 @@ class JobsService:
         self._ctx = ctx
         self._kinds: dict[str, JobKind] = {}
         self._owners = dict.fromkeys(OWN, "jobs")
-        self._passes = Passes()
+        self._tokens = JobTokens()
         folder = Path(settings.folder) if settings.folder else ctx.data_dir / "jobs"
         min_free = settings.min_free_mb * 1_000_000
         self._storage = Storage(folder, min_free=min_free)
         self.uploads = Uploads(
             self._storage.root / "uploads",
-            most=settings.max_upload_mb * 1_000_000,
+            max_bytes=settings.max_upload_mb * 1_000_000,
             budget=settings.uploads_mb * 1_000_000,
             keep=settings.upload_hours * 3_600.0,
             min_free=min_free,
@@ -67,7 +67,7 @@ class JobsService:
 
     def jobs(self) -> tuple[JobKind, ...]:
         """Return the kind of its own."""
-        check = functools.partial(checked, self._ctx.models)
+        check = functools.partial(task_of_model, self._ctx.models)
         return (replace(INFER, check=check, settings=self._ctx.settings.roots),)
 
     def admits(self, name: str, service: object) -> None:
@@ -80,7 +80,7 @@ class JobsService:
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         """Return the owner of a job whose process asks."""
-        return self._passes.principal(credentials)
+        return self._tokens.principal(credentials)
 
     async def __aenter__(self) -> Self:
         """Bring the tables to their version and begin to run jobs.
@@ -99,7 +99,7 @@ class JobsService:
             self._storage.root,
             self._run_process(),
             slots=settings.slots,
-            passes=self._passes,
+            tokens=self._tokens,
             has_room=self._storage.has_room,
             carries=settings.cluster is not None and not settings.shared_folder,
             **({} if settings.cluster else {"reserve": ctx.models.reserve}),
@@ -107,18 +107,20 @@ class JobsService:
         budget = settings.results_mb * 1_000_000
         self.desk = Desk(store, self._storage, self._kinds, self._runner.wake, budget)
         self.webhooks = Webhooks(database)
-        self._courier = Courier(self.webhooks, ctx.http.outbound, timeout=settings.webhook_timeout)
-        judges = {name: p for name, p in ctx.peers().items() if hasattr(p, "departed")}
-        self._departures = Departures(
-            database, store, self.uploads, [each.departed for each in judges.values()], ctx.log
+        self._delivery_worker = DeliveryWorker(
+            self.webhooks, ctx.http.outbound, timeout=settings.webhook_timeout
         )
-        for channel in (CHANNEL, *judges):
-            database.watch(channel, self._departures.wake)
+        checks = {name: p for name, p in ctx.peers().items() if hasattr(p, "departed")}
+        self._owner_cleaner = DepartedOwnerCleaner(
+            database, store, self.uploads, [each.departed for each in checks.values()], ctx.log
+        )
+        for channel in (CHANNEL, *checks):
+            database.watch(channel, self._owner_cleaner.wake)
         database.watch(CHANNEL, self._changed)
         database.watch(PROGRESS, self.desk.changed)
         ctx.tasks.spawn(self._run(), "begin to run jobs")
-        ctx.tasks.spawn(self._drain(), "stop jobs")
-        self._keep(self.desk.keep_tidy(SWEEP_SECONDS), "remove old jobs")
+        ctx.tasks.spawn(self._stop_on_shutdown(), "stop jobs")
+        self._spawn(self.desk.sweep_periodically(SWEEP_SECONDS), "remove old jobs")
         ctx.tasks.spawn(self._sweep_uploads(), "remove old uploads")
         return self
 
@@ -129,8 +131,8 @@ class JobsService:
 
     async def _close(self) -> None:
         self.desk.close()
-        self._departures.close()
-        await asyncio.gather(self._runner.close(), self._courier.close())
+        self._owner_cleaner.close()
+        await asyncio.gather(self._runner.close(), self._delivery_worker.close())
 
     async def _sweep_uploads(self) -> None:
         while True:
@@ -146,17 +148,17 @@ class JobsService:
 
     def _changed(self) -> None:
         self._runner.wake()
-        self._courier.wake()
+        self._delivery_worker.wake()
         self.desk.changed()
 
     async def _run(self) -> None:
         """Run jobs, and tell of them, once the server listens, which they ask."""
-        self._passes.url = await self._ctx.address()
-        self._keep(self._runner.run(), "run jobs")
-        self._keep(self._courier.run(), "tell webhooks")
-        self._keep(self._departures.run(), "remove what users left")
+        self._tokens.url = await self._ctx.address()
+        self._spawn(self._runner.run(), "run jobs")
+        self._spawn(self._delivery_worker.run(), "tell webhooks")
+        self._spawn(self._owner_cleaner.run(), "remove what users left")
 
-    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do some work that stops by being asked, and is looked after as a task of the context's.
 
         Those are cancelled: a claim would be left behind, and a driver in mid-statement.
@@ -165,7 +167,7 @@ class JobsService:
         self._running.append(task)
         self._ctx.tasks.spawn(_watch(task), name)
 
-    async def _drain(self) -> None:
+    async def _stop_on_shutdown(self) -> None:
         """Stop the jobs as soon as the server shuts down: it answers them no more."""
         await self._ctx.stopping.wait()
         await asyncio.shield(self._close())

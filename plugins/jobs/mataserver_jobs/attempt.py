@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import MataError
+from mataserver_jobs.file_transfer import TransferError
 from mataserver_jobs.kinds import Ended, Message, Report
 from mataserver_jobs.leases import LEASE_SECONDS
-from mataserver_jobs.parcel import Damaged
 
 if TYPE_CHECKING:
     from mataserver import Child
-    from mataserver_jobs.arrival import Arrival
+    from mataserver_jobs.file_transfer import Parcel, Piece
     from mataserver_jobs.kinds import JobKind
-    from mataserver_jobs.parcel import Parcel, Piece
     from mataserver_jobs.record import Record
+    from mataserver_jobs.returned_files import ReturnedFiles
     from mataserver_jobs.store import Store
 
 RENEW_SECONDS = LEASE_SECONDS / 3
-LOOK_SECONDS = 0.2
+MIN_POLL_SECONDS = 0.2
 """How often a job is looked at, at most, for a cancellation."""
 REPORT_SECONDS = 0.5
 """How often progress is written down at most; its last state always is."""
@@ -43,32 +43,34 @@ class Attempt:
         kind: JobKind,
         process: Child,
         stopping: asyncio.Event,
-        arrival: Arrival,
+        returned_files: ReturnedFiles,
     ) -> None:
-        self.arrival = arrival
+        self.returned_files = returned_files
         self._store = store
         self._record = record
         self._kind = kind
         self._process = process
         self._stopping = stopping
-        self._newest: Report | None = None
-        self._over = asyncio.Event()
-        self._asked = asyncio.Event()
-        self._look = asyncio.Event()
-        self.cancelled = False
-        self.lost = False
+        self._latest_report: Report | None = None
+        self._finished = asyncio.Event()
+        self._cancel_requested = asyncio.Event()
+        self._wake_event = asyncio.Event()
+        self.is_cancelled = False
+        self.is_lease_lost = False
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """Look now whether somebody wants the job to stop."""
-        self._look.set()
+        self._wake_event.set()
 
-    async def ended(self) -> Ended | None:
+    async def run(self) -> Ended | None:
         """Read what the process tells until its end; None when it died.
 
         What writes to the database beside it is asked to stop and never cancelled: a driver that is
         cancelled in mid-statement keeps its transaction open, and with it all others out.
         """
-        writing = [asyncio.ensure_future(each) for each in (self._renew(), self._write_down())]
+        writing = [
+            asyncio.ensure_future(each) for each in (self._renew(), self._report_periodically())
+        ]
         stopping = asyncio.ensure_future(self._shut_down())
         try:
             message: Report | Ended | Parcel | Piece
@@ -76,61 +78,63 @@ class Attempt:
                 if isinstance(message, Ended):
                     return message
                 if isinstance(message, Report):
-                    self._newest = message
+                    self._latest_report = message
                 else:
-                    await self.arrival.take(message, self._process)
+                    await self.returned_files.take(message, self._process)
             return None
         except (msgspec.DecodeError, ValueError, EOFError, ConnectionError):
             return None
-        except Damaged as error:
-            return damaged(error)
+        except TransferError as error:
+            return failed_transfer_end(error)
         except OSError:  # of a full disk: what came is no result, and takes the room that lacks
-            await asyncio.to_thread(self.arrival.discard)
+            await asyncio.to_thread(self.returned_files.discard)
             raise
         finally:
-            self._over.set()
-            self._look.set()
+            self._finished.set()
+            self._wake_event.set()
             stopping.cancel()
             await asyncio.gather(*writing, stopping, return_exceptions=True)
-            await self._note()
+            await self._store_report()
 
     async def _renew(self) -> None:
         """Keep the lease; notice a cancellation, and that the claim counts no more."""
-        while not self._over.is_set():
-            self._look.clear()
+        while not self._finished.is_set():
+            self._wake_event.clear()
             try:
                 record = await self._store.renew(self._record)
             except MataError:  # the next time may succeed before the lease is over
-                await pause(self._over, 1.0)
+                await pause(self._finished, 1.0)
                 continue
             if record is None:
-                self.lost = True
+                self.is_lease_lost = True
                 self._process.signal(signal.SIGKILL)
                 return
-            if record.cancel and not self.cancelled:
-                self.cancelled = True
-                self._asked.set()
-            await pause(self._over, LOOK_SECONDS)  # others' news are no hurry
-            await pause(self._look, RENEW_SECONDS)
+            if record.cancel and not self.is_cancelled:
+                self.is_cancelled = True
+                self._cancel_requested.set()
+            await pause(self._finished, MIN_POLL_SECONDS)  # others' news are no hurry
+            await pause(self._wake_event, RENEW_SECONDS)
 
-    async def _write_down(self) -> None:
-        while not self._over.is_set():
-            await pause(self._over, REPORT_SECONDS)
-            await self._note()
+    async def _report_periodically(self) -> None:
+        while not self._finished.is_set():
+            await pause(self._finished, REPORT_SECONDS)
+            await self._store_report()
 
-    async def _note(self) -> None:
-        newest, self._newest = self._newest, None
-        if newest is None:
+    async def _store_report(self) -> None:
+        report, self._latest_report = self._latest_report, None
+        if report is None:
             return
-        begin, end = self._kind.stages.get(newest.stage, (0.0, 100.0))
-        part = min(1.0, max(0.0, newest.done / newest.total)) if newest.total > 0 else 0.0
+        begin, end = self._kind.stages.get(report.stage, (0.0, 100.0))
+        part = min(1.0, max(0.0, report.done / report.total)) if report.total > 0 else 0.0
         with contextlib.suppress(MataError):  # a database that is busy misses a report
             progress = begin + (end - begin) * part
-            await self._store.report(self._record, newest.stage, progress, newest.message)
+            await self._store.report(self._record, report.stage, progress, report.message)
 
     async def _shut_down(self) -> None:
         """Stop the process once somebody cancels the job, or the server shuts down."""
-        waits = [asyncio.ensure_future(each.wait()) for each in (self._asked, self._stopping)]
+        waits = [
+            asyncio.ensure_future(each.wait()) for each in (self._cancel_requested, self._stopping)
+        ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -145,24 +149,24 @@ class Attempt:
         self._process.signal(signal.SIGKILL)
 
 
-def damaged(error: Damaged) -> Ended:
+def failed_transfer_end(error: TransferError) -> Ended:
     """Return how a job ended whose files came otherwise than they were made."""
     return Ended("broken", error=f"its result arrived damaged: {error}")
 
 
-def last_word(kind: JobKind, result: Any) -> str:
+def final_message(kind: JobKind, result: Any) -> str:
     """Return the sentence that ends a job which is done.
 
     A kind that fails to find one costs no attempt: the work is done, and would be done again.
     """
     if kind.told is not None:
         try:
-            said: object = kind.told(result)
+            message: object = kind.told(result)
         except Exception:
             log.exception("jobs of the kind %s have no last word", kind.name)
         else:
-            if isinstance(said, str):
-                return said
+            if isinstance(message, str):
+                return message
     return DONE
 
 

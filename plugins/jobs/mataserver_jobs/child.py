@@ -9,54 +9,54 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import MataError
-from mataserver_jobs import parcel
+from mataserver_jobs import file_transfer
 from mataserver_jobs.disk import FULL, is_full
+from mataserver_jobs.file_transfer import NextPiece, Piece, TransferError
 from mataserver_jobs.kinds import Assignment, Cancelled, Ended, Job
-from mataserver_jobs.parcel import Damaged, More, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from mataserver import Parent
-    from mataserver_jobs.parcel import Parcel
+    from mataserver_jobs.file_transfer import Parcel
 
 
 def run(parent: Parent) -> None:
     """Run the job that the first message names."""
     assignment = next(parent.messages(Assignment))
     if assignment.given is None:
-        parent.send(_ended(lambda: _result(assignment, parent)))
+        parent.send(_run_to_end(lambda: _result(assignment, parent)))
         return
-    with parcel.node_folder() as folder:
-        ended = _carried(assignment, assignment.given, folder, parent)
+    with file_transfer.node_folder() as folder:
+        ended = _run_on_node(assignment, assignment.given, folder, parent)
     parent.send(ended)  # who has it ends this process: the folder is gone by then
 
 
-def _carried(assignment: Assignment, given: Parcel, folder: Path, parent: Parent) -> Ended:
+def _run_on_node(assignment: Assignment, given: Parcel, folder: Path, parent: Parent) -> Ended:
     """Run a job in a folder of this node: take what it is given, send back what it made."""
 
     def work() -> Any:
-        parcel.take(folder / "input", given, parent.read)
+        file_transfer.receive_all(folder / "input", given, parent.read)
         return _result(msgspec.structs.replace(assignment, folder=str(folder)), parent)
 
-    ended = _ended(work)
-    return ended if _send_back(folder / "output", parent) else BROKE_OFF
+    ended = _run_to_end(work)
+    return ended if _send_back(folder / "output", parent) else SEND_FAILED
 
 
-BROKE_OFF = Ended("broken", error="its files could not be sent")
+SEND_FAILED = Ended("broken", error="its files could not be sent")
 
 
 def _send_back(output: Path, parent: Parent) -> bool:
     """Send the files of a result, a piece whenever the server asks for one; whether all went."""
     try:
-        asked = parent.messages(More)
-        for part in parcel.divided(parcel.packed(output)):
+        asked = parent.messages(NextPiece)
+        for part in file_transfer.split_parcel(file_transfer.describe_files(output)):
             parent.send(part)
-            for piece in parcel.pieces(output, part):
+            for piece in file_transfer.read_pieces(output, part):
                 parent.send(Piece(len(piece)), piece)
                 next(asked)
-    except (OSError, Damaged, StopIteration):
+    except (OSError, TransferError, StopIteration):
         traceback.print_exc()
         return False
     return True
@@ -69,7 +69,7 @@ def _result(assignment: Assignment, parent: Parent) -> Any:
     return function(job)
 
 
-def _ended(work: Callable[[], Any]) -> Ended:
+def _run_to_end(work: Callable[[], Any]) -> Ended:
     try:
         return Ended("done", msgspec.to_builtins(work()))
     except Cancelled:
@@ -78,16 +78,16 @@ def _ended(work: Callable[[], Any]) -> Ended:
         return Ended("failed", error=error.detail)
     except OSError as error:  # no other attempt would find more room
         traceback.print_exc()
-        return Ended("failed", error=FULL) if is_full(error) else _broken(error)
+        return Ended("failed", error=FULL) if is_full(error) else _failure(error)
     except MemoryError:
         traceback.print_exc()
         return Ended("broken", error="it needed more memory than there is")
     except Exception as error:  # the worker's edge: whatever it is, the log holds it
         traceback.print_exc()
-        return _broken(error)
+        return _failure(error)
 
 
-def _broken(error: Exception) -> Ended:
+def _failure(error: Exception) -> Ended:
     return Ended("broken", error=f"an error in its code: {type(error).__name__}")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mataserver import Client
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 PAGE = 1000
 _STATES = ("queued", "running", "done", "failed", "cancelled")
 
@@ -29,7 +29,7 @@ def jobs() -> None:
     """Start, follow and remove jobs of the running server."""
 
 
-def _on_server(command: Callable[..., None]) -> Callable[..., None]:
+def _with_client(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that is given a client of the server."""
 
     @server_options
@@ -50,7 +50,7 @@ def _on_server(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--annotate/--no-annotate", default=None, help="Whether to draw what was found.")
 @click.option("--on-server", is_flag=True, help="VIDEO is a path of the server's machine.")
 @click.option("--wait", is_flag=True, help="Wait for its end, and tell how far it is.")
-@_on_server
+@_with_client
 def infer(
     client: Client,
     model: str,
@@ -62,7 +62,7 @@ def infer(
     **options: Any,
 ) -> None:
     """Run a model over a VIDEO, a ZIP or a folder of pictures. Prints the job's id."""
-    from mataserver_jobs.sending import sent
+    from mataserver_jobs.chunked_transfer import upload
 
     asked = {"model": model, "params": params, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
@@ -71,7 +71,7 @@ def infer(
     else:
         # What is misspelt is told before a file of gigabytes has gone its way.
         client.request("POST", "/v1/jobs/infer/check", asked)
-        asked["upload"] = sent(client, path, _tell)
+        asked["upload"] = upload(client, path, _print_progress)
     job = client.request("POST", "/v1/jobs/infer", asked).decode(dict[str, Any])
     click.echo(job["id"])
     if wait:
@@ -82,7 +82,7 @@ def infer(
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Several times.")
 @click.option("--kind", help="Only jobs of this kind.")
 @click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True)
-@_on_server
+@_with_client
 def list_jobs(client: Client, states: tuple[str, ...], kind: str | None, limit: int) -> None:
     """List jobs, the newest first: id, kind, state, percent, when it was made, message."""
     query = {"limit": str(limit), "state": ",".join(states), "omit": "spec,result"}
@@ -91,12 +91,12 @@ def list_jobs(client: Client, states: tuple[str, ...], kind: str | None, limit: 
     for job in page["jobs"]:
         made = datetime.fromtimestamp(job["created_at"], UTC).strftime("%Y-%m-%d %H:%M UTC")
         shown = (job["id"], job["kind"], job["state"], f"{job['progress']:.0f}%", made)
-        click.echo("\t".join((*shown, _line(job["message"]))))
+        click.echo("\t".join((*shown, _first_line(job["message"]))))
 
 
 @jobs.command()
 @click.argument("job")
-@_on_server
+@_with_client
 def show(client: Client, job: str) -> None:
     """Show a job as JSON, with the files of its result."""
     found = _job(client, job)
@@ -106,7 +106,7 @@ def show(client: Client, job: str) -> None:
 
 @jobs.command()
 @click.argument("job")
-@_on_server
+@_with_client
 def log(client: Client, job: str) -> None:
     """Print what a job's process printed."""
     query = {"bytes": "1000000"}
@@ -115,7 +115,7 @@ def log(client: Client, job: str) -> None:
 
 @jobs.command()
 @click.argument("job")
-@_on_server
+@_with_client
 def cancel(client: Client, job: str) -> None:
     """Have a job stop."""
     client.request("POST", f"{_place(job)}/cancel")
@@ -125,7 +125,7 @@ def cancel(client: Client, job: str) -> None:
 @jobs.command()
 @click.argument("job")
 @click.option("--spec", default="{}", metavar="JSON", help="Options in place of those it had.")
-@_on_server
+@_with_client
 def restart(client: Client, job: str, spec: str) -> None:
     """Run a job that has ended once more, with what it was given."""
     try:
@@ -138,7 +138,7 @@ def restart(client: Client, job: str, spec: str) -> None:
 
 @jobs.command()
 @click.argument("job")
-@_on_server
+@_with_client
 def rm(client: Client, job: str) -> None:
     """Remove a job that has ended, with its files."""
     client.request("DELETE", _place(job))
@@ -148,15 +148,15 @@ def rm(client: Client, job: str) -> None:
 @jobs.command()
 @click.argument("job")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path())
-@_on_server
+@_with_client
 def get(client: Client, job: str, folder: Path) -> None:
     """Download the files of a job's result to FOLDER."""
-    from mataserver_jobs.sending import fetched
+    from mataserver_jobs.chunked_transfer import download
 
     listed = client.request("GET", f"{_place(job)}/files").decode(dict[str, Any])
     for file in listed["files"]:
         place = f"{_place(job)}/files/{quote(file['name'])}"
-        click.echo(fetched(client, place, folder, file["name"], file["size"]))
+        click.echo(download(client, place, folder, file["name"], file["size"]))
 
 
 def _place(job: str) -> str:
@@ -170,7 +170,7 @@ def _job(client: Client, job: str) -> dict[str, Any]:
 def _follow(client: Client, job: str) -> None:
     """Tell how far a job is until its end. Raises ``MataError`` unless it is done."""
     for shown in _states_of(client, job):
-        _tell(f"{shown['progress']:3.0f}% {_line(shown['message'])}")
+        _print_progress(f"{shown['progress']:3.0f}% {_first_line(shown['message'])}")
     if shown["state"] != "done":
         raise MataError(shown["error"] or f"the job was {shown['state']}")
 
@@ -185,12 +185,12 @@ def _states_of(client: Client, job: str) -> Iterator[dict[str, Any]]:
         if shown["finished_at"] is not None:
             return
         before = (shown["progress"], shown["message"])
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
-def _tell(text: str) -> None:
+def _print_progress(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _line(text: str) -> str:
+def _first_line(text: str) -> str:
     return " ".join(text.split())

@@ -134,16 +134,16 @@ class Desk:
         if kind.check is not None:
             kind.check(spec)
         await asyncio.to_thread(self.storage.check_room)
-        restarted = await finish(self._begin_anew(record, msgspec.to_builtins(spec)))
+        restarted = await finish(self._reset_and_queue(record, msgspec.to_builtins(spec)))
         self._wake()
         return restarted
 
-    async def _begin_anew(self, record: Record, spec: Any) -> Record:
+    async def _reset_and_queue(self, record: Record, spec: Any) -> Record:
         """Remove what a job made, and queue it: both, also when its client leaves."""
         async with self._restarting:
             if not (await self.store.get(record.id)).ended:
                 raise Conflict(f"The job has not ended: {record.state}")
-            await asyncio.to_thread(self.storage.begin_anew, record.id)
+            await asyncio.to_thread(self.storage.reset, record.id)
             return await self.store.restart(record.id, spec)
 
     async def remove(self, job: str) -> None:
@@ -157,16 +157,18 @@ class Desk:
 
         Returns how many jobs were removed.
         """
-        going = dict.fromkeys([*await self.store.expired(), *await self.store.over(self._budget)])
+        going = dict.fromkeys(
+            [*await self.store.expired(), *await self.store.over_budget(self._budget)]
+        )
         for job in going:
             with contextlib.suppress(NotFound, Conflict):  # another server, or a restart, was first
                 await self.remove(job)
-        old = await asyncio.to_thread(self.storage.forgotten)
+        old = await asyncio.to_thread(self.storage.orphans)
         for job in set(old) - (await self.store.known(old) if old else set()):
             await asyncio.to_thread(self.storage.remove, job)
         return len(going)
 
-    async def keep_tidy(self, pause: float) -> None:
+    async def sweep_periodically(self, pause: float) -> None:
         """Sweep now and then, until ``close``."""
         while not self._closing.is_set():
             with contextlib.suppress(MataError):  # a database that is busy: the next time

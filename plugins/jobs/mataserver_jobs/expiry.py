@@ -13,7 +13,7 @@ from mataserver_jobs.table import JOBS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_AT_ONCE = 1000
+_BATCH = 1000
 """How many ids a statement names: databases bound the parameters of one."""
 
 
@@ -28,7 +28,7 @@ class Expiry(Queue):
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
 
-    async def over(self, budget: int) -> list[str]:
+    async def over_budget(self, budget: int) -> list[str]:
         """Return the ids of the jobs that ended first, until the rest takes ``budget`` bytes.
 
         What jobs take that have not ended counts, and is not touched.
@@ -55,7 +55,7 @@ class Expiry(Queue):
         """Return which of these ids are of jobs."""
         found: set[str] = set()
         async with self._database.read() as connection:
-            for part in (jobs[at : at + _AT_ONCE] for at in range(0, len(jobs), _AT_ONCE)):
+            for part in (jobs[at : at + _BATCH] for at in range(0, len(jobs), _BATCH)):
                 query = sa.select(JOBS.c.id).where(JOBS.c.id.in_(part))
                 found.update((await connection.execute(query)).scalars())
         return found

@@ -17,10 +17,10 @@ from mataserver_jobs.kinds import JobKind
 
 if TYPE_CHECKING:
     from mataserver import Models
-    from mataserver_jobs.answers import Answers
-    from mataserver_jobs.asking import Answer, Asking
-    from mataserver_jobs.footage import Footage, Item
+    from mataserver_jobs.answers import AnswerLog
+    from mataserver_jobs.item_sources import Item, ItemSource
     from mataserver_jobs.kinds import Job
+    from mataserver_jobs.model_client import Answer, ModelClient
 
 UPLOAD = "upload"
 """The file of the job's input that was sent."""
@@ -57,7 +57,7 @@ class InferSpec(InferRequest, kw_only=True, forbid_unknown_fields=True):
     task: str = ""
 
 
-def checked(models: Models, asked: InferRequest) -> str:
+def task_of_model(models: Models, asked: InferRequest) -> str:
     """Return the task of the model that is asked for.
 
     Raises ``NotFound`` for an unknown one, ``InvalidParams`` for parameters that it does not take,
@@ -73,43 +73,43 @@ def infer(job: Job) -> dict[str, Any]:
 
     A tracker remembers, so its job begins again with the first frame, unless all were answered.
     """
-    from mataserver_jobs.answers import Answers, summary
-    from mataserver_jobs.footage import opened
+    from mataserver_jobs.answers import AnswerLog, summary
+    from mataserver_jobs.item_sources import open_source
 
     spec = msgspec.convert(job.spec, InferSpec)
     job.report("reading", message="Reading what was given.")
     # What the path led to when the job was asked for may lead elsewhere now.
     given = allowed(spec.path, job.settings) if spec.path else job.input / UPLOAD
-    footage, answered = opened(given), _Mark(job)
+    source, answered = open_source(given), _DoneMark(job)
     anew = spec.task == TRACK and not answered.is_set
-    with Answers(job.output / RESULTS, anew=anew) as answers:
+    with AnswerLog(job.output / RESULTS, anew=anew) as answers:
         if not answered.is_set:
-            with contextlib.closing(_asking(job, spec)) as asking:
-                _answer_all(job, spec, footage, answers, asking)
-            answered.set(damaged=footage.damaged)
+            with contextlib.closing(_make_client(job, spec)) as client:
+                _answer_items(job, spec, source, answers, client)
+            answered.set(is_damaged=source.is_damaged)
         if not answers.count:
             raise BadRequest("The video has no frames")
-        found = {**summary(answers.all()), "damaged": answered.damaged}
+        found = {**summary(answers.all()), "damaged": answered.is_damaged}
         fresh = job.work / SUMMARY
         fresh.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
         fresh.replace(job.output / SUMMARY)  # whole or not at all
         if found["failed"] == found["items"]:
             raise MataError(f"No item could be answered: {next(answers.all())['error']}")
-        if _annotates(spec, footage):
-            from mataserver_jobs.annotating import annotate
+        if _should_annotate(spec, source):
+            from mataserver_jobs.annotation import annotate
 
-            annotate(job, footage, answers, spec.every, job.output / ANNOTATED)
+            annotate(job, source, answers, spec.every, job.output / ANNOTATED)
     return found
 
 
-def _annotates(spec: InferSpec, footage: Footage) -> bool:
+def _should_annotate(spec: InferSpec, source: ItemSource) -> bool:
     """Whether a video is made: unless told, of what moves, where there is something to draw."""
     if spec.annotate is None:
-        return footage.moves and spec.task != "embed"
+        return source.moves and spec.task != "embed"
     return spec.annotate
 
 
-class _Mark:
+class _DoneMark:
     """A file that says that all items were answered, and whether some could not be read."""
 
     def __init__(self, job: Job) -> None:
@@ -121,52 +121,52 @@ class _Mark:
         return self._path.exists()
 
     @property
-    def damaged(self) -> bool:
+    def is_damaged(self) -> bool:
         """What it says."""
         return self._path.read_bytes() == b"damaged"
 
-    def set(self, *, damaged: bool) -> None:
+    def set(self, *, is_damaged: bool) -> None:
         """Make it, whole or not at all."""
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(b"damaged" if damaged else b"whole")
+        fresh.write_bytes(b"damaged" if is_damaged else b"whole")
         fresh.replace(self._path)
 
 
-def _asking(job: Job, spec: InferSpec) -> Asking:
-    from mataserver_jobs.asking import Requests, Stream
+def _make_client(job: Job, spec: InferSpec) -> ModelClient:
+    from mataserver_jobs.model_client import RequestClient, Stream
 
     if job.access is None:
         raise MataError("The job has no access to the server")
-    kind = Stream if spec.task == TRACK else Requests
+    kind = Stream if spec.task == TRACK else RequestClient
     return kind(job.access, spec.model, spec.params, job.check)
 
 
-def _answer_all(
-    job: Job, spec: InferSpec, footage: Footage, answers: Answers, asking: Asking
+def _answer_items(
+    job: Job, spec: InferSpec, source: ItemSource, answers: AnswerLog, client: ModelClient
 ) -> None:
-    from mataserver_jobs.asking import Answer
+    from mataserver_jobs.model_client import Answer
 
-    total = -(-footage.total // spec.every)
+    total = -(-source.total // spec.every)
     if spec.limit is not None:
         total = min(total, spec.limit) or spec.limit
         if answers.count >= spec.limit:
             return
-    for item in footage.items(answers.count, spec.every):
+    for item in source.items(answers.count, spec.every):
         told = f"{answers.count} of {total}" if total else f"{answers.count} so far"
         job.report("inferring", answers.count, total, told)
-        answer = Answer(None, item.error) if item.error else asking.ask(item.image)
-        answers.append(_line(answers.count * spec.every, item, answer))
+        answer = Answer(None, item.error) if item.error else client.ask(item.image)
+        answers.append(_output_line(answers.count * spec.every, item, answer))
         if answers.count == spec.limit:
             return
 
 
-def _line(index: int, item: Item, answer: Answer) -> dict[str, Any]:
+def _output_line(index: int, item: Item, answer: Answer) -> dict[str, Any]:
     whence: dict[str, Any] = {"file": item.file} if item.file else {"time": item.time}
     came = {"error": answer.error} if answer.result is None else {"result": answer.result}
     return {"index": index, **whence, **came}
 
 
-def _told(result: dict[str, Any]) -> str:
+def _final_message(result: dict[str, Any]) -> str:
     failed, items = result["failed"], result["items"]
     missed = [f"{failed} of {items} could not be answered: {RESULTS} tells why"] if failed else []
     missed += ["some of what was given is damaged and was left out"] if result["damaged"] else []
@@ -178,6 +178,6 @@ INFER = JobKind(
     run=infer,
     spec=InferSpec,
     stages={"reading": (0.0, 1.0), "inferring": (1.0, 80.0), "drawing": (80.0, 100.0)},
-    told=_told,
+    told=_final_message,
     fixed=frozenset({"model", "path", "upload", "file", "task"}),
 )

@@ -18,7 +18,7 @@ from mataserver import (
     describe_error,
 )
 from mataserver_jobs.allowed import allowed
-from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec, checked
+from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec, task_of_model
 from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.views import JobView
 
@@ -116,10 +116,12 @@ class InferRoutes:
         if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii()):
             raise InvalidParams(f"Idempotency-Key: expected 1 to {MAX_KEY} ASCII characters")
         named = content_type(request) == JSON
-        record = await (self._named(request, key) if named else self._sent(request, key))
+        record = await (
+            self._submit_json(request, key) if named else self._submit_form(request, key)
+        )
         return self._ctx.http.respond(JobView.of(record), status=202, request=request)
 
-    async def _named(self, request: web.Request, key: str | None) -> Record:
+    async def _submit_json(self, request: web.Request, key: str | None) -> Record:
         if (request.content_length or MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
             raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
         async with self._ctx.http.read_json(request, InferRequest) as asked:
@@ -127,18 +129,18 @@ class InferRoutes:
         if (asked.path is None) == (asked.upload is None):
             raise InvalidParams("path: it or upload is required, unless a file is sent as a form")
         if asked.upload is not None:
-            return await self._uploaded(request, asked, asked.upload, key)
+            return await self._submit_upload(request, asked, asked.upload, key)
         asked.path = str(await self._ctx.run_blocking(allowed, asked.path, self._roots))
         desk = self._service.desk
         async with desk.draft() as draft:
             return await desk.submit(draft, "infer", asker(request).id, self._spec(asked), key=key)
 
-    async def _uploaded(
+    async def _submit_upload(
         self, request: web.Request, asked: InferRequest, upload: str, key: str | None
     ) -> Record:
         """Take a job in whose file came by ``/v1/uploads``; the upload is the job's then."""
         desk, uploads, owner = self._service.desk, self._service.uploads, asker(request).id
-        async with uploads.taking(upload, owner_of(request)) as known:
+        async with uploads.reserve(upload, owner_of(request)) as known:
             spec = self._spec(asked, known.name)
             if known.job is not None:
                 again = await desk.store.submitted("infer", owner, spec, key)
@@ -146,31 +148,33 @@ class InferRoutes:
                     raise Conflict("A job has taken the upload")
                 return again
             async with desk.draft() as draft:
-                await self._ctx.run_blocking(uploads.give, known, draft.input / UPLOAD)
+                await self._ctx.run_blocking(uploads.hand_over, known, draft.input / UPLOAD)
                 record = await desk.submit(draft, "infer", owner, spec, key=key, size=known.length)
-            await self._ctx.run_blocking(uploads.taken, known, record.id)
+            await self._ctx.run_blocking(uploads.note_taken, known, record.id)
             return record
 
-    async def _sent(self, request: web.Request, key: str | None) -> Record:
+    async def _submit_form(self, request: web.Request, key: str | None) -> Record:
         desk = self._service.desk
         if not content_type(request).startswith("multipart/"):
-            self._spec(_asked(request.query))  # all is said already: the body is not waited for
+            self._spec(
+                _request_from_form(request.query)
+            )  # all is said already: the body is not waited for
         async with desk.draft() as draft:
             saved = await self._ctx.http.save_body(request, draft.input / UPLOAD)
             if not saved.size:
                 raise BadRequest("Uploaded file is empty")
-            asked = _asked({**request.query, **saved.fields})
+            asked = _request_from_form({**request.query, **saved.fields})
             spec = self._spec(asked, saved.name[:255])
             owner = asker(request).id
             return await desk.submit(draft, "infer", owner, spec, key=key, size=saved.size)
 
     def _spec(self, asked: InferRequest, file: str = "") -> InferSpec:
-        """Return a job of what was asked. Raises as ``checked``."""
-        task = checked(self._ctx.models, asked)
+        """Return a job of what was asked. Raises as ``task_of_model``."""
+        task = task_of_model(self._ctx.models, asked)
         return InferSpec(**msgspec.structs.asdict(asked), file=file, task=task)
 
 
-def _asked(fields: Mapping[str, str]) -> InferRequest:
+def _request_from_form(fields: Mapping[str, str]) -> InferRequest:
     """Return what the texts of a form ask. Raises ``InvalidParams``."""
     given: dict[str, Any] = dict(fields)
     for name in ("path", "upload"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from mataserver_jobs.parcel import Parcel, Piece
+from mataserver_jobs.file_transfer import Parcel, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from mataserver_jobs.queue import Queue
-from mataserver_jobs.rows import QUEUED_AGAIN, claimed, json_of, record_of, storable
+from mataserver_jobs.rows import QUEUED_AGAIN, claimed_update, json_of, record_of, sanitize_text
 from mataserver_jobs.table import CHANNEL, JOBS, PROGRESS
 
 if TYPE_CHECKING:
@@ -77,18 +77,18 @@ class Leases(Queue):
         """Renew a lease; return the job as it stands, or None when the claim counts no more."""
         values = {"lease_until": self._clock() + LEASE_SECONDS}
         async with self._database.begin() as connection:
-            row = (await connection.execute(claimed(record, values))).mappings().first()
+            row = (await connection.execute(claimed_update(record, values))).mappings().first()
         return None if row is None else record_of(row)
 
     async def report(self, record: Record, stage: str, progress: float, message: str) -> bool:
         """Note how far a job is; return whether the claim still counts."""
         values = {
-            "stage": storable(stage)[:STAGE_LENGTH],
-            "message": storable(message),
+            "stage": sanitize_text(stage)[:STAGE_LENGTH],
+            "message": sanitize_text(message),
             "progress": sa.case((JOBS.c.progress > progress, JOBS.c.progress), else_=progress),
         }
         async with self._database.begin() as connection:
-            row = (await connection.execute(claimed(record, values))).first()
+            row = (await connection.execute(claimed_update(record, values))).first()
             if row is not None:
                 await self._database.announce(connection, PROGRESS)
         return row is not None
@@ -97,13 +97,13 @@ class Leases(Queue):
         self, record: Record, result: Any, *, message: str = "Done.", bytes_used: int = 0
     ) -> bool:
         """Note that a job is done; return whether the claim still counted."""
-        ended = self._end("done", storable(message))
+        ended = self._end("done", sanitize_text(message))
         values = {**ended, "progress": 100.0, "result": json_of(result), "bytes_used": bytes_used}
         return await self._update(record, values)
 
     async def fail(self, record: Record, error: str, *, bytes_used: int = 0) -> bool:
         """Note that a job failed for good; return whether the claim still counted."""
-        told = storable(error)
+        told = sanitize_text(error)
         values = {**self._end("failed", told), "error": told, "bytes_used": bytes_used}
         return await self._update(record, values)
 
@@ -120,7 +120,7 @@ class Leases(Queue):
         values = {
             **QUEUED_AGAIN,
             "deaths": record.deaths + 1,
-            "message": storable(f"Again: {reason}"),
+            "message": sanitize_text(f"Again: {reason}"),
         }
         return await self._update(record, values)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from mataserver_jobs import outbox
-from mataserver_jobs.rows import claimed, record_of
+from mataserver_jobs.rows import claimed_update, record_of
 from mataserver_jobs.table import CHANNEL, JOBS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Queue:
 
     async def _update(self, record: Record, values: Mapping[str, Any]) -> bool:
         async with self._database.begin() as connection:
-            row = (await connection.execute(claimed(record, values))).mappings().first()
+            row = (await connection.execute(claimed_update(record, values))).mappings().first()
             if row is not None:
                 await self._changed(connection, [row])
         return row is not None

@@ -123,7 +123,7 @@ class Routes:
 
     async def get(self, request: web.Request) -> web.Response:
         """Answer with a job."""
-        return self._told(request, await self._job(request))
+        return self._respond(request, await self._job(request))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Answer with a job's state, and again whenever it changes, until it has ended.
@@ -171,10 +171,10 @@ class Routes:
         """Answer with the list of a job's files."""
         check_query(request, ())
         record = await self._job(request)
-        found = await self._ctx.run_blocking(self._listed, record.id)
+        found = await self._ctx.run_blocking(self._list_files, record.id)
         return self._ctx.http.respond(FileList(found), request=request)
 
-    def _listed(self, job: str) -> list[FileView]:
+    def _list_files(self, job: str) -> list[FileView]:
         found = []
         for each in self._desk.storage.files(job):
             with contextlib.suppress(FileNotFoundError):  # the job may be replacing it
@@ -192,7 +192,7 @@ class Routes:
         """Have a job stop."""
         record = await self._desk.store.cancel((await self._job(request)).id)
         self._desk.changed()
-        return self._told(request, record, 202)
+        return self._respond(request, record, 202)
 
     async def restart(self, request: web.Request) -> web.Response:
         """Run an ended job once more."""
@@ -200,7 +200,7 @@ class Routes:
         if request.body_exists:
             async with self._ctx.http.read_json(request, Restart) as options:
                 pass
-        return self._told(request, await self._desk.restart(record, options.spec), 202)
+        return self._respond(request, await self._desk.restart(record, options.spec), 202)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove an ended job."""
@@ -211,7 +211,7 @@ class Routes:
         """Return the job that is asked for. Raises ``NotFound``, also for another's."""
         return await self._desk.store.get(request.match_info["id"], owner_of(request))
 
-    def _told(self, request: web.Request, record: Record, status: int = 200) -> web.Response:
+    def _respond(self, request: web.Request, record: Record, status: int = 200) -> web.Response:
         return self._ctx.http.respond(
             JobView.of(self._desk.shown(record)), status=status, request=request
         )

@@ -26,7 +26,7 @@ QUEUED_AGAIN: dict[str, Any] = {
 }
 
 
-def claimed(record: Record, values: Mapping[str, Any]) -> Any:
+def claimed_update(record: Record, values: Mapping[str, Any]) -> Any:
     """Return an update that changes a job only while a claim counts."""
     mine = (JOBS.c.id == record.id, JOBS.c.claim == record.claim, JOBS.c.state == "running")
     return sa.update(JOBS).where(*mine).values(**values).returning(*JOBS.c)
@@ -56,7 +56,7 @@ def row_of(record: Record) -> dict[str, Any]:
     return {**values, **{name: json_of(values[name]) for name in OPEN}}
 
 
-def storable(text: str) -> str:
+def sanitize_text(text: str) -> str:
     """Return a text that every database takes: PostgreSQL's has no NUL, and none half a pair."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 

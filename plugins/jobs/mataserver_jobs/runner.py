@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError, OutOfMemory
-from mataserver_jobs import holders
+from mataserver_jobs import process_identity
 from mataserver_jobs.attempt import RENEW_SECONDS
 from mataserver_jobs.supervisor import Supervisor
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from mataserver_jobs.job_tokens import JobTokens
     from mataserver_jobs.kinds import JobKind
-    from mataserver_jobs.passes import Passes
     from mataserver_jobs.record import Record
     from mataserver_jobs.store import Store
 
@@ -39,7 +39,7 @@ async def _unbounded(_size: int) -> AsyncIterator[None]:
 class LocalRunner:
     """Runs at most ``slots`` jobs at once below ``folder``.
 
-    ``run_process`` starts a process; ``passes`` gives an attempt of a job its access to the
+    ``run_process`` starts a process; ``tokens`` gives an attempt of a job its access to the
     server; ``has_room`` tells whether the disk has room for the work of another job. ``carries``
     says that processes have not the ``folder``: its files travel with them. ``reserve``
     counts so many bytes of memory until its context ends, and raises ``OutOfMemory``.
@@ -53,7 +53,7 @@ class LocalRunner:
         run_process: Callable[..., Any],
         *,
         slots: int = 1,
-        passes: Passes | None = None,
+        tokens: JobTokens | None = None,
         has_room: Callable[[], bool] = lambda: True,
         carries: bool = False,
         reserve: Callable[[int], AbstractAsyncContextManager[None]] = _unbounded,
@@ -63,18 +63,18 @@ class LocalRunner:
         self._slots = slots
         self._has_room = has_room
         self._reserve = reserve
-        self._holder = holders.own()
+        self._holder = process_identity.current()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._supervisor = Supervisor(
-            store, kinds, folder, run_process, self._stopping, passes=passes, carries=carries
+            store, kinds, folder, run_process, self._stopping, tokens=tokens, carries=carries
         )
 
     def wake(self) -> None:
         """Look for work, and for cancellations, now: something changed."""
         self._wake.set()
-        self._supervisor.look()
+        self._supervisor.wake()
 
     async def run(self) -> None:
         """Claim and run jobs until ``close``. Jobs of servers that are gone come first."""
@@ -97,7 +97,9 @@ class LocalRunner:
 
     async def _recover(self) -> None:
         running, _ = await self._store.find(states=["running"], limit=1000)
-        dead = {each.holder for each in running if each.holder and holders.is_dead(each.holder)}
+        dead = {
+            each.holder for each in running if each.holder and process_identity.is_dead(each.holder)
+        }
         count = await self._store.recover(sorted(dead), held=list(self._running))
         if count:
             log.warning("%d jobs of lost servers are queued again", count)
@@ -122,16 +124,16 @@ class LocalRunner:
                 return False
             record = await self._store.claim(self._holder, [kind])
             if record is not None:
-                work = self._supervised(record, reserved.pop_all())
+                work = self._run_supervised(record, reserved.pop_all())
                 task = asyncio.get_running_loop().create_task(work)
                 self._running[record.id] = task
-                task.add_done_callback(functools.partial(self._ended, record.id))
+                task.add_done_callback(functools.partial(self._on_ended, record.id))
         return True
 
-    def _ended(self, job: str, _task: asyncio.Task[None]) -> None:
+    def _on_ended(self, job: str, _task: asyncio.Task[None]) -> None:
         self._running.pop(job, None)
         self._wake.set()
 
-    async def _supervised(self, record: Record, reserved: contextlib.AsyncExitStack) -> None:
+    async def _run_supervised(self, record: Record, reserved: contextlib.AsyncExitStack) -> None:
         async with reserved:
             await self._supervisor.run(record)

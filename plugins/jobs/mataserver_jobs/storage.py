@@ -14,7 +14,7 @@ from mataserver_jobs.record import is_id
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORGOTTEN_SECONDS = 86_400.0
+ORPHAN_SECONDS = 86_400.0
 """How old a folder must be that is of no job: an upload under way has one before its job exists."""
 
 
@@ -62,7 +62,7 @@ class Storage:
         if not self.has_room():
             raise OutOfMemory("The disk has no room for another job")
 
-    def begin_anew(self, job: str) -> None:
+    def reset(self, job: str) -> None:
         """Remove what an ended job made; what it was given stays."""
         for name in ("work", "output"):
             shutil.rmtree(self.folder(job) / name, ignore_errors=True)
@@ -97,11 +97,11 @@ class Storage:
         except FileNotFoundError:
             return b""
 
-    def forgotten(self) -> list[str]:
+    def orphans(self) -> list[str]:
         """Return the old folders, which may be of jobs that are no more."""
         if not self._root.is_dir():
             return []
-        old = time.time() - FORGOTTEN_SECONDS
+        old = time.time() - ORPHAN_SECONDS
         found = []
         for path in self._root.iterdir():
             with contextlib.suppress(FileNotFoundError):  # it is being removed

@@ -16,24 +16,30 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import MataError, OutOfMemory, Unavailable
-from mataserver_jobs import child, parcel
-from mataserver_jobs.arrival import Arrival, sweep
-from mataserver_jobs.attempt import RENEW_SECONDS, Attempt, damaged, last_word, pause
+from mataserver_jobs import child, file_transfer
+from mataserver_jobs.attempt import (
+    RENEW_SECONDS,
+    Attempt,
+    failed_transfer_end,
+    final_message,
+    pause,
+)
 from mataserver_jobs.disk import FULL, is_full
+from mataserver_jobs.file_transfer import TransferError
 from mataserver_jobs.kinds import Assignment
-from mataserver_jobs.parcel import Damaged
+from mataserver_jobs.returned_files import ReturnedFiles, sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from mataserver import Child
+    from mataserver_jobs.job_tokens import JobTokens
     from mataserver_jobs.kinds import Access, Ended, JobKind
-    from mataserver_jobs.passes import Passes
     from mataserver_jobs.record import Record
     from mataserver_jobs.store import Store
 
 RETRY_SECONDS = 1.0
-AGAIN_SECONDS = 3.0
+WRITE_RETRY_SECONDS = 3.0
 """How long a job waits that could not be started: without room, or without a cluster."""
 NICE = 19
 
@@ -55,7 +61,7 @@ class Supervisor:
         run_process: Callable[..., Any],
         stopping: asyncio.Event,
         *,
-        passes: Passes | None,
+        tokens: JobTokens | None,
         carries: bool,
     ) -> None:
         self._store = store
@@ -63,18 +69,18 @@ class Supervisor:
         self._folder = folder
         self._run_process = run_process
         self._stopping = stopping
-        self._passes = passes
-        self._carries = carries
+        self._tokens = tokens
+        self._transfers_files = carries
         self._attempts: set[Attempt] = set()
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """Look now whether somebody wants a job to stop."""
         for attempt in self._attempts:
-            attempt.look()
+            attempt.wake()
 
     async def run(self, record: Record) -> None:
         """Run a job. What nobody foresaw costs it an attempt, and is logged."""
-        access = self._passes.mint(record) if self._passes is not None else None
+        access = self._tokens.mint(record) if self._tokens is not None else None
         try:
             await self._attempt(record, access)
         except MataError as error:  # the database is gone: the lease ends by itself
@@ -83,12 +89,12 @@ class Supervisor:
             log.exception("job %s could not be run", record.id)
             with contextlib.suppress(MataError):
                 if isinstance(error, OSError) and is_full(error):
-                    await self._note(self._store.fail, record, FULL)
+                    await self._record_end(self._store.fail, record, FULL)
                 else:
-                    await self._note(self._store.died, record, "it could not be started")
+                    await self._record_end(self._store.died, record, "it could not be started")
         finally:
-            if access is not None and self._passes is not None:
-                self._passes.revoke(access)
+            if access is not None and self._tokens is not None:
+                self._tokens.revoke(access)
 
     async def _attempt(self, record: Record, access: Access | None) -> None:
         kind, folder = self._kinds[record.kind], self._folder / record.id
@@ -102,22 +108,24 @@ class Supervisor:
             given = {"threads": kind.threads, "grace": kind.grace, "log": folder / "log"}
             starting = self._run_process(child.run, nice=NICE, **given)
             try:
-                async with self._held(record):
+                async with self._keep_lease(record):
                     process = await stack.enter_async_context(starting)
             except (OutOfMemory, Unavailable) as error:  # it is nobody's fault: no attempt counts
                 log.warning("job %s waits: %s", record.id, error.detail)
-                await pause(self._stopping, AGAIN_SECONDS)
-                await self._note(self._store.release, record)
+                await pause(self._stopping, WRITE_RETRY_SECONDS)
+                await self._record_end(self._store.release, record)
                 return
             except MataError as error:  # a node's: the next attempt may come to another one
                 log.warning("job %s could not be started: %s", record.id, error.detail)
-                await self._note(self._store.died, record, error.detail)
+                await self._record_end(self._store.died, record, error.detail)
                 return
-            attempt = Attempt(self._store, record, kind, process, self._stopping, Arrival(folder))
+            attempt = Attempt(
+                self._store, record, kind, process, self._stopping, ReturnedFiles(folder)
+            )
             self._attempts.add(attempt)
-            handing = asyncio.ensure_future(self._hand_over(assignment, process))
+            handing = asyncio.ensure_future(self._send_assignment(assignment, process))
             try:
-                ended = await attempt.ended()
+                ended = await attempt.run()
             finally:
                 self._attempts.discard(attempt)
                 handing.cancel()  # it ended without all that it was to be given
@@ -126,19 +134,19 @@ class Supervisor:
                 handing.result()
         await self._settle(record, attempt, ended, process)
 
-    async def _hand_over(self, assignment: Assignment, process: Child) -> None:
+    async def _send_assignment(self, assignment: Assignment, process: Child) -> None:
         """Tell a process what to do; send it the input where it has not the job's folder.
 
         One that cannot be given it is killed: it would wait for ever.
         """
         folder, sent = Path(assignment.folder) / "input", None
         try:
-            if self._carries:
+            if self._transfers_files:
                 await asyncio.to_thread(sweep, folder.parent)
-                sent = await asyncio.to_thread(parcel.packed, folder)
+                sent = await asyncio.to_thread(file_transfer.describe_files, folder)
                 assignment = msgspec.structs.replace(assignment, folder="", given=sent)
             await process.send(assignment)
-            reading = iter(()) if sent is None else parcel.pieces(folder, sent)
+            reading = iter(()) if sent is None else file_transfer.read_pieces(folder, sent)
             while piece := await asyncio.to_thread(next, reading, b""):
                 await process.feed(piece)
         except ConnectionError:
@@ -148,7 +156,7 @@ class Supervisor:
             raise
 
     @contextlib.asynccontextmanager
-    async def _held(self, record: Record) -> AsyncIterator[None]:
+    async def _keep_lease(self, record: Record) -> AsyncIterator[None]:
         """Keep the lease while a process starts, which may take a node's time to have room."""
         begun = asyncio.Event()
 
@@ -169,40 +177,46 @@ class Supervisor:
         self, record: Record, attempt: Attempt, ended: Ended | None, process: Child
     ) -> None:
         """Write down how an attempt ended."""
-        if self._carries:
-            ended = await self._received(record, attempt, ended)
-        if attempt.lost:
+        if self._transfers_files:
+            ended = await self._place_returned_files(record, attempt, ended)
+        if attempt.is_lease_lost:
             log.warning("job %s: the claim is no longer valid", record.id)
             return
-        size, note = await asyncio.to_thread(size_of, self._folder / record.id), self._note
+        size, note = await asyncio.to_thread(size_of, self._folder / record.id), self._record_end
         if ended is not None and ended.how == "done":
-            said = last_word(self._kinds[record.kind], ended.result)
+            said = final_message(self._kinds[record.kind], ended.result)
             await note(self._store.finish, record, ended.result, message=said, bytes_used=size)
         elif ended is not None and ended.how == "failed":
             await note(self._store.fail, record, ended.error, bytes_used=size)
-        elif attempt.cancelled:
+        elif attempt.is_cancelled:
             await note(self._store.stopped, record, ended and ended.result, bytes_used=size)
         elif self._stopping.is_set():
             await note(self._store.release, record)
         else:
-            reason = ended.error if ended is not None else _how(await process.wait())
+            reason = ended.error if ended is not None else _exit_reason(await process.wait())
             log.warning("job %s died: %s", record.id, reason)
             await note(self._store.died, record, reason, bytes_used=size)
 
-    async def _received(
+    async def _place_returned_files(
         self, record: Record, attempt: Attempt, ended: Ended | None
     ) -> Ended | None:
         """Put what an attempt sent back in its place, if its claim still counts; return its end."""
         try:
-            if ended is not None and ended.how in {"done", "cancelled"} and not attempt.lost:
-                attempt.lost = not await self._note(self._store.renew, record)
-                if not attempt.lost:
-                    return await asyncio.to_thread(_arrived, attempt.arrival, ended)
+            if (
+                ended is not None
+                and ended.how in {"done", "cancelled"}
+                and not attempt.is_lease_lost
+            ):
+                attempt.is_lease_lost = not await self._record_end(self._store.renew, record)
+                if not attempt.is_lease_lost:
+                    return await asyncio.to_thread(_replace_output, attempt.returned_files, ended)
         finally:
-            await asyncio.to_thread(attempt.arrival.discard)
+            await asyncio.to_thread(attempt.returned_files.discard)
         return ended
 
-    async def _note(self, note: Callable[..., Awaitable[Any]], *what: Any, **more: Any) -> Any:
+    async def _record_end(
+        self, note: Callable[..., Awaitable[Any]], *what: Any, **more: Any
+    ) -> Any:
         """Write an end down, and again while the database takes nothing: the work is done.
 
         Return what was answered.
@@ -218,16 +232,16 @@ class Supervisor:
                 await pause(self._stopping, RETRY_SECONDS)
 
 
-def _arrived(arrival: Arrival, ended: Ended) -> Ended:
+def _replace_output(returned_files: ReturnedFiles, ended: Ended) -> Ended:
     """Put what a process has sent in its place; return how the job ended. Blocking."""
     try:
-        arrival.settle()
-    except Damaged as error:
-        return damaged(error)
+        returned_files.replace_output()
+    except TransferError as error:
+        return failed_transfer_end(error)
     return ended
 
 
-def _how(status: int) -> str:
+def _exit_reason(status: int) -> str:
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
     return f"it ended with status {status} and no result"

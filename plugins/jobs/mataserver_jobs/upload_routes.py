@@ -29,7 +29,7 @@ MAX_METADATA = 4096
 _DIGITS = 18
 _TUS = {"Tus-Resumable": VERSION}
 _REFUSED = {**_TUS, "Tus-Version": VERSION}  # which the protocol asks of a 412: what is spoken here
-_SPEAKS: dict[str, tuple[Any, bool, str]] = {"Tus-Resumable": (str, True, "1.0.0")}
+_TUS_VERSION: dict[str, tuple[Any, bool, str]] = {"Tus-Resumable": (str, True, "1.0.0")}
 
 
 class Served(Protocol):
@@ -71,26 +71,27 @@ class UploadRoutes:
             "Upload-Checksum": (str, False, "`sha1` or `sha256` and the digest in base64."),
         }
         return [
-            Route("OPTIONS", "/v1/uploads", self.tell, "What uploads may be", tag="jobs",
+            Route("OPTIONS", "/v1/uploads", self.options, "What uploads may be", tag="jobs",
                   status=204, public=True),
             Route("POST", "/v1/uploads", self.create, "Begin an upload", status=201,
-                  headers={**_SPEAKS, **length}, errors=(400, 409, 412, 413, 503, 507), **mine),
-            Route("HEAD", one, self.show, "Where an upload goes on", headers=_SPEAKS,
+                  headers={**_TUS_VERSION, **length},
+                  errors=(400, 409, 412, 413, 503, 507), **mine),
+            Route("HEAD", one, self.show, "Where an upload goes on", headers=_TUS_VERSION,
                   errors=found, **mine),
-            Route("PATCH", one, self.go_on, "Go on with an upload", request=(Body(PART),),
-                  status=204, headers={**_SPEAKS, **part},
+            Route("PATCH", one, self.append, "Go on with an upload", request=(Body(PART),),
+                  status=204, headers={**_TUS_VERSION, **part},
                   errors=(400, 404, 408, 409, 412, 413, 415, 423, 460, 503, 507),
-                  max_body=self._uploads.most, body_timeout="idle", **mine),
-            Route("DELETE", one, self.remove, "Give an upload up", status=204, headers=_SPEAKS,
+                  max_body=self._uploads.max_bytes, body_timeout="idle", **mine),
+            Route("DELETE", one, self.remove, "Give an upload up", status=204, headers=_TUS_VERSION,
                   errors=found, **mine),
         ]  # fmt: skip
 
-    async def tell(self, _request: web.Request) -> web.Response:
+    async def options(self, _request: web.Request) -> web.Response:
         """Answer what is spoken here."""
         headers = {
             "Tus-Version": VERSION,
             "Tus-Extension": "creation,expiration,termination,checksum",
-            "Tus-Max-Size": str(self._uploads.most),
+            "Tus-Max-Size": str(self._uploads.max_bytes),
             "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
         }
         return web.Response(status=204, headers=_TUS | headers)
@@ -118,14 +119,14 @@ class UploadRoutes:
             headers["Upload-Metadata"] = upload.metadata
         return _answer(upload, 200, headers)
 
-    async def go_on(self, request: web.Request) -> web.Response:
+    async def append(self, request: web.Request) -> web.Response:
         """Add a part. An older request for the same upload ends: its client has lost it."""
         _check_version(request)
         if content_type(request) != PART:
             raise OtherType(f"A part of an upload is {PART}")
         upload = await self._upload(request)
         await self._end(upload.id)
-        task = asyncio.get_running_loop().create_task(self._received(request, upload))
+        task = asyncio.get_running_loop().create_task(self._receive(request, upload))
         self._writing[upload.id] = task
         try:
             return _answer(await task, 204)
@@ -145,18 +146,18 @@ class UploadRoutes:
             older.cancel()
             await asyncio.wait([older])
 
-    async def _received(self, request: web.Request, upload: Upload) -> Upload:
+    async def _receive(self, request: web.Request, upload: Upload) -> Upload:
         """Write what arrives; what came before it breaks off stays, unless it has a checksum."""
         offset = _number(request, "Upload-Offset")
         checksum = request.headers.get("Upload-Checksum", "")
-        writer: Writer = await _settled(self._uploads.writer, upload, offset, checksum)
+        writer: Writer = await _finish_in_thread(self._uploads.writer, upload, offset, checksum)
         try:
             async for chunk in self._ctx.http.read_chunks(request):
-                await _settled(writer.write, chunk)
-            await _settled(writer.finish)
+                await _finish_in_thread(writer.write, chunk)
+            await _finish_in_thread(writer.finish)
         finally:
-            await _settled(writer.close)
-        fresh: Upload = await _settled(self._uploads.prolong, upload)
+            await _finish_in_thread(writer.close)
+        fresh: Upload = await _finish_in_thread(self._uploads.extend, upload)
         return fresh
 
     async def remove(self, request: web.Request) -> web.Response:
@@ -174,7 +175,7 @@ class UploadRoutes:
         return found
 
 
-async def _settled(function: Any, *args: Any) -> Any:
+async def _finish_in_thread(function: Any, *args: Any) -> Any:
     """Return ``function(*args)``, of another thread, whose end is waited for come what may.
 
     A thread that still writes would write behind the back of whoever goes on.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-MOST = 1000
+MAX_UPLOADS_OF_ONE = 1000
 """Uploads of one owner."""
 _KNOWN = "known.json"
 _DATA = "data"
@@ -56,7 +56,7 @@ class Uploads:
     """The uploads below ``root``. Every method but ``taking`` is blocking.
 
     most:     bytes of one upload.
-    budget:   bytes of all; of one owner half of them, or ``most``.
+    budget:   bytes of all; of one owner half of them, or ``max_bytes``.
     keep:     seconds until one that is not gone on with is removed.
     min_free: bytes that must stay free on the disk.
     clock:    gives Unix seconds.
@@ -66,19 +66,19 @@ class Uploads:
         self,
         root: Path,
         *,
-        most: int,
+        max_bytes: int,
         budget: int,
         keep: float,
         min_free: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._root = root
-        self.most = most
+        self.max_bytes = max_bytes
         self._budget = budget
         self._keep = keep
         self._min_free = min_free
         self._clock = clock
-        self._beginning = threading.Lock()
+        self._create_lock = threading.Lock()
 
     def create(self, owner: str, length: int, name: str = "", metadata: str = "") -> Upload:
         """Begin an upload.
@@ -86,15 +86,15 @@ class Uploads:
         Raises ``TooLarge``, ``Conflict`` for too many, ``OutOfMemory`` (507) where it would not fit
         beside what is promised to others.
         """
-        if length > self.most:
-            raise TooLarge(f"An upload has {self.most} bytes at most")
-        with self._beginning:  # two that begin at once would both be told that there is room
+        if length > self.max_bytes:
+            raise TooLarge(f"An upload has {self.max_bytes} bytes at most")
+        with self._create_lock:  # two that begin at once would both be told that there is room
             others = [each for each in self._all() if each.job is None]
             self._check_owner([each for each in others if each.owner == owner], length)
             self._check_room(others, length)
-            return self._begun(owner, length, name, metadata)
+            return self._create_folder(owner, length, name, metadata)
 
-    def _begun(self, owner: str, length: int, name: str, metadata: str) -> Upload:
+    def _create_folder(self, owner: str, length: int, name: str, metadata: str) -> Upload:
         made = Upload(
             id=str(uuid.uuid4()),
             owner=owner,
@@ -115,9 +115,9 @@ class Uploads:
 
     def _check_owner(self, own: list[Upload], length: int) -> None:
         """Refuse what would take the room of others: to promise bytes costs nothing."""
-        if len(own) >= MOST:
-            raise Conflict(f"There are {MOST} uploads already, which is the most")
-        if sum(each.length for each in own) + length > max(self.most, self._budget // 2):
+        if len(own) >= MAX_UPLOADS_OF_ONE:
+            raise Conflict(f"There are {MAX_UPLOADS_OF_ONE} uploads already, which is the most")
+        if sum(each.length for each in own) + length > max(self.max_bytes, self._budget // 2):
             raise OutOfMemory("Your uploads have no room for another: finish one or cancel it")
 
     def _check_room(self, others: list[Upload], length: int) -> None:
@@ -144,12 +144,12 @@ class Uploads:
         digest = digest_of(checksum)
         if upload.job is not None:
             raise Conflict("A job has taken the upload")
-        with _found():
+        with _not_found_if_missing():
             return Writer(self._root / upload.id / _DATA, upload.length, offset, digest)
 
-    def prolong(self, upload: Upload) -> Upload:
+    def extend(self, upload: Upload) -> Upload:
         """Have an upload's time begin anew; return it as it is now."""
-        with _found():
+        with _not_found_if_missing():
             fresh = msgspec.structs.replace(upload, expires_at=self._clock() + self._keep)
             self._write(fresh)
         return self.get(upload.id)
@@ -159,7 +159,7 @@ class Uploads:
         shutil.rmtree(self._root / upload, ignore_errors=True)
 
     @contextlib.asynccontextmanager
-    async def taking(self, upload: str, owner: str | None = None) -> AsyncIterator[Upload]:
+    async def reserve(self, upload: str, owner: str | None = None) -> AsyncIterator[Upload]:
         """Give an upload, for a job that takes it: within the context no other does or writes it.
 
         Raises ``NotFound``, and ``Conflict`` while another request takes or writes it.
@@ -177,14 +177,14 @@ class Uploads:
                     raise Conflict("Another request takes or writes the upload now")
         return self.get(upload, owner)  # as it is now that nobody changes it
 
-    def give(self, upload: Upload, target: Path) -> None:
+    def hand_over(self, upload: Upload, target: Path) -> None:
         """Give a job the bytes of an upload. Raises ``Conflict`` for one that is not whole."""
         if upload.offset != upload.length:
             raise Conflict(f"The upload has {upload.offset} of {upload.length} bytes")
-        with _found():
+        with _not_found_if_missing():
             os.link(self._root / upload.id / _DATA, target)
 
-    def taken(self, upload: Upload, job: str) -> None:
+    def note_taken(self, upload: Upload, job: str) -> None:
         """Note that a job has an upload's bytes; they are the job's alone from now on.
 
         Where that cannot be noted the upload goes: nothing may take its bytes for a second job.
@@ -249,7 +249,7 @@ class Uploads:
 
 
 @contextlib.contextmanager
-def _found() -> Iterator[None]:
+def _not_found_if_missing() -> Iterator[None]:
     """Raise ``NotFound`` for an upload that was removed meanwhile."""
     try:
         yield

@@ -8,8 +8,8 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from mataserver import Body, Route, check_query
-from mataserver_jobs.courier import policy
 from mataserver_jobs.routes import JSON, asker, owner_of
+from mataserver_jobs.webhook_delivery import policy
 from mataserver_jobs.webhooks import MadeWebhook, Webhook
 
 if TYPE_CHECKING:

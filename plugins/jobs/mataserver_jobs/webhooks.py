@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what such a secret begins with
 SECRET_BYTES = 32
-MOST = 20
+MAX_OF_ONE = 20
 """Webhooks of one owner."""
-HELD_SECONDS = 60.0
+LEASE_SECONDS = 60.0
 """How long a delivery is left to the server that took it; longer than any answer is awaited."""
 FIRST_PAUSE, LONGEST_PAUSE = 10.0, 7_200.0
 GIVE_UP_SECONDS = 86_400.0
@@ -79,7 +79,7 @@ class Webhooks:
     # asked by clients
 
     async def add(self, owner: str, url: str) -> MadeWebhook:
-        """Make a webhook. Raises ``Conflict`` for more than ``MOST`` of one owner."""
+        """Make a webhook. Raises ``Conflict`` for more than ``MAX_OF_ONE`` of one owner."""
         random = base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
         made = MadeWebhook(
             id=str(uuid.uuid4()),
@@ -90,8 +90,8 @@ class Webhooks:
         )
         counting = sa.select(sa.func.count()).where(WEBHOOKS.c.owner == owner)
         async with self._database.begin() as connection:
-            if int(await connection.scalar(counting) or 0) >= MOST:
-                raise Conflict(f"There are {MOST} webhooks already, which is the most")
+            if int(await connection.scalar(counting) or 0) >= MAX_OF_ONE:
+                raise Conflict(f"There are {MAX_OF_ONE} webhooks already, which is the most")
             await connection.execute(sa.insert(WEBHOOKS).values(**msgspec.structs.asdict(made)))
         return made
 
@@ -141,7 +141,7 @@ class Webhooks:
             .with_for_update(skip_locked=True)
             .scalar_subquery()
         )
-        held = {"next_at": now + HELD_SECONDS, "attempts": DELIVERIES.c.attempts + 1}
+        held = {"next_at": now + LEASE_SECONDS, "attempts": DELIVERIES.c.attempts + 1}
         update = sa.update(DELIVERIES).where(DELIVERIES.c.id == first).values(**held)
         async with self._database.begin() as connection:
             taken = update.returning(*DELIVERIES.c)
@@ -155,7 +155,7 @@ class Webhooks:
 
     async def delivered(self, delivery: Delivery) -> None:
         """Note that a webhook knows."""
-        await self._settle(delivery, sa.delete(DELIVERIES).where(_is(delivery)), None)
+        await self._finish_delivery(delivery, sa.delete(DELIVERIES).where(_matches(delivery)), None)
 
     async def failed(self, delivery: Delivery, error: str) -> None:
         """Have a webhook told again later, and all else that it is to be told after that.
@@ -165,24 +165,26 @@ class Webhooks:
         now = self._clock()
         if now - delivery.created_at > GIVE_UP_SECONDS:
             given_up = f"{error}; it was given up after {delivery.attempts} attempts"
-            await self._settle(delivery, sa.delete(DELIVERIES).where(_is(delivery)), given_up)
+            await self._finish_delivery(
+                delivery, sa.delete(DELIVERIES).where(_matches(delivery)), given_up
+            )
             return
         until = now + pause(delivery.attempts)
         later = sa.case((DELIVERIES.c.next_at > until, DELIVERIES.c.next_at), else_=until)
-        others = sa.and_(DELIVERIES.c.webhook == delivery.webhook, ~_is(delivery))
+        others = sa.and_(DELIVERIES.c.webhook == delivery.webhook, ~_matches(delivery))
         async with self._database.begin() as connection:
             await connection.execute(sa.update(DELIVERIES).where(others).values(next_at=later))
-        again = sa.update(DELIVERIES).where(_is(delivery)).values(next_at=until)
-        await self._settle(delivery, again, error)
+        again = sa.update(DELIVERIES).where(_matches(delivery)).values(next_at=until)
+        await self._finish_delivery(delivery, again, error)
 
-    async def put_back(self, delivery: Delivery) -> None:
+    async def release(self, delivery: Delivery) -> None:
         """Have a delivery made by the next server: this one stops before it knew what came."""
         values = {"next_at": self._clock(), "attempts": delivery.attempts - 1}
         async with self._database.begin() as connection:
-            update = sa.update(DELIVERIES).where(_is(delivery)).values(**values)
+            update = sa.update(DELIVERIES).where(_matches(delivery)).values(**values)
             await connection.execute(update)
 
-    async def _settle(self, delivery: Delivery, statement: Any, error: str | None) -> None:
+    async def _finish_delivery(self, delivery: Delivery, statement: Any, error: str | None) -> None:
         told = {"last_at": self._clock(), "last_error": error}
         async with self._database.begin() as connection:
             await connection.execute(statement)
@@ -194,7 +196,7 @@ class Webhooks:
 _SHOWN = [WEBHOOKS.c[name] for name in Webhook.__struct_fields__]
 
 
-def _is(delivery: Delivery) -> Any:
+def _matches(delivery: Delivery) -> Any:
     return DELIVERIES.c.id == delivery.id
 
 

@@ -36,7 +36,7 @@ def register(data_dir):
     (data_dir / "model_registry.json").write_text(json.dumps({"version": 1, "models": entries}))
 
 
-class Asking:
+class JobsClient:
     """Asks a server with one key."""
 
     def __init__(self, served, session):
@@ -103,7 +103,7 @@ async def session(served, key):
     """Ask a running server with a key."""
     headers = {"Authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession(served.url, headers=headers) as http:
-        yield Asking(served, http)
+        yield JobsClient(served, http)
 
 
 @contextlib.asynccontextmanager
@@ -120,7 +120,7 @@ async def apart(folder, slots=1):
         url = (await server.stdout.readline()).decode().strip()
         headers = {"Authorization": "Bearer test-key"}
         async with aiohttp.ClientSession(url, headers=headers) as http:
-            yield Asking(None, http)
+            yield JobsClient(None, http)
     finally:
         server.kill()
         await server.wait()

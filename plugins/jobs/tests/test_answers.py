@@ -8,22 +8,22 @@ import msgspec
 import pytest
 
 from mataserver import Credentials
-from mataserver_jobs.answers import Answers, summary
-from mataserver_jobs.passes import Passes
+from mataserver_jobs.answers import AnswerLog, summary
+from mataserver_jobs.job_tokens import JobTokens
 from mataserver_jobs.record import Record
 
 
 def test_a_torn_line(tmp_path):
     """Wherever the writing of a line was cut off, the whole lines stay and the next one follows."""
     path = tmp_path / "results.jsonl"
-    with Answers(path) as answers:
+    with AnswerLog(path) as answers:
         for number in range(3):
             answers.append({"index": number, "text": "ü\n"})
     whole = path.read_bytes()
     ends = [place + 1 for place, byte in enumerate(whole) if byte == 10]
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        with Answers(path) as answers:
+        with AnswerLog(path) as answers:
             assert answers.count == sum(end <= cut for end in ends)
             for number in range(answers.count, 3):
                 answers.append({"index": number, "text": "ü\n"})
@@ -33,7 +33,7 @@ def test_a_torn_line(tmp_path):
 def test_a_full_disk(tmp_path):
     """What the disk takes no more of is an error that says so, and no line."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Answers(tmp_path / "results.jsonl") as answers:
+    with AnswerLog(tmp_path / "results.jsonl") as answers:
         answers.append({"index": 0})
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
         try:
@@ -41,7 +41,7 @@ def test_a_full_disk(tmp_path):
                 answers.append({"index": 1, "text": "x" * 100})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    with Answers(tmp_path / "results.jsonl") as answers:
+    with AnswerLog(tmp_path / "results.jsonl") as answers:
         assert answers.count == 1
 
 
@@ -70,13 +70,13 @@ def test_passes():
     """A token counts for its attempt, as the job's owner who may infer and nothing else."""
     values = {"stage": "", "progress": 0.0, "message": "", "spec": {}, "created_at": 0.0}
     record = Record(id="1", kind="infer", owner="key:ada", state="running", **values)
-    passes = Passes("http://x")
-    first, second = passes.mint(record), passes.mint(record)
+    tokens = JobTokens("http://x")
+    first, second = tokens.mint(record), tokens.mint(record)
     assert first.token != second.token
-    principal = passes.principal(Credentials("bearer", second.token))
+    principal = tokens.principal(Credentials("bearer", second.token))
     assert (principal.id, principal.scopes) == ("key:ada", {"infer"})
     assert principal.background
-    passes.revoke(second)
-    assert passes.principal(Credentials("bearer", second.token)) is None
-    assert passes.principal(Credentials("bearer", "job_")) is None
+    tokens.revoke(second)
+    assert tokens.principal(Credentials("bearer", second.token)) is None
+    assert tokens.principal(Credentials("bearer", "job_")) is None
     assert msgspec.json.decode(msgspec.json.encode(first))["url"] == "http://x"

@@ -18,7 +18,7 @@ from mataserver import MataError
 from mataserver_database import Database
 from mataserver_database.testing import new_database, postgres_server
 from mataserver_jobs.disk import is_full
-from mataserver_jobs.film import Film
+from mataserver_jobs.video_parts import VideoParts
 
 FRAMES = 60
 GONE = "The database's file was removed or replaced: restart the server"
@@ -211,15 +211,15 @@ async def length(ask, path, **more):
 async def whole(ask, job):
     """Assert that a job has every frame once: answered, and drawn."""
     assert [line["index"] for line in await lines(ask, job)] == list(range(FRAMES))
-    _, film = await ask("GET", f"/v1/jobs/{job}/files/annotated.mp4")
-    assert frames(film) == FRAMES
+    _, video = await ask("GET", f"/v1/jobs/{job}/files/annotated.mp4")
+    assert frames(video) == FRAMES
 
 
-def frames(film):
+def frames(video):
     """Return how many frames the bytes of a video have."""
     import io
 
-    with av.open(io.BytesIO(film)) as container:
+    with av.open(io.BytesIO(video)) as container:
         return sum(1 for _ in container.decode(video=0))
 
 
@@ -286,10 +286,10 @@ async def test_videos_that_are_none(tmp_path):
 
 def test_a_disk_that_is_full_while_it_draws(tmp_path):
     """A part that the disk takes no more of is an error that says so, and no part."""
-    film = Film(tmp_path / "film")
+    video_parts = VideoParts(tmp_path / "film")
     (tmp_path / "film" / "new").symlink_to("/dev/full")
     noise = np.random.default_rng(7).integers(0, 255, (480, 640, 3), np.uint8)
     with pytest.raises(OSError) as told:  # noqa: PT011 - its number is looked at
-        film.add(0, ((noise, float(number)) for number in range(20)))
+        video_parts.add(0, ((noise, float(number)) for number in range(20)))
     assert is_full(told.value)
-    assert film.parts == 0
+    assert video_parts.parts == 0

@@ -14,8 +14,8 @@ from films import archive, picture, video
 from PIL import Image
 from serving_jobs import asking, children_of_jobs, lines, sent
 
-from mataserver_jobs.annotating import PART
-from mataserver_jobs.film import LONGEST_SIDE, Film
+from mataserver_jobs.annotation import PART
+from mataserver_jobs.video_parts import LONGEST_SIDE, VideoParts
 
 FLAT = np.full((48, 64, 3), 90, np.uint8)
 
@@ -121,46 +121,46 @@ def test_parts_are_whole_or_not_there(tmp_path):
         yield from timed(3)
         raise RuntimeError
 
-    film = Film(tmp_path / "film")
-    film.add(0, timed(5))
+    video_parts = VideoParts(tmp_path / "film")
+    video_parts.add(0, timed(5))
     with pytest.raises(RuntimeError):
-        film.add(1, broken())
-    film = Film(tmp_path / "film")
-    assert film.parts == 1
-    film.add(1, timed(5, 5))
-    film.add(2, iter(()))  # of pictures that cannot be read
-    film.add(3, timed(1, 10))
-    assert film.join(tmp_path / "whole.mp4")
+        video_parts.add(1, broken())
+    video_parts = VideoParts(tmp_path / "film")
+    assert video_parts.parts == 1
+    video_parts.add(1, timed(5, 5))
+    video_parts.add(2, iter(()))  # of pictures that cannot be read
+    video_parts.add(3, timed(1, 10))
+    assert video_parts.join(tmp_path / "whole.mp4")
     _, times = frames_of(str(tmp_path / "whole.mp4"))
     assert times == [float(n) for n in range(11)]
-    film.remove()
+    video_parts.remove()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["whole.mp4"]
 
 
 def test_parts_of_one_frame(tmp_path):
     """What is joined outlives the file that it is read from, also where that holds one frame."""
     for count in (1, 2, 30):
-        film = Film(tmp_path / f"film{count}")
+        video_parts = VideoParts(tmp_path / f"film{count}")
         for number in range(count):
-            film.add(number, timed(1, number))
-        assert film.join(tmp_path / "whole.mp4")
+            video_parts.add(number, timed(1, number))
+        assert video_parts.join(tmp_path / "whole.mp4")
         _, times = frames_of(str(tmp_path / "whole.mp4"))
         assert times == [float(n) for n in range(count)]
 
 
 def test_nothing_to_show(tmp_path):
     """Without a frame there is no video."""
-    film = Film(tmp_path / "film")
-    film.add(0, iter(()))
-    assert not film.join(tmp_path / "whole.mp4")
+    video_parts = VideoParts(tmp_path / "film")
+    video_parts.add(0, iter(()))
+    assert not video_parts.join(tmp_path / "whole.mp4")
 
 
 def test_times_that_stand_still_or_go_back(tmp_path):
     """Frames whose times do not grow are shown in order all the same, from part to part too."""
-    film = Film(tmp_path / "film")
-    film.add(0, [(FLAT, at) for at in (0.0, 0.5, 0.5, 0.2)])
-    film.add(1, [(FLAT, at) for at in (0.1, 1.0)])
-    film.join(tmp_path / "whole.mp4")
+    video_parts = VideoParts(tmp_path / "film")
+    video_parts.add(0, [(FLAT, at) for at in (0.0, 0.5, 0.5, 0.2)])
+    video_parts.add(1, [(FLAT, at) for at in (0.1, 1.0)])
+    video_parts.join(tmp_path / "whole.mp4")
     _, times = frames_of(str(tmp_path / "whole.mp4"))
     assert len(times) == 6
     assert all(a < b for a, b in itertools.pairwise(times))
@@ -168,11 +168,11 @@ def test_times_that_stand_still_or_go_back(tmp_path):
 
 def test_sizes(tmp_path):
     """All frames have the first one's size, made even and at most 1920; others stand on black."""
-    film = Film(tmp_path / "film")
-    film.add(0, [(np.full((101, 3001, 3), 200, np.uint8), 0.0)])
-    film = Film(tmp_path / "film")  # another attempt knows the size
-    film.add(1, [(np.full((400, 400, 3), 200, np.uint8), 1.0)])
-    film.join(tmp_path / "whole.mp4")
+    video_parts = VideoParts(tmp_path / "film")
+    video_parts.add(0, [(np.full((101, 3001, 3), 200, np.uint8), 0.0)])
+    video_parts = VideoParts(tmp_path / "film")  # another attempt knows the size
+    video_parts.add(1, [(np.full((400, 400, 3), 200, np.uint8), 1.0)])
+    video_parts.join(tmp_path / "whole.mp4")
     (wide, square), _ = frames_of(str(tmp_path / "whole.mp4"))
     assert wide.shape == square.shape == (64, LONGEST_SIDE, 3)
     assert wide.min() > 150

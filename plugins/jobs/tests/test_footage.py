@@ -16,18 +16,18 @@ from films import archive, picture, sound, video
 from PIL import Image
 
 from mataserver import BadRequest
-from mataserver_jobs.footage import opened
+from mataserver_jobs.item_sources import open_source
 
 
 def test_a_video(tmp_path):
     """Frames come in order with their time, from any of them, and each so many."""
-    footage = opened(video(tmp_path / "v.mp4", 10))
-    assert footage.total == 10
-    times = [item.time for item in footage.items(0, 1)]
+    source = open_source(video(tmp_path / "v.mp4", 10))
+    assert source.total == 10
+    times = [item.time for item in source.items(0, 1)]
     assert times == pytest.approx([number / 25 for number in range(10)])
-    assert [item.time for item in footage.items(4, 1)] == times[4:]
-    assert [item.time for item in footage.items(1, 3)] == times[3::3]
-    assert not footage.damaged
+    assert [item.time for item in source.items(4, 1)] == times[4:]
+    assert [item.time for item in source.items(1, 3)] == times[3::3]
+    assert not source.is_damaged
 
 
 def jpegs(path, *sides):
@@ -46,10 +46,10 @@ def jpegs(path, *sides):
 
 def test_a_frame_that_is_larger_than_the_first(tmp_path, monkeypatch):
     """The size that a video tells is not that of each frame: one that is too large is left out."""
-    monkeypatch.setattr("mataserver_jobs.footage.MAX_PIXELS", 200 * 200)
-    footage = opened(jpegs(tmp_path / "v.ivf", 64, 80, 640, 64))
-    sizes = [Image.open(io.BytesIO(item.image)).size for item in footage.items(0, 1)]
-    assert (sizes, footage.damaged) == ([(64, 64), (80, 80), (64, 64)], True)
+    monkeypatch.setattr("mataserver_jobs.item_sources.MAX_PIXELS", 200 * 200)
+    source = open_source(jpegs(tmp_path / "v.ivf", 64, 80, 640, 64))
+    sizes = [Image.open(io.BytesIO(item.image)).size for item in source.items(0, 1)]
+    assert (sizes, source.is_damaged) == ([(64, 64), (80, 80), (64, 64)], True)
 
 
 def test_pictures(tmp_path):
@@ -62,10 +62,10 @@ def test_pictures(tmp_path):
     os.close(os.open(os.fsencode(tmp_path) + b"/c\xff", os.O_CREAT))
     (tmp_path / "link.png").symlink_to("/etc/hostname")
     for path, more in ((tmp_path, ["c\ufffd"]), (zipped, [])):
-        footage = opened(path)
-        found = [item.file for item in footage.items(0, 1)]
+        source = open_source(path)
+        found = [item.file for item in source.items(0, 1)]
         assert found == ["a.png", "b9.png", "b10.png", *more]
-        assert [item.file for item in footage.items(2, 1)] == found[2:]
+        assert [item.file for item in source.items(2, 1)] == found[2:]
 
 
 def linked():
@@ -91,7 +91,7 @@ def test_archives_that_are_refused(tmp_path, entry, data, reason):
     """A name that leads elsewhere, a link and a bomb are refused with the entry's name."""
     zipped = archive(tmp_path / "v.zip", [("good.png", picture()), (entry, data)])
     with pytest.raises(BadRequest, match=reason):
-        opened(zipped)
+        open_source(zipped)
 
 
 @pytest.mark.parametrize("size", [4_096, 4_100, 65_532])
@@ -101,20 +101,20 @@ def test_extra_fields_are_counted_before_they_are_read(tmp_path, size):
     entry.extra = struct.pack("<HH", 0x9999, 0) * (size // 4)
     zipped = archive(tmp_path / "v.zip", [(entry, picture())])
     if size <= 4_096:
-        assert opened(zipped).total == 1
+        assert open_source(zipped).total == 1
         return
     with pytest.raises(BadRequest, match="over 4096 bytes of extra fields"):
-        opened(zipped)
+        open_source(zipped)
 
 
 def test_entries_are_counted_before_they_are_read(tmp_path, monkeypatch):
     """An archive of too many is refused by its directory."""
     zipped = archive(tmp_path / "v.zip", [(f"{at}.png", picture()) for at in range(3)])
-    assert opened(zipped).total == 3
-    monkeypatch.setattr("mataserver_jobs.footage.MAX_PICTURES", 2)
+    assert open_source(zipped).total == 3
+    monkeypatch.setattr("mataserver_jobs.item_sources.MAX_PICTURES", 2)
     monkeypatch.setattr("zipfile.ZipFile", None)
     with pytest.raises(BadRequest, match="over 2 entries"):
-        opened(zipped)
+        open_source(zipped)
 
 
 def test_an_encrypted_archive(tmp_path):
@@ -124,7 +124,7 @@ def test_an_encrypted_archive(tmp_path):
     data[data.index(b"PK\x01\x02") + 8] |= 1
     zipped.write_bytes(data)
     with pytest.raises(BadRequest, match=r"a\.png: it is encrypted"):
-        opened(zipped)
+        open_source(zipped)
 
 
 def test_a_damaged_entry(tmp_path):
@@ -133,7 +133,7 @@ def test_a_damaged_entry(tmp_path):
     data = bytearray(zipped.read_bytes())
     data[40:50] = b"\xff" * 10
     zipped.write_bytes(data)
-    first, second = opened(zipped).items(0, 1)
+    first, second = open_source(zipped).items(0, 1)
     assert first.error == "it is damaged in the ZIP file"
     assert second.image == picture()
 
@@ -154,16 +154,16 @@ def test_what_is_no_footage(tmp_path, name, data, reason):
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(BadRequest, match=reason):
-        list(opened(path).items(0, 1))
+        list(open_source(path).items(0, 1))
 
 
 def test_a_video_without_pictures(tmp_path):
     """Sound alone is refused, and so is an empty folder."""
     with pytest.raises(BadRequest, match="it holds no video"):
-        opened(sound(tmp_path / "s.mp4"))
+        open_source(sound(tmp_path / "s.mp4"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadRequest, match="no pictures"):
-        opened(tmp_path / "empty")
+        open_source(tmp_path / "empty")
 
 
 def test_a_video_of_an_unknown_codec(tmp_path):
@@ -173,7 +173,7 @@ def test_a_video_of_an_unknown_codec(tmp_path):
     (codec,) = [each for each in (b"avc1", b"mp4v") if each in data]
     path.write_bytes(data.replace(codec, b"zzzz"))
     with pytest.raises(BadRequest, match="coded in an unknown way"):
-        opened(path)
+        open_source(path)
 
 
 def test_the_film_and_not_its_cover(tmp_path):
@@ -181,16 +181,16 @@ def test_the_film_and_not_its_cover(tmp_path):
     path = tmp_path / "v.mkv"
     with av.open(str(path), "w") as container:
         container.metadata["title"] = "A title"
-        cover, film = (container.add_stream("mpeg4", rate=10) for _ in range(2))
-        cover.width, cover.height, film.width, film.height = 32, 32, 96, 64
-        film.disposition = Disposition.default
-        for stream, count in ((cover, 1), (film, 7)):
+        cover, video_parts = (container.add_stream("mpeg4", rate=10) for _ in range(2))
+        cover.width, cover.height, video_parts.width, video_parts.height = 32, 32, 96, 64
+        video_parts.disposition = Disposition.default
+        for stream, count in ((cover, 1), (video_parts, 7)):
             for _ in range(count):
                 pixels = np.zeros((stream.height, stream.width, 3), np.uint8)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
             container.mux(stream.encode(None))
     path.write_bytes(path.read_bytes().replace(b"A title", b"\xff\xfe\xe9\xe8\xfc\xf6\xe4"))
-    assert sum(1 for _ in opened(path).items(0, 1)) == 7
+    assert sum(1 for _ in open_source(path).items(0, 1)) == 7
 
 
 def test_a_truncated_video(tmp_path):
@@ -198,14 +198,14 @@ def test_a_truncated_video(tmp_path):
     path = video(tmp_path / "v.ts", 50, "mpegts")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    footage = opened(path)
-    times = [item.time for item in footage.items(0, 1)]
+    source = open_source(path)
+    times = [item.time for item in source.items(0, 1)]
     assert 0 < len(times) < 50
-    assert [item.time for item in footage.items(5, 1)] == times[5:]
+    assert [item.time for item in source.items(5, 1)] == times[5:]
     cut = video(tmp_path / "v.mp4", 50)
     cut.write_bytes(cut.read_bytes()[:-500])  # the index stands at the end
     with pytest.raises(BadRequest, match="no video"):
-        opened(cut)
+        open_source(cut)
 
 
 def test_a_damaged_video(tmp_path):
@@ -217,6 +217,6 @@ def test_a_damaged_video(tmp_path):
     middle = begin + size // 2
     data[middle : middle + size // 6] = b"\xff" * (size // 6)
     path.write_bytes(data)
-    footage = opened(path)
-    assert 0 < sum(1 for _ in footage.items(0, 1)) <= 50
-    assert footage.damaged
+    source = open_source(path)
+    assert 0 < sum(1 for _ in source.items(0, 1)) <= 50
+    assert source.is_damaged

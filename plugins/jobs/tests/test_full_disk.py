@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from films import video
-from serving_jobs import Asking, lines, sent
+from serving_jobs import JobsClient, lines, sent
 
 FRAMES = 250
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -86,7 +86,7 @@ async def small(folder, megabytes=8):
         url = (await server.stdout.readline()).decode().strip()
         headers = {"Authorization": "Bearer test-key"}
         async with aiohttp.ClientSession(url, headers=headers) as http:
-            yield Asking(None, http), Disk(server)
+            yield JobsClient(None, http), Disk(server)
     finally:
         server.kill()
         await server.wait()

@@ -12,7 +12,7 @@ import pytest
 from films import archive, picture, video
 from serving_jobs import apart, asking, children_of_jobs, lines, sent
 
-from mataserver_jobs import footage
+from mataserver_jobs import item_sources
 
 JSON = {"Content-Type": "application/json"}
 
@@ -331,7 +331,7 @@ def test_a_picture_that_becomes_a_link_is_not_read(tmp_path):
     folder.mkdir()
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(picture())
-    given = footage.opened(folder)
+    given = item_sources.open_source(folder)
     (folder / "b.png").unlink()
     (folder / "b.png").symlink_to("/etc/hostname")
     first, second = given.items(0, 1)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from serving_jobs import asking, children_of_jobs, lines
 
-from mataserver_jobs.footage import opened
+from mataserver_jobs.item_sources import opened
 
 HOURS = 10
 SECONDS = HOURS * 3_600
@@ -90,8 +90,8 @@ async def test_few_frames_far_apart(ask, tmp_path):
     job = await begun(ask, long_video(tmp_path / "still.mkv", times))
     assert (await ask.ended(job))["result"]["items"] == len(times)
     assert [line["time"] for line in await lines(ask, job)] == times
-    _, film = await ask("GET", f"/v1/jobs/{job}/files/annotated.mp4")
-    with av.open(io.BytesIO(film)) as container:
+    _, video_parts = await ask("GET", f"/v1/jobs/{job}/files/annotated.mp4")
+    with av.open(io.BytesIO(video_parts)) as container:
         assert [round(frame.time) for frame in container.decode(video=0)] == times
 
 

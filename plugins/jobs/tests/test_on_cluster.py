@@ -15,9 +15,9 @@ from films import video
 from serving_jobs import asking, lines, sent
 
 from mataserver import MataError
-from mataserver_jobs import parcel
-from mataserver_jobs.arrival import Arrival
+from mataserver_jobs import file_transfer
 from mataserver_jobs.disk import FULL
+from mataserver_jobs.returned_files import ReturnedFiles
 from mataserver_jobs.runner import LocalRunner
 from stand_in_cluster import StandInCluster
 
@@ -151,7 +151,7 @@ async def test_a_job_is_cancelled_while_its_input_travels(
             time.sleep(0.02)
             yield bytes([byte])
 
-    monkeypatch.setattr(parcel, "pieces", slowly)
+    monkeypatch.setattr(file_transfer, "read_pieces", slowly)
     job = await queue.submit("echo", "ada", {"copies": 1})
     given(tmp_path, job, slow=bytes(size))
     async with running(queue, kinds, tmp_path, cluster.engine(), carries=True) as runner:
@@ -170,14 +170,14 @@ async def test_the_disk_fills_while_a_jobs_files_come(
     queue, kinds, tmp_path, cluster, node_folders, monkeypatch
 ):
     """It fails, and what came of them gives its room back."""
-    take, came = Arrival.take, []
+    take, came = ReturnedFiles.take, []
 
-    async def full(arrival, message, process):
-        await take(arrival, message, process)
+    async def full(returned_files, message, process):
+        await take(returned_files, message, process)
         came.extend((tmp_path / "jobs" / job.id).glob("arriving-*"))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Arrival, "take", full)
+    monkeypatch.setattr(ReturnedFiles, "take", full)
     job = await queue.submit("echo", "ada", {"copies": 1})
     async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
         record = await ended(queue, job)
@@ -190,16 +190,16 @@ async def test_what_a_lost_claim_made_is_no_result(
 ):
     """Another server's attempt has begun when an older one ends: that one's files are not taken."""
     job = await queue.submit("echo", "ada", {"copies": 1})
-    take, lost = Arrival.take, asyncio.Event()
+    take, lost = ReturnedFiles.take, asyncio.Event()
 
-    async def late(arrival, message, process):
-        await take(arrival, message, process)
+    async def late(returned_files, message, process):
+        await take(returned_files, message, process)
         if not lost.is_set():  # its lease is over, and the job is another server's
             await queue.recover(dead=[(await queue.get(job.id)).holder])
             assert await queue.claim("another", ["echo"]) is not None
             lost.set()
 
-    monkeypatch.setattr(Arrival, "take", late)
+    monkeypatch.setattr(ReturnedFiles, "take", late)
     async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
         async with asyncio.timeout(SOON):
             await lost.wait()

@@ -7,9 +7,16 @@ import os
 
 import pytest
 
-from mataserver_jobs import parcel
-from mataserver_jobs.arrival import Arrival, sweep
-from mataserver_jobs.parcel import PIECE, Damaged, More, Parcel, ParcelFile, Piece
+from mataserver_jobs import file_transfer
+from mataserver_jobs.file_transfer import (
+    PIECE,
+    NextPiece,
+    Parcel,
+    ParcelFile,
+    Piece,
+    TransferError,
+)
+from mataserver_jobs.returned_files import ReturnedFiles, sweep
 
 SIZE = PIECE + 10
 
@@ -42,35 +49,35 @@ class Script:
 async def arrived(folder, sent, pieces):
     """Have a parcel arrive; return the arrival and the process."""
     folder.mkdir(exist_ok=True)
-    arrival, process = Arrival(folder), Script(b"".join(pieces))
-    await arrival.take(sent, process)
+    returned_files, process = ReturnedFiles(folder), Script(b"".join(pieces))
+    await returned_files.take(sent, process)
     for piece in pieces:
-        await arrival.take(Piece(len(piece)), process)
-    return arrival, process
+        await returned_files.take(Piece(len(piece)), process)
+    return returned_files, process
 
 
 async def test_what_was_packed_arrives(made, tmp_path):
     """Every file, in the place of what an attempt before it has left."""
-    sent = parcel.packed(made)
+    sent = file_transfer.describe_files(made)
     assert [(file.name, file.size) for file in sent.files] == [("a/large", SIZE), ("empty", 0)]
-    pieces = list(parcel.pieces(made, sent))
+    pieces = list(file_transfer.read_pieces(made, sent))
     assert list(map(len, pieces)) == [PIECE, 10]
     job = tmp_path / "job"
     (job / "output").mkdir(parents=True)
     (job / "output" / "old").touch()
     (job / "arriving-left").mkdir()
     sweep(job)
-    arrival, process = await arrived(job, sent, pieces)
-    assert process.answers == [More(), More()]
-    arrival.settle()
-    assert parcel.packed(job / "output") == sent
+    returned_files, process = await arrived(job, sent, pieces)
+    assert process.answers == [NextPiece(), NextPiece()]
+    returned_files.replace_output()
+    assert file_transfer.describe_files(job / "output") == sent
     assert [path.name for path in job.iterdir()] == ["output"]
 
 
 async def test_a_stale_attempt_leaves_its_successor_alone(made, tmp_path):
     """One whose claim counts no more begins while the next one's files come: neither is harmed."""
-    sent = parcel.packed(made)
-    first, last = parcel.pieces(made, sent)
+    sent = file_transfer.describe_files(made)
+    first, last = file_transfer.read_pieces(made, sent)
     job = tmp_path / "job"
     successor, process = await arrived(job, sent, [first])
     stale, _ = await arrived(job, sent, [first])
@@ -78,29 +85,31 @@ async def test_a_stale_attempt_leaves_its_successor_alone(made, tmp_path):
     process.output = asyncio.StreamReader()
     process.output.feed_data(last)
     await successor.take(Piece(len(last)), process)
-    successor.settle()
-    assert parcel.packed(job / "output") == sent
+    successor.replace_output()
+    assert file_transfer.describe_files(job / "output") == sent
     assert [path.name for path in job.iterdir()] == ["output"]
 
 
 async def test_nothing_is_a_result_too(tmp_path):
     """A job that made no file has an empty output."""
-    arrival, _ = await arrived(tmp_path / "job", parcel.packed(tmp_path / "none"), [])
-    arrival.settle()
+    returned_files, _ = await arrived(
+        tmp_path / "job", file_transfer.describe_files(tmp_path / "none"), []
+    )
+    returned_files.replace_output()
     assert list((tmp_path / "job" / "output").iterdir()) == []
 
 
 async def test_many_files_come_in_several_parcels(tmp_path):
     """A message has a largest length: what comes is told in parts, and is whole at the last."""
     whole = Parcel([ParcelFile(str(number), 0, EMPTY) for number in range(1_001)])
-    first, *others = parcel.divided(whole)
+    first, *others = file_transfer.split_parcel(whole)
     assert [len(part.files) for part in (first, *others)] == [500, 500, 1]
-    arrival, process = await arrived(tmp_path / "job", first, [])
+    returned_files, process = await arrived(tmp_path / "job", first, [])
     for part in others:
-        with pytest.raises(Damaged):
-            arrival.settle()
-        await arrival.take(part, process)
-    arrival.settle()
+        with pytest.raises(TransferError):
+            returned_files.replace_output()
+        await returned_files.take(part, process)
+    returned_files.replace_output()
     assert len(list((tmp_path / "job" / "output").iterdir())) == 1_001
 
 
@@ -111,61 +120,61 @@ EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 @pytest.mark.parametrize("at", [0, SIZE - 1])
 async def test_other_bytes_are_refused(made, tmp_path, at):
     """One bit is enough."""
-    sent = parcel.packed(made)
-    data = bytearray(b"".join(parcel.pieces(made, sent)))
+    sent = file_transfer.describe_files(made)
+    data = bytearray(b"".join(file_transfer.read_pieces(made, sent)))
     data[at] ^= 1
-    with pytest.raises(Damaged, match="other bytes"):
+    with pytest.raises(TransferError, match="other bytes"):
         await arrived(tmp_path / "job", sent, [bytes(data[:PIECE]), bytes(data[PIECE:])])
     assert not (tmp_path / "job" / "output").exists()
 
 
 async def test_a_part_is_no_result(made, tmp_path):
     """What was announced and did not come is missed at the end, and by what comes after it."""
-    sent = parcel.packed(made)
-    first, _ = parcel.pieces(made, sent)
-    arrival, process = await arrived(tmp_path / "job", sent, [first])
-    with pytest.raises(Damaged):
-        arrival.settle()
-    with pytest.raises(Damaged):
-        await arrival.take(Piece(11), process)
-    with pytest.raises(Damaged):
-        await arrival.take(sent, process)
+    sent = file_transfer.describe_files(made)
+    first, _ = file_transfer.read_pieces(made, sent)
+    returned_files, process = await arrived(tmp_path / "job", sent, [first])
+    with pytest.raises(TransferError):
+        returned_files.replace_output()
+    with pytest.raises(TransferError):
+        await returned_files.take(Piece(11), process)
+    with pytest.raises(TransferError):
+        await returned_files.take(sent, process)
 
 
 async def test_a_process_that_ends_in_a_piece(made, tmp_path):
     """Fewer bytes than a message says are none."""
-    sent = parcel.packed(made)
-    arrival, process = await arrived(tmp_path / "job", sent, [])
+    sent = file_transfer.describe_files(made)
+    returned_files, process = await arrived(tmp_path / "job", sent, [])
     process.output = asyncio.StreamReader()
     process.output.feed_data(b"x")
     process.output.feed_eof()
     with pytest.raises(asyncio.IncompleteReadError):
-        await arrival.take(Piece(PIECE), process)
+        await returned_files.take(Piece(PIECE), process)
 
 
 async def test_a_piece_of_nothing(tmp_path):
     """Bytes that nobody announced are refused."""
     process = Script(b"x")
-    with pytest.raises(Damaged):
-        await Arrival(tmp_path).take(Piece(1), process)
+    with pytest.raises(TransferError):
+        await ReturnedFiles(tmp_path).take(Piece(1), process)
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out", "", "."])
 async def test_no_name_leads_elsewhere(tmp_path, name):
     """A node writes below the job's folder and nowhere else."""
-    with pytest.raises(Damaged, match="elsewhere"):
+    with pytest.raises(TransferError, match="elsewhere"):
         await arrived(tmp_path / "job", Parcel([ParcelFile(name, 0, EMPTY)]), [])
 
 
 async def test_no_file_comes_twice(tmp_path):
     """The second of one name would replace what was compared."""
-    with pytest.raises(Damaged, match="twice"):
+    with pytest.raises(TransferError, match="twice"):
         await arrived(tmp_path / "job", Parcel([ParcelFile("a", 0, EMPTY)] * 2), [])
 
 
 def test_a_file_that_becomes_shorter_is_not_sent(made):
     """It is told where it is read, and not by a hole."""
-    sent = parcel.packed(made)
+    sent = file_transfer.describe_files(made)
     (made / "a" / "large").write_bytes(b"short")
-    with pytest.raises(Damaged, match="shorter"):
-        list(parcel.pieces(made, sent))
+    with pytest.raises(TransferError, match="shorter"):
+        list(file_transfer.read_pieces(made, sent))

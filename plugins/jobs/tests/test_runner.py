@@ -18,7 +18,7 @@ from serving_jobs import children_of_jobs
 
 from mataserver import run_process
 from mataserver_database import Database
-from mataserver_jobs import holders
+from mataserver_jobs import process_identity
 from mataserver_jobs.leases import LEASE_SECONDS
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.store import Store
@@ -198,15 +198,15 @@ async def test_kill_9_of_the_server(queue, tmp_path):
 
 def test_who_is_dead():
     """A process of this machine is known to be gone or another; of others one cannot know."""
-    mine = holders.own()
-    assert not holders.is_dead(mine)
+    mine = process_identity.current()
+    assert not process_identity.is_dead(mine)
     head, _, started = mine.rpartition(":")
-    assert holders.is_dead(f"{head}:{int(started) + 1}")
-    assert holders.is_dead(f"{head.rpartition(':')[0]}:{2**22 + 1}:{started}")
+    assert process_identity.is_dead(f"{head}:{int(started) + 1}")
+    assert process_identity.is_dead(f"{head.rpartition(':')[0]}:{2**22 + 1}:{started}")
     host, _, rest = mine.partition(":")
     boot = rest.partition(":")[2]
-    assert holders.is_dead(f"{host}:another-boot:{boot}")
-    assert not holders.is_dead(f"elsewhere:another-boot:{boot}")
+    assert process_identity.is_dead(f"{host}:another-boot:{boot}")
+    assert not process_identity.is_dead(f"elsewhere:another-boot:{boot}")
     assert os.getpid() == int(head.rpartition(":")[2])
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from serving_jobs import SMALL, Asking, register
+from serving_jobs import SMALL, JobsClient, register
 
 DRAIN = 1.0
 SERVER = """
@@ -45,7 +45,7 @@ async def serving(folder):
         url = (await server.stdout.readline()).decode().strip()
         headers = {"Authorization": "Bearer test-key"}
         async with aiohttp.ClientSession(url, headers=headers) as http:
-            yield server, Asking(None, http)
+            yield server, JobsClient(None, http)
     finally:
         with contextlib.suppress(ProcessLookupError):
             server.kill()

@@ -24,15 +24,19 @@ async def test_a_job_from_start_to_end(store, clock):
     job = await submit(store, 7)
     assert (job.state, job.progress, job.attempt) == ("queued", 0.0, 1)
     clock.now += 5
-    claimed = await store.claim("server-1", KINDS)
-    assert (claimed.id, claimed.state, claimed.started_at) == (job.id, "running", clock.now)
-    assert claimed.spec == {"number": 7}
-    assert await store.report(claimed, "reading", 30.0, "Frame 3 of 10.")
-    assert await store.report(claimed, "reading", 20.0, "Frame 2 of 10, once more.")
+    claimed_update = await store.claim("server-1", KINDS)
+    assert (claimed_update.id, claimed_update.state, claimed_update.started_at) == (
+        job.id,
+        "running",
+        clock.now,
+    )
+    assert claimed_update.spec == {"number": 7}
+    assert await store.report(claimed_update, "reading", 30.0, "Frame 3 of 10.")
+    assert await store.report(claimed_update, "reading", 20.0, "Frame 2 of 10, once more.")
     known = await store.get(job.id)
     assert (known.stage, known.progress) == ("reading", 30.0)
     clock.now += 5
-    assert await store.finish(claimed, {"frames": 10}, bytes_used=4096)
+    assert await store.finish(claimed_update, {"frames": 10}, bytes_used=4096)
     done = await store.get(job.id)
     assert (done.state, done.stage, done.progress, done.error) == ("done", "done", 100.0, None)
     assert (done.result, done.bytes_used) == ({"frames": 10}, 4096)
@@ -53,14 +57,14 @@ async def test_the_oldest_first_and_only_known_kinds(store, clock):
 async def test_no_job_is_claimed_twice(store):
     """Ten runners that reach for fifty jobs at once get each of them once."""
     jobs = {(await submit(store, number)).id for number in range(50)}
-    claimed = []
+    claimed_update = []
 
     async def run(holder):
         while (record := await store.claim(holder, KINDS)) is not None:
-            claimed.append(record.id)
+            claimed_update.append(record.id)
 
     await asyncio.gather(*(run(f"server-{number}") for number in range(10)))
-    assert sorted(claimed) == sorted(jobs)
+    assert sorted(claimed_update) == sorted(jobs)
 
 
 async def test_a_lost_server(store, clock):
@@ -112,18 +116,18 @@ async def test_progress_wakes_nobody_for_work(database, store):
     for channel, event in told.items():
         database.watch(channel, event.set)
     job = await submit(store)
-    claimed = await store.claim("server-1", KINDS)
+    claimed_update = await store.claim("server-1", KINDS)
     async with asyncio.timeout(20):
         await asyncio.gather(*(event.wait() for event in told.values()))
     await asyncio.sleep(0.6)  # and of the submission and the claim
     for event in told.values():
         event.clear()
-    assert await store.report(claimed, "reading", 30.0, "Frame 3 of 10.")
-    assert await store.renew(claimed) is not None
+    assert await store.report(claimed_update, "reading", 30.0, "Frame 3 of 10.")
+    assert await store.renew(claimed_update) is not None
     async with asyncio.timeout(20):
         await told[PROGRESS].wait()
     assert not told[CHANNEL].is_set()
-    assert await store.finish(claimed, {})
+    assert await store.finish(claimed_update, {})
     async with asyncio.timeout(20):
         await told[CHANNEL].wait()
     assert (await store.get(job.id)).ended
@@ -191,8 +195,8 @@ async def test_restart(store):
     await store.fail(record, "no light")
     again = await store.restart(job.id, {"number": 2})
     assert (again.state, again.progress, again.error, again.attempt) == ("queued", 0.0, None, 1)
-    claimed = await store.claim("server-1", KINDS)
-    assert claimed.spec == {"number": 2}
+    claimed_update = await store.claim("server-1", KINDS)
+    assert claimed_update.spec == {"number": 2}
     assert not await store.finish(record, "of the first run")
 
 

@@ -168,13 +168,13 @@ async def test_it_is_given_up_while_a_job_takes_it(ask, monkeypatch):
     path = await begun(ask, len(DATA))
     assert (await part(ask, path, 0, DATA))[0] == 204
     uploads = ask.served.service("jobs").uploads
-    give = uploads.give
+    give = uploads.hand_over
 
     def given(upload, target):
         give(upload, target)
         uploads.remove(upload.id)  # as DELETE does
 
-    monkeypatch.setattr(uploads, "give", given)
+    monkeypatch.setattr(uploads, "hand_over", given)
     asked = {"model": "fake-detect", "upload": path.rpartition("/")[2]}
     status, job = await ask("POST", "/v1/jobs/infer", json=asked)
     assert (status, job.get("bytes_used")) == (202, len(DATA)), job
@@ -351,7 +351,7 @@ def test_two_that_begin_at_once(tmp_path):
             both.wait(0.3)
         return 1.0
 
-    limits = {"most": 5, "budget": 8, "keep": 60.0, "min_free": 0}
+    limits = {"max_bytes": 5, "budget": 8, "keep": 60.0, "min_free": 0}
     uploads = Uploads(tmp_path / "uploads", **limits, clock=clock)
     with ThreadPoolExecutor(2) as pool:
         told = [pool.submit(uploads.create, owner, 5) for owner in ("ada", "bob")]
@@ -374,7 +374,7 @@ async def test_a_place_that_cannot_be_told(ask, tmp_path):
 @pytest.fixture
 def uploads(tmp_path, clock):
     """Uploads that are kept for a minute."""
-    limits = {"most": 10**9, "budget": 10**12, "keep": 60.0, "min_free": 0}
+    limits = {"max_bytes": 10**9, "budget": 10**12, "keep": 60.0, "min_free": 0}
     return Uploads(tmp_path / "uploads", **limits, clock=clock)
 
 
@@ -382,7 +382,7 @@ def test_they_expire(uploads, clock, tmp_path):
     """An upload that nobody goes on with goes; going on begins its time anew."""
     old, new = uploads.create("ada", 3), uploads.create("ada", 3)
     clock.now += 40
-    uploads.prolong(new)
+    uploads.extend(new)
     clock.now += 40
     with pytest.raises(Exception, match="not found"):
         uploads.get(old.id)
@@ -400,7 +400,7 @@ def test_they_expire(uploads, clock, tmp_path):
 def test_what_is_promised(tmp_path, clock):
     """The disk must have room for all that is promised, not only for what has arrived."""
     free = shutil.disk_usage(tmp_path).free
-    limits = {"most": 10**18, "budget": 10**19, "keep": 60.0, "min_free": 0}
+    limits = {"max_bytes": 10**18, "budget": 10**19, "keep": 60.0, "min_free": 0}
     uploads = Uploads(tmp_path / "uploads", **limits, clock=clock)
     uploads.create("ada", free * 2 // 3)
     with pytest.raises(OutOfMemory, match="The disk has no room"):

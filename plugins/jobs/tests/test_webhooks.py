@@ -19,9 +19,9 @@ from serving_jobs import asking, session
 from mataserver import BadRequest, Conflict, NotFound
 from mataserver_database.testing import new_database
 from mataserver_jobs import webhooks
-from mataserver_jobs.courier import Courier
 from mataserver_jobs.leases import MAX_DEATHS, MAX_LOSSES
-from mataserver_jobs.webhooks import GIVE_UP_SECONDS, HELD_SECONDS, MOST, Webhooks, pause
+from mataserver_jobs.webhook_delivery import DeliveryWorker
+from mataserver_jobs.webhooks import GIVE_UP_SECONDS, LEASE_SECONDS, MAX_OF_ONE, Webhooks, pause
 
 LOCAL = {"outbound_hosts": ["127.0.0.1"]}
 
@@ -244,20 +244,20 @@ async def test_every_end_is_told_once(store, kept, clock):
     await kept.add("ada", "http://a/")
     await kept.add("bob", "http://b/")
 
-    async def claimed():
+    async def claimed_update():
         await store.submit("infer", "ada", {})
         return await store.claim("server", ["infer"])
 
-    await store.finish(await claimed(), 1)
-    await store.fail(await claimed(), "it broke")
-    await store.stopped(await claimed(), None)
+    await store.finish(await claimed_update(), 1)
+    await store.fail(await claimed_update(), "it broke")
+    await store.stopped(await claimed_update(), None)
     await ended(store)
-    job = await claimed()
+    job = await claimed_update()
     for _ in range(MAX_DEATHS - 1):
         await store.died(job, "killed")
         job = await store.claim("server", ["infer"])
     await store.died(job, "killed")
-    await claimed()
+    await claimed_update()
     for _ in range(MAX_LOSSES - 1):
         await store.recover(["server"])
         await store.claim("server", ["infer"])
@@ -278,7 +278,7 @@ async def test_a_delivery_is_made_by_one_server(store, kept, clock):
     await ended(store)
     first = await kept.claim()
     assert await kept.claim() is None
-    clock.now += HELD_SECONDS + 1
+    clock.now += LEASE_SECONDS + 1
     second = await kept.claim()
     assert (second.id, second.attempts) == (first.id, 2)
 
@@ -331,14 +331,14 @@ async def test_what_waits_with_it(store, kept, clock):
 
 async def test_how_many(kept):
     """An owner has a bounded number of them."""
-    for number in range(MOST):
+    for number in range(MAX_OF_ONE):
         await kept.add("ada", f"http://a/{number}")
     with pytest.raises(Conflict, match="20 webhooks"):
         await kept.add("ada", "http://a/x")
     await kept.add("bob", "http://a/x")
 
 
-class Answers:
+class AnswerLog:
     """Stands in for outbound requests: each is answered with the next status, or an error."""
 
     def __init__(self, *answers):
@@ -357,8 +357,8 @@ class Answers:
 async def test_what_is_answered(store, kept, clock):
     """Anything but 2xx is told again, a redirection too; 410 removes the webhook."""
     await kept.add("ada", "http://a/")
-    outbound = Answers(500, 307, BadRequest("webhook: the address does not answer"), 200, 410)
-    courier = Courier(kept, outbound, clock=clock)
+    outbound = AnswerLog(500, 307, BadRequest("webhook: the address does not answer"), 200, 410)
+    courier = DeliveryWorker(kept, outbound, clock=clock)
     running = asyncio.create_task(courier.run())
     await ended(store)
     for count, error in enumerate(

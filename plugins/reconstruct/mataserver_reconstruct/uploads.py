@@ -136,7 +136,7 @@ class Uploads:
         async with self._ctx.http.read_json(request, UploadJson) as asked:
             fields = msgspec.to_builtins(asked)
         upload, owner = fields.pop("upload"), owner_of(request)
-        async with self._jobs.uploads.taking(upload, owner) as known:
+        async with self._jobs.uploads.reserve(upload, owner) as known:
             return await self._taken(request, known, fields, key)
 
     async def _taken(
@@ -150,10 +150,10 @@ class Uploads:
             return await self._again(known.job, owner, order, key)
         async with desk.draft() as draft:
             file = draft.input / kind.ARCHIVE
-            await self._ctx.run_blocking(uploads.give, known, file)
+            await self._ctx.run_blocking(uploads.hand_over, known, file)
             order = await self._proven(order, file)
             job = await desk.submit(draft, kind.NAME, owner, order, key=key, size=known.length)
-        await self._ctx.run_blocking(uploads.taken, known, job.id)
+        await self._ctx.run_blocking(uploads.note_taken, known, job.id)
         return job
 
     async def _again(self, job: str, owner: str, order: kind.Order, key: str | None) -> Record:

@@ -65,14 +65,14 @@ class Item:
     error: str = ""
 
 
-class Footage(Protocol):
+class ItemSource(Protocol):
     """Items in order. ``total`` is how many are expected, 0 if nobody knows.
 
-    ``moves`` tells a video from pictures; ``damaged``, whether some of it could not be read.
+    ``moves`` tells a video from pictures; ``is_damaged``, whether some of it was unreadable.
     """
 
     total: int
-    damaged: bool
+    is_damaged: bool
     moves: bool
 
     def items(self, start: int, every: int) -> Iterator[Item]:
@@ -80,7 +80,7 @@ class Footage(Protocol):
         ...
 
 
-def opened(path: Path) -> Footage:
+def open_source(path: Path) -> ItemSource:
     """Return what a file or a folder holds. Raises ``BadRequest`` for what cannot be used."""
     if path.is_dir():
         return Folder(path)
@@ -95,7 +95,7 @@ class Folder:
     moves = False
 
     def __init__(self, path: Path) -> None:
-        self.damaged = False
+        self.is_damaged = False
         self._inside = inside = path.resolve()
         self._files = sorted(
             (
@@ -105,7 +105,7 @@ class Folder:
                 and not each.name.startswith(".")
                 and each.resolve().is_relative_to(inside)
             ),
-            key=lambda each: natural(each.name),
+            key=lambda each: natural_key(each.name),
         )
         self.total = len(self._files)
         if not self._files:
@@ -133,7 +133,7 @@ class Archive:
     moves = False
 
     def __init__(self, path: Path) -> None:
-        self.damaged = False
+        self.is_damaged = False
         directory.check(path, MAX_PICTURES)
         try:
             self._zip = zipfile.ZipFile(path)
@@ -144,7 +144,7 @@ class Archive:
             _check(entry)
         self._entries = sorted(
             (each for each in entries if _is_picture(each)),
-            key=lambda each: natural(each.filename),
+            key=lambda each: natural_key(each.filename),
         )
         self.total = len(self._entries)
         if not self._entries:
@@ -182,15 +182,15 @@ def _is_picture(entry: zipfile.ZipInfo) -> bool:
 
 
 class Video:
-    """The frames of a video. ``damaged`` is set when some could not be read."""
+    """The frames of a video. ``is_damaged`` is set when some could not be read."""
 
     moves = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.damaged = False
+        self.is_damaged = False
         with self._open() as container:
-            self.total = _expected(container, _video(container))
+            self.total = _frame_count(container, _video(container))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[InputContainer]:
@@ -220,7 +220,7 @@ class Video:
         """Yield what can be decoded; the rest of a damaged video is left out."""
         import av
 
-        self.damaged = False
+        self.is_damaged = False
         with self._open() as container:
             stream = _video(container)
             packets = container.demux(stream)
@@ -228,13 +228,13 @@ class Video:
                 try:
                     packet = next(packets, None)
                 except av.FFmpegError:
-                    packet, self.damaged = None, True
+                    packet, self.is_damaged = None, True
                 if packet is None:
                     return
                 try:
                     yield from packet.decode()
                 except av.FFmpegError:
-                    self.damaged = True
+                    self.is_damaged = True
 
 
 def _video(container: InputContainer) -> VideoStream:
@@ -251,14 +251,14 @@ def _video(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _expected(container: InputContainer, stream: VideoStream) -> int:
+def _frame_count(container: InputContainer, stream: VideoStream) -> int:
     """Return how many frames there are, or by length and rate should be; 0 if nobody knows."""
     if stream.frames or not container.duration or not stream.average_rate:
         return stream.frames
     return round(container.duration * stream.average_rate / 1_000_000)
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
+def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Return what sorts names as people do: 2 before 10."""
     return [
         (0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part)

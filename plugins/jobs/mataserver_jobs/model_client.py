@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from mataserver_jobs.kinds import Access
 
 ANSWER_SECONDS = 900.0
-PATIENCE_SECONDS = 900.0
+RETRY_LIMIT_SECONDS = 900.0
 """How long a server that is busy, or loads the model anew, is asked again."""
 PAUSE_SECONDS = 0.5
 TRIES = 2
 """How often an item is sent whose answer is 500: another one may have killed the worker."""
-_ITS_OWN = {400, 413, 500}
+_ITEM_STATUSES = {400, 413, 500}
 """What is wrong with one item; the others go on."""
-_LATER = {408, 429, 503}
+_RETRY_STATUSES = {408, 429, 503}
 
 
 class Answer(NamedTuple):
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
     error: str = ""
 
 
-class Asking(Protocol):
+class ModelClient(Protocol):
     """Asks about items in order."""
 
     def ask(self, image: bytes) -> Answer:
@@ -48,7 +48,7 @@ class Asking(Protocol):
         ...
 
 
-class Requests:
+class RequestClient:
     """One request for each item. ``check`` raises when the job is to stop."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Requests:
                 return Answer(answer)
             tries += 1 if status == 500 else TRIES
         detail = str(answer.get("detail", ""))
-        if status in _ITS_OWN:
+        if status in _ITEM_STATUSES:
             return Answer(None, detail)
         raise MataError(detail or f"The server answered {status}")
 
@@ -91,15 +91,15 @@ class Requests:
         begun, pause = time.monotonic(), PAUSE_SECONDS
         while True:
             self._check()
-            status, answer = self.once(method, path, value)
-            if status not in _LATER:
+            status, answer = self.send_once(method, path, value)
+            if status not in _RETRY_STATUSES:
                 return status, answer
-            if time.monotonic() - begun > PATIENCE_SECONDS:
+            if time.monotonic() - begun > RETRY_LIMIT_SECONDS:
                 raise TimeoutError("the server was busy for too long")
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
 
-    def once(self, method: str, path: str, value: object) -> tuple[int, dict[str, Any]]:
+    def send_once(self, method: str, path: str, value: object) -> tuple[int, dict[str, Any]]:
         """Send a request; a server that cannot be reached is 503."""
         try:
             self._connection.request(method, path, msgspec.json.encode(value), self._headers)
@@ -117,7 +117,7 @@ class Stream:
     def __init__(
         self, access: Access, model: str, params: dict[str, Any], check: Callable[[], None]
     ) -> None:
-        self._requests = Requests(access, model, params, check)
+        self._requests = RequestClient(access, model, params, check)
         asked = {"model": model, "params": params}
         status, made = self._requests.request("POST", "/v1/sessions", asked)
         if status != 201:
@@ -155,11 +155,11 @@ class Stream:
 
     def close(self) -> None:
         """End the session."""
-        self._runner.run(self._leave())
+        self._runner.run(self._end_session())
         self._runner.close()
-        self._requests.once("DELETE", f"/v1/sessions/{self._session}", None)
+        self._requests.send_once("DELETE", f"/v1/sessions/{self._session}", None)
         self._requests.close()
 
-    async def _leave(self) -> None:
+    async def _end_session(self) -> None:
         await self._socket.close()
         await self._http.close()

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from mataserver import Client
 
 PART_BYTES = 8_000_000
-PATIENCE_SECONDS = 120.0
+RETRY_LIMIT_SECONDS = 120.0
 """How long a server that does not answer is asked again."""
 PAUSE_SECONDS = 1.0
 _TUS = {"Tus-Resumable": "1.0.0"}
-_PASSING = {0, 460, 502, 503, 504}
+_TRANSIENT_STATUSES = {0, 460, 502, 503, 504}
 """No answer, a part that was damaged on its way, a server that restarts."""
 
 
-def sent(client: Client, path: Path, tell: Callable[[str], None]) -> str:
+def upload(client: Client, path: Path, tell: Callable[[str], None]) -> str:
     """Upload a file, or the files of a folder as a ZIP; return the upload's id.
 
     Raises ``NotFound`` for a path that is not there, and what the server refuses.
     """
     if not path.exists():
         raise NotFound(f"there is no {path}; for a path of the server's machine say --on-server")
-    with _opened(path) as file:
+    with _open(path) as file:
         length = file.seek(0, 2)
         name = base64.b64encode(path.name.encode()).decode()
         begin = {**_TUS, "Upload-Length": str(length), "Upload-Metadata": f"filename {name}"}
@@ -43,12 +43,12 @@ def sent(client: Client, path: Path, tell: Callable[[str], None]) -> str:
         offset = 0
         while offset < length:
             file.seek(offset)
-            offset = _part_sent(client, place, offset, file.read(PART_BYTES))
+            offset = _send_part(client, place, offset, file.read(PART_BYTES))
             tell(f"sent {100 * offset // length}%")
     return place.rpartition("/")[2]
 
 
-def _part_sent(client: Client, place: str, offset: int, data: bytes) -> int:
+def _send_part(client: Client, place: str, offset: int, data: bytes) -> int:
     """Send a part, from where the server has it; return where the next one begins."""
     digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
     headers = {
@@ -64,7 +64,10 @@ def _part_sent(client: Client, place: str, offset: int, data: bytes) -> int:
         except Conflict:  # it came, and its answer did not
             return _offset(client.request("HEAD", place, headers=_TUS))
         except MataError as error:
-            if error.status not in _PASSING or time.monotonic() - begun > PATIENCE_SECONDS:
+            if (
+                error.status not in _TRANSIENT_STATUSES
+                or time.monotonic() - begun > RETRY_LIMIT_SECONDS
+            ):
                 raise
             time.sleep(PAUSE_SECONDS)
 
@@ -74,7 +77,7 @@ def _offset(answer: Any) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _open(path: Path) -> Iterator[BinaryIO]:
     """Open a file, or a ZIP of a folder's files that is made for this."""
     if not path.is_dir():
         with path.open("rb") as file:
@@ -88,7 +91,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def fetched(client: Client, place: str, folder: Path, name: str, size: int) -> Path:
+def download(client: Client, place: str, folder: Path, name: str, size: int) -> Path:
     """Download a file in parts; return where it is. One that is there is replaced."""
     target = folder / name
     if not target.resolve().is_relative_to(folder.resolve()):

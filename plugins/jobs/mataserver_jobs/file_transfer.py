@@ -50,29 +50,29 @@ class Piece(Struct, frozen=True, tag="piece"):
     size: int
 
 
-class More(Struct, frozen=True):
+class NextPiece(Struct, frozen=True):
     """A piece was taken: send the next one."""
 
 
-class Damaged(Exception):
+class TransferError(Exception):
     """What came is not what was announced."""
 
 
-def packed(root: Path) -> Parcel:
+def describe_files(root: Path) -> Parcel:
     """Return what is to be told of the files below a folder; links are none. Blocking."""
     files = sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink())
-    return Parcel([_described(root, path) for path in files])
+    return Parcel([_describe_file(root, path) for path in files])
 
 
-def divided(whole: Parcel) -> Iterator[Parcel]:
+def split_parcel(whole: Parcel) -> Iterator[Parcel]:
     """Yield a parcel in parts of ``FILES``, one at least."""
     for start in range(0, max(1, len(whole.files)), FILES):
         part = whole.files[start : start + FILES]
         yield Parcel(part, more=start + FILES < len(whole.files))
 
 
-def pieces(root: Path, parcel: Parcel) -> Iterator[bytes]:
-    """Yield the bytes of files that were packed. Blocking. Raises ``Damaged`` for one that changed.
+def read_pieces(root: Path, parcel: Parcel) -> Iterator[bytes]:
+    """Yield the bytes of described files. Blocking. Raises ``TransferError`` for a changed one.
 
     Nothing is put in the place of bytes that are missing: the SHA-256 would tell anyway.
     """
@@ -82,49 +82,50 @@ def pieces(root: Path, parcel: Parcel) -> Iterator[bytes]:
             while left:
                 piece = opened.read(min(PIECE, left))
                 if len(piece) != min(PIECE, left):
-                    raise Damaged(f"{file.name} became shorter")
+                    raise TransferError(f"{file.name} became shorter")
                 left -= len(piece)
                 yield piece
 
 
-def taking(root: Path, parcel: Parcel) -> Generator[int, bytes, None]:
+def receive_files(root: Path, parcel: Parcel) -> Generator[int, bytes, None]:
     """Write files below a folder: yield how many bytes come next, and be sent them. Blocking.
 
-    Raises ``Damaged`` for fewer bytes, for others, and for a name that leads out of the folder.
+    Raises ``TransferError`` for too few or different bytes, and for a name that leads out of the
+    folder.
     """
     for file in parcel.files:
         path = PurePosixPath(file.name)
         if not path.parts or path.is_absolute() or ".." in path.parts:
-            raise Damaged("a name leads elsewhere")
+            raise TransferError("a name leads elsewhere")
         target, left, whole = root / path, file.size, hashlib.sha256()
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            raise Damaged(f"{file.name} comes twice")
+            raise TransferError(f"{file.name} comes twice")
         with target.open("wb") as out:
             while left:
                 piece = yield min(PIECE, left)
                 if len(piece) != min(PIECE, left):
-                    raise Damaged(f"{file.name} broke off")
+                    raise TransferError(f"{file.name} broke off")
                 left -= len(piece)
                 whole.update(piece)
                 out.write(piece)
         if whole.hexdigest() != file.sha256:
-            raise Damaged(f"{file.name} has other bytes")
+            raise TransferError(f"{file.name} has other bytes")
 
 
-def take(root: Path, parcel: Parcel, read: Callable[[int], bytes]) -> None:
-    """Write files below a folder with what ``read(size)`` gives. Raises ``Damaged``."""
-    writing = taking(root, parcel)
+def receive_all(root: Path, parcel: Parcel, read: Callable[[int], bytes]) -> None:
+    """Write files below a folder with what ``read(size)`` gives. Raises ``TransferError``."""
+    writer = receive_files(root, parcel)
     with contextlib.suppress(StopIteration):
-        size = next(writing)
+        size = next(writer)
         while True:
-            size = writing.send(read(size))
+            size = writer.send(read(size))
 
 
 @contextlib.contextmanager
 def node_folder() -> Iterator[Path]:
     """Give a folder of this node until the context ends; first remove those of killed processes."""
-    _sweep(Path(tempfile.gettempdir()))
+    _remove_orphaned_folders(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         folder = Path(name)
         with (folder / _LOCK).open("w") as lock:
@@ -132,7 +133,7 @@ def node_folder() -> Iterator[Path]:
             yield folder
 
 
-def _sweep(place: Path) -> None:
+def _remove_orphaned_folders(place: Path) -> None:
     """Remove folders of jobs that nobody holds: their processes were killed."""
     for folder in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), (folder / _LOCK).open("r") as lock:
@@ -140,7 +141,7 @@ def _sweep(place: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _described(root: Path, path: Path) -> ParcelFile:
+def _describe_file(root: Path, path: Path) -> ParcelFile:
     with path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return ParcelFile(path.relative_to(root).as_posix(), path.stat().st_size, digest)

@@ -6,8 +6,8 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from mataserver import BadRequest, decode_image, draw
-from mataserver_jobs.film import RATE, Film
-from mataserver_jobs.footage import MAX_PIXELS
+from mataserver_jobs.item_sources import MAX_PIXELS
+from mataserver_jobs.video_parts import RATE, VideoParts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver_jobs.answers import Answers
-    from mataserver_jobs.footage import Footage, Item
+    from mataserver_jobs.answers import AnswerLog
+    from mataserver_jobs.item_sources import Item, ItemSource
     from mataserver_jobs.kinds import Job
 
 PART = 100
 """Items of a part: what may have to be drawn once more."""
 
 
-def annotate(job: Job, footage: Footage, answers: Answers, every: int, target: Path) -> None:
+def annotate(job: Job, source: ItemSource, answers: AnswerLog, every: int, target: Path) -> None:
     """Write the video of all items with their answers drawn in, from where an attempt stopped."""
-    film = Film(job.work / "film")
-    start = film.parts * PART
-    pairs = zip(footage.items(start, every), answers.all(start), strict=False)
+    video_parts = VideoParts(job.work / "film")
+    start = video_parts.parts * PART
+    pairs = zip(source.items(start, every), answers.all(start), strict=False)
     numbered = enumerate(pairs, start)
-    for number in itertools.count(film.parts):
+    for number in itertools.count(video_parts.parts):
         first = next(numbered, None)
         if first is None:
             break
         part = itertools.chain([first], itertools.islice(numbered, PART - 1))
-        film.add(number, _frames(job, footage, part, answers.count))
-    film.join(target)
-    film.remove()
+        video_parts.add(number, _frames(job, source, part, answers.count))
+    video_parts.join(target)
+    video_parts.remove()
 
 
 def _frames(
     job: Job,
-    footage: Footage,
+    source: ItemSource,
     pairs: Iterator[tuple[int, tuple[Item, dict[str, Any]]]],
     total: int,
 ) -> Iterator[tuple[NDArray[np.uint8], float]]:
@@ -55,5 +55,5 @@ def _frames(
             continue
         if "result" in answer:
             pixels = draw(pixels, answer["result"])
-        at = number / (RATE if footage.moves else 1) if item.time is None else item.time
+        at = number / (RATE if source.moves else 1) if item.time is None else item.time
         yield pixels, at

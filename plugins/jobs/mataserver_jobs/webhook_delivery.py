@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from mataserver_jobs.webhooks import Delivery, Webhooks
 
-AT_ONCE = 16
+MAX_CONCURRENT = 16
 """Deliveries at once, one of each owner: what never answers holds up nobody else's."""
-LOOK_SECONDS = 5.0
+POLL_SECONDS = 5.0
 """How soon a delivery is seen that another server has left behind."""
 GONE = 410
 
@@ -56,7 +56,7 @@ def signed(delivery: Delivery, now: float) -> dict[str, str]:
     }
 
 
-class Courier:
+class DeliveryWorker:
     """Makes deliveries until it is closed.
 
     ``outbound`` asks an address that a user named; ``clock`` gives Unix seconds.
@@ -86,9 +86,9 @@ class Courier:
         """Make what is due until ``close``."""
         while not self._stopping.is_set():
             self._wake.clear()
-            wait = LOOK_SECONDS
+            wait = POLL_SECONDS
             try:
-                wait = min(wait, await self._take())
+                wait = min(wait, await self._start_due())
             except MataError as error:  # a database that does not answer now does later
                 log.warning("webhooks are not called now: %s", error.detail)
             with contextlib.suppress(TimeoutError):
@@ -101,20 +101,20 @@ class Courier:
         self._wake.set()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
-    async def _take(self) -> float:
+    async def _start_due(self) -> float:
         """Begin what is due; return the seconds until more may be."""
         due = await self._webhooks.wait()
         if due is None or due > 0:
-            return LOOK_SECONDS if due is None else due
-        while len(self._running) < AT_ONCE and not self._stopping.is_set():
+            return POLL_SECONDS if due is None else due
+        while len(self._running) < MAX_CONCURRENT and not self._stopping.is_set():
             delivery = await self._webhooks.claim(list(self._running))
             if delivery is None:  # what is due is of owners who wait for their turn: its end wakes
                 break
-            task = asyncio.get_running_loop().create_task(self._supervised(delivery))
+            task = asyncio.get_running_loop().create_task(self._deliver_supervised(delivery))
             self._running[delivery.owner] = task
-        return LOOK_SECONDS
+        return POLL_SECONDS
 
-    async def _supervised(self, delivery: Delivery) -> None:
+    async def _deliver_supervised(self, delivery: Delivery) -> None:
         try:
             await self._deliver(delivery)
         except MataError as error:  # it is sent again once its time is over
@@ -134,7 +134,7 @@ class Courier:
         if not sending.done():
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
-            await self._webhooks.put_back(delivery)
+            await self._webhooks.release(delivery)
             return
         status, error = sending.result()
         if 200 <= status < 300:

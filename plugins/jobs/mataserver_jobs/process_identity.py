@@ -9,7 +9,7 @@ from pathlib import Path
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def own() -> str:
+def current() -> str:
     """Return the name of this process: host, boot, process id and when it started."""
     return f"{_machine()}:{os.getpid()}:{_started(os.getpid())}"
 

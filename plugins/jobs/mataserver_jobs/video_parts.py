@@ -32,7 +32,7 @@ _ENCODER = {"preset": "veryfast", "crf": "23", "bf": "0", "threads": "1"}
 _LAST_MS = 40
 
 
-class Film:
+class VideoParts:
     """A video below ``folder``. All frames have the size of the first, even if they did not."""
 
     def __init__(self, folder: Path) -> None:
@@ -55,9 +55,9 @@ class Film:
         with contextlib.ExitStack() as closing:
             container: Any = None
             for pixels, seconds in frames:
-                fitting = self._fitting(pixels)
+                fitting = self._fit(pixels)
                 if container is None:
-                    container, stream = _opened(fresh, fitting, closing)
+                    container, stream = _open_output(fresh, fitting, closing)
                 frame = _frame(fitting)
                 last = max(last + 1, round(seconds * 1000))
                 frame.pts, frame.time_base = last, _MILLISECOND
@@ -73,20 +73,20 @@ class Film:
         with contextlib.suppress(FileNotFoundError, ValueError):
             width, height = map(int, self._size_file.read_text(encoding="ascii").split())
             return width, height
-        width, height = _bounded(first)
+        width, height = _even_size(first)
         fresh = self._size_file.with_suffix(".new")
         fresh.write_text(f"{width} {height}", encoding="ascii")
         fresh.replace(self._size_file)
         return width, height
 
-    def _fitting(self, pixels: Pixels) -> Pixels:
+    def _fit(self, pixels: Pixels) -> Pixels:
         """Return pixels of the video's size: scaled where they must be, with black beside them."""
         height, width = pixels.shape[:2]
         size = self._size((width, height))
         if (width, height) == size:
             return pixels
         inner = size
-        if _bounded((width, height)) != size:
+        if _even_size((width, height)) != size:
             scale = min(size[0] / width, size[1] / height)
             inner = (max(1, round(width * scale)), max(1, round(height * scale)))
         picture = Image.fromarray(pixels).resize(inner)
@@ -108,7 +108,7 @@ class Film:
             av.open(str(fresh), "w", format="mp4", options=options) as made,
         ):
             stream = made.add_stream_from_template(first.streams.video[0])
-            for packet in _timed(_packets(places, stream)):
+            for packet in _retime(_packets(places, stream)):
                 made.mux(packet)
         fresh.replace(target)
         return True
@@ -120,14 +120,14 @@ class Film:
         self._folder.rmdir()
 
 
-def _bounded(size: Size) -> Size:
+def _even_size(size: Size) -> Size:
     """Return a size as a video may have it: even, as its colours need it, and not too large."""
     scale = min(1.0, LONGEST_SIDE / max(size))
     width, height = (max(2, round(side * scale) // 2 * 2) for side in size)
     return width, height
 
 
-def _opened(place: Path, first: Pixels, closing: contextlib.ExitStack) -> tuple[Any, Any]:
+def _open_output(place: Path, first: Pixels, closing: contextlib.ExitStack) -> tuple[Any, Any]:
     """Return a file to write, and its stream of frames as large as the first."""
     import av
 
@@ -161,7 +161,7 @@ def _packets(places: Iterable[Path], target: Any) -> Iterator[Any]:
                     yield packet
 
 
-def _timed(packets: Iterator[Any]) -> Iterator[Any]:
+def _retime(packets: Iterator[Any]) -> Iterator[Any]:
     """Yield packets at times that grow from part to part too, each until the next one's."""
     before: Any = None
     for packet in packets:

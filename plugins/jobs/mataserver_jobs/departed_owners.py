@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from mataserver_jobs.store import Store
     from mataserver_jobs.uploads import Uploads
 
-    Judge = Callable[[Collection[str]], Awaitable[set[str]]]
+    DepartedCheck = Callable[[Collection[str]], Awaitable[set[str]]]
     """Tells which ids of principals are of those who are no more, as far as it knows."""
 
-PAUSE = 1.0
+MIN_PAUSE = 1.0
 """Seconds between two looks at least: a database may change many times a second."""
-LONGEST = 60.0
+MAX_PAUSE = 60.0
 
 
-class Departures:
+class DepartedOwnerCleaner:
     """Looks now and then, and soon after a change, who of the owners is no more."""
 
     def __init__(
@@ -41,39 +41,39 @@ class Departures:
         database: Database,
         store: Store,
         uploads: Uploads,
-        judges: Sequence[Judge],
+        checks: Sequence[DepartedCheck],
         log: logging.Logger,
     ) -> None:
         self._database = database
         self._store = store
         self._uploads = uploads
-        self._judges = judges
+        self._checks = checks
         self._log = log
-        self._woken = asyncio.Event()
+        self._wake_event = asyncio.Event()
         self._closing = asyncio.Event()
 
     def wake(self) -> None:
         """Have it look soon."""
-        self._woken.set()
+        self._wake_event.set()
 
     def close(self) -> None:
         """End."""
         self._closing.set()
-        self._woken.set()
+        self._wake_event.set()
 
     async def run(self) -> None:
         """Look until ``close``; where nobody knows who is no more there is nothing to do."""
-        while self._judges and not self._closing.is_set():
-            self._woken.clear()
+        while self._checks and not self._closing.is_set():
+            self._wake_event.clear()
             with contextlib.suppress(MataError):  # a database that is busy: the next time
                 await self.sweep()
-            await _within(self._closing, PAUSE)
-            await _within(self._woken, LONGEST)
+            await _within(self._closing, MIN_PAUSE)
+            await _within(self._wake_event, MAX_PAUSE)
 
     async def sweep(self) -> set[str]:
         """Remove what those have left who are no more; return their ids."""
         owners = await self._owners()
-        found = [await judge(owners) for judge in self._judges] if owners else []
+        found = [await check(owners) for check in self._checks] if owners else []
         gone = set[str]().union(*found)
         for owner in sorted(gone):
             self._log.info("%s is no more: webhooks, uploads and jobs under way go", owner)

@@ -20,7 +20,7 @@ PREFIX = "job_"
 SCOPES = frozenset({"infer"})
 
 
-class Passes:
+class JobTokens:
     """The tokens of the attempts that run. ``url`` is where the server is asked."""
 
     def __init__(self, url: str = "") -> None:
