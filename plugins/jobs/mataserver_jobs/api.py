@@ -101,7 +101,7 @@ class JobsService:
             slots=settings.slots,
             tokens=self._tokens,
             has_room=self._storage.has_room,
-            carries=settings.cluster is not None and not settings.shared_folder,
+            transfers_files=settings.cluster is not None and not settings.shared_folder,
             **({} if settings.cluster else {"reserve": ctx.models.reserve}),
         )
         budget = settings.results_mb * 1_000_000

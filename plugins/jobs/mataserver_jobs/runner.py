@@ -40,7 +40,7 @@ class LocalRunner:
     """Runs at most ``slots`` jobs at once below ``folder``.
 
     ``run_process`` starts a process; ``tokens`` gives an attempt of a job its access to the
-    server; ``has_room`` tells whether the disk has room for the work of another job. ``carries``
+    server; ``has_room`` tells whether the disk has room for the work of another job. ``transfers_files``
     says that processes have not the ``folder``: its files travel with them. ``reserve``
     counts so many bytes of memory until its context ends, and raises ``OutOfMemory``.
     """
@@ -55,7 +55,7 @@ class LocalRunner:
         slots: int = 1,
         tokens: JobTokens | None = None,
         has_room: Callable[[], bool] = lambda: True,
-        carries: bool = False,
+        transfers_files: bool = False,
         reserve: Callable[[int], AbstractAsyncContextManager[None]] = _unbounded,
     ) -> None:
         self._store = store
@@ -68,7 +68,13 @@ class LocalRunner:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._supervisor = Supervisor(
-            store, kinds, folder, run_process, self._stopping, tokens=tokens, carries=carries
+            store,
+            kinds,
+            folder,
+            run_process,
+            self._stopping,
+            tokens=tokens,
+            transfers_files=transfers_files,
         )
 
     def wake(self) -> None:

@@ -62,7 +62,7 @@ class Supervisor:
         stopping: asyncio.Event,
         *,
         tokens: JobTokens | None,
-        carries: bool,
+        transfers_files: bool,
     ) -> None:
         self._store = store
         self._kinds = kinds
@@ -70,7 +70,7 @@ class Supervisor:
         self._run_process = run_process
         self._stopping = stopping
         self._tokens = tokens
-        self._transfers_files = carries
+        self._transfers_files = transfers_files
         self._attempts: set[Attempt] = set()
 
     def wake(self) -> None:

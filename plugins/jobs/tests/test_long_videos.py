@@ -13,7 +13,7 @@ import psutil
 import pytest
 from serving_jobs import asking, children_of_jobs, lines
 
-from mataserver_jobs.item_sources import opened
+from mataserver_jobs.item_sources import open_source
 
 HOURS = 10
 SECONDS = HOURS * 3_600
@@ -98,8 +98,8 @@ async def test_few_frames_far_apart(ask, tmp_path):
 def test_what_is_expected(tmp_path):
     """A container that counts no frames tells its length and rate: that many are expected."""
     path = long_video(tmp_path / "v.mkv", range(500))
-    assert opened(path).total == pytest.approx(500, abs=2)
-    assert opened(long_video(tmp_path / "v.mp4", range(500))).total == 500
+    assert open_source(path).total == pytest.approx(500, abs=2)
+    assert open_source(long_video(tmp_path / "v.mp4", range(500))).total == 500
 
 
 async def test_cut_off_in_the_middle(ask, tmp_path):

@@ -101,7 +101,7 @@ async def test_a_jobs_files_go_over_the_wire(queue, kinds, tmp_path, cluster, no
     files = {"empty": b"", "a__large": os.urandom(3_500_000), "a__b__small": b"x"}
     job = await queue.submit("echo", "ada", {"copies": 600})
     given(tmp_path, job, **files)
-    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
+    async with running(queue, kinds, tmp_path, cluster.engine(), transfers_files=True):
         record = await ended(queue, job)
     assert (record.state, record.error) == ("done", None)
     output = tmp_path / "jobs" / job.id / "output"
@@ -118,7 +118,7 @@ async def test_a_jobs_files_go_over_the_wire(queue, kinds, tmp_path, cluster, no
 async def test_a_job_over_the_wire_outlives_its_node(queue, kinds, tmp_path, cluster, node_folders):
     """Its second attempt begins anew on the other node, and what it made comes back."""
     job = await queue.submit("count", "ada", {"to": 200})
-    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
+    async with running(queue, kinds, tmp_path, cluster.engine(), transfers_files=True):
         await begun(queue, job)
         (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
         await cluster.kill(busy)
@@ -154,7 +154,7 @@ async def test_a_job_is_cancelled_while_its_input_travels(
     monkeypatch.setattr(file_transfer, "read_pieces", slowly)
     job = await queue.submit("echo", "ada", {"copies": 1})
     given(tmp_path, job, slow=bytes(size))
-    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True) as runner:
+    async with running(queue, kinds, tmp_path, cluster.engine(), transfers_files=True) as runner:
         async with asyncio.timeout(SOON):
             while not fed:
                 await asyncio.sleep(0.02)
@@ -179,7 +179,7 @@ async def test_the_disk_fills_while_a_jobs_files_come(
 
     monkeypatch.setattr(ReturnedFiles, "take", full)
     job = await queue.submit("echo", "ada", {"copies": 1})
-    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
+    async with running(queue, kinds, tmp_path, cluster.engine(), transfers_files=True):
         record = await ended(queue, job)
     assert (record.state, record.error, len(came)) == ("failed", FULL, 1)
     assert not list((tmp_path / "jobs" / job.id).glob("arriving-*"))
@@ -200,7 +200,7 @@ async def test_what_a_lost_claim_made_is_no_result(
             lost.set()
 
     monkeypatch.setattr(ReturnedFiles, "take", late)
-    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
+    async with running(queue, kinds, tmp_path, cluster.engine(), transfers_files=True):
         async with asyncio.timeout(SOON):
             await lost.wait()
     record = await queue.get(job.id)
