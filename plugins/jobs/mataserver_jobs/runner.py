@@ -39,10 +39,11 @@ async def _unbounded(_size: int) -> AsyncIterator[None]:
 class LocalRunner:
     """Runs at most ``slots`` jobs at once below ``folder``.
 
-    ``run_process`` starts a process; ``tokens`` gives an attempt of a job its access to the
-    server; ``has_room`` tells whether the disk has room for the work of another job. ``transfers_files``
-    says that processes have not the ``folder``: its files travel with them. ``reserve``
-    counts so many bytes of memory until its context ends, and raises ``OutOfMemory``.
+    run_process:     starts a process.
+    tokens:          give an attempt of a job its access to the server.
+    has_room:        whether the disk has room for the work of another job.
+    transfers_files: processes cannot reach ``folder``: its files travel with them.
+    reserve:         counts so many bytes of memory until its context ends; raises ``OutOfMemory``.
     """
 
     def __init__(  # noqa: PLR0913 - each is another part of the server that jobs need
