@@ -24,6 +24,11 @@ KEYS = ["test-key", {"key": "door-key", "name": "door", "scopes": ["infer"]}]
 AXE = Path(__file__).parent / "axe.min.js"
 SQUARE = picture(64, 64, (10, 8, 30, 28))
 
+END = """fetch("v1/session").then((answer) => answer.json())
+  .then((me) => fetch("v1/session", { method: "DELETE", headers: { "X-CSRF-Token": me.csrf } }))
+  .then(() => 0)"""
+"""Ends the session of a browser, which the page is not told of."""
+
 
 class Person:
     """What somebody does with a page, and sees on it."""
@@ -85,7 +90,8 @@ class Person:
     async def choose(self, selector, data, name):
         """Choose a file, as the dialog of files does."""
         path = self._folder / name
-        path.write_bytes(data)
+        if not path.exists() or path.read_bytes() != data:  # else it is the same file, of then
+            path.write_bytes(data)
         await self.until(f"!!document.querySelector({json.dumps(selector)})")
         root = await self.page.call("DOM.getDocument")
         node = root["root"]["nodeId"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from console_pages import CHROMIUM, served, shown
 
@@ -94,3 +96,22 @@ async def test_one_that_fails(tmp_path):
         await person.until(f"document.querySelectorAll('{OURS} .over .line').length == 1")
         assert await person.evaluate(f"document.querySelector('{OURS} .note.bad')") is None
         await rows(person, [["64x64", "A 0.90", "B \u2013"]])
+
+
+async def test_one_finds_nothing(tmp_path):
+    """What is said of it takes as much of both sides: the pictures stay of one size, and level."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("compare?model=fake-detect&with=fake-detect&b.confidence=0.95")
+        await person.give()
+        await person.until(f"!!document.querySelector('{OURS} .over .line')")
+        await person.until(
+            f"document.querySelector('{THEIRS}').innerText.includes('Nothing found')"
+        )
+        places = """JSON.stringify([...document.querySelectorAll('.side-of .shot')].map((each) => {
+          const { top, width, height } = each.getBoundingClientRect();
+          return [top, width, height];
+        }))"""
+        first, second = json.loads(await person.evaluate(places))
+        assert first == second
+        assert min(first) > 50
+        assert await person.faults() == []

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
+import os
 import zipfile
 
 import aiohttp
 import pytest
-from console_pages import CHROMIUM, SQUARE, Person, asked, served, shown
+from console_pages import CHROMIUM, END, SQUARE, Person, asked, served, shown
+
+from hub_stand_in import HubStandIn
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-END = """fetch("v1/session").then((answer) => answer.json())
-  .then((me) => fetch("v1/session", { method: "DELETE", headers: { "X-CSRF-Token": me.csrf } }))
-  .then(() => 0)"""
-"""Ends the session of a browser, which the page is not told of."""
 LIST = "[...document.querySelectorAll('tr[data-model]')].map((row) => row.dataset.model)"
 
 
@@ -188,3 +188,83 @@ async def test_forced_colours_leave_what_is_on(tmp_path):
         await person.until("!!document.querySelector('.btn[aria-pressed=false]')")
         await person.evaluate("document.activeElement.blur()")
         await person.until(f"{looks}.every((look, at) => look !== {before}[at])")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in hub with a model that the fake plugin serves."""
+    with HubStandIn() as made:
+        for name in [each for each in os.environ if each.startswith(("HF_", "HUGGINGFACE_"))]:
+            monkeypatch.delenv(name)
+        for name, value in made.environment(tmp_path / "hf").items():
+            if name.startswith("HF_"):
+                monkeypatch.setenv(name, value)
+        config = json.dumps({"model_type": "fake"}).encode()
+        made.add("org/m0", {"config.json": config, "model.safetensors": bytes(200_000)})
+        yield made
+
+
+PULLED = "document.querySelector('tr .meter[aria-label=\"Pulling org/m0\"]')"
+
+
+async def test_a_pull_in_another_tab(hub, tmp_path):
+    """Every tab shows how far it is, one that comes later too, and may cancel it."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        async with another(person, server, tmp_path, "#/models") as other:
+            await other.until(f"{LIST}.length > 3")
+            hub.repos["org/m0"].hold_at = 100_000
+            await person.fill("input[name=model]", "org/m0")
+            await person.fill("select[name=task]", "detect")
+            await person.click("Pull", "form")
+            assert await asyncio.to_thread(hub.holding.wait, 30)
+            for each in (person, other):
+                await each.until(f"{PULLED}?.parentElement.innerText.includes('of 200')")
+            async with another(person, server, tmp_path, "#/models") as third:
+                await third.until(f"!!{PULLED}")
+                await third.click("Cancel", "tr:has(.meter)")
+                for each in (person, other, third):
+                    await each.until(f"!{PULLED}")
+            assert await asyncio.to_thread(hub.dropped.wait, 30)
+            await person.fill("input[name=model]", "org/none")
+            await person.click("Pull", "form")
+            for each in (person, other):
+                await each.until("!!document.querySelector('tr .err')?.innerText")
+            await other.click("Dismiss")
+            await person.until("!document.querySelector('tr .err')")
+
+
+async def test_one_file_in_two_tabs(tmp_path):
+    """The second waits until the first has sent it and begun its job, and then makes its own."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.png", SQUARE)
+        archive.writestr("noise.bin", os.urandom(5_000_000))
+    (tmp_path / "squares.zip").write_bytes(packed.getvalue())
+    sends = """performance.getEntriesByType("resource")
+      .filter((each) => /v1.uploads/.test(each.name)).length"""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.evaluate("""window.real = fetch; window.held = [];
+          window.fetch = (path, options) => (options?.method !== "PATCH" ? real(path, options)
+            : new Promise((go) => window.held.push(() => go(real(path, options))))); 0""")
+        async with another(person, server, tmp_path, "#/jobs") as other:
+            for each in (person, other):
+                await each.go("jobs")
+                await each.click("New job")
+                await each.until("!!document.querySelector('select[name=model] option')")
+                await each.fill("select[name=model]", "fake-detect")
+                await each.choose("input[name=file]", packed.getvalue(), "squares.zip")
+                await each.click("Start", "dialog")
+                if each is person:
+                    await person.until("window.held.length === 1")
+            await other.sees("Another tab sends this file. This one waits for it.")
+            assert await other.evaluate(sends) == 0
+            await person.evaluate("window.fetch = real; window.held[0](); 0")
+            for each in (person, other):
+                await each.until("location.hash.includes('id=')")
+            assert (await asked(server, "GET", "/v1/jobs"))["total"] == 2
+            places = [await each.evaluate("location.hash") for each in (person, other)]
+            assert places[0] != places[1]

@@ -30,12 +30,45 @@ export const may = (scope) => {
   return scopes.includes(scope) || scopes.includes("admin");
 };
 
+const READS = new Set(["GET", "HEAD"]);
+/** The id of who was signed in last. */
+let lastKnown = "";
+who.watch((me) => { if (me) lastKnown = me.id; });
+
+/** Whether a request failed because the session was over: not because there was none yet. */
+const isOver = (error, path) => error.status === 401 && lastKnown !== "" && path !== "v1/session" && !path.startsWith("auth/");
+
+/** The next one who is signed in. Throws an `AbortError` when it is stopped. @param {AbortSignal | null} [signal] @returns {Promise<Person>} */
+export function signedIn(signal) {
+  return new Promise((resolve, reject) => {
+    const known = who.get();
+    if (known) { resolve(known); return; }
+    const leave = who.watch((me) => { if (me) { leave(); resolve(me); } });
+    signal?.addEventListener("abort", () => { leave(); reject(signal.reason); }, { once: true });
+  });
+}
+
 /**
  * Send a request; return the response if it is a good one. Throws `Refused` and `NoAnswer`.
+ * What failed because the session was over is asked again by who signs in, unless `again` is
+ * false; what changes something only if it is the same person.
  * @param {string} path
- * @param {RequestInit & {json?: unknown, csrf?: string, headers?: Record<string, string>}} [options]
+ * @param {RequestInit & {json?: unknown, csrf?: string, again?: boolean, headers?: Record<string, string>}} [options]
  */
-export async function send(path, { json, csrf = who.get()?.csrf, headers = {}, ...options } = {}) {
+export async function send(path, { again = true, ...options } = {}) {
+  const asker = lastKnown;
+  try {
+    return await sendOnce(path, options);
+  } catch (error) {
+    if (!again || !isOver(error, path)) throw error;
+    const same = (await signedIn(options.signal)).id === asker;
+    if (!same && !READS.has(options.method ?? (options.json === undefined ? "GET" : "POST"))) throw error;
+    return sendOnce(path, options);
+  }
+}
+
+/** @param {string} path @param {RequestInit & {json?: unknown, csrf?: string, headers?: Record<string, string>}} options */
+async function sendOnce(path, { json, csrf = who.get()?.csrf, headers = {}, ...options }) {
   const all = { ...headers };
   if (csrf) all["X-CSRF-Token"] = csrf;
   if (json !== undefined) {
@@ -75,9 +108,19 @@ export function forgetEarly() {
  * @param {{tell: (sent: number) => void, signal: AbortSignal}} options
  */
 export async function sendFile(path, file, { tell, signal }) {
+  const asker = lastKnown;
+  for (;;) {
+    const answer = await sendFileOnce(path, file, { tell, signal });
+    if (answer.ok) return answer;
+    const error = await refusal(answer, path);
+    if (!isOver(error, path) || (await signedIn(signal)).id !== asker) throw error;
+  }
+}
+
+/** @returns {Promise<Response>} */
+async function sendFileOnce(path, file, { tell, signal }) {
   const request = new XMLHttpRequest();
-  /** @type {Response} */
-  const answer = await new Promise((resolve, reject) => {
+  return new Promise((resolve, reject) => {
     request.open("POST", path);
     request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
     const csrf = who.get()?.csrf;
@@ -89,8 +132,6 @@ export async function sendFile(path, file, { tell, signal }) {
     signal.addEventListener("abort", () => request.abort(), { once: true });
     request.send(file);
   });
-  if (answer.ok) return answer;
-  throw await refusal(answer, path);
 }
 
 function answerOf(request) {

@@ -1,6 +1,6 @@
 // The viewer of a reconstruction: its points, its cameras, and the photograph of a chosen one.
 import { ask, may, send } from "./api.mjs";
-import { Button, Segments, Slider, Trouble } from "./controls.mjs";
+import { Button, Segments, Shown, Slider, Trouble } from "./controls.mjs";
 import { count } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
@@ -61,7 +61,7 @@ function Seen({ job, images, chosen, choose, children }) {
   const at = images.findIndex((image) => image.name === chosen);
   const image = images[at];
   const step = (by) => choose(images[(at + by + images.length) % images.length].name);
-  return html`<figure class="seen">${image.status === "unreadable" ? html`<div class="unseen"></div>` : html`<img src=${photoOf(job, images, chosen)} alt=${`Photograph ${chosen}`}/>`}
+  return html`<figure class="seen">${image.status === "unreadable" ? html`<div class="unseen"></div>` : html`<${Shown} src=${photoOf(job, images, chosen)} alt=${`Photograph ${chosen}`}/>`}
     <figcaption class="row"><b class="cut grow">${chosen}</b>${children}
       <${Button} small bare icon="left" label="The photograph before" onClick=${() => step(-1)}/><${Button} small bare icon="left" class="mirror" label="The next photograph" onClick=${() => step(1)}/>
       <${Button} small bare icon="close" label="Close the photograph" onClick=${() => choose("")}/></figcaption>

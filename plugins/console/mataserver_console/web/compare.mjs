@@ -51,10 +51,10 @@ function Side({ trial, picture, letter, hover, setHover, show, zoom, setScale })
       <span class="quiet nowrap">${said}</span><b class="nowrap">${answer && run.times.total ? ms(run.times.total) : ""}</b></header>
     <div class="stagebox"><${Stage} picture=${picture} items=${shown} hover=${hover} setHover=${setHover} show=${show} depth=${depth} old=${trial.old} zoom=${zoom} onScale=${setScale}/>
       <${Busy} run=${run} seconds=${trial.seconds} model=${chosen.model}/></div>
-    ${trial.error && html`<div class="foot"><${Trouble} error=${trial.error} again=${run.run}/></div>`}
+    <div class="feet">${trial.error && html`<div class="foot"><${Trouble} error=${trial.error} again=${run.run}/></div>`}
     ${trial.stale && html`<div class="foot help">Answer of ${clock(run.at)}</div>`}
     ${depth && html`<${Ramp} depth=${depth}/>`}<${Words} answer=${answer}/>
-    ${answer && !run.begun && !items.length && !NO_PLACE.has(answer.task) && html`<${Nothing} answer=${answer} params=${trial.given} setParams=${trial.setGiven} schema=${trial.schema}/>`}</section>`;
+    ${answer && !run.begun && !items.length && !NO_PLACE.has(answer.task) && html`<${Nothing} answer=${answer} params=${trial.given} setParams=${trial.setGiven} schema=${trial.schema}/>`}</div></section>`;
 }
 
 /** The server's time for each, on one scale. */

@@ -1,4 +1,5 @@
 // Buttons, switches, tabs, menus, notes: what every page is made of.
+import { send } from "./api.mjs";
 import { html, useEffect, useId, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 
@@ -53,6 +54,18 @@ export function Note({ kind = "", children }) {
 }
 
 /** What the server refused: its sentence, what to do, the request's id. */
+/** A picture of the server's: one that did not come because the session was over comes after the next sign-in. */
+export function Shown({ src, ...rest }) {
+  const tried = useRef("");
+  const fail = (event) => {
+    const image = event.currentTarget;
+    if (tried.current === src) return;
+    tried.current = src;
+    send(src).then(() => { image.src = src; }, () => {});
+  };
+  return html`<img ...${rest} src=${src} onError=${fail}/>`;
+}
+
 export function Trouble({ error, again, children }) {
   const [left, setLeft] = useState(error.wait ?? 0);
   useEffect(() => {

@@ -1,51 +1,16 @@
 // Models: what is here, what it takes, what can be pulled.
-import { ask, events, isAbort, may, send } from "./api.mjs";
+import { ask, may } from "./api.mjs";
 import { Button, KINDS, Menu, State, Sure, Trouble, put } from "./controls.mjs";
 import { ago, bytes, long, ms, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
-import { html, useEffect, useMemo, useReducer, useRef, useState } from "./html.mjs";
+import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { useFigures } from "./metrics.mjs";
+import { cancel, dismiss, pull, usePulls } from "./pulls.mjs";
 import { address } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const SHOWN = 5;
-
-/** The pulls of this page: they go on while other pages are open, and end when one is cancelled. */
-const pulls = new Map();
-const watchers = new Set();
-const tell = () => { for (const each of watchers) each(); };
-
-function usePulls() {
-  const [, draw] = useReducer((n) => n + 1, 0);
-  useEffect(() => { watchers.add(draw); return () => watchers.delete(draw); }, []);
-  return [...pulls.values()];
-}
-
-/** Pull a model and tell how far it is, until it is here, it failed, or it is cancelled. */
-async function pull(model, task) {
-  const control = new AbortController();
-  const own = { model, task, control, begun: Date.now(), done: 0, total: 0, place: 0, error: null, warnings: [] };
-  pulls.set(model, own);
-  tell();
-  try {
-    const answer = await send("v1/models/pull", { json: { model, task }, headers: { Accept: "text/event-stream" }, signal: control.signal });
-    for await (const { name, value } of events(answer)) {
-      if (name === "waiting") own.place = value.place;
-      if (name === "progress") Object.assign(own, { place: 0, done: value.done_bytes, total: value.total_bytes });
-      if (name === "error") throw new Error(value.detail);
-      if (name === "result") own.warnings = value.warnings ?? [];
-      tell();
-    }
-    if (!own.warnings.length) pulls.delete(model);
-  } catch (error) {
-    if (isAbort(error)) pulls.delete(model);
-    else own.error = error;
-  }
-  own.ended = true;
-  tell();
-  refresh("v1/models");
-}
 
 function left({ begun, done, total }) {
   const seconds = ((Date.now() - begun) / 1000) * ((total - done) / Math.max(1, done));
@@ -62,16 +27,15 @@ const Meter = ({ part, label }) => html`<div class="meter grow" role="progressba
   <i style=${{ width: `${part * 100}%` }}></i></div>`;
 
 function PullRow({ own }) {
-  const drop = () => { pulls.delete(own.model); tell(); };
   return html`<tr><td><${Name} name=${own.model}/>
-      ${own.error ? html`<div class="err">${own.error.message}</div>` : own.ended ? own.warnings.map((each) => html`<div class="help" key=${each}>${each}</div>`)
+      ${own.error ? html`<div class="err">${own.error}</div>` : own.ended ? own.warnings.map((each) => html`<div class="help" key=${each}>${each}</div>`)
         : html`<div class="row prog"><${Meter} part=${own.total ? own.done / own.total : 0} label=${`Pulling ${own.model}`}/>
           <span class="quiet nowrap">${own.place ? `number ${own.place} in the queue` : left(own)}</span></div>`}</td>
     <td class="wide"><span class="tag">${own.task}</span></td>
     <td>${own.error ? html`<${State} kind="bad">failed<//>` : own.ended ? html`<${State} kind="ok">pulled<//>` : html`<${State} kind="busy">pulling<//>`}</td>
     <td class="num wide" colspan="3"></td><td class="wide extra" colspan="2"></td><td class="num actions">${own.error || own.ended
-      ? html`<div class="row end">${own.error && html`<${Button} small onClick=${() => pull(own.model, own.task)}>Try again<//>`}<${Button} small bare icon="close" label="Dismiss" onClick=${drop}/></div>`
-      : html`<${Button} small onClick=${() => own.control.abort()}>Cancel<//>`}</td></tr>`;
+      ? html`<div class="row end">${own.error && html`<${Button} small onClick=${() => pull(own.model, own.task)}>Try again<//>`}<${Button} small bare icon="close" label="Dismiss" onClick=${() => dismiss(own.model)}/></div>`
+      : html`<${Button} small onClick=${() => cancel(own.model)}>Cancel<//>`}</td></tr>`;
 }
 
 /** One action on a model at a time, with its error in the model's row. */

@@ -4,7 +4,7 @@ import { Button, Dialog, Segments, Trouble } from "./controls.mjs";
 import { bytes } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { useSource } from "./source.mjs";
-import { forgetUpload, sent } from "./upload.mjs";
+import { alone, forgetUpload, sent } from "./upload.mjs";
 import { zipped } from "./zip.mjs";
 
 const isZip = (file) => /\.zip$/i.test(file.name);
@@ -60,10 +60,11 @@ export function NewJob({ close, made }) {
     await check(asked);
     const file = await pack(given.getAll("file"));
     const tell = (done, waits) => setState((old) => ({ done: done < 0 ? old.done : done, total: file.size, waits }));
-    const upload = await sent(file, tell, signal);
-    const id = await submit({ ...asked, upload });
-    forgetUpload(file);
-    made(id);
+    made(await alone(file, { tell, signal }, async () => {
+      const id = await submit({ ...asked, upload: await sent(file, tell, signal) });
+      forgetUpload(file);
+      return id;
+    }));
   };
   const begin = (event) => {
     event.preventDefault();

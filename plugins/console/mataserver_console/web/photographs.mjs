@@ -1,5 +1,5 @@
 // The photographs of a reconstruction: which have a place, why others have none, which match which.
-import { Tabs } from "./controls.mjs";
+import { Shown, Tabs } from "./controls.mjs";
 import { fileOf, photoOf } from "./cloud.mjs";
 import { count } from "./format.mjs";
 import { html, useState } from "./html.mjs";
@@ -18,7 +18,7 @@ const Placed = ({ figures }) => {
 function Grid({ job, figures, chosen, choose }) {
   return html`<ul class="photos">${figures.images.map((image) => html`<li key=${image.name} class=${image.status === "registered" ? "" : "out"}>
     <button type="button" aria-pressed=${String(image.name === chosen)} title=${image.reason ?? image.name} onClick=${() => choose(image.name)}>
-      ${image.status === "unreadable" ? html`<span class="unseen" role="img" aria-label=${image.name}></span>` : html`<img src=${photoOf(job, figures.images, image.name)} alt=${image.name} loading="lazy"/>`}
+      ${image.status === "unreadable" ? html`<span class="unseen" role="img" aria-label=${image.name}></span>` : html`<${Shown} src=${photoOf(job, figures.images, image.name)} alt=${image.name} loading="lazy"/>`}
       ${WHY[image.status] && html`<span class="why">${WHY[image.status]}</span>`}</button></li>`)}</ul>`;
 }
 

@@ -17,10 +17,11 @@ class Source {
   async refresh() {
     clearTimeout(this.timer);
     try {
-      const data = this.path === "metrics" ? await (await send(this.path)).text() : await ask(this.path);
+      const data = this.path === "metrics" ? await (await send(this.path, { again: false })).text() : await ask(this.path, { again: false });
       this.cell.set({ data, error: null, at: Date.now() });
     } catch (error) {
-      if (!isAbort(error)) this.cell.set({ ...this.cell.get(), error });
+      // Who signs in asks everything again: until then what is known stays.
+      if (!isAbort(error) && !(error.status === 401 && who.get() === null)) this.cell.set({ ...this.cell.get(), error });
     }
     this.plan();
   }

@@ -19,6 +19,45 @@ function rest(seconds, signal) {
   });
 }
 
+/** The files that this tab sends, or is about to: 0, or the number by which it asked. @type {Map<string, number>} */
+const mine = new Map();
+const tabs = "BroadcastChannel" in window ? new BroadcastChannel(`mataserver uploads ${location.pathname}`) : null;
+/** @type {Map<string, () => void>} */
+const told = new Map();
+if (tabs) {
+  tabs.onmessage = ({ data: { asks, number, has } }) => {
+    if (has) told.get(has)?.();
+    else if ((mine.get(asks) ?? Infinity) < number) tabs.postMessage({ has: asks });  // of two who ask, the lower number goes first
+  };
+}
+const ANSWERS = 300;  // milliseconds: another tab of this browser has answered by then
+
+/** Whether another tab of this browser sends a file. */
+async function elsewhere(name, number, signal) {
+  let has = false;
+  told.set(name, () => { has = true; });
+  tabs?.postMessage({ asks: name, number });
+  try { await rest(ANSWERS / 1000, signal); } finally { told.delete(name); }
+  return has;
+}
+
+/**
+ * Use a file while no other tab of this browser does: two who send parts of one upload stop each other.
+ * @template T
+ * @param {File} file
+ * @param {{tell: (sent: number, waits: string) => void, signal: AbortSignal}} options
+ * @param {() => Promise<T>} use
+ */
+export async function alone(file, { tell, signal }, use) {
+  const name = nameOf(file), number = 1 + Math.random();
+  mine.set(name, number);
+  try {
+    while (await elsewhere(name, number, signal)) tell(-1, "Another tab sends this file. This one waits for it.");
+    mine.set(name, 0);
+    return await use();
+  } finally { mine.delete(name); }
+}
+
 /** Begin an upload. Returns its id, which this browser keeps until the file is used. */
 async function begin(file, signal) {
   const headers = { ...SPEAKS, "Upload-Length": String(file.size), "Upload-Metadata": `filename ${encoded(file.name)}` };
