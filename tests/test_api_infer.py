@@ -242,6 +242,8 @@ async def test_raw_bodies_take_params_from_the_query(http):
     """Query fields are converted and checked like a form's."""
     body = await raw(http, 200, {"model": "fake-classify", "top_k": "2"})
     assert len(body["classifications"]) == 2
+    body = await raw(http, 200, {"model": "fake-classify", "top_k": "2", "confidence": ""})
+    assert len(body["classifications"]) == 2
 
 
 @pytest.mark.parametrize(

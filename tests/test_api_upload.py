@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 from hypothesis import given, settings
@@ -42,16 +44,16 @@ VALUES = {
     "detail": ["0", "1"],
 }
 WRONG = {
-    "confidence": ["", "high", "1.1", "-0.1", "nan", "inf", "0,5", "true", "[0.5]", "1e999"],
+    "confidence": [" ", "high", "1.1", "-0.1", "nan", "inf", "0,5", "true", "[0.5]", "1e999"],
     "prompts": ["x" * 20_000],
     "prompt": ["x" * 20_000],
-    "language": ["", "x" * 100],
-    "top_k": ["0", "-1", "1.5", "five", "5_0", "1e3x", ""],
+    "language": ["x" * 100],
+    "top_k": ["0", "-1", "1.5", "five", "5_0", "1e3x"],
     "max_tokens": ["0", "999999", "many"],
     "temperature": ["-1", "nan", "Infinity", "hot"],
-    "output_mode": ["xml", ""],
+    "output_mode": ["xml"],
     "ocr_type": ["plain"],
-    "detail": ["2", "true", "-1", ""],
+    "detail": ["2", "true", "-1"],
 }
 
 
@@ -145,6 +147,22 @@ async def test_complex_parameters_are_for_json_only(http, name):
 async def test_old_names(http, old, new):
     """An old name is 422 with the new one."""
     assert f"use '{new}'" in await refused(http, 422, form(**{old: "0.5"}))
+
+
+async def test_empty_fields_are_not_given(http):
+    """A browser sends every input of a form, also those that nobody filled in."""
+    empty = dict.fromkeys(UPLOAD_FIELDS, "")
+    async with http.post(PATH, data=form(**empty)) as response:
+        assert response.status == 200, await response.text()
+        given = await response.json()
+    async with http.post(PATH, data=form()) as response:
+        assert given["detections"] == (await response.json())["detections"]
+
+
+@pytest.mark.parametrize("name", ["foo", "target_size"])
+async def test_an_empty_field_has_a_name_still(http, name):
+    """One that no model takes may be misspelt, whatever is in it."""
+    assert name in await refused(http, 422, form(**{name: ""}))
 
 
 @pytest.mark.parametrize("name", ["foo", "params", "picture", "confidence[]"])
@@ -332,6 +350,53 @@ def test_what_is_written_is_read(texts, file, boundary):
         return
     read = forms.parse(written({**parts, "file": file}, boundary), boundary)
     assert read == (file, texts)
+
+
+async def turns(data, boundary):
+    """Return a form that is read, and how often others had their turn meanwhile."""
+    had, over = 0, False
+
+    async def others():
+        nonlocal had
+        while not over:
+            had += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    read = await forms.read(data, boundary)
+    over = True
+    await other
+    return read, had
+
+
+@pytest.mark.parametrize("file", [b"\r\n--b" * 700_000, bytes(3_000_000), b"\r\n" * 1_500_000])
+async def test_a_large_form_leaves_others_their_turn(file):
+    """To look for a boundary that is nearly everywhere takes long; what is found is the same."""
+    data = written({"model": b"m", "file": file}, "a")
+    read, had = await turns(data, "a")
+    assert had >= len(data) // forms.PIECE
+    assert (read.file == file, read.fields) == (True, {"model": "m"})
+
+
+@FAST
+@given(
+    data=st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join),
+    boundary=st.sampled_from(["a", "b", "limit"]),
+    size=st.integers(1, 9),
+)
+def test_pieces_are_read_like_the_whole(data, boundary, size):
+    """Wherever a form is cut, also within a boundary."""
+
+    def outcome():
+        try:
+            return forms.parse(data, boundary)
+        except MataError as error:
+            return error.status
+
+    whole = outcome()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(forms, "PIECE", size)
+        assert outcome() == whole
 
 
 @FAST

@@ -10,6 +10,7 @@ import tarfile
 import time
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -161,6 +162,20 @@ async def test_first_of_two_installed_versions_is_pinned(env, tmp_path):
     assert "base==9\n" in pins
     assert "1.0" not in "".join(line for line in pins.splitlines() if line.startswith("base"))
     assert "odd" not in pins
+
+
+@pytest.mark.parametrize(
+    ("version", "pinned"),
+    [
+        *((each, True) for each in ("1", "v1.0", "1!2.0rc1.post2", "2.1.0+cu118", "1.0a-b_c")),
+        *((each, False) for each in ("", "v", "a1", "1!", "1+", "1 0", "1;0", "1+a+b")),
+        ("1." * 200_000 + "!", False),  # which took as many steps as the square of that
+    ],
+)
+def test_versions_that_pip_can_read(version, pinned):
+    """A constraint that pip cannot read would end every pull."""
+    home = SimpleNamespace(installed=[("some", version)])
+    assert _pins(home) == (f"some=={version}\n" if pinned else "")
 
 
 def poll(condition: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs
@@ -11,12 +12,16 @@ from mataserver.contract.bodies import Form
 from mataserver.errors import BadRequest, InvalidParams, MataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aiohttp import web
 
 FORM = "multipart/form-data"
 FILE = "file"
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 65_536
+PIECE = 1 << 19
+"""Bytes of a body that are searched at once."""
 
 
 class NotAForm(MataError):
@@ -55,7 +60,25 @@ def parse(data: bytes, boundary: str, field: str = FILE) -> Form:
     Raises ``BadRequest`` for a malformed form, ``InvalidParams`` for duplicate fields, for fields
     that are not text, and for a missing file.
     """
-    parts = _parts(data, boundary)
+    parts: list[_Part] = []
+    for _ in _steps(data, boundary, parts):
+        pass
+    return _form(parts, field)
+
+
+async def read(data: bytes, boundary: str, field: str = FILE) -> Form:
+    """Like ``parse``; other requests have their turn between the pieces of a large body.
+
+    To look for a boundary of one letter in a body that nearly has it everywhere takes 8 ns a byte.
+    """
+    parts: list[_Part] = []
+    for _ in _steps(data, boundary, parts):
+        await asyncio.sleep(0)
+    return _form(parts, field)
+
+
+def _form(parts: list[_Part], field: str) -> Form:
+    """Return the file and the texts among the parts."""
     files = [each for each in parts if each.name == field]
     if len(files) > 1:
         raise InvalidParams(f"{field}: given twice")
@@ -84,10 +107,10 @@ def once(items: list[tuple[str, str]]) -> dict[str, str]:
     return fields
 
 
-def _parts(data: bytes, boundary: str) -> list[_Part]:
+def _steps(data: bytes, boundary: str, found: list[_Part]) -> Iterator[None]:
+    """Fill the parts that are ``found``; yield between the pieces of a large body."""
     if not boundary:
         raise BadRequest("The multipart body has no boundary")
-    found: list[_Part] = []
     chunks: list[bytes] = []
     segment: MultipartSegment | None = None
     try:
@@ -95,16 +118,27 @@ def _parts(data: bytes, boundary: str) -> list[_Part]:
         with PushMultipartParser(
             boundary.encode("latin-1"), max_segment_count=MAX_FIELDS, header_charset="latin-1"
         ) as parser:
-            for event in parser.parse(data):
-                if isinstance(event, MultipartSegment):
-                    segment, chunks = event, []
-                elif event:
-                    chunks.append(bytes(event))
-                elif segment is not None:
-                    found.append(_part(segment, b"".join(chunks)))
+            for piece in _pieces(data):
+                for event in parser.parse(piece):
+                    if isinstance(event, MultipartSegment):
+                        segment, chunks = event, []
+                    elif event:
+                        chunks.append(bytes(event))
+                    elif segment is not None:
+                        found.append(_part(segment, b"".join(chunks)))
+                if len(piece) < len(data):
+                    yield
     except (MultipartError, UnicodeEncodeError, ValueError):
         raise BadRequest("The multipart body is malformed") from None
-    return found
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Yield a body, in pieces if it is large."""
+    if len(data) <= PIECE:
+        yield data
+        return
+    for at in range(0, len(data), PIECE):
+        yield data[at : at + PIECE]
 
 
 def _part(segment: MultipartSegment, content: bytes) -> _Part:

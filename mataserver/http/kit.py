@@ -78,7 +78,7 @@ class Kit:
         boundary = forms.boundary(request)
         self.check_origin(request)
         async with self.read_body(request) as data:
-            form = forms.parse(data, boundary, field)
+            form = await forms.read(data, boundary, field)
             del data
             yield form
 

@@ -114,15 +114,14 @@ class FormRepeat(NamedTuple):
 
     async def answer(self, body: bytes, boundary: bytes) -> Encoded:
         """Run the inference that a form describes."""
-        call, image = self._read(body, boundary)
+        form = await forms.read(body, boundary.decode("ascii"))
         del body
+        call, image = self.service.uploaded(form), form.file
         return await self.service.answer(call, image, self.form)
 
     def begin(self, body: bytes, boundary: bytes, take: Take) -> Callable[[], None] | None:
-        """Start the inference that a form describes."""
-        call, image = self._read(body, boundary)
-        return self.service.begin(call, image, self.form, take)
-
-    def _read(self, body: bytes, boundary: bytes) -> tuple[InferCall, bytes]:
+        """Start the inference of a form that is read in negligible time."""
+        if len(body) > LARGE:
+            return None
         form = forms.parse(body, boundary.decode("ascii"))
-        return self.service.uploaded(form), form.file
+        return self.service.begin(self.service.uploaded(form), form.file, self.form, take)

@@ -85,16 +85,18 @@ def parse_text(
     defaults: Mapping[str, Any] | None = None,
     max_tokens: int | None = None,
 ) -> P:
-    """Like ``parse``, for the text values of a form or a query."""
+    """Like ``parse``, for the text values of a form or a query.
+
+    An empty one means "not given": browsers send every input of a form, filled in or not.
+    """
     _refuse_unknown(fields, params_type, "")
     values: dict[str, Any] = {}
     for name, text in fields.items():
-        if name in ApiParams.__struct_fields__:
-            if name not in UPLOAD_FIELDS:
-                raise InvalidParams(f"{name}: only the JSON endpoint takes this parameter")
-            values[name] = _from_text(name, text, ApiParams)
-        else:
-            values[name] = _from_text(name, text, params_type)
+        shared = name in ApiParams.__struct_fields__
+        if shared and name not in UPLOAD_FIELDS:
+            raise InvalidParams(f"{name}: only the JSON endpoint takes this parameter")
+        if text:
+            values[name] = _from_text(name, text, ApiParams if shared else params_type)
     return parse(values, params_type, defaults=defaults, max_tokens=max_tokens)
 
 

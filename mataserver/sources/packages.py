@@ -36,7 +36,7 @@ _REQUIREMENT = re.compile(
     rf"{_NAME}(?:\[{_NAME}(?:\s*,\s*{_NAME})*\])?\s*(?:{_CLAUSE}(?:\s*,\s*{_CLAUSE})*)?", re.ASCII
 )
 # pip fails on a constraint that it cannot parse, so unusual versions are skipped.
-_VERSION = re.compile(r"v?(\d+!)?\d+(\.\d+)*[A-Za-z0-9._-]*(\+[A-Za-z0-9._-]+)?", re.ASCII)
+_VERSION = re.compile(r"v?(\d+!)?\d[A-Za-z0-9._-]*(\+[A-Za-z0-9._-]+)?", re.ASCII)
 
 
 class _Metadata(msgspec.Struct):

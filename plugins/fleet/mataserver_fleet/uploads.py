@@ -170,8 +170,8 @@ def model_files(files: Sequence[Upload]) -> tuple[Upload, ...]:
 
 def chunk_of(files: Sequence[Upload], fields: Mapping[str, str]) -> Chunk | None:
     """Return the chunk that a form is, None for one with whole files. Raises ``InvalidParams``."""
-    if "offset" not in fields:
-        if "check" in fields:
+    if not fields.get("offset"):
+        if fields.get("check"):
             raise InvalidParams("offset: field is required beside check")
         return None
     offset = _number("offset", fields["offset"])
@@ -181,7 +181,7 @@ def chunk_of(files: Sequence[Upload], fields: Mapping[str, str]) -> Chunk | None
     check = fields.get("check") or None
     if check is not None and len(check) != 64:
         raise InvalidParams("check: must be the sha256 of the whole file in hex")
-    more = fields.get("more", "false")
+    more = fields.get("more") or "false"
     if more not in {"true", "false"}:
         raise InvalidParams("more: must be true or false")
     rest = tuple(each for each in files if each.name == schema.NAME)

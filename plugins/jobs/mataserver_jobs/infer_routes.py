@@ -175,8 +175,8 @@ class InferRoutes:
 
 
 def _request_from_form(fields: Mapping[str, str]) -> InferRequest:
-    """Return what the texts of a form ask. Raises ``InvalidParams``."""
-    given: dict[str, Any] = dict(fields)
+    """Return what the texts of a form ask; an empty one asks nothing. Raises ``InvalidParams``."""
+    given: dict[str, Any] = {name: text for name, text in fields.items() if text}
     for name in ("path", "upload"):
         if name in given:
             raise InvalidParams(f"{name}: a file was sent, but only JSON is accepted")

@@ -29,7 +29,9 @@ async def ask(tmp_path):
 async def test_a_video(ask, tmp_path):
     """Every frame is answered once, as a request would be, and the summary tells the labels."""
     path = video(tmp_path / "v.mp4", 20)
-    job = await sent(ask, path, model="fake-detect", params='{"confidence": 0.2}')
+    job = await sent(
+        ask, path, model="fake-detect", params='{"confidence": 0.2}', every="", limit=""
+    )
     shown = await ask.ended(job)
     assert shown["error"] is None
     assert (shown["spec"]["file"], shown["spec"]["task"]) == ("v.mp4", "detect")

@@ -184,12 +184,16 @@ class Uploads:
         return most
 
     def _order(self, fields: Mapping[str, Any], name: str) -> kind.Order:
-        """Return what is asked. Raises ``InvalidParams``, ``Unavailable``."""
+        """Return what is asked; an empty text asks nothing.
+
+        Raises ``InvalidParams``, ``Unavailable``.
+        """
         settings = self._ctx.settings
         for each in fields:
             if each not in FIELDS:
                 raise InvalidParams(f"{each[:64]}: unknown field")
-        given = {"voxel": settings.voxel_size, "max_points": settings.max_points, **fields}
+        asked_for = {name: value for name, value in fields.items() if value != ""}
+        given = {"voxel": settings.voxel_size, "max_points": settings.max_points, **asked_for}
         try:
             asked = msgspec.convert(given, kind.Order, strict=False)
         except msgspec.ValidationError as error:
