@@ -212,6 +212,24 @@ async def test_deaths_in_a_row_back_off_and_a_success_forgives(rig):
     assert rig.state("a") == "ready"
 
 
+async def test_a_death_during_the_load_is_told_to_try_again(rig):
+    """Another worker may load: 503, and from the third death in a row the next one waits."""
+    rig.failure = WorkerDied("it was shot")
+    waits = []
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="its worker died") as refused:
+            await rig.touch("a")
+        waits.append(refused.value.retry_after)
+        assert "worker died" in rig.pool.status("a", "detect").error
+    assert waits == [1, 1, 2]
+    rig.now -= 1
+    with pytest.raises(Unavailable, match="keeps dying"):
+        await rig.touch("a")
+    rig.now, rig.failure = rig.now + 5, None
+    await rig.pool.infer(rig.plan("a"), JOB)
+    assert (rig.loads, rig.state("a")) == (["a"] * 4, "idle")
+
+
 async def test_a_lasting_failure_is_tried_again_after_a_minute_or_with_other_settings(rig):
     """What nobody here sees change may have changed; another configuration is another load."""
     rig.failure = Unavailable("there is no device")

@@ -67,7 +67,9 @@ class Careless:
     """A model that does what no model should."""
 
     def predict(self, images, _params):
-        """Answer as a model should."""
+        """Answer as a model should, but for pictures of one pixel."""
+        if any(image.shape[:2] == (1, 1) for image in images):
+            sys.exit(1)
         return [ClassifyResult([Classification("thing", 1.0)]) for _ in images]
 
     def echo(self, value):
@@ -197,6 +199,25 @@ async def test_sys_exit_in_a_thread_is_a_failure_of_its_request(tmp_path, caplog
         with pytest.raises(MataError):
             await engine.start(assignment(tmp_path, leave), PLACE)
     await threaded.close()
+
+
+async def test_sys_exit_in_a_process_is_a_failure_of_its_request(tmp_path):
+    """Libraries call it where they mean to raise: the worker, and what it holds, goes on."""
+    engine = ProcessEngine()
+    worker = await engine.start(assignment(tmp_path), PLACE)
+    async with asyncio.timeout(SOON):
+        with pytest.raises(MataError, match="The model failed: SystemExit") as failed:
+            await worker.call("leave", (), {})
+        assert not isinstance(failed.value, WorkerDied)
+        answers = asyncio.get_running_loop().create_future()
+        worker.infer([Job(picture(1, 1), b"\x80"), Job(picture(), b"\x80")], answers.set_result)
+        first, second = await answers
+        assert (first.failure.status, second.failure) == (500, None)
+        assert worker.alive
+        with pytest.raises(MataError, match="could not be loaded: SystemExit"):
+            await engine.start(assignment(tmp_path, leave), PLACE)
+    await worker.close()
+    await engine.close()
 
 
 class Transport:

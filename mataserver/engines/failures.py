@@ -20,22 +20,25 @@ _OUT_OF_MEMORY = re.compile(
     r"|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
 )
 
+MODEL_ERRORS = (Exception, SystemExit)
+"""What a model's code may raise. ``sys.exit`` in it ends neither its worker nor other requests."""
+
 log = logging.getLogger("mataserver.worker")
 
 
-def is_permanent(error: Exception) -> bool:
+def is_permanent(error: BaseException) -> bool:
     """Whether retrying a load is pointless: a plugin's verdict, or a missing file or package."""
     if isinstance(error, MataError):
         return error.status != OutOfMemory.status and error.retry_after is None
     return isinstance(error, (FileNotFoundError, ImportError))
 
 
-def client_error(error: Exception, sentence: str) -> MataError:
+def client_error(error: BaseException, sentence: str) -> MataError:
     """Return the client's error for an exception of a model."""
     return failure_of(error, sentence).error()
 
 
-def failure_of(error: Exception, sentence: str) -> Failure:
+def failure_of(error: BaseException, sentence: str) -> Failure:
     """Return the client's view of ``error``, without its text: it may contain paths."""
     if isinstance(error, MataError):
         return Failure.of(error)
@@ -48,7 +51,7 @@ def failure_of(error: Exception, sentence: str) -> Failure:
     return Failure(500, f"{sentence}: {type(error).__name__}")
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: by exception type, or by the text of a plain RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
@@ -67,5 +70,5 @@ def close_quietly(thing: object) -> None:
     if callable(close):
         try:
             close()
-        except Exception:
+        except MODEL_ERRORS:
             log.exception("close failed")

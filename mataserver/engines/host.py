@@ -20,6 +20,7 @@ from mataserver.contract.envelope import Envelope
 from mataserver.engines import scaling
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.failures import (
+    MODEL_ERRORS,
     client_error,
     close_quietly,
     failure_of,
@@ -76,7 +77,7 @@ class ModelHost:
         assignment = self._assignment
         try:
             self._model = self._load(assignment)
-        except Exception as error:
+        except MODEL_ERRORS as error:
             client_failure = client_error(error, "The model could not be loaded")
             client_failure.lasting = is_permanent(error)
             raise client_failure from error
@@ -92,7 +93,7 @@ class ModelHost:
         try:
             decoded.picture = self._read(job)
             decoded.image = decoded.picture.image
-        except Exception as error:
+        except MODEL_ERRORS as error:
             decoded.failure = failure_of(error, "The image could not be decoded")
         del self._decoding[threading.get_ident()]
         decoded.decode_ms = _ms(begun)
@@ -151,7 +152,7 @@ class ModelHost:
                 body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
             except InvalidResultError as error:
                 answer = invalid_result_failure(error, self._assignment.spec.name)
-            except Exception as error:
+            except MODEL_ERRORS as error:
                 answer = failure_of(error, "The model returned an invalid result")
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
         failure = answer if isinstance(answer, Failure) else None
@@ -183,7 +184,7 @@ class ModelHost:
                             yield piece
             except InvalidResultError as error:
                 answer = invalid_result_failure(error, self._assignment.spec.name)
-            except Exception as error:
+            except MODEL_ERRORS as error:
                 answer = failure_of(error, "The model failed")
         elif answer is None:
             answer = self._predict([item])[0]
@@ -241,7 +242,7 @@ class ModelHost:
             return _check_count(given, len(items))
         except InvalidResultError as error:
             return [invalid_result_failure(error, self._assignment.spec.name)] * len(items)
-        except Exception as error:
+        except MODEL_ERRORS as error:
             if len(items) == 1:
                 return [failure_of(error, "The model failed")]
             return [self._predict([item])[0] for item in items]
@@ -255,7 +256,7 @@ class ModelHost:
                 params: Params = self._params.decode(item.job.params)
                 self._sessions[session] = self._model.session(params)
             result: Result | Failure = self._sessions[session].step(item.image)
-        except Exception as error:
+        except MODEL_ERRORS as error:
             result = failure_of(error, "The model failed")
         return result, _ms(begun), fresh
 

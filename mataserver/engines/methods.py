@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.failures import client_error, close_quietly, invalid_result_failure
+from mataserver.engines.failures import (
+    MODEL_ERRORS,
+    client_error,
+    close_quietly,
+    invalid_result_failure,
+)
 from mataserver.engines.item_validation import InvalidResultError
 from mataserver.engines.result_validation import validate_result
 from mataserver.errors import MataError, NotFound
@@ -26,7 +31,7 @@ class ModelMethods:
         function = self._method(method)
         try:
             return self._checked(function(*args, **kwargs))
-        except Exception as error:
+        except MODEL_ERRORS as error:
             raise client_error(error, "The model failed") from error
 
     def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
@@ -35,7 +40,7 @@ class ModelMethods:
         try:
             for item in items:
                 yield self._checked(item)
-        except Exception as error:
+        except MODEL_ERRORS as error:
             raise client_error(error, "The model failed") from error
         finally:
             close_quietly(items)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mataserver.engines import wire
+from mataserver.engines.failures import MODEL_ERRORS
 from mataserver.engines.worker_errors import Failure
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class WorkerThreads:
         self.is_busy, self.request = True, item.request
         try:
             item.work([item.decoded[index] for index in range(len(item.jobs))])
-        except Exception:
+        except MODEL_ERRORS:
             log.exception("work failed")
             if item.request:
                 self._connection.reply(wire.RequestFailed(item.request, FAILED))

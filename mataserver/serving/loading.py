@@ -97,9 +97,7 @@ class LoadCoordinator:
             raise MataError(f"The model did not load within {limit:g} s") from None
         except WorkerDied:
             # WorkerDied would make callers retry, and this worker died during the load itself.
-            failure = MataError("The model could not be loaded: its worker died")
-            self._record_failure(slot, failure)
-            raise failure from None
+            raise self._died(slot) from None
         except MataError as error:
             self._record_failure(slot, error)
             if error.lasting:
@@ -116,7 +114,7 @@ class LoadCoordinator:
             slot.loading = None
         if not worker.alive:
             await worker.close()
-            raise MataError("The model could not be loaded: its worker died")
+            raise self._died(slot)
         await self._install_worker(slot, worker)
         log.info("loaded %s (%s)", name, slot.plan.backend.name)
 
@@ -148,6 +146,19 @@ class LoadCoordinator:
         self._autoscaler.follow(slot, worker)
         await self._budget.measure(slot, worker)
         self._residency.start_timer(slot)  # the callers that waited for it may be gone
+
+    def _died(self, slot: Slot) -> Unavailable:
+        """Record a worker's death amid its load; return the error of the requests that wait.
+
+        Another one may load: memory ran out, or somebody killed it. Which dies each time is started
+        less and less often.
+        """
+        wait = self._residency.count_death(slot, "it was loading")
+        failure = Unavailable(
+            "The model could not be loaded: its worker died", retry_after=max(1, round(wait + 0.5))
+        )
+        self._record_failure(slot, failure)
+        return failure
 
     def _record_failure(self, slot: Slot, error: MataError) -> None:
         slot.error = error.detail

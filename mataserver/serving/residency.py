@@ -153,21 +153,22 @@ class Residency:
     def record_death(self, slot: Slot, worker: Worker, death: Death) -> None:
         """Record a worker's death; one caused by an image is not counted against the model."""
         if death.is_model_fault:
-            self._count_death(slot, death.reason)
+            self.count_death(slot, death.reason)
         if slot.worker is worker:
             slot.worker = slot.batcher = None
             slot.loaded_at = None
             _stop_autoscaling(slot)
             self.set_loaded_gauge()
 
-    def _count_death(self, slot: Slot, reason: str) -> None:
-        """Count a death; from the third in a row on, delay the next load."""
+    def count_death(self, slot: Slot, reason: str) -> float:
+        """Count a death; from the third in a row on, delay the next load. Return by how much."""
         slot.deaths += 1
         slot.error = f"The worker died: {reason}"
         if slot.deaths > DEATHS_WITHOUT_BACKOFF:
             pause = min(MAX_BACKOFF, 2.0 ** (slot.deaths - DEATHS_WITHOUT_BACKOFF - 1))
             slot.not_before = self._clock() + pause
         self._metrics.deaths.labels(slot.plan.spec.name).inc()
+        return max(0.0, slot.not_before - self._clock())
 
 
 def _stop_autoscaling(slot: Slot) -> None:
