@@ -102,7 +102,7 @@ class ServerArena:
         self._map.close()
 
     def _find_space(self, size: int) -> int | None:
-        """Return an offset for ``size`` bytes behind the newest block and before the oldest one."""
+        """Return an offset for ``size`` bytes after the newest block and before the oldest one."""
         if not self._blocks:
             return 0 if size <= REQUEST_BYTES else None
         oldest, newest = self._blocks[0].begin, self._blocks[-1].end

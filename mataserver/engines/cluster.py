@@ -84,7 +84,7 @@ class Cluster:
     async def place(self, place: PlaceRunner, on_end: Callable[[str], None]) -> RunnerPlaced:
         """Place a runner; ``on_end(reason)`` is called when it ends.
 
-        Raises ``Unavailable`` at once without a cluster, ``OutOfMemory`` if no node has room in
+        Raises ``Unavailable`` immediately without a cluster, ``OutOfMemory`` if no node has room in
         time, and ``WorkerDied`` if the runner ended during startup.
         """
         child = await self._connected_broker()
@@ -207,7 +207,7 @@ class Cluster:
     def _on_broker_end(self) -> bool:
         """Fail everything pending after the broker's end; return whether it had joined.
 
-        Later callers wait for one attempt to rejoin; after that they get 503 at once.
+        Later callers wait for one attempt to rejoin; after that they get 503 immediately.
         """
         self._child, self._head_lost = None, False
         self.epoch += 1

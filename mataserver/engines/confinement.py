@@ -56,7 +56,7 @@ def file_rules(
 ) -> Confinement:
     """Return the rules for a worker of ``plugins`` that serves ``models``, files or directories.
 
-    ``shared`` is the directory that front-ends share, if it lies outside the data directory.
+    ``shared`` is the directory that front-ends share, if it is outside the data directory.
     """
     values = os.environ if environment is None else environment
     writable = [data_dir / name for name in plugins]

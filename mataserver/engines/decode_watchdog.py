@@ -21,7 +21,7 @@ class DecodeWatchdog:
     """Calls ``on_timeout(thread)``, once, for a thread that decodes for over ``limit`` seconds.
 
     Until then it calls ``on_check(threads)`` at every check, with the threads that are decoding.
-    Runs in a thread of its own.
+    Runs in its own thread.
     """
 
     def __init__(

@@ -178,7 +178,7 @@ class FileStore:
 def _download(manifest: FileManifest) -> bool:
     """Download the files at their commit; return whether that succeeded.
 
-    Uses a process of its own: the hub's library reads environment variables once, at import. The
+    Uses a separate process: the hub's library reads environment variables once, at import. The
     worker's variables, which may disable the hub, must not apply to this download.
     """
     ran = subprocess.run(  # noqa: S603 - our own module

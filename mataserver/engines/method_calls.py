@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MethodCalls:
-    """Method calls of services to one worker; ``is_alive()`` says whether it still reads.
+    """Method calls of services to one worker; ``is_alive()`` returns whether it still reads.
 
     package: the package of the model's loader; returned values may be instances of its classes.
     """

@@ -115,7 +115,7 @@ class ModelThread:
 
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
-    """Complete a future, unless its awaiter has gone."""
+    """Complete a future, unless it was cancelled."""
     if future.done():
         return
     if error is None:

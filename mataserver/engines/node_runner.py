@@ -46,7 +46,7 @@ def listen_on(address: str) -> socket.socket:
 
 
 class NodeRunner:
-    """One worker's host. Its methods are called remotely, each in a thread of its own."""
+    """Hosts one worker or program. Its methods are called remotely, each in its own thread."""
 
     def __init__(self, store: FileStore | None = None) -> None:
         self._store = store or FileStore()

@@ -1,6 +1,6 @@
 """The process engine: a child process per loaded model, forked from a zygote per plugin.
 
-A crash, a timeout or a memory blow-up is confined to the child: its requests fail at once, and
+A crash, a timeout or a memory blow-up is confined to the child: its requests fail immediately, and
 other models are unaffected. Unloading ends the child, which returns all its memory.
 """
 

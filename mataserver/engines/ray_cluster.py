@@ -30,7 +30,7 @@ REACHABLE_HEAD_HINT = (
 
 
 class RunnerLostError(Exception):
-    """A runner ended, or failed to start; the text says how."""
+    """A runner ended, or failed to start; the text is the reason."""
 
 
 class RayNodeRunner(NodeRunner):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class RayWorker(ProcessWorker):
     """The server's side of a worker on another node, whose memory and pid are not local.
 
-    After its connection is lost, ``is_lost()`` says whether its node was lost with it.
+    After its connection is lost, ``is_lost()`` returns whether its node was lost with it.
     """
 
     def __init__(

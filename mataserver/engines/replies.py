@@ -50,7 +50,7 @@ def read_piece(reply: Reply) -> str | Outcome:
 
 
 def resolve(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
-    """Complete a future with a reply, unless its awaiter has gone."""
+    """Complete a future with a reply, unless it was cancelled."""
     if future.done():
         return
     if isinstance(reply, MataError):

@@ -1,4 +1,4 @@
-"""Restarts dead workers, beside those that are alive."""
+"""Restarts dead workers while the live ones serve."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ _LISTS: dict[type, dict[str, type]] = {
     },
 }
 _WITH_TEXT = frozenset({OcrResult, VlmResult})
-"""The results that have text beside their lists."""
+"""The results that have text fields in addition to lists."""
 
 
 def no_raw_scores() -> bool:

@@ -105,7 +105,7 @@ def _scale_mask(segment: Segment, picture: Picture) -> Segment:
 def enlarge_mask(mask: Any, picture: Picture) -> NDArray[np.bool_]:
     """Return a boolean mask ``[h, w]`` of a reduced image as one ``[H, W]`` of the original.
 
-    The outline is smooth: it lies where bilinear interpolation crosses 0.5.
+    The outline is smooth: it is where bilinear interpolation crosses 0.5.
     """
     small = np.asarray(mask, dtype=bool)
     whole = np.zeros((picture.height, picture.width), bool)

@@ -24,7 +24,7 @@ _ANSWER = struct.Struct("<Qddd?")
 
 
 def pack_request(request: int, job: Job, offset: int) -> list[Buffer]:
-    """Return the buffers of a job whose image lies at ``offset`` in shared memory, or inline."""
+    """Return the buffers of a job whose image is at ``offset`` in shared memory, or inline."""
     session = (job.session or "").encode()
     inline = [job.image] if offset == INLINE else []
     size = _REQUEST.size + len(job.params) + len(session) + sum(map(len, inline))

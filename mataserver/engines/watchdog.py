@@ -78,7 +78,7 @@ class Watchdog:
         self._last_progress = self._last_answer = now
 
     def record_progress(self) -> None:
-        """Record progress of another kind: the worker decodes, under a timeout of its own."""
+        """Record progress of another kind: the worker decodes, which has its own timeout."""
         now = self._loop.time()
         if now - self._last_answer <= self._decode_timeout * sum(self._pending.values()):
             self._last_progress = now

@@ -126,9 +126,9 @@ class Outcome:
 class Facts(msgspec.Struct, frozen=True):
     """What a worker reports once its model is loaded.
 
-    ``decoders`` is the number of threads that decode beside the model's. ``step_timeout`` is the
-    sum of the seconds that the model and its parts declare for one step. ``memory`` is the worker's
-    private memory in bytes, for a server that cannot measure it.
+    ``decoders`` is the number of threads that decode in addition to the model's. ``step_timeout``
+    is the sum of the seconds that the model and its parts declare for one step. ``memory`` is the
+    worker's private memory in bytes, for a server that cannot measure it.
     """
 
     stateful: bool

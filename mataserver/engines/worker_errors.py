@@ -61,9 +61,9 @@ class NodeDied(WorkerDied):
 
 
 class NotDispatchedError(WorkerDied):
-    """503: the worker was gone before it took this: no job of it is to blame for that.
+    """503: the worker ended before it took the request.
 
-    A job can go to the next worker.
+    The request is not to blame, and can be retried on the next worker.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The program of a worker process: receives messages, runs one model, sends answers.
 
-The main thread loads and runs the model. Other threads read, decode and encode meanwhile, so that
-the end of the connection is noticed whatever the model does.
+The main thread loads and runs the model. Other threads read, decode and encode concurrently, so
+that the end of the connection is noticed whatever the model does.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def make_read_only() -> bool:
 def paths_except(hidden: Iterable[str], root: str = "/") -> Iterator[str]:
     """Yield the contents of ``root`` without ``hidden`` paths, as few directories as possible.
 
-    Entries created later beside a hidden path are not included. Symbolic links are skipped, as they
-    would expose their targets.
+    Entries created later next to a hidden path are not included. Symbolic links are skipped, as
+    they would expose their targets.
     """
     root = os.path.realpath(root)
     hidden_paths = {real for path in hidden if (real := os.path.realpath(path)) != root}

@@ -1,4 +1,4 @@
-"""A result that breaks a promise of the API reaches nobody, whichever way it was asked for."""
+"""A result that violates the API's contract reaches no client, by any protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine or a limit that gives no more: clients are told so, and the end comes in time."""
+"""Exhausted resources of the machine: clients get an error, and the shutdown stays in time."""
 
 from __future__ import annotations
 
