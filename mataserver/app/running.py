@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 from functools import partial
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugins
 
 
+log = logging.getLogger("mataserver")
+
 LAST_SECONDS = 1.0
 """Seconds that a shutdown may take beyond ``drain_timeout``."""
 
@@ -54,6 +57,32 @@ def runner_of(composed: Composed) -> web.AppRunner:
         shutdown_timeout=LAST_SECONDS / 8,  # the remainder after ``drain``
         **CONNECTIONS,
     )
+
+
+async def set_up(runner: web.AppRunner, composed: Composed, stopping: asyncio.Event) -> bool:
+    """Start the services; return False if ``stopping`` was set before they had started.
+
+    Nobody has been served yet, so a service that does not come to start is given up at once. Raises
+    what a service raises.
+    """
+    loop = asyncio.get_running_loop()
+    starting, stopped = loop.create_task(runner.setup()), loop.create_task(stopping.wait())
+    try:
+        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            return True
+        composed.lifecycle.deadline = loop.time() + LAST_SECONDS
+        composed.lifecycle.stopping.set()
+        end_after(2 * LAST_SECONDS)
+        starting.cancel()
+        await asyncio.wait([starting])
+        if not starting.cancelled() and starting.exception() is not None:
+            log.error("a service failed while it was given up", exc_info=starting.exception())
+        return False
+    finally:
+        starting.cancel()
+        stopped.cancel()
 
 
 async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int) -> int:
@@ -209,7 +238,9 @@ async def run(
         signal.SIGHUP, lambda: tasks.spawn(reload.run(), "read the configuration again")
     )
     runner = runner_of(composed)
-    await runner.setup()
+    if not await set_up(runner, composed, asked):
+        await tasks.close()
+        return
     try:
         try:
             port = await listen(runner, composed, settings.host, settings.port)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 from typing import TYPE_CHECKING
 
+from mataserver import MataError
 from mataserver_database.failures import Busy
 
 if TYPE_CHECKING:
@@ -15,10 +16,16 @@ class DatabaseFile:
     """The file that is opened. Nobody else may read it, nor those that SQLite makes beside it."""
 
     def __init__(self, path: Path) -> None:
+        """Make the file if it is missing. Raises ``MataError`` where it cannot be written."""
         self.path = path
-        with contextlib.suppress(OSError):  # told when it is opened
+        try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise MataError(
+                "The database's file cannot be written: data_dir must be a directory that can be",
+                hint=f"{path}: {error.strerror}",
+            ) from None
         self._opened = _identity(path)
 
     def check(self) -> None:

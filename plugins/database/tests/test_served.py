@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import stat
 import subprocess
 import sys
@@ -113,11 +115,21 @@ async def _ready(http, server, wanted):
             await asyncio.sleep(0.1)
 
 
-async def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+@pytest.mark.parametrize(("number", "said"), [(errno.EROFS, "Read-only"), (None, "Is a dir")])
+async def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, number, said):
     """Who starts the server learns which file it is and what is wrong; a client does not."""
     (tmp_path / "mataserver.db").mkdir()
+    opening = os.open
+
+    def opened(path, *given):
+        if number and str(path).endswith("mataserver.db"):
+            raise OSError(number, os.strerror(number))
+        return opening(path, *given)
+
+    monkeypatch.setattr("mataserver_database.file.os.open", opened)
     with pytest.raises(MataError) as caught:
         async with serving(tmp_path, entry_points=installed("database")):
             pass
-    assert caught.value.hint == f"{tmp_path / 'mataserver.db'}: unable to open database file"
+    assert caught.value.hint.startswith(f"{tmp_path / 'mataserver.db'}: {said}")
+    assert "data_dir" in caught.value.detail
     assert str(tmp_path) not in caught.value.detail

@@ -10,6 +10,8 @@ from mataserver_sam.image import Query, queries
 from mataserver_sam.image_requests import CachedRequest, SegmentRequest
 from mataserver_sam.params import SegmentParams, of_params
 from mataserver_sam.prompts import Prompt
+from mataserver_sam.propagation import legs
+from mataserver_sam.video_requests import PropagateRequest
 
 BOX, OTHER, THIRD = (0.2, 0.3, 0.4, 0.5), (0.5, 0.5, 0.1, 0.1), (0.7, 0.7, 0.2, 0.2)
 
@@ -77,7 +79,11 @@ WRONG = {
     "point of one": ({"type": "point", "points": [[0.5]]}, "length 2"),
     "point beyond": ({"type": "point", "points": [[0.5, 1.1]]}, "<= 1.0"),
     "two labels": ({"type": "point", "points": [[0, 0]], "point_labels": [1, 0]}, "as many as"),
-    "label of 2": ({"type": "point", "points": [[0, 0]], "point_labels": [2]}, "Invalid enum"),
+    "label of 2": ({"type": "point", "points": [[0, 0]], "point_labels": [2]}, "<= 1"),
+    "label of a half": (
+        {"type": "point", "points": [[0, 0]], "point_labels": [0.5]},
+        "must be 0 or 1",
+    ),
     "too many points": ({"type": "point", "points": [[0, 0]] * 257}, "length <= 256"),
 }
 
@@ -87,6 +93,21 @@ def test_wrong_prompts(given, said):
     """What no model could mean is refused, and the message says what is wrong with it."""
     with pytest.raises(msgspec.ValidationError, match=said.replace("|", r"\|")):
         msgspec.convert(given, Prompt)
+
+
+def test_labels_as_arrays_have_them():
+    """1.0 is 1, and a model is given whole numbers."""
+    points = [[0.3, 0.4], [0.6, 0.7], [0.1, 0.1]]
+    given = {"type": "point", "points": points, "point_labels": [1.0, 0.0, 1]}
+    labels = msgspec.convert(given, Prompt).labels
+    assert [(each, type(each)) for each in labels] == [(1, int), (0, int), (1, int)]
+
+
+@pytest.mark.parametrize("most", [2**31, 2**63, 2**70])
+def test_more_frames_than_any_video_has(most):
+    """As many as there are: the API states no upper bound."""
+    asked = msgspec.json.decode(b'{"max_frames": %d}' % most, type=PropagateRequest)
+    assert legs(9, asked.direction, 3, asked.max_frames) == legs(9, "both", 3, None)
 
 
 REQUESTS = {
