@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from mataserver_accounts.keys import KEY_PREFIX, digest
 from mataserver_accounts.records import Key, User
-from mataserver_accounts.snapshot import Rates, Snapshot
-from mataserver_accounts.store import Everything
+from mataserver_accounts.snapshot import KeyRates, Snapshot
+from mataserver_accounts.store import AccountData
 from mataserver_accounts.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def snapshot(count: int, tokens: Tokens) -> tuple[Snapshot, list[str]]:
         )
         for n, (secret, user) in enumerate(zip(made, itertools.cycle(users), strict=False))
     ]
-    everything = Everything("1", [(user, 1) for user in users], keys, frozenset())
-    return Snapshot(everything, tokens, Rates(time.time)), made
+    everything = AccountData("1", [(user, 1) for user in users], keys, frozenset())
+    return Snapshot(everything, tokens, KeyRates(time.time)), made
 
 
 def rounds(known: Snapshot, asked: Sequence[str]) -> list[float]:

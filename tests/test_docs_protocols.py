@@ -12,7 +12,7 @@ from mataserver.results import TASKS
 from mataserver_oip import signature
 from mataserver_oip.rpc import server
 from mataserver_oip.rpc.methods import methods
-from mataserver_openai import question
+from mataserver_openai import completion_request
 
 
 def words(text):
@@ -24,21 +24,21 @@ def test_the_fields_of_a_chat_are_described():
     """Every field is described, refused or passed over, on one place of the page alone."""
     text = read("openai.md")
     taken = {words(row[0])[0] for row in rows(section(text, "A question"), "field")}
-    fields = set(question.ChatRequest.__struct_fields__)
+    fields = set(completion_request.ChatRequest.__struct_fields__)
     assert taken == fields - {"n", "max_completion_tokens"}
     assert "`max_completion_tokens`" in section(text, "A question")
     refused = section(text, "What is refused")
     table = " ".join(row[0] for row in rows(refused, "field") if "messages" not in row[0])
     found = dict(re.findall(r"`(\w+)`(?: \(([^)]*)\))?", table))
-    assert set(found) == set(question.NEUTRAL)
-    for name, neutral in question.NEUTRAL.items():
+    assert set(found) == set(completion_request.NEUTRAL)
+    for name, neutral in completion_request.NEUTRAL.items():
         told = [value.strip("` ") for value in found[name].split(",")] if neutral else []
         assert told == [
             each if isinstance(each, str) else msgspec.json.encode(each).decode().replace(":", ": ")
             for each in neutral
         ], name
     passed = next(line for line in refused.split("\n\n") if line.startswith("These change"))
-    assert set(words(passed)) == question.UNHEEDED
+    assert set(words(passed)) == completion_request.UNHEEDED
 
 
 def test_the_tensors_are_described():

@@ -16,7 +16,7 @@ from mataserver.engines import confinement, zygote
 from mataserver.http import browsers, forms, jsonbody, middleware, stream
 from mataserver.processes import variables
 from mataserver.sources import pulls
-from mataserver_accounts import log_ins
+from mataserver_accounts import login_routes
 from mataserver_jobs import uploads
 
 PAGE = read("security.md")
@@ -107,7 +107,7 @@ def test_numbers_that_no_setting_moves():
     assert numbers("sockets that show one camera") == [stream.MAX_VIEWERS]
     assert numbers("a WebSocket without a valid key") == [stream.CLOSE_TIMEOUT]
     slots = numbers(next(row for row in told if row.startswith("log-ins")))
-    assert slots == [log_ins.AT_ONCE, log_ins.AT_ONCE_OF_ONE, log_ins.AT_ONCE_OF_FEW]
+    assert slots == [login_routes.AT_ONCE, login_routes.AT_ONCE_OF_ONE, login_routes.AT_ONCE_OF_FEW]
     assert numbers(next(row for row in told if row.startswith("uploads"))) == [uploads.MOST]
     hours, minutes = browsers.SESSION_SECONDS / 3600, browsers.CODE_SECONDS / 60
     assert numbers("a browser's session; a sign-in link") == [hours, minutes]

@@ -27,7 +27,7 @@ from mataserver_oip import request as oip_request
 from mataserver_oip import rest
 from mataserver_oip.rpc import convert
 from mataserver_oip.rpc.messages import TYPES
-from mataserver_openai import question
+from mataserver_openai import completion_request
 
 BOUNDARY = "b"
 FORM = (
@@ -67,7 +67,7 @@ def test_json(data):
 @given(damaged(CHAT, of="chats"))
 def test_chats(data):
     """A chat in OpenAI's form."""
-    parsed(question.read, data)
+    parsed(completion_request.read, data)
 
 
 @FEW

@@ -18,7 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from conftest import picture
 from foreign_bytes import FEW, damaged, parsed, seeded
 from mataserver import MataError
-from mataserver_accounts import log_ins
+from mataserver_accounts import login_routes
 from mataserver_accounts.tokens import Tokens
 from mataserver_cameras import source
 from mataserver_fleet import layout, manifest, onnx_signature, pbtxt
@@ -255,7 +255,7 @@ def test_exif(data):
 @given(damaged(b"username=ada&password=correct+horse", b"username=%00&password=%ff", of="log-ins"))
 def test_forms_of_log_ins(data):
     """A form of OAuth2's password grant."""
-    found = parsed(log_ins._of_form, data)
+    found = parsed(login_routes._of_form, data)
     assert found is None or isinstance(found.password, str)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from mataserver_client.errors import MataError
-from mataserver_client.flight import Flight
+from mataserver_client.in_flight import InFlightFrames
 from mataserver_client.inference import InferenceRequests
 from mataserver_client.models import ModelRequests
 from mataserver_client.replies import Session
@@ -124,11 +124,11 @@ class AsyncClient(ModelRequests, InferenceRequests):
         if not fresh and (task is not None or params):
             raise ValueError("task and params are set when a session is made")
         policy = (Reconnect() if reconnect else None) if isinstance(reconnect, bool) else reconnect
-        flight, source = Flight(window, fresh=fresh, grace=grace), Source(frames)
+        in_flight, source = InFlightFrames(window, fresh=fresh, grace=grace), Source(frames)
 
         async def items() -> AsyncGenerator[StreamItem, None]:
             async with self._lease(given, task, params, fresh=fresh) as session_id:
-                run = FrameStream(self._transport, session_id, source, flight, reconnect=policy)
+                run = FrameStream(self._transport, session_id, source, in_flight, reconnect=policy)
                 async with contextlib.aclosing(run.items()) as answers:
                     async for item in answers:
                         yield item

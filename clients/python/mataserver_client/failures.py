@@ -22,7 +22,7 @@ from mataserver_client.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LONGEST_DETAIL = 2_000
+_MAX_DETAIL_LENGTH = 2_000
 
 
 class ConnectionFailed(MataError):
@@ -31,7 +31,7 @@ class ConnectionFailed(MataError):
     status = 0
 
 
-KEPT = (
+KEY_HINT = (
     "a server keeps the key that it made in api_key in its data_dir, by default "
     "~/.mataserver/api_key; others are in its settings api_keys and api_key"
 )
@@ -49,7 +49,7 @@ class AuthenticationFailed(MataError):
         *,
         status: int | None = None,
         retry_after: float | None = None,
-        hint: str = KEPT,
+        hint: str = KEY_HINT,
     ) -> None:
         """Keep the server's sentence, and where the key is."""
         super().__init__(detail, status=status, retry_after=retry_after, hint=hint)
@@ -121,7 +121,7 @@ def _detail(body: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     detail = value.get("detail") if isinstance(value, dict) else None
-    return detail[:_LONGEST_DETAIL] if isinstance(detail, str) else ""
+    return detail[:_MAX_DETAIL_LENGTH] if isinstance(detail, str) else ""
 
 
 def _phrase(status: int) -> str:

@@ -27,7 +27,7 @@ from mataserver_client.replies import FrameError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from mataserver_client.flight import Flight
+    from mataserver_client.in_flight import InFlightFrames
     from mataserver_client.replies import StreamItem
     from mataserver_client.source import Source
     from mataserver_client.transport import Transport
@@ -52,7 +52,7 @@ class Reconnect(Struct, frozen=True, kw_only=True):
         return min(self.longest_delay, self.first_delay * 2.0 ** min(attempt, 60))
 
 
-class _Notice(Struct):
+class _NoticeMessage(Struct):
     """A message of the server that is no result."""
 
     type: str
@@ -71,14 +71,14 @@ class FrameStream:
         transport: Transport,
         session_id: str,
         source: Source,
-        flight: Flight,
+        in_flight: InFlightFrames,
         *,
         reconnect: Reconnect | None,
     ) -> None:
         self._transport = transport
         self._path = f"/v1/stream/{quote(session_id, safe='')}"
         self._source = source
-        self._flight = flight
+        self._in_flight = in_flight
         self._reconnect = reconnect
         self._attempts = 0
         self._connected = False
@@ -122,7 +122,7 @@ class FrameStream:
         # answered is somebody else's.
         again = code in PASSING_CODES and (self._answered or code != 1008)
         await self._pause(failure, again=again)
-        self._flight.crash()
+        self._in_flight.drop_unanswered()
         return True
 
     async def _pause(self, failure: MataError, *, again: bool) -> None:
@@ -136,17 +136,17 @@ class FrameStream:
 
     async def _pump(self, socket: aiohttp.ClientWebSocketResponse) -> bool:
         """Send frames as the window allows; True when all is said, False when none can be sent."""
-        if self._flight.pending and not await _send(socket, self._flight.newest):
+        if self._in_flight.pending and not await _send(socket, self._in_flight.newest):
             return False
         while True:
-            await self._flight.room()
+            await self._in_flight.wait_for_room()
             frame = await self._source.next()
             if frame is None:
                 break
-            self._flight.depart(frame)
+            self._in_flight.note_sent(frame)
             if not await _send(socket, frame):
                 return False
-        await self._flight.settle()
+        await self._in_flight.wait_until_empty()
         return True
 
     def _item(self, message: aiohttp.WSMessage) -> StreamItem | None:
@@ -161,20 +161,20 @@ class FrameStream:
             raise BadAnswer("The server's result has no frame_id")
         self._attempts = 0
         self._answered = True
-        response.frame_id = self._flight.land(response.frame_id)
+        response.frame_id = self._in_flight.note_answer(response.frame_id)
         return response
 
     def _notice(self, data: bytes, *, packed: bool) -> FrameError | None:
         decode = msgspec.msgpack.decode if packed else msgspec.json.decode
         try:
-            notice = decode(data, type=_Notice)
+            notice = decode(data, type=_NoticeMessage)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise BadAnswer("The server's message is not one of this API") from None
         if notice.type != "error":
             return None
         if notice.frame_id is None:
             return FrameError(None, notice.detail)
-        return FrameError(self._flight.land(notice.frame_id), notice.detail)
+        return FrameError(self._in_flight.note_answer(notice.frame_id), notice.detail)
 
 
 async def close_idle(stream: AsyncGenerator[Any, None]) -> None:

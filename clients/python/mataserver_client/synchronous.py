@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from mataserver_client.asynchronous import AsyncClient
-from mataserver_client.portal import Portal
+from mataserver_client.loop_thread import LoopThread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
@@ -35,8 +35,8 @@ class Client:
         msgpack: bool = False,
     ) -> None:
         self._client = AsyncClient(url, api_key, timeout=timeout, msgpack=msgpack)
-        self._portal = Portal(self._client.__aexit__)
-        self._call = self._portal.call
+        self._loop_thread = LoopThread(self._client.__aexit__)
+        self._call = self._loop_thread.call
         self._call(self._client.__aenter__())
 
     def __enter__(self) -> Self:
@@ -50,7 +50,7 @@ class Client:
 
     def close(self) -> None:
         """End everything; a second call does nothing."""
-        self._portal.close()
+        self._loop_thread.close()
 
     def request(
         self,
@@ -126,7 +126,7 @@ class Client:
         async def begin() -> AsyncGenerator[str | InferResponse, None]:
             return self._client.generate(model, image, **params)
 
-        return self._portal.iterate(self._call(begin()))
+        return self._loop_thread.iterate(self._call(begin()))
 
     def queues(self) -> dict[str, int]:
         """See ``AsyncClient.queues``."""
@@ -180,4 +180,4 @@ class Client:
                 **params,
             )
 
-        return self._portal.iterate(self._call(begin()))
+        return self._loop_thread.iterate(self._call(begin()))

@@ -22,7 +22,7 @@ SUBPROTOCOL = "mata.v1.msgpack"
 CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 HEARTBEAT = 30.0
-LONGEST_MESSAGE = 256 * 1024 * 1024
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 _PIECE = 1 << 20
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class Transport:
                 params={"token": self._key} if self._key else None,
                 protocols=(SUBPROTOCOL,) if self.msgpack else (),
                 heartbeat=HEARTBEAT,
-                max_msg_size=LONGEST_MESSAGE,
+                max_msg_size=MAX_MESSAGE_BYTES,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
             )
         except aiohttp.WSServerHandshakeError as error:

@@ -6,33 +6,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mataserver_client import Reconnect
-from mataserver_client.flight import Flight
+from mataserver_client.in_flight import InFlightFrames
 
 
 def test_an_answer_makes_room_for_all_before_it():
     """An answer settles its frame and those that it overtook; a resumed session sends one first."""
-    flight = Flight(3, fresh=True)
+    in_flight = InFlightFrames(3, fresh=True)
     for _ in range(3):
-        assert not flight.full
-        flight.depart(b"frame")
-    assert flight.full
-    assert flight.land(1) == 1
-    assert flight.pending == 1
-    flight.crash()
-    assert flight.full
-    assert flight.land(9) == 2
-    assert not flight.pending
+        assert not in_flight.is_full
+        in_flight.note_sent(b"frame")
+    assert in_flight.is_full
+    assert in_flight.note_answer(1) == 1
+    assert in_flight.pending == 1
+    in_flight.drop_unanswered()
+    assert in_flight.is_full
+    assert in_flight.note_answer(9) == 2
+    assert not in_flight.pending
 
 
 def test_a_frame_counted_late_moves_the_numbers_on():
     """An answer to a frame beyond those sent means that an earlier one was counted after all."""
-    flight = Flight(1, fresh=False)
-    flight.depart(b"frame")
-    assert flight.land(5) == 0
-    flight.depart(b"frame")
-    assert flight.land(7) == 1
-    flight.depart(b"frame")
-    assert flight.land(8) == 2
+    in_flight = InFlightFrames(1, fresh=False)
+    in_flight.note_sent(b"frame")
+    assert in_flight.note_answer(5) == 0
+    in_flight.note_sent(b"frame")
+    assert in_flight.note_answer(7) == 1
+    in_flight.note_sent(b"frame")
+    assert in_flight.note_answer(8) == 2
 
 
 def test_delays_double_up_to_a_limit():
@@ -47,7 +47,7 @@ def test_delays_double_up_to_a_limit():
 )
 def test_numbers_survive_drops_and_lost_connections(rounds, counted_before):
     """Whatever is dropped or lost, an answer names the frame it belongs to, and the end is seen."""
-    flight = Flight(None, fresh=counted_before == 0)
+    in_flight = InFlightFrames(None, fresh=counted_before == 0)
     server_count, sent = counted_before, 0
     on_server = {}
 
@@ -57,14 +57,14 @@ def test_numbers_survive_drops_and_lost_connections(rounds, counted_before):
         server_count += 1
 
     for burst, breaks, arrives in rounds:
-        for _ in range(1 if flight.full or flight._offset is None else burst):
-            flight.depart(b"frame")
+        for _ in range(1 if in_flight.is_full or in_flight._offset is None else burst):
+            in_flight.note_sent(b"frame")
             if arrives or not breaks:
                 receive(sent)
             sent += 1
         if breaks:
-            flight.crash()
+            in_flight.drop_unanswered()
             receive(sent - 1)  # the newest is sent again, on its own
         answered = server_count - 1
-        assert flight.land(answered) == on_server[answered] == sent - 1
-        assert not flight.pending
+        assert in_flight.note_answer(answered) == on_server[answered] == sent - 1
+        assert not in_flight.pending

@@ -6,11 +6,11 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from mataserver import MataError
-from mataserver_accounts.departed import departed
 from mataserver_accounts.directory import Directory
 from mataserver_accounts.key_routes import KeyRoutes
-from mataserver_accounts.log_ins import LogIns
+from mataserver_accounts.login_routes import LoginRoutes
 from mataserver_accounts.people import People
+from mataserver_accounts.removed_principals import removed_principals
 from mataserver_accounts.user_routes import UserRoutes
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class AccountsService:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._directory = Directory(ctx.settings, ctx.log, ctx.sign_out)
-        log_ins = LogIns(ctx, self._directory)
+        log_ins = LoginRoutes(ctx, self._directory)
         self.people = People(self._directory, log_ins)
         self._parts = (
             log_ins,
@@ -51,7 +51,7 @@ class AccountsService:
 
     async def departed(self, principals: Collection[str]) -> set[str]:
         """Return which of these ids are of users and keys that are no more."""
-        return await departed(self._ctx.peer("database").database, principals)
+        return await removed_principals(self._ctx.peer("database").database, principals)
 
     async def __aenter__(self) -> Self:
         """Start. Raises ``MataError`` when accounts cannot be used as they are set up."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mataserver import MataError, Unavailable
 from mataserver_accounts.passwords import Passwords
-from mataserver_accounts.snapshot import Rates, Snapshot
+from mataserver_accounts.snapshot import KeyRates, Snapshot
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import CHANNEL, SCHEMA
 from mataserver_accounts.tokens import Tokens
@@ -41,28 +41,28 @@ class Directory:
         self._settings = settings
         self._log = log
         self._sign_out = sign_out
-        self._turn = asyncio.Lock()
-        self._stale = asyncio.Event()
-        self._leaving = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._change_event = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._running: set[asyncio.Task[Any]] = set()
         self._accounts: Accounts | None = None
         self._tokens: Tokens | None = None
         self._snapshot: Snapshot | None = None
-        self._rates = Rates(time.time)
+        self._rates = KeyRates(time.time)
 
     @property
     def accounts(self) -> Accounts:
         """The accounts in the database. Raises ``Unavailable`` before the start."""
-        return _open(self._accounts)
+        return _require_open(self._accounts)
 
     @property
     def tokens(self) -> Tokens:
         """What makes and reads tokens. Raises ``Unavailable`` before the start."""
-        return _open(self._tokens)
+        return _require_open(self._tokens)
 
     def owner_of(self, secret: str) -> Principal | None:
         """Return whose a key or token is, from memory; see ``Snapshot.owner_of``."""
-        return _open(self._snapshot).owner_of(secret)
+        return _require_open(self._snapshot).owner_of(secret)
 
     async def start(self, database: Database) -> None:
         """Migrate, make the first administrator, and read what there is. Raises ``MataError``."""
@@ -74,13 +74,13 @@ class Directory:
         self._accounts = accounts
         await accounts.secret("version")
         await self.refresh()
-        database.watch(CHANNEL, self._stale.set)
-        self._spawn(self._keep())
+        database.watch(CHANNEL, self._change_event.set)
+        self._spawn(self._follow_changes())
 
     async def stop(self) -> None:
         """Wait for what is being done."""
-        self._leaving.set()
-        self._stale.set()
+        self._stopping.set()
+        self._change_event.set()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def change(self, work: Coroutine[Any, Any, T]) -> T:
@@ -88,47 +88,47 @@ class Directory:
 
         It goes on to its end also when its client leaves.
         """
-        return await finish(self._changed(work))
+        return await finish(self._apply(work))
 
     async def refresh(self) -> None:
         """Read everything anew if anything changed. Raises ``MataError``."""
-        async with self._turn:  # an older reading must not replace a newer one
+        async with self._lock:  # an older reading must not replace a newer one
             before = self._snapshot
             if before is not None and before.version == await self.accounts.version():
                 return
-            everything = await self.accounts.everything()
+            everything = await self.accounts.read_all()
             fresh = await asyncio.to_thread(Snapshot, everything, self.tokens, self._rates)
             ended = set()
             if before is not None:
-                ended = await asyncio.to_thread(fresh.ended, before)
+                ended = await asyncio.to_thread(fresh.revoked_since, before)
             self._snapshot = fresh
             for identity in ended:
                 self._sign_out(identity)
 
-    async def _changed(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _apply(self, work: Coroutine[Any, Any, T]) -> T:
         result = await work
         try:
             await self.refresh()
         except MataError as error:  # it is done, and must not look as if it were not
             self._log.warning("reloading the accounts failed and will be retried: %s", error.detail)
-            self._stale.set()
+            self._change_event.set()
         return result
 
-    async def _keep(self) -> None:
+    async def _follow_changes(self) -> None:
         """Follow what other processes change, until the end."""
         while True:
-            await self._stale.wait()
-            if self._leaving.is_set():
+            await self._change_event.wait()
+            if self._stopping.is_set():
                 return
-            self._stale.clear()
+            self._change_event.clear()
             try:
                 await self.refresh()
             except MataError as error:
                 self._log.warning("accounts cannot be read now: %s", error.detail)
-                self._stale.set()
+                self._change_event.set()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECONDS):
-                        await self._leaving.wait()
+                        await self._stopping.wait()
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -137,7 +137,7 @@ class Directory:
         return task
 
 
-def _open(part: T | None) -> T:
+def _require_open(part: T | None) -> T:
     if part is None:
         raise Unavailable("Accounts are not open")
     return part

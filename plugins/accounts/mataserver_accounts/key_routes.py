@@ -13,8 +13,8 @@ from mataserver_accounts.pages import (
     MAX_BODY,
     PARAMETERS,
     Forbidden,
-    administers,
     caller,
+    is_administrator,
     page_of,
 )
 from mataserver_accounts.records import Key, KeyName, MadeKey, Rate, check_scopes
@@ -81,7 +81,7 @@ class KeyRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """Answer a part of the keys."""
         page, principal = page_of(request), caller(request)
-        owner = None if administers(principal) else principal.id
+        owner = None if is_administrator(principal) else principal.id
         work = self._directory.accounts.keys(owner, page.limit, page.offset)
         keys, total = await work
         return self._ctx.http.respond(Keys(keys=keys, total=total))
@@ -105,7 +105,7 @@ class KeyRoutes:
         """Revoke a key."""
         principal = caller(request)
         key = await self._visible(request)
-        if principal.kind != "user" and not administers(principal):
+        if principal.kind != "user" and not is_administrator(principal):
             raise Forbidden("A key cannot revoke keys: log in")
         await self._directory.change(self._directory.accounts.revoke_key(key.id))
         who = (principal.name, principal.id)
@@ -127,7 +127,7 @@ class KeyRoutes:
 
         A key makes no other one, or whoever found it could outlive its revocation.
         """
-        admin, accounts = administers(principal), self._directory.accounts
+        admin, accounts = is_administrator(principal), self._directory.accounts
         if principal.kind != "user" and not admin:
             raise Forbidden("A key cannot create keys: log in")
         if (new.owner is not None or new.standalone) and not admin:
@@ -150,6 +150,6 @@ class KeyRoutes:
         """Return the key of a path. Raises ``NotFound`` also for another's."""
         principal = caller(request)
         key = await self._directory.accounts.key(request.match_info["key"])
-        if key.owner != principal.id and not administers(principal):
+        if key.owner != principal.id and not is_administrator(principal):
             raise NotFound("Key not found")
         return key

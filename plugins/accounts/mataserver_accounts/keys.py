@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from mataserver import InvalidParams, NotFound
-from mataserver_accounts.ledger import Ledger
+from mataserver_accounts.announced_tables import AnnouncedTables
 from mataserver_accounts.records import ID, Key, MadeKey
 from mataserver_accounts.rows import key_of, text_of
 from mataserver_accounts.tables import KEYS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEY_PREFIX = "mata_"
 
 
-class Keys(Ledger):
+class Keys(AnnouncedTables):
     """What programs show."""
 
     async def add_key(

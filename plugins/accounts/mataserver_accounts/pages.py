@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MAX_BODY = 65_536
 """Bytes of any body here."""
-MOST = 1_000
-_LAST = 2**31 - 1
+MAX_LIMIT = 1_000
+_MAX_OFFSET = 2**31 - 1
 PARAMETERS: dict[str, tuple[Any, bool, str]] = {
-    "limit": (int, False, f"How many at most, 1 to {MOST} [100]."),
+    "limit": (int, False, f"How many at most, 1 to {MAX_LIMIT} [100]."),
     "offset": (int, False, "How many to leave out first [0]."),
 }
 
@@ -38,7 +38,9 @@ class Page(NamedTuple):
 def page_of(request: web.Request) -> Page:
     """Return which part of a list is asked for. Raises ``InvalidParams``, for other names too."""
     check_query(request, PARAMETERS)
-    return Page(_number(request, "limit", 100, 1, MOST), _number(request, "offset", 0, 0, _LAST))
+    return Page(
+        _number(request, "limit", 100, 1, MAX_LIMIT), _number(request, "offset", 0, 0, _MAX_OFFSET)
+    )
 
 
 def _number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
@@ -55,6 +57,6 @@ def caller(request: web.Request) -> Principal:
     return principal
 
 
-def administers(principal: Principal) -> bool:
+def is_administrator(principal: Principal) -> bool:
     """Whether somebody may change and see what is not their own."""
     return principal.may("admin")

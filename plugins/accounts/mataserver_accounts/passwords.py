@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AT_ONCE = 2
+THREADS = 2
 MAX_LENGTH = 1024
 """Characters of a password; hashing a longer one would cost who asks nothing and us much."""
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
@@ -35,8 +35,8 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
-        self._threads = ThreadPoolExecutor(AT_ONCE, "password")
-        self._nobodys = self._hasher.hash("")
+        self._threads = ThreadPoolExecutor(THREADS, "password")
+        self._dummy_hash = self._hasher.hash("")
 
     async def hash(self, password: str) -> str:
         """Return the hash of a password."""
@@ -44,17 +44,17 @@ class Passwords:
 
     async def matches(self, password: str, known: str | None) -> bool:
         """Whether a password is the one of a hash; None, of nobody, takes as long and never is."""
-        found = await self._threaded(partial(self._verify, password, known or self._nobodys))
+        found = await self._threaded(partial(self._verify, password, known or self._dummy_hash))
         return found and known is not None
 
     async def _threaded(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def outdated(self, known: str) -> bool:
+    def is_outdated(self, known: str) -> bool:
         """Whether a hash is of another kind than those that are made now."""
         return _is_sha256(known) or self._hasher.check_needs_rehash(known)
 
-    def usable(self, known: str) -> bool:
+    def is_usable(self, known: str) -> bool:
         """Whether a text is a hash that ``matches`` can check."""
         if _is_sha256(known):
             return True
@@ -66,7 +66,7 @@ class Passwords:
 
     def _verify(self, password: str, known: str) -> bool:
         if _is_sha256(known):  # as a first administrator may be given; hashed anew at the log-in
-            self._verify(password, self._nobodys)  # takes as long as every other check
+            self._verify(password, self._dummy_hash)  # takes as long as every other check
             digest = hashlib.sha256(password.encode("utf-8", "surrogatepass")).hexdigest()
             return hmac.compare_digest(digest, known.lower())
         try:

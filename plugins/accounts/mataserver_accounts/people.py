@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from mataserver import Principal
     from mataserver_accounts.directory import Directory
-    from mataserver_accounts.log_ins import LogIns, Token
+    from mataserver_accounts.login_routes import LoginRoutes, Token
     from mataserver_accounts.records import Role, User
     from mataserver_accounts.users import Check
     from mataserver_database import Connection
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class People:
     """Users. What is changed here is in force when it returns; no record holds a password."""
 
-    def __init__(self, directory: Directory, log_ins: LogIns) -> None:
+    def __init__(self, directory: Directory, log_ins: LoginRoutes) -> None:
         self._directory = directory
         self._log_ins = log_ins
 

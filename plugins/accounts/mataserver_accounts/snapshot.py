@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver_accounts.records import Key, User
-    from mataserver_accounts.store import Everything
+    from mataserver_accounts.store import AccountData
     from mataserver_accounts.tokens import Tokens
 
 MINUTE = 60.0
@@ -37,7 +37,7 @@ class RateLimited(MataError):
     status = 429
 
 
-class Rates:
+class KeyRates:
     """What keys have asked in the last minute. It outlasts the snapshots, which come and go."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -64,9 +64,9 @@ class Snapshot:
 
     def __init__(
         self,
-        everything: Everything,
+        everything: AccountData,
         tokens: Tokens,
-        rates: Rates,
+        rates: KeyRates,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.version = everything.version
@@ -77,7 +77,7 @@ class Snapshot:
         self._keys = {known: (key, self._of_key(key)) for known, key in everything.keys}
         self._revoked = everything.revoked
 
-    def ended(self, before: Snapshot) -> set[str]:
+    def revoked_since(self, before: Snapshot) -> set[str]:
         """Return the ids of principals and tokens that were granted what counts no more."""
         over = {identity for identity, _ in before._grants() - self._grants()}
         return over | (self._revoked - before._revoked)

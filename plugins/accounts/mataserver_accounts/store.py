@@ -23,7 +23,7 @@ _VERSION = sa.select(SECRETS.c.value).where(SECRETS.c.name == "version")
 
 
 @dataclass(frozen=True, slots=True)
-class Everything:
+class AccountData:
     """All that the snapshot is made of: users with their generations, keys by digest, tokens.
 
     ``version`` is another one after each change, or None before it is kept.
@@ -70,7 +70,7 @@ class Accounts(Users, Keys):
         async with self._database.read() as connection:
             return await connection.scalar(_VERSION)
 
-    async def everything(self) -> Everything:
+    async def read_all(self) -> AccountData:
         """Return all that tells who asks, as of one moment."""
         async with self._database.read() as connection:
             version = await connection.scalar(_VERSION)
@@ -78,8 +78,8 @@ class Accounts(Users, Keys):
             keys = (await connection.execute(sa.select(KEYS))).mappings().all()
             revoked = frozenset(await connection.scalars(sa.select(REVOKED.c.id)))
 
-        def made() -> Everything:
-            return Everything(
+        def made() -> AccountData:
+            return AccountData(
                 version,
                 [(user_of(row), row["generation"]) for row in users],
                 [(row["digest"], key_of(row)) for row in keys],

@@ -12,8 +12,8 @@ from mataserver_accounts.pages import (
     JSON,
     MAX_BODY,
     PARAMETERS,
-    administers,
     caller,
+    is_administrator,
     page_of,
 )
 from mataserver_accounts.records import Password, Role, Tags, User, UserName
@@ -103,7 +103,7 @@ class UserRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """Answer a part of the users."""
         page, accounts = page_of(request), self._directory.accounts
-        if administers(caller(request)):
+        if is_administrator(caller(request)):
             users, total = await accounts.users(page.limit, page.offset)
         else:
             own = await self._own(caller(request).id)
@@ -123,7 +123,7 @@ class UserRoutes:
         """Answer one user."""
         identity, principal = request.match_info["user"], caller(request)
         user = await self._directory.accounts.user(identity)
-        if user.id != principal.id and not administers(principal):
+        if user.id != principal.id and not is_administrator(principal):
             raise NotFound(f"User not found: {identity[:64]}")
         return self._ctx.http.respond(user)
 

@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from mataserver import Conflict, InvalidParams, MataError, NotFound
-from mataserver_accounts.ledger import Ledger
+from mataserver_accounts.announced_tables import AnnouncedTables
 from mataserver_accounts.records import ID, User
 from mataserver_accounts.rows import row_of, text_of, user_of
 from mataserver_accounts.tables import USERS
@@ -36,7 +36,7 @@ async def any_revision(_revision: str, _connection: Connection) -> None:
     """Whatever the revision is."""
 
 
-class Users(Ledger):
+class Users(AnnouncedTables):
     """Who may log in."""
 
     async def add_user(
@@ -74,7 +74,7 @@ class Users(Ledger):
             return
         if name is None or password_hash is None:
             raise MataError("API_USERNAME and API_PASSWORD_HASH go together: set both or neither")
-        if not self._passwords.usable(password_hash):
+        if not self._passwords.is_usable(password_hash):
             raise MataError("API_PASSWORD_HASH: neither a SHA-256 digest in hex nor an argon2 hash")
         async with self._database.read() as connection:
             known = await connection.execute(sa.select(USERS.c.id).where(_ADMINISTERS))
@@ -168,7 +168,7 @@ class Users(Ledger):
         known = None if row is None or row["disabled"] else row["password"]
         if not await self._passwords.matches(password, known) or known is None:
             return None
-        if self._passwords.outdated(known):
+        if self._passwords.is_outdated(known):
             fresh = await self._passwords.hash(password)
             same = (USERS.c.id == row["id"], USERS.c.password == known)
             await self._write(sa.update(USERS).where(*same).values(password=fresh))

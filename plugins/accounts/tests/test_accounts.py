@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from argon2 import PasswordHasher
 
 from mataserver import ROLES, Conflict, InvalidParams, NotFound
-from mataserver_accounts.delays import FREE, Delays, TooManyAttempts
+from mataserver_accounts.login_delays import FREE_FAILURES, LoginDelays, TooManyAttempts
 from mataserver_accounts.passwords import Passwords
-from mataserver_accounts.snapshot import InvalidToken, RateLimited, Rates, Snapshot
+from mataserver_accounts.snapshot import InvalidToken, KeyRates, RateLimited, Snapshot
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tokens import ALGORITHM, AUDIENCE, Tokens
 
@@ -32,10 +32,10 @@ def tokens(clock):
 @pytest.fixture
 def snapshot(accounts, tokens, clock):
     """Return what makes a snapshot of the database as it stands."""
-    rates = Rates(clock)
+    rates = KeyRates(clock)
 
     async def make():
-        return Snapshot(await accounts.everything(), tokens, rates, clock)
+        return Snapshot(await accounts.read_all(), tokens, rates, clock)
 
     return make
 
@@ -208,7 +208,7 @@ async def test_tokens(accounts, snapshot, tokens, clock):
     with pytest.raises(InvalidToken):
         (await snapshot()).owner_of(fresh)
     for change in ({"password": "new"}, {"disabled": True}):
-        _, generation = next(x for x in (await accounts.everything()).users if x[0].id == ada.id)
+        _, generation = next(x for x in (await accounts.read_all()).users if x[0].id == ada.id)
         token = tokens.make(ada.id, generation)
         assert (await snapshot()).owner_of(token) is not None
         await accounts.change_user("ada", **change)
@@ -235,7 +235,7 @@ async def test_a_clock_that_is_set_back(accounts, snapshot, tokens, clock):
         (await snapshot()).owner_of(token)
     clock.now += 2 * 86_400
     await accounts.revoke_token(str(uuid.uuid4()), clock.now + 900)
-    assert len((await accounts.everything()).revoked) == 1
+    assert len((await accounts.read_all()).revoked) == 1
 
 
 async def test_forged_tokens(accounts, snapshot, clock):
@@ -278,10 +278,10 @@ async def test_a_secret_of_the_database(accounts):
 
 def test_failed_log_ins_are_slowed_down(clock):
     """The waits double up to a minute, by name and address, and end with a success."""
-    delays = Delays(clock)
-    for _ in range(FREE):
+    delays = LoginDelays(clock)
+    for _ in range(FREE_FAILURES):
         delays.check("ada", "10.0.0.1")
-        delays.failed("ada", "10.0.0.1")
+        delays.count_failure("ada", "10.0.0.1")
     waits = []
     for _ in range(8):
         with pytest.raises(TooManyAttempts) as told:
@@ -289,19 +289,19 @@ def test_failed_log_ins_are_slowed_down(clock):
         waits.append(told.value.retry_after)
         clock.now += told.value.retry_after
         delays.check("ada", "10.0.0.1")
-        delays.failed("ada", "10.0.0.1")
+        delays.count_failure("ada", "10.0.0.1")
     assert waits == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60], abs=1e-3)
     delays.check("ada", "10.0.0.2")
     delays.check("bob", "10.0.0.1")
-    delays.succeeded("ada", "10.0.0.1")
+    delays.clear("ada", "10.0.0.1")
     delays.check("ada", "10.0.0.1")
 
 
 def test_delays_are_bounded(clock):
     """A million names fill no memory."""
-    delays = Delays(clock)
+    delays = LoginDelays(clock)
     for number in range(11_000):
-        delays.failed(str(number), "10.0.0.1")
+        delays.count_failure(str(number), "10.0.0.1")
     assert len(delays._failures) == 10_000
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 import aiohttp
 import pytest
 
-from mataserver_accounts.delays import place_of
-from mataserver_accounts.passwords import AT_ONCE, Passwords
+from mataserver_accounts.login_delays import client_network
+from mataserver_accounts.passwords import THREADS, Passwords
 
 MANY, ADDRESSES = 1_000, 8
 
@@ -44,7 +44,7 @@ async def test_few_passwords_are_hashed_at_a_time():
     known = passwords._hasher.hash("right")
     asked = [passwords.matches("right" if n % 2 else "wrong", known) for n in range(MANY)]
     assert sum(await asyncio.gather(*asked)) == MANY // 2
-    assert (hasher.calls, hasher.most) == (MANY, AT_ONCE)
+    assert (hasher.calls, hasher.most) == (MANY, THREADS)
 
 
 async def flood(server, said):
@@ -127,4 +127,4 @@ async def test_a_flood_of_some_addresses_leaves_a_turn_to_another(client):
 )
 def test_where_an_address_is(address, place):
     """A network of IPv6 is one client's: its addresses have turns and delays together."""
-    assert place_of(address) == place
+    assert client_network(address) == place

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Self
 from mataserver import SessionSource
 from mataserver_cameras import inspection
 from mataserver_cameras import source as sources
-from mataserver_cameras.link import Link
-from mataserver_cameras.messages import Opening
-from mataserver_cameras.roster import CameraRegistry
+from mataserver_cameras.messages import OpenRequest
+from mataserver_cameras.reader_process import ReaderProcess
+from mataserver_cameras.registry import CameraRegistry
 from mataserver_cameras.routes import CameraRoutes
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class Cameras:
         self._ctx = ctx
         self._settings: Settings = ctx.settings
         self._allowed = self._checked(ctx.settings)
-        self._roster = CameraRegistry(ctx.sessions, self._configured, ctx.log)
-        self._roster.want(self._settings.cameras)
+        self._registry = CameraRegistry(ctx.sessions, self._configured, ctx.log)
+        self._registry.set_cameras(self._settings.cameras)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -36,7 +36,7 @@ class Cameras:
 
     async def __aenter__(self) -> Self:
         """Open the cameras of the configuration."""
-        self._ctx.tasks.spawn(self._roster.keep(), "keep cameras")
+        self._ctx.tasks.spawn(self._registry.run(), "keep cameras")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -44,7 +44,7 @@ class Cameras:
 
     def waiting(self) -> dict[str, str]:
         """Return which cameras of the configuration are not there yet, and why."""
-        return dict(self._roster.waiting)
+        return dict(self._registry.waiting)
 
     def reconfigure(self, settings: Settings) -> Callable[[], None]:
         """Return what has other settings count. Raises ``ConfigError``."""
@@ -52,7 +52,7 @@ class Cameras:
 
         def apply() -> None:
             self._settings, self._allowed = settings, allowed
-            self._roster.want(settings.cameras)
+            self._registry.set_cameras(settings.cameras)
 
         return apply
 
@@ -66,9 +66,9 @@ class Cameras:
         await self._ctx.run_blocking(self._allowed.check, found)
         return self._read(found)
 
-    def _checked(self, settings: Settings) -> sources.Allowed:
+    def _checked(self, settings: Settings) -> sources.AllowedSources:
         """Check settings; return what clients may name by them."""
-        allowed = sources.Allowed(settings.camera_hosts, settings.camera_paths)
+        allowed = sources.AllowedSources(settings.camera_hosts, settings.camera_paths)
         inspection.check(settings, self._ctx.sessions.check)
         return allowed
 
@@ -80,7 +80,7 @@ class Cameras:
 
         async def frames() -> AsyncGenerator[bytes | SourceFrame]:
             timeout, pixels = self._settings.camera_timeout, self._ctx.server.max_pixels
-            link = await Link.start(Opening(source.url, source.kind, timeout, pixels))
+            link = await ReaderProcess.start(OpenRequest(source.url, source.kind, timeout, pixels))
             try:
                 while True:
                     yield await link.frame()

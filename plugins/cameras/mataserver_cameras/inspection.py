@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def problems(settings: Settings, session: CheckSession) -> Iterator[str]:
     """Yield what is wrong, a model that is not here too."""
     try:
-        sources.Allowed(settings.camera_hosts, settings.camera_paths)
+        sources.AllowedSources(settings.camera_hosts, settings.camera_paths)
         check_names(settings.cameras)
     except MataError as error:
         yield error.told

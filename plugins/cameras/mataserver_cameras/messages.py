@@ -1,7 +1,7 @@
 """What the server and a reader say to each other.
 
-The server sends an ``Opening`` as one line of JSON, then one byte for each frame that it wants. The
-reader answers with one line of JSON each; behind a ``Given`` come the bytes of its JPEG.
+The server sends an ``OpenRequest`` as one line of JSON, then one byte for each frame. The
+reader answers with one line of JSON each; behind a ``FrameMessage`` come the bytes of its JPEG.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import msgspec
 Kind: TypeAlias = Literal["rtsp", "http", "file", "device"]
 """How a source is opened."""
 
-MOST_BYTES = 1 << 28
+MAX_FRAME_BYTES = 1 << 28
 """A JPEG is smaller. The reader sees what strangers send, so the server does not take its word."""
-WANT = b"?"
+NEXT_FRAME = b"?"
 """Asks for the newest frame that was not given yet."""
 
 
-class Opening(msgspec.Struct, frozen=True):
+class OpenRequest(msgspec.Struct, frozen=True):
     """What to open: seconds until it is given up, the largest frame in pixels."""
 
     url: str
@@ -28,17 +28,17 @@ class Opening(msgspec.Struct, frozen=True):
     max_pixels: int
 
 
-class Given(msgspec.Struct, frozen=True, tag="given"):
+class FrameMessage(msgspec.Struct, frozen=True, tag="given"):
     """A frame: ``count`` frames were decoded up to it, its JPEG is ``size`` bytes long."""
 
     count: int
-    size: Annotated[int, msgspec.Meta(ge=0, le=MOST_BYTES)]
+    size: Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAME_BYTES)]
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class FailureMessage(msgspec.Struct, frozen=True, tag="failed"):
     """Why there are no more frames: a sentence without the source's address or password."""
 
     detail: str
 
 
-Message: TypeAlias = Given | Failed
+Message: TypeAlias = FrameMessage | FailureMessage

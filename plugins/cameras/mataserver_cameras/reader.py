@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import av
 
 from mataserver import Parent, UnreadableVideo, encode_frame, read_video, video_problem
-from mataserver_cameras.messages import WANT, Failed, Given, Opening
+from mataserver_cameras.messages import NEXT_FRAME, FailureMessage, FrameMessage, OpenRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ _OPTIONS = {
 }
 
 
-class Newest:
+class NewestFrame:
     """The newest decoded frame, and how many there were: decoding waits for nobody."""
 
     def __init__(self) -> None:
@@ -97,19 +97,19 @@ class Newest:
             return self._frame, self._count
 
 
-class Redirects(logging.Handler):
+class RedirectGuard(logging.Handler):
     """Ends a source whose decoder is about to follow a redirect: nobody looked at that address.
 
     FFmpeg has an option against it for HTTP and none for RTSP, but says so before it connects. Its
     thread is kept there; the process ends once the server has been told.
     """
 
-    def __init__(self, newest: Newest) -> None:
+    def __init__(self, newest: NewestFrame) -> None:
         super().__init__()
         self._newest = newest
 
     @classmethod
-    def watch(cls, newest: Newest) -> None:
+    def watch(cls, newest: NewestFrame) -> None:
         """Listen to FFmpeg from here on. Nothing of it is printed: it tells addresses."""
         lines = logging.getLogger("libav")
         lines.propagate = False
@@ -124,14 +124,14 @@ class Redirects(logging.Handler):
             threading.Event().wait()
 
 
-def frames(opening: Opening) -> Iterator[VideoFrame]:
+def frames(opening: OpenRequest) -> Iterator[VideoFrame]:
     """Open the source once and yield its frames. Raises as ``read_video``."""
     form = "v4l2" if opening.kind == "device" else None
     options = _OPTIONS[opening.kind]
     return read_video(opening.url, opening.max_pixels, opening.timeout, options, form)
 
 
-def played(opening: Opening) -> Iterator[VideoFrame]:
+def paced_frames(opening: OpenRequest) -> Iterator[VideoFrame]:
     """Yield a file's frames at its own speed, from the beginning again after the end.
 
     What is farther ahead than the server would wait for comes at once: such a time is damaged.
@@ -149,12 +149,12 @@ def played(opening: Opening) -> Iterator[VideoFrame]:
         time.sleep(BETWEEN)
 
 
-def decode(opening: Opening, newest: Newest) -> None:
+def decode(opening: OpenRequest, newest: NewestFrame) -> None:
     """Decode until the source ends. Whatever is raised becomes a sentence."""
     try:
-        source = played(opening) if opening.kind == "file" else frames(opening)
+        source = paced_frames(opening) if opening.kind == "file" else frames(opening)
         if opening.kind == "rtsp":
-            Redirects.watch(newest)
+            RedirectGuard.watch(newest)
         for frame in source:
             av.logging.set_level(None)  # it is connected; lines cost the interpreter's lock
             newest.put(frame)
@@ -163,17 +163,17 @@ def decode(opening: Opening, newest: Newest) -> None:
         newest.end(video_problem(error, file=opening.kind == "file"))
 
 
-def serve(opening: Opening, server: Parent) -> None:
+def serve(opening: OpenRequest, server: Parent) -> None:
     """Answer each want with the newest frame, until there are no more or nobody wants one."""
-    newest = Newest()
+    newest = NewestFrame()
     threading.Thread(target=decode, args=(opening, newest), daemon=True).start()
     try:
-        while server.read(len(WANT)):
+        while server.read(len(NEXT_FRAME)):
             frame, count = newest.take()
             data = encode_frame(frame)
-            server.send(Given(count, len(data)), data)
+            server.send(FrameMessage(count, len(data)), data)
     except UnreadableVideo as error:
-        server.send(Failed(str(error)))
+        server.send(FailureMessage(str(error)))
 
 
 def main() -> None:
@@ -182,7 +182,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     av.logging.set_level(None)  # its lines hold addresses with their passwords
     server = Parent.on_pipes(sys.argv[1:])
-    opening = next(server.messages(Opening))
+    opening = next(server.messages(OpenRequest))
     server.change_nothing()  # what decodes a stranger's video has nothing to write
     serve(opening, server)
     # Not sys.exit: a decoder that hangs would be waited for.

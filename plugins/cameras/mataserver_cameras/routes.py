@@ -69,7 +69,7 @@ class CameraRoutes:
             Route("POST", "/v1/cameras", self._open, "Open a camera", "cameras",
                   request=(Body(JSON, CameraBody, EXAMPLE),), response=one, status=201,
                   errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
-            Route("GET", "/v1/cameras", self._every, "List the cameras", "cameras",
+            Route("GET", "/v1/cameras", self._list, "List the cameras", "cameras",
                   response=(Body(JSON, list[Camera]),), errors=(422, 503), needs="infer",
                   held="*"),
             Route("GET", _ONE, self._one, "One camera", "cameras",
@@ -97,50 +97,50 @@ class CameraRoutes:
             source=source,
             fps=asked.fps,
         )
-        return self._ctx.http.respond(self._told(request, *self._found(session)), status=201)
+        return self._ctx.http.respond(self._respond(request, *self._camera_of(session)), status=201)
 
-    async def _every(self, request: web.Request) -> web.Response:
+    async def _list(self, request: web.Request) -> web.Response:
         check_query(request, ())
         sessions = self._ctx.sessions.list(request[PRINCIPAL])
         cameras = ((session, self._ctx.sessions.camera(session)) for session in sessions)
-        found = [self._told(request, session, camera) for session, camera in cameras if camera]
+        found = [self._respond(request, session, camera) for session, camera in cameras if camera]
         for others in await self._ctx.held.gather(request, list[Camera]):
             found += others
         return self._ctx.http.respond(found)
 
     async def _one(self, request: web.Request) -> web.Response:
-        return self._ctx.http.respond(self._told(request, *self._asked(request)))
+        return self._ctx.http.respond(self._respond(request, *self._requested_camera(request)))
 
     async def _picture(self, request: web.Request) -> web.Response:
-        session, _ = self._asked(request)
+        session, _ = self._requested_camera(request)
         picture, number = await self._ctx.sessions.picture(session.id)
         headers = {"Content-Type": JPEG, "Cache-Control": "no-store", "X-Frame-Id": str(number)}
         return web.Response(body=picture, headers=headers)
 
     async def _close(self, request: web.Request) -> web.Response:
-        session, _ = self._asked(request)
+        session, _ = self._requested_camera(request)
         await self._ctx.sessions.close(session.id)
         return web.Response(status=204)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         return await self._ctx.sessions.serve(request, request.match_info["camera_id"])
 
-    def _asked(self, request: web.Request) -> tuple[StreamSession, CameraInfo]:
+    def _requested_camera(self, request: web.Request) -> tuple[StreamSession, CameraInfo]:
         """Return the camera that a path names. Raises ``NotFound``."""
         name = request.match_info["camera_id"]
         try:
-            return self._found(self._ctx.sessions.get(name, request[PRINCIPAL]))
+            return self._camera_of(self._ctx.sessions.get(name, request[PRINCIPAL]))
         except NotFound:
             raise NotFound(f"Camera not found: {name[:64]}") from None
 
-    def _found(self, session: StreamSession) -> tuple[StreamSession, CameraInfo]:
+    def _camera_of(self, session: StreamSession) -> tuple[StreamSession, CameraInfo]:
         """Return a session with its camera. Raises ``NotFound`` for one without."""
         camera = self._ctx.sessions.camera(session)
         if camera is None:
             raise NotFound(f"{session.id} has no camera")
         return session, camera
 
-    def _told(self, request: web.Request, session: StreamSession, camera: CameraInfo) -> Camera:
+    def _respond(self, request: web.Request, session: StreamSession, camera: CameraInfo) -> Camera:
         where = self._ctx.http.url(request, "ws")
         return Camera(
             camera_id=session.id,

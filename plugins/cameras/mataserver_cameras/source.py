@@ -80,7 +80,7 @@ def _shown(parts: SplitResult, host: str, port: int | None) -> str:
     return f"{parts.scheme}://{name}" + (f":{port}" if port else "")
 
 
-class Allowed:
+class AllowedSources:
     """What clients may name. Hosts are names, addresses or networks; paths are files or folders."""
 
     def __init__(self, hosts: Sequence[str], paths: Sequence[str]) -> None:

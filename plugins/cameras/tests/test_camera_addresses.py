@@ -6,14 +6,14 @@ import pytest
 
 from mataserver import ConfigError, InvalidParams
 from mataserver_cameras import source as sources
-from mataserver_cameras.link import Link, Lost
-from mataserver_cameras.messages import Opening
+from mataserver_cameras.messages import OpenRequest
+from mataserver_cameras.reader_process import ReaderProcess, SourceLost
 
 
 async def test_a_reader_that_says_nonsense():
     """A child that breaks its protocol, or is no reader, counts as dead."""
-    link = await Link.start(Opening("/a.mp4", "file", 5.0, 1_000_000), reader=["cat"])
-    with pytest.raises(Lost, match="its reader died"):
+    link = await ReaderProcess.start(OpenRequest("/a.mp4", "file", 5.0, 1_000_000), reader=["cat"])
+    with pytest.raises(SourceLost, match="its reader died"):
         await link.frame()
     await link.close()
 
@@ -54,7 +54,7 @@ def test_what_is_shown_of_a_source(address, shown):
 def test_what_clients_may_name(address, allowed):
     """Names are compared as such, addresses with the networks, paths with what is above them."""
     hosts = ["10.0.0.0/24", "cam.local", "fd00::/8", "192.168.1.9"]
-    rules = sources.Allowed(hosts, ["/srv", "/dev/video1"])
+    rules = sources.AllowedSources(hosts, ["/srv", "/dev/video1"])
     if allowed:
         rules.check(sources.parse(address))
     else:
@@ -89,7 +89,7 @@ def test_what_clients_may_name(address, allowed):
 )
 def test_addresses_that_are_refused(address, said):
     """Hosts in disguise, paths that climb, other schemes: told apart, and never repeated."""
-    rules = sources.Allowed(["10.0.0.0/24"], ["/srv/videos"])
+    rules = sources.AllowedSources(["10.0.0.0/24"], ["/srv/videos"])
     with pytest.raises(InvalidParams) as caught:
         rules.check(sources.parse(address))
     assert said in caught.value.detail
@@ -99,4 +99,4 @@ def test_addresses_that_are_refused(address, said):
 def test_a_network_that_is_none():
     """A network that cannot be read is named by its place."""
     with pytest.raises(ConfigError, match=r"camera_hosts\[1\]"):
-        sources.Allowed(["10.0.0.7", "10.0.0.0/33"], [])
+        sources.AllowedSources(["10.0.0.7", "10.0.0.0/33"], [])

@@ -14,8 +14,8 @@ from PIL import Image
 
 from camera_sources import HEIGHT, WIDTH, make_video, pixels
 from mataserver import UnreadableVideo, encode_frame, video_problem
-from mataserver_cameras.messages import Opening
-from mataserver_cameras.reader import frames, played
+from mataserver_cameras.messages import OpenRequest
+from mataserver_cameras.reader import frames, paced_frames
 
 DAMAGED = "it is no video, or damaged"
 UNKNOWN = "it is coded in an unknown way, or damaged"
@@ -23,7 +23,7 @@ UNKNOWN = "it is coded in an unknown way, or damaged"
 
 def opening(path, timeout=5.0):
     """Return what the server sends for a file."""
-    return Opening(str(path), "file", timeout, 1 << 20)
+    return OpenRequest(str(path), "file", timeout, 1 << 20)
 
 
 def read(path):
@@ -102,7 +102,7 @@ def test_nothing_that_decodes(tmp_path):
         data = data.replace(packet, b"\xff" * len(packet))
     path.write_bytes(data)
     with pytest.raises(UnreadableVideo, match="none of its frames can be decoded"):
-        next(played(opening(path)))
+        next(paced_frames(opening(path)))
 
 
 def test_a_time_that_is_far_away(tmp_path):
@@ -118,7 +118,7 @@ def test_a_time_that_is_far_away(tmp_path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     begun = time.monotonic()
-    shown = [frame.time for frame in itertools.islice(played(opening(path)), 6)]
+    shown = [frame.time for frame in itertools.islice(paced_frames(opening(path)), 6)]
     assert shown == pytest.approx([0, 0.04, 0.08, 3600, 3600.04, 3600.08])
     assert 4 * 0.04 - 0.01 < time.monotonic() - begun < 3
 

@@ -10,9 +10,9 @@ import threading
 import av
 import pytest
 
-from mataserver_cameras.link import Link, Lost
-from mataserver_cameras.messages import Opening
+from mataserver_cameras.messages import OpenRequest
 from mataserver_cameras.reader import frames
+from mataserver_cameras.reader_process import ReaderProcess, SourceLost
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n%s\n#EXT-X-ENDLIST\n"
 
@@ -65,7 +65,7 @@ def test_another_host_is_not_asked(kind):
             handler.wfile.write(body)
 
         with answering(lead) as (url, _), pytest.raises(av.error.FFmpegError):
-            next(frames(Opening(f"{url}/live.m3u8", "http", 5.0, 1 << 20)))
+            next(frames(OpenRequest(f"{url}/live.m3u8", "http", 5.0, 1 << 20)))
     assert asked == []
 
 
@@ -109,9 +109,9 @@ async def test_a_camera_by_rtsp_leads_nowhere_else(at):
         answering_rtsp(lambda _: "404 Not Found\r\n") as (elsewhere, asked),
         answering_rtsp(lead) as (url, _),
     ):
-        link = await Link.start(Opening(f"{url}/live", "rtsp", 20.0, 1 << 20))
+        link = await ReaderProcess.start(OpenRequest(f"{url}/live", "rtsp", 20.0, 1 << 20))
         try:
-            with pytest.raises(Lost, match="redirects to another address"):
+            with pytest.raises(SourceLost, match="redirects to another address"):
                 await link.frame()
         finally:
             await link.close()

@@ -17,7 +17,7 @@ from camera_peers import (
 )
 from camera_sources import HEIGHT, WIDTH, make_video
 from mataserver import ConfigError
-from mataserver_cameras.messages import Given
+from mataserver_cameras.messages import FrameMessage
 from stream_peers import (
     eventually,
     metric,
@@ -198,4 +198,4 @@ def test_a_reader_cannot_have_the_server_wait_for_any_number_of_bytes(size):
     """A frame of a size that no JPEG has is no message of a reader."""
     line = msgspec.json.encode({"type": "given", "count": 1, "size": size})
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(line, type=Given)
+        msgspec.json.decode(line, type=FrameMessage)

@@ -38,7 +38,7 @@ _VERSION = sa.text("PRAGMA data_version")
 log = logging.getLogger("mataserver.plugin.database")
 
 
-class Changes:
+class ChangeNotifier:
     """Tells this process's watchers, until it is closed."""
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -75,16 +75,16 @@ class Changes:
         self._watchers.setdefault(channel, []).append(changed)
         loop = asyncio.get_running_loop()
         if self._listening is None:
-            self._listening = loop.create_task(self._keep())
+            self._listening = loop.create_task(self._listen_until_closed())
         else:
-            loop.call_soon(self._tell, channel)
+            loop.call_soon(self._notify, channel)
 
     @property
     def _notifies(self) -> bool:
         """Whether the database itself tells what was announced."""
         return self._engine.dialect.name == "postgresql"
 
-    async def _keep(self) -> None:
+    async def _listen_until_closed(self) -> None:
         """Listen until the end; whenever that begins, anything may have changed."""
         while not self._closing.is_set():
             try:
@@ -99,7 +99,7 @@ class Changes:
         """Look what was announced, when SQLite's other connections have written anything."""
         async with connected(self._engine) as connection:
             before, version = await self._counts(connection), None
-            self._tell_all()
+            self._notify_all()
             while not self._closing.is_set():
                 found = await connection.scalar(_VERSION)
                 counts = before if found == version else await self._counts(connection)
@@ -107,7 +107,7 @@ class Changes:
                 await connection.call(connection.plain.rollback)
                 for channel in self._watchers:
                     if counts.get(channel) != before.get(channel):
-                        self._tell(channel)
+                        self._notify(channel)
                 before, version = counts, found
                 await self._pause(POLL_SECONDS)
 
@@ -122,8 +122,8 @@ class Changes:
         async with connected(self._engine) as connection:
             driver: Any = connection.plain.connection.driver_connection
             driver.add_termination_listener(lambda _connection: lost.set())
-            await driver.add_listener(_CHANNEL, self._heard)
-            self._tell_all()
+            await driver.add_listener(_CHANNEL, self._on_notification)
+            self._notify_all()
             waits = [asyncio.ensure_future(event.wait()) for event in (lost, self._closing)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -147,14 +147,14 @@ class Changes:
             async with asyncio.timeout(seconds):
                 await self._closing.wait()
 
-    def _tell_all(self) -> None:
+    def _notify_all(self) -> None:
         for channel in self._watchers:
-            self._tell(channel)
+            self._notify(channel)
 
-    def _heard(self, _connection: object, _pid: int, _name: str, channel: str) -> None:
-        self._tell(channel)
+    def _on_notification(self, _connection: object, _pid: int, _name: str, channel: str) -> None:
+        self._notify(channel)
 
-    def _tell(self, channel: str) -> None:
+    def _notify(self, channel: str) -> None:
         for changed in self._watchers.get(channel, ()):
             try:
                 changed()

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.util import greenlet_spawn
 
 from mataserver_database import engines, migrations
-from mataserver_database.changes import Changes
+from mataserver_database.changes import ChangeNotifier
 from mataserver_database.connection import transaction
-from mataserver_database.failures import Busy, told
+from mataserver_database.failures import Busy, translated_errors
 from mataserver_database.file import DatabaseFile
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ class Database:
             if url
             else engines.sqlite(data_dir / FILE, timeout)
         )
-        self._changes = Changes(self._engine)
+        self._changes = ChangeNotifier(self._engine)
         self._closed = False
-        self._using = 0
-        self._unused = asyncio.Event()
+        self._user_count = 0
+        self._idle = asyncio.Event()
 
     @property
     def dialect(self) -> str:
@@ -68,14 +68,14 @@ class Database:
         In SQLite it is the only one that writes, from its beginning: it cannot fail half-way
         because another wrote first.
         """
-        async with self._used(), transaction(self._engine, writing=True) as connection:
+        async with self._keep_open(), transaction(self._engine, writing=True) as connection:
             yield connection
         self._check_file()  # what was committed just now may be lost with it
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
         """Give a connection for reading: what it reads is one state of the database."""
-        async with self._used(), transaction(self._engine, writing=False) as connection:
+        async with self._keep_open(), transaction(self._engine, writing=False) as connection:
             yield connection
 
     async def check(self) -> None:
@@ -89,7 +89,7 @@ class Database:
         Raises ``NewerSchemaError`` for tables of a newer version, ``Busy`` for a database that
         does not answer.
         """
-        async with self._used():
+        async with self._keep_open():
             await self._changes.prepare()
         async with self.read() as connection:
             found = await connection.run_sync(migrations.version, schema)
@@ -107,11 +107,11 @@ class Database:
         """
         self._closed = True
         await self._changes.close()
-        if self._using:
-            self._unused.clear()
+        if self._user_count:
+            self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout):
-                    await self._unused.wait()
+                    await self._idle.wait()
         await greenlet_spawn(self._engine.dispose)
 
     # what others changed
@@ -131,19 +131,19 @@ class Database:
         self._changes.watch(channel, changed)
 
     @contextlib.asynccontextmanager
-    async def _used(self) -> AsyncIterator[None]:
+    async def _keep_open(self) -> AsyncIterator[None]:
         """Have the database stay open meanwhile. Raises ``Busy``, also where it is closed."""
         if self._closed:
             raise Busy("The database is closed")
         self._check_file()
-        self._using += 1
+        self._user_count += 1
         try:
-            with told():
+            with translated_errors():
                 yield
         finally:
-            self._using -= 1
-            if not self._using:
-                self._unused.set()
+            self._user_count -= 1
+            if not self._user_count:
+                self._idle.set()
 
     def _check_file(self) -> None:
         if self._file is not None:

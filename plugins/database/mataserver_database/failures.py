@@ -14,7 +14,7 @@ from mataserver import InvalidParams, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_OF_THE_CALLER = (
+_CALLER_ERRORS = (
     sa.exc.IntegrityError,
     sa.exc.NotSupportedError,
     sa.exc.ProgrammingError,
@@ -31,9 +31,9 @@ _SQLITE_FULL = frozenset(
 )
 _DISK_FULL = "53100"
 """PostgreSQL's word for it."""
-_OF_VALUES = ("22", "54")
+_VALUE_ERRORS = ("22", "54")
 """Classes of PostgreSQL's states: values that it does not hold, and such as are too long for it."""
-_OF_THE_OPERATOR = frozenset({"42P01", "42501", "3F000"})
+_OPERATOR_ERRORS = frozenset({"42P01", "42501", "3F000"})
 """PostgreSQL's states for a table or schema that is not there and for what our user may not do.
 
 Migrations made the tables and wrote to them: somebody restores a copy, or has taken rights away.
@@ -59,7 +59,7 @@ class Unfit(InvalidParams):
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Raise what is the database's own trouble as ``Busy``; what a statement breaks stays.
 
     A table that is gone for a while is its trouble, as it is SQLite's.
@@ -70,8 +70,8 @@ def told() -> Iterator[None]:
     """
     try:
         yield
-    except _OF_THE_CALLER as error:
-        if getattr(error.orig, "sqlstate", None) not in _OF_THE_OPERATOR:
+    except _CALLER_ERRORS as error:
+        if getattr(error.orig, "sqlstate", None) not in _OPERATOR_ERRORS:
             raise
         log.warning("the database failed: %s", error.orig)
         raise Busy(_BUSY, retry_after=1) from error
@@ -102,7 +102,7 @@ def _is_of_values(error: object) -> bool:
     cause = getattr(error, "__cause__", None)
     if type(cause).__name__ == "DataError":  # what the driver refuses before it sends it
         return True
-    return str(getattr(error, "sqlstate", None) or "").startswith(_OF_VALUES)
+    return str(getattr(error, "sqlstate", None) or "").startswith(_VALUE_ERRORS)
 
 
 def _is_full(error: object) -> bool:

@@ -13,7 +13,7 @@ from mataserver_database.failures import Busy, reason_of
 if TYPE_CHECKING:
     from mataserver import Context
 
-LOOK_SECONDS = 2.0
+PROBE_SECONDS = 2.0
 """How often it is asked whether it answers."""
 
 
@@ -24,8 +24,8 @@ class DatabaseService:
         self._ctx = ctx
         self._database: Database | None = None
         self._problem = ""
-        self._leaving = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._probe_task: asyncio.Task[None] | None = None
 
     @property
     def database(self) -> Database:
@@ -58,24 +58,24 @@ class DatabaseService:
             raise
         self._database = database
         # Not a task of the context: those are cancelled, and a driver must not be in mid-statement.
-        self._looking = asyncio.create_task(self._look(database))
+        self._probe_task = asyncio.create_task(self._probe(database))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Close it."""
-        self._leaving.set()
-        if self._looking is not None:
-            await self._looking
+        self._stopping.set()
+        if self._probe_task is not None:
+            await self._probe_task
         if self._database is not None:
             database, self._database = self._database, None
             await database.close()
 
-    async def _look(self, database: Database) -> None:
+    async def _probe(self, database: Database) -> None:
         """Note whether the database answers, until the server ends."""
-        while not self._leaving.is_set():
+        while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._leaving.wait()
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await self._stopping.wait()
                 return
             try:
                 await database.check()

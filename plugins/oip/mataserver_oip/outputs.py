@@ -17,7 +17,7 @@ from mataserver_oip.tensor import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-MOST_BYTES = 256_000_000
+MAX_BYTES = 256_000_000
 """The largest tensor of an answer, in bytes."""
 
 _ITEMS = {
@@ -33,7 +33,7 @@ _NO_ID = -1
 _TRUTHS = bytes([0] * 128 + [1] * 128)  # a mask is a PNG of 0 and 255
 
 
-class Answers:
+class ModelOutputs:
     """What a model said about the images of one request, each answer a body in MessagePack."""
 
     def __init__(self, task: str, bodies: Sequence[bytes]) -> None:
@@ -166,5 +166,5 @@ def _one_size(name: str, sizes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _check_size(name: str, count: int) -> None:
-    if count > MOST_BYTES:
+    if count > MAX_BYTES:
         raise OutOfMemory(f"output '{name}' would take {count} bytes: ask for other outputs")

@@ -17,7 +17,7 @@ from mataserver_oip import signature, tensor
 if TYPE_CHECKING:
     from mataserver_oip.tensor import Tensor
 
-UNHEEDED = frozenset({"binary_data_output", "priority", "timeout"})
+IGNORED_FIELDS = frozenset({"binary_data_output", "priority", "timeout"})
 """Parameters of the protocol that say nothing about the inference: there is one queue."""
 _SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 
@@ -86,7 +86,7 @@ def _parameters(given: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in given.items()
-        if name not in UNHEEDED and name not in _SEQUENCES
+        if name not in IGNORED_FIELDS and name not in _SEQUENCES
     }
 
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from mataserver import JSON_LIMIT, BadRequest, TooLarge, decode_base64, describe_error
-from mataserver_oip import listed, tensor
+from mataserver_oip import json_tensors, tensor
 from mataserver_oip.request import InferRequest
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mataserver_oip.tensor import Tensor
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
-MOST_OBJECTS = 16_384
+MAX_OBJECT_BYTES = 16_384
 """Opening braces of a body that is looked into: its inputs are counted by building them."""
 
 T = TypeVar("T")
@@ -123,19 +123,19 @@ def parse(data: bytes | memoryview, kind: type[T]) -> T:
         raise BadRequest("The body is not valid JSON") from None
 
 
-class _Bulk(Struct):
+class _RawInput(Struct):
     data: Raw = Raw()
 
 
-class _Bulky(Struct):
-    inputs: list[_Bulk] = []
+class _RawInferBody(Struct):
+    inputs: list[_RawInput] = []
 
 
 def _check_size(text: bytes) -> None:
     """Raise ``TooLarge`` when too much of a body is outside of its tensors' data."""
     if len(text) <= JSON_LIMIT:
         return
-    inputs = [] if text.count(b"{") > MOST_OBJECTS else parse(text, _Bulky).inputs
+    inputs = [] if text.count(b"{") > MAX_OBJECT_BYTES else parse(text, _RawInferBody).inputs
     outside = len(text) - sum(len(memoryview(each.data)) for each in inputs)
     if outside > JSON_LIMIT:
         raise TooLarge(f"The body has over {JSON_LIMIT} bytes beside the data of its tensors")
@@ -237,7 +237,7 @@ def _listed(given: RequestInput) -> bytes | None:
 
 def _from_json(given: RequestInput, data: bytes) -> Tensor:
     """Read the data of an input. JSON holds no bytes, so an encoded image is base64 there."""
-    found = listed.read(given.name, given.datatype, given.shape, data)
+    found = json_tensors.read(given.name, given.datatype, given.shape, data)
     if found.name == "image" and isinstance(found.data, list):
         found.data[:] = [decode_base64(each.decode()) for each in found.data]
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver import BadRequest, InvalidParams, JobFailed, MataError, NotFound
 from mataserver_oip import request as requests
 from mataserver_oip import signature
-from mataserver_oip.outputs import Answers
+from mataserver_oip.outputs import ModelOutputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class Indexed:
+class IndexedModel:
     """One model of the repository's index; ``reason`` says why it is not ready."""
 
     name: str
@@ -61,12 +61,12 @@ class Answer:
 class InferenceServer:
     """The models of this server as the protocol sees them. Raises ``MataError`` children.
 
-    ``most`` is how many images a request may have.
+    ``max_images`` is how many images a request may have.
     """
 
-    def __init__(self, models: Models, most: int) -> None:
+    def __init__(self, models: Models, max_images: int) -> None:
         self._models = models
-        self._most = most
+        self._max_images = max_images
 
     def metadata(self, name: str, version: str = "") -> Metadata:
         """Describe a model. Raises ``NotFound``."""
@@ -80,7 +80,7 @@ class InferenceServer:
         _check_version(name, version)
         return state in _LOADED
 
-    def index(self, *, ready: bool = False) -> list[Indexed]:
+    def index(self, *, ready: bool = False) -> list[IndexedModel]:
         """Return every model, or those that are ready."""
         every = [_indexed(info.model, info.state, info.error or "") for info in self._models.list()]
         return [each for each in every if each.state == "READY" or not ready]
@@ -104,13 +104,13 @@ class InferenceServer:
         wanted = _outputs(request.outputs, task)
         asked = self._images(request, model)
         del request  # its bytes are in the images now
-        answers = Answers(task, await _run(model, asked))
+        answers = ModelOutputs(task, await _infer_all(model, asked))
         tensors = await asyncio.to_thread(lambda: [answers.tensor(each) for each in wanted])
         return Answer(name, request_id, tensors)
 
     def _images(self, request: InferRequest, model: ModelHandle) -> list[tuple[bytes, Params]]:
         """Return the images of a request, each with its parameters."""
-        images, given = requests.read(request, self._most)
+        images, given = requests.read(request, self._max_images)
         if all(each == given[0] for each in given):
             params = [_params(given[0], model)] * len(images)
         else:
@@ -118,12 +118,12 @@ class InferenceServer:
         return list(zip(images, params, strict=True))
 
 
-def _indexed(name: str, state: str, error: str) -> Indexed:
+def _indexed(name: str, state: str, error: str) -> IndexedModel:
     if state in _LOADED:
-        return Indexed(name, VERSION, "READY", "")
+        return IndexedModel(name, VERSION, "READY", "")
     if state == "loading":
-        return Indexed(name, VERSION, "LOADING", "")
-    return Indexed(name, VERSION, "UNAVAILABLE", error or state)
+        return IndexedModel(name, VERSION, "LOADING", "")
+    return IndexedModel(name, VERSION, "UNAVAILABLE", error or state)
 
 
 def _check_version(name: str, version: str) -> None:
@@ -150,12 +150,12 @@ def _params(given: dict[str, Any], model: ModelHandle) -> Params:
         raise BadRequest(error.detail) from None
 
 
-async def _run(model: ModelHandle, asked: list[tuple[bytes, Params]]) -> list[bytes]:
+async def _infer_all(model: ModelHandle, asked: list[tuple[bytes, Params]]) -> list[bytes]:
     """Run the images side by side; return their bodies.
 
     A model that cannot be asked ends it at once. Of images that it failed on the first is told.
     """
-    tasks = [asyncio.ensure_future(_one(model, *each)) for each in asked]
+    tasks = [asyncio.ensure_future(_infer_one(model, *each)) for each in asked]
     asked.clear()
     try:
         found = await asyncio.gather(*tasks)
@@ -170,7 +170,7 @@ async def _run(model: ModelHandle, asked: list[tuple[bytes, Params]]) -> list[by
     return bodies
 
 
-async def _one(model: ModelHandle, image: bytes, params: Params) -> bytes | JobFailed:
+async def _infer_one(model: ModelHandle, image: bytes, params: Params) -> bytes | JobFailed:
     try:
         return (await model.answer(image, params, "msgpack")).body
     except JobFailed as error:

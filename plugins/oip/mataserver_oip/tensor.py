@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CODES = {"UINT8": "B", "INT32": "i", "INT64": "q", "FP32": "f"}
 _LENGTH = 4  # bytes of the length before each element of BYTES
 MAX_DIMENSIONS = 8
-MOST_VALUES = 4_000_000
+MAX_VALUES = 4_000_000
 """How many numbers are read from a list or written as one: that holds the event loop up."""
 
 
@@ -72,8 +72,8 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: list[Any
     flat, count = _flat(name, values), elements(name, shape)
     if datatype != "BYTES":
         code(name, datatype)
-        if max(count, len(flat)) > MOST_VALUES:
-            raise BadRequest(f"input '{name}': over {MOST_VALUES} numbers: send them as bytes")
+        if max(count, len(flat)) > MAX_VALUES:
+            raise BadRequest(f"input '{name}': over {MAX_VALUES} numbers: send them as bytes")
     if len(flat) != count:
         raise BadRequest(
             f"input '{name}': the shape {list(shape)} has {count} elements, got {len(flat)}"
@@ -102,8 +102,8 @@ def to_values(tensor: Tensor) -> list[Any]:
     """
     if isinstance(tensor.data, list):
         return [each.decode() for each in tensor.data]
-    if elements(tensor.name, tensor.shape) > MOST_VALUES:
-        raise BadRequest(f"output '{tensor.name}': over {MOST_VALUES} numbers: ask for binary data")
+    if elements(tensor.name, tensor.shape) > MAX_VALUES:
+        raise BadRequest(f"output '{tensor.name}': over {MAX_VALUES} numbers: ask for binary data")
     if tensor.datatype == "BOOL":
         return [value != 0 for value in tensor.data]
     values = array(_CODES[tensor.datatype])

@@ -75,7 +75,7 @@ def whole(task, result, form):
 def answers(task, results=None):
     """Return the answers as they come from a worker."""
     bodies = [whole(task, each, "msgpack") for each in results or RESULTS[task]]
-    return outputs.Answers(task, bodies)
+    return outputs.ModelOutputs(task, bodies)
 
 
 def array(made):
@@ -191,4 +191,4 @@ def test_masks_that_take_too_much_memory():
     body = msgspec.msgpack.decode(whole("segment", SegmentResult([large]), "msgpack"))
     many = msgspec.msgpack.encode({**body, "segments": body["segments"] * 20})
     with pytest.raises(OutOfMemory, match="masks"):
-        outputs.Answers("segment", [many]).tensor("masks")
+        outputs.ModelOutputs("segment", [many]).tensor("masks")

@@ -85,7 +85,7 @@ class Chunk(Struct, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class CompletionEnd:
     """How an answer ended. ``usage`` is None where nobody counted."""
 
     usage: Usage | None = None
@@ -105,7 +105,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class CompletionWriter:
     """Writes one answer of ``model``; all its parts have the same id.
 
     With ``counts`` a stream ends with the tokens, and its other chunks have a ``usage`` of null.
@@ -116,7 +116,7 @@ class Writer:
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str | Raw, ending: Ending) -> Completion:
+    def whole(self, text: str | Raw, ending: CompletionEnd) -> Completion:
         """Return the answer in one piece; a text that is encoded already is not looked into."""
         return Completion(
             id=self.id,
@@ -134,7 +134,7 @@ class Writer:
         """Return the event of a piece of text."""
         return self._event(ChunkChoice(Delta(content=text)))
 
-    def last(self, ending: Ending) -> bytes:
+    def last(self, ending: CompletionEnd) -> bytes:
         """Return the events that end a stream, with the tokens where they are wanted and known."""
         events = self._event(ChunkChoice(Delta(), ending.finish))
         if self.counts and ending.usage is not None:

@@ -16,10 +16,10 @@ from mataserver import (
     Route,
     VlmResult,
 )
-from mataserver_openai import answer, question
-from mataserver_openai.answer import Ending, Writer
+from mataserver_openai import answer, completion_request
+from mataserver_openai.answer import CompletionEnd, CompletionWriter
 from mataserver_openai.problem import ChatProblem, chat_problem
-from mataserver_openai.stopping import Stops
+from mataserver_openai.stop_sequences import StopSequences
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context, ModelHandle, Params, Result
-    from mataserver_openai.question import Question
+    from mataserver_openai.completion_request import CompletionRequest
 
 EXAMPLE: dict[str, Any] = {
     "model": "HuggingFaceTB/SmolVLM-256M-Instruct",
@@ -61,7 +61,7 @@ class Completions:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        request = (Body(JSON, question.ChatRequest, EXAMPLE),)
+        request = (Body(JSON, completion_request.ChatRequest, EXAMPLE),)
         response = (Body(JSON, answer.Completion), Body("text/event-stream"))
         return [
             Route("POST", f"{prefix}/chat/completions", self._complete,
@@ -76,7 +76,7 @@ class Completions:
         http = self._ctx.http
         http.require_json(request)
         async with http.read_body(request) as data:
-            asked = await http.decode(data, question.read)
+            asked = await http.decode(data, completion_request.read)
             del data
             chat = _Chat(self._model(asked.model), asked)
             if asked.stream:
@@ -95,20 +95,20 @@ class Completions:
 class _Chat:
     """One question to a model."""
 
-    def __init__(self, model: ModelHandle, asked: Question) -> None:
+    def __init__(self, model: ModelHandle, asked: CompletionRequest) -> None:
         self._model = model
-        self._asked = asked
+        self._request = asked
         self._params = _params(asked, model)
-        self._writer = Writer(model.name, counts=asked.usage)
+        self._writer = CompletionWriter(model.name, counts=asked.usage)
 
     async def whole(self) -> answer.Completion:
         """Return the answer in one piece."""
         writer = self._writer
-        if not self._asked.stop:
+        if not self._request.stop:
             with _as_bad_request():
-                result = await self._model.predict(self._asked.image, self._params)
+                result = await self._model.predict(self._request.image, self._params)
             return writer.whole(_text(result), _ending(result))
-        pieces, ending = [], Ending()
+        pieces, ending = [], CompletionEnd()
         async with contextlib.aclosing(self._pieces()) as items:
             async for item in items:
                 if isinstance(item, str):
@@ -130,12 +130,12 @@ class _Chat:
                 else:
                     yield LastEvent(writer.last(item))
 
-    async def _pieces(self) -> AsyncGenerator[str | Ending]:
+    async def _pieces(self) -> AsyncGenerator[str | CompletionEnd]:
         """Yield the text up to the first stop sequence, which stops the model, then how it ended.
 
         A model that does not write piece by piece gives its text at once.
         """
-        stops, written = Stops(self._asked.stop), False
+        stops, written = StopSequences(self._request.stop), False
         async with contextlib.aclosing(self._made()) as items:
             async for item in items:
                 if isinstance(item, str):
@@ -146,20 +146,20 @@ class _Chat:
                 if text:
                     yield text
                 if stops.reached:
-                    yield Ending()
+                    yield CompletionEnd()
                     return
                 if not isinstance(item, str):
                     yield _ending(item)
 
     async def _made(self) -> AsyncGenerator[str | Result]:
-        pieces = self._model.generate(self._asked.image, self._params)
+        pieces = self._model.generate(self._request.image, self._params)
         with _as_bad_request():
             async with contextlib.aclosing(pieces) as items:
                 async for item in items:
                     yield item
 
 
-def _params(asked: Question, model: ModelHandle) -> Params:
+def _params(asked: CompletionRequest, model: ModelHandle) -> Params:
     """Return the parameters of an inference; the seed where the model takes one."""
     given = dict(asked.params)
     if asked.seed is not None and "seed" in model.params_type.__struct_fields__:
@@ -189,9 +189,9 @@ def _text(result: Result) -> str:
     return result.text if isinstance(result, VlmResult) else ""
 
 
-def _ending(result: Result) -> Ending:
+def _ending(result: Result) -> CompletionEnd:
     usage = result.usage if isinstance(result, VlmResult) else None
-    return Ending(usage or None)
+    return CompletionEnd(usage or None)
 
 
 def _failed(error: MataError) -> bytes:

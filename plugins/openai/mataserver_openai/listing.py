@@ -31,12 +31,12 @@ class OpenAIModels(Struct, kw_only=True):
     data: list[OpenAIModel]
 
 
-def one(info: ModelInfo, created: float) -> OpenAIModel:
+def to_model(info: ModelInfo, created: float) -> OpenAIModel:
     """Return one model."""
     known: dict[str, Any] = msgspec.structs.asdict(info)
     return OpenAIModel(id=info.model, created=int(created), owned_by=info.source, **known)
 
 
-def every(infos: Iterable[tuple[ModelInfo, float]]) -> OpenAIModels:
+def to_models(infos: Iterable[tuple[ModelInfo, float]]) -> OpenAIModels:
     """Return all models, each given with the time it was pulled at."""
-    return OpenAIModels(data=[one(info, created) for info, created in infos])
+    return OpenAIModels(data=[to_model(info, created) for info, created in infos])

@@ -57,7 +57,7 @@ class ModelList:
         ]  # fmt: skip
 
     async def _every(self, _request: web.Request) -> web.Response:
-        return self._http.respond(listing.every(self._pulled()))
+        return self._http.respond(listing.to_models(self._pulled()))
 
     def _pulled(self) -> Iterator[tuple[ModelInfo, float]]:
         """Yield each model with the time it was pulled at."""
@@ -68,7 +68,7 @@ class ModelList:
     async def _one(self, request: web.Request) -> web.Response:
         name = request.match_info["model_id"]
         info = self._models.info(name)
-        return self._http.respond(listing.one(info, self._models.pulled_at(name)))
+        return self._http.respond(listing.to_model(info, self._models.pulled_at(name)))
 
 
 def _wants_openai(request: web.Request) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mataserver_openai.stopping import Stops
+from mataserver_openai.stop_sequences import StopSequences
 
 FEW = st.text("ab", max_size=12)
 
@@ -25,7 +25,7 @@ def cut(text, cuts):
 )
 def test_the_text_ends_before_the_first_stop(text, sequences, cuts):
     """However a text is cut, what is given out is the text before the earliest finished stop."""
-    stops = Stops(tuple(sequences))
+    stops = StopSequences(tuple(sequences))
     given_out = "".join([*map(stops.add, cut(text, cuts)), stops.rest()])
     found = [text.find(each) for each in sequences if each in text]
     assert stops.reached is bool(found)
@@ -47,11 +47,11 @@ def test_the_text_ends_before_the_first_stop(text, sequences, cuts):
 )
 def test_no_more_is_held_back_than_may_be_a_stop(pieces, given_out):
     """A piece is given out at once, but for an end that may become a stop sequence."""
-    stops = Stops(("STOP",))
+    stops = StopSequences(("STOP",))
     assert [stops.add(piece) for piece in pieces] == given_out
 
 
 def test_what_was_held_back_comes_at_the_end():
     """The beginning of a stop that never came belongs to the text."""
-    stops = Stops(("STOP",))
+    stops = StopSequences(("STOP",))
     assert (stops.add("one ST"), stops.rest()) == ("one ", "ST")

@@ -12,7 +12,7 @@ from mataserver_oip.rpc.messages import TYPES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mataserver_oip.server import Answer, Indexed, Metadata
+    from mataserver_oip.server import Answer, IndexedModel, Metadata
     from mataserver_oip.signature import Field
     from mataserver_oip.tensor import Tensor
 
@@ -84,7 +84,7 @@ def metadata(described: Metadata) -> Any:
     return message
 
 
-def index(models: Iterable[Indexed]) -> Any:
+def index(models: Iterable[IndexedModel]) -> Any:
     """Return the message of the repository's index."""
     message = TYPES["RepositoryIndexResponse"]()
     for each in models:

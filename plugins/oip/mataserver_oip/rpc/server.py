@@ -36,12 +36,12 @@ class RpcServer:
     def __init__(self, ctx: Context, server: InferenceServer, port: int) -> None:
         self._ctx = ctx
         self._protocol = server
-        self._door = RpcPort(ctx.server, ctx.stopping, port)
+        self._rpc_port = RpcPort(ctx.server, ctx.stopping, port)
 
     @property
     def port(self) -> int:
         """Where it listens."""
-        return self._door.port
+        return self._rpc_port.port
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``MataError`` when it cannot."""
@@ -49,13 +49,13 @@ class RpcServer:
             name: self._handler(name, m) for name, m in methods(self._ctx, self._protocol).items()
         }
         generic = grpc.method_handlers_generic_handler(SERVICE, handlers)
-        await self._door.serve(generic).__aenter__()
+        await self._rpc_port.serve(generic).__aenter__()
         self._ctx.log.info("gRPC on %s:%s", self._ctx.server.host, self.port)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Wait for the calls that are under way."""
-        await self._door.__aexit__(*exc)
+        await self._rpc_port.__aexit__(*exc)
 
     def _handler(self, name: str, method: Method) -> Any:
         """Return how gRPC calls a method: as one that takes a stream of messages.
@@ -67,7 +67,7 @@ class RpcServer:
             begun, code, detail = time.perf_counter(), grpc.StatusCode.CANCELLED, ""
             try:
                 answer = await self._answer(method, context)
-                self._door.answer(context, self._ctx.http.budget(), answer.ByteSize())
+                self._rpc_port.answer(context, self._ctx.http.budget(), answer.ByteSize())
                 code = grpc.StatusCode.OK
             except MataError as error:
                 code, detail = _CODES.get(error.status, grpc.StatusCode.INTERNAL), error.detail
@@ -93,7 +93,9 @@ class RpcServer:
             return await method.answer(method.request())
         share = self._ctx.http.budget()
         try:
-            data = await self._door.read(context, share, lambda: self._check_key(context, method))
+            data = await self._rpc_port.read(
+                context, share, lambda: self._check_key(context, method)
+            )
             try:
                 message = method.request.FromString(data)
             except DecodeError:

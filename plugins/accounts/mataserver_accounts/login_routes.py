@@ -19,7 +19,7 @@ from mataserver import (
     Route,
     content_type,
 )
-from mataserver_accounts.delays import Delays, TooManyAttempts, place_of
+from mataserver_accounts.login_delays import LoginDelays, TooManyAttempts, client_network
 from mataserver_accounts.pages import JSON, MAX_BODY, Forbidden, caller
 from mataserver_accounts.records import Password
 from mataserver_database import finish
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from mataserver_accounts.records import User
 
 FORM = "application/x-www-form-urlencoded"
-AT_ONCE = 128
-AT_ONCE_OF_FEW = 32
-AT_ONCE_OF_ONE = 4
-"""Log-ins that are checked or wait for it: of one address few, and past ``AT_ONCE_OF_FEW`` one.
+MAX_CONCURRENT = 128
+MAX_CONCURRENT_OF_ACTIVE = 32
+MAX_CONCURRENT_OF_ADDRESS = 4
+"""Limits on log-ins in flight: in all; in all for an address that has one already; of one address.
 
-So those of some flooding addresses leave a turn to whoever logs in from another.
+So a few flooding addresses leave room for log-ins from others.
 """
 _FIELDS = 16
 _Text = Annotated[str, Meta(max_length=1024)]
@@ -71,13 +71,13 @@ class PasswordChange(Struct, frozen=True, forbid_unknown_fields=True):
     new: Password
 
 
-class LogIns:
+class LoginRoutes:
     """The routes of log-ins and of what is logged in with."""
 
     def __init__(self, ctx: Context, directory: Directory) -> None:
         self._ctx = ctx
         self._directory = directory
-        self._delays = Delays()
+        self._delays = LoginDelays()
         self._checking: collections.Counter[str] = collections.Counter()
 
     def routes(self) -> list[Route]:
@@ -145,15 +145,15 @@ class LogIns:
 
         Raises ``Unauthorized``, or ``TooManyAttempts`` of an address.
         """
-        address = place_of(address)
-        with self._turn(address):
+        address = client_network(address)
+        with self._limit_concurrency(address):
             self._delays.check(name, address)
-            self._delays.failed(name, address)  # until the password says otherwise
+            self._delays.count_failure(name, address)  # until the password says otherwise
             check = self._directory.accounts.check_password(name, password)
             found = await finish(check)  # a client that leaves must not make a guess free
         if found is None:
             raise Unauthorized("Invalid credentials")
-        self._delays.succeeded(name, address)
+        self._delays.clear(name, address)
         return found
 
     def token(self, user: User, generation: int) -> Token:
@@ -174,14 +174,14 @@ class LogIns:
             async with self._ctx.http.read_json(request, LogIn) as asked:
                 return asked
         async with self._ctx.http.read_body(request) as data:
-            return _of_form(data)
+            return _parse_form(data)
 
     @contextlib.contextmanager
-    def _turn(self, address: str) -> Iterator[None]:
+    def _limit_concurrency(self, address: str) -> Iterator[None]:
         """Bound the log-ins under way. Raises ``TooManyAttempts``."""
         own, every = self._checking[address], self._checking.total()
-        most = AT_ONCE_OF_FEW if own else AT_ONCE
-        if every >= most or own >= AT_ONCE_OF_ONE:
+        most = MAX_CONCURRENT_OF_ACTIVE if own else MAX_CONCURRENT
+        if every >= most or own >= MAX_CONCURRENT_OF_ADDRESS:
             raise TooManyAttempts("Too many log-ins at once: try again", retry_after=1)
         self._checking[address] += 1
         try:
@@ -192,7 +192,7 @@ class LogIns:
                 del self._checking[address]
 
 
-def _of_form(data: bytes) -> LogIn:
+def _parse_form(data: bytes) -> LogIn:
     """Read a form of OAuth2's password grant; other fields than the two are of no use here."""
     try:
         text = data.decode("ascii")

@@ -100,7 +100,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Fields that no model here serves, each with the values that ask for nothing."""
 
-UNHEEDED = frozenset(
+IGNORED_FIELDS = frozenset(
     {
         "metadata",
         "parallel_tool_calls",
@@ -117,7 +117,7 @@ UNHEEDED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CompletionRequest:
     """What a completion runs on. ``params`` are those of the API, not yet checked."""
 
     model: str
@@ -129,7 +129,7 @@ class Question:
     usage: bool = False
 
 
-def read(data: bytes) -> Question:
+def read(data: bytes) -> CompletionRequest:
     """Read a request's body. Raises ``BadRequest`` naming the field that is wrong."""
     fields = _object(data)
     for name, neutral in NEUTRAL.items():
@@ -144,7 +144,9 @@ def read(data: bytes) -> Question:
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     params = {**_extra(fields), **said, **_sampling(asked)}
     stream = bool(asked.stream)
-    return Question(asked.model, image, params, asked.seed, stop, stream, options.include_usage)
+    return CompletionRequest(
+        asked.model, image, params, asked.seed, stop, stream, options.include_usage
+    )
 
 
 def _same(value: object, neutral: object) -> bool:
@@ -171,7 +173,7 @@ def _extra(fields: dict[str, Any]) -> dict[str, Any]:
 
     What it takes from the messages cannot be given twice.
     """
-    known = {*ChatRequest.__struct_fields__, *UNHEEDED}
+    known = {*ChatRequest.__struct_fields__, *IGNORED_FIELDS}
     for name in ("prompt", "system_prompt"):
         if name in fields:
             raise BadRequest(f"{name}: unknown field; it is one of the messages")

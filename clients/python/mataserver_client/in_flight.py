@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Flight:
+class InFlightFrames:
     """The numbering of one stream. Indices count the frames of the source, from 0.
 
     ``window`` is the number of frames that may be on their way, None for any; ``fresh`` says that
@@ -26,59 +26,59 @@ class Flight:
         self._window = window
         self._grace = grace
         self._offset = 0 if fresh else None
-        self._sent = 0
-        self._settled = 0
-        self._landed = asyncio.Event()
+        self._sent_count = 0
+        self._answered_count = 0
+        self._answered = asyncio.Event()
 
     @property
     def pending(self) -> int:
         """Frames sent of which nothing is known."""
-        return self._sent - self._settled
+        return self._sent_count - self._answered_count
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether the next frame has to wait."""
         window = 1 if self._offset is None else self._window
         return window is not None and self.pending >= window
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait until the next frame may be sent."""
-        while self.full:
-            await self._next_landing()
+        while self.is_full:
+            await self._wait_for_answer()
 
-    async def settle(self) -> None:
+    async def wait_until_empty(self) -> None:
         """Wait until nothing is on its way."""
         while self.pending:
-            await self._next_landing()
+            await self._wait_for_answer()
 
-    def depart(self, frame: bytes) -> None:
+    def note_sent(self, frame: bytes) -> None:
         """Count a frame that is about to be sent."""
-        self._sent += 1
+        self._sent_count += 1
         self.newest = frame
 
-    def land(self, frame_id: int) -> int:
+    def note_answer(self, frame_id: int) -> int:
         """Take note of the answer to the server's frame ``frame_id``; return our index of it."""
-        newest = self._sent - 1
+        newest = self._sent_count - 1
         if self._offset is None:
             self._offset = frame_id - newest
         if frame_id - self._offset > newest:  # it counted a frame that we believed lost
             self._offset = frame_id - newest
         index = max(0, frame_id - self._offset)
-        self._settled = min(self._sent, max(self._settled, index + 1))
+        self._answered_count = min(self._sent_count, max(self._answered_count, index + 1))
         if not self.pending:
             self.newest = b""
-        self._landed.set()
+        self._answered.set()
         return index
 
-    def crash(self) -> None:
+    def drop_unanswered(self) -> None:
         """Give up the frames on their way, except the newest, which is to be sent again."""
         self._offset = None
-        self._settled = max(self._settled, self._sent - 1)
+        self._answered_count = max(self._answered_count, self._sent_count - 1)
 
-    async def _next_landing(self) -> None:
-        self._landed.clear()
+    async def _wait_for_answer(self) -> None:
+        self._answered.clear()
         try:
             async with asyncio.timeout(self._grace):
-                await self._landed.wait()
+                await self._answered.wait()
         except TimeoutError:
-            self._settled = self._sent
+            self._answered_count = self._sent_count

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver_database import Connection, Database
 
 
-class Ledger:
+class AnnouncedTables:
     """The tables of accounts. ``clock`` gives Unix seconds."""
 
     def __init__(

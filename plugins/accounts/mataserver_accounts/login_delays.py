@@ -11,11 +11,11 @@ from mataserver import MataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FREE = 5
+FREE_FAILURES = 5
 """Failures that cost nothing: people mistype."""
-LONGEST = 60.0
+MAX_DELAY = 60.0
 FORGET_SECONDS = 900.0
-MOST = 10_000
+MAX_ENTRIES = 10_000
 
 
 class TooManyAttempts(MataError):
@@ -24,7 +24,7 @@ class TooManyAttempts(MataError):
     status = 429
 
 
-class Delays:
+class LoginDelays:
     """How long each (name, address) must wait. The waits double up to a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,22 +38,22 @@ class Delays:
         if wait > 0:
             raise TooManyAttempts("Too many failed log-ins: try again later", retry_after=wait)
 
-    def failed(self, name: str, address: str) -> None:
+    def count_failure(self, name: str, address: str) -> None:
         """Count a failure. A try is counted before its password is checked: many come at once."""
         now = self._clock()
         count, last = self._failures.pop((name, address), (0, now))
         if now - last > FORGET_SECONDS:
             count = 0
-        while len(self._failures) >= MOST:
+        while len(self._failures) >= MAX_ENTRIES:
             del self._failures[next(iter(self._failures))]
         self._failures[name, address] = (count + 1, now)
 
-    def succeeded(self, name: str, address: str) -> None:
+    def clear(self, name: str, address: str) -> None:
         """Forget the failures from there."""
         self._failures.pop((name, address), None)
 
 
-def place_of(address: str) -> str:
+def client_network(address: str) -> str:
     """Return where an address is: itself, or of IPv6 the network of 64 bits that one client has."""
     try:
         known = ipaddress.ip_address(address)
@@ -66,4 +66,4 @@ def place_of(address: str) -> str:
 
 
 def _pause(count: int) -> float:
-    return 0.0 if count < FREE else min(LONGEST, float(2 ** (count - FREE)))
+    return 0.0 if count < FREE_FAILURES else min(MAX_DELAY, float(2 ** (count - FREE_FAILURES)))

@@ -20,7 +20,7 @@ _AT_ONCE = 1000
 """How many ids a statement names: databases bound the parameters of one."""
 
 
-async def departed(database: Database, principals: Collection[str]) -> set[str]:
+async def removed_principals(database: Database, principals: Collection[str]) -> set[str]:
     """Return which of these ids are of users or standalone keys that are no more.
 
     What is nobody's of ours is not judged. A user who is disabled is there still. The database is

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Portal:
+class LoopThread:
     """Runs coroutines on the loop, for any number of threads.
 
     ``at_end()`` is awaited on the loop once it closes, after every call was cancelled.

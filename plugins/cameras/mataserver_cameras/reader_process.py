@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver import SourceFrame, Unavailable, run_process
-from mataserver_cameras.messages import WANT, Failed, Message
+from mataserver_cameras.messages import NEXT_FRAME, FailureMessage, Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mataserver import Child
-    from mataserver_cameras.messages import Opening
+    from mataserver_cameras.messages import OpenRequest
 
 START_SECONDS = 15.0
 """What a child may take, besides the source's own time, until it gives its first frame."""
 READER = "mataserver_cameras.reader"
-_DEATHS = (
+_READER_FAILURES = (
     asyncio.IncompleteReadError,
     asyncio.LimitOverrunError,
     msgspec.DecodeError,
@@ -29,19 +29,19 @@ _DEATHS = (
 _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
-class Lost(Unavailable):
+class SourceLost(Unavailable):
     """There are no more frames; the text is a sentence for clients."""
 
 
-class Link:
+class ReaderProcess:
     """One connection to a source, in a child of its own."""
 
-    def __init__(self, child: Child, timeout: float, end: contextlib.AsyncExitStack) -> None:
+    def __init__(self, child: Child, timeout: float, exit_stack: contextlib.AsyncExitStack) -> None:
         self._child = child
-        self._end = end
+        self._exit_stack = exit_stack
         self._timeout = timeout
-        self._patience = timeout + START_SECONDS
-        self._count = 0
+        self._frame_timeout = timeout + START_SECONDS
+        self._decoded_count = 0
 
     @property
     def pid(self) -> int:
@@ -49,48 +49,50 @@ class Link:
         return self._child.pid
 
     @classmethod
-    async def start(cls, opening: Opening, reader: str | Sequence[str] = READER) -> Link:
+    async def start(
+        cls, opening: OpenRequest, reader: str | Sequence[str] = READER
+    ) -> ReaderProcess:
         """Start a child that opens a source; it connects while the server goes on.
 
         The address goes through a pipe: on the command line every user of the machine could read
-        it. Raises ``Lost`` when no process can be started.
+        it. Raises ``SourceLost`` when no process can be started.
         """
-        end = contextlib.AsyncExitStack()
+        exit_stack = contextlib.AsyncExitStack()
         try:
-            child = await end.enter_async_context(run_process(reader))
+            child = await exit_stack.enter_async_context(run_process(reader))
         except Unavailable:
-            raise Lost("its reader cannot be started") from None
-        link = cls(child, opening.timeout, end)
+            raise SourceLost("its reader cannot be started") from None
+        process = cls(child, opening.timeout, exit_stack)
         with contextlib.suppress(ConnectionError):  # whoever asks for a frame finds it dead
             child.write(msgspec.json.encode(opening) + b"\n")
-        return link
+        return process
 
     async def frame(self) -> SourceFrame:
         """Return the newest frame that was not given yet; wait for one if there is none.
 
-        Raises ``Lost`` when the source ended or failed, the child died, or nothing came for the
-        source's time. Whoever is cancelled here must close the link.
+        Raises ``SourceLost`` when the source ended or failed, the child died, or no frame arrived
+        within the time limit. A caller that is cancelled here must close the process.
         """
         try:
-            self._child.write(WANT)
-            async with asyncio.timeout(self._patience):
-                frame = await self._answer()
+            self._child.write(NEXT_FRAME)
+            async with asyncio.timeout(self._frame_timeout):
+                frame = await self._read_frame()
         except TimeoutError:
-            raise Lost("it sent nothing for too long") from None
-        except _DEATHS:
-            raise Lost("its reader died") from None
-        self._patience = self._timeout
+            raise SourceLost("it sent nothing for too long") from None
+        except _READER_FAILURES:
+            raise SourceLost("its reader died") from None
+        self._frame_timeout = self._timeout
         return frame
 
     async def close(self) -> None:
         """End the child."""
-        await self._end.aclose()
+        await self._exit_stack.aclose()
 
-    async def _answer(self) -> SourceFrame:
+    async def _read_frame(self) -> SourceFrame:
         answers = self._child.output
         message = _DECODER.decode(await answers.readuntil())
-        if isinstance(message, Failed):
-            raise Lost(message.detail)
+        if isinstance(message, FailureMessage):
+            raise SourceLost(message.detail)
         data = await answers.readexactly(message.size)
-        passed, self._count = message.count - self._count, message.count
+        passed, self._decoded_count = message.count - self._decoded_count, message.count
         return SourceFrame(data, passed)

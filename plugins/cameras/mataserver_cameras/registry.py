@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mataserver import Sessions, SessionSource
     from mataserver_cameras.settings import CameraSettings
 
-RETRY = 30.0
+RETRY_SECONDS = 30.0
 """Seconds until a camera whose session could not be made is tried again."""
 
 
@@ -26,7 +26,7 @@ class CameraRegistry:
         sessions: Sessions,
         source: Callable[[str], SessionSource],
         log: logging.Logger,
-        retry: float = RETRY,
+        retry: float = RETRY_SECONDS,
     ) -> None:
         self.waiting: dict[str, str] = {}
         self._sessions = sessions
@@ -34,58 +34,58 @@ class CameraRegistry:
         self._log = log
         self._retry = retry
         self._wanted: Mapping[str, CameraSettings] = {}
-        self._kept: dict[str, tuple[CameraSettings, asyncio.Task[None]]] = {}
+        self._open_tasks: dict[str, tuple[CameraSettings, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
 
-    def want(self, cameras: list[CameraSettings]) -> None:
-        """Have ``keep`` open and close cameras until these are there."""
+    def set_cameras(self, cameras: list[CameraSettings]) -> None:
+        """Have ``run`` open and close cameras until these are there."""
         self._wanted = {camera.name: camera for camera in cameras}
         for camera in cameras:
-            if self._kept.get(camera.name, (None,))[0] != camera:
-                self.waiting[_place(camera)] = "loading"
+            if self._open_tasks.get(camera.name, (None,))[0] != camera:
+                self.waiting[_ready_name(camera)] = "loading"
         self._changed.set()
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Keep the cameras open; one that fails is tried again for ever."""
         try:
             while True:
                 self._changed.clear()
-                await self._follow()
+                await self._apply_configuration()
                 await self._changed.wait()
         finally:
-            for _, task in self._kept.values():
+            for _, task in self._open_tasks.values():
                 task.cancel()
-            tasks = (task for _, task in self._kept.values())
+            tasks = (task for _, task in self._open_tasks.values())
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _follow(self) -> None:
+    async def _apply_configuration(self) -> None:
         """Close the cameras that are gone or changed, and open those that are not open."""
         wanted = self._wanted
-        for name, (camera, task) in list(self._kept.items()):
+        for name, (camera, task) in list(self._open_tasks.items()):
             if wanted.get(name) != camera:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
-                del self._kept[name]
-                self.waiting.pop(_place(camera), None)
+                del self._open_tasks[name]
+                self.waiting.pop(_ready_name(camera), None)
                 await self._sessions.drop(name)
         for name, camera in wanted.items():
-            if name not in self._kept:
-                self.waiting[_place(camera)] = "loading"
-                task = asyncio.create_task(self._open_in_the_end(camera))
-                task.add_done_callback(self._tell_failure)
-                self._kept[name] = (camera, task)
+            if name not in self._open_tasks:
+                self.waiting[_ready_name(camera)] = "loading"
+                task = asyncio.create_task(self._open_with_retries(camera))
+                task.add_done_callback(self._log_failure)
+                self._open_tasks[name] = (camera, task)
 
-    async def _open_in_the_end(self, camera: CameraSettings) -> None:
-        place = _place(camera)
+    async def _open_with_retries(self, camera: CameraSettings) -> None:
+        ready_name = _ready_name(camera)
         while True:
             try:
                 await self._open(camera)
             except MataError as error:
-                self._log.error("%s: %s", place, error.detail)
-                self.waiting[place] = error.detail
+                self._log.error("%s: %s", ready_name, error.detail)
+                self.waiting[ready_name] = error.detail
                 await asyncio.sleep(self._retry)
             else:
-                self.waiting.pop(place, None)
+                self.waiting.pop(ready_name, None)
                 return
 
     async def _open(self, camera: CameraSettings) -> None:
@@ -99,11 +99,11 @@ class CameraRegistry:
             always=camera.always,
         )
 
-    def _tell_failure(self, task: asyncio.Task[None]) -> None:
+    def _log_failure(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self._log.error("a camera could not be kept", exc_info=task.exception())
 
 
-def _place(camera: CameraSettings) -> str:
+def _ready_name(camera: CameraSettings) -> str:
     """Return what ``/ready`` calls a camera."""
     return f"camera {camera.name}"

@@ -14,7 +14,7 @@ import msgspec
 
 from mataserver import JSON_LIMIT, BadRequest, check_json
 from mataserver_oip import tensor
-from mataserver_oip.tensor import MOST_VALUES, Tensor
+from mataserver_oip.tensor import MAX_VALUES, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +42,8 @@ def read(name: str, datatype: str, shape: Sequence[int], text: bytes) -> Tensor:
 def _long(name: str, datatype: str, shape: Sequence[int], text: bytes) -> Tensor:
     code = tensor.code(name, datatype)
     count, given = tensor.elements(name, shape), text.count(b",") + 1
-    if max(count, given) > MOST_VALUES:
-        raise BadRequest(f"input '{name}': over {MOST_VALUES} numbers: send them as bytes")
+    if max(count, given) > MAX_VALUES:
+        raise BadRequest(f"input '{name}': over {MAX_VALUES} numbers: send them as bytes")
     if given != count:
         raise BadRequest(
             f"input '{name}': the shape {list(shape)} has {count} elements, got {given}"
