@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from conftest import picture
 from mataserver import media
 from mataserver.errors import BadRequest
+from mataserver.media import bands
 
 LIMIT = 50_000_000
 SOON = 1.5
@@ -307,3 +309,60 @@ def test_countless_directories_are_not_walked_one_by_one(brand):
     starts = (b"II*\0" + struct.pack("<I", at - len(head) - 8 * each) for each in range(count))
     entries = struct.pack("<HHI4x", 1, 1, 1) * 65_535
     assert "damaged" in refused(head + b"".join(starts) + struct.pack("<H", 65_535) + entries)
+
+
+@pytest.mark.parametrize("kind", [b"P1", b"P2", b"P3"])
+def test_samples_of_text_are_few(kind):
+    """Each is read by itself: a body full of them would take a decoder for ten seconds."""
+    head = kind + (b" 1900 1360\n" if kind == b"P1" else b" 1900 1360 255\n")
+    with pytest.raises(BadRequest, match="of text has at most 4000000 bytes; save it as a binary"):
+        media.decode(head + b"1 " * 2_000_000, 50_000_000)
+    small = kind + (b" 2 1\n1 1" if kind == b"P1" else b" 2 1 1\n" + b"1 " * 6)
+    assert media.decode(small, 100).shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_pictures_of_16_bits_are_converted_in_bands(form):
+    """They took 20 bytes for each pixel beside Pillow's own two."""
+    out, shades = io.BytesIO(), np.arange(2_400 * 1_200, dtype=np.uint32).reshape(1_200, 2_400)
+    samples = (shades * 7 % 65_536).astype(np.uint16)
+    Image.fromarray(samples).save(out, form)
+    data = out.getvalue()
+    tracemalloc.start()
+    try:
+        found = media.decode(data, 50_000_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found[..., 0], np.rint(samples / 257.0))
+    assert (found == found[..., :1]).all()
+    assert peak < 12 * samples.size
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "YCbCr", "1"])
+def test_bands_are_the_whole(mode, monkeypatch):
+    """However many rows are converted at a time."""
+    noise = np.random.default_rng(5).integers(0, 256, (37, 23, 3), np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    monkeypatch.setattr(bands, "BAND_PIXELS", 100)
+    assert np.array_equal(bands.pixels(picture), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize("alpha", ["white", "black", "drop"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "I;16"])
+def test_transparent_bands_are_the_whole(mode, alpha, monkeypatch):
+    """Each band is laid on the same ground, and has the same transparent colour."""
+    noise = np.random.default_rng(5).integers(0, 4, (37, 23, 4), np.uint8) * 80
+    if mode == "I;16":
+        picture = Image.fromarray(noise[..., 0].astype(np.uint16) * 250)
+    elif mode == "P":
+        picture = Image.fromarray(noise[..., :3]).quantize(16)
+    else:
+        picture = Image.fromarray(noise).convert(mode)
+    out = io.BytesIO()
+    options = {} if mode in {"RGBA", "LA"} else {"transparency": 0}
+    picture.save(out, "PNG", **options)
+    whole = media.decode(out.getvalue(), LIMIT, alpha)
+    monkeypatch.setattr(bands, "BAND_PIXELS", 100)
+    assert np.array_equal(media.decode(out.getvalue(), LIMIT, alpha), whole)
+    assert len(np.unique(whole)) > 1

@@ -22,6 +22,10 @@ _CHANNELS = {b"5": 1, b"6": 3}
 _LONGEST_HEAD = 4_096
 _TOKENS = {**dict.fromkeys((b"P1", b"P4"), 2), **dict.fromkeys((b"P2", b"P3", b"P5", b"P6"), 3)}
 """How many numbers the head of each kind has."""
+_TEXT = (b"P1", b"P2", b"P3")
+MAX_TEXT_BYTES = 4_000_000
+"""Pillow reads samples that are written as text one by one: a megabyte takes a quarter of a second,
+or more."""
 _EXTENSIONS = (b"P0", b"Pf", b"Py")
 """Magic numbers that Pillow takes besides: floating-point samples, and some for its own tests."""
 
@@ -54,7 +58,8 @@ def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | Non
 def check(data: bytes | memoryview) -> None:
     """Raise ``BadRequest`` for a head that has no end soon: Pillow reads it byte by byte.
 
-    Also for what Pillow takes for a file of this family and is none of P1 to P6.
+    Also for over ``MAX_TEXT_BYTES`` of text, and for what Pillow takes for a file of this family
+    and is none of P1 to P6.
     """
     if bytes(data[:2]) in _EXTENSIONS:
         raise BadRequest(kinds.refusal(data))
@@ -64,6 +69,11 @@ def check(data: bytes | memoryview) -> None:
     head = rb"P.(?:%b+[^\s#]+){%d}\s" % (_GAP, tokens)
     if not re.match(head, bytes(data[:_LONGEST_HEAD]), re.DOTALL):
         raise BadRequest(f"image cannot be decoded: its head has over {_LONGEST_HEAD} bytes")
+    if bytes(data[:2]) in _TEXT and len(data) > MAX_TEXT_BYTES:
+        raise BadRequest(
+            f"image is too large: a PBM, PGM or PPM of text has at most {MAX_TEXT_BYTES} bytes; "
+            "save it as a binary one"
+        )
 
 
 def _scaled(samples: NDArray[Any], most: int) -> NDArray[np.uint8]:

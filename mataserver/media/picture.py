@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mataserver.errors import BadRequest
 from mataserver.media import alpha as transparency
-from mataserver.media import clock, jpeg, kinds, netpbm, structure, tiff
+from mataserver.media import bands, clock, jpeg, kinds, netpbm, structure, tiff
 from mataserver.media.jpeg import MARGINS
 from mataserver.media.limits import Picture, check_size
 
@@ -130,8 +130,7 @@ def _by_pillow(
         found = _jpeg(picture, data, wanted[::-1] if wanted and transposed else wanted)
         if found is None:
             picture.load()
-            pixels = np.array(_to_rgb(picture, data, alpha, legible=legible), dtype=np.uint8)
-            found = Picture(pixels, 1, *picture.size)
+            found = Picture(_to_rgb(picture, data, alpha, legible=legible), 1, *picture.size)
     except (*_DAMAGED, RuntimeError, Image.DecompressionBombError):
         raise Unreadable("image cannot be decoded: it is truncated or damaged") from None
     return _upright(found, _orientation(picture))  # read now: loading applies some orientations
@@ -206,7 +205,7 @@ def _orientation(picture: Image.Image) -> int:
 
 def _to_rgb(
     picture: Image.Image, data: bytes | memoryview, alpha: Alpha, *, legible: bool
-) -> Image.Image:
+) -> NDArray[np.uint8]:
     """Convert to RGB; samples over 8 bits are scaled, as ``convert`` would clip them."""
     clear = transparency.is_transparent(picture)
     if picture.mode == "F":
@@ -215,14 +214,25 @@ def _to_rgb(
         tiff.check(picture)
     if picture.mode.startswith("I;16") or picture.mode == "I":
         samples: NDArray[Any] = np.asarray(picture)
-        if picture.format == "TIFF":
-            samples = tiff.grey(picture, samples)
-        grey = (samples.clip(0, 65_535) / 257.0).round().astype(np.uint8)
+        grey = bands.shades(picture, samples)
         if not clear:
-            return Image.fromarray(grey).convert("RGB")
-        layers = transparency.layered_grey(samples, grey, picture.info["transparency"])
-        return transparency.opaque(layers, alpha, legible=legible)
+            return grey[..., np.newaxis].repeat(3, axis=2)
+        level = picture.info["transparency"]
+
+        def shown(top: int, bottom: int) -> Image.Image:
+            layers = transparency.layered_grey(samples[top:bottom], grey[top:bottom], level)
+            return transparency.opaque(layers, alpha, legible=legible)
+
+        height, width = grey.shape
+        if legible:  # which colour the ground has is decided for the picture as a whole
+            return bands.pixels(shown(0, height))
+        return bands.assembled(width, height, shown)
     if clear:
-        layers = transparency.layered(picture, transparency.depth_of(picture, data))
-        return transparency.opaque(layers, alpha, legible=legible)
-    return picture.convert("RGB")
+        depth = transparency.depth_of(picture, data)
+
+        def composed(part: Image.Image) -> Image.Image:
+            layers = transparency.layered(part, depth)
+            return transparency.opaque(layers, alpha, legible=legible)
+
+        return bands.pixels(composed(picture)) if legible else bands.pixels(picture, composed)
+    return bands.pixels(picture)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 KEEP_SECONDS = 86_400.0
 """How long an unfinished upload, and a file that no version has, is kept."""
+UNHELD_SECONDS = 60.0
+"""How old the folder of a request must be that no server holds: one that was killed left it. A
+server locks its own only once it is there."""
 
 
 class WrongOffset(Conflict):
@@ -51,9 +54,13 @@ class FileStore:
         """Give an empty folder for an upload; it is removed in the end."""
         made = self._root / "uploads" / str(uuid.uuid4())
         made.mkdir(parents=True, mode=0o700)
+        held = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield made
         finally:
+            os.close(held)
             shutil.rmtree(made, ignore_errors=True)
 
     def keep(self, path: Path) -> Blob:
@@ -110,10 +117,26 @@ class FileStore:
                     path.unlink()
         for path in self._root.glob("uploads/*"):
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < old:
+                age = time.time() - path.stat().st_mtime
+                if age > KEEP_SECONDS or (age > UNHELD_SECONDS and not _is_held(path)):
                     shutil.rmtree(path, ignore_errors=True)
 
     def _check_space(self, folder: Path, more: int) -> None:
         taken = sum(path.stat().st_size for path in folder.iterdir())
         if taken + more > self._unfinished:
             raise OutOfMemory("Unfinished uploads use all of their space: finish one or wait")
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a server has the folder of a request; true where nothing tells."""
+    try:
+        looked_at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(looked_at, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(looked_at)
+    return False

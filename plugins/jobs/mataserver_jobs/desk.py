@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,10 +79,15 @@ class Desk:
         """
         job = str(uuid.uuid4())
         draft: Draft | None = None
+        held: int | None = None
         try:
-            draft = Draft(job, await finish(asyncio.to_thread(self.storage.make, job)))
+            folder = await finish(asyncio.to_thread(self.storage.make, job))
+            held = self.storage.hold(job)  # else ``sweep`` would take it for a dead server's
+            draft = Draft(job, folder)
             yield draft
         finally:
+            if held is not None:
+                os.close(held)
             if draft is None or not draft.submitted:
                 await finish(asyncio.to_thread(self.storage.remove, job))
 

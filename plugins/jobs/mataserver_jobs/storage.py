@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORPHAN_SECONDS = 86_400.0
-"""How old a folder must be that is of no job: an upload under way has one before its job exists."""
+"""How old a folder must be that is of no job, where no locks tell whether a draft has it."""
+UNHELD_SECONDS = 60.0
+"""How old one must be that no draft holds: a server that was killed left it. A draft locks its own
+only once it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,13 @@ class Storage:
         made = self.folder(job) / "input"
         made.mkdir(parents=True)
         return made
+
+    def hold(self, job: str) -> int:
+        """Lock the folder of a draft, until the descriptor is closed or the process ends."""
+        held = os.open(self.folder(job), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return held
 
     def has_room(self) -> bool:
         """Whether the disk has as much room as another job asks for."""
@@ -98,13 +110,28 @@ class Storage:
             return b""
 
     def orphans(self) -> list[str]:
-        """Return the old folders, which may be of jobs that are no more."""
+        """Return the folders that no draft holds, which may be of jobs that are no more."""
         if not self._root.is_dir():
             return []
-        old = time.time() - ORPHAN_SECONDS
-        found = []
+        now, found = time.time(), []
         for path in self._root.iterdir():
             with contextlib.suppress(FileNotFoundError):  # it is being removed
-                if is_id(path.name) and path.stat().st_mtime < old:
+                age = now - path.stat().st_mtime if is_id(path.name) else 0.0
+                if age > ORPHAN_SECONDS or (age > UNHELD_SECONDS and not _is_held(path)):
                     found.append(path.name)
         return found
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a draft has a folder; true where nothing tells."""
+    try:
+        looked_at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(looked_at, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(looked_at)
+    return False

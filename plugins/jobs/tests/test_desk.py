@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 
 import msgspec
 import pytest
@@ -64,3 +66,24 @@ async def test_a_client_that_leaves_a_restart(desk):
         await left(desk.restart(ended, {}), moment)
         state = (await desk.store.get(record.id)).state
         assert output.exists() == (state == "cancelled"), moment
+
+
+def aged(folder):
+    """Have a folder be some minutes old."""
+    os.utime(folder, (time.time() - 300,) * 2)
+    return folder
+
+
+async def test_what_a_killed_server_left_of_an_upload_is_removed(desk):
+    """Its folder is of no job and of no draft: it goes with the next sweep, at the start too."""
+    killed = desk.storage.make("00000000-0000-4000-8000-000000000000")
+    (killed / ".0123.part").write_bytes(b"half of a film")
+    aged(killed.parent)
+    async with desk.draft() as draft:
+        (draft.input / ".4567.part").write_bytes(b"arrives slowly")
+        uploading = aged(draft.input.parent)
+        record = await submitted(desk)
+        aged(desk.storage.folder(record.id))
+        await desk.sweep()
+        assert {path.name for path in desk.storage.root.iterdir()} == {uploading.name, record.id}
+    assert [path.name for path in desk.storage.root.iterdir()] == [record.id]
