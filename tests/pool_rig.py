@@ -9,7 +9,7 @@ import pytest
 
 from mataserver.config import ModelSettings
 from mataserver.contract.backend import ModelSpec
-from mataserver.engines.work import Facts, Job, Outcome, Timing
+from mataserver.engines.work import Job, LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Death, WorkerDied
 from mataserver.library.plan import ModelPlan
 from mataserver.metrics import Metrics
@@ -25,9 +25,9 @@ class StandIn:
     """A worker whose every step the test decides."""
 
     def __init__(self, memory: int) -> None:
-        self.facts = Facts(stateful=False, pid=1)
+        self.report = LoadReport(stateful=False, pid=1)
         self.width, self.pids = 1, (1,)
-        self.alive = True
+        self.is_alive = True
         self.closed = False
         self.gate = asyncio.Event()
         self.gate.set()
@@ -43,7 +43,7 @@ class StandIn:
 
     async def _answer(self, jobs, answered):
         await self.gate.wait()
-        answered([Outcome(b"{}", Timing()) for _ in jobs] if self.alive else WorkerDied("died"))
+        answered([Outcome(b"{}", Timing()) for _ in jobs] if self.is_alive else WorkerDied("died"))
 
     async def memory(self):
         return self._memory
@@ -55,7 +55,7 @@ class StandIn:
         self._callbacks.append(callback)
 
     def die(self):
-        self.alive = False
+        self.is_alive = False
         self.gate.set()
         for callback in self._callbacks:
             callback(Death("it was shot"))

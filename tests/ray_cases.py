@@ -95,12 +95,12 @@ async def ask(http, model="fake-detect", **params):
 
 def detectors(engine):
     """Return the nodes that the detector's replicas are on."""
-    return [w.node.id for w in engine.workers if w.alive and w._name == "fake-detect"]
+    return [w.node.id for w in engine.workers if w.is_alive and w._name == "fake-detect"]
 
 
 def workers_of(engine, model):
     """Return how many workers a model has."""
-    return sum(worker.alive and worker._name == model for worker in engine.workers)
+    return sum(worker.is_alive and worker._name == model for worker in engine.workers)
 
 
 async def whole(http, engine, nodes=2):

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from mataserver.engines.work import Facts, Job, Outcome, Timing
+from mataserver.engines.work import Job, LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Failure, NotDispatchedError, WorkerDied
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.batching import Batcher
@@ -20,10 +20,10 @@ class Recorder:
     """A worker that notes its batches and answers when the test lets it."""
 
     def __init__(self):
-        self.facts = Facts(stateful=False, pid=1)
+        self.report = LoadReport(stateful=False, pid=1)
         self.width, self.pids = 1, (1,)
         self.doubt = None
-        self.alive = True
+        self.is_alive = True
         self.batches = []
         self.dropped = []
         self.timing = Timing(infer=10.0)
@@ -43,7 +43,7 @@ class Recorder:
 
     async def _answer(self, jobs, answered):
         await self.gate.wait()
-        if self.alive:
+        if self.is_alive:
             answered([Outcome(job.image, self.timing, self.failure) for job in jobs])
         else:
             answered(WorkerDied("died"))
@@ -144,7 +144,7 @@ async def test_a_death_fails_what_ran_and_returns_what_waited():
     made = batcher(worker, max_batch=1)
     jobs = submit(made, *"abcd")
     await asyncio.sleep(0.01)
-    worker.alive = False
+    worker.is_alive = False
     worker.gate.set()
     outcomes = await asyncio.gather(*jobs, return_exceptions=True)
     assert [type(each) for each in outcomes] == [WorkerDied] * 2 + [NotDispatchedError] * 2
@@ -265,7 +265,7 @@ async def test_who_is_no_task_does_not_begin_where_that_fails():
 
     worker.infer = refuse
     assert made.begin(Job(b"a", b""), Ticket()) is None
-    worker.alive = False
+    worker.is_alive = False
     assert made.begin(Job(b"a", b""), Ticket()) is None
     assert not made.active
 
@@ -279,7 +279,7 @@ async def test_who_is_no_task_is_told_that_a_worker_died():
         ticket = Ticket()
         made.begin(Job(b"a", b""), ticket)
         ticket.take = told.append
-    worker.alive = False
+    worker.is_alive = False
     worker.gate.set()
     await made.drain()
     assert sorted(type(each).__name__ for each in told) == [
@@ -327,7 +327,7 @@ async def test_one_who_still_waits_keeps_a_batch():
 async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, largest, ahead):
     """As much as the threads that decode can have under way; slow work waits for its batch."""
     worker = Recorder()
-    worker.facts = Facts(stateful=False, pid=1, decoders=3)
+    worker.report = LoadReport(stateful=False, pid=1, decoders=3)
     worker.timing = timing
     made = batcher(worker, max_batch=largest, queue_limit=60)
     await made.submit(Job(b"a", b""))
@@ -347,7 +347,7 @@ async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, largest,
 async def test_a_slow_model_is_given_no_more_than_its_replicas_can_begin(timing, stateful, given):
     """What waits is for whichever replica is done first: one may be held up much longer."""
     worker = Recorder()
-    worker.facts = Facts(stateful=stateful, pid=1)
+    worker.report = LoadReport(stateful=stateful, pid=1)
     worker.width = 3
     worker.timing = timing
     made = batcher(worker, max_batch=1, queue_limit=60)
@@ -358,7 +358,7 @@ async def test_a_slow_model_is_given_no_more_than_its_replicas_can_begin(timing,
 async def test_a_refused_picture_changes_nothing_of_what_is_sent_ahead():
     """A picture that could not be decoded took the model no time: that is no sign of its pace."""
     worker = Recorder()
-    worker.facts = Facts(stateful=False, pid=1, decoders=7)
+    worker.report = LoadReport(stateful=False, pid=1, decoders=7)
     made = batcher(worker, max_batch=4, queue_limit=60)
     worker.timing, worker.failure = Timing(decode=1.0), Failure(400, "no picture")
     await made.submit(Job(b"broken", b""))
@@ -473,7 +473,7 @@ async def test_background_work_of_a_worker_that_died_goes_to_the_next_one():
     made = batcher(worker, max_batch=1)
     jobs = submit(made, "a", "b") + submit_behind(made, "x")
     await asyncio.sleep(0.01)
-    worker.alive = False
+    worker.is_alive = False
     worker.gate.set()
     found = await asyncio.gather(*jobs, return_exceptions=True)
     assert isinstance(found[2], NotDispatchedError)

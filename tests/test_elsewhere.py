@@ -10,7 +10,7 @@ from mataserver import config
 from mataserver.config import ConfigError
 from mataserver.config.needs import Needs
 from mataserver.engines.replicas import Replicas
-from mataserver.engines.work import Facts, Job, Outcome, Timing
+from mataserver.engines.work import Job, LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import (
     NodeDied,
     NotDispatchedError,
@@ -126,7 +126,7 @@ class Losing(StandIn):
     error: WorkerDied = NodeDied()
 
     async def _answer(self, jobs, answered):
-        self.alive = False
+        self.is_alive = False
         answered(self.error)
         self.die()
 
@@ -197,7 +197,7 @@ async def test_what_waits_for_a_suspect_worker_goes_to_the_next_one():
     worker.doubt(suspect=True)
     waiting = submit(made, "a", "b")
     await asyncio.sleep(0.01)
-    worker.alive = False
+    worker.is_alive = False
     worker.doubt(suspect=False)
     found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 2)
     assert [type(each) for each in found] == [WorkerReplacedError, WorkerReplacedError]
@@ -208,11 +208,11 @@ class Replica:
     """A replica that answers at once."""
 
     width = 1
-    alive = True
+    is_alive = True
     pids = ()
 
     def __init__(self):
-        self.facts = Facts(stateful=False, pid=1)
+        self.report = LoadReport(stateful=False, pid=1)
         self.doubt = None
         self.seen = 0
 

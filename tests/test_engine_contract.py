@@ -187,8 +187,8 @@ async def test_work_is_done(engine, assignment):
     """Batches, calls and streams come back whole and in order; a failure is its own job's alone."""
     array = np.arange(1 << 17, dtype=np.float32).reshape(2, -1)
     async with started(engine, assignment) as worker:
-        assert worker.alive
-        assert not worker.facts.stateful
+        assert worker.is_alive
+        assert not worker.report.stateful
         batches = await asyncio.gather(*(answers(worker, job(w), job(w + 1)) for w in (10, 20, 30)))
         assert [labels(each) for each in batches] == [["10", "11"], ["20", "21"], ["30", "31"]]
         (failed,) = await answers(worker, job(RAISES))
@@ -203,7 +203,7 @@ async def test_work_is_done(engine, assignment):
             await worker.call("nothing_of_that_name", (), {})
         *words, last = [item async for item in worker.generate(job(40))]
         assert (words, labels([last])) == (["a", "b", "c"], ["40"])
-    assert not worker.alive
+    assert not worker.is_alive
     with pytest.raises(WorkerDied):
         worker.infer([job()], print)
 
@@ -233,12 +233,12 @@ async def test_what_nobody_waits_for_is_not_done(engine, assignment, tmp_path):
 async def test_sessions_keep_their_state(engine, assignment):
     """Each session counts its own frames, and begins anew once it was closed."""
     async with started(engine, dataclasses.replace(assignment, load=load_tracking)) as worker:
-        assert worker.facts.stateful
+        assert worker.report.stateful
         told = [labels(await answers(worker, job(session=each))) for each in "aabab"]
         assert told == [["1"], ["2"], ["1"], ["3"], ["2"]]
         await worker.close_session("a")
         (fresh,) = await answers(worker, job(session="a"))
-        assert (labels([fresh]), fresh.fresh) == (["1"], True)
+        assert (labels([fresh]), fresh.is_new_session) == (["1"], True)
 
 
 async def test_a_load_that_is_refused_says_why(engine, assignment):
@@ -257,7 +257,7 @@ async def test_a_hang_is_noticed(engine, assignment):
         worker.on_death(deaths.append)
         with pytest.raises(WorkerDied, match=r"no answer within 0\.6 s"):
             await answers(worker, job(HANGS))
-        assert not worker.alive
+        assert not worker.is_alive
         assert [death.is_model_fault for death in deaths] == [True]
     async with started(engine, assignment) as worker:
         assert labels(await answers(worker, job())) == ["16"]

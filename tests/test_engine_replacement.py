@@ -104,5 +104,5 @@ async def test_a_replacement_that_the_system_refuses_is_tried_again(replicas, ca
     with no_descriptors():
         await until(lambda: "a replica cannot be replaced" in caplog.text, ENOUGH)
     assert "Too many open files" in caplog.text
-    assert replicas.alive
+    assert replicas.is_alive
     await until(lambda: len(replicas.pids) == 2, ENOUGH)

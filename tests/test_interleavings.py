@@ -172,7 +172,7 @@ class Play:
 
     async def live(self):
         """Start the next worker when there is none; sessions begin anew there."""
-        if self.worker is None or not self.worker.alive:
+        if self.worker is None or not self.worker.is_alive:
             await asyncio.gather(*self.tasks)
             self.worker = await self.engine.start(self.assignment, PLACE)
             self.worker.on_death(self.deaths.append)
@@ -229,7 +229,7 @@ class Play:
         """Wait for the answer of a batch, or say after a moment that nobody does."""
         self.batches.append(batch)
         worker = self.worker
-        if not worker.alive:
+        if not worker.is_alive:
             batch.take(WorkerDied("It has died since"))
         else:
             drop = worker.infer(jobs, batch.take)

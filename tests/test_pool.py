@@ -9,7 +9,7 @@ import errno
 
 import pytest
 
-from mataserver.engines.work import Facts, Outcome
+from mataserver.engines.work import LoadReport, Outcome
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.background import BACKGROUND
@@ -305,7 +305,7 @@ async def test_whether_a_model_keeps_state_is_known_once_it_is_loaded(rig, keeps
     plan = rig.plan("a")
     assert rig.pool.stateful(plan)
     await rig.touch("a")
-    rig.workers["a"].facts = Facts(stateful=keeps, pid=1)
+    rig.workers["a"].report = LoadReport(stateful=keeps, pid=1)
     assert rig.pool.stateful(plan) is keeps
     await rig.pool.unload("a")
     assert rig.pool.stateful(plan)

@@ -160,7 +160,7 @@ async def test_a_silent_node(cluster, assignment):
         with pytest.raises(NodeDied):
             await answers(worker, job())
         assert 0.8 < time.monotonic() - begun < SOON
-        assert not worker.alive
+        assert not worker.is_alive
 
 
 async def test_a_worker_that_died_alone(cluster, assignment):

@@ -13,7 +13,7 @@ import pytest
 from conftest import picture
 from mataserver import testing
 from mataserver.engines.replicas import Replicas
-from mataserver.engines.work import Facts, Job, Outcome, Timing
+from mataserver.engines.work import Job, LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Death, WorkerDied
 from mataserver.errors import MataError
 
@@ -24,9 +24,9 @@ class StandIn:
     width = 1
 
     def __init__(self, index, *, stateful):
-        self.facts = Facts(stateful=stateful, pid=100 + index)
+        self.report = LoadReport(stateful=stateful, pid=100 + index)
         self.pids = (100 + index,)
-        self.alive = True
+        self.is_alive = True
         self.closed = False
         self.asked = []
         self.closed_sessions = []
@@ -47,7 +47,7 @@ class StandIn:
         pass
 
     def die(self):
-        self.alive = False
+        self.is_alive = False
         for _, answered in self.asked:
             answered(WorkerDied("died"))
         for callback in self._callbacks:
@@ -57,7 +57,7 @@ class StandIn:
         self.closed_sessions.append(session)
 
     async def call(self, method, args, kwargs):
-        return self.facts.pid, method, args, kwargs
+        return self.report.pid, method, args, kwargs
 
     async def stream(self, method, args, kwargs):
         yield method
@@ -147,7 +147,7 @@ async def test_a_death_costs_what_that_replica_held_and_it_is_replaced(rig):
     for index in (1, 2):
         rig.workers[index].answer()
     assert [type(each[0]) for each in answers[1:]] == [list, list]
-    assert rig.replicas.alive
+    assert rig.replicas.is_alive
     async with asyncio.timeout(10):
         while rig.starts != [0, 1, 2, 0]:
             await asyncio.sleep(0.02)
@@ -164,7 +164,7 @@ async def test_the_last_death_is_told_once(rig):
     for index in range(3):
         rig.workers[index].die()
     assert told == [Death("it was shot")]
-    assert not rig.replicas.alive
+    assert not rig.replicas.is_alive
     with pytest.raises(WorkerDied):
         rig.send()
 
@@ -276,7 +276,7 @@ async def test_one_more_that_cannot_be_started_changes_nothing(rig):
     rig.failure = MataError("no memory")
     with pytest.raises(MataError, match="no memory"):
         await rig.replicas.grow()
-    assert (rig.replicas.count, rig.replicas.alive) == (3, True)
+    assert (rig.replicas.count, rig.replicas.is_alive) == (3, True)
     rig.failure = None
     await rig.replicas.grow()
     assert (rig.replicas.count, sorted(rig.workers)) == (4, [0, 1, 2, 3])
@@ -327,7 +327,7 @@ async def test_one_that_dies_as_it_is_given_up_is_not_missed(rig):
     rig.workers[2].die()
     assert await shrinking
     assert isinstance(answers[2][0], WorkerDied)
-    assert (rig.replicas.count, rig.replicas.alive, rig.starts) == (2, True, [0, 1, 2])
+    assert (rig.replicas.count, rig.replicas.is_alive, rig.starts) == (2, True, [0, 1, 2])
 
 
 async def test_the_whole_closes_one_that_is_being_given_up(rig):

@@ -136,7 +136,7 @@ async def test_a_session_tells_once_that_the_state_was_lost(plugin, folder):
 def pid_of(at, name):
     """Return the process that holds a model."""
     [slot] = at._pool._residency.slots_of(name)
-    return slot.worker.facts.pid
+    return slot.worker.report.pid
 
 
 async def test_models_are_listed_loaded_and_removed(plugin, folder):

@@ -22,7 +22,7 @@ from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines import payload, single_job, wire
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
-from mataserver.engines.work import Assignment, Facts, Job, Outcome, Placement, Timing
+from mataserver.engines.work import Assignment, Job, LoadReport, Outcome, Placement, Timing
 from mataserver.engines.worker import ProcessWorker
 from mataserver.engines.worker_errors import (
     DecodeTimeoutError,
@@ -185,7 +185,7 @@ async def test_a_death_is_noticed_though_a_child_holds_the_socket(worker):
     async with asyncio.timeout(SOON):
         with pytest.raises(WorkerDied):
             await worker.call("fork_and_die", (), {})
-    assert not worker.alive
+    assert not worker.is_alive
 
 
 async def test_sys_exit_in_a_thread_is_a_failure_of_its_request(tmp_path, caplog):
@@ -213,7 +213,7 @@ async def test_sys_exit_in_a_process_is_a_failure_of_its_request(tmp_path):
         worker.infer([Job(picture(1, 1), b"\x80"), Job(picture(), b"\x80")], answers.set_result)
         first, second = await answers
         assert (first.failure.status, second.failure) == (500, None)
-        assert worker.alive
+        assert worker.is_alive
         with pytest.raises(MataError, match="could not be loaded: SystemExit"):
             await engine.start(assignment(tmp_path, leave), PLACE)
     await worker.close()
@@ -313,7 +313,7 @@ async def test_a_message_that_cannot_be_read_ends_the_worker(caplog, sent):
     sick.data_received(sent)
     assert isinstance(answers[0], WorkerDied)
     assert transport.aborted
-    assert not sick.alive
+    assert not sick.is_alive
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ async def test_a_message_that_cannot_be_read_ends_the_worker(caplog, sent):
         wire.WaitingForDecoder(),
         wire.StreamEnded(99),
         wire.Answer(99, []),
-        wire.Loaded(Facts(stateful=False, pid=1)),
+        wire.Loaded(LoadReport(stateful=False, pid=1)),
     ],
 )
 async def test_a_flood_of_messages_ends_the_worker(message):
@@ -337,7 +337,7 @@ async def test_a_flood_of_messages_ends_the_worker(message):
         sick.data_received(flood)
     assert isinstance(answers[0], WorkerDied)
     assert transport.aborted
-    assert not sick.alive
+    assert not sick.is_alive
 
 
 async def test_messages_that_come_together_are_read_one_by_one():
@@ -387,7 +387,7 @@ async def test_a_slow_image_in_a_call_is_that_calls_own(tmp_path, engine_type):
             await slow
     assert (displaced.value.status, displaced.value.retry_after) == (503, 1)
     assert [death.is_model_fault for death in deaths] == [False]
-    assert not started.alive
+    assert not started.is_alive
     await started.close()
     await engine.close()
 
@@ -401,10 +401,10 @@ async def test_decoding_is_not_the_models_time():
     for _ in range(8):
         await asyncio.sleep(0.1)
         busy.data_received(b"".join(wire.frame(wire.WaitingForDecoder())))
-    assert busy.alive
+    assert busy.is_alive
     assert not answers
     await asyncio.sleep(0.5)
-    assert not busy.alive
+    assert not busy.is_alive
 
 
 async def test_only_the_slow_image_of_a_batch_is_refused():
@@ -418,16 +418,16 @@ async def test_only_the_slow_image_of_a_batch_is_refused():
     assert isinstance(mine[0], DecodeTimeoutError)
     assert (mine[0].job, mine[0].status) == (1, 400)
     assert isinstance(others[0], WorkerReplacedError)
-    assert not stuck.alive
+    assert not stuck.is_alive
 
 
 @pytest.mark.parametrize("ask", ["infer", "call", "stream", "generate"])
 async def test_what_a_dead_worker_had_not_taken_can_go_to_the_next_one(worker, ask):
     """It is not to blame, whatever it is; what the worker had taken died with it."""
-    os.kill(worker.facts.pid, signal.SIGSTOP)
+    os.kill(worker.report.pid, signal.SIGSTOP)
     asked = asyncio.ensure_future(asking(worker, ask))
     await asyncio.sleep(0)
-    os.kill(worker.facts.pid, signal.SIGKILL)
+    os.kill(worker.report.pid, signal.SIGKILL)
     async with asyncio.timeout(SOON):
         with pytest.raises(NotDispatchedError) as caught:
             await asked

@@ -85,7 +85,7 @@ class NodeMonitor:
         self._is_lost = False
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether it monitors for no worker."""
         return not self._workers
 
@@ -143,7 +143,7 @@ class NodeMonitors:
 
     def monitor(self, node: Node) -> NodeMonitor:
         """Return a node's monitor; drop idle ones."""
-        for each in [key for key, monitor in self._monitors.items() if monitor.idle]:
+        for each in [key for key, monitor in self._monitors.items() if monitor.is_idle]:
             del self._monitors[each]
         if node.id not in self._monitors:
             self._monitors[node.id] = NodeMonitor(

@@ -30,7 +30,7 @@ from mataserver.engines.failures import (
 from mataserver.engines.item_validation import InvalidResultError
 from mataserver.engines.methods import ModelMethods
 from mataserver.engines.result_validation import validate_custom_result, validate_result
-from mataserver.engines.work import Facts, Outcome, Timing
+from mataserver.engines.work import LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Failure
 from mataserver.errors import MataError
 
@@ -72,7 +72,7 @@ class ModelHost:
         self._step_timeout = 0.0
         self._decoding: dict[int, Job] = {}
 
-    def load(self) -> Facts:
+    def load(self) -> LoadReport:
         """Load the model and its parts. Raises a ``MataError``."""
         assignment = self._assignment
         try:
@@ -83,7 +83,7 @@ class ModelHost:
             raise client_failure from error
         stateful = hasattr(self._model, "session")
         decoders = assignment.decode_threads - 1
-        return Facts(stateful, os.getpid(), decoders, self._step_timeout)
+        return LoadReport(stateful, os.getpid(), decoders, self._step_timeout)
 
     def decode(self, job: Job) -> DecodedJob:
         """Decode a job's image; a failure is returned in the result, not raised."""
@@ -139,7 +139,7 @@ class ModelHost:
                 answers[id(item)] = (result, _ms(begun), False)
         return [(item, *answers[id(item)]) for item in batch]
 
-    def encode(self, item: DecodedJob, answer: object, infer_ms: float, *, fresh: bool) -> Outcome:
+    def encode(self, item: DecodedJob, answer: object, infer_ms: float, *, is_new: bool) -> Outcome:
         """Encode one answer; an answer that cannot be encoded is a failure of the model."""
         begun = time.perf_counter()
         body: Body = b""
@@ -156,12 +156,12 @@ class ModelHost:
                 answer = failure_of(error, "The model returned an invalid result")
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
         failure = answer if isinstance(answer, Failure) else None
-        return Outcome(body, timing, failure, fresh)
+        return Outcome(body, timing, failure, is_new)
 
     def infer(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Decode, forward and encode in the calling thread."""
         answers = self.forward([self.decode(job) for job in jobs])
-        return [self.encode(item, answer, ms, fresh=fresh) for item, answer, ms, fresh in answers]
+        return [self.encode(item, answer, ms, is_new=new) for item, answer, ms, new in answers]
 
     def generate(self, job: Job) -> Iterator[str | Outcome]:
         """Yield the text pieces that the model produces for one job, then its outcome.
@@ -188,7 +188,7 @@ class ModelHost:
                 answer = failure_of(error, "The model failed")
         elif answer is None:
             answer = self._predict([item])[0]
-        yield self.encode(item, answer, _ms(begun), fresh=False)
+        yield self.encode(item, answer, _ms(begun), is_new=False)
 
     def close_session(self, session: str) -> None:
         """Discard a session's state."""
@@ -250,15 +250,15 @@ class ModelHost:
     def _advance_session(self, item: DecodedJob) -> tuple[Result | Failure, float, bool]:
         begun = time.perf_counter()
         session = item.job.session
-        fresh = session not in self._sessions
+        is_new = session not in self._sessions
         try:
-            if fresh:
+            if is_new:
                 params: Params = self._params.decode(item.job.params)
                 self._sessions[session] = self._model.session(params)
             result: Result | Failure = self._sessions[session].step(item.image)
         except MODEL_ERRORS as error:
             result = failure_of(error, "The model failed")
-        return result, _ms(begun), fresh
+        return result, _ms(begun), is_new
 
 
 def _ms(begun: float) -> float:

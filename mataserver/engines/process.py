@@ -87,7 +87,7 @@ class ProcessEngine:
 
     def _zygote(self, placement: Placement) -> ZygoteHandle:
         zygote = self._zygotes.get(placement)
-        if zygote is None or not zygote.alive:
+        if zygote is None or not zygote.is_alive:
             zygote = ZygoteHandle(placement, *self._logging, self._inherit)
             zygote.start()
             self._zygotes[placement] = zygote
@@ -104,7 +104,7 @@ class ProcessEngine:
         zygote.linger_timer = loop.call_later(self._linger, self._retire, placement, zygote)
 
     def _retire(self, placement: Placement, zygote: ZygoteHandle) -> None:
-        if not zygote.idle:  # a child that just ended may not be reaped yet
+        if not zygote.is_idle:  # a child that just ended may not be reaped yet
             self._release(placement, zygote)
             return
         if self._zygotes.get(placement) is zygote:

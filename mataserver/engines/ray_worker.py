@@ -38,9 +38,9 @@ class RayWorker(ProcessWorker):
         self._loss_check: asyncio.Task[None] | None = None
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it can still answer."""
-        return self._loss_check is None and super().alive
+        return self._loss_check is None and super().is_alive
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ class RayWorker(ProcessWorker):
 
     async def memory(self) -> int:
         """Return the memory that the worker reported after its load, in bytes."""
-        return self.facts.memory
+        return self.report.memory
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
         """Call ``callback(suspect)`` when its node falls silent, and when it recovers."""

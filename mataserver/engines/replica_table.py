@@ -52,12 +52,12 @@ class ReplicaTable:
     def is_alive(self, index: int) -> bool:
         """Whether a worker can answer."""
         worker = self.workers[index]
-        return worker is not None and worker.alive
+        return worker is not None and worker.is_alive
 
     def worker(self, index: int) -> Worker:
         """Return a worker that can answer. Raises ``NotDispatchedError``."""
         worker = self.workers[index]
-        if worker is None or not worker.alive:
+        if worker is None or not worker.is_alive:
             raise NotDispatchedError
         return worker
 
@@ -89,7 +89,7 @@ class ReplicaTable:
         worker = self.worker(index)
         self.wanted.discard(index)
         idle = self.retiring[index] = asyncio.Event()
-        while self.load[index] and worker.alive:
+        while self.load[index] and worker.is_alive:
             await idle.wait()
         await worker.close()
         # Only now: a concurrent close of all workers must still see this one.

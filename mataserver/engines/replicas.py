@@ -21,14 +21,14 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from mataserver.engines.work import BatchCallback, Facts, Job, Outcome, Worker
+    from mataserver.engines.work import BatchCallback, Job, LoadReport, Outcome, Worker
     from mataserver.engines.worker_errors import Death
 
 
 class Replicas:
     """``count`` workers of one model; ``start(index)`` starts one, within ``load_timeout`` s."""
 
-    facts: Facts
+    report: LoadReport
 
     def __init__(
         self, start: Callable[[int], Awaitable[Worker]], count: int, load_timeout: float = 600.0
@@ -55,13 +55,13 @@ class Replicas:
         except BaseException:
             await self.close()
             raise
-        if not self.alive:
+        if not self.is_alive:
             await self.close()
             raise WorkerDied("The model's worker died while it was loaded")
-        self.facts = self._table.existing[0].facts
+        self.report = self._table.existing[0].report
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether a replica can still answer."""
         return not self._closed and bool(self._table.alive_indices())
 
@@ -91,7 +91,7 @@ class Replicas:
     def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run a batch on the least loaded replica, or the one with the session's state."""
         session, table = jobs[0].session, self._table
-        is_stateful = session is not None and self.facts.stateful
+        is_stateful = session is not None and self.report.stateful
         index = self._replica_of(session) if is_stateful and session else table.least_loaded()
         worker = table.worker(index)
 
@@ -198,7 +198,7 @@ class Replicas:
             for session, replica in self._session_replicas.items()
             if replica != index
         }
-        if self.alive:
+        if self.is_alive:
             self._set_suspect(index, suspect=False)
             self._restarts.restart(index, immediately=not death.is_model_fault)
             return

@@ -68,7 +68,7 @@ def _outcomes(reply: Reply, count: int) -> list[Outcome] | None:
         found = [message]
     elif isinstance(message, wire.Answer) and len(message.outcomes) == len(bodies):
         found = [
-            Outcome(body, head.timing, head.failure, head.fresh)
+            Outcome(body, head.timing, head.failure, head.is_new_session)
             for head, body in zip(message.outcomes, bodies, strict=True)
         ]
     else:

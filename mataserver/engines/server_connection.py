@@ -101,7 +101,9 @@ class ServerConnection:
             self._forget(request)
             self._send(lambda: packed)
             return
-        heads = [wire.OutcomeHeader(each.timing, each.failure, each.fresh) for each in outcomes]
+        heads = [
+            wire.OutcomeHeader(each.timing, each.failure, each.is_new_session) for each in outcomes
+        ]
         self.reply(wire.Answer(request, heads), [each.body for each in outcomes])
 
     def reply(self, message: wire.Message, parts: Sequence[Body] = ()) -> None:

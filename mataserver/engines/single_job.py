@@ -54,13 +54,13 @@ def pack_answer(request: int, outcome: Outcome) -> list[Buffer] | None:
     if outcome.failure is not None or size >= SHARED_MIN_BYTES:
         return None
     timing = outcome.timing
-    head = _ANSWER.pack(request, timing.decode, timing.infer, timing.encode, outcome.fresh)
+    head = _ANSWER.pack(request, timing.decode, timing.infer, timing.encode, outcome.is_new_session)
     return [PREFIX.pack(0, _ANSWER.size + size), head, *body]
 
 
 def read_answer(frame: memoryview) -> tuple[int, Outcome]:
     """Return a request's number and its outcome. Raises ``struct.error``."""
-    request, decode, infer, encode, fresh = _ANSWER.unpack_from(frame)
+    request, decode, infer, encode, is_new_session = _ANSWER.unpack_from(frame)
     return request, Outcome(
-        bytes(frame[_ANSWER.size :]), Timing(decode, infer, encode), None, fresh
+        bytes(frame[_ANSWER.size :]), Timing(decode, infer, encode), None, is_new_session
     )

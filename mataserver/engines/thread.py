@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from mataserver.engines.host import ModelHost
-    from mataserver.engines.work import Assignment, BatchCallback, Facts, Job, Outcome, Placement
+    from mataserver.engines.work import (
+        Assignment,
+        BatchCallback,
+        Job,
+        LoadReport,
+        Outcome,
+        Placement,
+    )
 
 log = logging.getLogger("mataserver.thread")
 
@@ -37,7 +44,7 @@ _END = object()
 class ThreadWorker:
     """One model in one daemon thread: a hung thread does not keep the server from exiting."""
 
-    facts: Facts
+    report: LoadReport
     width = 1
 
     def __init__(
@@ -54,14 +61,14 @@ class ThreadWorker:
         self._thread = ModelThread(name, self._watchdog)
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it can still answer."""
         return self._alive
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The server's own pid."""
-        return (self.facts.pid,)
+        return (self.report.pid,)
 
     def on_death(self, callback: Callable[[Death], None]) -> None:
         """Call ``callback(death)`` when the worker is given up."""
@@ -72,10 +79,10 @@ class ThreadWorker:
 
     async def load(self) -> None:
         """Load the model in the thread; the caller imposes a timeout."""
-        facts = await self._in_thread(self._host.load, watched=False)
+        report = await self._in_thread(self._host.load, watched=False)
         # Decoding beside the model was tried: lock contention costs more than it gains.
-        self.facts = msgspec.structs.replace(facts, decoders=0)
-        self._watchdog.raise_limit(facts.step_timeout)
+        self.report = msgspec.structs.replace(report, decoders=0)
+        self._watchdog.raise_limit(report.step_timeout)
 
     def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run one batch; the worker is given up if it hangs."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver.contract.envelope import Format
-from mataserver.engines.work import Facts, Timing
+from mataserver.engines.work import LoadReport, Timing
 from mataserver.engines.worker_errors import Failure
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class OutcomeHeader(msgspec.Struct, frozen=True):
 
     timing: Timing
     failure: Failure | None
-    fresh: bool
+    is_new_session: bool
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -112,7 +112,7 @@ class Stop(Message, frozen=True, tag=True):
 class Loaded(Message, frozen=True, tag=True):
     """Worker to server: the model is ready."""
 
-    facts: Facts
+    report: LoadReport
 
 
 class LoadRefused(Message, frozen=True, tag=True):

@@ -1,4 +1,4 @@
-"""What engines exchange: jobs, outcomes, facts about a loaded model, the worker protocol."""
+"""What engines exchange: jobs, outcomes, load reports, the worker protocol."""
 
 from __future__ import annotations
 
@@ -108,13 +108,13 @@ class Timing(msgspec.Struct, frozen=True):
 class Outcome:
     """One job's answer: a body in the job's format, or a failure and an empty body.
 
-    ``fresh`` says that the model's session state was created for this frame.
+    ``is_new_session``: the model's session state was created for this frame.
     """
 
     body: Body
     timing: Timing
     failure: Failure | None = None
-    fresh: bool = False
+    is_new_session: bool = False
 
     def whole(self) -> bytes:
         """Return the body in one piece. Raises the failure, if there is one."""
@@ -123,7 +123,7 @@ class Outcome:
         return self.body if isinstance(self.body, bytes) else b"".join(self.body)
 
 
-class Facts(msgspec.Struct, frozen=True):
+class LoadReport(msgspec.Struct, frozen=True):
     """What a worker reports once its model is loaded.
 
     ``decoders`` is the number of threads that decode in addition to the model's. ``step_timeout``
@@ -157,10 +157,10 @@ class Worker(Protocol):
     Every method raises ``WorkerDied`` once the worker is gone, or given up after a timeout.
     """
 
-    facts: Facts
+    report: LoadReport
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it can still answer."""
         ...
 

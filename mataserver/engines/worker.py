@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mataserver.engines.replies import Reply
-    from mataserver.engines.work import Assignment, BatchCallback, Facts, Job
+    from mataserver.engines.work import Assignment, BatchCallback, Job, LoadReport
     from mataserver.errors import MataError
 
 EXIT_DRAIN_SECONDS = 0.5
@@ -42,7 +42,7 @@ log = logging.getLogger("mataserver.process")
 class ProcessWorker(asyncio.Protocol):
     """A model in a child process."""
 
-    facts: Facts
+    report: LoadReport
     width = 1
 
     def __init__(self, name: str, infer_timeout: float, decode_timeout: float = 10.0) -> None:
@@ -51,11 +51,11 @@ class ProcessWorker(asyncio.Protocol):
         self._life = Lifetime(name)
         self._watchdog = Watchdog(infer_timeout, self._on_hang, decode_timeout)
         self._connection = WorkerConnection(self._watchdog, self._on_message)
-        self._calls = calls = MethodCalls(self._connection, lambda: self.alive)
+        self._calls = calls = MethodCalls(self._connection, lambda: self.is_alive)
         self.call, self.stream, self.generate = calls.call, calls.stream, calls.generate
         self.on_death, self.on_end = self._life.on_death, self._life.on_end
         self.use_memory = self._connection.use_memory
-        self._loaded: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
+        self._loaded: asyncio.Future[LoadReport] = asyncio.get_running_loop().create_future()
         self._kill: Callable[[], None] = lambda: None
         self._memory_watch: asyncio.Task[None] | None = None
 
@@ -93,7 +93,7 @@ class ProcessWorker(asyncio.Protocol):
         self._life.run_callbacks()
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the child can still answer."""
         life = self._life
         return not (life.has_ended or life.is_stopping or life.has_external_cause)
@@ -101,30 +101,30 @@ class ProcessWorker(asyncio.Protocol):
     @property
     def pids(self) -> tuple[int, ...]:
         """The child's pid."""
-        return (self.facts.pid,)
+        return (self.report.pid,)
 
     def on_suspect(self, callback: Callable[[bool], None]) -> None:
         """Do nothing: a local worker is never in doubt."""
 
     def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run one batch; the child is killed if it hangs."""
-        if not self.alive:
+        if not self.is_alive:
             raise NotDispatchedError
         on_reply = functools.partial(_pass_outcomes, len(jobs), callback)
         return functools.partial(self._cancel_batch, self._connection.send_batch(jobs, on_reply))
 
     def _cancel_batch(self, request: int) -> None:
-        if self.alive:
+        if self.is_alive:
             self._connection.cancel_batch(request)
 
     async def close_session(self, session: str) -> None:
         """Discard a session's state."""
-        if self.alive:
+        if self.is_alive:
             self._connection.send(wire.CloseSession(session))
 
     async def memory(self) -> int:
         """Return the child's private memory in bytes."""
-        return await asyncio.to_thread(private_bytes, self.facts.pid)
+        return await asyncio.to_thread(private_bytes, self.report.pid)
 
     async def load(self, assignment: Assignment, kill: Callable[[], None]) -> None:
         """Send the assignment and wait until the model is ready."""
@@ -132,8 +132,8 @@ class ProcessWorker(asyncio.Protocol):
         self._calls.package = str(getattr(assignment.load, "__module__", "")).partition(".")[0]
         # The only pickle on this wire: to the worker, of objects of the server and its plugins.
         self._connection.send(wire.Load(), [pickle.dumps(assignment, protocol=5)])
-        self.facts = await asyncio.shield(self._loaded)
-        self._watchdog.raise_limit(self.facts.step_timeout)
+        self.report = await asyncio.shield(self._loaded)
+        self._watchdog.raise_limit(self.report.step_timeout)
 
     def limit_memory(self, pid: int, limit: int) -> None:
         """Kill the child once it holds more than ``limit`` bytes; 0 for no limit."""
@@ -192,7 +192,7 @@ class ProcessWorker(asyncio.Protocol):
         """Handle an unsolicited message of the child."""
         if isinstance(message, wire.Loaded):
             if not self._loaded.done():
-                self._loaded.set_result(message.facts)
+                self._loaded.set_result(message.report)
         elif isinstance(message, wire.LoadRefused):
             self._life.is_stopping = True
             if not self._loaded.done():

@@ -138,8 +138,8 @@ class ModelProcess:
     def _answer(self, request: int, answers: list[tuple[DecodedJob, Any, float, bool]]) -> None:
         try:
             outcomes = [
-                self._host.encode(item, answer, ms, fresh=fresh)
-                for item, answer, ms, fresh in answers
+                self._host.encode(item, answer, ms, is_new=is_new)
+                for item, answer, ms, is_new in answers
             ]
             self._connection.send_outcomes(request, outcomes)
         except Exception:
@@ -172,11 +172,13 @@ def main(sock: socket.socket, memory: int | None) -> None:
         assignment.confinement.apply()
     host = ModelHost(assignment)
     try:
-        facts = host.load()
+        report = host.load()
     except MataError as error:
         connection.reply(wire.LoadRefused(Failure.of(error)))
         return
     gc.collect()
     gc.freeze()  # the model lives as long as the process: keep collections from traversing it
-    connection.reply(wire.Loaded(msgspec.structs.replace(facts, memory=private_bytes(os.getpid()))))
+    connection.reply(
+        wire.Loaded(msgspec.structs.replace(report, memory=private_bytes(os.getpid())))
+    )
     ModelProcess(connection, host, assignment.decode_threads, assignment.decode_timeout).run()

@@ -56,12 +56,12 @@ class ZygoteHandle:
         self.linger_timer: asyncio.TimerHandle | None = None
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it can still fork."""
         return self._control is not None
 
     @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether it has neither children nor pending forks."""
         return not self._children and not self._forks
 

@@ -91,7 +91,7 @@ class Batcher:
         and ``NotDispatchedError`` if it died before it. ``WorkerReplacedError`` means that the
         worker was replaced because of another client's image: the job can go to the next worker.
         """
-        if not self._worker.alive:
+        if not self._worker.is_alive:
             raise NotDispatchedError
         queue = self._queues.queue_for(job, low_priority=low_priority)
         future: asyncio.Future[Outcome] = self._loop.create_future()
@@ -110,7 +110,7 @@ class Batcher:
         The ticket is completed later, with what ``submit`` returns or raises.
         """
         queue = self._queues.frames if job.session else self._queues.single
-        if not self._worker.alive or (len(queue) >= self._limit and not job.session):
+        if not self._worker.is_alive or (len(queue) >= self._limit and not job.session):
             return None
         queued = QueuedJob(job, ticket)
         queue.append(queued)
@@ -138,7 +138,7 @@ class Batcher:
 
         Closing the iterator stops the work. Raises as ``submit`` does.
         """
-        if not self._worker.alive:
+        if not self._worker.is_alive:
             raise NotDispatchedError
         if job.session is None and self._leases >= self._limit:
             raise Unavailable("The model's queue is full", retry_after=1)
@@ -176,7 +176,7 @@ class Batcher:
         ):
             if self._batches_in_flight and not waited and self._should_wait():
                 break
-            self._start(queues.take_batch(stateful=self._worker.facts.stateful))
+            self._start(queues.take_batch(stateful=self._worker.report.stateful))
 
     def _on_suspect(self, suspect: bool) -> None:
         """Stop dispatching while the worker is suspect; resume when that is resolved.
@@ -184,7 +184,7 @@ class Batcher:
         An answer also proves that it is alive, and restores the window.
         """
         self._window = 0 if suspect else first_window(self._worker)
-        if not suspect and not self._worker.alive:
+        if not suspect and not self._worker.is_alive:
             self._fail_queued(NodeDied())
         self._pump()
         self._notify_idle()
@@ -230,7 +230,7 @@ class Batcher:
             for queued, outcome in zip(batch, answer, strict=True):
                 if not queued.future.done():
                     queued.future.set_result(outcome)
-        if not self._worker.alive:
+        if not self._worker.is_alive:
             self._fail_queued(answer)
         self._pump()
         self._notify_idle()

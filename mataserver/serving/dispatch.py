@@ -196,7 +196,7 @@ class Dispatch:
         slot = self._residency.slots.get(plan.key)
         if slot is None or slot.worker is None or slot.plan is not plan:
             return None
-        if not slot.worker.alive:
+        if not slot.worker.is_alive:
             return None
         slot.holders += 1
         return slot
@@ -207,7 +207,7 @@ class Dispatch:
         if slot.worker is not None and not slot.plan.same_model(plan):
             self._residency.unload(slot, "replaced")
         try:
-            if slot.worker is None or not slot.worker.alive:
+            if slot.worker is None or not slot.worker.is_alive:
                 await self._loads.ensure_loaded(slot, plan)
         except BaseException:
             self.release(slot)

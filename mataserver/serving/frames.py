@@ -133,7 +133,7 @@ class FrameSession:
         if isinstance(found, MataError):
             lost = isinstance(found, WorkerDied)
         else:
-            lost = found.fresh and self.results > 0
+            lost = found.is_new_session and self.results > 0
         self.reset = self.reset or lost
 
     def body(self, outcome: Outcome, form: Format, number: int) -> bytes:

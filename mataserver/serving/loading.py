@@ -112,7 +112,7 @@ class LoadCoordinator:
             raise failure from error
         finally:
             slot.loading = None
-        if not worker.alive:
+        if not worker.is_alive:
             await worker.close()
             raise self._died(slot)
         await self._install_worker(slot, worker)

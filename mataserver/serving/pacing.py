@@ -51,10 +51,10 @@ def window_after(answer: list[Outcome], worker: Worker, max_batch: int) -> int |
             decode += timing.decode
     if infer < 0.0:
         return None
-    helpers = min(int(decode / max(infer, MIN_MS)), worker.facts.decoders)
+    helpers = min(int(decode / max(infer, MIN_MS)), worker.report.decoders)
     quick = QUICK_BATCHES if decode > DECODE_BOUND_RATIO * infer else BATCHES_PER_THREAD
     each = quick if decode + infer < QUICK_MS else int(max_batch == 1)
     slow = infer > INFER_BOUND_RATIO * max(decode, MIN_MS) and infer > QUICK_MS
-    late = slow and worker.width > 1 and not worker.facts.stateful
+    late = slow and worker.width > 1 and not worker.report.stateful
     many = TINY_BATCHES if decode + infer < TINY_MS else BATCHES_PER_THREAD + each * helpers
     return (1 if late else many) * worker.width

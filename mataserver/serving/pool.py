@@ -99,7 +99,7 @@ class ModelPool:
     def stateful(self, plan: ModelPlan) -> bool:
         """Whether a model keeps sessions' state; True while it is not loaded, so not known."""
         slot = self._residency.slots.get(plan.key)
-        return slot is None or slot.worker is None or slot.worker.facts.stateful
+        return slot is None or slot.worker is None or slot.worker.report.stateful
 
     # unloading
 
