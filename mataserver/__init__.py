@@ -204,13 +204,13 @@ if TYPE_CHECKING:
     from mataserver.http.data_uri import decode as decode_base64
     from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE
     from mataserver.http.files import static
-    from mataserver.http.jsonbody import MOST_OUTSIDE as JSON_LIMIT
-    from mataserver.http.jsonbody import check as check_json
-    from mataserver.http.jsonbody import convert as convert_json
-    from mataserver.http.jsonbody import decode as decode_json
-    from mataserver.http.jsonbody import described as describe_error
-    from mataserver.http.protocol import Whole as WholeAnswer
-    from mataserver.http.shown import check_query, sole_value
+    from mataserver.http.json_body import MAX_STRUCTURE_BYTES as JSON_LIMIT
+    from mataserver.http.json_body import check as check_json
+    from mataserver.http.json_body import convert as convert_json
+    from mataserver.http.json_body import decode as decode_json
+    from mataserver.http.json_body import describe_error as describe_error
+    from mataserver.http.protocol import CompleteResponse as WholeAnswer
+    from mataserver.http.request_credentials import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import best as video_stream
@@ -232,19 +232,19 @@ _LATE = {
     ),
     "ConfigError": "mataserver.config",
     "Needs": "mataserver.config.needs",
-    "JSON_LIMIT": "mataserver.http.jsonbody:MOST_OUTSIDE",
+    "JSON_LIMIT": "mataserver.http.json_body:MAX_STRUCTURE_BYTES",
     "JobFailed": "mataserver.engines.worker_errors",
     **dict.fromkeys(("check_charset", "content_type"), "mataserver.http.codec"),
-    "check_json": "mataserver.http.jsonbody:check",
-    "convert_json": "mataserver.http.jsonbody:convert",
+    "check_json": "mataserver.http.json_body:check",
+    "convert_json": "mataserver.http.json_body:convert",
     "decode_base64": "mataserver.http.data_uri:decode",
-    "decode_json": "mataserver.http.jsonbody:decode",
-    "describe_error": "mataserver.http.jsonbody:described",
+    "decode_json": "mataserver.http.json_body:decode",
+    "describe_error": "mataserver.http.json_body:describe_error",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
     "physical_cores": "mataserver.cores",
     "PRINCIPAL": "mataserver.http.auth",
-    **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.shown"),
-    "WholeAnswer": "mataserver.http.protocol:Whole",
+    **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.request_credentials"),
+    "WholeAnswer": "mataserver.http.protocol:CompleteResponse",
     "RpcPort": "mataserver.contract.rpc",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",

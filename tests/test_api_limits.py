@@ -195,7 +195,7 @@ async def test_a_body_that_is_under_way_at_the_end_is_read_and_answered(data_dir
         while not server.composed.budget.taken:
             await asyncio.sleep(0.01)
         stopping = asyncio.create_task(serving.__aexit__(None, None, None))
-        while not server.composed.lifecycle.draining:
+        while not server.composed.lifecycle.is_draining:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         writer.write(PNG[50:])

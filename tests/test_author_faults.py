@@ -167,7 +167,7 @@ async def test_a_handler_of_a_websocket_returns_nothing(feed, caplog):
 
 async def test_a_service_that_does_not_start_is_named(plugin, data_dir, monkeypatch, caplog):  # noqa: F811
     """While the server waits for it, with the line where it is; then it is served as any."""
-    monkeypatch.setattr(lifetime, "PATIENCE", 0.0)
+    monkeypatch.setattr(lifetime, "SLOW_START_SECONDS", 0.0)
     source = """
 import asyncio
 

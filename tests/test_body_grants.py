@@ -11,7 +11,7 @@ import pytest
 from api_answers import answer
 from conftest import POINTS
 from mataserver import Principal, testing
-from mataserver.http.grants import REMEMBERED, Grants
+from mataserver.http.revocation import MAX_REMEMBERED, Revocations
 from service_plugins import folder, plugin
 
 __all__ = ["folder", "plugin"]
@@ -141,14 +141,14 @@ async def test_nothing_is_done_with_one_that_is_read_later(server):
 
 def test_more_revocations_than_are_remembered():
     """A principal of which it is not known any more whether it was revoked is refused."""
-    grants, one = Grants(), Principal("key:one", "one", "key", frozenset())
-    before = grants.revocations
-    for _ in range(REMEMBERED):
+    grants, one = Revocations(), Principal("key:one", "one", "key", frozenset())
+    before = grants.total
+    for _ in range(MAX_REMEMBERED):
         grants.end_all("key:another")
-    assert not grants.ended_since(one, before)
+    assert not grants.is_revoked_since(one, before)
     grants.end_all("key:another")
-    assert grants.ended_since(one, before)
-    assert not grants.ended_since(one, grants.revocations)
+    assert grants.is_revoked_since(one, before)
+    assert not grants.is_revoked_since(one, grants.total)
 
 
 @pytest.mark.parametrize("way", WAYS)

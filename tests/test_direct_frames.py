@@ -13,7 +13,7 @@ from conftest import FAKES, picture, register
 from mataserver import testing
 from mataserver.http import stream_connection
 from mataserver.http.stream_direct import DirectConnection
-from mataserver.http.websocket_framing import Framing
+from mataserver.http.websocket_framing import FrameChecker
 from mataserver.serving.frames import FrameSession
 from stream_peers import (
     BINARY,
@@ -107,7 +107,7 @@ async def told(http: aiohttp.ClientSession, steps: list[tuple[list[bytes], int]]
 async def all_told(folder: Path, monkeypatch: pytest.MonkeyPatch, *, way: bool) -> tuple[dict, int]:
     """Return what every case is told, and how many frames passed by."""
     register(folder, {f"fake-{task}": task for task in FAKES})
-    take, taken = DirectConnection.take, []
+    take, taken = DirectConnection.handle_frame, []
 
     def noted(self: DirectConnection, data: bytes, begin: int, end: int) -> bool:
         passed = take(self, data, begin, end)
@@ -116,7 +116,7 @@ async def all_told(folder: Path, monkeypatch: pytest.MonkeyPatch, *, way: bool) 
 
     given = {"engine": "thread", "short_way": way, "max_body_mb": MOST / 1e6, "max_sessions": 100}
     with monkeypatch.context() as patched:
-        patched.setattr(DirectConnection, "take", noted)
+        patched.setattr(DirectConnection, "handle_frame", noted)
         async with (
             testing.serving(folder, **given) as served,
             aiohttp.ClientSession(served.url, headers=served.headers) as http,
@@ -145,7 +145,7 @@ class Swapped:
             return self._begun(session, image, form, take)
 
         monkeypatch.setattr(FrameSession, "begin", begin)
-        monkeypatch.setattr(stream_connection, "pace", lambda *_: 3)
+        monkeypatch.setattr(stream_connection, "choose_depth", lambda *_: 3)
 
     def _begun(self, session, image, form, take):
         """Begin a frame; of all but the first is kept what came of it."""
@@ -218,8 +218,8 @@ def test_a_flood_of_small_frames_leaves_the_others_their_turn():
         return True
 
     reader, failures = Reader(), []
-    framing = Framing(reader, Share(), failures.append)
-    framing.take = take
+    framing = FrameChecker(reader, Share(), failures.append)
+    framing.handler = take
     flood = frame(PONG) * 1000
     framing.feed_data(flood)
     assert (len(taken), failures) == (64, [])

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mataserver import config, testing
-from mataserver.http.settings import every
+from mataserver.http.settings import list_settings
 from mataserver.plugins import Plugin, Plugins
 
 
@@ -31,7 +31,7 @@ class Filming(Struct):
 
 def told(settings, set_by, *found):
     """Return what is told, by name."""
-    return {each.name: each for each in every(settings, set_by, Plugins(list(found)))}
+    return {each.name: each for each in list_settings(settings, set_by, Plugins(list(found)))}
 
 
 def test_each_setting_tells_where_it_came_from(tmp_path):

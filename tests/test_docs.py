@@ -145,7 +145,7 @@ def composed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def document(composed):
     """The OpenAPI document."""
-    return json.loads(composed.described())
+    return json.loads(composed.openapi_document())
 
 
 def test_routes_are_described(composed):

@@ -13,7 +13,7 @@ from mataserver import config, plugins, testing
 from mataserver.app import composition as app
 from mataserver.app import running
 from mataserver.engines import confinement, zygote
-from mataserver.http import browsers, forms, jsonbody, middleware, stream
+from mataserver.http import browsers, forms, json_body, middleware, stream
 from mataserver.processes import variables
 from mataserver.sources import pulls
 from mataserver_accounts import login_routes
@@ -100,8 +100,10 @@ def test_numbers_that_no_setting_moves():
     def numbers(name):
         return [int(each.replace(",", "")) for each in re.findall(r"[\d,]*\d", told[name])]
 
-    assert numbers("bytes of JSON beside its images and long texts") == [jsonbody.MOST_OUTSIDE]
-    assert numbers("characters of a `Content-Type`") == [middleware.LONGEST_TYPE]
+    assert numbers("bytes of JSON beside its images and long texts") == [
+        json_body.MAX_STRUCTURE_BYTES
+    ]
+    assert numbers("characters of a `Content-Type`") == [middleware.MAX_CONTENT_TYPE]
     assert numbers("fields of a form; bytes of each") == [forms.MAX_FIELDS, forms.MAX_FIELD_BYTES]
     assert numbers("pulls at a time; that wait") == [pulls.RUNNING, pulls.WAITING]
     assert numbers("sockets that show one camera") == [stream.MAX_VIEWERS]
@@ -111,5 +113,5 @@ def test_numbers_that_no_setting_moves():
     assert numbers(next(row for row in told if row.startswith("uploads"))) == [uploads.MOST]
     hours, minutes = browsers.SESSION_SECONDS / 3600, browsers.CODE_SECONDS / 60
     assert numbers("a browser's session; a sign-in link") == [hours, minutes]
-    assert numbers("idle connection") == [running.CONNECTIONS["keepalive_timeout"]]
+    assert numbers("idle connection") == [running.CONNECTION_OPTIONS["keepalive_timeout"]]
     assert f"`oom_score_adj` {zygote.OOM_SCORE}" in PAGE

@@ -12,8 +12,8 @@ from aiohttp import web
 from api_answers import answer, connection
 from conftest import POINTS
 from mataserver import testing
-from mataserver.http.protocol import Conversation
-from mataserver.http.unread_output import Strangers
+from mataserver.http.protocol import HttpConnection
+from mataserver.http.unread_output import AnonymousOutput
 
 
 def asking(method, path, *headers):
@@ -54,7 +54,7 @@ async def test_nobody_gets_to_a_handler(data_dir, shown):
 async def test_who_leaves_before_being_asked_for_the_body_is_no_fault(caplog):
     """The connection is gone when the body is asked for: only what else fails is logged."""
     loop = asyncio.get_running_loop()
-    gone = Conversation(web.Server(None), lambda: None, 1.0, Strangers(1e6), loop=loop)
+    gone = HttpConnection(web.Server(None), lambda: None, 1.0, AnonymousOutput(1e6), loop=loop)
     request = SimpleNamespace(writer=SimpleNamespace(output_size=0))
     for error in (ConnectionResetError("gone"), ValueError("a bug")):
         assert gone.handle_error(request, exc=error).status == 500

@@ -17,11 +17,11 @@ from foreign_bytes import FEW, damaged, parsed, seeded
 from mataserver.engines import payload, plain_classes, single_job, wire
 from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import Unavailable
-from mataserver.http import auth, forms, jsonbody
-from mataserver.http.browsers import Names, is_foreign
-from mataserver.http.content_encoding import Inflater
+from mataserver.http import auth, forms, json_body
+from mataserver.http.browsers import HostNames, is_foreign
+from mataserver.http.content_encoding import Decompressor
 from mataserver.http.infer import InferBody
-from mataserver.http.websocket_framing import Framing
+from mataserver.http.websocket_framing import FrameChecker
 from mataserver.media import netpbm
 from mataserver_oip import request as oip_request
 from mataserver_oip import rest
@@ -59,7 +59,7 @@ def test_forms(data, boundary):
 @given(damaged(JSON, CHAT, b"[" * 200, b'{"a":' * 200, of="json"))
 def test_json(data):
     """A body of JSON."""
-    parsed(jsonbody.decode, data, InferBody)
+    parsed(json_body.decode, data, InferBody)
 
 
 @FEW
@@ -118,10 +118,10 @@ def test_compressed_bodies(data, encoding, step):
     """A body that says it is compressed."""
 
     def read():
-        inflater = Inflater(encoding)
+        inflater = Decompressor(encoding)
         cuts = [data[at : at + step] for at in range(0, len(data), step)]
-        pieces = [piece for cut in cuts for piece in inflater.pieces(cut)]
-        return b"".join([*pieces, inflater.rest()])
+        pieces = [piece for cut in cuts for piece in inflater.feed(cut)]
+        return b"".join([*pieces, inflater.finish()])
 
     parsed(read)
 
@@ -173,15 +173,15 @@ def test_what_a_call_answers(data):
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_credentials(authorization, key):
     """Headers with credentials, as bytes that are no text arrive."""
-    list(auth.of_metadata([("authorization", authorization), ("x-api-key", key)], "/"))
-    list(auth.of_metadata([("authorization", f"Basic {authorization}")], "/"))
+    list(auth.credentials_of_metadata([("authorization", authorization), ("x-api-key", key)], "/"))
+    list(auth.credentials_of_metadata([("authorization", f"Basic {authorization}")], "/"))
 
 
 @FEW
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_hosts_and_origins(host, origin):
     """Headers that tell a server's name and a page's."""
-    Names(["a.example"]).include(host)
+    HostNames(["a.example"]).matches(host)
     is_foreign({"Origin": origin}, "https", host, ())
 
 
@@ -243,7 +243,7 @@ def test_frames_in_any_pieces(pieces, step):
         for size, opcode, fin in pieces
     )
     peer = Peer()
-    framing = Framing(peer, peer, peer.fail)
+    framing = FrameChecker(peer, peer, peer.fail)
     for at in range(0, len(data), step):
         if framing.feed_data(data[at : at + step])[0]:
             assert peer.failure.code == 1013
@@ -263,7 +263,7 @@ def test_frames_in_any_pieces(pieces, step):
 def test_frames_that_are_none(data, step):
     """Whatever comes in place of frames is handed on or refused."""
     peer = Peer()
-    framing = Framing(peer, peer, peer.fail)
+    framing = FrameChecker(peer, peer, peer.fail)
     for at in range(0, len(data), step):
         if framing.feed_data(data[at : at + step])[0]:
             assert peer.failure.code in {1002, 1013}
@@ -281,7 +281,7 @@ def test_messages_that_are_ignored(pieces, step):
     ]
     data = b"".join(each for _, each in frames_of)
     peer = Peer()
-    framing = Framing(peer, peer, peer.fail)
+    framing = FrameChecker(peer, peer, peer.fail)
     framing.ignore()
     for at in range(0, len(data), step):
         assert framing.feed_data(data[at : at + step]) == (False, b"")
@@ -293,7 +293,7 @@ def test_messages_that_are_ignored(pieces, step):
 def test_a_frame_without_a_mask(cut):
     """It is refused wherever its header is cut, and nothing of it is handed on."""
     peer = Peer()
-    framing = Framing(peer, peer, peer.fail)
+    framing = FrameChecker(peer, peer, peer.fail)
     data = frame(b"abc") + frame(b"defgh", masked=False)
     cuts = (data[at : at + cut] for at in range(0, len(data), cut))
     assert any(framing.feed_data(each)[0] for each in cuts)

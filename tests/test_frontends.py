@@ -14,10 +14,10 @@ import pytest
 from api_answers import problem
 from conftest import FAKES, register
 from mataserver import testing
-from mataserver.app.upkeep import Pace
+from mataserver.app.maintenance import MaintenanceIntervals
 from stream_peers import PNG, closed_with, delete_session, eventually, open_session, server_apart
 
-QUICK = Pace(reconcile=0.05, beat=0.05, silence=0.5)
+QUICK = MaintenanceIntervals(reconcile=0.05, beat=0.05, silence=0.5)
 GONE = "Session not found: the server that held it is gone"
 
 

@@ -11,7 +11,7 @@ import pytest
 from api_answers import problem
 from conftest import FAKES, register
 from frontend_apart import SHARED, SMALL, apart, can_mount, started
-from mataserver.app.upkeep import Pace
+from mataserver.app.maintenance import MaintenanceIntervals
 from stream_peers import (
     PNG,
     closed_with,
@@ -63,7 +63,7 @@ async def serves(each):
 async def test_a_directory_that_one_cannot_write(shared):
     """It says so, serves on, and follows what the others do; once it can write all is as before."""
     folder = shared.parent
-    chosen = {"pace": Pace()}
+    chosen = {"pace": MaintenanceIntervals()}
     async with (
         apart(folder / "one", shared, SHARED) as one,
         front(folder, "two", **chosen) as two,
@@ -137,7 +137,7 @@ async def test_a_directory_that_is_full(shared):
 async def test_one_is_killed_and_another_takes_its_place(shared):
     """Its clients are told at once, nothing of it is left, and the next one has its models."""
     folder = shared.parent
-    async with front(folder, "two", pace=Pace()) as two:
+    async with front(folder, "two", pace=MaintenanceIntervals()) as two:
         async with apart(folder / "one", shared, engine="process") as one:
             await eventually(lambda: sees(two, 2))
             [old] = [each["id"] for each in await frontends(two) if not each["here"]]
@@ -203,7 +203,10 @@ async def test_what_a_killed_one_had_only_begun_is_removed(shared):
 
 async def test_what_each_takes_for_the_others_is_asked_for_once(shared):
     """A thing that is gone at both, when each was last told that the other has it: 404, no ring."""
-    options = {"entry_points": POINTS, "pace": Pace(reconcile=0.05, beat=600.0, silence=600.0)}
+    options = {
+        "entry_points": POINTS,
+        "pace": MaintenanceIntervals(reconcile=0.05, beat=600.0, silence=600.0),
+    }
     async with (
         front(shared.parent, "one", **options) as one,
         front(shared.parent, "two", **options) as two,

@@ -20,7 +20,7 @@ from conftest import picture, register
 from known_heads import ASKED, HEAD, LONG, SLOWLY, label, peer, peer_of, retitled
 from mataserver import testing
 from mataserver.http.head_cache import LARGEST
-from mataserver.http.in_process import Pipe
+from mataserver.http.in_process import InProcessTransport
 from mataserver.serving.background import BACKGROUND
 from odd_requests import INFER, JPEG, LAST, PICTURE, REQUESTS, VARYING, request
 
@@ -133,10 +133,10 @@ async def test_who_writes_into_a_pipe_lends_it_no_priority(peer, server):
     async def work():
         seen.append(BACKGROUND.get())
 
-    conversation = server.composed.doorway.accept()
+    conversation = server.composed.in_process.accept()
     loop = asyncio.get_running_loop()
-    near, far = Pipe(Near(), loop), Pipe(conversation, loop)
-    near.join(far)
+    near, far = InProcessTransport(Near(), loop), InProcessTransport(conversation, loop)
+    near.connect_to(far)
     context = contextvars.copy_context()
     context.run(BACKGROUND.set, True)  # noqa: FBT003
     hits = peer.cache.hits
@@ -158,10 +158,10 @@ async def test_what_is_sent_at_once(peer, server, cut, odd):
         def data_received(self, data):
             found.extend(data)
 
-    conversation = server.composed.doorway.accept()
+    conversation = server.composed.in_process.accept()
     loop = asyncio.get_running_loop()
-    near, far = Pipe(Near(), loop), Pipe(conversation, loop)
-    near.join(far)
+    near, far = InProcessTransport(Near(), loop), InProcessTransport(conversation, loop)
+    near.connect_to(far)
     hits = peer.cache.hits
     sent = ASKED if not odd else ASKED.replace(b"\r\n", b"\r\nX-Odd: 1\r\n", 1)
     conversation.data_received(sent[:cut])

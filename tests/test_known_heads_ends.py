@@ -14,10 +14,10 @@ from known_heads import ASKED, HEAD, LONG, SLOWLY, peer, peer_of
 from mataserver import testing
 from mataserver.app import running
 from mataserver.http.budget import BudgetShare
-from mataserver.http.connection_limit import Site
-from mataserver.http.head_connection import CachingConversation
+from mataserver.http.connection_limit import ListeningSite
+from mataserver.http.head_connection import CachingConnection
 from mataserver.http.head_hits import Hit
-from mataserver.http.unread_output import Strangers
+from mataserver.http.unread_output import AnonymousOutput
 from mataserver.testing.serving import KEY, compose
 from odd_requests import PICTURE
 
@@ -85,7 +85,7 @@ async def test_what_is_under_way_at_the_end_is_answered(data_dir, cut):
         peer.writer.write(asked[:cut])
         await until(lambda: peer.lifecycle.active == 1, LONG)
         stopping = asyncio.create_task(serving.__aexit__(None, None, None))
-        await until(lambda: peer.lifecycle.draining, LONG)
+        await until(lambda: peer.lifecycle.is_draining, LONG)
         peer.writer.write(asked[cut:])
         status, headers, _ = await peer.read()
         assert (status, headers["connection"]) == (200, "close")
@@ -110,18 +110,22 @@ async def test_a_server_that_waits_no_longer(data_dir):
 async def test_an_idle_connection_ends_and_a_busy_one_does_not(data_dir):
     """When the time of an idle connection is over, one with a known request is answered first."""
     composed, key = compose(data_dir, [testing.FAKE], engine="thread")
-    runner, made = running.runner_of(composed), []
+    runner, made = running.make_runner(composed), []
 
     def converse(server):
         share = functools.partial(BudgetShare, composed.budget)
-        options = {"loop": asyncio.get_running_loop(), "patience": LONG, **running.CONNECTIONS}
-        options["strangers"] = Strangers(1e6)
-        made.append(CachingConversation(server, share, cache=composed.heads, **options))
+        options = {
+            "loop": asyncio.get_running_loop(),
+            "patience": LONG,
+            **running.CONNECTION_OPTIONS,
+        }
+        options["anonymous"] = AnonymousOutput(1e6)
+        made.append(CachingConnection(server, share, cache=composed.heads, **options))
         return made[-1]
 
     await runner.setup()
     try:
-        await Site(runner, "127.0.0.1", 0, 0, converse).start()
+        await ListeningSite(runner, "127.0.0.1", 0, 0, converse).start()
         served = testing.Served(f"http://127.0.0.1:{runner.addresses[0][1]}", key, composed)
         async with peer_of(served) as peer:
             await peer.warm(SLOWLY)

@@ -124,12 +124,12 @@ async def test_an_idle_worker_keeps_no_pictures(tmp_path):
 
 THRIFTY = """
 import asyncio
-from mataserver.app import thrift
+from mataserver.app import memory_release
 from mataserver.engines.memory import resident_bytes
 
 async def main():
-    thrift.keep()
-    looking = asyncio.create_task(thrift.give_back(every=0.2))
+    memory_release.retain_freed_memory()
+    looking = asyncio.create_task(memory_release.release_periodically(every=0.2))
     await asyncio.sleep(0)
     before = resident_bytes()
     bodies = [b"x" * (1_000_000 + n) for n in range(60)]
@@ -140,7 +140,7 @@ async def main():
     print(kept)
     looking.cancel()
 
-thrift.SPARE = 1_000_000
+memory_release.MIN_RELEASED = 1_000_000
 asyncio.run(main())
 """
 

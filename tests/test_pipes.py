@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from mataserver import ANYBODY, PRINCIPAL, Route, Unavailable, hookimpl, plugins
-from mataserver.http.in_process import HIGH, Doorway, Pipe
+from mataserver.http.in_process import HIGH_WATER, InProcessConnector, InProcessTransport
 
 
 class Side(asyncio.Protocol):
@@ -47,7 +47,7 @@ def joined():
     """Return both sides of a connection."""
     near, far = Side(), Side()
     loop = asyncio.get_running_loop()
-    Pipe(near, loop).join(Pipe(far, loop))
+    InProcessTransport(near, loop).connect_to(InProcessTransport(far, loop))
     return near, far
 
 
@@ -74,14 +74,14 @@ async def test_who_does_not_read_holds_up_who_writes():
     """Above the limit the writer is told to pause, and to go on once most of it was read."""
     near, far = joined()
     far.transport.pause_reading()
-    near.transport.write(bytes(HIGH + 1))
+    near.transport.write(bytes(HIGH_WATER + 1))
     await turns()
     assert (near.told, len(far.got)) == (["pause"], 0)
-    assert near.transport.get_write_buffer_size() == HIGH + 1
+    assert near.transport.get_write_buffer_size() == HIGH_WATER + 1
     near.transport.write(b"more")
     far.transport.resume_reading()
     await turns()
-    assert (near.told, len(far.got)) == (["pause", "resume"], HIGH + 5)
+    assert (near.told, len(far.got)) == (["pause", "resume"], HIGH_WATER + 5)
     near.transport.set_write_buffer_limits(high=10)
     near.transport.write(bytes(11))
     assert near.told[-1] == "pause"
@@ -114,7 +114,7 @@ async def test_a_side_that_aborts():
     """Both end, and nobody waits for somebody who reads no more."""
     near, far = joined()
     far.transport.pause_reading()
-    near.transport.write(bytes(2 * HIGH))
+    near.transport.write(bytes(2 * HIGH_WATER))
     far.transport.abort()
     await turns()
     assert near.told == ["pause", "ConnectionResetError"]
@@ -140,7 +140,7 @@ async def test_a_protocol_that_raises():
 def test_nobody_listens_yet():
     """A plugin that is too early is told so."""
     with pytest.raises(Unavailable):
-        Doorway().connect(Side)
+        InProcessConnector().connect(Side)
 
 
 MOOD = contextvars.ContextVar("mood", default="own")

@@ -6,11 +6,11 @@ import pytest
 
 from mataserver.http import browsers
 from mataserver.http.browsers import (
-    Browsers,
+    BrowserSessions,
     cookie_name,
+    is_cookie_valid,
     is_foreign,
     is_own,
-    may_act,
     same_origin,
 )
 from mataserver.principals import ANONYMOUS, READS, ROLES, SCOPES, Credentials, Principal, key_id
@@ -53,7 +53,7 @@ def test_secrets_are_not_shown():
 def test_a_session_lasts_while_it_is_used():
     """Each use counts the time anew; without one it ends, and so it does when it is ended."""
     clock = Clock()
-    known = Browsers(clock)
+    known = BrowserSessions(clock)
     cookie, login = known.begin(VIEWER)
     for _ in range(3):
         clock.now += browsers.SESSION_SECONDS - 1
@@ -69,27 +69,27 @@ def test_a_session_lasts_while_it_is_used():
 def test_a_code_counts_once_and_soon():
     """A code begins one session; a second try, a late one and a wrong one begin none."""
     clock = Clock()
-    known = Browsers(clock)
+    known = BrowserSessions(clock)
     code = known.make_code(VIEWER)
-    assert known.spend_code(code) is VIEWER
-    assert known.spend_code(code) is None
+    assert known.redeem_code(code) is VIEWER
+    assert known.redeem_code(code) is None
     late = known.make_code(VIEWER)
     clock.now += browsers.CODE_SECONDS + 1
-    assert known.spend_code(late) is None
+    assert known.redeem_code(late) is None
 
 
 def test_sessions_are_bounded():
     """However many begin, the newest are kept and one that is used stays."""
-    known = Browsers()
+    known = BrowserSessions()
     used, _ = known.begin(VIEWER)
-    for _ in range(browsers.MOST + 10):
+    for _ in range(browsers.MAX_SESSIONS + 10):
         known.begin(CAMERAS)
         assert known.find(used) is not None
 
 
 def test_every_session_of_a_principal_ends():
     """Who is no more has neither sessions nor codes; others keep theirs."""
-    known = Browsers()
+    known = BrowserSessions()
     hers, _ = known.begin(VIEWER)
     theirs, _ = known.begin(CAMERAS)
     code = known.make_code(VIEWER)
@@ -97,7 +97,7 @@ def test_every_session_of_a_principal_ends():
     assert known.find(hers) is not None
     known.end_all("u1")
     assert known.find(hers) is None
-    assert known.spend_code(code) is None
+    assert known.redeem_code(code) is None
     assert known.find(theirs) is not None
 
 
@@ -123,7 +123,7 @@ def test_nobody_has_every_scope_unasked():
 def test_a_session_ends_with_what_it_rests_on():
     """A key that ends or is revoked takes along what it began, and nothing else of its owner's."""
     clock, wall = Clock(), Clock()
-    known = Browsers(clock, wall)
+    known = BrowserSessions(clock, wall)
     wall.now = 1_000_000.0
     passing = Principal("u1", "Ada", "key", READS, grant="k1", until=wall.now + 60)
     lasting = Principal("u1", "Ada", "key", READS, grant="k2")
@@ -133,7 +133,7 @@ def test_a_session_ends_with_what_it_rests_on():
     assert known.find(hers) is not None
     wall.now += 1
     assert known.find(hers) is None
-    assert known.spend_code(code) is None
+    assert known.redeem_code(code) is None
     assert known.find(other) is not None
     known.end_all("k2")
     assert known.find(other) is None
@@ -155,13 +155,13 @@ def test_a_session_ends_with_what_it_rests_on():
 )
 def test_when_a_cookie_counts(method, origin, csrf, socket, counts):
     """What changes something needs the page's own origin and token; a WebSocket the origin."""
-    _, login = Browsers().begin(VIEWER)
+    _, login = BrowserSessions().begin(VIEWER)
     shown = login.csrf if csrf else ""
     credentials = Credentials(
         "cookie", "x", method=method, origin=origin, host="box:8110", csrf=shown
     )
     own = is_own({} if origin is None else {"Origin": origin}, "", "box:8110")
-    assert may_act(credentials, login, own=own, socket=socket) is counts
+    assert is_cookie_valid(credentials, login, own=own, socket=socket) is counts
 
 
 def test_names_of_cookies_and_origins():
@@ -198,21 +198,21 @@ def test_a_browser_knows_its_page(site, own):
 
 def test_a_token_that_is_no_text_does_not_count():
     """Any bytes may stand in a header."""
-    _, login = Browsers().begin(VIEWER)
+    _, login = BrowserSessions().begin(VIEWER)
     own = {"origin": "http://box:8110", "host": "box:8110"}
     credentials = Credentials("cookie", "x", method="POST", csrf="\udcff\udcfe", **own)
-    assert not may_act(credentials, login, own=True, socket=False)
+    assert not is_cookie_valid(credentials, login, own=True, socket=False)
 
 
 def test_who_signs_in_without_end_ends_nobody_elses_session():
     """Each principal has room for so many sessions and codes; the oldest of its own give way."""
-    known = Browsers()
+    known = BrowserSessions()
     theirs, _ = known.begin(Principal("u2", "bea", "user", READS))
     code = known.make_code(Principal("u2", "bea", "user", READS))
-    mine = [known.begin(VIEWER)[0] for _ in range(browsers.MOST + 1)]
-    for _ in range(browsers.MOST + 1):
+    mine = [known.begin(VIEWER)[0] for _ in range(browsers.MAX_SESSIONS + 1)]
+    for _ in range(browsers.MAX_SESSIONS + 1):
         known.make_code(VIEWER)
     assert known.find(theirs) is not None
-    assert known.spend_code(code) is not None
+    assert known.redeem_code(code) is not None
     kept = [cookie for cookie in mine if known.find(cookie) is not None]
-    assert kept == mine[-browsers.MOST_OF_ONE :]
+    assert kept == mine[-browsers.MAX_SESSIONS_OF_ONE :]

@@ -17,8 +17,8 @@ from camera_peers import POINTS
 from cli_terminal import Terminal, serving
 from conftest import FAKES, picture, register
 from mataserver import config, testing
+from mataserver.app.maintenance import MaintenanceIntervals
 from mataserver.app.reload import Reload
-from mataserver.app.upkeep import Pace
 
 
 def filming(*cameras):
@@ -42,7 +42,7 @@ class Running:
             return config.load(environ={}, directory=self._folder, engine="thread", **values)
 
         parts = self.composed
-        await Reload(parts.catalog, parts.pool, parts.hosting, parts.upkeep, load).run()
+        await Reload(parts.catalog, parts.pool, parts.hosting, parts.maintenance, load).run()
 
     async def found(self, model):
         """Return the detections of a picture."""
@@ -64,7 +64,11 @@ async def running(folder, **settings):
     register(folder, {f"fake-{task}": task for task in FAKES})
     async with (
         testing.serving(
-            folder, entry_points=POINTS, engine="thread", pace=Pace(retry=30.0), **settings
+            folder,
+            entry_points=POINTS,
+            engine="thread",
+            pace=MaintenanceIntervals(retry=30.0),
+            **settings,
         ) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):

@@ -13,11 +13,11 @@ from aiohttp.test_utils import make_mocked_request
 from mataserver.engines import zygote_handle
 from mataserver.engines.work import Placement
 from mataserver.errors import Unavailable, shortage_error
-from mataserver.http.middleware import _Answer
+from mataserver.http.middleware import _Dispatcher
 
 NO_THREADS = """
 import resource, threading, time
-from mataserver.app.deadline import end_after
+from mataserver.app.deadline import exit_after
 from mataserver.errors import shortage_error
 
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -27,7 +27,7 @@ try:
     threading.Thread(target=print).start()
 except RuntimeError as error:
     print(shortage_error(error).status, flush=True)
-end_after(0.2)
+exit_after(0.2)
 time.sleep(30)
 """
 
@@ -73,7 +73,7 @@ async def test_where_something_was_scarce_is_logged(caplog, error, status, shown
     Descriptors are taken by all connections: where the last one was missing says nothing.
     """
     request = make_mocked_request("GET", "/v1/greedy")
-    assert _Answer(None, None, None, None).refuse(request, error).status == status
+    assert _Dispatcher(None, None, None, None).refuse(request, error).status == status
     (record,) = caplog.records
     assert (record.exc_info and record.exc_info[1]) is (error if shown else None)
 

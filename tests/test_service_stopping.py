@@ -46,7 +46,7 @@ async def test_a_service_sees_that_the_server_stops(plugin, folder):
         socket = await http.ws_connect("/v1/socket")
         while not (folder / "events").exists():
             await asyncio.sleep(0.01)
-        assert not served.composed.lifecycle.draining
+        assert not served.composed.lifecycle.is_draining
         stopping = asyncio.create_task(server.__aexit__(None, None, None))
         answer = await asked
         assert (answer.status, answer.headers["Retry-After"]) == (503, "5")

@@ -23,7 +23,7 @@ from mataserver.errors import MataError, Unavailable
 from mataserver.http import stream
 from mataserver.http.budget import Budget
 from mataserver.http.lifecycle import Lifecycle
-from mataserver.http.stream_channel import WINDOW, CloseReason, Terms
+from mataserver.http.stream_channel import PING_WINDOW, CloseReason, StreamSettings
 from mataserver.http.stream_connection import Connection
 from mataserver.metrics import Metrics
 from mataserver.params import Params
@@ -115,7 +115,7 @@ def standing_on(settings):
     pool, metrics = Pool(), Metrics()
     budget, lifecycle = Budget(settings.max_inflight_mb * 1e6), Lifecycle()
     sessions = SimpleNamespace(ttl=300.0, is_only_connected=lambda _session: True)
-    terms = Terms(
+    terms = StreamSettings(
         sessions,
         budget,
         lifecycle,
@@ -532,9 +532,9 @@ async def test_four_unanswered_pings_pause_the_inference(parts):
     running = asyncio.create_task(parts.connection.run())
     for _ in range(9):
         await received(parts)
-    assert parts.pool.count == parts.session.results == WINDOW
+    assert parts.pool.count == parts.session.results == PING_WINDOW
     ponged(parts)
-    while parts.session.results <= WINDOW:
+    while parts.session.results <= PING_WINDOW:
         await asyncio.sleep(0)
     parts.connection.request_close(1000, "enough")
     await running

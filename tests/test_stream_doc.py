@@ -96,6 +96,6 @@ def test_the_example_of_a_result_is_one():
 def test_the_numbers_in_the_text_are_those_of_the_code():
     """The window and the patience at the end are told as they are."""
     words = {4: "four"}
-    assert f"While {words[stream_channel.WINDOW]} pings are unanswered" in PAGE
-    assert f"if a frame takes less than {stream_connection.QUICK_MS:g} ms" in PAGE
+    assert f"While {words[stream_channel.PING_WINDOW]} pings are unanswered" in PAGE
+    assert f"if a frame takes less than {stream_connection.FAST_FRAME_MS:g} ms" in PAGE
     assert f"The server waits {stream.CLOSE_TIMEOUT:g} seconds" in PAGE

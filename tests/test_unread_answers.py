@@ -13,7 +13,7 @@ from api_answers import head_of, problem, until
 from conftest import POINTS, picture
 from mataserver import testing
 from mataserver.http.budget import Budget, BudgetShare
-from mataserver.http.unread_output import STEP, Backlog, Strangers
+from mataserver.http.unread_output import MIN_READ_BYTES, AnonymousOutput, UnreadOutput
 from service_plugins import folder, plugin
 
 __all__ = ["folder", "plugin"]
@@ -235,15 +235,15 @@ class Full:
 @pytest.mark.parametrize(
     ("sizes", "looks"),
     [
-        ((5 * STEP, 5 * STEP), 1),
-        ((5 * STEP, 4 * STEP + 1), 1),
-        ((5 * STEP, 4 * STEP, 3 * STEP, 3 * STEP - 1), 3),
+        ((5 * MIN_READ_BYTES, 5 * MIN_READ_BYTES), 1),
+        ((5 * MIN_READ_BYTES, 4 * MIN_READ_BYTES + 1), 1),
+        ((5 * MIN_READ_BYTES, 4 * MIN_READ_BYTES, 3 * MIN_READ_BYTES, 3 * MIN_READ_BYTES - 1), 3),
     ],
 )
 async def test_who_reads_enough_has_more_time(sizes, looks):
     """A megabyte in each while is enough; the bytes count as they were at first."""
     budget = Budget(1)  # what is in memory already counts, whatever room there is
-    transport, backlog = Full(*sizes), Backlog(BudgetShare(budget), 0.001, Strangers(1))
+    transport, backlog = Full(*sizes), UnreadOutput(BudgetShare(budget), 0.001, AnonymousOutput(1))
     backlog.begin(transport)
     assert budget.taken == sizes[0]
     async with asyncio.timeout(GENEROUS):
@@ -256,8 +256,8 @@ async def test_who_reads_enough_has_more_time(sizes, looks):
 
 async def test_who_has_read_is_not_looked_at_again():
     """Nobody is given up who has read what there was."""
-    transport = Full(2 * STEP)
-    backlog = Backlog(BudgetShare(Budget(1)), 0.001, Strangers(1))
+    transport = Full(2 * MIN_READ_BYTES)
+    backlog = UnreadOutput(BudgetShare(Budget(1)), 0.001, AnonymousOutput(1))
     backlog.begin(transport)
     backlog.end()
     await asyncio.sleep(0.05)

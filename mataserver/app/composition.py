@@ -6,9 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver.app import frontends, hosting
-from mataserver.app.hosting import Guest
-from mataserver.app.parts import Parts
-from mataserver.http import admission, error_answers
+from mataserver.app.builder import ServerBuilder
+from mataserver.app.hosting import ServiceFactory
+from mataserver.http import admission, error_responses
 from mataserver.http.cluster import ClusterService
 from mataserver.http.docs import DocsService
 from mataserver.http.health import HealthService
@@ -23,8 +23,8 @@ from mataserver.http.stream import StreamService
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mataserver.app.lifetime import Composed
-    from mataserver.app.upkeep import Pace
+    from mataserver.app.lifetime import ComposedServer
+    from mataserver.app.maintenance import MaintenanceIntervals
     from mataserver.config import SetBy, Settings
     from mataserver.engines.memory import MemoryProbe
     from mataserver.engines.work import Engine
@@ -35,37 +35,44 @@ def build(
     settings: Settings,
     plugins: Plugins | None = None,
     probe: MemoryProbe | None = None,
-    pace: Pace | None = None,
+    pace: MaintenanceIntervals | None = None,
     set_by: Mapping[str, SetBy] | None = None,
     engines: Mapping[str, Engine] | None = None,
-) -> Composed:
+) -> ComposedServer:
     """Compose a server; ``set_by`` maps settings to their origins.
 
     ``engines`` overrides its own, by name. Registers the defaults on a fresh data directory. Raises
     a ``MataError`` for unusable settings, registry or plugins (with ``plugins.strict``).
     """
-    parts = Parts(settings, plugins, probe, pace, engines)
-    composed = parts.composed()
-    guests = (*_own(parts, composed, set_by or {}), *_plugins(parts.plugins))
-    asked = admission.expectations(parts.table, parts.gate, parts.relay)
-    expect = error_answers.expecting(asked, parts.table.forms)
-    hosting.add(
+    parts = ServerBuilder(settings, plugins, probe, pace, engines)
+    composed = parts.compose()
+    factories = (
+        *_builtin_services(parts, composed, set_by or {}),
+        *_plugin_services(parts.plugins),
+    )
+    expect_handler = admission.expect_handler(parts.table, parts.gate, parts.relay)
+    expect = error_responses.with_error_form(expect_handler, parts.table.forms)
+    hosting.add_services(
         composed.application,
         parts.table,
         parts.gate,
-        parts.hosting.open(guests, parts.given()),
+        parts.hosting.create(factories, parts.context_parts()),
         expect,
     )
     parts.plugins.check_strict()
     return composed
 
 
-def _own(parts: Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iterator[Guest]:
+def _builtin_services(
+    parts: ServerBuilder, composed: ComposedServer, set_by: Mapping[str, SetBy]
+) -> Iterator[ServiceFactory]:
     """Yield the server's own services; of overlapping routes the first one matches."""
     services, settings, relay = parts.hosting.services, parts.settings, parts.relay
     if relay is not None:
-        yield frontends.frontends_guest(settings, parts.pace, relay, parts.sessions, parts.metrics)
-    yield Guest(
+        yield frontends.frontends_service(
+            settings, parts.pace, relay, parts.sessions, parts.metrics
+        )
+    yield ServiceFactory(
         "health",
         partial(
             HealthService,
@@ -78,9 +85,13 @@ def _own(parts: Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Itera
             metrics_public=settings.metrics_public,
         ),
     )
-    yield Guest("models", partial(ModelsService, models=parts.models, pulls=composed.pulls))
-    yield Guest("infer", partial(InferService, models=parts.models, observers=parts.observers))
-    yield Guest(
+    yield ServiceFactory(
+        "models", partial(ModelsService, models=parts.models, pulls=composed.pulls)
+    )
+    yield ServiceFactory(
+        "infer", partial(InferService, models=parts.models, observers=parts.observers)
+    )
+    yield ServiceFactory(
         "sessions",
         partial(
             SessionsService,
@@ -90,24 +101,24 @@ def _own(parts: Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Itera
             services=services,
         ),
     )
-    yield Guest("stream", partial(StreamService, streams=parts.streams))
-    yield Guest(
+    yield ServiceFactory("stream", partial(StreamService, streams=parts.streams))
+    yield ServiceFactory(
         "login",
         partial(LoginService, gate=parts.gate, browsers=parts.browsers, cookies=parts.cookies),
     )
-    yield Guest("pages", lambda _: PagesService(services))
-    yield Guest(
+    yield ServiceFactory("pages", lambda _: PagesService(services))
+    yield ServiceFactory(
         "settings",
         lambda _: SettingsService(lambda: parts.catalog.settings, set_by, parts.plugins),
     )
     ray = parts.loader.ray
     if ray is not None:
-        yield Guest("cluster", lambda _: ClusterService(ray, parts.metrics))
-    yield Guest("docs", lambda _: DocsService(composed.described))
+        yield ServiceFactory("cluster", lambda _: ClusterService(ray, parts.metrics))
+    yield ServiceFactory("docs", lambda _: DocsService(composed.openapi_document))
 
 
-def _plugins(plugins: Plugins) -> Iterator[Guest]:
+def _plugin_services(plugins: Plugins) -> Iterator[ServiceFactory]:
     """Yield the services of usable plugins."""
     for plugin in plugins.usable:
         if "service" in plugin.hooks:
-            yield Guest(plugin.name, plugin.hooks["service"], plugin)
+            yield ServiceFactory(plugin.name, plugin.hooks["service"], plugin)

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-UNASKED = 30.0
+DEFAULT_TIMEOUT = 30.0
 """Timeout in seconds for a clean-up without a shutdown request: after a failed start."""
 
 log = logging.getLogger("mataserver")
 
 
-async def in_time(deadline: float | None, what: str, ending: Awaitable[object]) -> None:
+async def finish_by(deadline: float | None, what: str, cleanup: Awaitable[object]) -> None:
     """Wait for a clean-up until ``deadline``, on the loop's clock; log its failure or timeout.
 
     A task that suppresses its cancellation is abandoned: it must not block the rest.
     """
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(ending)
-    left = UNASKED if deadline is None else max(0.0, deadline - loop.time())
+    task = asyncio.ensure_future(cleanup)
+    left = DEFAULT_TIMEOUT if deadline is None else max(0.0, deadline - loop.time())
     await asyncio.wait([task], timeout=left)
     if not task.done():
         task.cancel()
@@ -34,7 +34,7 @@ async def in_time(deadline: float | None, what: str, ending: Awaitable[object]) 
         log.error("%s failed while it ended", what, exc_info=task.exception())
 
 
-def end_after(seconds: float) -> None:
+def exit_after(seconds: float) -> None:
     """Exit the process after ``seconds``, whatever its loop and threads are doing."""
 
     def end() -> None:

@@ -5,29 +5,29 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mataserver.app.hosting import Guest
+from mataserver.app.hosting import ServiceFactory
 from mataserver.frontends.directory import FOLDER, FrontendDirectory
 from mataserver.http.frontends import FrontendsService
 from mataserver.http.relay import FrontendRelay
 
 if TYPE_CHECKING:
-    from mataserver.app.upkeep import Pace
+    from mataserver.app.maintenance import MaintenanceIntervals
     from mataserver.config import Settings
     from mataserver.frontends.resource_ids import ResourceIds
     from mataserver.http.budget import Budget
-    from mataserver.http.routing import Table
-    from mataserver.http.sockets import Sockets
+    from mataserver.http.routing import RouteTable
+    from mataserver.http.sockets import ServiceSockets
     from mataserver.metrics import Metrics
     from mataserver.serving.sessions import SessionStore
 
 
-def relay(  # noqa: PLR0917 - the limits that apply to relayed requests
+def make_relay(  # noqa: PLR0917 - the limits that apply to relayed requests
     settings: Settings,
-    pace: Pace,
+    pace: MaintenanceIntervals,
     held: ResourceIds,
-    table: Table,
+    table: RouteTable,
     budget: Budget,
-    sockets: Sockets,
+    sockets: ServiceSockets,
     metrics: Metrics,
 ) -> FrontendRelay | None:
     """Return the relay to other front-ends; None without a shared directory."""
@@ -40,9 +40,13 @@ def relay(  # noqa: PLR0917 - the limits that apply to relayed requests
     )
 
 
-def frontends_guest(
-    settings: Settings, pace: Pace, found: FrontendRelay, sessions: SessionStore, metrics: Metrics
-) -> Guest:
+def frontends_service(
+    settings: Settings,
+    pace: MaintenanceIntervals,
+    found: FrontendRelay,
+    sessions: SessionStore,
+    metrics: Metrics,
+) -> ServiceFactory:
     """Return the service that is entered before all others: sessions need its tag."""
     make = partial(
         FrontendsService,
@@ -53,4 +57,4 @@ def frontends_guest(
         beat=pace.beat,
         timeout=pace.silence,
     )
-    return Guest("frontends", make)
+    return ServiceFactory("frontends", make)

@@ -11,13 +11,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mataserver import config
-from mataserver.app.checking import check_described, checked
+from mataserver.app.service_validation import check_openapi, validate_service
 from mataserver.config import ConfigError
 from mataserver.contract.service import Context, Server
 from mataserver.errors import NotFound
 from mataserver.frontends.resource_ids import EVERY_FRONTEND, SESSIONS_KIND, qualified_id
 from mataserver.http.connection_limit import default_limit
-from mataserver.http.routing import shape
+from mataserver.http.routing import route_pattern
 from mataserver.plugins import PluginError, refuse
 from mataserver.processes.child import run_process
 from mataserver.tasks import Tasks
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from mataserver.contract.routes import ErrorForm, Route
     from mataserver.contract.service import ClusterProcesses, Service
     from mataserver.frontends.resource_ids import ResourceIds
-    from mataserver.http.auth import Gate
-    from mataserver.http.kit import Kit
+    from mataserver.http.auth import Authenticator
     from mataserver.http.lifecycle import Lifecycle
     from mataserver.http.readiness import Readiness
-    from mataserver.http.routing import Expect, Table
+    from mataserver.http.routing import Expect, RouteTable
+    from mataserver.http.service_http import ServiceHttp
     from mataserver.metrics import Metrics
     from mataserver.plugins import Plugin
     from mataserver.serving.feeds.served import ServedSessions
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver.plugins")
 
 
-class Guest(NamedTuple):
-    """A service to be created; ``plugin`` is None for one of the server's own.
+class ServiceFactory(NamedTuple):
+    """Creates a service; ``plugin`` is None for one of the server's own.
 
     An error of the server's own stops the start; a plugin is rejected.
     """
@@ -56,7 +56,7 @@ class Guest(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Hosted:
+class HostedService:
     """A created service, with its routes."""
 
     name: str
@@ -66,7 +66,7 @@ class Hosted:
     plugin: Plugin | None
 
 
-def server_of(settings: Settings) -> Server:
+def server_settings(settings: Settings) -> Server:
     """Return the settings that services can access."""
     return Server(
         host=settings.host,
@@ -88,7 +88,7 @@ def server_of(settings: Settings) -> Server:
     )
 
 
-class Hosting:
+class ServiceHost:
     """The services of a server, and their contexts.
 
     ``services`` are the usable ones by name, in the order in which they are entered; ``tasks`` are
@@ -98,54 +98,56 @@ class Hosting:
     def __init__(self, settings: Settings, version: str, lifecycle: Lifecycle) -> None:
         self.services: list[tuple[str, Service]] = []
         self.tasks: list[Tasks] = []
-        self._server = server_of(settings)
+        self._server = server_settings(settings)
         self._data_dir = settings.data_path
         self._inherit = settings.inherit_variables
         self._version = version
         self._lifecycle = lifecycle
         self._peers: dict[str, Service] = {}
-        self._followers: list[tuple[Plugin, Any]] = []
+        self._reconfigurable: list[tuple[Plugin, Any]] = []
 
-    def open(self, guests: Iterable[Guest], given: Given) -> list[Hosted]:
+    def create(
+        self, factories: Iterable[ServiceFactory], parts: ContextParts
+    ) -> list[HostedService]:
         """Create every service; return them in the order in which they are to be entered.
 
         Rejects a plugin whose service fails, has a route that exists, or requires a missing one.
         """
-        found: dict[str, Hosted] = {}
+        found: dict[str, HostedService] = {}
         shapes: set[tuple[str, str]] = set()
-        for guest in guests:
+        for factory in factories:
             try:
-                service = guest.make(self._context(guest, given))
-                made, routes, forms = checked(service, shapes)
-                routes = tuple(_held(route, _kind(guest)) for route in routes)
-                hosted = Hosted(guest.name, made, routes, forms, guest.plugin)
-                if guest.plugin is not None:  # the server's own are checked by tests
-                    check_described(hosted.routes)
+                service = factory.make(self._context(factory, parts))
+                made, routes, forms = validate_service(service, shapes)
+                routes = tuple(_qualify_held(route, _resource_kind(factory)) for route in routes)
+                hosted = HostedService(factory.name, made, routes, forms, factory.plugin)
+                if factory.plugin is not None:  # the server's own are checked by tests
+                    check_openapi(hosted.routes)
             except (Exception, SystemExit) as error:
-                if guest.plugin is None or isinstance(error, ConfigError):
+                if factory.plugin is None or isinstance(error, ConfigError):
                     raise  # an invalid setting must be corrected by the operator
-                refuse(guest.plugin, error)
+                refuse(factory.plugin, error)
                 continue
-            shapes |= {shape(route.method, route.path) for route in hosted.routes}
-            found[_key(guest)] = hosted
-        _look_at_peers(found)
-        ordered = _ordered(found)
+            shapes |= {route_pattern(route.method, route.path) for route in hosted.routes}
+            found[_registry_name(factory)] = hosted
+        _run_admission_checks(found)
+        ordered = _sort_by_requirements(found)
         for hosted in ordered:
-            self._note(hosted)
+            self._register(hosted)
         return ordered
 
-    def _note(self, hosted: Hosted) -> None:
+    def _register(self, hosted: HostedService) -> None:
         self.services.append((hosted.name, hosted.service))
         if hosted.plugin is not None:
             hosted.plugin.routes = hosted.routes
             self._peers[hosted.name] = hosted.service
             if hosted.plugin.settings is not None and hasattr(hosted.service, "reconfigure"):
-                self._followers.append((hosted.plugin, hosted.service))
+                self._reconfigurable.append((hosted.plugin, hosted.service))
 
     @property
-    def reconfigured(self) -> set[str]:
+    def reconfigurable_sections(self) -> set[str]:
         """The sections of ``plugins:`` that can be reconfigured at run time."""
-        return {plugin.section for plugin, _ in self._followers}
+        return {plugin.section for plugin, _ in self._reconfigurable}
 
     def reconfigure(self, settings: Settings) -> Callable[[], None]:
         """Validate reread settings with the services; return a function that applies them.
@@ -154,10 +156,9 @@ class Hosting:
         """
         applied: list[tuple[Plugin, Any, Callable[[], None]]] = []
         variables = config.variables(Path.cwd())
-        for plugin, service in self._followers:
+        for plugin, service in self._reconfigurable:
             given = settings.plugins.get(plugin.section)
-            kind = type(plugin.settings)
-            read = config.plugin_settings(given, kind, plugin.section, variables)
+            read = config.plugin_settings(given, type(plugin.settings), plugin.section, variables)
             if read != plugin.settings:
                 applied.append((plugin, read, service.reconfigure(read)))
 
@@ -168,31 +169,30 @@ class Hosting:
 
         return apply
 
-    def _context(self, guest: Guest, given: Given) -> Context:
-        tasks = Tasks(guest.name)
-        self.tasks.append(tasks)
-        place = "mataserver" if guest.plugin is None else "mataserver.plugin"
+    def _context(self, factory: ServiceFactory, parts: ContextParts) -> Context:
+        self.tasks.append(tasks := Tasks(factory.name))
+        place = "mataserver" if factory.plugin is None else "mataserver.plugin"
         return Context(
-            settings=None if guest.plugin is None else guest.plugin.settings,
+            settings=None if factory.plugin is None else factory.plugin.settings,
             server=self._server,
             version=self._version,
-            log=logging.getLogger(f"{place}.{guest.name}"),
+            log=logging.getLogger(f"{place}.{factory.name}"),
             data_dir=self._data_dir,
-            metrics=given.metrics.registry,
-            models=given.models,
-            sessions=given.sessions,
-            http=given.kit,
+            metrics=parts.metrics.registry,
+            models=parts.models,
+            sessions=parts.sessions,
+            http=parts.http,
             tasks=tasks,
             run_process=functools.partial(run_process, inherit=self._inherit),
-            cluster=given.cluster,
-            held=given.held.of_kind(_kind(guest)),
+            cluster=parts.cluster,
+            held=parts.held.of_kind(_resource_kind(factory)),
             run_blocking=asyncio.to_thread,
             stopping=self._lifecycle.stopping,
-            authenticate=lambda credentials: given.gate.authenticate([credentials]),
-            admit=given.gate.admit_call,
-            count=given.metrics.count,
-            sign_out=given.sign_out,
-            ready=given.readiness.waiting,
+            authenticate=lambda credentials: parts.gate.authenticate([credentials]),
+            admit=parts.gate.admit_call,
+            count=parts.metrics.count,
+            sign_out=parts.sign_out,
+            ready=parts.readiness.waiting,
             peer=self.peer,
             peers=lambda: MappingProxyType(self._peers),
             address=self._lifecycle.address,
@@ -206,25 +206,25 @@ class Hosting:
         return service
 
 
-class Given(NamedTuple):
+class ContextParts(NamedTuple):
     """The common contents of every service's context."""
 
     models: ServedModels
     sessions: ServedSessions
-    kit: Kit
+    http: ServiceHttp
     metrics: Metrics
-    gate: Gate
+    gate: Authenticator
     sign_out: Callable[[str], None]
     readiness: Readiness
     cluster: Callable[[], ClusterProcesses]
     held: ResourceIds
 
 
-def add(
+def add_services(
     application: web.Application,
-    table: Table,
-    gate: Gate,
-    services: Sequence[Hosted],
+    table: RouteTable,
+    gate: Authenticator,
+    services: Sequence[HostedService],
     expect: Expect,
 ) -> None:
     """Add the routes of services to an application, and register their hooks."""
@@ -232,47 +232,47 @@ def add(
     for hosted in services:
         service: Any = hosted.service
         if hasattr(service, "authenticate"):
-            gate.services.append(service.authenticate)
+            gate.authenticators.append(service.authenticate)
             gate.owners.add(getattr(service, "owner_of", None))
         if hasattr(service, "claims"):
             table.claims.append(service.claims)
         table.forms.update(hosted.forms)
 
 
-def _key(guest: Guest) -> str:
+def _registry_name(factory: ServiceFactory) -> str:
     """Return the name by which others may require a service; the server's own are not plugins."""
-    return guest.name if guest.plugin is not None else f"the server's {guest.name}"
+    return factory.name if factory.plugin is not None else f"the server's {factory.name}"
 
 
-def _kind(guest: Guest) -> str:
+def _resource_kind(factory: ServiceFactory) -> str:
     """Return the kind of a service's resources with ids."""
-    return SESSIONS_KIND if guest.plugin is None else guest.name
+    return SESSIONS_KIND if factory.plugin is None else factory.name
 
 
-def _held(route: Route, kind: str) -> Route:
+def _qualify_held(route: Route, kind: str) -> Route:
     """Qualify a route's ``held`` with the kind of the resource, if it has none."""
     if not route.held or route.held == EVERY_FRONTEND or ":" in route.held:
         return route
     return replace(route, held=qualified_id(kind, route.held))
 
 
-def _look_at_peers(found: dict[str, Hosted]) -> None:
+def _run_admission_checks(found: dict[str, HostedService]) -> None:
     """Let services with ``admits`` inspect the others; reject those that are not admitted."""
     for host in [each for each in found.values() if hasattr(each.service, "admits")]:
-        judge: Any = host.service
+        admitting: Any = host.service
         for name, hosted in list(found.items()):
             if hosted.plugin is None or hosted is host:
                 continue
             try:
-                judge.admits(hosted.name, hosted.service)
+                admitting.admits(hosted.name, hosted.service)
             except (Exception, SystemExit) as error:
                 refuse(hosted.plugin, error)
                 del found[name]
 
 
-def _ordered(found: Mapping[str, Hosted]) -> list[Hosted]:
+def _sort_by_requirements(found: Mapping[str, HostedService]) -> list[HostedService]:
     """Sort services topologically by ``requires``; reject those that lack a requirement."""
-    ordered: list[Hosted] = []
+    ordered: list[HostedService] = []
     done: dict[str, bool] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> str | None:

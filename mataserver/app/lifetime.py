@@ -1,4 +1,4 @@
-"""A server that was composed, and what runs while it does: background tasks and services."""
+"""A composed server, and its lifetime: background tasks and services."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import mataserver
-from mataserver.app.deadline import in_time
+from mataserver.app.deadline import finish_by
 from mataserver.http import openapi
 from mataserver.tasks import Tasks
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.app.hosting import Hosting
-    from mataserver.app.upkeep import Upkeep
+    from mataserver.app.hosting import ServiceHost
+    from mataserver.app.maintenance import Maintenance
     from mataserver.config import Settings
     from mataserver.contract.service import Service
-    from mataserver.http.auth import Gate
+    from mataserver.http.auth import Authenticator
     from mataserver.http.budget import Budget
     from mataserver.http.head_cache import HeadCache
-    from mataserver.http.in_process import Doorway
+    from mataserver.http.in_process import InProcessConnector
     from mataserver.http.lifecycle import Lifecycle
-    from mataserver.http.middleware import Edge
-    from mataserver.http.routing import Table
-    from mataserver.http.sockets import Sockets
+    from mataserver.http.middleware import RequestMiddleware
+    from mataserver.http.routing import RouteTable
+    from mataserver.http.sockets import ServiceSockets
     from mataserver.library.catalog import Catalog
     from mataserver.plugins import Plugins
     from mataserver.serving.feeds.registry import CameraRegistry
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from mataserver.serving.sessions import SessionStore
 
 
-PATIENCE = 5.0
-"""Seconds after which a service that has not started is named."""
+SLOW_START_SECONDS = 5.0
+"""Seconds after which a service that has not started is logged."""
 
 log = logging.getLogger("mataserver.plugins")
 
 
 @dataclass(slots=True)
-class Composed:
-    """A server that was composed: who starts and stops it holds this, and no handler does."""
+class ComposedServer:
+    """A composed server, for the code that starts and stops it; handlers have no access."""
 
     settings: Settings
     application: web.Application
@@ -60,108 +60,110 @@ class Composed:
     loader: Loader
     sessions: SessionStore
     cameras: CameraRegistry
-    gate: Gate
+    gate: Authenticator
     budget: Budget
-    sockets: Sockets
-    upkeep: Upkeep
-    hosting: Hosting
+    sockets: ServiceSockets
+    maintenance: Maintenance
+    hosting: ServiceHost
     observers: Observers
-    table: Table
-    doorway: Doorway
-    edge: Edge
+    table: RouteTable
+    in_process: InProcessConnector
+    middleware: RequestMiddleware
     heads: HeadCache
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
-    giving_up: asyncio.Task[None] | None = None
+    shutdown_task: asyncio.Task[None] | None = None
     document: bytes = b""
     described_tasks: dict[str, Any] = field(default_factory=dict)
 
-    def described(self) -> bytes:
-        """Return the OpenAPI document of every route, made when it is first asked for.
+    def openapi_document(self) -> bytes:
+        """Return the OpenAPI document of every route, built at the first call.
 
-        Few starts are followed by somebody who reads it. Any thread may call it.
+        Lazily, as most servers are never asked for it. May be called from any thread.
         """
-        brought = self.plugins.brought
-        if not self.document or self.described_tasks != brought:  # a plugin may come later
-            version, self.described_tasks = mataserver.__version__, brought
-            found = openapi.document(self.table.routes, version, brought)
+        task_outputs = self.plugins.brought
+        if not self.document or self.described_tasks != task_outputs:  # a plugin may come later
+            version, self.described_tasks = mataserver.__version__, task_outputs
+            found = openapi.document(self.table.routes, version, task_outputs)
             self.document = msgspec.json.encode(found)
         return self.document
 
 
-def lifetime(composed: Composed) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Return what runs while the server does: background tasks, services, preloads, clean-up."""
+def lifetime(composed: ComposedServer) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return the context of the running server: background tasks, services, preloads, clean-up."""
 
-    async def living(_application: web.Application) -> AsyncIterator[None]:
-        own, upkeep = Tasks("server"), composed.upkeep
+    async def run(_application: web.Application) -> AsyncIterator[None]:
+        own, maintenance = Tasks("server"), composed.maintenance
         composed.hosting.tasks.append(own)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(_stop, composed)
             composed.loader.open()
-            own.spawn(upkeep.reconcile(), "follow the registry")
-            own.spawn(upkeep.preload(), "preload")
+            own.spawn(maintenance.reconcile(), "follow the registry")
+            own.spawn(maintenance.preload(), "preload")
             try:
                 for name, service in composed.hosting.services:
-                    await _enter(name, service)
-                    stack.push_async_callback(_leave, composed, name, service)
+                    await _enter_service(name, service)
+                    stack.push_async_callback(_exit_service, composed, name, service)
                     if hasattr(service, "on_result"):
                         composed.observers.add(name, service.on_result, own)
                 yield
             finally:
                 deadline = composed.lifecycle.deadline
                 for each in reversed(composed.hosting.tasks):
-                    await in_time(deadline, f"tasks of {each.owner}", each.close())
+                    await finish_by(deadline, f"tasks of {each.owner}", each.close())
 
-    return living
+    return run
 
 
-async def _enter(name: str, service: Service) -> None:
-    """Start a service. What it raises, told by a traceback, gets a line that names it.
+async def _enter_service(name: str, service: Service) -> None:
+    """Start a service; add its name to an exception.
 
-    One that waits for long, for a database or another server, is named while the server does.
+    A slow start, for example of one that waits for a database, is logged while it lasts.
     """
     starting = service.__aenter__()
-    late = asyncio.get_running_loop().call_later(PATIENCE, _tell_late, name, starting)
+    timer = asyncio.get_running_loop().call_later(
+        SLOW_START_SECONDS, _warn_slow_start, name, starting
+    )
     try:
         await starting
     except Exception as error:
         error.add_note(f"The server cannot start: the service of {name} failed to.")
         raise
     finally:
-        late.cancel()
+        timer.cancel()
 
 
-def _tell_late(name: str, starting: object) -> None:
-    """Tell where a service is that has not started yet."""
+def _warn_slow_start(name: str, starting: object) -> None:
+    """Log where a service waits that has not started yet."""
     frame = getattr(starting, "cr_frame", None)
     place = "" if frame is None else f", at {frame.f_code.co_filename}, line {frame.f_lineno}"
     log.warning(
         "the server waits for the service of %s, which has not started after %g s%s",
         name,
-        PATIENCE,
+        SLOW_START_SECONDS,
         place,
     )
 
 
-async def _leave(composed: Composed, name: str, service: Service) -> None:
-    ending = service.__aexit__(None, None, None)
-    await in_time(composed.lifecycle.deadline, name, ending)
+async def _exit_service(composed: ComposedServer, name: str, service: Service) -> None:
+    cleanup = service.__aexit__(None, None, None)
+    await finish_by(composed.lifecycle.deadline, name, cleanup)
 
 
-async def _stop(composed: Composed) -> None:
-    """Give up every session, model and worker, also when a service failed to start."""
+async def _stop(composed: ComposedServer) -> None:
+    """Close every session, model and worker, also after a service failed to start."""
     try:
-        await _end(composed)
+        await _close_all(composed)
     finally:
-        if composed.giving_up is not None:
-            composed.giving_up.cancel()
+        if composed.shutdown_task is not None:
+            composed.shutdown_task.cancel()
 
 
-async def _end(composed: Composed) -> None:
+async def _close_all(composed: ComposedServer) -> None:
     deadline = composed.lifecycle.deadline
     for pull in composed.pulls:
         pull.cancel()
     pulls = asyncio.gather(*composed.pulls, return_exceptions=True)
-    await in_time(deadline, "a pull", pulls)
-    await in_time(deadline, "the sessions", composed.sessions.close())
-    await in_time(deadline, "the models", composed.pool.close())
-    await in_time(deadline, "the workers", composed.loader.close())
+    await finish_by(deadline, "a pull", pulls)
+    await finish_by(deadline, "the sessions", composed.sessions.close())
+    await finish_by(deadline, "the models", composed.pool.close())
+    await finish_by(deadline, "the workers", composed.loader.close())

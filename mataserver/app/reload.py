@@ -14,8 +14,8 @@ from mataserver.library.configured import Configured
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.app.hosting import Hosting
-    from mataserver.app.upkeep import Upkeep
+    from mataserver.app.hosting import ServiceHost
+    from mataserver.app.maintenance import Maintenance
     from mataserver.config import Settings
     from mataserver.library.catalog import Catalog
     from mataserver.serving.pool import ModelPool
@@ -30,14 +30,14 @@ class Reload:
         self,
         catalog: Catalog,
         pool: ModelPool,
-        hosting: Hosting,
-        upkeep: Upkeep,
+        hosting: ServiceHost,
+        maintenance: Maintenance,
         load: Callable[[], Settings],
     ) -> None:
         self._catalog = catalog
         self._pool = pool
         self._hosting = hosting
-        self._upkeep = upkeep
+        self._maintenance = maintenance
         self._load = load
         self._lock = asyncio.Lock()
 
@@ -46,24 +46,24 @@ class Reload:
         async with self._lock:
             try:
                 read = await asyncio.to_thread(self._load)
-                settings = self._followed(read)
+                settings = self._merge_reloadable(read)
                 Configured(self._catalog, settings.models).check()
                 apply = self._hosting.reconfigure(settings)
             except MataError as error:
                 log.error("the configuration is invalid and was not applied: %s", error.told)  # noqa: TRY400
                 return
-            self._name_unapplied(read, settings)
-            await self._follow(settings, apply)
+            self._warn_restart_needed(read, settings)
+            await self._apply(settings, apply)
 
-    def _followed(self, read: Settings) -> Settings:
+    def _merge_reloadable(self, read: Settings) -> Settings:
         """Return the current settings, with the reloadable parts replaced."""
         old = self._catalog.settings
-        followed = self._hosting.reconfigured
-        plugins = {name: each for name, each in old.plugins.items() if name not in followed}
-        plugins |= {name: each for name, each in read.plugins.items() if name in followed}
+        reloadable = self._hosting.reconfigurable_sections
+        plugins = {name: each for name, each in old.plugins.items() if name not in reloadable}
+        plugins |= {name: each for name, each in read.plugins.items() if name in reloadable}
         return msgspec.structs.replace(old, models=read.models, plugins=plugins)
 
-    def _name_unapplied(self, read: Settings, settings: Settings) -> None:
+    def _warn_restart_needed(self, read: Settings, settings: Settings) -> None:
         """Log changed settings that require a restart."""
         names = [
             name
@@ -73,14 +73,14 @@ class Reload:
         if names:
             log.warning("restart the server to change %s", ", ".join(names))
 
-    async def _follow(self, settings: Settings, apply: Callable[[], None]) -> None:
+    async def _apply(self, settings: Settings, apply: Callable[[], None]) -> None:
         old = self._catalog.settings
         names = [setting.model for setting in (*old.models, *settings.models)]
         changed = {name for name in names if old.model(name) != settings.model(name)}
         self._catalog.reconfigure(settings)
-        self._upkeep.add_again()
+        self._maintenance.retry_configured()
         apply()
-        told = ", ".join(sorted(changed)) or "none"
-        log.info("the configuration was read again; changed models: %s", told)
+        model_names = ", ".join(sorted(changed)) or "none"
+        log.info("the configuration was read again; changed models: %s", model_names)
         await asyncio.gather(*(self._pool.unload(name, None, "changed") for name in changed))
-        self._upkeep.load_anew(changed)
+        self._maintenance.request_reload(changed)

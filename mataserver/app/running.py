@@ -13,35 +13,35 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from mataserver.app import stalls, thrift
+from mataserver.app import loop_watchdog, memory_release
 from mataserver.app.composition import build
-from mataserver.app.deadline import end_after
+from mataserver.app.deadline import exit_after
 from mataserver.app.reload import Reload
 from mataserver.errors import MataError
 from mataserver.http import fast_routing, head_connection
 from mataserver.http.budget import BudgetShare
-from mataserver.http.connection_limit import Site
-from mataserver.http.protocol import Conversation
+from mataserver.http.connection_limit import ListeningSite
+from mataserver.http.protocol import HttpConnection
 from mataserver.http.stream_channel import GOING_AWAY
-from mataserver.http.unread_output import Strangers
+from mataserver.http.unread_output import AnonymousOutput
 from mataserver.processes import kernel
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mataserver.app.lifetime import Composed
+    from mataserver.app.lifetime import ComposedServer
     from mataserver.config import SetBy, Settings
     from mataserver.plugins import Plugins
 
 
 log = logging.getLogger("mataserver")
 
-LAST_SECONDS = 1.0
+EXIT_GRACE_SECONDS = 1.0
 """Seconds that a shutdown may take beyond ``drain_timeout``."""
 
 
-CONNECTIONS: dict[str, Any] = {
+CONNECTION_OPTIONS: dict[str, Any] = {
     "access_log": None,
     "auto_decompress": False,
     "keepalive_timeout": 75.0,
@@ -49,21 +49,21 @@ CONNECTIONS: dict[str, Any] = {
 """aiohttp's options for every connection."""
 
 
-def runner_of(composed: Composed) -> web.AppRunner:
+def make_runner(composed: ComposedServer) -> web.AppRunner:
     """Return the runner of the application."""
     return web.AppRunner(
         composed.application,
         handler_cancellation=True,
-        shutdown_timeout=LAST_SECONDS / 8,  # the remainder after ``drain``
-        **CONNECTIONS,
+        shutdown_timeout=EXIT_GRACE_SECONDS / 8,  # the remainder after ``drain``
+        **CONNECTION_OPTIONS,
     )
 
 
-async def set_up(runner: web.AppRunner, composed: Composed, stopping: asyncio.Event) -> bool:
+async def set_up(runner: web.AppRunner, composed: ComposedServer, stopping: asyncio.Event) -> bool:
     """Start the services; return False if ``stopping`` was set before they had started.
 
-    Nobody has been served yet, so a service that does not come to start is given up at once. Raises
-    what a service raises.
+    No client has been served yet, so a pending start is cancelled immediately. Raises what a
+    service raises.
     """
     loop = asyncio.get_running_loop()
     starting, stopped = loop.create_task(runner.setup()), loop.create_task(stopping.wait())
@@ -72,9 +72,9 @@ async def set_up(runner: web.AppRunner, composed: Composed, stopping: asyncio.Ev
         if starting.done():
             starting.result()
             return True
-        composed.lifecycle.deadline = loop.time() + LAST_SECONDS
+        composed.lifecycle.deadline = loop.time() + EXIT_GRACE_SECONDS
         composed.lifecycle.stopping.set()
-        end_after(2 * LAST_SECONDS)
+        exit_after(2 * EXIT_GRACE_SECONDS)
         starting.cancel()
         await asyncio.wait([starting])
         if not starting.cancelled() and starting.exception() is not None:
@@ -85,41 +85,41 @@ async def set_up(runner: web.AppRunner, composed: Composed, stopping: asyncio.Ev
         stopped.cancel()
 
 
-async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int) -> int:
+async def listen(runner: web.AppRunner, composed: ComposedServer, host: str, port: int) -> int:
     """Accept connections; return the port. Raises ``OSError``."""
     limit = composed.settings.max_connections
-    if composed.settings.short_way and fast_routing.known() and runner.server is not None:
-        fast_routing.shorten(runner.server, composed.application, composed.table)
-    site = Site(runner, host, port, limit, _conversations(composed))
+    if composed.settings.short_way and fast_routing.is_supported() and runner.server is not None:
+        fast_routing.install(runner.server, composed.application, composed.table)
+    site = ListeningSite(runner, host, port, limit, _connection_factory(composed))
     await site.start()
-    composed.doorway.accept = site.entrance.within
+    composed.in_process.accept = site.factory.make_connection
     chosen: int = runner.addresses[0][1]
-    tell_address(composed, host, chosen)
+    set_address(composed, host, chosen)
     return chosen
 
 
-def _conversations(composed: Composed) -> Callable[[web.Server], Conversation]:
+def _connection_factory(composed: ComposedServer) -> Callable[[web.Server], HttpConnection]:
     """Return the factory of connection protocols."""
     options = {
         "budget": partial(BudgetShare, composed.budget),
         "loop": asyncio.get_running_loop(),
         "patience": composed.settings.unread_timeout,
-        "strangers": Strangers(composed.budget.limit / 8),
-        **CONNECTIONS,
+        "anonymous": AnonymousOutput(composed.budget.limit / 8),
+        **CONNECTION_OPTIONS,
     }
-    alone = head_connection.is_alone(composed.edge, composed.application)
+    alone = head_connection.is_alone(composed.middleware, composed.application)
     if composed.settings.short_way and head_connection.known() and alone:
-        return partial(head_connection.CachingConversation, cache=composed.heads, **options)
-    return partial(Conversation, **options)
+        return partial(head_connection.CachingConnection, cache=composed.heads, **options)
+    return partial(HttpConnection, **options)
 
 
-def tell_address(composed: Composed, host: str, port: int) -> None:
+def set_address(composed: ComposedServer, host: str, port: int) -> None:
     """Set the address by which services on this machine reach the server.
 
     If it listens on every address, this is the loopback.
     """
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    composed.lifecycle.listens(url_of(here, port))
+    composed.lifecycle.set_listening(url_of(here, port))
 
 
 def url_of(host: str, port: int) -> str:
@@ -127,7 +127,7 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def drain(runner: web.BaseRunner, composed: Composed) -> None:
+async def drain(runner: web.BaseRunner, composed: ComposedServer) -> None:
     """Stop accepting connections, complete pending requests, close every stream with 1001.
 
     All waits, including the subsequent clean-up, end within ``drain_timeout`` seconds plus a
@@ -135,9 +135,9 @@ async def drain(runner: web.BaseRunner, composed: Composed) -> None:
     models fail.
     """
     lifecycle, seconds = composed.lifecycle, composed.settings.drain_timeout
-    lifecycle.deadline = asyncio.get_running_loop().time() + seconds + LAST_SECONDS
+    lifecycle.deadline = asyncio.get_running_loop().time() + seconds + EXIT_GRACE_SECONDS
     lifecycle.stopping.set()
-    composed.giving_up = asyncio.create_task(_give_up(composed, seconds / 2))
+    composed.shutdown_task = asyncio.create_task(_cancel_slow_work(composed, seconds / 2))
     for site in list(runner.sites):
         await site.stop()
     for session in composed.sessions.all():
@@ -146,16 +146,16 @@ async def drain(runner: web.BaseRunner, composed: Composed) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds / 2):
             await composed.sockets.close_all()
-    await _answered(runner, composed, lifecycle.deadline - LAST_SECONDS / 2)
+    await _wait_for_answers(runner, composed, lifecycle.deadline - EXIT_GRACE_SECONDS / 2)
 
 
-async def _answered(runner: web.BaseRunner, composed: Composed, until: float) -> None:
+async def _wait_for_answers(runner: web.BaseRunner, composed: ComposedServer, until: float) -> None:
     """Wait until pending requests are answered, and the answers sent."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(until):
             while composed.lifecycle.active:  # noqa: ASYNC110 - an event would cost every request
                 await asyncio.sleep(0.01)
-            while _unsent(runner):  # noqa: ASYNC110 - transports have no event
+            while _has_unsent_output(runner):  # noqa: ASYNC110 - transports have no event
                 await asyncio.sleep(0.01)
             # Answers may still be in flight: aiohttp waits twice, each time for as long as given.
             left = until - asyncio.get_running_loop().time()
@@ -164,26 +164,26 @@ async def _answered(runner: web.BaseRunner, composed: Composed, until: float) ->
                 await runner.server.shutdown(left / 2)
 
 
-def _unsent(runner: web.BaseRunner) -> bool:
+def _has_unsent_output(runner: web.BaseRunner) -> bool:
     """Whether any connection has unsent output."""
-    open_ones = () if runner.server is None else runner.server.connections
-    transports = [each.transport for each in open_ones]
+    connections = () if runner.server is None else runner.server.connections
+    transports = [each.transport for each in connections]
     return any(each is not None and each.get_write_buffer_size() > 0 for each in transports)
 
 
-async def stop(runner: web.BaseRunner, composed: Composed) -> None:
+async def stop(runner: web.BaseRunner, composed: ComposedServer) -> None:
     """Drain, then clean up."""
     await drain(runner, composed)
     await runner.cleanup()
 
 
-async def _give_up(composed: Composed, half: float) -> None:
+async def _cancel_slow_work(composed: ComposedServer, half_time: float) -> None:
     """Cancel what would delay the shutdown, longest tasks first."""
-    await asyncio.sleep(half)
+    await asyncio.sleep(half_time)
     composed.pool.cancel_loads()
     for pull in composed.pulls:
         pull.cancel()
-    await asyncio.sleep(half)
+    await asyncio.sleep(half_time)
     composed.pool.dismiss()
     for pull in composed.pulls:  # pip has had time to roll back
         pull.cancel()
@@ -199,7 +199,7 @@ def _bind_error(settings: Settings, error: OSError) -> str:
 
 async def run(
     settings: Settings,
-    announce: Callable[[str, Composed], None],
+    announce: Callable[[str, ComposedServer], None],
     plugins: Plugins | None = None,
     reread: Callable[[], Settings] | None = None,
     set_by: Mapping[str, SetBy] | None = None,
@@ -213,32 +213,32 @@ async def run(
     cannot.
     """
     kernel.hide_memory()
-    thrift.keep()
-    asked = asyncio.Event()
+    memory_release.retain_freed_memory()
+    stop_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def interrupted(number: int) -> None:
-        if asked.is_set():
+    def on_signal(number: int) -> None:
+        if stop_requested.is_set():
             os._exit(128 + number)  # a second signal exits at once; the workers die with the server
-        asked.set()
-        end_after(settings.drain_timeout + 1.5 * LAST_SECONDS)
+        stop_requested.set()
+        exit_after(settings.drain_timeout + 1.5 * EXIT_GRACE_SECONDS)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted, number)
+        loop.add_signal_handler(number, on_signal, number)
     composed = build(settings, plugins, set_by=set_by)
     reload = Reload(
         composed.catalog,
         composed.pool,
         composed.hosting,
-        composed.upkeep,
+        composed.maintenance,
         reread or (lambda: settings),
     )
     tasks = Tasks("server")
     loop.add_signal_handler(
         signal.SIGHUP, lambda: tasks.spawn(reload.run(), "read the configuration again")
     )
-    runner = runner_of(composed)
-    if not await set_up(runner, composed, asked):
+    runner = make_runner(composed)
+    if not await set_up(runner, composed, stop_requested):
         await tasks.close()
         return
     try:
@@ -246,10 +246,10 @@ async def run(
             port = await listen(runner, composed, settings.host, settings.port)
         except OSError as error:
             raise MataError(_bind_error(settings, error)) from None
-        tasks.spawn(thrift.give_back(), "give freed memory back")
-        tasks.spawn(stalls.watch(), "watch the event loop")
+        tasks.spawn(memory_release.release_periodically(), "give freed memory back")
+        tasks.spawn(loop_watchdog.watch(), "watch the event loop")
         announce(url_of(settings.host, port), composed)
-        await asked.wait()
+        await stop_requested.wait()
     finally:
         await tasks.close()
         await stop(runner, composed)

@@ -20,7 +20,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.app.lifetime import Composed
+    from mataserver.app.lifetime import ComposedServer
     from mataserver.config import Settings
     from mataserver.plugins import Plugin
 
@@ -63,7 +63,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
         )
     keys, made = server_keys(settings)
 
-    def announce(url: str, composed: Composed) -> None:
+    def announce(url: str, composed: ComposedServer) -> None:
         gc.freeze()
         gc.enable()
         link = _link(settings, url, composed)
@@ -83,7 +83,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
 
 
 def announcement(
-    settings: Settings, url: str, composed: Composed, new_key: str | None, link: str
+    settings: Settings, url: str, composed: ComposedServer, new_key: str | None, link: str
 ) -> list[str]:
     """Return the lines printed once the server listens; ``new_key`` was just generated."""
     from mataserver.sources.cache import cache_directory
@@ -101,7 +101,7 @@ def announcement(
     return lines
 
 
-def _link(settings: Settings, url: str, composed: Composed) -> str:
+def _link(settings: Settings, url: str, composed: ComposedServer) -> str:
     """Return the page's URL on this machine, with a one-time sign-in code.
 
     Empty if no plugin provides a page.

@@ -8,20 +8,20 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from mataserver.errors import MataError, TooLarge
 from mataserver.http import auth
-from mataserver.http.error_answers import error_response
+from mataserver.http.error_responses import error_response
 
 if TYPE_CHECKING:
     from mataserver.contract.routes import Route
-    from mataserver.http.auth import Gate
+    from mataserver.http.auth import Authenticator
     from mataserver.http.relay import FrontendRelay
-    from mataserver.http.routing import Expect, Table
+    from mataserver.http.routing import Expect, RouteTable
 
-REFUSED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)
+REJECTED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)
 """The error of a request with ``Expect`` that was rejected before its body was requested."""
 
 
 async def admit(
-    request: web.Request, route: Route, gate: Gate, relay: FrontendRelay | None
+    request: web.Request, route: Route, gate: Authenticator, relay: FrontendRelay | None
 ) -> None:
     """Authenticate a request. Raises ``Unauthorized`` or ``Forbidden``.
 
@@ -29,8 +29,8 @@ async def admit(
     authenticate once per request.
     """
     if hdrs.EXPECT in request.headers:
-        if REFUSED in request:
-            raise request[REFUSED]
+        if REJECTED in request:
+            raise request[REJECTED]
         if auth.PRINCIPAL in request:
             return
     known = relay.asserted_principal(request, route) if route.held and relay is not None else None
@@ -44,16 +44,20 @@ async def admit(
         raise
 
 
-def expectations(table: Table, gate: Gate, relay: FrontendRelay | None = None) -> Expect:
+def expect_handler(
+    table: RouteTable, gate: Authenticator, relay: FrontendRelay | None = None
+) -> Expect:
     """Return the handler of ``Expect``: it does not request a body that would be rejected."""
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
             return error_response(MataError("The expectation cannot be met", status=417))
-        if table.claimed(request) is not None:  # the service applies its own limit and keys
-            _go_on(request)
+        if (
+            table.claiming_handler(request) is not None
+        ):  # the service applies its own limit and keys
+            _send_continue(request)
             return None
-        route = table.choose(request)
+        route = table.resolve(request)
         limit = table.limits(request).size
         if (request.content_length or 0) > limit:
             return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
@@ -61,15 +65,15 @@ def expectations(table: Table, gate: Gate, relay: FrontendRelay | None = None) -
             if route is not None:
                 await admit(request, route, gate, relay)
         except MataError as error:
-            request[REFUSED] = error  # answered by the middleware, as without ``Expect``
+            request[REJECTED] = error  # answered by the middleware, as without ``Expect``
             return None
-        _go_on(request)
+        _send_continue(request)
         return None
 
     return expect
 
 
-def _go_on(request: web.Request) -> None:
+def _send_continue(request: web.Request) -> None:
     """Request the body from a waiting client."""
     if request.transport is not None and request.version == HttpVersion11:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import hdrs, web
 
 from mataserver.errors import MataError
-from mataserver.http import proxies, shown
-from mataserver.http.browsers import SAFE, cookie_name, is_foreign, is_own, may_act
-from mataserver.http.key_owners import Owners
-from mataserver.http.shown import GivenTwice, is_socket, of_metadata
+from mataserver.http import proxies, request_credentials
+from mataserver.http.browsers import SAFE_METHODS, cookie_name, is_cookie_valid, is_foreign, is_own
+from mataserver.http.key_owners import KeyOwners
+from mataserver.http.request_credentials import DuplicateValue, credentials_of_metadata, is_socket
 from mataserver.principals import ANONYMOUS, Credentials, Principal
 from mataserver.serving.background import BACKGROUND
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from mataserver.config.credentials import KeyRing
-    from mataserver.http.browsers import Browsers, Names
-    from mataserver.http.grants import Grants
+    from mataserver.http.browsers import BrowserSessions, HostNames
+    from mataserver.http.revocation import Revocations
     from mataserver.principals import Scheme
 
     Authenticate = Callable[[Credentials], Awaitable[Principal | None]]
 
 CSRF = "X-CSRF-Token"
-INVALID = "Invalid API key"
-FOREIGN = "A page of another origin may not send this: see cors_origins"
+INVALID_KEY = "Invalid API key"
+FOREIGN_ORIGIN = "A page of another origin may not send this: see cors_origins"
 PRINCIPAL: web.RequestKey[Principal | None] = web.RequestKey("principal")
 """The caller, for handlers; None on a public route without valid credentials."""
 
@@ -51,18 +51,18 @@ class UnknownKey(Forbidden):
     unknown = True
 
 
-class Pages(NamedTuple):
+class AllowedPages(NamedTuple):
     """The web pages allowed to use a server without credentials.
 
     ``names`` are the server's host names, None if a proxy checks them; ``origins`` are those of
     other servers' pages.
     """
 
-    names: Names | None
+    names: HostNames | None
     origins: frozenset[str] = frozenset()
 
 
-class Gate:
+class Authenticator:
     """Authenticates and authorizes requests.
 
     Checks the server's own keys first, then each service's ``authenticate``. Headers take
@@ -72,20 +72,20 @@ class Gate:
     def __init__(
         self,
         keys: KeyRing,
-        browsers: Browsers,
-        grants: Grants,
+        browsers: BrowserSessions,
+        grants: Revocations,
         *,
-        open_to: Pages | None,
+        allowed: AllowedPages | None,
         trust_proxy: bool,
     ) -> None:
         self._keys = keys
         self._browsers = browsers
         self.grants = grants
-        self._anonymous = open_to is not None
-        self._open_to = open_to
+        self._anonymous = allowed is not None
+        self._allowed = allowed
         self._trust_proxy = trust_proxy
-        self.services: list[Authenticate] = []
-        self.owners = Owners()
+        self.authenticators: list[Authenticate] = []
+        self.owners = KeyOwners()
 
     def make_code(self) -> str | None:
         """Return a one-time sign-in code for the operator's browser; None if none is needed."""
@@ -114,41 +114,41 @@ class Gate:
             principal = known or await self.principal_of(request, socket=socket)
         except MataError as error:
             # On a WebSocket route the error is reported by the close code, like a missing key.
-            if not public or (isinstance(error, GivenTwice) and not socket):
+            if not public or (isinstance(error, DuplicateValue) and not socket):
                 raise
             principal = None
         if not public:
             check_scope(principal, needs)
         self.grants.attach(request)
         request[PRINCIPAL] = principal  # handlers never see a rejected caller
-        note_priority(principal)
+        mark_background(principal)
 
     async def principal_of(self, request: web.Request, *, socket: bool = False) -> Principal | None:
         """Return the caller, None without credentials. Raises as ``authenticate`` does."""
-        if self._open_to is not None:
-            self._check_page(request, self._open_to)
+        if self._allowed is not None:
+            self._check_page(request, self._allowed)
             return ANONYMOUS
-        given = shown.secrets(request, socket=socket)
+        given = request_credentials.presented_secrets(request, socket=socket)
         if not given:
             return self._by_cookie(request)
         # The common case; other properties of the request matter to services only.
         principal = self._keys.principal(given[0].secret)
         if principal is not None:
             return principal
-        return await self.authenticate([self.described(request, *each) for each in given])
+        return await self.authenticate([self.credentials_of(request, *each) for each in given])
 
     def sole_key(self, request: web.Request) -> str | None:
         """Return the key if it alone admitted the request; None if anything else contributed.
 
         Empty if the server requires no key. ``owner`` resolves it again later.
         """
-        if self._open_to is not None:
+        if self._allowed is not None:
             return ""
-        given = shown.secrets(request, socket=False)
+        given = request_credentials.presented_secrets(request, socket=False)
         secret = given[0].secret if given else ""
         if secret and self._keys.principal(secret) is not None:
             return secret
-        alone = len(given) == 1 and self.owners.decide and request.get(PRINCIPAL) is not None
+        alone = len(given) == 1 and self.owners.can_decide and request.get(PRINCIPAL) is not None
         return secret if alone else None
 
     def owner(self, key: str) -> Principal | None:
@@ -156,18 +156,18 @@ class Gate:
 
         None if it is unknown, or if more than the key must be checked.
         """
-        if self._open_to is not None:
+        if self._allowed is not None:
             return ANONYMOUS
-        return self._keys.principal(key) or self.owners.of(key)
+        return self._keys.principal(key) or self.owners.find(key)
 
-    def _check_page(self, request: web.Request, pages: Pages) -> None:
+    def _check_page(self, request: web.Request, pages: AllowedPages) -> None:
         """Raise ``Forbidden`` for requests of foreign web pages, on a server without keys."""
         host = proxies.host(request, trusted=self._trust_proxy)
-        if pages.names is not None and not pages.names.include(host):
+        if pages.names is not None and not pages.names.matches(host):
             raise Forbidden("The Host header is not a name of this server: see allowed_hosts")
-        acts = request.method not in SAFE or is_socket(request)
+        acts = request.method not in SAFE_METHODS or is_socket(request)
         if acts and is_foreign(request.headers, self._scheme(request), host, pages.origins):
-            raise Forbidden(FOREIGN)
+            raise Forbidden(FOREIGN_ORIGIN)
 
     async def authenticate(self, given: Iterable[Credentials]) -> Principal | None:
         """Return the principal of the first known credentials; None without credentials.
@@ -185,7 +185,7 @@ class Gate:
                 principal, refusal = None, refusal or error
             if principal is not None:
                 return principal
-            refusal = refusal or _unknown(credentials)
+            refusal = refusal or _unknown_error(credentials)
         if refusal is not None:
             raise refusal
         return None
@@ -203,18 +203,18 @@ class Gate:
         ``BadRequest`` for a duplicate key.
         """
         try:
-            known = await self.authenticate(of_metadata(metadata, path, address))
+            known = await self.authenticate(credentials_of_metadata(metadata, path, address))
         except UnknownKey as error:  # only HTTP's own routes answer 403
             raise Unauthorized(error.detail) from None
         principal = check_scope(known, needs)
-        note_priority(principal)
+        mark_background(principal)
         return principal
 
     async def _principal(self, credentials: Credentials) -> Principal | None:
         principal = self._keys.principal(credentials.secret)
         if principal is not None:
             return principal
-        for authenticate in self.services:
+        for authenticate in self.authenticators:
             given: object = await authenticate(credentials)
             if isinstance(given, Principal):
                 return given
@@ -235,9 +235,9 @@ class Gate:
         login = self._browsers.find(cookie) if cookie else None
         if login is None:
             return None
-        credentials = self.described(request, "cookie", cookie or "")
+        credentials = self.credentials_of(request, "cookie", cookie or "")
         own = is_own(request.headers, self._scheme(request), host)
-        if not may_act(credentials, login, own=own, socket=is_socket(request)):
+        if not is_cookie_valid(credentials, login, own=own, socket=is_socket(request)):
             raise Forbidden("Only a page of this server that sends its token may do this")
         if login.principal.count is not None:
             login.principal.count()
@@ -246,7 +246,7 @@ class Gate:
     def _scheme(self, request: web.Request) -> str:
         return proxies.scheme(request, trusted=self._trust_proxy)
 
-    def described(
+    def credentials_of(
         self, request: web.Request, scheme: Scheme, secret: str, user: str = ""
     ) -> Credentials:
         """Return credentials with the properties of the request that affect their validity."""
@@ -274,7 +274,7 @@ def check_scope(principal: Principal | None, needs: str | None) -> Principal:
     return principal
 
 
-def note_priority(principal: Principal | None) -> None:
+def mark_background(principal: Principal | None) -> None:
     """Mark the current context as background work if the principal's requests can wait.
 
     Each request has a task, and thereby a context, of its own.
@@ -290,9 +290,9 @@ def caller(request: web.Request) -> Principal:
     return principal
 
 
-def _unknown(credentials: Credentials) -> MataError:
+def _unknown_error(credentials: Credentials) -> MataError:
     """Return the error for unknown credentials: 401 for a user's token, 403 for a key."""
     parts = credentials.secret.split(".")
     if len(parts) == 3 and parts[0].startswith("eyJ"):
         return Unauthorized("Invalid or expired token")
-    return UnknownKey(INVALID)
+    return UnknownKey(INVALID_KEY)

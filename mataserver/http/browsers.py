@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 SESSION_SECONDS = 12 * 3600.0
 """Idle lifetime of a session: a working day."""
 CODE_SECONDS = 600.0
-MOST, MOST_OF_ONE = 1_000, 100
+MAX_SESSIONS, MAX_SESSIONS_OF_ONE = 1_000, 100
 """Maximum number of sessions and codes, in total and per principal; the least recently used goes.
 
 Unlimited sign-ins of one principal end only that principal's sessions.
 """
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 ANY = "*"
-SITE = "Sec-Fetch-Site"
-_OWN = frozenset({"same-origin", "none"})
+FETCH_SITE = "Sec-Fetch-Site"
+_OWN_SITES = frozenset({"same-origin", "none"})
 _SCHEMES = frozenset({"http", "https"})
-JUDGED = 256
+MAX_CACHED_HOSTS = 256
 """Size of the cache of checked ``Host`` values: each client repeats its own."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class BrowserSession:
     """A browser's session. Modifying requests need ``csrf``, which only its own page knows."""
 
     principal: Principal
     csrf: str
 
 
-class Secrets(Generic[T]):
+class ExpiringSecrets(Generic[T]):
     """Values under random names, with a lifetime, which ``renew`` restarts at each use."""
 
     def __init__(
@@ -55,51 +55,51 @@ class Secrets(Generic[T]):
         self._seconds = seconds
         self._renew = renew
         self._clock = clock
-        self._kept: dict[bytes, tuple[float, str, T]] = {}
+        self._entries: dict[bytes, tuple[float, str, T]] = {}
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def put(self, value: T, owner: str) -> str:
         """Store an owner's value; return its random name of 256 bits."""
-        self._make_room(owner)
+        self._evict(owner)
         name = secrets.token_urlsafe(32)
-        self._kept[_digest(name)] = (self._clock() + self._seconds, owner, value)
+        self._entries[_digest(name)] = (self._clock() + self._seconds, owner, value)
         return name
 
     def get(self, name: str) -> T | None:
         """Return the value of a name, or None if it is unknown or expired."""
         digest = _digest(name)
-        until, owner, value = self._kept.get(digest, (0.0, "", None))
+        until, owner, value = self._entries.get(digest, (0.0, "", None))
         if value is None or until < self._clock():
-            self._kept.pop(digest, None)
+            self._entries.pop(digest, None)
             return None
         if self._renew:
-            del self._kept[digest]  # keeps the dict in order of last use
-            self._kept[digest] = (self._clock() + self._seconds, owner, value)
+            del self._entries[digest]  # keeps the dict in order of last use
+            self._entries[digest] = (self._clock() + self._seconds, owner, value)
         return value
 
     def take(self, name: str) -> T | None:
         """Return and remove the value of a name."""
         value = self.get(name)
-        self._kept.pop(_digest(name), None)
+        self._entries.pop(_digest(name), None)
         return value
 
     def drop(self, wrong: Callable[[T], bool]) -> None:
         """Remove every value for which ``wrong`` is true."""
-        self._kept = {name: kept for name, kept in self._kept.items() if not wrong(kept[2])}
+        self._entries = {name: kept for name, kept in self._entries.items() if not wrong(kept[2])}
 
-    def _make_room(self, owner: str) -> None:
+    def _evict(self, owner: str) -> None:
         now = self._clock()
-        self._kept = {name: kept for name, kept in self._kept.items() if kept[0] >= now}
-        own = [name for name, kept in self._kept.items() if kept[1] == owner]
-        for name in own[: max(0, len(own) + 1 - MOST_OF_ONE)]:
-            del self._kept[name]
-        while len(self._kept) >= MOST:
-            del self._kept[next(iter(self._kept))]
+        self._entries = {name: kept for name, kept in self._entries.items() if kept[0] >= now}
+        own = [name for name, kept in self._entries.items() if kept[1] == owner]
+        for name in own[: max(0, len(own) + 1 - MAX_SESSIONS_OF_ONE)]:
+            del self._entries[name]
+        while len(self._entries) >= MAX_SESSIONS:
+            del self._entries[next(iter(self._entries))]
 
 
-class Browsers:
+class BrowserSessions:
     """Browser sessions, and the one-time codes that start them.
 
     ``wall`` returns Unix seconds, the scale of keys' expiry.
@@ -111,24 +111,28 @@ class Browsers:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._wall = wall
-        self._sessions: Secrets[Login] = Secrets(SESSION_SECONDS, renew=True, clock=clock)
-        self._codes: Secrets[Principal] = Secrets(CODE_SECONDS, renew=False, clock=clock)
+        self._sessions: ExpiringSecrets[BrowserSession] = ExpiringSecrets(
+            SESSION_SECONDS, renew=True, clock=clock
+        )
+        self._codes: ExpiringSecrets[Principal] = ExpiringSecrets(
+            CODE_SECONDS, renew=False, clock=clock
+        )
 
     def make_code(self, principal: Principal) -> str:
         """Return a code that starts one session as ``principal``, within ten minutes."""
         return self._codes.put(principal, principal.id)
 
-    def spend_code(self, code: str) -> Principal | None:
+    def redeem_code(self, code: str) -> Principal | None:
         """Return the principal of a code and invalidate the code."""
         principal = self._codes.take(code)
         return None if principal is None or self._is_expired(principal) else principal
 
-    def begin(self, principal: Principal) -> tuple[str, Login]:
+    def begin(self, principal: Principal) -> tuple[str, BrowserSession]:
         """Start a session; return the cookie's value and the session."""
-        login = Login(principal, secrets.token_urlsafe(16))
+        login = BrowserSession(principal, secrets.token_urlsafe(16))
         return self._sessions.put(login, principal.id), login
 
-    def find(self, cookie: str) -> Login | None:
+    def find(self, cookie: str) -> BrowserSession | None:
         """Return the session of a cookie; None if there is none, or its key has expired."""
         login = self._sessions.get(cookie)
         if login is not None and self._is_expired(login.principal):
@@ -143,11 +147,11 @@ class Browsers:
     def end_all(self, identity: str) -> None:
         """End every session of a principal or grant, after a key, token or account was revoked."""
 
-        def rests(principal: Principal) -> bool:
+        def is_affected(principal: Principal) -> bool:
             return principal.rests_on(identity)
 
-        self._sessions.drop(lambda login: rests(login.principal))
-        self._codes.drop(rests)
+        self._sessions.drop(lambda login: is_affected(login.principal))
+        self._codes.drop(is_affected)
 
     def _is_expired(self, principal: Principal) -> bool:
         return principal.until is not None and principal.until <= self._wall()
@@ -159,18 +163,24 @@ def cookie_name(host: str) -> str:
     return f"mataserver_{port}" if name and port.isdigit() else "mataserver"
 
 
-def may_act(credentials: Credentials, login: Login, *, own: bool, socket: bool) -> bool:
+def is_cookie_valid(
+    credentials: Credentials, login: BrowserSession, *, own: bool, socket: bool
+) -> bool:
     """Whether a cookie is valid for a request, which another site's page may have caused (CSRF).
 
     ``own`` says that it came from one of the server's pages: see ``is_own``. WebSockets cannot
     carry a CSRF header, but browsers always send their ``Origin``.
     """
-    if not socket and credentials.method in SAFE and credentials.origin is None:
+    if not socket and credentials.method in SAFE_METHODS and credentials.origin is None:
         return True
     if not own:
         return False
     given = credentials.csrf.encode("utf-8", "surrogateescape")
-    return socket or credentials.method in SAFE or hmac.compare_digest(given, login.csrf.encode())
+    return (
+        socket
+        or credentials.method in SAFE_METHODS
+        or hmac.compare_digest(given, login.csrf.encode())
+    )
 
 
 def is_foreign(
@@ -182,8 +192,8 @@ def is_foreign(
     (https://www.w3.org/TR/fetch-metadata/), or without it by ``scheme`` and ``host``: see
     ``same_origin``.
     """
-    site, origin = headers.get(SITE), headers.get("Origin")
-    if site in _OWN:
+    site, origin = headers.get(FETCH_SITE), headers.get("Origin")
+    if site in _OWN_SITES:
         return False
     if origin is not None and (ANY in allowed or origin in allowed):
         return False
@@ -193,11 +203,11 @@ def is_foreign(
 
 def is_own(headers: Mapping[str, str], scheme: str, host: str) -> bool:
     """Whether a request was sent by one of the server's own pages."""
-    site = headers.get(SITE)
-    return (site is None or site in _OWN) and same_origin(headers.get("Origin"), scheme, host)
+    site = headers.get(FETCH_SITE)
+    return (site is None or site in _OWN_SITES) and same_origin(headers.get("Origin"), scheme, host)
 
 
-class Names:
+class HostNames:
     """The host names of a server, besides all IP addresses and ``localhost``.
 
     The owner of a domain can make it resolve to any address, including this machine's ("DNS
@@ -207,18 +217,18 @@ class Names:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {name.lower().rstrip(".") for name in names}
-        self._judged: dict[str, bool] = {}
+        self._cached: dict[str, bool] = {}
 
-    def include(self, host: str) -> bool:
+    def matches(self, host: str) -> bool:
         """Whether a ``Host``, optionally with a port, is one of the server's."""
-        known = self._judged.get(host)
+        known = self._cached.get(host)
         if known is None:
-            if len(self._judged) >= JUDGED:  # clients can send arbitrarily many
-                self._judged.clear()
-            known = self._judged[host] = self._includes(host)
+            if len(self._cached) >= MAX_CACHED_HOSTS:  # clients can send arbitrarily many
+                self._cached.clear()
+            known = self._cached[host] = self._matches(host)
         return known
 
-    def _includes(self, host: str) -> bool:
+    def _matches(self, host: str) -> bool:
         name, _, port = host.lower().partition("]:" if host.startswith("[") else ":")
         if port and not port.isdecimal():
             return False
@@ -242,9 +252,9 @@ def same_origin(origin: str | None, scheme: str, host: str) -> bool:
 
     ``scheme`` is ``http`` or ``https``; if it is empty, as it is unknown, both match.
     """
-    told, _, place = (origin or "").partition("://")
-    known = told == scheme if scheme else told in _SCHEMES
-    return known and bool(host) and place.lower() == host.lower()
+    origin_scheme, _, authority = (origin or "").partition("://")
+    known = origin_scheme == scheme if scheme else origin_scheme in _SCHEMES
+    return known and bool(host) and authority.lower() == host.lower()
 
 
 def _digest(name: str) -> bytes:

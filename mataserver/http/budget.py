@@ -14,7 +14,7 @@ from mataserver.principals import ANONYMOUS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LARGE = 1_000_000
+THREAD_DECODE_BYTES = 1_000_000
 """Bytes above which a body is decoded in a thread."""
 
 _NOBODY = frozenset({None, ANONYMOUS.id})
@@ -48,7 +48,7 @@ class Budget:
 
         The decoded objects are about as large as the body, and are counted while both exist.
         """
-        if len(data) <= LARGE:
+        if len(data) <= THREAD_DECODE_BYTES:
             return decode(data)
         async with self._decoding:
             self.taken += len(data)

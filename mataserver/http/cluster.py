@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from mataserver.http import codec
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.http.shown import check_query
+from mataserver.http.request_credentials import check_query
+from mataserver.http.routing import Body, Route, StatelessService
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -30,7 +30,7 @@ class NodeInfo(Struct):
     workers: list[str]
 
 
-class ClusterService(Handlers):
+class ClusterService(StatelessService):
     """The cluster's service; exists only if a model has the engine ``ray``."""
 
     def __init__(self, engine: RayEngine, metrics: Metrics) -> None:

@@ -10,9 +10,9 @@ from aiohttp.payload import Payload
 from msgspec import Meta
 from multipart import parse_options_header
 
-from mataserver.http import accepting, jsonbody
-from mataserver.http.bodies import Unsupported
-from mataserver.http.protocol import Whole
+from mataserver.http import accept_header, json_body
+from mataserver.http.bodies import UnsupportedMediaType
+from mataserver.http.protocol import CompleteResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
-UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
+UNSPECIFIC_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
 """Content types that tell nothing, the last one because curl sends it unasked: the body is looked
 at. A web page may send such a body, and a form, to another origin without asking first."""
-LONG = 1 << 14
+HEAD_CHUNK = 1 << 14
 """Bytes of a long body that are copied; the rest is not."""
-CHARSETS = frozenset({"", "ascii", "us-ascii", "utf-8", "utf8"})
+UTF8_CHARSETS = frozenset({"", "ascii", "us-ascii", "utf-8", "utf8"})
 """What JSON may be said to be written in: nothing, which is UTF-8, or what means the same."""
-WHOLE = 2 * LONG
+SINGLE_WRITE_BYTES = 2 * HEAD_CHUNK
 """Bytes of a body that leaves with its head at most."""
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -47,7 +47,7 @@ def encode(value: object, form: Format = "json") -> bytes:
     return msgspec.json.encode(value) if form == "json" else msgspec.msgpack.encode(value)
 
 
-class Apart(Payload):
+class LargePayload(Payload):
     """A long body that is written apart from the headers: aiohttp would copy it behind them."""
 
     _autoclose = True
@@ -63,13 +63,13 @@ class Apart(Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the beginning, which goes with the headers, and then the rest where it lies."""
         body = memoryview(self._value)
-        await writer.write(body[:LONG])
-        await writer.write(body[LONG:])
+        await writer.write(body[:HEAD_CHUNK])
+        await writer.write(body[HEAD_CHUNK:])
 
 
-def wanted_format(request: web.Request) -> Format:
+def requested_format(request: web.Request) -> Format:
     """Return the answer's format, as ``Accept`` asks for it."""
-    return accepting.form(request.headers.get("Accept"))
+    return accept_header.preferred_format(request.headers.get("Accept"))
 
 
 def respond(
@@ -80,11 +80,11 @@ def respond(
     if timing is not None:
         headers["Server-Timing"] = timing
     body = encode(value, form)
-    whole = body if len(body) <= WHOLE else Apart(body)
-    return Whole(body=whole, status=status, headers=headers)
+    whole = body if len(body) <= SINGLE_WRITE_BYTES else LargePayload(body)
+    return CompleteResponse(body=whole, status=status, headers=headers)
 
 
-def stages(answer: Encoded) -> str:
+def server_timing(answer: Encoded) -> str:
     """Return what ``Server-Timing`` tells of an inference."""
     return (
         f"decode;dur={answer.decode:.3f}, queue;dur={answer.queue:.3f}, "
@@ -92,9 +92,9 @@ def stages(answer: Encoded) -> str:
     )
 
 
-def json_of(kind: type[T]) -> Callable[[bytes], T]:
-    """Return what decodes a JSON body to a ``kind``; see ``jsonbody.decode`` for what it raises."""
-    return functools.partial(jsonbody.decode, kind=kind)
+def json_decoder(kind: type[T]) -> Callable[[bytes], T]:
+    """Return a decoder of JSON bodies to ``kind``, which raises as ``json_body.decode`` does."""
+    return functools.partial(json_body.decode, kind=kind)
 
 
 def content_type(request: web.Request) -> str:
@@ -111,9 +111,9 @@ def is_json(kind: str) -> bool:
 
 
 def require_json(request: web.Request) -> None:
-    """Raise ``Unsupported`` unless the body is declared as JSON, in UTF-8."""
+    """Raise ``UnsupportedMediaType`` unless the body is declared as JSON, in UTF-8."""
     if not is_json(content_type(request)):
-        raise Unsupported(f"Content-Type must be {JSON}")
+        raise UnsupportedMediaType(f"Content-Type must be {JSON}")
     check_charset(request)
 
 
@@ -122,8 +122,8 @@ def check_charset(request: web.Request) -> None:
 
     JSON is UTF-8 (RFC 8259), and is read as that: what is called another would be misread.
     """
-    said = request.headers.get("Content-Type", "")
-    options = parse_options_header(said)[1] if ";" in said else {}
+    declared = request.headers.get("Content-Type", "")
+    options = parse_options_header(declared)[1] if ";" in declared else {}
     charset = str(options.get("charset", "")).lower()
-    if charset not in CHARSETS:
-        raise Unsupported(f"JSON is read as UTF-8, and this is said to be {charset[:32]}")
+    if charset not in UTF8_CHARSETS:
+        raise UnsupportedMediaType(f"JSON is read as UTF-8, and this is said to be {charset[:32]}")

@@ -20,15 +20,15 @@ from mataserver.logs import RateLimitedLog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.http.protocol import Conversation
+    from mataserver.http.protocol import HttpConnection
 
-KEPT = 256
+RESERVED_DESCRIPTORS = 256
 """File descriptors reserved for other purposes, if there are enough."""
-ENDLESS = 1_000_000
+UNLIMITED = 1_000_000
 """Limit of connections if the system has none."""
-WAITING = 16
+MAX_LINGERING = 16
 """Maximum number of rejected connections that remain open for their client to read."""
-PATIENCE = 1.0
+LINGER_SECONDS = 1.0
 """Timeout in seconds for each of them."""
 MINUTE = 60.0
 DETAIL = "Too many connections are open"
@@ -45,63 +45,63 @@ def default_limit() -> int:
     """Return the number of connections that the file descriptor limit allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return ENDLESS
-    return max(1, soft - min(KEPT, soft // 4))
+        return UNLIMITED
+    return max(1, soft - min(RESERVED_DESCRIPTORS, soft // 4))
 
 
-class Refusal(asyncio.Protocol):
+class RejectedConnection(asyncio.Protocol):
     """A connection over the limit."""
 
-    def __init__(self, waiting: set[Refusal]) -> None:
-        self._waiting = waiting
+    def __init__(self, lingering: set[RejectedConnection]) -> None:
+        self._lingering = lingering
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Answer, then close after a delay: closing at once could discard the answer."""
         made = cast(asyncio.Transport, transport)
-        if len(self._waiting) >= WAITING:
+        if len(self._lingering) >= MAX_LINGERING:
             made.abort()
             return
-        self._waiting.add(self)
+        self._lingering.add(self)
         made.write(_ANSWER)
         made.write_eof()
-        asyncio.get_running_loop().call_later(PATIENCE, made.abort)
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, made.abort)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Free the slot."""
-        self._waiting.discard(self)
+        self._lingering.discard(self)
 
 
-class Entrance:
+class ConnectionFactory:
     """Protocol factory of the server: accepts or rejects new connections."""
 
     def __init__(
-        self, server: web.Server, limit: int, converse: Callable[[web.Server], Conversation]
+        self, server: web.Server, limit: int, make_protocol: Callable[[web.Server], HttpConnection]
     ) -> None:
         self._server = server
         self._limit = limit
-        self._converse = converse
-        self._waiting: set[Refusal] = set()
+        self._make_protocol = make_protocol
+        self._lingering: set[RejectedConnection] = set()
         self._refusals = RateLimitedLog(log, MINUTE)
 
-    def __call__(self) -> Conversation | Refusal:
+    def __call__(self) -> HttpConnection | RejectedConnection:
         """Return the protocol of a new connection."""
         if len(self._server.connections) < self._limit:
-            return self.within()
+            return self.make_connection()
         self._refusals.warn(DETAIL, f"a connection was refused: {self._limit} are open")
-        return Refusal(self._waiting)
+        return RejectedConnection(self._lingering)
 
-    def within(self) -> Conversation:
+    def make_connection(self) -> HttpConnection:
         """Return the protocol of an in-process connection, which uses no file descriptor."""
-        return self._converse(self._server)
+        return self._make_protocol(self._server)
 
 
-class Site(web.BaseSite):
-    """One listening address, with an ``Entrance`` as protocol factory.
+class ListeningSite(web.BaseSite):
+    """One listening address, with an ``ConnectionFactory`` as protocol factory.
 
-    ``converse`` creates a connection's protocol. ``entrance`` exists once it listens.
+    ``make_protocol`` creates a connection's protocol. ``factory`` exists once it listens.
     """
 
-    __slots__ = ("_converse", "_host", "_limit", "_port", "entrance")
+    __slots__ = ("_host", "_limit", "_make_protocol", "_port", "factory")
 
     def __init__(
         self,
@@ -109,12 +109,12 @@ class Site(web.BaseSite):
         host: str,
         port: int,
         limit: int,
-        converse: Callable[[web.Server], Conversation],
+        make_protocol: Callable[[web.Server], HttpConnection],
     ) -> None:
         super().__init__(runner)
         self._host, self._port = host, port
         self._limit = limit or default_limit()
-        self._converse = converse
+        self._make_protocol = make_protocol
 
     @property
     def name(self) -> str:
@@ -127,8 +127,8 @@ class Site(web.BaseSite):
         server = self._runner.server
         if server is None:
             raise Unavailable("The server is shutting down")
-        entrance = self.entrance = Entrance(server, self._limit, self._converse)
+        factory = self.factory = ConnectionFactory(server, self._limit, self._make_protocol)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            entrance, self._host, self._port, backlog=self._backlog
+            factory, self._host, self._port, backlog=self._backlog
         )

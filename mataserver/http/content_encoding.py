@@ -14,60 +14,63 @@ from mataserver.errors import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PIECE = 1 << 18
+MAX_PIECE = 1 << 18
 """Maximum bytes of a piece."""
-MOST_MEMBERS = 4_096
+MAX_MEMBERS = 4_096
 """Maximum members of a gzip body. Tools that write many (bgzip) put 64 kB into each."""
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 _WINDOWS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 ENCODINGS = frozenset(_WINDOWS)
-PLAIN = frozenset({"identity", ""})
+IDENTITY = frozenset({"identity", ""})
 """Encodings without effect."""
 _ERROR = cast(type[Exception], zlib_ng.error)
 
 
-class Inflater:
+class Decompressor:
     """Decompresses one body in chunks. Raises ``BadRequest`` for corrupt data."""
 
     def __init__(self, encoding: str) -> None:
         """Start a body with one of ``ENCODINGS``."""
         self._window = _WINDOWS[encoding]
-        self._inner: Any = zlib_ng.decompressobj(self._window)
-        self._begun = False
+        self._decoder: Any = zlib_ng.decompressobj(self._window)
+        self._has_output = False
         self._members = 1
 
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield a chunk's decompressed data, at most ``PIECE`` bytes at a time."""
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield a chunk's decompressed data, at most ``MAX_PIECE`` bytes at a time."""
         while chunk:
-            if self._inner.eof:
-                if self._window != _GZIP or self._members == MOST_MEMBERS:
-                    raise _damaged()
+            if self._decoder.eof:
+                if self._window != _GZIP or self._members == MAX_MEMBERS:
+                    raise _corrupt_body()
                 self._members += 1
-                self._inner = zlib_ng.decompressobj(_GZIP)  # the next member of a gzip file
-            yield self._inflate(chunk)
-            chunk = self._inner.unconsumed_tail or self._inner.unused_data
+                self._decoder = zlib_ng.decompressobj(_GZIP)  # the next member of a gzip file
+            yield self._decompress(chunk)
+            chunk = self._decoder.unconsumed_tail or self._decoder.unused_data
 
-    def rest(self) -> bytes:
+    def finish(self) -> bytes:
         """Return the remaining data at the end of the body."""
         try:
-            rest: bytes = self._inner.flush()
+            rest: bytes = self._decoder.flush()
         except _ERROR:
-            raise _damaged() from None
-        if not self._inner.eof:
-            raise _damaged()
+            raise _corrupt_body() from None
+        if not self._decoder.eof:
+            raise _corrupt_body()
         return rest
 
-    def _inflate(self, chunk: bytes) -> bytes:
+    def _decompress(self, chunk: bytes) -> bytes:
         try:
-            piece: bytes = self._inner.decompress(chunk, PIECE)
+            piece: bytes = self._decoder.decompress(chunk, MAX_PIECE)
         except _ERROR:
-            if self._begun or self._window != _ZLIB:
-                raise _damaged() from None
-            self._begun, self._inner = True, zlib_ng.decompressobj(_RAW)  # a common deviation
-            return self._inflate(chunk)
-        self._begun = True
+            if self._has_output or self._window != _ZLIB:
+                raise _corrupt_body() from None
+            self._has_output, self._decoder = (
+                True,
+                zlib_ng.decompressobj(_RAW),
+            )  # a common deviation
+            return self._decompress(chunk)
+        self._has_output = True
         return piece
 
 
-def _damaged() -> BadRequest:
+def _corrupt_body() -> BadRequest:
     return BadRequest("The body does not match its Content-Encoding")

@@ -10,21 +10,23 @@ from mataserver.http.browsers import SESSION_SECONDS, cookie_name
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.http.browsers import Browsers, Login
+    from mataserver.http.browsers import BrowserSession, BrowserSessions
     from mataserver.principals import Principal
 
 
 class Cookies:
     """The cookies of browser sessions; their names include the port of the request."""
 
-    def __init__(self, browsers: Browsers, *, trust_proxy: bool) -> None:
+    def __init__(self, browsers: BrowserSessions, *, trust_proxy: bool) -> None:
         self._browsers = browsers
         self._trust_proxy = trust_proxy
 
-    def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> Login:
+    def sign_in(
+        self, request: web.Request, response: web.Response, principal: Principal
+    ) -> BrowserSession:
         """Start a session for a principal, set its cookie on the answer; return the session."""
         cookie, login = self._browsers.begin(principal)
-        place = proxies.place(request, trusted=self._trust_proxy)
+        place = proxies.public_address(request, trusted=self._trust_proxy)
         response.set_cookie(
             cookie_name(place.host),
             cookie,
@@ -41,7 +43,7 @@ class Cookies:
         self._browsers.end(self._cookie(request))
         response.del_cookie(self._name(request), path="/")
 
-    def login(self, request: web.Request) -> Login | None:
+    def find(self, request: web.Request) -> BrowserSession | None:
         """Return the session of a request's cookie, or None."""
         return self._browsers.find(self._cookie(request))
 

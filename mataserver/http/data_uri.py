@@ -13,8 +13,8 @@ import pybase64
 
 from mataserver.errors import BadRequest
 
-_LONGEST_HEAD = 1_024
-_HEAD = re.compile(r'\s*data:((?:[^",]|"[^"]*")*),', re.IGNORECASE)
+_MAX_HEADER = 1_024
+_HEADER = re.compile(r'\s*data:((?:[^",]|"[^"]*")*),', re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _SPACES = b" \t\r\n\f\v"
 _ESCAPED = {b"%%%02X" % letter: bytes((letter,)) for letter in b"+/=-_" + _SPACES}
@@ -23,21 +23,21 @@ _ESCAPED = {b"%%%02X" % letter: bytes((letter,)) for letter in b"+/=-_" + _SPACE
 
 def decode(text: str, field: str = "image") -> bytes:
     """Decode base64. ``field`` is its name in errors. Raises ``BadRequest``."""
-    data = text[_head(text, field) :]
+    data = text[_data_offset(text, field) :]
     try:
         found = pybase64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
-        found = _lenient(data, field)
+        found = _decode_lenient(data, field)
     if not found:
         raise BadRequest(f"{field} is empty")
     return found
 
 
-def _head(text: str, field: str) -> int:
+def _data_offset(text: str, field: str) -> int:
     """Return the offset of the data: after a data URI's comma, whatever its media type."""
-    if ":" not in text[:_LONGEST_HEAD]:  # base64 never contains a colon
+    if ":" not in text[:_MAX_HEADER]:  # base64 never contains a colon
         return 0
-    head = _HEAD.match(text, 0, _LONGEST_HEAD)
+    head = _HEADER.match(text, 0, _MAX_HEADER)
     if head is None:
         return 0
     if "base64" not in (each.strip().lower() for each in head[1].split(";")):
@@ -45,11 +45,11 @@ def _head(text: str, field: str) -> int:
     return head.end()
 
 
-def _lenient(text: str, field: str) -> bytes:
+def _decode_lenient(text: str, field: str) -> bytes:
     try:
         data = text.encode("ascii")
         if "%" in text:
-            data = _unescaped(data)
+            data = _percent_decode(data)
         data = data.translate(_URL_SAFE, _SPACES)
         if b"=" not in data[-2:]:
             data += b"=" * (-len(data) % 4)
@@ -58,7 +58,7 @@ def _lenient(text: str, field: str) -> bytes:
         raise BadRequest(f"{field} is not valid base64") from None
 
 
-def _unescaped(data: bytes) -> bytes:
+def _percent_decode(data: bytes) -> bytes:
     """Undo percent-encoding, one sort of character after the other: each piece would be an object.
 
     Raises ``ValueError`` for what base64 does not have.

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from mataserver.errors import NotFound
 from mataserver.http import codec
-from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.routing import Body, Route, StatelessService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _PAGES = {"docs": "swagger.html", "redoc": "redoc.html"}
 
 
-class DocsService(Handlers):
+class DocsService(StatelessService):
     """Serves the OpenAPI document, built by ``document``, and the pages."""
 
     def __init__(self, document: Callable[[], bytes]) -> None:
@@ -29,7 +29,7 @@ class DocsService(Handlers):
         """Return the routes."""
         html = (Body("text/html"),)
         return [
-            Route("GET", "/openapi.json", self._described, "This document", "docs",
+            Route("GET", "/openapi.json", self._openapi, "This document", "docs",
                   response=(Body(codec.JSON, dict[str, Any]),), public=True),
             Route("GET", "/docs", self._page, "Swagger UI", "docs", response=html, public=True),
             Route("GET", "/redoc", self._page, "Redoc", "docs", response=html, public=True),
@@ -37,7 +37,7 @@ class DocsService(Handlers):
                   public=True, documented=False),
         ]  # fmt: skip
 
-    async def _described(self, _request: web.Request) -> web.Response:
+    async def _openapi(self, _request: web.Request) -> web.Response:
         # Building it takes as long as several inferences, so it must not block the event loop.
         body = await asyncio.to_thread(self._document)
         return web.Response(body=body, content_type=codec.JSON)

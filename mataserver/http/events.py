@@ -16,10 +16,10 @@ from aiohttp import web
 
 from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
-from mataserver.http import accepting, codec
+from mataserver.http import accept_header, codec
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.grants import GrantedTurns, held
-from mataserver.http.middleware import COUNTED, LEFT
+from mataserver.http.middleware import CLIENT_GONE, METRICS_STATUS
+from mataserver.http.revocation import RevocableWait, watch_revocation
 from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from mataserver.contract.handles import Encoded
 
-CONTENT_TYPE = accepting.EVENTS
+CONTENT_TYPE = accept_header.EVENT_STREAM
 
 
-def requested(request: web.Request) -> bool:
+def is_requested(request: web.Request) -> bool:
     """Whether the client asked for events."""
-    return accepting.events(request.headers.get("Accept", ""))
+    return accept_header.prefers_events(request.headers.get("Accept", ""))
 
 
 async def respond(
@@ -43,12 +43,12 @@ async def respond(
     async def events() -> AsyncGenerator[bytes]:
         async with contextlib.aclosing(items):
             async for item in items:
-                yield _event(item)
+                yield _encode_item(item)
 
-    return await send(request, events(), failed, patience)
+    return await send(request, events(), error_event, patience)
 
 
-def failed(error: MataError) -> bytes:
+def error_event(error: MataError) -> bytes:
     """Return the last event of what has failed."""
     return event("error", {"detail": error.detail})
 
@@ -56,36 +56,36 @@ def failed(error: MataError) -> bytes:
 async def send(
     request: web.Request,
     events: AsyncGenerator[bytes],
-    failed: Callable[[MataError], bytes],
+    render_error: Callable[[MataError], bytes],
     patience: float,
     status: int = 200,
 ) -> web.StreamResponse:
     """Answer with ``events``; a failure before the first one is an ordinary error.
 
-    A later one becomes the event that ``failed`` makes of it. The event that ends a stream is a
-    ``LastEvent``. A client that goes away before it, or reads nothing for ``patience`` seconds,
-    stops the model between two pieces. When what was shown counts no more, that is a failure too.
+    A later one is sent as the event that ``render_error`` makes of it. The event that ends a stream
+    is a ``LastEvent``. If the client disconnects before it, or reads nothing for ``patience``
+    seconds, the model stops between two pieces. Revoked credentials are a failure, too.
     """
-    turns = GrantedTurns()
-    with held(request, request.get(PRINCIPAL), turns.end):
-        return await _answer(request, events, turns, failed, patience, status)
+    wait = RevocableWait()
+    with watch_revocation(request, request.get(PRINCIPAL), wait.end):
+        return await _answer(request, events, wait, render_error, patience, status)
 
 
 async def _answer(
     request: web.Request,
     events: AsyncGenerator[bytes],
-    turns: GrantedTurns,
-    failed: Callable[[MataError], bytes],
+    wait: RevocableWait,
+    render_error: Callable[[MataError], bytes],
     patience: float,
     status: int,
 ) -> web.StreamResponse:
 
-    def following() -> Awaitable[bytes | None]:
-        return turns.of(anext(events, None))
+    def next_event() -> Awaitable[bytes | None]:
+        return wait.for_result(anext(events, None))
 
     begun = time.perf_counter()
     async with contextlib.aclosing(events):
-        first = await turns.of(anext(events))
+        first = await wait.for_result(anext(events))
         headers = {
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",
@@ -96,11 +96,11 @@ async def _answer(
         response.content_type, response.charset = CONTENT_TYPE, "utf-8"
         await response.prepare(request)
         try:
-            await _send_all(request, response, first, following, failed, patience)
+            await _send_all(request, response, first, next_event, render_error, patience)
             await response.write_eof()
         except (ConnectionError, TimeoutError):
-            if COUNTED not in request:
-                request[COUNTED] = LEFT
+            if METRICS_STATUS not in request:
+                request[METRICS_STATUS] = CLIENT_GONE
             if request.transport is not None:
                 request.transport.abort()  # gone, or reads nothing: the model is freed
     return response
@@ -110,21 +110,21 @@ async def _send_all(
     request: web.Request,
     response: web.StreamResponse,
     first: bytes,
-    following: Callable[[], Awaitable[bytes | None]],
-    failed: Callable[[MataError], bytes],
+    next_event: Callable[[], Awaitable[bytes | None]],
+    render_error: Callable[[MataError], bytes],
     patience: float,
 ) -> None:
     """Send every event. A client that has the last one may close before we do: that is success."""
-    told: bytes | None = first
+    current: bytes | None = first
     try:
-        while told is not None:
-            await _send(response, told, patience)
-            if isinstance(told, LastEvent):
-                request[COUNTED] = response.status
-            told = await following()
+        while current is not None:
+            await _send(response, current, patience)
+            if isinstance(current, LastEvent):
+                request[METRICS_STATUS] = response.status
+            current = await next_event()
     except MataError as error:
-        await _send(response, failed(error), patience)
-        request[COUNTED] = response.status
+        await _send(response, render_error(error), patience)
+        request[METRICS_STATUS] = response.status
 
 
 async def _send(response: web.StreamResponse, event: bytes, patience: float) -> None:
@@ -132,7 +132,7 @@ async def _send(response: web.StreamResponse, event: bytes, patience: float) -> 
         await response.write(event)
 
 
-def _event(item: str | Encoded) -> bytes:
+def _encode_item(item: str | Encoded) -> bytes:
     if isinstance(item, str):
         return event("token", {"text": item})
     return LastEvent(event("result", item.body))

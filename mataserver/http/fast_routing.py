@@ -19,69 +19,75 @@ import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.web_urldispatcher import MatchInfoError, PlainResource, UrlMappingMatchInfo
 
-from mataserver.http.protocol import Whole, unsign
+from mataserver.http.protocol import CompleteResponse, strip_server_header
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver.http.routing import Table
+    from mataserver.http.routing import RouteTable
 
     Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-FIRST, BEFORE = (3, 11), (3, 15)
+MIN_AIOHTTP, BELOW_AIOHTTP = (3, 11), (3, 15)
 """The tested releases of aiohttp: from, and below."""
 
 
-class _Way(NamedTuple):
+class _ResolvedRoute(NamedTuple):
     """The resolution of a path, and its handler wrapped in the middlewares."""
 
     found: UrlMappingMatchInfo
     handler: Answer
 
 
-def known(version: str = aiohttp.__version__) -> bool:
+def is_supported(version: str = aiohttp.__version__) -> bool:
     """Whether the fast path was tested with a release of aiohttp."""
     parts = re.match(r"(\d+)\.(\d+)", version)
-    return parts is not None and FIRST <= (int(parts[1]), int(parts[2])) < BEFORE
+    return parts is not None and MIN_AIOHTTP <= (int(parts[1]), int(parts[2])) < BELOW_AIOHTTP
 
 
-def shorten(server: web.Server, application: web.Application, table: Table) -> None:
+def install(server: web.Server, application: web.Application, table: RouteTable) -> None:
     """Install the fast path in the server of a started application."""
-    server.request_handler = _Shortcut(server.request_handler, application, table)
+    server.request_handler = _FastDispatcher(server.request_handler, application, table)
 
 
-class _Shortcut:
-    """Dispatches a request; ``long`` is aiohttp's path."""
+class _FastDispatcher:
+    """Dispatches a request; ``fallback`` is aiohttp's path."""
 
-    def __init__(self, long: Answer, application: web.Application, table: Table) -> None:
-        self._long = long
+    def __init__(self, fallback: Answer, application: web.Application, table: RouteTable) -> None:
+        self._fallback = fallback
         self._table = table
-        self._claimed = _way(MatchInfoError(web.HTTPNotFound()), application)
-        self._marked = list(application.on_response_prepare) != [unsign]
-        self._ways: dict[tuple[str, str], _Way] = {}
-        for route in table.found():
+        self._claimed = _resolve(MatchInfoError(web.HTTPNotFound()), application)
+        self._has_signals = list(application.on_response_prepare) != [strip_server_header]
+        self._resolved: dict[tuple[str, str], _ResolvedRoute] = {}
+        for route in table.resolved_routes():
             if isinstance(route.resource, PlainResource):
                 path = route.method, route.resource.canonical
-                self._ways.setdefault(path, _way(UrlMappingMatchInfo({}, route), application))
+                self._resolved.setdefault(
+                    path, _resolve(UrlMappingMatchInfo({}, route), application)
+                )
 
     async def __call__(self, base: web.BaseRequest) -> web.StreamResponse:
         request = cast("web.Request", base)
-        way = self._ways.get((request.method, request.rel_url.raw_path))
-        if way is None and self._table.claims and self._table.claimed(request) is not None:
-            way = self._claimed
-        if way is None or hdrs.EXPECT in request.headers:
-            return await self._long(request)
-        request._match_info = way.found  # noqa: SLF001
-        response = await way.handler(request)
-        if isinstance(response, Whole) and not self._marked:
-            await response.leave(request)
+        resolved = self._resolved.get((request.method, request.rel_url.raw_path))
+        if (
+            resolved is None
+            and self._table.claims
+            and self._table.claiming_handler(request) is not None
+        ):
+            resolved = self._claimed
+        if resolved is None or hdrs.EXPECT in request.headers:
+            return await self._fallback(request)
+        request._match_info = resolved.found  # noqa: SLF001
+        response = await resolved.handler(request)
+        if isinstance(response, CompleteResponse) and not self._has_signals:
+            await response.send_direct(request)
         return response
 
 
-def _way(found: UrlMappingMatchInfo, application: web.Application) -> _Way:
+def _resolve(found: UrlMappingMatchInfo, application: web.Application) -> _ResolvedRoute:
     found.add_app(application)
     found.freeze()
     handler = found.handler
     for middleware in reversed(application.middlewares):
         handler = functools.partial(middleware, handler=handler)
-    return _Way(found, cast("Answer", handler))
+    return _ResolvedRoute(found, cast("Answer", handler))

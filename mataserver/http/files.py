@@ -48,18 +48,18 @@ def static(
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file's contents; ``packed`` is empty if compression saves less than a tenth."""
+    """A file's contents; ``compressed`` is empty if compression saves less than a tenth."""
 
     data: bytes
-    packed: bytes
+    compressed: bytes
     tag: str
 
     @classmethod
     def of(cls, data: bytes) -> _File:
         """Compress a file's contents once for all requests."""
-        packed = gzip.compress(data, mtime=0)
-        gains = len(packed) < 0.9 * len(data)
-        return cls(data, packed if gains else b"", hashlib.sha256(data).hexdigest()[:16])
+        compressed = gzip.compress(data, mtime=0)
+        is_smaller = len(compressed) < 0.9 * len(data)
+        return cls(data, compressed if is_smaller else b"", hashlib.sha256(data).hexdigest()[:16])
 
 
 class _Files:
@@ -69,13 +69,15 @@ class _Files:
         self._root = root
         self._made = made
         self._policy = policy
-        self._read: dict[str, _File] = {}
+        self._cache: dict[str, _File] = {}
 
     async def get(self, request: web.Request) -> web.Response:
         name = request.match_info.get("file", _INDEX)
         file = self._file(name)
-        packed = bool(file.packed) and "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
-        tag = f'"{file.tag}{"-gzip" if packed else ""}"'  # each representation has its own
+        compressed = bool(file.compressed) and "gzip" in request.headers.get(
+            hdrs.ACCEPT_ENCODING, ""
+        )
+        tag = f'"{file.tag}{"-gzip" if compressed else ""}"'  # each representation has its own
         headers = {
             hdrs.ETAG: tag,
             hdrs.CACHE_CONTROL: "no-cache",  # revalidated each time, mostly with a 304
@@ -85,17 +87,17 @@ class _Files:
         }
         if request.headers.get(hdrs.IF_NONE_MATCH) == tag:
             return web.Response(status=304, headers=headers)
-        if packed:
+        if compressed:
             headers[hdrs.CONTENT_ENCODING] = "gzip"
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         charset = "utf-8" if kind.startswith("text/") else None
-        body = file.packed if packed else file.data
+        body = file.compressed if compressed else file.data
         return web.Response(body=body, content_type=kind, charset=charset, headers=headers)
 
     def _file(self, name: str) -> _File:
         """Return a file from the cache, or read it. Raises ``NotFound``."""
-        if name in self._read:
-            return self._read[name]
+        if name in self._cache:
+            return self._cache[name]
         if name in self._made:
             data = self._made[name]()
         else:
@@ -106,5 +108,5 @@ class _Files:
             if not path.is_file():
                 raise NotFound("Not found")
             data = path.read_bytes()
-        self._read[name] = _File.of(data)
-        return self._read[name]
+        self._cache[name] = _File.of(data)
+        return self._cache[name]

@@ -24,13 +24,13 @@ PIECE = 1 << 19
 """Bytes of a body that are searched at once."""
 
 
-class NotAForm(MataError):
+class FormRequired(MataError):
     """415: the body is not a form."""
 
     status = 415
 
 
-def declared(request: web.Request) -> tuple[str, str]:
+def declared_type(request: web.Request) -> tuple[str, str]:
     """Return a body's declared content type, and its boundary."""
     kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
     return kind, str(options.get("boundary", ""))
@@ -39,18 +39,18 @@ def declared(request: web.Request) -> tuple[str, str]:
 def boundary(request: web.Request) -> str:
     """Return the boundary of a form's parts, empty if it is not declared.
 
-    Raises ``NotAForm``.
+    Raises ``FormRequired``.
     """
-    kind, limit = declared(request)
+    kind, limit = declared_type(request)
     if kind != FORM:
-        raise NotAForm(f"Content-Type must be {FORM}")
+        raise FormRequired(f"Content-Type must be {FORM}")
     return limit
 
 
 class _Part(NamedTuple):
     name: str
     content: bytes
-    named: bool
+    has_file_name: bool
     """Whether it has a file name."""
 
 
@@ -83,21 +83,21 @@ def _form(parts: list[_Part], field: str) -> Form:
     if len(files) > 1:
         raise InvalidParams(f"{field}: given twice")
     if not files:
-        raise InvalidParams(_missing(parts, field))
+        raise InvalidParams(_missing_file_error(parts, field))
     if not files[0].content:
         raise BadRequest("Uploaded file is empty")
     texts = [(each.name, _text(each)) for each in parts if each.name != field]
-    return Form(files[0].content, once(texts))
+    return Form(files[0].content, unique_fields(texts))
 
 
-def _missing(parts: list[_Part], field: str) -> str:
+def _missing_file_error(parts: list[_Part], field: str) -> str:
     """Return the error for a missing file, with a hint if one has another field name."""
-    other = next((each.name for each in parts if each.named), None)
+    other = next((each.name for each in parts if each.has_file_name), None)
     hint = "" if other is None else f"; send {other[:64]!r} as `{field}`"
     return f"{field}: field is required{hint}"
 
 
-def once(items: list[tuple[str, str]]) -> dict[str, str]:
+def unique_fields(items: list[tuple[str, str]]) -> dict[str, str]:
     """Return the fields by name. Raises ``InvalidParams`` for a duplicate."""
     fields: dict[str, str] = {}
     for name, value in items:
@@ -147,8 +147,8 @@ def _part(segment: MultipartSegment, content: bytes) -> _Part:
         name = name.encode("latin-1").decode("utf-8", "replace")
     if not name:
         raise BadRequest("The multipart body has a part without a name")
-    named = "filename" in segment.header("Content-Disposition", "").lower()
-    return _Part(name, content, named)
+    has_file_name = "filename" in segment.header("Content-Disposition", "").lower()
+    return _Part(name, content, has_file_name)
 
 
 def _text(part: _Part) -> str:

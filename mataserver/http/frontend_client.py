@@ -72,7 +72,7 @@ class FrontendClient:
         given = relay_headers.forwarded_request(request)
         given["Accept-Encoding"] = "identity"
         given["X-Request-Id"] = request[REQUEST_ID]  # the same in both logs
-        given.update(proxies.sent_on(request, trusted=self._trust_proxy))
+        given.update(proxies.forwarded_headers(request, trusted=self._trust_proxy))
         given[ASSERTION_HEADER] = self.assertions.issue(principal, request.method, path, to.tag)
         return given
 

@@ -13,8 +13,8 @@ from mataserver.errors import MataError
 from mataserver.frontends.directory import FrontendEntry
 from mataserver.frontends.identity_assertions import IdentityAssertions
 from mataserver.http import codec
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.http.shown import check_query
+from mataserver.http.request_credentials import check_query
+from mataserver.http.routing import Body, Route, StatelessService
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -41,7 +41,7 @@ class FrontendInfo(Struct):
     sessions: int
 
 
-class FrontendsService(Handlers):
+class FrontendsService(StatelessService):
     """The service of the front-ends; exists only with ``shared_dir``.
 
     ``address`` is where the others reach this one, None for its listening address; ``beat`` the

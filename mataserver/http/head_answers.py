@@ -9,7 +9,7 @@ from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.http import codec
-from mataserver.http.middleware import new_id
+from mataserver.http.middleware import new_request_id
 from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.handles import Encoded
     from mataserver.http.head_cache import Known, Talk
-    from mataserver.http.middleware import Edge
+    from mataserver.http.middleware import RequestMiddleware
 
 _ANSWER = (
     "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nServer-Timing: %s, total;dur=%.3f\r\n"
@@ -28,12 +28,12 @@ _ANSWER = (
 class Leaving:
     """Sends the answer to a request with a known head."""
 
-    __slots__ = ("_begun", "_conversation", "_counted", "_edge", "_known", "_left")
+    __slots__ = ("_begun", "_conversation", "_counted", "_known", "_left", "_middleware")
 
-    def __init__(self, conversation: Talk, edge: Edge, known: Known) -> None:
+    def __init__(self, conversation: Talk, middleware: RequestMiddleware, known: Known) -> None:
         self._begun = time.perf_counter()
         self._conversation = conversation
-        self._edge = edge
+        self._middleware = middleware
         self._known: Any = known  # a ``KnownRoute``, except in a subclass
         self._left = 0
         self._counted = False
@@ -44,12 +44,12 @@ class Leaving:
         transport = conversation.transport
         if transport is None or transport.is_closing() or conversation.writing_paused:
             return False
-        if self._edge.lifecycle.draining:
+        if self._middleware.lifecycle.is_draining:
             return False
         kind = codec.JSON if self._known.repeat.form == "json" else codec.MSGPACK
-        spent, stages = self._count(200) * 1e3, codec.stages(answer)
-        head = _ANSWER % (kind, stages, spent, new_id(), len(body), rfc822_formatted_time())
-        if len(body) <= codec.WHOLE:
+        spent, stages = self._count(200) * 1e3, codec.server_timing(answer)
+        head = _ANSWER % (kind, stages, spent, new_request_id(), len(body), rfc822_formatted_time())
+        if len(body) <= codec.SINGLE_WRITE_BYTES:
             transport.write(head.encode() + body)
         else:
             transport.writelines((head.encode(), body))
@@ -83,18 +83,18 @@ class Leaving:
 
     def _response(self, request: web.Request, found: Encoded | Exception) -> web.StreamResponse:
         """Return an answer in the form that the middleware produces."""
-        request[REQUEST_ID] = new_id()
+        request[REQUEST_ID] = new_request_id()
         if isinstance(found, Exception):
-            response = self._edge.refuse(request, found)
+            response = self._middleware.refuse(request, found)
         else:
-            form, stages = self._known.repeat.form, codec.stages(found)
+            form, stages = self._known.repeat.form, codec.server_timing(found)
             response = codec.respond(found.body, form=form, timing=stages)
         self._counted = True
-        return self._edge.finish(request, response, self._begun)
+        return self._middleware.finish(request, response, self._begun)
 
     def _count(self, status: int) -> float:
         """Count the request; return its duration in seconds."""
         self._counted = True
         spent = time.perf_counter() - self._begun
-        self._edge.metrics.count(hdrs.METH_POST, self._known.label, str(status), spent)
+        self._middleware.metrics.count(hdrs.METH_POST, self._known.label, str(status), spent)
         return spent

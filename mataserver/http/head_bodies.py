@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.http.head_cache import Claim
 from mataserver.http.head_claims import ClaimedHit, Settled
-from mataserver.http.head_connection import CachingConversation
+from mataserver.http.head_connection import CachingConnection
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mataserver.contract.claims import BodySink, PlainAnswer, RepeatedClaim, Unfinished
     from mataserver.http.head_cache import KnownClaim
     from mataserver.http.head_parsing import Beginning
-    from mataserver.http.middleware import Edge
-    from mataserver.http.unread_output import Portion
+    from mataserver.http.middleware import RequestMiddleware
+    from mataserver.http.unread_output import OverdrawableShare
 
 LEAST = 1 << 15
 """Minimum bytes of a body that must arrive within each timeout period."""
@@ -29,7 +29,7 @@ LEAST = 1 << 15
 def learn(request: web.Request, repeat: RepeatedClaim) -> None:
     """Answer further requests with the head of this claimed one by ``repeat``."""
     conversation = request.protocol
-    if isinstance(conversation, CachingConversation):
+    if isinstance(conversation, CachingConnection):
         conversation.learn_claimed(request, Claim(repeat, ArrivingHit))
 
 
@@ -42,9 +42,13 @@ class ArrivingHit(ClaimedHit):
     __slots__ = ("_before", "_holds", "_is_paused", "_needed", "_sink", "_size", "_was_paused")
 
     def __init__(
-        self, conversation: CachingConversation, edge: Edge, known: KnownClaim, share: Portion
+        self,
+        conversation: CachingConnection,
+        middleware: RequestMiddleware,
+        known: KnownClaim,
+        share: OverdrawableShare,
     ) -> None:
-        super().__init__(conversation, edge, known, share)
+        super().__init__(conversation, middleware, known, share)
         self._needed: int | None = None
         self._sink: BodySink | None = None
         self._size = self._before = 0

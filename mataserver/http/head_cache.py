@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
     from mataserver.http.head_parsing import Beginning
-    from mataserver.http.middleware import Edge
+    from mataserver.http.middleware import RequestMiddleware
     from mataserver.principals import Principal
 
 MOST = 256
@@ -167,8 +167,8 @@ class KnownClaim(Known):
 class HeadCache:
     """The known heads of a server; ``hits`` counts the requests answered by them."""
 
-    def __init__(self, edge: Edge) -> None:
-        self.edge = edge
+    def __init__(self, middleware: RequestMiddleware) -> None:
+        self.middleware = middleware
         self.hits = 0
         self._known: dict[bytes, KnownRoute | KnownClaim] = {}
         self._of_owner: dict[str, dict[bytes, None]] = {}
@@ -182,7 +182,7 @@ class HeadCache:
         Authorization is checked by ``caller``.
         """
         known = self._known.get(head)
-        if known is None or size > known.limit or self.edge.lifecycle.draining:
+        if known is None or size > known.limit or self.middleware.lifecycle.is_draining:
             return None
         repeat = known.claim.repeat if isinstance(known, KnownClaim) else known.repeat
         return known if repeat.is_current() else None
@@ -193,7 +193,7 @@ class HeadCache:
         Must be the last check: a service counts it as a request, and a request that then takes the
         general path is counted twice. Claimed requests are authorized by their service.
         """
-        principal = self.edge.gate.owner(known.key)
+        principal = self.middleware.gate.owner(known.key)
         if principal is not None and principal.may(known.route.needs):
             return principal
         self._forget(head)
@@ -201,13 +201,13 @@ class HeadCache:
 
     def learn(self, head: bytes, request: web.Request, repeat: Repeat) -> None:
         """Cache a head, unless more than the head decides about such requests."""
-        table, route = self.edge.table, request.get(ROUTE)
-        key = self.edge.gate.sole_key(request)
+        table, route = self.middleware.table, request.get(ROUTE)
+        key = self.middleware.gate.sole_key(request)
         if (
             route is None
             or route.held
             or key is None
-            or not table.is_sole(request)
+            or not table.is_unconditional(request)
             or not _is_plain(request)
         ):
             return
@@ -223,7 +223,7 @@ class HeadCache:
 
     def learn_claimed(self, head: bytes, request: web.Request, claim: Claim) -> None:
         """Cache the head of a claimed request, if only one service claims requests."""
-        if CLAIMED in request and len(self.edge.table.claims) == 1 and _is_plain(request):
+        if CLAIMED in request and len(self.middleware.table.claims) == 1 and _is_plain(request):
             repeat = claim.repeat
             of = self._of(request, repeat.owner, repeat.limit, repeat.seconds)
             self._note(head, KnownClaim(*of, claim))
@@ -231,7 +231,7 @@ class HeadCache:
     def _of(
         self, request: web.Request, owner: str, limit: int, seconds: float
     ) -> tuple[str, RawRequestMessage, UrlMappingMatchInfo, str, int, float]:
-        label = self.edge.table.label(request)
+        label = self.middleware.table.label(request)
         message = request._message  # noqa: SLF001
         return owner, message, request.match_info, label, min(limit, LARGEST), seconds
 

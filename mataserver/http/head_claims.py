@@ -14,19 +14,19 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
 from mataserver.http.head_hits import Hit
-from mataserver.http.middleware import new_id, require_room, size_of
-from mataserver.http.protocol import Whole
+from mataserver.http.middleware import body_size, new_request_id, require_room
+from mataserver.http.protocol import CompleteResponse
 from mataserver.http.routing import CLAIMED, REQUEST_ID
-from mataserver.http.unread_output import BEGINS
+from mataserver.http.unread_output import HIGH_WATER_BYTES
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.claims import Unfinished
     from mataserver.http.head_cache import KnownClaim
-    from mataserver.http.head_connection import CachingConversation
-    from mataserver.http.middleware import Edge
-    from mataserver.http.unread_output import Portion
+    from mataserver.http.head_connection import CachingConnection
+    from mataserver.http.middleware import RequestMiddleware
+    from mataserver.http.unread_output import OverdrawableShare
 
 _ANSWER = (
     "HTTP/1.1 200 OK\r\n%sX-Request-Id: %s\r\nServer-Timing: total;dur=%.3f\r\n"
@@ -46,9 +46,13 @@ class ClaimedHit(Hit):
     __slots__ = ("_request", "_responder", "_unfinished")
 
     def __init__(
-        self, conversation: CachingConversation, edge: Edge, known: KnownClaim, share: Portion
+        self,
+        conversation: CachingConnection,
+        middleware: RequestMiddleware,
+        known: KnownClaim,
+        share: OverdrawableShare,
     ) -> None:
-        super().__init__(conversation, edge, known, share)
+        super().__init__(conversation, middleware, known, share)
         self._responder = known.claim.repeat.responder()
         self._unfinished: Unfinished | None = None
 
@@ -92,11 +96,15 @@ class ClaimedHit(Hit):
         transport = conversation.transport
         if transport is None or transport.is_closing() or conversation.writing_paused:
             return False
-        if lines is None or len(found.body) > BEGINS or self._edge.lifecycle.draining:
+        if (
+            lines is None
+            or len(found.body) > HIGH_WATER_BYTES
+            or self._middleware.lifecycle.is_draining
+        ):
             return False
         spent = self._count(200) * 1e3
         date = rfc822_formatted_time()
-        head = _ANSWER % (lines, new_id(), spent, len(found.body), date)
+        head = _ANSWER % (lines, new_request_id(), spent, len(found.body), date)
         transport.write(head.encode() + found.body)
         return True
 
@@ -110,7 +118,7 @@ class ClaimedHit(Hit):
         request = self._conversation.request(self._known)
         try:
             if request is not None:
-                request[REQUEST_ID] = new_id()
+                request[REQUEST_ID] = new_request_id()
                 request[CLAIMED] = _nobody
                 self._request = request
                 await self._deliver(request, await self._found())
@@ -135,19 +143,21 @@ class ClaimedHit(Hit):
             response = await unfinished.finish(self._request)
         else:
             response = await self._responder.answer(self._request, self._body())
-        require_room(self._edge.budget, size_of(response))
+        require_room(self._middleware.budget, body_size(response))
         return response
 
     async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
-        if isinstance(finished, Whole):
-            await finished.leave(request)
+        if isinstance(finished, CompleteResponse):
+            await finished.send_direct(request)
         await super()._write(request, finished)
 
     def _response(self, request: web.Request, found: Any) -> web.StreamResponse:
         """Return an answer in the form that the middleware produces."""
-        response = self._edge.refuse(request, found) if isinstance(found, Exception) else found
+        response = (
+            self._middleware.refuse(request, found) if isinstance(found, Exception) else found
+        )
         self._counted = True
-        return self._edge.finish(request, response, self._begun)
+        return self._middleware.finish(request, response, self._begun)
 
 
 class Settled:
@@ -161,7 +171,7 @@ class Settled:
         if isinstance(self._found, Exception):
             raise self._found
         fields, body = self._found
-        return Whole(headers=list(fields), body=body)
+        return CompleteResponse(headers=list(fields), body=body)
 
     def withdraw(self) -> None:
         """Do nothing: it holds no resources."""

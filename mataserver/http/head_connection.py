@@ -21,7 +21,7 @@ from mataserver.http import head_parsing
 from mataserver.http.head_cache import KnownRoute, is_of
 from mataserver.http.head_hits import Hit
 from mataserver.http.head_parsing import EARLY, rest
-from mataserver.http.protocol import Conversation, unsign
+from mataserver.http.protocol import HttpConnection, strip_server_header
 from mataserver.http.routing import ROUTE
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from mataserver.http.head_cache import Claim, HeadCache, Known, KnownClaim, Repeat
     from mataserver.http.head_parsing import Beginning
-    from mataserver.http.middleware import Edge
-    from mataserver.http.unread_output import Portion
+    from mataserver.http.middleware import RequestMiddleware
+    from mataserver.http.unread_output import OverdrawableShare
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,10 +47,10 @@ def known(version: str = aiohttp.__version__) -> bool:
     return version in TRIED
 
 
-def is_alone(edge: Edge, application: web.Application) -> bool:
-    """Whether ``edge`` and ``unsign`` are an application's only middleware and signal."""
+def is_alone(middleware: RequestMiddleware, application: web.Application) -> bool:
+    """Whether an application has no other middleware or signal than the server's own."""
     around = list(application.middlewares), list(application.on_response_prepare)
-    return around == ([edge.middleware], [unsign])
+    return around == ([middleware.handle], [strip_server_header])
 
 
 def learn(request: web.Request, repeat: Repeat, boundary: str = "") -> None:
@@ -59,11 +59,11 @@ def learn(request: web.Request, repeat: Repeat, boundary: str = "") -> None:
     ``boundary`` is that of a form.
     """
     conversation = request.protocol
-    if isinstance(conversation, CachingConversation):
+    if isinstance(conversation, CachingConnection):
         conversation.learn(request, repeat, boundary)
 
 
-class CachingConversation(Conversation):
+class CachingConnection(HttpConnection):
     """A connection with known heads.
 
     ``_left`` are the outstanding bytes of the current message: 0 between two messages, negative if
@@ -75,7 +75,7 @@ class CachingConversation(Conversation):
     def __init__(
         self,
         server: web.Server,
-        budget: Callable[..., Portion],
+        budget: Callable[..., OverdrawableShare],
         *,
         cache: HeadCache,
         **options: Any,
@@ -156,9 +156,9 @@ class CachingConversation(Conversation):
                 return False
         share.hold(len(data) - head.end)
         self._heads.hits += 1
-        self.is_strangers = False
+        self.is_anonymous = False
         kind = Hit if isinstance(known, KnownRoute) else known.claim.hit
-        self._hit = kind(self, self._heads.edge, known, share)
+        self._hit = kind(self, self._heads.middleware, known, share)
         self._hit.caller = caller
         self._hit.begin(data, head)
         return True

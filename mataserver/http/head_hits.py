@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import bodies, head_parsing
-from mataserver.http.grants import LateGrant
 from mataserver.http.head_answers import Leaving
-from mataserver.http.middleware import LEFT, require_room
+from mataserver.http.middleware import CLIENT_GONE, require_room
+from mataserver.http.revocation import LateGrant
 from mataserver.serving.dispatch import RETRIABLE
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from mataserver.contract.handles import Encoded
     from mataserver.http.head_cache import Known, Talk
-    from mataserver.http.middleware import Edge
-    from mataserver.http.unread_output import Portion
+    from mataserver.http.middleware import RequestMiddleware
+    from mataserver.http.unread_output import OverdrawableShare
     from mataserver.principals import Principal
 
 DROP = 1 << 12
@@ -45,8 +45,14 @@ class Hit(Leaving):
         "_share", "_task", "_timer", "_withdraw", "caller",
     )  # fmt: skip
 
-    def __init__(self, conversation: Talk, edge: Edge, known: Known, share: Portion) -> None:
-        super().__init__(conversation, edge, known)
+    def __init__(
+        self,
+        conversation: Talk,
+        middleware: RequestMiddleware,
+        known: Known,
+        share: OverdrawableShare,
+    ) -> None:
+        super().__init__(conversation, middleware, known)
         self.caller: Principal | None = None
         self._grant: LateGrant | None = None
         self._share = share
@@ -58,7 +64,7 @@ class Hit(Leaving):
         self._timer: asyncio.TimerHandle | None = None
         self._withdraw: Callable[[], None] | None = None
         self._answering = self._released = False
-        edge.lifecycle.active += 1
+        middleware.lifecycle.active += 1
 
     def begin(self, data: bytes, head: head_parsing.Beginning) -> None:
         """Process the first data: the head, and the body or its beginning."""
@@ -68,7 +74,7 @@ class Hit(Leaving):
         if self._left:
             self._timer = self._loop.call_later(self._known.seconds, self._expire)
             if self.caller is not None:
-                self._grant = LateGrant(self._edge.gate.grants, self.caller)
+                self._grant = LateGrant(self._middleware.gate.grants, self.caller)
         else:
             self._run()
 
@@ -118,7 +124,7 @@ class Hit(Leaving):
         if withdraw is not None:
             withdraw()
         if not self._counted:
-            self._count(LEFT)
+            self._count(CLIENT_GONE)
         self._release()
 
     def _expire(self) -> None:
@@ -155,7 +161,7 @@ class Hit(Leaving):
         left = False
         if not isinstance(found, Exception):
             try:
-                require_room(self._edge.budget, len(found.body))
+                require_room(self._middleware.budget, len(found.body))
                 left = self._leave(found)
             except Exception as error:
                 found = error
@@ -199,7 +205,7 @@ class Hit(Leaving):
 
     async def _work(self) -> Any:
         answer = await self._known.repeat.answer(self._body(), self._boundary)
-        require_room(self._edge.budget, len(answer.body))
+        require_room(self._middleware.budget, len(answer.body))
         return answer
 
     def _body(self) -> bytes:
@@ -225,4 +231,4 @@ class Hit(Leaving):
         if self._grant is not None:
             self._grant.release()
         self._share.give_back()
-        self._edge.lifecycle.active -= 1
+        self._middleware.lifecycle.active -= 1

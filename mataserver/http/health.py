@@ -9,8 +9,8 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import metrics
 from mataserver.http import codec, readiness
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.http.shown import check_query
+from mataserver.http.request_credentials import check_query
+from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class PluginInfo(Struct):
     note: str | UnsetType = UNSET
 
 
-class HealthService(Handlers):
+class HealthService(StatelessService):
     """The service of the probes, the metrics and the list of plugins.
 
     ``services`` are all of the server's, by name; ``status`` is the healthy value in ``GET
@@ -121,16 +121,16 @@ class HealthService(Handlers):
             "version": info.version,
             "gpu_available": info.gpu_available,
         }
-        for _, found in readiness.told(self._services, "ping", dict):
+        for _, found in readiness.call_services(self._services, "ping", dict):
             answer.update(found or {})
         return codec.respond(answer)
 
     async def _ready(self, _request: web.Request) -> web.Response:
         waiting = self._readiness.waiting()
         if waiting:
-            answer = Ready("not ready", readiness.sentence(waiting), waiting)
+            answer = Ready("not ready", readiness.as_sentence(waiting), waiting)
             return codec.respond(answer, status=503)
-        return codec.respond({"status": "ready", **self._readiness.added()})
+        return codec.respond({"status": "ready", **self._readiness.details()})
 
     async def _render(self, _request: web.Request) -> web.Response:
         body = self._metrics.render()

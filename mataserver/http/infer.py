@@ -18,12 +18,12 @@ from mataserver.http import (
     events,
     examples,
     forms,
-    repeats,
+    infer_repeats,
 )
 from mataserver.http.head_connection import learn
-from mataserver.http.protocol import Whole
-from mataserver.http.repeats import InferCall
-from mataserver.http.routing import Body, Handlers, Route
+from mataserver.http.infer_repeats import InferCall
+from mataserver.http.protocol import CompleteResponse
+from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.results import InferResponse
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.service import Context
-    from mataserver.http.repeats import Take
+    from mataserver.http.infer_repeats import OnAnswer
     from mataserver.serving.models import ServedModels
     from mataserver.serving.observers import Observers
 
-_TAKEN = "Content-Type must be application/json or image/*"
-KNOWN_QUERIES = 256
+_UNSUPPORTED = "Content-Type must be application/json or image/*"
+MAX_CACHED_QUERIES = 256
 MAX_QUERY_TEXT = 1_024  # a request line has some 8,000 bytes
 
 
@@ -63,7 +63,7 @@ class InferBody(Struct):
     params: dict[str, Any] | None = None
 
 
-_DECODE = codec.json_of(InferBody)
+_DECODE = codec.json_decoder(InferBody)
 
 
 class UploadForm(Struct):
@@ -93,7 +93,7 @@ def _query() -> dict[str, tuple[Any, bool, str]]:
     return {name: (kind, False, text) for name, kind in kinds.items()}
 
 
-class InferService(Handlers):
+class InferService(StatelessService):
     """The service of ``/v1/infer``."""
 
     def __init__(self, ctx: Context, models: ServedModels, observers: Observers) -> None:
@@ -128,54 +128,54 @@ class InferService(Handlers):
         self._ctx.check_running()
         kind = codec.content_type(request)
         if kind.startswith("image/"):
-            return await self._raw(request)
-        if kind in codec.UNSAID:
+            return await self._infer_raw(request)
+        if kind in codec.UNSPECIFIC_TYPES:
             self._http.check_origin(request)
         elif not codec.is_json(kind):
-            raise bodies.Unsupported(_TAKEN)
+            raise bodies.UnsupportedMediaType(_UNSUPPORTED)
         codec.check_charset(request)
         async with self._http.read_body(request) as data:
-            if kind in codec.UNSAID and not _like_json(data):
+            if kind in codec.UNSPECIFIC_TYPES and not _looks_like_json(data):
                 if "model" not in request.query:
-                    raise bodies.Unsupported(_TAKEN)
-                call = self._call_of(request)
-                return await self._run(request, call, _image(data))
-            call, image = await self.read(data)
+                    raise bodies.UnsupportedMediaType(_UNSUPPORTED)
+                call = self._call_of_query(request)
+                return await self._run(request, call, _require_image(data))
+            call, image = await self.read_json(data)
             del data
             response = await self._run(request, call, image)
-        if isinstance(response, Whole) and codec.is_json(kind):
-            learn(request, repeats.JsonRepeat(self, codec.wanted_format(request)))
+        if isinstance(response, CompleteResponse) and codec.is_json(kind):
+            learn(request, infer_repeats.JsonRepeat(self, codec.requested_format(request)))
         return response
 
-    async def read(self, data: bytes) -> tuple[InferCall, bytes]:
+    async def read_json(self, data: bytes) -> tuple[InferCall, bytes]:
         """Parse a JSON body; return its call and its image."""
-        model, given, image = await self._http.decode(data, _opened)
+        model, given, image = await self._http.decode(data, _parse_json)
         del data
         return self._call(model, given), image
 
     def read_small(self, data: bytes) -> tuple[InferCall, bytes]:
         """Parse a small JSON body, without a thread."""
-        model, given, image = _opened(data)
+        model, given, image = _parse_json(data)
         return self._call(model, given), image
 
     def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> InferCall:
         return InferCall(*self._models.resolve(name, given, text=text))
 
-    async def _raw(self, request: web.Request) -> web.StreamResponse:
-        call = self._call_of(request)
+    async def _infer_raw(self, request: web.Request) -> web.StreamResponse:
+        call = self._call_of_query(request)
         async with self._http.read_body(request) as image:
-            response = await self._run(request, call, _image(image))
-        if isinstance(response, Whole):
-            learn(request, repeats.ImageRepeat(self, call, codec.wanted_format(request)))
+            response = await self._run(request, call, _require_image(image))
+        if isinstance(response, CompleteResponse):
+            learn(request, infer_repeats.ImageRepeat(self, call, codec.requested_format(request)))
         return response
 
-    def _call_of(self, request: web.Request) -> InferCall:
+    def _call_of_query(self, request: web.Request) -> InferCall:
         """Parse a query; cached, as a camera repeats the same one."""
         query = request.rel_url.raw_query_string
         known = self._queries.get(query)
         if known is not None and known.model.plan() is known.plan:
             return known
-        fields = forms.once(list(request.query.items()))
+        fields = forms.unique_fields(list(request.query.items()))
         for name, text in fields.items():
             if len(text) > MAX_QUERY_TEXT:
                 raise InvalidParams(f"{name[:64]}: at most {MAX_QUERY_TEXT} characters in a query")
@@ -183,7 +183,7 @@ class InferService(Handlers):
         if not model:
             raise InvalidParams("model: field is required")
         call = self._call(model, fields, text=True)
-        if len(self._queries) >= KNOWN_QUERIES:
+        if len(self._queries) >= MAX_CACHED_QUERIES:
             self._queries.clear()
         self._queries[query] = call
         return call
@@ -191,14 +191,14 @@ class InferService(Handlers):
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         self._ctx.check_running()
         async with self._http.read_form(request) as form:
-            call = self.uploaded(form)
+            call = self.call_of_form(form)
             response = await self._run(request, call, form.file)
-        if isinstance(response, Whole):
-            repeat = repeats.FormRepeat(self, codec.wanted_format(request))
+        if isinstance(response, CompleteResponse):
+            repeat = infer_repeats.FormRepeat(self, codec.requested_format(request))
             learn(request, repeat, forms.boundary(request))
         return response
 
-    def uploaded(self, form: Form) -> InferCall:
+    def call_of_form(self, form: Form) -> InferCall:
         """Parse an uploaded form."""
         model = form.fields.pop("model", None)
         if not model:
@@ -208,12 +208,12 @@ class InferService(Handlers):
     async def _run(self, request: web.Request, call: InferCall, image: bytes) -> web.StreamResponse:
         form: Format = "json"
         if hdrs.ACCEPT in request.headers:
-            if events.requested(request):
+            if events.is_requested(request):
                 items = call.model.generate_answer(image, call.params)
                 return await events.respond(request, items, self._ctx.server.unread_timeout)
-            form = codec.wanted_format(request)
+            form = codec.requested_format(request)
         answer = await self.answer(call, image, form)
-        return codec.respond(answer.body, form=form, timing=codec.stages(answer))
+        return codec.respond(answer.body, form=form, timing=codec.server_timing(answer))
 
     async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
         """Infer, and notify services."""
@@ -225,15 +225,15 @@ class InferService(Handlers):
         return answer
 
     def begin(
-        self, call: InferCall, image: bytes, form: Format, take: Take
+        self, call: InferCall, image: bytes, form: Format, on_answer: OnAnswer
     ) -> Callable[[], None] | None:
         """Start to infer without a task, unless services must be notified."""
         if self._observers.infer and self._observers:
             return None
-        return call.model.begin(image, call.params, form, take)
+        return call.model.begin(image, call.params, form, on_answer)
 
 
-def _opened(data: bytes) -> tuple[str, dict[str, Any] | None, bytes]:
+def _parse_json(data: bytes) -> tuple[str, dict[str, Any] | None, bytes]:
     """Return a JSON body's model, parameters and image; large bodies are read in a thread."""
     body = _DECODE(data)
     if not isinstance(body.image, str):
@@ -241,12 +241,12 @@ def _opened(data: bytes) -> tuple[str, dict[str, Any] | None, bytes]:
     return body.model, body.params, data_uri.decode(body.image)
 
 
-def _image(body: bytes) -> bytes:
+def _require_image(body: bytes) -> bytes:
     if not body:
         raise BadRequest("image is empty")
     return body
 
 
-def _like_json(body: bytes) -> bool:
+def _looks_like_json(body: bytes) -> bool:
     """Whether a body of unspecific type is a JSON object: no image starts like one."""
     return body[:64].lstrip().startswith(b"{")

@@ -12,29 +12,29 @@ if TYPE_CHECKING:
     OwnerOf = Callable[[str], Principal | None]
 
 
-class Owners:
+class KeyOwners:
     """Calls services synchronously, in place of the awaited ``authenticate``."""
 
     def __init__(self) -> None:
-        self._asked: list[OwnerOf | None] = []
+        self._resolvers: list[OwnerOf | None] = []
 
     def add(self, owner_of: OwnerOf | None) -> None:
         """Add an authenticating service; None for one that must be awaited."""
-        self._asked.append(owner_of)
+        self._resolvers.append(owner_of)
 
     @property
-    def decide(self) -> bool:
+    def can_decide(self) -> bool:
         """Whether any of them can decide."""
-        return any(self._asked[:1])
+        return any(self._resolvers[:1])
 
-    def of(self, secret: str) -> Principal | None:
+    def find(self, secret: str) -> Principal | None:
         """Return the current owner of a secret; its service counts that as a request.
 
         Services are called in order, up to one that must be awaited. Returns None if that one must
         decide, if the secret is unknown, and if more is needed: ``authenticate`` reports why a key
         is invalid, and background priority must be recorded.
         """
-        for owner_of in self._asked:
+        for owner_of in self._resolvers:
             if owner_of is None:
                 return None
             try:

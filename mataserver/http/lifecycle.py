@@ -20,11 +20,11 @@ class Lifecycle:
         self._url = ""
 
     @property
-    def draining(self) -> bool:
+    def is_draining(self) -> bool:
         """Whether the server is shutting down."""
         return self.stopping.is_set()
 
-    def listens(self, url: str) -> None:
+    def set_listening(self, url: str) -> None:
         """Record that the server listens, with the base URL for this machine."""
         self._url = url
         self._listening.set()

@@ -9,14 +9,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.errors import InvalidParams
 from mataserver.http import auth, codec, examples, origins
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.http.shown import check_query
+from mataserver.http.request_credentials import check_query
+from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
     from mataserver.contract.service import Context
-    from mataserver.http.auth import Gate
-    from mataserver.http.browsers import Browsers
+    from mataserver.http.auth import Authenticator
+    from mataserver.http.browsers import BrowserSessions
     from mataserver.http.cookies import Cookies
     from mataserver.principals import Principal
 
@@ -48,10 +48,12 @@ class Link(Struct):
     code: str
 
 
-class LoginService(Handlers):
+class LoginService(StatelessService):
     """The service of browser sessions."""
 
-    def __init__(self, ctx: Context, gate: Gate, browsers: Browsers, cookies: Cookies) -> None:
+    def __init__(
+        self, ctx: Context, gate: Authenticator, browsers: BrowserSessions, cookies: Cookies
+    ) -> None:
         self._http = ctx.http
         self._trust_proxy = ctx.server.trust_proxy
         self._gate = gate
@@ -62,19 +64,19 @@ class LoginService(Handlers):
         """Return the routes."""
         info = (Body(codec.JSON, LoginInfo),)
         return [
-            Route("POST", "/v1/session", self._begin, "Sign a browser in", "sign-in",
+            Route("POST", "/v1/session", self._sign_in, "Sign a browser in", "sign-in",
                   request=(Body(codec.JSON, LoginBody, examples.LOGIN),), response=info,
                   public=True, max_body=MAX_BODY,
                   errors=(400, 401, 403, 408, 413, 415, 422, 503)),
-            Route("GET", "/v1/session", self._who, "Who is signed in", "sign-in",
+            Route("GET", "/v1/session", self._current, "Who is signed in", "sign-in",
                   response=info, errors=(422,), needs=ANYBODY),
-            Route("DELETE", "/v1/session", self._end, "Sign a browser out", "sign-in",
+            Route("DELETE", "/v1/session", self._sign_out, "Sign a browser out", "sign-in",
                   status=204, public=True),
             Route("POST", "/v1/session/link", self._link, "Make a link that signs a browser in",
                   "sign-in", response=(Body(codec.JSON, Link),), needs=ANYBODY),
         ]  # fmt: skip
 
-    async def _begin(self, request: web.Request) -> web.Response:
+    async def _sign_in(self, request: web.Request) -> web.Response:
         async with self._http.read_json(request, LoginBody) as asked:
             pass  # releases the body's bytes at once: only the key is needed
         principal = await self._principal(request, asked)
@@ -85,25 +87,25 @@ class LoginService(Handlers):
 
     async def _principal(self, request: web.Request, asked: LoginBody) -> Principal:
         if isinstance(asked.code, str):
-            principal = self._browsers.spend_code(asked.code)
+            principal = self._browsers.redeem_code(asked.code)
             if principal is None:
                 raise auth.Forbidden("The link was used already, or is older than ten minutes")
             return principal
         if not isinstance(asked.key, str):
             raise InvalidParams("key: field is required")
-        shown = self._gate.described(request, "key", asked.key)
+        shown = self._gate.credentials_of(request, "key", asked.key)
         principal = await self._gate.authenticate([shown])
         if principal is None:
             raise auth.Unauthorized("Missing credentials")
         return principal
 
-    async def _who(self, request: web.Request) -> web.Response:
+    async def _current(self, request: web.Request) -> web.Response:
         check_query(request, ())
-        login = self._cookies.login(request)
+        login = self._cookies.find(request)
         csrf = login.csrf if login is not None else UNSET
         return codec.respond(_info(auth.caller(request), csrf))
 
-    async def _end(self, request: web.Request) -> web.Response:
+    async def _sign_out(self, request: web.Request) -> web.Response:
         # The cookie is its credential.
         origins.check(request, (), trust_proxy=self._trust_proxy)
         response = web.Response(status=204)

@@ -15,46 +15,46 @@ from aiohttp.hdrs import METH_ALL
 from aiohttp.payload import Payload
 
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
-from mataserver.http import auth, error_answers
-from mataserver.http.admission import REFUSED, admit
-from mataserver.http.error_answers import error_response, unserved
-from mataserver.http.grants import GRANTS, NO_MORE, is_held
-from mataserver.http.protocol import VERSIONS, Conversation, refusal
+from mataserver.http import auth, error_responses
+from mataserver.http.admission import REJECTED, admit
+from mataserver.http.error_responses import as_api_error, error_response
+from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
+from mataserver.http.request_credentials import is_socket
+from mataserver.http.revocation import GRANTS, REVOKED_REASON, is_watched
 from mataserver.http.routing import REQUEST_ID, ROUTE
-from mataserver.http.shown import is_socket
 from mataserver.http.sockets import ACCEPTED, UNAUTHORIZED
-from mataserver.http.unread_output import BEGINS
+from mataserver.http.unread_output import HIGH_WATER_BYTES
 from mataserver.logs import RateLimitedLog
 
 if TYPE_CHECKING:
     from mataserver.contract.routes import Handler
-    from mataserver.http.auth import Gate
+    from mataserver.http.auth import Authenticator
     from mataserver.http.budget import Budget
     from mataserver.http.lifecycle import Lifecycle
     from mataserver.http.relay import FrontendRelay
-    from mataserver.http.routing import Table
+    from mataserver.http.routing import RouteTable
     from mataserver.metrics import Metrics
 
-COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
+METRICS_STATUS: web.RequestKey[int] = web.RequestKey("counted", int)
 """The status for metrics, if the response's own is not meaningful."""
-LONGEST_TYPE = 512
+MAX_CONTENT_TYPE = 512
 """Longest ``Content-Type``: aiohttp's parser, if a plugin calls it, takes 0.1 ms per character."""
-LEFT = 499
+CLIENT_GONE = 499
 """Status counted for a client that disconnected before its answer; never sent."""
 _LINGER = 2.0
 """Seconds that a connection stays open for its client to read the reason of its end."""
-_SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
+_VALID_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger("mataserver.http")
 
 
-class Edge:
+class RequestMiddleware:
     """The middleware around every handler; ``relay`` relays to other front-ends, if any."""
 
     def __init__(
         self,
-        table: Table,
-        gate: Gate,
+        table: RouteTable,
+        gate: Authenticator,
         budget: Budget,
         lifecycle: Lifecycle,
         metrics: Metrics,
@@ -65,10 +65,10 @@ class Edge:
         self.budget = budget
         self.lifecycle = lifecycle
         self.metrics = metrics
-        self._answer = _Answer(table, gate, budget, relay)
+        self._dispatcher = _Dispatcher(table, gate, budget, relay)
 
     @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request; convert errors to answers."""
         version = request.version
         # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be
@@ -76,71 +76,71 @@ class Edge:
         if version != HttpVersion11 and (
             version not in VERSIONS or hdrs.TRANSFER_ENCODING in request.headers
         ):
-            return refusal()
+            return bad_request()
         # Request targets have no fragment: a proxy in front might have judged a different path.
         if "#" in request.raw_path:
-            return refusal()
+            return bad_request()
         request_id = request.headers.get("X-Request-Id")
-        if request_id is None or not _SANE_ID.fullmatch(request_id):
-            request_id = new_id()
+        if request_id is None or not _VALID_ID.fullmatch(request_id):
+            request_id = new_request_id()
         request[REQUEST_ID] = request_id
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         self.lifecycle.active += 1
         try:
-            response = await self._answer(request, handler)
+            response = await self._dispatcher(request, handler)
         except asyncio.CancelledError:
-            self._count(request, _unanswered(request), begun)
+            self._count(request, _cancelled_status(request), started_at)
             raise
         finally:
             self.lifecycle.active -= 1
-        return self.finish(request, response, begun)
+        return self.finish(request, response, started_at)
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:
         """Return the answer to a handler's error."""
-        return self._answer.refuse(request, error)
+        return self._dispatcher.refuse(request, error)
 
     def finish(
-        self, request: web.Request, response: web.StreamResponse, begun: float
+        self, request: web.Request, response: web.StreamResponse, started_at: float
     ) -> web.StreamResponse:
         """Count an answer and add the common headers."""
         if response.status >= 400:
-            response = error_answers.render(request, response, self.table.forms)
+            response = error_responses.render(request, response, self.table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
                 response.headers.update(route.error_headers)
         if response.prepared:
-            self._count(request, request.get(COUNTED, response.status), begun)
+            self._count(request, request.get(METRICS_STATUS, response.status), started_at)
             return response
-        spent = self._count(request, response.status, begun)
-        if self.lifecycle.draining:
+        duration = self._count(request, response.status, started_at)
+        if self.lifecycle.is_draining:
             response.force_close()
         headers = response.headers
         headers["X-Request-Id"] = request[REQUEST_ID]
         stages = headers.get("Server-Timing")
-        total = f"total;dur={spent * 1e3:.3f}"
+        total = f"total;dur={duration * 1e3:.3f}"
         headers["Server-Timing"] = f"{stages}, {total}" if stages else total
         return response
 
-    def _count(self, request: web.Request, status: int, begun: float) -> float:
+    def _count(self, request: web.Request, status: int, started_at: float) -> float:
         """Count a request; return its duration in seconds."""
-        spent = time.perf_counter() - begun
+        duration = time.perf_counter() - started_at
         method = request.method if request.method in METH_ALL else "other"  # limits label values
-        self.metrics.count(method, self.table.label(request), str(status), spent)
-        return spent
+        self.metrics.count(method, self.table.label(request), str(status), duration)
+        return duration
 
 
-def new_id() -> str:
+def new_request_id() -> str:
     """Return a new request id."""
     return f"{getrandbits(64):016x}"
 
 
-def _unanswered(request: web.Request) -> int:
+def _cancelled_status(request: web.Request) -> int:
     """Return the status counted for a cancelled handler.
 
     Most WebSockets end by cancellation, and a stream may have been completed before.
     """
     if is_socket(request):
         return 101
-    return int(request.get(COUNTED, LEFT if _is_disconnected(request) else 503))
+    return int(request.get(METRICS_STATUS, CLIENT_GONE if _is_disconnected(request) else 503))
 
 
 def _is_disconnected(request: web.Request) -> bool:
@@ -148,11 +148,11 @@ def _is_disconnected(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-class _Answer:
+class _Dispatcher:
     """Dispatches a request; converts errors to answers."""
 
     def __init__(
-        self, table: Table, gate: Gate, budget: Budget, relay: FrontendRelay | None
+        self, table: RouteTable, gate: Authenticator, budget: Budget, relay: FrontendRelay | None
     ) -> None:
         self._table = table
         self._gate = gate
@@ -162,12 +162,12 @@ class _Answer:
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            return await self._served(request, handler)
+            return await self._dispatch(request, handler)
         except Exception as error:
             if isinstance(error, NotFound):
-                allowed = await self._table.methods_beside(request)
+                allowed = await self._table.other_methods(request)
                 if allowed:
-                    return unserved(web.HTTPMethodNotAllowed(request.method, sorted(allowed)))
+                    return as_api_error(web.HTTPMethodNotAllowed(request.method, sorted(allowed)))
             return self.refuse(request, error)
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:
@@ -175,31 +175,31 @@ class _Answer:
         if isinstance(error, MataError):
             self._log_failure(request, error)
             response = error_response(error)
-            if error.status == 408 or REFUSED in request:
-                _hang_up(request, response)
+            if error.status == 408 or REJECTED in request:
+                _close_soon(request, response)
             return response
         if isinstance(error, web.HTTPException):
-            return self._unserved(error)
-        circumstance = self._circumstance(request, error)
-        if circumstance is not None:
-            return circumstance
+            return self._http_error(error)
+        resource_error = self._resource_error(request, error)
+        if resource_error is not None:
+            return resource_error
         path, request_id = request.rel_url.raw_path, request[REQUEST_ID]
         log.error("%s %s failed (%s)", request.method, path, request_id, exc_info=error)
         return error_response(MataError("Internal server error"))
 
-    async def _served(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _dispatch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Dispatch to the responsible handler. Raises what it raises."""
         table = self._table
-        if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > LONGEST_TYPE:
-            raise BadRequest(f"Content-Type has over {LONGEST_TYPE} characters")
-        claimed = table.claimed(request) if table.claims else None
+        if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > MAX_CONTENT_TYPE:
+            raise BadRequest(f"Content-Type has over {MAX_CONTENT_TYPE} characters")
+        claimed = table.claiming_handler(request) if table.claims else None
         if claimed is not None:
-            _set_stranger(request, stranger=False)  # the service authenticates the caller itself
+            _set_anonymous(request, anonymous=False)  # the service authenticates the caller itself
         else:
-            route = table.choose(request)
+            route = table.resolve(request)
             if route is not None:
                 await admit(request, route, self._gate, self._relay)
-                _set_stranger(request, stranger=request[auth.PRINCIPAL] is None)
+                _set_anonymous(request, anonymous=request[auth.PRINCIPAL] is None)
                 handler = handler if route.when is None else route.handler
                 if route.held and self._relay is not None:
                     answered = await self._relay.forward(request, route)
@@ -207,22 +207,22 @@ class _Answer:
                         return answered
         answer = claimed or handler
         if hdrs.UPGRADE in request.headers:
-            answer = functools.partial(_in_name, answer)
-        response = _checked(await answer(request), request)
-        require_room(self._budget, size_of(response))
+            answer = functools.partial(_until_revoked, answer)
+        response = _require_response(await answer(request), request)
+        require_room(self._budget, body_size(response))
         return response
 
-    def _unserved(self, error: web.HTTPException) -> web.Response:
+    def _http_error(self, error: web.HTTPException) -> web.Response:
         """Answer one of aiohttp's own errors, explaining a path that needs a restart."""
-        waits_for = self._table.awaited() if error.status in {404, 405} else ""
+        waits_for = self._table.restart_reason() if error.status in {404, 405} else ""
         if waits_for:
             return error_response(MataError(f"Not found: {waits_for}", status=404))
-        return unserved(error)
+        return as_api_error(error)
 
-    def _circumstance(self, request: web.Request, error: Exception) -> web.Response | None:
+    def _resource_error(self, request: web.Request, error: Exception) -> web.Response | None:
         """Answer errors that are not bugs: a disconnected client, or exhausted resources."""
         if isinstance(error, ConnectionError) and _is_disconnected(request):
-            return error_response(MataError("The client has left", status=LEFT))
+            return error_response(MataError("The client has left", status=CLIENT_GONE))
         shortage = shortage_error(error)
         if shortage is None:
             return None
@@ -245,7 +245,7 @@ class _Answer:
                 log.warning("%s", line, exc_info=cause)
 
 
-def _checked(response: object, request: web.Request) -> web.StreamResponse:
+def _require_response(response: object, request: web.Request) -> web.StreamResponse:
     """Validate a handler's result; return it, or the WebSocket that the handler accepted.
 
     Raises ``TypeError`` if aiohttp could not send it.
@@ -258,28 +258,28 @@ def _checked(response: object, request: web.Request) -> web.StreamResponse:
     raise TypeError(f"its handler returned {name}, not a response, as ctx.http.respond makes one")
 
 
-async def _in_name(answer: Handler, request: web.Request) -> web.StreamResponse | None:
+async def _until_revoked(answer: Handler, request: web.Request) -> web.StreamResponse | None:
     """End a WebSocket once its credentials become invalid, unless the service handles that."""
 
     def end() -> None:
         protocol = request.protocol
-        if isinstance(protocol, Conversation) and not is_held(request):
-            protocol.end_socket(UNAUTHORIZED, NO_MORE)
+        if isinstance(protocol, HttpConnection) and not is_watched(request):
+            protocol.close_websocket(UNAUTHORIZED, REVOKED_REASON)
 
     grants = request.get(GRANTS)
     if grants is None:
         return await answer(request)
-    with grants.held(request.get(auth.PRINCIPAL), end):
+    with grants.watch(request.get(auth.PRINCIPAL), end):
         return await answer(request)
 
 
 def require_room(budget: Budget, size: int) -> None:
     """Raise ``Unavailable`` if there is no room for an answer, in case it is not read."""
-    if size > BEGINS:
+    if size > HIGH_WATER_BYTES:
         budget.require(size)
 
 
-def size_of(response: web.StreamResponse) -> int:
+def body_size(response: web.StreamResponse) -> int:
     """Return the size of an answer that is in memory completely, else 0."""
     body = response.body if isinstance(response, web.Response) else None
     if isinstance(body, Payload):
@@ -287,13 +287,13 @@ def size_of(response: web.StreamResponse) -> int:
     return 0 if body is None else len(body)
 
 
-def _set_stranger(request: web.Request, *, stranger: bool) -> None:
+def _set_anonymous(request: web.Request, *, anonymous: bool) -> None:
     """Record whether the connection's current request is unauthenticated."""
-    if isinstance(request.protocol, Conversation):
-        request.protocol.is_strangers = stranger
+    if isinstance(request.protocol, HttpConnection):
+        request.protocol.is_anonymous = anonymous
 
 
-def _hang_up(request: web.Request, response: web.Response) -> None:
+def _close_soon(request: web.Request, response: web.Response) -> None:
     """Close the connection soon after the answer: aiohttp would wait 10 s for the body."""
     response.force_close()
     if request.transport is not None:

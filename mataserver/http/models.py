@@ -11,8 +11,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver.contract.routes import LastEvent
 from mataserver.errors import BadRequest, InvalidParams, Unavailable
 from mataserver.http import codec, events, examples
-from mataserver.http.routing import ROUTE, Body, Handlers, Route
-from mataserver.http.shown import check_query
+from mataserver.http.request_credentials import check_query
+from mataserver.http.routing import ROUTE, Body, Route, StatelessService
 from mataserver.results import ModelDetail, ModelInfo
 from mataserver.sources import Progress, Waiting
 
@@ -55,7 +55,7 @@ class ModelStatus(Struct):
     warnings: list[str] | UnsetType = UNSET
 
 
-class ModelsService(Handlers):
+class ModelsService(StatelessService):
     """The service of the models; ``pulls`` are those in progress, cancelled at shutdown."""
 
     def __init__(self, ctx: Context, models: ServedModels, pulls: set[asyncio.Task[Any]]) -> None:
@@ -66,19 +66,19 @@ class ModelsService(Handlers):
 
     def routes(self) -> list[Route]:
         """Return the routes; fixed paths come before the greedy one."""
-        return _described(self)
+        return _routes(self)
 
-    async def every(self, request: web.Request) -> web.Response:
+    async def list_models(self, request: web.Request) -> web.Response:
         """Answer ``GET /v1/models``."""
         check_query(request, request[ROUTE].parameters)
         return codec.respond(self._models.list())
 
-    async def one(self, request: web.Request) -> web.Response:
+    async def get_model(self, request: web.Request) -> web.Response:
         """Answer ``GET /v1/models/{model_id}``."""
         name = request.match_info["model_id"]
         info = self._models.info(name)
         check_query(request, request[ROUTE].parameters)
-        wanted = _params_wanted(request)
+        wanted = _includes_params(request)
         return codec.respond(self._models.detail(name) if wanted else info)
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
@@ -90,47 +90,49 @@ class ModelsService(Handlers):
         steps: asyncio.Queue[Step | None] = asyncio.Queue()
         task = asyncio.create_task(self._models.pull(model, wanted, steps.put_nowait))
         self._pulls.add(task)
-        task.add_done_callback(self._pulled)
-        if events.requested(request):
+        task.add_done_callback(self._forget_pull)
+        if events.is_requested(request):
             task.add_done_callback(lambda _: steps.put_nowait(None))
             told = _pull_events(model, task, steps)
             try:
-                return await events.send(request, told, events.failed, self._patience, status=202)
+                return await events.send(
+                    request, told, events.error_event, self._patience, status=202
+                )
             finally:
                 task.cancel()  # a client that watches a pull and disconnects cancels it
         # Without events, a client that disconnects does not cancel the download.
-        return codec.respond(_status(model, await _pulled(task)), status=202)
+        return codec.respond(_status(model, await _wait_for_pull(task)), status=202)
 
-    def _pulled(self, task: asyncio.Task[Sequence[str]]) -> None:
+    def _forget_pull(self, task: asyncio.Task[Sequence[str]]) -> None:
         self._pulls.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as retrieved: the client may have disconnected
 
     async def warmup(self, request: web.Request) -> web.Response:
         """Answer ``POST /v1/models/warmup``."""
-        name = await self._named(request)
+        name = await self._model_of(request)
         await self._models.load(name)
         return codec.respond(ModelStatus("ready", name))
 
     async def unload(self, request: web.Request) -> web.Response:
         """Answer ``POST /v1/models/unload``."""
-        name = await self._named(request)
+        name = await self._model_of(request)
         done = await self._models.unload(name)
         return codec.respond(ModelStatus("unloaded" if done else "not_loaded", name))
 
     async def pin(self, request: web.Request) -> web.Response:
         """Answer ``POST /v1/models/pin``."""
-        name = await self._named(request)
+        name = await self._model_of(request)
         self._models.pin(name)
         return codec.respond(ModelStatus("pinned", name))
 
     async def unpin(self, request: web.Request) -> web.Response:
         """Answer ``POST /v1/models/unpin``."""
-        name = await self._named(request)
+        name = await self._model_of(request)
         done = self._models.unpin(name)
         return codec.respond(ModelStatus("unpinned" if done else "not_pinned", name))
 
-    async def _named(self, request: web.Request) -> str:
+    async def _model_of(self, request: web.Request) -> str:
         """Return the model named in the body."""
         async with self._http.read_json(request, ModelBody) as asked:
             return asked.model
@@ -142,14 +144,14 @@ class ModelsService(Handlers):
         return codec.respond(ModelStatus("removed", name))
 
 
-def _described(api: ModelsService) -> list[Route]:
+def _routes(api: ModelsService) -> list[Route]:
     info, done = (Body(codec.JSON, ModelDetail),), (Body(codec.JSON, ModelStatus),)
     pull = (Body(codec.JSON, PullBody, examples.PULL),)
     one = (Body(codec.JSON, ModelBody, examples.NAMED),)
     pulled = (*done, Body(events.CONTENT_TYPE))
     body_errors = (400, 408, 413, 415, 422, 500, 503)
     return [
-        Route("GET", "/v1/models", api.every, "List the installed models", "models",
+        Route("GET", "/v1/models", api.list_models, "List the installed models", "models",
               response=(Body(codec.JSON, list[ModelInfo]),), errors=(422,),
               needs="models:read"),
         Route("POST", "/v1/models/pull", api.pull, "Download or install a model", "models",
@@ -163,7 +165,7 @@ def _described(api: ModelsService) -> list[Route]:
               request=one, response=done, errors=(*body_errors, 404), needs="models:write"),
         Route("POST", "/v1/models/unpin", api.unpin, "Let a model be evicted again", "models",
               request=one, response=done, errors=(*body_errors, 404, 409), needs="models:write"),
-        Route("GET", "/v1/models/{model_id:.+}", api.one, "One model", "models",
+        Route("GET", "/v1/models/{model_id:.+}", api.get_model, "One model", "models",
               response=info, parameters=_INCLUDE, errors=(404, 422, 503),
               needs="models:read"),
         Route("DELETE", "/v1/models/{model_id:.+}", api.remove, "Remove a model", "models",
@@ -180,10 +182,10 @@ async def _pull_events(
             yield events.event("waiting", {"place": step.place})
         elif isinstance(step, Progress):
             yield events.event("progress", msgspec.structs.asdict(step))
-    yield LastEvent(events.event("result", _status(model, await _pulled(task))))
+    yield LastEvent(events.event("result", _status(model, await _wait_for_pull(task))))
 
 
-async def _pulled(task: asyncio.Task[Sequence[str]]) -> Sequence[str]:
+async def _wait_for_pull(task: asyncio.Task[Sequence[str]]) -> Sequence[str]:
     """Wait for a pull without cancelling it if the caller is cancelled; return its warnings."""
     try:
         return await asyncio.shield(task)
@@ -197,7 +199,7 @@ def _status(model: str, warnings: Sequence[str]) -> ModelStatus:
     return ModelStatus("pulled", model, list(warnings) or UNSET)
 
 
-def _params_wanted(request: web.Request) -> bool:
+def _includes_params(request: web.Request) -> bool:
     """Whether a model's parameters are requested. Raises ``InvalidParams`` for other values."""
     wanted = request.query.get("include")
     if wanted not in {None, "params"}:

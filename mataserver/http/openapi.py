@@ -24,7 +24,7 @@ class Problem(msgspec.Struct):
     detail: str
 
 
-_EXPLAINED = {
+_STATUS_TEXTS = {
     400: "The request cannot be read: malformed JSON, a missing or undecodable image",
     401: "Missing credentials",
     403: "Invalid credentials",
@@ -42,7 +42,7 @@ _EXPLAINED = {
     503: "Not now: a limit is reached, or the server is shutting down",
     507: "Not enough RAM or VRAM",
 }
-_CONVERTED = re.compile(r"\{(\w+):[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
+_VARIABLE_PATTERN = re.compile(r"\{(\w+):[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 """A path variable with a pattern, which may contain braces itself."""
 _REF = "#/components/schemas/{name}"
 _HEADERS = {
@@ -59,30 +59,32 @@ _HEADERS = {
         "schema": {"type": "integer", "minimum": 1},
     },
 }
-_NONE: dict[str, type[msgspec.Struct]] = {}
-_EVERY = ("X-Request-Id", "Server-Timing")
+_NO_OUTPUTS: dict[str, type[msgspec.Struct]] = {}
+_COMMON_HEADERS = ("X-Request-Id", "Server-Timing")
 
 
 def document(
-    routes: Iterable[Route], version: str, brought: Mapping[str, type[msgspec.Struct]] = _NONE
+    routes: Iterable[Route],
+    version: str,
+    task_outputs: Mapping[str, type[msgspec.Struct]] = _NO_OUTPUTS,
 ) -> dict[str, Any]:
     """Return the document; undocumented routes are omitted.
 
-    ``brought`` has each plugin task's result struct. Routes that claim some requests of another are
-    merged into that route's operation.
+    ``task_outputs`` has each plugin task's result struct. Routes that claim some requests of
+    another are merged into that route's operation.
     """
-    shown = [each for each in routes if each.documented and (each.summary or each.when)]
-    every = ((route.request, route.response, *route.also.values()) for route in shown)
+    documented = [each for each in routes if each.documented and (each.summary or each.when)]
+    every = ((route.request, route.response, *route.also.values()) for route in documented)
     bodies = [body.schema for groups in every for group in groups for body in group]
-    kinds = [*(kind for kind in bodies if kind is not None), Problem]
-    kinds += [kind for route in shown for kind, _, _ in route.parameters.values()]
-    kinds += [kind for route in shown for kind, _, _ in route.headers.values()]
-    kinds += [route.problem for route in shown if route.problem is not None]
-    kinds += brought.values()
-    made = msgspec.json.schema_components(kinds, ref_template=_REF)
+    types = [*(kind for kind in bodies if kind is not None), Problem]
+    types += [kind for route in documented for kind, _, _ in route.parameters.values()]
+    types += [kind for route in documented for kind, _, _ in route.headers.values()]
+    types += [route.problem for route in documented if route.problem is not None]
+    types += task_outputs.values()
+    made = msgspec.json.schema_components(types, ref_template=_REF)
     schemas, components = portable(list(made[0])), portable(made[1])
-    known = dict(zip(map(repr, kinds), schemas, strict=True))
-    answers = [_answer(task, known[repr(kind)]) for task, kind in brought.items()]
+    known = dict(zip(map(repr, types), schemas, strict=True))
+    answers = [_task_answer(task, known[repr(kind)]) for task, kind in task_outputs.items()]
     if answers and repr(InferResponse) in known:
         own = known[repr(InferResponse)]
         known[repr(InferResponse)] = {"anyOf": [own, *({"allOf": [own, each]} for each in answers)]}
@@ -92,8 +94,8 @@ def document(
         return found
 
     paths: dict[str, dict[str, Any]] = {}
-    for route in shown:
-        path = _CONVERTED.sub(r"{\1}", route.path)
+    for route in documented:
+        path = _VARIABLE_PATTERN.sub(r"{\1}", route.path)
         operations, operation = paths.setdefault(path, {}), _operation(route, path, schema)
         method = route.method.lower()
         if route.when is None:
@@ -117,7 +119,7 @@ def document(
     }
 
 
-def _answer(task: str, output: dict[str, Any]) -> dict[str, Any]:
+def _task_answer(task: str, output: dict[str, Any]) -> dict[str, Any]:
     """Return what a plugin task's answer has in addition to the common fields."""
     return {
         "type": "object",
@@ -145,23 +147,23 @@ def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]])
         operation["requestBody"] = {"required": not route.optional, "content": content}
     problem = {"application/json": {"schema": schema(route.problem or Problem)}}
     for status in sorted(errors):
-        names = (*_EVERY, "Retry-After") if status in {429, 503} else _EVERY
-        said = _EXPLAINED.get(status) or HTTPStatus(status).phrase
+        names = (*_COMMON_HEADERS, "Retry-After") if status in {429, 503} else _COMMON_HEADERS
+        said = _STATUS_TEXTS.get(status) or HTTPStatus(status).phrase
         answer = {"description": said, "headers": _headers(names), "content": problem}
         operation["responses"].setdefault(str(status), answer)
     return operation
 
 
-def _join(operation: dict[str, Any], claiming: dict[str, Any]) -> None:
+def _join(operation: dict[str, Any], added: dict[str, Any]) -> None:
     """Merge the parameters and answers of a route that claims some of an operation's requests."""
     known = {(each["in"], each["name"]) for each in operation["parameters"]}
     operation["parameters"] += [
-        each for each in claiming["parameters"] if (each["in"], each["name"]) not in known
+        each for each in added["parameters"] if (each["in"], each["name"]) not in known
     ]
-    if "requestBody" in claiming:
-        own = operation.setdefault("requestBody", claiming["requestBody"])["content"]
-        operation["requestBody"]["content"] = {**claiming["requestBody"]["content"], **own}
-    for status, answer in claiming["responses"].items():
+    if "requestBody" in added:
+        own = operation.setdefault("requestBody", added["requestBody"])["content"]
+        operation["requestBody"]["content"] = {**added["requestBody"]["content"], **own}
+    for status, answer in added["responses"].items():
         content = operation["responses"].setdefault(status, answer).get("content", {})
         for kind, media in answer.get("content", {}).items():
             own = content.setdefault(kind, media)
@@ -194,7 +196,7 @@ def _parameters(
 def _response(
     text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]]
 ) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": text, "headers": _headers(_EVERY)}
+    answer: dict[str, Any] = {"description": text, "headers": _headers(_COMMON_HEADERS)}
     if bodies:
         answer["content"] = {body.content_type: _media(body, schema) for body in bodies}
     return answer

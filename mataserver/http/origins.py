@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from mataserver.http.auth import FOREIGN, Forbidden
+from mataserver.http.auth import FOREIGN_ORIGIN, Forbidden
 from mataserver.http.browsers import ANY, is_foreign
 from mataserver.http.proxies import host, scheme
 
@@ -28,13 +28,13 @@ MAX_AGE = "600"
 """Seconds for which a browser caches the preflight's result."""
 
 
-def allow(application: web.Application, origins: Sequence[str]) -> None:
+def allow_origins(application: web.Application, origins: Sequence[str]) -> None:
     """Let pages of ``origins`` (exact, or "*" for all) read every answer, including errors."""
     if not origins:
         return
-    rules = _Origins(origins)
+    rules = _CorsRules(origins)
     application.middlewares.insert(0, rules.preflight)
-    application.on_response_prepare.append(rules.mark)
+    application.on_response_prepare.append(rules.add_headers)
 
 
 def check(request: web.Request, allowed: Sequence[str], *, trust_proxy: bool) -> None:
@@ -43,16 +43,16 @@ def check(request: web.Request, allowed: Sequence[str], *, trust_proxy: bool) ->
     For bodies that browsers send without a preflight: credentials that the browser adds itself, as
     for Basic, would be enough.
     """
-    asked = scheme(request, trusted=trust_proxy), host(request, trusted=trust_proxy)
-    if is_foreign(request.headers, *asked, allowed):
-        raise Forbidden(FOREIGN)
+    address = scheme(request, trusted=trust_proxy), host(request, trusted=trust_proxy)
+    if is_foreign(request.headers, *address, allowed):
+        raise Forbidden(FOREIGN_ORIGIN)
 
 
-class _Origins:
+class _CorsRules:
     def __init__(self, origins: Sequence[str]) -> None:
         self._allowed = frozenset(origins)
 
-    def _named(self, request: web.Request) -> str | None:
+    def _allowed_origin(self, request: web.Request) -> str | None:
         """Return the origin to allow: the request's own or "*", or None."""
         if ANY in self._allowed:
             return ANY
@@ -65,7 +65,7 @@ class _Origins:
         asks = hdrs.ORIGIN in request.headers and (
             hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
         )
-        if request.method != hdrs.METH_OPTIONS or not asks or self._named(request) is None:
+        if request.method != hdrs.METH_OPTIONS or not asks or self._allowed_origin(request) is None:
             return await handler(request)
         return web.Response(
             status=204,
@@ -76,9 +76,9 @@ class _Origins:
             },
         )
 
-    async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the headers that say which pages may read the answer, just before they are sent."""
-        named = self._named(request)
+        named = self._allowed_origin(request)
         if named != ANY:
             response.headers[hdrs.VARY] = hdrs.ORIGIN
         if named is not None:

@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from mataserver.contract.routes import Page
 from mataserver.http import auth, codec
-from mataserver.http.readiness import told
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.http.shown import check_query
+from mataserver.http.readiness import call_services
+from mataserver.http.request_credentials import check_query
+from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class PageInfo(Struct):
 
 def pages_of(services: Iterable[tuple[str, Service]]) -> Iterator[tuple[str, Page]]:
     """Yield the pages that services bring, each with its plugin's name."""
-    for plugin, pages in told(services, "pages", _checked):
+    for plugin, pages in call_services(services, "pages", _validate_pages):
         yield from ((plugin, page) for page in pages or ())
 
 
-def _checked(pages: Iterable[object]) -> tuple[Page, ...]:
+def _validate_pages(pages: Iterable[object]) -> tuple[Page, ...]:
     """Return pages. Raises ``TypeError`` for what is none: it costs the others nothing."""
     given = tuple(pages)
     for page in given:
@@ -46,7 +46,7 @@ def _checked(pages: Iterable[object]) -> tuple[Page, ...]:
     return tuple(page for page in given if isinstance(page, Page))
 
 
-class PagesService(Handlers):
+class PagesService(StatelessService):
     """The service of the list of pages; ``services`` are all of the server's, by name."""
 
     def __init__(self, services: Sequence[tuple[str, Service]]) -> None:
@@ -55,11 +55,11 @@ class PagesService(Handlers):
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            Route("GET", "/v1/pages", self._every, "The pages that plugins bring", "plugins",
+            Route("GET", "/v1/pages", self._list, "The pages that plugins bring", "plugins",
                   response=(Body(codec.JSON, list[PageInfo]),), errors=(422,), needs=ANYBODY),
         ]  # fmt: skip
 
-    async def _every(self, request: web.Request) -> web.Response:
+    async def _list(self, request: web.Request) -> web.Response:
         check_query(request, ())
         principal = auth.caller(request)
         return codec.respond(

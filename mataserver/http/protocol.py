@@ -13,16 +13,16 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
-from mataserver.http.unread_output import Backlog
-from mataserver.http.websocket_framing import Framing
+from mataserver.http.unread_output import UnreadOutput
+from mataserver.http.websocket_framing import FrameChecker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiohttp import WebSocketError
 
-    from mataserver.http.unread_output import Portion, Strangers
-    from mataserver.http.websocket_framing import FrameReader, Take
+    from mataserver.http.unread_output import AnonymousOutput, OverdrawableShare
+    from mataserver.http.websocket_framing import FrameHandler, FrameReader
 
 _STATUS = 400
 DETAIL = "The request is not valid HTTP"
@@ -33,14 +33,14 @@ and a line that says HTTP/2.0."""
 _OK = "HTTP/1.1 200 OK"
 _CLOSE = 0x88
 """The first byte of a WebSocket's closing frame (RFC 6455, section 5.2)."""
-_LONGEST_REASON = 123
+_MAX_REASON = 123
 _WITH_BODY = frozenset({hdrs.METH_GET, hdrs.METH_POST})
 _FAILED = b'{"detail":"Internal server error"}'
 
 log = logging.getLogger("mataserver.http")
 
 
-class Plain(web.Response):
+class UnsignedResponse(web.Response):
     """A response without the ``Server`` header."""
 
     async def _prepare_headers(self) -> None:
@@ -48,10 +48,10 @@ class Plain(web.Response):
         self.headers.popall(hdrs.SERVER, None)
 
 
-class Whole(web.Response):
+class CompleteResponse(web.Response):
     """A response whose body is complete: head and body can be sent together."""
 
-    async def leave(self, request: web.BaseRequest) -> None:
+    async def send_direct(self, request: web.BaseRequest) -> None:
         """Send it, bypassing aiohttp's steps for streams, unless anything is unusual.
 
         aiohttp then finds it sent, and keeps the connection. Unusual responses, and broken
@@ -86,95 +86,95 @@ def _is_plain(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.keep_alive and request.method in _WITH_BODY
 
 
-def unsigned(application: web.Application) -> None:
+def remove_server_header(application: web.Application) -> None:
     """Remove the ``Server`` header, with aiohttp's version, from all answers."""
-    application.on_response_prepare.append(unsign)
+    application.on_response_prepare.append(strip_server_header)
 
 
-async def unsign(_request: web.Request, response: web.StreamResponse) -> None:
+async def strip_server_header(_request: web.Request, response: web.StreamResponse) -> None:
     """Remove an answer's ``Server`` header."""
     response.headers.popall(hdrs.SERVER, None)
 
 
-def refusal() -> Plain:
+def bad_request() -> UnsignedResponse:
     """Return the answer to invalid or unsupported HTTP."""
-    return _plain(_BODY, _STATUS)
+    return _closing_response(_BODY, _STATUS)
 
 
-def _plain(body: bytes, status: int) -> Plain:
-    response = Plain(body=body, status=status, content_type="application/json")
+def _closing_response(body: bytes, status: int) -> UnsignedResponse:
+    response = UnsignedResponse(body=body, status=status, content_type="application/json")
     response.force_close()
     return response
 
 
-class Conversation(RequestHandler):
+class HttpConnection(RequestHandler):
     """One connection; ``budget`` creates shares of the bytes in flight.
 
     A client that does not read its answers has ``patience`` seconds for each megabyte; one of
-    ``strangers`` less, if they exceed their limit together. ``is_strangers`` says that the current
+    ``anonymous`` less, if they exceed their limit together. ``is_anonymous`` says that the current
     request's caller is unknown.
     """
 
-    __slots__ = ("_backlog", "_budget", "_fail", "_framing", "is_strangers")
+    __slots__ = ("_budget", "_fail", "_frame_checker", "_unread", "is_anonymous")
 
     def __init__(
         self,
         server: web.Server,
-        budget: Callable[..., Portion],
+        budget: Callable[..., OverdrawableShare],
         patience: float,
-        strangers: Strangers,
+        anonymous: AnonymousOutput,
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._budget = budget
-        self._backlog = Backlog(budget(), patience, strangers)
-        self.is_strangers = False
-        self._framing: Framing | None = None
+        self._unread = UnreadOutput(budget(), patience, anonymous)
+        self.is_anonymous = False
+        self._frame_checker: FrameChecker | None = None
         self._fail: Callable[[WebSocketError], None] | None = None
 
-    def on_failure(self, fail: Callable[[WebSocketError], None]) -> None:
+    def on_invalid_frame(self, fail: Callable[[WebSocketError], None]) -> None:
         """Set a callback for invalid frames from a WebSocket's client."""
         self._fail = fail
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Check a WebSocket's frames before ``parser`` reads them."""
         reader = cast("FrameReader", parser)
-        self._framing = Framing(reader, self._budget(), self._fail or self._give_up)
-        super().set_parser(self._framing, data_received_cb)  # type: ignore[arg-type]
+        self._frame_checker = FrameChecker(reader, self._budget(), self._fail or self._abort)
+        super().set_parser(self._frame_checker, data_received_cb)  # type: ignore[arg-type]
 
-    def on_frame(self, take: Take | None) -> None:
-        """Offer ``take`` each WebSocket frame that is a whole message, see ``Framing``."""
-        if self._framing is not None:
-            self._framing.take = take
+    def on_frame(self, handler: FrameHandler | None) -> None:
+        """Offer ``handler`` each WebSocket frame that is a whole message, see ``FrameChecker``."""
+        if self._frame_checker is not None:
+            self._frame_checker.handler = handler
 
     def ignore_messages(self) -> None:
         """Read a WebSocket's further messages without keeping them."""
-        if self._framing is not None:
-            self._framing.ignore()
+        if self._frame_checker is not None:
+            self._frame_checker.ignore()
 
     def pause_writing(self) -> None:
         """Pause writing: the client is slower than the server."""
         super().pause_writing()
         if self.transport is not None:
-            self._backlog.begin(self.transport, stranger=self.is_strangers)
+            self._unread.begin(self.transport, anonymous=self.is_anonymous)
 
     def resume_writing(self) -> None:
         """Resume writing: the client has read."""
-        self._backlog.end()
+        self._unread.end()
         super().resume_writing()
 
-    def end_socket(self, code: int, reason: str) -> None:
+    def close_websocket(self, code: int, reason: str) -> None:
         """Close a WebSocket whose handler does not close it."""
-        if self._framing is not None and self.transport is not None:
-            said = code.to_bytes(2, "big") + reason.encode()[:_LONGEST_REASON]
-            self.transport.write(bytes((_CLOSE, len(said))) + said)
+        if self._frame_checker is not None and self.transport is not None:
+            payload = code.to_bytes(2, "big") + reason.encode()[:_MAX_REASON]
+            self.transport.write(bytes((_CLOSE, len(payload))) + payload)
             self.transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release the connection's resources."""
-        self._backlog.end()
-        if self._framing is not None:
-            self._framing.end()
+        self._unread.end()
+        if self._frame_checker is not None:
+            self._frame_checker.end()
         super().connection_lost(exc)
 
     def handle_error(
@@ -190,8 +190,8 @@ class Conversation(RequestHandler):
             log.error("a request failed outside its handler", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer is sent already")
-        return refusal() if status == _STATUS else _plain(_FAILED, status)
+        return bad_request() if status == _STATUS else _closing_response(_FAILED, status)
 
-    def _give_up(self, _error: WebSocketError) -> None:
+    def _abort(self, _error: WebSocketError) -> None:
         if self.transport is not None:
             self.transport.abort()

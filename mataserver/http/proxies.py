@@ -20,7 +20,7 @@ _PREFIX = re.compile(r"(/[\w.~%-]{1,64}){1,16}", re.ASCII)
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
 
-class Place(NamedTuple):
+class PublicAddress(NamedTuple):
     """The client's view of the URL: TLS or not, host with port, path prefix."""
 
     secure: bool
@@ -32,32 +32,32 @@ class Place(NamedTuple):
         return f"{scheme}{'s' if self.secure else ''}://{self.host}{self.prefix}"
 
 
-def place(request: web.Request, *, trusted: bool) -> Place:
+def public_address(request: web.Request, *, trusted: bool) -> PublicAddress:
     """Return the client's view of the URL. Raises ``BadRequest`` for an invalid host or prefix."""
     trusted = trusted or RELAYED in request
     prefix = _forwarded(request, "Prefix").rstrip("/") if trusted else ""
     if prefix and not _PREFIX.fullmatch(prefix):
         raise BadRequest("X-Forwarded-Prefix is not a path")
     secure = scheme(request, trusted=trusted) == "https"
-    return Place(secure, host(request, trusted=trusted), prefix)
+    return PublicAddress(secure, host(request, trusted=trusted), prefix)
 
 
-def sent_on(request: web.Request, *, trusted: bool) -> dict[str, str]:
+def forwarded_headers(request: web.Request, *, trusted: bool) -> dict[str, str]:
     """Return headers that tell another front-end how the client addressed this one.
 
     URLs in its answers are then valid for the client. None for an invalid ``Host``: an answer need
     not contain URLs.
     """
     try:
-        asked = place(request, trusted=trusted)
+        asked = public_address(request, trusted=trusted)
     except BadRequest:
         return {}
-    told = {"Host": asked.host, "Proto": "https" if asked.secure else "http"}
+    values = {"Host": asked.host, "Proto": "https" if asked.secure else "http"}
     if address := client(request, trusted=trusted):
-        told["For"] = address
+        values["For"] = address
     if asked.prefix:
-        told["Prefix"] = asked.prefix
-    return {f"X-Forwarded-{name}": value for name, value in told.items()}
+        values["Prefix"] = asked.prefix
+    return {f"X-Forwarded-{name}": value for name, value in values.items()}
 
 
 def scheme(request: web.Request, *, trusted: bool) -> str:
@@ -66,9 +66,9 @@ def scheme(request: web.Request, *, trusted: bool) -> str:
     The server itself has no TLS: only a proxy in front knows. Any other value of a proxy is
     returned unchanged; it matches no origin.
     """
-    told = _forwarded(request, "Proto").lower() if trusted else ""
-    if told:
-        return {"wss": "https", "ws": "http"}.get(told, told)
+    values = _forwarded(request, "Proto").lower() if trusted else ""
+    if values:
+        return {"wss": "https", "ws": "http"}.get(values, values)
     return "https" if request.secure else ""
 
 

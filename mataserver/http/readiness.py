@@ -41,20 +41,20 @@ class Readiness:
     def waiting(self) -> dict[str, str]:
         """Return what is not ready, each with the reason; empty if the server is ready."""
         found = self.not_ready | self._engines()
-        for name, task in self._preloaded():
+        for name, task in self._preloaded_models():
             status = self._pool.status(name, task)
             if status.state not in {"ready", "active", "idle"}:
                 found.setdefault(name, status.error or status.state)
-        for name, waits in told(self._services, "waiting", dict):
+        for name, waits in call_services(self._services, "waiting", dict):
             found |= {name: "it cannot tell whether it is ready"} if waits is None else waits
-        if self._lifecycle.draining:
+        if self._lifecycle.is_draining:
             found["server"] = "draining"
         return found
 
-    def added(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """Return what services add to a ready server's answer, and the failed tasks."""
         found: dict[str, Any] = {}
-        for _, ready in told(self._services, "ready", dict):
+        for _, ready in call_services(self._services, "ready", dict):
             found.update(ready or {})
         failed = {
             f"{tasks.owner}: {name}": why
@@ -63,29 +63,29 @@ class Readiness:
         }
         return {**found, **({"failed_tasks": failed} if failed else {})}
 
-    def _preloaded(self) -> list[tuple[str, str]]:
+    def _preloaded_models(self) -> list[tuple[str, str]]:
         models = self._catalog.settings.models
         wanted = [setting.model for setting in models if setting.preload]
         entries = self._catalog.entries()
         return [(name, entries[name].task) for name in wanted if name in entries]
 
 
-def told(
+def call_services(
     services: Iterable[tuple[str, Service]], method: str, kind: Callable[[Any], T]
 ) -> Iterator[tuple[str, T | None]]:
     """Yield the results of services with such a method, by name; None for those that failed."""
     for name, service in services:
-        tell = getattr(service, method, None)
-        if tell is None:
+        method_of = getattr(service, method, None)
+        if method_of is None:
             continue
         try:
-            found: T | None = kind(tell())
+            found: T | None = kind(method_of())
         except Exception:
             log.exception("%s() of the plugin %s failed", method, name)
             found = None
         yield name, found
 
 
-def sentence(found: dict[str, str]) -> str:
+def as_sentence(found: dict[str, str]) -> str:
     """Return the reasons as a sentence."""
     return "Not ready: " + "; ".join(f"{name}: {why}" for name, why in found.items())

@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.identity_assertions import ASSERTION_HEADER
 from mataserver.frontends.resource_ids import EVERY_FRONTEND
-from mataserver.http import auth, bodies, proxies, relay_headers, relay_sockets, shown
+from mataserver.http import auth, bodies, proxies, relay_headers, relay_sockets, request_credentials
 from mataserver.http.frontend_client import (
     GONE_REASON,
     UNREACHABLE_REASON,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from mataserver.frontends.directory import FrontendDirectory, PeerFrontend
     from mataserver.frontends.identity_assertions import IdentityAssertions
     from mataserver.http.budget import Budget
-    from mataserver.http.routing import Table
-    from mataserver.http.sockets import Sockets
+    from mataserver.http.routing import RouteTable
+    from mataserver.http.sockets import ServiceSockets
     from mataserver.metrics import Metrics
     from mataserver.principals import Principal
 
@@ -54,9 +54,9 @@ class FrontendRelay:
     def __init__(
         self,
         directory: FrontendDirectory,
-        table: Table,
+        table: RouteTable,
         budget: Budget,
-        sockets: Sockets,
+        sockets: ServiceSockets,
         metrics: Metrics,
         unread_timeout: float,
         *,
@@ -110,7 +110,11 @@ class FrontendRelay:
         holder = await self.directory.find_holder(kind, identity)
         if holder is None:
             return None
-        if request.method == hdrs.METH_GET and not route.response and shown.is_socket(request):
+        if (
+            request.method == hdrs.METH_GET
+            and not route.response
+            and request_credentials.is_socket(request)
+        ):
             return await self._relay_socket(request, holder, principal)
         self._metrics.relayed.add("http")
         return await self._forward_request(request, holder, principal)
@@ -155,7 +159,7 @@ class FrontendRelay:
         path = request.rel_url.raw_path_qs
         headers = self._client.headers(request, principal, path, holder)
         async with contextlib.AsyncExitStack() as stack:
-            body = bodies.whole(request, self._budget, self._table.limits(request))
+            body = bodies.BodyReader(request, self._budget, self._table.limits(request))
             data = await stack.enter_async_context(body) if request.can_read_body else None
             pending = self._client.session.request(
                 request.method,
@@ -229,13 +233,13 @@ class FrontendRelay:
                 report_unreachable(holder, error)  # it rejects this front-end, or is none
             gone = isinstance(error, NotFound) or self._client.is_gone(holder, error)
             code = NO_SESSION if gone else TRY_AGAIN
-            async with self._sockets.relay(request) as near:
+            async with self._sockets.accept_raw(request) as near:
                 await relay_sockets.close_side(
                     near, code, GONE_REASON if gone else UNREACHABLE_REASON
                 )
             return near
         chosen = [far.protocol] if far.protocol else []
-        async with far, self._sockets.relay(request, chosen) as near:
+        async with far, self._sockets.accept_raw(request, chosen) as near:
             with contextlib.suppress(NotFound):  # already closed as going away
                 await self._client.while_alive(holder, relay_sockets.relay_messages(near, far))
             return near

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from mataserver.contract.routes import Body, Route
 
-__all__ = ["CLAIMED", "ROUTE", "Body", "Handlers", "Limits", "Route", "Table"]
+__all__ = ["CLAIMED", "ROUTE", "Body", "BodyLimits", "Route", "RouteTable", "StatelessService"]
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 _GREEDY = ":.+}"
-_VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
+_PATH_VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
-class Limits(NamedTuple):
+class BodyLimits(NamedTuple):
     """A body's limits: bytes in total, and seconds in total or, if ``idle``, between chunks."""
 
     size: int
@@ -44,55 +44,55 @@ CLAIMED: web.RequestKey[Handler] = web.RequestKey("claimed")
 """The handler of a service that claimed a request before routing."""
 
 
-class Table:
+class RouteTable:
     """The added routes, and what services declare about their paths.
 
     Not reachable from a request: a plugin's handler sees only aiohttp's application. ``limits``
-    apply to routes without their own. ``awaited`` says what routes that do not exist yet wait for.
+    apply to routes without their own. ``restart_reason`` returns why further routes need a restart.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: BodyLimits) -> None:
         self.routes: list[Route] = []
         self.forms: dict[str, ErrorForm] = {}
         self.claims: list[Callable[[web.Request], Handler | None]] = []
-        self.awaited: Callable[[], str] = str
+        self.restart_reason: Callable[[], str] = str
         self._limits = limits
-        self._known: dict[AbstractRoute, Route] = {}
+        self._routes: dict[AbstractRoute, Route] = {}
         self._labels: dict[AbstractRoute, str] = {}
-        self._others: dict[AbstractRoute, list[Route]] = {}
+        self._conditional: dict[AbstractRoute, list[Route]] = {}
 
     def add(self, application: web.Application, routes: Sequence[Route], expect: Expect) -> None:
         """Add all routes to an application; one with ``when`` beside that of its method and path.
 
         Raises aiohttp's error for an invalid one.
         """
-        declared = {shape(route.method, route.path) for route in routes}
+        declared = {route_pattern(route.method, route.path) for route in routes}
         for route in routes:
             self.routes.append(route)
             if route.when is not None:
-                self._add_other(route, declared)
+                self._add_conditional(route, declared)
                 continue
             for method in _methods(route, declared):
                 added = application.router.add_route(
-                    method, route.path, awaited(route.handler), expect_handler=expect
+                    method, route.path, as_coroutine(route.handler), expect_handler=expect
                 )
-                self._known[added] = route
+                self._routes[added] = route
                 if added.resource is not None:
                     self._labels[added] = added.resource.canonical
 
-    def _add_other(self, route: Route, declared: Container[tuple[str, str]]) -> None:
-        wanted = {shape(method, route.path) for method in _methods(route, declared)}
-        for added, known in self._known.items():
-            if shape(added.method, known.path) in wanted:
-                self._others.setdefault(added, []).append(route)
+    def _add_conditional(self, route: Route, declared: Container[tuple[str, str]]) -> None:
+        wanted = {route_pattern(method, route.path) for method in _methods(route, declared)}
+        for added, known in self._routes.items():
+            if route_pattern(added.method, known.path) in wanted:
+                self._conditional.setdefault(added, []).append(route)
                 both = {**route.parameters, **known.parameters}
-                self._known[added] = replace(known, parameters=both)
+                self._routes[added] = replace(known, parameters=both)
 
-    def found(self) -> Iterator[AbstractRoute]:
+    def resolved_routes(self) -> Iterator[AbstractRoute]:
         """Yield aiohttp's routes in the order in which they were added."""
-        yield from self._known
+        yield from self._routes
 
-    def claimed(self, request: web.Request) -> Handler | None:
+    def claiming_handler(self, request: web.Request) -> Handler | None:
         """Return the handler of a service that claims a request before routing.
 
         Services are consulted once: the fast path calls this before the middleware does.
@@ -106,26 +106,26 @@ class Table:
                 return handler
         return None
 
-    def choose(self, request: web.Request) -> Route | None:
+    def resolve(self, request: web.Request) -> Route | None:
         """Choose, store and return a request's route: aiohttp's, or a conditional one."""
         found = request.match_info.route
-        route = self._known.get(found)
+        route = self._routes.get(found)
         if route is None:
             return None
-        if self._others:
-            beside = self._others.get(found, ())
-            route = next((each for each in beside if each.when and each.when(request)), route)
+        if self._conditional:
+            conditional = self._conditional.get(found, ())
+            route = next((each for each in conditional if each.when and each.when(request)), route)
         request[ROUTE] = route
         return route
 
-    async def methods_beside(self, request: web.Request) -> set[str]:
+    async def other_methods(self, request: web.Request) -> set[str]:
         """Return the methods of more specific paths that also match a request.
 
         A name may contain slashes: ``GET /v2/models/m/infer`` is a request for the model "m/infer"
         if it exists, and otherwise for a route with the method POST.
         """
         own = request.match_info.route.resource
-        known = self._known.get(request.match_info.route)
+        known = self._routes.get(request.match_info.route)
         if own is None or known is None or not known.path.endswith(_GREEDY):
             return set()
         found: set[str] = set()
@@ -134,9 +134,9 @@ class Table:
                 found |= (await resource.resolve(request))[1]
         return found - {request.method}
 
-    def is_sole(self, request: web.Request) -> bool:
+    def is_unconditional(self, request: web.Request) -> bool:
         """Whether method and path alone chose a request's route."""
-        return not self.claims and request.match_info.route not in self._others
+        return not self.claims and request.match_info.route not in self._conditional
 
     def label(self, request: web.Request) -> str:
         """Return the name of a request's route in metrics."""
@@ -150,7 +150,7 @@ class Table:
         resource = found.resource
         return "unmatched" if resource is None else resource.canonical
 
-    def limits(self, request: web.Request) -> Limits:
+    def limits(self, request: web.Request) -> BodyLimits:
         """Return the limits of a request's body."""
         limits = self._limits
         try:
@@ -160,10 +160,10 @@ class Table:
         if route.max_body is None and route.body_timeout != "idle":
             return limits
         size = limits.size if route.max_body is None else route.max_body
-        return Limits(size, limits.seconds, route.body_timeout == "idle")
+        return BodyLimits(size, limits.seconds, route.body_timeout == "idle")
 
 
-class Handlers:
+class StatelessService:
     """Base of stateless services: entering and leaving do nothing."""
 
     async def __aenter__(self) -> Self:
@@ -174,7 +174,7 @@ class Handlers:
         """Do nothing."""
 
 
-def awaited(handler: Any) -> Any:
+def as_coroutine(handler: Any) -> Any:
     """Return a handler as a coroutine function: aiohttp asserts what a plain one returns, wordless.
 
     It may return None: the edge knows its WebSocket.
@@ -194,11 +194,11 @@ def _methods(route: Route, declared: Container[tuple[str, str]]) -> tuple[str, .
 
     A WebSocket has no HEAD; a HEAD declared for the path takes precedence.
     """
-    if route.method != "GET" or not route.response or shape("HEAD", route.path) in declared:
+    if route.method != "GET" or not route.response or route_pattern("HEAD", route.path) in declared:
         return (route.method,)
     return ("GET", "HEAD")
 
 
-def shape(method: str, path: str) -> tuple[str, str]:
+def route_pattern(method: str, path: str) -> tuple[str, str]:
     """Return a route's pattern with the variables' names removed."""
-    return (method.upper(), _VARIABLE.sub("{}", path))
+    return (method.upper(), _PATH_VARIABLE.sub("{}", path))

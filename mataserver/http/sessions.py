@@ -12,8 +12,8 @@ from mataserver.contract.sessions import CameraInfo
 from mataserver.errors import InvalidParams
 from mataserver.frontends.resource_ids import EVERY_FRONTEND
 from mataserver.http import auth, codec, examples
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.http.shown import check_query
+from mataserver.http.request_credentials import check_query
+from mataserver.http.routing import Body, Route, StatelessService
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 JPEG = "image/jpeg"
 DEPRECATED = "@1795737600"
 """Since when sources should be created through their plugins (RFC 9745): 27 November 2026."""
-NEEDS = (
+NO_SOURCE_PLUGIN = (
     "source: no plugin here reads it: for cameras pip install mataserver-cameras"
     " (./plugins/cameras in a checkout)"
 )
@@ -65,7 +65,7 @@ class SessionInfo(Struct):
     camera: CameraInfo | UnsetType = UNSET
 
 
-class SessionsService(Handlers):
+class SessionsService(StatelessService):
     """The sessions' routes; while entered, expired sessions are ended."""
 
     def __init__(
@@ -94,10 +94,10 @@ class SessionsService(Handlers):
             Route("POST", "/v1/sessions", self._create, "Create a streaming session", "sessions",
                   request=(Body(codec.JSON, SessionBody, examples.SESSION),), response=made,
                   status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
-            Route("GET", "/v1/sessions", self._every, "List the sessions", "sessions",
+            Route("GET", "/v1/sessions", self._list, "List the sessions", "sessions",
                   response=(Body(codec.JSON, list[SessionInfo]),), errors=(422, 503), needs="infer",
                   held=EVERY_FRONTEND),
-            Route("GET", "/v1/sessions/{session_id}", self._one, "One session", "sessions",
+            Route("GET", "/v1/sessions/{session_id}", self._get, "One session", "sessions",
                   response=info, errors=(404, 503), needs="infer", held="session_id"),
             Route("DELETE", "/v1/sessions/{session_id}", self._delete, "Close a session",
                   "sessions", status=204, errors=(404, 409, 503), needs="infer",
@@ -126,7 +126,7 @@ class SessionsService(Handlers):
             response.headers["Deprecation"] = DEPRECATED
         return response
 
-    async def _every(self, request: web.Request) -> web.Response:
+    async def _list(self, request: web.Request) -> web.Response:
         check_query(request, ())
         sessions, principal = self._sessions.all(), auth.caller(request)
         found = [self._info(each) for each in sessions if each.is_visible_to(principal)]
@@ -134,7 +134,7 @@ class SessionsService(Handlers):
             found += others
         return codec.respond(found)
 
-    async def _one(self, request: web.Request) -> web.Response:
+    async def _get(self, request: web.Request) -> web.Response:
         return codec.respond(self._info(self._session(request)))
 
     async def _snapshot(self, request: web.Request) -> web.Response:
@@ -161,17 +161,17 @@ class SessionsService(Handlers):
             return None
         if asked.stream:
             raise InvalidParams("stream: a session with a source sends whole results alone")
-        refused: InvalidParams | None = None
+        rejection: InvalidParams | None = None
         for _, service in self._services:
             named = getattr(service, "session_source", None)
             try:
                 found: SessionSource | None = named and await named(asked.source, asked.fps)
             except InvalidParams as error:
-                refused = error
+                rejection = error
                 continue
             if found is not None:
                 return found
-        raise refused or InvalidParams(NEEDS)
+        raise rejection or InvalidParams(NO_SOURCE_PLUGIN)
 
     def _info(self, session: Session) -> SessionInfo:
         camera = self._cameras.info(session)

@@ -12,8 +12,8 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver import config
 from mataserver.config import SetBy, Settings
 from mataserver.http import codec
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.http.shown import check_query
+from mataserver.http.request_credentials import check_query
+from mataserver.http.routing import Body, Route, StatelessService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mataserver.plugins import Plugin, Plugins
 
-HIDDEN = "***"
+REDACTED = "***"
 _SECRET = re.compile(
     r"(^|_)(api_?keys?|keys?|token|secrets?|password|passwd|credentials?)(_|$)", re.IGNORECASE
 )
@@ -49,7 +49,7 @@ class SettingInfo(Struct, kw_only=True):
     redacted: bool | UnsetType = UNSET
 
 
-class SettingsService(Handlers):
+class SettingsService(StatelessService):
     """Lists the current settings, which a reload may have changed."""
 
     def __init__(
@@ -62,22 +62,28 @@ class SettingsService(Handlers):
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            Route("GET", "/v1/settings", self._every, "Every setting, and where it came from",
+            Route("GET", "/v1/settings", self._list, "Every setting, and where it came from",
                   "server", response=(Body(codec.JSON, list[SettingInfo]),), errors=(422,),
                   needs="admin"),
         ]  # fmt: skip
 
-    async def _every(self, request: web.Request) -> web.Response:
+    async def _list(self, request: web.Request) -> web.Response:
         check_query(request, ())
-        return codec.respond(every(self._settings(), self._set_by, self._plugins))
+        return codec.respond(list_settings(self._settings(), self._set_by, self._plugins))
 
 
-def every(settings: Settings, set_by: Mapping[str, SetBy], plugins: Plugins) -> list[SettingInfo]:
+def list_settings(
+    settings: Settings, set_by: Mapping[str, SetBy], plugins: Plugins
+) -> list[SettingInfo]:
     """Return every setting of the server, then those of its plugins."""
-    return [*_core(settings, set_by), *_switches(settings), *_of_plugins(settings, plugins)]
+    return [
+        *_server_settings(settings, set_by),
+        *_plugin_switches(settings),
+        *_plugin_settings(settings, plugins),
+    ]
 
 
-def _core(settings: Settings, set_by: Mapping[str, SetBy]) -> Iterator[SettingInfo]:
+def _server_settings(settings: Settings, set_by: Mapping[str, SetBy]) -> Iterator[SettingInfo]:
     default = Settings()
     for name in settings.__struct_fields__:
         if name == "plugins":
@@ -89,23 +95,23 @@ def _core(settings: Settings, set_by: Mapping[str, SetBy]) -> Iterator[SettingIn
         yield _info(name, value, origin)
 
 
-def _switches(settings: Settings) -> Iterator[SettingInfo]:
+def _plugin_switches(settings: Settings) -> Iterator[SettingInfo]:
     for name, default in (("strict", False), ("disabled", [])):
         given = name in settings.plugins
         value = settings.plugins.get(name, default)
         yield _info(f"plugins.{name}", value, "yaml" if given else "default")
 
 
-def _of_plugins(settings: Settings, plugins: Plugins) -> Iterator[SettingInfo]:
+def _plugin_settings(settings: Settings, plugins: Plugins) -> Iterator[SettingInfo]:
     for section, plugin in _sections(settings, plugins).items():
         given = settings.plugins.get(section)
         written = given if isinstance(given, dict) else {}
         if isinstance(plugin.settings, Struct):
-            yield from _of_plugin(section, plugin.settings, written)
+            yield from _settings_of(section, plugin.settings, written)
         else:  # a plugin that is not in use does not declare its secrets
             for name in written:
                 yield SettingInfo(
-                    name=f"plugins.{section}.{name}", value=HIDDEN, origin="yaml", redacted=True
+                    name=f"plugins.{section}.{name}", value=REDACTED, origin="yaml", redacted=True
                 )
 
 
@@ -121,19 +127,21 @@ def _sections(settings: Settings, plugins: Plugins) -> dict[str, Plugin]:
     return found
 
 
-def _of_plugin(section: str, settings: Struct, written: Mapping[str, Any]) -> Iterator[SettingInfo]:
+def _settings_of(
+    section: str, settings: Struct, written: Mapping[str, Any]
+) -> Iterator[SettingInfo]:
     for field in msgspec.structs.fields(type(settings)):
         value = getattr(settings, field.name)
-        told = config.meta_extra(field.type)
+        extra = config.meta_extra(field.type)
         origin: SetBy
-        if str(told.get("environment", "")) in os.environ:
+        if str(extra.get("environment", "")) in os.environ:
             origin = "environment"
         elif field.name in written and msgspec.to_builtins(value) == written[field.name]:
             origin = "yaml"
         else:
             origin = "default" if value == _default(field) else "dotenv"
         name = f"plugins.{section}.{field.name}"
-        yield _info(name, value, origin, secret=bool(told.get("secret")))
+        yield _info(name, value, origin, secret=bool(extra.get("secret")))
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:
@@ -143,26 +151,26 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 def _info(name: str, value: Any, origin: SetBy, *, secret: bool = False) -> SettingInfo:
     plain = msgspec.to_builtins(value)
-    shown = _hidden(plain) if secret else _shown(plain, name.rpartition(".")[2])
+    shown = _redact(plain) if secret else _redact_secrets(plain, name.rpartition(".")[2])
     redacted = True if shown != plain else UNSET
     return SettingInfo(name=name, value=shown, origin=origin, redacted=redacted)
 
 
-def _shown(value: Any, name: str) -> Any:
+def _redact_secrets(value: Any, name: str) -> Any:
     """Return a value without secrets: fields with such names, and credentials in addresses."""
     if isinstance(value, dict):
-        return {key: _shown(each, str(key)) for key, each in value.items()}
+        return {key: _redact_secrets(each, str(key)) for key, each in value.items()}
     if isinstance(value, list):
-        return [_shown(each, name) for each in value]
+        return [_redact_secrets(each, name) for each in value]
     if not isinstance(value, str):
         return value
     if _SECRET.search(name):
-        return _hidden(value)
+        return _redact(value)
     if name == "source":
-        return _CAMERA.sub(rf"\1\3/{HIDDEN}", value)
-    return _QUERY.sub(rf"\1={HIDDEN}", _USER.sub(f"{HIDDEN}@", value))
+        return _CAMERA.sub(rf"\1\3/{REDACTED}", value)
+    return _QUERY.sub(rf"\1={REDACTED}", _USER.sub(f"{REDACTED}@", value))
 
 
-def _hidden(value: Any) -> Any:
+def _redact(value: Any) -> Any:
     """Return the placeholder of a secret: only whether it is set."""
-    return HIDDEN if value else value
+    return REDACTED if value else value

@@ -12,10 +12,10 @@ from aiohttp import WSMsgType, web
 
 from mataserver.errors import BadRequest
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.grants import NO_MORE, held
-from mataserver.http.protocol import Conversation
+from mataserver.http.protocol import HttpConnection
 from mataserver.http.relay_sockets import close_reason
-from mataserver.http.shown import is_socket
+from mataserver.http.request_credentials import is_socket
+from mataserver.http.revocation import REVOKED_REASON, watch_revocation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -36,26 +36,26 @@ log = logging.getLogger("mataserver.http")
 class WebSocket(web.WebSocketResponse):
     """aiohttp's WebSocket, notified of invalid frames by the connection."""
 
-    _conversation: Conversation | None = None
+    _conversation: HttpConnection | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Accept the WebSocket."""
-        if isinstance(request.protocol, Conversation):
-            request.protocol.on_failure(self._failed)
-            self._conversation = request.protocol
+        if isinstance(request.protocol, HttpConnection):
+            request.protocol.on_invalid_frame(self._on_invalid_frame)
+            self._connection = request.protocol
         return await super().prepare(request)
 
     def ignore_messages(self) -> None:
         """Ignore further messages; the close frame is still read."""
-        if self._conversation is not None:
-            self._conversation.ignore_messages()
+        if self._connection is not None:
+            self._connection.ignore_messages()
 
-    def _failed(self, error: WebSocketError) -> None:
+    def _on_invalid_frame(self, error: WebSocketError) -> None:
         if self._reader is not None:
             self._reader.set_exception(error)
 
 
-class Sockets:
+class ServiceSockets:
     """The services' open WebSockets. ``unread_timeout``: seconds that a peer may not read."""
 
     def __init__(self, max_message: int, ping_interval: float, unread_timeout: float) -> None:
@@ -68,11 +68,11 @@ class Sockets:
     @contextlib.asynccontextmanager
     async def accept(self, request: web.Request) -> AsyncIterator[MessageSocket]:
         """Accept a WebSocket of messages. Raises ``BadRequest`` for any other request."""
-        async with self.relay(request, ping=self._ping_interval) as socket:
+        async with self.accept_raw(request, ping=self._ping_interval) as socket:
             yield MessageSocket(socket, self.unread_timeout)
 
     @contextlib.asynccontextmanager
-    async def relay(
+    async def accept_raw(
         self, request: web.Request, protocols: Sequence[str] = (), ping: float | None = None
     ) -> AsyncIterator[web.WebSocketResponse]:
         """Accept a raw WebSocket. Raises ``BadRequest`` for any other request."""
@@ -90,7 +90,9 @@ class Sockets:
         request[ACCEPTED] = socket
         self._open.add(socket)
         try:
-            with held(request, request.get(PRINCIPAL), partial(self._refuse, socket)):
+            with watch_revocation(
+                request, request.get(PRINCIPAL), partial(self._close_revoked, socket)
+            ):
                 yield socket
         except ConnectionError:
             log.debug("a peer of a WebSocket is gone")
@@ -98,9 +100,9 @@ class Sockets:
             self._open.discard(socket)
             await _close(socket, 1000, "")
 
-    def _refuse(self, socket: web.WebSocketResponse) -> None:
+    def _close_revoked(self, socket: web.WebSocketResponse) -> None:
         """Close a socket whose caller has lost access."""
-        task = asyncio.get_running_loop().create_task(_close(socket, UNAUTHORIZED, NO_MORE))
+        task = asyncio.get_running_loop().create_task(_close(socket, UNAUTHORIZED, REVOKED_REASON))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

@@ -13,10 +13,10 @@ from aiohttp import WSMsgType
 from mataserver.errors import BadRequest, NotFound
 from mataserver.http import auth
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.grants import NO_MORE, held
-from mataserver.http.head_connection import CachingConversation
-from mataserver.http.routing import REQUEST_ID, Handlers, Route
-from mataserver.http.shown import is_socket
+from mataserver.http.head_connection import CachingConnection
+from mataserver.http.request_credentials import is_socket
+from mataserver.http.revocation import REVOKED_REASON, watch_revocation
+from mataserver.http.routing import REQUEST_ID, Route, StatelessService
 from mataserver.http.sockets import WebSocket
 from mataserver.http.stream_channel import (
     GOING_AWAY,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.service import Context
-    from mataserver.http.stream_channel import Channel, Terms
+    from mataserver.http.stream_channel import Channel, StreamSettings
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.sessions import Session
 
@@ -44,7 +44,7 @@ MAX_VIEWERS = 32
 MAX_UNAUTHENTICATED_MESSAGE = 1_000_000
 """The largest message that is read, and ignored, from a client without a valid key."""
 
-MALFORMED = frozenset({1002, 1007, 1009, 1013})
+MALFORMED_CODES = frozenset({1002, 1007, 1009, 1013})
 """Close codes for invalid messages: protocol, text, size, temporary size limit."""
 
 POLICY, UNAUTHORIZED, NO_SESSION = 1008, 4001, 4004
@@ -61,11 +61,11 @@ class StreamSocket(WebSocket):
 
     async def close(self, *, code: int = NORMAL, message: bytes = b"", drain: bool = True) -> bool:
         """Close; a close by ``receive`` for a malformed message, without a reason, is deferred."""
-        if code in MALFORMED and not message:
+        if code in MALFORMED_CODES and not message:
             return False
         return await super().close(code=code, message=message, drain=drain)
 
-    async def refuse(self, closing: CloseReason, transport: asyncio.Transport) -> None:
+    async def close_malformed(self, closing: CloseReason, transport: asyncio.Transport) -> None:
         """Send the close frame and discard input until the peer leaves or the time is up."""
         payload = closing.code.to_bytes(2, "big") + closing.reason.encode()
         await self.send_frame(payload, WSMsgType.CLOSE)
@@ -73,7 +73,7 @@ class StreamSocket(WebSocket):
         transport.abort()
 
 
-class StreamService(Handlers):
+class StreamService(StatelessService):
     """The route of sessions' WebSockets."""
 
     def __init__(self, _ctx: Context, streams: Streams) -> None:
@@ -93,10 +93,10 @@ class StreamService(Handlers):
 class Streams:
     """The sessions' WebSockets, regardless of the route."""
 
-    def __init__(self, max_body: int, terms: Terms, cameras: CameraRegistry) -> None:
+    def __init__(self, max_body: int, settings: StreamSettings, cameras: CameraRegistry) -> None:
         self._max_body = max_body
-        self._terms = terms
-        self._sessions = terms.sessions
+        self._settings = settings
+        self._sessions = settings.sessions
         self._cameras = cameras
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
@@ -121,7 +121,7 @@ class Streams:
         transport = request.transport
         begun = time.monotonic()
         try:
-            closing = await self._served(request, socket, session_id, known=known)
+            closing = await self._serve_logged(request, socket, session_id, known=known)
             begun = time.monotonic()
             await _close(socket, closing, transport)
         finally:
@@ -129,7 +129,7 @@ class Streams:
                 await _flush_or_abort(transport, begun + CLOSE_TIMEOUT)
         return socket
 
-    async def _served(
+    async def _serve_logged(
         self,
         request: web.Request,
         socket: StreamSocket,
@@ -161,7 +161,7 @@ class Streams:
             return CloseReason(POLICY, "the session has a connection already")
         if len(session.connections) >= MAX_VIEWERS:
             return CloseReason(POLICY, f"the camera has {MAX_VIEWERS} connections already")
-        if self._terms.lifecycle.draining:
+        if self._settings.lifecycle.is_draining:
             return CloseReason(GOING_AWAY, "the server is shutting down")
         return session
 
@@ -171,11 +171,11 @@ class Streams:
         camera = self._cameras.camera_of(session)
         if camera is None:
             connection = self._connection(session, socket, request)
-            return await self._attached(session, connection, request)
-        viewer = Viewer(self._terms, session, socket)
+            return await self._run_attached(session, connection, request)
+        viewer = Viewer(self._settings, session, socket)
         camera.subscribe(viewer)
         try:
-            return await self._attached(session, viewer, request)
+            return await self._run_attached(session, viewer, request)
         finally:
             camera.unsubscribe(viewer)
 
@@ -183,17 +183,17 @@ class Streams:
         self, session: Session, socket: StreamSocket, request: web.Request
     ) -> Connection:
         conversation = request.protocol
-        if isinstance(conversation, CachingConversation):
-            return DirectConnection(self._terms, session, socket, conversation, self._max_body)
-        return Connection(self._terms, session, socket)
+        if isinstance(conversation, CachingConnection):
+            return DirectConnection(self._settings, session, socket, conversation, self._max_body)
+        return Connection(self._settings, session, socket)
 
-    async def _attached(
+    async def _run_attached(
         self, session: Session, channel: Channel, request: web.Request
     ) -> CloseReason:
         self._sessions.attach(session, channel)
-        end = partial(channel.request_close, UNAUTHORIZED, NO_MORE)
+        end = partial(channel.request_close, UNAUTHORIZED, REVOKED_REASON)
         try:
-            with held(request, request[PRINCIPAL], end):
+            with watch_revocation(request, request[PRINCIPAL], end):
                 return await channel.run()
         finally:
             self._sessions.detach(session, channel)
@@ -207,8 +207,8 @@ async def _close(
         return
     task = asyncio.current_task()
     try:
-        if closing.code in MALFORMED:
-            await socket.refuse(closing, transport)
+        if closing.code in MALFORMED_CODES:
+            await socket.close_malformed(closing, transport)
             return
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await socket.close(code=closing.code, message=closing.reason.encode(), drain=False)

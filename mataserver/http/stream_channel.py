@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from mataserver.serving.sessions import Session, SessionStore
 
 MSGPACK_PROTOCOL = "mata.v1.msgpack"
-WINDOW = 4
+PING_WINDOW = 4
 """Unanswered pings that pause inference."""
-MOST_TEXT = 65_536
+MAX_TEXT = 65_536
 """Longest text message that is parsed, in characters."""
-TURN = 64
+MESSAGES_PER_TURN = 64
 """Messages that a connection handles before it yields to others."""
 
-NORMAL, GOING_AWAY, TOO_BIG, INTERNAL, LATER = 1000, 1001, 1009, 1011, 1013
-_FAULTS = {TOO_BIG: "message too big", LATER: "too many request bytes are in flight"}
+NORMAL, GOING_AWAY, TOO_BIG, INTERNAL, TRY_AGAIN_LATER = 1000, 1001, 1009, 1011, 1013
+_CLOSE_TEXTS = {TOO_BIG: "message too big", TRY_AGAIN_LATER: "too many request bytes are in flight"}
 
 log = logging.getLogger("mataserver.stream")
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class StreamSettings:
     """Common settings of the sessions' sockets; times in seconds.
 
     ping_interval:  between pings of an otherwise idle client.
@@ -89,8 +89,10 @@ class Channel(ABC):
     ``run`` then ends the others.
     """
 
-    def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
-        self._terms = terms
+    def __init__(
+        self, settings: StreamSettings, session: Session, socket: web.WebSocketResponse
+    ) -> None:
+        self._settings = settings
         self._session = session
         self._socket = socket
         self._form: Format = "msgpack" if socket.ws_protocol == MSGPACK_PROTOCOL else "json"
@@ -111,7 +113,7 @@ class Channel(ABC):
             self._spawn(each)
         try:
             closing = await self._closing
-            if closing.code == GOING_AWAY and self._terms.lifecycle.draining:
+            if closing.code == GOING_AWAY and self._settings.lifecycle.is_draining:
                 await self._finish()
             return closing
         finally:
@@ -126,7 +128,7 @@ class Channel(ABC):
         """Start a task that lives as long as the socket."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_task_end)
 
     def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return the coroutines that run while the socket is open."""
@@ -143,18 +145,18 @@ class Channel(ABC):
         """Answer until cancelled."""
 
     @abstractmethod
-    async def _binary(self, data: bytes) -> None:
+    async def _on_binary(self, data: bytes) -> None:
         """Handle a binary message."""
 
     @abstractmethod
-    def _has_read(self) -> None:
+    def _on_client_read(self) -> None:
         """Resume if waiting for the client: it has read."""
 
     def _idle_too_long(self, _now: float) -> bool:
         """Whether the client has been idle for too long."""
         return False
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
         """Log a task's exception; a bug closes the connection."""
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
@@ -171,29 +173,29 @@ class Channel(ABC):
             await self._handle(message)
             del message  # else the frame is kept until the next one
             count += 1
-            if count % TURN == 0:
+            if count % MESSAGES_PER_TURN == 0:
                 await asyncio.sleep(0)
 
     async def _handle(self, message: WSMessage) -> None:
         kind = message.type
         if kind is WSMsgType.BINARY:
-            await self._binary(message.data)
+            await self._on_binary(message.data)
         elif kind is WSMsgType.TEXT:
-            await self._text(message.data)
+            await self._on_text(message.data)
         elif kind is WSMsgType.PING:
-            await self._pong(message.data)
+            await self._send_pong(message.data)
         elif kind is WSMsgType.PONG:
-            self._ponged(bytes(message.data))
+            self._on_pong(bytes(message.data))
         elif kind is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
             code = message.data.code
             log.info("stream of %s: %s (%d)", self._session.id, message.data, code)
-            self.request_close(code, _FAULTS.get(code, "protocol error"))
+            self.request_close(code, _CLOSE_TEXTS.get(code, "protocol error"))
         else:
             self.request_close(NORMAL, "closed by the client")
 
-    async def _text(self, text: str) -> None:
+    async def _on_text(self, text: str) -> None:
         try:
-            message = msgspec.json.decode(text[:MOST_TEXT], type=ClientMessage)
+            message = msgspec.json.decode(text[:MAX_TEXT], type=ClientMessage)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             await self._send(StreamError(detail='a text message must be {"type": "ping"}'))
             return
@@ -202,17 +204,17 @@ class Channel(ABC):
         else:
             await self._send(StreamError(detail=f"unknown message type {message.type[:40]!r}"))
 
-    async def _pong(self, payload: bytes) -> None:
+    async def _send_pong(self, payload: bytes) -> None:
         try:
             await self._socket.pong(payload)
         except ConnectionError:
-            self._gone()
+            self._on_disconnect()
 
-    def _ponged(self, payload: bytes) -> None:
+    def _on_pong(self, payload: bytes) -> None:
         """Handle a pong: it answers its ping and all earlier ones."""
         while payload in self._pings:
             del self._pings[next(iter(self._pings))]
-        self._has_read()
+        self._on_client_read()
 
     # Output
 
@@ -228,7 +230,7 @@ class Channel(ABC):
         try:
             await self._socket.send_frame(data, kind)
         except ConnectionError:
-            self._gone()
+            self._on_disconnect()
 
     def _new_ping(self) -> bytes:
         self._ping_count += 1
@@ -240,9 +242,9 @@ class Channel(ABC):
         try:
             await self._socket.ping(payload)
         except ConnectionError:
-            self._gone()
+            self._on_disconnect()
 
-    def _gone(self) -> None:
+    def _on_disconnect(self) -> None:
         """Close the connection after a failed send."""
         self.request_close(NORMAL, "closed by the client")
 
@@ -250,7 +252,7 @@ class Channel(ABC):
 
     async def _keep_alive(self) -> None:
         """Ping an idle client, to detect a dead one."""
-        interval = self._terms.ping_interval
+        interval = self._settings.ping_interval
         while True:
             wait = self._last_ping + interval - time.monotonic()
             if wait > 0:
@@ -260,7 +262,7 @@ class Channel(ABC):
 
     async def _watch(self) -> None:
         """Disconnect a client that reads or sends nothing. Never sends, so never blocks."""
-        unread, ttl = self._terms.unread_timeout, self._terms.sessions.ttl
+        unread, ttl = self._settings.unread_timeout, self._settings.sessions.ttl
         while True:
             await asyncio.sleep(min(unread / 4, ttl / 4, 1.0))
             now = time.monotonic()

@@ -21,26 +21,26 @@ from mataserver.contract.handles import ResultEvent
 from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied, WorkerReplacedError
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http.budget import BudgetShare
-from mataserver.http.stream_channel import INTERNAL, WINDOW, Channel, StreamError
-from mataserver.http.stream_frames import Frame, StreamToken, Taken
+from mataserver.http.stream_channel import INTERNAL, PING_WINDOW, Channel, StreamError
+from mataserver.http.stream_frames import Frame, PendingFrame, StreamToken
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome
-    from mataserver.http.stream_channel import Terms
+    from mataserver.http.stream_channel import StreamSettings
     from mataserver.serving.sessions import Session
 
-    Found = Outcome | MataError
+    Result = Outcome | MataError
 
 
-AT_ONCE = 3
+MAX_DEPTH = 3
 """Frames given to the worker at a time while they are fast; otherwise one. With two, its threads
 would still wait for answers and frames in transit."""
-_PASSING = frozenset({BadRequest.status, Unavailable.status})
+_TRANSIENT_STATUSES = frozenset({BadRequest.status, Unavailable.status})
 """Errors of a single frame, or temporary: the next frame may succeed."""
-QUICK_MS = 5.0
+FAST_FRAME_MS = 5.0
 """Milliseconds of work of a fast frame, and of its wait. A frame then waits at most about 10 ms in
 the worker, where newer ones cannot replace it."""
 
@@ -48,34 +48,36 @@ the worker, where newer ones cannot replace it."""
 class Connection(Channel):
     """A socket whose client sends a session's frames."""
 
-    def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
-        super().__init__(terms, session, socket)
+    def __init__(
+        self, settings: StreamSettings, session: Session, socket: web.WebSocketResponse
+    ) -> None:
+        super().__init__(settings, session, socket)
         self._inbox: Frame | None = None
-        self._taken: deque[Taken] = deque()
+        self._pending: deque[PendingFrame] = deque()
         self._sending = False
-        self._at_once = 1
+        self._depth = 1
         self._idle = asyncio.Event()
         self._idle.set()
-        self._found = asyncio.Event()
+        self._result_ready = asyncio.Event()
         self._last_frame = time.monotonic()
         self._context = contextvars.copy_context()
 
     async def _finish(self) -> None:
         """Wait for frames in progress before shutdown."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._terms.drain_timeout / 2):
+            async with asyncio.timeout(self._settings.drain_timeout / 2):
                 await self._idle.wait()
 
     def _idle_too_long(self, now: float) -> bool:
-        return now - self._last_frame > self._terms.sessions.ttl and self._idle.is_set()
+        return now - self._last_frame > self._settings.sessions.ttl and self._idle.is_set()
 
     # Input
 
-    async def _binary(self, data: bytes) -> None:
+    async def _on_binary(self, data: bytes) -> None:
         """Put a frame into the inbox, replacing a waiting one."""
         if self._closing.done():
             return
-        share = BudgetShare(self._terms.budget, self._session.owner)
+        share = BudgetShare(self._settings.budget, self._session.owner)
         try:
             share.take(len(data))
         except Unavailable as error:
@@ -90,15 +92,15 @@ class Connection(Channel):
         self._last_frame = time.monotonic()
         self._empty_inbox()
         self._inbox = Frame(number, data, share)
-        self._feed()
+        self._dispatch_next()
 
     def _release(self) -> None:
         self._empty_inbox()
-        for taken in self._taken:
-            taken.give_up()  # including frames not started
-        for taken in islice(self._taken, self._sending, None):  # frames being sent are recorded
-            if taken.found is not None:
-                self._session.record(taken.found)
+        for taken in self._pending:
+            taken.cancel()  # including frames not started
+        for taken in islice(self._pending, self._sending, None):  # frames being sent are recorded
+            if taken.result is not None:
+                self._session.record(taken.result)
 
     def _empty_inbox(self) -> None:
         """Drop the waiting frame."""
@@ -110,134 +112,132 @@ class Connection(Channel):
 
     # Output
 
-    def _feed(self) -> None:
+    def _dispatch_next(self) -> None:
         """Give the waiting frame to the model, unless the model or the client is busy."""
         frame = self._inbox
-        if frame is None or self._closing.done() or self._full:
+        if frame is None or self._closing.done() or self._is_full:
             return
         self._inbox = None
-        taken = Taken(frame.number, frame.share)
-        if self._terms.observers:
+        taken = PendingFrame(frame.number, frame.share)
+        if self._settings.observers:
             taken.image = frame.image
-        self._taken.append(taken)
+        self._pending.append(taken)
         self._idle.clear()
         if self._session.stream or not self._begin(frame.image, taken):
-            self._wait_for(frame.image, taken)
+            self._start_task(frame.image, taken)
 
-    def _has_read(self) -> None:
-        self._feed()
+    def _on_client_read(self) -> None:
+        self._dispatch_next()
 
-    def _begin(self, image: bytes, taken: Taken) -> bool:
+    def _begin(self, image: bytes, taken: PendingFrame) -> bool:
         """Start a frame without a task if the model is ready; return whether it did."""
-        run, settle = self._context.copy().run, functools.partial(self._settle, image, taken)
+        run, settle = self._context.copy().run, functools.partial(self._on_result, image, taken)
         try:
             taken.withdraw = self._session.begin(
-                image, self._form, lambda found, waited: run(settle, found, waited)
+                image, self._form, lambda result, waited: run(settle, result, waited)
             )
         except MataError:  # the task will raise it again
             return False
         return taken.withdraw is not None
 
-    def _settle(self, image: bytes, taken: Taken, found: Found, waited: float) -> None:
+    def _on_result(self, image: bytes, taken: PendingFrame, result: Result, waited: float) -> None:
         """Store the result of such a frame; runs in the context of the worker's answer."""
         taken.withdraw = None
         if (
-            isinstance(found, (WorkerReplacedError, NotDispatchedError))
+            isinstance(result, (WorkerReplacedError, NotDispatchedError))
             and not self._closing.done()
         ):
-            self._at_once = 1
-            self._wait_for(image, taken)
+            self._depth = 1
+            self._start_task(image, taken)
             return
-        if not isinstance(found, MataError):
-            self._at_once = pace(self._terms, self._session, found, waited) or self._at_once
-        taken.found = found
+        if not isinstance(result, MataError):
+            self._depth = choose_depth(self._settings, self._session, result, waited) or self._depth
+        taken.result = result
         taken.share.give_back()
-        self._tell(taken)
-        self._feed()
+        self._deliver(taken)
+        self._dispatch_next()
 
-    def _tell(self, _taken: Taken) -> None:
+    def _deliver(self, _taken: PendingFrame) -> None:
         """Send the result in its turn."""
-        self._found.set()
+        self._result_ready.set()
 
-    def _wait_for(self, image: bytes, taken: Taken) -> None:
-        """Let a frame wait until the model is ready; no newer frame waits meanwhile.
+    def _start_task(self, image: bytes, taken: PendingFrame) -> None:
+        """Infer a frame in a task once the model is ready; no newer frame is dispatched meanwhile.
 
-        The model may be another one by then, stateful, and would receive such a frame first.
+        The model may be replaced by a stateful one, which would receive the newer frame first.
         """
         if self._session.stateful:  # or not loaded
-            self._at_once = 1
+            self._depth = 1
         self._spawn(self._infer(image, taken))
 
-    async def _infer(self, image: bytes, taken: Taken) -> None:
+    async def _infer(self, image: bytes, taken: PendingFrame) -> None:
         """Infer a frame; the result is sent meanwhile, and the next one may start."""
         try:
-            taken.found = await self._outcome(image, taken.number)
+            taken.result = await self._outcome(image, taken.number)
         except MataError as error:
-            taken.found = error
+            taken.result = error
         finally:
             taken.share.give_back()
-        self._found.set()
-        self._feed()
+        self._result_ready.set()
+        self._dispatch_next()
 
     @property
-    def _full(self) -> bool:
+    def _is_full(self) -> bool:
         """Whether the model or the client is busy.
 
-        Generated text is streamed, and a failure may end the session: both are sent before the next
-        frame starts.
+        Generated text, and a failure, which may end the session, are sent before the next frame.
         """
-        count = len(self._taken)
-        if len(self._pings) + count - self._sending >= WINDOW:  # those being sent have pings
+        count = len(self._pending)
+        if len(self._pings) + count - self._sending >= PING_WINDOW:  # those being sent have pings
             return True
         if not count or self._session.stream:
             return bool(count)
-        under_way = 0
-        for taken in self._taken:
-            found = taken.found
-            if found is None:
-                under_way += 1
-            elif isinstance(found, MataError) or found.failure is not None:
+        running = 0
+        for taken in self._pending:
+            result = taken.result
+            if result is None:
+                running += 1
+            elif isinstance(result, MataError) or result.failure is not None:
                 return True
-        return under_way >= self._at_once or count > self._at_once
+        return running >= self._depth or count > self._depth
 
     async def _work(self) -> None:
         while True:
-            while not self._taken or (found := self._taken[0].found) is None:
-                self._found.clear()
-                await self._found.wait()
+            while not self._pending or (result := self._pending[0].result) is None:
+                self._result_ready.clear()
+                await self._result_ready.wait()
             self._sending = True
-            await self._send_outcome(self._taken[0], found)
+            await self._send_outcome(self._pending[0], result)
             self._sending = False
-            del found  # else it is kept until the next one
-            self._taken.popleft()
-            if not self._taken:
+            del result  # else it is kept until the next one
+            self._pending.popleft()
+            if not self._pending:
                 self._idle.set()
-            self._feed()
+            self._dispatch_next()
 
-    async def _send_outcome(self, taken: Taken, found: Outcome | MataError) -> None:
-        number = taken.number
-        self._session.record(found)
-        if isinstance(found, MataError):
-            await self._answer(StreamError(detail=found.detail, frame_id=number))
-            if not isinstance(found, WorkerDied) and found.status not in _PASSING:
+    async def _send_outcome(self, taken: PendingFrame, result: Outcome | MataError) -> None:
+        self._session.record(result)
+        if isinstance(result, MataError):
+            await self._answer(StreamError(detail=result.detail, frame_id=taken.number))
+            if not isinstance(result, WorkerDied) and result.status not in _TRANSIENT_STATUSES:
                 self.request_close(INTERNAL, "the model cannot be loaded")
             return
-        if found.failure is None:
+        if result.failure is None:
             self._session.results += 1
-            body = self._session.body(found, self._form, number)
+            body = self._session.body(result, self._form, taken.number)
             await self._answer(body)
-            note_sent(self._terms, self._session, taken, body, self._form)
+            note_sent(self._settings, self._session, taken, body, self._form)
             return
-        await self._answer(StreamError(detail=found.failure.detail, frame_id=number))
-        if found.failure.status >= 500 and found.failure.status not in _PASSING:
+        await self._answer(StreamError(detail=result.failure.detail, frame_id=taken.number))
+        if result.failure.status >= 500 and result.failure.status not in _TRANSIENT_STATUSES:
             self.request_close(INTERNAL, "inference failed")
 
     async def _outcome(self, image: bytes, number: int) -> Outcome:
         """Run a frame; streams the generated text to sessions that request it."""
         if not self._session.stream:
-            outcome, waited = await self._session.infer(image, self._form)
-            self._at_once = pace(self._terms, self._session, outcome, waited) or self._at_once
-            return outcome
+            result, waited = await self._session.infer(image, self._form)
+            self._depth = choose_depth(self._settings, self._session, result, waited) or self._depth
+            return result
         pieces = self._session.generate(image, self._form)
         async with contextlib.aclosing(pieces) as items:
             async for item in items:
@@ -247,11 +247,13 @@ class Connection(Channel):
         raise WorkerDied("The model gave no result")
 
 
-def note_sent(terms: Terms, session: Session, taken: Taken, body: bytes, form: Format) -> None:
+def note_sent(
+    settings: StreamSettings, session: Session, taken: PendingFrame, body: bytes, form: Format
+) -> None:
     """Record a sent answer, and notify services."""
     session.reset = False  # the client has been notified
     if taken.image:
-        terms.observers.publish(
+        settings.observers.publish(
             ResultEvent(
                 "stream", session.model, session.task, taken.image, body, form == "msgpack",
                 session_id=session.id, frame_id=taken.number,
@@ -259,12 +261,14 @@ def note_sent(terms: Terms, session: Session, taken: Taken, body: bytes, form: F
         )  # fmt: skip
 
 
-def pace(terms: Terms, session: Session, outcome: Outcome, waited: float) -> int:
+def choose_depth(
+    settings: StreamSettings, session: Session, outcome: Outcome, waited: float
+) -> int:
     """Return how many frames to give the model at a time; 0 if the last one is inconclusive."""
     if outcome.failure is not None:
         return 0
     timing = outcome.timing
-    quick = max(waited, timing.decode + timing.infer + timing.encode) < QUICK_MS
-    ordered = quick and session.stateful
-    alone = quick and terms.sessions.is_only_connected(session)
-    return AT_ONCE if alone and not ordered else 1
+    is_fast = max(waited, timing.decode + timing.infer + timing.encode) < FAST_FRAME_MS
+    ordered = is_fast and session.stateful
+    alone = is_fast and settings.sessions.is_only_connected(session)
+    return MAX_DEPTH if alone and not ordered else 1

@@ -25,10 +25,10 @@ from mataserver.http.stream_connection import Connection, note_sent
 if TYPE_CHECKING:
     from aiohttp import WSMessage
 
-    from mataserver.http.head_connection import CachingConversation
+    from mataserver.http.head_connection import CachingConnection
     from mataserver.http.sockets import WebSocket
-    from mataserver.http.stream_channel import CloseReason, Terms
-    from mataserver.http.stream_frames import Taken
+    from mataserver.http.stream_channel import CloseReason, StreamSettings
+    from mataserver.http.stream_frames import PendingFrame
     from mataserver.serving.sessions import Session
 
 _FINAL = 0x80
@@ -44,29 +44,29 @@ class DirectConnection(Connection):
 
     def __init__(
         self,
-        terms: Terms,
+        settings: StreamSettings,
         session: Session,
         socket: WebSocket,
-        conversation: CachingConversation,
+        connection: CachingConnection,
         largest: int,
     ) -> None:
-        super().__init__(terms, session, socket)
-        self._conversation = conversation
+        super().__init__(settings, session, socket)
+        self._connection = connection
         self._largest = largest
         self._handling = False
         self._queue: Any = socket._reader  # noqa: SLF001
 
     async def run(self) -> CloseReason:
         """Serve until either side closes; return why. No task outlives it."""
-        self._conversation.on_frame(self.take)
+        self._connection.on_frame(self.handle_frame)
         try:
             return await super().run()
         finally:
-            self._conversation.on_frame(None)
+            self._connection.on_frame(None)
 
     # Input
 
-    def take(self, data: bytes, begin: int, end: int) -> bool:
+    def handle_frame(self, data: bytes, begin: int, end: int) -> bool:
         """Handle a whole frame if it is a picture or a pong; False leaves it to aiohttp."""
         kind, queue = data[begin], self._queue
         if (
@@ -83,9 +83,9 @@ class DirectConnection(Connection):
         if kind == _PONG:
             if length >= _SHORT:
                 return False
-            self._context.copy().run(self._ponged, _unmasked(data, mask, end))
+            self._context.copy().run(self._on_pong, _unmasked(data, mask, end))
             return True
-        share = BudgetShare(self._terms.budget, self._session.owner)
+        share = BudgetShare(self._settings.budget, self._session.owner)
         try:
             if size > self._largest:
                 return False
@@ -104,60 +104,60 @@ class DirectConnection(Connection):
 
     # Output
 
-    def _tell(self, taken: Taken) -> None:
+    def _deliver(self, frame: PendingFrame) -> None:
         """Send the result at once, if it is an answer and the next to be sent."""
-        found = taken.found
+        result = frame.result
         if (
             self._sending
-            or self._taken[0] is not taken
-            or not isinstance(found, Outcome)
-            or found.failure is not None
-            or not isinstance(found.body, bytes)
-            or len(found.body) > codec.WHOLE
-            or not self._may_write
+            or self._pending[0] is not frame
+            or not isinstance(result, Outcome)
+            or result.failure is not None
+            or not isinstance(result.body, bytes)
+            or len(result.body) > codec.SINGLE_WRITE_BYTES
+            or not self._can_write
         ):
-            super()._tell(taken)
+            super()._deliver(frame)
             return
         try:
-            self._session.record(found)
-            body = self._session.body(found, self._form, taken.number)
+            self._session.record(result)
+            body = self._session.body(result, self._form, frame.number)
         except Exception:  # noqa: BLE001 - the task raises it again and closes the connection
-            super()._tell(taken)
+            super()._deliver(frame)
             return
         self._session.results += 1
         self._write(body, self._new_ping())
-        self._taken.popleft()
-        note_sent(self._terms, self._session, taken, body, self._form)
-        if not self._taken:
+        self._pending.popleft()
+        note_sent(self._settings, self._session, frame, body, self._form)
+        if not self._pending:
             self._idle.set()
-        elif self._taken[0].found is not None:  # found before this one was: its turn has come
-            self._found.set()
+        elif self._pending[0].result is not None:  # found before this one was: its turn has come
+            self._result_ready.set()
 
     async def _answer(self, value: object) -> None:
         """Answer a frame, with its ping in the same write if possible."""
         body = codec.encode(value, self._form)
-        if self._may_write and len(body) <= codec.WHOLE:
+        if self._can_write and len(body) <= codec.SINGLE_WRITE_BYTES:
             self._write(body, self._new_ping())
         else:
             await super()._answer(body)
 
     @property
-    def _may_write(self) -> bool:
-        conversation = self._conversation
-        transport = conversation.transport
+    def _can_write(self) -> bool:
+        connection = self._connection
+        transport = connection.transport
         return (
             transport is not None
             and not transport.is_closing()
-            and not conversation.writing_paused
+            and not connection.writing_paused
             and not self._socket.closed
             and not self._closing.done()
         )
 
     def _write(self, body: bytes, ping: bytes) -> None:
-        transport: Any = self._conversation.transport
+        transport: Any = self._connection.transport
         kind = WSMsgType.TEXT if self._form == "json" else WSMsgType.BINARY
-        behind = _head(WSMsgType.PING, len(ping))
-        transport.write(b"".join((_head(kind, len(body)), body, behind, ping)))
+        ping_header = _frame_header(WSMsgType.PING, len(ping))
+        transport.write(b"".join((_frame_header(kind, len(body)), body, ping_header, ping)))
 
 
 def _unmasked(data: bytes, mask: int, end: int) -> bytes:
@@ -167,7 +167,7 @@ def _unmasked(data: bytes, mask: int, end: int) -> bytes:
     return bytes(payload)
 
 
-def _head(kind: int, size: int) -> bytes:
+def _frame_header(kind: int, size: int) -> bytes:
     """Return the header of a whole, unmasked frame."""
     if size < _SHORT:
         return bytes((_FINAL | kind, size))

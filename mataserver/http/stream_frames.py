@@ -32,17 +32,17 @@ class Frame:
 
 
 @dataclass(slots=True, eq=False)
-class Taken:
+class PendingFrame:
     """A frame given to the model, and its result; with its picture if services need it."""
 
     number: int
     share: BudgetShare
-    found: Outcome | MataError | None = None
+    result: Outcome | MataError | None = None
     image: bytes = b""
     withdraw: Callable[[], None] | None = None
     """Cancels it, if it runs without a task."""
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Cancel it, and release its resources."""
         self.share.give_back()
         if self.withdraw is not None:

@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mataserver.contract.envelope import extended
-from mataserver.http.stream_channel import WINDOW, Channel, StreamError
+from mataserver.http.stream_channel import PING_WINDOW, Channel, StreamError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.http.stream_channel import Terms
+    from mataserver.http.stream_channel import StreamSettings
     from mataserver.serving.feeds.inferred_frame import InferredFrame
     from mataserver.serving.sessions import Session
 
@@ -25,32 +25,34 @@ class Viewer(Channel):
     tells so.
     """
 
-    def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
-        super().__init__(terms, session, socket)
+    def __init__(
+        self, settings: StreamSettings, session: Session, socket: web.WebSocketResponse
+    ) -> None:
+        super().__init__(settings, session, socket)
         self._waiting: InferredFrame | StreamError | None = None
-        self._came = asyncio.Event()
-        self._read_on = asyncio.Event()
-        self._missed = 0
+        self._has_item = asyncio.Event()
+        self._client_has_read = asyncio.Event()
+        self._replaced = 0
         self._reset = False
 
     def show(self, inferred: InferredFrame) -> None:
         """Have a result sent, in place of one that waits."""
         if self._waiting is not None and not isinstance(self._waiting, StreamError):
-            self._missed += 1
+            self._replaced += 1
         self._reset = self._reset or inferred.reset
         self._waiting = inferred
-        self._came.set()
+        self._has_item.set()
 
     def warn(self, detail: str) -> None:
         """Have the client told that the camera was lost, unless a result still waits."""
         if self._waiting is None:
             self._waiting = StreamError(detail=detail)
-            self._came.set()
+            self._has_item.set()
 
-    def _has_read(self) -> None:
-        self._read_on.set()
+    def _on_client_read(self) -> None:
+        self._client_has_read.set()
 
-    async def _binary(self, data: bytes) -> None:  # noqa: ARG002 - no frame is taken
+    async def _on_binary(self, data: bytes) -> None:  # noqa: ARG002 - no frame is taken
         await self._send(StreamError(detail=NO_FRAMES))
 
     async def _work(self) -> None:
@@ -59,8 +61,8 @@ class Viewer(Channel):
 
     async def _next(self) -> InferredFrame | StreamError:
         """Wait for something to tell and for a client that has read."""
-        while len(self._pings) >= WINDOW or self._waiting is None or self._closing.done():
-            event = self._read_on if len(self._pings) >= WINDOW else self._came
+        while len(self._pings) >= PING_WINDOW or self._waiting is None or self._closing.done():
+            event = self._client_has_read if len(self._pings) >= PING_WINDOW else self._has_item
             event.clear()
             await event.wait()
         found, self._waiting = self._waiting, None
@@ -72,6 +74,6 @@ class Viewer(Channel):
         if found.failure is not None:
             return StreamError(detail=found.failure.detail, frame_id=found.number)
         reset, self._reset = self._reset, False
-        dropped = found.dropped + self._missed
+        dropped = found.dropped + self._replaced
         fields = self._session.fields(found.number, found.timing, dropped, reset=reset)
         return extended(await found.encoded(self._form), self._form, fields)

@@ -14,15 +14,15 @@ from mataserver.contract.bodies import Share
 if TYPE_CHECKING:
     from asyncio import Transport
 
-BEGINS = 65_536
+HIGH_WATER_BYTES = 65_536
 """Bytes from which a transport counts as full (asyncio's high-water mark); below this, writers do
 not wait for the client."""
-STEP = 1_000_000
+MIN_READ_BYTES = 1_000_000
 """Bytes that a client must read in each interval: possible on a slow line, while one that reads a
 byte at a time is disconnected."""
 
 
-class Portion(Share, Protocol):
+class OverdrawableShare(Share, Protocol):
     """A budget share that can also count bytes beyond the available room."""
 
     def hold(self, count: int) -> None:
@@ -30,7 +30,7 @@ class Portion(Share, Protocol):
         ...
 
 
-class Strangers:
+class AnonymousOutput:
     """Unread output of clients without a key: at most ``limit`` bytes in total.
 
     Beyond it the one that has waited longest is disconnected, so that they do not use up the memory
@@ -39,45 +39,47 @@ class Strangers:
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
-        self._held: dict[Backlog, int] = {}
+        self._held: dict[UnreadOutput, int] = {}
         self._size = 0
 
-    def add(self, backlog: Backlog, size: int) -> None:
+    def add(self, output: UnreadOutput, size: int) -> None:
         """Add a connection's unread output."""
-        self._held[backlog] = size
+        self._held[output] = size
         self._size += size
         while self._size > self._limit and len(self._held) > 1:
-            next(iter(self._held)).give_up()
+            next(iter(self._held)).abort()
 
-    def remove(self, backlog: Backlog) -> None:
+    def remove(self, output: UnreadOutput) -> None:
         """Remove a connection that has read its output, or is closed."""
-        self._size -= self._held.pop(backlog, 0)
+        self._size -= self._held.pop(output, 0)
 
 
-class Backlog:
+class UnreadOutput:
     """One connection's unread output; ``patience`` is the interval in seconds."""
 
-    __slots__ = ("_left", "_patience", "_portion", "_strangers", "_timer", "_transport")
+    __slots__ = ("_anonymous", "_left", "_patience", "_share", "_timer", "_transport")
 
-    def __init__(self, portion: Portion, patience: float, strangers: Strangers) -> None:
-        self._portion = portion
+    def __init__(
+        self, share: OverdrawableShare, patience: float, anonymous: AnonymousOutput
+    ) -> None:
+        self._share = share
         self._patience = patience
-        self._strangers = strangers
+        self._anonymous = anonymous
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._left = 0
 
-    def begin(self, transport: Transport, *, stranger: bool = False) -> None:
-        """Start when a transport is full; ``stranger`` if the caller is unknown."""
+    def begin(self, transport: Transport, *, anonymous: bool = False) -> None:
+        """Start when a transport is full; ``anonymous`` if the caller is unknown."""
         self.end()
         self._transport = transport
         self._left = transport.get_write_buffer_size()
-        self._portion.hold(self._left)
-        self._wait()
-        if stranger:
-            self._strangers.add(self, self._left)
+        self._share.hold(self._left)
+        self._schedule_check()
+        if anonymous:
+            self._anonymous.add(self, self._left)
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Abort the connection; waiting writers get an error."""
         if self._transport is not None:
             self._transport.abort()
@@ -85,23 +87,23 @@ class Backlog:
 
     def end(self) -> None:
         """Stop: the client has read nearly everything, or is gone."""
-        self._portion.give_back()
-        self._strangers.remove(self)
+        self._share.give_back()
+        self._anonymous.remove(self)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._transport = None
 
-    def _wait(self) -> None:
+    def _schedule_check(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._patience, self._look)
+        self._timer = loop.call_later(self._patience, self._check_progress)
 
-    def _look(self) -> None:
+    def _check_progress(self) -> None:
         """Disconnect the client unless it has read enough since the last check."""
         transport, before = self._transport, self._left
         if transport is None:
             return
         self._left = transport.get_write_buffer_size()
-        if before - self._left < STEP:
-            self.give_up()
+        if before - self._left < MIN_READ_BYTES:
+            self.abort()
         else:
-            self._wait()
+            self._schedule_check()

@@ -14,9 +14,16 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from mataserver.contract.bodies import Saved, Upload, Uploads
 from mataserver.errors import BadRequest, InvalidParams, TooLarge, TooSlow
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.content_encoding import PLAIN
-from mataserver.http.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, boundary, declared, once
-from mataserver.http.grants import turns_of
+from mataserver.http.content_encoding import IDENTITY
+from mataserver.http.forms import (
+    FORM,
+    MAX_FIELD_BYTES,
+    MAX_FIELDS,
+    boundary,
+    declared_type,
+    unique_fields,
+)
+from mataserver.http.revocation import revocable_wait
 from mataserver.opening import open_file
 
 if TYPE_CHECKING:
@@ -24,10 +31,10 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.http.routing import Limits
+    from mataserver.http.routing import BodyLimits
 
 
-async def save(request: web.Request, path: Path, field: str, limits: Limits) -> Saved:
+async def save(request: web.Request, path: Path, field: str, limits: BodyLimits) -> Saved:
     """Write the body, or a field of a form, to ``path`` once it is complete.
 
     Until then it is a hidden file beside ``path``, removed if the upload fails: the previous file
@@ -35,7 +42,7 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
     ``TooSlow``, ``BadRequest`` for an invalid form, ``InvalidParams`` for a missing field. A full
     disk's ``OSError`` is answered with 507.
     """
-    kind, limit = declared(request)
+    kind, limit = declared_type(request)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with contextlib.closing(await open_file(part, "xb")) as file:
@@ -58,45 +65,47 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
 async def _field(body: AsyncIterator[bytes], boundary: str, field: str, file: BinaryIO) -> Saved:
     """Write one field of a form; return the others, which must be short texts."""
 
-    async def place(segment: MultipartSegment) -> BinaryIO | None:
+    async def open_part(segment: MultipartSegment) -> BinaryIO | None:
         if segment.name != field:
             return None
         if parts.files:
             raise InvalidParams(f"{field}: given twice")
         return file
 
-    parts = _Parts(place, f"; the file's field is {field}")
+    parts = _Parts(open_part, f"; the file's field is {field}")
     await parts.read(_events(body, boundary, MAX_FIELDS))
     if not parts.files:
         raise InvalidParams(f"{field}: field is required")
-    return Saved(parts.files[0].size, parts.files[0].name, once(parts.texts))
+    return Saved(parts.files[0].size, parts.files[0].name, unique_fields(parts.texts))
 
 
-async def save_files(request: web.Request, folder: Path, most: int, limits: Limits) -> Uploads:
-    """Write every file of a form, at most ``most`` parts, into a folder, named by its number.
+async def save_files(
+    request: web.Request, folder: Path, max_parts: int, limits: BodyLimits
+) -> Uploads:
+    """Write every file of a form, at most ``max_parts`` parts, into a folder, named by its number.
 
     Raises as ``save`` does; the caller then cleans up the folder.
     """
 
-    async def place(segment: MultipartSegment) -> BinaryIO | None:
+    async def open_part(segment: MultipartSegment) -> BinaryIO | None:
         if segment.filename is None:
             return None
         return await open_file(folder / str(len(parts.files)), "xb")
 
-    parts = _Parts(place)
-    await parts.read(_events(chunks(request, limits), boundary(request), most))
-    return Uploads(tuple(parts.files), once(parts.texts))
+    parts = _Parts(open_part)
+    await parts.read(_events(chunks(request, limits), boundary(request), max_parts))
+    return Uploads(tuple(parts.files), unique_fields(parts.texts))
 
 
 async def _events(
-    body: AsyncIterator[bytes], boundary: str, most: int
+    body: AsyncIterator[bytes], boundary: str, max_parts: int
 ) -> AsyncIterator[MultipartSegment | bytearray | None]:
     """Yield the starts, the bytes and the ends of a form's parts."""
     if not boundary:
         raise BadRequest("The multipart body has no boundary")
     try:
         parser = PushMultipartParser(
-            boundary.encode("latin-1"), max_segment_count=most, header_charset="latin-1"
+            boundary.encode("latin-1"), max_segment_count=max_parts, header_charset="latin-1"
         )
         with parser:
             async for chunk in body:
@@ -109,15 +118,15 @@ async def _events(
 class _Parts:
     """The parts of a form as they arrive: written ``files``, and short ``texts``.
 
-    ``place`` opens the file for a part, or returns None for a text.
+    ``open_part`` opens the file for a part, or returns None for a text.
     """
 
     def __init__(
-        self, place: Callable[[MultipartSegment], Awaitable[BinaryIO | None]], hint: str = ""
+        self, open_part: Callable[[MultipartSegment], Awaitable[BinaryIO | None]], hint: str = ""
     ) -> None:
         self.files: list[Upload] = []
         self.texts: list[tuple[str, str]] = []
-        self._place = place
+        self._open_part = open_part
         self._hint = hint
         self._file: BinaryIO | None = None
         self._field, self._name, self._size = "", "", 0
@@ -127,15 +136,15 @@ class _Parts:
         """Read every part; afterwards all their files are closed."""
         try:
             async for event in events:
-                await self._take(event)
+                await self._handle(event)
         finally:
             self._close()
 
-    async def _take(self, event: MultipartSegment | bytearray | None) -> None:
+    async def _handle(self, event: MultipartSegment | bytearray | None) -> None:
         if isinstance(event, MultipartSegment):
             self._field, self._name = _utf8(event.name or ""), _utf8(event.filename or "")
             self._size, self._text = 0, bytearray()
-            self._file = await self._place(event)
+            self._file = await self._open_part(event)
         elif event is None:
             self._end()
         elif self._file is not None:
@@ -144,8 +153,8 @@ class _Parts:
         else:
             self._text += event
             if len(self._text) > MAX_FIELD_BYTES:
-                said = f"longer than {MAX_FIELD_BYTES} bytes{self._hint}"
-                raise InvalidParams(f"{self._field[:64]}: {said}")
+                message = f"longer than {MAX_FIELD_BYTES} bytes{self._hint}"
+                raise InvalidParams(f"{self._field[:64]}: {message}")
 
     def _end(self) -> None:
         if self._file is None:
@@ -173,28 +182,28 @@ def _text(name: str, data: bytearray) -> str:
         raise InvalidParams(f"{name[:64]}: not UTF-8 text") from None
 
 
-async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
+async def chunks(request: web.Request, limits: BodyLimits) -> AsyncIterator[bytes]:
     """Yield the body as it arrives. Raises ``TooLarge``, ``TooSlow``, ``BadRequest``.
 
-    Raises ``GrantEnded`` where what was shown counts no more before all of it is here.
+    Raises ``CredentialsRevoked`` if the credentials become invalid before the body is complete.
     """
-    if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
+    if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in IDENTITY:
         raise BadRequest("A compressed upload is not accepted")
     over = TooLarge(f"The body is over the limit of {limits.size} bytes")
     if (request.content_length or 0) > limits.size:  # before anything is read and written
         raise over
     size, loop = 0, asyncio.get_running_loop()
     deadline = loop.time() + limits.seconds
-    with turns_of(request, request.get(PRINCIPAL)) as turns:
+    with revocable_wait(request, request.get(PRINCIPAL)) as wait:
         while True:
             if limits.idle:
                 deadline = loop.time() + limits.seconds
             try:
                 async with asyncio.timeout_at(deadline):
-                    chunk = await turns.of(request.content.readany())
+                    chunk = await wait.for_result(request.content.readany())
             except TimeoutError:
                 raise TooSlow("The body did not arrive in time") from None
-            turns.check()  # what has come already is not waited for
+            wait.check()  # what has come already is not waited for
             if not chunk:
                 return
             size += len(chunk)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from mataserver.contract.bodies import Share
 
-    Take = Callable[[bytes, int, int], bool]
+    FrameHandler = Callable[[bytes, int, int], bool]
 
-_TURN = 64
+_FRAMES_PER_READ = 64
 """Messages of one read that are handled without the reader at a time."""
 _CONTROL = 0x8
 """Opcodes from here on are control frames (ping, pong, close): short, and between fragments."""
@@ -37,58 +37,62 @@ class FrameReader(Protocol):
         ...
 
 
-class Framing:
+class FrameChecker:
     """Wraps a ``reader``; ``fail`` is called with errors in the client's frames.
 
-    ``take`` is offered the start and end of each frame that is a whole message, and may handle it
-    instead of the reader.
+    ``handler`` is offered the start and end of each frame that is a whole message, and may handle
+    it instead of the reader.
     """
 
     def __init__(
         self, reader: FrameReader, share: Share, fail: Callable[[WebSocketError], None]
     ) -> None:
-        self.take: Take | None = None
+        self.handler: FrameHandler | None = None
         self._reader = reader
         self._share = share
         self._fail = fail
-        self._head = b""
+        self._partial_header = b""
         self._left = 0
-        self._control = self._final = self._deaf = False
-        self._size = self._held = 0
+        self._control = self._final = self._is_ignoring = False
+        self._size = self._reserved = 0
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Check bytes, then forward them; after a protocol error nothing more is read."""
-        if not (self._left or self._head or self._size or self._deaf):
-            if self.take is not None and not (data := self._offer(data, self.take)):
+        if not (self._left or self._partial_header or self._size or self._is_ignoring):
+            if self.handler is not None and not (data := self._offer(data, self.handler)):
                 return False, b""
-            if _end(data, 0) == len(data):
+            if _frame_end(data, 0) == len(data):
                 return self._reader.feed_data(data)  # the common case: nothing is buffered
         try:
-            control = self._look(data)
-            if not self._deaf:
-                self._hold()
+            control = self._track_frames(data)
+            if not self._is_ignoring:
+                self._reserve()
         except WebSocketError as error:
             self.end()
             self._fail(error)
             return True, b""
-        return self._reader.feed_data(bytes(control) if self._deaf else data)
+        return self._reader.feed_data(bytes(control) if self._is_ignoring else data)
 
     @staticmethod
-    def _offer(data: bytes, take: Take) -> bytes:
+    def _offer(data: bytes, handler: FrameHandler) -> bytes:
         """Offer whole messages from the start of the data; return the rest.
 
         Limited per read, so that others are not delayed: the rest goes through the reader and its
         queue.
         """
         at = taken = 0
-        while taken < _TURN and 0 < (end := _end(data, at)) <= len(data) and take(data, at, end):
+        while (
+            taken < _FRAMES_PER_READ
+            and 0 < (end := _frame_end(data, at)) <= len(data)
+            and handler(data, at, end)
+        ):
             at, taken = end, taken + 1
         return data[at:] if at else data
 
     def ignore(self) -> None:
         """Discard further messages, to save memory; only the close frame is forwarded."""
         self.end()
-        self._deaf = True
+        self._is_ignoring = True
 
     def feed_eof(self) -> None:
         """Forward the end of input."""
@@ -98,42 +102,42 @@ class Framing:
     def end(self) -> None:
         """Release the share of an incomplete message."""
         self._share.give_back()
-        self._held = self._size = 0
+        self._reserved = self._size = 0
 
-    def _look(self, data: bytes) -> bytearray:
+    def _track_frames(self, data: bytes) -> bytearray:
         """Track the frames in ``data``; return the bytes that belong to no message.
 
         Raises ``WebSocketError``.
         """
         control = bytearray()
         if self._left < len(data):  # usually the middle of a large frame
-            data, self._head = self._head + data, b""
+            data, self._partial_header = self._partial_header + data, b""
         at = 0
         while at < len(data):
             if self._left:
                 step = min(self._left, len(data) - at)
-                self._pass(step)
+                self._count_payload(step)
             else:
                 step = _header_size(data, at)
                 if not step or at + step > len(data):
-                    self._head = data[at:]
+                    self._partial_header = data[at:]
                     break
-                self._begin(data[at : at + step])
+                self._start_frame(data[at : at + step])
             if self._control:
                 control += data[at : at + step]
             at += step
         return control
 
-    def _begin(self, header: bytes) -> None:
+    def _start_frame(self, header: bytes) -> None:
         if not header[1] & 0x80:
             raise WebSocketError(WSCloseCode.PROTOCOL_ERROR, "A client's frame must be masked")
         self._control = header[0] & 0xF >= _CONTROL
         self._final = bool(header[0] & 0x80)
         length = header[1] & 0x7F
         self._left = length if length < 126 else int.from_bytes(header[2:-4], "big")
-        self._pass(0)
+        self._count_payload(0)
 
-    def _pass(self, count: int) -> None:
+    def _count_payload(self, count: int) -> None:
         """Count ``count`` bytes of the frame's payload as received."""
         self._left -= count
         if self._control:
@@ -142,20 +146,20 @@ class Framing:
         if not self._left and self._final:  # complete: its handler counts it
             self._size = 0
 
-    def _hold(self) -> None:
+    def _reserve(self) -> None:
         """Count an incomplete message's bytes. Raises ``WebSocketError`` without room."""
-        if self._size < self._held:
+        if self._size < self._reserved:
             self._share.give_back()
-            self._held = 0
-        if self._size > self._held:
+            self._reserved = 0
+        if self._size > self._reserved:
             try:
-                self._share.take(self._size - self._held)
+                self._share.take(self._size - self._reserved)
             except Unavailable as error:
                 raise WebSocketError(WSCloseCode.TRY_AGAIN_LATER, error.detail) from None
-            self._held = self._size
+            self._reserved = self._size
 
 
-def _end(data: bytes, at: int) -> int:
+def _frame_end(data: bytes, at: int) -> int:
     """Return the end of the frame at ``at``; 0 unless it is masked and ends a message."""
     if len(data) < at + 6 or not (data[at] & 0x80 and data[at + 1] & 0x80):
         return 0

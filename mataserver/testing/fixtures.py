@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient, TestServer
     from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
-    from mataserver.app.lifetime import Composed
+    from mataserver.app.lifetime import ComposedServer
     from mataserver.testing import Served
 
 # ``mataserver`` is imported late: pytest loads this module in every project of an environment.
@@ -83,7 +83,7 @@ async def mata_server(
     from mataserver.testing import FAKE, Served, installed
     from mataserver.testing.serving import compose
 
-    started: list[tuple[TestServer, Composed]] = []
+    started: list[tuple[TestServer, ComposedServer]] = []
 
     async def start(*plugins: str | EntryPoint, **settings: Any) -> Served:
         points = [FAKE]
@@ -91,10 +91,10 @@ async def mata_server(
             points += installed(each) if isinstance(each, str) else [each]
         values = {"data_dir": mata_data_dir, **settings}
         composed, key = compose(entry_points=points, **values)
-        server = await aiohttp_server(composed.application, **running.CONNECTIONS)
-        running.tell_address(composed, server.host, server.port or 0)
+        server = await aiohttp_server(composed.application, **running.CONNECTION_OPTIONS)
+        running.set_address(composed, server.host, server.port or 0)
         if server.runner is not None:
-            composed.doorway.accept = server.runner.server
+            composed.in_process.accept = server.runner.server
         started.append((server, composed))
         url = str(server.make_url("/")).rstrip("/")
         _mata_started[url] = server

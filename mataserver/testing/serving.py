@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
-    from mataserver.app.lifetime import Composed
-    from mataserver.app.upkeep import Pace
+    from mataserver.app.lifetime import ComposedServer
+    from mataserver.app.maintenance import MaintenanceIntervals
     from mataserver.engines.work import Engine
 
 KEY = "test-key"
@@ -30,7 +30,7 @@ class Served:
 
     url: str
     key: str
-    composed: Composed
+    composed: ComposedServer
 
     @property
     def headers(self) -> dict[str, str]:
@@ -46,10 +46,10 @@ def compose(
     data_dir: Path,
     entry_points: Sequence[importlib.metadata.EntryPoint],
     probe: Any = None,
-    pace: Pace | None = None,
+    pace: MaintenanceIntervals | None = None,
     engines: Mapping[str, Engine] | None = None,
     **settings: Any,
-) -> tuple[Composed, str]:
+) -> tuple[ComposedServer, str]:
     """Compose a server without listening; return it and its key."""
     values = {"port": 0, "api_keys": [KEY], "data_dir": str(data_dir), **settings}
     chosen, set_by = config.read(environ={}, directory=data_dir, **values)
@@ -63,7 +63,7 @@ async def serving(
     *,
     entry_points: Sequence[importlib.metadata.EntryPoint] = (FAKE,),
     probe: Any = None,
-    pace: Pace | None = None,
+    pace: MaintenanceIntervals | None = None,
     engines: Mapping[str, Engine] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
@@ -74,7 +74,7 @@ async def serving(
     ``engines`` the server's own engines, by name.
     """
     composed, key = compose(data_dir, entry_points, probe, pace, engines, **settings)
-    runner = running.runner_of(composed)
+    runner = running.make_runner(composed)
     await runner.setup()
     try:
         port = await running.listen(runner, composed, "127.0.0.1", 0)

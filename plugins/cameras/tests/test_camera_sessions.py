@@ -31,7 +31,7 @@ from camera_sources import BOX, HEIGHT, WIDTH, rtsp
 from conftest import picture
 from mataserver import testing
 from mataserver.http.stream import MAX_VIEWERS
-from mataserver.http.stream_channel import WINDOW
+from mataserver.http.stream_channel import PING_WINDOW
 from stream_peers import (
     CLOSE,
     TEXT,
@@ -210,7 +210,7 @@ async def test_a_slow_viewer_holds_up_nobody(data_dir, video):
             kinds = []
             while (received := await slow.receive())[0] != CLOSE:
                 kinds.append(received[0])
-            assert kinds.count(TEXT) == WINDOW
+            assert kinds.count(TEXT) == PING_WINDOW
 
 
 async def test_a_viewer_sends_no_frames(data_dir, video):

@@ -13,7 +13,7 @@ from rebinding import NAME, Named, Rebinding
 from test_gateway_rpc import GRPC, INFER, Door, Peer
 from upstreams import Upstream
 
-from mataserver.http.in_process import Doorway
+from mataserver.http.in_process import InProcessConnector
 from mataserver_fleet.gateway.connections import ConnectionPool
 from mataserver_fleet.gateway.resolving import AddressResolver, UnresolvedHostError
 from mataserver_fleet.gateway.rpc import RpcGateway
@@ -105,7 +105,10 @@ async def test_an_address_that_is_not_permitted(names, tmp_path):
     """What was registered before the setting changed is asked no more, by no way."""
     async with stand_on(tmp_path) as stand, forbidden(0) as reached:
         clock, reaching = asyncio.get_running_loop().time, AddressResolver(Named(None, names))
-        links, target = ConnectionPool(clock, reaching, Doorway().connect), Target(ELSEWHERE, 1)
+        links, target = (
+            ConnectionPool(clock, reaching, InProcessConnector().connect),
+            Target(ELSEWHERE, 1),
+        )
         with pytest.raises(UnresolvedHostError, match="outbound_hosts"):
             await links.acquire(target)
         stand.follow(application(target))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from rebinding import Named, Rebinding
 
-from mataserver.http.in_process import Doorway
+from mataserver.http.in_process import InProcessConnector
 from mataserver_fleet.gateway.connections import ConnectionPool
 from mataserver_fleet.gateway.http1 import ChunkedDecoder, MalformedError, read_head
 from mataserver_fleet.gateway.resolving import AddressResolver
@@ -96,7 +96,9 @@ def test_chunks_in_doubt(said):
 async def links():
     """Connections that are ended with the test."""
     clock = asyncio.get_running_loop().time
-    made = ConnectionPool(clock, AddressResolver(Named(None, Rebinding())), Doorway().connect)
+    made = ConnectionPool(
+        clock, AddressResolver(Named(None, Rebinding())), InProcessConnector().connect
+    )
     yield made
     made.close()
     await asyncio.sleep(0.05)  # both ends see it

@@ -10,10 +10,10 @@ import aiohttp
 from api_answers import until
 from conftest import picture, register
 from mataserver import testing
-from mataserver.app.upkeep import Pace
+from mataserver.app.maintenance import MaintenanceIntervals
 from stream_peers import GATED, LOADS_EXIT
 
-OFTEN = Pace(retry=0.1)
+OFTEN = MaintenanceIntervals(retry=0.1)
 EVERY = (testing.FAKE, GATED)
 
 

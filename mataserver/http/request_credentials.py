@@ -31,7 +31,7 @@ def is_socket(request: web.Request) -> bool:
     return request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
 
 
-def of_metadata(
+def credentials_of_metadata(
     metadata: Iterable[tuple[str, str]], path: str, address: str = ""
 ) -> Iterator[Credentials]:
     """Yield what the metadata of a call shows, whose names are those of headers in lower case.
@@ -42,11 +42,11 @@ def of_metadata(
     for name, value in metadata:
         if name in given:
             given[name].append(value)
-    for each in _read(*(sole_value(name, values) for name, values in given.items())):
+    for each in _parse_headers(*(sole_value(name, values) for name, values in given.items())):
         yield Credentials(*each, "POST", path, address=address)
 
 
-class GivenTwice(BadRequest):
+class DuplicateValue(BadRequest):
     """400: a key that is there twice."""
 
 
@@ -57,7 +57,7 @@ def sole_value(name: str, values: Sequence[str]) -> str:
     client and the server could have looked at another than the server does. Raises ``BadRequest``.
     """
     if len(values) > 1:
-        raise GivenTwice(f"{name} is there {len(values)} times: send one")
+        raise DuplicateValue(f"{name} is there {len(values)} times: send one")
     return values[0] if values else ""
 
 
@@ -72,7 +72,7 @@ def check_query(request: web.Request, known: Iterable[str]) -> None:
             raise InvalidParams(f"{name[:64]}: unknown parameter{similar(name, names)}")
 
 
-class ShownSecret(NamedTuple):
+class PresentedSecret(NamedTuple):
     """What one header, or a WebSocket's token, shows."""
 
     scheme: Scheme
@@ -80,41 +80,41 @@ class ShownSecret(NamedTuple):
     user: str = ""
 
 
-def secrets(request: web.Request, *, socket: bool) -> list[ShownSecret]:
+def presented_secrets(request: web.Request, *, socket: bool) -> list[PresentedSecret]:
     """Return what a request shows: a WebSocket's ``?token=`` alone, else its headers.
 
     A browser's script can set no header of a WebSocket. FrontendRelay a key in a URL would open the
     door to whoever reads a log or a history. Raises ``BadRequest`` for one that is there twice.
     """
     headers = request.headers
-    shown = _read(
+    shown = _parse_headers(
         sole_value(hdrs.AUTHORIZATION, headers.getall(hdrs.AUTHORIZATION, ())),
         sole_value(API_KEY, headers.getall(API_KEY, ())),
     )
     if socket and is_socket(request):
         token = sole_value("token", request.query.getall("token", ()))
         if token:
-            return [ShownSecret("token", token)]
+            return [PresentedSecret("token", token)]
     return shown
 
 
-def _read(authorization: str, key: str) -> list[ShownSecret]:
+def _parse_headers(authorization: str, key: str) -> list[PresentedSecret]:
     """Return what each of two headers shows: a proxy may need one of them for itself."""
     found = []
     scheme, _, value = authorization.partition(" ")
     scheme, value = scheme.lower(), value.strip()
     if scheme == "bearer" and value:
-        found.append(ShownSecret("bearer", value))
+        found.append(PresentedSecret("bearer", value))
     elif scheme == "basic":
-        user, secret = _pair(value)
+        user, secret = _parse_basic(value)
         if secret:
-            found.append(ShownSecret("basic", secret, user))
+            found.append(PresentedSecret("basic", secret, user))
     if key:
-        found.append(ShownSecret("key", key))
+        found.append(PresentedSecret("key", key))
     return found
 
 
-def _pair(credentials: str) -> tuple[str, str]:
+def _parse_basic(credentials: str) -> tuple[str, str]:
     """Return user and password of a pair in base64, both empty for what is no such pair."""
     try:
         pair = base64.b64decode(credentials, validate=True).decode()

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.cookies import Cookies
-    from mataserver.http.in_process import Doorway
-    from mataserver.http.routing import Table
-    from mataserver.http.sockets import Sockets
+    from mataserver.http.in_process import InProcessConnector
+    from mataserver.http.routing import RouteTable
+    from mataserver.http.sockets import ServiceSockets
     from mataserver.outbound import Outbound
     from mataserver.principals import Principal
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 P = TypeVar("P", bound="asyncio.Protocol")
 
 
-class Kit:
+class ServiceHttp:
     """See ``mataserver.contract.web.Http``."""
 
     require_json = staticmethod(codec.require_json)
@@ -39,12 +39,12 @@ class Kit:
 
     def __init__(
         self,
-        table: Table,
+        table: RouteTable,
         budget: Budget,
-        sockets: Sockets,
+        sockets: ServiceSockets,
         outbound: Outbound,
         cookies: Cookies,
-        doorway: Doorway,
+        in_process: InProcessConnector,
         *,
         trust_proxy: bool,
         cors_origins: Sequence[str],
@@ -54,21 +54,21 @@ class Kit:
         self._sockets = sockets
         self._cookies = cookies
         self.decode, self.sign_out = budget.decode, cookies.sign_out
-        self.socket, self.connect = sockets.accept, doorway.connect
+        self.socket, self.connect = sockets.accept, in_process.connect
         self.outbound, self.check_outbound = outbound.request, outbound.check
         self._trust_proxy = trust_proxy
         self._cors_origins = cors_origins
 
     def read_body(self, request: web.Request) -> AbstractAsyncContextManager[bytes]:
         """Give the whole body."""
-        return bodies.whole(request, self._budget, self._table.limits(request))
+        return bodies.BodyReader(request, self._budget, self._table.limits(request))
 
     @contextlib.asynccontextmanager
     async def read_json(self, request: web.Request, kind: type[T]) -> AsyncIterator[T]:
         """Give the body as a ``kind``."""
         codec.require_json(request)
         async with self.read_body(request) as data:
-            asked = await self._budget.decode(data, codec.json_of(kind))
+            asked = await self._budget.decode(data, codec.json_decoder(kind))
             del data
             yield asked
 
@@ -108,7 +108,7 @@ class Kit:
         self, value: object, *, status: int = 200, request: web.Request | None = None
     ) -> web.Response:
         """Answer with a value as JSON, or as MessagePack where the request asks for it."""
-        form = "json" if request is None else codec.wanted_format(request)
+        form = "json" if request is None else codec.requested_format(request)
         return codec.respond(value, status=status, form=form)
 
     async def events(
@@ -125,13 +125,13 @@ class Kit:
                     yield each if isinstance(each, bytes) else events.event(*each)
 
         patience = self._sockets.unread_timeout
-        return await events.send(request, encoded(), failed or events.failed, patience)
+        return await events.send(request, encoded(), failed or events.error_event, patience)
 
     def raw_socket(
         self, request: web.Request, protocols: Sequence[str] = ()
     ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
         """Accept a WebSocket as a relay does."""
-        return self._sockets.relay(request, protocols)
+        return self._sockets.accept_raw(request, protocols)
 
     def budget(self) -> BudgetShare:
         """Return a share of the budget of bytes in flight, which holds nothing yet."""
@@ -143,7 +143,7 @@ class Kit:
 
     def url(self, request: web.Request, scheme: Literal["http", "ws"] = "http") -> str:
         """Return the base URL by which the client knows the server."""
-        return proxies.place(request, trusted=self._trust_proxy).url(scheme)
+        return proxies.public_address(request, trusted=self._trust_proxy).url(scheme)
 
     def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
         """Begin a browser's session; return its CSRF token."""

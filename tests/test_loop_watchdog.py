@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 
-from mataserver.app import stalls
+from mataserver.app import loop_watchdog
 
 
 async def test_who_holds_up_the_loop_is_told(caplog):
@@ -22,7 +22,7 @@ async def test_who_holds_up_the_loop_is_told(caplog):
             time.sleep(0.01)
         time.sleep(0.5)
 
-    task = asyncio.create_task(stalls.watch(0.1))
+    task = asyncio.create_task(loop_watchdog.watch(0.1))
     await asyncio.sleep(0)
     careless()
     task.cancel()
@@ -53,7 +53,7 @@ def told(monkeypatch):
     # Of a logger that is in the tree, the tests' own handler would keep the records.
     apart = logging.Logger("apart")  # noqa: LOG001
     apart.addHandler(handler)
-    monkeypatch.setattr(stalls, "log", apart)
+    monkeypatch.setattr(loop_watchdog, "log", apart)
     return handler.texts
 
 
@@ -70,7 +70,7 @@ async def test_what_held_up_the_loop_is_not_kept(told):
             time.sleep(0.01)
         return weakref.ref(body)
 
-    task = asyncio.create_task(stalls.watch(0.1))
+    task = asyncio.create_task(loop_watchdog.watch(0.1))
     await asyncio.sleep(0)
     kept = careless()
     async with asyncio.timeout(10):
@@ -92,7 +92,7 @@ async def test_code_without_lines_is_told_too(told):
     full, rest = divmod(len(code.co_code) // 2, 8)
     unknown = b"\xff" * full + bytes([0xF8 | rest - 1] if rest else [])  # eight units each
     careless.__code__ = code.replace(co_linetable=unknown)
-    task = asyncio.create_task(stalls.watch(0.1))
+    task = asyncio.create_task(loop_watchdog.watch(0.1))
     await asyncio.sleep(0)
     careless()
     task.cancel()
@@ -105,7 +105,7 @@ async def test_a_loop_that_waits_is_not_held_up(caplog):
 
     A busy machine may hold up the loop for some tenths of a second, too: not for two.
     """
-    task = asyncio.create_task(stalls.watch(2))
+    task = asyncio.create_task(loop_watchdog.watch(2))
     await asyncio.to_thread(time.sleep, 2.5)
     await asyncio.sleep(2.5)
     task.cancel()
@@ -119,7 +119,7 @@ async def test_the_watch_ends_with_its_task():
         return [each for each in threading.enumerate() if each.name == "watches the event loop"]
 
     before = len(watchers())
-    task = asyncio.create_task(stalls.watch(0.1))
+    task = asyncio.create_task(loop_watchdog.watch(0.1))
     await asyncio.sleep(0.05)
     assert len(watchers()) == before + 1
     task.cancel()

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mataserver.http")
 
-_UNREAD = frozenset({408, 413, 417})  # the rest of the body is not waited for
+_CLOSING_STATUSES = frozenset({408, 413, 417})  # the rest of the body is not waited for
 
 
 def error_response(error: MataError) -> web.Response:
     """Answer ``{"detail": ...}`` with the error's status."""
     headers = {}
-    if error.status in _UNREAD:
+    if error.status in _CLOSING_STATUSES:
         headers["Connection"] = "close"
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
@@ -45,7 +45,7 @@ def error_response(error: MataError) -> web.Response:
     )
 
 
-def unserved(error: web.HTTPException) -> web.Response:
+def as_api_error(error: web.HTTPException) -> web.Response:
     """Give aiohttp's own errors (404, 405, 413 ...) the API's form."""
     details = {404: "Not found", 405: "Method not allowed", 413: "The body is over the limit"}
     response = error_response(
@@ -56,7 +56,7 @@ def unserved(error: web.HTTPException) -> web.Response:
     return response
 
 
-def expecting(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
+def with_error_form(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
     """Wrap what answers ``Expect``, which is asked before any middleware."""
 
     async def wrapped(request: web.Request) -> web.StreamResponse | None:
@@ -71,7 +71,7 @@ def render(
 ) -> web.StreamResponse:
     """Return an error in the form of the route, else of the path's protocol."""
     route = request.get(ROUTE)
-    form = (route and route.error_form) or _form(request.path, forms)
+    form = (route and route.error_form) or _form_of_path(request.path, forms)
     if form is None or not isinstance(response, web.Response) or response.prepared:
         return response
     body = response.body
@@ -90,7 +90,7 @@ class _Problem(Struct, forbid_unknown_fields=True):
     detail: str
 
 
-def _form(path: str, forms: Mapping[str, ErrorForm]) -> ErrorForm | None:
+def _form_of_path(path: str, forms: Mapping[str, ErrorForm]) -> ErrorForm | None:
     """Return the form of the longest prefix; one that ends in no slash is a path of its own too."""
-    fitting = [each for each in forms if path == each or path.startswith(each.rstrip("/") + "/")]
-    return forms[max(fitting, key=len)] if fitting else None
+    matching = [each for each in forms if path == each or path.startswith(each.rstrip("/") + "/")]
+    return forms[max(matching, key=len)] if matching else None

@@ -15,9 +15,9 @@ from msgspec import Raw
 from mataserver.errors import BadRequest, InvalidParams, TooLarge
 from mataserver.params import describe
 
-MOST_OUTSIDE = 262_144
+MAX_STRUCTURE_BYTES = 262_144
 """Maximum bytes of a body outside of its long strings."""
-LONG_TEXT = 4_096
+MIN_LONG_STRING = 4_096
 """Minimum bytes of a long string, whose memory is proportional to its length."""
 
 _BACKSLASH = ord("\\")
@@ -29,16 +29,16 @@ def decode(data: bytes, kind: type[T]) -> T:
     """Decode a body to a struct; null means that an optional field is not given.
 
     Raises ``BadRequest`` for invalid JSON, ``InvalidParams`` for wrong types, ``TooLarge`` for more
-    than ``MOST_OUTSIDE`` bytes outside of long strings.
+    than ``MAX_STRUCTURE_BYTES`` bytes outside of long strings.
     """
     check(data)
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         if "got `null`" in str(error):
-            return _typed(_without_nulls(data), kind)
+            return _decode_as(_reencode_without_nulls(data), kind)
         _check_json(data)
-        raise _refusal(error, kind) from None
+        raise _invalid_params(error, kind) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise BadRequest("The body is not valid JSON") from None
 
@@ -52,9 +52,9 @@ def convert(value: Any, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
         try:
-            return msgspec.convert(pruned(value), kind)
+            return msgspec.convert(without_nulls(value), kind)
         except msgspec.ValidationError as error:
-            raise _refusal(error, kind) from None
+            raise _invalid_params(error, kind) from None
 
 
 def check(data: bytes) -> None:
@@ -64,53 +64,55 @@ def check(data: bytes) -> None:
 
     The cost is that of finding quotation marks, and it stops at the limit.
     """
-    if len(data) <= MOST_OUTSIDE:
+    if len(data) <= MAX_STRUCTURE_BYTES:
         return
     outside = at = 0
-    while at < len(data) and outside <= MOST_OUTSIDE:
+    while at < len(data) and outside <= MAX_STRUCTURE_BYTES:
         begin = data.find(b'"', at)
         if begin < 0:
             begin = len(data)
-        end, escapes = _end(data, begin + 1)
+        end, escapes = _string_end(data, begin + 1)
         length = min(end + 1, len(data)) - begin
-        outside += begin - at + escapes + (length if length < LONG_TEXT else 0)
+        outside += begin - at + escapes + (length if length < MIN_LONG_STRING else 0)
         at = end + 1
-    if outside > MOST_OUTSIDE:
-        if len(data) <= 4 * MOST_OUTSIDE:  # report invalid JSON as such, if that is cheap
+    if outside > MAX_STRUCTURE_BYTES:
+        if len(data) <= 4 * MAX_STRUCTURE_BYTES:  # report invalid JSON as such, if that is cheap
             _check_json(data)
-        raise TooLarge(f"The body has over {MOST_OUTSIDE} bytes beside its images and long texts")
+        raise TooLarge(
+            f"The body has over {MAX_STRUCTURE_BYTES} bytes beside its images and long texts"
+        )
 
 
-def _end(data: bytes, begin: int) -> tuple[int, int]:
+def _string_end(data: bytes, begin: int) -> tuple[int, int]:
     """Return the end of a string that starts at ``begin``, and its number of escaped quotes.
 
-    Stops after ``MOST_OUTSIDE`` of these.
+    Stops after ``MAX_STRUCTURE_BYTES`` of these.
     """
     escapes, at = 0, begin
-    while escapes <= MOST_OUTSIDE:
+    while escapes <= MAX_STRUCTURE_BYTES:
         end = data.find(b'"', at)
         if end < 0:
             return len(data), escapes
-        if data[end - 1] != _BACKSLASH or _backslashes(data[at:end]) % 2 == 0:
+        if data[end - 1] != _BACKSLASH or _trailing_backslashes(data[at:end]) % 2 == 0:
             return end, escapes
         escapes += 1
         at = end + 1
     return len(data), escapes
 
 
-def _backslashes(text: bytes) -> int:
+def _trailing_backslashes(text: bytes) -> int:
     """Return the number of backslashes at the end of ``text``."""
     return len(text) - len(text.rstrip(b"\\"))
 
 
-def _typed(data: bytes, kind: type[T]) -> T:
+def _decode_as(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise _refusal(error, kind) from None
+        raise _invalid_params(error, kind) from None
 
 
-def described(error: msgspec.ValidationError, kind: Any = None) -> str:
+def describe_error(error: msgspec.ValidationError, kind: Any = None) -> str:
     """Describe a validation error of a body, beginning with the field.
 
     With the target type ``kind``, lists the values that the field accepts.
@@ -118,23 +120,23 @@ def described(error: msgspec.ValidationError, kind: Any = None) -> str:
     return describe(error, "", kind) or "the body must be a JSON object"
 
 
-def _refusal(error: msgspec.ValidationError, kind: Any) -> InvalidParams:
-    return InvalidParams(described(error, kind))
+def _invalid_params(error: msgspec.ValidationError, kind: Any) -> InvalidParams:
+    return InvalidParams(describe_error(error, kind))
 
 
-def _without_nulls(data: bytes) -> bytes:
+def _reencode_without_nulls(data: bytes) -> bytes:
     """Return the JSON without object members that are null."""
     try:
-        return msgspec.json.encode(pruned(msgspec.json.decode(data)))
+        return msgspec.json.encode(without_nulls(msgspec.json.decode(data)))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise BadRequest("The body is not valid JSON") from None
 
 
-def pruned(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Return decoded JSON without object members that are null."""
     if isinstance(value, dict):
-        return {name: pruned(each) for name, each in value.items() if each is not None}
-    return [pruned(each) for each in value] if isinstance(value, list) else value
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _check_json(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What a service gives is checked before it counts: methods, routes and forms of errors."""
+"""Validation of services before they are used: methods, routes and error forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 from mataserver.contract.routes import Route
 from mataserver.contract.service import Service
 from mataserver.http import openapi
-from mataserver.http.routing import awaited, shape
+from mataserver.http.routing import as_coroutine, route_pattern
 from mataserver.plugins import PluginError
 from mataserver.plugins.admission import check_called, several
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from mataserver.contract.routes import ErrorForm
 
-AWAITED = ("authenticate", "on_result", "session_source")
-PLAIN = (
+COROUTINE_METHODS = ("authenticate", "on_result", "session_source")
+PLAIN_METHODS = (
     "admits",
     "claims",
     "error_forms",
@@ -32,15 +32,15 @@ PLAIN = (
     "routes",
     "waiting",
 )
-"""What a service may offer: coroutines, and what must answer at once."""
+"""Optional methods of a service: coroutines, and plain functions."""
 
 
-def checked(
-    service: object, taken: set[tuple[str, str]]
+def validate_service(
+    service: object, existing: set[tuple[str, str]]
 ) -> tuple[Service, tuple[Route, ...], Mapping[str, ErrorForm]]:
-    """Return a service, its routes and its forms of errors.
+    """Return a service, its routes and its error forms.
 
-    Raises ``PluginError`` for what cannot be served, or is taken already.
+    Raises ``PluginError`` for an invalid service, and for routes that are in ``existing``.
     """
     if not isinstance(service, Service):
         raise PluginError("service() must return an object with routes() and async enter and exit")
@@ -48,43 +48,49 @@ def checked(
     required = getattr(service, "requires", ())
     if isinstance(required, str) or not all(isinstance(each, str) for each in required):
         raise PluginError("requires must be a tuple of the names of plugins")
-    routes = _routes(service, taken)
-    _try(routes)
-    return service, routes, _forms(service)
+    routes = _routes(service, existing)
+    _try_routes(routes)
+    return service, routes, _error_forms(service)
 
 
 def _check_methods(service: Service) -> None:
-    """Raise ``PluginError`` for a method that is awaited and is no coroutine, or the other way.
+    """Raise ``PluginError`` for a plain function in place of a coroutine, or vice versa.
 
-    Else a plain ``authenticate`` failed with the first request, and a coroutine ``claims``, which
-    is always true, took every request.
+    Otherwise a plain ``authenticate`` would fail at the first request, and a coroutine ``claims``,
+    whose result is always true, would claim every request.
     """
-    for name, method in ((each, getattr(service, each, None)) for each in (*AWAITED, *PLAIN)):
-        if method is not None and inspect.iscoroutinefunction(method) != (name in AWAITED):
-            raise PluginError(f"{name}() must be {'async' if name in AWAITED else 'a plain'} def")
+    for name, method in (
+        (each, getattr(service, each, None)) for each in (*COROUTINE_METHODS, *PLAIN_METHODS)
+    ):
+        if method is not None and inspect.iscoroutinefunction(method) != (
+            name in COROUTINE_METHODS
+        ):
+            raise PluginError(
+                f"{name}() must be {'async' if name in COROUTINE_METHODS else 'a plain'} def"
+            )
 
 
-def _try(routes: Sequence[Route]) -> None:
-    """Add routes to a router that serves nobody: what fails here is this service's fault alone.
+def _try_routes(routes: Sequence[Route]) -> None:
+    """Add routes to a separate router, so that an error can be attributed to this service.
 
-    Raises ``PluginError`` for what aiohttp refuses.
+    Raises ``PluginError`` for routes that aiohttp rejects.
     """
     router = web.UrlDispatcher()
     for route in routes:
         if route.when is not None:
             continue
         try:
-            router.add_route(route.method, route.path, awaited(route.handler))
-        # aiohttp asserts that a handler can be called, and tells of two that clash at run time.
+            router.add_route(route.method, route.path, as_coroutine(route.handler))
+        # aiohttp asserts that a handler is callable, and reports conflicts as RuntimeError.
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            said = f"{route.method} {route.path}: {error}"
-            raise PluginError(f"its route cannot be served: {said}") from None
+            message = f"{route.method} {route.path}: {error}"
+            raise PluginError(f"its route cannot be served: {message}") from None
 
 
-def check_described(routes: Sequence[Route]) -> None:
-    """Raise ``PluginError`` for routes that ``GET /openapi.json`` could not describe.
+def check_openapi(routes: Sequence[Route]) -> None:
+    """Raise ``PluginError`` for routes that the OpenAPI document cannot describe.
 
-    Types without a JSON Schema, and statuses that there are not.
+    These have types without a JSON Schema, or statuses that do not exist.
     """
     try:
         openapi.document(routes, "")
@@ -92,8 +98,8 @@ def check_described(routes: Sequence[Route]) -> None:
         raise PluginError(f"its routes cannot be described: {error}") from None
 
 
-def _forms(service: Any) -> Mapping[str, ErrorForm]:
-    """Return a service's forms of errors by prefix. Raises ``PluginError`` for what is none."""
+def _error_forms(service: Any) -> Mapping[str, ErrorForm]:
+    """Return a service's error forms by prefix. Raises ``PluginError`` for invalid ones."""
     forms = service.error_forms() if hasattr(service, "error_forms") else {}
     for prefix, form in dict(forms).items():
         if not (isinstance(prefix, str) and prefix.startswith("/") and callable(form)):
@@ -102,12 +108,12 @@ def _forms(service: Any) -> Mapping[str, ErrorForm]:
     return forms
 
 
-def _routes(service: Service, taken: set[tuple[str, str]]) -> tuple[Route, ...]:
+def _routes(service: Service, existing: set[tuple[str, str]]) -> tuple[Route, ...]:
     given = several(service.routes(), "routes() must return routes")
-    routes = tuple(route for each in given for route in _described(each))
-    seen = set(taken)
+    routes = tuple(route for each in given for route in _as_routes(each))
+    seen = set(existing)
     for route in routes:
-        own = shape(route.method, route.path)
+        own = route_pattern(route.method, route.path)
         exists = own in seen or ("*", own[1]) in seen
         if exists and route.when is None:
             raise PluginError(f"its route exists already: {route.method} {route.path}")
@@ -117,8 +123,8 @@ def _routes(service: Service, taken: set[tuple[str, str]]) -> tuple[Route, ...]:
     return routes
 
 
-def _described(given: Any) -> tuple[Route, ...]:
-    """Return what a service gave as routes: a ``RouteDef`` is served and not documented."""
+def _as_routes(given: Any) -> tuple[Route, ...]:
+    """Convert a service's route; a ``RouteDef`` is served but not documented."""
     if isinstance(given, Route):
         return (given,)
     if not isinstance(given, web.RouteDef):

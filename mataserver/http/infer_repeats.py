@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mataserver.errors import MataError
 from mataserver.http import forms
-from mataserver.http.budget import LARGE
+from mataserver.http.budget import THREAD_DECODE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mataserver.params import Params
     from mataserver.serving.handle import Handle
 
-    Take = Callable[[Encoded | Exception], None]
+    OnAnswer = Callable[[Encoded | Exception], None]
 
 
 class InferCall(NamedTuple):
@@ -29,10 +29,10 @@ class InferCall(NamedTuple):
     plan: ModelPlan
 
 
-class Inferring(Protocol):
+class InferenceRunner(Protocol):
     """Runs inferences."""
 
-    async def read(self, data: bytes) -> tuple[InferCall, bytes]:
+    async def read_json(self, data: bytes) -> tuple[InferCall, bytes]:
         """Parse a JSON body into the call and its image."""
         ...
 
@@ -40,7 +40,7 @@ class Inferring(Protocol):
         """Do so for a body that decodes in negligible time."""
         ...
 
-    def uploaded(self, form: Form) -> InferCall:
+    def call_of_form(self, form: Form) -> InferCall:
         """Return the call that a form describes."""
         ...
 
@@ -49,7 +49,7 @@ class Inferring(Protocol):
         ...
 
     def begin(
-        self, call: InferCall, image: bytes, form: Format, take: Take
+        self, call: InferCall, image: bytes, form: Format, on_answer: OnAnswer
     ) -> Callable[[], None] | None:
         """Start inference; only if no service must be notified."""
         ...
@@ -58,7 +58,7 @@ class Inferring(Protocol):
 class ImageRepeat(NamedTuple):
     """Requests with an image body, with parameters as in an earlier request."""
 
-    service: Inferring
+    service: InferenceRunner
     call: InferCall
     form: Format
 
@@ -73,15 +73,17 @@ class ImageRepeat(NamedTuple):
         """Run inference on an image."""
         return await self.service.answer(self.call, body, self.form)
 
-    def begin(self, body: bytes, _boundary: bytes, take: Take) -> Callable[[], None] | None:
+    def begin(
+        self, body: bytes, _boundary: bytes, on_answer: OnAnswer
+    ) -> Callable[[], None] | None:
         """Start inference on an image."""
-        return self.service.begin(self.call, body, self.form, take)
+        return self.service.begin(self.call, body, self.form, on_answer)
 
 
 class JsonRepeat(NamedTuple):
     """JSON requests, described entirely by the body."""
 
-    service: Inferring
+    service: InferenceRunner
     form: Format
 
     def is_current(self) -> bool:
@@ -90,22 +92,24 @@ class JsonRepeat(NamedTuple):
 
     async def answer(self, body: bytes, _boundary: bytes) -> Encoded:
         """Run the inference that a body describes."""
-        call, image = await self.service.read(body)
+        call, image = await self.service.read_json(body)
         del body
         return await self.service.answer(call, image, self.form)
 
-    def begin(self, body: bytes, _boundary: bytes, take: Take) -> Callable[[], None] | None:
+    def begin(
+        self, body: bytes, _boundary: bytes, on_answer: OnAnswer
+    ) -> Callable[[], None] | None:
         """Start the inference of a body that decodes in negligible time."""
-        if len(body) > LARGE:
+        if len(body) > THREAD_DECODE_BYTES:
             return None
         call, image = self.service.read_small(body)
-        return self.service.begin(call, image, self.form, take)
+        return self.service.begin(call, image, self.form, on_answer)
 
 
 class FormRepeat(NamedTuple):
     """Uploads, described entirely by the form."""
 
-    service: Inferring
+    service: InferenceRunner
     form: Format
 
     def is_current(self) -> bool:
@@ -116,12 +120,12 @@ class FormRepeat(NamedTuple):
         """Run the inference that a form describes."""
         form = await forms.read(body, boundary.decode("ascii"))
         del body
-        call, image = self.service.uploaded(form), form.file
+        call, image = self.service.call_of_form(form), form.file
         return await self.service.answer(call, image, self.form)
 
-    def begin(self, body: bytes, boundary: bytes, take: Take) -> Callable[[], None] | None:
+    def begin(self, body: bytes, boundary: bytes, on_answer: OnAnswer) -> Callable[[], None] | None:
         """Start the inference of a form that is read in negligible time."""
-        if len(body) > LARGE:
+        if len(body) > THREAD_DECODE_BYTES:
             return None
         form = forms.parse(body, boundary.decode("ascii"))
-        return self.service.begin(self.service.uploaded(form), form.file, self.form, take)
+        return self.service.begin(self.service.call_of_form(form), form.file, self.form, on_answer)

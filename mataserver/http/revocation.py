@@ -25,32 +25,32 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NO_MORE = "what you showed counts no more"
-REMEMBERED = 1024
+REVOKED_REASON = "what you showed counts no more"
+MAX_REMEMBERED = 1024
 """Revocations that are remembered for requests that do not wait yet."""
 
 
-class GrantEnded(MataError):
+class CredentialsRevoked(MataError):
     """401: the credentials have been revoked or have expired."""
 
     status = 401
 
 
-class Grants:
+class Revocations:
     """The ongoing operations by principal, with callbacks that end them."""
 
     def __init__(self) -> None:
-        self._held: dict[Callable[[], None], Principal] = {}
-        self._ended: deque[str] = deque(maxlen=REMEMBERED)
-        self.revocations = 0
+        self._watched: dict[Callable[[], None], Principal] = {}
+        self._revoked: deque[str] = deque(maxlen=MAX_REMEMBERED)
+        self.total = 0
 
     def attach(self, request: web.Request) -> None:
         """Let a request that has just been authenticated learn of its revocation."""
         request[GRANTS] = self
-        request[ADMITTED] = self.revocations
+        request[REVOCATIONS_SEEN] = self.total
 
     @contextlib.contextmanager
-    def held(self, principal: Principal | None, end: Callable[[], None]) -> Iterator[None]:
+    def watch(self, principal: Principal | None, end: Callable[[], None]) -> Iterator[None]:
         """Call ``end()``, within the context, once a principal's credentials become invalid.
 
         Each ``end`` must be a distinct object; without a principal it is never called.
@@ -62,125 +62,125 @@ class Grants:
         if principal.until is not None:
             left = max(0.0, principal.until - time.time())
             timer = asyncio.get_running_loop().call_later(left, end)
-        self._held[end] = principal
+        self._watched[end] = principal
         try:
             yield
         finally:
-            del self._held[end]
+            del self._watched[end]
             if timer is not None:
                 timer.cancel()
 
     def end_all(self, identity: str) -> None:
         """End all operations of a principal or a grant."""
-        self.revocations += 1
-        self._ended.append(identity)
-        for end, principal in list(self._held.items()):
+        self.total += 1
+        self._revoked.append(identity)
+        for end, principal in list(self._watched.items()):
             if principal.rests_on(identity):
                 end()
 
-    def ended_since(self, principal: Principal, revocations: int) -> bool:
-        """Whether a principal was revoked after so many ``revocations``.
+    def is_revoked_since(self, principal: Principal, seen: int) -> bool:
+        """Whether a principal was revoked after so many ``total``.
 
         True if more came since than are remembered.
         """
-        since = self.revocations - revocations
-        if since > len(self._ended):
+        since = self.total - seen
+        if since > len(self._revoked):
             return True
-        return any(principal.rests_on(each) for each in islice(reversed(self._ended), since))
+        return any(principal.rests_on(each) for each in islice(reversed(self._revoked), since))
 
 
-GRANTS: web.RequestKey[Grants] = web.RequestKey("grants")
+GRANTS: web.RequestKey[Revocations] = web.RequestKey("grants")
 """All ongoing operations, in an authenticated request."""
-ADMITTED: web.RequestKey[int] = web.RequestKey("admitted", int)
+REVOCATIONS_SEEN: web.RequestKey[int] = web.RequestKey("admitted", int)
 """The number of revocations when a request was authenticated."""
-_HELD: web.RequestKey[bool] = web.RequestKey("held", bool)
+_WATCHED: web.RequestKey[bool] = web.RequestKey("held", bool)
 
 
-def held(
+def watch_revocation(
     request: web.Request, principal: Principal | None, end: Callable[[], None]
 ) -> contextlib.AbstractContextManager[None]:
-    """Call ``end()`` as ``Grants.held`` does; never without authentication."""
-    request[_HELD] = True
+    """Call ``end()`` as ``Revocations.watch`` does; never without authentication."""
+    request[_WATCHED] = True
     grants = request.get(GRANTS)
-    return contextlib.nullcontext() if grants is None else grants.held(principal, end)
+    return contextlib.nullcontext() if grants is None else grants.watch(principal, end)
 
 
-def is_held(request: web.Request) -> bool:
+def is_watched(request: web.Request) -> bool:
     """Whether the handler ends by itself once the credentials become invalid."""
-    return _HELD in request
+    return _WATCHED in request
 
 
 class LateGrant:
     """The grant of a request whose body comes after its head, where no task waits for it."""
 
-    __slots__ = ("_ended", "_holding")
+    __slots__ = ("_holding", "_revoked")
 
-    def __init__(self, grants: Grants, principal: Principal) -> None:
-        self._ended = False
+    def __init__(self, grants: Revocations, principal: Principal) -> None:
+        self._revoked = False
         self._holding = contextlib.ExitStack()
-        self._holding.enter_context(grants.held(principal, self._end))
+        self._holding.enter_context(grants.watch(principal, self._end))
 
-    def refusal(self) -> GrantEnded | None:
+    def refusal(self) -> CredentialsRevoked | None:
         """Return the error to answer with, if the credentials have become invalid."""
-        return _ended() if self._ended else None
+        return _revoked_error() if self._revoked else None
 
     def release(self) -> None:
         """Stop watching."""
         self._holding.close()
 
     def _end(self) -> None:
-        self._ended = True
+        self._revoked = True
 
 
-class GrantedTurns:
+class RevocableWait:
     """Awaits one operation after another, until it is ended."""
 
     def __init__(self) -> None:
-        self._over = False
-        self._waiting: asyncio.Timeout | None = None
+        self._is_ended = False
+        self._timeout: asyncio.Timeout | None = None
 
     def check(self) -> None:
-        """Raise ``GrantEnded`` if it was ended."""
-        if self._over:
-            raise _ended()
+        """Raise ``CredentialsRevoked`` if it was ended."""
+        if self._is_ended:
+            raise _revoked_error()
 
     def end(self) -> None:
         """Stop the current and any further wait."""
-        self._over = True
-        if self._waiting is not None:
-            self._waiting.reschedule(0.0)
+        self._is_ended = True
+        if self._timeout is not None:
+            self._timeout.reschedule(0.0)
 
-    async def of(self, work: Awaitable[T]) -> T:
-        """Return the result of ``work``. Raises ``GrantEnded``."""
+    async def for_result(self, work: Awaitable[T]) -> T:
+        """Return the result of ``work``. Raises ``CredentialsRevoked``."""
         try:
-            async with asyncio.timeout(0.0 if self._over else None) as self._waiting:
+            async with asyncio.timeout(0.0 if self._is_ended else None) as self._timeout:
                 return await work
         except TimeoutError:
-            if self._waiting is not None and self._waiting.expired():
-                raise _ended() from None
+            if self._timeout is not None and self._timeout.expired():
+                raise _revoked_error() from None
             raise
         finally:
-            self._waiting = None
+            self._timeout = None
 
 
-def check(request: web.Request, principal: Principal | None) -> None:
-    """Raise ``GrantEnded`` if the caller was revoked since the request was authenticated.
+def check_not_revoked(request: web.Request, principal: Principal | None) -> None:
+    """Raise ``CredentialsRevoked`` if the caller was revoked since the request was authenticated.
 
     A handler may wait for something else before it reads the body.
     """
     grants = request.get(GRANTS)
-    if grants and principal and grants.ended_since(principal, request[ADMITTED]):
-        raise _ended()
+    if grants and principal and grants.is_revoked_since(principal, request[REVOCATIONS_SEEN]):
+        raise _revoked_error()
 
 
 @contextlib.contextmanager
-def turns_of(request: web.Request, principal: Principal | None) -> Iterator[GrantedTurns]:
+def revocable_wait(request: web.Request, principal: Principal | None) -> Iterator[RevocableWait]:
     """Create the turns that wait for the rest of a request while its credentials are valid."""
-    check(request, principal)
-    turns, grants = GrantedTurns(), request.get(GRANTS)
-    with contextlib.nullcontext() if grants is None else grants.held(principal, turns.end):
-        yield turns
+    check_not_revoked(request, principal)
+    wait, grants = RevocableWait(), request.get(GRANTS)
+    with contextlib.nullcontext() if grants is None else grants.watch(principal, wait.end):
+        yield wait
 
 
-def _ended() -> GrantEnded:
-    return GrantEnded(f"{NO_MORE[0].upper()}{NO_MORE[1:]}")
+def _revoked_error() -> CredentialsRevoked:
+    return CredentialsRevoked(f"{REVOKED_REASON[0].upper()}{REVOKED_REASON[1:]}")

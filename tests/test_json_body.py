@@ -10,10 +10,10 @@ import pytest
 from msgspec import Struct
 
 from mataserver.errors import BadRequest, InvalidParams, TooLarge
-from mataserver.http import jsonbody
+from mataserver.http import json_body
 
-MOST = jsonbody.MOST_OUTSIDE
-LONG = "x" * jsonbody.LONG_TEXT
+MOST = json_body.MAX_STRUCTURE_BYTES
+LONG = "x" * json_body.MIN_LONG_STRING
 
 
 class Options(Struct):
@@ -47,7 +47,7 @@ FLOODS = {
 def test_what_makes_many_objects_is_refused_before_it_is_built(name):
     """However a body is made of short pieces: over the limit it is 413, and nothing was built."""
     with pytest.raises(TooLarge, match=f"over {MOST} bytes beside its images and long texts"):
-        jsonbody.decode(FLOODS[name], Body)
+        json_body.decode(FLOODS[name], Body)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_what_makes_many_objects_is_refused_before_it_is_built(name):
 def test_one_long_text_may_be_of_any_size(image):
     """An image beside few other bytes is decoded, whatever characters the text is made of."""
     text = f'{{"model":"m","image":"{image}","params":{{"a":[1,"\\"",{{}}]}}}}'
-    found = jsonbody.decode(text.encode(), Body)
+    found = json_body.decode(text.encode(), Body)
     assert (found.image, found.params) == (json.loads(f'"{image}"'), {"a": [1, '"', {}]})
 
 
 def test_many_long_texts_may_be_of_any_size():
     """Texts that are long enough to be worth their objects do not count, however many they are."""
     texts = [LONG] * 200
-    found = jsonbody.decode(json.dumps({"model": "m", "params": {"a": texts}}).encode(), Body)
+    found = json_body.decode(json.dumps({"model": "m", "params": {"a": texts}}).encode(), Body)
     assert found.params == {"a": texts}
 
 
@@ -71,9 +71,9 @@ def test_the_limit_is_exact():
     """A body of just the limit is decoded, one byte more is not."""
     head, text = b'{"model":"m","image":', b'"%b"' % LONG.encode()
     spaces = b" " * (MOST - len(head) - 1)
-    assert jsonbody.decode(head + text + spaces + b"}", Body).image == LONG
+    assert json_body.decode(head + text + spaces + b"}", Body).image == LONG
     with pytest.raises(TooLarge):
-        jsonbody.decode(head + text + spaces + b" }", Body)
+        json_body.decode(head + text + spaces + b" }", Body)
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def test_the_limit_is_exact():
 )
 def test_null_is_as_if_it_were_not_there(given):
     """A field that has a default takes it for null, at every depth."""
-    assert jsonbody.decode(json.dumps(given).encode(), Body) == Body("m")
+    assert json_body.decode(json.dumps(given).encode(), Body) == Body("m")
 
 
 def test_null_keeps_its_meaning_where_it_has_one():
     """Where null is a value of the field it stays one."""
     given = b'{"model":"m","options":{"name":null}}'
-    assert jsonbody.decode(given, Body).options.name is None
+    assert json_body.decode(given, Body).options.name is None
 
 
 def test_null_for_what_is_required():
     """A required field that is null is missing."""
     with pytest.raises(InvalidParams, match=r"^model: field is required$"):
-        jsonbody.decode(b'{"model":null}', Body)
+        json_body.decode(b'{"model":null}', Body)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_null_for_what_is_required():
 def test_what_is_no_json(data):
     """What is no JSON, perhaps only behind what is of no type, is a bad request."""
     with pytest.raises(BadRequest, match="not valid JSON"):
-        jsonbody.decode(data, Body)
+        json_body.decode(data, Body)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_what_is_no_json(data):
 )
 def test_what_is_decoded_is_converted_alike(value, found):
     """Null stands for what is not given where it is nothing itself, as in a body."""
-    assert jsonbody.convert(value, Body).options == found
+    assert json_body.convert(value, Body).options == found
 
 
 def test_what_cannot_be_converted_is_named():
     """A wrong value, and one that is missing because it is null, are told by their field."""
     with pytest.raises(InvalidParams, match=r"^options\.depth: expected `int`"):
-        jsonbody.convert({"model": "m", "options": {"depth": "x"}}, Body)
+        json_body.convert({"model": "m", "options": {"depth": "x"}}, Body)
     with pytest.raises(InvalidParams, match=r"^model: field is required"):
-        jsonbody.convert({"model": None}, Body)
+        json_body.convert({"model": None}, Body)

@@ -15,26 +15,26 @@ from mataserver.engines.memory import (
     resident_bytes,
 )
 
-BLOCK_MB = 8
+MAX_BLOCK_MB = 8
 """Maximum size of retained blocks."""
-KEPT_MB = 256
+MAX_RETAINED_MB = 256
 """Maximum free memory at the end of the heap, and..."""
-PART = 16
+MEMORY_PARTS = 16
 """...as a fraction of the machine's memory: one in this many."""
-EVERY = 20.0
+CHECK_INTERVAL = 20.0
 """Interval of checks in seconds."""
-RARELY = 32
+MAX_BACKOFF = 32
 """Maximum factor by which the interval grows while checks are futile: memory in use stays."""
-SPARE = 16 << 20
+MIN_RELEASED = 16 << 20
 """Bytes above the lowest level ever reached that are not worth returning."""
 
 
-def keep() -> None:
+def retain_freed_memory() -> None:
     """Make the allocator retain freed memory."""
-    keep_freed_memory(BLOCK_MB, min(KEPT_MB, ram_total() // PART >> 20))
+    keep_freed_memory(MAX_BLOCK_MB, min(MAX_RETAINED_MB, ram_total() // MEMORY_PARTS >> 20))
 
 
-async def give_back(every: float = EVERY) -> None:
+async def release_periodically(every: float = CHECK_INTERVAL) -> None:
     """Return retained memory periodically, forever; memory in use is requested again once.
 
     Runs in a thread, as it traverses the whole heap.
@@ -43,8 +43,10 @@ async def give_back(every: float = EVERY) -> None:
     while True:
         await asyncio.sleep(pause)
         before = resident_bytes()
-        if before > least + SPARE:
+        if before > least + MIN_RELEASED:
             await asyncio.to_thread(release_freed_memory)
             left = resident_bytes()
-            pause = every if before - left > SPARE // 4 else min(2 * pause, RARELY * every)
+            pause = (
+                every if before - left > MIN_RELEASED // 4 else min(2 * pause, MAX_BACKOFF * every)
+            )
             least = min(least, left)

@@ -20,7 +20,7 @@ log = logging.getLogger("mataserver")
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MaintenanceIntervals:
     """Intervals in seconds of registry checks and of retries.
 
     ``beat`` and ``silence`` are those of front-ends: heartbeat interval and timeout.
@@ -32,7 +32,7 @@ class Pace:
     silence: float = SILENCE_SECONDS
 
 
-class Upkeep:
+class Maintenance:
     """The background work of one server."""
 
     def __init__(
@@ -40,14 +40,14 @@ class Upkeep:
         catalog: Catalog,
         pool: ModelPool,
         not_ready: dict[str, str],
-        pace: Pace,
+        pace: MaintenanceIntervals,
     ) -> None:
         self._catalog = catalog
         self._pool = pool
         self._not_ready = not_ready
         self._pace = pace
-        self._anew: set[str] = set()
-        self._woken = asyncio.Event()
+        self._to_reload: set[str] = set()
+        self._wakeup = asyncio.Event()
 
     def add_configured(self) -> None:
         """Register the configured models; those that cannot be served keep ``/ready`` at 503.
@@ -75,24 +75,28 @@ class Upkeep:
 
     async def preload(self) -> None:
         """Load the preloaded models; retry failed or missing ones forever."""
-        wanted = self._preloaded()
+        wanted = self._preloaded_names()
         while True:
             failed = [name for name in wanted if not await self._load(name)]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pace.retry):
-                    await self._woken.wait()
-            self._woken.clear()
+                    await self._wakeup.wait()
+            self._wakeup.clear()
             if self._not_ready:
-                self.add_again()
-            again, self._anew = {*failed, *self._anew}, set()
-            wanted = [name for name in self._preloaded() if name in again or self._broken(name)]
+                self.retry_configured()
+            retried, self._to_reload = {*failed, *self._to_reload}, set()
+            wanted = [
+                name
+                for name in self._preloaded_names()
+                if name in retried or self._has_failed(name)
+            ]
 
-    def load_anew(self, names: set[str]) -> None:
+    def request_reload(self, names: set[str]) -> None:
         """Reload those of the models that are to be preloaded."""
-        self._anew |= names
-        self._woken.set()
+        self._to_reload |= names
+        self._wakeup.set()
 
-    def add_again(self) -> None:
+    def retry_configured(self) -> None:
         """Register models that have become available; validates their params, too."""
         try:
             self.add_configured()
@@ -109,10 +113,10 @@ class Upkeep:
             log.error("could not preload %s: %s", name, error.told)  # noqa: TRY400
             return False
 
-    def _preloaded(self) -> list[str]:
+    def _preloaded_names(self) -> list[str]:
         return [setting.model for setting in self._catalog.settings.models if setting.preload]
 
-    def _broken(self, name: str) -> bool:
+    def _has_failed(self, name: str) -> bool:
         """Whether a registered model has failed since it was loaded."""
         entry = self._catalog.entries().get(name)
         return entry is not None and self._pool.status(name, entry.task).error is not None

@@ -9,29 +9,29 @@ from aiohttp import web
 import mataserver
 from mataserver import plugins as plugin_host
 from mataserver.app import frontends
-from mataserver.app.hosting import Given, Hosting
-from mataserver.app.lifetime import Composed, lifetime
-from mataserver.app.upkeep import Pace, Upkeep
+from mataserver.app.hosting import ContextParts, ServiceHost
+from mataserver.app.lifetime import ComposedServer, lifetime
+from mataserver.app.maintenance import Maintenance, MaintenanceIntervals
 from mataserver.config import ConfigError
 from mataserver.config.credentials import KeyRing, server_keys
 from mataserver.engines.memory import MemoryProbe
 from mataserver.frontends.resource_ids import ResourceIds
 from mataserver.http import origins, protocol
-from mataserver.http.auth import Gate, Pages
-from mataserver.http.browsers import Browsers, Names
+from mataserver.http.auth import AllowedPages, Authenticator
+from mataserver.http.browsers import BrowserSessions, HostNames
 from mataserver.http.budget import Budget
 from mataserver.http.cookies import Cookies
-from mataserver.http.grants import Grants
 from mataserver.http.head_cache import HeadCache
-from mataserver.http.in_process import Doorway
-from mataserver.http.kit import Kit
+from mataserver.http.in_process import InProcessConnector
 from mataserver.http.lifecycle import Lifecycle
-from mataserver.http.middleware import Edge
+from mataserver.http.middleware import RequestMiddleware
 from mataserver.http.readiness import Readiness
-from mataserver.http.routing import Limits, Table
-from mataserver.http.sockets import Sockets
+from mataserver.http.revocation import Revocations
+from mataserver.http.routing import BodyLimits, RouteTable
+from mataserver.http.service_http import ServiceHttp
+from mataserver.http.sockets import ServiceSockets
 from mataserver.http.stream import Streams
-from mataserver.http.stream_channel import Terms
+from mataserver.http.stream_channel import StreamSettings
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.metrics import Metrics
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugins
 
 
-class Parts:
+class ServerBuilder:
     """The parts of a server, created in order of dependency."""
 
     def __init__(
@@ -61,10 +61,10 @@ class Parts:
         settings: Settings,
         plugins: Plugins | None,
         probe: MemoryProbe | None,
-        pace: Pace | None,
+        pace: MaintenanceIntervals | None,
         engines: Mapping[str, Engine] | None,
     ) -> None:
-        self.settings, self.pace = settings, pace or Pace()
+        self.settings, self.pace = settings, pace or MaintenanceIntervals()
         self.plugins = plugin_host.discover(settings) if plugins is None else plugins
         self.catalog = _catalog(settings, self.plugins)
         self.metrics, self.memory = Metrics(), probe or MemoryProbe()
@@ -82,29 +82,31 @@ class Parts:
         self.observers = Observers(self.metrics, infer=settings.observe_infer)
         self.cameras = CameraRegistry(self.sessions, self.metrics, self.observers)
         self.lifecycle = Lifecycle()
-        self.browsers = Browsers()
+        self.browsers = BrowserSessions()
         self.cookies = Cookies(self.browsers, trust_proxy=settings.trust_proxy)
-        self.grants = Grants()
-        self.gate = Gate(
+        self.grants = Revocations()
+        self.gate = Authenticator(
             KeyRing(server_keys(settings)[0]),
             self.browsers,
             self.grants,
-            open_to=_open_to(settings),
+            allowed=_allowed_pages(settings),
             trust_proxy=settings.trust_proxy,
         )
-        self.table = Table(Limits(settings.max_body, settings.body_timeout, idle=False))
-        self.table.awaited = self.plugins.awaited
+        self.table = RouteTable(BodyLimits(settings.max_body, settings.body_timeout, idle=False))
+        self.table.restart_reason = self.plugins.awaited
         self.budget = Budget(settings.max_inflight_mb * 1e6, settings.caller_share)
-        self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
-        self.relay = frontends.relay(
+        self.sockets = ServiceSockets(
+            settings.max_body, settings.ping_interval, settings.unread_timeout
+        )
+        self.relay = frontends.make_relay(
             settings, self.pace, self.held, self.table, self.budget, self.sockets, self.metrics
         )
-        self.streams = Streams(settings.max_body, self.terms(), self.cameras)
-        self.doorway = Doorway()
-        self.edge = Edge(
+        self.streams = Streams(settings.max_body, self.stream_settings(), self.cameras)
+        self.in_process = InProcessConnector()
+        self.middleware = RequestMiddleware(
             self.table, self.gate, self.budget, self.lifecycle, self.metrics, self.relay
         )
-        self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
+        self.hosting = ServiceHost(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(
             self.catalog,
             self.pool,
@@ -113,31 +115,31 @@ class Parts:
             self.hosting.tasks,
             self.loader.waiting,
         )
-        self.upkeep = Upkeep(self.catalog, self.pool, self.readiness.not_ready, self.pace)
-        self.upkeep.add_configured()
+        self.maintenance = Maintenance(self.catalog, self.pool, self.readiness.not_ready, self.pace)
+        self.maintenance.add_configured()
         self.metrics.before_render(self.cameras.count)
         self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
         self.metrics.before_render(self.pool.set_queue_gauges)
 
-    def kit(self) -> Kit:
+    def http(self) -> ServiceHttp:
         """Return the services' interface for requests and answers."""
-        return Kit(
+        return ServiceHttp(
             self.table,
             self.budget,
             self.sockets,
             Outbound(_hosts(self.settings)),
             self.cookies,
-            self.doorway,
+            self.in_process,
             trust_proxy=self.settings.trust_proxy,
             cors_origins=self.settings.cors_origins,
         )
 
-    def given(self) -> Given:
+    def context_parts(self) -> ContextParts:
         """Return the common contents of every service's context."""
-        return Given(
+        return ContextParts(
             self.models,
             ServedSessions(self.sessions, self.models, self.cameras, self.streams.serve),
-            self.kit(),
+            self.http(),
             self.metrics,
             self.gate,
             self._sign_out,
@@ -151,9 +153,9 @@ class Parts:
         self.browsers.end_all(identity)
         self.grants.end_all(identity)
 
-    def terms(self) -> Terms:
+    def stream_settings(self) -> StreamSettings:
         """Return the common terms of the sessions' sockets."""
-        return Terms(
+        return StreamSettings(
             self.sessions,
             self.budget,
             self.lifecycle,
@@ -163,15 +165,15 @@ class Parts:
             self.settings.drain_timeout,
         )
 
-    def composed(self) -> Composed:
+    def compose(self) -> ComposedServer:
         """Return the server, without routes."""
         application = web.Application(
-            middlewares=[self.edge.middleware],
+            middlewares=[self.middleware.handle],
             client_max_size=self.settings.max_body,
         )
-        origins.allow(application, self.settings.cors_origins)
-        protocol.unsigned(application)
-        composed = Composed(
+        origins.allow_origins(application, self.settings.cors_origins)
+        protocol.remove_server_header(application)
+        composed = ComposedServer(
             self.settings,
             application,
             self.lifecycle,
@@ -184,13 +186,13 @@ class Parts:
             self.gate,
             self.budget,
             self.sockets,
-            self.upkeep,
+            self.maintenance,
             self.hosting,
             self.observers,
             self.table,
-            self.doorway,
-            self.edge,
-            HeadCache(self.edge),
+            self.in_process,
+            self.middleware,
+            HeadCache(self.middleware),
         )
         application.cleanup_ctx.append(lifetime(composed))
         return composed
@@ -205,13 +207,13 @@ def _catalog(settings: Settings, plugins: Plugins) -> Catalog:
     return catalog
 
 
-def _open_to(settings: Settings) -> Pages | None:
+def _allowed_pages(settings: Settings) -> AllowedPages | None:
     """Return the web pages allowed to use a server without keys; None for one with keys."""
     if settings.auth_mode != "none":
         return None
     known = not settings.trust_proxy or settings.allowed_hosts
-    names = Names([settings.host, *settings.allowed_hosts]) if known else None
-    return Pages(names, frozenset(settings.cors_origins))
+    names = HostNames([settings.host, *settings.allowed_hosts]) if known else None
+    return AllowedPages(names, frozenset(settings.cors_origins))
 
 
 def _hosts(settings: Settings) -> Hosts:

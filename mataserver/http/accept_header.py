@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from mataserver.contract.envelope import Format
 
-EVENTS = "text/event-stream"
-_RANGES: dict[str, tuple[Format, int]] = {
+EVENT_STREAM = "text/event-stream"
+_MEDIA_RANGES: dict[str, tuple[Format, int]] = {
     "application/msgpack": ("msgpack", 2),
     "application/x-msgpack": ("msgpack", 2),
     "application/json": ("json", 2),
@@ -23,30 +23,30 @@ A wildcard selects JSON.
 """
 
 
-def form(accept: str | None) -> Format:
+def preferred_format(accept: str | None) -> Format:
     """Return the form that is wanted most, of equal ones the first; JSON where there is none."""
     if accept is None:
         return "json"
-    return _wanted(accept)[0]
+    return _best_format(accept)[0]
 
 
-def events(accept: str) -> bool:
+def prefers_events(accept: str) -> bool:
     """Whether events are asked for by name, and no whole answer is wanted more."""
-    if EVENTS not in accept.lower():
+    if EVENT_STREAM not in accept.lower():
         return False
-    weight = max((each for kind, each in _weighed(accept) if kind == EVENTS), default=0.0)
-    return weight > 0 and weight >= _wanted(accept)[1]
+    weight = max((each for kind, each in _weights(accept) if kind == EVENT_STREAM), default=0.0)
+    return weight > 0 and weight >= _best_format(accept)[1]
 
 
-def _wanted(accept: str) -> tuple[Format, float]:
+def _best_format(accept: str) -> tuple[Format, float]:
     """Return the form with the highest weight, and that weight: 0 where no form is accepted.
 
     The most specific range decides the weight of a form.
     """
     weights: dict[Format, tuple[int, float]] = {}
-    for kind, weight in _weighed(accept):
-        if kind in _RANGES:
-            found, specific = _RANGES[kind]
+    for kind, weight in _weights(accept):
+        if kind in _MEDIA_RANGES:
+            found, specific = _MEDIA_RANGES[kind]
             weights[found] = max((specific, weight), weights.get(found, (-1, 0.0)))
     accepted: dict[Format, float] = {found: weight for found, (_, weight) in weights.items()}
     best: Format = max(accepted, key=accepted.__getitem__) if accepted else "json"
@@ -54,7 +54,7 @@ def _wanted(accept: str) -> tuple[Format, float]:
     return best if most > 0 else "json", most
 
 
-def _weighed(accept: str) -> Iterator[tuple[str, float]]:
+def _weights(accept: str) -> Iterator[tuple[str, float]]:
     """Yield each type in lower case with its weight, which is 1 where none is told."""
     for choice in accept.split(","):
         kind, *parameters = choice.split(";")
@@ -62,11 +62,11 @@ def _weighed(accept: str) -> Iterator[tuple[str, float]]:
         for each in parameters:
             name, _, value = each.partition("=")
             if name.strip().lower() == "q":
-                weight = _weight(value.strip())
+                weight = _parse_weight(value.strip())
         yield kind.strip().lower(), weight
 
 
-def _weight(text: str) -> float:
+def _parse_weight(text: str) -> float:
     """Return a weight; what is none is taken for 1, as if it were not there."""
     try:
         weight = float(text)
