@@ -1,4 +1,4 @@
-"""Hands what was counted to the database, and knows how many gateways there are."""
+"""Writes usage counts to the database, and counts the live gateways."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.store import Store
 
 ALIVE_SECONDS = 30.0
-"""Seconds for which a gateway is taken to be alive after it last said so."""
+"""Seconds after its last heartbeat for which a gateway counts as alive."""
 _NAME = "gateway-"
 _SUMS = ("requests", "failed", "bytes_in", "bytes_out")
 
@@ -35,8 +35,8 @@ log = logging.getLogger("mataserver.plugin.fleet")
 class Accounting:
     """Settles the gateway's counts with the database every ``interval`` seconds.
 
-    SQLite is one server's: there are no others to be told of, and nothing is written while nobody
-    asks.
+    SQLite belongs to one server: there are no other gateways to count, and nothing is written
+    while no requests arrive.
     """
 
     def __init__(self, store: Store, gateway: Gateway, interval: float) -> None:
@@ -55,7 +55,7 @@ class Accounting:
             await asyncio.sleep(self._interval)
 
     async def settle(self) -> None:
-        """Hand over what was counted, and learn what others have counted today."""
+        """Write the pending counts, and read what other gateways have counted today."""
         async with self._lock:
             await self._settle()
 
@@ -76,7 +76,7 @@ class Accounting:
         self._has_settled = True
 
     async def close(self) -> None:
-        """Hand over the last counts; be alive no more."""
+        """Write the last counts and unregister this gateway."""
         await self.settle()
         if self._is_only_gateway:
             return
@@ -110,7 +110,7 @@ class Accounting:
         return new.on_conflict_do_update(index_elements=keys, set_=sums)
 
     async def _count_gateways(self, connection: Connection, now: float) -> int:
-        """Say that this gateway lives; return how many do."""
+        """Renew this gateway's heartbeat; return the number of live gateways."""
         values = {"value": "", "until": now + ALIVE_SECONDS}
         own = sa.update(FACTS).where(FACTS.c.name == self._name).values(**values)
         if not (await connection.execute(own)).rowcount:

@@ -1,4 +1,4 @@
-"""What the gateway answers itself."""
+"""Responses that the gateway makes itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLOSING_STATUSES = frozenset({408, 411, 413})
 
 
 class MethodNotAllowed(MataError):
-    """405: not how this is asked; ``allowed`` are the methods that it is asked by."""
+    """405: a method that the route does not have; ``allowed`` are those that it has."""
 
     status = 405
 
@@ -35,12 +35,12 @@ def check_method(method: str, *allowed: str) -> None:
 
 
 def upstream_method(method: str) -> str:
-    """Return the method that a server is asked by: Tritons answer no HEAD."""
+    """Return the method to send to a server: Tritons do not support HEAD."""
     return "GET" if method == "HEAD" else method
 
 
 def linger(request: web.Request) -> None:
-    """End a connection once its client has read why: the rest of a body does not come by it."""
+    """Close a connection after its client had time to read why: its body did not arrive."""
     if request.transport is not None:
         asyncio.get_running_loop().call_later(LINGER_SECONDS, request.transport.close)
 

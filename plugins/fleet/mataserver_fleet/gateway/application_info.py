@@ -1,4 +1,4 @@
-"""What an application tells of itself: what it is, whether it lives, whether it is ready."""
+"""An application's own routes: its metadata, liveness and readiness."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ApplicationInfo:
         self._servers = servers
 
     def answer(self, snapshot: Snapshot, scope: Scope, request: web.Request) -> web.Response:
-        """Answer what an application tells of itself. Raises as ``consumer``.
+        """Answer one of an application's own routes. Raises as ``authenticate``.
 
         And ``NotFound`` and ``MethodNotAllowed``.
         """

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mataserver import Share
 
 PIECE_BYTES = 1 << 18
-"""Bytes that are gathered, where they come in drops, before they are sent or kept as one piece."""
+"""Bytes up to which small pieces are joined before they are sent or kept."""
 LARGE_PIECE_BYTES = 1 << 15
-"""Bytes that are no drop."""
+"""Bytes from which a piece is not joined with others."""
 
 
 class BodyTooLarge(MataError):
@@ -31,19 +31,19 @@ class BodyTooLarge(MataError):
 
 
 class LengthRequired(MataError):
-    """411: a body that is too long to be kept, and whose length is not told before."""
+    """411: a body that is too long to buffer and has no Content-Length."""
 
     status = 411
 
 
 class BodyTimeout(MataError):
-    """408: a body that does not arrive."""
+    """408: the body did not arrive in time."""
 
     status = 408
 
 
 class BufferedBody:
-    """A body that is here: it can be sent any number of times."""
+    """A body in memory: it can be sent any number of times."""
 
     __slots__ = ("pieces", "size")
     begun = False
@@ -53,12 +53,12 @@ class BufferedBody:
         self.size = size
 
     def known_pieces(self) -> Sequence[bytes]:
-        """Return what is known of the body before it is sent."""
+        """Return the pieces in memory before the body is sent."""
         return [bytes(each) for each in self.pieces]
 
 
 class SentBody:
-    """A body that was sent while it arrived, or the ``size`` bytes of it that had come."""
+    """A body that was sent while it arrived; ``size`` is how many bytes had arrived."""
 
     __slots__ = ("size",)
     begun = True
@@ -71,7 +71,7 @@ class StreamingBody:
     """A body that is sent while it arrives, once.
 
     begun: whether some of it was sent; ``whole``: whether all of it was.
-    watch: looks at each piece before it is sent; what it raises ends the sending.
+    inspect: called with each piece before it is sent; what it raises ends the sending.
     """
 
     __slots__ = ("_first_piece", "_reader", "begun", "inspect", "size", "whole")
@@ -83,13 +83,13 @@ class StreamingBody:
         self.inspect: Callable[[bytes], Awaitable[None]] | None = None
 
     def known_pieces(self) -> Sequence[bytes]:
-        """Return what is known of the body before it is sent."""
+        """Return the pieces in memory before the body is sent."""
         return (self._first_piece,)
 
     async def send(
         self, write: Callable[[bytes], None], wait_writable: Callable[[], Awaitable[bool]]
     ) -> None:
-        """Write what arrives, as long as more is wanted.
+        """Write the body as it arrives, until the server wants no more of it.
 
         Raises ``BodyTimeout`` and ``BadRequest``, and what ``inspect`` does.
         """
@@ -132,7 +132,7 @@ class BodyReader:
         return found[0] if len(found) == 1 else b"".join(found)
 
     async def _read_chunk(self) -> bytes:
-        """Return what has arrived, nothing after the end. Raises ``BodyTimeout``."""
+        """Return the bytes that have arrived, none after the end. Raises ``BodyTimeout``."""
         content = self._stream
         if content.is_eof():  # what is here already needs no timer
             return content.read_nowait()

@@ -1,4 +1,4 @@
-"""Who calls is told by a key: a consumer, who may ask the applications they are linked with."""
+"""Authenticates consumers by their keys; each may call the applications it is linked to."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def authenticate(snapshot: Snapshot, request: web.Request, application: Applicat
 
 
 def consumer_of_key(snapshot: Snapshot, key: str) -> Consumer:
-    """Return whose a key is. Raises ``InvalidKey``."""
+    """Return the consumer that a key belongs to. Raises ``InvalidKey``."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     consumer = snapshot.consumers.get(digest)
     if consumer is None:
@@ -41,7 +41,7 @@ def consumer_of_key(snapshot: Snapshot, key: str) -> Consumer:
 
 
 def check_any(snapshot: Snapshot, scope: Scope, request: web.Request) -> None:
-    """Raise unless who asks is a consumer of one of the applications, as ``authenticate`` does."""
+    """Raise as ``authenticate`` unless the caller may call one of the applications."""
     applications = {each.application.name: each.application for each in scope.places.values()}
     refusal: MataError = NotFound("No such route")
     for application in applications.values():

@@ -1,6 +1,6 @@
-"""Channels of gRPC to servers: to addresses that were checked, and not to names.
+"""gRPC channels to servers, opened to checked addresses and never to names.
 
-gRPC would resolve a name by itself, and again whenever it connects anew.
+gRPC would resolve a name itself, and again at each reconnect.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Target
 
 GRACE_SECONDS = 60.0
-"""Seconds that calls have to end on a channel to where a server was before."""
+"""Seconds that calls have to end on a channel to a server's previous address."""
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A server that comes back is asked at once: gRPC's own patience grows to two minutes.
+    # A server that comes back gets calls soon: gRPC's default back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -38,17 +38,17 @@ class ChannelPool:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def get(self, target: Target) -> Any:
-        """Return the channel to a server. Raises ``OSError`` for one that may not be asked."""
+        """Return the channel to a server. Raises ``OSError`` for one that is not permitted."""
         where = target.rpc_authority
         if where not in self._channels:
             addresses = await self._resolver.addresses(target)
-            if where not in self._channels:  # nobody was quicker
+            if where not in self._channels:  # unless another call opened it meanwhile
                 target_, options = place(addresses, target.rpc, where)
                 self._channels[where] = grpc.aio.insecure_channel(target_, [*_OPTIONS, *options])
         return self._channels[where]
 
     def renew(self, target: Target) -> None:
-        """Look a server's name up again for the next call: it does not answer where it was."""
+        """Resolve a server's name again for the next call: its address does not answer."""
         if is_address(target.host):
             return
         channel = self._channels.pop(target.rpc_authority, None)

@@ -73,11 +73,11 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
         self._wake()
 
     def pause_writing(self) -> None:
-        """Send no more for now."""
+        """Note that the write buffer is full."""
         self._is_full = True
 
     def resume_writing(self) -> None:
-        """Send on."""
+        """Note that the write buffer has room again."""
         self._is_full = False
         self._wake()
 
@@ -104,7 +104,7 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether the server takes less than it is sent."""
+        """Whether the write buffer is full: the server reads slower than it is sent to."""
         return self._is_full
 
     def begin_request(self) -> asyncio.Transport:
@@ -116,7 +116,7 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
         return self._transport
 
     def set_listener(self, listener: Callable[[], None] | None) -> None:
-        """Have ``listener`` called when something has come, or the connection has ended."""
+        """Have ``listener`` called when data has arrived or the connection has ended."""
         self._listener = listener
 
     def end_request(self) -> None:
@@ -124,7 +124,7 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
         self._sent = True
 
     async def wait_writable(self) -> bool:
-        """Wait until more may be written; return whether more is wanted: there is no answer yet."""
+        """Wait until more may be written; return whether more is wanted: no answer yet."""
         while self._is_full and self._head is None:
             self._check()
             await self._wait()
@@ -139,7 +139,7 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
         return self._head
 
     async def chunk(self) -> bytes:
-        """Return what is here of the body, nothing after its end."""
+        """Return the next bytes of the body, empty after its end."""
         while not self._pieces:
             if self._ended:
                 return b""
@@ -179,7 +179,7 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
 
 
 class ConnectionPool:
-    """The connections that are idle. ``clock`` gives seconds, ``resolver`` servers' addresses.
+    """The idle connections. ``clock`` gives seconds, ``resolver`` servers' addresses.
 
     ``connect_self`` connects to this server itself.
     """
@@ -208,7 +208,7 @@ class ConnectionPool:
         return await _connect(addresses, target.port)
 
     def acquire_idle(self, target: Target) -> UpstreamConnection | None:
-        """Return a connection that is there already."""
+        """Return an idle connection, None without one."""
         idle, earliest = self._idle.get(target.authority), self._clock() - IDLE_SECONDS
         while idle:
             connection, since = idle.pop()

@@ -1,4 +1,4 @@
-"""The gateway as a part of the fleet's service: begun, kept at the database's state, ended."""
+"""The gateway within the fleet's service: its start, updates from the database, and end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _DAYS: dict[str, tuple[Any, bool, str]] = {
 
 
 class DataPlane:
-    """What the fleet's service has of the gateway."""
+    """The gateway as the fleet's service uses it."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -55,7 +55,7 @@ class DataPlane:
         ctx.metrics.register(GatewayCollector(self._gateway.usage, self._gateway.servers))
 
     def routes(self) -> list[Route]:
-        """Return the routes of the control plane that tell of the gateway."""
+        """Return the control plane's routes about the gateway."""
         return [
             Route("GET", "/api/usage", self.usage, "Requests of each consumer by day, as CSV",
                   tag="fleet", needs="fleet:read", problem=FleetProblem, parameters=_DAYS,
@@ -77,7 +77,7 @@ class DataPlane:
         return {"gateway": problem} if problem else {}
 
     async def begin(self, store: Store) -> None:
-        """Begin to answer. Raises ``Unavailable``."""
+        """Start answering. Raises ``Unavailable``."""
         await self._gateway.__aenter__()
         self._rpc_gateway = _rpc_gateway(self._ctx, self._gateway)
         try:
@@ -85,7 +85,7 @@ class DataPlane:
             self._updater = SnapshotUpdater(store, follow, timeout, _peers(self._settings))
             self._accounting = Accounting(store, self._gateway, self._settings.settle)
             await self._updater.start()
-            await self._accounting.settle()  # before anybody asks: a quota may be used up
+            await self._accounting.settle()  # before the first request: a quota may be used up
             if self._rpc_gateway is not None:
                 await self._rpc_gateway.__aenter__()
         except BaseException:
@@ -119,7 +119,7 @@ class DataPlane:
         """Lead routes to this server's own models back to it, once it listens."""
         url = urlsplit(await self._ctx.address())
         if url.hostname is not None and url.port is not None:
-            # Its address: a name of the setting ``host`` is not resolved again by anybody.
+            # Resolved once: the setting ``host`` may be a name.
             (_, _, _, _, place), *_ = await asyncio.get_running_loop().getaddrinfo(
                 url.hostname, url.port, type=socket.SOCK_STREAM
             )
@@ -137,7 +137,7 @@ class DataPlane:
         return Principal(identity, f"consumer {consumer}", "fleet", scopes)
 
     async def end(self) -> None:
-        """Answer no more; hand over what was counted."""
+        """Stop answering, and write the last usage counts."""
         if self._store is None:
             return
         self._updater.stop()

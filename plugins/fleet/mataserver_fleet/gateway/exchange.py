@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class UpstreamFailure(MataError):
-    """502: a server gave no answer.
+    """502: a server failed to answer.
 
     sent:  whether it may have received the request.
-    begun: whether a part of its answer has come.
+    begun: whether a part of its answer has arrived.
     """
 
     status = 502
@@ -35,7 +35,7 @@ class UpstreamFailure(MataError):
 
 
 class UpstreamRequest(NamedTuple):
-    """What a server is sent for a consumer. ``fields`` pass, each with its line's end."""
+    """A request to a server for a consumer. ``fields`` are header lines, each with its CRLF."""
 
     method: str
     path: str
@@ -44,11 +44,11 @@ class UpstreamRequest(NamedTuple):
     consumer: int
 
     def head(self, target: Target) -> bytes:
-        """Return the head of the request: its length is told, whatever the client told."""
+        """Return the head of the request, always with a Content-Length."""
         size = 0 if self.body is None else self.body.size
         line = f"{self.method} {self.path} HTTP/1.1\r\nHost: {target.authority}\r\n".encode("ascii")
-        told = self.body is not None or self.method != "GET"
-        length = b"Content-Length: %d\r\n" % size if told else b""
+        has_length = self.body is not None or self.method != "GET"
+        length = b"Content-Length: %d\r\n" % size if has_length else b""
         key = target.key_for(self.consumer) if target.token else ""
         token = f"Authorization: Bearer {key}\r\n".encode() if key else b""
         return b"".join((line, length, token, self.fields, b"\r\n"))
@@ -77,7 +77,7 @@ class UpstreamResponse:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole of it has come."""
+        """Whether all of it has arrived."""
         return self._connection.is_complete
 
 
@@ -85,7 +85,7 @@ class Exchange:
     """Sends a message to a server and gives the answer, whose body has yet to be read.
 
     seconds: until the answer begins; of a body that passes through, until more of it is taken.
-    movable: whether it is given up once probes tell that the server is dead.
+    movable: whether it is given up once probes find the server dead.
     begun:   the message, where it was sent already.
 
     Raises ``UpstreamFailure``, and what kept the body from arriving.
@@ -142,7 +142,7 @@ class Exchange:
             self._server.release(timer)
 
     async def __aexit__(self, *exc: object) -> None:
-        """Let go of the connection: for the next request where the answer was read to its end."""
+        """Release the connection; it is reused where the answer was read to its end."""
         self._end()
 
     def _end(self) -> None:
@@ -174,7 +174,7 @@ class Exchange:
         return UpstreamResponse(connection, status, fields, length)
 
     async def _wait_writable(self, connection: UpstreamConnection, timer: asyncio.Timeout) -> bool:
-        """Wait until more may be sent; a body that goes on arriving is in time."""
+        """Wait until more may be sent; the time limit restarts while the body keeps arriving."""
         loop = asyncio.get_running_loop()
         timer.reschedule(loop.time() + self._seconds)
         more = await connection.wait_writable()
@@ -182,7 +182,7 @@ class Exchange:
         return more
 
     def _to_failure(self, error: Exception) -> UpstreamFailure:
-        """Return what a failure means: who failed, and whether the server may have the request."""
+        """Return the failure for an exception, with whether the server may have the request."""
         if self._connection is None:
             return UpstreamFailure("The server cannot be reached", sent=False)
         if isinstance(error, TimeoutError):

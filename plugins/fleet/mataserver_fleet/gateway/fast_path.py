@@ -1,9 +1,9 @@
-"""Inferences that are passed on and answered without a task: plain ones, which most are.
+"""Inferences that are forwarded and answered without a task: the plain ones, which most are.
 
 A task, its timers and a response of aiohttp's cost as much as all the rest. So what is known of a
 head, a server that is ready and a connection that is there are enough to send the request on, and
-an answer that comes in one piece goes back from where it arrived. Whatever is otherwise goes on in
-a task, where it stands: nothing is sent twice.
+an answer that comes in one piece goes back from where it arrived. Everything else
+continues in a task from its current state: nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 
 class CountAnswer(Protocol):
-    """What counts an answer."""
+    """Counts an answer."""
 
     def __call__(self, who: Consumer, place: Place, status: int, taken: int, given: int, /) -> None:
         """Count one, and the bytes of both bodies."""
 
 
 class FastPath:
-    """Begins them; ``handle_call`` answers those that need a task."""
+    """Starts fast requests; ``handle_call`` answers those that need a task."""
 
     def __init__(
         self,

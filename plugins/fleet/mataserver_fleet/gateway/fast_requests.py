@@ -1,7 +1,7 @@
-"""A request that was sent to a server without a task: what becomes of it.
+"""A request that was sent to a server without a task, until it is answered.
 
-An answer that comes in one piece goes back from where it arrived. Whatever is otherwise goes on in
-a task, where it stands: nothing is sent twice.
+An answer that arrives in one piece is returned from its callback. Everything else
+continues in a task from its current state: nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class CallHandler(Protocol):
-    """What answers a call in a task, and counts it. Raises ``MataError`` children."""
+    """Answers a call in a task, and counts it. Raises ``MataError`` children."""
 
     def __call__(
         self, call: Call, *, first: FirstAttempt | None = None
@@ -47,7 +47,7 @@ class CallHandler(Protocol):
 
 
 class FastPathContext(Protocol):
-    """What an attempt needs of the gateway."""
+    """The parts of the gateway that a fast request uses."""
 
     servers: Servers
     connections: ConnectionPool
@@ -58,7 +58,7 @@ class FastPathContext(Protocol):
 
 
 class FastRequest:
-    """One that was sent."""
+    """A request in flight without a task."""
 
     __slots__ = (
         "_connection",
@@ -106,7 +106,7 @@ class FastRequest:
         connection.end_request()
         connection.set_listener(self._on_progress)
 
-    # what a server has of the requests that are given up once it is dead
+    # the timer that ``Server.mark_dead`` uses
 
     def expired(self) -> bool:
         """Whether its time is over."""
@@ -121,9 +121,9 @@ class FastRequest:
     # the answer
 
     def _on_progress(self) -> None:
-        """Answer, where what has come is an answer in one piece."""
+        """Answer, where the answer has arrived in one piece."""
         connection = self._connection
-        assert connection is not None  # noqa: S101 - for the type checker: nobody listens any more
+        assert connection is not None  # noqa: S101 - for the type checker: else the listener is unset
         head = connection.received_head
         if head is None and connection.is_usable:
             return
@@ -136,7 +136,7 @@ class FastRequest:
         self._deliver(PlainAnswer(_response_headers(head.fields), body))
 
     def _hand_to_task(self) -> None:
-        """Leave the rest to a task."""
+        """Hand the request over to a task."""
         connection = self._connection
         assert connection is not None  # noqa: S101 - for the type checker: see ``_on_progress``
         self._stop_waiting(connection)
@@ -159,7 +159,7 @@ class FastRequest:
             return problem(error)
 
     def withdraw(self) -> None:
-        """Give the request up: its client has left."""
+        """Cancel the request: its client has left."""
         connection = self._connection
         if connection is not None:
             self._release_connection(connection)
@@ -167,23 +167,23 @@ class FastRequest:
 
     @property
     def _body(self) -> BufferedBody | StreamingBody | SentBody | None:
-        """What a task has of the body."""
+        """The body as a task sees it."""
         return self._message.body
 
     @property
     def _size(self) -> int:
-        """Bytes that have come of the body."""
+        """Bytes of the body that have arrived."""
         body = self._body
         return 0 if body is None else body.size
 
     def _stop_waiting(self, connection: UpstreamConnection) -> None:
-        """Wait for nothing any more."""
+        """Stop listening to the connection, and stop the timer."""
         connection.set_listener(None)
         self._timer.cancel()
         self._server.release(self)
 
     def _release_connection(self, connection: UpstreamConnection) -> None:
-        """Have nothing to do with the server any more."""
+        """Release the connection and the server's slot."""
         self._stop_waiting(connection)
         self._connection = None
         self._server.end()
@@ -191,12 +191,12 @@ class FastRequest:
 
 
 def _is_short(head: Head) -> bool:
-    """Whether an answer tells its length, and is to leave in one piece."""
+    """Whether an answer has a length, and is small enough to be sent in one piece."""
     return head.length is not None and head.length <= SMALL_RESPONSE_BYTES
 
 
 def _response_headers(given: Fields) -> tuple[tuple[str, str], ...]:
-    """Return the header of an answer: servers say the same of most."""
+    """Return the header of an answer; short ones repeat, so they are cached."""
     is_short = sum(map(len, chain.from_iterable(given))) <= CACHED_HEAD_BYTES
     return _cached_response_headers(given) if is_short else _build_response_headers(given)
 

@@ -1,4 +1,4 @@
-"""From a request that may be answered to an answer: which server, and what if it fails."""
+"""Forwards an authorised request: selects servers and retries failures."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Consumer
 
 PAUSE, MAX_PAUSE = 0.05, 0.5
-"""Seconds before servers that all failed are asked again: doubled each time, up to the longest."""
+"""Seconds before a retry once all servers failed: doubled each time, up to the maximum."""
 _MODEL_MISSING_STATUSES = frozenset({400, 404, 503})
 """Statuses by which a server may say that it has no such model now: 400 is a Triton's."""
 _MODEL_NOT_READY = 503
 _KEY_REFUSED_STATUSES = frozenset({401, 403})
 """Statuses by which a mataserver says that it does not know the gateway's key."""
 MAX_MIRRORED = 16
-"""Copies that are under way at a time; there is none of a request beyond."""
+"""Mirrored copies in flight at a time; further requests are not mirrored."""
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 log = logging.getLogger("mataserver.plugin.fleet")
@@ -56,9 +56,9 @@ class FirstAttempt(NamedTuple):
 
 
 class Call:
-    """A request that may be answered, and what became of it.
+    """An authorised request and its outcome.
 
-    status: what is counted, also where the client was not told.
+    status: what is counted, also where the client did not receive it.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Call:
         return self.body is None or not self.body.begun
 
     def count(self, size: int) -> None:
-        """Note bytes that were passed on."""
+        """Count bytes that were forwarded."""
         self.bytes_out += size
 
 
@@ -121,13 +121,13 @@ class Forwarder:
         self._mirror_tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """End the copies that are under way."""
+        """Cancel the copies in flight."""
         for task in self._mirror_tasks:
             task.cancel()
         await asyncio.gather(*self._mirror_tasks, return_exceptions=True)
 
     async def answer(self, call: Call, first: FirstAttempt | None = None) -> web.StreamResponse:
-        """Return the answer; ``first`` is what was tried of a call that nobody is bound to.
+        """Return the answer; ``first`` is the attempt already made of a call without a sequence.
 
         Raises ``UpstreamFailure`` and ``Unavailable``.
         """
@@ -148,7 +148,9 @@ class Forwarder:
             for _ in range(application.retries + 1):
                 if begun is None:
                     destination = self._selector.choose(place, version, call.destination, tried)
-                if destination is None and tried:  # everyone that may live was asked: perhaps now
+                if (
+                    destination is None and tried
+                ):  # every server that may be alive was tried: try again
                     await asyncio.sleep(pause)
                     tried.clear()
                     pause = min(2 * pause, MAX_PAUSE)
@@ -166,10 +168,12 @@ class Forwarder:
                     tried.add(destination.target.url)
             raise failure or Unavailable("The model is not ready on any server", retry_after=1)
         finally:
-            failure = None  # it knows this frame, and with it the body: a cycle
+            failure = (
+                None  # its traceback holds this frame, and with it the body: a reference cycle
+            )
 
     def _can_retry(self, call: Call, failure: UpstreamFailure) -> bool:
-        """Whether a request that failed is sent anew: to no second server of a sequence."""
+        """Whether a failed request is retried; one of a sequence is not."""
         if call.destination is not None or not call.replayable:
             return False
         if failure.begun or failure.status == 504:
@@ -213,7 +217,7 @@ class Forwarder:
                 self._selector.bind(call.match.place, call.step, destination, call.consumer.id)
             if answer.length is not None:
                 return await self._relay(call, answer)
-            # An answer without a length may go on for ever, as events do.
+            # An answer without a length may never end, as event streams do.
             cut = functools.partial(_abort, call.request)
             with self._grants.hold(call.consumer, call.match.place, "http", cut):
                 return await self._relay(call, answer)
@@ -252,7 +256,7 @@ class Forwarder:
     # copies
 
     def _mirror(self, call: Call) -> None:
-        """Send a copy to the version that is tried out; nobody waits for its answer."""
+        """Send a copy to the mirrored version; its answer is not awaited."""
         route, body = call.match.place.route, call.body
         if not route.mirror or call.step is not None or not isinstance(body, BufferedBody):
             return
@@ -284,7 +288,7 @@ class Forwarder:
 
 
 def _abort(request: web.Request, _why: MataError) -> None:
-    """End an answer: what has come of it must not be taken for the whole."""
+    """Abort a connection, so that a partial answer is not taken for a complete one."""
     if request.transport is not None:
         request.transport.abort()
 

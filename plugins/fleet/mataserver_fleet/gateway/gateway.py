@@ -1,4 +1,4 @@
-"""The door of the data plane: which requests are its own, who may ask, and what it counts."""
+"""The entry of the data plane: claims requests, authenticates consumers and counts usage."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 class Gateway:
-    """Answers the requests of consumers. ``follow`` says what it goes by.
+    """Answers the requests of consumers, by the snapshot that ``follow`` sets.
 
     make_sessions:      makes the handler of video sessions, which uses the gateway's components.
     own:                whether this server itself has a model.
@@ -88,7 +88,7 @@ class Gateway:
         self.resolver = AddressResolver(http)
 
     async def __aenter__(self) -> Self:
-        """Be able to ask servers."""
+        """Open the connections to servers."""
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit=0, resolver=self.resolver, use_dns_cache=False),
@@ -110,7 +110,7 @@ class Gateway:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Ask nobody any more."""
+        """Close the connections to servers."""
         await self._prober.close()
         await self._forwarding.close()
         self.connections.close()
@@ -121,9 +121,9 @@ class Gateway:
         return FastPathResponder(self._fast_path, known, self.http.address)
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Answer by another snapshot from the next request on; those under way keep theirs.
+        """Use another snapshot from the next request on; requests in flight keep theirs.
 
-        What may go on for long ends where the snapshot does not grant it.
+        Long-lived streams end where the snapshot no longer permits them.
         """
         self.snapshot = snapshot
         self._known_heads.forget()
@@ -140,10 +140,10 @@ class Gateway:
         return self.http.budget()
 
     def claims(self, request: web.Request) -> Handler | None:
-        """Return what answers a request that is an application's, by its host or its path."""
+        """Return the handler of an application's request, by its host or its path; else None."""
         host, path = request.headers.get("Host", ""), request.rel_url.raw_path
         found = matching.find_scope(self.snapshot, host, path)
-        if found is None or request.get_extra_info("pipe"):  # which is what the gateway itself asks
+        if found is None or request.get_extra_info("pipe"):  # a request of the gateway itself
             return None
         return functools.partial(self._handle, found)
 
@@ -194,7 +194,7 @@ class Gateway:
     async def _forward(
         self, request: web.Request, match: RouteMatch, consumer: Consumer
     ) -> web.StreamResponse:
-        share, snapshot = self.share(), self.snapshot  # by which it was judged just now
+        share, snapshot = self.share(), self.snapshot  # by which it was authorised
         address = self.http.address(request)
         passed = headers.forwarded_headers(request.raw_headers, consumer.name)
         call = Call(request, match, consumer, passed + headers.forwarded_for(address))
@@ -202,7 +202,7 @@ class Gateway:
             response = await self._answer_counted(call, share)
         finally:
             share.give_back()
-        known = self.snapshot is snapshot  # else it may be judged otherwise by now
+        known = self.snapshot is snapshot  # else the authorisation may have changed
         if known and match.verb == "infer" and response.status == 200:
             given = request.headers
             of_body = headers.body_type(given), JsonPart(given)
@@ -235,9 +235,9 @@ class Gateway:
             self._count(call.consumer, call.match.place, call.status, size, call.bytes_out)
 
     async def _inspect(self, call: Call, body: BufferedBody | StreamingBody) -> None:
-        """Note what a body is. Raises for an inference that may not be passed on.
+        """Set the type of a body, and inspect an inference. Raises for one that is refused.
 
-        As JSON that is said to be no UTF-8: the server is told that it is.
+        So is JSON with a charset other than UTF-8: the server would receive it as UTF-8.
         """
         check_charset(call.request)
         given = call.request.headers

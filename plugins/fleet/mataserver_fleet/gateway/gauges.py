@@ -24,18 +24,18 @@ _COUNTERS = {
 
 
 class GatewayCollector:
-    """A collector: it is asked whenever the metrics are read."""
+    """A collector, called at each read of the metrics."""
 
     def __init__(self, usage: Usage, servers: Servers) -> None:
         self._usage = usage
         self._servers = servers
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: what is counted is known when it is asked for."""
+        """Return nothing: the series are known at collection."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the counts since the start, and how the servers are."""
+        """Return the counts since the start, and the state of the servers."""
         totals = list(self._usage.total.items())
         for name, text in _COUNTERS.items():
             family = CounterMetricFamily(f"mataserver_gateway_{name}", text, labels=_SUBJECT)

@@ -1,6 +1,6 @@
-"""What consumers have going on for long, and what ends it once they may not have it any more.
+"""Ends consumers' long-lived streams once they are no longer authorised.
 
-A request is judged when it comes. Of streams that may go on for hours that is not enough: a key is
+A request is authorised when it arrives. For streams of hours that is not enough: a key is
 revoked or replaced, a consumer unlinked, a route taken away.
 """
 
@@ -33,7 +33,7 @@ class NotLinked(MataError):
 
 
 class Grant(NamedTuple):
-    """Who was let in, to which model of an application, and by which of a route's protocols."""
+    """An open stream: its consumer, application, model and protocol."""
 
     consumer: Consumer
     application: str
@@ -42,7 +42,7 @@ class Grant(NamedTuple):
 
 
 class ConsumerGrants:
-    """Holds what goes on, each with what ends it, against the snapshot that is followed."""
+    """Checks the open streams against each new snapshot, and ends the revoked ones."""
 
     def __init__(self) -> None:
         self._snapshot = Snapshot()
@@ -52,9 +52,9 @@ class ConsumerGrants:
     def hold(
         self, consumer: Consumer, place: Place, protocol: str, end: EndStream
     ) -> Iterator[None]:
-        """Have ``end(why)`` called, within the context, once a consumer may ask a route no more.
+        """Have ``end(why)`` called, within the context, once a consumer loses access to a route.
 
-        At once where that was taken away since it was judged. ``end`` is another one each time.
+        Immediately where it was lost since the request arrived. Each call passes its own ``end``.
         """
         grant = Grant(consumer, place.application.name, place.route.model, protocol)
         self._holds[end] = grant
@@ -65,14 +65,14 @@ class ConsumerGrants:
             del self._holds[end]
 
     def check(self, consumer: Consumer, place: Place, protocol: str) -> None:
-        """Raise ``InvalidKey`` or ``NotLinked`` where a consumer may ask a route no more."""
+        """Raise ``InvalidKey`` or ``NotLinked`` where a consumer has lost access to a route."""
         reasons: list[MataError] = []
         with self.hold(consumer, place, protocol, reasons.append):
             if reasons:
                 raise reasons[0]
 
     def follow(self, snapshot: Snapshot) -> None:
-        """End what another snapshot does not grant."""
+        """Use another snapshot; end the streams that it does not permit."""
         self._snapshot = snapshot
         self._end_revoked(dict(self._holds))
 
@@ -89,7 +89,7 @@ class ConsumerGrants:
     def _consumers_by_route(
         self, applications: set[str]
     ) -> Mapping[tuple[str, str, str], frozenset[int]]:
-        """Return whose the routes of some applications are, by application, model and protocol."""
+        """Return the consumers of each route, by application, model and protocol."""
         return {
             (application.name, route.model, protocol): application.consumers
             for application in self._snapshot.applications

@@ -40,13 +40,13 @@ _REPLACED = {
     b"x-forwarded-host",
     b"x-forwarded-proto",
 }
-"""What says who asks, or is said anew."""
+"""Fields that carry credentials, or that the gateway sets itself."""
 _NOT_FORWARDED = frozenset(_HOP_BY_HOP | _REPLACED)
 _NOT_RETURNED = frozenset(_HOP_BY_HOP | {b"content-length", b"set-cookie", b"server", b"date"})
 _CONSUMER_PREFIX = b"x-consumer-"
 _FRAMING = frozenset({b"content-encoding", HEADER_LENGTH.lower().encode()})
-"""By what the gateway has read a body: the server reads it by the same, whatever ``Connection``
-names, and never by the like of it."""
+"""Fields by which the gateway read a body. The server must read it by the same ones, whatever
+``Connection`` names, and never by a similarly spelt one."""
 _LINE_BREAKS = re.compile(rb"[\r\n\0]")
 
 
@@ -56,12 +56,12 @@ def request_headers(received: Fields, consumer: str, address: str) -> bytes:
 
 
 def forwarded_for(address: str) -> bytes:
-    """Return the line that tells where a request came from."""
+    """Return the line with a request's client address."""
     return f"X-Forwarded-For: {address}\r\n".encode("utf-8", "replace")
 
 
 def forwarded_headers(received: Fields, consumer: str) -> bytes:
-    """Return the lines of what passes of a request, and of who asks."""
+    """Return the lines of the forwarded fields of a request, and of its consumer."""
     received = list(received)
     named = _connection_options(received) - _FRAMING
     lines = []

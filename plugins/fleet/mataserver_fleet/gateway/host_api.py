@@ -1,4 +1,4 @@
-"""What the gateway needs of the server that it stands in."""
+"""The parts of the server that the gateway uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Http(Protocol):
-    """What the gateway needs of ``Context.http``."""
+    """The part of ``Context.http`` that the gateway uses."""
 
     def budget(self) -> Share:
         """Return a share of the bytes in flight."""
@@ -41,11 +41,11 @@ class Http(Protocol):
         """Connect a protocol to this server itself."""
 
     async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
-        """Return the addresses of a URL. Raises ``BadRequest`` for one that may not be asked."""
+        """Return the addresses of a URL. Raises ``BadRequest`` for one that is not permitted."""
 
 
 class SessionHandler(Protocol):
-    """What answers for the sessions of video."""
+    """Answers requests for video sessions."""
 
     async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        """Answer what is asked of sessions. Raises ``NotFound`` for anything else."""
+        """Answer a request for a session. Raises ``NotFound`` for any other."""

@@ -1,7 +1,6 @@
 """HTTP/1.1 as servers answer it (RFC 9112): heads and bodies out of bytes, strictly.
 
-What two readers could understand differently is refused, so that nobody takes a part of one answer
-for another.
+Ambiguous messages are refused, so that no reader takes a part of one answer for another.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ HEAD_END = b"\r\n\r\n"
 MAX_HEAD_BYTES = 1 << 16
 """Bytes of a head, and of a chunk's line with its extensions."""
 CACHED_HEAD_BYTES = 512
-"""Bytes of a head that is remembered."""
+"""Bytes up to which a parsed head is cached."""
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\0]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?")
@@ -24,7 +23,7 @@ Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class MalformedError(ValueError):
-    """What is no HTTP, or could be read in two ways."""
+    """Invalid HTTP, or HTTP that could be read in two ways."""
 
 
 class Head(NamedTuple):
@@ -44,7 +43,7 @@ class Head(NamedTuple):
 def read_head(data: bytes) -> Head:
     """Read the head of an answer, without the empty line. Raises ``MalformedError``.
 
-    A server that says the same of every answer is read once.
+    Short heads are cached: servers repeat them.
     """
     return _cached_head(data) if len(data) <= CACHED_HEAD_BYTES else _parse_head(data)
 

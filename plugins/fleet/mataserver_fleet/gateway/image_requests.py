@@ -1,8 +1,8 @@
 """``POST /v1/infer`` of mataservers: which model a request asks, read as a mataserver reads it.
 
-Whoever could name one model to the gateway and another to the server would ask any model of it. So
-a request names its model where only one reader can find one: in the query, beside a picture, or in
-JSON, which both sides decode alike.
+A client that could name one model to the gateway and another to the server would reach every model
+of it. So a request names its model where only one reader can find one: in the query, beside a
+picture, or in JSON, which both sides decode alike.
 """
 
 from __future__ import annotations

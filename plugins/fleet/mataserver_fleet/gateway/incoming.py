@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.http1 import Head
 
 HIGH_WATER_BYTES = 1 << 18
-"""Bytes of an answer that wait for their client before no more is read."""
+"""Bytes of an answer that may wait for the client before reading pauses."""
 
 
 class IncomingResponse:
@@ -45,7 +45,7 @@ class IncomingResponse:
 
     @property
     def received_head(self) -> Head | None:
-        """Head of the answer, once it is here."""
+        """Head of the answer, once it has arrived."""
         return self._head
 
     def received_body(self) -> bytes:
@@ -54,7 +54,7 @@ class IncomingResponse:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole answer is here."""
+        """Whether the whole answer has arrived."""
         return self._ended
 
     def _feed(self, data: bytes) -> None:

@@ -1,11 +1,11 @@
-"""What the body of an inference says that the gateway must know: its sequence, and shared memory.
+"""Inspects the body of an inference for what the gateway must know: sequence and shared memory.
 
-A region of shared memory is the Triton's: whoever names one that another program registered has
-its bytes read as inputs, or overwritten with outputs. So a consumer names none, unless the
-settings let an application's consumers do.
+A region of shared memory belongs to the Triton: a request that names one that another program
+registered has its bytes read as inputs, or overwritten with outputs. So consumers may name none,
+unless the settings permit it to an application's consumers.
 
-The body goes on as it came. Of a compressed one the JSON is inflated to be looked at, a little at
-a time beside the event loop: a thousandth of a body can be the whole of it.
+The body is forwarded as it came. Of a compressed one the JSON is inflated for inspection, a piece
+at a time in a thread: a thousandth of a body can be the whole of it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Body(Struct):
 
 
 class KeyFinder:
-    r"""Tells whether a text that comes in pieces has a key of a JSON object.
+    r"""Finds a key of a JSON object in a text that arrives in pieces.
 
     However it is cut, and though letters be written as ``\u0061``: other escapes give no letter.
     """
@@ -134,7 +134,7 @@ class JsonPart:
         return self._remaining if known else None
 
     def needs_no_inspection(self, pieces: Sequence[bytes | memoryview], size: int) -> bool:
-        """Whether a body tells nothing that the gateway must know: most do not.
+        """Whether a body holds nothing that the gateway must know; most do not.
 
         False for more JSON in pieces than is looked at in one go.
         """
@@ -232,7 +232,7 @@ async def _inspect(
                 share.take(len(text))
             texts.append(text)
         if len(pieces) > 1:
-            await asyncio.sleep(0)  # others get their turn
+            await asyncio.sleep(0)  # let other tasks run
     if not found:
         return None
     if passes and not part.ended:
@@ -241,7 +241,7 @@ async def _inspect(
 
 
 class _StreamInspector:
-    """Looks at a body that passes through; what came first of it was looked at for a sequence."""
+    """Inspects a streamed body; its first piece was searched for a sequence already."""
 
     def __init__(self, headers: Headers, *, regions: bool) -> None:
         self._part = JsonPart(headers)

@@ -1,7 +1,6 @@
-"""Inferences whose heads are those of others that were answered: programs send the same each time.
+"""Inferences whose heads repeat those of answered ones: programs send the same head each time.
 
-Whose key it is, what it asks and what of its head passes is known then; the server hands over the
-body alone.
+The consumer, the route and the forwarded fields are known then; the server passes the body alone.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class KnownHead(NamedTuple):
-    """What the head of an inference asks, who asks it, and what of it passes.
+    """An inference's parsed head: its route, consumer and forwarded header lines.
 
     kind:  the line of its body's type.
     part:  what of its body is JSON; None where all of it is looked at when it is here.
@@ -61,7 +60,7 @@ class KnownHeads:
         self._learn(request, repeated)
 
     def forget(self) -> None:
-        """Judge the next request of each head anew."""
+        """Authorise the next request of each head again."""
         for each in self._known:
             each.found = None
         self._known.clear()

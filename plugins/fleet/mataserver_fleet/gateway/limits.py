@@ -1,4 +1,4 @@
-"""How much each consumer may ask: requests a minute, and requests a day."""
+"""Limits of each consumer: requests a minute, and requests a day."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUTE = 60.0
 
 
 class TooManyRequests(MataError):
-    """429: more than the consumer may ask now."""
+    """429: the consumer is over its rate or quota."""
 
     status = 429
 
@@ -44,7 +44,7 @@ class _Bucket:
 class RateLimiter:
     """Grants requests. ``clock`` gives Unix seconds: a day is one of UTC.
 
-    gateways: how many share the rates; each grants its part. The day's count is everybody's.
+    gateways: how many share the rates; each grants its part. The daily count is of all.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -65,7 +65,7 @@ class RateLimiter:
             self._unsettled[consumer.name] = self._unsettled.get(consumer.name, 0) + 1
 
     def settle(self, used: dict[str, int], own: dict[str, int], day: int, gateways: int) -> None:
-        """Know what everybody has counted on a day.
+        """Update the counts of all gateways for a day.
 
         own: what this gateway has added to that since the last time: requests that were answered.
              Those that are under way stay counted here.

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 PREFIX = "/gateway/"
 VERBS = {"infer": "POST", "ready": "GET", "config": "GET", "stats": "GET", "": "GET"}
-"""What may be asked of a model, and how; the empty one is its description."""
+"""The endpoints of a model and their methods; the empty one is its description."""
 _MAX_VERSION_DIGITS = 18
 """Digits of a version: Python reads no more than some thousand, and no server has so many."""
 APPLICATION_PATHS = {"/v2": "server", "/v2/health/live": "live", "/v2/health/ready": "ready"}
-"""What an application answers itself; a route's own path of that name comes before it."""
+"""An application's own paths; a route's path of the same name takes precedence."""
 
 
 class Scope(NamedTuple):
-    """The places that a request may mean, and the path that tells which, behind a prefix."""
+    """The routes that a request may mean, and its path below a prefix, which selects one."""
 
     places: Mapping[str, Place]
     path: str
@@ -32,7 +32,7 @@ class Scope(NamedTuple):
 
 
 class RouteMatch(NamedTuple):
-    """What is asked of a route: ``version`` is empty where none is named."""
+    """A route and what is requested of it: ``version`` is empty where none is named."""
 
     place: Place
     version: str

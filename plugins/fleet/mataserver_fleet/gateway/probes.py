@@ -1,4 +1,4 @@
-"""Asks every server again and again whether it serves the models that routes lead to."""
+"""Probes every server periodically for the models that routes lead to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Prober:
     """One task a server. ``interval`` and ``timeout`` are in seconds.
 
     Whether a Triton is ready as a whole is not asked: it says no during every load. A mataserver
-    is: it says so when it can serve nothing, and loads a model when it is asked for.
+    is: it reports when it can serve nothing, and loads a model at its first request.
 
     own: whether this server itself has a model.
     """
@@ -61,7 +61,7 @@ class Prober:
         self._tasks: dict[Target, asyncio.Task[None]] = {}
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Look at the servers of a snapshot, and at no others."""
+        """Probe the servers of a snapshot, and no others."""
         wanted: dict[Target, dict[str, str]] = {each: {} for each in snapshot.peers}
         for route in snapshot.routes():
             paths = {route.path(each.version, "ready"): route.model for each in route.releases}
@@ -80,7 +80,7 @@ class Prober:
                 self._update_models(target, server)
 
     async def close(self) -> None:
-        """Look at nothing any more."""
+        """Stop all probes."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
@@ -88,7 +88,7 @@ class Prober:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def probe(self, target: Target, server: Server, path: str) -> bool:
-        """Ask now whether a server serves a model; return whether it does."""
+        """Probe a server now; return whether it serves a model."""
         url = target.url
         try:
             if target.kind == "triton":

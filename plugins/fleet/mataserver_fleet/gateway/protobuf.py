@@ -1,4 +1,4 @@
-"""As much of protocol buffers as tells what a message asks for, without a look at its tensors.
+"""A partial protocol buffers reader: what a message requests, without decoding its tensors.
 
 See protobuf.dev/programming-guides/encoding. A field that should be there once and is there twice
 is refused: another reader might take the other.
@@ -18,7 +18,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_KEY = (1 << 32) - 1
 _MAX_FIELDS, _MAX_PARAMETER_FIELDS = 4_096, 8
 """Fields of a message and of one parameter: a request has a few for each tensor, and looking at
-millions of them would hold up everybody."""
+millions of them would block the event loop."""
 _MAX_NESTED_FIELDS = 16_384
 """Fields of a message and of its tensors together, where these are looked into."""
 _NAME, _VERSION, _PARAMETERS = 1, 2, 4

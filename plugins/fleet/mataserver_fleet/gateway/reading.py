@@ -1,4 +1,4 @@
-"""From the tables to what the gateway goes by."""
+"""Builds the gateway's snapshot from the tables."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _route(row: sa.RowMapping, targets: Iterable[Target]) -> Route:
 
 
 def _targets(tables: Tables) -> Mapping[str, tuple[Target, ...]]:
-    """Return, by a model's name, the Tritons where it is wanted; probes tell where it is ready."""
+    """Return, by a model's name, the Tritons where it is placed; probes find where it is ready."""
     every = {row["id"]: _target(row) for row in tables.tritons}
     chosen: dict[int, set[int]] = {
         row["id"]: set(every) if row["everywhere"] else set() for row in tables.models

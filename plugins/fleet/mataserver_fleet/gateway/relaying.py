@@ -58,7 +58,7 @@ async def relay(
         await _stream(response, answer, server_timeout, client_timeout, count_sent)
         await response.write_eof()
     except (OSError, MalformedError) as error:
-        # Whoever reads must not take the part for the whole.
+        # The client must not take a partial answer for a complete one.
         log.info("an answer was cut off: %s", type(error).__name__)
         transport = request.transport
         if transport is None or transport.is_closing():

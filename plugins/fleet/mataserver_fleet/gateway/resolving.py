@@ -1,8 +1,8 @@
 """Where servers are reached: a name is resolved for each connection, and every address checked.
 
-Who may register a server names hosts, and whoever answers for such a name may have it lead
-elsewhere at any time (DNS rebinding): what is connected to is an address that the server's rule for
-outbound requests has just permitted, and never a name.
+A user who registers a server names a host, and the owner of that name may point it elsewhere at any
+time (DNS rebinding). So connections go to an address that the server's rule for outbound requests
+has just permitted, never to a name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class OutboundCheck(Protocol):
 
 
 class UnresolvedHostError(OSError):
-    """A name that nobody has, or an address that this server may not ask."""
+    """A name that does not resolve, or an address that is not permitted."""
 
 
 class AddressResolver(AbstractResolver):
@@ -45,7 +45,7 @@ class AddressResolver(AbstractResolver):
     async def addresses(self, target: Target) -> tuple[str, ...]:
         """Return where a server is, in the order in which it is tried. Raises ``OSError``.
 
-        This server itself is not asked by the rule: nobody registered it.
+        The rule does not apply to this server itself.
         """
         return (
             (target.host,) if target.kind == "own" else await self.permitted_addresses(target.url)

@@ -93,7 +93,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Take no more calls; wait for those that are under way where the server stops."""
+        """Accept no further calls; wait for those in flight where the server stops."""
         await self._rpc_port.__aexit__(*exc)
         await self._forwarding.channels.close()
 

@@ -42,7 +42,7 @@ class ServerStream:
         self.refusal: MataError | None = None
 
     def end(self, why: MataError) -> None:
-        """End both sides: who calls may do so no more."""
+        """End both sides: the consumer is no longer authorised."""
         self.refusal = why
         if self._call is not None:
             self._call.cancel()

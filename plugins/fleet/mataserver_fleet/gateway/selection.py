@@ -1,4 +1,4 @@
-"""Which server and which version answer a request."""
+"""Selects the server and the version for a request."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ServerSelector:
         *,
         rpc: bool = False,
     ) -> Destination | None:
-        """Return whom to ask; None where nobody is ready who was not tried.
+        """Return the server and version to use; None where no untried server is ready.
 
         version: what the request names, or empty.
         rpc:     whether it must be asked by gRPC.

@@ -1,7 +1,7 @@
 """Sequences: requests of a stateful model, which the server that began them must be sent.
 
-A server knows a sequence by its number alone, whoever asks. So one that a consumer has begun is
-theirs: who hits on its number by chance or on purpose neither goes on with it nor begins it anew.
+A server knows a sequence by its number alone. So a sequence belongs to the consumer that began it:
+another consumer that uses its number, by chance or on purpose, can neither continue nor restart it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_SEQUENCES = 100_000
 IDLE_SECONDS = 3600.0
 """Seconds after which a sequence that is not continued is forgotten."""
 OWNED_SECONDS = 600.0
-"""Seconds for which the number of one that is not continued is nobody else's."""
+"""Seconds for which an idle sequence's number stays reserved for its consumer."""
 
 
 class SequenceTaken(Conflict):
@@ -67,7 +67,7 @@ class Sequences:
         self._by_consumer: dict[int, OrderedDict[KeyFinder, None]] = {}
 
     def find(self, model: str, step: SequenceStep, consumer: int) -> Destination | None:
-        """Return what a sequence that goes on is bound to; None for one that begins.
+        """Return the destination of a continued sequence; None for one that begins.
 
         Raises ``SequenceTaken``. One that begins is its consumer's from now on.
         """

@@ -1,4 +1,4 @@
-"""The servers behind the gateway as it sees them: how busy each is, and whether it can be asked."""
+"""The servers behind the gateway: the load and the health of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Server:
     """One server.
 
     outstanding: requests that it has not answered yet.
-    suspect:     a request to it failed, and no probe has told since whether it lives.
+    suspect:     a request to it failed, and no probe has succeeded or failed since.
     alive:       whether it answered the last probe at all.
     missed:      probes that it has not answered since the last that it did.
     unready:     paths of models that it does not serve now.
@@ -55,7 +55,7 @@ class Server:
         self._timers: set[RequestTimer] = set()
 
     def serves(self, path: str) -> bool:
-        """Whether a model can be asked here, as far as probes have told."""
+        """Whether it serves a model, by the last probe."""
         return self.is_alive and path not in self.unready
 
     def begin(self, timer: RequestTimer | None = None) -> None:
@@ -65,15 +65,15 @@ class Server:
             self._timers.add(timer)
 
     def end(self) -> None:
-        """Count a request no more."""
+        """Count a request as ended."""
         self.outstanding -= 1
 
     def release(self, timer: RequestTimer) -> None:
-        """End an attempt no more: its answer has begun, or it has failed."""
+        """Forget a timer: its answer has begun, or it has failed."""
         self._timers.discard(timer)
 
     def mark_suspect(self) -> None:
-        """Ask it nothing, where another can be asked, until a probe has told that it lives."""
+        """Prefer other servers until a probe succeeds; probe it now."""
         self.is_suspect = True
         self.probe_now.set()
 
@@ -137,14 +137,14 @@ class Servers:
         return list(self._known.items())
 
     def keep(self, urls: Container[str]) -> None:
-        """Forget the servers that are looked at no more."""
+        """Forget the servers that are not among ``urls``."""
         for gone in [url for url in self._known if url not in urls]:
             del self._known[gone]
 
     def pick(
         self, targets: Iterable[Target], path: str, tried: Container[str] = ()
     ) -> Target | None:
-        """Return the least busy server that serves a model; None where nobody does.
+        """Return the least busy server that serves a model; None where none does.
 
         One that is doubted is asked only where there is no other.
         """

@@ -1,4 +1,4 @@
-"""What the gateway goes by: applications, their routes, consumers. Never changed, swapped whole."""
+"""The gateway's configuration: applications, routes, consumers. Immutable, replaced as a whole."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 """A part of a model's name between slashes: not empty, no step up, no control character."""
 IMAGE_VERB = "picture"
-"""What is asked of a mataserver for ``POST /v1/infer``."""
+"""The verb of ``POST /v1/infer`` of a mataserver."""
 
 
 _quoted = functools.lru_cache(4096)(quote)
-"""A model's name in a path: it is asked for twice a request."""
+"""A model's name in a path; cached, since each request needs it twice."""
 
 
 class Target(Struct, frozen=True, cache_hash=True):
@@ -62,7 +62,7 @@ class Target(Struct, frozen=True, cache_hash=True):
 
 @functools.lru_cache(4096)
 def _authority(target: Target) -> str:
-    """Return where a server is: it is asked for several times a request."""
+    """Return host and port; cached, since each request needs them several times."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     return f"{host}:{target.port}"
 
@@ -107,7 +107,7 @@ class Route(Struct, frozen=True):
 class Application(Struct, frozen=True):
     """What consumers ask. ``timeout`` is in seconds, to the first byte of an answer.
 
-    retries: how often a request is tried anew at most.
+    retries: how often a request is retried at most.
     resend:  whether also one that a server may have received: only where asking twice is harmless.
     """
 
@@ -121,7 +121,7 @@ class Application(Struct, frozen=True):
 
 
 class Consumer(Struct, frozen=True):
-    """Who asks: by a key whose sha256 is ``digest``. ``rate`` is a minute's, ``quota`` a day's."""
+    """A caller; ``digest`` is its key's sha256, ``rate`` is a minute's, ``quota`` a day's."""
 
     id: int
     name: str

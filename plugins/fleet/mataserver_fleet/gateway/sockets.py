@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STREAM_PREFIX = "/v1/stream/"
 UNAUTHORIZED = 4001
-"""The code by which a WebSocket of somebody ends who may not have it."""
+"""The close code for a consumer that is no longer authorised."""
 CLOSE_SECONDS = 5.0
 """Seconds that a side has to answer that it is closed."""
 _CLOSE_TYPES = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
@@ -34,7 +34,7 @@ _CONTENT_TYPES = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 
 class SessionGone(NotFound):
-    """404: the server that made a session has it no more."""
+    """404: the server that made a session no longer has it."""
 
 
 class GatewaySession(NamedTuple):
@@ -47,7 +47,7 @@ class GatewaySession(NamedTuple):
 
 
 class RequestedSession(NamedTuple):
-    """A session that is asked for, and who asks."""
+    """A requested session, with its route and consumer."""
 
     session_id: str
     session: GatewaySession
@@ -135,7 +135,7 @@ class StreamSockets:
         counts: list[int],
         ended: asyncio.Future[CloseFrame],
     ) -> None:
-        """Hand frames over in both directions until either side ends, or ``ended`` tells how."""
+        """Hand frames over in both directions until either side ends, or ``ended`` is set."""
         pumps = [
             asyncio.ensure_future(self._pump(client_socket, server_socket, counts, 0)),
             asyncio.ensure_future(self._pump(server_socket, client_socket, counts, 1)),
@@ -156,7 +156,7 @@ class StreamSockets:
     async def _pump(
         self, source: Socket, sink: Socket, counts: list[int], direction: int
     ) -> CloseFrame:
-        """Hand over what comes from a side; return how it ended."""
+        """Forward the frames of one side; return its close code and reason."""
         while True:
             message = await source.receive()
             if message.type is WSMsgType.CLOSE:
@@ -171,7 +171,7 @@ class StreamSockets:
 
 
 def _end_unauthorized(ended: asyncio.Future[CloseFrame], why: MataError) -> None:
-    """Have a WebSocket end that its consumer may have no more."""
+    """Have a WebSocket end whose consumer is no longer authorised."""
     if not ended.done():
         ended.set_result((UNAUTHORIZED, why.detail))
 

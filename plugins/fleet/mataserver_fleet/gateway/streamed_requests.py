@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class IncomingBody(NamedTuple):
-    """A body that arrives: ``here`` is what has come of ``size`` bytes, not all of them."""
+    """A body that is arriving: ``here`` is what has arrived of ``size`` bytes, not all of them."""
 
     size: int
     here: Sequence[bytes | memoryview]
@@ -48,7 +48,7 @@ class StreamedRequest(FastRequest):
     )
 
     def begin(self, arrival: IncomingBody, seconds: float) -> None:
-        """Send the head, and what has come of the body."""
+        """Send the head, and what has arrived of the body."""
         connection = self._connection
         assert connection is not None  # noqa: S101 - for the type checker: it is new
         self._reading, self._seconds = arrival.reading, seconds
@@ -71,7 +71,7 @@ class StreamedRequest(FastRequest):
         return len(self._buffered) + unsent
 
     def receive(self, data: bytes | bytearray) -> None:
-        """Send on what came next, or keep it until it is worth a piece."""
+        """Forward the next bytes, or buffer them up to a large enough piece."""
         connection = self._connection
         if connection is None:
             return
@@ -90,7 +90,7 @@ class StreamedRequest(FastRequest):
             self._apply_back_pressure(connection)
 
     def expire(self) -> None:
-        """Tell the client that its body does not come; the server is left without the rest."""
+        """Answer that the body did not arrive in time; the server does not get the rest."""
         connection = self._connection
         if connection is not None:
             self._release_connection(connection)
@@ -98,7 +98,7 @@ class StreamedRequest(FastRequest):
             self._deliver(_TimedOutBody())
 
     def _apply_back_pressure(self, connection: UpstreamConnection) -> None:
-        """Read no further while the server takes less than comes."""
+        """Pause reading while the server takes less than arrives."""
         if connection.is_full and self._remaining and not self._paused:
             self._paused = True
             self._reading.pause()
@@ -116,7 +116,7 @@ class StreamedRequest(FastRequest):
             super()._on_progress()
 
     def _check_timeout(self) -> None:
-        """Give the server up if it is late: what the client takes is not its."""
+        """Give the server up if it is late; time spent waiting for the client does not count."""
         now, due = self._loop.time(), self._progressed_at + self._seconds
         if not self._remaining or self._paused:
             if now >= due:
@@ -138,10 +138,10 @@ class StreamedRequest(FastRequest):
 
 
 class _TimedOutBody:
-    """A body that does not come."""
+    """The answer to a body that did not arrive in time."""
 
     async def finish(self, request: web.Request) -> web.StreamResponse:
-        """Tell it."""
+        """Answer 408, and close the connection."""
         linger(request)
         return problem(BodyTimeout("The body did not arrive in time"))
 

@@ -1,6 +1,6 @@
-"""Keeps the gateway at what the database says: at once after a change here, soon after another's.
+"""Updates the gateway from the database: immediately after a change here, soon after another's.
 
-While the database is away the gateway goes on with what it knows.
+While the database is away the gateway continues with its last snapshot.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from mataserver_fleet.store import Store
 
 POLL_SECONDS = 5.0
-"""Seconds after which the version is looked at when nobody has told of a change."""
+"""Seconds after which the version is checked without a notification."""
 RETRY_SECONDS = 0.5
-"""Seconds until a reading that failed is tried anew."""
+"""Seconds until a failed read is retried."""
 
 log = logging.getLogger("mataserver.plugin.fleet")
 
@@ -71,11 +71,11 @@ class SnapshotUpdater:
         self._store.database.watch(CHANNEL, self._change_event.set)
 
     def stop(self) -> None:
-        """Follow no more."""
+        """Stop following changes."""
         self._store.after_change.remove(self.refresh)
 
     async def refresh(self) -> None:
-        """Read what was committed just now; who made the change goes on when it is in force."""
+        """Read the latest commit; return once it is in force."""
         self._requested += 1
         wanted = self._requested
         async with self._lock:

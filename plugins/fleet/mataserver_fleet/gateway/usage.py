@@ -1,4 +1,4 @@
-"""What consumers have asked: counted in memory, handed over in deltas."""
+"""Usage of consumers: counted in memory, taken in deltas."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class UsageCount(Struct):
 
 
 class Usage:
-    """The counts since the start, and by their day in UTC those that nobody has taken yet.
+    """The counts since the start, and by their day in UTC those not yet taken.
 
     ``clock`` gives Unix seconds. Days are numbered from 1970.
     """

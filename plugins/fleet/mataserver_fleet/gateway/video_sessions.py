@@ -1,6 +1,6 @@
-"""Sessions of video at mataservers: made, told of, and their WebSockets relayed, frame by frame.
+"""Video sessions at mataservers: created, described, and their WebSockets relayed frame by frame.
 
-A session lives in the server that made it: what is asked of it goes there, by the session's id.
+A session lives in the server that made it: requests for it go there, by the session's id.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class VideoSessions:
         self._sessions: OrderedDict[str, GatewaySession] = OrderedDict()
 
     async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        """Answer what is asked of sessions. Raises ``NotFound`` and ``MethodNotAllowed``."""
+        """Answer a request for sessions. Raises ``NotFound`` and ``MethodNotAllowed``."""
         if scope.path == SESSIONS:
             callers.check_any(self._gateway.snapshot, scope, request)
             check_method(request.method, "POST")
@@ -85,7 +85,7 @@ class VideoSessions:
     def _requested_session(
         self, scope: Scope, request: web.Request, prefix: str
     ) -> RequestedSession:
-        """Return a session of who asks. Raises ``NotFound``, also for another's."""
+        """Return a session of the caller. Raises ``NotFound``, also for another's."""
         session_id = scope.path.removeprefix(prefix)
         session = self._sessions.get(session_id)
         if session is None:
@@ -146,7 +146,7 @@ class VideoSessions:
         return destination.target, status, made
 
     def _place(self, scope: Scope, request: web.Request, model: str) -> tuple[Place, Consumer]:
-        """Return the route to a model, and who asks. Raises ``NotFound`` and as ``consumer``."""
+        """Return a model's route, and the consumer. Raises ``NotFound``, as ``authenticate``."""
         for place in scope.places.values():
             if place.route.model == model and "ws" in place.route.protocols:
                 return place, callers.authenticate(
@@ -188,7 +188,7 @@ class VideoSessions:
         return f"{self._gateway.http.url(request, 'ws')}{scope.prefix}{STREAM_PREFIX}{session_id}"
 
     async def _forward(self, known: RequestedSession, request: web.Request) -> web.StreamResponse:
-        """Ask the session's server to tell of it or to end it."""
+        """Forward a read or a delete to the session's server."""
         session_id, session, place, consumer = known
         fields = headers.request_headers(
             request.raw_headers, consumer.name, self._gateway.http.address(request)
@@ -224,7 +224,7 @@ class VideoSessions:
 
 
 def _model_in_json(body: BufferedBody | StreamingBody | None) -> str:
-    """Return the model of a session that is asked for. Raises ``BadRequest``.
+    """Return the model that a session's description names. Raises ``BadRequest``.
 
     A camera is none of a consumer's to name: the server would connect to it.
     """
