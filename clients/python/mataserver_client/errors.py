@@ -24,7 +24,7 @@ class MataError(Exception):
         retry_after: float | None = None,
         hint: str = "",
     ) -> None:
-        """Keep what the client is told, and what more the operator is."""
+        """Store the detail for clients, and the hint for operators."""
         super().__init__(detail)
         self.detail = detail
         self.status = self.status if status is None else status
@@ -33,7 +33,7 @@ class MataError(Exception):
 
     @property
     def told(self) -> str:
-        """What the operator is told: the detail with the hint."""
+        """The message for operators: the detail with the hint."""
         return f"{self.detail} ({self.hint})" if self.hint else self.detail
 
 

@@ -217,7 +217,7 @@ async def _stop(task: asyncio.Task[object]) -> None:
         task.cancel()
         await asyncio.wait({task})
     if not task.cancelled():
-        task.exception()  # or asyncio logs that nobody looked at it
+        task.exception()  # else asyncio logs that it was never retrieved
 
 
 def _close_code(message: aiohttp.WSMessage) -> int:

@@ -20,7 +20,7 @@ def settings() -> type[Settings]:
 
 @hookimpl
 def service(ctx: Context) -> AccountsService:
-    """Return who asks, and the routes to change who may."""
+    """Return the service."""
     from mataserver_accounts.api import AccountsService
 
     return AccountsService(ctx)

@@ -42,7 +42,7 @@ class AnnouncedTables:
         return int(count)
 
     async def _announce(self, connection: Connection) -> None:
-        """Tell every process, once the transaction is committed, that something changed."""
+        """Notify every process of a change, once the transaction is committed."""
         fresh = sa.update(SECRETS).where(SECRETS.c.name == "version")
         await connection.execute(fresh.values(value=str(uuid.uuid4())))
         await self._database.announce(connection, CHANNEL)

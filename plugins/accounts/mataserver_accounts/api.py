@@ -1,4 +1,4 @@
-"""The service: who asks, and the routes to change who may."""
+"""The service: authentication, and the routes of users and keys."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AccountsService:
         return self._directory.owner_of(secret)
 
     async def departed(self, principals: Collection[str]) -> set[str]:
-        """Return which of these ids are of users and keys that are no more."""
+        """Return which of these ids are of removed users and revoked keys."""
         return await removed_principals(self._ctx.peer("database").database, principals)
 
     async def __aenter__(self) -> Self:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Directory:
-    """Who may ask. ``sign_out`` is told the ids of principals that count no more."""
+    """The users and keys. ``sign_out`` is called with the ids of revoked principals."""
 
     def __init__(
         self, settings: Settings, log: logging.Logger, sign_out: Callable[[str], None]
@@ -86,12 +86,12 @@ class Directory:
     async def change(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what ``work`` gives; what it changed is in force when this returns.
 
-        It goes on to its end also when its client leaves.
+        It is completed also when its client leaves.
         """
         return await finish(self._apply(work))
 
     async def refresh(self) -> None:
-        """Read everything anew if anything changed. Raises ``MataError``."""
+        """Reload everything if anything changed. Raises ``MataError``."""
         async with self._lock:  # an older reading must not replace a newer one
             before = self._snapshot
             if before is not None and before.version == await self.accounts.version():

@@ -1,4 +1,4 @@
-"""Log-ins that fail are slowed down, by name and address; nobody can lock another out for good."""
+"""Delays after failed log-ins, by name and address; no user can lock another out for good."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LoginDelays:
             raise TooManyAttempts("Too many failed log-ins: try again later", retry_after=wait)
 
     def count_failure(self, name: str, address: str) -> None:
-        """Count a failure. A try is counted before its password is checked: many come at once."""
+        """Count a failure. A try is counted before its check: many may arrive together."""
         now = self._clock()
         count, last = self._failures.pop((name, address), (0, now))
         if now - last > FORGET_SECONDS:

@@ -44,7 +44,7 @@ _Text = Annotated[str, Meta(max_length=1024)]
 
 
 class Unauthorized(MataError):
-    """401: no such user, another password, or a user who is disabled; which is not told."""
+    """401: no such user, another password, or a disabled user; the answer does not say which."""
 
     status = 401
 

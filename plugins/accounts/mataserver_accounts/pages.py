@@ -23,7 +23,7 @@ PARAMETERS: dict[str, tuple[Any, bool, str]] = {
 
 
 class Forbidden(MataError):
-    """403: whoever asks may not do this."""
+    """403: the caller may not do this."""
 
     status = 403
 
@@ -51,12 +51,12 @@ def _number(request: web.Request, name: str, default: int, least: int, most: int
 
 
 def caller(request: web.Request) -> Principal:
-    """Return who asks; the routes here are answered to nobody else."""
+    """Return the caller; every route here requires one."""
     principal = request[PRINCIPAL]
     assert principal is not None  # noqa: S101 - for the type checker: the server saw to it
     return principal
 
 
 def is_administrator(principal: Principal) -> bool:
-    """Whether somebody may change and see what is not their own."""
+    """Whether a principal may see and change what is not its own."""
     return principal.may("admin")

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 THREADS = 2
 MAX_LENGTH = 1024
-"""Characters of a password; hashing a longer one would cost who asks nothing and us much."""
+"""Characters of a password; a longer one would cost the server much and the caller nothing."""
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 
 
@@ -43,7 +43,7 @@ class Passwords:
         return await self._threaded(partial(self._hasher.hash, password))
 
     async def matches(self, password: str, known: str | None) -> bool:
-        """Whether a password is the one of a hash; None, of nobody, takes as long and never is."""
+        """Whether a password matches a hash; None, of an unknown user, takes as long and never does."""
         found = await self._threaded(partial(self._verify, password, known or self._dummy_hash))
         return found and known is not None
 

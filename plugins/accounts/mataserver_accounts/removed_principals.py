@@ -1,4 +1,4 @@
-"""Whose principals are no more: removed users and revoked keys, whose ids are never given again."""
+"""Removed principals: removed users and revoked keys, whose ids are never given again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AT_ONCE = 1000
 
 
 async def removed_principals(database: Database, principals: Collection[str]) -> set[str]:
-    """Return which of these ids are of users or standalone keys that are no more.
+    """Return which of these ids are of removed users or revoked standalone keys.
 
     What is nobody's of ours is not judged. A user who is disabled is there still. The database is
     asked, not memory: whoever did something that is read there was there before.

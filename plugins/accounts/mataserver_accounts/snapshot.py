@@ -1,4 +1,4 @@
-"""Who asks, from memory: the request's path knows no database.
+"""Authentication from memory: the request's path uses no database.
 
 The snapshot is made anew after each change, at once in the process that changed something and
 within a second in the others.
@@ -78,7 +78,7 @@ class Snapshot:
         self._revoked = everything.revoked
 
     def revoked_since(self, before: Snapshot) -> set[str]:
-        """Return the ids of principals and tokens that were granted what counts no more."""
+        """Return the ids of principals and tokens that were revoked since another snapshot."""
         over = {identity for identity, _ in before._grants() - self._grants()}
         return over | (self._revoked - before._revoked)
 

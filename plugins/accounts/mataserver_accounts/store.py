@@ -71,7 +71,7 @@ class Accounts(Users, Keys):
             return await connection.scalar(_VERSION)
 
     async def read_all(self) -> AccountData:
-        """Return all that tells who asks, as of one moment."""
+        """Return all data that authentication needs, as of one moment."""
         async with self._database.read() as connection:
             version = await connection.scalar(_VERSION)
             users = (await connection.execute(sa.select(USERS))).mappings().all()

@@ -88,7 +88,7 @@ class UserRoutes:
         ]  # fmt: skip
 
     async def me(self, request: web.Request) -> web.Response:
-        """Tell who asks."""
+        """Answer the caller's own principal."""
         check_query(request, ())
         principal = caller(request)
         answer = Me(
@@ -149,7 +149,7 @@ class UserRoutes:
         return web.Response(status=204)
 
     async def _own(self, identity: str) -> User | None:
-        """Return the user of a principal's id, or None for a key of nobody."""
+        """Return the user of a principal's id, or None for a standalone key."""
         try:
             return await self._directory.accounts.user(identity)
         except NotFound:

@@ -66,7 +66,7 @@ class Users(AnnouncedTables):
         return user
 
     async def bootstrap(self, name: str | None, password_hash: str | None) -> None:
-        """Make the first administrator, where both are given and nobody can administer yet.
+        """Make the first administrator, where both are given and there is no administrator yet.
 
         Raises ``MataError`` for one without the other, or a hash that none can be checked with.
         """
@@ -100,7 +100,7 @@ class Users(AnnouncedTables):
             return _revision(await _find_user(connection, identity))
 
     async def hold(self, connection: Connection, identity: str) -> str:
-        """Have nobody else change a user until a transaction ends; return the user's revision.
+        """Lock a user until a transaction ends; return the user's revision.
 
         Raises ``NotFound``.
         """
@@ -184,7 +184,7 @@ async def _find_user(connection: Connection, identity: str) -> Any:
 
 
 async def _hold_user(connection: Connection, identity: str, *, ends: bool) -> tuple[Any, bool]:
-    """Return a user whom nobody else changes until a transaction ends. Raises ``NotFound``.
+    """Return a user, locked until a transaction ends. Raises ``NotFound``.
 
     ends: whether they may administer no more after it. Then all who administer are held with them,
     in one order, since two that began with a user each would wait for one another for ever; and it
@@ -201,7 +201,7 @@ async def _hold_user(connection: Connection, identity: str, *, ends: bool) -> tu
 
 
 def _named(identity: str) -> Any:
-    """Return what is true of a user's row. Raises ``NotFound`` for what nobody can be called."""
+    """Return what is true of a user's row. Raises ``NotFound`` for an impossible name."""
     if not _IDENTITY.fullmatch(identity):
         raise _no_user(identity)
     return sa.or_(USERS.c.id == identity, USERS.c.name == identity)

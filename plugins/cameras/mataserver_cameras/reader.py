@@ -67,7 +67,7 @@ _OPTIONS = {
 
 
 class NewestFrame:
-    """The newest decoded frame, and how many there were: decoding waits for nobody."""
+    """The newest decoded frame, and how many there were: decoding never waits."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -98,10 +98,10 @@ class NewestFrame:
 
 
 class RedirectGuard(logging.Handler):
-    """Ends a source whose decoder is about to follow a redirect: nobody looked at that address.
+    """Ends a source whose decoder is about to follow a redirect: that address was not checked.
 
     FFmpeg has an option against it for HTTP and none for RTSP, but says so before it connects. Its
-    thread is kept there; the process ends once the server has been told.
+    thread is kept there; the process ends after its message to the server.
     """
 
     def __init__(self, newest: NewestFrame) -> None:
@@ -110,7 +110,7 @@ class RedirectGuard(logging.Handler):
 
     @classmethod
     def watch(cls, newest: NewestFrame) -> None:
-        """Listen to FFmpeg from here on. Nothing of it is printed: it tells addresses."""
+        """Listen to FFmpeg from here on. Nothing of it is printed: it contains addresses."""
         lines = logging.getLogger("libav")
         lines.propagate = False
         lines.addHandler(cls(newest))
@@ -164,7 +164,7 @@ def decode(opening: OpenRequest, newest: NewestFrame) -> None:
 
 
 def serve(opening: OpenRequest, server: Parent) -> None:
-    """Answer each want with the newest frame, until there are no more or nobody wants one."""
+    """Answer each request with the newest frame, until there are no more frames or requests."""
     newest = NewestFrame()
     threading.Thread(target=decode, args=(opening, newest), daemon=True).start()
     try:

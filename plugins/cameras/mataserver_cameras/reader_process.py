@@ -52,7 +52,7 @@ class ReaderProcess:
     async def start(
         cls, opening: OpenRequest, reader: str | Sequence[str] = READER
     ) -> ReaderProcess:
-        """Start a child that opens a source; it connects while the server goes on.
+        """Start a child that opens a source; it connects concurrently.
 
         The address goes through a pipe: on the command line every user of the machine could read
         it. Raises ``SourceLost`` when no process can be started.
@@ -63,7 +63,7 @@ class ReaderProcess:
         except Unavailable:
             raise SourceLost("its reader cannot be started") from None
         process = cls(child, opening.timeout, exit_stack)
-        with contextlib.suppress(ConnectionError):  # whoever asks for a frame finds it dead
+        with contextlib.suppress(ConnectionError):  # ``frame`` finds it dead
             child.write(msgspec.json.encode(opening) + b"\n")
         return process
 

@@ -1,4 +1,4 @@
-"""The cameras of the configuration: opened, kept, and followed when it is read anew."""
+"""The cameras of the configuration: opened, kept open, and updated when it is reloaded."""
 
 from __future__ import annotations
 

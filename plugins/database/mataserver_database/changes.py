@@ -39,7 +39,7 @@ log = logging.getLogger("mataserver.plugin.database")
 
 
 class ChangeNotifier:
-    """Tells this process's watchers, until it is closed."""
+    """Notifies this process's watchers, until it is closed."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -58,11 +58,11 @@ class ChangeNotifier:
                 await connection.execute(_MAKE)
 
     async def announce(self, connection: Connection, channel: str) -> None:
-        """Have a transaction tell every process of a change once it is committed."""
+        """Notify every process of a change, once the transaction is committed."""
         await connection.execute(_NOTIFY if self._notifies else _COUNT, {"channel": channel})
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._closing.set()
         if self._listening is not None:
             await self._listening
@@ -81,7 +81,7 @@ class ChangeNotifier:
 
     @property
     def _notifies(self) -> bool:
-        """Whether the database itself tells what was announced."""
+        """Whether the database itself sends notifications."""
         return self._engine.dialect.name == "postgresql"
 
     async def _listen_until_closed(self) -> None:
@@ -117,7 +117,7 @@ class ChangeNotifier:
         return {row.channel: row.announced for row in rows}
 
     async def _listen(self) -> None:
-        """Have PostgreSQL tell what was announced, until the connection is lost."""
+        """Listen for PostgreSQL's notifications, until the connection is lost."""
         lost = asyncio.Event()
         async with connected(self._engine) as connection:
             driver: Any = connection.plain.connection.driver_connection

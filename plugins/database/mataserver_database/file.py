@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DatabaseFile:
-    """The file that is opened. Nobody else may read it, nor those that SQLite makes beside it."""
+    """The file that is opened. Only its owner may read it and those that SQLite makes beside it."""
 
     def __init__(self, path: Path) -> None:
         """Make the file if it is missing. Raises ``MataError`` where it cannot be written."""

@@ -1,4 +1,4 @@
-"""Work that goes to its end although whoever waits for it is cancelled.
+"""Work that is completed although its waiter is cancelled.
 
 A driver that is cancelled in mid-statement leaves its connection behind, and with it a transaction
 that keeps everybody else out. A handler is cancelled whenever its client leaves.
@@ -18,7 +18,7 @@ _RUNNING: set[asyncio.Task[Any]] = set()
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Return what ``work`` gives: it goes on to its end, and is waited for, also when cancelled."""
+    """Return what ``work`` gives: it is completed and awaited also when the caller is cancelled."""
     task = asyncio.get_running_loop().create_task(work)
     _RUNNING.add(task)
     task.add_done_callback(_RUNNING.discard)
@@ -37,7 +37,7 @@ async def finished() -> None:
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
-    """Wait for a task, also when that is cancelled anew; nobody is left to be told its error."""
+    """Wait for a task, also when that is cancelled anew; its error has no recipient then."""
     while not task.done():
         try:
             await asyncio.wait([task])

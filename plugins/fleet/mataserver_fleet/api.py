@@ -77,7 +77,7 @@ class FleetService:
         store = Store(database)
         await self._data_plane.begin(store)
         self._components.open(store)
-        database.watch(CHANNEL, self._components.changes.tell)
+        database.watch(CHANNEL, self._components.changes.notify)
         self._supervisor = TritonSupervisor(
             self._ctx, store, self._components.files, self._components.changes
         )

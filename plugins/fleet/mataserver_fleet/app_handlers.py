@@ -90,7 +90,7 @@ class AppHandlers:
         model, own = listed + "/{model:.+}", (Body(JSON, AppView),)
         body, status = (400, 408, 409, 413, 415, 422, 503), (Body(JSON, Status),)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
-        write = {**read, "max_body": MAX_BODY}  # who may is told by the application
+        write = {**read, "max_body": MAX_BODY}  # the application decides who may
         admin = {**write, "needs": "fleet:write"}
         route: dict[str, Any] = {"request": (Body(JSON, NewRoute, _ROUTE),), "response": status}
         return [

@@ -65,7 +65,7 @@ class RouteView(Struct, kw_only=True):
 
 
 class AppRoutes:
-    """Brings models into applications. ``own`` tells whether a mataserver has a model."""
+    """Brings models into applications. ``own``: whether a mataserver has a model."""
 
     def __init__(self, store: Store, own: Callable[[str], bool]) -> None:
         self._store = store

@@ -162,7 +162,7 @@ def _check_host(row: sa.RowMapping, requested: AppChange, principal: Principal) 
     """Raise ``Forbidden`` for who is no administrator and gives an application another host.
 
     All that is asked by that name is the application's then: it may be the server's own, or that of
-    somebody else's application.
+    another application.
     """
     moves = requested.host is not UNSET and _normalize_host(requested.host) != row["host"]
     if moves and not principal.may("fleet:write"):
@@ -177,7 +177,7 @@ def _check_gpus(gpus: int | None) -> None:
 def check_free(host: str | UnsetType | None, asked_by: str) -> None:
     """Raise ``InvalidParams`` for a host that is the one by which the server is asked just now.
 
-    Whoever asks so, people at the console among them, would reach the application alone.
+    Requests by that name, the console's among them, would reach the application alone.
     """
     if isinstance(host, str) and host and host.lower().strip("[]") == host_name(asked_by):
         raise InvalidParams("host: this is a name of the server itself: choose another")

@@ -1,4 +1,4 @@
-"""What tells two versions of a model apart: their configurations and their files."""
+"""Compares two versions of a model: their configurations and their files."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class ConsumerHandlers:
         made, done = (Body(JSON, MadeConsumer),), (Body(JSON, Status),)
         body = (400, 408, 409, 413, 415, 422, 503)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
-        write = {**read, "max_body": MAX_BODY}  # who may is told by the applications
+        write = {**read, "max_body": MAX_BODY}  # the applications decide who may
         admin = {**write, "needs": "fleet:write"}
         bare: dict[str, Any] = {"headers": IF_MATCH, "errors": (404, 412, 422, 503)}
         new, link = {"name": "till", "rate": 600}, {"tags": "shop"}

@@ -187,7 +187,7 @@ class Consumers:
     async def rotate(
         self, identity: str, principal: Principal, expected: Tags | None, app: str | None = None
     ) -> tuple[sa.RowMapping, str]:
-        """Replace a consumer's key; the one of before counts no more. Return both.
+        """Replace a consumer's key; the previous one is no longer valid. Return both.
 
         app: an application that the consumer must be linked to; None for any.
 

@@ -46,10 +46,10 @@ class ModelCounts:
     async def note(
         self, triton: int, reported: Sequence[ModelCount], but: Container[int] = ()
     ) -> None:
-        """Add what a Triton tells now; what it does not tell of begins at 0 when it comes back.
+        """Add the counts that a Triton reports; a version that it omits restarts at 0.
 
-        Nothing is noted of the models of ``but``, nor of any where one is removed meanwhile: the
-        next time it is.
+        The models of ``but`` are skipped, and all where one is removed at the same time: the next
+        call adds them.
         """
         with contextlib.suppress(sa.exc.IntegrityError):
             await self._note(triton, reported, but)
@@ -116,12 +116,12 @@ async def _add(
         seen = {"seen_inferences": reported.inferences, "seen_executions": reported.executions}
         await connection.execute(sa.insert(COUNTS).values(**fresh, **counted, **seen))
         return
-    anew = (
+    restarted = (
         reported.inferences < known["seen_inferences"]
         or reported.executions < known["seen_executions"]
     )
-    before = (0, 0) if anew else (known["seen_inferences"], known["seen_executions"])
-    if not anew and (reported.inferences, reported.executions) == before:
+    before = (0, 0) if restarted else (known["seen_inferences"], known["seen_executions"])
+    if not restarted and (reported.inferences, reported.executions) == before:
         return
     values = {
         "inferences": known["inferences"] + reported.inferences - before[0],

@@ -1,4 +1,4 @@
-"""Makes a fleet as a document says, and touches nothing that somebody else changed meanwhile."""
+"""Applies a document to a fleet, without touching what was changed since it was read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DocumentApplier:
     def do(self, step: Step) -> str | None:
         """Do a step; return why it is not done yet, where it stays wanted.
 
-        Raises ``MataError`` for what is refused, with 412 where the thing was changed meanwhile.
+        Raises ``MataError`` for what is refused, with 412 where the subject was changed since.
         """
         tag = None if step.creates_subject else self._tags.get(step.subject) or self._read(step)
         try:
@@ -84,8 +84,8 @@ def _stale_error(step: Step) -> MataError:
 
 
 def _next_tag(tag: str) -> str:
-    """Return the tag of a model after a wish of ours that was kept and could not be done.
+    """Return the tag of a model after a request of ours that was stored and failed.
 
-    Whoever is refused is shown no tag; a model's counts its changes, of which a wish is one.
+    A refusal carries no tag; a model's tag counts its changes, and the request is one.
     """
     return f'"{int(tag.strip(chr(34))) + 1}"'

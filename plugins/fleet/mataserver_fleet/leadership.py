@@ -1,4 +1,4 @@
-"""Which of several servers on one database looks after the Tritons: one, by a lease."""
+"""Leader election: one of the servers on a database supervises the Tritons, by a lease."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ROW = FACTS.c.name == "leader"
 
 
 class LeaderLease:
-    """A server's claim to be the one."""
+    """A server's claim to the leader's lease."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._name = str(uuid.uuid4())
 
     async def acquire(self) -> bool:
-        """Take the lease, or hold it for longer; whether it is ours. Raises ``Busy``."""
+        """Take or renew the lease; return whether this server holds it. Raises ``Busy``."""
         now = self._store.clock()
         free = sa.or_(FACTS.c.value == self._name, FACTS.c.until < now)
         fresh = {"value": self._name, "until": now + LEASE_SECONDS}
@@ -42,7 +42,7 @@ class LeaderLease:
             return False
 
     async def release(self) -> None:
-        """Give the lease up, so that another takes it at once."""
+        """Release the lease, so that another server can take it immediately."""
         own = sa.update(FACTS).where(_ROW, FACTS.c.value == self._name).values(until=0.0)
         async with self._store.database.begin() as connection:
             await connection.execute(own)

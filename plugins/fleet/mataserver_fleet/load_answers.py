@@ -1,4 +1,4 @@
-"""What is answered to who has a model loaded or unloaded: what came of it at each Triton."""
+"""Responses to a load or an unload: the result at each Triton."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Partial(Struct, frozen=True):
 
 
 def results(outcome: LoadOutcome, *, full: bool) -> list[Result]:
-    """Return what came of it at each Triton.
+    """Return the result at each Triton.
 
     Without ``full`` each reason is its first line: what follows may be a Triton's traceback, which
     is for administrators.

@@ -1,4 +1,4 @@
-"""Has models loaded and unloaded, and waits for what comes of it."""
+"""Requests loads and unloads of models, and waits for the results."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from mataserver_fleet.store import ChangeSignal, Store
 
 _POLL_SECONDS = 0.5
-"""How often it is looked while nothing is told of."""
+"""Seconds between polls without a change signal."""
 
 
 class Result(Struct, kw_only=True):
-    """What came of it at a Triton: "ok", "failed", or "waiting" for a Triton that is away."""
+    """The result at a Triton: "ok", "failed", or "waiting" for a Triton that is away."""
 
     triton: str
     status: str
@@ -34,14 +34,14 @@ class Result(Struct, kw_only=True):
 
 
 class Done(Struct, kw_only=True):
-    """What came of it at each Triton; "partial" where it is not done at all of them."""
+    """The result at each Triton; "partial" where it is not done at all of them."""
 
     status: str
     tritons: list[Result]
 
 
 class LoadOutcome(NamedTuple):
-    """What came of it, and the model's revision since it was asked for."""
+    """The results, and the model's revision after the request."""
 
     done: Done
     revision: int
@@ -95,7 +95,7 @@ class ModelLoader:
         results = [
             _result(each, row)
             for each in made.targets
-            if (row := known.get(each.triton)) is not None  # else it was removed meanwhile
+            if (row := known.get(each.triton)) is not None  # else it has been removed
         ]
         whole = all(each.status == "ok" for each in results)
         return LoadOutcome(
@@ -116,7 +116,7 @@ class ModelLoader:
         return [
             each
             for each in targets
-            # One whose Triton or model was removed meanwhile is waited for no more.
+            # One whose Triton or model has been removed is not awaited.
             if (row := known.get((each.model, each.triton))) is not None
             and row["done"] < each.generation
             and not each.is_away(row["triton_state"])
@@ -124,7 +124,7 @@ class ModelLoader:
 
 
 def _result(target: PlacementTarget, row: sa.RowMapping) -> Result:
-    """Return what came of it at a Triton."""
+    """Return the result at a Triton."""
     status, reason = "failed" if row["state"] == "failed" else "ok", row["reason"]
     if row["done"] < target.generation:
         status, reason = "waiting", reason or "It is not done yet"

@@ -132,7 +132,7 @@ def current(ask: FleetClient) -> Manifest:
     """Return a running server's fleet. Raises ``MataError``."""
     found: dict[str, dict[str, Any]] = {}
     tritons: tuple[str, ...] = ()
-    for kind in _ENTRIES:  # Tritons first: models are told by them
+    for kind in _ENTRIES:  # Tritons first: models refer to them
         listed = ask.list_all(kind)
         found[kind] = {each["name"]: entry(kind, each, tritons) for each in listed}
         tritons = tuple(found["tritons"])
@@ -140,7 +140,7 @@ def current(ask: FleetClient) -> Manifest:
 
 
 def entry(kind: str, view: dict[str, Any], tritons: Iterable[str]) -> _Entry:
-    """Return what the document says of a thing of a kind, such as ``apps``, that a server tells."""
+    """Return the document's entry for a server's view of a kind, such as ``apps``."""
     return _ENTRIES[kind](view, tritons)
 
 

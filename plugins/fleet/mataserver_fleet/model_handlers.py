@@ -134,7 +134,7 @@ class ModelHandlers:
         return self._ctx.http.respond(ModelList(models=models, total=total))
 
     async def one(self, request: web.Request) -> web.Response:
-        """Answer one model, and what its Tritons tell of it."""
+        """Answer one model, with its metadata from its Tritons."""
         check_query(request, TRITON)
         row = await finish(self._models.one(request.match_info["identity"]))
         (shown,) = await finish(self._views(request).models([row], files=True))
@@ -201,14 +201,14 @@ class ModelHandlers:
     def _answer(
         self, request: web.Request, row: sa.RowMapping, outcome: LoadOutcome, what: str
     ) -> web.Response:
-        """Answer what came of it: 502 where it is not done everywhere."""
+        """Answer the results: 502 where it is not done everywhere."""
         full = caller(request).may("admin")
         refused = refusal(self._ctx, row["name"], outcome, what, full=full)
         done = Done(status="ok", tritons=results(outcome, full=full))
         return refused or tagged(self._ctx, done, outcome.revision)
 
     async def _config(self, model: str, shown: dict[str, Any], only: str | None) -> dict[str, Any]:
-        """Ask the Tritons that serve a model, or one of them, what they tell of it."""
+        """Return a model's metadata from the Tritons that serve it, or from one of them."""
         views = [each for each in shown["tritons"] if each.versions and only in {None, each.name}]
 
         async def metadata_of(name: str, host: str, port: str) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PIECE = 8_000_000
 """Bytes that are sent at a time; a form of them is in memory some four times."""
 _UNKNOWN_OFFSET = 10**15 - 1
-"""Where no piece of a file begins: whoever sends one there is told where one would."""
+"""An offset where no piece begins: the server's refusal names the expected offset."""
 _EXPECTED = re.compile(r"offset: (\d+) is expected")
 
 
@@ -89,7 +89,7 @@ def _send(ask: FleetClient, name: str, folder: Folder, number: int, piece: int) 
     """Send a version: what is small in one form, large files before it, in pieces.
 
     Large ones that the server has of an earlier push or version are not sent again, and one that
-    broke off goes on where it was.
+    broke off is resumed.
     """
     path, fields = f"/api/models/{quote_name(name)}/versions", {"version": str(number)}
     small, large = _split_by_size(folder, number, piece)

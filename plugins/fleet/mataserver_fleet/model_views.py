@@ -33,7 +33,7 @@ class FileView(Struct, kw_only=True):
 class VersionView(Struct, kw_only=True):
     """A version of a model. Counts are over all Tritons, and survive what happens to these.
 
-    Where its files are told, ``config`` is what its ``config.pbtxt`` says.
+    Where its files are listed, ``config`` is what its ``config.pbtxt`` says.
     """
 
     version: str
@@ -181,7 +181,7 @@ def state_of(states: Sequence[str]) -> ModelState:
 
 
 def _state(row: sa.RowMapping) -> tuple[str, str]:
-    """Return the state of a placement, and why, where the Triton tells."""
+    """Return the state of a placement, and the reason, where the Triton gives one."""
     if row["done"] < row["generation"]:
         return ("loading" if row["wanted"] else "unloading"), ""
     if row["triton_state"] != "ready" and row["wanted"]:
@@ -190,8 +190,8 @@ def _state(row: sa.RowMapping) -> tuple[str, str]:
 
 
 def _reason(wanted: Sequence[PlacementView]) -> str:
-    told = [f"{view.name}: {view.reason}" for view in wanted if view.reason]
-    return told[0] if told else ""
+    reasons = [f"{view.name}: {view.reason}" for view in wanted if view.reason]
+    return reasons[0] if reasons else ""
 
 
 def _version(

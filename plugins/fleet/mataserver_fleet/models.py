@@ -46,7 +46,7 @@ class Content(Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """What tells it from every other: the sha256 of names, digests and configuration."""
+        """Its identity: the sha256 of names, digests and configuration."""
         named = sorted((path, blob.digest) for path, blob in self.files.items())
         return hashlib.sha256(msgspec.json.encode([named, self.config], order="sorted")).hexdigest()
 

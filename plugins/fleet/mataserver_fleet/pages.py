@@ -1,4 +1,4 @@
-"""What the routes share: pages of lists, errors, tags of revisions, who asks."""
+"""Shared by the routes: pages of lists, errors, tags of revisions, the caller."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def problem(_status: int, detail: str) -> FleetProblem:
 
 
 def page_of(request: web.Request) -> Page:
-    """Return which part of a list is asked for. Raises ``InvalidParams``, for other names too."""
+    """Return the requested part of a list. Raises ``InvalidParams``, for other names too."""
     check_query(request, PARAMETERS)
     return Page(
         _number(request, "limit", 100, 1, MAX_LIMIT), _number(request, "offset", 0, 0, _MAX_OFFSET)
@@ -85,7 +85,7 @@ def flag(request: web.Request, name: str) -> bool:
 
 
 def caller(request: web.Request) -> Principal:
-    """Return who asks; the routes here are answered to nobody else."""
+    """Return the caller; every route here requires one."""
     principal = request[PRINCIPAL]
     assert principal is not None  # noqa: S101 - for the type checker: the server saw to it
     return principal

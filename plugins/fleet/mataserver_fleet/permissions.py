@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Forbidden(MataError):
-    """403: whoever asks may not do this."""
+    """403: the caller may not do this."""
 
     status = 403
 
@@ -85,8 +85,8 @@ class Grants:
     async def grant(self, user: str, app: str, lock_user: LockUser) -> tuple[str, list[str]]:
         """Authorise a user for an application. Raises ``NotFound``, and what ``lock_user`` does.
 
-        That is called with the transaction, and returns the user's revision: nobody else may change
-        the user from then on. Returns it, and the names of all applications of the user's.
+        ``lock_user`` is called with the transaction, locks the user until its end, and returns the
+        user's revision. Returns that, and the names of all of the user's applications.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
@@ -107,6 +107,6 @@ class Grants:
             return revision, await apps_of(connection, user)
 
     async def forget(self, user: str) -> None:
-        """Forget what a user who is no more was authorised for."""
+        """Remove the authorisations of a removed user."""
         async with self._store.change() as connection:
             await connection.execute(sa.delete(GRANTS).where(GRANTS.c.user_id == user))

@@ -1,6 +1,6 @@
-"""Where people want models: at a Triton, at all that there are and will be, or nowhere.
+"""Requested placements of models: at a Triton, at all present and future ones, or nowhere.
 
-What they want stands in the rows of ``placements``, a ``generation`` for each time they said so.
+They are rows of ``placements``; each request raises a row's ``generation``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlacementTarget:
-    """A placement that was asked for. ``state`` is how its Triton was then."""
+    """A requested placement. ``state`` is that of its Triton at the time."""
 
     model: int
     triton: int
@@ -43,14 +43,14 @@ class PlacementTarget:
 
 
 class PlacementRequest(NamedTuple):
-    """What was asked for of a model, at each Triton, and the model's revision since."""
+    """A request for a model: the placement at each Triton, and the model's revision after it."""
 
     targets: list[PlacementTarget]
     revision: int
 
 
 class PlacementRequests:
-    """Keeps where models are wanted."""
+    """Stores where models are wanted."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -80,7 +80,7 @@ class PlacementRequests:
     async def withdraw(
         self, model: str, triton: str | None, expected: Tags | None = None
     ) -> PlacementRequest:
-        """Want a model no more at a Triton, or at any. Raises ``NotFound`` and ``StaleError``."""
+        """Withdraw a model from a Triton, or from all. Raises ``NotFound`` and ``StaleError``."""
         async with self._store.change() as connection:
             row = await find(connection, MODELS, model, "Model", lock=True)
             check_revision(row, expected)
@@ -200,7 +200,7 @@ async def _last_served_before(connection: Connection, model: sa.RowMapping, vers
 async def _requested_versions(
     connection: Connection, model: sa.RowMapping, asked: Sequence[int] | None
 ) -> list[int]:
-    """Return which versions are wanted: those that are asked for, else those of the policy."""
+    """Return which versions are wanted: the requested ones, else those of the policy."""
     query = sa.select(VERSIONS.c.version, VERSIONS.c.config).where(
         VERSIONS.c.model_id == model["id"]
     )

@@ -1,7 +1,7 @@
-"""What came of where models are wanted: one row for a model and a Triton.
+"""The state of placements: one row for a model and a Triton.
 
-Whoever wants something (``wishes``) raises the row's ``generation``; the reconciler sets ``done``
-to the generation that it has dealt with, and says in ``state`` and ``reason`` what came of it.
+A request (``placement_requests``) raises the row's ``generation``; the reconciler sets ``done`` to
+the generation that it has handled, and ``state`` and ``reason`` to the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a generation of a placement.
+    """The result of a generation of a placement.
 
     ``last_good`` is what served last; ``counts_reset`` whether the Triton counts from 0 since.
     """
@@ -56,7 +56,7 @@ class Placement:
 
 
 class Placements:
-    """Keeps what came of it."""
+    """Stores the state of placements."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -103,7 +103,7 @@ class Placements:
         return found
 
     async def note(self, model: int, triton: int, outcome: Outcome) -> None:
-        """Keep what came of a placement, unless it is wanted otherwise meanwhile."""
+        """Store the result of a placement, unless a later generation was stored."""
         values: dict[str, Any] = {
             "done": outcome.generation,
             "state": outcome.state,
@@ -126,9 +126,9 @@ class Placements:
     async def note_lost(
         self, triton: int, found: Sequence[tuple[Placement, tuple[int, ...]]]
     ) -> None:
-        """Note what a Triton serves where that is not what it did; all of it is sent anew.
+        """Store what a Triton serves now where it lost models; they will be sent again.
 
-        In one transaction: whoever follows the changes is told once, however many models it lost.
+        In one transaction: one notification, however many models it lost.
         """
         async with self._store.change() as connection:
             for placement, serving in found:
@@ -148,9 +148,9 @@ class Placements:
     async def note_reason(self, placement: Placement, triton: int, reason: str) -> None:
         """Note why a placement is not dealt with yet.
 
-        Where that is known already nobody is told of a change: what follows changes would look at
-        the Triton at once, and do the same again. What stands behind a colon is a library's own
-        sentence, which differs from one try to the next: it is noted, and is no change.
+        An unchanged reason sends no notification: it would wake the reconciler, which would fail
+        the same way again. The text behind a colon is a library's own and differs from one try to
+        the next: it is stored, and does not count as a change.
         """
         own = (
             PLACEMENTS.c.model_id == placement.model,

@@ -39,9 +39,9 @@ _POLL_SECONDS = 0.1
 
 
 class PlacementDisturbedError(TritonError):
-    """What a Triton was sent is not there: it restarted, or somebody else changed it.
+    """The pushed files are not served: the Triton restarted, or another client changed them.
 
-    Or it cannot be laid where it should be. Nothing that was sent is at fault.
+    Or they cannot be written to the shared repository. The files themselves are not at fault.
     """
 
     answered = False
@@ -83,7 +83,7 @@ class Reconciler:
 
         A push that failed and left another version serving is settled too: it is not tried again
         until it is asked for, or the Triton lost what it served. Where what serves instead was
-        never sent from here, somebody else loaded it, and it is tried again; and what is served in
+        never sent from here, another client loaded it, and it is tried again; and what is served in
         the end, after its time, came true.
         """
         if placement.done < placement.generation:
@@ -99,7 +99,7 @@ class Reconciler:
         return await self._client.parameter(placement.name, PARAMETER) == placement.digest
 
     async def reconcile(self, placement: Placement, serving: tuple[int, ...]) -> Outcome:
-        """Do what a placement wants; return what came of it.
+        """Bring a placement to what is wanted; return the result.
 
         Raises ``TritonError`` for a Triton that went away, and ``PlacementDisturbedError``.
         """

@@ -1,4 +1,4 @@
-"""What a Triton has in its model repository, and what it serves, as it tells both itself."""
+"""A Triton's model repository and what it serves, as it reports both."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class RepositoryList(Struct, kw_only=True):
 async def repository(client: TritonClient, *, full: bool) -> RepositoryList:
     """Ask a Triton for its models by name. Raises ``TritonError``.
 
-    Its index may lack what was pushed to it, and tells of hidden folders, which are left out.
-    Without ``full`` reasons are told in a line: more of them may be a traceback.
+    Its index may lack what was pushed to it, and lists hidden folders, which are left out.
+    Without ``full`` reasons are cut to a line: the rest may be a traceback.
     """
     served: dict[str, list[str]] = {}
     for each in sorted(await client.counts(), key=lambda count: count.number):
@@ -56,5 +56,5 @@ async def repository(client: TritonClient, *, full: bool) -> RepositoryList:
 
 
 def _reason(name: str, indexed: Iterable[IndexEntry], *, full: bool) -> str:
-    told = next((each.reason for each in indexed if each.name == name and each.reason), "")
-    return told if full else told.partition("\n")[0][:300]
+    reason = next((each.reason for each in indexed if each.name == name and each.reason), "")
+    return reason if full else reason.partition("\n")[0][:300]

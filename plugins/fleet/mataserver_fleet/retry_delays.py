@@ -23,8 +23,7 @@ class _RetryDelay(NamedTuple):
 class RetryDelays:
     """The waits of one Triton's models. ``clock`` gives seconds.
 
-    A wait is of a generation of what is wanted: who asks for the model anew, or for another
-    version, has it tried at once.
+    A wait belongs to a generation of a placement: a new request is tried immediately.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -35,7 +34,7 @@ class RetryDelays:
         """Have a model wait; return for how many seconds.
 
         broken: the try broke off, as by the network, and nothing that was sent is at fault: the
-                first time it is tried again at once.
+                first time it is retried immediately.
         """
         before, seconds = self._delays.get(model), 0.0 if interrupted else FIRST
         if before is not None and before.generation == generation:
@@ -57,6 +56,6 @@ class RetryDelays:
     def clear_refused(self) -> None:
         """Have nothing wait any more that the Triton refused: it was away, perhaps mended.
 
-        What broke off goes on waiting: it may be what the Triton died of.
+        Interrupted tries keep waiting: one may be what the Triton died of.
         """
         self._delays = {model: delay for model, delay in self._delays.items() if delay.interrupted}

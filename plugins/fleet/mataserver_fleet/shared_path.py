@@ -2,7 +2,7 @@
 
 A Triton in explicit mode reads its repository when it is told to load. So files are put in their
 place one by one, and the configuration, which names the versions, last: what a crash leaves is no
-version that anybody loads. What was laid is noted beside it, and is not copied again.
+version that is loaded. Written files are recorded beside it, and not copied again.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class SharedPaths:
 class SharedPath:
     """One repository.
 
-    Several Tritons may share it, each with versions of its own: whoever lays a model holds it until
-    a Triton has loaded it.
+    Several Tritons may share it, each with versions of its own: a model is locked from writing
+    until a Triton has loaded it.
     """
 
     def __init__(self, paths: SharedPaths, path: str) -> None:

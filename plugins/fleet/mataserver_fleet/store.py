@@ -1,4 +1,4 @@
-"""The fleet's tables: readings, and changes that every process is told of."""
+"""The fleet's tables: reads, and changes that every process is notified of."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_ID = 2**31 - 1
 
 
 class StaleError(Conflict):
-    """412: somebody else changed the thing since the ``If-Match`` was read."""
+    """412: the resource was changed since its ``If-Match`` was read."""
 
     status = 412
 
@@ -49,7 +49,7 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def change(self, taken: str = _CONFLICT_DETAIL) -> AsyncIterator[Connection]:
-        """Give a connection that writes; every process is told once it is committed.
+        """Give a connection that writes; every process is notified after the commit.
 
         What breaks a table's rule is a ``Conflict`` whose sentence is ``taken``.
         """
@@ -85,13 +85,13 @@ class Store:
 
 
 class ChangeSignal:
-    """Tells whoever listens that something in the tables may have changed."""
+    """Wakes its listeners when something in the tables may have changed."""
 
     def __init__(self) -> None:
         self._events: set[asyncio.Event] = set()
 
-    def tell(self) -> None:
-        """Tell everybody."""
+    def notify(self) -> None:
+        """Wake all listeners."""
         for event in self._events:
             event.set()
 

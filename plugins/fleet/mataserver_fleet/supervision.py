@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 METRICS_SECONDS = 3.0
-"""How old what the metrics tell may be."""
+"""Maximum age of the metrics' values."""
 
 
 class TritonSupervisor:
@@ -60,7 +60,7 @@ class TritonSupervisor:
                         self._database_error = ""
                     await self._update_watches()
                     await self._read_metrics(loop.time())
-                except MataError as error:  # the database is away: nobody leads
+                except MataError as error:  # the database is away: there is no leader
                     if error.detail != self._database_error:
                         self._ctx.log.warning("the fleet is not managed now: %s", error.detail)
                     self._database_error, self._is_leader, self._version = error.detail, False, None
@@ -68,13 +68,13 @@ class TritonSupervisor:
                 await pause(changed, max(0.0, self._renew_at - loop.time()))
 
     async def stop(self) -> None:
-        """Watch no more, and let another server do it."""
+        """Stop watching, and release the lease to another server."""
         await self._watch_only({})
         with contextlib.suppress(MataError):
             await finish(self._lease.release())
 
     async def _read_metrics(self, now: float) -> None:
-        """Read what the metrics tell, now and then."""
+        """Refresh the metrics' values when they are too old."""
         if not self._is_leader:
             self._metrics.forget()
         elif now >= self._metrics_at:
@@ -84,7 +84,7 @@ class TritonSupervisor:
     async def _update_watches(self) -> None:
         """Watch what there is now, and have it look at what is wanted now.
 
-        A database that tells of changes by itself tells of any; the version tells of ours.
+        A database's own notifications are of any change; the version shows the fleet's own.
         """
         if not self._is_leader:
             self._version = None

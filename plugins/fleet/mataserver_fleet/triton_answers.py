@@ -22,7 +22,7 @@ _GPU = re.compile(
 class TritonError(MataError):
     """502: a Triton did not do what it was asked, or cannot be understood.
 
-    It may say anything: what no database holds is left out of it, and so is what nobody would read.
+    The text is untrusted: NUL is removed from it for databases, and it is cut to a maximum length.
     """
 
     status = 502
@@ -103,7 +103,7 @@ class _Problem(Struct):
 
 
 class ModelCount(NamedTuple):
-    """What a Triton tells of a version that it serves; ``last`` in Unix seconds, 0 for never."""
+    """A Triton's counts of a version that it serves; ``last`` in Unix seconds, 0 for never."""
 
     name: str
     number: int

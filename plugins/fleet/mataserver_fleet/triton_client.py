@@ -1,4 +1,4 @@
-"""What is asked of one Triton, through the server's rule for outbound requests.
+"""Requests to one Triton, through the server's rule for outbound requests.
 
 A Triton is not trusted: its answers are bounded in time and size, and decoded against a type.
 """
@@ -124,7 +124,7 @@ class TritonClient:
         return decode(body, dict[str, Any]) if status == 200 else None
 
     async def metadata(self, model: str) -> Any:
-        """Return what it tells of a model's inputs and outputs."""
+        """Return its metadata of a model's inputs and outputs."""
         return decode(await self._get(f"/v2/models/{quote(model)}"), dict[str, Any])
 
     async def gpus(self) -> list[Gpu]:
@@ -147,7 +147,7 @@ class TritonClient:
         """Have it load a model from these files alone. Raises ``TritonError`` with its reason.
 
         By gRPC where it has a port for that: by HTTP a third more is sent, of which a newer Triton
-        takes 64 MB unless it is told otherwise.
+        takes 64 MB unless configured otherwise.
         """
         size = size_of(files)
         if size > MAX_MODEL_BYTES:
@@ -212,7 +212,7 @@ class TritonClient:
         body: Any = None,
         patient: bool = False,
     ) -> tuple[int, bytes]:
-        # A load is ended by who asks for it, who then knows that it was late and not away.
+        # The caller ends a load, so that it knows a late Triton from an unreachable one.
         timeout = 2 * self._load_timeout if patient else self._timeout
         policy = Policy(name=self.address.name, max_bytes=MAX_RESPONSE_BYTES, timeout=timeout)
         url = self.address.url(port) + path

@@ -1,6 +1,6 @@
 """The fleet in ``GET /metrics``, of the server that looks after the Tritons: no sum doubles.
 
-A collector must not wait for the database: what it tells was read a few seconds ago at most.
+A collector must not wait for the database: its values are a few seconds old at most.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COUNTED = ("model", "version", "triton")
 
 
 class TritonMetrics:
-    """A collector. It tells nothing until it was first read, and after ``forget``."""
+    """A collector. It has no samples before the first ``read`` and after ``forget``."""
 
     def __init__(self) -> None:
         self._tritons: Sequence[Any] = ()
@@ -57,11 +57,11 @@ class TritonMetrics:
             self._counts = (await connection.execute(counted)).all()
 
     def forget(self) -> None:
-        """Tell nothing: another server looks after the Tritons."""
+        """Drop all samples: another server supervises the Tritons."""
         self._tritons = self._placements = self._counts = ()
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: what there is, is known when it is asked for."""
+        """Return nothing: the series are known at collection."""
         return ()
 
     def collect(self) -> Iterable[Metric]:

@@ -19,12 +19,12 @@ _PIECE = 3 << 18
 class Push:
     """The body of a load, made piece by piece: no more than a piece of a file is in memory.
 
-    Whoever sends it closes it: where a connection breaks, what it reads from would stay open.
+    The sender must close it: where a connection breaks, the file that is read would stay open.
     """
 
     def __init__(self, config: Mapping[str, Any], files: Mapping[str, Path]) -> None:
-        told = msgspec.json.encode(msgspec.json.encode(config).decode())
-        self._head = b'{"parameters":{"config":' + told
+        encoded = msgspec.json.encode(msgspec.json.encode(config).decode())
+        self._head = b'{"parameters":{"config":' + encoded
         self._files = [
             (b',"file:' + msgspec.json.encode(name)[1:-1] + b'":"', path)
             for name, path in files.items()

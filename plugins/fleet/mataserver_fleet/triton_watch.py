@@ -1,4 +1,4 @@
-"""Looks at one Triton, again and again, and mends what is not as it is wanted."""
+"""Checks one Triton periodically, and reconciles placements that differ from what is wanted."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ class TritonWatch:
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     def wake(self) -> None:
-        """Look at what is wanted now."""
+        """Check now: the wanted placements may have changed."""
         self._changed.set()
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended it by itself, None while it goes on."""
+        """The exception that ended the watch, None while it runs."""
         return self._running.exception() if self._running.done() else None
 
     async def stop(self) -> None:
-        """End; what a statement has begun goes on to its end by ``finish``."""
+        """Stop; a statement in progress is completed by ``finish``."""
         asking = [] if self._gpu_task is None else [self._gpu_task]
         tasks = [self._running, *self._reconcile_tasks.values(), *asking]
         for task in tasks:
@@ -125,8 +125,9 @@ class TritonWatch:
     async def _check(self) -> None:
         """Ask a Triton how it is, note it, and begin to mend. Raises ``TritonError``.
 
-        What it lost is noted before it is noted as ready: nobody shall see it so in between. Its
-        metrics are not waited for: they may hang, and what it lost is mended meanwhile.
+        Lost models are stored before the Triton is stored as ready, so that it never looks ready
+        without them. Its metrics are not awaited: they may hang, and models are restored in the
+        meantime.
         """
         await self._client.check_live()
         described = await self._client.describe()
@@ -184,7 +185,7 @@ class TritonWatch:
         return found
 
     async def _report(self, state: str, reason: str, seen: TritonReport | None) -> None:
-        """Keep how it is: at once where that changed, and now and then that it answered."""
+        """Store its state: immediately where it changed, and from time to time that it answered."""
         now, report = self._store.clock(), (state, reason, seen)
         if report == self._last_report and now - self._reported_at < NOTE_SECONDS:
             return
@@ -230,4 +231,4 @@ class TritonWatch:
                 await finish(self._placements.note_reason(placement, self._key, reason))
         finally:
             self._reconcile_tasks.pop(placement.model, None)
-            self._last_versions = None  # whatever was done to it meanwhile was not looked at
+            self._last_versions = None  # changes during the work were not checked

@@ -78,7 +78,7 @@ class ServedModel(Struct, frozen=True):
 
 
 class Gpu(Struct, frozen=True):
-    """What the metrics of a Triton tell of a GPU: memory in bytes, load from 0 to 1."""
+    """A GPU's figures from a Triton's metrics: memory in bytes, load from 0 to 1."""
 
     id: str
     used: float | None = None
@@ -87,7 +87,7 @@ class Gpu(Struct, frozen=True):
 
 
 class TritonReport(Struct, frozen=True):
-    """What a Triton told of itself when it was last looked at."""
+    """What a Triton reported at its last check."""
 
     version: str = ""
     models: list[ServedModel] = []
@@ -221,7 +221,7 @@ def _number(port: int | None) -> str | None:
 
 
 def address_of(requested: NewTriton | TritonChange, host: str | None) -> dict[str, Any]:
-    """Return the columns of an address that are told; ``port`` None where it is not.
+    """Return the given columns of an address; ``port`` is None where it is not given.
 
     Raises ``InvalidParams`` for one that cannot be.
     """

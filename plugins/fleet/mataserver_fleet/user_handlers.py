@@ -221,7 +221,7 @@ class UserHandlers:
     def _unchanged(self, request: web.Request, user: User) -> Check:
         """Return what raises ``StaleError`` for a state of a user that ``If-Match`` does not name.
 
-        It reads the applications by the connection that changes the user: nobody changes either
+        It reads the applications by the connection that changes the user: neither can change
         between that and its commit.
         """
         tags = expected(request)
@@ -268,8 +268,8 @@ class UserHandlers:
     async def _answer(self, user: str, kind: type[UserView], status: int = 200) -> web.Response:
         """Answer with a user by their id.
 
-        The revision is read first: what somebody changes meanwhile is shown under an older tag,
-        and whoever relies on that is told. The other way round it would be overlooked.
+        The revision is read first: a change in between is shown under an older tag, and an
+        update with that tag is refused. The other way round the change would be missed.
         """
         revision = await self._people.revision(user)
         found = await self._people.one(user)

@@ -91,8 +91,8 @@ class VersionList(Struct, kw_only=True):
 class AddedVersion(Struct, kw_only=True):
     """The version that was added; or, for a piece of a file, how many bytes there are of it.
 
-    ``digest`` is that of a whole file which is kept for a version that names it. ``tritons`` tells
-    what came of it at each, where it was to be loaded as well.
+    ``digest`` is that of a whole file which is kept for a version that names it. ``tritons`` has
+    the result at each, where it was to be loaded as well.
     """
 
     status: str = "ok"
@@ -214,9 +214,9 @@ class VersionHandlers:
     async def _loaded(
         self, request: web.Request, row: sa.RowMapping, version: str, outcome: LoadOutcome
     ) -> web.Response:
-        """Answer with a version that was added, and what came of loading it.
+        """Answer with an added version, and the results of loading it.
 
-        One that could not be loaded is there all the same, and wanted: the answer tells both.
+        One that could not be loaded is there all the same, and wanted: the answer shows both.
         """
         name, full = row["name"], caller(request).may("admin")
         refused = refusal(self._ctx, name, outcome, "loaded", full=full, version=version)

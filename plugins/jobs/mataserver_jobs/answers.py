@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHOWN = 100
-"""How many labels, the commonest first, a summary tells."""
+"""How many labels, the commonest first, a summary lists."""
 _CHUNK = 1 << 20
 
 

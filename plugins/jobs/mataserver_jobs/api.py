@@ -125,7 +125,7 @@ class JobsService:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop the jobs; the next server goes on with them."""
+        """Stop the jobs; the next server continues them."""
         await self._close()
         await asyncio.gather(*self._running)
 
@@ -152,7 +152,7 @@ class JobsService:
         self.desk.changed()
 
     async def _run(self) -> None:
-        """Run jobs, and tell of them, once the server listens, which they ask."""
+        """Run jobs and deliver webhooks, once the server accepts the jobs' requests."""
         self._tokens.url = await self._ctx.address()
         self._spawn(self._runner.run(), "run jobs")
         self._spawn(self._delivery_worker.run(), "tell webhooks")
@@ -168,7 +168,7 @@ class JobsService:
         self._ctx.tasks.spawn(_watch(task), name)
 
     async def _stop_on_shutdown(self) -> None:
-        """Stop the jobs as soon as the server shuts down: it answers them no more."""
+        """Stop the jobs as soon as the server shuts down: it no longer answers them."""
         await self._ctx.stopping.wait()
         await asyncio.shield(self._close())
 

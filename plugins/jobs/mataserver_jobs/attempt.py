@@ -59,11 +59,11 @@ class Attempt:
         self.is_lease_lost = False
 
     def wake(self) -> None:
-        """Look now whether somebody wants the job to stop."""
+        """Check now whether the job is to stop."""
         self._wake_event.set()
 
     async def run(self) -> Ended | None:
-        """Read what the process tells until its end; None when it died.
+        """Read the process's messages until its end; None when it died.
 
         What writes to the database beside it is asked to stop and never cancelled: a driver that is
         cancelled in mid-statement keeps its transaction open, and with it all others out.
@@ -86,7 +86,7 @@ class Attempt:
             return None
         except TransferError as error:
             return failed_transfer_end(error)
-        except OSError:  # of a full disk: what came is no result, and takes the room that lacks
+        except OSError:  # of a full disk: the partial files take up the missing room
             await asyncio.to_thread(self.returned_files.discard)
             raise
         finally:
@@ -97,7 +97,7 @@ class Attempt:
             await self._store_report()
 
     async def _renew(self) -> None:
-        """Keep the lease; notice a cancellation, and that the claim counts no more."""
+        """Keep the lease; notice a cancellation, and that the claim is no longer valid."""
         while not self._finished.is_set():
             self._wake_event.clear()
             try:
@@ -131,7 +131,7 @@ class Attempt:
             await self._store.report(self._record, report.stage, progress, report.message)
 
     async def _shut_down(self) -> None:
-        """Stop the process once somebody cancels the job, or the server shuts down."""
+        """Stop the process once the job is cancelled or the server shuts down."""
         waits = [
             asyncio.ensure_future(each.wait()) for each in (self._cancel_requested, self._stopping)
         ]

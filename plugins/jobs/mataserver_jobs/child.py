@@ -1,4 +1,4 @@
-"""The process of one job: it runs the kind's function and tells how it went."""
+"""The process of one job: it runs the kind's function and reports the result."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What somebody leaves who is no more: a removed user, a revoked key.
+"""Cleans up after removed principals: removed users and revoked keys.
 
-Nobody could see or stop it but an administrator, and it would go on in the name of one who may
-not: their webhooks and uploads are removed, their jobs that wait or run are cancelled. What has
-ended is kept as long as any job.
+Only an administrator could still see or stop their work, which would run without permission: their
+webhooks and uploads are removed, their waiting and running jobs are cancelled. Ended jobs are kept
+as long as any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mataserver_jobs.uploads import Uploads
 
     DepartedCheck = Callable[[Collection[str]], Awaitable[set[str]]]
-    """Tells which ids of principals are of those who are no more, as far as it knows."""
+    """Returns which ids of principals are of removed ones, as far as it knows."""
 
 MIN_PAUSE = 1.0
 """Seconds between two looks at least: a database may change many times a second."""
@@ -34,7 +34,7 @@ MAX_PAUSE = 60.0
 
 
 class DepartedOwnerCleaner:
-    """Looks now and then, and soon after a change, who of the owners is no more."""
+    """Checks periodically, and soon after a change, for removed owners."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class DepartedOwnerCleaner:
         self._wake_event.set()
 
     async def run(self) -> None:
-        """Look until ``close``; where nobody knows who is no more there is nothing to do."""
+        """Check until ``close``; return immediately without any checks."""
         while self._checks and not self._closing.is_set():
             self._wake_event.clear()
             with contextlib.suppress(MataError):  # a database that is busy: the next time
@@ -71,7 +71,7 @@ class DepartedOwnerCleaner:
             await _within(self._wake_event, MAX_PAUSE)
 
     async def sweep(self) -> set[str]:
-        """Remove what those have left who are no more; return their ids."""
+        """Clean up after removed owners; return their ids."""
         owners = await self._owners()
         found = [await check(owners) for check in self._checks] if owners else []
         gone = set[str]().union(*found)
@@ -91,7 +91,7 @@ class DepartedOwnerCleaner:
     async def _remove(self, owner: str) -> None:
         mine = sa.select(JOBS.c.id).where(JOBS.c.owner == owner, JOBS.c.state.not_in(ENDED))
         async with self._database.begin() as connection:
-            # before the jobs: nobody is told any more
+            # before the jobs, so that their ends are not delivered
             await connection.execute(sa.delete(WEBHOOKS).where(WEBHOOKS.c.owner == owner))
             jobs = list(await connection.scalars(mine))
         for job in jobs:

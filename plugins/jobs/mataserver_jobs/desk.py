@@ -36,7 +36,7 @@ class Draft:
 
 
 class Desk:
-    """Takes jobs of ``kinds`` in and gives them up. ``wake`` tells the runner of work."""
+    """Accepts and removes jobs of ``kinds``. ``wake`` notifies the runner of work."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Desk:
         return self._kinds[name]
 
     def shown(self, record: Record) -> Record:
-        """Return a job as it is told here: one that waits for a plugin says so."""
+        """Return a job as the API shows it: one that waits for a plugin says so."""
         if record.state != "queued" or record.kind in self._kinds:
             return record
         told = (
@@ -184,7 +184,7 @@ class Desk:
                     await self._closing.wait()
 
     def close(self) -> None:
-        """Sweep no more."""
+        """Stop sweeping."""
         self._closing.set()
 
     # what changes

@@ -1,4 +1,4 @@
-"""What the disk says when it takes no more, and what a job's owner is told of it."""
+"""Detects a full disk, and has the message for a job's owner."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FILES = 500
 """Files of a parcel: a message has a largest length."""
 PIECE = 1 << 20
-"""Bytes that are sent at once, at most."""
+"""Maximum bytes of a piece."""
 _PREFIX, _LOCK = "mataserver-job-", "lock"
 
 
@@ -55,11 +55,11 @@ class NextPiece(Struct, frozen=True):
 
 
 class TransferError(Exception):
-    """What came is not what was announced."""
+    """The received bytes are not the announced ones."""
 
 
 def describe_files(root: Path) -> Parcel:
-    """Return what is to be told of the files below a folder; links are none. Blocking."""
+    """Return the description of the files below a folder, without links. Blocking."""
     files = sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink())
     return Parcel([_describe_file(root, path) for path in files])
 
@@ -74,7 +74,7 @@ def split_parcel(whole: Parcel) -> Iterator[Parcel]:
 def read_pieces(root: Path, parcel: Parcel) -> Iterator[bytes]:
     """Yield the bytes of described files. Blocking. Raises ``TransferError`` for a changed one.
 
-    Nothing is put in the place of bytes that are missing: the SHA-256 would tell anyway.
+    Nothing is put in the place of bytes that are missing: the SHA-256 would not match anyway.
     """
     for file in parcel.files:
         left = file.size
@@ -134,7 +134,7 @@ def node_folder() -> Iterator[Path]:
 
 
 def _remove_orphaned_folders(place: Path) -> None:
-    """Remove folders of jobs that nobody holds: their processes were killed."""
+    """Remove folders of jobs without a lock: their processes were killed."""
     for folder in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), (folder / _LOCK).open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -103,7 +103,7 @@ class InferRoutes:
         ]  # fmt: skip
 
     async def check(self, request: web.Request) -> web.Response:
-        """Tell what a job would run, or refuse as ``submit`` would; nothing is made."""
+        """Answer what a job would run, or refuse as ``submit`` would; no job is created."""
         async with self._ctx.http.read_json(request, InferRequest) as asked:
             pass
         if asked.path is not None:

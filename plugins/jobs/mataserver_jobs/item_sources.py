@@ -66,9 +66,9 @@ class Item:
 
 
 class ItemSource(Protocol):
-    """Items in order. ``total`` is how many are expected, 0 if nobody knows.
+    """Items in order. ``total`` is how many are expected, 0 if it is unknown.
 
-    ``moves`` tells a video from pictures; ``is_damaged``, whether some of it was unreadable.
+    ``moves``: a video and no pictures; ``is_damaged``, whether some of it was unreadable.
     """
 
     total: int
@@ -198,7 +198,7 @@ class Video:
 
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         try:
-            # Titles may be in any encoding, or damaged: nobody reads them.
+            # Titles may be in any encoding, or damaged; they are not used.
             container = av.open(str(self._path), options=options, metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             raise BadRequest("It is no ZIP file and no video that can be read") from error
@@ -206,7 +206,7 @@ class Video:
             yield container
 
     def items(self, start: int, every: int) -> Iterator[Item]:
-        """Yield the frames, encoded anew."""
+        """Yield the frames, re-encoded."""
         import simplejpeg
 
         for number, frame in enumerate(self._frames()):
@@ -252,7 +252,7 @@ def _video(container: InputContainer) -> VideoStream:
 
 
 def _frame_count(container: InputContainer, stream: VideoStream) -> int:
-    """Return how many frames there are, or by length and rate should be; 0 if nobody knows."""
+    """Return how many frames there are, or by length and rate should be; 0 if it is unknown."""
     if stream.frames or not container.duration or not stream.average_rate:
         return stream.frames
     return round(container.duration * stream.average_rate / 1_000_000)

@@ -1,7 +1,7 @@
 """How a job's process asks the server: a token of its own for each attempt, held in memory alone.
 
-It may infer as the job's owner, is told on standard input, and counts no more when the attempt
-ends or the server does.
+It may infer as the job's owner, is passed on standard input, and is invalid after the attempt or
+the server has ended.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class JobTokens:
         return Access(self.url, token)
 
     def revoke(self, access: Access) -> None:
-        """Have an access count no more."""
+        """Revoke an access."""
         self._principals.pop(access.token, None)
 
     def principal(self, credentials: Credentials) -> Principal | None:
-        """Return whose credentials are; None for what is no token of an attempt that runs."""
+        """Return the principal of a running attempt's token; None for other credentials."""
         return self._principals.get(credentials.secret)

@@ -74,7 +74,7 @@ class Leases(Queue):
         return None if row is None else record_of(row)
 
     async def renew(self, record: Record) -> Record | None:
-        """Renew a lease; return the job as it stands, or None when the claim counts no more."""
+        """Renew a lease; return the job as it stands, or None when the claim is no longer valid."""
         values = {"lease_until": self._clock() + LEASE_SECONDS}
         async with self._database.begin() as connection:
             row = (await connection.execute(claimed_update(record, values))).mappings().first()
@@ -125,7 +125,7 @@ class Leases(Queue):
         return await self._update(record, values)
 
     async def release(self, record: Record) -> bool:
-        """Queue a job again whose server shuts down: the next one goes on with it."""
+        """Queue a job again whose server shuts down: the next one continues it."""
         values = {**QUEUED_AGAIN, "message": "Interrupted by a restart of the server."}
         return await self._update(record, values)
 

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 900.0
 RETRY_LIMIT_SECONDS = 900.0
-"""How long a server that is busy, or loads the model anew, is asked again."""
+"""How long requests are retried while the server is busy or reloads the model."""
 PAUSE_SECONDS = 0.5
 TRIES = 2
 """How often an item is sent whose answer is 500: another one may have killed the worker."""
 _ITEM_STATUSES = {400, 413, 500}
-"""What is wrong with one item; the others go on."""
+"""Statuses that concern one item; the others continue."""
 _RETRY_STATUSES = {408, 429, 503}
 
 
 class Answer(NamedTuple):
-    """What came of an item: the result, or why there is none."""
+    """The result of an item, or why there is none."""
 
     result: dict[str, Any] | None
     error: str = ""
@@ -40,7 +40,7 @@ class ModelClient(Protocol):
     """Asks about items in order."""
 
     def ask(self, image: bytes) -> Answer:
-        """Return what comes of an item. Raises ``MataError`` for what all items would."""
+        """Return the answer for an item. Raises ``MataError`` for what all items would."""
         ...
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class RequestClient:
             response = self._connection.getresponse()
             data = response.read()
         except (OSError, http.client.HTTPException):
-            self._connection.close()  # the next request opens it anew
+            self._connection.close()  # the next request reopens it
             return 503, {}
         return response.status, msgspec.json.decode(data) if data else {}
 
@@ -134,7 +134,7 @@ class Stream:
         self._socket = await self._http.ws_connect(f"/v1/stream/{self._session}", max_msg_size=0)
 
     def ask(self, image: bytes) -> Answer:
-        """Send a frame and wait for what comes of it."""
+        """Send a frame and wait for its answer."""
         return self._runner.run(self._ask(image))
 
     async def _ask(self, image: bytes) -> Answer:

@@ -1,4 +1,4 @@
-"""What webhooks are to be told: written in the transaction that ends a job, so never forgotten."""
+"""Pending webhook deliveries: written in the transaction that ends a job, so none is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def put(connection: Connection, record: Record, now: float) -> None:
-    """Note that the webhooks of a job's owner are to be told of its end, at ``now`` Unix seconds.
+    """Queue a delivery of a job's end to its owner's webhooks, at ``now`` Unix seconds.
 
     The job as it stands is kept: it may be removed, or run again, before they hear of it.
     """

@@ -1,4 +1,4 @@
-"""Who runs a job: a server's process, told apart from every other of any machine and any time."""
+"""The holder of a job: a server's process, identified uniquely across machines and time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def current() -> str:
 def is_dead(holder: str) -> bool:
     """Whether a holder is known to be gone: of this machine, and its process is not there.
 
-    Nothing is known of other machines' processes; their leases tell.
+    Nothing is known of other machines' processes; their leases decide.
     """
     machine, _, process = holder.rpartition(":")[0].rpartition(":")
     if machine.partition(":")[0] != socket.gethostname():
         return False
     if machine != _machine():
-        return True  # the machine has started anew since
+        return True  # the machine has rebooted since
     started = holder.rpartition(":")[2]
     return not process.isdigit() or _started(int(process)) != started
 

@@ -25,10 +25,10 @@ class Record(Struct, frozen=True, kw_only=True):
     stage:           what it does now, in the kind's own words; at the end the state.
     progress:        percent, 0 to 100; it never falls.
     message:         a sentence for people.
-    spec, result:    what it was asked and what came of it, as JSON values.
+    spec, result:    its specification and its result, as JSON values.
     deaths:          how often its own process died; bounded, since it may be the job's fault.
     losses:          how often its server was lost; bounded too, and counted apart.
-    cancel:          whether somebody wants it to stop.
+    cancel:          whether it is to stop.
     holder, claim:   which server runs it, and the number of the claim: an update by an older one
                      changes nothing.
     lease_until:     when the holder is taken for dead, in Unix seconds.

@@ -1,4 +1,4 @@
-"""What a job's process on a node sends back, until it is the job's output."""
+"""What a job's process on a node sends back, until they become the job's output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sweep(folder: Path) -> None:
 class ReturnedFiles:
     """The files of one attempt: beside the job's output until all are there and sound.
 
-    In a folder of its own: an attempt whose claim counts no more may go on for a while beside the
+    In a folder of its own: an attempt whose claim is no longer valid may run for a while beside the
     next one, which another server makes.
     """
 
@@ -68,7 +68,7 @@ class ReturnedFiles:
         self._partial_folder.rename(output)
 
     def discard(self) -> None:
-        """Remove what came and is no result. Blocking."""
+        """Remove the received files. Blocking."""
         shutil.rmtree(self._partial_folder, ignore_errors=True)
 
     def _begin(self, parcel: Parcel) -> None:
@@ -83,7 +83,7 @@ class ReturnedFiles:
         self._advance(data)
 
     def _advance(self, data: bytes | None) -> None:
-        """Go on with writing; note how much comes next, or that all is there."""
+        """Continue writing; store how many bytes follow, or that all have arrived."""
         if self._writer is None:
             raise TransferError("a piece of nothing")
         self._expected_bytes, self._is_complete = None, not self._has_more

@@ -36,7 +36,7 @@ MAX_LIMIT = 1000
 LOG_BYTES = 65_536
 MAX_LOG_BYTES = 1_000_000
 SILENCE_SECONDS = 15.0
-"""How long nothing may be told before the newest state is told again, for proxies in between."""
+"""Seconds of silence after which the state is sent again, for proxies in between."""
 _PAGES: dict[str, tuple[Any, bool, str]] = {
     "kind": (str, False, "Only jobs of this kind."),
     "state": (str, False, "Only jobs in these states, with commas between."),
@@ -96,7 +96,7 @@ class Routes:
         ]  # fmt: skip
 
     async def find(self, request: web.Request) -> web.Response:
-        """Answer with a page of the jobs that who asks may see."""
+        """Answer with a page of the jobs that the caller may see."""
         check_query(request, _PAGES)
         query = request.query
         states, omitted = chosen(request, "state", STATES), chosen(request, "omit", OPEN)
@@ -225,7 +225,7 @@ GUARDED = {
 
 
 def asker(request: web.Request) -> Principal:
-    """Return who asks. Raises ``NotFound`` where nobody is known, which no route here allows."""
+    """Return the caller. Raises ``NotFound`` without one, which no route here allows."""
     principal = request[PRINCIPAL]
     if principal is None:
         raise NotFound("Job not found")
@@ -233,7 +233,7 @@ def asker(request: web.Request) -> Principal:
 
 
 def owner_of(request: web.Request) -> str | None:
-    """Return whose jobs a request may see: None for everybody's."""
+    """Return the owner whose jobs a request may see: None for all."""
     principal = asker(request)
     return None if principal.may("admin") else principal.id
 

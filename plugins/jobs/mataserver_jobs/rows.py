@@ -33,7 +33,7 @@ def claimed_update(record: Record, values: Mapping[str, Any]) -> Any:
 
 
 async def locked(connection: Connection, job: str) -> Record:
-    """Return a job that nobody else changes before the transaction ends. Raises ``NotFound``."""
+    """Return a job, locked until the transaction ends. Raises ``NotFound``."""
     query = sa.select(JOBS).where(JOBS.c.id == job).with_for_update()
     row = (await connection.execute(query)).mappings().first()
     if row is None:

@@ -32,7 +32,7 @@ log = logging.getLogger("mataserver.plugin.jobs")
 
 @contextlib.asynccontextmanager
 async def _unbounded(_size: int) -> AsyncIterator[None]:
-    """Stand for memory that nobody counts."""
+    """Stand for uncounted memory."""
     yield
 
 
@@ -97,7 +97,7 @@ class LocalRunner:
                     await self._wake.wait()
 
     async def close(self) -> None:
-        """Stop every job so that the next server goes on with it; no attempt is counted."""
+        """Stop every job so that the next server continues it; no attempt is counted."""
         self._stopping.set()
         self._wake.set()
         await asyncio.gather(*self._running.values(), return_exceptions=True)

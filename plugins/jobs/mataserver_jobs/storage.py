@@ -110,7 +110,7 @@ class Storage:
             return b""
 
     def orphans(self) -> list[str]:
-        """Return the folders that no draft holds, which may be of jobs that are no more."""
+        """Return the folders that no draft holds, which may be of removed jobs."""
         if not self._root.is_dir():
             return []
         now, found = time.time(), []

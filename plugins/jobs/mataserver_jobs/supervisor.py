@@ -74,12 +74,12 @@ class Supervisor:
         self._attempts: set[Attempt] = set()
 
     def wake(self) -> None:
-        """Look now whether somebody wants a job to stop."""
+        """Check now whether a job is to stop."""
         for attempt in self._attempts:
             attempt.wake()
 
     async def run(self, record: Record) -> None:
-        """Run a job. What nobody foresaw costs it an attempt, and is logged."""
+        """Run a job. An unexpected error costs it an attempt, and is logged."""
         access = self._tokens.mint(record) if self._tokens is not None else None
         try:
             await self._attempt(record, access)
@@ -110,7 +110,7 @@ class Supervisor:
             try:
                 async with self._keep_lease(record):
                     process = await stack.enter_async_context(starting)
-            except (OutOfMemory, Unavailable) as error:  # it is nobody's fault: no attempt counts
+            except (OutOfMemory, Unavailable) as error:  # not the job's fault: no attempt counts
                 log.warning("job %s waits: %s", record.id, error.detail)
                 await pause(self._stopping, WRITE_RETRY_SECONDS)
                 await self._record_end(self._store.release, record)
@@ -135,7 +135,7 @@ class Supervisor:
         await self._settle(record, attempt, ended, process)
 
     async def _send_assignment(self, assignment: Assignment, process: Child) -> None:
-        """Tell a process what to do; send it the input where it has not the job's folder.
+        """Send a process its assignment, and the input where it has not the job's folder.
 
         One that cannot be given it is killed: it would wait for ever.
         """

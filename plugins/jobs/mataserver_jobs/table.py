@@ -1,4 +1,4 @@
-"""The tables: jobs, webhooks, and what these are still to be told."""
+"""The tables: jobs, webhooks and pending deliveries."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ JOBS = sa.Table(
     sa.Column("bytes_used", sa.BigInteger),
 )
 CHANNEL = "jobs"
-"""What is announced when a job, or what its webhooks are to be told, changed."""
+"""What is announced when a job or its pending deliveries changed."""
 PROGRESS = "jobs-progress"
-"""What is announced when a job told how far it is, which changes nothing for anybody's work."""
+"""What is announced when a job's progress changed, which needs no work."""
 
 WEBHOOKS = sa.Table(
     "jobs_webhooks",

@@ -111,7 +111,7 @@ class UploadRoutes:
         return _answer(made, 201, {hdrs.LOCATION: place})
 
     async def show(self, request: web.Request) -> web.Response:
-        """Answer where an upload goes on."""
+        """Answer the offset where an upload continues."""
         _check_version(request)
         upload = await self._upload(request)
         headers = {"Upload-Length": str(upload.length), hdrs.CACHE_CONTROL: "no-store"}
@@ -178,7 +178,7 @@ class UploadRoutes:
 async def _finish_in_thread(function: Any, *args: Any) -> Any:
     """Return ``function(*args)``, of another thread, whose end is waited for come what may.
 
-    A thread that still writes would write behind the back of whoever goes on.
+    A thread that still writes would write concurrently with the next request.
     """
     task = asyncio.ensure_future(asyncio.to_thread(function, *args))
     try:
@@ -196,7 +196,7 @@ def _check_version(request: web.Request) -> None:
 
 
 def _answer(upload: Upload, status: int, more: dict[str, str] | None = None) -> web.Response:
-    """Answer with where an upload goes on, and until when."""
+    """Answer with the offset where an upload continues, and its expiry."""
     until = formatdate(upload.expires_at, usegmt=True)
     headers = {"Upload-Offset": str(upload.offset), "Upload-Expires": until}
     return web.Response(status=status, headers=_TUS | headers | (more or {}))

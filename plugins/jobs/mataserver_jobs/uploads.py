@@ -88,7 +88,7 @@ class Uploads:
         """
         if length > self.max_bytes:
             raise TooLarge(f"An upload has {self.max_bytes} bytes at most")
-        with self._create_lock:  # two that begin at once would both be told that there is room
+        with self._create_lock:  # two concurrent ones would both find room
             others = [each for each in self._all() if each.job is None]
             self._check_owner([each for each in others if each.owner == owner], length)
             self._check_room(others, length)
@@ -136,7 +136,7 @@ class Uploads:
         return known
 
     def writer(self, upload: Upload, offset: int, checksum: str = "") -> Writer:
-        """Return what goes on with an upload at ``offset``.
+        """Return the writer that continues an upload at ``offset``.
 
         Raises ``Conflict`` where that is not where it goes on, or a job has taken it, ``Locked``
         while another server writes it, ``BadRequest`` for an unknown checksum.
@@ -148,7 +148,7 @@ class Uploads:
             return Writer(self._root / upload.id / _DATA, upload.length, offset, digest)
 
     def extend(self, upload: Upload) -> Upload:
-        """Have an upload's time begin anew; return it as it is now."""
+        """Restart an upload's expiry; return it as it is now."""
         with _not_found_if_missing():
             fresh = msgspec.structs.replace(upload, expires_at=self._clock() + self._keep)
             self._write(fresh)
@@ -175,7 +175,7 @@ class Uploads:
                 file = stack.enter_context(path.open("r+b", buffering=0))
                 if not locks(file):
                     raise Conflict("Another request takes or writes the upload now")
-        return self.get(upload, owner)  # as it is now that nobody changes it
+        return self.get(upload, owner)  # as it is under the lock
 
     def hand_over(self, upload: Upload, target: Path) -> None:
         """Give a job the bytes of an upload. Raises ``Conflict`` for one that is not whole."""

@@ -1,4 +1,4 @@
-"""Tells webhooks what they are to be told, as Standard Webhooks has it, until each knows.
+"""Delivers events to webhooks, in the form of Standard Webhooks, until each is accepted.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mataserver_jobs.webhooks import Delivery, Webhooks
 
 MAX_CONCURRENT = 16
-"""Deliveries at once, one of each owner: what never answers holds up nobody else's."""
+"""Deliveries at once, one of each owner: a webhook that never answers delays no other owner's."""
 POLL_SECONDS = 5.0
 """How soon a delivery is seen that another server has left behind."""
 GONE = 410
@@ -126,7 +126,7 @@ class DeliveryWorker:
             self._wake.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
-        """Send and note what came of it. The database's own work is never cancelled."""
+        """Send and store the result. The database's own work is never cancelled."""
         sending = asyncio.ensure_future(self._send(delivery))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait([sending, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""``/v1/webhooks``: addresses that are told when jobs end."""
+"""``/v1/webhooks``: addresses that are notified when jobs end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Webhooks in the database, and what each is still to be told.
+"""Webhooks in the database, and the pending deliveries of each.
 
 A delivery is held for a while by the server that makes it, as a job is by its lease: two servers
 do not send it at once, and one that was killed leaves it to the next. A webhook that does not
@@ -96,7 +96,7 @@ class Webhooks:
         return made
 
     async def all(self, owner: str | None = None) -> list[Webhook]:
-        """Return the webhooks of an owner, or of everybody, oldest first."""
+        """Return the webhooks of an owner, or of all, oldest first."""
         query = sa.select(*_SHOWN).order_by(WEBHOOKS.c.created_at, WEBHOOKS.c.id)
         if owner is not None:
             query = query.where(WEBHOOKS.c.owner == owner)
@@ -104,7 +104,7 @@ class Webhooks:
             return [Webhook(**row) for row in (await connection.execute(query)).mappings()]
 
     async def remove(self, webhook: str, owner: str | None = None) -> None:
-        """Forget a webhook and what it was still to be told. Raises ``NotFound``."""
+        """Remove a webhook and its pending deliveries. Raises ``NotFound``."""
         wanted = [WEBHOOKS.c.id == webhook]
         if owner is not None:
             wanted.append(WEBHOOKS.c.owner == owner)
@@ -158,9 +158,9 @@ class Webhooks:
         await self._finish_delivery(delivery, sa.delete(DELIVERIES).where(_matches(delivery)), None)
 
     async def failed(self, delivery: Delivery, error: str) -> None:
-        """Have a webhook told again later, and all else that it is to be told after that.
+        """Retry a delivery later, and the webhook's other deliveries after that.
 
-        After a day what it is to be told is given up.
+        After a day the delivery is dropped.
         """
         now = self._clock()
         if now - delivery.created_at > GIVE_UP_SECONDS:
@@ -178,7 +178,7 @@ class Webhooks:
         await self._finish_delivery(delivery, again, error)
 
     async def release(self, delivery: Delivery) -> None:
-        """Have a delivery made by the next server: this one stops before it knew what came."""
+        """Have a delivery made by the next server: this one stops before it knows the result."""
         values = {"next_at": self._clock(), "attempts": delivery.attempts - 1}
         async with self._database.begin() as connection:
             update = sa.update(DELIVERIES).where(_matches(delivery)).values(**values)

@@ -86,7 +86,7 @@ class Chunk(Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class CompletionEnd:
-    """How an answer ended. ``usage`` is None where nobody counted."""
+    """How an answer ended. ``usage`` is None without counts."""
 
     usage: Usage | None = None
 

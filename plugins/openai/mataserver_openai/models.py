@@ -1,4 +1,4 @@
-"""``GET /v1/models`` in OpenAI's form, for whoever asks for it, and below ``/openai/v1`` always."""
+"""``GET /v1/models`` in OpenAI's form on request, and below ``/openai/v1`` always."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def _wants_openai(request: web.Request) -> bool:
 def _is_openai(headers: Mapping[str, str]) -> bool:
     """Whether one of OpenAI's own clients asks, which cannot read our form.
 
-    They tell who they are: those that a generator wrote by one header, the others by their name.
+    They identify themselves: those that a generator wrote by one header, the others by their name.
     """
     return "X-Stainless-Lang" in headers or headers.get("User-Agent", "").startswith("OpenAI/")
 
 
 def _wants_another(request: web.Request) -> bool:
-    """Whether the answer is wanted in a form that nobody has."""
+    """Whether the answer is wanted in a form that is unsupported."""
     return request.query.get("format") not in {None, *get_args(listing.Form)}
 
 
 async def _refuse(_request: web.Request) -> web.StreamResponse:
-    """Refuse a form that nobody has."""
+    """Refuse an unsupported form."""
     raise InvalidParams("format: must be mata or openai")

@@ -106,7 +106,7 @@ class RpcServer:
             share.give_back()
 
     async def _check_key(self, context: Any, method: Method) -> str:
-        """Return who asks. Raises 400, 401 or 403."""
+        """Return the caller. Raises 400, 401 or 403."""
         given = [(name, str(value)) for name, value in context.invocation_metadata()]
         principal = await self._ctx.admit(given, f"/{SERVICE}", context.peer(), method.needs)
         return principal.id
