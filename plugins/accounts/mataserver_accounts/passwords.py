@@ -43,7 +43,7 @@ class Passwords:
         return await self._threaded(partial(self._hasher.hash, password))
 
     async def matches(self, password: str, known: str | None) -> bool:
-        """Whether a password matches a hash; None, of an unknown user, takes as long and never does."""
+        """Whether a password matches a hash; None, for an unknown user, takes as long: False."""
         found = await self._threaded(partial(self._verify, password, known or self._dummy_hash))
         return found and known is not None
 

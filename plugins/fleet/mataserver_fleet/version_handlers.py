@@ -265,7 +265,7 @@ class VersionHandlers:
         who: Principal,
         tags: Tags | None,
     ) -> tuple[int, list[int]]:
-        """Add the versions that files are of; one that no path tells is the next one.
+        """Add the versions of the files; one without a number in its path is the next one.
 
         Returns the model's revision then, and their numbers.
         """

@@ -152,7 +152,7 @@ async def test_what_cannot_be_is_refused_before_anything_is_done(client, apply):
     assert (await client.ask("GET", "/api/consumers"))[1]["total"] == 0
 
 
-class Meddler:
+class InterferingClient:
     """A server's client by whose side somebody else changes a thing, once, before a request."""
 
     def __init__(self, client, moment, thing, theirs):
@@ -169,7 +169,7 @@ class Meddler:
 def apply_beside(server, wanted, *meddling):
     """Apply a document while somebody else changes a thing; return why that ended, or None."""
     with Client(server.url, server.key) as client:
-        ask = FleetClient(Meddler(client, *meddling))
+        ask = FleetClient(InterferingClient(client, *meddling))
         found, wanted = manifest.current(ask), msgspec.convert(wanted, manifest.Manifest)
         applier = DocumentApplier(ask, found, lambda _: None)
         try:

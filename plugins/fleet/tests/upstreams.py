@@ -41,7 +41,7 @@ class Upstream:
             parts = path.split("/")
             version = parts[-2] if parts[-3] == "versions" else ""
             return web.Response(status=200 if version in self.ready else 400)
-        self.seen.append(TritonReport(request, await request.read()))
+        self.seen.append(ReceivedRequest(request, await request.read()))
         try:
             await self.pause.wait()
         except asyncio.CancelledError:
@@ -72,7 +72,7 @@ class Upstream:
             self.served = None
 
 
-class TritonReport:
+class ReceivedRequest:
     """A request as it arrived."""
 
     def __init__(self, request, body):
