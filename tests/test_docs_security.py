@@ -109,8 +109,11 @@ def test_numbers_that_no_setting_moves():
     assert numbers("sockets that show one camera") == [stream.MAX_VIEWERS]
     assert numbers("a WebSocket without a valid key") == [stream.CLOSE_TIMEOUT]
     slots = numbers(next(row for row in told if row.startswith("log-ins")))
-    assert slots == [login_routes.AT_ONCE, login_routes.AT_ONCE_OF_ONE, login_routes.AT_ONCE_OF_FEW]
-    assert numbers(next(row for row in told if row.startswith("uploads"))) == [uploads.MOST]
+    of_one, of_few = login_routes.MAX_CONCURRENT_OF_ADDRESS, login_routes.MAX_CONCURRENT_OF_ACTIVE
+    assert slots == [login_routes.MAX_CONCURRENT, of_one, of_few]
+    assert numbers(next(row for row in told if row.startswith("uploads"))) == [
+        uploads.MAX_UPLOADS_OF_ONE
+    ]
     hours, minutes = browsers.SESSION_SECONDS / 3600, browsers.CODE_SECONDS / 60
     assert numbers("a browser's session; a sign-in link") == [hours, minutes]
     assert numbers("idle connection") == [running.CONNECTION_OPTIONS["keepalive_timeout"]]
