@@ -270,9 +270,13 @@ def test_predict_takes_points_and_boxes(loaded, picture, kind):
 def test_predict_refuses_what_cannot_be(loaded, picture):
     """Text on SAM 2, no prompt at all, and points beside the image are told in words."""
     for kind, given, said in (
-        ("sam2", {"prompts": ("dog",)}, r"^params\.prompts: this model takes no text: use a SAM3"),
+        (
+            "sam2",
+            {"prompts": ("dog",)},
+            r"^params\.prompts: this model does not take text: use SAM3",
+        ),
         ("sam3", {}, "give prompts, point_prompts or box_prompts"),
-        ("sam3", {"point_prompts": ((500.0, 5.0, 1),)}, r"point_prompts\[0\]: lies beside"),
+        ("sam3", {"point_prompts": ((500.0, 5.0, 1),)}, r"point_prompts\[0\]: lies outside"),
         (
             "sam3",
             {"prompts": ("a" * 40,)},
@@ -285,11 +289,11 @@ def test_predict_refuses_what_cannot_be(loaded, picture):
 
 def test_methods_of_videos_are_public_ones(loaded):
     """The doors to the video half open public methods alone."""
-    with pytest.raises(NotFound, match="no method '_open'"):
+    with pytest.raises(NotFound, match="unknown method for videos: '_open'"):
         loaded().video("_open")
     with pytest.raises(NotFound, match="Session nobody not found"):
         loaded().video("figures", "nobody")
-    with pytest.raises(NotFound, match="no method '_find'"):
+    with pytest.raises(NotFound, match="'_find'"):
         next(loaded().video_stream("_find", "nobody"))
 
 

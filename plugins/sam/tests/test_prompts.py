@@ -161,7 +161,7 @@ def test_queries(prompts, expected):
 
 def test_unwanted_boxes_alone():
     """Nothing looks like what is not wanted."""
-    with pytest.raises(InvalidParams, match="not wanted needs a text"):
+    with pytest.raises(InvalidParams, match="negative box needs a text"):
         queries([box(label=False)])
 
 
@@ -194,9 +194,9 @@ def test_points_refine_one_box():
     ("given", "said"),
     [
         ({}, "give prompts, point_prompts or box_prompts"),
-        ({"point_prompts": ((121.0, 5.0, 1),)}, r"point_prompts\[0\]: lies beside .* 120x90"),
+        ({"point_prompts": ((121.0, 5.0, 1),)}, r"point_prompts\[0\]: lies outside .* 120x90"),
         ({"point_prompts": ((5.0, 5.0, 1), (5.0, -1.0, 1))}, r"point_prompts\[1\]"),
-        ({"box_prompts": ((130.0, 5.0, 140.0, 10.0),)}, r"box_prompts\[0\]: lies beside"),
+        ({"box_prompts": ((130.0, 5.0, 140.0, 10.0),)}, r"box_prompts\[0\]: lies outside"),
         ({"prompts": ("a",) * 65}, "at most 64 prompts"),
     ],
 )

@@ -199,7 +199,7 @@ SEGMENTS = {
     "unwanted box alone": (
         422,
         {"prompts": [{"type": "box", "box": [0.5, 0.5, 0.2, 0.2], "label": False}]},
-        "a box that is not wanted needs a text",
+        "a negative box needs a text",
     ),
     "labels of points": (
         422,
@@ -306,7 +306,7 @@ async def test_sam_two_behind_the_same_api(start, sam2_path, image):
         assert (status, answer["num_masks"]) == (200, 2)
         for path, name, asked in ((SEGMENT, "prompts", DOG), (CACHED, "text_prompts", "dog")):
             status, answer = await post(http, path, {"image": image(), name: [asked]})
-            said = f"{name}: this model takes no text: use a SAM3"
+            said = f"{name}: this model does not take text: use SAM3"
             assert (status, answer["detail"][: len(said)]) == (422, said)
 
 
