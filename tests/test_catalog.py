@@ -16,8 +16,8 @@ from mataserver import config, sources, testing
 from mataserver import plugins as plugin_host
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError
 from mataserver.library.catalog import Catalog
-from mataserver.library.configured import Configured
-from mataserver.library.plans import FRESH
+from mataserver.library.configured import ConfiguredModels
+from mataserver.library.plans import CACHE_SECONDS
 from mataserver.library.registry import Registry
 
 MODEL = "org/fake-model"
@@ -174,7 +174,7 @@ async def test_an_edit_of_the_registry_is_seen(http, data_dir):
     """A model removed from the file while the server runs is gone, and leaves memory."""
     await infer(http, "fake-detect")
     register(data_dir, {"fake-ocr": "ocr"})
-    await asyncio.sleep(FRESH)  # for so long the server believes what it saw last
+    await asyncio.sleep(CACHE_SECONDS)  # for so long the server believes what it saw last
     assert (await infer(http, "fake-detect"))[0] == 404
     assert (await infer(http, "fake-ocr"))[0] == 200
     loaded = {"fake-detect"}
@@ -237,11 +237,11 @@ def test_configured_models_are_registered_when_they_are_here(tmp_path):
             {"model": "mine", "task": "detect", "path": str(directory)},
         ],
     )
-    Configured(made).add()
+    ConfiguredModels(made).add()
     assert set(made.entries()) == {"fake-ocr", "mine"}
     absent = catalog(tmp_path, models=[{"model": "org/absent", "task": "detect"}])
     with pytest.raises(MataError, match="mataserver pull org/absent --task detect"):
-        Configured(absent).add()
+        ConfiguredModels(absent).add()
 
 
 def test_a_configured_path_that_was_moved_is_registered_again(tmp_path):
@@ -252,11 +252,11 @@ def test_a_configured_path_that_was_moved_is_registered_again(tmp_path):
         model_directory(place)
         model = {"model": "mine", "task": "detect", "path": str(place / "my-model")}
         made = catalog(tmp_path, models=[model])
-        Configured(made).add()
+        ConfiguredModels(made).add()
         assert made.plan("mine").spec.path == place / "my-model"
     gone = catalog(tmp_path, models=[{**model, "path": str(tmp_path / "gone")}])
     with pytest.raises(MataError, match=r"^models: mine: no such file or directory$"):
-        Configured(gone).add()
+        ConfiguredModels(gone).add()
 
 
 def test_params_of_a_configured_model_are_checked(tmp_path):
@@ -264,7 +264,7 @@ def test_params_of_a_configured_model_are_checked(tmp_path):
     register(tmp_path, {"fake-detect": "detect"})
     made = catalog(tmp_path, models=[{"model": "fake-detect", "params": {"confidense": 0.5}}])
     with pytest.raises(InvalidParams, match=r"^models: fake-detect: params.confidense: unknown"):
-        Configured(made).check()
+        ConfiguredModels(made).check()
 
 
 def test_defaults_are_registered_once(tmp_path):

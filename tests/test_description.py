@@ -15,7 +15,7 @@ from mataserver.params import Confidence, MaxTokens, Params
 from mataserver.serving import description
 
 NAMES = ("hf", "ocr", "onnx", "opencv", "sam", "track")
-OFFERS = plugins.discover(config.Settings(), testing.installed(*NAMES)).offers
+OFFERS = plugins.discover(config.Settings(), testing.installed(*NAMES)).provided
 
 
 class Plain(Params, frozen=True):

@@ -211,7 +211,7 @@ def test_own_parameters_are_described():
     """Every parameter that is no one's but a backend's has a line with its backends."""
     described = {quoted(row[0]): set(re.findall(r"`([^`]+)`", row[1])) for row in own_parameters()}
     actual: dict[str, set[str]] = {}
-    for offer in plugins.discover(config.Settings(), installed(*PLUGINS)).offers:
+    for offer in plugins.discover(config.Settings(), installed(*PLUGINS)).provided:
         for name in offer.backend.params.__struct_fields__:
             if name not in params.ApiParams.__struct_fields__:
                 actual.setdefault(name, set()).add(offer.backend.name)

@@ -13,7 +13,7 @@ from mataserver.contract.backend import ModelFiles
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver.plugins.sites import PAUSE, SETTLING, Sites
+from mataserver.plugins.sites import CHECK_INTERVAL, SETTLING_SECONDS, SiteDirectories
 
 GEAR = """
 from mataserver import Backend, hookimpl
@@ -55,20 +55,26 @@ class Clock:
 def found_later(clock=None):
     """Return the installed plugins, which are looked for again."""
     found = discover(config.Settings())
-    found.sites = Sites(clock or Clock())
+    found.sites = SiteDirectories(clock or Clock())
     return found
 
 
 def test_a_backend_that_is_asked_for_is_found(terminal):
     """What no plugin serves is looked for among those that were installed meanwhile."""
     found = found_later()
-    assert found.offer(FILES, "ocr") is None
+    assert found.find_backend(FILES, "ocr") is None
     before = [plugin.name for plugin in found.found]
     terminal.install("gear-late", GEAR, mataserver={"gear": "gear_late"})
-    offer = found.offer(FILES, "ocr")
-    assert (offer.plugin.name, offer.plugin.late, offer.plugin.note) == ("gear", True, None)
+    offer = found.find_backend(FILES, "ocr")
+    assert (offer.plugin.name, offer.plugin.installed_late, offer.plugin.note) == (
+        "gear",
+        True,
+        None,
+    )
     assert {plugin.name for plugin in found.found} == {*before, "gear"}
-    assert [plugin.place for plugin in found.found] == sorted(each.place for each in found.found)
+    assert [plugin.sort_key for plugin in found.found] == sorted(
+        each.sort_key for each in found.found
+    )
     assert found.refresh() is False
 
 
@@ -77,26 +83,26 @@ def test_half_an_installation_is_looked_at_again(terminal):
     clock = Clock()
     found = found_later(clock)
     terminal.install("gear-half", "raise OSError", mataserver={"gear": "gear_half"})
-    assert found.pip("gear") is None
+    assert found.pip_backend("gear") is None
     (broken,) = (plugin.error for plugin in found.found if plugin.name == "gear")
     assert broken == "OSError (gear_half.py, line 1)"
     (terminal.site / "gear_half.py").write_text(GEAR)
-    clock.now = terminal.site.stat().st_mtime + SETTLING / 2
-    assert found.pip("gear") is not None
+    clock.now = terminal.site.stat().st_mtime + SETTLING_SECONDS / 2
+    assert found.pip_backend("gear") is not None
     assert [plugin.error for plugin in found.found if plugin.name == "gear"] == [None]
 
 
 def test_looks_are_rare(terminal):
     """Nothing is read anew while nothing changes, and once a second while something does."""
     clock = Clock()
-    sites = Sites(clock)
+    sites = SiteDirectories(clock)
     assert sites.changed() is False
     terminal.install("gear-rare", GEAR, mataserver={"gear": "gear_rare"})
     clock.now = terminal.site.stat().st_mtime + 1
     assert [sites.changed(), sites.changed()] == [True, False]
-    clock.now += PAUSE
+    clock.now += CHECK_INTERVAL
     assert [sites.changed(), sites.changed()] == [True, False]
-    clock.now += SETTLING
+    clock.now += SETTLING_SECONDS
     assert sites.changed() is False
 
 
@@ -130,14 +136,14 @@ def test_given_plugins_stay_the_only_ones(terminal):
     """Where the plugins were chosen, none is added."""
     found = discover(config.Settings(), [testing.FAKE])
     terminal.install("gear-other", GEAR, mataserver={"gear": "gear_other"})
-    assert found.pip("gear") is None
+    assert found.pip_backend("gear") is None
 
 
 async def test_defaults_of_a_late_plugin_are_registered(terminal):
     """A plugin that comes while the server runs brings its defaults within seconds."""
     settings = config.load(environ={}, directory=terminal.home, data_dir=str(terminal.data))
     found = discover(settings, testing.installed("opencv"))
-    found.sites = Sites(Clock())
+    found.sites = SiteDirectories(Clock())
     registry = Registry(terminal.data / "model_registry.json")
     catalog = Catalog(settings, registry, found)
     catalog.add_defaults()
@@ -156,11 +162,11 @@ def test_services_that_came_late_are_told(terminal):
     """Backends are in use at once; of a service that waits for the next start there is a word."""
     found = found_later()
     terminal.install("gear-late", GEAR, mataserver={"gear": "gear_late"})
-    assert found.awaited() == ""
-    found.sites = Sites(Clock())
+    assert found.late_service_hint() == ""
+    found.sites = SiteDirectories(Clock())
     terminal.install("gear-routes", ROUTES, mataserver={"gears": "gear_routes"})
     late = "the plugin gears came after the server's start: restart it for the routes"
-    assert found.awaited() == late
+    assert found.late_service_hint() == late
 
 
 async def test_routes_that_wait_for_a_start_say_so(terminal):
@@ -176,7 +182,7 @@ async def test_routes_that_wait_for_a_start_say_so(terminal):
 
         assert await told("GET", "/gears") == (404, "Not found")
         assert await told("PUT", "/v1/infer") == (405, "Method not allowed")
-        served.composed.plugins.sites = Sites(Clock())
+        served.composed.plugins.sites = SiteDirectories(Clock())
         terminal.install("gear-routes", ROUTES, mataserver={"gears": "gear_routes"})
         for asked in (("GET", "/gears"), ("POST", "/v1/gears/x"), ("POST", "/v1/models/gears")):
             status, detail = await told(*asked)

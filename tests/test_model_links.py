@@ -13,8 +13,8 @@ from api_answers import until
 from conftest import picture, register
 from mataserver import testing
 from mataserver.errors import BadRequest
-from mataserver.library.plans import FRESH
-from mataserver.sources import StrayLink, check_links
+from mataserver.library.plans import CACHE_SECONDS
+from mataserver.sources import OutsideLinkError, check_links
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -65,7 +65,7 @@ def test_links_that_lead_out_are_refused(model, name, target):
     target = target.format(model.parent)
     depth = "../" if "/" in name and target.startswith((".", "deep")) else ""
     (model / name).symlink_to(depth + target)
-    with pytest.raises(StrayLink) as refused:
+    with pytest.raises(OutsideLinkError) as refused:
         check_links(model)
     assert refused.value.detail == f"{name} is a link that leads out of the model's directory"
 
@@ -74,7 +74,7 @@ def test_chain_of_links_counts_by_its_end(model, tmp_path):
     """A link to a folder elsewhere, reached by a link inside, leads out."""
     (model / "way").symlink_to(tmp_path)
     (model / "file").symlink_to("way/secret")
-    with pytest.raises(StrayLink):
+    with pytest.raises(OutsideLinkError):
         check_links(model)
 
 
@@ -84,10 +84,10 @@ def test_blobs_of_another_repository_are_outside(snapshot, model):
     other.mkdir(parents=True)
     (other / "A").write_text("x")
     (snapshot / "vocab.txt").symlink_to(other / "A")
-    with pytest.raises(StrayLink, match=r"^vocab\.txt is a link"):
+    with pytest.raises(OutsideLinkError, match=r"^vocab\.txt is a link"):
         check_links(snapshot)
     (model / "blob").symlink_to(snapshot.parents[1] / "blobs" / "CONFIG.JSON")
-    with pytest.raises(StrayLink):
+    with pytest.raises(OutsideLinkError):
         check_links(model)
 
 
@@ -155,10 +155,10 @@ async def test_hub_model_is_served_from_its_blobs(snapshot, tmp_path, monkeypatc
         assert (await infer(http, "org/fake"))[0] == 200
         await http.post("/v1/models/unload", json={"model": "org/fake"})
         (snapshot / "vocab.txt").symlink_to("/etc/hostname")
-        await asyncio.sleep(FRESH)
+        await asyncio.sleep(CACHE_SECONDS)
         assert (await infer(http, "org/fake"))[0] == 503
 
 
 def test_stray_link_is_a_bad_request():
     """A pull of such a model is 400, as for everything else that is wrong with a model."""
-    assert issubclass(StrayLink, BadRequest)
+    assert issubclass(OutsideLinkError, BadRequest)

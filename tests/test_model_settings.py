@@ -11,7 +11,7 @@ from mataserver import Backend, Classification, ClassifyResult, hookimpl, testin
 from mataserver.config import load
 from mataserver.errors import InvalidParams
 from mataserver.library.catalog import Catalog
-from mataserver.library.configured import Configured
+from mataserver.library.configured import ConfiguredModels
 from mataserver.library.registry import Registry
 from mataserver.plugins import GROUP, discover
 
@@ -87,11 +87,11 @@ def test_what_cannot_be_compiled_is_refused(tmp_path):
         )
         registry = Registry(tmp_path / "model_registry.json")
         catalog = Catalog(settings, registry, discover(settings, [POINT]))
-        Configured(catalog).add()
+        ConfiguredModels(catalog).add()
         if wanted:
             with pytest.raises(
                 InvalidParams, match=r"^models: plain: compile: plain does not support compile"
             ):
-                Configured(catalog).check()
+                ConfiguredModels(catalog).check()
         else:
-            Configured(catalog).check()
+            ConfiguredModels(catalog).check()

@@ -74,7 +74,7 @@ def plugin(tmp_path, monkeypatch):
 
 def names(found):
     """Return the names of the backends in use."""
-    return [offer.backend.name for offer in found.offers if offer.plugin.error is None]
+    return [offer.backend.name for offer in found.provided if offer.plugin.error is None]
 
 
 def given(**plugins):
@@ -88,7 +88,7 @@ def test_a_sound_plugin_is_in_use(plugin):
     assert [each.error for each in found.found] == [None]
     assert found.found[0].settings.size == 5
     assert names(found) == ["any"]
-    assert found.pip("any").backend.task == "classify"
+    assert found.pip_backend("any").backend.task == "classify"
 
 
 def test_settings_are_those_of_the_struct_when_none_are_given(plugin):
@@ -395,8 +395,8 @@ def test_accepts_that_fails_serves_nothing(plugin):
     good = "@hookimpl\ndef backends(): return [backend(source='hf', accepts=accepts)]"
     found = discover(Settings(), [plugin(bad, name="a"), plugin(good, name="b")])
     files = ModelFiles("org/model", "hf", config={"model_type": "any"})
-    assert found.offer(files, "classify").backend.name == "any"
-    assert found.offer(ModelFiles("org/model", "hf"), "classify") is None
+    assert found.find_backend(files, "classify").backend.name == "any"
+    assert found.find_backend(ModelFiles("org/model", "hf"), "classify") is None
 
 
 def test_accepts_that_refuses_says_why(plugin):
@@ -414,11 +414,11 @@ def test_accepts_that_refuses_says_why(plugin):
     good = "@hookimpl\ndef backends(): return [backend(source='hf', accepts=accepts)]"
     found = discover(Settings(), [plugin(picky, name="a"), plugin(good, name="b")])
     files = ModelFiles("org/model", "hf")
-    assert found.offer(files, "classify") is None
-    assert found.refusal(files, "classify") == "a file is damaged"
-    assert found.refusal(files, "depth") is None
+    assert found.find_backend(files, "classify") is None
+    assert found.rejection_reason(files, "classify") == "a file is damaged"
+    assert found.rejection_reason(files, "depth") is None
     served = ModelFiles("org/model", "hf", config={"model_type": "any"})
-    assert found.offer(served, "classify").backend.name == "any"
+    assert found.find_backend(served, "classify").backend.name == "any"
 
 
 def test_a_misspelt_setting_names_its_path(plugin):
@@ -462,7 +462,7 @@ def test_a_module_that_is_being_imported_is_not_missing(plugin, monkeypatch):
             return [backend(requires=("half_imported",))]
         """
     )
-    (offer,) = discover(Settings(), [point]).offers
+    (offer,) = discover(Settings(), [point]).provided
     assert offer.missing == ()
 
 
@@ -473,7 +473,7 @@ def test_missing_modules_are_named_with_their_packages(plugin):
     def backends():
         return [backend(requires=("nobody_has_this", "json"), packages=("nobody-has==1",))]
     """
-    offer = discover(Settings(), [plugin(source)]).pip("any")
+    offer = discover(Settings(), [plugin(source)]).pip_backend("any")
     assert offer.missing == ("nobody_has_this",)
     with pytest.raises(Unavailable, match="needs nobody_has_this: pip install 'nobody-has==1'"):
         offer.check_installed()
@@ -585,4 +585,4 @@ def test_the_fake_plugin_is_sound():
     """The fake plugin passes the same checks as any other."""
     found = discover(config.Settings(), [testing.FAKE])
     assert found.found[0].error is None
-    assert len(found.offers) == 11
+    assert len(found.provided) == 11

@@ -16,9 +16,9 @@ from hub_stand_in import HubStandIn
 from mataserver import Backend, config, testing
 from mataserver import plugins as plugin_host
 from mataserver.errors import Conflict, Unavailable
-from mataserver.plugins import Offer, Plugin
-from mataserver.sources import Pulls, Waiting
-from mataserver.sources.pulls import Turns
+from mataserver.plugins import Plugin, ProvidedBackend
+from mataserver.sources import Pulls, QueuePosition
+from mataserver.sources.pulls import PullSlots
 
 CONFIG = json.dumps({"model_type": "fake"}).encode()
 WEIGHTS = bytes(200_000)
@@ -43,7 +43,7 @@ class Line:
     """Pulls that hold their turn until they are let go."""
 
     def __init__(self, running: int, waiting: int) -> None:
-        self.pulls = Pulls(Turns(running, waiting))
+        self.pulls = Pulls(PullSlots(running, waiting))
         self.told: dict[str, list[int]] = {}
         self.running: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
@@ -55,12 +55,12 @@ class Line:
         told = self.told.setdefault(name, [])
 
         def tell(step):
-            assert isinstance(step, Waiting)
+            assert isinstance(step, QueuePosition)
             told.append(step.place)
 
         self.ends[name] = asyncio.Event()
-        with self.pulls.begun(name, tell) as pull:
-            async with pull.turn():
+        with self.pulls.register(name, tell) as pull:
+            async with pull.slot():
                 self.running.append(name)
                 await self.ends[name].wait()
 
@@ -221,7 +221,7 @@ def test_packages_carry_the_versions_of_their_plugin(name, tmp_path):
     lists = [project["dependencies"], *extras]
     declared = [Requirement(text) for each in lists for text in each]
     chosen = config.load(environ={}, directory=tmp_path, data_dir=str(tmp_path))
-    backends = plugin_host.discover(chosen, testing.installed(name)).offers
+    backends = plugin_host.discover(chosen, testing.installed(name)).provided
     packages = {package for offer in backends for package in offer.backend.packages}
     assert packages
     for needed in map(Requirement, packages):
@@ -233,4 +233,4 @@ def test_installed_version_that_does_not_suit_is_told():
     """A backend whose package is there in another version is 503 with the line that mends it."""
     backend = Backend(name="old", task="ocr", source="pip", load=len, packages=("pytest<1",))
     with pytest.raises(Unavailable, match=r"needs another version than pytest .*: pip install 'py"):
-        Offer(backend, Plugin("x")).check_installed()
+        ProvidedBackend(backend, Plugin("x")).check_installed()

@@ -13,7 +13,7 @@ import pytest
 from api_answers import asking, problem, until
 from conftest import picture, register
 from mataserver import Backend, Part, VlmResult, hookimpl, plugins, testing
-from mataserver.library.plans import FRESH
+from mataserver.library.plans import CACHE_SECONDS
 from mataserver.library.registry import Entry, Registry
 
 PNG = picture()
@@ -159,12 +159,12 @@ async def test_other_files_at_the_same_place_are_loaded_when_they_are_registered
     await until(lambda: rig.says(model, "old"))
     loads = await rig.loads(model)
     weights.write_text("new")
-    await asyncio.sleep(2 * FRESH)
+    await asyncio.sleep(2 * CACHE_SECONDS)
     assert await rig.says(model, "old")
     rig.place("here")
     await until(lambda: rig.says(model, "new"))
     rig.place("here")
-    await asyncio.sleep(2 * FRESH)
+    await asyncio.sleep(2 * CACHE_SECONDS)
     assert await rig.says(model, "new")
     assert await rig.loads(model) == loads + 1
 
@@ -180,7 +180,7 @@ async def test_files_that_changed_unregistered_are_told_when_they_are_loaded(rig
         caplog.clear()
         if registered:
             rig.place("here")
-            await asyncio.sleep(2 * FRESH)
+            await asyncio.sleep(2 * CACHE_SECONDS)
         await rig.models.unload(model)
         assert await rig.says(model, "new")
         lines = [

@@ -265,8 +265,8 @@ async def test_two_services_with_one_route(plugin, folder):
     async with serving(folder, entry_points=points) as server:
         found = server.composed.plugins
         assert found.found[1].error == "its route exists already: GET /v1/lab/{other}"
-        assert found.pip("other") is None
-        assert found.pip("lab") is not None
+        assert found.pip_backend("other") is None
+        assert found.pip_backend("lab") is not None
 
 
 async def test_who_is_not_admitted_is_out_of_use(plugin, folder):

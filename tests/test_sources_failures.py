@@ -10,7 +10,7 @@ import ssl
 
 import pytest
 
-from mataserver.sources.failures import Refused, Unwritten, failure
+from mataserver.sources.failures import DiskSpaceError, RepositoryError, failure
 
 
 def transport(name: str, module: str, cause: Exception | None = None) -> Exception:
@@ -57,8 +57,8 @@ def test_transport_errors_mean_an_unreachable_hub(error, reason):
 @pytest.mark.parametrize(
     ("error", "detail"),
     [
-        (Refused("no weights"), ("refused", "no weights")),
-        (Unwritten("too large"), ("unwritten", "too large")),
+        (RepositoryError("no weights"), ("refused", "no weights")),
+        (DiskSpaceError("too large"), ("unwritten", "too large")),
         (system(errno.ENOSPC), ("unwritten", "the disk is full: org/m cannot be stored")),
         (system(errno.EDQUOT), ("unwritten", "the disk is full: org/m cannot be stored")),
         (system(errno.EROFS), ("unwritten", "org/m cannot be stored: Read-only file system")),

@@ -158,7 +158,7 @@ async def test_first_of_two_installed_versions_is_pinned(env, tmp_path):
         (tmp_path / folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
     (tmp_path / "broken-1.dist-info").mkdir()
     paths = os.pathsep.join((str(tmp_path), env.variables["PYTHONPATH"]))
-    pins = _pins(await Pip(env.python, env.variables | {"PYTHONPATH": paths}, None).home())
+    pins = _pins(await Pip(env.python, env.variables | {"PYTHONPATH": paths}, None).inspect())
     assert "base==9\n" in pins
     assert "1.0" not in "".join(line for line in pins.splitlines() if line.startswith("base"))
     assert "odd" not in pins

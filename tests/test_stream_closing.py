@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from conftest import picture
 from mataserver import testing
 from mataserver.http import stream
-from mataserver.library.plans import FRESH
+from mataserver.library.plans import CACHE_SECONDS
 from mataserver.library.registry import Registry
 from stream_peers import (
     PNG,
@@ -331,7 +331,7 @@ async def test_a_model_that_was_removed_is_1011(http, data_dir):
         await ws.send_bytes(PNG)
         await ws.receive_json(timeout=10)
         Registry(data_dir / "model_registry.json").remove("fake-detect")
-        await asyncio.sleep(FRESH)  # for so long the server believes what it saw last
+        await asyncio.sleep(CACHE_SECONDS)  # for so long the server believes what it saw last
         await ws.send_bytes(PNG)
         error = await ws.receive_json(timeout=10)
         assert (error["type"], error["frame_id"]) == ("error", 1)

@@ -93,7 +93,7 @@ class ServerBuilder:
             trust_proxy=settings.trust_proxy,
         )
         self.table = RouteTable(BodyLimits(settings.max_body, settings.body_timeout, idle=False))
-        self.table.restart_reason = self.plugins.awaited
+        self.table.restart_reason = self.plugins.late_service_hint
         self.budget = Budget(settings.max_inflight_mb * 1e6, settings.caller_share)
         self.sockets = ServiceSockets(
             settings.max_body, settings.ping_interval, settings.unread_timeout

@@ -18,7 +18,7 @@ from mataserver.errors import NotFound
 from mataserver.frontends.resource_ids import EVERY_FRONTEND, SESSIONS_KIND, qualified_id
 from mataserver.http.connection_limit import default_limit
 from mataserver.http.routing import route_pattern
-from mataserver.plugins import PluginError, refuse
+from mataserver.plugins import PluginError, reject
 from mataserver.processes.child import run_process
 from mataserver.tasks import Tasks
 
@@ -126,7 +126,7 @@ class ServiceHost:
             except (Exception, SystemExit) as error:
                 if factory.plugin is None or isinstance(error, ConfigError):
                     raise  # an invalid setting must be corrected by the operator
-                refuse(factory.plugin, error)
+                reject(factory.plugin, error)
                 continue
             shapes |= {route_pattern(route.method, route.path) for route in hosted.routes}
             found[_registry_name(factory)] = hosted
@@ -266,7 +266,7 @@ def _run_admission_checks(found: dict[str, HostedService]) -> None:
             try:
                 admitting.admits(hosted.name, hosted.service)
             except (Exception, SystemExit) as error:
-                refuse(hosted.plugin, error)
+                reject(hosted.plugin, error)
                 del found[name]
 
 
@@ -289,7 +289,7 @@ def _sort_by_requirements(found: Mapping[str, HostedService]) -> list[HostedServ
             if reason is not None:
                 done[name] = False
                 if hosted.plugin is not None:
-                    refuse(hosted.plugin, PluginError(reason))
+                    reject(hosted.plugin, PluginError(reason))
                 return f"it requires the plugin {name}, which is not in use"
         done[name] = True
         ordered.append(hosted)

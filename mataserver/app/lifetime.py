@@ -80,7 +80,7 @@ class ComposedServer:
 
         Lazily, as most servers are never asked for it. May be called from any thread.
         """
-        task_outputs = self.plugins.brought
+        task_outputs = self.plugins.own_result_types
         if not self.document or self.described_tasks != task_outputs:  # a plugin may come later
             version, self.described_tasks = mataserver.__version__, task_outputs
             found = openapi.document(self.table.routes, version, task_outputs)

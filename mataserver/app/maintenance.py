@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.errors import MataError
 from mataserver.frontends.directory import HEARTBEAT_SECONDS, SILENCE_SECONDS
-from mataserver.library.configured import Configured
+from mataserver.library.configured import ConfiguredModels
 
 if TYPE_CHECKING:
     from mataserver.library.catalog import Catalog
@@ -56,13 +56,13 @@ class Maintenance:
         """
         catalog, waiting = self._catalog, self._not_ready
         try:
-            Configured(catalog).add()
+            ConfiguredModels(catalog).add()
         except MataError as error:
             log.error(error.told)  # noqa: TRY400 - a message for the operator, not a bug
             waiting["configuration"] = error.detail
         else:
             waiting.pop("configuration", None)
-        Configured(catalog).check()
+        ConfiguredModels(catalog).check()
 
     async def reconcile(self) -> None:
         """Periodically unload what is no longer registered."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver.errors import MataError
-from mataserver.library.configured import Configured
+from mataserver.library.configured import ConfiguredModels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class Reload:
             try:
                 read = await asyncio.to_thread(self._load)
                 settings = self._merge_reloadable(read)
-                Configured(self._catalog, settings.models).check()
+                ConfiguredModels(self._catalog, settings.models).check()
                 apply = self._hosting.reconfigure(settings)
             except MataError as error:
                 log.error("the configuration is invalid and was not applied: %s", error.told)  # noqa: TRY400

@@ -12,7 +12,7 @@ from mataserver.contract.service import Service
 from mataserver.http import openapi
 from mataserver.http.routing import as_coroutine, route_pattern
 from mataserver.plugins import PluginError
-from mataserver.plugins.admission import check_called, several
+from mataserver.plugins.validation import check_signature, require_iterable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,12 +104,12 @@ def _error_forms(service: Any) -> Mapping[str, ErrorForm]:
     for prefix, form in dict(forms).items():
         if not (isinstance(prefix, str) and prefix.startswith("/") and callable(form)):
             raise PluginError(f"error_forms() must give functions by prefix, not {prefix!r}")
-        check_called(form, f"error_forms(): the function of {prefix}", "status, detail")
+        check_signature(form, f"error_forms(): the function of {prefix}", "status, detail")
     return forms
 
 
 def _routes(service: Service, existing: set[tuple[str, str]]) -> tuple[Route, ...]:
-    given = several(service.routes(), "routes() must return routes")
+    given = require_iterable(service.routes(), "routes() must return routes")
     routes = tuple(route for each in given for route in _as_routes(each))
     seen = set(existing)
     for route in routes:

@@ -92,8 +92,8 @@ def plugins(settings: Settings) -> Plugins:
     """
     found = discover(settings)
     for plugin in found.found:
-        if plugin.fault is not None:
-            warn(f"the plugin {plugin.name} is not in use: {plugin.fault}")
+        if plugin.error_line is not None:
+            warn(f"the plugin {plugin.name} is not in use: {plugin.error_line}")
     return found
 
 

@@ -20,7 +20,7 @@ from mataserver.config.storage import os_errors_as
 from mataserver.errors import MataError
 from mataserver.library import defaults
 from mataserver.library.catalog import Catalog
-from mataserver.library.configured import Configured
+from mataserver.library.configured import ConfiguredModels
 from mataserver.library.registry import Registry
 from mataserver.processes import landlock, seccomp
 from mataserver.serving.models import check_session
@@ -119,20 +119,20 @@ def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
 
 def _check_found(found: Plugins, findings: Findings) -> None:
     for plugin in found.found:
-        if plugin.fault is not None:
-            findings.errors.append(f"plugin {plugin.name}: {plugin.fault}")
+        if plugin.error_line is not None:
+            findings.errors.append(f"plugin {plugin.name}: {plugin.error_line}")
     for name in sorted({each.distribution for each in found.found} - {""}):
         findings.warnings += [f"{name} needs {each}" for each in sources.unmet(name)]
-    for offer in found.offers:
-        binary = offer.backend.system_binary
-        if offer.missing:
+    for provided in found.provided:
+        binary = provided.backend.system_binary
+        if provided.missing:
             try:
-                offer.check_installed()
+                provided.check_installed()
             except MataError as error:
                 findings.warnings.append(error.detail)
         elif binary and shutil.which(binary) is None:
             findings.warnings.append(
-                f"The backend {offer.backend.name} needs the system binary {binary}: not found"
+                f"The backend {provided.backend.name} needs the system binary {binary}: not found"
             )
 
 
@@ -145,10 +145,10 @@ def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings)
     files = f"files (Landlock {version})" if version else "no files (this kernel has no Landlock)"
     calls = "system calls" if seccomp.is_available() else "no system calls (no seccomp)"
     findings.notes.append(f"models are confined: {files}, {calls}")
-    for offer in plugins.offers:
-        if not offer.backend.confined:
+    for provided in plugins.provided:
+        if not provided.backend.confined:
             findings.notes.append(
-                f"the backend {offer.backend.name} is not confined: it needs more"
+                f"the backend {provided.backend.name} is not confined: it needs more"
             )
 
 
@@ -196,8 +196,8 @@ def _copy_registry(original: Path, copy: Registry) -> None:
 def _problem(catalog: Catalog, name: str) -> str | None:
     """Return why the single configured model of ``catalog`` cannot be served, or None."""
     try:
-        Configured(catalog).add()
-        Configured(catalog).check()
+        ConfiguredModels(catalog).add()
+        ConfiguredModels(catalog).check()
         catalog.plan(name)
     except MataError as error:
         return error.detail.removeprefix("models: ").removeprefix(f"{name}: ")

@@ -14,7 +14,7 @@ from mataserver.cli.environment import UNKNOWN, config_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.plugins import Offer, Plugin, Plugins
+    from mataserver.plugins import Plugin, Plugins, ProvidedBackend
 
 HEADER = ("PLUGIN", "VERSION", "BACKEND", "TASK", "SOURCE", "INSTALLED")
 
@@ -35,17 +35,17 @@ def plugins(config_file: str | None) -> None:
 def _rows(plugin: Plugin, found: Plugins) -> list[tuple[str, ...]]:
     who = (plugin.name, plugin.version or UNKNOWN)
     if plugin.error is not None:
-        state = f"BROKEN: {plugin.fault}" if plugin.fault else "off: plugins.disabled"
+        state = f"BROKEN: {plugin.error_line}" if plugin.error_line else "off: plugins.disabled"
         return [(*who, UNKNOWN, UNKNOWN, UNKNOWN, state)]
-    offers = [offer for offer in found.offers if offer.plugin is plugin]
+    backends = [provided for provided in found.provided if provided.plugin is plugin]
     rows: list[tuple[str, ...]] = [
-        (*who, o.backend.name, o.backend.task, o.backend.source, _installation(o)) for o in offers
+        (*who, o.backend.name, o.backend.task, o.backend.source, _installation(o)) for o in backends
     ]
     return rows or [(*who, UNKNOWN, UNKNOWN, UNKNOWN, "yes")]
 
 
-def _installation(offer: Offer) -> str:
-    backend, missing = offer.backend, offer.missing
+def _installation(provided: ProvidedBackend) -> str:
+    backend, missing = provided.backend, provided.missing
     if missing:
         packages = " ".join(f"'{package}'" for package in backend.packages or missing)
         return f"no: pip install {packages}"

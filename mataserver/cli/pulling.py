@@ -18,11 +18,11 @@ from mataserver.cli.environment import (
 )
 from mataserver.errors import MataError
 from mataserver.results import TASKS, is_task
-from mataserver.sources import Progress, Said
+from mataserver.sources import PipOutput, Progress
 
 if TYPE_CHECKING:
     from mataserver.library.catalog import Catalog
-    from mataserver.library.intake import Pulled
+    from mataserver.library.registrar import Registration
     from mataserver.plugins import Plugins
     from mataserver.sources import Step
 
@@ -55,7 +55,7 @@ class DownloadBar:
             return
         if isinstance(step, Progress):
             self._draw(step)
-        elif isinstance(step, Said) and step.text.lstrip().startswith(_PIP_STEPS):
+        elif isinstance(step, PipOutput) and step.text.lstrip().startswith(_PIP_STEPS):
             click.echo(f"  {step.text.strip()}", err=True)
 
     def _draw(self, progress: Progress) -> None:
@@ -135,7 +135,7 @@ def _is_path(model: str) -> bool:
     )
 
 
-def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Pulled:
+def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Registration:
     """Register a local path; errors name the path as typed."""
     try:
         pulled = catalog.add_local(Path(path), task, name)
@@ -147,9 +147,9 @@ def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Pulled:
 
 def _announce_pip(found: Plugins, model: str) -> None:
     """Announce that pip is about to run, which takes minutes."""
-    offer = found.pip(model)
-    if offer is not None and (offer.missing or offer.unsuitable) and sys.stderr.isatty():
-        click.echo(f"installing {', '.join(offer.backend.packages)} with pip", err=True)
+    provided = found.pip_backend(model)
+    if provided is not None and (provided.missing or provided.unsuitable) and sys.stderr.isatty():
+        click.echo(f"installing {', '.join(provided.backend.packages)} with pip", err=True)
 
 
 def _download(catalog: Catalog, model: str, task: str) -> None:
@@ -160,6 +160,6 @@ def _download(catalog: Catalog, model: str, task: str) -> None:
     _warn(pulled)
 
 
-def _warn(pulled: Pulled) -> None:
+def _warn(pulled: Registration) -> None:
     for warning in pulled.warnings:
         warn(warning)

@@ -147,24 +147,24 @@ def _local_time(seconds: float) -> str:
 def _facts(settings: Settings, model: str, entry: Entry) -> dict[str, str]:
     """Return the backend's decisions about a model, or why none serves it."""
     files, known = weights.files(model, entry), plugins(settings)
-    offer = known.offer(files, entry.task)
-    if offer is None:
-        refusal = known.refusal(files, entry.task)
+    provided = known.find_backend(files, entry.task)
+    if provided is None:
+        refusal = known.rejection_reason(files, entry.task)
         return {} if refusal is None else {"problem": refusal}
-    return dict(offer.facts(files))
+    return dict(provided.facts(files))
 
 
 def _packages(settings: Settings, model: str) -> dict[str, str]:
     """Return the rows of a pip model, which need the plugin that declares it."""
-    offer = plugins(settings).pip(model)
-    if offer is None:
+    provided = plugins(settings).pip_backend(model)
+    if provided is None:
         return {"pip_packages": UNKNOWN, "installed": "no"}
-    names = [found[0] for p in offer.backend.packages if (found := _PACKAGE.match(p))]
+    names = [found[0] for p in provided.backend.packages if (found := _PACKAGE.match(p))]
     rows = {
         "pip_packages": ", ".join(names) or UNKNOWN,
-        "installed": "no" if offer.missing else "yes",
+        "installed": "no" if provided.missing else "yes",
     }
-    binary = offer.backend.system_binary
+    binary = provided.backend.system_binary
     if binary is not None:
         rows["system_binary"] = f"{binary} ({'yes' if shutil.which(binary) else 'no'})"
     return rows

@@ -145,8 +145,8 @@ def _key(settings: Settings, new_key: str | None) -> str:
 
 def _describe(plugin: Plugin) -> str:
     known = f"{plugin.name} {plugin.version}".rstrip()
-    if plugin.fault is not None:
-        return f"{known} (BROKEN: {plugin.fault})"
+    if plugin.error_line is not None:
+        return f"{known} (BROKEN: {plugin.error_line})"
     return known if plugin.error is None else f"{known} (off)"
 
 

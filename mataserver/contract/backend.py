@@ -5,9 +5,9 @@ Its ``load`` runs in a worker and returns a model; models are plain blocking obj
 owns the threads and processes around them.
 
 Stages of a model: a registered ``registry.Entry``, as seen by backends, is ``ModelFiles``; the
-backend that serves it, with its plugin, is an ``Offer``; with the model's settings that makes a
-``ModelPlan``; placed on a device, it is sent to the worker as an ``Assignment``, which calls
-``load`` with a ``ModelSpec`` and a ``LoadContext``.
+backend that serves it, with its plugin, is an ``ProvidedBackend``; with the model's settings that
+makes a ``ModelPlan``; placed on a device, it is sent to the worker as an ``Assignment``, which
+calls ``load`` with a ``ModelSpec`` and a ``LoadContext``.
 """
 
 from __future__ import annotations

@@ -142,10 +142,10 @@ class HealthService(StatelessService):
 
 
 def _describe(plugin: Plugin, plugins: Plugins) -> PluginInfo:
-    offers = [offer for offer in plugins.offers if offer.plugin is plugin]
+    own_backends = [provided for provided in plugins.provided if provided.plugin is plugin]
     backends = []
-    for offer in offers:
-        backend, missing = offer.backend, list(offer.missing)
+    for provided in own_backends:
+        backend, missing = provided.backend, list(provided.missing)
         install = f"pip install {' '.join(backend.packages)}" if missing else UNSET
         backends.append(
             BackendInfo(

@@ -14,7 +14,7 @@ from mataserver.http import codec, events, examples
 from mataserver.http.request_credentials import check_query
 from mataserver.http.routing import ROUTE, Body, Route, StatelessService
 from mataserver.results import ModelDetail, ModelInfo
-from mataserver.sources import Progress, Waiting
+from mataserver.sources import Progress, QueuePosition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -178,7 +178,7 @@ async def _pull_events(
 ) -> AsyncGenerator[bytes]:
     """Yield the events of a pull, without pip's output, which may contain hosts and paths."""
     while (step := await steps.get()) is not None:
-        if isinstance(step, Waiting):
+        if isinstance(step, QueuePosition):
             yield events.event("waiting", {"place": step.place})
         elif isinstance(step, Progress):
             yield events.event("progress", msgspec.structs.asdict(step))

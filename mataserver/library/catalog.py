@@ -1,4 +1,4 @@
-"""The catalogue: the registered models, what serves them, and how they come and go."""
+"""The catalogue: the registered models, their backends, registration and removal."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Protocol
 
 from mataserver.errors import Conflict
 from mataserver.library import defaults, removal, weights
-from mataserver.library.intake import Intake
 from mataserver.library.plans import ModelPlans
 from mataserver.library.registered import RegisteredModels
+from mataserver.library.registrar import ModelRegistrar
 
 if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.library.registry import Registry
     from mataserver.plugins import Plugins
 
-TRACKED = ("detect", "track")
+DETECT_TO_TRACK = ("detect", "track")
 """A registered task and the other one that its model may serve in a session."""
 
 
-class Memory(Protocol):
-    """Where models are that a catalogue forgets: the model pool."""
+class LoadedModels(Protocol):
+    """The models in memory, as the catalogue needs them: implemented by the model pool."""
 
     def count_holds(self, name: str) -> int:
-        """Return how many hold a model beyond a request."""
+        """Return the number of a model's holders that outlive a request."""
         ...
 
     def loaded(self) -> list[tuple[str, str]]:
@@ -32,7 +32,7 @@ class Memory(Protocol):
         ...
 
     def unpin(self, name: str) -> bool:
-        """Let a model be evicted again."""
+        """Make a model evictable again; return whether it was pinned."""
         ...
 
     async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
@@ -49,21 +49,21 @@ class Catalog:
         self.plugins = plugins
         models = self._models = RegisteredModels(registry)
         self._plans = ModelPlans(settings, models, plugins)
-        self._intake = Intake(settings, models, plugins, self._plans)
-        self._grown = plugins.grown
+        self._registrar = ModelRegistrar(settings, models, plugins, self._plans)
+        self._generation = plugins.generation
         self.entries, self.entry, self.plan = models.entries, models.entry, self._plans.get
-        self.pull, self.convert = self._intake.pull, self._intake.convert
-        self.add_local, self.match = self._intake.add_local, self._intake.match
+        self.pull, self.convert = self._registrar.pull, self._registrar.convert
+        self.add_local, self.match = self._registrar.add_local, self._registrar.match
 
     def serves(self, name: str, task: str) -> bool:
         """Whether an installed backend serves a registered model for ``task``."""
-        return self.plugins.offer(weights.files(name, self.entry(name)), task) is not None
+        return self.plugins.find_backend(weights.files(name, self.entry(name)), task) is not None
 
-    async def remove(self, name: str, pool: Memory) -> None:
-        """Forget a model and unload it after its active inferences; its weights stay on the disk.
+    async def remove(self, name: str, pool: LoadedModels) -> None:
+        """Unregister a model and unload it after its active inferences; its weights stay on disk.
 
-        Raises ``NotFound``, and ``Conflict`` for a model that is being pulled, that the
-        configuration names, or that somebody holds.
+        Raises ``NotFound``, and ``Conflict`` for a model that is being pulled, configured, or held
+        by a session, camera or plugin.
         """
         if name not in self.entries():
             raise self._models.missing(name)
@@ -72,34 +72,34 @@ class Catalog:
         holders = pool.count_holds(name)
         if holders:
             raise Conflict(f"{name} is held: sessions, cameras or plugins use it ({holders})")
-        with self._intake.pulls.begun(name, None):
+        with self._registrar.pulls.register(name, None):
             await asyncio.to_thread(removal.remove, name, self.registry)
             self._plans.clear()
             pool.unpin(name)
             await pool.unload(name, None, "removed")
 
     def add_defaults(self) -> list[str]:
-        """Register the defaults that are installed: ``defaults.add_defaults``."""
+        """Register the installed default models; see ``defaults.add_defaults``."""
         return defaults.add_defaults(self.settings, self.registry, self.plugins)
 
     def reconfigure(self, settings: Settings) -> None:
-        """Serve the models as other settings say, from the next request on."""
-        self.settings = self._intake.settings = settings
+        """Apply other settings to the models, from the next request on."""
+        self.settings = self._registrar.settings = settings
         self._plans.reconfigure(settings)
 
-    async def reconcile(self, pool: Memory) -> None:
-        """Unload what is no longer registered, or for another task; take in new plugins.
+    async def reconcile(self, pool: LoadedModels) -> None:
+        """Unload models that were removed or changed their task; discover new plugins.
 
-        What is registered with other files is replaced by its next request.
+        A model registered with other files is replaced at its next request.
         """
         await asyncio.to_thread(self.plugins.refresh)
-        if self.plugins.grown != self._grown:
-            self._grown = self.plugins.grown
+        if self.plugins.generation != self._generation:
+            self._generation = self.plugins.generation
             self._plans.clear()
             self.add_defaults()
         entries = self.entries()
         for name, task in pool.loaded():
             entry = entries.get(name)
-            if entry is None or (entry.task != task and (entry.task, task) != TRACKED):
+            if entry is None or (entry.task != task and (entry.task, task) != DETECT_TO_TRACK):
                 self._plans.clear()
                 await pool.unload(name, task, "removed")

@@ -108,7 +108,7 @@ class Configuration:
 
 
 def _registered(name: str, entry: Entry) -> RegisteredModel:
-    place = weights.original(name, entry)
+    place = weights.original_path(name, entry)
     converted = None if entry.converted is UNSET else Path(entry.converted)
     here = place if place is not None and place.exists() else None
     return RegisteredModel(entry.task, entry.source, here, converted)

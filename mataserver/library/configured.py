@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mataserver.library.plan import ModelPlan
 
 
-class Configured:
+class ConfiguredModels:
     """``models:`` of a configuration, by default the catalogue's."""
 
     def __init__(self, catalog: Catalog, models: Sequence[ModelSettings] | None = None) -> None:
@@ -56,15 +56,15 @@ class Configured:
                 raise MataError(
                     f"models: {name} is not registered: give its task, or pull it{meant}"
                 )
-            offer = self._plugins.pip(name)
-            if offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task):
-                offer.check_installed()
+            provided = self._plugins.pip_backend(name)
+            if provided is not None and self._plugins.find_backend(ModelFiles(name, "pip"), task):
+                provided.check_installed()
                 self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
             elif sources.cached(name) is not None:
                 entry = Entry(task=task, source="hf", pulled_at=time.time())
                 self._catalog.match(weights.files(name, entry), task)
                 self._registry.add(name, entry)
-            elif offer is None:
+            elif provided is None:
                 meant = similar(name, [*self._catalog.entries(), *self._plugins.pip_names])
                 raise MataError(
                     f"models: {name} is not here: mataserver pull {name} --task {task}{meant}"
@@ -95,16 +95,19 @@ class Configured:
     def _check_task(self, setting: ModelSettings) -> None:
         """Raise ``InvalidParams`` if a model does not serve its configured task."""
         name, task, known = setting.model, setting.task, self._catalog.entries().get(setting.model)
-        offer = self._plugins.pip(name)
+        provided = self._plugins.pip_backend(name)
         if task is None or (known is not None and known.task == task):
             return
         if known is not None:
             again = f"mataserver pull {name} --task {task} changes that"
             detail = f"it is registered for {known.task}, not {task}"
-            wanted = self._plugins.offer(weights.files(name, known), task)
+            wanted = self._plugins.find_backend(weights.files(name, known), task)
             detail += f": {again}" if wanted is not None and known.source != "local" else ""
-        elif offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task) is None:
-            detail = f"it serves {offer.backend.task}, not {task}"
+        elif (
+            provided is not None
+            and self._plugins.find_backend(ModelFiles(name, "pip"), task) is None
+        ):
+            detail = f"it serves {provided.backend.task}, not {task}"
         else:
             return
         raise InvalidParams(f"models: {name}: task: {detail}")

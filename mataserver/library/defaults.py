@@ -32,7 +32,7 @@ FILE = "registered_defaults"
 log = logging.getLogger("mataserver.catalog")
 
 
-class Marks:
+class RegisteredDefaults:
     """The defaults already registered: one name per line of a file in the data directory.
 
     The file is append-only, so that several processes may write at once.
@@ -41,14 +41,14 @@ class Marks:
     def __init__(self, data_path: Path) -> None:
         self._path = data_path / FILE
 
-    def waiting(self) -> list[str]:
+    def unregistered(self) -> list[str]:
         """Return the defaults not registered yet. Raises ``MataError``."""
         with self._os_errors("read"):
             try:
-                marked = set(self._path.read_text(encoding="utf-8", errors="replace").split())
+                registered = set(self._path.read_text(encoding="utf-8", errors="replace").split())
             except FileNotFoundError:
-                marked = set()
-        return [name for name in DEFAULTS if name not in marked]
+                registered = set()
+        return [name for name in DEFAULTS if name not in registered]
 
     def add(self, name: str) -> None:
         """Record a default as registered. Raises ``MataError``."""
@@ -78,16 +78,16 @@ def add_defaults(settings: Settings, registry: Registry, plugins: Plugins) -> li
 
 
 def _add(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
-    marks, added = Marks(registry.path.parent), []
-    for name in marks.waiting():
-        offer = plugins.pip(name)
-        if offer is None or offer.missing:
+    registered, added = RegisteredDefaults(registry.path.parent), []
+    for name in registered.unregistered():
+        provided = plugins.pip_backend(name)
+        if provided is None or provided.missing:
             continue
         if registry.get(name) is None:
-            task = _task(settings, plugins, name, offer.backend.task)
+            task = _task(settings, plugins, name, provided.backend.task)
             registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
             added.append(name)
-        marks.add(name)
+        registered.add(name)
     return added
 
 
@@ -97,5 +97,5 @@ def _task(settings: Settings, plugins: Plugins, name: str, task: str) -> str:
     The configuration may exist before the default is first registered.
     """
     wanted = settings.model(name).task
-    served = wanted is not None and plugins.offer(ModelFiles(name, "pip"), wanted)
+    served = wanted is not None and plugins.find_backend(ModelFiles(name, "pip"), wanted)
     return wanted if wanted is not None and served else task

@@ -34,7 +34,7 @@ class ModelPlan:
     parts: Mapping[str, ModelPlan] = field(default_factory=dict)
     family: str = ""
     edition: str = ""
-    _unasked: dict[int, Params] = field(default_factory=dict, repr=False, compare=False)
+    _default_params: dict[int, Params] = field(default_factory=dict, repr=False, compare=False)
     """Cache of the parameters of an empty request, by the server's ceiling."""
 
     def same_model(self, other: ModelPlan) -> bool:
@@ -49,9 +49,9 @@ class ModelPlan:
         )
 
     @property
-    def whole(self) -> list[ModelPlan]:
+    def with_parts(self) -> list[ModelPlan]:
         """The plan and the plans of its parts."""
-        return [self, *(each for part in self.parts.values() for each in part.whole)]
+        return [self, *(each for part in self.parts.values() for each in part.with_parts)]
 
     @property
     def owner(self) -> str:
@@ -77,12 +77,12 @@ class ModelPlan:
             return given
         parse = params.parse_text if text else params.parse
         named = params.check_object(given)
-        if not named and max_tokens in self._unasked:
-            return self._unasked[max_tokens]
+        if not named and max_tokens in self._default_params:
+            return self._default_params[max_tokens]
         found = parse(named, self.backend.params, defaults=defaults, max_tokens=max_tokens)
         _check(self, found)
         if not named and _is_fixed(found):
-            self._unasked[max_tokens] = found
+            self._default_params[max_tokens] = found
         return found
 
     def engine(self, preferred: str) -> str:

@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from mataserver.contract.backend import ModelFiles
     from mataserver.library.registered import RegisteredModels
     from mataserver.library.registry import Entry
-    from mataserver.plugins import Offer, Plugins
+    from mataserver.plugins import Plugins, ProvidedBackend
 
-FRESH = 0.2
+CACHE_SECONDS = 0.2
 """Seconds for which a cached plan is used without checking the disk."""
 
 _BASE_BYTES = 256_000_000
 
 
 @dataclass(slots=True)
-class _Known:
+class _CachedPlan:
     """A plan, the entries of it and its parts, and the time of the last check."""
 
     entries: dict[str, Entry]
     plan: ModelPlan
-    seen: float = 0.0
+    checked_at: float = 0.0
 
 
 class ModelPlans:
@@ -41,12 +41,12 @@ class ModelPlans:
         self._settings = settings
         self._models = models
         self._plugins = plugins
-        self._known: dict[tuple[str, str | None], _Known] = {}
+        self._cache: dict[tuple[str, str | None], _CachedPlan] = {}
         self._editions: dict[str, tuple[Entry, str]] = {}
 
     def clear(self) -> None:
         """Drop every plan: plugins or registrations have changed."""
-        self._known.clear()
+        self._cache.clear()
 
     def reconfigure(self, settings: Settings) -> None:
         """Apply other settings, dropping every plan."""
@@ -60,49 +60,49 @@ class ModelPlans:
         a model that is not registered or whose files are gone, ``Unavailable`` for a task that no
         backend serves.
         """
-        known = self._known.get((name, task))
+        cached = self._cache.get((name, task))
         now = time.monotonic()
-        if known is not None and now - known.seen < FRESH:
-            return known.plan
+        if cached is not None and now - cached.checked_at < CACHE_SECONDS:
+            return cached.plan
         entry = self._models.entry(name)
-        if known is None or not self._unchanged(known):
+        if cached is None or not self._is_unchanged(cached):
             plan = self._make_plan(name, entry, task or entry.task)
             entries = self._models.entries()
             involved = {each: entries[each] for each in plan.names if each in entries}
-            known = self._known[name, task] = _Known(involved, plan)
-        known.seen = now
-        return known.plan
+            cached = self._cache[name, task] = _CachedPlan(involved, plan)
+        cached.checked_at = now
+        return cached.plan
 
-    def _unchanged(self, known: _Known) -> bool:
+    def _is_unchanged(self, cached: _CachedPlan) -> bool:
         """Whether a model and its parts are registered unchanged, with their files present."""
         entries = self._models.entries()
         return all(
-            entries.get(name) == entry and weights.present(name, entry)
-            for name, entry in known.entries.items()
+            entries.get(name) == entry and weights.are_present(name, entry)
+            for name, entry in cached.entries.items()
         )
 
     def _make_plan(self, name: str, entry: Entry, task: str) -> ModelPlan:
         try:
             files = weights.files(name, entry)
-        except sources.StrayLink as error:
+        except sources.OutsideLinkError as error:
             raise Unavailable(f"{name} cannot be served: {error.detail}") from None
-        offer = self._plugins.offer(files, task)
-        if offer is None:
-            reason = self._plugins.refusal(files, task)
+        provided = self._plugins.find_backend(files, task)
+        if provided is None:
+            reason = self._plugins.rejection_reason(files, task)
             if reason is not None:
                 raise Unavailable(f"{name} cannot be served: {reason}")
             raise Unavailable(f"No installed plugin serves {name} for the task {task}")
-        offer.check_installed()
-        parts = self._parts(offer, files, entry)
+        provided.check_installed()
+        parts = self._parts(provided, files, entry)
         size = weights.size(name, entry) or 0
         settings = self._settings.model(name)
         return ModelPlan(
             spec=ModelSpec(name, task, entry.source, files.path),
-            backend=offer.backend,
-            plugin=offer.plugin.name,
-            family=offer.plugin.family,
+            backend=provided.backend,
+            plugin=provided.plugin.name,
+            family=provided.plugin.family,
             edition=self._edition(name, entry),
-            plugin_settings=offer.plugin.settings,
+            plugin_settings=provided.plugin.settings,
             settings=settings,
             # Parts are loaded once per replica of the whole; their own entries do not count.
             estimate=settings.span.first
@@ -120,17 +120,19 @@ class ModelPlans:
         Only a registration marks files as complete: a training that writes to the directory later
         must not cause the served model to be replaced.
         """
-        known = self._editions.get(name)
-        if known is None or known[0] != entry:
-            known = self._editions[name] = (entry, weights.edition(name, entry))
-        return known[1]
+        cached = self._editions.get(name)
+        if cached is None or cached[0] != entry:
+            cached = self._editions[name] = (entry, weights.edition(name, entry))
+        return cached[1]
 
-    def _parts(self, offer: Offer, files: ModelFiles, entry: Entry) -> dict[str, ModelPlan]:
+    def _parts(
+        self, provided: ProvidedBackend, files: ModelFiles, entry: Entry
+    ) -> dict[str, ModelPlan]:
         """Return the plans of a backend's parts."""
-        if offer.backend.parts is None:
+        if provided.backend.parts is None:
             return {}
         plans = {}
-        for label, part in offer.backend.parts(files, offer.plugin.settings).items():
+        for label, part in provided.backend.parts(files, provided.plugin.settings).items():
             own = part.model == files.name
             try:
                 found = entry if own else self._models.entry(part.model)

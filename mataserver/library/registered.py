@@ -21,22 +21,22 @@ class RegisteredModels:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self._complained = ""
+        self._logged_error = ""
 
     def entries(self) -> dict[str, Entry]:
         """Return the registered models; if the registry is corrupt, the last good copy."""
         try:
             return self.registry.entries()
         except RegistryError as error:
-            if error.detail != self._complained:
+            if error.detail != self._logged_error:
                 log.error("%s; serving what was read before", error.told)  # noqa: TRY400
-                self._complained = error.detail
+                self._logged_error = error.detail
             return self.registry.last_good()
 
     def entry(self, name: str) -> Entry:
         """Return one registered model. Raises ``NotFound``, also if its files are gone."""
         entry = self.entries().get(name)
-        if entry is None or not weights.present(name, entry):
+        if entry is None or not weights.are_present(name, entry):
             raise self.missing(name)
         return entry
 

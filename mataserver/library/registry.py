@@ -75,14 +75,14 @@ class Registry:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[_Signature | None, dict[str, Entry]] = (None, {})
+        self._cached: tuple[_Signature | None, dict[str, Entry]] = (None, {})
 
     def entries(self) -> dict[str, Entry]:
         """Return the models by name; empty without a file.
 
         Parses the file only if it has changed. Raises ``RegistryError``.
         """
-        signature, known = self._seen
+        signature, known = self._cached
         if self._signature() != signature:
             known = self._read()
         return dict(known)
@@ -92,7 +92,7 @@ class Registry:
 
         It lets a running server continue when the file becomes corrupt.
         """
-        return dict(self._seen[1])
+        return dict(self._cached[1])
 
     def get(self, name: str) -> Entry | None:
         """Return one model, or None. Raises ``RegistryError``."""
@@ -114,7 +114,7 @@ class Registry:
     def _signature(self) -> _Signature | None:
         with self._os_errors("read"):
             try:
-                return _sign(self.path.stat())
+                return _signature_of(self.path.stat())
             except FileNotFoundError:
                 return None
 
@@ -122,13 +122,13 @@ class Registry:
         with self._os_errors("read"):
             try:
                 with self.path.open("rb") as file:
-                    signature = _sign(os.fstat(file.fileno()))
+                    signature = _signature_of(os.fstat(file.fileno()))
                     content = file.read()
             except FileNotFoundError:
-                self._seen = (None, {})
+                self._cached = (None, {})
                 return {}
         models = _parse(content)
-        self._seen = (signature, models)
+        self._cached = (signature, models)
         return models
 
     def _change(self, change: Callable[[dict[str, Entry]], bool]) -> bool:
@@ -159,7 +159,7 @@ class Registry:
         content = msgspec.json.encode(_File(version=VERSION, models=models))
         content = msgspec.json.format(content, indent=2) + b"\n"
         with self._os_errors("write"):
-            self._sweep()
+            self._remove_temporary_files()
             descriptor, name = tempfile.mkstemp(
                 dir=self.path.parent, prefix=self.path.name + ".", suffix=_TEMPORARY
             )
@@ -171,19 +171,19 @@ class Registry:
                     self._keep_mode(descriptor)
                     self._give_to_owner(descriptor)
                     os.fsync(descriptor)
-                    signature = _sign(os.fstat(descriptor))
+                    signature = _signature_of(os.fstat(descriptor))
                 temporary.replace(self.path)
             except BaseException:
                 temporary.unlink()
                 raise
-            self._seen = (signature, models)
+            self._cached = (signature, models)
             _sync_directory(self.path.parent)
 
-    def _sweep(self) -> None:
-        """Remove what writers left that were killed: whoever writes holds the lock."""
-        for left in self.path.parent.glob(f"{self.path.name}.*{_TEMPORARY}"):
+    def _remove_temporary_files(self) -> None:
+        """Remove the temporary files of killed writers; the caller holds the lock."""
+        for leftover in self.path.parent.glob(f"{self.path.name}.*{_TEMPORARY}"):
             with contextlib.suppress(OSError):
-                left.unlink()
+                leftover.unlink()
 
     def _keep_mode(self, descriptor: int) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -199,7 +199,7 @@ class Registry:
         return os_errors_as(f"could not {verb} the model registry", self.path, RegistryError)
 
 
-def _sign(status: os.stat_result) -> _Signature:
+def _signature_of(status: os.stat_result) -> _Signature:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from mataserver.library.defaults import DEFAULTS, Marks
+from mataserver.library.defaults import DEFAULTS, RegisteredDefaults
 
 if TYPE_CHECKING:
     from mataserver.library.registry import Entry, Registry
@@ -23,29 +23,34 @@ CONVERTED = "converted"
 def remove(name: str, registry: Registry) -> Entry | None:
     """Unregister a model; return its entry, or None if it was not registered.
 
-    Pulled files stay on disk, a converted copy is deleted. Blocking. Raises ``MataError`` if the
-    registry cannot be written.
+    Pulled files stay on disk, a converted copy is deleted. Blocking. Raises ``MataError`` if
+    the registry cannot be written.
     """
     entry, data_path = registry.get(name), registry.path.parent
     if entry is None:
         return None
     if name in DEFAULTS:
-        Marks(data_path).add(name)  # if registered by other means: it must not return as a default
+        # If it was registered by other means: it must not return as a default.
+        RegisteredDefaults(data_path).add(name)
     if not registry.remove(name):
         return None
-    discard(entry, registry)
+    discard_converted(entry, registry)
     return entry
 
 
-def discard(entry: Entry, registry: Registry) -> None:
+def discard_converted(entry: Entry, registry: Registry) -> None:
     """Delete the converted copy of an entry, if no other entry uses it.
 
     Only in the data directory's own folder, and unless a process holds its lock to register it.
     """
     folder = registry.path.parent / CONVERTED
-    place = _made(entry, folder)
+    place = _converted_directory(entry, folder)
     # Compares names only: the data directory may be mounted at different paths.
-    kept = {made.name for each in registry.entries().values() if (made := _made(each, folder))}
+    kept = {
+        made.name
+        for each in registry.entries().values()
+        if (made := _converted_directory(each, folder))
+    }
     if place is None or place.name in kept:
         return
     with contextlib.suppress(OSError):  # it is gone, or locked by another process
@@ -57,7 +62,7 @@ def discard(entry: Entry, registry: Registry) -> None:
             os.close(descriptor)
 
 
-def _made(entry: Entry, folder: Path) -> Path | None:
+def _converted_directory(entry: Entry, folder: Path) -> Path | None:
     """Return the directory in ``folder`` that a model is served from, or None."""
     used = entry.path if entry.converted is UNSET else entry.converted
     if used is UNSET or Path(used).parent.resolve() != folder.resolve():

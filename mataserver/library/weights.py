@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from mataserver.library.registry import Entry
 
 
-def present(name: str, entry: Entry) -> bool:
+def are_present(name: str, entry: Entry) -> bool:
     """Whether a model's files are present."""
-    return entry.source == "pip" or _place(name, entry) is not None
+    return entry.source == "pip" or _served_path(name, entry) is not None
 
 
 def files(name: str, entry: Entry) -> ModelFiles:
     """Return the description of a model's files: the converted copy, else the original.
 
-    Raises ``StrayLink`` before reading from a model with a symbolic link that leads outside, and
-    ``BadRequest`` if its configuration cannot be read.
+    Raises ``OutsideLinkError`` before reading from a model with a symbolic link that leads outside,
+    and ``BadRequest`` if its configuration cannot be read.
     """
     if entry.source == "pip":
         return ModelFiles(name, "pip")
-    path = _place(name, entry) or original(name, entry)
+    path = _served_path(name, entry) or original_path(name, entry)
     if path is not None:
         sources.check_links(path)
     config = sources.read_config(path) if path is not None and path.is_dir() else {}
@@ -49,15 +49,15 @@ def size(name: str, entry: Entry) -> int | None:
 
 def edition(name: str, entry: Entry) -> str:
     """Return an identifier of the version of a model's files; empty for "pip"."""
-    path = None if entry.source == "pip" else _place(name, entry)
+    path = None if entry.source == "pip" else _served_path(name, entry)
     return "" if path is None else sources.edition_of(path)
 
 
-def _place(name: str, entry: Entry) -> Path | None:
+def _served_path(name: str, entry: Entry) -> Path | None:
     converted = _converted(entry)
     if converted is not None:
         return converted
-    own = original(name, entry)
+    own = original_path(name, entry)
     return own if own is not None and own.exists() else None
 
 
@@ -69,7 +69,7 @@ def _converted(entry: Entry) -> Path | None:
     return path if path.is_dir() else None
 
 
-def original(name: str, entry: Entry) -> Path | None:
+def original_path(name: str, entry: Entry) -> Path | None:
     """Return the path of a model's own files, present or not; None for "pip" or if not cached."""
     if entry.source == "hf":
         return sources.cached(name)

@@ -3,21 +3,21 @@
 A broken plugin is recorded with its error and never stops the server, unless ``plugins.strict``.
 """
 
-from mataserver.plugins.admission import HOOKS, PluginError
 from mataserver.plugins.discovery import GROUP, discover
 from mataserver.plugins.installed import Plugins
-from mataserver.plugins.intake import refuse
-from mataserver.plugins.offer import DISABLED, Offer, Plugin, log
+from mataserver.plugins.loading import reject
+from mataserver.plugins.records import DISABLED, Plugin, ProvidedBackend, log
+from mataserver.plugins.validation import HOOKS, PluginError
 
 __all__ = [
     "DISABLED",
     "GROUP",
     "HOOKS",
-    "Offer",
     "Plugin",
     "PluginError",
     "Plugins",
+    "ProvidedBackend",
     "discover",
     "log",
-    "refuse",
+    "reject",
 ]

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver import config
 from mataserver.plugins.installed import GROUP, Plugins
-from mataserver.plugins.intake import admit, collecting, settle, unloaded
-from mataserver.plugins.offer import DISABLED
-from mataserver.plugins.sites import Sites
+from mataserver.plugins.loading import (
+    collect_errors,
+    load_plugin,
+    plugin_record,
+    reject_name_conflicts,
+)
+from mataserver.plugins.records import DISABLED
+from mataserver.plugins.sites import SiteDirectories
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
@@ -38,20 +43,20 @@ def discover(
         raise config.ConfigError("configuration: plugins.strict: expected `bool`")
     if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
         raise config.ConfigError("configuration: plugins.disabled: expected a list of names")
-    plugins = Plugins(strict=strict, sites=Sites() if entry_points is None else None)
+    plugins = Plugins(strict=strict, sites=SiteDirectories() if entry_points is None else None)
     variables = config.variables(Path.cwd()) if environ is None else environ
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-    for point in sorted(points, key=lambda each: unloaded(each).place):
-        plugin = unloaded(point)
+    for point in sorted(points, key=lambda each: plugin_record(each).sort_key):
+        plugin = plugin_record(point)
         if not plugin.names.isdisjoint(disabled):
             plugin.error = DISABLED  # a disabled plugin is not imported
             plugins.found.append(plugin)
             continue
-        with collecting(problems):
-            admit(point, plugins, given, variables)
-    settle(plugins.found)
+        with collect_errors(problems):
+            load_plugin(point, plugins, given, variables)
+    reject_name_conflicts(plugins.found)
     _check_disabled(disabled, plugins)
-    with collecting(problems):
+    with collect_errors(problems):
         _check_known(given, plugins)
     plugins.check_strict()
     return plugins

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-SETTLING = 10.0
+SETTLING_SECONDS = 10.0
 """Seconds after a change for which an installation may still be in progress."""
-PAUSE = 1.0
+CHECK_INTERVAL = 1.0
 """Interval of the checks in that time: each reads the entry points of all packages."""
 
 
-class Sites:
+class SiteDirectories:
     """The directories of ``sys.path``, watched by modification time.
 
     ``clock`` returns Unix seconds, like file times.
@@ -28,9 +28,9 @@ class Sites:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._seen = _times(sys.path)
+        self._last_times = _times(sys.path)
         self._links = set(_links())
-        self._looked = clock()
+        self._checked_at = clock()
 
     def changed(self) -> bool:
         """Return whether packages may have been installed since; make them importable.
@@ -39,10 +39,12 @@ class Sites:
         check, at most one per second, returns True.
         """
         times, now = _times(sys.path), self._clock()
-        settling = max(times.values(), default=0) / 1e9 > now - SETTLING
-        if times == self._seen and not (settling and abs(now - self._looked) >= PAUSE):
+        settling = max(times.values(), default=0) / 1e9 > now - SETTLING_SECONDS
+        if times == self._last_times and not (
+            settling and abs(now - self._checked_at) >= CHECK_INTERVAL
+        ):
             return False
-        self._seen, self._looked = times, now
+        self._last_times, self._checked_at = times, now
         self._follow_links()
         importlib.invalidate_caches()
         return True

@@ -113,15 +113,17 @@ class Loader:
 
     def _is_confined(self, plan: ModelPlan) -> bool:
         """Whether a worker on this machine has restricted access to files and system calls."""
-        return self._settings.confine_models and all(each.backend.confined for each in plan.whole)
+        return self._settings.confine_models and all(
+            each.backend.confined for each in plan.with_parts
+        )
 
     def _confinement(self, plan: ModelPlan) -> Confinement:
         """Return the file access rules of a worker."""
-        paths = [each.spec.path for each in plan.whole if each.spec.path is not None]
+        paths = [each.spec.path for each in plan.with_parts if each.spec.path is not None]
         data, shared = self._settings.data_path, self._settings.shared_path
         return confinement.file_rules(
             data,
-            {each.owner for each in plan.whole},
+            {each.owner for each in plan.with_parts},
             paths,
             shared=None if shared == data else shared,
         )
@@ -213,7 +215,7 @@ def _check_files(plan: ModelPlan, logged: dict[str, str]) -> None:
     if plan.spec.path is not None:
         try:
             sources.check_links(plan.spec.path)
-        except sources.StrayLink as error:
+        except sources.OutsideLinkError as error:
             raise Unavailable(f"{plan.spec.name} cannot be served: {error.detail}") from None
         edition = sources.edition_of(plan.spec.path) if plan.edition else ""
         if edition not in {plan.edition, logged.get(plan.spec.name)}:
@@ -231,7 +233,7 @@ def _check_files(plan: ModelPlan, logged: dict[str, str]) -> None:
 
 def placement(plan: ModelPlan, *, confined: bool = False) -> Placement:
     """Return the process placement of a model: the preloads and variables of it and its parts."""
-    every = plan.whole
+    every = plan.with_parts
     preload = dict.fromkeys(name for each in every for name in each.backend.preload)
     environment = dict(pair for each in reversed(every) for pair in each.backend.environment)
     return Placement(plan.owner, tuple(preload), tuple(environment.items()), confined)

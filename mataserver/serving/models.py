@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import Conflict, InvalidParams
 from mataserver.library import weights
-from mataserver.library.catalog import TRACKED
+from mataserver.library.catalog import DETECT_TO_TRACK
 from mataserver.serving import description
 from mataserver.serving.handle import Handle
 from mataserver.suggestion import describe_unknown_task
@@ -51,7 +51,7 @@ class ServedModels:
     def list(self) -> Sequence[ModelInfo]:
         """Return every model that is present, as ``GET /v1/models`` does."""
         entries = self.catalog.entries()
-        here = ((name, e) for name, e in entries.items() if weights.present(name, e))
+        here = ((name, e) for name, e in entries.items() if weights.are_present(name, e))
         return [self._info(name, entry) for name, entry in here]
 
     def info(self, model: str) -> ModelInfo:
@@ -169,7 +169,7 @@ def session_plan(catalog: Catalog, model: str, task: str | None) -> ModelPlan:
     """
     own = catalog.entry(model).task
     wanted = own if task is None else task
-    if wanted != own and ((own, wanted) != TRACKED or not catalog.serves(model, wanted)):
+    if wanted != own and ((own, wanted) != DETECT_TO_TRACK or not catalog.serves(model, wanted)):
         raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}")
     return catalog.plan(model, wanted)
 

@@ -6,22 +6,22 @@ huggingface_hub is never imported into the server: network access runs in a chil
 
 from mataserver.sources.cache import DiskUsage, cached, disk_usage
 from mataserver.sources.hub import HubUnreachable, download, fetch_config, validate_repo_id
-from mataserver.sources.links import StrayLink, check_links
+from mataserver.sources.links import OutsideLinkError, check_links
 from mataserver.sources.local import edition_of, read_config, size_of
-from mataserver.sources.messages import Progress, Said, Step, Waiting
+from mataserver.sources.messages import PipOutput, Progress, QueuePosition, Step
 from mataserver.sources.packages import install, missing, unmet, unsuitable
 from mataserver.sources.pulls import Pull, Pulls
 
 __all__ = [
     "DiskUsage",
     "HubUnreachable",
+    "OutsideLinkError",
+    "PipOutput",
     "Progress",
     "Pull",
     "Pulls",
-    "Said",
+    "QueuePosition",
     "Step",
-    "StrayLink",
-    "Waiting",
     "cached",
     "check_links",
     "disk_usage",

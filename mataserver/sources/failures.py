@@ -40,11 +40,11 @@ _REFUSALS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-class Refused(Exception):
+class RepositoryError(Exception):
     """The repository cannot be used; the message is for the client."""
 
 
-class Unwritten(Refused):
+class DiskSpaceError(RepositoryError):
     """There is no disk space for it; the message is for the client."""
 
 
@@ -52,10 +52,12 @@ def failure(error: BaseException, repo_id: str) -> HubFailure:
     """Return the failure that an exception means for the model ``repo_id``."""
     chain = list(_chain(error))
     for one in chain:
-        if isinstance(one, Refused):
-            return HubFailure("unwritten" if isinstance(one, Unwritten) else "refused", str(one))
+        if isinstance(one, RepositoryError):
+            return HubFailure(
+                "unwritten" if isinstance(one, DiskSpaceError) else "refused", str(one)
+            )
         if isinstance(one, HfHubHTTPError):
-            return _answered(one, repo_id)
+            return _http_failure(one, repo_id)
     for one in chain:
         if isinstance(one, OSError) and one.errno in _FULL:
             return HubFailure("unwritten", f"the disk is full: {repo_id} cannot be stored")
@@ -63,18 +65,18 @@ def failure(error: BaseException, repo_id: str) -> HubFailure:
         return HubFailure("unreachable", f"cannot reach the hub: {_reason(chain)}")
     if isinstance(error, OSError) and error.strerror:
         return HubFailure("unwritten", f"{repo_id} cannot be stored: {error.strerror}")
-    return _refused(f"the download of {repo_id} has failed")
+    return _refusal(f"the download of {repo_id} has failed")
 
 
-def _answered(error: HfHubHTTPError, repo_id: str) -> HubFailure:
+def _http_failure(error: HfHubHTTPError, repo_id: str) -> HubFailure:
     status = error.response.status_code
     for kinds, detail in _REFUSALS:
         if isinstance(error, kinds):
-            return _refused(detail.format(repo_id))
+            return _refusal(detail.format(repo_id))
     if status == 404:
-        return _refused(_UNKNOWN.format(repo_id))
+        return _refusal(_UNKNOWN.format(repo_id))
     if status in {401, 403}:
-        return _refused(f"the hub refuses access to {repo_id}: check HF_TOKEN")
+        return _refusal(f"the hub refuses access to {repo_id}: check HF_TOKEN")
     if status == 429:
         detail = "cannot reach the hub: it limits requests, try again later"
         return HubFailure("unreachable", detail)
@@ -110,5 +112,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _refused(detail: str) -> HubFailure:
+def _refusal(detail: str) -> HubFailure:
     return HubFailure("refused", detail)

@@ -31,7 +31,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from mataserver.processes.child_main import reserve_output
 from mataserver.sources import cache
-from mataserver.sources.failures import Refused, Unwritten, failure
+from mataserver.sources.failures import DiskSpaceError, RepositoryError, failure
 from mataserver.sources.local import MAX_CONFIG_BYTES
 from mataserver.sources.messages import Config, Downloaded, Progress
 from mataserver.sources.selection import RepoFile, has_weights, select
@@ -66,7 +66,7 @@ class Reporter:
             self._stream.flush()
 
 
-class Meter:
+class ProgressMeter:
     """Reports progress by polling file sizes, whatever writes them."""
 
     def __init__(self, files: list[RepoFile], blobs: Path, report: Reporter) -> None:
@@ -129,7 +129,7 @@ class Repository:
             repo_id, files_metadata=True, timeout=float(constants.HF_HUB_ETAG_TIMEOUT)
         )
         if info.sha is None:
-            raise Refused(f"the hub reports no revision of {repo_id}")
+            raise RepositoryError(f"the hub reports no revision of {repo_id}")
         self.repo_id = repo_id
         self.commit = info.sha
         self.files = [
@@ -150,9 +150,9 @@ class Repository:
             if file.name == "config.json":
                 break
         else:
-            raise Refused(f"{self.repo_id} has no config.json, so its kind is unknown")
+            raise RepositoryError(f"{self.repo_id} has no config.json, so its kind is unknown")
         if file.size > MAX_CONFIG_BYTES:
-            raise Refused(f"the config.json of {self.repo_id} is too large")
+            raise RepositoryError(f"the config.json of {self.repo_id} is too large")
         buffer = io.BytesIO()
         self._get(file, buffer, 0)
         return buffer.getvalue().decode(errors="replace")
@@ -161,10 +161,10 @@ class Repository:
         """Download the relevant files; return the snapshot's directory."""
         files = select(self.files)
         if not any(file.name == "config.json" for file in files):
-            raise Refused(f"{self.repo_id} has no config.json, so its kind is unknown")
+            raise RepositoryError(f"{self.repo_id} has no config.json, so its kind is unknown")
         if not has_weights(files):
-            raise Refused(f"{self.repo_id} holds no weights")
-        meter = Meter(files, self.blobs, report)
+            raise RepositoryError(f"{self.repo_id} holds no weights")
+        meter = ProgressMeter(files, self.blobs, report)
         self._check_space(meter.measure())
         with meter:
             self._fetch_large(files, meter.repeat)
@@ -179,21 +179,21 @@ class Repository:
             place = place.parent
         free = shutil.disk_usage(place).free
         if needed and needed + _SPARE_BYTES > free:
-            raise Unwritten(
+            raise DiskSpaceError(
                 f"not enough disk space for {self.repo_id}: "
                 f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
             )
 
-    def _fetch_large(self, files: list[RepoFile], alive: Callable[[], None]) -> None:
+    def _fetch_large(self, files: list[RepoFile], heartbeat: Callable[[], None]) -> None:
         # Without `with`: the first failure exits the process, and thereby the other downloads.
         pool = ThreadPoolExecutor(_WORKERS)
         large = {file.blob: file for file in files if file.sha256}
         for future in as_completed(
-            [pool.submit(self._fetch, file, alive) for file in large.values()]
+            [pool.submit(self._fetch, file, heartbeat) for file in large.values()]
         ):
             future.result()
 
-    def _fetch(self, file: RepoFile, alive: Callable[[], None]) -> None:
+    def _fetch(self, file: RepoFile, heartbeat: Callable[[], None]) -> None:
         blob = self.blobs / file.blob
         partial = blob.with_name(file.blob + ".incomplete")
         self.blobs.mkdir(parents=True, exist_ok=True)
@@ -206,9 +206,11 @@ class Repository:
                 self._get(file, stream, stream.tell())
                 stream.flush()
                 os.fsync(stream.fileno())
-            if _sha256(partial, alive) != file.sha256:
+            if _sha256(partial, heartbeat) != file.sha256:
                 partial.unlink()
-                raise Refused(f"a file of {self.repo_id} has arrived damaged; pull it again")
+                raise RepositoryError(
+                    f"a file of {self.repo_id} has arrived damaged; pull it again"
+                )
             partial.replace(blob)
 
     @contextlib.contextmanager
@@ -239,7 +241,7 @@ class Repository:
         )
         missing = [file for file in files if not (snapshot / file.name).exists()]
         if missing or not cache.is_complete(snapshot):
-            raise Refused(f"{self.repo_id} lacks some of its own files")
+            raise RepositoryError(f"{self.repo_id} lacks some of its own files")
         return snapshot
 
     def _point_main_to(self, snapshot: Path) -> None:
@@ -251,12 +253,12 @@ class Repository:
         temporary.replace(reference)
 
 
-def _sha256(path: Path, alive: Callable[[], None]) -> str:
+def _sha256(path: Path, heartbeat: Callable[[], None]) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while part := stream.read(_HASH_BYTES):
             digest.update(part)
-            alive()
+            heartbeat()
     return digest.hexdigest()
 
 
@@ -267,7 +269,7 @@ def _remove_dead_links(snapshot: Path) -> None:
             file.unlink()
 
 
-def _answer(command: str, repo_id: str, report: Reporter) -> Message:
+def _execute(command: str, repo_id: str, report: Reporter) -> Message:
     try:
         repository = Repository(repo_id)
         if command == "config":
@@ -283,6 +285,6 @@ def main() -> None:
     command, repo_id = sys.argv[1:]
     report = Reporter(reserve_output())
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
-    report(_answer(command, repo_id, report))
+    report(_execute(command, repo_id, report))
     # Not sys.exit: it would wait for downloads still running after a failure.
     os._exit(0)

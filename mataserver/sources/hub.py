@@ -66,13 +66,13 @@ async def fetch_config(
     ``BadRequest`` (``HubUnreachable`` without either). ``environment`` replaces ``os.environ``.
     """
     try:
-        answer = await _ask("config", repo_id, environment, stall_seconds)
+        answer = await _run_child("config", repo_id, environment, stall_seconds)
     except HubUnreachable:
         if (snapshot := cached(repo_id, environment)) is None:
             raise
         return await asyncio.to_thread(read_config, snapshot)
     if not isinstance(answer, Config):
-        raise _ended(repo_id)
+        raise _unexpected_end(repo_id)
     return parse_config(answer.text)
 
 
@@ -90,18 +90,18 @@ async def download(
     nothing arrives for ``stall_seconds``.
     """
     try:
-        answer = await _ask("download", repo_id, environment, stall_seconds, on_progress)
+        answer = await _run_child("download", repo_id, environment, stall_seconds, on_progress)
     except HubUnreachable:
         if (snapshot := cached(repo_id, environment)) is None:
             raise
         log.warning("the hub cannot be reached; using the cached copy of %s", repo_id)
         return snapshot
     if not isinstance(answer, Downloaded):
-        raise _ended(repo_id)
+        raise _unexpected_end(repo_id)
     return Path(answer.path)
 
 
-async def _ask(
+async def _run_child(
     command: str,
     repo_id: str,
     environment: Mapping[str, str] | None,
@@ -123,22 +123,22 @@ async def _ask(
                 raise HubUnreachable("cannot reach the hub: it has stopped answering") from None
             if not line:
                 log.error("the download child failed: %s", await child.last_words())
-                raise _ended(repo_id)
+                raise _unexpected_end(repo_id)
             message = _DECODER.decode(line)
             if isinstance(message, HubFailure):
-                raise _error(message, environment)
+                raise _as_client_error(message, environment)
             if not isinstance(message, Progress):
                 return message
             if on_progress is not None:
                 on_progress(message)
 
 
-def _error(failure: HubFailure, environment: Mapping[str, str] | None) -> BadRequest:
+def _as_client_error(failure: HubFailure, environment: Mapping[str, str] | None) -> BadRequest:
     if failure.kind == "unwritten":
         hint = f"{cache_directory(environment)}; HF_HOME or HF_HUB_CACHE names the directory"
         return BadRequest(failure.detail, hint=hint)
     return (HubUnreachable if failure.kind == "unreachable" else BadRequest)(failure.detail)
 
 
-def _ended(repo_id: str) -> BadRequest:
+def _unexpected_end(repo_id: str) -> BadRequest:
     return BadRequest(f"the download of {repo_id} has ended unexpectedly")

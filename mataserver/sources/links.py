@@ -12,7 +12,7 @@ from pathlib import Path
 from mataserver.errors import BadRequest
 
 
-class StrayLink(BadRequest):
+class OutsideLinkError(BadRequest):
     """400: a symbolic link of a model leads outside; the detail names it."""
 
 
@@ -20,26 +20,26 @@ def check_links(path: Path) -> None:
     """Check every symbolic link below a model's directory; a single file was resolved earlier.
 
     A link must end inside the directory, or for a snapshot of the hub's cache inside the ``blobs``
-    of the same repository. Raises ``StrayLink``.
+    of the same repository. Raises ``OutsideLinkError``.
     """
     if not path.is_dir():
         return
     root = path.resolve()
-    homes = [root]
+    allowed = [root]
     if root.parent.name == "snapshots" and root.parents[1].name.startswith("models--"):
-        homes.append(root.parents[1] / "blobs")
+        allowed.append(root.parents[1] / "blobs")
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             link = Path(folder, name)
-            if link.is_symlink() and not _ends_in(link, homes):
-                raise StrayLink(
+            if link.is_symlink() and not _leads_into(link, allowed):
+                raise OutsideLinkError(
                     f"{link.relative_to(root)} is a link that leads out of the model's directory"
                 )
 
 
-def _ends_in(link: Path, homes: list[Path]) -> bool:
+def _leads_into(link: Path, allowed: list[Path]) -> bool:
     try:
         end = link.resolve()
     except (OSError, RuntimeError):  # a cycle
         return False
-    return any(end.is_relative_to(home) for home in homes)
+    return any(end.is_relative_to(directory) for directory in allowed)

@@ -74,11 +74,11 @@ def edition_of(path: Path) -> str:
     digest = hashlib.sha256()
     with contextlib.suppress(OSError):  # ignores what cannot be listed
         for file in sorted(_files(path) if path.is_dir() else path.parent.iterdir()):
-            digest.update(_told(file).encode())
+            digest.update(_stamp(file).encode())
     return digest.hexdigest()
 
 
-def _told(file: Path) -> str:
+def _stamp(file: Path) -> str:
     try:
         status = file.stat()
     except OSError:  # a broken link, or removed concurrently

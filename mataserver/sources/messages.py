@@ -40,19 +40,19 @@ class HubFailure(msgspec.Struct, frozen=True, tag="failure"):
     detail: str
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class QueuePosition(msgspec.Struct, frozen=True):
     """A pull is queued at ``place``, 1 for the next."""
 
     place: int
 
 
-class Said(msgspec.Struct, frozen=True):
+class PipOutput(msgspec.Struct, frozen=True):
     """A line of pip's output, for the terminal: it may contain paths and hosts."""
 
     text: str
 
 
-Step: TypeAlias = Progress | Waiting | Said
+Step: TypeAlias = Progress | QueuePosition | PipOutput
 """The progress events of a pull."""
 
 Message: TypeAlias = Progress | Downloaded | Config | HubFailure

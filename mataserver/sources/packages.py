@@ -28,7 +28,7 @@ from mataserver.sources.wheels import Installation, Wheel
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mataserver.sources.wheels import Home
+    from mataserver.sources.wheels import PipEnvironment
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _CLAUSE = r"(?:===?|>=|<=|~=|!=|<|>)\s*[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
@@ -77,9 +77,9 @@ def unsuitable(packages: Sequence[str]) -> tuple[str, ...]:
 
 
 def unmet(distribution: str) -> list[str]:
-    """Return what an installed distribution needs and does not have, each in words.
+    """Return descriptions of an installed distribution's unmet requirements.
 
-    pip sees to that; whoever installs without dependencies, or another version later, may not.
+    pip prevents these, unless packages are installed without dependencies or replaced later.
     """
     from packaging.requirements import InvalidRequirement, Requirement
 
@@ -120,7 +120,7 @@ async def install(
         return
     env = variables.for_child(variables.PIP, environment)
     pip = Pip(python, env, on_output)
-    home = await pip.home()
+    home = await pip.inspect()
     with tempfile.TemporaryDirectory(prefix="mataserver-pip-") as directory:
         try:
             await _install(pip, home, packages, Path(directory))
@@ -131,7 +131,7 @@ async def install(
     importlib.invalidate_caches()
 
 
-async def _install(pip: Pip, home: Home, packages: Sequence[str], folder: Path) -> None:
+async def _install(pip: Pip, home: PipEnvironment, packages: Sequence[str], folder: Path) -> None:
     """Resolve, download, inspect, install. Raises ``BadRequest`` with the reason."""
     constraints, report, wheels = (folder / name for name in ("pins.txt", "report.json", "wheels"))
     await asyncio.to_thread(constraints.write_text, _pins(home))
@@ -139,53 +139,55 @@ async def _install(pip: Pip, home: Home, packages: Sequence[str], folder: Path) 
         *("install", "--dry-run", "--report", str(report), "--constraint", str(constraints)),
         *packages,
     )
-    chosen = _chosen(await asyncio.to_thread(report.read_bytes), home)
+    chosen = _resolved(await asyncio.to_thread(report.read_bytes), home)
     if not chosen:
         return
     await pip.run("wheel", "--no-deps", "--wheel-dir", str(wheels), *chosen)
-    await _add(pip, home, sorted(wheels.glob("*.whl")), folder)
+    await _install_wheels(pip, home, sorted(wheels.glob("*.whl")), folder)
 
 
-async def _add(pip: Pip, home: Home, files: Sequence[Path], folder: Path) -> None:
+async def _install_wheels(
+    pip: Pip, home: PipEnvironment, files: Sequence[Path], folder: Path
+) -> None:
     """Install wheels, all or none. Raises ``BadRequest`` with the reason."""
     found = await asyncio.to_thread(lambda: [Wheel(file, home) for file in files])
     modules = await pip.modules({name for wheel in found for name in wheel.modules})
     installation = Installation(found, folder)
     await asyncio.to_thread(installation.check, modules)
-    await asyncio.to_thread(installation.keep)
+    await asyncio.to_thread(installation.back_up)
     where = "--user" if home.user else "--no-user"
     try:
         await pip.run("install", "--no-deps", "--no-index", where, *map(str, files))
-        await asyncio.to_thread(installation.put_back)
+        await asyncio.to_thread(installation.restore)
     except BaseException:
-        await asyncio.to_thread(installation.undo)
+        await asyncio.to_thread(installation.roll_back)
         raise
 
 
-def _pins(home: Home) -> str:
+def _pins(home: PipEnvironment) -> str:
     """Return the installed distributions as constraints."""
     pins: dict[str, str] = {}
     for name, version in home.installed:
         if name and version and re.fullmatch(_NAME, name) and _VERSION.fullmatch(version):
             # The first one is imported; a second one would contradict it.
-            pins.setdefault(_normal(name), version)
+            pins.setdefault(_normalized(name), version)
     return "".join(f"{name}=={version}\n" for name, version in pins.items())
 
 
-def _chosen(report: bytes, home: Home) -> list[str]:
+def _resolved(report: bytes, home: PipEnvironment) -> list[str]:
     """Return what pip would install, with versions.
 
     Raises ``BadRequest`` for a distribution that is installed: its version could not be pinned.
     """
-    installed = {_normal(name) for name, _ in home.installed if name}
+    installed = {_normalized(name) for name, _ in home.installed if name}
     chosen = [each.metadata for each in msgspec.json.decode(report, type=_Report).install]
     for each in chosen:
-        if _normal(each.name) in installed:
+        if _normalized(each.name) in installed:
             raise BadRequest(f"it would replace {each.name}, which is installed")
     return [f"{each.name}=={each.version}" for each in chosen]
 
 
-def _normal(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -13,14 +13,14 @@ import msgspec
 
 from mataserver.errors import BadRequest
 from mataserver.processes.child import replace_environment, run_process
-from mataserver.sources.wheels import Found, Home
+from mataserver.sources.wheels import InstalledModule, PipEnvironment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from mataserver.processes.child import Child
 
-_HOME = """
+_INSPECT = """
 import importlib.metadata, importlib.util, json, os, site, sys, sysconfig
 found = []
 for one in importlib.metadata.distributions():
@@ -53,7 +53,7 @@ for name in sys.argv[1:]:
 print(json.dumps(found))
 """
 _LINE_LIMIT = 16 * 1024 * 1024
-_KEPT_LINES = 400
+_MAX_LINES = 400
 _REASON_LENGTH = 500
 # pip rolls back an incomplete change when interrupted; this is its timeout.
 _INTERRUPT_SECONDS = 10.0
@@ -71,22 +71,24 @@ class Pip:
         self._env = env
         self._on_output = on_output
 
-    async def home(self) -> Home:
+    async def inspect(self) -> PipEnvironment:
         """Return the installed distributions and paths. Raises ``BadRequest`` without pip."""
-        home = msgspec.json.decode(await self._ask(_HOME), type=Home)
+        home = msgspec.json.decode(await self._run_script(_INSPECT), type=PipEnvironment)
         if not home.has_pip:
             raise BadRequest("this Python environment has no pip, so no package can be installed")
         return home
 
-    async def modules(self, names: Iterable[str]) -> dict[str, Found]:
+    async def modules(self, names: Iterable[str]) -> dict[str, InstalledModule]:
         """Return those of the top-level modules that are installed, without importing any."""
-        return msgspec.json.decode(await self._ask(_MODULES, *names), type=dict[str, Found])
+        return msgspec.json.decode(
+            await self._run_script(_MODULES, *names), type=dict[str, InstalledModule]
+        )
 
     async def run(self, command: str, *arguments: str) -> None:
         """Run a pip command. Raises ``BadRequest`` with pip's reason."""
         options = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
         whole = (self._python, "-P", "-m", "pip", command, *options, *arguments)
-        lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        lines: deque[str] = deque(maxlen=_MAX_LINES)
         async with _process(*whole, env={**self._env, "PYTHONUNBUFFERED": "1"}) as child:
             async for raw in child.output:
                 line = raw.decode(errors="replace").rstrip()
@@ -96,7 +98,7 @@ class Pip:
             if await child.wait() != 0:
                 raise BadRequest(_reason(list(lines)))
 
-    async def _ask(self, script: str, *arguments: str) -> bytes:
+    async def _run_script(self, script: str, *arguments: str) -> bytes:
         command = (self._python, "-P", "-W", "ignore", "-c", script, *arguments)
         async with _process(*command, env=self._env) as child:
             output = await child.output.read()

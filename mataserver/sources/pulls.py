@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mataserver.errors import Conflict, Unavailable
-from mataserver.sources.messages import Waiting
+from mataserver.sources.messages import QueuePosition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,7 +25,7 @@ _RETRY_SECONDS = 60.0
 log = logging.getLogger("mataserver.pulls")
 
 
-class Turns:
+class PullSlots:
     """A semaphore with a bounded queue: at most ``running`` holders and ``waiting`` waiters."""
 
     def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
@@ -34,18 +34,18 @@ class Turns:
         self._queue: list[_Waiter] = []
 
     @contextlib.asynccontextmanager
-    async def taken(self, tell: Callable[[int], None]) -> AsyncIterator[None]:
-        """Hold a slot; while queued, ``tell`` receives each new position, 1 for the next.
+    async def acquire(self, notify: Callable[[int], None]) -> AsyncIterator[None]:
+        """Hold a slot; while queued, ``notify`` receives each new position, 1 for the next.
 
         Raises ``Unavailable`` if the queue is full.
         """
-        await self._wait(tell)
+        await self._wait(notify)
         try:
             yield
         finally:
-            self._give_back()
+            self._release()
 
-    async def _wait(self, tell: Callable[[int], None]) -> None:
+    async def _wait(self, notify: Callable[[int], None]) -> None:
         if self._free:
             self._free -= 1
             return
@@ -53,92 +53,92 @@ class Turns:
             raise Unavailable(
                 f"{len(self._queue)} pulls wait for their turn already", retry_after=_RETRY_SECONDS
             )
-        mine = _Waiter(tell)
+        mine = _Waiter(notify)
         self._queue.append(mine)
-        self._tell_all()
+        self._notify_positions()
         try:
-            await mine.turn
+            await mine.granted
         except asyncio.CancelledError:
-            if not mine.turn.cancelled():  # the slot was granted concurrently
-                self._give_back()
-            self._tell_all()
+            if not mine.granted.cancelled():  # the slot was granted concurrently
+                self._release()
+            self._notify_positions()
             raise
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         waiting = self._waiting()
         if not waiting:
             self._free += 1
             return
-        waiting[0].turn.set_result(None)
-        self._tell_all()
+        waiting[0].granted.set_result(None)
+        self._notify_positions()
 
-    def _tell_all(self) -> None:
-        for place, waiter in enumerate(self._waiting(), 1):
-            waiter.stands_at(place)
+    def _notify_positions(self) -> None:
+        for position, waiter in enumerate(self._waiting(), 1):
+            waiter.set_position(position)
 
     def _waiting(self) -> list[_Waiter]:
         """Return the waiters, without those granted or cancelled."""
-        self._queue = [each for each in self._queue if not each.turn.done()]
+        self._queue = [each for each in self._queue if not each.granted.done()]
         return self._queue
 
 
 class _Waiter:
     """One waiter for a slot."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._tell = tell
-        self._place = 0
+    def __init__(self, notify: Callable[[int], None]) -> None:
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._notify = notify
+        self._position = 0
 
-    def stands_at(self, place: int) -> None:
-        if place != self._place:
-            self._place = place
-            self._tell(place)
+    def set_position(self, position: int) -> None:
+        if position != self._position:
+            self._position = position
+            self._notify(position)
 
 
 class Pull:
-    """The pull of one model: ``place`` is its position in the queue, 0 while not queued."""
+    """The pull of one model: ``position`` is its position in the queue, 0 while not queued."""
 
-    def __init__(self, name: str, turns: Turns, on_step: Callable[[Step], None] | None) -> None:
-        self.place = 0
+    def __init__(self, name: str, slots: PullSlots, on_step: Callable[[Step], None] | None) -> None:
+        self.position = 0
         self._name = name
-        self._turns = turns
+        self._slots = slots
         self._on_step = on_step
 
-    def tell(self, step: Step) -> None:
+    def report(self, step: Step) -> None:
         """Report progress."""
         if self._on_step is not None:
             self._on_step(step)
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         """Wait for a slot and hold it. Raises ``Unavailable`` if the queue is full."""
-        async with self._turns.taken(self._wait):
-            self.place = 0
+        async with self._slots.acquire(self._wait):
+            self.position = 0
             yield
 
-    def _wait(self, place: int) -> None:
-        self.place = place
-        log.info("the pull of %s waits for its turn, place %d", self._name, place)
-        self.tell(Waiting(place))
+    def _wait(self, position: int) -> None:
+        self.position = position
+        log.info("the pull of %s waits for its turn, place %d", self._name, position)
+        self.report(QueuePosition(position))
 
 
 class Pulls:
     """The pulls of one process."""
 
-    def __init__(self, turns: Turns | None = None) -> None:
-        self._turns = turns or Turns()
-        self._under_way: dict[str, Pull] = {}
+    def __init__(self, slots: PullSlots | None = None) -> None:
+        self._slots = slots or PullSlots()
+        self._in_progress: dict[str, Pull] = {}
 
     @contextlib.contextmanager
-    def begun(self, name: str, on_step: Callable[[Step], None] | None) -> Iterator[Pull]:
+    def register(self, name: str, on_step: Callable[[Step], None] | None) -> Iterator[Pull]:
         """Register a pull while it runs. Raises ``Conflict`` while the same model is pulled."""
-        other = self._under_way.get(name)
+        other = self._in_progress.get(name)
         if other is not None:
-            waits = f": it waits for its turn, place {other.place}" if other.place else ""
-            raise Conflict(f"A pull of {name} is already in progress{waits}")
-        self._under_way[name] = Pull(name, self._turns, on_step)
+            detail = f": it waits for its turn, place {other.position}" if other.position else ""
+            raise Conflict(f"A pull of {name} is already in progress{detail}")
+        self._in_progress[name] = Pull(name, self._slots, on_step)
         try:
-            yield self._under_way[name]
+            yield self._in_progress[name]
         finally:
-            del self._under_way[name]
+            del self._in_progress[name]

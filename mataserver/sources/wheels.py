@@ -25,7 +25,7 @@ _CODE = frozenset({".py", ".pyc", ".so", ".pth"})
 _CHUNK_BYTES = 1024 * 1024
 
 
-class Home(msgspec.Struct, frozen=True):
+class PipEnvironment(msgspec.Struct, frozen=True):
     """Where a Python's pip writes, and what is installed there.
 
     paths:     the folder of each installation scheme key ("purelib", "scripts" ...).
@@ -44,7 +44,7 @@ class Home(msgspec.Struct, frozen=True):
         return Path(self.paths[key]).resolve()
 
 
-class Found(msgspec.Struct, frozen=True):
+class InstalledModule(msgspec.Struct, frozen=True):
     """An installed module: its first file, if any, its folders, and its distributions."""
 
     origin: str | None
@@ -58,7 +58,7 @@ class Wheel:
     Raises ``BadRequest`` for an invalid wheel.
     """
 
-    def __init__(self, path: Path, home: Home) -> None:
+    def __init__(self, path: Path, home: PipEnvironment) -> None:
         self.path = path
         self.name, self.version = path.name.split("-")[:2]
         try:
@@ -90,7 +90,7 @@ class Wheel:
                     firsts.append(target)
         return found
 
-    def same(self, target: Path) -> bool:
+    def is_identical(self, target: Path) -> bool:
         """Whether the file at ``target`` already has the wheel's content."""
         member = self.files[target]
         if member is None:
@@ -104,7 +104,7 @@ class Wheel:
                         return False
         return True
 
-    def _target(self, name: str, home: Home) -> Path:
+    def _target(self, name: str, home: PipEnvironment) -> Path:
         """Return a member's target: below the root, or as its ``.data`` folder says."""
         parts = PurePosixPath(name).parts
         if len(parts) > 2 and parts[0].endswith(".data") and parts[1] in home.paths:
@@ -132,41 +132,41 @@ class Installation:
         self._wheels = wheels
         self._targets = [target for wheel in wheels for target in wheel.files]
         self._copies: dict[Path, Path] = {}
-        self._made: list[Path] = []
+        self._created: list[Path] = []
         self._folder = folder
 
-    def check(self, modules: Mapping[str, Found]) -> None:
+    def check(self, modules: Mapping[str, InstalledModule]) -> None:
         """Reject wheels that would change or hide one of the installed ``modules``.
 
         Raises ``BadRequest`` with the distributions' names.
         """
         for wheel in self._wheels:
             for target in filter(Path.is_file, wheel.files):
-                if target.suffix in _CODE and not wheel.same(target):
-                    raise _refusal(wheel, "overwrite", *_owner(target, modules))
+                if target.suffix in _CODE and not wheel.is_identical(target):
+                    raise _conflict_error(wheel, "overwrite", *_owner(target, modules))
             for name, firsts in wheel.modules.items():
                 found = modules.get(name)
-                if found is not None and _hides(firsts, found):
-                    raise _refusal(wheel, "hide", name, found.owners)
+                if found is not None and _is_shadowing(firsts, found):
+                    raise _conflict_error(wheel, "hide", name, found.owners)
 
-    def keep(self) -> None:
+    def back_up(self) -> None:
         """Back up existing files that would be written: identical ones, or not code."""
         for number, target in enumerate(filter(Path.is_file, dict.fromkeys(self._targets))):
             self._copies[target] = self._folder / str(number)
             shutil.copy2(target, self._copies[target])
         wanted = {parent for target in self._targets for parent in _folders(target)}
-        self._made = sorted(folder for folder in wanted if not folder.exists())
+        self._created = sorted(folder for folder in wanted if not folder.exists())
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore the contents and times of files that existed before."""
         for target, copy in self._copies.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             shutil.copy2(copy, target)
 
-    def undo(self) -> None:
+    def roll_back(self) -> None:
         """Remove what was installed, completely or partly, and restore what existed before."""
-        for folder in self._made:
+        for folder in self._created:
             shutil.rmtree(folder, ignore_errors=True)
         for target in self._targets:
             if target not in self._copies:
@@ -174,7 +174,7 @@ class Installation:
                     target.unlink()
                 for compiled in target.parent.glob(f"__pycache__/{target.stem}.*.pyc"):
                     compiled.unlink()
-        self.put_back()
+        self.restore()
 
 
 def _folders(target: Path) -> Iterable[Path]:
@@ -182,7 +182,7 @@ def _folders(target: Path) -> Iterable[Path]:
     return (*target.parents, target.parent / "__pycache__")
 
 
-def _hides(firsts: Iterable[Path], found: Found) -> bool:
+def _is_shadowing(firsts: Iterable[Path], found: InstalledModule) -> bool:
     """Whether one of a module's ``firsts`` would shadow the installed module.
 
     An identical path was already compared by content. A namespace folder is shadowed by an
@@ -194,7 +194,7 @@ def _hides(firsts: Iterable[Path], found: Found) -> bool:
     return any(first.parent in folders for first in firsts)
 
 
-def _owner(target: Path, modules: Mapping[str, Found]) -> tuple[str, list[str]]:
+def _owner(target: Path, modules: Mapping[str, InstalledModule]) -> tuple[str, list[str]]:
     """Return the installed module that a file belongs to, and its distributions."""
     for name, found in modules.items():
         places = [*found.folders, *([found.origin] if found.origin else [])]
@@ -203,9 +203,9 @@ def _owner(target: Path, modules: Mapping[str, Found]) -> tuple[str, list[str]]:
     return target.name, []
 
 
-def _refusal(wheel: Wheel, verb: str, module: str, owners: Sequence[str]) -> BadRequest:
-    whose = f" of {', '.join(owners)}" if owners else ""
+def _conflict_error(wheel: Wheel, verb: str, module: str, owners: Sequence[str]) -> BadRequest:
+    owner = f" of {', '.join(owners)}" if owners else ""
     return BadRequest(
-        f"{wheel.name.replace('_', '-')} {wheel.version} would {verb} the module {module}{whose}; "
+        f"{wheel.name.replace('_', '-')} {wheel.version} would {verb} the module {module}{owner}; "
         "nothing was changed: install it into an environment of its own"
     )

@@ -127,11 +127,11 @@ def test_each_is_switched_off_by_itself():
     """By its own name; by the distribution's all are, and their settings are no mistake."""
     some = discovered(disabled=["vlm", "pose"], hf={"compile": True})
     assert {each.name for each in some.found if each.error} == {"vlm", "pose"}
-    assert not {"vlm", "pose"} & {each.backend.task for each in some.offers}
-    assert len(some.offers) == 11
+    assert not {"vlm", "pose"} & {each.backend.task for each in some.provided}
+    assert len(some.provided) == 11
     none = discovered(disabled=["hf"], hf={"compile": True})
     assert all("plugins.disabled" in each.error for each in none.found)
-    assert (len(none.found), none.offers) == (len(TASKS), [])
+    assert (len(none.found), none.provided) == (len(TASKS), [])
 
 
 def test_one_that_is_broken_breaks_no_other(monkeypatch):
@@ -143,7 +143,7 @@ def test_one_that_is_broken_breaks_no_other(monkeypatch):
     assert {each.name for each in found.found if each.error} == {"hf_ocr"}
     [broken] = [each for each in found.found if each.error]
     assert "ImportError" in broken.error or "ModuleNotFoundError" in broken.error
-    assert len(found.offers) == 11
+    assert len(found.provided) == 11
 
 
 def test_they_share_a_zygote(checkpoint, tmp_path):

@@ -57,9 +57,9 @@ def test_a_missing_engine_is_named_with_the_command(name, command, tmp_path):
     if name in INSTALLED:
         pytest.skip(f"{name} is installed")
     plugins = discover(configure(environ={}, directory=tmp_path), testing.installed("ocr"))
-    assert plugins.pip(name) is not None
+    assert plugins.pip_backend(name) is not None
     with pytest.raises(Unavailable) as caught:
-        plugins.pip(name).check_installed()
+        plugins.pip_backend(name).check_installed()
     assert command in caught.value.detail
 
 

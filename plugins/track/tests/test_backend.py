@@ -69,11 +69,11 @@ def test_it_is_offered_for_detectors_alone():
     points = [testing.FAKE, *testing.installed("track", "opencv")]
     found = plugins.discover(config.Settings(), points)
     for name in ("fake-detect", "opencv-qr", "opencv-faces"):
-        offer = found.offer(ModelFiles(name, "pip"), "track")
+        offer = found.find_backend(ModelFiles(name, "pip"), "track")
         assert offer is not None
         assert offer.backend.name == "track"
     for files in (ModelFiles("fake-classify", "pip"), ModelFiles("org/x", "hf", config={})):
-        assert found.offer(files, "track") is None
+        assert found.find_backend(files, "track") is None
 
 
 @pytest.mark.parametrize(

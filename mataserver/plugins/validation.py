@@ -23,13 +23,13 @@ HOOKS = ("settings", "backends", "brings", "check", "service")
 
 _SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")
-_ARGUMENTS = {
+_BACKEND_FUNCTIONS = {
     "load": "spec, ctx",
     "accepts": "files",
     "facts": "files",
     "parts": "files, settings",
 }
-"""What the functions of a backend are given."""
+"""The functions of a backend, with the arguments that they are called with."""
 
 
 class PluginError(MataError):
@@ -47,7 +47,7 @@ def hooks(module: object) -> dict[str, Callable[..., Any]]:
     try:
         manager.register(module, "plugin")
     except pluggy.PluginValidationError:
-        raise PluginError(_misused(module)) from None
+        raise PluginError(_signature_error(module)) from None
     callers = manager.get_hookcallers(module) or []
     if not callers:
         raise PluginError("it implements no hook: mark one with mataserver.hookimpl")
@@ -55,12 +55,12 @@ def hooks(module: object) -> dict[str, Callable[..., Any]]:
     for caller in callers:
         if caller.name not in HOOKS:
             raise PluginError(f"unknown hook {caller.name!r}: there are {', '.join(HOOKS)}")
-        found[caller.name] = _hook(caller)
+        found[caller.name] = _single_implementation(caller)
     return found
 
 
-def _misused(module: object) -> str:
-    """Return which hook of a plugin is declared otherwise than it is called."""
+def _signature_error(module: object) -> str:
+    """Return the error for a plugin's hook whose signature differs from its specification."""
     for name in HOOKS:
         wanted = list(inspect.signature(getattr(hookspecs, name)).parameters)
         function = getattr(module, name, None)
@@ -71,7 +71,7 @@ def _misused(module: object) -> str:
     return "its hooks must be plain functions"
 
 
-def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
+def _single_implementation(caller: pluggy.HookCaller) -> Callable[..., Any]:
     """Return a hook's single implementation, callable with the hook's arguments."""
     implementations = caller.get_hookimpls()
     if len(implementations) > 1 or any(i.wrapper or i.hookwrapper for i in implementations):
@@ -86,8 +86,8 @@ def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
     return call
 
 
-def several(given: object, wanted: str) -> Iterable[Any]:
-    """Return what a hook gave. Raises ``PluginError`` where that is nothing to go through."""
+def require_iterable(given: object, wanted: str) -> Iterable[Any]:
+    """Return a hook's result. Raises ``PluginError`` if it is not an iterable of items."""
     if not isinstance(given, Iterable) or isinstance(given, (str, Mapping)):
         raise PluginError(f"{wanted}, not a {type(given).__name__}")
     return given
@@ -103,54 +103,54 @@ def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[
         raise PluginError(f"backends() gave a {type(backend).__name__}, not a Backend")
     if not isinstance(backend.name, str) or not backend.name:
         raise PluginError("backends() gave a Backend without a name")
-    who = f"backend {backend.name}"
+    label = f"backend {backend.name}"
     if backend.name in owners:
-        raise PluginError(f"{who}: the plugin {owners[backend.name]} has one of that name")
-    _check_task(backend, who, prefixes)
+        raise PluginError(f"{label}: the plugin {owners[backend.name]} has one of that name")
+    _check_task(backend, label, prefixes)
     for name, allowed in (("source", _SOURCES), ("engine", _ENGINES)):
         if getattr(backend, name) not in allowed:
-            raise PluginError(f"{who}: unknown {name} {getattr(backend, name)!r}")
+            raise PluginError(f"{label}: unknown {name} {getattr(backend, name)!r}")
     if backend.source != "pip" and not callable(backend.accepts):
-        raise PluginError(f"{who}: the source {backend.source} needs a function accepts")
+        raise PluginError(f"{label}: the source {backend.source} needs a function accepts")
     if backend.parts is not None and not callable(backend.parts):
-        raise PluginError(f"{who}: parts must be a function")
+        raise PluginError(f"{label}: parts must be a function")
     if backend.facts is not None and not callable(backend.facts):
-        raise PluginError(f"{who}: facts must be a function")
-    _check_worker(backend, who)
+        raise PluginError(f"{label}: facts must be a function")
+    _check_worker(backend, label)
 
 
-def _check_task(backend: Backend, who: str, prefixes: Collection[str]) -> None:
+def _check_task(backend: Backend, label: str, prefixes: Collection[str]) -> None:
     """Validate the task: one of the API, or the plugin's own with a result struct."""
     task, kind = backend.task, backend.result
     if task in TASKS:
         if kind is not None:
-            raise PluginError(f"{who}: the task {task} has a result already: leave out result")
+            raise PluginError(f"{label}: the task {task} has a result already: leave out result")
         return
     if not isinstance(task, str) or not is_task(task):
         raise PluginError(
-            f"{who}: unknown task {task!r}: one of {', '.join(TASKS)}, or a name of your own "
+            f"{label}: unknown task {task!r}: one of {', '.join(TASKS)}, or a name of your own "
             f"as in {min(prefixes)}.name"
         )
     if task.partition(".")[0] not in prefixes:
         said = " or ".join(f"{each}." for each in sorted(prefixes))
-        raise PluginError(f"{who}: the name of its own task {task!r} must begin with {said}")
+        raise PluginError(f"{label}: the name of its own task {task!r} must begin with {said}")
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-        raise PluginError(f"{who}: its own task {task} needs a result, a msgspec.Struct type")
+        raise PluginError(f"{label}: its own task {task} needs a result, a msgspec.Struct type")
     if issubclass(kind, RESULT_TYPES):
         raise PluginError(
-            f"{who}: the result of its own task {task} is that of a task of the API: make a struct "
-            f"of your own, which may have a list of mataserver.Detection as detections"
+            f"{label}: the result of its own task {task} is that of a task of the API: make a "
+            f"struct of your own, which may have a list of mataserver.Detection as detections"
         )
     if not _are_detections(kind):
         raise PluginError(
-            f"{who}: its result's detections must be a list or a tuple of mataserver.Detection"
+            f"{label}: its result's detections must be a list or a tuple of mataserver.Detection"
         )
-    check_pickles(kind, f"{who}: result")
+    check_pickles(kind, f"{label}: result")
     try:
         msgspec.json.schema(kind)
         msgspec.msgpack.Decoder(kind)
     except (TypeError, ValueError, NameError) as error:
-        raise PluginError(f"{who}: its result cannot be described: {error}") from None
+        raise PluginError(f"{label}: its result cannot be described: {error}") from None
 
 
 def _are_detections(kind: type[msgspec.Struct]) -> bool:
@@ -163,39 +163,39 @@ def _are_detections(kind: type[msgspec.Struct]) -> bool:
     return not known or known[0] in (list[Detection], tuple[Detection, ...])
 
 
-def _check_worker(backend: Backend, who: str) -> None:
+def _check_worker(backend: Backend, label: str) -> None:
     """Validate what is sent to the worker."""
     if not (isinstance(backend.params, type) and issubclass(backend.params, Params)):
-        raise PluginError(f"{who}: params must be a mataserver.Params struct")
+        raise PluginError(f"{label}: params must be a mataserver.Params struct")
     for name in ("check", "of_parts"):
         method = getattr(backend.params, name)
         if not callable(method):  # a field
-            raise PluginError(f"{who}: params: the name {name} is taken by a method of Params")
-        check_called(method, f"{who}: params.{name}", "self")
+            raise PluginError(f"{label}: params: the name {name} is taken by a method of Params")
+        check_signature(method, f"{label}: params.{name}", "self")
     if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
-        raise PluginError(f"{who}: max_batch must be a whole number from 1")
+        raise PluginError(f"{label}: max_batch must be a whole number from 1")
     seconds = backend.step_timeout
     if not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST_STEP:
-        raise PluginError(f"{who}: step_timeout must be 0 to {LONGEST_STEP:g} seconds")
+        raise PluginError(f"{label}: step_timeout must be 0 to {LONGEST_STEP:g} seconds")
     if not isinstance(backend.confined, bool):
-        raise PluginError(f"{who}: confined must be True or False")
+        raise PluginError(f"{label}: confined must be True or False")
     for name in ("requires", "packages", "preload"):
         values = getattr(backend, name)
         if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
-            raise PluginError(f"{who}: {name} must be a tuple of strings")
-    for name, given in _ARGUMENTS.items():
-        check_called(getattr(backend, name), f"{who}: {name}", given)
-    check_pickles(backend.load, f"{who}: load")
-    check_pickles(backend.params, f"{who}: params")
+            raise PluginError(f"{label}: {name} must be a tuple of strings")
+    for name, given in _BACKEND_FUNCTIONS.items():
+        check_signature(getattr(backend, name), f"{label}: {name}", given)
+    check_pickles(backend.load, f"{label}: load")
+    check_pickles(backend.params, f"{label}: params")
 
 
-def check_called(function: object, what: str, given: str) -> None:
-    """Raise ``PluginError`` for a function that could not be called with what it is given."""
+def check_signature(function: object, what: str, given: str) -> None:
+    """Raise ``PluginError`` for a function that cannot be called with the given arguments."""
     if not callable(function):
         return
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C, and silent
+    except (TypeError, ValueError):  # implemented in C, without a signature
         return
     try:
         signature.bind(*given.split(", "))

@@ -26,9 +26,10 @@ log = logging.getLogger("mataserver.plugins")
 class Plugin:
     """One plugin as it was found. ``error`` says why it is not in use.
 
-    ``section`` is the place of its settings below ``plugins``, by default its name. ``late``:
-    installed while the server was running. ``note``: what requires a restart. ``brings``: the names
-    that it provides to other plugins, by their names. ``module`` is its entry point's.
+    ``section`` is the place of its settings below ``plugins``, by default its name.
+    ``installed_late``: installed while the server was running. ``note``: what requires a restart.
+    ``brings``: the names that it provides to other plugins, by their names. ``module`` is its entry
+    point's.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Plugin:
     routes: tuple[Route, ...] = ()
     brings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     error: str | None = None
-    late: bool = False
+    installed_late: bool = False
     note: str | None = None
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class Plugin:
         return self.distribution.removeprefix("mataserver-") or self.name
 
     @property
-    def place(self) -> tuple[str, str]:
+    def sort_key(self) -> tuple[str, str]:
         """Its sort key: plugins of a distribution are adjacent."""
         return (self.family, self.name)
 
@@ -65,13 +66,13 @@ class Plugin:
         return {self.name, self.family, self.distribution} - {""}
 
     @property
-    def fault(self) -> str | None:
+    def error_line(self) -> str | None:
         """Its error on one line; None for a disabled plugin."""
         return None if self.error in {None, DISABLED} else " ".join(str(self.error).split())
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ProvidedBackend:
     """A backend and the plugin that provides it."""
 
     backend: Backend
@@ -87,7 +88,7 @@ class Offer:
         """The installed distributions with an incompatible version, as "name version"."""
         return sources.unsuitable(self.backend.packages)
 
-    def given(self, files: ModelFiles) -> ModelFiles:
+    def with_settings(self, files: ModelFiles) -> ModelFiles:
         """Return the model's description with the plugin's settings added."""
         return replace(files, settings=self.plugin.settings)
 
@@ -96,7 +97,7 @@ class Offer:
         if self.backend.facts is None:
             return {}
         try:
-            return self.backend.facts(self.given(files))
+            return self.backend.facts(self.with_settings(files))
         except MataError as error:
             return {"problem": error.detail}
         except Exception:
@@ -115,11 +116,11 @@ class Offer:
 
 
 @dataclass(slots=True)
-class Discovered:
+class DiscoveredPlugins:
     """The plugins found, and the backends of the usable ones."""
 
     found: list[Plugin] = field(default_factory=list)
-    offers: list[Offer] = field(default_factory=list)
+    provided: list[ProvidedBackend] = field(default_factory=list)
 
 
 def _importable(module: str) -> bool:

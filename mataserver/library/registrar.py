@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.library.plans import ModelPlans
     from mataserver.library.registered import RegisteredModels
-    from mataserver.plugins import Offer, Plugins
+    from mataserver.plugins import Plugins, ProvidedBackend
 
 _EXPORT = "`mataserver export {0} --register` converts it"
 
 
 @dataclass(frozen=True, slots=True)
-class Pulled:
+class Registration:
     """The result of a registration.
 
     name, entry: what was registered.
@@ -45,7 +45,7 @@ class Pulled:
     warnings: list[str] = field(default_factory=list)
 
 
-class Intake:
+class ModelRegistrar:
     """Registers models. ``pulls`` are those in progress."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Intake:
         on_step: Callable[[sources.Step], None] | None = None,
         *,
         allow_pip: bool = True,
-    ) -> Pulled:
+    ) -> Registration:
         """Download or install a model and register it. Idempotent.
 
         A limited number of pulls run concurrently, others are queued: ``on_step`` reports it.
@@ -74,20 +74,22 @@ class Intake:
         ``Unavailable`` if too many are queued.
         """
         self._check_task(task)
-        with self.pulls.begun(name, on_step) as pull:
-            offer = self._plugins.pip(name)
-            if offer is not None:
-                warnings = await self._install(offer, task, pull, allow_pip=allow_pip)
+        with self.pulls.register(name, on_step) as pull:
+            provided = self._plugins.pip_backend(name)
+            if provided is not None:
+                warnings = await self._install(provided, task, pull, allow_pip=allow_pip)
                 return self._register(
                     name, Entry(task=task, source="pip", pulled_at=time.time()), warnings
                 )
             sources.validate_repo_id(name)
-            async with pull.turn():
-                self.match(ModelFiles(name, "hf", None, await self._config_of(name, task)), task)
-                await sources.download(name, pull.tell)
-            return self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
+            async with pull.slot():
+                self.match(ModelFiles(name, "hf", None, await self._fetch_config(name, task)), task)
+                await sources.download(name, pull.report)
+            return self._register_present(
+                name, Entry(task=task, source="hf", pulled_at=time.time())
+            )
 
-    async def _config_of(self, name: str, task: str) -> dict[str, Any]:
+    async def _fetch_config(self, name: str, task: str) -> dict[str, Any]:
         """Return a repository's ``config.json``; if there is none, suggest similar names."""
         try:
             return await sources.fetch_config(name)
@@ -100,14 +102,14 @@ class Intake:
                 )
             raise
 
-    def add_local(self, path: Path, task: str, name: str | None = None) -> Pulled:
+    def add_local(self, path: Path, task: str, name: str | None = None) -> Registration:
         """Register a local directory or file.
 
         Raises ``BadRequest`` if no backend serves it, ``Conflict`` if the name is in use.
         """
-        return self._adopt(*self._local(path, task, name))
+        return self._register_present(*self._local_entry(path, task, name))
 
-    def _local(self, path: Path, task: str, name: str | None) -> tuple[str, Entry]:
+    def _local_entry(self, path: Path, task: str, name: str | None) -> tuple[str, Entry]:
         """Return a path's name and entry. Raises ``BadRequest`` and ``Conflict``."""
         place = path.expanduser().resolve()
         if not place.exists():
@@ -125,21 +127,23 @@ class Intake:
         if task not in self._plugins.tasks:
             raise BadRequest(f"Unknown task {describe_unknown_task(task, self._plugins.tasks)}")
 
-    def _adopt(self, name: str, entry: Entry) -> Pulled:
+    def _register_present(self, name: str, entry: Entry) -> Registration:
         """Register a model that is present. Raises ``BadRequest`` if no backend serves it."""
         try:
             self.match(weights.files(name, entry), entry.task)
         except BadRequest as error:
-            if self._converts(name):
+            if self._expects_conversion(name):
                 error.detail += f"; {_EXPORT.format(name)}, `runtime: auto` does not any more"
             raise
         return self._register(name, entry)
 
-    def _converts(self, name: str) -> bool:
+    def _expects_conversion(self, name: str) -> bool:
         """Whether the settings request the former conversion at the pull."""
         return self.settings.runtime_of(name) == "auto"
 
-    def convert(self, name: str, task: str, directory: Path, path: Path | None = None) -> Pulled:
+    def convert(
+        self, name: str, task: str, directory: Path, path: Path | None = None
+    ) -> Registration:
         """Register a model to be served from ``directory``; ``path`` has a local one's own files.
 
         Raises ``NotFound`` for a missing model, ``Conflict`` for a name in use, and ``BadRequest``
@@ -147,7 +151,7 @@ class Intake:
         """
         known = self._registry.get(name)
         if path is not None:
-            _, entry = self._local(path, task, name)
+            _, entry = self._local_entry(path, task, name)
         elif known is not None:
             entry = msgspec.structs.replace(known, task=task)
         elif sources.cached(name) is not None:
@@ -162,14 +166,16 @@ class Intake:
 
     def match(self, files: ModelFiles, task: str) -> None:
         """Raise ``BadRequest`` with the reason if no backend serves a model for a task."""
-        if self._plugins.offer(files, task) is not None:
+        if self._plugins.find_backend(files, task) is not None:
             return
-        reason = self._plugins.refusal(files, task)
+        reason = self._plugins.rejection_reason(files, task)
         if reason is not None:
             raise BadRequest(f"{files.name} cannot be served: {reason}")
         kind = files.model_type or "unknown"
         others = [
-            other for other in self._plugins.tasks if self._plugins.offer(files, other) is not None
+            other
+            for other in self._plugins.tasks
+            if self._plugins.find_backend(files, other) is not None
         ]
         if others:
             raise BadRequest(
@@ -183,44 +189,46 @@ class Intake:
         raise BadRequest(f"No installed plugin serves models of type {kind!r} for the task {task}")
 
     async def _install(
-        self, offer: Offer, task: str, pull: sources.Pull, *, allow_pip: bool
+        self, provided: ProvidedBackend, task: str, pull: sources.Pull, *, allow_pip: bool
     ) -> list[str]:
-        backend = offer.backend
-        composed = self._plugins.offer(ModelFiles(backend.name, "pip"), task)
+        backend = provided.backend
+        composed = self._plugins.find_backend(ModelFiles(backend.name, "pip"), task)
         if composed is None:
             raise BadRequest(f"Task mismatch: {backend.name} serves {backend.task}, not {task}")
-        if offer.missing or offer.unsuitable:
+        if provided.missing or provided.unsuitable:
             if not allow_pip:
                 raise BadRequest(
                     f"Installing packages is turned off; install {backend.name} by hand"
                 )
             # The lock serializes changes of the environment by pip.
-            async with pull.turn(), self._installing:
-                await sources.install(backend.packages, lambda line: pull.tell(sources.Said(line)))
-            if offer.missing:
+            async with pull.slot(), self._installing:
+                await sources.install(
+                    backend.packages, lambda line: pull.report(sources.PipOutput(line))
+                )
+            if provided.missing:
                 raise BadRequest(f"{backend.name} was installed but cannot be imported")
         if backend.system_binary and shutil.which(backend.system_binary) is None:
             return [f"{backend.name} needs the system binary {backend.system_binary}: not found"]
         return []
 
-    def _register(self, name: str, entry: Entry, warnings: Sequence[str] = ()) -> Pulled:
+    def _register(self, name: str, entry: Entry, warnings: Sequence[str] = ()) -> Registration:
         replaced = self._registry.get(name)
         self._registry.add(name, entry)
         self._plans.clear()
-        said = [*warnings, *self._unconverted(name, entry, replaced)]
+        messages = [*warnings, *self._conversion_warnings(name, entry, replaced)]
         if replaced is not None:
-            removal.discard(replaced, self._registry)
-        offer = self._plugins.offer(weights.files(name, entry), entry.task)
-        if offer is not None and offer.plugin.note:
-            said.append(f"the plugin {offer.plugin.name}: {offer.plugin.note}")
-        return Pulled(name, entry, replaced, said)
+            removal.discard_converted(replaced, self._registry)
+        provided = self._plugins.find_backend(weights.files(name, entry), entry.task)
+        if provided is not None and provided.plugin.note:
+            messages.append(f"the plugin {provided.plugin.name}: {provided.plugin.note}")
+        return Registration(name, entry, replaced, messages)
 
-    def _unconverted(self, name: str, entry: Entry, replaced: Entry | None) -> list[str]:
+    def _conversion_warnings(self, name: str, entry: Entry, replaced: Entry | None) -> list[str]:
         """Explain how to convert a model that is served as pulled, if it used to be converted."""
         if entry.converted is not UNSET:
             return []
         if replaced is not None and replaced.converted is not UNSET:
             return [f"{name} is served as it was pulled again: {_EXPORT.format(name)}"]
-        if entry.source != "pip" and self._converts(name):
+        if entry.source != "pip" and self._expects_conversion(name):
             return [f"{name} is not converted, `runtime: auto` is no more: {_EXPORT.format(name)}"]
         return []

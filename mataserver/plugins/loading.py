@@ -1,4 +1,4 @@
-"""Admission of single plugins: import, configuration, collection of backends, or rejection."""
+"""Loading of single plugins: import, configuration, collection of backends, or rejection."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ import msgspec
 
 from mataserver import config
 from mataserver.errors import MataError
-from mataserver.plugins import admission
-from mataserver.plugins.admission import PluginError, check_backend, check_pickles, several
-from mataserver.plugins.offer import Offer, Plugin, log
+from mataserver.plugins import validation
+from mataserver.plugins.records import Plugin, ProvidedBackend, log
+from mataserver.plugins.validation import (
+    PluginError,
+    check_backend,
+    check_pickles,
+    require_iterable,
+)
 
 if TYPE_CHECKING:
     import importlib.metadata
     from collections.abc import Iterable, Iterator
 
     from mataserver.contract.backend import Backend
-    from mataserver.plugins.offer import Discovered
+    from mataserver.plugins.records import DiscoveredPlugins
 
-_LOST = "it was uninstalled: restart the server to be rid of it"
-_FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
+_UNINSTALLED = "it was uninstalled: restart the server to be rid of it"
+_DIRECTORIES = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 
 
-def unloaded(point: importlib.metadata.EntryPoint) -> Plugin:
+def plugin_record(point: importlib.metadata.EntryPoint) -> Plugin:
     """Return the record of a plugin without importing it."""
     plugin = Plugin(point.name, module=point.module)
     if point.dist is not None:
@@ -36,9 +41,9 @@ def unloaded(point: importlib.metadata.EntryPoint) -> Plugin:
     return plugin
 
 
-def admit(
+def load_plugin(
     point: importlib.metadata.EntryPoint,
-    plugins: Discovered,
+    plugins: DiscoveredPlugins,
     given: Mapping[str, Any],
     variables: Mapping[str, str],
 ) -> Plugin:
@@ -50,12 +55,12 @@ def admit(
             _configure(plugin, given, variables)
     finally:
         _collect(plugin, plugins)
-        _ask_brought(plugin)
+        _collect_brought(plugin)
     return plugin
 
 
 @contextlib.contextmanager
-def collecting(problems: list[config.ConfigError] | None) -> Iterator[None]:
+def collect_errors(problems: list[config.ConfigError] | None) -> Iterator[None]:
     """Append a ``ConfigError`` to the list, if there is one, instead of raising it."""
     try:
         yield
@@ -66,18 +71,18 @@ def collecting(problems: list[config.ConfigError] | None) -> Iterator[None]:
             problems.append(error)
 
 
-def note_loss(plugin: Plugin) -> None:
-    """Note that a plugin is not installed any more; what of it runs goes on as long as it can."""
-    if plugin.note != _LOST:
-        plugin.note = _LOST
-        log.warning("plugin %s: %s", plugin.name, _LOST)
+def record_uninstall(plugin: Plugin) -> None:
+    """Record that a plugin was uninstalled; its imported parts keep running if they can."""
+    if plugin.note != _UNINSTALLED:
+        plugin.note = _UNINSTALLED
+        log.warning("plugin %s: %s", plugin.name, _UNINSTALLED)
 
 
-def note_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
+def record_version_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
     """Record that a version other than the imported one was installed."""
     version = plugin.version if point.dist is None else point.dist.version
     note = f"version {version} was installed: restart the server to use it"
-    if version == plugin.version and plugin.note == _LOST:
+    if version == plugin.version and plugin.note == _UNINSTALLED:
         plugin.note = None  # the same is here again
     if version != plugin.version and note != plugin.note:
         plugin.note = note
@@ -85,13 +90,13 @@ def note_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
 
 
 def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
-    plugin = unloaded(point)
+    plugin = plugin_record(point)
     try:
         if point.name in taken or point.name in {"strict", "disabled"}:
             raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
-        plugin.hooks = admission.hooks(point.load())
+        plugin.hooks = validation.hooks(point.load())
     except (Exception, SystemExit) as error:
-        refuse(plugin, error)
+        reject(plugin, error)
     return plugin
 
 
@@ -122,7 +127,7 @@ def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, s
     except config.ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        refuse(plugin, error)
+        reject(plugin, error)
 
 
 def _section(kind: type[msgspec.Struct], plugin: Plugin) -> str:
@@ -139,27 +144,27 @@ def _section(kind: type[msgspec.Struct], plugin: Plugin) -> str:
     return str(section)
 
 
-def _collect(plugin: Plugin, plugins: Discovered) -> None:
+def _collect(plugin: Plugin, plugins: DiscoveredPlugins) -> None:
     hook = plugin.hooks.get("backends")
     if hook is None or plugin.error is not None:
         return
-    owners = {offer.backend.name: offer.plugin.name for offer in plugins.offers}
-    results = {each.backend.task: each.backend.result for each in plugins.offers}
+    owners = {provided.backend.name: provided.plugin.name for provided in plugins.provided}
+    results = {each.backend.task: each.backend.result for each in plugins.provided}
     try:
-        backends = tuple(several(hook(), "backends() must return backends"))
+        backends = tuple(require_iterable(hook(), "backends() must return backends"))
         for backend in backends:
             check_backend(backend, owners, {plugin.name, plugin.family})
             owners[backend.name] = plugin.name
             _check_owner(backend, plugin, plugins)
             _check_result(backend, results.setdefault(backend.task, backend.result))
     except (Exception, SystemExit) as error:
-        refuse(plugin, error)
+        reject(plugin, error)
         return
     plugin.backends = backends
-    plugins.offers += [Offer(backend, plugin) for backend in backends]
+    plugins.provided += [ProvidedBackend(backend, plugin) for backend in backends]
 
 
-def _ask_brought(plugin: Plugin) -> None:
+def _collect_brought(plugin: Plugin) -> None:
     hook = plugin.hooks.get("brings")
     if hook is None or plugin.error is not None:
         return
@@ -176,20 +181,20 @@ def _ask_brought(plugin: Plugin) -> None:
             raise PluginError("brings() must return names by the names of plugins")  # noqa: TRY301
     except (Exception, SystemExit) as error:
         plugin.brings = {}
-        refuse(plugin, error)
+        reject(plugin, error)
 
 
-def _check_owner(backend: Backend, plugin: Plugin, plugins: Discovered) -> None:
+def _check_owner(backend: Backend, plugin: Plugin, plugins: DiscoveredPlugins) -> None:
     """Raise ``PluginError`` for an own task that another distribution already provides.
 
     Their prefixes may collide: one distribution may be named like a plugin of the other.
     """
-    for offer in plugins.offers:
-        alike = backend.result is not None and offer.backend.task == backend.task
-        if alike and offer.plugin.distribution != plugin.distribution:
+    for provided in plugins.provided:
+        alike = backend.result is not None and provided.backend.task == backend.task
+        if alike and provided.plugin.distribution != plugin.distribution:
             raise PluginError(
                 f"backend {backend.name}: its task {backend.task} is brought by "
-                f"{offer.plugin.distribution} already"
+                f"{provided.plugin.distribution} already"
             )
 
 
@@ -199,7 +204,7 @@ def _check_result(backend: Backend, known: object) -> None:
         raise PluginError(f"backend {backend.name}: its task has another result already")
 
 
-def refuse(plugin: Plugin, error: BaseException) -> None:
+def reject(plugin: Plugin, error: BaseException) -> None:
     """Reject a plugin, recording the error."""
     plugin.error = _reason(error, plugin)
     log.error("plugin %s is not in use: %s", plugin.name, plugin.error, exc_info=error)
@@ -212,13 +217,13 @@ def _reason(error: BaseException, plugin: Plugin) -> str:
     """
     if isinstance(error, MataError):
         return " ".join(error.detail.split())
-    text = " ".join(_FOLDERS.sub("", str(error)).split())
+    text = " ".join(_DIRECTORIES.sub("", str(error)).split())
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    place = None if isinstance(error, SyntaxError) else _place(error, plugin.module)
+    place = None if isinstance(error, SyntaxError) else _code_location(error, plugin.module)
     return said if place is None else f"{said} ({place})"
 
 
-def _place(error: BaseException, module: str) -> str | None:
+def _code_location(error: BaseException, module: str) -> str | None:
     """Return the file and line of a plugin that raised an error; None for one from elsewhere."""
     package = module.partition(".")[0]
     places = [
@@ -233,7 +238,7 @@ def _place(error: BaseException, module: str) -> str | None:
     return f"{'/'.join(own)}, line {line}"
 
 
-def settle(plugins: Iterable[Plugin]) -> None:
+def reject_name_conflicts(plugins: Iterable[Plugin]) -> None:
     """Reject each plugin that provides a name to a plugin that already has it from another.
 
     The owner of such a name, for example a kind of jobs, would be ambiguous.
@@ -243,11 +248,13 @@ def settle(plugins: Iterable[Plugin]) -> None:
     """
     owners: dict[tuple[str, str], str] = {}
     usable = [plugin for plugin in plugins if plugin.error is None]
-    for plugin in sorted(usable, key=lambda each: (each.late, each.name not in each.brings)):
+    for plugin in sorted(
+        usable, key=lambda each: (each.installed_late, each.name not in each.brings)
+    ):
         names = [(to, name) for to, given in plugin.brings.items() for name in given]
         taken = next((each for each in names if each in owners), None)
         if taken is None:
             owners.update(dict.fromkeys(names, plugin.name))
         else:
             to, name = taken
-            refuse(plugin, PluginError(f"{name!r} is provided to {to} by {owners[taken]} already"))
+            reject(plugin, PluginError(f"{name!r} is provided to {to} by {owners[taken]} already"))
