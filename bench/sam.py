@@ -145,7 +145,7 @@ async def overhead(http: aiohttp.ClientSession) -> None:
 
 def _pieces(image: bytes) -> dict[str, Callable[[], Any]]:
     """Return what the method does beside the network, each step by itself, in this process."""
-    from mataserver_sam.masks import stretched
+    from mataserver_sam.masks import resize_to_mask
 
     side, size = 288, (1080, 1920)
     rows, columns = np.mgrid[:side, :side].astype(np.float32)
@@ -154,11 +154,11 @@ def _pieces(image: bytes) -> dict[str, Callable[[], Any]]:
         (40**2 - (rows - 100 - 5 * i) ** 2 - (columns - 120 - 5 * i) ** 2) / 200 + noise[i]
         for i in range(MASKS)
     ]
-    masks = [stretched(each, size) for each in discs]
+    masks = [resize_to_mask(each, size) for each in discs]
     share = np.mean([each.area for each in masks]) / (size[0] * size[1])
     return {
         f"stretching ten masks of {share:.0%} of the image from 288x288 logits": lambda: [
-            stretched(each, size) for each in discs
+            resize_to_mask(each, size) for each in discs
         ],
         "their ten codes": lambda: [each.rle() for each in masks],
         "decoding the JPEG; not for a known image": lambda: decode_image(image, 10_000_000),

@@ -30,11 +30,11 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
 from mataserver_sam.footage import Footage
-from mataserver_sam.forgetting import held_bytes
 from mataserver_sam.index import Limits
 from mataserver_sam.loading import load_sam3
+from mataserver_sam.memory_pruning import held_bytes
 from mataserver_sam.network import Network
-from mataserver_sam.preprocess import Stretched
+from mataserver_sam.preprocess import StretchPreparation
 from mataserver_sam.video import Video
 from mataserver_sam.video_requests import PromptRequest, PropagateRequest
 from mataserver_sam.weights import Weights
@@ -86,7 +86,7 @@ def build() -> Network:
     torch.manual_seed(0)
     model: Any = Sam3VideoModel(config).eval().requires_grad_(requires_grad=False)
     cpu = torch.device("cpu")
-    return Network.of(Weights(model, None, texts, Stretched(SIDE), cpu, torch.float32))
+    return Network.of(Weights(model, None, texts, StretchPreparation(SIDE), cpu, torch.float32))
 
 
 def text_loop(network: Network, pixels: torch.Tensor) -> tuple[Any, Callable[[int], Any]]:

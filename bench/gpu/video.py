@@ -68,9 +68,9 @@ class Frames:
 
 def held(network: Network, things: Any) -> float:
     """Return the MB of the device that lie behind tensors, those of the network aside."""
-    from mataserver_sam.forgetting import held_bytes
+    from mataserver_sam.memory_pruning import held_bytes
 
-    sums = held_bytes(things, shared=network.reach.positions)
+    sums = held_bytes(things, shared=network.pruner.positions)
     return sums.get(network.device.type, 0) / 1e6
 
 
@@ -85,11 +85,11 @@ def tracked(network: Network, objects: int, frames: int) -> dict[str, Any]:
     """Track so many objects; return MB after each frame, and seconds of each."""
     import torch
 
-    from mataserver_sam.encoded_frame import Features
+    from mataserver_sam.encoded_frame import FrameFeatures
     from mataserver_sam.object_track import ObjectTrack
 
     footage: Any = Frames(network, frames)
-    features = Features(network, footage)
+    features = FrameFeatures(network, footage)
     tracks = [ObjectTrack(network, footage, features) for _ in range(objects)]
     before, sizes, took = allocated(network), [], []
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Segment Anything: the SAM3 inference API, and SAM 1, 2 and 3 behind ``/v1/infer``."""
+"""Segment Anything: the SAM3 inference API, and SAM 1, 2 and 3 for ``/v1/infer``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SAM3 inference API: its routes, its gauges and what it adds to ``GET /health``."""
+"""The SAM3 inference API: its routes, its gauges and its part of ``GET /health``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from aiohttp import web
 from msgspec import Struct
 
 import mataserver
-from mataserver_sam.description import described
+from mataserver_sam.description import api_route
 from mataserver_sam.gauges import Gauges
 from mataserver_sam.image_routes import ImageRoutes
-from mataserver_sam.kept_images import KeptImages
+from mataserver_sam.image_store import ImageStore
 from mataserver_sam.served import ServedModel
 from mataserver_sam.video_requests import TRACKING
 from mataserver_sam.video_routes import VideoRoutes
@@ -60,15 +60,15 @@ class SamService:
         self._pictures = Visualizations(
             settings.visualization_cache_mb * 1e6, settings.visualization_ttl_s
         )
-        self._kept = KeptImages(settings.image_cache_mb * 1e6, settings.image_ttl_s)
-        self._images = ImageRoutes(ctx, self._model, self._kept, self._pictures, self._gauges)
+        self._store = ImageStore(settings.image_cache_mb * 1e6, settings.image_ttl_s)
+        self._images = ImageRoutes(ctx, self._model, self._store, self._pictures, self._gauges)
         self._sessions = VideoSessions(ctx, self._model, VideoSources(ctx))
         self._videos = VideoRoutes(ctx, self._sessions)
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""
         own = [
-            described(
+            api_route(
                 "GET", "/models/info", self.info, "The models of SAM3's API", None, ModelsInfo
             )
         ]
@@ -76,7 +76,7 @@ class SamService:
         return [*own, *images, *self._videos.routes()]
 
     async def info(self, _request: web.Request) -> web.Response:
-        """Tell of the model, without loading it."""
+        """Describe the model, without loading it."""
         facts = await self._model.facts()
         info = self._model.info()
         model = ImageModel(
@@ -94,32 +94,32 @@ class SamService:
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     def ping(self) -> dict[str, Any]:
-        """Return what stands in ``GET /health``."""
+        """Return this service's members of ``GET /health``."""
         return {"gpu_count": _gpu_count(), "active_sessions": len(self._sessions)}
 
     async def __aenter__(self) -> Self:
         """Start."""
         await self._sessions.__aenter__()
-        self._ctx.tasks.spawn(self._forget(), "forget images")
+        self._ctx.tasks.spawn(self._drop_expired_images(), "forget images")
         return self
 
-    async def _forget(self) -> None:
-        """Forget the images that nobody asked about for a while, for ever."""
+    async def _drop_expired_images(self) -> None:
+        """Periodically drop the images whose lifetime has passed; runs until cancelled."""
         while True:
             await asyncio.sleep(min(60.0, self._ctx.settings.image_ttl_s))
-            self._kept.drop_expired()
+            self._store.drop_expired()
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop."""
         await self._sessions.__aexit__(*exc)
         self._pictures.clear()
-        self._kept.clear()
+        self._store.clear()
 
 
 @functools.cache
 def _gpu_count() -> int:
-    """Return how many GPUs the driver knows; 0 without a driver."""
-    import pynvml  # large, and no start has a use for it
+    """Return the number of GPUs that the driver lists; 0 without a driver."""
+    import pynvml  # large, and not needed at startup
 
     try:
         pynvml.nvmlInit()

@@ -1,4 +1,4 @@
-"""Boxes: ``(cx, cy, w, h)`` as the API has them, ``(x1, y1, x2, y2)`` as networks do."""
+"""Boxes: ``(cx, cy, w, h)`` in the API, ``(x1, y1, x2, y2)`` in networks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 
 def corners(box: Sequence[float]) -> Four:
-    """Turn ``(cx, cy, w, h)`` into ``(x1, y1, x2, y2)``."""
+    """Convert ``(cx, cy, w, h)`` to ``(x1, y1, x2, y2)``."""
     cx, cy, width, height = box
     return (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
 
 
 def centred(box: Sequence[float]) -> Four:
-    """Turn ``(x1, y1, x2, y2)`` into ``(cx, cy, w, h)``; no side is negative."""
+    """Convert ``(x1, y1, x2, y2)`` to ``(cx, cy, w, h)``; no side is negative."""
     x1, y1, x2, y2 = box
     return ((x1 + x2) / 2, (y1 + y2) / 2, max(0.0, x2 - x1), max(0.0, y2 - y1))
 
 
 def scaled(box: Sequence[float], width: float, height: float) -> Four:
-    """Multiply a box of corners, or of a centre and sides, by a width and a height."""
+    """Multiply a box, in either form, by a width and a height."""
     a, b, c, d = box
     return (a * width, b * height, c * width, d * height)

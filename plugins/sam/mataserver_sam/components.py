@@ -1,8 +1,8 @@
-"""What SAM3's video model takes from a package of compiled kernels, on OpenCV instead.
+"""OpenCV versions of the compiled kernels that SAM3's video model uses.
 
-Without that package transformers leaves out, with no more than a warning, the removal of doubled
-detections, the filling of holes and the removal of specks. With it, it downloads code when the
-first frame is tracked. A worker does neither.
+Without the kernels' package transformers only warns and skips the removal of duplicate detections,
+the filling of holes and the removal of specks. With the package, it downloads code when the first
+frame is tracked. This module avoids both.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Kernels:
     ) -> torch.Tensor:
         """Return the indices to keep, best first, of candidates with ``scores`` ``[N]``.
 
-        A candidate goes when a better one overlaps it by more than ``threshold``; ``overlaps`` are
-        intersections over unions ``[N, N]``.
+        A candidate is dropped when a better one overlaps it by more than ``threshold``;
+        ``overlaps`` are intersections over unions ``[N, N]``.
         """
         close = (overlaps > threshold).cpu().numpy()
         gone = np.zeros(len(close), bool)
@@ -63,7 +63,7 @@ class Kernels:
         return found.to(masks.device), counts.to(masks.device)
 
 
-def lend_kernels() -> None:
-    """Give SAM3's video model these kernels."""
+def install_kernels() -> None:
+    """Make SAM3's video model use these kernels."""
     module: Any = modeling_sam3_video  # typed as None until it downloads them
     module.cv_utils_kernel = Kernels

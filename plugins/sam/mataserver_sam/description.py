@@ -1,4 +1,4 @@
-"""How the routes stand in the server's OpenAPI document."""
+"""Describes the routes for the server's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ TAG = "SAM3"
 _BODY_ERRORS = (400, 408, 413, 415, 422, 500, 503, 507)
 
 
-def described(
+def api_route(
     method: str,
     path: str,
     handler: Handler,
     summary: str,
-    asked: Any,
+    request: Any,
     answer: Any,
     *,
     errors: tuple[int, ...] = (),
     held: str = "",
 ) -> Route:
-    """Return a route that whoever may infer may ask; ``asked`` is None without a body."""
+    """Return a route for clients that may infer; ``request`` is None without a body."""
     return Route(
         method,
         path,
         handler,
         summary,
         TAG,
-        request=() if asked is None else (Body(JSON, asked),),
+        request=() if request is None else (Body(JSON, request),),
         response=(Body(JSON, answer),),
-        errors=errors if asked is None else tuple(sorted({*_BODY_ERRORS, *errors})),
+        errors=errors if request is None else tuple(sorted({*_BODY_ERRORS, *errors})),
         needs="infer",
         held="session_id" if "{session_id}" in path else held,
     )

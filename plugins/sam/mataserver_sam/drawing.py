@@ -1,4 +1,4 @@
-"""Draws what was found: masks, boxes, labels and scores."""
+"""Draws segmentation results: masks, boxes, labels and scores."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver_sam.clicks import Found
     from mataserver_sam.masks import Mask
+    from mataserver_sam.prompt_decoder import FoundObject
 
     Pixels = NDArray[np.uint8]
     Colour = tuple[int, int, int]
 
-LONGEST_SIDE = 2_048
-"""Larger images are drawn smaller: a picture is for looking at, and kept in memory."""
+MAX_SIDE = 2_048
+"""Larger images are drawn scaled down: pictures are previews, and kept in memory."""
 
 _MASK_OPACITY = 0.45
 _GOLDEN = 0.618034
@@ -35,17 +35,17 @@ class Drawing:
     """A picture of an image on which objects are drawn, one after the other."""
 
     def __init__(self, image: Pixels) -> None:
-        """Begin with an RGB image ``[H, W, 3]``."""
+        """Start with an RGB image ``[H, W, 3]``."""
         height, width = image.shape[:2]
-        scale = min(1.0, LONGEST_SIDE / max(height, width))
+        scale = min(1.0, MAX_SIDE / max(height, width))
         self._size = (max(1, round(width * scale)), max(1, round(height * scale)))
         self._canvas: Any = image.copy()
         if scale < 1:
             self._canvas = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
         self._labels: list[tuple[Sequence[float], str]] = []
 
-    def add(self, found: Found, mask: Mask) -> None:
-        """Tint the pixels of a mask, and draw its outline; box and label follow in the end."""
+    def add(self, found: FoundObject, mask: Mask) -> None:
+        """Tint a mask and draw its outline; box and label are drawn by ``png``."""
         paint = colour(len(self._labels))
         self._labels.append((found.box, f"{found.label[:_LONGEST_LABEL]} {found.score:.2f}"))
         pixels: Any = mask.full().view(np.uint8)
@@ -54,11 +54,11 @@ class Drawing:
         tint(self._canvas, pixels, paint)
 
     def png(self) -> bytes:
-        """Draw boxes and labels over everything and return the picture."""
+        """Draw the boxes and labels on top and return the picture."""
         picture = Image.fromarray(self._canvas)
         pen = ImageDraw.Draw(picture)
         for index, (box, text) in enumerate(self._labels):
-            _frame(pen, scaled(corners(box), *self._size), text, colour(index))
+            _draw_box(pen, scaled(corners(box), *self._size), text, colour(index))
         _, encoded = cv2.imencode(
             ".png", np.asarray(picture)[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3]
         )
@@ -66,16 +66,16 @@ class Drawing:
 
 
 def colour(index: int) -> Colour:
-    """Return the RGB colour of an object: neighbours differ, whatever their number."""
+    """Return the RGB colour of an object; neighbouring indices have different hues."""
     red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN % 1.0, 0.85, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _frame(pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, paint: Colour) -> None:
+def _draw_box(pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, paint: Colour) -> None:
     """Draw a box, and above it its label."""
     width, height = pen.im.size
     pen.rectangle(tuple(box), outline=paint, width=_thickness(width, height))
-    tag(pen, box, text, paint)
+    draw_label(pen, box, text, paint)
 
 
 def tint(canvas: Any, pixels: Any, paint: Colour) -> None:
@@ -88,7 +88,7 @@ def tint(canvas: Any, pixels: Any, paint: Colour) -> None:
     cv2.drawContours(canvas, outlines, -1, paint, _thickness(width, height))
 
 
-def tag(pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, paint: Colour) -> None:
+def draw_label(pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, paint: Colour) -> None:
     """Draw a label above a box ``(x1, y1, x2, y2)``, within the picture."""
     width, height = pen.im.size
     font = _font(max(10, min(width, height) // 40))
@@ -101,7 +101,7 @@ def tag(pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, paint: Colour
 
 @lru_cache(maxsize=8)
 def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font of many alphabets where the system has one; Pillow's own knows Latin only."""
+    """Return the system's font of many alphabets, or Pillow's own, which has Latin only."""
     try:
         return ImageFont.truetype("DejaVuSans.ttf", height)
     except OSError:
@@ -109,7 +109,7 @@ def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _readable_on(paint: Colour) -> Colour:
-    """Return black or white, whichever is told apart better (luma of ITU-R BT.601)."""
+    """Return black or white, whichever contrasts better (luma of ITU-R BT.601)."""
     red, green, blue = paint
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
 

@@ -1,6 +1,6 @@
-"""What the vision encoder made of the last frame of a video, which every object of it shares.
+"""The vision encoder's output for the last frame of a video, shared by all its objects.
 
-It stands in for a part of transformers' video sessions, which would encode a frame for each anew.
+It replaces a part of transformers' video sessions, which would encode a frame once per object.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from mataserver_sam.network import Network
 
 
-class Features:
-    """The features of the frame that was encoded last: ``cache`` of transformers' sessions.
+class FrameFeatures:
+    """The features of the last encoded frame: ``cache`` of transformers' sessions.
 
-    A tracker that asks for another frame has it encoded. Of the position encodings, 85 MB in
-    float32, only the one that trackers read is kept.
+    Requesting another frame encodes it. Of the position encodings, 85 MB in float32, only the one
+    that trackers use is kept.
     """
 
     def __init__(self, network: Network, footage: Footage) -> None:
@@ -32,11 +32,11 @@ class Features:
         return self.kept
 
     def cache_vision_features(self, frame: int, features: dict[str, Any]) -> None:
-        """Keep the features of a frame, and no other."""
+        """Keep the features of this frame only."""
         self.kept = {**features, "vision_pos_embeds": features["vision_pos_embeds"][-1:]}
         self._frame = frame
 
     def clear_all(self) -> None:
-        """Forget them."""
+        """Drop the features."""
         self.kept = {}
         self._frame = -1

@@ -1,4 +1,4 @@
-"""The families of SAM as backends: SAM 1, 2 and 3, and Grounding DINO with a SAM behind it."""
+"""The families of SAM as backends: SAM 1, 2 and 3, and Grounding DINO with a SAM."""
 
 from __future__ import annotations
 
@@ -31,50 +31,50 @@ def load_sam3(spec: ModelSpec, ctx: LoadContext) -> Segmenter[Any]:
     Raises ``MataError`` for a checkpoint that is incomplete or unreadable, and ``Unavailable`` for
     a missing package or device.
     """
-    path, ctx = _prepared(spec, ctx)
+    path, ctx = _prepare_load(spec, ctx)
     from mataserver_sam import loading
-    from mataserver_sam.image import Sam3Images
+    from mataserver_sam.image import Sam3ImageSegmenter
     from mataserver_sam.model import Segmenter
 
     weights = loading.load_sam3(path, ctx.device, ctx.dtype)
-    images = Sam3Images(weights, ctx.settings.text_cache_mb * 1e6)
+    images = Sam3ImageSegmenter(weights, ctx.settings.text_cache_mb * 1e6)
     return Segmenter(images, weights, ctx)
 
 
 def load_sam2(spec: ModelSpec, ctx: LoadContext) -> Segmenter[Any]:
     """Load SAM 2; raises what ``load_sam3`` raises."""
-    path, ctx = _prepared(spec, ctx)
+    path, ctx = _prepare_load(spec, ctx)
     from mataserver_sam import loading
     from mataserver_sam.model import Segmenter
-    from mataserver_sam.prompted import PromptedImages
+    from mataserver_sam.prompted import PromptedImageSegmenter
 
     weights = loading.load_sam2(path, ctx.device, ctx.dtype)
-    return Segmenter(PromptedImages(weights), weights, ctx)
+    return Segmenter(PromptedImageSegmenter(weights), weights, ctx)
 
 
 def load_sam1(spec: ModelSpec, ctx: LoadContext) -> Segmenter[Any]:
     """Load SAM 1; raises what ``load_sam3`` raises."""
-    path, ctx = _prepared(spec, ctx)
+    path, ctx = _prepare_load(spec, ctx)
     from mataserver_sam import loading
     from mataserver_sam.model import Segmenter
-    from mataserver_sam.prompted import PromptedImages
+    from mataserver_sam.prompted import PromptedImageSegmenter
 
     weights = loading.load_sam1(path, ctx.device, ctx.dtype)
-    return Segmenter(PromptedImages(weights), weights, ctx)
+    return Segmenter(PromptedImageSegmenter(weights), weights, ctx)
 
 
 def load_grounded(_spec: ModelSpec, ctx: LoadContext) -> GroundedSegmenter:
-    """Join the loaded parts, ``detector`` and ``segmenter``.
+    """Combine the loaded parts, ``detector`` and ``segmenter``.
 
-    Raises ``Unavailable`` when the segmenter is none of this plugin's.
+    Raises ``Unavailable`` when the segmenter is not a model of this plugin.
     """
     from mataserver_sam.grounded import GroundedSegmenter
 
     return GroundedSegmenter(ctx.parts["detector"], ctx.parts["segmenter"])
 
 
-def _prepared(spec: ModelSpec, ctx: LoadContext) -> tuple[Path, LoadContext]:
-    """Return the checkpoint's directory and the context with the device that the settings choose.
+def _prepare_load(spec: ModelSpec, ctx: LoadContext) -> tuple[Path, LoadContext]:
+    """Return the checkpoint's directory, and the context with the configured device.
 
     Sets torch's threads (``ctx.threads``, 0 leaves them).
     """
@@ -89,7 +89,7 @@ def _prepared(spec: ModelSpec, ctx: LoadContext) -> tuple[Path, LoadContext]:
 
 
 def grounded_parts(files: ModelFiles, settings: Settings) -> Mapping[str, Part]:
-    """Name this same model as a detector, and the SAM that the settings choose."""
+    """Name this same model as the detector, and the configured SAM as the segmenter."""
     return {
         "detector": Part(files.name, "detect"),
         "segmenter": Part(settings.segmenter, "segment"),

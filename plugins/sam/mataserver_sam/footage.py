@@ -1,6 +1,6 @@
-"""The frames of a video as a network wants them, which every object of it shares.
+"""The frames of a video, prepared for a network and shared by all objects.
 
-They stand in for a part of transformers' video sessions, which would hold all frames at once.
+They replace a part of transformers' video sessions, which would hold all frames at once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Footage:
-    """The frames of a video as the network wants them, by number: ``processed_frames``.
+    """The prepared frames of a video by number: ``processed_frames`` of transformers' sessions.
 
-    Frames are kept as bytes of the network's size, up to ``cache_bytes``; ``stills`` are the same
+    Frames are cached as bytes of the network's size, up to ``cache_bytes``; ``stills`` are the same
     frames as pictures. Raises ``BadRequest`` as ``Clip`` does.
     """
 
@@ -46,16 +46,16 @@ class Footage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the frames as they are shown."""
+        """Height and width of the displayed frames."""
         return self.clip.height, self.clip.width
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes of the frames that are kept."""
+        """Bytes of the cached frames."""
         return self.clip.cached_bytes + self.stills.cached_bytes
 
     def close(self) -> None:
-        """Close the file; nothing is given any more."""
+        """Close the file; no frame can be read afterwards."""
         self.stills.close()
         self.clip.close()
 

@@ -1,7 +1,7 @@
-"""The frames of a video by number: decoded when they are asked for, exact seeks, a bounded cache.
+"""The frames of a video by number: decoded on demand, with exact seeks and a bounded cache.
 
-Walking backwards decodes each group of pictures forwards and keeps as much of its end as the cache
-takes, so that no frame is decoded for every frame before it.
+Walking backwards decodes each group of pictures forwards and caches as much of its end as fits, so
+that it is not decoded again for every frame.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import av
 from av.error import FFmpegError
 
 from mataserver import BadRequest, upright_frame
-from mataserver_sam.index import indexed
-from mataserver_sam.matroska import ends_early
+from mataserver_sam.index import build_index
+from mataserver_sam.matroska import is_truncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,15 +29,17 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,ivf,asf"
-"""Containers that hold their own frames. Playlists (HLS, DASH, concat) name other files and hosts,
-and must never be opened for a client."""
+"""Containers that hold their own frames.
+
+Playlists (HLS, DASH, concat) refer to other files and hosts, and must never be opened for a client.
+"""
 
 _OPENING = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 _DECODER_THREADS = 2
 
 
-class Sized(Protocol):
-    """What a clip keeps: arrays and tensors know their size."""
+class SupportsNbytes(Protocol):
+    """What a clip caches: arrays and tensors have ``nbytes``."""
 
     @property
     def nbytes(self) -> int:
@@ -45,15 +47,15 @@ class Sized(Protocol):
         ...
 
 
-Prepared = TypeVar("Prepared", bound=Sized)
+Prepared = TypeVar("Prepared", bound=SupportsNbytes)
 
 
 class Clip(Generic[Prepared]):
-    """One open video. Not for two threads at once.
+    """One open video. Not thread-safe.
 
-    ``prepare`` makes of an RGB array ``[H, W, 3]`` what is handed out, and kept in at most
-    ``cache_bytes`` (one frame is always kept). Raises ``BadRequest`` for what is no video, is
-    damaged or is over ``limits``.
+    ``prepare`` converts an RGB array ``[H, W, 3]`` to the returned frame, which is cached in at
+    most ``cache_bytes`` (one frame is always cached). Raises ``BadRequest`` for a file that is not
+    a video, is damaged or exceeds ``limits``.
     """
 
     def __init__(
@@ -61,16 +63,16 @@ class Clip(Generic[Prepared]):
     ) -> None:
         self._prepare = prepare
         self._limits = limits
-        self._cache = _Cache[Prepared](cache_bytes)
+        self._cache = _FrameCache[Prepared](cache_bytes)
         self._frames: Iterator[av.VideoFrame] = iter(())
-        self._next = self._given = self._asked = 0
-        with reading("The video cannot be read"):
-            if ends_early(path):
+        self._next = self._decoded_count = self._last_requested = 0
+        with video_errors("The video cannot be read"):
+            if is_truncated(path):
                 raise BadRequest("The video is damaged: it ends too early")
             self._container = av.open(
                 f"file:{path}",
                 options=_OPENING,
-                metadata_errors="replace",  # titles in any encoding: nobody reads them
+                metadata_errors="replace",  # titles may have any encoding, and are not used
             )
         try:
             self._open()
@@ -79,7 +81,7 @@ class Clip(Generic[Prepared]):
             raise
 
     def _open(self) -> None:
-        stream = self._container.streams.best("video")  # none of the covers, but the film
+        stream = self._container.streams.best("video")  # not a cover picture
         if not isinstance(stream, av.VideoStream):
             raise BadRequest("The file holds no video")
         if stream.codec_context is None:
@@ -89,8 +91,8 @@ class Clip(Generic[Prepared]):
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _DECODER_THREADS
         self._stream.codec_context.options = {"max_pixels": str(self._limits.pixels)}
-        with reading("The video cannot be read"):
-            self._index = indexed(self._container, self._stream, self._limits)
+        with video_errors("The video cannot be read"):
+            self._index = build_index(self._container, self._stream, self._limits)
             self.height, self.width = self._first_size()
 
     def __len__(self) -> int:
@@ -98,7 +100,7 @@ class Clip(Generic[Prepared]):
 
     @property
     def seconds(self) -> float:
-        """How long it plays."""
+        """The duration in seconds."""
         return self._index.seconds
 
     @property
@@ -107,15 +109,15 @@ class Clip(Generic[Prepared]):
         return len(self) / self.seconds
 
     def time(self, number: int) -> float:
-        """Return the seconds from the first frame to when frame ``number`` is shown."""
-        if self._index.counted:
+        """Return the seconds from the first frame to the display of frame ``number``."""
+        if self._index.is_counted:
             return number / self.fps
         ticks = self._index.timestamp(number) - self._index.timestamp(0)
         return float(ticks * (self._stream.time_base or 0))
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes of the frames that are kept."""
+        """Bytes of the cached frames."""
         return self._cache.size
 
     def frame(self, number: int) -> Prepared:
@@ -123,28 +125,29 @@ class Clip(Generic[Prepared]):
 
         Raises ``BadRequest`` when it cannot be decoded.
         """
-        backwards, self._asked = number < self._asked, number
+        backwards, self._last_requested = number < self._last_requested, number
         kept = self._cache.get(number)
         if kept is not None:
             return kept
         first = number - self._cache.room + 1 if backwards else number
-        with reading(f"Frame {number} of the video cannot be decoded"):
+        with video_errors(f"Frame {number} of the video cannot be decoded"):
             return self._decode(max(first, self._index.key(number)), number)
 
     def close(self) -> None:
-        """Close the file, end its decoder, and forget every frame; it gives no more.
+        """Close the file, end its decoder, and drop every frame; no frame can be read afterwards.
 
-        A decoder, its threads and its buffers last as long as anything refers to them. The footage
-        that prepares frames refers to this clip, so nothing here may wait for a garbage collection.
+        A decoder, its threads and its buffers live as long as anything refers to them. The footage
+        that prepares frames refers to this clip, so the references are dropped here rather than
+        left to a garbage collection.
         """
         self._frames = iter(())
-        self._cache = _Cache[Prepared](0)
+        self._cache = _FrameCache[Prepared](0)
         self._container.close()
         vars(self).pop("_stream", None)
         del self._container, self._prepare
 
     def _decode(self, first: int, last: int) -> Prepared:
-        """Decode up to frame ``last``, keep those from ``first`` on, and return ``last``."""
+        """Decode up to frame ``last``, cache those from ``first`` on, and return ``last``."""
         start = self._index.key(first)
         if not start <= self._next <= first:
             self._seek(start)
@@ -156,14 +159,14 @@ class Clip(Generic[Prepared]):
         return found
 
     def _forward(self, first: int, last: int, start: int) -> Prepared | None:
-        """Decode on to frame ``last``; None when the stream ends or a seek came down beyond it.
+        """Decode on to frame ``last``; None when the stream ends or a seek landed beyond it.
 
-        A frame that the stream promised and does not hold is stood in for by the one after it.
+        A frame that is in the index but not in the stream is replaced by the one after it.
         """
         for decoded in self._frames:
-            number = self._index.number(decoded.pts, self._given)
-            landed = self._given == 0
-            self._next, self._given = number + 1, self._given + 1
+            number = self._index.number(decoded.pts, self._decoded_count)
+            landed = self._decoded_count == 0
+            self._next, self._decoded_count = number + 1, self._decoded_count + 1
             if landed and number > last and start > 0:
                 return None
             if number >= first:
@@ -174,17 +177,17 @@ class Clip(Generic[Prepared]):
         return None
 
     def _seek(self, number: int) -> None:
-        if self._index.counted:
+        if self._index.is_counted:
             number = 0
         if number:
             self._container.seek(self._index.timestamp(number), stream=self._stream)
         else:
             self._container.seek(self._beginning())
-        self._frames = self._decoded()
-        self._next, self._given = number, 0
+        self._frames = self._decode_frames()
+        self._next, self._decoded_count = number, 0
 
     def _beginning(self) -> int:
-        """Return, in microseconds, where to seek for the first frame.
+        """Return the seek position of the first frame, in microseconds.
 
         Streams without a table (MPEG-TS) find it only from before it, and AVI from no further than
         zero.
@@ -192,10 +195,10 @@ class Clip(Generic[Prepared]):
         begin = self._index.timestamp(0) * (self._stream.time_base or 0)
         return min(0, int(begin * 1_000_000))
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Yield frames as they are shown; packets that the decoder does not take are passed over.
+    def _decode_frames(self) -> Iterator[av.VideoFrame]:
+        """Yield frames in display order; packets that the decoder rejects are skipped.
 
-        Decoders say in many ways that data is damaged.
+        Decoders report damaged data in many ways.
         """
         for packet in self._container.demux(self._stream):
             try:
@@ -223,8 +226,8 @@ class Clip(Generic[Prepared]):
             raise BadRequest(f"The frames of the video are over the limit of {limit} pixels")
 
 
-class _Cache(Generic[Prepared]):
-    """The frames that were used last, up to a number of bytes; always one."""
+class _FrameCache(Generic[Prepared]):
+    """The most recently used frames, up to a number of bytes; always one."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -238,13 +241,13 @@ class _Cache(Generic[Prepared]):
         return max(1, int(self._limit / largest)) if largest else 1
 
     def get(self, number: int) -> Prepared | None:
-        """Return a frame that is kept."""
+        """Return a cached frame, or None."""
         if number in self._kept:
             self._kept.move_to_end(number)
         return self._kept.get(number)
 
     def put(self, number: int, frame: Prepared) -> None:
-        """Keep a frame, and give up those that were not used for longest."""
+        """Add a frame, evicting the least recently used ones."""
         replaced = self._kept.pop(number, None)
         self.size += frame.nbytes - (0 if replaced is None else replaced.nbytes)
         self._kept[number] = frame
@@ -253,9 +256,9 @@ class _Cache(Generic[Prepared]):
 
 
 @contextmanager
-def reading(said: str) -> Iterator[None]:
-    """Turn what libav raises into a ``BadRequest``; its own sentences hold paths."""
+def video_errors(detail: str) -> Iterator[None]:
+    """Convert libav's errors to a ``BadRequest``; their own messages contain paths."""
     try:
         yield
     except (FFmpegError, OSError, UnicodeError) as error:
-        raise BadRequest(said) from error
+        raise BadRequest(detail) from error

@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 class Gauges:
-    """A collector: it is asked whenever the metrics are read.
+    """A collector: it computes its values whenever the metrics are read.
 
-    ``loaded`` tells whether the model is in memory. GPU memory is what the model's worker last
-    told, in torch's terms; without the model it is nothing.
+    ``loaded`` returns whether the model is in memory. GPU memory is the last report of the model's
+    worker, in torch's terms; without the model it is 0.
     """
 
     def __init__(self, loaded: Callable[[], bool]) -> None:
         self._loaded = loaded
         self._gpus: GpuMemory = []
-        psutil.cpu_percent()  # the first call has nothing to compare with
+        psutil.cpu_percent()  # the first call only sets the reference
 
     def note(self, gpus: GpuMemory) -> None:
-        """Keep what a worker told: index, allocated and reserved bytes of each GPU."""
+        """Keep a worker's report: index, allocated and reserved bytes of each GPU."""
         self._gpus = gpus
 
     def describe(self) -> Iterable[Metric]:
-        """Return the metrics without values, so that registering asks nobody."""
+        """Return the metrics without values, so that registering collects nothing."""
         return self._families(None)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics with their values of now."""
+        """Return the metrics with their current values."""
         memory = self._gpus if self._loaded() else [(index, 0, 0) for index, *_ in self._gpus]
         return self._families(memory)
 

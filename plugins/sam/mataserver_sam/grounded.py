@@ -1,4 +1,4 @@
-"""Grounding DINO finds what a text names, a SAM outlines it: Grounded SAM (arXiv:2401.14159)."""
+"""Grounded SAM (arXiv:2401.14159): Grounding DINO detects by text, a SAM segments each box."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class GroundedSegmenter:
-    """A detector that takes text, and a SAM that outlines each of its boxes."""
+    """A detector that takes text, and a SAM that segments each of its boxes."""
 
     def __init__(self, detector: LoadedPart, segmenter: LoadedPart) -> None:
-        """Keep the parts. Raises ``Unavailable`` for a segmenter that is none of this plugin's."""
+        """Keep the parts. Raises ``Unavailable`` for a segmenter that is not this plugin's."""
         self._detector = detector
         self._segmenter: Any = segmenter.model
         if not hasattr(self._segmenter, "outlines"):
@@ -36,23 +36,23 @@ class GroundedSegmenter:
     ) -> list[SegmentResult]:
         """Return the segments of each image in the detector's order.
 
-        Label, confidence and box are the detector's; each mask is that of its box. A box in which
-        nothing is outlined is left out. Raises ``InvalidParams`` for missing prompts.
+        Label, confidence and box are the detector's; each mask is that of its box. A box with an
+        empty mask is left out. Raises ``InvalidParams`` for missing prompts.
         """
         for each in params:
             each.check()
-        asked = [self._asked(each) for each in params]
-        results: Any = self._detector.model.predict(images, asked)
+        inputs = [self._inputs(each) for each in params]
+        results: Any = self._detector.model.predict(images, inputs)
         return [
-            self._outlined(image, result.detections, each.segmentation_confidence)
+            self._segment_boxes(image, result.detections, each.segmentation_confidence)
             for image, result, each in zip(images, results, params, strict=True)
         ]
 
-    def _asked(self, params: GroundedParams) -> Any:
+    def _inputs(self, params: GroundedParams) -> Any:
         given = {"prompts": list(params.prompts), "confidence": params.detection_confidence}
         return msgspec.convert(given, self._detector.params)
 
-    def _outlined(
+    def _segment_boxes(
         self, image: Image, detections: Sequence[Any], confidence: float
     ) -> SegmentResult:
         height, width = image.shape[:2]

@@ -1,6 +1,6 @@
-"""SAM3 on images: objects by text, by boxes that show what is meant, and by points.
+"""SAM3 on images: objects by text, by example boxes, and by points.
 
-The heavy part, the vision encoder, runs once per image; what it gives is enough for every prompt.
+The expensive part, the vision encoder, runs once per image; its output serves every prompt.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from mataserver import InvalidParams
 from mataserver_sam.boxes import centred
-from mataserver_sam.clicks import VISUAL, Clicker, Found, finite
-from mataserver_sam.features import Cache, tensor_bytes
+from mataserver_sam.byte_cache import ByteCache, tensor_bytes
+from mataserver_sam.prompt_decoder import VISUAL, FoundObject, PromptDecoder, finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
     Tensors = tuple[torch.Tensor, ...]
 
-TEXTS_AT_ONCE = 4
+TEXTS_PER_PASS = 4
 """How many texts share a pass of the detector: each has 200 masks of 288 by 288 logits."""
 
-_HALF = 0.5  # of a probability: a pixel belongs to an object from here on
+_MASK_THRESHOLD = 0.5  # the least probability of an object's pixel
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question to the detector: a text, and boxes that show what is meant and what is not."""
+    """One query to the detector: a text, and example boxes, positive or negative."""
 
     text: str
     boxes: tuple[RelativeBox, ...] = ()
@@ -45,8 +45,8 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What the vision encoder made of one image: ``pyramid`` is of three levels."""
+class ImageFeatures:
+    """The vision encoder's output for one image; ``pyramid`` has three levels."""
 
     pyramid: Tensors
     hidden: torch.Tensor
@@ -57,8 +57,8 @@ class Sight:
         return tensor_bytes([*self.pyramid, self.hidden])
 
 
-class Sam3Images:
-    """The image half of SAM3."""
+class Sam3ImageSegmenter:
+    """The image part of SAM3."""
 
     capabilities = (
         "text_prompt",
@@ -70,58 +70,62 @@ class Sam3Images:
 
     def __init__(self, weights: Weights, text_cache_bytes: float) -> None:
         self._weights = weights
-        self._texts: Cache[Tensors] = Cache(text_cache_bytes, tensor_bytes)
-        self._clicker = Clicker(weights.tracker_image, weights.prepare)
+        self._texts: ByteCache[Tensors] = ByteCache(text_cache_bytes, tensor_bytes)
+        self._decoder = PromptDecoder(weights.tracker_image, weights.prepare)
         self._positions: Tensors = ()
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise ``InvalidParams`` for prompts that this model cannot serve."""
+        """Raise ``InvalidParams`` for prompts that this model does not support."""
         texts = [query.text for query in queries(prompts)]
         if texts:
             self._weights.tokens(texts)
 
-    def see(self, image: NDArray[np.uint8]) -> Sight:
+    def encode_image(self, image: NDArray[np.uint8]) -> ImageFeatures:
         """Run the vision encoder on an RGB image ``[H, W, 3]``."""
         seen = self._weights.detector.get_vision_features(pixel_values=self._weights.pixels(image))
-        if not self._positions:  # they do not depend on the image
+        if not self._positions:  # the same for every image
             self._positions = tuple(seen.fpn_position_encoding[:-1])
-        return Sight(tuple(seen.fpn_hidden_states[:-1]), seen.last_hidden_state)
+        return ImageFeatures(tuple(seen.fpn_hidden_states[:-1]), seen.last_hidden_state)
 
-    def find(
+    def find_objects(
         self,
-        sight: Sight,
+        sight: ImageFeatures,
         prompts: Sequence[Prompt],
         size: Size,
         threshold: float,
         *,
-        every: bool = False,
-    ) -> Iterator[list[Found]]:
-        """Yield what each query (text, boxes), then what each point prompt found, best first.
+        all_masks: bool = False,
+    ) -> Iterator[list[FoundObject]]:
+        """Yield the objects of each query (text, boxes), then of each point prompt, best first.
 
-        A point prompt finds one object; with ``every``, each of its proposals. Objects with a score
-        below ``threshold`` are left out.
+        A point prompt finds one object; with ``all_masks``, each of its proposals. Objects with a
+        score below ``threshold`` are left out.
         """
-        yield from self._ask(sight, queries(prompts), size, threshold)
+        yield from self._run_queries(sight, queries(prompts), size, threshold)
         points = [each for each in prompts if each.type == "point"]
         if not points:
             return
-        for group in self._clicker.proposed(self._embeddings(sight), points, size, every=every):
+        for group in self._decoder.propose_masks(
+            self._embeddings(sight), points, size, all_masks=all_masks
+        ):
             yield [each for each in group if each.score >= threshold]
 
-    def click(self, sight: Sight, prompts: Sequence[Prompt], size: Size) -> list[Found]:
+    def outline_prompts(
+        self, sight: ImageFeatures, prompts: Sequence[Prompt], size: Size
+    ) -> list[FoundObject]:
         """Return one object for each point or box prompt, whatever its score."""
-        return self._clicker.click(self._embeddings(sight), prompts, size)
+        return self._decoder.outline_prompts(self._embeddings(sight), prompts, size)
 
-    def _ask(
-        self, sight: Sight, asked: Sequence[Query], size: Size, threshold: float
-    ) -> Iterator[list[Found]]:
-        """Yield the objects of each query whose score is at least ``threshold``, best first."""
+    def _run_queries(
+        self, sight: ImageFeatures, asked: Sequence[Query], size: Size, threshold: float
+    ) -> Iterator[list[FoundObject]]:
+        """Yield the objects of each query with a score of at least ``threshold``, best first."""
         for batch in _batches(asked):
             output = self._detect(sight, batch)
             for row, query in enumerate(batch):
                 yield _read(output, row, query.text, size, threshold)
 
-    def _detect(self, sight: Sight, asked: Sequence[Query]) -> Any:
+    def _detect(self, sight: ImageFeatures, asked: Sequence[Query]) -> Any:
         """Run the detector on several texts, or on one query with boxes."""
         texts, mask = self._text_features([query.text for query in asked])
         given: dict[str, Any] = {}
@@ -136,10 +140,10 @@ class Sam3Images:
             **given,
         )
 
-    def _vision(self, sight: Sight, count: int) -> Any:
-        """Return an image's features as the detector takes them, once for each of ``count`` texts.
+    def _vision(self, sight: ImageFeatures, count: int) -> Any:
+        """Return an image's features in the detector's form, once for each of ``count`` texts.
 
-        Nothing is copied. The detector leaves out the last level, whatever it is.
+        Nothing is copied. The detector ignores the last level, whatever it is.
         """
 
         def repeated(tensors: Tensors) -> tuple[torch.Tensor, ...]:
@@ -152,7 +156,7 @@ class Sam3Images:
         )
 
     def _text_features(self, texts: Sequence[str]) -> Tensors:
-        """Return features ``[N, 32, D]`` and mask ``[N, 32]`` of texts, each computed once."""
+        """Return cached features ``[N, 32, D]`` and mask ``[N, 32]`` of texts."""
         every = [self._texts.get(text) or self._encode(text) for text in texts]
         features, masks = zip(*every, strict=True)
         return torch.cat(features), torch.cat(masks)
@@ -164,8 +168,8 @@ class Sam3Images:
         self._texts.put(text, encoded)
         return encoded
 
-    def _embeddings(self, sight: Sight) -> list[torch.Tensor]:
-        """Return what the tracker reads of an image: its neck runs on the same encoder's output."""
+    def _embeddings(self, sight: ImageFeatures) -> list[torch.Tensor]:
+        """Return the tracker's input of an image: its neck runs on the same encoder's output."""
         video, tracker = self._weights.video, self._weights.tracker_video
         seen = BaseModelOutputWithPooling(last_hidden_state=sight.hidden)
         levels, _ = video.get_vision_features_for_tracker(vision_embeds=seen)
@@ -177,11 +181,11 @@ class Sam3Images:
 
 
 def queries(prompts: Sequence[Prompt]) -> list[Query]:
-    """Return the questions that text and box prompts ask together.
+    """Combine text and box prompts to queries.
 
-    Each text is one. A box shows what the text before it means (the first text, if none is
-    before); boxes without any text ask for everything that looks like them. Raises
-    ``InvalidParams`` for boxes that only show what is not wanted.
+    Each text is one. A box is an example of the text before it (or of the first text, if none is
+    before); boxes without any text find all similar objects. Raises ``InvalidParams`` for negative
+    boxes only.
     """
     texts = [index for index, each in enumerate(prompts) if each.type == "text"]
     owned: dict[int, list[Prompt]] = {index: [] for index in texts or [-1]}
@@ -203,11 +207,11 @@ def queries(prompts: Sequence[Prompt]) -> list[Query]:
 
 
 def _batches(asked: Sequence[Query]) -> Iterator[Sequence[Query]]:
-    """Yield queries that share a pass, in order: some texts alone, or one query with boxes."""
+    """Yield queries that share a pass, in order: texts without boxes, or one query with boxes."""
     start = 0
     while start < len(asked):
         end = start + 1
-        while end < min(start + TEXTS_AT_ONCE, len(asked)) and not (
+        while end < min(start + TEXTS_PER_PASS, len(asked)) and not (
             asked[start].boxes or asked[end].boxes
         ):
             end += 1
@@ -215,10 +219,10 @@ def _batches(asked: Sequence[Query]) -> Iterator[Sequence[Query]]:
         start = end
 
 
-def _read(output: Any, row: int, label: str, size: Size, threshold: float) -> list[Found]:
-    """Return the objects of one row of the detector's answer, best first.
+def _read(output: Any, row: int, label: str, size: Size, threshold: float) -> list[FoundObject]:
+    """Return the objects of one row of the detector's output, best first.
 
-    A score is the probability of the object times the one that anything was found at all.
+    A score is the probability of the object times the probability of any object.
     """
     presence = finite(output.presence_logits[row]).sigmoid()
     scores = finite(output.pred_logits[row]).sigmoid() * presence
@@ -227,6 +231,6 @@ def _read(output: Any, row: int, label: str, size: Size, threshold: float) -> li
     masks = finite(output.pred_masks[row, kept]).sigmoid().cpu().numpy()
     boxes = finite(output.pred_boxes[row, kept]).clamp(0.0, 1.0).tolist()
     return [
-        Found(values, _HALF, size, centred(box), score, label)
+        FoundObject(values, _MASK_THRESHOLD, size, centred(box), score, label)
         for values, box, score in zip(masks, boxes, scores[kept].tolist(), strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What ``/api/v1/image`` takes and answers."""
+"""The requests and answers of ``/api/v1/image``."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ class CachedAnswer(Struct, frozen=True, kw_only=True):
     image_id: str | UnsetType = UNSET
 
 
-class Answered(NamedTuple):
-    """What the worker gives back for a request.
+class WorkerAnswer(NamedTuple):
+    """A worker's answer to a request.
 
     body:    the answer as JSON.
     timing:  the stages of the work, as the value of a ``Server-Timing`` header.
     gpus:    index, allocated and reserved bytes of each GPU that the worker uses.
-    picture: a PNG that shows the answer, if one was asked for.
+    picture: a PNG that shows the answer, if requested.
     """
 
     body: bytes

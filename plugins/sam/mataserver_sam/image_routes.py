@@ -1,4 +1,4 @@
-"""``/api/v1/image``: from requests to calls of the model."""
+"""``/api/v1/image``: turns requests into calls of the model."""
 
 from __future__ import annotations
 
@@ -6,48 +6,48 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mataserver_sam.description import described
+from mataserver_sam.description import api_route
 from mataserver_sam.image_requests import (
     CachedAnswer,
     CachedRequest,
     SegmentAnswer,
     SegmentRequest,
 )
-from mataserver_sam.video_routes import asker
+from mataserver_sam.video_routes import principal_of
 
 if TYPE_CHECKING:
     from mataserver import Context, Route
     from mataserver_sam.gauges import Gauges
-    from mataserver_sam.image_requests import Answered
-    from mataserver_sam.kept_images import KeptImages
+    from mataserver_sam.image_requests import WorkerAnswer
+    from mataserver_sam.image_store import ImageStore
     from mataserver_sam.served import ServedModel
     from mataserver_sam.visualizations import Visualizations
 
 
 class ImageRoutes:
-    """The handlers. The worker makes the bytes of an answer; nothing is parsed again here."""
+    """The handlers. The worker encodes the answer; it is not parsed here."""
 
     def __init__(
         self,
         ctx: Context,
         model: ServedModel,
-        kept: KeptImages,
+        kept: ImageStore,
         pictures: Visualizations,
         gauges: Gauges,
     ) -> None:
         self._read = ctx.http.read_json
         self._form: str = ctx.settings.mask_format
         self._model = model
-        self._kept = kept
+        self._store = kept
         self._pictures = pictures
         self._gauges = gauges
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            described("POST", "/api/v1/image/segment", self.segment, "Segment an image by prompts",
+            api_route("POST", "/api/v1/image/segment", self.segment, "Segment an image by prompts",
                       SegmentRequest, SegmentAnswer, errors=(404,)),
-            described("POST", "/api/v1/image/cached-features", self.cached,
+            api_route("POST", "/api/v1/image/cached-features", self.cached,
                       "Segment an image by several texts at once", CachedRequest, CachedAnswer,
                       errors=(404,)),
         ]  # fmt: skip
@@ -55,34 +55,34 @@ class ImageRoutes:
     async def segment(self, request: web.Request) -> web.Response:
         """Segment one image by any prompts."""
         async with self._read(request, SegmentRequest) as asked:
-            image = self._kept.of(asked, asker(request).id)
+            image = self._store.find(asked, principal_of(request).id)
             name, path = self._pictures.reserve()
             wanted = path if asked.return_visualization else None
             form = asked.mask_format or self._form
             async with self._model.acquire() as model:
-                done: Answered = await model.call(
+                done: WorkerAnswer = await model.call(
                     "segment", image.data, asked.prompts, asked.confidence_threshold, form,
                     picture_url=wanted, image_id=image.image_id, all_masks=asked.all_masks,
                 )  # fmt: skip
-        self._kept.keep(image, asker(request).id)
+        self._store.keep(image, principal_of(request).id)
         if wanted is not None:
             self._pictures.put(name, done.picture)
         return self._respond(done)
 
     async def cached(self, request: web.Request) -> web.Response:
-        """Segment one image by several texts on one run of the encoder."""
+        """Segment one image by several texts with one run of the encoder."""
         async with self._read(request, CachedRequest) as asked:
-            image = self._kept.of(asked, asker(request).id)
+            image = self._store.find(asked, principal_of(request).id)
             form = asked.mask_format or self._form
             async with self._model.acquire() as model:
-                done: Answered = await model.call(
+                done: WorkerAnswer = await model.call(
                     "cached", image.data, asked.text_prompts, asked.confidence_threshold, form,
                     image_id=image.image_id,
                 )  # fmt: skip
-        self._kept.keep(image, asker(request).id)
+        self._store.keep(image, principal_of(request).id)
         return self._respond(done)
 
-    def _respond(self, done: Answered) -> web.Response:
+    def _respond(self, done: WorkerAnswer) -> web.Response:
         self._gauges.note(done.gpus)
         headers = {"Server-Timing": done.timing}
         return web.Response(body=done.body, content_type="application/json", headers=headers)

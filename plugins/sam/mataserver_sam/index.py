@@ -1,7 +1,7 @@
-"""The index of a video: when each frame is shown, and where a decoder can start.
+"""The index of a video: the timestamp of each frame, and the frames that a decoder can start from.
 
-It is made of the packets' timestamps without decoding anything, so the count of frames is exact
-and variable frame rates are nothing special.
+It is built from the packets' timestamps without decoding, so the number of frames is exact and
+variable frame rates need no special handling.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FALLBACK_RATE = 25.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a video may cost: its frames, its length in seconds, the pixels of one frame."""
+    """Limits of a video: its frames, its length in seconds, the pixels of one frame."""
 
     frames: int = 100_000
     seconds: float = 3_600.0
@@ -36,8 +36,8 @@ class Index:
     """The frames of a video by number.
 
     ``shown`` are timestamps in ascending order; empty when the container has no usable ones, and
-    frames can only be counted from the first. ``keys`` are numbers of frames, 0 the first of them.
-    ``seconds`` is from the first frame to the end of the last.
+    frames can only be counted from the first. ``keys`` are numbers of key frames, 0 the first of
+    them. ``seconds`` is from the first frame to the end of the last.
     """
 
     def __init__(self, count: int, shown: array[int], keys: array[int], seconds: float) -> None:
@@ -50,12 +50,12 @@ class Index:
         return self._count
 
     @property
-    def counted(self) -> bool:
+    def is_counted(self) -> bool:
         """Whether frames are found by counting from the first."""
         return not self._shown
 
     def number(self, timestamp: int | None, position: int) -> int:
-        """Return the number of the frame that a decoder gave at ``position`` of its output.
+        """Return the number of the frame at ``position`` of a decoder's output.
 
         A timestamp that is not in the index belongs to the frame before it.
         """
@@ -64,18 +64,18 @@ class Index:
         return -1 if timestamp is None else bisect_right(self._shown, timestamp) - 1
 
     def key(self, number: int) -> int:
-        """Return the last frame up to ``number`` that a decoder can start from."""
+        """Return the last key frame up to ``number``."""
         return self._keys[bisect_right(self._keys, number) - 1]
 
     def timestamp(self, number: int) -> int:
-        """Return when frame ``number`` is shown, in the stream's time base."""
+        """Return the timestamp of frame ``number``, in the stream's time base."""
         return self._shown[number] if self._shown else 0
 
 
-def indexed(container: InputContainer, stream: av.VideoStream, limits: Limits) -> Index:
+def build_index(container: InputContainer, stream: av.VideoStream, limits: Limits) -> Index:
     """Read every packet of a stream and return its index.
 
-    Raises ``BadRequest`` for a stream that is empty, ends too early or is over ``limits``.
+    Raises ``BadRequest`` for a stream that is empty, ends too early or exceeds ``limits``.
     """
     shown, keys, longest = array("q"), array("q"), 0
     count = 0
@@ -113,10 +113,10 @@ def _packets(
 def _reliable(
     shown: array[int], count: int, container: InputContainer, stream: av.VideoStream
 ) -> bool:
-    """Whether each frame has a timestamp of its own, the same after a seek as before.
+    """Whether each frame has a unique timestamp, the same after a seek as before.
 
-    MPEG-PS stores few and libav guesses the others. AVI stores none: its packets are numbered as
-    they come, also where frames change places.
+    MPEG-PS stores few and libav guesses the others. AVI stores none: its packets are numbered in
+    the order of the file, even where frames are reordered.
     """
     if len(shown) < count or len(set(shown)) < count or container.format.name == "mpeg":
         return False

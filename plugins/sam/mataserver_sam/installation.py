@@ -1,4 +1,4 @@
-"""What must be installed for SAM, and what a worker imports before it forks."""
+"""The packages that SAM needs, and the modules that a worker imports before it forks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENVIRONMENT = (
 def check() -> None:
     """Raise ``Unavailable`` when a torchvision is installed that cannot be imported.
 
-    One that was made for another torch makes every import of transformers fail, so a broken one is
+    One that was built for another torch makes every import of transformers fail, so a broken one is
     worse than none.
     """
     if importlib.util.find_spec("torchvision") is None:

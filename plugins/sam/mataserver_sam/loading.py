@@ -1,9 +1,9 @@
 """Opens SAM checkpoints: local directories in the layout of the Hugging Face hub.
 
 One ``Sam3VideoModel`` (the layout of ``facebook/sam3``) holds every weight of SAM3; the detector,
-the image tracker and the video tracker that are made here are views of it, and so is the image
-model of a SAM 2. Weights that a checkpoint lacks are an error, never a random head. Nothing here
-touches the network.
+the image tracker and the video tracker are views of it, and so is the image model of a SAM 2.
+Weights that a checkpoint lacks are an error, never initialised at random. Nothing here accesses the
+network.
 
 Only ``load`` functions import this module: it imports torch and transformers.
 """
@@ -37,8 +37,8 @@ from mataserver_sam.preprocess import (
     HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Fitted,
-    Stretched,
+    PadPreparation,
+    StretchPreparation,
     roi_align,
 )
 from mataserver_sam.weights import PointWeights, Weights
@@ -55,7 +55,7 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, Safetenso
 # transformers types these in part only.
 _module: Any = modeling_sam3
 _tokenizers: Any = CLIPTokenizer
-_speech: Any = transformers_logging
+_transformers_logging: Any = transformers_logging
 
 log = logging.getLogger("mataserver.plugin.sam")
 
@@ -63,62 +63,62 @@ log = logging.getLogger("mataserver.plugin.sam")
 def load_sam3(path: Path, device: str = "auto", dtype: str = "auto") -> Weights:
     """Load SAM3 from a directory.
 
-    ``device`` is "auto", "cpu", "cuda" or "cuda:N"; ``dtype`` "auto" (float32 on a CPU, bfloat16
-    on a GPU), "float32", "float16" or "bfloat16". Raises ``MataError`` for an incomplete or
-    unreadable checkpoint, ``Unavailable`` for a device or package that is not here.
+    ``device`` is "auto", "cpu", "cuda" or "cuda:N"; ``dtype`` "auto" (float32 on a CPU, bfloat16 on
+    a GPU), "float32", "float16" or "bfloat16". Raises ``MataError`` for an incomplete or unreadable
+    checkpoint, ``Unavailable`` for a missing device or package.
     """
-    place = chosen_device(device)
-    number = chosen_dtype(dtype, place)
-    _lend_roi_align()
-    video = pretrained(Sam3VideoModel, path, place, number)
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
+    _install_roi_align()
+    video = load_pretrained(Sam3VideoModel, path, place, number)
     tokenizer = _tokenizer(path)
     side = video.detector_model.config.vision_config.backbone_config.image_size
-    prepare = Stretched(side, *_normalisation(path, HALF, HALF))
+    prepare = StretchPreparation(side, *_normalisation(path, HALF, HALF))
     return Weights(video, _tracker_image(video), tokenizer, prepare, place, number)
 
 
 def load_sam2(path: Path, device: str = "auto", dtype: str = "auto") -> PointWeights:
-    """Load SAM 2 from a directory: for images and videos, or for images alone.
+    """Load SAM 2 from a directory: for images and videos, or for images only.
 
     Takes and raises what ``load_sam3`` does.
     """
-    place = chosen_device(device)
-    number = chosen_dtype(dtype, place)
-    with reading("configuration"):
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
+    with checkpoint_errors("configuration"):
         kind = json.loads((path / "config.json").read_text())["model_type"]
-    video = pretrained(Sam2VideoModel, path, place, number) if kind == "sam2_video" else None
-    image = pretrained(Sam2Model, path, place, number) if video is None else _sam2_image(video)
+    video = load_pretrained(Sam2VideoModel, path, place, number) if kind == "sam2_video" else None
+    image = load_pretrained(Sam2Model, path, place, number) if video is None else _sam2_image(video)
     side = image.config.prompt_encoder_config.image_size
-    prepare = Stretched(side, *_normalisation(path, IMAGENET_MEAN, IMAGENET_STD))
+    prepare = StretchPreparation(side, *_normalisation(path, IMAGENET_MEAN, IMAGENET_STD))
     return PointWeights(image, video, prepare, place, number)
 
 
 def load_sam1(path: Path, device: str = "auto", dtype: str = "auto") -> PointWeights:
     """Load SAM 1 from a directory; takes and raises what ``load_sam3`` does."""
-    place = chosen_device(device)
-    number = chosen_dtype(dtype, place)
-    image = pretrained(SamModel, path, place, number)
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
+    image = load_pretrained(SamModel, path, place, number)
     side = image.config.vision_config.image_size
-    prepare = Fitted(side, *_normalisation(path, IMAGENET_MEAN, IMAGENET_STD))
+    prepare = PadPreparation(side, *_normalisation(path, IMAGENET_MEAN, IMAGENET_STD))
     return PointWeights(image, None, prepare, place, number)
 
 
 def _tokenizer(path: Path) -> Any:
-    # Without its files transformers makes a tokenizer that knows next to no word, and says nothing.
+    # Without its files transformers silently creates a tokenizer with almost no vocabulary.
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise MataError("the checkpoint lacks its tokenizer")
-    with reading("tokenizer"):
+    with checkpoint_errors("tokenizer"):
         return _tokenizers.from_pretrained(str(path), **_LOCAL)
 
 
-def pretrained(kind: Any, path: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def load_pretrained(kind: Any, path: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """Load weights into the class ``kind``, in evaluation mode, on ``device``.
 
     Raises ``MataError`` when one is missing.
     """
-    _speech.set_verbosity_error()
-    _speech.disable_progress_bar()
-    with reading("weights"):
+    _transformers_logging.set_verbosity_error()
+    _transformers_logging.disable_progress_bar()
+    with checkpoint_errors("weights"):
         model, report = kind.from_pretrained(
             str(path), dtype=dtype, output_loading_info=True, **_LOCAL
         )
@@ -132,23 +132,23 @@ def pretrained(kind: Any, path: Path, device: torch.device, dtype: torch.dtype) 
 
 
 def _normalisation(path: Path, mean: Triple, std: Triple) -> tuple[Triple, Triple]:
-    """Return mean and deviation: what the checkpoint says, else those given."""
-    said = _said(path)
-    return tuple(said.get("image_mean") or mean), tuple(said.get("image_std") or std)
+    """Return mean and deviation: the checkpoint's, else those given."""
+    settings = _image_settings(path)
+    return tuple(settings.get("image_mean") or mean), tuple(settings.get("image_std") or std)
 
 
-def _said(path: Path) -> dict[str, Any]:
+def _image_settings(path: Path) -> dict[str, Any]:
     """Return the settings of the checkpoint's image processor.
 
-    They are a part of the whole processor's or have a file of their own; transformers looks for
-    them in this order too.
+    They are a part of the whole processor's or have a file of their own, searched in transformers'
+    order.
     """
     found: dict[str, Any] = {}
-    with reading("image processor configuration"):
+    with checkpoint_errors("image processor configuration"):
         for name in ("processor_config.json", "preprocessor_config.json"):
             file = path / name
-            said = dict(json.loads(file.read_text())) if file.is_file() else {}
-            found = said.get("image_processor") or (said if name.startswith("pre") else {})
+            settings = dict(json.loads(file.read_text())) if file.is_file() else {}
+            found = settings.get("image_processor") or (settings if name.startswith("pre") else {})
             if found:
                 break
     return found
@@ -156,20 +156,20 @@ def _said(path: Path) -> dict[str, Any]:
 
 def _tracker_image(video: Any) -> Any:
     """Return the tracker of a SAM3 video model as a ``Sam3TrackerModel`` without an encoder."""
-    return _sharing(video.tracker_model, Sam3TrackerModel, Sam3TrackerConfig, encoder=None)
+    return _shared_model(video.tracker_model, Sam3TrackerModel, Sam3TrackerConfig, encoder=None)
 
 
 def _sam2_image(video: Any) -> Any:
     """Return a ``Sam2VideoModel`` as a ``Sam2Model``."""
-    return _sharing(video, Sam2Model, Sam2Config, encoder=video.vision_encoder)
+    return _shared_model(video, Sam2Model, Sam2Config, encoder=video.vision_encoder)
 
 
-def _sharing(source: Any, kind: Any, config: Any, encoder: Any) -> Any:
-    """Return a model of the class ``kind`` made of the parts of ``source``, not of copies."""
-    told = source.config.to_dict()
+def _shared_model(source: Any, kind: Any, config: Any, encoder: Any) -> Any:
+    """Return a model of the class ``kind`` that shares the parts of ``source``."""
+    settings = source.config.to_dict()
     names = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
     with torch.device("meta"):
-        model = kind(config(**{name: told[name] for name in names}))
+        model = kind(config(**{name: settings[name] for name in names}))
     model.vision_encoder = encoder
     for name in ("shared_image_embedding", "prompt_encoder", "mask_decoder"):
         setattr(model, name, getattr(source, name))
@@ -177,17 +177,17 @@ def _sharing(source: Any, kind: Any, config: Any, encoder: Any) -> Any:
     return model.eval()
 
 
-def _lend_roi_align() -> None:
-    """Give transformers our ``roi_align`` where there is no torchvision.
+def _install_roi_align() -> None:
+    """Provide ``roi_align`` to transformers where there is no torchvision.
 
-    SAM3's encoder of boxes calls it by the name ``torchvision.ops.roi_align``, which its module
-    only defines when torchvision is installed.
+    SAM3's encoder of boxes calls it as ``torchvision.ops.roi_align``, which its module only defines
+    when torchvision is installed.
     """
     if not hasattr(_module, "torchvision"):
         _module.torchvision = SimpleNamespace(ops=SimpleNamespace(roi_align=roi_align))
 
 
-def chosen_device(wanted: str) -> torch.device:
+def choose_device(wanted: str) -> torch.device:
     """Return the device for "auto", "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if there is one.
 
     Raises ``Unavailable`` for anything that this machine does not have.
@@ -203,7 +203,7 @@ def chosen_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def chosen_dtype(wanted: str, device: torch.device) -> torch.dtype:
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """Return the number format; "auto" is float32 on a CPU and bfloat16 on a GPU."""
     if wanted == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -213,8 +213,8 @@ def chosen_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def reading(part: str) -> Iterator[None]:
-    """Turn what a bad checkpoint makes transformers raise into one sentence without its path."""
+def checkpoint_errors(part: str) -> Iterator[None]:
+    """Convert transformers' errors for a bad checkpoint to one sentence without its path."""
     try:
         yield
     except torch.OutOfMemoryError:

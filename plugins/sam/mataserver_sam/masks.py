@@ -1,8 +1,8 @@
-"""Masks: from the logits of a network to the original size, and to the forms that travel.
+"""Masks: resizes a network's logits to the image's size, and encodes masks for transport.
 
-A network answers on a small grid. Stretching that to a photograph and coding it costs more than
-anything else that is done to a mask, so only the rectangle that can hold a true pixel is kept, and
-if it is small no other is computed.
+A network returns a small grid. Resizing that to a photograph and encoding it are the most expensive
+steps of a mask, so only the rectangle that can hold a true pixel is kept, and if it is small no
+other is computed.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 MaskFormat = Literal["rle", "coco", "png", "polygon"]
 
-_LEAST_POLYGON = 3
-_MOST_BITS = 40
+_MIN_POLYGON_POINTS = 3
+_MAX_BITS = 40
 """Of a run length: no mask has so many pixels."""
-_SMALL = 6
-"""A rectangle of less than a sixth of the image is stretched by itself: OpenCV, which only knows
-the whole, is that much quicker."""
+_SMALL_SHARE = 6
+"""A rectangle of less than a sixth of the image is resized alone: OpenCV, which only resizes the
+whole, is that much faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """A mask of an image, of which one rectangle is kept; all outside of it is false.
+    """A mask of an image, stored as one rectangle; all outside of it is false.
 
-    ``bits`` is the rectangle ``[h, w]``, ``top`` and ``left`` where it lies, ``size`` the image's
+    ``bits`` is the rectangle ``[h, w]``, ``top`` and ``left`` its position, ``size`` the image's
     (height, width).
     """
 
@@ -46,26 +46,26 @@ class Mask:
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, pixels: NDArray[Any]) -> Mask:
-        """Return the mask of an array ``[H, W]`` in which every pixel that is not 0 counts."""
+    def from_pixels(cls, pixels: NDArray[Any]) -> Mask:
+        """Return the mask of an array ``[H, W]``, true where it is not 0."""
         every: Bits = pixels.astype(bool, copy=False)
         height, width = every.shape
         return cls(every, 0, 0, (height, width)).tight()
 
     @classmethod
-    def of_rle(cls, counts: str, size: tuple[int, int]) -> Mask:
+    def from_rle(cls, counts: str, size: tuple[int, int]) -> Mask:
         """Return the mask of a compressed run-length code; ``size`` is (height, width).
 
-        Raises ``ValueError`` for what is no such code, or of another size.
+        Raises ``ValueError`` for an invalid code, or of another size.
         """
         height, width = size
         lengths = uncompressed(counts)
-        # Python's integers: a sum of NumPy's wraps, and ``repeat`` then writes beyond what it took.
+        # Python's integers: a sum of NumPy's wraps, and ``repeat`` then writes beyond its buffer.
         if min(lengths, default=0) < 0 or sum(lengths) != height * width:
             raise ValueError(f"the run lengths are not those of a mask of {width}x{height}")
         runs = np.array(lengths, np.int64)
         inside = np.arange(len(runs)) % 2 == 1
-        return cls.of(np.repeat(inside, runs).reshape(width, height).T)
+        return cls.from_pixels(np.repeat(inside, runs).reshape(width, height).T)
 
     def tight(self) -> Mask:
         """Return the same mask in the smallest rectangle."""
@@ -85,7 +85,7 @@ class Mask:
 
     @property
     def area(self) -> int:
-        """How many pixels are true."""
+        """The number of true pixels."""
         return int(np.count_nonzero(self.bits))
 
     def corners(self) -> Corners:
@@ -111,9 +111,9 @@ class Mask:
         )
 
     def runs(self) -> NDArray[np.int64]:
-        """Return how many pixels are false, then true, then false ... column by column.
+        """Return the numbers of pixels that are false, then true, then false ... column by column.
 
-        The first number may be 0, the others are not; together they are the image's pixels.
+        The first number may be 0, the others are not; their sum is the image's pixels.
         """
         height, width = self.size
         rows, columns = self.bits.shape
@@ -126,7 +126,7 @@ class Mask:
         edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
         column, row = np.divmod(edges, rows + 2)
         places = (self.left + column) * height + self.top + row - 1
-        return _lengths(places[::2], places[1::2], height * width)
+        return _run_lengths(places[::2], places[1::2], height * width)
 
     def rle(self) -> str:
         """Return COCO's compressed run-length code: ``counts`` as text."""
@@ -144,7 +144,7 @@ class Mask:
         return pybase64.b64encode(encoded.tobytes()).decode("ascii")
 
     def polygons(self) -> list[list[float]]:
-        """Return the outlines as ``[x1, y1, x2, y2, ...]`` in pixels; holes are not told."""
+        """Return the outlines as ``[x1, y1, x2, y2, ...]`` in pixels; holes are ignored."""
         if not self.bits.size:
             return []
         outlines, _ = cv2.findContours(
@@ -156,11 +156,11 @@ class Mask:
         return [
             [float(number) for number in outline.ravel()]
             for outline in outlines
-            if len(outline) >= _LEAST_POLYGON
+            if len(outline) >= _MIN_POLYGON_POINTS
         ]
 
-    def told(self, form: MaskFormat) -> Any:
-        """Return the mask in one of the forms of the API."""
+    def encode(self, form: MaskFormat) -> Any:
+        """Return the mask in one of the API's formats."""
         if form == "rle":
             return self.rle()
         if form == "coco":
@@ -168,12 +168,14 @@ class Mask:
         return self.png() if form == "png" else self.polygons()
 
 
-def _lengths(starts: NDArray[np.int64], ends: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Return the lengths of runs that begin and end at those places; touching ones are joined."""
-    apart = starts[1:] != ends[:-1]
-    bounds = np.zeros(2 * (np.count_nonzero(apart) + 1) + 2, np.int64)
-    bounds[1:-1:2] = np.concatenate((starts[:1], starts[1:][apart]))
-    bounds[2:-1:2] = np.concatenate((ends[:-1][apart], ends[-1:]))
+def _run_lengths(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], total: int
+) -> NDArray[np.int64]:
+    """Return the lengths of runs with these starts and ends; adjacent ones are joined."""
+    resolve_overlaps = starts[1:] != ends[:-1]
+    bounds = np.zeros(2 * (np.count_nonzero(resolve_overlaps) + 1) + 2, np.int64)
+    bounds[1:-1:2] = np.concatenate((starts[:1], starts[1:][resolve_overlaps]))
+    bounds[2:-1:2] = np.concatenate((ends[:-1][resolve_overlaps], ends[-1:]))
     bounds[-1] = total
     lengths = np.diff(bounds)
     return lengths if lengths[-1] else lengths[:-1]
@@ -181,15 +183,15 @@ def _lengths(starts: NDArray[np.int64], ends: NDArray[np.int64], total: int) -> 
 
 def rle(pixels: NDArray[Any]) -> str:
     """Return the compressed run-length code of an array ``[H, W]``."""
-    return Mask.of(pixels).rle()
+    return Mask.from_pixels(pixels).rle()
 
 
 def compressed(runs: NDArray[np.int64]) -> str:
     """Return COCO's text of run lengths (``rleToString`` of its maskApi.c).
 
-    From the fourth on, a number is told as the difference to the one two before it. Each is
-    written in groups of five bits, the lowest first; 32 is added where another group follows, 48
-    to all.
+    From the fourth on, a number is stored as the difference to the one two before it. Each is
+    written in groups of five bits, the lowest first; 32 is added where another group follows, 48 to
+    all.
     """
     rest = runs.astype(np.int64)
     rest[3:] -= runs[1:-2]
@@ -210,12 +212,12 @@ def compressed(runs: NDArray[np.int64]) -> str:
 
 
 def uncompressed(counts: str) -> list[int]:
-    """Return the run lengths of COCO's text. Raises ``ValueError`` for what is none."""
+    """Return the run lengths of COCO's text. Raises ``ValueError`` for an invalid text."""
     runs: list[int] = []
     value = shift = 0
     for letter in counts:
         group = ord(letter) - 48
-        if not 0 <= group < 64 or shift > _MOST_BITS:
+        if not 0 <= group < 64 or shift > _MAX_BITS:
             raise ValueError("it is not a compressed run-length code")
         value |= (group & 31) << shift
         shift += 5
@@ -229,8 +231,8 @@ def uncompressed(counts: str) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """One axis of a bilinear stretch: for each output place both inputs and their weights."""
+class _ResizeAxis:
+    """One axis of a bilinear resize: for each output position both inputs and their weights."""
 
     below: NDArray[np.intp]
     above: NDArray[np.intp]
@@ -239,10 +241,10 @@ class _Line:
     start: int
 
     @classmethod
-    def across(cls, count: int, size: int, first: int, last: int) -> _Line:
-        """Stretch ``count`` inputs to ``size`` outputs: those that ``first`` to ``last`` reach.
+    def build(cls, count: int, size: int, first: int, last: int) -> _ResizeAxis:
+        """Resize ``count`` inputs to ``size`` outputs: those that ``first`` to ``last`` affect.
 
-        Centres lie on centres, as in ``torch.nn.functional.interpolate`` without ``align_corners``.
+        Centers map to centers, as in ``torch.nn.functional.interpolate`` without ``align_corners``.
         """
         ratio = np.float32(count) / np.float32(size)
         places = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * ratio - np.float32(0.5)
@@ -250,35 +252,35 @@ class _Line:
         below = np.minimum(places.astype(np.intp), count - 1)
         above = np.minimum(below + 1, count - 1)
         reached = np.flatnonzero((above >= first) & (below <= last))
-        # A stretch to fewer outputs may pass an input by: then none is reached.
+        # With fewer outputs than inputs, an input may affect none.
         part = slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else slice(0, 0)
         upper = (places - below.astype(np.float32))[part]
         return cls(below[part], above[part], np.float32(1) - upper, upper, part.start)
 
 
-def stretched(values: Floats, size: tuple[int, int], threshold: float = 0.0) -> Mask:
-    """Return where ``values`` ``[h, w]``, stretched to ``size`` (H, W), exceed ``threshold``.
+def resize_to_mask(values: Floats, size: tuple[int, int], threshold: float = 0.0) -> Mask:
+    """Return where ``values`` ``[h, w]``, resized to ``size`` (H, W), exceed ``threshold``.
 
-    Bilinear; the same pixels as stretching everything and comparing then.
+    Bilinear; the same pixels as resizing everything before the comparison.
     """
     held = values > threshold
     rows, columns = (np.flatnonzero(held.any(axis)) for axis in (1, 0))
     if not len(rows):
         return Mask(np.zeros((0, 0), bool), 0, 0, size)
-    down = _Line.across(values.shape[0], size[0], int(rows[0]), int(rows[-1]))
-    along = _Line.across(values.shape[1], size[1], int(columns[0]), int(columns[-1]))
+    down = _ResizeAxis.build(values.shape[0], size[0], int(rows[0]), int(rows[-1]))
+    along = _ResizeAxis.build(values.shape[1], size[1], int(columns[0]), int(columns[-1]))
     if not (len(down.below) and len(along.below)):
         return Mask(np.zeros((0, 0), bool), 0, 0, size)
-    if len(down.below) * len(along.below) * _SMALL > size[0] * size[1]:
+    if len(down.below) * len(along.below) * _SMALL_SHARE > size[0] * size[1]:
         whole = cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
         part = whole[down.start :, along.start :][: len(down.below), : len(along.below)]
     else:
-        part = _interpolated(values, down, along)
+        part = _interpolate(values, down, along)
     return Mask(part > threshold, down.start, along.start, size)
 
 
-def _interpolated(values: Floats, down: _Line, along: _Line) -> Floats:
-    """Return one rectangle of the stretched values, without computing the others."""
+def _interpolate(values: Floats, down: _ResizeAxis, along: _ResizeAxis) -> Floats:
+    """Return one rectangle of the resized values, without computing the others."""
     top = int(down.below[0])
     lines = values[top : int(down.above[-1]) + 1]
     wide = lines.take(along.below, 1) * along.weight_below

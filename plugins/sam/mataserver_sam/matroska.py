@@ -1,4 +1,4 @@
-"""Whether a Matroska or WebM file is all there: libav takes what is left for a shorter video."""
+"""Detects truncated Matroska or WebM files, which libav takes for shorter videos."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _HEADER, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _FIRST_BITS = 8
 
 
-def ends_early(path: Path) -> bool:
+def is_truncated(path: Path) -> bool:
     """Whether the file is Matroska and ends before the segment that holds its frames does.
 
-    A segment that was written without knowing its end, as live ones are, never does. Raises
+    A segment of unknown length, as in live recordings, never counts as truncated. Raises
     ``OSError``.
     """
     size = path.stat().st_size
@@ -33,9 +33,9 @@ def ends_early(path: Path) -> bool:
 
 
 def _length(file: BinaryIO) -> int | None:
-    """Read the length of an element; None where it is not told.
+    """Read the length of an element; None where it is unknown.
 
-    The zeros before the first one of its bits are how many bytes follow; all ones tell nothing.
+    The number of leading zero bits is how many bytes follow; all ones mean unknown.
     """
     first = file.read(1)
     if not first or not first[0]:

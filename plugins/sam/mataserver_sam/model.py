@@ -1,4 +1,4 @@
-"""A loaded SAM: ``POST /v1/infer``, and what the service calls, on one set of weights."""
+"""A loaded SAM: serves ``POST /v1/infer`` and the service's calls with one set of weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 
 from mataserver import NotFound, Segment, SegmentResult, decode_image
 from mataserver_sam.boxes import corners, scaled
-from mataserver_sam.collecting import Budget, Collected, answer_of, collect, result_of
+from mataserver_sam.byte_cache import ByteCache
 from mataserver_sam.drawing import Drawing
-from mataserver_sam.features import Cache
-from mataserver_sam.image_requests import Answered, CachedAnswer
-from mataserver_sam.params import of_params
-from mataserver_sam.prompts import Prompt, named
+from mataserver_sam.image_answers import ByteBudget, ObjectLists, answer_of, collect, result_of
+from mataserver_sam.image_requests import CachedAnswer, WorkerAnswer
+from mataserver_sam.params import prompts_of
+from mataserver_sam.prompts import Prompt, prefix_errors
 from mataserver_sam.timing import Stopwatch
 from mataserver_sam.video_requests import TRACKING
 from mataserver_sam.videos import Videos
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver import LoadContext
-    from mataserver_sam.clicks import Found
     from mataserver_sam.masks import MaskFormat
     from mataserver_sam.params import SegmentParams
     from mataserver_sam.preprocess import Size
+    from mataserver_sam.prompt_decoder import FoundObject
     from mataserver_sam.prompts import RelativeBox
 
     GpuMemory = list[tuple[int, int, int]]
@@ -38,15 +38,18 @@ if TYPE_CHECKING:
 
 
 LARGEST_RESULT = 2_000_000_000
-"""Pixels of all masks of one answer of ``/v1/infer``, where each is an array."""
+"""The maximum pixels of all masks of one answer of ``/v1/infer``, where each is an array."""
 
 SECONDS_PER_WEIGHT = 1.2e-6
-"""What a step may take on a CPU. SAM3 (840 million weights) took 165 s for a new image and a text
-on two busy cores, and 9.4 s for each text more: a request of 64 texts is 0.9e-6 s a weight."""
+"""The time limit of a step on a CPU.
+
+SAM3 (840 million weights) took 165 s for a new image and a text on two busy cores, and 9.4 s for
+each text more: a request of 64 texts is 0.9e-6 s a weight.
+"""
 
 
-class Seen(Protocol):
-    """What a vision encoder made of an image."""
+class EncodedImage(Protocol):
+    """A vision encoder's output for an image."""
 
     @property
     def size_bytes(self) -> int:
@@ -54,65 +57,66 @@ class Seen(Protocol):
         ...
 
 
-S = TypeVar("S", bound=Seen)
+S = TypeVar("S", bound=EncodedImage)
 
 
-class Images(Protocol[S]):
-    """The image half of one kind of SAM."""
+class ImageSegmenter(Protocol[S]):
+    """The image part of one kind of SAM."""
 
     @property
     def capabilities(self) -> Sequence[str]:
-        """What it can do, in the words of ``GET /models/info``."""
+        """Its capabilities, as in ``GET /models/info``."""
         ...
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise ``InvalidParams`` for prompts that this model cannot serve."""
+        """Raise ``InvalidParams`` for prompts that this model does not support."""
         ...
 
-    def see(self, image: Image) -> S:
+    def encode_image(self, image: Image) -> S:
         """Run the vision encoder on an RGB image ``[H, W, 3]``."""
         ...
 
-    def find(
+    def find_objects(
         self,
         seen: S,
         prompts: Sequence[Prompt],
         size: Size,
         threshold: float,
         *,
-        every: bool = False,
-    ) -> Iterator[list[Found]]:
-        """Yield what each question of the prompts found; texts alone are a question each.
+        all_masks: bool = False,
+    ) -> Iterator[list[FoundObject]]:
+        """Yield the objects of each query; every text without boxes is one query.
 
-        With ``every`` a click has each of its proposals, best first, and not the best alone.
+        With ``all_masks`` a point prompt returns all its proposals, best first, and not the best
+        only.
         """
         ...
 
-    def click(self, seen: S, prompts: Sequence[Prompt], size: Size) -> list[Found]:
+    def outline_prompts(self, seen: S, prompts: Sequence[Prompt], size: Size) -> list[FoundObject]:
         """Return one object for each point or box prompt, whatever its score."""
         ...
 
 
 class Segmenter(Generic[S]):
-    """The model that ``load`` gives back.
+    """The model that ``load`` returns.
 
     A service calls ``segment``, ``cached``, ``describe``, ``video`` and ``video_stream``.
-    ``weights`` tell ``device``, ``dtype`` and ``size_bytes``.
+    ``weights`` have ``device``, ``dtype`` and ``size_bytes``.
     """
 
-    def __init__(self, images: Images[S], weights: Any, ctx: LoadContext) -> None:
+    def __init__(self, images: ImageSegmenter[S], weights: Any, ctx: LoadContext) -> None:
         self._images = images
         self._weights = weights
         self._max_pixels = ctx.max_pixels
         self._alpha = ctx.alpha
         self._videos = Videos(weights, ctx.settings, ctx.max_pixels)
-        self._seen: Cache[tuple[S, Size]] = Cache(
+        self._seen: ByteCache[tuple[S, Size]] = ByteCache(
             ctx.settings.feature_cache_mb * 1e6, lambda kept: kept[0].size_bytes
         )
 
     @property
     def step_timeout(self) -> float:
-        """Seconds that a step may take on a CPU; on a GPU the server's own limit is plenty."""
+        """Seconds that a step may take on a CPU; 0 on a GPU leaves the server's own limit."""
         if self._weights.device.type != "cpu":
             return 0.0
         count: float = self._weights.size_bytes / self._weights.dtype.itemsize
@@ -125,31 +129,35 @@ class Segmenter(Generic[S]):
     ) -> list[SegmentResult]:
         """Return the segments of each image.
 
-        Raises ``InvalidParams`` for prompts that are missing, beside the image, or of a kind that
-        this model does not take.
+        Raises ``InvalidParams`` for prompts that are missing, outside the image, or of a kind that
+        this model does not support.
         """
         return [self._predict(image, each) for image, each in zip(images, params, strict=True)]
 
     def _predict(self, image: Image, params: SegmentParams) -> SegmentResult:
         size = (image.shape[0], image.shape[1])
-        prompts = of_params(params, size)
-        with named("params.prompts"):
+        prompts = prompts_of(params, size)
+        with prefix_errors("params.prompts"):
             self._images.check(prompts)
-        budget = Budget(LARGEST_RESULT)
+        budget = ByteBudget(LARGEST_RESULT)
         segments: list[Segment] = []
         with torch.inference_mode():
-            seen = self._images.see(image)
-            for group in self._images.find(seen, prompts, size, params.confidence):
+            seen = self._images.encode_image(image)
+            for group in self._images.find_objects(seen, prompts, size, params.confidence):
                 budget.spend(len(group) * size[0] * size[1])
                 segments += segments_of(group)
         return SegmentResult(segments)
 
-    def outlines(self, image: Image, boxes: Sequence[RelativeBox]) -> list[Found]:
+    def outlines(self, image: Image, boxes: Sequence[RelativeBox]) -> list[FoundObject]:
         """Return the object in each box of an RGB image ``[H, W, 3]``, in their order."""
         size = (image.shape[0], image.shape[1])
         prompts = [Prompt(type="box", box=box) for box in boxes]
         with torch.inference_mode():
-            return self._images.click(self._images.see(image), prompts, size) if boxes else []
+            return (
+                self._images.outline_prompts(self._images.encode_image(image), prompts, size)
+                if boxes
+                else []
+            )
 
     # /api/v1/image
 
@@ -163,28 +171,28 @@ class Segmenter(Generic[S]):
         image_id: str | None = None,
         *,
         all_masks: bool = False,
-    ) -> Answered:
+    ) -> WorkerAnswer:
         """Return a ``SegmentAnswer``, with a PNG that shows it if ``picture_url`` is given.
 
-        ``image`` is encoded; ``image_id`` is told with the answer. With ``all_masks`` a point
-        prompt has three masks. Raises ``BadRequest`` for an image that cannot be used, and
-        ``InvalidParams`` for prompts of a kind that this model does not take.
+        ``image`` is encoded; ``image_id`` is part of the answer. With ``all_masks`` a point prompt
+        returns three masks. Raises ``BadRequest`` for an image that cannot be used, and
+        ``InvalidParams`` for prompts of a kind that this model does not support.
         """
         watch = Stopwatch()
-        found = Collected(form, Budget())
-        with named("prompts"):
+        found = ObjectLists(form, ByteBudget())
+        with prefix_errors("prompts"):
             self._images.check(prompts)
         with torch.inference_mode():
-            seen, size, _ = self._look(image, watch)
+            seen, size, _ = self._encode_cached(image, watch)
             drawing = Drawing(self._decode(image)) if picture_url is not None else None
-            groups = self._images.find(seen, prompts, size, threshold, every=all_masks)
+            groups = self._images.find_objects(seen, prompts, size, threshold, all_masks=all_masks)
             for group in groups:
                 watch.lap("infer")
                 collect(group, found, drawing)
                 watch.lap("encode")
         body = msgspec.json.encode(answer_of(found, size, picture_url, watch.total(), image_id))
         picture = drawing.png() if drawing is not None else b""
-        return Answered(body, watch.header(), gpu_memory(), picture)
+        return WorkerAnswer(body, watch.header(), gpu_memory(), picture)
 
     def cached(
         self,
@@ -193,22 +201,22 @@ class Segmenter(Generic[S]):
         threshold: float,
         form: MaskFormat,
         image_id: str | None = None,
-    ) -> Answered:
-        """Return a ``CachedAnswer``: each text is a question by itself, the encoder runs once.
+    ) -> WorkerAnswer:
+        """Return a ``CachedAnswer``: one query per text, with one run of the encoder.
 
         Raises what ``segment`` does.
         """
         watch = Stopwatch()
         prompts = [Prompt(type="text", text=text) for text in texts]
-        results, budget = [], Budget()
-        with named("text_prompts"):
+        results, budget = [], ByteBudget()
+        with prefix_errors("text_prompts"):
             self._images.check(prompts)
         with torch.inference_mode():
-            seen, size, hit = self._look(image, watch)
-            groups = self._images.find(seen, prompts, size, threshold)
+            seen, size, hit = self._encode_cached(image, watch)
+            groups = self._images.find_objects(seen, prompts, size, threshold)
             for text, group in zip(texts, groups, strict=True):
                 watch.lap("infer")
-                results.append(result_of(text, group, Collected(form, budget)))
+                results.append(result_of(text, group, ObjectLists(form, budget)))
                 watch.lap("encode")
         answer = CachedAnswer(
             results=results,
@@ -216,7 +224,7 @@ class Segmenter(Generic[S]):
             inference_time_ms=watch.total(),
             image_id=image_id or msgspec.UNSET,
         )
-        return Answered(msgspec.json.encode(answer), watch.header(), gpu_memory())
+        return WorkerAnswer(msgspec.json.encode(answer), watch.header(), gpu_memory())
 
     def describe(self) -> dict[str, Any]:
         """Return device, number format, size in bytes, capabilities and GPU memory."""
@@ -226,7 +234,7 @@ class Segmenter(Generic[S]):
             "size_bytes": self._weights.size_bytes,
             "capabilities": [
                 *self._images.capabilities,
-                *([TRACKING] if self._videos.known else ()),
+                *([TRACKING] if self._videos.supports_video else ()),
             ],
             "cached_bytes": self._seen.held_bytes,
             "gpus": gpu_memory(),
@@ -248,15 +256,15 @@ class Segmenter(Generic[S]):
         return getattr(self._videos, method)
 
     def close(self) -> None:
-        """Free the weights and everything that was kept."""
+        """Free the weights and all caches."""
         self._videos.close_all()
         self._seen.clear()
         del self._videos, self._images, self._weights
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _look(self, data: bytes, watch: Stopwatch) -> tuple[S, Size, bool]:
-        """Return what the encoder makes of an encoded image, its size, and whether it was kept."""
+    def _encode_cached(self, data: bytes, watch: Stopwatch) -> tuple[S, Size, bool]:
+        """Return the encoder's output for an encoded image, its size, and whether it was cached."""
         key = hashlib.sha256(data).digest()
         known = self._seen.get(key)
         if known is not None:
@@ -265,7 +273,7 @@ class Segmenter(Generic[S]):
         image = self._decode(data)
         watch.lap("decode")
         size = (image.shape[0], image.shape[1])
-        seen = self._images.see(image)
+        seen = self._images.encode_image(image)
         self._seen.put(key, (seen, size))
         return seen, size, False
 
@@ -273,10 +281,10 @@ class Segmenter(Generic[S]):
         return decode_image(data, self._max_pixels, self._alpha)
 
 
-def segments_of(group: Iterable[Found]) -> Iterator[Segment]:
-    """Yield objects as ``/v1/infer`` tells them: the box in pixels, the mask as an array.
+def segments_of(group: Iterable[FoundObject]) -> Iterator[Segment]:
+    """Yield objects for ``/v1/infer``: the box in pixels, the mask as an array.
 
-    One without a pixel is none, and is left out.
+    Objects without a pixel are left out.
     """
     for found in group:
         height, width = found.size
@@ -287,7 +295,7 @@ def segments_of(group: Iterable[Found]) -> Iterator[Segment]:
 
 
 def gpu_memory() -> GpuMemory:
-    """Return index, allocated and reserved bytes of each GPU that this process has touched."""
+    """Return index, allocated and reserved bytes of each GPU that this process uses."""
     cuda: Any = torch.cuda  # which torch types in part only
     if not cuda.is_initialized():
         return []

@@ -1,4 +1,4 @@
-"""The network behind video sessions: SAM 3, or the video model of SAM 2, which knows no texts."""
+"""The network of video sessions: SAM 3, or the video model of SAM 2, which takes no texts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 )
 
 from mataserver import Unavailable
-from mataserver_sam.components import lend_kernels
-from mataserver_sam.forgetting import Reach
-from mataserver_sam.preprocess import Stretched
+from mataserver_sam.components import install_kernels
+from mataserver_sam.memory_pruning import MemoryPruner
+from mataserver_sam.preprocess import StretchPreparation
 from mataserver_sam.weights import Weights
 
 if TYPE_CHECKING:
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What every video session of one loaded model uses.
+    """The parts of a loaded model that its video sessions use.
 
     tracker: a ``Sam3TrackerVideoModel`` or ``Sam2VideoModel``: points, boxes and masks.
     session: the class of the tracker's sessions.
-    texts:   the whole of SAM 3, which also finds what a text names; None for SAM 2.
-    reach:   what its trackers may forget.
+    texts:   the whole of SAM 3, which also finds objects by text; None for SAM 2.
+    pruner:  drops the trackers' old memories.
     """
 
     tracker: Any
     session: Any
-    prepare: Stretched
+    prepare: StretchPreparation
     device: torch.device
     dtype: torch.dtype
     texts: Weights | None
-    reach: Reach
+    pruner: MemoryPruner
 
     @classmethod
     def of(cls, weights: Weights | PointWeights) -> Network:
         """Return the network of loaded weights.
 
-        Raises ``Unavailable`` for a model that knows images only.
+        Raises ``Unavailable`` for a model without videos.
         """
         prepare = weights.prepare
-        if weights.video is None or not isinstance(prepare, Stretched):
+        if weights.video is None or not isinstance(prepare, StretchPreparation):
             raise Unavailable("The model supports images only, not videos")
         kit: tuple[Any, Any, Weights | None] = (weights.video, Sam2VideoInferenceSession, None)
         if isinstance(weights, Weights):
-            lend_kernels()
+            install_kernels()
             kit = (weights.tracker_video, Sam3TrackerVideoInferenceSession, weights)
         tracker, session, texts = kit
-        reach = Reach.of(tracker)
-        return cls(tracker, session, prepare, weights.device, weights.dtype, texts, reach)
+        pruner = MemoryPruner.of(tracker)
+        return cls(tracker, session, prepare, weights.device, weights.dtype, texts, pruner)
 
     def features(self, pixels: torch.Tensor) -> dict[str, Any]:
-        """Encode a frame ``[3, side, side]``: what a session's cache holds of it."""
+        """Encode a frame ``[3, side, side]`` for a session's cache."""
         if self.texts is None:
             seen = self.tracker.get_image_features(pixels[None], return_dict=True)
             features, positions = seen.fpn_hidden_states, seen.fpn_position_encoding
@@ -68,7 +68,7 @@ class Network:
             features, positions = video.get_vision_features_for_tracker(vision_embeds=encoded)
         return {"vision_feats": features, "vision_pos_embeds": positions}
 
-    def session_of(self, kind: Any, size: tuple[int, int]) -> Any:
+    def new_session(self, kind: Any, size: tuple[int, int]) -> Any:
         """Return a new session of the class ``kind`` for a video of ``size`` (height, width)."""
         height, width = size
         return kind(

@@ -1,4 +1,4 @@
-"""The numbers by which a session's objects are known: from 1, in the order they are first seen."""
+"""The numbers of a session's objects: from 1, in the order of their first appearance."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mataserver_sam.sighting import Sighting
+    from mataserver_sam.frame_object import FrameObject
 
 
 class ObjectNumbers:
-    """Counts objects; what texts find has a number of its own in their tracks besides."""
+    """Numbers objects; objects found by texts also have a number within their text tracks."""
 
     def __init__(self) -> None:
         self._by_track: dict[int, int] = {}
@@ -22,15 +22,15 @@ class ObjectNumbers:
         self._last += 1
         return self._last
 
-    def numbered(self, seen: Sequence[Sighting]) -> list[Sighting]:
-        """Number what texts found as objects of the session."""
+    def assign(self, seen: Sequence[FrameObject]) -> list[FrameObject]:
+        """Assign session numbers to objects found by texts."""
         for each in seen:
             if each.number not in self._by_track:
                 self._by_track[each.number] = self.next()
         return [each._replace(number=self._by_track[each.number]) for each in seen]
 
-    def of(self, tracked: Iterable[int]) -> dict[int, int]:
-        """Return the numbers in the tracks of texts by those in the session.
+    def track_numbers(self, tracked: Iterable[int]) -> dict[int, int]:
+        """Return the numbers within the text tracks by those in the session.
 
         Objects that were never visible have none.
         """

@@ -1,7 +1,7 @@
-"""One object of a video that points or a box show, tracked by the tracker of SAM 2 or 3.
+"""One object of a video, prompted by points or a box, tracked by the tracker of SAM 2 or 3.
 
-Each object has a session of its own: the tracker runs objects one after the other anyway, and so
-they can come, go and be corrected without each other. They share the frames and their features.
+Each object has its own session: the tracker runs objects one after the other anyway, and so they
+can be added, removed and corrected independently. They share the frames and their features.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mataserver import InvalidParams
-from mataserver_sam.clicks import finite
-from mataserver_sam.forgetting import NOWHERE
-from mataserver_sam.masks import stretched
-from mataserver_sam.sighting import Sighting
+from mataserver_sam.frame_object import FrameObject
+from mataserver_sam.masks import resize_to_mask
+from mataserver_sam.memory_pruning import NO_FRAMES
+from mataserver_sam.prompt_decoder import finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver_sam.encoded_frame import Features
+    from mataserver_sam.encoded_frame import FrameFeatures
     from mataserver_sam.footage import Footage
     from mataserver_sam.network import Network
 
 MAX_PROMPTED_FRAMES = 64
-"""Frames of one object that may have prompts: each is remembered for as long as the object is."""
+"""The maximum prompted frames of one object: each is kept for the object's lifetime."""
 
-_NUMBER = 1
+_OBJECT_ID = 1
 _CORNERS = [2, 3]
 """The labels of a box's corners among the points."""
 
@@ -36,16 +36,16 @@ _FORWARD, _BACKWARD = 1, 2
 class ObjectTrack:
     """One object. Coordinates are relative to the frame: 0 to 1 from the upper left corner."""
 
-    def __init__(self, network: Network, footage: Footage, features: Features) -> None:
+    def __init__(self, network: Network, footage: Footage, features: FrameFeatures) -> None:
         self._side = network.prepare.side
         self._model = network.tracker
         self._size = footage.size
-        self._session = session = network.session_of(network.session, footage.size)
+        self._session = session = network.new_session(network.session, footage.size)
         session.processed_frames = footage
         session.cache = features
-        self._index: int = session.obj_id_to_idx(_NUMBER)
+        self._index: int = session.obj_id_to_idx(_OBJECT_ID)
         self._outputs = session.output_dict_per_obj[self._index]
-        self._reach = network.reach
+        self._pruner = network.pruner
         self._visited = bytearray(len(footage))
         self.logits = torch.empty(0)
         """Of the object on the last frame, ``[h, w]``."""
@@ -56,15 +56,15 @@ class ObjectTrack:
         corners: Sequence[Sequence[float]],
         points: Sequence[Sequence[float]],
         labels: Sequence[int],
-    ) -> Sighting:
-        """Show or correct the object on ``frame``.
+    ) -> FrameObject:
+        """Prompt a new object or correct it on ``frame``.
 
-        ``corners`` are the two of a box, or none; a box replaces what was prompted on that frame.
+        ``corners`` are the two of a box, or none; a box replaces the prompts of that frame.
         ``labels`` of the points are 1 on the object, 0 beside it. On a frame that was tracked
         before, and on one that has a prompt already, the object is corrected with the memory of
-        other frames, and the frame is remembered from then on.
+        other frames, and the frame is kept from then on.
         """
-        self._check_room(frame)
+        self._check_prompted_frames(frame)
         session, places = self._session, [*corners, *points]
         marks = [*(_CORNERS if corners else []), *labels]
         given = {
@@ -78,55 +78,55 @@ class ObjectTrack:
             }
         session.add_point_inputs(self._index, frame, given)
         session.remove_mask_inputs(self._index, frame)
-        return self._prompted(frame)
+        return self._run_prompt(frame)
 
-    def seed(self, frame: int, logits: torch.Tensor) -> Sighting:
+    def seed(self, frame: int, logits: torch.Tensor) -> FrameObject:
         """Begin with a mask ``[h, w]`` on ``frame``, true where ``logits`` are positive.
 
-        What is prompted on that frame afterwards corrects the mask.
+        Later prompts on that frame correct the mask.
         """
         self._session.add_mask_inputs(self._index, frame, (logits > 0)[None, None])
-        seen = self._prompted(frame)
+        seen = self._run_prompt(frame)
         self._visited[frame] = _FORWARD
         return seen
 
-    def step(self, frame: int, *, reverse: bool = False, pinned: range = NOWHERE) -> Sighting:
+    def step(self, frame: int, *, reverse: bool = False, pinned: range = NO_FRAMES) -> FrameObject:
         """Track the object to ``frame``."""
-        self._reach.arrive(self._outputs, frame, reverse=reverse)
+        self._pruner.prepare_step(self._outputs, frame, reverse=reverse)
         seen = self._run(frame, reverse=reverse)
         if frame not in self._outputs["cond_frame_outputs"]:
             self._visited[frame] = _BACKWARD if reverse else _FORWARD
-        self._reach.leave(self._outputs, frame, pinned)
+        self._pruner.prune(self._outputs, frame, pinned)
         return seen
 
     def tensors(self) -> list[Any]:
-        """Return what holds memory, for ``held_bytes``."""
+        """Return the objects that hold tensors, for ``held_bytes``."""
         return [vars(self._session)]
 
-    def _prompted(self, frame: int) -> Sighting:
-        """Run on new prompts; the answer is remembered like the first, whatever came before."""
+    def _run_prompt(self, frame: int) -> FrameObject:
+        """Run on new prompts; the frame becomes a conditioning frame, tracked before or not."""
         session, visited = self._session, self._visited[frame]
         reverse = visited == _BACKWARD
         if visited:
             session.frames_tracked_per_obj[self._index][frame] = {"reverse": reverse}
-        session.obj_with_new_inputs = [_NUMBER]
-        self._reach.arrive(self._outputs, frame, reverse=reverse)
+        session.obj_with_new_inputs = [_OBJECT_ID]
+        self._pruner.prepare_step(self._outputs, frame, reverse=reverse)
         seen = self._run(frame, reverse=reverse)
         corrected = self._outputs["non_cond_frame_outputs"].pop(frame, {})
         prompted = self._outputs["cond_frame_outputs"]
-        # The memory of a frame that had a prompt before is stored with the answer to that one.
+        # A frame that had a prompt before has its memory in that prompt's output.
         prompted[frame] = {**prompted.get(frame, {}), **corrected}
-        self._reach.leave(self._outputs, frame)
+        self._pruner.prune(self._outputs, frame)
         return seen
 
-    def _run(self, frame: int, *, reverse: bool) -> Sighting:
+    def _run(self, frame: int, *, reverse: bool) -> FrameObject:
         found = self._model(self._session, frame_idx=frame, reverse=reverse)
         self._session.frames_tracked_per_obj[self._index].clear()
         score = float(finite(found.object_score_logits).sigmoid().item())
         self.logits = finite(found.pred_masks)[0, 0]
-        return Sighting(_NUMBER, score, stretched(self.logits.cpu().numpy(), self._size))
+        return FrameObject(_OBJECT_ID, score, resize_to_mask(self.logits.cpu().numpy(), self._size))
 
-    def _check_room(self, frame: int) -> None:
+    def _check_prompted_frames(self, frame: int) -> None:
         prompted = self._outputs["cond_frame_outputs"]
         if frame not in prompted and len(prompted) >= MAX_PROMPTED_FRAMES:
             raise InvalidParams(

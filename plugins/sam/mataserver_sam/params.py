@@ -1,4 +1,4 @@
-"""The parameters of ``POST /v1/infer`` for SAM, and what they point at."""
+"""The parameters of ``POST /v1/infer`` for SAM, and their conversion to prompts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SegmentParams(Params, frozen=True):
     box_prompts: tuple[tuple[float, float, float, float], ...] = ()
 
     def check(self) -> None:
-        """Raise ``InvalidParams`` where nothing is pointed at."""
+        """Raise ``InvalidParams`` without any prompt."""
         if not (self.prompts or self.point_prompts or self.box_prompts):
             raise InvalidParams("params: give prompts, point_prompts or box_prompts")
 
@@ -55,10 +55,10 @@ class GroundedParams(Params, frozen=True):
             raise InvalidParams("params.prompts: this model needs at least one prompt")
 
 
-def of_params(params: SegmentParams, size: Size) -> list[Prompt]:
+def prompts_of(params: SegmentParams, size: Size) -> list[Prompt]:
     """Return the prompts of a request on an image of ``size`` (height, width).
 
-    Raises ``InvalidParams`` when there is none, or too many, or one lies beside the image.
+    Raises ``InvalidParams`` when there is none, or too many, or one lies outside the image.
     """
     texts = [Prompt(type="text", text=each) for each in params.prompts]
     boxes = [
@@ -79,7 +79,7 @@ def of_params(params: SegmentParams, size: Size) -> list[Prompt]:
 def relative_box(box: tuple[float, ...], size: Size, where: str) -> RelativeBox:
     """Return ``(x1, y1, x2, y2)`` in pixels as ``(cx, cy, w, h)`` in 0..1, clipped to the image.
 
-    Raises ``InvalidParams`` for a box that lies beside the image.
+    Raises ``InvalidParams`` for a box outside the image.
     """
     height, width = size
     x1, x2 = (min(max(each, 0.0), width) / width for each in (box[0], box[2]))

@@ -1,6 +1,6 @@
-"""Pixels to tensors, and the one operation of torchvision that SAM3 needs, without torchvision.
+"""Converts pixels to tensors, and implements torchvision's ``roi_align``, without torchvision.
 
-Everything here computes what transformers' own processors compute with torchvision.
+Everything here computes the same as transformers' own processors with torchvision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 class Preparation(Protocol):
-    """How a network wants its images: a square of ``side`` pixels, normalised."""
+    """The preparation of a network's images: a normalised square of ``side`` pixels."""
 
     @property
     def side(self) -> int:
@@ -38,12 +38,12 @@ class Preparation(Protocol):
 
     @property
     def mean(self) -> Triple:
-        """What is taken off red, green and blue in 0..1."""
+        """The mean that is subtracted from red, green and blue in 0..1."""
         ...
 
     @property
     def std(self) -> Triple:
-        """What they are divided by then."""
+        """The deviation that they are divided by."""
         ...
 
     def __call__(self, image: NDArray[np.uint8]) -> torch.Tensor:
@@ -51,17 +51,17 @@ class Preparation(Protocol):
         ...
 
     def extent(self, size: Size) -> Size:
-        """Return how high and wide an image of ``size`` (height, width) lies in the square."""
+        """Return the height and width of an image of ``size`` (height, width) in the square."""
         ...
 
-    def cut(self, logits: torch.Tensor, size: Size) -> torch.Tensor:
+    def crop_padding(self, logits: torch.Tensor, size: Size) -> torch.Tensor:
         """Return the logits ``[N, h, w]`` of an image of ``size`` without those of the padding."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Stretched:
-    """SAM 2 and SAM 3: the image fills the square, whatever its proportions were."""
+class StretchPreparation:
+    """SAM 2 and SAM 3: the image fills the square, without keeping its aspect ratio."""
 
     side: int
     mean: Triple = HALF
@@ -75,14 +75,14 @@ class Stretched:
         """Return the whole square."""
         return self.side, self.side
 
-    def cut(self, logits: torch.Tensor, size: Size) -> torch.Tensor:  # noqa: ARG002 - the protocol
-        """Return the logits as they are."""
+    def crop_padding(self, logits: torch.Tensor, size: Size) -> torch.Tensor:  # noqa: ARG002 - the protocol
+        """Return the logits unchanged."""
         return logits
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """SAM 1: the longer side fills the square, the rest of it, right or below, is zeros."""
+class PadPreparation:
+    """SAM 1: the longer side fills the square, which is padded with zeros right or below."""
 
     side: int
     mean: Triple = IMAGENET_MEAN
@@ -100,8 +100,8 @@ class Fitted:
         scale = self.side / max(size)
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
-    def cut(self, logits: torch.Tensor, size: Size) -> torch.Tensor:
-        """Stretch the logits to the square, as SAM does, and return the image's part of it."""
+    def crop_padding(self, logits: torch.Tensor, size: Size) -> torch.Tensor:
+        """Resize the logits to the square, as SAM does, and return the image's part of it."""
         height, width = self.extent(size)
         square = functional.interpolate(
             logits[None], size=(self.side, self.side), mode="bilinear", align_corners=False
@@ -112,7 +112,7 @@ class Fitted:
 def resized(image: NDArray[np.uint8], size: Size) -> torch.Tensor:
     """Return an image ``[H, W, 3]`` as uint8 ``[1, 3, *size]``: bilinear, with antialias.
 
-    The numbers are rounded to whole ones, as the processors do.
+    Values are rounded to integers, as the processors do.
     """
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
     return functional.interpolate(
@@ -121,7 +121,7 @@ def resized(image: NDArray[np.uint8], size: Size) -> torch.Tensor:
 
 
 def normalised(pixels: torch.Tensor, mean: Triple, std: Triple) -> torch.Tensor:
-    """Return uint8 pixels ``[N, 3, H, W]`` as float32, scaled to 0..1, less mean, by deviation."""
+    """Return uint8 pixels ``[N, 3, H, W]`` as float32, scaled to 0..1 and normalised."""
     middle, spread = (pixels.new_tensor(each, dtype=torch.float32) for each in (mean, std))
     return (pixels.float() / 255 - middle[:, None, None]) / spread[:, None, None]
 
@@ -137,7 +137,7 @@ def roi_align(
     shifted by half a pixel, at least one pixel wide, one sample per pixel of a cell.
     """
     pooled = [
-        _pooled(plane, corners, output_size)
+        _pool(plane, corners, output_size)
         for plane, group in zip(features, boxes, strict=True)
         for corners in group.float().tolist()
     ]
@@ -146,27 +146,27 @@ def roi_align(
     return torch.stack(pooled)
 
 
-def _pooled(plane: torch.Tensor, corners: Sequence[float], cells: int) -> torch.Tensor:
+def _pool(plane: torch.Tensor, corners: Sequence[float], cells: int) -> torch.Tensor:
     """Return the cells ``[C, cells, cells]`` of one box on one plane ``[C, H, W]``."""
     left, top, right, bottom = corners
     rows = _Axis(plane, top, bottom, cells, plane.shape[1])
     columns = _Axis(plane, left, right, cells, plane.shape[2])
-    upper, lower = ((_mixed(plane[:, row], columns)) for row in rows.neighbours())
+    upper, lower = ((_interpolate(plane[:, row], columns)) for row in rows.neighbours())
     samples = upper * (1 - rows.weight)[:, None] + lower * rows.weight[:, None]
     samples = samples * rows.inside[:, None] * columns.inside
     return functional.avg_pool2d(samples[None], (rows.samples, columns.samples))[0]
 
 
-def _mixed(lines: torch.Tensor, columns: _Axis) -> torch.Tensor:
+def _interpolate(lines: torch.Tensor, columns: _Axis) -> torch.Tensor:
     """Interpolate ``[C, Y, W]`` along its last axis."""
     left, right = (lines[:, :, column] for column in columns.neighbours())
     return left * (1 - columns.weight) + right * columns.weight
 
 
 class _Axis:
-    """Where one axis of a box is sampled: the pixels on both sides of each place, and the weight.
+    """The sampling of one axis of a box: the pixels on both sides of each position, and the weight.
 
-    A place more than one pixel beyond the border counts as zero; up to there the border holds.
+    A position more than one pixel outside counts as zero; closer ones get the border's value.
     """
 
     def __init__(self, like: torch.Tensor, start: float, end: float, cells: int, size: int) -> None:
@@ -183,6 +183,6 @@ class _Axis:
         self.weight = torch.where(self._below >= size - 1, torch.zeros_like(fraction), fraction)
 
     def neighbours(self) -> Iterator[torch.Tensor]:
-        """Yield the pixels before, then those after each place."""
+        """Yield the pixels before, then those after each position."""
         yield self._below
         yield self._above

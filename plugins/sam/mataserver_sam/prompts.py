@@ -1,9 +1,9 @@
-"""What a request points at: texts, boxes and points, relative to the image."""
+"""The prompts of a request: texts, boxes and points, relative to the image."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
@@ -14,21 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_PROMPTS = 64
-"""The most prompts of one request."""
+"""The maximum number of prompts of one request."""
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 RelativeBox = tuple[Share, Share, Share, Share]
 Words = Annotated[str, Meta(max_length=1_000)]
 
-_OWN = {
+_FIELDS = {
     "text": ("text",),
     "box": ("box", "label"),
     "point": ("points", "point_labels", "box"),
 }
-
-
-PointLabel = Annotated[float, Meta(ge=0, le=1, extra_json_schema={"enum": [0, 1]})]
-"""A label as arrays have it, too: 1.0."""
 
 
 class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,15 +46,15 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     box: RelativeBox | None = None
     label: bool | None = None
     points: Annotated[list[tuple[Share, Share]], Meta(min_length=1, max_length=256)] | None = None
-    point_labels: list[PointLabel] | None = None
+    point_labels: list[Literal[0, 1]] | None = None
 
     def __post_init__(self) -> None:
-        """Check what types cannot say. Raises ``ValueError``."""
+        """Check the combination of fields. Raises ``ValueError``."""
         force_setattr(self, "type", self.type.lower())
-        if self.type not in _OWN:
+        if self.type not in _FIELDS:
             raise ValueError("type must be text, box or point")
         for name in ("text", "box", "label", "points", "point_labels"):
-            if getattr(self, name) is not None and name not in _OWN[self.type]:
+            if getattr(self, name) is not None and name not in _FIELDS[self.type]:
                 raise ValueError(f"a {self.type} prompt has no {name}")
         needed = "points" if self.type == "point" else self.type
         if getattr(self, needed) is None:
@@ -67,28 +63,26 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("text is empty")
         if self.box is not None and not (self.box[2] and self.box[3]):
             raise ValueError("box has no width or no height")
-        if not {0, 1}.issuperset(self.point_labels or ()):
-            raise ValueError("point_labels must be 0 or 1")
         if self.point_labels is not None and len(self.point_labels) != len(self.points or ()):
             raise ValueError("point_labels must be as many as points")
 
     @property
     def wanted(self) -> bool:
-        """Whether a box holds what is wanted; true if nothing is said."""
+        """Whether a box is a positive example; true by default."""
         return self.label is not False
 
     @property
     def labels(self) -> list[int]:
         """A label for each point."""
-        return [int(each) for each in self.point_labels or [1] * len(self.points or ())]
+        return list(self.point_labels or [1] * len(self.points or ()))
 
 
 Prompts = Annotated[list[Prompt], Meta(min_length=1, max_length=MAX_PROMPTS)]
 
 
 @contextmanager
-def named(field: str) -> Iterator[None]:
-    """Put the field that held the prompts before what is wrong with them."""
+def prefix_errors(field: str) -> Iterator[None]:
+    """Prefix errors about prompts with the field that holds them."""
     try:
         yield
     except InvalidParams as error:

@@ -13,7 +13,7 @@ Direction = Literal["forward", "backward", "both"]
 
 
 class Leg(NamedTuple):
-    """Frames to visit one after the other, and whether that goes back in time."""
+    """A range of frames to visit in order, and whether it goes back in time."""
 
     frames: range
     reverse: bool
@@ -42,7 +42,7 @@ def legs(total: int, direction: Direction, start: int, limit: int | None) -> lis
 
 
 def check_frame(name: str, frame: int, total: int) -> None:
-    """Raise ``InvalidParams`` when there is no such frame."""
+    """Raise ``InvalidParams`` for a frame beyond the end."""
     if frame >= total:
         raise InvalidParams(f"{name}: the video has {total} frames, counted from 0")
 

@@ -1,4 +1,4 @@
-"""The model behind ``/api/v1``: which one it is, and how a handler gets it."""
+"""The model behind ``/api/v1``: finds it in the registry, and acquires it for a handler."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ if TYPE_CHECKING:
     from mataserver import Context, ModelHandle, ModelInfo
 
 TASK = "segment"
-_SINGLE = frozenset({".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".onnx"})
+_WEIGHT_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".onnx"})
 _IN_MEMORY = frozenset({"ready", "active", "idle"})
 
 
 class ServedModel:
-    """The model that ``plugins.sam.model`` names: loaded with its first request.
+    """The model that ``plugins.sam.model`` names, loaded with its first request.
 
-    Every failure to get it is ``Unavailable`` (503): a client cannot mend it.
+    Every failure to acquire it is ``Unavailable`` (503), because a client cannot fix it.
     """
 
     def __init__(self, ctx: Context) -> None:
         self._models = ctx.models
-        self._asked: str = ctx.settings.model
+        self._configured: str = ctx.settings.model
         self._device: str = ctx.settings.device or "auto"
         self._name: str | None = None
         self._facts: tuple[float | None, dict[str, Any]] = (None, {})
 
     @property
     def checkpoint(self) -> str:
-        """What the settings name; empty if they name nothing."""
-        return self._asked
+        """The configured name; may be empty."""
+        return self._configured
 
     def name(self) -> str:
         """Return its name in the registry; a directory is registered. Raises ``Unavailable``."""
-        if not self._asked:
+        if not self._configured:
             raise Unavailable("No model is configured: set plugins.sam.model or SAM3_CHECKPOINT")
         if self._name is None:
-            self._name = self._registered()
-        return self._name or self._asked
+            self._name = self._find_registered()
+        return self._name or self._configured
 
-    def _registered(self) -> str | None:
-        """Return the name under which it is registered now; None when it is not here yet."""
-        place = Path(self._asked).expanduser()
+    def _find_registered(self) -> str | None:
+        """Return its registered name; None when it is not registered."""
+        place = Path(self._configured).expanduser()
         with contextlib.suppress(NotFound):
             if not place.is_absolute():
-                return self._models.info(self._asked).model
+                return self._models.info(self._configured).model
         if not place.is_dir():
-            _check_no_file(place)
+            _check_not_single_file(place)
             return None
         try:
             return self._models.add(place, TASK)
@@ -59,7 +59,7 @@ class ServedModel:
             raise Unavailable(f"The model cannot be served: {error.detail}") from None
 
     def info(self) -> ModelInfo | None:
-        """Return what the server knows of it; None when it is not here."""
+        """Return the server's information about it; None when it is not registered."""
         try:
             return self._models.info(self.name())
         except MataError:
@@ -67,19 +67,19 @@ class ServedModel:
 
     @property
     def loaded_at(self) -> float | None:
-        """When its worker was loaded, in Unix seconds; None while there is none."""
+        """When its worker was loaded, in Unix seconds; None without a worker."""
         info = self.info()
         return None if info is None else info.loaded_at
 
     @property
     def in_memory(self) -> bool:
-        """Whether it is loaded now."""
+        """Whether it is loaded."""
         info = self.info()
         return info is not None and info.state in _IN_MEMORY
 
     @contextlib.asynccontextmanager
     async def acquire(self) -> AsyncIterator[ModelHandle]:
-        """Load it if need be and hold it until the context ends. Raises ``Unavailable``."""
+        """Load it if needed and hold it until the context ends. Raises ``Unavailable``."""
         name = self.name()
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -96,7 +96,7 @@ class ServedModel:
             yield model
 
     async def facts(self) -> dict[str, Any]:
-        """Return what the loaded model tells of itself; without one, where it would run."""
+        """Return the loaded model's description; of one that is not loaded, the device setting."""
         info = self.info()
         if info is None or info.state not in _IN_MEMORY:
             return {"device": self._device, "capabilities": []}
@@ -106,12 +106,12 @@ class ServedModel:
         return self._facts[1]
 
 
-def _check_no_file(place: Path) -> None:
-    """Raise ``Unavailable`` for a single file of weights, there or not, and for a path to nothing.
+def _check_not_single_file(place: Path) -> None:
+    """Raise ``Unavailable`` for a single file of weights, existing or not, and for a missing path.
 
-    The sentence says what can be loaded: to pull a path, as what is not here else is, helps nobody.
+    The message says what can be loaded instead: suggesting to pull a path would not help.
     """
-    if place.is_file() or place.suffix.lower() in _SINGLE:
+    if place.is_file() or place.suffix.lower() in _WEIGHT_SUFFIXES:
         instead = "a directory in the layout of the hub, or a name such as facebook/sam3"
         if (place.parent / "config.json").is_file():
             instead = "the directory that it lies in, which has that layout"

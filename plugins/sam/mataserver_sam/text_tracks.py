@@ -1,4 +1,4 @@
-"""The objects of a video that texts name: found and tracked by SAM3's video model."""
+"""The objects of a video that texts describe: found and tracked by SAM3's video model."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
-from mataserver_sam.clicks import finite
-from mataserver_sam.forgetting import NOWHERE, thin
-from mataserver_sam.masks import stretched
-from mataserver_sam.sighting import Sighting, apart
+from mataserver_sam.frame_object import FrameObject, resolve_overlaps
+from mataserver_sam.masks import resize_to_mask
+from mataserver_sam.memory_pruning import NO_FRAMES, prune_conditioning
+from mataserver_sam.prompt_decoder import finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver_sam.encoded_frame import Features
+    from mataserver_sam.encoded_frame import FrameFeatures
     from mataserver_sam.footage import Footage
     from mataserver_sam.network import Network
     from mataserver_sam.weights import Weights
 
-KEPT_CONDITIONING = 8
-"""Of the frames on which the detector confirmed an object (every 16th), so many are remembered."""
+MAX_CONDITIONING = 8
+"""How many of the frames on which the detector confirmed an object (every 16th) are kept."""
 
 _BY_OBJECT = (
     "obj_first_frame_idx",
@@ -33,57 +33,57 @@ _BY_OBJECT = (
 
 
 class TextSession(Sam3VideoInferenceSession):
-    """A session that gives up objects when a frame is done.
+    """A session that removes objects after a frame is finished.
 
     ``Sam3VideoModel`` removes them while it still pairs masks with ``obj_ids``: those behind a
-    removed object get the mask and the score of their neighbour.
+    removed object would get the mask and the score of their neighbour.
     """
 
     def __init__(self, **chosen: Any) -> None:
         super().__init__(**chosen)
-        self._leaving: list[int] = []
+        self._to_remove: list[int] = []
 
     def remove_object(self, obj_id: int, strict: bool = False) -> None:  # noqa: ARG002 - the base's signature
-        """Note an object that leaves."""
-        self._leaving.append(obj_id)
+        """Mark an object for removal."""
+        self._to_remove.append(obj_id)
 
-    def part(self) -> set[int]:
-        """Remove the objects that leave; return which."""
-        left = set(self._leaving)
-        for number in self._leaving:
+    def remove_marked(self) -> set[int]:
+        """Remove the marked objects; return their numbers."""
+        left = set(self._to_remove)
+        for number in self._to_remove:
             self.obj_ids = list(self._obj_id_to_idx)
             super().remove_object(number)
-        self._leaving.clear()
+        self._to_remove.clear()
         return left
 
 
 class TextTracks:
-    """Everything that texts name in one video.
+    """All objects that texts describe in one video.
 
-    Objects are numbered from 0, as they are found.
+    Objects are numbered from 0, in the order they are found.
     """
 
     def __init__(
-        self, weights: Weights, network: Network, footage: Footage, features: Features
+        self, weights: Weights, network: Network, footage: Footage, features: FrameFeatures
     ) -> None:
         self._weights = weights
         self._model = weights.video
         self._size = footage.size
-        self.session = network.session_of(TextSession, footage.size)
+        self.session = network.new_session(TextSession, footage.size)
         self.session.processed_frames = footage
         self.session.cache = features
-        self._reach = network.reach
+        self._pruner = network.pruner
         self.logits: dict[int, torch.Tensor] = {}
         """Of the objects on the last frame, ``[h, w]`` by number; removed ones among them."""
         self._scores: dict[int, float] = {}
         self._hidden: set[int] = set()
-        self._last: list[Sighting] = []
+        self._last: list[FrameObject] = []
         self._frame = -1
 
     def add(self, texts: Sequence[str]) -> set[int]:
-        """Look for what ``texts`` name from the next step on; return the numbers of the texts.
+        """Search for ``texts`` from the next step on; return the numbers of the texts.
 
-        Raises ``InvalidParams`` when one is too long; then none is looked for.
+        Raises ``InvalidParams`` when one is too long; then none is added.
         """
         session, tokens = self.session, self._weights.tokens(list(texts))
         numbers: list[int] = [session.add_prompt(text) for text in texts]
@@ -99,76 +99,79 @@ class TextTracks:
         return [number for number in self.session.obj_ids if number not in self._hidden]
 
     def hide(self, number: int) -> None:
-        """Show an object no more. It is tracked on, or else the detector would find it anew."""
+        """Hide an object. It is still tracked, or else the detector would find it again."""
         self._hidden.add(number)
-        self._last = self._sightings()
+        self._last = self._visible_objects()
 
     def text_of(self, number: int) -> int:
-        """Return the number of the text that an object was found by."""
+        """Return the number of the text that found an object."""
         found: int = self.session.obj_id_to_prompt_id[number]
         return found
 
-    def step(self, frame: int, *, reverse: bool = False, pinned: range = NOWHERE) -> list[Sighting]:
-        """Track every object to ``frame`` and look for new ones; return those that are visible.
+    def step(
+        self, frame: int, *, reverse: bool = False, pinned: range = NO_FRAMES
+    ) -> list[FrameObject]:
+        """Track every object to ``frame`` and search for new ones; return the visible ones.
 
-        What a later step back from the start of ``pinned`` reads of them is not forgotten. The
-        frame of the last step is not run again.
+        Memories that a later step back from the start of ``pinned`` needs are kept. The frame of
+        the last step is not run again.
         """
         if frame == self._frame:
             return self._last
         session = self.session
         for outputs in session.output_dict_per_obj.values():
-            self._reach.arrive(outputs, frame, reverse=reverse)
+            self._pruner.prepare_step(outputs, frame, reverse=reverse)
         found = self._model(session, frame_idx=frame, reverse=reverse)
-        unseen = session.part() | set(found.suppressed_obj_ids or ())
+        unseen = session.remove_marked() | set(found.suppressed_obj_ids or ())
         self._scores = dict(found.obj_id_to_tracker_score)
         masks = {number: mask[0] for number, mask in found.obj_id_to_mask.items()}
         self.logits = {number: masks[number] for number in sorted(masks) if number not in unseen}
-        self._forget(frame, pinned)
-        self._last = self._sightings()
+        self._prune(frame, pinned)
+        self._last = self._visible_objects()
         self._frame = frame
         return self._last
 
-    def seen(self, number: int, frame: int) -> torch.Tensor | None:
+    def logits_on(self, number: int, frame: int) -> torch.Tensor | None:
         """Return the logits ``[h, w]`` of an object on a frame; None where it is not visible."""
         self.step(frame)
         return self.logits.get(number)
 
     def tensors(self) -> list[Any]:
-        """Return what holds memory, for ``held_bytes``."""
+        """Return the objects that hold tensors, for ``held_bytes``."""
         return [vars(self.session), self.logits]
 
-    def _sightings(self) -> list[Sighting]:
-        """Return who is visible; as the model's processor, let objects of one text not overlap.
+    def _visible_objects(self) -> list[FrameObject]:
+        """Return the visible objects; like the model's processor, resolve overlaps per text.
 
-        A hidden object keeps its pixels: what it covers, maybe its double, must not come to light.
+        A hidden object keeps its pixels, so that an object that it covers, maybe its duplicate,
+        does not appear.
         """
         if not self.logits:
             return []
         planes = finite(torch.stack(list(self.logits.values()))).cpu().numpy()
-        groups: dict[int, list[Sighting]] = {}
+        groups: dict[int, list[FrameObject]] = {}
         for number, plane in zip(self.logits, planes, strict=True):
             score = float(self._scores.get(number, 0.0))
-            seen = Sighting(number, score, stretched(plane, self._size))
+            seen = FrameObject(number, score, resize_to_mask(plane, self._size))
             groups.setdefault(self.text_of(number), []).append(seen)
-        visible = [each for group in groups.values() for each in apart(group)]
+        visible = [each for group in groups.values() for each in resolve_overlaps(group)]
         shown = [each for each in visible if each.number not in self._hidden]
         return sorted(shown, key=lambda each: each.number)
 
-    def _forget(self, frame: int, pinned: range) -> None:
-        """Forget what no later frame needs; transformers would copy all of it for every frame."""
+    def _prune(self, frame: int, pinned: range) -> None:
+        """Drop what no later frame needs; transformers would copy all of it for every frame."""
         session = self.session
         for index, outputs in session.output_dict_per_obj.items():
-            self._reach.leave(outputs, frame, pinned)
-            thin(outputs["cond_frame_outputs"], frame, KEPT_CONDITIONING)
+            self._pruner.prune(outputs, frame, pinned)
+            prune_conditioning(outputs["cond_frame_outputs"], frame, MAX_CONDITIONING)
             session.mask_inputs_per_obj[index].clear()
             session.frames_tracked_per_obj[index].clear()
         for by_frame in (session.obj_id_to_tracker_score_frame_wise, session.suppressed_obj_ids):
             for number in [each for each in by_frame if each != frame]:
                 del by_frame[number]
-        self._forget_objects()
+        self._prune_removed()
 
-    def _forget_objects(self) -> None:
+    def _prune_removed(self) -> None:
         session, model = self.session, self._model
         gone = session.removed_obj_ids
         for name in _BY_OBJECT:

@@ -1,4 +1,4 @@
-"""Where the time of a request went."""
+"""Measures the stages of a request."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import time
 
 
 class Stopwatch:
-    """Milliseconds by stage, from its making on."""
+    """Milliseconds per stage, starting at construction."""
 
     def __init__(self) -> None:
         self._begun = self._last = time.perf_counter()
         self._stages: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
-        """Count the time since the last lap to a stage."""
+        """Add the time since the last lap to a stage."""
         now = time.perf_counter()
         self._stages[stage] = self._stages.get(stage, 0.0) + (now - self._last) * 1e3
         self._last = now
 
     def total(self) -> float:
-        """Return the milliseconds since it was made."""
+        """Return the milliseconds since construction."""
         return round((time.perf_counter() - self._begun) * 1e3, 3)
 
     def header(self) -> str:

@@ -1,7 +1,7 @@
-"""One video session in the worker: a video, what was prompted in it, and what trackers remember.
+"""One video session in the worker: a video, its prompts, and the trackers' state.
 
-Nothing here knows HTTP. The model holds no state of a session, so the frames of several sessions
-may take turns; one session is not for two threads.
+This module is independent of HTTP. The model holds no state of a session, so several sessions may
+alternate; one session is not thread-safe.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import msgspec
 import torch
 
 from mataserver import BadRequest, InvalidParams, NotFound
+from mataserver_sam.annotated_video import draw_video
 from mataserver_sam.boxes import corners
-from mataserver_sam.collecting import Budget, bytes_of
-from mataserver_sam.encoded_frame import Features
-from mataserver_sam.forgetting import NOWHERE
+from mataserver_sam.encoded_frame import FrameFeatures
+from mataserver_sam.image_answers import ByteBudget, bytes_of
+from mataserver_sam.memory_pruning import NO_FRAMES
 from mataserver_sam.object_numbers import ObjectNumbers
 from mataserver_sam.object_track import ObjectTrack
-from mataserver_sam.prompts import named
+from mataserver_sam.prompts import prefix_errors
 from mataserver_sam.propagation import check_frame, legs, steps
-from mataserver_sam.reel import reel
-from mataserver_sam.tally import Tally
+from mataserver_sam.session_statistics import SessionStatistics
 from mataserver_sam.text_tracks import TextTracks
 from mataserver_sam.video_requests import Prompted, Resolution, Step, Tracked, VideoInfo
 
@@ -29,50 +29,51 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mataserver_sam.footage import Footage
+    from mataserver_sam.frame_object import FrameObject
     from mataserver_sam.network import Network
     from mataserver_sam.prompts import Prompt
-    from mataserver_sam.sighting import Sighting
     from mataserver_sam.video_requests import Figures, PromptRequest, PropagateRequest, ReelRequest
 
-MEASURED_EVERY = 16
-"""In a propagation memory is measured on every so many frames."""
+MEASURE_INTERVAL = 16
+"""A propagation measures memory once per so many frames."""
 
 
 class Video:
-    """One session. Objects are numbered from 1, in the order in which they are first seen.
+    """One session. Objects are numbered from 1, in the order of their first appearance.
 
-    ``max_objects`` bounds those that boxes and points show.
+    ``max_objects`` limits those from boxes and points.
     """
 
     def __init__(self, network: Network, footage: Footage, max_objects: int) -> None:
         self._network = network
         self._footage = footage
-        self._features = Features(network, footage)
+        self._features = FrameFeatures(network, footage)
         self._max_objects = max_objects
-        self._begin()
+        self._reset_state()
 
-    def _begin(self) -> None:
+    def _reset_state(self) -> None:
         self._texts: TextTracks | None = None
         self._tracks: dict[int, ObjectTrack] = {}
         self._numbers = ObjectNumbers()
-        self._tally = Tally(len(self._footage))
+        self._statistics = SessionStatistics(len(self._footage))
 
     @property
     def info(self) -> VideoInfo:
-        """What the video is."""
+        """The video's size, length and frame rate."""
         clip = self._footage.clip
         return VideoInfo(len(clip), clip.fps, Resolution(clip.width, clip.height), clip.seconds)
 
     @property
     def objects(self) -> list[int]:
         """The numbers of the objects that are tracked and not removed."""
-        return sorted([*self._found_by_texts(), *self._tracks])
+        return sorted([*self._text_objects(), *self._tracks])
 
     def prompt(self, asked: PromptRequest) -> Prompted:
-        """Show new objects or correct one on a frame; return those objects as they are there.
+        """Add new objects or correct one on a frame; return those objects on it.
 
-        Raises ``InvalidParams`` for what this model cannot be asked, ``NotFound`` for an unknown
-        object, ``BadRequest`` for a frame that cannot be decoded. Nothing has changed then.
+        Raises ``InvalidParams`` for prompts that this model does not support, ``NotFound`` for an
+        unknown object, ``BadRequest`` for a frame that cannot be decoded. The session is unchanged
+        then.
         """
         frame = asked.frame_index
         check_frame("frame_index", frame, len(self._footage))
@@ -80,11 +81,11 @@ class Video:
         with torch.inference_mode():
             self._footage.clip.frame(frame)
             if asked.obj_id is None:
-                seen = self._introduced(frame, asked.prompts)
+                seen = self._add_objects(frame, asked.prompts)
             else:
-                seen = [self._corrected(frame, asked.obj_id, asked.prompts)]
-        self._tally.visit(frame)
-        told = _told(seen, asked.mask_format)
+                seen = [self._correct_object(frame, asked.obj_id, asked.prompts)]
+        self._statistics.add_frame(frame)
+        told = _encode_objects(seen, asked.mask_format)
         return Prompted(
             frame,
             [each.id for each in told],
@@ -94,21 +95,20 @@ class Video:
         )
 
     def propagate(self, asked: PropagateRequest) -> Iterator[Step]:
-        """Track every object from frame to frame; each frame is computed when it is asked for.
+        """Track every object from frame to frame; each frame is computed on demand.
 
-        Raises ``BadRequest`` when nothing was prompted, ``InvalidParams`` for a start beyond the
-        end.
+        Raises ``BadRequest`` without prompts, ``InvalidParams`` for a start beyond the end.
         """
         if self._texts is None and not self._tracks:
             raise BadRequest("There is nothing to track: the session has no prompts")
         start = asked.start_frame_index
         plan = legs(len(self._footage), asked.direction, start, asked.max_frames)
         both = len(plan) > 1 and bool(plan[1].frames)
-        pinned = range(start, start + self._network.reach.pointers + 1)
+        pinned = range(start, start + self._network.pruner.pointers + 1)
         for count, (frame, reverse) in enumerate(steps(plan)):
-            seen = self._step(frame, reverse=reverse, pinned=pinned if both else NOWHERE)
-            told = _told(seen, asked.mask_format)
-            if count % MEASURED_EVERY == 0:
+            seen = self._step(frame, reverse=reverse, pinned=pinned if both else NO_FRAMES)
+            told = _encode_objects(seen, asked.mask_format)
+            if count % MEASURE_INTERVAL == 0:
                 self._measure()
             yield Step(frame, msgspec.json.encode(told), self._figures())
 
@@ -120,38 +120,38 @@ class Video:
         check_frame("frame_index", frame, len(self._footage))
         return self._footage.stills.jpeg(frame)
 
-    def reel(self, asked: ReelRequest) -> Iterator[bytes]:
-        """Draw a video, as ``reel`` does."""
-        yield from reel(self._footage.stills, self._footage.size, asked)
+    def annotated_video(self, asked: ReelRequest) -> Iterator[bytes]:
+        """Draw a video, as ``draw_video`` does."""
+        yield from draw_video(self._footage.stills, self._footage.size, asked)
 
     def remove(self, number: int) -> None:
-        """Give an object up. What a text found is tracked on, unseen: it must not be found again.
+        """Remove an object. One found by a text is hidden instead, so that it is not found again.
 
         Raises ``NotFound``.
         """
         if self._tracks.pop(number, None) is None:
-            tracks, found = self._found(number)
+            tracks, found = self._text_object(number)
             tracks.hide(found)
 
     def reset(self) -> int:
-        """Begin anew on the same video; return how many objects there were."""
+        """Restart on the same video; return how many objects there were."""
         count = len(self.objects)
-        self._begin()
+        self._reset_state()
         self._features.clear_all()
         return count
 
     def figures(self) -> Figures:
-        """Count and measure."""
+        """Measure and return the figures."""
         self._measure()
         return self._figures()
 
     def close(self) -> None:
-        """Close the video and forget everything."""
-        self._begin()
+        """Close the video and drop all state."""
+        self._reset_state()
         self._features.clear_all()
         self._footage.close()
 
-    def _introduced(self, frame: int, prompts: Sequence[Prompt]) -> list[Sighting]:
+    def _add_objects(self, frame: int, prompts: Sequence[Prompt]) -> list[FrameObject]:
         texts = [each.text for each in prompts if each.text is not None]
         shown = [each for each in prompts if each.type != "text"]
         for index, each in enumerate(prompts):
@@ -161,42 +161,42 @@ class Video:
                 )
         if shown and len(self.objects) + len(shown) > self._max_objects:
             raise InvalidParams(f"prompts: a session tracks at most {self._max_objects} objects")
-        seen = self._searched(frame, texts) if texts else []
+        seen = self._add_texts(frame, texts) if texts else []
         for each in shown:
             track = ObjectTrack(self._network, self._footage, self._features)
-            sighting = track.prompt(frame, _corners(each), each.points or (), each.labels)
+            frame_object = track.prompt(frame, _corners(each), each.points or (), each.labels)
             number = self._numbers.next()
             self._tracks[number] = track
-            seen.append(sighting._replace(number=number))
+            seen.append(frame_object._replace(number=number))
         return seen
 
-    def _searched(self, frame: int, texts: Sequence[str]) -> list[Sighting]:
+    def _add_texts(self, frame: int, texts: Sequence[str]) -> list[FrameObject]:
         weights = self._network.texts
         if weights is None:
             raise InvalidParams("prompts: this model does not take text")
         tracks = self._texts or TextTracks(weights, self._network, self._footage, self._features)
-        with named("prompts"):
+        with prefix_errors("prompts"):
             wanted = tracks.add(texts)
         self._texts = tracks
         seen = tracks.step(frame)
-        return self._numbers.numbered(
+        return self._numbers.assign(
             [each for each in seen if tracks.text_of(each.number) in wanted]
         )
 
-    def _corrected(self, frame: int, number: int, prompts: Sequence[Prompt]) -> Sighting:
+    def _correct_object(self, frame: int, number: int, prompts: Sequence[Prompt]) -> FrameObject:
         boxes = [_corners(each) for each in prompts if each.box is not None]
         if any(each.type == "text" for each in prompts) or len(boxes) > 1:
             raise InvalidParams("prompts: points and at most one box correct an object")
-        track = self._tracks.get(number) or self._adopted(frame, number)
+        track = self._tracks.get(number) or self._take_over(frame, number)
         points = [point for each in prompts for point in each.points or ()]
         labels = [label for each in prompts for label in each.labels]
-        sighting = track.prompt(frame, boxes[0] if boxes else (), points, labels)
-        return sighting._replace(number=number)
+        frame_object = track.prompt(frame, boxes[0] if boxes else (), points, labels)
+        return frame_object._replace(number=number)
 
-    def _adopted(self, frame: int, number: int) -> ObjectTrack:
-        """Track an object that a text found by itself from now on, from its mask on ``frame``."""
-        tracks, found = self._found(number)
-        logits = tracks.seen(found, frame)
+    def _take_over(self, frame: int, number: int) -> ObjectTrack:
+        """Track an object found by a text as a separate track, from its mask on ``frame``."""
+        tracks, found = self._text_object(number)
+        logits = tracks.logits_on(found, frame)
         track = ObjectTrack(self._network, self._footage, self._features)
         if logits is not None and bool((logits > 0).any()):
             track.seed(frame, logits)
@@ -204,26 +204,24 @@ class Video:
         self._tracks[number] = track
         return track
 
-    def _step(self, frame: int, *, reverse: bool, pinned: range) -> list[Sighting]:
+    def _step(self, frame: int, *, reverse: bool, pinned: range) -> list[FrameObject]:
         with torch.inference_mode():
             seen = []
             if self._texts is not None:
-                seen = self._numbers.numbered(
-                    self._texts.step(frame, reverse=reverse, pinned=pinned)
-                )
+                seen = self._numbers.assign(self._texts.step(frame, reverse=reverse, pinned=pinned))
             for number, track in self._tracks.items():
-                sighting = track.step(frame, reverse=reverse, pinned=pinned)
-                if sighting.mask.area:
-                    seen.append(sighting._replace(number=number))
-        self._tally.visit(frame)
+                frame_object = track.step(frame, reverse=reverse, pinned=pinned)
+                if frame_object.mask.area:
+                    seen.append(frame_object._replace(number=number))
+        self._statistics.add_frame(frame)
         return sorted(seen, key=lambda each: each.number)
 
-    def _found_by_texts(self) -> dict[int, int]:
-        """Return the objects that texts found, as ``ObjectNumbers.of`` does."""
-        return self._numbers.of([] if self._texts is None else self._texts.numbers)
+    def _text_objects(self) -> dict[int, int]:
+        """Return the objects found by texts, as ``ObjectNumbers.track_numbers`` does."""
+        return self._numbers.track_numbers([] if self._texts is None else self._texts.numbers)
 
-    def _found(self, number: int) -> tuple[TextTracks, int]:
-        found = self._found_by_texts().get(number)
+    def _text_object(self, number: int) -> tuple[TextTracks, int]:
+        found = self._text_objects().get(number)
         if found is None or self._texts is None:
             raise NotFound(f"Object {number} not found")
         return self._texts, found
@@ -232,11 +230,11 @@ class Video:
         held: list[Any] = [self._features.kept, [each.tensors() for each in self._tracks.values()]]
         if self._texts is not None:
             held.append(self._texts.tensors())
-        shared, cached = self._network.reach.positions, self._footage.cached_bytes
-        self._tally.measure(held, shared=shared, cached=cached)
+        shared, cached = self._network.pruner.positions, self._footage.cached_bytes
+        self._statistics.measure(held, shared=shared, cached=cached)
 
     def _figures(self) -> Figures:
-        return self._tally.figures(len(self.objects))
+        return self._statistics.figures(len(self.objects))
 
 
 def _check_boxes(prompts: Sequence[Prompt]) -> None:
@@ -256,12 +254,12 @@ def _corners(prompt: Prompt) -> Sequence[Sequence[float]]:
     return ((x1, y1), (x2, y2))
 
 
-def _told(seen: Sequence[Sighting], asked: str | None) -> list[Tracked]:
-    """Return objects as they are answered. Raises ``InvalidParams`` when they grow too large."""
+def _encode_objects(seen: Sequence[FrameObject], asked: str | None) -> list[Tracked]:
+    """Return objects with encoded masks. Raises ``InvalidParams`` when they grow too large."""
     form: Any = asked or "rle"
-    budget, told = Budget(), []
+    budget, told = ByteBudget(), []
     for each in seen:
-        mask = each.mask.told(form)
+        mask = each.mask.encode(form)
         budget.spend(bytes_of(mask))
         told.append(Tracked(each.number, mask, each.mask.box(), each.score))
     return told

@@ -1,4 +1,4 @@
-"""What ``/api/v1/video`` takes and answers."""
+"""The requests and answers of ``/api/v1/video``."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SessionId = Annotated[
         description="1 to 128 letters, digits, '_', '.' and '-', and not dots alone",
     ),
 ]
-"""A part of a path: ``.`` and ``..`` are none, clients resolve them before they send anything."""
+"""A path segment other than ``.`` and ``..``, which clients resolve before they send a request."""
 Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MOST_MARKED = 256
-"""Objects that are drawn on one frame at most: a frame is one step of the worker."""
+"""The maximum objects drawn on one frame: a frame is one step of the worker."""
 Direction = Literal["forward", "backward", "both"]
 Status = Literal["ready", "processing", "error", "closed"]
 Box = tuple[float, float, float, float]
 TRACKING = "video_tracking"
-"""The capability of a model on which sessions can be opened."""
+"""The capability of a model that supports video sessions."""
 _SOURCES = ("video_url", "video_base64", "video_path")
 
 
@@ -62,7 +62,7 @@ class UploadForm(Struct, frozen=True, kw_only=True):
 
 
 def session_id(given: str | None) -> str | None:
-    """Return the id of a query. Raises ``InvalidParams`` for one that ``start`` would not take."""
+    """Return the id of a query. Raises ``InvalidParams`` for one that ``start`` would refuse."""
     try:
         return msgspec.convert(given, SessionId | None)
     except msgspec.ValidationError as error:

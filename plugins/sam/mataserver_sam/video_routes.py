@@ -1,4 +1,4 @@
-"""``/api/v1/video``: from requests to video sessions, and back."""
+"""``/api/v1/video``: turns requests into calls of video sessions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from mataserver import PRINCIPAL, Body, InvalidParams, Route, Unavailable, check_query
-from mataserver_sam.description import JSON, TAG, described
+from mataserver_sam.description import JSON, TAG, api_route
 from mataserver_sam.video_requests import (
     Closed,
     FrameResult,
@@ -42,17 +42,17 @@ SESSION = "/api/v1/video/session"
 STREAM = "/api/v1/video/ws/propagate"
 FORM = "multipart/form-data"
 MAX_RESULTS_BYTES = 256_000_000
-"""The longest answer of ``propagate``; what is longer must be streamed, or asked for in parts."""
+"""The largest answer of ``propagate``; larger ones must be streamed or split."""
 
 
 class VideoRoutes:
-    """The handlers. ``sessions`` is entered and left by whoever made it."""
+    """The handlers. The caller enters and exits ``sessions``."""
 
     def __init__(self, ctx: Context, sessions: VideoSessions) -> None:
         self._read = ctx.http.read_json
         self._form: str = ctx.settings.mask_format
         self._enabled: bool = ctx.settings.video_enabled
-        self._most = int(ctx.settings.max_video_mb * 1e6)
+        self._max_bytes = int(ctx.settings.max_video_mb * 1e6)
         self._sessions = sessions
         self._stopping = ctx.stopping
         self._held = ctx.held
@@ -62,34 +62,34 @@ class VideoRoutes:
         one = SESSION + "/{session_id}"
         gone, failed = (404,), (404, 500, 503)
         return [
-            described("POST", f"{SESSION}/start", self.start, "Open a video", StartRequest, Started,
+            api_route("POST", f"{SESSION}/start", self.start, "Open a video", StartRequest, Started,
                       errors=(409,)),
             Route("POST", f"{SESSION}/upload", self.upload, "Open an uploaded video", TAG,
                   request=(Body(FORM, UploadForm), Body("video/mp4")),
                   response=(Body(JSON, Started),),
                   parameters={"session_id": (str, False, "As of `start`.")},
                   errors=(400, 403, 408, 409, 413, 415, 422, 500, 503, 507), needs="infer",
-                  max_body=self._most, body_timeout="idle"),
+                  max_body=self._max_bytes, body_timeout="idle"),
             Route("GET", one + "/frame/{frame_index:[0-9]{1,9}}", self.frame,
                   "A frame as it is shown", TAG, response=(Body("image/jpeg"),),
                   errors=(400, 404, 422, 500, 503), needs="infer", held="session_id"),
-            described("POST", f"{one}/prompt", self.prompt, "Add prompts to a frame",
+            api_route("POST", f"{one}/prompt", self.prompt, "Add prompts to a frame",
                       PromptRequest, Prompted, errors=gone),
-            replace(described("POST", f"{one}/propagate", self.propagate, "Track through a video",
+            replace(api_route("POST", f"{one}/propagate", self.propagate, "Track through a video",
                               PropagateRequest, Propagated, errors=gone), optional=True),
             Route("POST", f"{one}/video", self.video, "A video with the tracked objects drawn", TAG,
                   request=(Body(JSON, ReelRequest),), response=(Body("video/mp4"),),
                   errors=(400, 404, 408, 409, 413, 415, 422, 500, 503, 507), needs="infer",
                   held="session_id"),
-            described("GET", f"{one}/status", self.status, "One video session", None, SessionStatus,
+            api_route("GET", f"{one}/status", self.status, "One video session", None, SessionStatus,
                       errors=gone),
-            described("DELETE", one + "/object/{obj_id:[0-9]{1,9}}", self.remove,
+            api_route("DELETE", one + "/object/{obj_id:[0-9]{1,9}}", self.remove,
                       "Give an object up", None, Removed, errors=failed),
-            described("POST", f"{one}/reset", self.reset, "Clear prompts and objects", None, Reset,
+            api_route("POST", f"{one}/reset", self.reset, "Clear prompts and objects", None, Reset,
                       errors=failed),
-            described("DELETE", one, self.close, "Close a video session", None, Closed,
+            api_route("DELETE", one, self.close, "Close a video session", None, Closed,
                       errors=gone),
-            described("GET", "/api/v1/video/sessions", self.list, "The open video sessions", None,
+            api_route("GET", "/api/v1/video/sessions", self.list, "The open video sessions", None,
                       Sessions, errors=(422, 503), held="*"),
             Route("GET", STREAM + "/{session_id}", self.stream, needs="infer", held="session_id",
                   socket=True),
@@ -99,16 +99,16 @@ class VideoRoutes:
         """Open a video."""
         self._check_enabled()
         async with self._read(request, StartRequest) as asked:
-            return _json(await self._sessions.start(asked, asker(request).id))
+            return _json(await self._sessions.start(asked, principal_of(request).id))
 
     async def upload(self, request: web.Request) -> web.Response:
-        """Open the video that the body is, or holds in its form."""
+        """Open the video in the body or in its form."""
         self._check_enabled()
         name = session_id(request.query.get("session_id"))
-        return _json(await self._sessions.upload(name, request, asker(request).id))
+        return _json(await self._sessions.upload(name, request, principal_of(request).id))
 
     async def frame(self, request: web.Request) -> web.Response:
-        """Answer with a frame as a JPEG, while the session is busy too."""
+        """Answer with a frame as a JPEG, even while the session is busy."""
         session = self._session(request)
         jpeg = await self._sessions.picture(session, int(request.match_info["frame_index"]))
         # another video may have this id later
@@ -119,7 +119,7 @@ class VideoRoutes:
         """Add prompts to a frame, or correct an object there."""
         session = self._session(request)
         async with self._read(request, PromptRequest) as asked:
-            told = self._formed(asked)
+            told = self._with_mask_format(asked)
         answer, session.figures = await session.call("prompt", told)
         return _json(answer)
 
@@ -130,7 +130,7 @@ class VideoRoutes:
         if request.can_read_body:
             async with self._read(request, PropagateRequest) as asked:
                 pass
-        told = self._formed(asked)
+        told = self._with_mask_format(asked)
         if asked.stream:
             return _json(Propagated(session.id, {}, 0, 0.0, f"{STREAM}/{session.id}"))
         begun = time.perf_counter()
@@ -148,21 +148,21 @@ class VideoRoutes:
         return _json(Propagated(session.id, ordered, len(ordered), round(spent, 3)))
 
     async def video(self, request: web.Request) -> web.Response:
-        """Draw what was tracked into the video and answer with it."""
+        """Answer with the video with the tracked objects drawn in."""
         session = self._session(request)
         async with (
             self._read(request, ReelRequest) as asked,
-            contextlib.aclosing(session.reel(asked)) as pieces,
+            contextlib.aclosing(session.annotated_video(asked)) as pieces,
         ):
             whole = b"".join([piece async for piece in pieces if piece])
         return web.Response(body=whole, content_type="video/mp4")
 
     async def status(self, request: web.Request) -> web.Response:
-        """Tell of one session."""
+        """Answer with the status of one session."""
         return _json(self._sessions.status(_name(request), owner_of(request)))
 
     async def remove(self, request: web.Request) -> web.Response:
-        """Give up an object."""
+        """Remove an object."""
         session = self._session(request)
         number = int(request.match_info["obj_id"])
         session.figures = await session.call("remove", number)
@@ -171,7 +171,7 @@ class VideoRoutes:
     async def reset(self, request: web.Request) -> web.Response:
         """Clear prompts and objects."""
         session = self._session(request)
-        count, session.figures = await session.call("reset", mend=True)
+        count, session.figures = await session.call("reset", repair=True)
         return _json(Reset(session.id, "reset", count))
 
     async def close(self, request: web.Request) -> web.Response:
@@ -179,28 +179,28 @@ class VideoRoutes:
         return _json(await self._sessions.close(_name(request), owner_of(request)))
 
     async def list(self, request: web.Request) -> web.Response:
-        """List the sessions that are open."""
+        """List the open sessions."""
         check_query(request, ())
-        listed = [session.listed() for session in self._sessions.all(owner_of(request))]
+        listed = [session.list_entry() for session in self._sessions.all(owner_of(request))]
         for others in await self._held.gather(request, Sessions):
             listed += others.sessions
         return _json(Sessions(listed, len(listed)))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Track through the video on a WebSocket."""
-        socket = VideoSocket(self._sessions, self._formed, self._stopping)
+        socket = VideoSocket(self._sessions, self._with_mask_format, self._stopping)
         return await socket.serve(request, _name(request), owner_of(request))
 
     def _session(self, request: web.Request) -> Session:
-        """Return the session that is asked for. Raises ``NotFound``, also for another's."""
+        """Return the requested session. Raises ``NotFound``, also for another owner's."""
         return self._sessions.get(_name(request), owner_of(request))
 
     def _check_enabled(self) -> None:
         if not self._enabled:
             raise Unavailable("Video inference is turned off on this server")
 
-    def _formed(self, asked: Any) -> Any:
-        """Return a request that says in which form it wants its masks."""
+    def _with_mask_format(self, asked: Any) -> Any:
+        """Return the request with the default mask format if it has none."""
         if asked.mask_format is not None:
             return asked
         return msgspec.structs.replace(asked, mask_format=self._form)
@@ -210,16 +210,16 @@ def _name(request: web.Request) -> str:
     return request.match_info["session_id"]
 
 
-def asker(request: web.Request) -> Principal:
-    """Return who asks; the routes here are answered to nobody else."""
+def principal_of(request: web.Request) -> Principal:
+    """Return the authenticated principal; these routes require one."""
     principal = request[PRINCIPAL]
-    assert principal is not None  # noqa: S101 - for the type checker: the server saw to it
+    assert principal is not None  # noqa: S101 - for the type checker: the server ensures it
     return principal
 
 
 def owner_of(request: web.Request) -> str | None:
-    """Return whose sessions a request may see: None for everybody's."""
-    principal = asker(request)
+    """Return the owner whose sessions a request may see: None for all."""
+    principal = principal_of(request)
     return None if principal.may("admin") else principal.id
 
 

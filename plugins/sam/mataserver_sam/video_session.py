@@ -1,4 +1,4 @@
-"""What the server knows of one video session: its model, its state, and who is busy with it."""
+"""The server's view of one video session: its model, its status, and whether it is busy."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Session:
-    """What the server knows of one session, and what is asked of its worker.
+    """One session, and the calls of its worker.
 
-    ``owner`` is the id of whoever began it. ``loaded_at`` tells the worker that it lives in from
-    later ones. ``stopping`` is set once the server shuts down. ``idle`` is set while nothing is
-    done with it, ``closing`` is there once it is to be closed.
+    ``owner`` is the id of the principal that started it. ``loaded_at`` identifies the worker that
+    it lives in. ``stopping`` is set once the server shuts down. ``idle`` is set while the session
+    is not in use, ``closing`` exists once it is being closed.
     """
 
     id: str
     owner: str
     model: ModelHandle
-    hold: contextlib.AsyncExitStack
+    exit_stack: contextlib.AsyncExitStack
     loaded_at: float | None
     info: VideoInfo
     created: datetime
@@ -49,8 +49,8 @@ class Session:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     closing: asyncio.Task[Closed] | None = None
 
-    def told(self) -> SessionStatus:
-        """Return it as ``status`` tells it."""
+    def status_report(self) -> SessionStatus:
+        """Return the answer of ``status``."""
         figures = self.figures
         return SessionStatus(
             self.id,
@@ -61,18 +61,18 @@ class Session:
             figures.gpu_bytes / 1e6,
         )
 
-    def listed(self) -> SessionInfo:
-        """Return it as ``sessions`` tells it."""
+    def list_entry(self) -> SessionInfo:
+        """Return its entry in the answer of ``sessions``."""
         created = self.created.isoformat(timespec="seconds").replace("+00:00", "Z")
         return SessionInfo(self.id, "video", created, self.status, self.figures.objects)
 
-    async def call(self, method: str, *args: Any, mend: bool = False) -> Any:
-        """Have the worker do something to the session, which must not be busy."""
-        with self.lease_worker(mend=mend):
+    async def call(self, method: str, *args: Any, repair: bool = False) -> Any:
+        """Call the worker for the session, which must not be busy."""
+        with self.lease_worker(repair=repair):
             return await self.model.call("video", method, self.id, *args)
 
     async def propagate(self, asked: PropagateRequest) -> AsyncGenerator[Step, None]:
-        """Yield frame after frame; each is computed when it is asked for.
+        """Yield frame after frame; each is computed on demand.
 
         Raises ``NotFound`` when the session is closed meanwhile, ``Unavailable`` when the server
         shuts down.
@@ -82,17 +82,17 @@ class Session:
                 self.figures = step.figures
                 yield step
 
-    async def reel(self, asked: ReelRequest) -> AsyncGenerator[bytes, None]:
-        """Yield a video with what was tracked drawn in, in pieces; many of them are empty.
+    async def annotated_video(self, asked: ReelRequest) -> AsyncGenerator[bytes, None]:
+        """Yield a video with the tracked objects drawn in, in chunks; many of them are empty.
 
         Raises as ``propagate``.
         """
-        async with contextlib.aclosing(self._items("reel", asked)) as pieces:
+        async with contextlib.aclosing(self._items("annotated_video", asked)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def _items(self, method: str, asked: Any) -> AsyncGenerator[Any, None]:
-        """Yield what the worker yields for the session, which is busy until the end."""
+        """Yield the worker's items for the session, which is busy until the end."""
         check_running(self.stopping)
         with self.lease_worker():
             stream = self.model.stream("video_stream", method, self.id, asked)
@@ -105,14 +105,14 @@ class Session:
                     check_running(self.stopping)
 
     @contextlib.contextmanager
-    def lease_worker(self, *, mend: bool = False) -> Iterator[None]:
-        """Keep others from the session. Raises ``Conflict`` while it is busy or has failed.
+    def lease_worker(self, *, repair: bool = False) -> Iterator[None]:
+        """Mark the session as busy. Raises ``Conflict`` while it is busy or has failed.
 
-        ``mend``: what is done brings a session that has failed back.
+        ``repair``: the call brings a failed session back.
         """
         if not self.idle.is_set() or self.closing is not None:
             raise Conflict(f"Session {self.id} is busy")
-        if self.status == "error" and not mend:
+        if self.status == "error" and not repair:
             raise Conflict(f"Session {self.id} has failed: reset or close it")
         self.status = "processing"
         self.idle.clear()
@@ -131,9 +131,9 @@ class Session:
 def check_running(stopping: asyncio.Event) -> None:
     """Raise ``Unavailable`` once the server shuts down."""
     if stopping.is_set():
-        raise shutting_down()
+        raise shutdown_error()
 
 
-def shutting_down() -> Unavailable:
-    """Return the error of what a server that shuts down does not do, or not to its end."""
+def shutdown_error() -> Unavailable:
+    """Return the error for work that a shutdown prevents or interrupts."""
     return Unavailable("The server is shutting down", retry_after=5)

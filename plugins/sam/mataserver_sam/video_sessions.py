@@ -1,7 +1,7 @@
-"""The server's side of video sessions: who may exist, who is busy, who ends when.
+"""The server's side of video sessions: limits, ownership, and expiry.
 
 The sessions themselves live in the model's worker. Each holds the model in memory; when its worker
-dies the session is gone, and what is kept here of it is released.
+dies the session is lost, and its resources here are released.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
 from mataserver_sam.ended_sessions import EndedSessions
-from mataserver_sam.video_opening import Openings
+from mataserver_sam.pending_sessions import PendingSessions
 from mataserver_sam.video_requests import Closed, Figures, Started
 from mataserver_sam.video_session import check_running
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class VideoSessions:
-    """Every session of the server, as an async context manager that closes them at its end.
+    """Every session of the server, as an async context manager that closes them on exit.
 
-    Where an ``owner`` is given, sessions of others are as if they were not there.
+    Where an ``owner`` is given, sessions of other owners are treated as absent.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class VideoSessions:
         self._sources = sources
         self._clock = clock
         self._open: dict[str, Session] = {}
-        self._openings = Openings(served, ctx.stopping, clock)
+        self._pending = PendingSessions(served, ctx.stopping, clock)
         self._ended = EndedSessions()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """Begin to close sessions that nobody uses."""
-        self._sources.sweep()
-        self._run(self._watch())
+        """Start to close unused sessions."""
+        self._sources.remove_leftovers()
+        self._spawn(self._close_expired())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -76,9 +76,9 @@ class VideoSessions:
         return len(self._open)
 
     def all(self, owner: str | None = None) -> list[Session]:
-        """Return the sessions that are open; those whose worker died are not."""
+        """Return the open sessions, without those whose worker died."""
         for session in list(self._open.values()):
-            self._check(session)
+            self._is_alive(session)
         return [each for each in self._open.values() if owner in {None, each.owner}]
 
     def get(self, name: str, owner: str | None = None) -> Session:
@@ -94,27 +94,27 @@ class VideoSessions:
         """Return the status of a session, also of one that has ended. Raises ``NotFound``."""
         session, ended = self._find(name, owner)
         if session is not None:
-            return session.told()
+            return session.status_report()
         if ended is None:
             raise NotFound(f"Session not found: {name[:128]}")
         return ended
 
     def _find(self, name: str, owner: str | None) -> tuple[Session | None, SessionStatus | None]:
-        """Return a session that is open, or how one has ended; neither where there is none."""
+        """Return an open session, or the final status of an ended one; neither if unknown."""
         session = self._open.get(name)
-        if session is not None and self._check(session):
+        if session is not None and self._is_alive(session):
             return (session if owner in {None, session.owner} else None), None
         return None, self._ended.status(name, owner)
 
     async def start(self, asked: StartRequest, owner: str = "") -> Started:
-        """Open the video that a request names; see ``open``."""
+        """Open the video that a request refers to; see ``open``."""
         source = self._sources.file(asked)
         return await self.open(asked.session_id, source, asked.gpu_ids or [], owner)
 
     async def upload(self, name: str | None, request: web.Request, owner: str) -> Started:
-        """Open the video that a request is, or holds in its form; see ``open``."""
-        self._served.name()  # without a model nobody waits for a large body
-        return await self.open(name, self._sources.sent(request), [], owner)
+        """Open the video in the body of a request or in its form; see ``open``."""
+        self._served.name()  # fails before a large body is read if there is no model
+        return await self.open(name, self._sources.upload(request), [], owner)
 
     async def open(
         self,
@@ -123,32 +123,32 @@ class VideoSessions:
         gpu_ids: list[int],
         owner: str,
     ) -> Started:
-        """Open the video in a file in a new session of ``owner``, called ``wanted`` if given.
+        """Open the video of ``source`` in a new session of ``owner``, named ``wanted`` if given.
 
         Raises ``Conflict`` for an id that is in use, ``Unavailable`` when there are too many
         sessions or no model, and what the video's source and the worker raise.
         """
         check_running(self._stopping)
         name = wanted or self._held.make("session-", 16)
-        if name in self._open or name in self._openings:
+        if name in self._open or name in self._pending:
             raise Conflict(f"Session {name} exists already")
         self._check_room(owner)
-        with self._openings.begun(name, owner):
+        with self._pending.registered(name, owner):
             try:
-                if wanted:  # before it is open: it may be closed by its name already
+                if wanted:  # before it is open, because a client may close it by its name already
                     await self._held.add(name)
-                session = await self._openings.open(name, source, gpu_ids, owner)
+                session = await self._pending.open(name, source, gpu_ids, owner)
                 self._open[name] = session
             finally:
                 if name not in self._open:
                     self._held.discard(name)
-        if self._ended.forget(name):  # which had it, too
+        if self._ended.forget(name):  # an ended session had the same name
             self._held.discard(name)
         return Started(name, session.info)
 
     def _check_room(self, owner: str) -> None:
         """Raise ``Unavailable`` when there are too many sessions, or too many of one owner."""
-        owners = [each.owner for each in self._open.values()] + self._openings.owners()
+        owners = [each.owner for each in self._open.values()] + self._pending.owners()
         if len(owners) >= self._limit:
             raise Unavailable(f"Maximum concurrent sessions reached ({self._limit})", retry_after=5)
         if owners.count(owner) >= self._fair:
@@ -156,22 +156,23 @@ class VideoSessions:
             raise Unavailable(told, retry_after=5)
 
     async def picture(self, session: Session, frame: int) -> bytes:
-        """Return a frame as a JPEG, whatever else is done with the session.
+        """Return a frame as a JPEG, even while the session is busy.
 
         Raises ``NotFound`` when the session is closed meanwhile, and what the worker raises.
         """
         session.last_used = self._clock()
-        async with self._served.acquire() as model:  # the session's own may end while it is asked
+        async with self._served.acquire() as model:  # the session's own may end during the call
             jpeg: bytes = await model.call("video", "picture", session.id, frame)
         return jpeg
 
     async def close(self, name: str, owner: str | None = None) -> Closed:
-        """Close a session after what is being done with it; a propagation stops at its frame.
+        """Close a session after its current work; a propagation stops at its current frame.
 
-        It is closed even if nobody waits for that any more, and one that is being opened as soon
-        as it is open: who gave it its name may end it without the answer. Raises ``NotFound``.
+        It is closed even if the caller is cancelled, and one that is being opened as soon as it is
+        open: a client that chose the name may close it without waiting for the answer. Raises
+        ``NotFound``.
         """
-        await self._openings.wait(name, owner)
+        await self._pending.wait(name, owner)
         session = self.get(name, owner)
         if session.closing is None:
             session.closing = asyncio.create_task(self._close(session))
@@ -182,12 +183,12 @@ class VideoSessions:
         freed = session.figures.total_bytes
         with contextlib.suppress(MataError):  # a worker that died has freed everything
             freed = await session.model.call("video", "close", session.id)
-        self._bury(session, "closed")
-        await session.hold.aclose()
+        self._end_session(session, "closed")
+        await session.exit_stack.aclose()
         return Closed(session.id, "closed", freed / 1e6)
 
-    def _bury(self, session: Session, status: Status) -> None:
-        """Take a session from those that are open, and remember how it ended."""
+    def _end_session(self, session: Session, status: Status) -> None:
+        """Remove an open session, and keep its final status."""
         self._open.pop(session.id, None)
         session.status = status
         session.figures = Figures(frames_processed=session.figures.frames_processed)
@@ -195,18 +196,18 @@ class VideoSessions:
             if forgotten not in self._open:
                 self._held.discard(forgotten)
 
-    def _check(self, session: Session) -> bool:
-        """Whether the worker of a session still lives; if not, release what is kept of it."""
+    def _is_alive(self, session: Session) -> bool:
+        """Whether the worker of a session is alive; if not, release the session's resources."""
         if session.loaded_at is not None and self._served.loaded_at == session.loaded_at:
             return True
         if session.closing is None:
             self._log.warning("video session %s is lost: its worker ended", session.id)
-            self._bury(session, "error")
-            self._run(session.hold.aclose())
+            self._end_session(session, "error")
+            self._spawn(session.exit_stack.aclose())
         return False
 
-    async def _watch(self) -> None:
-        """Close what nobody used for too long, and find what is lost."""
+    async def _close_expired(self) -> None:
+        """Periodically close unused sessions, and detect lost ones."""
         while True:
             await asyncio.sleep(min(self._ttl / 4, 5.0))
             old = self._clock() - self._ttl
@@ -216,7 +217,7 @@ class VideoSessions:
                     with contextlib.suppress(MataError):
                         await self.close(session.id)
 
-    def _run(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,8 +1,8 @@
-"""A propagation over a WebSocket: one message a frame, as fast as the client takes them.
+"""A propagation over a WebSocket: one message per frame, at the client's pace.
 
-A frame is computed when the one before it has left, so a slow client slows down its own session
-and fills no buffer. A client that goes away ends the work between two frames, and so does a server
-that shuts down.
+A frame is computed when the one before it was sent, so a slow client slows down its own session
+(back-pressure) and fills no buffer. A client's disconnect ends the work between two frames, and so
+does a shutdown of the server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mataserver_sam.video_requests import (
     FrameMessage,
     PropagateRequest,
 )
-from mataserver_sam.video_session import shutting_down
+from mataserver_sam.video_session import shutdown_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -31,95 +31,95 @@ if TYPE_CHECKING:
     from mataserver_sam.video_sessions import VideoSessions
 
 MAX_MESSAGE = 65_536
-"""Bytes of a client's message."""
+"""The maximum bytes of a client's message."""
 
-PATIENCE = 60.0
-"""Seconds for a client to say what it wants, and to take a frame."""
+CLIENT_TIMEOUT = 60.0
+"""The time in seconds for a client to send its request, and to accept a frame."""
 
-LAST_FRAME = 5.0
-"""Seconds for the frame under way, and for what the client has yet to take, at a shutdown."""
+SHUTDOWN_TIMEOUT = 5.0
+"""The time in seconds at a shutdown for the current frame, and for sending what is pending."""
 
 _NORMAL, _GOING_AWAY, _INTERNAL = 1000, 1001, 1011
-_ENDS = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
+_CLOSE_TYPES = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
 
 
 class VideoSocket:
     """Serves one socket.
 
-    ``formed`` completes a request with the server's defaults; ``stopping`` is set when the server
-    begins to shut down, and what is under way then has ``last`` seconds.
+    ``complete`` adds the server's defaults to a request; ``stopping`` is set when the server begins
+    to shut down, and current work then has ``shutdown_timeout`` seconds.
     """
 
     def __init__(
         self,
         sessions: VideoSessions,
-        formed: Callable[[Any], Any],
+        complete: Callable[[Any], Any],
         stopping: asyncio.Event,
-        last: float = LAST_FRAME,
+        shutdown_timeout: float = SHUTDOWN_TIMEOUT,
     ) -> None:
         self._sessions = sessions
-        self._formed = formed
+        self._complete = complete
         self._stopping = stopping
-        self._last = last
+        self._shutdown_timeout = shutdown_timeout
         self._socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_MESSAGE, timeout=3.0)
 
     async def serve(
         self, request: web.Request, name: str, owner: str | None = None
     ) -> web.WebSocketResponse:
-        """Take a request from the client, answer it and close.
+        """Receive a request from the client, answer it and close.
 
-        With ``owner`` the session is one of theirs.
+        With ``owner`` the session must be one of theirs.
         """
         await self._socket.prepare(request)
         try:
-            await self._close(await self._served(name, owner))
+            await self._close(await self._handle(name, owner))
         except (ConnectionError, TimeoutError):
             if request.transport is not None:
                 request.transport.abort()
         return self._socket
 
-    async def _served(self, name: str, owner: str | None) -> int:
-        """Take a request from the client and answer it; return the code to close with."""
+    async def _handle(self, name: str, owner: str | None) -> int:
+        """Receive a request from the client and answer it; return the code to close with."""
         code = _NORMAL
         try:
-            asked = await self._asked()
+            asked = await self._receive_request()
             if asked is not None:
-                await self._while_there(self._answer(name, owner, asked))
+                await self._while_connected(self._answer(name, owner, asked))
         except MataError as error:
             code = _NORMAL if error.status < 500 else _INTERNAL
-            await self._tell(ErrorMessage(error.detail))
+            await self._send(ErrorMessage(error.detail))
         return _GOING_AWAY if self._stopping.is_set() else code
 
     async def _close(self, code: int) -> None:
         if not self._socket.closed:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._timeout):
                 await self._socket.close(code=code)
 
     @property
-    def _patience(self) -> float:
-        return self._last if self._stopping.is_set() else PATIENCE
+    def _timeout(self) -> float:
+        return self._shutdown_timeout if self._stopping.is_set() else CLIENT_TIMEOUT
 
-    async def _first(self) -> WSMessage:
+    async def _first_message(self) -> WSMessage:
         """Return the client's first message. Raises ``Unavailable`` when the server shuts down."""
-        both = _together(self._socket.receive(), self._stopping.wait())
-        async with asyncio.timeout(PATIENCE), both as (receiving, stopping):
+        both = _concurrently(self._socket.receive(), self._stopping.wait())
+        async with asyncio.timeout(CLIENT_TIMEOUT), both as (receiving, stopping):
             await asyncio.wait({receiving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if receiving.done():
                 message: WSMessage = receiving.result()
                 return message
-        raise shutting_down()
+        raise shutdown_error()
 
-    async def _asked(self) -> PropagateRequest | None:
-        """Return what the client wants; None when it goes first."""
-        message = await self._first()
-        if message.type in _ENDS:
+    async def _receive_request(self) -> PropagateRequest | None:
+        """Return the client's request; None when the client disconnects first."""
+        message = await self._first_message()
+        if message.type in _CLOSE_TYPES:
             return None
         try:
             data = message.data
             asked = decode_json(data.encode() if isinstance(data, str) else data, PropagateRequest)
         except (BadRequest, UnicodeError):
             raise InvalidParams("The message is not valid JSON") from None
-        told: PropagateRequest = self._formed(asked)
+        told: PropagateRequest = self._complete(asked)
         return told
 
     async def _answer(self, name: str, owner: str | None, asked: PropagateRequest) -> None:
@@ -127,40 +127,42 @@ class VideoSocket:
         session = self._sessions.get(name, owner)
         async with contextlib.aclosing(session.propagate(asked)) as steps:
             async for step in steps:
-                await self._tell(FrameMessage(step.frame_index, msgspec.Raw(step.objects)))
+                await self._send(FrameMessage(step.frame_index, msgspec.Raw(step.objects)))
                 count += 1
-        await self._tell(CompleteMessage(count))
+        await self._send(CompleteMessage(count))
 
-    async def _tell(self, message: object) -> None:
-        """Send a message; return when the client has made room for the next."""
-        async with asyncio.timeout(self._patience):
+    async def _send(self, message: object) -> None:
+        """Send a message; return when the send buffer has room for the next."""
+        async with asyncio.timeout(self._timeout):
             await self._socket.send_frame(msgspec.json.encode(message), WSMsgType.TEXT)
 
-    async def _while_there(self, work: Awaitable[None]) -> None:
-        """Do ``work`` until it is done or the client goes. What it says meanwhile is ignored.
+    async def _while_connected(self, work: Awaitable[None]) -> None:
+        """Run ``work`` until it is done or the client disconnects. Further messages are ignored.
 
-        When the server shuts down, ``work`` ends by itself after the frame under way; if that takes
-        too long, or the client takes nothing, it is given up. Raises ``Unavailable`` for both.
+        At a shutdown ``work`` ends after the current frame; if that takes too long, or the client
+        accepts nothing, it is cancelled. Raises ``Unavailable`` in both cases.
         """
-        every = _together(work, self._gone(), self._stopping.wait())
+        every = _concurrently(work, self._wait_for_close(), self._stopping.wait())
         async with every as (working, watching, stopping):
             first = asyncio.FIRST_COMPLETED
             await asyncio.wait({working, watching, stopping}, return_when=first)
             if not (working.done() or watching.done()):
-                await asyncio.wait({working, watching}, timeout=self._last, return_when=first)
+                await asyncio.wait(
+                    {working, watching}, timeout=self._shutdown_timeout, return_when=first
+                )
             if working.done():
                 working.result()
             elif not watching.done():
-                raise shutting_down()
+                raise shutdown_error()
 
-    async def _gone(self) -> None:
-        while (await self._socket.receive()).type not in _ENDS:
+    async def _wait_for_close(self) -> None:
+        while (await self._socket.receive()).type not in _CLOSE_TYPES:
             pass
 
 
 @contextlib.asynccontextmanager
-async def _together(*works: Awaitable[Any]) -> AsyncIterator[Sequence[asyncio.Future[Any]]]:
-    """Do works side by side; what is not done when the context ends is cancelled."""
+async def _concurrently(*works: Awaitable[Any]) -> AsyncIterator[Sequence[asyncio.Future[Any]]]:
+    """Run works concurrently; those that are not done when the context ends are cancelled."""
     tasks = [asyncio.ensure_future(each) for each in works]
     try:
         yield tasks

@@ -1,4 +1,4 @@
-"""Where a session's video comes from: a download, base64 in the request, a file of the server."""
+"""The sources of a session's video: a download, base64 in the request, a file of the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_REDIRECTS = 5
 
 
 class VideoSources:
-    """Gives the file of a request's video, and removes what was written for it."""
+    """Provides the file of a request's video, and removes temporary files."""
 
     def __init__(self, ctx: Context) -> None:
         settings = ctx.settings
@@ -43,13 +43,13 @@ class VideoSources:
 
     @contextlib.asynccontextmanager
     async def file(self, asked: StartRequest) -> AsyncIterator[Path]:
-        """Give the file of a video until the context ends.
+        """Provide the file of a video until the context ends.
 
-        Raises ``BadRequest`` for a video that cannot be had or is too large, ``Unavailable`` when
-        it cannot be stored.
+        Raises ``BadRequest`` for a video that cannot be fetched or is too large, ``Unavailable``
+        when it cannot be stored.
         """
         if asked.video_path is not None:
-            yield await self._run_blocking(allowed, asked.video_path, self._roots)
+            yield await self._run_blocking(resolve_allowed, asked.video_path, self._roots)
             return
         target = await self._run_blocking(self._new_file)
         try:
@@ -62,10 +62,10 @@ class VideoSources:
             target.unlink(missing_ok=True)
 
     @contextlib.asynccontextmanager
-    async def sent(self, request: web.Request) -> AsyncIterator[Path]:
-        """Give the file of the video that a request is or holds, until the context ends.
+    async def upload(self, request: web.Request) -> AsyncIterator[Path]:
+        """Provide the file of the video in a request's body or form, until the context ends.
 
-        Raises as ``ctx.http.save_body``, and ``BadRequest`` for a body without a byte.
+        Raises as ``ctx.http.save_body``, and ``BadRequest`` for an empty body.
         """
         folder = await self._run_blocking(self._new_folder)
         try:
@@ -82,15 +82,15 @@ class VideoSources:
                 raise BadRequest(f"video_url: the server answered {answer.status}")
             await answer.save(target)
 
-    def sweep(self) -> None:
-        """Remove what a server that was killed left behind."""
+    def remove_leftovers(self) -> None:
+        """Remove the files that a killed server left behind."""
         for file in self._folder.glob("*-*"):
             owner = file.name.partition("-")[0]
             if owner == str(os.getpid()) or not Path("/proc", owner).exists():
                 shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
     def _new_folder(self) -> Path:
-        """Create an empty folder that nobody else can read: an upload is a part first."""
+        """Create an empty folder that only this user can read: an upload has a temporary part."""
         folder = self._folder / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
             folder.mkdir(parents=True, mode=0o700)
@@ -99,7 +99,7 @@ class VideoSources:
         return folder
 
     def _new_file(self) -> Path:
-        """Create an empty file that nobody else can read; it tells whose it is."""
+        """Create an empty file that only this user can read, named after the process id."""
         file = self._folder / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -119,11 +119,11 @@ class VideoSources:
             raise Unavailable("The video cannot be stored") from error
 
 
-def allowed(path: str, roots: Iterable[str]) -> Path:
-    """Return the file that ``path`` leads to, past every symbolic link.
+def resolve_allowed(path: str, roots: Iterable[str]) -> Path:
+    """Return the file of ``path``, with every symbolic link resolved.
 
-    Raises ``BadRequest`` unless that is a regular file under one of ``roots``; whether there is
-    anything elsewhere is not told.
+    Raises ``BadRequest`` unless that is a regular file under one of ``roots``; the error does not
+    reveal whether files elsewhere exist.
     """
     refused = BadRequest(
         "video_path: there is no such file in the directories that plugins.sam.video_roots names"

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 class Videos:
-    """Opens, finds and closes sessions. Raises ``NotFound`` for an id that it does not know.
+    """Opens, finds and closes sessions. Raises ``NotFound`` for an unknown id.
 
-    ``weights`` may be of a model that knows images only: then ``open`` raises ``Unavailable``.
-    Frames have at most ``max_pixels``.
+    ``weights`` may be of a model without videos: then ``open`` raises ``Unavailable``. Frames have
+    at most ``max_pixels``.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class Videos:
         self._network: Network | None = None
 
     @property
-    def known(self) -> bool:
-        """Whether the model knows videos."""
+    def supports_video(self) -> bool:
+        """Whether the model supports videos."""
         return self._weights.video is not None
 
     def open(self, session: str, path: str, gpu_ids: Sequence[int] = ()) -> VideoInfo:
-        """Open the video in the file ``path``; the file may be deleted then.
+        """Open the video in the file ``path``; the file may be deleted afterwards.
 
-        Raises ``BadRequest`` for what is no video or over the limits, ``InvalidParams`` for GPUs
-        that are not here or that the model is not on.
+        Raises ``BadRequest`` for a file that is not a video or exceeds the limits,
+        ``InvalidParams`` for GPUs that do not exist or that the model is not on.
         """
         if session in self._open:
             raise Conflict(f"Session {session} exists already")
-        network, settings = self._prepared(), self._settings
+        network, settings = self._get_network(), self._settings
         _check_gpus(network.device, gpu_ids)
         footage = Footage(Path(path), network, settings.frame_cache_mb * 1e6, self._limits)
         self._open[session] = Video(network, footage, settings.max_objects)
@@ -77,23 +77,23 @@ class Videos:
         """Return a frame as a JPEG; see ``Video.picture``."""
         return self._find(session).picture(frame)
 
-    def reel(self, session: str, asked: ReelRequest) -> Iterator[bytes]:
-        """Draw a video with what was tracked; see ``Video.reel``."""
-        yield from self._find(session).reel(asked)
+    def annotated_video(self, session: str, asked: ReelRequest) -> Iterator[bytes]:
+        """Draw a video with the tracked objects; see ``Video.annotated_video``."""
+        yield from self._find(session).annotated_video(asked)
 
     def remove(self, session: str, number: int) -> Figures:
-        """Give an object up."""
+        """Remove an object."""
         video = self._find(session)
         video.remove(number)
         return video.figures()
 
     def reset(self, session: str) -> tuple[int, Figures]:
-        """Begin anew; return how many objects there were."""
+        """Restart; return how many objects there were."""
         video = self._find(session)
         return video.reset(), video.figures()
 
     def figures(self, session: str) -> Figures:
-        """Count and measure."""
+        """Measure and return the figures."""
         return self._find(session).figures()
 
     def close(self, session: str) -> int:
@@ -111,7 +111,7 @@ class Videos:
         for session in list(self._open):
             self.close(session)
 
-    def _prepared(self) -> Network:
+    def _get_network(self) -> Network:
         if self._network is None:
             self._network = Network.of(self._weights)
             texts = self._network.texts

@@ -1,4 +1,4 @@
-"""Pictures of answers: kept for a while, within a limit of bytes, behind the server's key."""
+"""Pictures of answers: kept for a while, within a limit of bytes, and served to clients."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 
 from mataserver import Body, NotFound, Route
+from mataserver_sam.byte_cache import ByteCache
 from mataserver_sam.description import TAG
-from mataserver_sam.features import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,14 +24,14 @@ class _Picture(NamedTuple):
 
 
 class Visualizations:
-    """The store, and the route that gives a picture out."""
+    """The store, and the route that serves a picture."""
 
     def __init__(
         self, limit_bytes: float, ttl: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ttl = ttl
         self._clock = clock
-        self._kept: Cache[_Picture] = Cache(limit_bytes, lambda each: len(each.png))
+        self._cache: ByteCache[_Picture] = ByteCache(limit_bytes, lambda each: len(each.png))
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -41,22 +41,22 @@ class Visualizations:
         ]  # fmt: skip
 
     def reserve(self) -> tuple[str, str]:
-        """Return the name of a picture that is to come, which nobody can guess, and its path."""
+        """Return an unguessable name for a future picture, and its path."""
         name = f"{secrets.token_urlsafe(18)}.png"
         return name, f"{PATH}/{name}"
 
     def put(self, name: str, png: bytes) -> None:
-        """Keep a picture. What has expired goes, and what was not looked at for longest if need be.
+        """Keep a picture. Expired ones are dropped, then the least recently used as needed.
 
         One that is larger than the limit is not kept.
         """
         now = self._clock()
-        self._kept.drop_if(lambda each: each.expires <= now)
-        self._kept.put(name, _Picture(png, now + self._ttl))
+        self._cache.drop_if(lambda each: each.expires <= now)
+        self._cache.put(name, _Picture(png, now + self._ttl))
 
     async def get(self, request: web.Request) -> web.Response:
-        """Answer with a picture. Raises ``NotFound`` for one that has gone."""
-        found = self._kept.get(request.match_info["name"])
+        """Answer with a picture. Raises ``NotFound`` for an expired or evicted one."""
+        found = self._cache.get(request.match_info["name"])
         left = found.expires - self._clock() if found is not None else 0.0
         if found is None or left <= 0:
             raise NotFound("There is no such visualization, or it has expired")
@@ -65,9 +65,9 @@ class Visualizations:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of all pictures that are kept."""
-        return self._kept.held_bytes
+        """Bytes of all kept pictures."""
+        return self._cache.held_bytes
 
     def clear(self) -> None:
-        """Forget every picture."""
-        self._kept.clear()
+        """Drop every picture."""
+        self._cache.clear()

@@ -1,4 +1,4 @@
-"""Weights of SAM that were loaded, and what makes a network's input of pictures and texts."""
+"""Loaded weights of SAM, and the conversion of pictures and texts to network inputs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Weights:
     """SAM3, loaded once.
 
-    video:         the whole model: tracking of what a text names.
+    video:         the whole model: tracking of objects by text.
     tracker_image: its tracker as a ``Sam3TrackerModel``: points and boxes in one image.
     tokenizer:     of the text encoder.
-    prepare:       makes tensors of images.
+    prepare:       converts images to tensors.
     """
 
     video: Any
@@ -39,7 +39,7 @@ class Weights:
     def tracker_video(self) -> Any:
         """The video model's tracker: points, boxes and masks in videos.
 
-        It has no vision encoder; ``video.get_vision_features_for_tracker`` gives what it needs.
+        It has no vision encoder; ``video.get_vision_features_for_tracker`` provides its inputs.
         """
         return self.video.tracker_model
 
@@ -50,13 +50,13 @@ class Weights:
         return sum(each.numel() * each.element_size() for each in every)
 
     def pixels(self, image: Any) -> torch.Tensor:
-        """Return an RGB image ``[H, W, 3]`` as the network reads it, on its device."""
+        """Return an RGB image ``[H, W, 3]`` as the network's input, on its device."""
         return self.prepare(image).to(self.device, self.dtype)
 
     def tokens(self, texts: list[str]) -> dict[str, torch.Tensor]:
         """Return ``input_ids`` and ``attention_mask`` ``[len(texts), 32]`` on the device.
 
-        Raises ``InvalidParams`` for a text that the text encoder would have to cut off.
+        Raises ``InvalidParams`` for a text that would have to be truncated.
         """
         longest = self.detector.config.text_config.max_position_embeddings
         filled = self.tokenizer(texts, padding="max_length", max_length=longest)
@@ -81,7 +81,7 @@ class PointWeights:
     dtype: torch.dtype
 
     def pixels(self, image: Any) -> torch.Tensor:
-        """Return an RGB image ``[H, W, 3]`` as the network reads it, on its device."""
+        """Return an RGB image ``[H, W, 3]`` as the network's input, on its device."""
         return self.prepare(image).to(self.device, self.dtype)
 
     @property

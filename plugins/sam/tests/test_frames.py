@@ -283,5 +283,5 @@ def test_an_index_finds_keys_and_numbers():
     assert [index.key(each) for each in range(5)] == [0, 0, 0, 3, 3]
     assert [index.timestamp(each) for each in (0, 3)] == [10, 50]
     counted = Index(5, array("q"), array("q", [0]), 1.0)
-    assert (counted.counted, index.counted) == (True, False)
+    assert (counted.is_counted, index.is_counted) == (True, False)
     assert (counted.number(7, 2), counted.key(4), counted.timestamp(4)) == (2, 0, 0)

@@ -23,9 +23,9 @@ from mataserver import (
 )
 from mataserver.testing import installed, serving
 from mataserver_sam import families
-from mataserver_sam.clicks import Found
 from mataserver_sam.grounded import GroundedSegmenter
 from mataserver_sam.params import GroundedParams, SegmentParams
+from mataserver_sam.prompt_decoder import FoundObject
 
 BOXES = [(10.0, 10.0, 50.0, 60.0), (60.0, 20.0, 110.0, 80.0), (0.0, 0.0, 120.0, 90.0)]
 
@@ -178,7 +178,9 @@ def test_a_box_in_which_nothing_is_outlined():
         def outlines(self, image, boxes):
             empty = np.full((9, 12), -1.0, np.float32)
             full = np.full((9, 12), 1.0, np.float32)
-            return [Found(each, 0.0, (90, 120), (0.5, 0.5, 1, 1), 0.9) for each in (empty, full)]
+            return [
+                FoundObject(each, 0.0, (90, 120), (0.5, 0.5, 1, 1), 0.9) for each in (empty, full)
+            ]
 
     detector = LoadedPart(Finder(), FinderParams, {})
     segmenter = GroundedSegmenter(detector, LoadedPart(Outliner(), SegmentParams, {}))

@@ -10,7 +10,7 @@ import torch
 from transformers import CLIPTokenizer, Sam3Model, Sam3TrackerModel
 
 from mataserver import InvalidParams, MataError
-from mataserver_sam.image import Sam3Images
+from mataserver_sam.image import Sam3ImageSegmenter
 from mataserver_sam.loading import load_sam3
 from mataserver_sam.prompts import Prompt
 
@@ -21,7 +21,7 @@ BOX, OTHER = (0.5, 0.5, 0.4, 0.3), (0.25, 0.4, 0.2, 0.3)
 @pytest.fixture(scope="module")
 def images(sam3_weights):
     """The image half of the tiny SAM3."""
-    return Sam3Images(sam3_weights, 1e6)
+    return Sam3ImageSegmenter(sam3_weights, 1e6)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,9 @@ def detect(detector, tokenizer, image, words, boxes=None, labels=None):
 def ask(images, image, prompts, threshold=0.0):
     """Return what the plugin finds, group by group."""
     with torch.inference_mode():
-        return list(images.find(images.see(image), prompts, image.shape[:2], threshold))
+        return list(
+            images.find_objects(images.encode_image(image), prompts, image.shape[:2], threshold)
+        )
 
 
 def assert_same(found, expected, middle=0.5):
@@ -181,10 +183,10 @@ def test_what_is_kept_answers_like_a_new_image(images, sam3_weights, picture):
     image = picture()
     prompts = [Prompt(type="text", text="dog"), Prompt(type="point", points=[(0.3, 0.4)])]
     with torch.inference_mode():
-        seen = images.see(image)
-        list(images.find(seen, [Prompt(type="text", text="car")], (90, 120), 0.0))
-        again = list(images.find(seen, prompts, (90, 120), 0.0))
-    fresh = ask(Sam3Images(sam3_weights, 0), image, prompts)
+        seen = images.encode_image(image)
+        list(images.find_objects(seen, [Prompt(type="text", text="car")], (90, 120), 0.0))
+        again = list(images.find_objects(seen, prompts, (90, 120), 0.0))
+    fresh = ask(Sam3ImageSegmenter(sam3_weights, 0), image, prompts)
     assert [[e.score for e in group] for group in again] == [
         pytest.approx([e.score for e in group], abs=1e-6) for group in fresh
     ]
@@ -210,7 +212,7 @@ def test_a_text_may_be_too_long(images):
 
 def test_texts_are_encoded_once(sam3_weights, picture):
     """A text that was asked before is not encoded again, on any image."""
-    images = Sam3Images(sam3_weights, 1e6)
+    images = Sam3ImageSegmenter(sam3_weights, 1e6)
     for seed in range(3):
         ask(images, picture(seed=seed), [Prompt(type="text", text=each) for each in ("a", "b")])
     assert (images._texts.hits, images._texts.misses) == (4, 2)
@@ -224,8 +226,8 @@ def test_half_precision_works(sam3_path, picture):
         Prompt(type="box", box=BOX),
         Prompt(type="point", points=[(0.3, 0.4)]),
     ]
-    exact = ask(Sam3Images(load_sam3(sam3_path), 0), picture(), prompts)
-    rough = ask(Sam3Images(weights, 0), picture(), prompts)
+    exact = ask(Sam3ImageSegmenter(load_sam3(sam3_path), 0), picture(), prompts)
+    rough = ask(Sam3ImageSegmenter(weights, 0), picture(), prompts)
     for one, other in zip(exact, rough, strict=True):
         assert [e.score for e in one] == pytest.approx([e.score for e in other], abs=0.02)
 
@@ -236,4 +238,4 @@ def test_numbers_that_overflow_are_an_error(sam3_path, picture):
     with torch.no_grad():
         weights.detector.dot_product_scoring.text_proj.bias.fill_(float("nan"))
     with pytest.raises(MataError, match=r"no numbers in torch\.float32$"):
-        ask(Sam3Images(weights, 0), picture(), [Prompt(type="text", text="dog")])
+        ask(Sam3ImageSegmenter(weights, 0), picture(), [Prompt(type="text", text="dog")])

@@ -102,15 +102,15 @@ def test_normalisation_is_the_checkpoints(sam1_path, tmp_path, layout):
 def test_devices_and_formats():
     """What this machine does not have is said in words; "auto" is what it has."""
     cpu = torch.device("cpu")
-    assert loading.chosen_device("cpu") == cpu
-    assert loading.chosen_dtype("auto", cpu) is torch.float32
-    assert loading.chosen_dtype("auto", torch.device("cuda")) is torch.bfloat16
-    assert loading.chosen_dtype("float16", cpu) is torch.float16
+    assert loading.choose_device("cpu") == cpu
+    assert loading.choose_dtype("auto", cpu) is torch.float32
+    assert loading.choose_dtype("auto", torch.device("cuda")) is torch.bfloat16
+    assert loading.choose_dtype("float16", cpu) is torch.float16
     for wrong in ("cuda:9", "gpu"):
         with pytest.raises(Unavailable, match=wrong):
-            loading.chosen_device(wrong)
+            loading.choose_device(wrong)
     with pytest.raises(Unavailable, match="'int8' is none of auto, float32"):
-        loading.chosen_dtype("int8", cpu)
+        loading.choose_dtype("int8", cpu)
 
 
 def test_sizes_are_told(sam3_weights):

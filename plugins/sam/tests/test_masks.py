@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-from mataserver_sam.masks import Mask, rle, stretched
+from mataserver_sam.masks import Mask, resize_to_mask, rle
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 """The decoder of pycocotools on numpy 2."""
@@ -27,7 +27,7 @@ def smooth(count, seed=0):
 
 def blob(height, width, seed):
     """Return a mask with a few blobs."""
-    return np.asarray(stretched(smooth(1, seed)[0].numpy(), (height, width)).full())
+    return np.asarray(resize_to_mask(smooth(1, seed)[0].numpy(), (height, width)).full())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -39,7 +39,7 @@ def test_stretched_is_torchs(size, threshold):
         logits[None], size, mode="bilinear", align_corners=False
     )[0]
     for values, expected in zip(logits.numpy(), whole.numpy(), strict=True):
-        unlike = stretched(values, size, threshold).full() != (expected > threshold)
+        unlike = resize_to_mask(values, size, threshold).full() != (expected > threshold)
         assert np.abs(expected[unlike] - threshold).max(initial=0) < 1e-5
 
 
@@ -47,7 +47,7 @@ def test_an_island_keeps_its_rectangle_alone():
     """What is kept of a small object is small, and lies where the object is."""
     logits = np.full((288, 288), -5.0, np.float32)
     logits[100:110, 30:40] = 5.0
-    mask = stretched(logits, (1080, 1920))
+    mask = resize_to_mask(logits, (1080, 1920))
     assert mask.bits.size < 60 * 90
     assert mask.corners() == (200, 375, 267, 412)
     assert mask.area == mask.full().sum()
@@ -55,7 +55,7 @@ def test_an_island_keeps_its_rectangle_alone():
 
 def test_nothing_is_no_mask():
     """Logits that never exceed the threshold are an empty mask of the image's size."""
-    mask = stretched(np.full((8, 8), -1.0, np.float32), (30, 40))
+    mask = resize_to_mask(np.full((8, 8), -1.0, np.float32), (30, 40))
     assert mask.full().shape == (30, 40)
     assert not mask.full().any()
     assert (mask.area, mask.corners(), mask.box(), mask.polygons()) == (0, (0,) * 4, (0.0,) * 4, [])
@@ -66,9 +66,9 @@ def test_a_small_image_may_miss_an_object():
     """An object between the points that a tiny image reads is no pixel of it."""
     logits = np.full((8, 8), -1.0, np.float32)
     logits[0, 0] = 5.0
-    assert stretched(logits, (1, 1)).full().tolist() == [[False]]
+    assert resize_to_mask(logits, (1, 1)).full().tolist() == [[False]]
     logits[3:5, 3:5] = 5.0
-    assert stretched(logits, (1, 1)).full().tolist() == [[True]]
+    assert resize_to_mask(logits, (1, 1)).full().tolist() == [[True]]
 
 
 def encoded(mask):
@@ -99,7 +99,7 @@ def test_rle_is_cocos(mask):
     assert rle(mask) == expected
     height, width = mask.shape
     assert Mask(mask, 0, 0, (height, width)).rle() == expected
-    assert Mask.of(mask).coco() == {"size": [height, width], "counts": expected}
+    assert Mask.from_pixels(mask).coco() == {"size": [height, width], "counts": expected}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -119,14 +119,16 @@ def test_boxes():
     """Corners are pixels' outer edges; the relative box has its centre first."""
     mask = np.zeros((50, 100), bool)
     mask[10:20, 40:80] = True
-    assert Mask.of(mask).corners() == (40, 10, 80, 20)
-    assert Mask.of(mask).box() == pytest.approx((0.6, 0.3, 0.4, 0.2))
+    assert Mask.from_pixels(mask).corners() == (40, 10, 80, 20)
+    assert Mask.from_pixels(mask).box() == pytest.approx((0.6, 0.3, 0.4, 0.2))
 
 
 def test_png_holds_every_pixel():
     """The PNG is the whole image's size, 255 where the mask is true."""
     mask = blob(90, 120, 1)
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(Mask.of(mask).told("png")))))
+    pixels = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(Mask.from_pixels(mask).encode("png"))))
+    )
     assert np.array_equal(pixels, np.where(mask, 255, 0))
 
 
@@ -134,7 +136,7 @@ def test_polygons_outline_the_mask():
     """Drawing the polygons gives the mask back: one for each part, in pixels of the image."""
     mask = np.zeros((60, 80), bool)
     mask[5:20, 10:30] = mask[40:55, 50:75] = True
-    polygons = Mask.of(mask).told("polygon")
+    polygons = Mask.from_pixels(mask).encode("polygon")
     corners = sorted(np.array(each).reshape(-1, 2).min(0).tolist() for each in polygons)
     assert corners == [[10.0, 5.0], [50.0, 40.0]]
     drawn = coco.decode(coco.merge(coco.frPyObjects(polygons, 60, 80))).astype(bool)
@@ -143,6 +145,6 @@ def test_polygons_outline_the_mask():
 
 def test_specks_have_no_polygon():
     """A part of one or two points, however far apart, has no area that a polygon could tell."""
-    assert Mask.of(np.eye(1, 5, dtype=bool)).polygons() == []
-    assert Mask.of(np.ones((1, 5), bool)).polygons() == []
-    assert Mask.of(np.eye(5, dtype=bool)).polygons() == []
+    assert Mask.from_pixels(np.eye(1, 5, dtype=bool)).polygons() == []
+    assert Mask.from_pixels(np.ones((1, 5), bool)).polygons() == []
+    assert Mask.from_pixels(np.eye(5, dtype=bool)).polygons() == []

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import SamImageProcessorPil
 
-from mataserver_sam.preprocess import HALF, Fitted, Stretched, roi_align
+from mataserver_sam.preprocess import HALF, PadPreparation, StretchPreparation, roi_align
 
 SIZES = [(90, 120), (120, 90), (40, 50), (1, 1), (300, 200)]
 TORCHVISION = importlib.util.find_spec("torchvision") is not None
@@ -32,16 +32,16 @@ def test_stretched_is_transformers(size):
     for side, kind in ((112, Sam3ImageProcessor), (64, Sam2ImageProcessor)):
         processor = kind(size={"height": side, "width": side})
         given = processor(image, input_data_format="channels_last", return_tensors="pt")
-        prepare = Stretched(side, tuple(processor.image_mean), tuple(processor.image_std))
+        prepare = StretchPreparation(side, tuple(processor.image_mean), tuple(processor.image_std))
         assert torch.allclose(prepare(image), given.pixel_values, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_stretched_is_what_pillow_makes(size):
-    """The stretched square is Pillow's bilinear one, within one level of rounding."""
+    """The resized square is Pillow's bilinear one, within one level of rounding."""
     image = picture(size)
     expected = np.asarray(Image.fromarray(image).resize((112, 112), Image.Resampling.BILINEAR))
-    levels = ((Stretched(112)(image)[0] * 0.5 + 0.5) * 255).permute(1, 2, 0).numpy()
+    levels = ((StretchPreparation(112)(image)[0] * 0.5 + 0.5) * 255).permute(1, 2, 0).numpy()
     assert np.abs(levels - expected).max() < 1.001
     assert np.abs(levels - levels.round()).max() < 1e-3
 
@@ -50,7 +50,7 @@ def test_normalisation_is_exact():
     """A square that needs no resizing is its pixels, scaled to -1..1 for SAM3."""
     image = picture((112, 112))
     expected = (image.astype(np.float64) / 255 - 0.5) / 0.5
-    prepared = Stretched(112, HALF, HALF)(image)
+    prepared = StretchPreparation(112, HALF, HALF)(image)
     assert prepared.dtype == torch.float32
     assert np.allclose(prepared[0].permute(1, 2, 0).numpy(), expected, rtol=0, atol=1e-6)
 
@@ -63,7 +63,7 @@ def test_fitted_is_transformers(size):
         size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}
     )
     expected = processor(image, input_data_format="channels_last", return_tensors="pt")
-    prepare = Fitted(64)
+    prepare = PadPreparation(64)
     given = prepare(image)
     one_level = 1.001 / 255 / min(prepare.std)
     assert prepare.extent(size) == tuple(expected["reshaped_input_sizes"][0].tolist())
@@ -76,13 +76,15 @@ def test_cut_is_transformers(size):
     """Logits of SAM 1 are stretched and cut as its processor does before the last resize."""
     logits = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
     processor = SamImageProcessorPil(pad_size={"height": 64, "width": 64})
-    prepare = Fitted(64)
+    prepare = PadPreparation(64)
     extent = prepare.extent(size)
     [expected] = processor.post_process_masks(
         [logits[None]], [size], [extent], binarize=False, pad_size={"height": 64, "width": 64}
     )
-    cut = prepare.cut(logits, size)
-    again = torch.nn.functional.interpolate(cut[None], size, mode="bilinear", align_corners=False)
+    cropped = prepare.crop_padding(logits, size)
+    again = torch.nn.functional.interpolate(
+        cropped[None], size, mode="bilinear", align_corners=False
+    )
     assert torch.allclose(again, expected, rtol=0, atol=1e-6)
 
 

@@ -9,7 +9,7 @@ from transformers import Sam2Model, SamImageProcessorPil, SamModel, SamProcessor
 
 from mataserver import InvalidParams
 from mataserver_sam import loading
-from mataserver_sam.prompted import PromptedImages
+from mataserver_sam.prompted import PromptedImageSegmenter
 from mataserver_sam.prompts import Prompt
 
 SIZES = [(90, 120), (150, 70)]
@@ -43,12 +43,14 @@ def pixels_of(box, size):
     return (corners * [size[1], size[0], size[1], size[0]]).tolist()
 
 
-def find(weights, image, prompts, threshold=0.0, *, every=False):
+def find(weights, image, prompts, threshold=0.0, *, all_masks=False):
     """Return what the plugin finds."""
-    images = PromptedImages(weights)
+    images = PromptedImageSegmenter(weights)
     with torch.inference_mode():
-        seen = images.see(image)
-        return list(images.find(seen, prompts, image.shape[:2], threshold, every=every))
+        seen = images.encode_image(image)
+        return list(
+            images.find_objects(seen, prompts, image.shape[:2], threshold, all_masks=all_masks)
+        )
 
 
 def assert_best(proposed, output, values):
@@ -83,7 +85,7 @@ def test_sam2_is_transformers(sam2, sam2_path, picture, size, prompt):
     )[0]
     [[found]] = find(sam2, image, [prompt])
     assert_best([found], output, values)
-    [proposed] = find(sam2, image, [prompt], every=True)
+    [proposed] = find(sam2, image, [prompt], all_masks=True)
     assert len(proposed) == 3
     assert_best(proposed, output, values)
 
@@ -115,7 +117,7 @@ def test_sam1_is_transformers(sam1, sam1_path, picture, size, prompt):
     )
     [[found]] = find(sam1, image, [prompt])
     assert_best([found], output, values[0])
-    [proposed] = find(sam1, image, [prompt], every=True)
+    [proposed] = find(sam1, image, [prompt], all_masks=True)
     assert len(proposed) == 3
     assert_best(proposed, output, values[0])
 
@@ -126,11 +128,11 @@ def test_many_prompts_are_each_alone(kind, request, picture):
     weights = request.getfixturevalue(kind)
     boxes = [boxed((0.1 + i / 25, 0.5, 0.2, 0.1 + i / 40)) for i in range(20)]
     prompts = [boxes[0], POINTS, *boxes[1:], BOTH]
-    images, image = PromptedImages(weights), picture()
+    images, image = PromptedImageSegmenter(weights), picture()
     with torch.inference_mode():
-        seen = images.see(image)
-        together = list(images.find(seen, prompts, (90, 120), 0.0))
-        apart = [list(images.find(seen, [prompt], (90, 120), 0.0)) for prompt in prompts]
+        seen = images.encode_image(image)
+        together = list(images.find_objects(seen, prompts, (90, 120), 0.0))
+        apart = [list(images.find_objects(seen, [prompt], (90, 120), 0.0)) for prompt in prompts]
     for [found], [[alone]] in zip(together, apart, strict=True):
         assert found.score == pytest.approx(alone.score, abs=1e-5)
         assert abs(found.mask().area - alone.mask().area) <= 2
@@ -154,7 +156,7 @@ def test_the_threshold_leaves_the_weak_out(sam2, picture):
 def test_what_it_cannot_do(sam2, prompt, said):
     """Words and unwanted boxes are refused, in words that say what would work."""
     with pytest.raises(InvalidParams, match=said):
-        PromptedImages(sam2).check([POINTS, prompt])
+        PromptedImageSegmenter(sam2).check([POINTS, prompt])
 
 
 def test_sam2_shares_its_weights(sam2):

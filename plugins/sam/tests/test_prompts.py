@@ -8,7 +8,7 @@ import pytest
 from mataserver import InvalidParams
 from mataserver_sam.image import Query, queries
 from mataserver_sam.image_requests import CachedRequest, SegmentRequest
-from mataserver_sam.params import SegmentParams, of_params
+from mataserver_sam.params import SegmentParams, prompts_of
 from mataserver_sam.prompts import Prompt
 from mataserver_sam.propagation import legs
 from mataserver_sam.video_requests import PropagateRequest
@@ -175,7 +175,7 @@ def test_params_become_prompts():
         box_prompts=((30.0, 9.0, 90.0, 45.0), (60.0, 45.0, 400.0, 90.0)),
         point_prompts=((60.0, 45.0, 1), (120.0, 0.0, 0)),
     )
-    dog, first, second, points = of_params(params, SIZE)
+    dog, first, second, points = prompts_of(params, SIZE)
     assert dog == text("dog")
     assert first.box == pytest.approx((0.5, 0.3, 0.5, 0.4))
     assert second.box == pytest.approx((0.75, 0.75, 0.5, 0.5))
@@ -186,7 +186,7 @@ def test_params_become_prompts():
 def test_points_refine_one_box():
     """With one box the points are of the object in it."""
     params = SegmentParams(box_prompts=((0.0, 0.0, 60.0, 45.0),), point_prompts=((30.0, 30.0, 1),))
-    [prompt] = of_params(params, SIZE)
+    [prompt] = prompts_of(params, SIZE)
     assert (prompt.type, prompt.box) == ("point", (0.25, 0.25, 0.5, 0.5))
 
 
@@ -203,4 +203,4 @@ def test_points_refine_one_box():
 def test_params_that_point_at_nothing(given, said):
     """Prompts are needed, and must lie on the image."""
     with pytest.raises(InvalidParams, match=said):
-        of_params(SegmentParams(**given), SIZE)
+        prompts_of(SegmentParams(**given), SIZE)

@@ -13,15 +13,15 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 )
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
-from mataserver_sam.encoded_frame import Features
+from mataserver_sam.encoded_frame import FrameFeatures
 from mataserver_sam.footage import Footage
-from mataserver_sam.forgetting import held_bytes
+from mataserver_sam.frame_object import FrameObject, resolve_overlaps
 from mataserver_sam.index import Limits
 from mataserver_sam.loading import load_sam2, load_sam3
 from mataserver_sam.masks import Mask
+from mataserver_sam.memory_pruning import held_bytes
 from mataserver_sam.network import Network
 from mataserver_sam.object_track import ObjectTrack
-from mataserver_sam.sighting import Sighting, apart
 from mataserver_sam.text_tracks import TextSession, TextTracks
 
 COUNT, MIDDLE = 20, 3
@@ -104,7 +104,7 @@ def reference_texts(weights, pixels, texts=TEXTS):
 
 def our_texts(network, footage, texts=TEXTS):
     """The same, ours."""
-    tracks = TextTracks(network.texts, network, footage, Features(network, footage))
+    tracks = TextTracks(network.texts, network, footage, FrameFeatures(network, footage))
     tracks.add(texts)
     return tracks
 
@@ -165,10 +165,10 @@ def test_who_owns_a_pixel(processor):
         torch.from_numpy(masks)[:, None], torch.tensor(scores)[:, None], background_value=0
     )
     seen = [
-        Sighting(number, score, Mask.of(mask))
+        FrameObject(number, score, Mask.from_pixels(mask))
         for number, (score, mask) in enumerate(zip(scores, masks, strict=True))
     ]
-    cut = {each.number: each.mask.full() for each in apart(seen)}
+    cut = {each.number: each.mask.full() for each in resolve_overlaps(seen)}
     assert sorted(cut) == [0, 1, 2, 3]
     for number, mask in cut.items():
         assert np.array_equal(mask, wanted[number, 0].numpy() > 0)
@@ -184,7 +184,7 @@ def test_objects_that_leave_do_not_shift_the_others(network, model, kind, paired
 
     In transformers' own session object 2 gets the mask of object 1 when that one is given up.
     """
-    session = network.session_of(kind, (64, 80))
+    session = network.new_session(kind, (64, 80))
     for number in range(3):
         session.obj_id_to_idx(number)
     session.remove_object(1)
@@ -193,7 +193,7 @@ def test_objects_that_leave_do_not_shift_the_others(network, model, kind, paired
     found = model().build_outputs(session, {}, masks, plan)
     assert {number: int(mask.unique()) for number, mask in found.items()} == paired
     if kind is TextSession:
-        assert session.part() == {1}
+        assert session.remove_marked() == {1}
         assert session.obj_ids == [0, 2]
         assert set(session.output_dict_per_obj) == {0, 1}
 
@@ -294,7 +294,7 @@ def test_objects_equal_the_unpruned_loop(kit, order, prompt):
     start = order[0][0]
     reference = reference_object(kind, frames, network.prepare.side, start, **prompt)
     model(reference, frame_idx=start)
-    ours = ObjectTrack(network, footage, Features(network, footage))
+    ours = ObjectTrack(network, footage, FrameFeatures(network, footage))
     ours.prompt(start, **prompt)
     pinned = range(MIDDLE, MIDDLE + 16) if order is BOTH else range(0)
     for frame, reverse in order:
@@ -314,7 +314,7 @@ def test_corrections_equal_the_unpruned_loop(kit):
     network, footage, frames, model, kind = kit
     side = network.prepare.side
     reference = reference_object(kind, frames, side, 0, corners=BOX)
-    ours = ObjectTrack(network, footage, Features(network, footage))
+    ours = ObjectTrack(network, footage, FrameFeatures(network, footage))
     ours.prompt(0, BOX, (), ())
     model(reference, frame_idx=0)
     before = [ours.step(frame) and ours.logits for frame in range(8)]
@@ -345,7 +345,7 @@ def test_one_encoding_serves_every_object(network, footage, model):
     video = model()
     runs = []
     hook = video.detector_model.vision_encoder.register_forward_hook(lambda *_: runs.append(1))
-    features = Features(network, footage)
+    features = FrameFeatures(network, footage)
     texts = TextTracks(network.texts, network, footage, features)
     texts.add(["dog"])
     tracks = [ObjectTrack(network, footage, features) for _ in range(2)]

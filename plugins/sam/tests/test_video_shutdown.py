@@ -111,7 +111,7 @@ async def scripted(sessions, stopping):
     """Connect to a server that streams those sessions, and ask for them."""
 
     async def stream(request):
-        socket = VideoSocket(sessions, lambda asked: asked, stopping, last=0.1)
+        socket = VideoSocket(sessions, lambda asked: asked, stopping, shutdown_timeout=0.1)
         return await socket.serve(request, "any")
 
     app = web.Application()

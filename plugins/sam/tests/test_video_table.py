@@ -12,7 +12,7 @@ import pytest
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
 from mataserver.frontends.resource_ids import ResourceIds
-from mataserver_sam.ended_sessions import REMEMBERED
+from mataserver_sam.ended_sessions import MAX_ENDED
 from mataserver_sam.settings import Settings
 from mataserver_sam.video_requests import (
     Figures,
@@ -78,7 +78,7 @@ class Sources:
     async def file(self, _asked):
         yield Path("/video")
 
-    def sweep(self):
+    def remove_leftovers(self):
         pass
 
 
@@ -131,7 +131,7 @@ async def test_a_failed_session_can_be_reset(sessions, served):
     served.model.failure = None
     with pytest.raises(Conflict, match="has failed: reset or close it"):
         await session.call("prompt")
-    assert await session.call("reset", mend=True) == (2, Figures())
+    assert await session.call("reset", repair=True) == (2, Figures())
     assert sessions.status("a").status == "ready"
 
 
@@ -234,10 +234,10 @@ async def test_a_replaced_worker_has_none_of_the_sessions(sessions, served):
 
 async def test_ended_sessions_are_forgotten_at_last(sessions):
     """The status of a session that ended can be asked for, until many others have ended."""
-    for number in range(REMEMBERED + 1):
+    for number in range(MAX_ENDED + 1):
         await sessions.start(StartRequest(video_path="/video", session_id=f"s{number}"))
         await sessions.close(f"s{number}")
-    assert sessions.status(f"s{REMEMBERED}").status == "closed"
+    assert sessions.status(f"s{MAX_ENDED}").status == "closed"
     assert sessions.status("s1").status == "closed"
     with pytest.raises(NotFound):
         sessions.status("s0")

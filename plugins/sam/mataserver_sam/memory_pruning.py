@@ -1,8 +1,8 @@
-"""What a tracker may forget of frames that are behind it, and how much it still holds.
+"""Prunes a tracker's memories of past frames, and measures the memory that it holds.
 
 transformers keeps for each object and frame the mask in full size and every memory: 6.4 MB in
-float32, for ever. A tracker reads no more of it than the memories of the few frames before, the
-object pointers of some more, and what was prompted.
+float32, without end. A tracker only uses the memories of the few frames before, the object pointers
+of some more, and prompted frames.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     Outputs = dict[int, dict[str, Any]]
 
 _MEMORY = ("maskmem_features", "maskmem_pos_enc")
-_UNREAD = ("high_res_masks", "pred_masks", "object_score_logits")
-NOWHERE = range(0)
+_UNUSED = ("high_res_masks", "pred_masks", "object_score_logits")
+NO_FRAMES = range(0)
 
 
 @dataclass(slots=True)
-class Reach:
-    """How far a tracker looks back: ``memories`` frames, and ``pointers`` for object pointers.
+class MemoryPruner:
+    """Drops a tracker's outputs beyond ``memories`` frames, and ``pointers`` for object pointers.
 
     The position encoding of memories is the same for every frame and object: one is kept.
     """
@@ -34,20 +34,20 @@ class Reach:
     positions: dict[tuple[Any, ...], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, tracker: Any) -> Reach:
-        """Return the reach of a ``Sam3TrackerVideoModel``."""
+    def of(cls, tracker: Any) -> MemoryPruner:
+        """Return the pruner of a ``Sam3TrackerVideoModel``."""
         return cls(tracker.num_maskmem - 1, tracker.config.max_object_pointers_in_encoder - 1)
 
-    def arrive(self, outputs: dict[str, Outputs], frame: int, *, reverse: bool) -> None:
-        """Prepare for a step to ``frame``: it must not find an output without its memory."""
+    def prepare_step(self, outputs: dict[str, Outputs], frame: int, *, reverse: bool) -> None:
+        """Prepare a step to ``frame``: drop the outputs in its range that have no memory."""
         passed = outputs["non_cond_frame_outputs"]
         for offset in range(1, self.memories + 1):
             number = frame + offset if reverse else frame - offset
             if number in passed and _MEMORY[0] not in passed[number]:
                 del passed[number]
 
-    def leave(self, outputs: dict[str, Outputs], frame: int, pinned: range = NOWHERE) -> None:
-        """Forget what no step from ``frame`` on reads, nor one from the start of ``pinned``."""
+    def prune(self, outputs: dict[str, Outputs], frame: int, pinned: range = NO_FRAMES) -> None:
+        """Drop what no step from ``frame`` on uses, nor one from the start of ``pinned``."""
         passed = outputs["non_cond_frame_outputs"]
         for number in list(passed):
             distance = abs(number - frame)
@@ -59,15 +59,15 @@ class Reach:
                 self._strip(passed[number], keep_memory=distance <= self.memories)
         for output in outputs["cond_frame_outputs"].values():
             output.pop("high_res_masks", None)
-            self._settle(output)
+            self._compact_output(output)
 
     def _strip(self, output: dict[str, Any], *, keep_memory: bool) -> None:
-        for name in _UNREAD if keep_memory else (*_UNREAD, *_MEMORY):
+        for name in _UNUSED if keep_memory else (*_UNUSED, *_MEMORY):
             output.pop(name, None)
-        self._settle(output)
+        self._compact_output(output)
 
-    def _settle(self, output: dict[str, Any]) -> None:
-        """Let an output share the position encoding, and hold no more storage than it shows."""
+    def _compact_output(self, output: dict[str, Any]) -> None:
+        """Share the position encoding of an output, and copy views out of larger storages."""
         for name, tensor in output.items():
             if name == "maskmem_pos_enc":
                 output[name] = self._position(tensor)
@@ -81,18 +81,17 @@ class Reach:
         return self.positions[key]
 
 
-def thin(conditioning: Outputs, frame: int, limit: int) -> None:
-    """Keep of an object's conditioning frames the first, and the ``limit`` nearest to ``frame``."""
+def prune_conditioning(conditioning: Outputs, frame: int, limit: int) -> None:
+    """Keep an object's first conditioning frame, and the ``limit`` nearest to ``frame``."""
     later = list(conditioning)[1:]
     for number in sorted(later, key=lambda each: abs(each - frame))[limit:]:
         del conditioning[number]
 
 
 def held_bytes(*things: Any, shared: Any = ()) -> dict[str, int]:
-    """Return by type of device the bytes of the storages behind all tensors in ``things``.
+    """Return, by type of device, the bytes of the storages of all tensors in ``things``.
 
-    A storage that several tensors show parts of counts once, one of a tensor in ``shared`` not at
-    all.
+    A storage that several tensors view counts once, one of a tensor in ``shared`` not at all.
     """
     others = {tensor.untyped_storage().data_ptr() for tensor in _tensors(shared)}
     storages = {

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mataserver import InvalidParams
+from mataserver_sam.annotated_video import draw_video
 from mataserver_sam.index import Limits
 from mataserver_sam.masks import Mask
-from mataserver_sam.reel import reel
 from mataserver_sam.stills import Stills
 from mataserver_sam.video_requests import Look, Marked, ReelRequest
 
@@ -28,7 +28,7 @@ def square(height, width):
 def drawn(path, size, asked):
     """Return the frames of the video that is made, and when each is shown, in seconds."""
     stills = Stills(path, Limits())
-    whole = b"".join(reel(stills, size, asked))
+    whole = b"".join(draw_video(stills, size, asked))
     stills.close()
     with av.open(io.BytesIO(whole)) as made:
         assert made.format.name.startswith("mov,mp4")
@@ -40,7 +40,7 @@ def drawn(path, size, asked):
 
 def test_objects_are_drawn_on_their_frames(movies, video_path):
     """Each frame is its own; an object's mask is tinted on the frames that have it."""
-    mask = Mask.of(square(64, 80)).rle()
+    mask = Mask.from_pixels(square(64, 80)).rle()
     asked = ReelRequest(
         frames={3: [Marked(id=1, mask=mask)]}, objects={1: Look(name="car", colour="#00ff00")}
     )
@@ -61,7 +61,7 @@ def test_times_and_sizes(movies, tmp_path):
     assert seen == pytest.approx([time / 1000 for time in times])
     assert frames[0].shape == (66, 82, 3)
     wide = movies.write(tmp_path / "wide.mp4", 1, "mpeg4", size=(2880, 150))
-    mask = Mask.of(square(150, 2880)).rle()
+    mask = Mask.from_pixels(square(150, 2880)).rle()
     frames, _ = drawn(wide, (150, 2880), ReelRequest(frames={0: [Marked(id=9, mask=mask)]}))
     assert frames[0].shape == (100, 1920, 3)
 
@@ -95,7 +95,10 @@ WRONG = {
     "a frame beyond the end": ({8: []}, "frames: the video has 8 frames, counted from 0"),
     "no code": ({0: [Marked(id=2, mask="~~~")]}, "frames\\[0\\]: object 2: it is no compressed"),
     "half a code": ({0: [Marked(id=2, mask="o")]}, "ends too early"),
-    "another size": ({1: [Marked(id=2, mask=Mask.of(square(8, 8)).rle())]}, "a mask of 80x64"),
+    "another size": (
+        {1: [Marked(id=2, mask=Mask.from_pixels(square(8, 8)).rle())]},
+        "a mask of 80x64",
+    ),
     "runs below zero": ({0: [Marked(id=2, mask="O")]}, "a mask of 80x64"),
 }
 
@@ -113,13 +116,13 @@ def test_codes_are_read_as_they_are_written():
     for height, width in ((1, 1), (7, 3), (60, 41), (300, 200)):
         for share in (0.0, 0.02, 0.5, 1.0):
             pixels = chance.random((height, width)) < share
-            back = Mask.of_rle(Mask.of(pixels).rle(), (height, width))
+            back = Mask.from_rle(Mask.from_pixels(pixels).rle(), (height, width))
             assert (back.full() == pixels).all()
 
 
 def test_no_frame_takes_more_than_a_step_may():
     """The objects of one frame are bounded: all of them are drawn in one step of the worker."""
-    mask = Mask.of(square(64, 80)).rle()
+    mask = Mask.from_pixels(square(64, 80)).rle()
     body = {"frames": {"0": [{"id": 1, "mask": mask}] * 257}}
     with pytest.raises(msgspec.ValidationError, match="length <= 256"):
         msgspec.convert(body, ReelRequest, strict=False)

@@ -1,4 +1,4 @@
-"""Video sessions on their way: a name is taken from the first moment, and its worker is asked."""
+"""Video sessions that are being opened: reserves their names, and opens them in the worker."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from mataserver_sam.video_requests import VideoInfo
 
 
-class Starting(NamedTuple):
-    """A session that is being opened; ``over`` is set when it is open or has failed."""
+class PendingSession(NamedTuple):
+    """A session that is being opened; ``done`` is set when it is open or has failed."""
 
     owner: str
-    over: asyncio.Event
+    done: asyncio.Event
 
 
-class Openings:
-    """The sessions that are being opened in the worker of ``served``, by their names."""
+class PendingSessions:
+    """The sessions that are being opened in the worker of ``served``, by name."""
 
     def __init__(
         self, served: ServedModel, stopping: asyncio.Event, clock: Callable[[], float]
@@ -36,33 +36,33 @@ class Openings:
         self._served = served
         self._stopping = stopping
         self._clock = clock
-        self._starting: dict[str, Starting] = {}
+        self._pending: dict[str, PendingSession] = {}
 
     def __len__(self) -> int:
-        return len(self._starting)
+        return len(self._pending)
 
     def owners(self) -> list[str]:
         """Return the owner of each of them."""
-        return [each.owner for each in self._starting.values()]
+        return [each.owner for each in self._pending.values()]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._starting
+        return name in self._pending
 
     @contextlib.contextmanager
-    def begun(self, name: str, owner: str) -> Iterator[None]:
-        """Have a session stand among those that are being opened until the context ends."""
-        starting = self._starting[name] = Starting(owner, asyncio.Event())
+    def registered(self, name: str, owner: str) -> Iterator[None]:
+        """Register a session as being opened until the context ends."""
+        pending = self._pending[name] = PendingSession(owner, asyncio.Event())
         try:
             yield
         finally:
-            del self._starting[name]
-            starting.over.set()
+            del self._pending[name]
+            pending.done.set()
 
     async def wait(self, name: str, owner: str | None) -> None:
         """Wait until a session is open or has failed, if one of ``owner`` is being opened."""
-        starting = self._starting.get(name)
-        if starting is not None and owner in {None, starting.owner}:
-            await starting.over.wait()
+        pending = self._pending.get(name)
+        if pending is not None and owner in {None, pending.owner}:
+            await pending.done.wait()
 
     async def open(
         self,
@@ -80,7 +80,7 @@ class Openings:
                 id=name,
                 owner=owner,
                 model=model,
-                hold=stack.pop_all(),
+                exit_stack=stack.pop_all(),
                 loaded_at=loaded_at,
                 info=info,
                 created=datetime.now(UTC),
@@ -93,7 +93,7 @@ class Openings:
 
 
 async def _open_video(model: ModelHandle, name: str, path: str, gpu_ids: list[int]) -> VideoInfo:
-    """Open a video in the worker; if nobody waits for that any more, close it again."""
+    """Open a video in the worker; if cancelled meanwhile, close it again."""
     opening = asyncio.ensure_future(model.call("video", "open", name, path, gpu_ids))
     try:
         info: VideoInfo = await asyncio.shield(opening)

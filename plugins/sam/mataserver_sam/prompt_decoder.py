@@ -1,7 +1,7 @@
 """One mask per point or box prompt, from the prompt decoder that SAM 1, 2 and 3 share.
 
 SAM (Kirillov et al. 2023, arXiv:2304.02643): the decoder proposes three masks for a prompt and
-rates each; the best rated one is the answer, its rating the score, unless all are asked for.
+rates each; the best rated one is the answer and its rating the score, unless all are requested.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from mataserver import MataError
 from mataserver_sam.boxes import corners
-from mataserver_sam.masks import stretched
+from mataserver_sam.masks import resize_to_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from mataserver_sam.prompts import Prompt
 
 VISUAL = "visual"
-"""The label of what was found without a word."""
+"""The label of objects found without a text."""
 
-BOXES_AT_ONCE = 16
-"""How many boxes share a pass of the decoder: a crowd must not cost more memory than a family."""
+BOXES_PER_PASS = 16
+"""The maximum number of boxes in one pass of the decoder, which bounds its memory."""
 
 
-class Found(NamedTuple):
-    """One object, with its mask as the network made it: there may be hundreds of a large image.
+class FoundObject(NamedTuple):
+    """One object with its low-resolution mask: a large image may have hundreds.
 
     values:    the small grid ``[h, w]`` whose values above ``threshold`` are the mask.
     threshold: 0 for logits, one half for probabilities.
@@ -45,52 +45,54 @@ class Found(NamedTuple):
     label: str = VISUAL
 
     def mask(self) -> Mask:
-        """Return the mask in the image's size. It is computed anew with every call."""
-        return stretched(self.values, self.size, self.threshold)
+        """Return the mask in the image's size; it is recomputed with every call."""
+        return resize_to_mask(self.values, self.size, self.threshold)
 
 
-class Clicker:
+class PromptDecoder:
     """A network that takes points and boxes.
 
-    ``network`` is a ``SamModel``, ``Sam2Model`` or ``Sam3TrackerModel``; ``prepare`` is how its
-    images are prepared, which tells where in them a prompt lies.
+    ``network`` is a ``SamModel``, ``Sam2Model`` or ``Sam3TrackerModel``; ``prepare`` is the
+    preparation of its images, which maps prompts into them.
     """
 
     def __init__(self, network: Any, prepare: Preparation) -> None:
         self._network = network
         self._prepare = prepare
 
-    def click(self, embeddings: Any, prompts: Sequence[Prompt], size: Size) -> list[Found]:
-        """Return the object of each prompt, in their order.
+    def outline_prompts(
+        self, embeddings: Any, prompts: Sequence[Prompt], size: Size
+    ) -> list[FoundObject]:
+        """Return the object of each prompt, in order.
 
-        ``embeddings`` are those that the network's ``get_image_embeddings`` gives for an image of
-        ``size`` (height, width). Prompts are point prompts, and box prompts whose box is wanted.
+        ``embeddings`` are the network's ``get_image_embeddings`` of an image of ``size`` (height,
+        width). Prompts are point prompts, and box prompts that are not negative.
         """
-        return [best for (best,) in self.proposed(embeddings, prompts, size)]
+        return [best for (best,) in self.propose_masks(embeddings, prompts, size)]
 
-    def proposed(
-        self, embeddings: Any, prompts: Sequence[Prompt], size: Size, *, every: bool = False
-    ) -> list[list[Found]]:
-        """Return what ``click`` does, each in a list; with ``every`` all proposals, best first."""
-        found: dict[int, list[Found]] = {}
+    def propose_masks(
+        self, embeddings: Any, prompts: Sequence[Prompt], size: Size, *, all_masks: bool = False
+    ) -> list[list[FoundObject]]:
+        """Return each prompt's best object in a list; with ``all_masks`` all, best first."""
+        found: dict[int, list[FoundObject]] = {}
         for indices in _groups(prompts):
-            asked = self._asked([prompts[index] for index in indices], size, embeddings)
-            output = self._network(image_embeddings=embeddings, multimask_output=True, **asked)
+            inputs = self._inputs([prompts[index] for index in indices], size, embeddings)
+            output = self._network(image_embeddings=embeddings, multimask_output=True, **inputs)
             ratings = finite(output.iou_scores)[0]
             order = ratings.argsort(stable=True, dim=-1, descending=True)
-            order = order if every else order[:, :1]
+            order = order if all_masks else order[:, :1]
             rows = torch.arange(len(indices), device=order.device)
             for index in indices:
                 found[index] = []
             for best in order.T:
-                logits = self._prepare.cut(finite(output.pred_masks)[0, rows, best], size)
+                logits = self._prepare.crop_padding(finite(output.pred_masks)[0, rows, best], size)
                 scores = ratings[rows, best].clamp(0.0, 1.0).tolist()
                 for index, values, score in zip(indices, logits.cpu().numpy(), scores, strict=True):
-                    box = stretched(values, size).box()
-                    found[index].append(Found(values, 0.0, size, box, score))
+                    box = resize_to_mask(values, size).box()
+                    found[index].append(FoundObject(values, 0.0, size, box, score))
         return [found[index] for index in range(len(prompts))]
 
-    def _asked(
+    def _inputs(
         self, prompts: Sequence[Prompt], size: Size, embeddings: Any
     ) -> dict[str, torch.Tensor]:
         """Return prompts of one kind as the network's arguments, in pixels of its square."""
@@ -110,23 +112,23 @@ class Clicker:
 
 
 def _groups(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Yield the indices of prompts that can share a pass: boxes alone; others go one by one."""
+    """Yield the indices of prompts that can share a pass: boxes together, points one by one."""
     boxes = [index for index, each in enumerate(prompts) if each.points is None]
-    for start in range(0, len(boxes), BOXES_AT_ONCE):
-        yield boxes[start : start + BOXES_AT_ONCE]
+    for start in range(0, len(boxes), BOXES_PER_PASS):
+        yield boxes[start : start + BOXES_PER_PASS]
     for index, each in enumerate(prompts):
         if each.points is not None:
             yield [index]
 
 
 def finite(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what a network computed as float32.
+    """Return a network's output as float32.
 
-    Raises ``MataError`` for NaN and infinity, which overflows in 16 bits end in: thresholds would
-    silently drop them.
+    Raises ``MataError`` for NaN and infinity, the results of an overflow in 16 bits: thresholds
+    would silently drop them.
     """
     if not bool(tensor.isfinite().all()):
-        told = f"the network computed NaN or infinite values in {tensor.dtype}"
-        helps = "" if tensor.dtype == torch.float32 else "; dtype float32 avoids overflows"
-        raise MataError(told + helps)
+        text = f"the network computed NaN or infinite values in {tensor.dtype}"
+        hint = "" if tensor.dtype == torch.float32 else "; dtype float32 avoids overflows"
+        raise MataError(text + hint)
     return tensor.float()

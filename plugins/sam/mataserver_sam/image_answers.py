@@ -1,4 +1,4 @@
-"""What a request found, in the form of its answer: mask by mask, so that few are held at once."""
+"""Builds the answer of an image request mask by mask, so that few masks are held at once."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mataserver_sam.image_requests import CachedResult, ImageSize, SegmentAnswer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mataserver_sam.clicks import Found
     from mataserver_sam.drawing import Drawing
     from mataserver_sam.masks import Mask, MaskFormat, Relative
     from mataserver_sam.preprocess import Size
+    from mataserver_sam.prompt_decoder import FoundObject
 
-LONGEST_ANSWER = 256_000_000
-"""Bytes of the masks of one answer, about. Thresholds of 0 on large images would have no end."""
+MAX_ANSWER_BYTES = 256_000_000
+"""The approximate limit of the masks of one answer: a threshold of 0 could exceed any size."""
 
-_POINT_BYTES = 8  # of a polygon's number, as text
+_POINT_BYTES = 8  # of a polygon's coordinate, as text
 
 
-class Collected:
+class ObjectLists:
     """The objects of an answer, or of one text in it."""
 
-    def __init__(self, form: MaskFormat, budget: Budget) -> None:
+    def __init__(self, form: MaskFormat, budget: ByteBudget) -> None:
         self._form = form
         self._budget = budget
         self.masks: list[Any] = []
@@ -34,24 +34,24 @@ class Collected:
         self.scores: list[float] = []
         self.labels: list[str] = []
 
-    def add(self, found: Found, mask: Mask) -> None:
+    def add(self, found: FoundObject, mask: Mask) -> None:
         """Add an object and its mask. Raises ``InvalidParams`` when the answer grows too large."""
-        told = mask.told(self._form)
-        self._budget.spend(bytes_of(told))
-        self.masks.append(told)
+        encoded = mask.encode(self._form)
+        self._budget.spend(bytes_of(encoded))
+        self.masks.append(encoded)
         self.boxes.append(found.box)
         self.scores.append(found.score)
         self.labels.append(found.label)
 
 
-class Budget:
-    """How much one answer may still hold."""
+class ByteBudget:
+    """The remaining size of one answer."""
 
-    def __init__(self, limit: int = LONGEST_ANSWER) -> None:
+    def __init__(self, limit: int = MAX_ANSWER_BYTES) -> None:
         self._left = limit
 
     def spend(self, count: int) -> None:
-        """Take ``count`` bytes. Raises ``InvalidParams`` when there are not as many."""
+        """Subtract ``count`` bytes. Raises ``InvalidParams`` when the budget is exceeded."""
         self._left -= count
         if self._left < 0:
             raise InvalidParams(
@@ -59,17 +59,19 @@ class Budget:
             )
 
 
-def bytes_of(told: Any) -> int:
-    """Return how long a mask in one of the forms is, about."""
-    if isinstance(told, str):
-        return len(told)
-    if isinstance(told, dict):
-        return len(told["counts"])
-    return sum(map(len, told)) * _POINT_BYTES
+def bytes_of(encoded: Any) -> int:
+    """Return the approximate length of an encoded mask."""
+    if isinstance(encoded, str):
+        return len(encoded)
+    if isinstance(encoded, dict):
+        return len(encoded["counts"])
+    return sum(map(len, encoded)) * _POINT_BYTES
 
 
-def collect(group: Iterable[Found], found: Collected, drawing: Drawing | None = None) -> None:
-    """Add a group of objects to an answer, and to its picture; those without a pixel are none."""
+def collect(
+    group: Iterable[FoundObject], found: ObjectLists, drawing: Drawing | None = None
+) -> None:
+    """Add a group of objects to an answer and its picture, skipping those without a pixel."""
     for each in group:
         mask = each.mask()
         if not mask.area:
@@ -80,7 +82,7 @@ def collect(group: Iterable[Found], found: Collected, drawing: Drawing | None = 
 
 
 def answer_of(
-    found: Collected, size: Size, url: str | None, spent: float, image_id: str | None
+    found: ObjectLists, size: Size, url: str | None, spent: float, image_id: str | None
 ) -> SegmentAnswer:
     """Return the answer about an image of ``size`` (height, width), made in ``spent`` ms."""
     return SegmentAnswer(
@@ -96,8 +98,8 @@ def answer_of(
     )
 
 
-def result_of(text: str, group: Iterable[Found], found: Collected) -> CachedResult:
-    """Return what a text found; ``found`` is empty."""
+def result_of(text: str, group: Iterable[FoundObject], found: ObjectLists) -> CachedResult:
+    """Return the result of a text; ``found`` is empty before."""
     collect(group, found)
     return CachedResult(
         prompt=text,

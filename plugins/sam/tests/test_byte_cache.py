@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from mataserver_sam.features import Cache, tensor_bytes
+from mataserver_sam.byte_cache import ByteCache, tensor_bytes
 
 
 def test_it_stays_within_its_limit():
     """However much is put in, the bytes that are held never exceed the limit."""
-    cache = Cache(100, len)
+    cache = ByteCache(100, len)
     for number in range(50):
         cache.put(number, b"x" * (number % 40))
         assert cache.held_bytes == sum(number % 40 for number in range(50) if number in held(cache))
@@ -19,12 +19,12 @@ def test_it_stays_within_its_limit():
 
 def held(cache):
     """Return the keys of a cache."""
-    return set(cache._kept)
+    return set(cache._entries)
 
 
 def test_what_was_used_last_stays():
     """A value that was asked for outlives one that was put in later."""
-    cache = Cache(3, len)
+    cache = ByteCache(3, len)
     for key in "abc":
         cache.put(key, b"1")
     assert cache.get("a") == b"1"
@@ -36,7 +36,7 @@ def test_what_was_used_last_stays():
 
 def test_the_same_key_is_replaced():
     """A value that is put again counts once."""
-    cache = Cache(10, len)
+    cache = ByteCache(10, len)
     cache.put("a", b"12345")
     cache.put("a", b"123")
     assert (cache.held_bytes, cache.get("a")) == (3, b"123")
@@ -44,18 +44,18 @@ def test_the_same_key_is_replaced():
 
 def test_what_is_too_large_is_not_kept():
     """A value larger than the limit throws nothing else out; a limit of 0 keeps nothing."""
-    cache = Cache(4, len)
+    cache = ByteCache(4, len)
     cache.put("a", b"1234")
     cache.put("b", b"12345")
     assert held(cache) == {"a"}
-    nothing = Cache(0, len)
+    nothing = ByteCache(0, len)
     nothing.put("a", b"1")
     assert len(nothing) == 0
 
 
 def test_dropping():
     """Values can be dropped by a test of theirs, or all together."""
-    cache = Cache(10, len)
+    cache = ByteCache(10, len)
     cache.put("a", b"1")
     cache.put("b", b"12")
     cache.drop_if(lambda value: len(value) == 1)

@@ -11,7 +11,7 @@ import pytest_asyncio
 from mataserver import InvalidParams, NotFound
 from mataserver.testing import installed, serving
 from mataserver_sam.image_requests import SegmentRequest
-from mataserver_sam.kept_images import KeptImages
+from mataserver_sam.image_store import ImageStore
 from mataserver_sam.prompts import Prompt
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -42,7 +42,7 @@ def asked(data=None, image_id=None, *, keep_image=True):
 
 def kept(store, data, owner="me"):
     """Have an image kept; return its id."""
-    given = store.of(asked(data), owner)
+    given = store.find(asked(data), owner)
     store.keep(given, owner)
     return given.image_id
 
@@ -50,60 +50,60 @@ def kept(store, data, owner="me"):
 async def test_an_image_is_kept_for_as_long_as_it_is_used():
     """Each use begins its time anew; after it, and for anybody else, there is none."""
     clock = Clock()
-    store = KeptImages(100, 10, clock)
+    store = ImageStore(100, 10, clock)
     name = kept(store, b"image")
     for _ in range(3):
         clock.now += 9
-        given = store.of(asked(image_id=name), "me")
+        given = store.find(asked(image_id=name), "me")
         assert given == (b"image", name)
         store.keep(given, "me")
     with pytest.raises(NotFound, match="send it again"):
-        store.of(asked(image_id=name), "another")
+        store.find(asked(image_id=name), "another")
     clock.now += 10
     with pytest.raises(NotFound, match="send it again"):
-        store.of(asked(image_id=name), "me")
+        store.find(asked(image_id=name), "me")
     kept(store, b"other")
     assert store.held_bytes == 5
 
 
 async def test_bytes_are_bounded():
     """What was not used for longest makes room; what is too large, or not to be kept, has no id."""
-    store = KeptImages(10, 60)
+    store = ImageStore(10, 60)
     first, second = kept(store, b"12345"), kept(store, b"23456")
-    store.of(asked(image_id=first), "me")
+    store.find(asked(image_id=first), "me")
     kept(store, b"34567")
     assert store.held_bytes == 10
-    assert store.of(asked(image_id=first), "me").data == b"12345"
+    assert store.find(asked(image_id=first), "me").data == b"12345"
     with pytest.raises(NotFound):
-        store.of(asked(image_id=second), "me")
+        store.find(asked(image_id=second), "me")
     assert kept(store, b"12345678901") is None
-    assert store.of(asked(b"1", keep_image=False), "me") == (b"1", None)
+    assert store.find(asked(b"1", keep_image=False), "me") == (b"1", None)
     assert store.held_bytes == 10
 
 
 async def test_one_owner_pushes_out_no_others_images():
     """Who holds the most makes room, whoever sends: first what they have, not what others have."""
-    store = KeptImages(10, 60)
+    store = ImageStore(10, 60)
     mine = kept(store, b"123")
     theirs = [kept(store, b"12", "greedy") for _ in range(20)]
-    assert store.of(asked(image_id=mine), "me").data == b"123"
+    assert store.find(asked(image_id=mine), "me").data == b"123"
     assert store.held_bytes == 9
-    assert store.of(asked(image_id=theirs[-1]), "greedy").data == b"12"
+    assert store.find(asked(image_id=theirs[-1]), "greedy").data == b"12"
     with pytest.raises(NotFound):
-        store.of(asked(image_id=theirs[0]), "greedy")
+        store.find(asked(image_id=theirs[0]), "greedy")
     third = kept(store, b"1234", "third")
-    assert store.of(asked(image_id=mine), "me").data == b"123"
-    assert store.of(asked(image_id=third), "third").data == b"1234"
+    assert store.find(asked(image_id=mine), "me").data == b"123"
+    assert store.find(asked(image_id=third), "third").data == b"1234"
     assert store.held_bytes == 9
 
 
 async def test_one_image_is_named_and_one_way():
     """Neither image nor id, and both of them, are refused."""
-    store = KeptImages(10, 60)
+    store = ImageStore(10, 60)
     with pytest.raises(InvalidParams, match="image: field is required"):
-        store.of(asked(), "me")
+        store.find(asked(), "me")
     with pytest.raises(InvalidParams, match="image_id: give it or image, not both"):
-        store.of(asked(b"1", "name"), "me")
+        store.find(asked(b"1", "name"), "me")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mataserver import InvalidParams
-from mataserver_sam.clicks import Found
-from mataserver_sam.collecting import Budget, Collected, collect
+from mataserver_sam.image_answers import ByteBudget, ObjectLists, collect
 from mataserver_sam.masks import Mask
 from mataserver_sam.model import segments_of
+from mataserver_sam.prompt_decoder import FoundObject
 
 
 @pytest.fixture
@@ -17,12 +17,12 @@ def found():
     """An object: one quarter of a small grid, on an image of 80 by 60."""
     values = np.full((6, 8), -1.0, np.float32)
     values[:3, :4] = 1.0
-    return Found(values, 0.0, (60, 80), (0.25, 0.25, 0.5, 0.5), 0.9, "thing")
+    return FoundObject(values, 0.0, (60, 80), (0.25, 0.25, 0.5, 0.5), 0.9, "thing")
 
 
 def test_what_is_added_is_told(found):
     """Mask, box, score and label of each object stand in their lists."""
-    collected = Collected("rle", Budget())
+    collected = ObjectLists("rle", ByteBudget())
     collected.add(found, found.mask())
     assert collected.masks == [found.mask().rle()]
     assert (collected.boxes, collected.scores) == ([(0.25, 0.25, 0.5, 0.5)], [0.9])
@@ -39,10 +39,10 @@ def add(collected, found, mask, count):
 def test_an_answer_that_grows_too_large_is_refused(form):
     """In every form the masks of one answer share a limit, and the sentence says what helps."""
     noisy = np.random.default_rng(0).random((60, 80)) > 0.5
-    mask = Mask.of(noisy)
+    mask = Mask.from_pixels(noisy)
     values = np.where(noisy, 1.0, -1.0).astype(np.float32)
-    found = Found(values, 0.0, (60, 80), mask.box(), 0.9)
-    collected = Collected(form, Budget(50_000))
+    found = FoundObject(values, 0.0, (60, 80), mask.box(), 0.9)
+    collected = ObjectLists(form, ByteBudget(50_000))
     with pytest.raises(InvalidParams, match="too large: raise the threshold"):
         add(collected, found, mask, 1_000)
     assert 1 <= len(collected.masks) <= 100
@@ -50,17 +50,17 @@ def test_an_answer_that_grows_too_large_is_refused(form):
 
 def test_texts_share_one_budget(found):
     """What one text spends is not there for the next."""
-    budget = Budget(len(found.mask().rle()) * 2)
+    budget = ByteBudget(len(found.mask().rle()) * 2)
     for _ in range(2):
-        Collected("rle", budget).add(found, found.mask())
+        ObjectLists("rle", budget).add(found, found.mask())
     with pytest.raises(InvalidParams):
-        Collected("rle", budget).add(found, found.mask())
+        ObjectLists("rle", budget).add(found, found.mask())
 
 
 def test_an_object_without_a_pixel_is_none(found):
     """Nothing is told of a mask in which no pixel is true: its box would have no size."""
     nothing = found._replace(values=np.full((6, 8), -1.0, np.float32), box=(0, 0, 0, 0))
-    collected = Collected("rle", Budget())
+    collected = ObjectLists("rle", ByteBudget())
     collect([nothing, found, nothing], collected)
     assert len(collected.masks) == len(collected.boxes) == len(collected.labels) == 1
     assert collected.boxes == [found.box]

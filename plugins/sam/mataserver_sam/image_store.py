@@ -1,7 +1,7 @@
-"""Images that a client has sent, kept for a while so that its next clicks need not send them anew.
+"""Images that clients sent, kept for a while so that they need not be sent again.
 
-The image itself is kept and not what the network made of it: features that had to make room are
-computed again from it, and the client is none the wiser.
+The image itself is kept and not its features: evicted features are recomputed from it, without the
+client noticing.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ class _Image(NamedTuple):
     expires: float
 
 
-class Given(NamedTuple):
-    """The image of a request: its encoded bytes, and its id where it is to be known by one."""
+class RequestImage(NamedTuple):
+    """The image of a request: its encoded bytes, and its id if it is to be kept."""
 
     data: bytes
     image_id: str | None
 
 
-class _Owned:
-    """What one owner has: images by their ids, the one that was not used for longest first."""
+class _OwnerImages:
+    """One owner's images by id, the least recently used first."""
 
     def __init__(self) -> None:
         self.images: OrderedDict[str, _Image] = OrderedDict()
         self.held_bytes = 0
 
     def drop(self, image_id: str) -> int:
-        """Forget an image, if it is here; return its bytes."""
+        """Drop an image, if it is kept; return its bytes."""
         found = self.images.pop(image_id, None)
         size = 0 if found is None else len(found.data)
         self.held_bytes -= size
         return size
 
     def put(self, image_id: str, image: _Image) -> None:
-        """Keep an image that is not here."""
+        """Add a new image."""
         self.images[image_id] = image
         self.held_bytes += len(image.data)
 
 
-class KeptImages:
-    """Encoded images by an id that nobody can guess; each is its owner's alone.
+class ImageStore:
+    """Encoded images by an unguessable id; each is visible to its owner only.
 
-    All together hold at most ``limit_bytes``. Who holds the most makes room, with what they have
-    not asked about for longest: many images of one owner push out no other one's. Each is forgotten
-    ``ttl`` seconds after its last use.
+    Their total is limited to ``limit_bytes``. The owner who holds the most has their least recently
+    used image evicted: many images of one owner do not evict another's. Each expires ``ttl``
+    seconds after its last use.
     """
 
     def __init__(
@@ -65,24 +65,24 @@ class KeptImages:
         self._limit = limit_bytes
         self._ttl = ttl
         self._clock = clock
-        self._owned: dict[str, _Owned] = {}
+        self._owned: dict[str, _OwnerImages] = {}
         self.held_bytes = 0
 
-    def of(self, asked: SegmentRequest | CachedRequest, owner: str) -> Given:
-        """Return the image that a request is about.
+    def find(self, asked: SegmentRequest | CachedRequest, owner: str) -> RequestImage:
+        """Return the image of a request.
 
-        Raises ``NotFound`` for an id that is not known, ``InvalidParams`` for a request with no
-        image or two, and ``BadRequest`` for one whose image is no base64.
+        Raises ``NotFound`` for an unknown id, ``InvalidParams`` for a request with no image or two,
+        and ``BadRequest`` for invalid base64.
         """
         if asked.image_id is not None:
             if asked.image is not None:
                 raise InvalidParams("image_id: give it or image, not both")
-            return Given(self._get(asked.image_id, owner), asked.image_id)
+            return RequestImage(self._get(asked.image_id, owner), asked.image_id)
         if asked.image is None:
             raise InvalidParams("image: field is required")
         data = decode_base64(asked.image, "image")
         keeps = asked.keep_image and len(data) <= self._limit
-        return Given(data, secrets.token_urlsafe(18) if keeps else None)
+        return RequestImage(data, secrets.token_urlsafe(18) if keeps else None)
 
     def _get(self, image_id: str, owner: str) -> bytes:
         own = self._owned.get(owner)
@@ -93,14 +93,14 @@ class KeptImages:
         return found.data
 
     def drop_expired(self) -> None:
-        """Forget what nobody may ask about any more."""
+        """Drop the expired images."""
         now = self._clock()
         for owner, own in list(self._owned.items()):
             for image_id in [each for each, image in own.images.items() if image.expires <= now]:
                 self._drop(owner, image_id)
 
-    def keep(self, given: Given, owner: str) -> None:
-        """Keep an image that was asked about just now, if it has an id; what expired goes."""
+    def keep(self, given: RequestImage, owner: str) -> None:
+        """Keep an image that was just used, if it has an id, and drop expired ones."""
         now = self._clock()
         self.drop_expired()
         if given.image_id is None:
@@ -109,13 +109,13 @@ class KeptImages:
         size = len(given.data)
         while self._owned and self.held_bytes + size > self._limit:
             self._make_room(owner, size)
-        self._owned.setdefault(owner, _Owned()).put(
+        self._owned.setdefault(owner, _OwnerImages()).put(
             given.image_id, _Image(given.data, now + self._ttl)
         )
         self.held_bytes += size
 
     def _make_room(self, owner: str, size: int) -> None:
-        """Forget an image of whom would hold the most with the one that ``owner`` is to keep."""
+        """Drop an image of the owner who would hold the most with ``owner``'s new one."""
 
         def holds(each: str) -> int:
             return self._owned[each].held_bytes + (size if each == owner else 0)
@@ -132,6 +132,6 @@ class KeptImages:
             del self._owned[owner]
 
     def clear(self) -> None:
-        """Forget every image."""
+        """Drop every image."""
         self._owned.clear()
         self.held_bytes = 0

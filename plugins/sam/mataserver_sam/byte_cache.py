@@ -1,4 +1,4 @@
-"""What images and texts became in a network, kept while it fits; the least used goes first."""
+"""A cache bounded by bytes, for features of images and texts; evicts the least recently used."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 
-class Cache(Generic[V]):
-    """Values by key, whose sizes together stay within a limit of bytes.
+class ByteCache(Generic[V]):
+    """Values by key, whose total size is limited; evicts the least recently used.
 
-    It is asked and filled from one thread. A value that is larger than the limit is not kept.
+    Not thread-safe. A value that is larger than the limit is not kept.
     """
 
     def __init__(self, limit: float, size: Callable[[V], int]) -> None:
         self._limit = limit
         self._size = size
-        self._kept: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
         self.held_bytes = 0
         self.hits = 0
         self.misses = 0
 
     def get(self, key: Hashable) -> V | None:
         """Return the value of ``key``, or None."""
-        found = self._kept.get(key)
+        found = self._entries.get(key)
         if found is None:
             self.misses += 1
             return None
         self.hits += 1
-        self._kept.move_to_end(key)
+        self._entries.move_to_end(key)
         return found[0]
 
     def put(self, key: Hashable, value: V) -> None:
-        """Keep a value; what was not used for longest makes room for it."""
+        """Add a value, evicting the least recently used ones as needed."""
         self._drop(key)
         size = self._size(value)
         if size > self._limit:
             return
         while self.held_bytes + size > self._limit:
-            self._drop(next(iter(self._kept)))
-        self._kept[key] = (value, size)
+            self._drop(next(iter(self._entries)))
+        self._entries[key] = (value, size)
         self.held_bytes += size
 
     def drop_if(self, gone: Callable[[V], bool]) -> None:
-        """Forget every value of which ``gone`` is true."""
-        for key in [key for key, (value, _) in self._kept.items() if gone(value)]:
+        """Drop every value for which ``gone`` is true."""
+        for key in [key for key, (value, _) in self._entries.items() if gone(value)]:
             self._drop(key)
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
+        """Drop everything."""
+        self._entries.clear()
         self.held_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def _drop(self, key: Hashable) -> None:
-        _, size = self._kept.pop(key, (None, 0))
+        _, size = self._entries.pop(key, (None, 0))
         self.held_bytes -= size
 
 

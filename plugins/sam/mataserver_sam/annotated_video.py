@@ -1,4 +1,4 @@
-"""A video with the tracked objects drawn, as an MP4 in memory."""
+"""Draws tracked objects into a video, as an MP4 in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from mataserver import InvalidParams
 from mataserver_sam.boxes import corners, scaled
-from mataserver_sam.drawing import colour, tag, tint
+from mataserver_sam.drawing import colour, draw_label, tint
 from mataserver_sam.masks import Mask
 from mataserver_sam.stills import fitted
 
@@ -28,37 +28,37 @@ if TYPE_CHECKING:
 
     Image8 = NDArray[np.uint8]
 
-LONGEST_SIDE = 1_920
-"""Pixels; larger frames are drawn smaller: it is for people to look at."""
+MAX_SIDE = 1_920
+"""Pixels; larger frames are drawn scaled down: the video is a preview."""
 MAX_BYTES = 256_000_000
-PIECE = 1_000_000
-"""Bytes that leave the worker at once."""
+CHUNK_BYTES = 1_000_000
+"""The maximum bytes of one chunk from the worker."""
 
 _ENCODER = {"preset": "veryfast", "crf": "23", "threads": "2"}
 _MILLISECOND = Fraction(1, 1000)
 
 
-def reel(stills: Stills, size: tuple[int, int], asked: ReelRequest) -> Iterator[bytes]:
-    """Yield nothing (``b""``) for each frame that is drawn, then the file in pieces.
+def draw_video(stills: Stills, size: tuple[int, int], asked: ReelRequest) -> Iterator[bytes]:
+    """Yield an empty chunk (``b""``) for each frame drawn, then the file in chunks.
 
     ``size`` is (height, width) of the frames, and of the masks. Raises ``InvalidParams`` for masks
-    that are none of this video, and for a file over ``MAX_BYTES``.
+    that do not fit this video, and for a file over ``MAX_BYTES``.
     """
-    with contextlib.closing(stills.clip(_fitting, 0)) as clip:
+    with contextlib.closing(stills.clip(_even_sized, 0)) as clip:
         beyond = max(asked.frames, default=0)
         if beyond >= len(clip):
             raise InvalidParams(f"frames: the video has {len(clip)} frames, counted from 0")
-        writing = _Writing(clip.frame(0))
+        writing = _Mp4Writer(clip.frame(0))
         for number in range(len(clip)):
-            pixels = _drawn(clip.frame(number), number, size, asked)
+            pixels = _draw_frame(clip.frame(number), number, size, asked)
             writing.add(pixels, clip.time(number))
             yield b""
         whole = writing.whole()
-    for begin in range(0, len(whole), PIECE):
-        yield bytes(whole[begin : begin + PIECE])
+    for begin in range(0, len(whole), CHUNK_BYTES):
+        yield bytes(whole[begin : begin + CHUNK_BYTES])
 
 
-class _Writing:
+class _Mp4Writer:
     """An MP4; every frame has the size of the first."""
 
     def __init__(self, first: Image8) -> None:
@@ -71,7 +71,7 @@ class _Writing:
         self._last = -1
 
     def add(self, pixels: Image8, seconds: float) -> None:
-        """Add a frame that is shown so many seconds after the first."""
+        """Add a frame, displayed so many seconds after the first."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
         self._last = max(self._last + 1, round(seconds * 1000))
         frame.pts, frame.time_base = self._last, _MILLISECOND
@@ -80,15 +80,15 @@ class _Writing:
             raise InvalidParams(f"The video grows over {MAX_BYTES // 1_000_000} MB: cut it shorter")
 
     def whole(self) -> memoryview:
-        """End the file and return it."""
+        """Finish the file and return it."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._file.getbuffer()
 
 
-def _fitting(image: Image8) -> Image8:
-    """Return a frame with even sides, as a video needs them, and none too long."""
-    small: Image8 = fitted(image, LONGEST_SIDE)
+def _even_sized(image: Image8) -> Image8:
+    """Return a frame with even sides, which video codecs need, scaled to at most ``MAX_SIDE``."""
+    small: Image8 = fitted(image, MAX_SIDE)
     height, width = (max(2, side // 2 * 2) for side in small.shape[:2])
     if small.shape[:2] == (height, width):
         return small
@@ -97,8 +97,8 @@ def _fitting(image: Image8) -> Image8:
     return made
 
 
-def _drawn(image: Image8, number: int, size: tuple[int, int], asked: ReelRequest) -> Image8:
-    """Return a frame with its objects: first their masks, over all of them their names."""
+def _draw_frame(image: Image8, number: int, size: tuple[int, int], asked: ReelRequest) -> Image8:
+    """Return a frame with its objects: first all masks, then the names on top."""
     marked: Sequence[Marked] = asked.frames.get(number, ())
     if not marked:
         return image
@@ -108,7 +108,7 @@ def _drawn(image: Image8, number: int, size: tuple[int, int], asked: ReelRequest
     for each in marked:
         mask = _mask(each, number, size)
         look = asked.objects.get(each.id)
-        paint = _paint(each.id, look)
+        paint = _colour_of(each.id, look)
         pixels = cv2.resize(
             mask.full().view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
         )
@@ -118,18 +118,18 @@ def _drawn(image: Image8, number: int, size: tuple[int, int], asked: ReelRequest
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     for box, text, paint in labels:
-        tag(pen, box, text, paint)
+        draw_label(pen, box, text, paint)
     return np.asarray(picture)
 
 
 def _mask(marked: Marked, number: int, size: tuple[int, int]) -> Mask:
     try:
-        return Mask.of_rle(marked.mask, size)
+        return Mask.from_rle(marked.mask, size)
     except ValueError as error:
         raise InvalidParams(f"frames[{number}]: object {marked.id}: {error}") from None
 
 
-def _paint(number: int, look: Look | None) -> tuple[int, int, int]:
+def _colour_of(number: int, look: Look | None) -> tuple[int, int, int]:
     if look is None or look.colour is None:
         return colour(number)
     red, green, blue = bytes.fromhex(look.colour[1:])

@@ -1,4 +1,4 @@
-"""An object on one frame, and who of several owns a pixel."""
+"""An object on one frame, and the assignment of pixels that several objects claim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Sighting(NamedTuple):
+class FrameObject(NamedTuple):
     """An object on one frame: its number, score (0 to 1) and mask."""
 
     number: int
@@ -20,10 +20,10 @@ class Sighting(NamedTuple):
     mask: Mask
 
 
-def apart(seen: Sequence[Sighting]) -> list[Sighting]:
-    """Give each pixel to the best of the objects that claim it, to the first of equals.
+def resolve_overlaps(seen: Sequence[FrameObject]) -> list[FrameObject]:
+    """Assign each pixel to the best of the objects that claim it, to the first of equals.
 
-    An object that has no pixel left is not seen.
+    Objects without a pixel left are dropped.
     """
     visible = [each for each in seen if each.mask.area]
     if len(visible) < 2:
