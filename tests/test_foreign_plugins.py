@@ -233,7 +233,7 @@ def test_an_archive_whose_lzma_is_damaged(place, place_of_damage):
     data[len("a/one.png") + place_of_damage] ^= 0xFF
     place.write_bytes(data)
     with pytest.raises(MataError, match=r"'a/one.png' is damaged"):
-        archive.prove(place, archive.inspect(place, LIMITS))
+        archive.verify_contents(place, archive.inspect(place, LIMITS))
 
 
 @FEW

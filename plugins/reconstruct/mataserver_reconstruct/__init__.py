@@ -1,8 +1,8 @@
-"""Structure from motion: photographs in, camera poses and coloured point clouds out.
+"""Structure from motion: computes camera poses and coloured point clouds from photographs.
 
-``run(job)`` is the whole of it and belongs into a process of its own: COLMAP is native code, and
-its library must not be imported where a server runs (see ``native``). Importing this package, its
-``spec``, ``archive``, ``stages``, ``drift``, ``matchers`` and ``api`` imports none of it.
+``run(job)`` does all of it and must run in a separate process: COLMAP is native code, and its
+library must not be imported in a server's process (see ``native``). Importing this package, its
+``spec``, ``archive``, ``stages``, ``drift``, ``matchers`` and ``api`` does not import it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def settings() -> type[Settings]:
 
 @hookimpl
 def brings() -> dict[str, tuple[str, ...]]:
-    """Return the kind of jobs that the service has."""
+    """Return the job kind that the service provides."""
     return {"jobs": ("reconstruct",)}
 
 
@@ -39,10 +39,10 @@ def service(ctx: Context) -> ReconstructService:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Reconstruct what ``job.input`` shows into ``job.output``; return the result, JSON values.
+    """Reconstruct ``job.input`` into ``job.output``; return the result, JSON values.
 
     Raises ``BadRequest`` for an input that is refused, and whatever ``job`` raises to stop.
     """
-    from mataserver_reconstruct import pipeline  # brings COLMAP: in the job's process alone
+    from mataserver_reconstruct import pipeline  # imports COLMAP: in the job's process only
 
     return pipeline.run(job)

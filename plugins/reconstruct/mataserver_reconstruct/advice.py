@@ -1,4 +1,4 @@
-"""What a photographer is told: sentences about the photographs, not about the method."""
+"""Advice for the photographer: sentences about the photographs, not about the method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MANY_CAMERAS = 3
 
 
 def before(photos: list[Photo], camera: str) -> list[str]:
-    """Return what can be said once the photographs were read; ``camera`` is the option."""
+    """Return the advice after the photographs were read; ``camera`` is the option."""
     good = [photo for photo in photos if photo.file]
     told = []
     if not good:
@@ -36,7 +36,7 @@ def before(photos: list[Photo], camera: str) -> list[str]:
 
 
 def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> list[str]:
-    """Return what can be said once the models are made."""
+    """Return the advice after the models were built."""
     read = [verdict for verdict in verdicts if verdict.status != "unreadable"]
     placed = sum(verdict.pose is not None for verdict in read)
     told = []
@@ -67,7 +67,7 @@ CONFUSABLE = (
     "Some photographs may show two places that look alike: if the model lies on top of itself, "
     "ask for cluster: louvain."
 )
-"""Told where one scene falls apart into several that few pairs hold together."""
+"""The advice where one scene splits into several that few pairs connect."""
 
 
 def _unplaced(graph: Graph) -> str:

@@ -1,4 +1,4 @@
-"""Airflow's REST API, of version 2 and of version 3: one call, which begins a run of a DAG."""
+"""A client of Airflow's REST API, versions 2 and 3, for one call: starting a run of a DAG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OK = frozenset({200, 201})
 
 
 class Reply(NamedTuple):
-    """What Airflow answered; ``value`` is None for what is no JSON."""
+    """Airflow's answer; ``value`` is None if it is not JSON."""
 
     status: int
     value: Any
@@ -31,7 +31,7 @@ class Reply(NamedTuple):
 
 
 class Airflow:
-    """One Airflow. Every failure of it is 502."""
+    """One Airflow. Every failure of it is reported as 502."""
 
     def __init__(self, ctx: Context) -> None:
         self._settings = settings = ctx.settings
@@ -42,13 +42,13 @@ class Airflow:
         self._version = settings.airflow_version
 
     async def trigger(self, run: str, conf: Mapping[str, Any]) -> bool:
-        """Begin a run; False when there is one of that id already. Raises ``MataError`` (502)."""
+        """Start a run; False when there is one with that id already. Raises ``MataError`` (502)."""
         if not self._url:
             raise _failure("No Airflow is configured: set plugins.reconstruct.airflow_url")
         reply = await self._begin(run, conf)
-        if reply.status in _REFUSED and self._log_in_again():
+        if reply.status in _REFUSED and self._drop_token():
             reply = await self._begin(run, conf)
-        return self._judged(reply)
+        return self._is_started(reply)
 
     async def _begin(self, run: str, conf: Mapping[str, Any]) -> Reply:
         headers = await self._credentials()
@@ -57,10 +57,10 @@ class Airflow:
         if self._version != "2":
             api, body = "v2", {**body, "logical_date": None}
         path = f"/api/{api}/dags/{quote(self._settings.dag, safe='')}/dagRuns"
-        return await self._ask(path, body, headers)
+        return await self._post(path, body, headers)
 
     async def _credentials(self) -> dict[str, str]:
-        """Return the header that says who asks. Raises ``MataError``."""
+        """Return the authentication header. Raises ``MataError``."""
         name, password = self._settings.airflow_username, self._settings.airflow_password
         if self._token is None and name and self._version != "2":
             await self._log_in(name, password or "")
@@ -70,8 +70,8 @@ class Airflow:
         return {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
 
     async def _log_in(self, name: str, password: str) -> None:
-        """Get a token; an Airflow that gives none to anybody is of version 2, if it may be."""
-        reply = await self._ask("/auth/token", {"username": name, "password": password}, {})
+        """Get a token; an Airflow without a token endpoint is treated as version 2, if allowed."""
+        reply = await self._post("/auth/token", {"username": name, "password": password}, {})
         if reply.status in _NOT_THERE and self._version == "auto":
             self._version = "2"
             return
@@ -82,14 +82,14 @@ class Airflow:
             raise _failure(f"Airflow gave no token: it answered {reply.status}")
         self._token = token
 
-    def _log_in_again(self) -> bool:
-        """Whether a token was given here, which may be over; it is forgotten."""
+    def _drop_token(self) -> bool:
+        """Drop a token from a log-in, which may have expired; return whether there was one."""
         given = self._token is not None and self._settings.airflow_token is None
         if given:
             self._token = None
         return given
 
-    async def _ask(self, path: str, body: object, headers: Mapping[str, str]) -> Reply:
+    async def _post(self, path: str, body: object, headers: Mapping[str, str]) -> Reply:
         data = msgspec.json.encode(body)
         request = self._http.outbound(
             "POST", self._url + path, _POLICY, headers={**_JSON, **headers}, body=data
@@ -102,7 +102,7 @@ class Airflow:
             self._log.warning("%s", error.detail)
             raise _failure("Airflow cannot be reached") from error
 
-    def _judged(self, reply: Reply) -> bool:
+    def _is_started(self, reply: Reply) -> bool:
         status, dag = reply.status, self._settings.dag
         if status == 409:
             return False

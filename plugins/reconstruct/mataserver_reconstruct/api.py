@@ -1,4 +1,4 @@
-"""The service: uploads become jobs, jobs become models, and the drift of uploads is watched."""
+"""The service: turns uploads into jobs and jobs into models, and monitors the drift of uploads."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from mataserver_reconstruct.chronicle import Chronicle
 from mataserver_reconstruct.downloads import Downloads
+from mataserver_reconstruct.drift_recorder import DriftRecorder
 from mataserver_reconstruct.drift_routes import DriftRoutes
 from mataserver_reconstruct.gauges import Gauges
 from mataserver_reconstruct.history import History
 from mataserver_reconstruct.job_routes import JobRoutes
 from mataserver_reconstruct.kind import KIND
-from mataserver_reconstruct.lookup import Lookup
+from mataserver_reconstruct.lookup import JobLookup
+from mataserver_reconstruct.matcher_status import MatcherStatus
 from mataserver_reconstruct.photo_routes import PhotoRoutes
 from mataserver_reconstruct.retraining import Retraining
 from mataserver_reconstruct.tables import SCHEMA
 from mataserver_reconstruct.uploads import Uploads
-from mataserver_reconstruct.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,19 +34,19 @@ class ReconstructService:
     """``plugins.reconstruct``."""
 
     requires = ("database", "jobs")
-    chronicle: Chronicle
+    recorder: DriftRecorder
     history: History
     retraining: Retraining
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._worker = Worker(ctx)
+        self._matcher_status = MatcherStatus(ctx)
         self._gauges = Gauges(ctx.metrics)
-        self._gauges.ready.set_function(lambda: float(bool(self._worker.device)))
-        self._following: asyncio.Task[None] | None = None
-        lookup = Lookup(ctx)
+        self._gauges.ready.set_function(lambda: float(bool(self._matcher_status.device)))
+        self._recording: asyncio.Task[None] | None = None
+        lookup = JobLookup(ctx)
         self._parts = (
-            Uploads(ctx, self._worker),
+            Uploads(ctx, self._matcher_status),
             JobRoutes(ctx, lookup, self),
             Downloads(ctx, lookup),
             PhotoRoutes(ctx, lookup),
@@ -63,36 +63,36 @@ class ReconstructService:
         return (dataclasses.replace(KIND, settings=given),)
 
     def ping(self) -> dict[str, Any]:
-        """Return what the API tells in ``GET /health``."""
+        """Return this API's part of ``GET /health``."""
         return {"status": "ok", "timestamp": time.time()}
 
     def ready(self) -> dict[str, Any]:
-        """Return what reconstructions work on, and of each matcher whether it can work."""
-        return {"device": self._worker.device, "matchers": self._worker.matchers()}
+        """Return the device of reconstructions, and the status of each matcher."""
+        return {"device": self._matcher_status.device, "matchers": self._matcher_status.matchers()}
 
     def waiting(self) -> dict[str, str]:
         """Return why no reconstruction can run; empty when one can."""
-        return {"reconstruct": self._worker.problem} if self._worker.problem else {}
+        return {"reconstruct": self._matcher_status.problem} if self._matcher_status.problem else {}
 
     async def __aenter__(self) -> Self:
-        """Bring the tables to their version and watch the jobs. Raises ``MataError``."""
+        """Migrate the tables and start to record jobs. Raises ``MataError``."""
         ctx, database = self._ctx, self._ctx.peer("database").database
         await database.migrate(SCHEMA)
         self.history = History(database)
         self.retraining = Retraining(ctx, database)
         desk = ctx.peer("jobs").desk
-        self.chronicle = Chronicle(ctx, desk, self.history, self._gauges, self.retraining)
-        ctx.tasks.spawn(self._worker.look(), "load the matcher")
-        ctx.tasks.spawn(self._follow(), "note the reconstructions")
+        self.recorder = DriftRecorder(ctx, desk, self.history, self._gauges, self.retraining)
+        ctx.tasks.spawn(self._matcher_status.watch(), "load the matcher")
+        ctx.tasks.spawn(self._record(), "note the reconstructions")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop watching."""
-        self.chronicle.leave()
-        if self._following is not None:
-            await self._following
+        """Stop recording."""
+        self.recorder.stop()
+        if self._recording is not None:
+            await self._recording
 
-    async def _follow(self) -> None:
-        """Watch the jobs in a task that is not cancelled: it is asked to end."""
-        self._following = asyncio.create_task(self.chronicle.follow())
-        await asyncio.shield(self._following)
+    async def _record(self) -> None:
+        """Record jobs in a task that is not cancelled, but ends when the recorder is stopped."""
+        self._recording = asyncio.create_task(self.recorder.run())
+        await asyncio.shield(self._recording)

@@ -1,7 +1,7 @@
-"""ZIP archives from strangers: what is refused, and the photographs in them.
+"""Untrusted ZIP archives: checks them, and reads the photographs in them.
 
-Nothing is ever unpacked under a name of the archive's; names are checked all the same, since an
-archive that tries is not one of photographs. Every refusal names the entry.
+Nothing is ever unpacked under a name from the archive; names are checked all the same, because an
+archive with malicious names is not one of photographs. Every error names the entry.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ PICTURES = frozenset(
 )
 _ARCHIVES = frozenset(".zip .7z .rar .tar .gz .tgz .bz2 .xz .zst .lz4 .cab .iso".split())  # noqa: SIM905 - the same
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_LONGEST = 1_000
+_MAX_NAME = 1_000
 _UTF_8 = 0x800  # the flag of a name in UTF-8; without it, it is in code page 437
 _UNICODE_PATH = 0x7075
-_FIELD = struct.Struct("<HH")  # of an entry's extra fields: kind, size
-_STANDS_FOR = struct.Struct("<BI")  # version, CRC-32 of the name that it stands for
-_SMALL = 1_000_000  # bytes below which a ratio tells nothing: a blank picture packs well
+_FIELD_HEADER = struct.Struct("<HH")  # of an entry's extra fields: kind, size
+_UNICODE_HEADER = struct.Struct("<BI")  # version, CRC-32 of the name that it stands for
+_SMALL = 1_000_000  # bytes below which a ratio is meaningless: a blank picture compresses well
 _CHUNK = 1 << 20
-_BROKEN = (
+_ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -52,7 +52,7 @@ _BROKEN = (
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is taken for a photograph by its name; those of systems are not."""
+    """Whether a name is that of a photograph; hidden and system files are not."""
     path = PurePosixPath(name)
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return False
@@ -60,12 +60,12 @@ def is_picture(name: str) -> bool:
 
 
 def inspect(file: Path, limits: Limits) -> list[zipfile.ZipInfo]:
-    """Return an archive's photographs in its order, after its directory was checked.
+    """Check an archive's directory and return its photographs in order.
 
-    Raises ``BadRequest`` for what is no ZIP, and for an entry that is refused.
+    Raises ``BadRequest`` for a file that is not a ZIP, and for an entry that is refused.
     """
     directory.check(file, limits.max_entries)
-    with _opened(file) as archive:
+    with _open_zip(file) as archive:
         entries = archive.infolist()
         _check_names(entries)
         for entry in entries:
@@ -77,79 +77,79 @@ def inspect(file: Path, limits: Limits) -> list[zipfile.ZipInfo]:
 def pictures(file: Path, limits: Limits) -> Iterator[tuple[str, bytes]]:
     """Yield the photographs of an archive that was inspected: name and bytes, one by one.
 
-    Raises ``BadRequest`` for an entry whose bytes are broken.
+    Raises ``BadRequest`` for an entry whose bytes are damaged.
     """
-    with _opened(file) as archive:
+    with _open_zip(file) as archive:
         for entry in archive.infolist():
             if entry.is_dir() or not is_picture(entry.filename):
                 continue
             try:
                 data = archive.read(entry)
-            except _BROKEN:
-                raise _refused(entry, "is damaged") from None
+            except _ZIP_ERRORS:
+                raise _entry_error(entry, "is damaged") from None
             if len(data) > limits.max_image_bytes:
-                raise _refused(entry, "is larger than it says")
+                raise _entry_error(entry, "is larger than it says")
             yield entry.filename, data
 
 
-def prove(file: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Unpack entries that were inspected to nowhere, a chunk at a time.
+def verify_contents(file: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Unpack inspected entries without storing them, a chunk at a time.
 
-    So what is damaged inside is told to whoever sends it, and not by the job. Raises
+    So damage inside is reported to the client that uploads it, and not only by the job. Raises
     ``BadRequest``.
     """
-    with _opened(file) as archive:
+    with _open_zip(file) as archive:
         for entry in entries:
             try:
                 with archive.open(entry) as packed:
                     while packed.read(_CHUNK):
                         pass
-            except _BROKEN:
-                raise _refused(entry, "is damaged") from None
+            except _ZIP_ERRORS:
+                raise _entry_error(entry, "is damaged") from None
 
 
-def _opened(file: Path) -> zipfile.ZipFile:
-    """Return an archive, its entries under the names that their makers meant."""
+def _open_zip(file: Path) -> zipfile.ZipFile:
+    """Open an archive, with the entries' names decoded."""
     try:
         archive = zipfile.ZipFile(file)
-    except _BROKEN:
+    except _ZIP_ERRORS:
         if file.stat().st_size == 0:
             raise BadRequest("the archive is empty: it has no bytes") from None
         raise BadRequest("the file is not a ZIP archive, or a damaged one") from None
-    for entry in archive.infolist():  # an entry is found by its original name all the same
-        entry.filename = _meant(entry)
+    for entry in archive.infolist():  # zipfile still finds an entry by its original name
+        entry.filename = _decoded_name(entry)
     return archive
 
 
-def _meant(entry: zipfile.ZipInfo) -> str:
-    """Return an entry's name: UTF-8 that is not marked as such, and backslashes between folders.
+def _decoded_name(entry: zipfile.ZipInfo) -> str:
+    """Return an entry's name, with unmarked UTF-8 decoded and backslashes as folder separators.
 
-    macOS writes the one, old programs for Windows the other. Latin letters of code page 437 are
-    hardly ever valid UTF-8. A name may stand beside the entry's own, too, in UTF-8.
+    macOS writes unmarked UTF-8, old programs for Windows backslashes. Latin letters of code page
+    437 are hardly ever valid UTF-8. An extra field may hold the name in UTF-8, too.
     """
     name = entry.orig_filename
     if not entry.flag_bits & _UTF_8:
-        packed = name.encode("cp437")  # as it lies there
+        packed = name.encode("cp437")  # the original bytes
         with contextlib.suppress(UnicodeError):
-            name = (_beside(entry.extra, zlib.crc32(packed)) or packed).decode("utf-8")
+            name = (_unicode_path(entry.extra, zlib.crc32(packed)) or packed).decode("utf-8")
     return name.replace("\\", "/")
 
 
-def _beside(extra: bytes, crc: int) -> bytes:
+def _unicode_path(extra: bytes, crc: int) -> bytes:
     """Return the name in an entry's Info-ZIP Unicode Path field, empty without one.
 
-    ``crc`` is that of the entry's own name, for which it stands. Python takes it from 3.12 on.
+    ``crc`` is that of the entry's own name, which the field replaces. Python reads it from 3.12 on.
     """
-    while len(extra) >= _FIELD.size:
-        kind, size = _FIELD.unpack_from(extra)
-        field = extra[_FIELD.size : _FIELD.size + size]
-        if kind == _UNICODE_PATH and field[: _STANDS_FOR.size] == _STANDS_FOR.pack(1, crc):
-            return field[_STANDS_FOR.size :]
-        extra = extra[_FIELD.size + size :]
+    while len(extra) >= _FIELD_HEADER.size:
+        kind, size = _FIELD_HEADER.unpack_from(extra)
+        field = extra[_FIELD_HEADER.size : _FIELD_HEADER.size + size]
+        if kind == _UNICODE_PATH and field[: _UNICODE_HEADER.size] == _UNICODE_HEADER.pack(1, crc):
+            return field[_UNICODE_HEADER.size :]
+        extra = extra[_FIELD_HEADER.size + size :]
     return b""
 
 
-def _refused(entry: zipfile.ZipInfo, why: str) -> MataError:
+def _entry_error(entry: zipfile.ZipInfo, why: str) -> MataError:
     name = _CONTROL.sub("?", entry.orig_filename)
     return BadRequest(f"the archive's entry {name[:200]!r} {why}")
 
@@ -158,21 +158,21 @@ def _check_names(entries: list[zipfile.ZipInfo]) -> None:
     seen = set()
     for entry in entries:
         if entry.filename in seen:
-            raise _refused(entry, "stands in it twice")
+            raise _entry_error(entry, "stands in it twice")
         seen.add(entry.filename)
 
 
 def _check_entry(entry: zipfile.ZipInfo, limits: Limits) -> None:
-    """Refuse an entry for its names or its kind. Raises ``BadRequest``."""
-    for name in dict.fromkeys((entry.orig_filename, entry.filename)):  # one may stand beside it
+    """Check an entry's names and kind. Raises ``BadRequest``."""
+    for name in dict.fromkeys((entry.orig_filename, entry.filename)):  # they may differ
         _check_name(entry, name)
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind and kind not in {stat.S_IFREG, stat.S_IFDIR}:
-        raise _refused(entry, "is a link or a device, not a file")
+        raise _entry_error(entry, "is a link or a device, not a file")
     if entry.flag_bits & 0x1:
-        raise _refused(entry, "is encrypted: send the archive without a password")
+        raise _entry_error(entry, "is encrypted: send the archive without a password")
     if is_picture(entry.filename) and entry.file_size > limits.max_image_bytes:
-        raise _refused(
+        raise _entry_error(
             entry,
             f"has {entry.file_size} bytes; a photograph of at most "
             f"{limits.max_image_bytes} is taken",
@@ -181,24 +181,24 @@ def _check_entry(entry: zipfile.ZipInfo, limits: Limits) -> None:
 
 
 def _check_name(entry: zipfile.ZipInfo, name: str) -> None:
-    """Refuse an entry for one of its names. Raises ``BadRequest``."""
+    """Check one of an entry's names. Raises ``BadRequest``."""
     if _CONTROL.search(name) or not name:
-        raise _refused(entry, "has control characters in its name")
-    if len(name) > _LONGEST:
-        raise _refused(entry, "has a name that is too long")
+        raise _entry_error(entry, "has control characters in its name")
+    if len(name) > _MAX_NAME:
+        raise _entry_error(entry, "has a name that is too long")
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
-        raise _refused(entry, "has an absolute path")
+        raise _entry_error(entry, "has an absolute path")
     if ".." in re.split(r"[/\\]", name):
-        raise _refused(entry, "leads out of the archive")
+        raise _entry_error(entry, "leads out of the archive")
     if PurePosixPath(name).suffix.lower() in _ARCHIVES:
-        raise _refused(entry, "is an archive itself: send the photographs in one ZIP")
+        raise _entry_error(entry, "is an archive itself: send the photographs in one ZIP")
 
 
 def _check_packing(entry: zipfile.ZipInfo, limits: Limits) -> None:
-    """Refuse a bomb, and a method that cannot be unpacked. Raises ``BadRequest``."""
+    """Refuse ZIP bombs and unsupported compression methods. Raises ``BadRequest``."""
     large = entry.file_size > _SMALL
     if large and entry.file_size > limits.max_ratio * max(1, entry.compress_size):
-        raise _refused(
+        raise _entry_error(
             entry, f"unpacks to over {limits.max_ratio} times its size: that is no photograph"
         )
     if entry.compress_type not in {
@@ -207,13 +207,13 @@ def _check_packing(entry: zipfile.ZipInfo, limits: Limits) -> None:
         zipfile.ZIP_BZIP2,
         zipfile.ZIP_LZMA,
     }:
-        raise _refused(entry, "is packed by a method that is not supported; use deflate")
+        raise _entry_error(entry, "is packed by a method that is not supported; use deflate")
 
 
 def _check_sizes(file: Path, entries: list[zipfile.ZipInfo], limits: Limits) -> None:
-    """Refuse an archive whose entries share bytes, or are too many. Raises ``BadRequest``."""
+    """Refuse an archive whose entries overlap, or are too many. Raises ``BadRequest``."""
     if sum(entry.compress_size for entry in entries) > file.stat().st_size:
-        raise _refused(
+        raise _entry_error(
             max(entries, key=lambda entry: entry.compress_size),
             "overlaps others: they claim more bytes than the archive has",
         )
@@ -221,9 +221,11 @@ def _check_sizes(file: Path, entries: list[zipfile.ZipInfo], limits: Limits) -> 
     for entry in entries:
         total += entry.file_size
         if total > limits.max_bytes:
-            raise _refused(entry, f"brings the archive to over {limits.max_bytes} bytes unpacked")
+            raise _entry_error(
+                entry, f"brings the archive to over {limits.max_bytes} bytes unpacked"
+            )
     count = 0
     for entry in entries:
         count += not entry.is_dir() and is_picture(entry.filename)
         if count > limits.max_images:
-            raise _refused(entry, f"is one photograph too many; at most {limits.max_images}")
+            raise _entry_error(entry, f"is one photograph too many; at most {limits.max_images}")

@@ -1,4 +1,4 @@
-"""The graph of matched pairs as a picture: photographs on a circle, lines between those matched."""
+"""The graph of matched pairs as SVG: photographs on a circle, with lines between matches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def svg(verdicts: list[Verdict], pairs: list[Pair]) -> str:
         for at, verdict in enumerate(verdicts)
     ]
     body = "".join((*lines, *dots))
-    # No higher than what is in it: three on the circle leave its lowest quarter empty.
+    # Fit the height to the contents: three photographs leave the lowest quarter empty.
     heights = [y for _, y in places.values()] or [_SIDE / 2]
     top, height = min(heights) - _MARGIN, max(heights) - min(heights) + 2 * _MARGIN
     return f'<svg viewBox="0 {top:.1f} {_SIDE} {height:.1f}" role="img">{body}</svg>'

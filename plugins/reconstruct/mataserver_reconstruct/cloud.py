@@ -1,4 +1,4 @@
-"""Point clouds: what is wrong is taken out, what is too dense is thinned."""
+"""Point clouds: removes outliers and downsamples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.model import Model
 
 VOXEL = 0.005
-"""Side of a voxel as a part of the cloud's extent, unless one is asked for."""
+"""Default side of a voxel, as a part of the cloud's extent."""
 
 _ERROR, _TRACK, _ENOUGH_VIEWS = 2.0, 3, 8
 _NEIGHBOURS, _LONELY, _FAR = 8, 4.0, 12.0
@@ -28,21 +28,21 @@ class Cloud(NamedTuple):
     rgb: NDArray[np.uint8]
 
 
-def sound(model: Model) -> NDArray[np.bool_]:
+def reliable_points(model: Model) -> NDArray[np.bool_]:
     """Return which points of a model are kept, bool ``[n]``.
 
-    Their error is under 2 pixels and, where there are views enough, three of them see each; they
-    are not by themselves and not far away from all others.
+    Their error is under 2 pixels and, with enough views, at least three see each; isolated points
+    and points far away from all others are removed.
     """
     few = len(model.views) < _ENOUGH_VIEWS
     keep: NDArray[np.bool_] = (model.errors < _ERROR) & (few | (model.tracks >= _TRACK))
     places = np.flatnonzero(keep)
-    keep[places[~close(model.xyz[places])]] = False
+    keep[places[~has_neighbours(model.xyz[places])]] = False
     return keep
 
 
-def close(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which points have others near by and are no strays, bool ``[n]``."""
+def has_neighbours(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which points have others nearby and are not outliers, bool ``[n]``."""
     from scipy.spatial import cKDTree
 
     if len(xyz) <= _NEIGHBOURS:
@@ -57,8 +57,8 @@ def close(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:
     return keep
 
 
-def thinned(cloud: Cloud, voxel: float | None, most: int, part: float = VOXEL) -> Cloud:
-    """Return one point for each voxel that holds some: their mean place and colour.
+def voxel_downsample(cloud: Cloud, voxel: float | None, most: int, part: float = VOXEL) -> Cloud:
+    """Return one point per occupied voxel: its points' mean position and colour.
 
     ``voxel`` is the side in the model's units, ``part`` of the cloud's extent when None. It grows
     until there are at most ``most`` points.
@@ -66,15 +66,15 @@ def thinned(cloud: Cloud, voxel: float | None, most: int, part: float = VOXEL) -
     side = voxel or part * level.extent(cloud.xyz)
     if not len(cloud.xyz) or side <= 0:
         return cloud
-    found = _once(cloud, side)
+    found = _downsample(cloud, side)
     while len(found.xyz) > most:
         # Surfaces: the number of voxels falls with the square of the side.
         side *= max(_GROWTH, (len(found.xyz) / most) ** 0.5)
-        found = _once(cloud, side)
+        found = _downsample(cloud, side)
     return found
 
 
-def _once(cloud: Cloud, side: float) -> Cloud:
+def _downsample(cloud: Cloud, side: float) -> Cloud:
     cells = np.floor((cloud.xyz - cloud.xyz.min(axis=0)) / side).astype(np.int64)
     order = np.lexsort(cells.T)
     cells = cells[order]

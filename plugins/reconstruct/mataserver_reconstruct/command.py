@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from mataserver import BadRequest, MataError, read_configuration
-from mataserver_reconstruct import child, matchers, stages
+from mataserver_reconstruct import local_process, matchers, stages
 from mataserver_reconstruct.settings import Settings
 from mataserver_reconstruct.spec import read
 from mataserver_reconstruct.weights import Matchers
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from mataserver_reconstruct.spec import Spec
 
-_GRACE = 60  # seconds in which what was reached is written
+_GRACE = 60  # seconds for writing the partial result
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-"""What ends a command, beside Ctrl-C."""
+"""Signals that end a command, besides Ctrl-C."""
 
 
 @click.command()
@@ -64,18 +64,18 @@ def reconstruct(
     """
     asked = {name: value for name, value in options.items() if value is not None}
     spec, settings = read(asked), Matchers()
-    if spec.matcher != matchers.DEFAULT:  # which needs no settings, be they right or wrong
+    if spec.matcher != matchers.DEFAULT:  # the default needs no settings, valid or not
         settings = read_configuration(config_file).plugin("reconstruct", Settings).matchers
     matchers.check(spec.matcher, settings)
     output = output.expanduser().resolve()
-    with _gathered(places) as source:
+    with _collected(places) as source:
         figures = _run(source, output, spec, settings)
-    _tell(figures, output)
+    _print_result(figures, output)
 
 
 @contextlib.contextmanager
-def _gathered(places: Sequence[Path]) -> Iterator[Path]:
-    """Yield one folder that shows all places. Raises ``BadRequest`` for one that is not there."""
+def _collected(places: Sequence[Path]) -> Iterator[Path]:
+    """Yield one folder with all places. Raises ``BadRequest`` for one that does not exist."""
     for place in places:
         if not place.exists():
             raise BadRequest(f"there is no {place}")
@@ -92,17 +92,17 @@ def _gathered(places: Sequence[Path]) -> Iterator[Path]:
 
 
 def _run(source: Path, output: Path, spec: Spec, settings: Matchers) -> dict[str, Any]:
-    """Return the figures of a reconstruction in a process of its own. Raises ``MataError``."""
+    """Return the figures of a reconstruction in a separate process. Raises ``MataError``."""
     output.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", child.__name__]
+    command = [sys.executable, "-m", local_process.__name__]
     asked, given = msgspec.to_builtins(spec), msgspec.to_builtins(settings)
-    order = child.Order(str(output), str(source), asked, given)
+    request = local_process.ProcessRequest(str(output), str(source), asked, given)
     with subprocess.Popen(  # noqa: S603 - ours
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         try:
-            with _ending_by_signals():
-                return _followed(process, order)
+            with _signals_as_exit():
+                return _wait_for(process, request)
         except (KeyboardInterrupt, SystemExit):
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -114,19 +114,19 @@ def _run(source: Path, output: Path, spec: Spec, settings: Matchers) -> dict[str
 
 
 @contextlib.contextmanager
-def _ending_by_signals() -> Iterator[None]:
-    """Have signals that would kill this process raise ``SystemExit``, with a shell's status.
+def _signals_as_exit() -> Iterator[None]:
+    """Make signals that would kill this process raise ``SystemExit``, with a shell's status.
 
-    One that is ignored, as by nohup, stays so.
+    Ignored signals, as with nohup, stay ignored.
     """
 
-    def leave(number: int, _frame: object) -> None:
+    def exit_for_signal(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
     before = {number: signal.getsignal(number) for number in _ENDING}
     for number, handler in before.items():
         if handler == signal.SIG_DFL:
-            signal.signal(number, leave)
+            signal.signal(number, exit_for_signal)
     try:
         yield
     finally:
@@ -134,17 +134,19 @@ def _ending_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _followed(process: subprocess.Popen[bytes], order: child.Order) -> dict[str, Any]:
-    """Send the order, tell the steps, return the figures."""
+def _wait_for(
+    process: subprocess.Popen[bytes], request: local_process.ProcessRequest
+) -> dict[str, Any]:
+    """Send the request, print the progress, return the figures."""
     if process.stdin is None or process.stdout is None:
         raise MataError("the reconstruction has no pipes")
-    with contextlib.suppress(BrokenPipeError):  # its end tells more
-        process.stdin.write(msgspec.json.encode(order) + b"\n")
+    with contextlib.suppress(BrokenPipeError):  # its exit status is reported below
+        process.stdin.write(msgspec.json.encode(request) + b"\n")
         process.stdin.flush()
     shown = ""
     for raw in process.stdout:
-        line: child.Line = msgspec.json.decode(raw, type=child.Line)
-        if isinstance(line, child.End):
+        line: local_process.Message = msgspec.json.decode(raw, type=local_process.Message)
+        if isinstance(line, local_process.EndMessage):
             if line.how != "done":
                 raise MataError(line.why or "it was stopped")
             return line.figures
@@ -157,8 +159,8 @@ def _followed(process: subprocess.Popen[bytes], order: child.Order) -> dict[str,
     )
 
 
-def _tell(figures: dict[str, Any], output: Path) -> None:
-    """Print what was found, and what is advised."""
+def _print_result(figures: dict[str, Any], output: Path) -> None:
+    """Print the results and the advice."""
     placed, count = figures["n_registered"], figures["n_images"]
     click.echo(f"{placed} of {count} photographs have a place")
     for cluster in figures["clusters"]:

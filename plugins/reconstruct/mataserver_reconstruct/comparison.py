@@ -1,4 +1,4 @@
-"""The process that compares photographs with those before: strangers' files are decoded there."""
+"""Compares photographs with earlier ones in a separate process, which decodes untrusted files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from msgspec import Struct
 from mataserver import BadRequest, MataError, decode_image
 from mataserver_jobs.supervisor import NICE
 from mataserver_reconstruct import archive, drift, shares
-from mataserver_reconstruct.history import Baseline, sampled
+from mataserver_reconstruct.history import Baseline, sample_measures
 from mataserver_reconstruct.spec import Limits
 
 if TYPE_CHECKING:
     from mataserver import Context, Parent
 
 
-class Order(Struct):
-    """What is compared: the measures of an upload, or of an ``archive``, measured first.
+class ComparisonRequest(Struct):
+    """The measures of an upload, or an ``archive`` to be measured first, and the baseline.
 
     ``rate`` is the upload's registration rate, None where nothing was reconstructed.
     """
@@ -33,8 +33,8 @@ class Order(Struct):
     rate: float | None = None
 
 
-class Answer(Struct):
-    """The report and the measures, or the status and the sentence of what was wrong."""
+class ComparisonResult(Struct):
+    """The report and the measures, or the status and the detail of an error."""
 
     report: dict[str, Any] = {}
     measures: dict[str, list[float]] = {}
@@ -43,64 +43,66 @@ class Answer(Struct):
 
 
 def compare(parent: Parent) -> None:
-    """Answer the order that the first message is."""
-    order = next(parent.messages(Order))
+    """Answer the request in the first message."""
+    request = next(parent.messages(ComparisonRequest))
     try:
-        parent.send(_answer(order))
+        parent.send(_compare(request))
     except MataError as error:
-        parent.send(Answer(status=error.status, detail=error.detail))
+        parent.send(ComparisonResult(status=error.status, detail=error.detail))
 
 
-def _answer(order: Order) -> Answer:
-    if order.archive:
-        rows = _measured(Path(order.archive), order.limits)
-        order.current = sampled(rows)
-        order.n_images = sum(len(row) > 1 for row in rows)  # of one that is unreadable that alone
-    return Answer(report(order), order.current)
+def _compare(request: ComparisonRequest) -> ComparisonResult:
+    if request.archive:
+        rows = _measure_archive(Path(request.archive), request.limits)
+        request.current = sample_measures(rows)
+        request.n_images = sum(len(row) > 1 for row in rows)  # an unreadable one has one value
+    return ComparisonResult(report(request), request.current)
 
 
-def report(order: Order) -> dict[str, Any]:
-    """Return the drift report of what was measured."""
+def report(request: ComparisonRequest) -> dict[str, Any]:
+    """Return the drift report of measures."""
     found = drift.report(
-        order.current,
-        order.baseline.measures,
-        registration_rate=order.rate,
-        rates=order.baseline.rates,
+        request.current,
+        request.baseline.measures,
+        registration_rate=request.rate,
+        rates=request.baseline.rates,
     )
-    return found | {"n_images": order.n_images}
+    return found | {"n_images": request.n_images}
 
 
-def _measured(file: Path, limits: Limits) -> list[dict[str, float]]:
+def _measure_archive(file: Path, limits: Limits) -> list[dict[str, float]]:
     """Measure the photographs of an archive. Raises ``BadRequest`` when none can be read."""
     from mataserver_reconstruct import exif
     from mataserver_reconstruct.measures import measure
 
     rows: list[dict[str, float]] = []
     known = []
-    with warnings.catch_warnings(action="ignore"):  # of Pillow, at what is damaged
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of damaged files
         for _, data in archive.pictures(file, limits):
             digest = hashlib.sha256(data).hexdigest()
             try:
                 rows.append(measure(decode_image(data, limits.max_pixels)))
-                known.append(shares.Known(digest, exif.read(data)))
+                known.append(shares.PhotoFacts(digest, exif.read(data)))
             except BadRequest:
                 rows.append({})
-                known.append(shares.Known(digest, None))
+                known.append(shares.PhotoFacts(digest, None))
     if not any(rows):
         raise BadRequest("none of the photographs can be read")
-    return [row | held for row, held in zip(rows, shares.held(known), strict=True)]
+    return [row | held for row, held in zip(rows, shares.photo_flags(known), strict=True)]
 
 
-async def asked(ctx: Context, order: Order) -> Answer:
-    """Have an order answered by a process of its own, where it takes more than a look.
+async def run_comparison(ctx: Context, request: ComparisonRequest) -> ComparisonResult:
+    """Answer a request, in a separate process unless it is trivial.
 
     Raises ``MataError`` as the process does, and when it dies.
     """
-    if not order.archive and not drift.enough(order.current, order.baseline.measures):
-        return Answer(report(order), order.current)
+    if not request.archive and not drift.has_enough_data(
+        request.current, request.baseline.measures
+    ):
+        return ComparisonResult(report(request), request.current)
     async with ctx.run_process(compare, nice=NICE, threads=1) as child:
-        await child.send(order)
-        async for answer in child.messages(Answer):
+        await child.send(request)
+        async for answer in child.messages(ComparisonResult):
             if answer.status != 200:
                 raise MataError(answer.detail, status=answer.status)
             return answer  # type: ignore[no-any-return]

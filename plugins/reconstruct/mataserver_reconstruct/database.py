@@ -1,4 +1,4 @@
-"""What COLMAP's database holds, read through its own library."""
+"""Reads COLMAP's database, through its own library."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.workspace import Workspace
 
 Item = TypeVar("Item")
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
-def graph(study: Study) -> Graph:
+def graph(workspace: Workspace) -> Graph:
     """Return the photographs with their verified pairs."""
-    with pycolmap.Database.open(study.database) as opened:
+    with pycolmap.Database.open(workspace.database) as opened:
         names = {image.image_id: image.name for image in opened.read_all_images()}
         keypoints = {name: opened.num_keypoints_for_image(at) for at, name in names.items()}
         pairs = []
@@ -38,35 +38,36 @@ def graph(study: Study) -> Graph:
     return Graph(keypoints, sorted(pairs))
 
 
-def verified(study: Study) -> int:
-    """Return how many matches of all pairs were verified."""
-    with pycolmap.Database.open(study.database) as opened:
+def verified(workspace: Workspace) -> int:
+    """Return the number of verified matches of all pairs."""
+    with pycolmap.Database.open(workspace.database) as opened:
         return int(opened.num_inlier_matches())
 
 
-def ids(study: Study) -> dict[str, int]:
-    """Return the numbers of the photographs by their files."""
-    with pycolmap.Database.open(study.database) as opened:
+def ids(workspace: Workspace) -> dict[str, int]:
+    """Return the ids of the photographs by their files."""
+    with pycolmap.Database.open(workspace.database) as opened:
         return {image.name: image.image_id for image in opened.read_all_images()}
 
 
 @contextlib.contextmanager
-def followed(
-    study: Study,
+def track_progress(
+    workspace: Workspace,
     items: Sequence[Item],
     is_there: Callable[[Any, Item], bool],
     told: Callable[[int], None],
 ) -> Iterator[Callable[[], None]]:
-    """Yield what tells how many of ``items``, in their order, a call has entered by now.
+    """Yield a function that reports how many of ``items``, in order, a call has stored by now.
 
-    COLMAP's calls tell nothing of themselves, and parting them costs: each builds the indices of
-    its photographs anew, which made matching 40 % dearer. The database is opened before the call
-    is, since opening it writes; who reads then keeps nobody from writing, as it has a log.
+    COLMAP's calls report no progress, and splitting them is expensive: each builds the indices of
+    its photographs anew, which made matching 40 % slower. The database is opened before the call,
+    because opening it writes; afterwards readers do not block the writer, as it has a write-ahead
+    log.
     """
-    with pycolmap.Database.open(study.database) as opened:
+    with pycolmap.Database.open(workspace.database) as opened:
         done, after = 0, 0.0
 
-        def look() -> None:
+        def poll() -> None:
             nonlocal done, after
             if time.monotonic() < after:
                 return
@@ -75,21 +76,21 @@ def followed(
                 done += 1
             if done > before:
                 told(done)
-            after = time.monotonic() + _LOOK_SECONDS
+            after = time.monotonic() + _POLL_SECONDS
 
-        yield look
+        yield poll
 
 
-def keypoints(study: Study, files: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+def keypoints(workspace: Workspace, files: Iterable[str]) -> dict[str, NDArray[np.float32]]:
     """Return the keypoints of photographs by their files: pixels ``[n, 2]``."""
-    with pycolmap.Database.open(study.database) as opened:
+    with pycolmap.Database.open(workspace.database) as opened:
         ids = {image.name: image.image_id for image in opened.read_all_images()}
-        return {file: _places(opened, ids[file]) for file in files if file in ids}
+        return {file: _positions(opened, ids[file]) for file in files if file in ids}
 
 
-def glances(study: Study, files: Iterable[str]) -> list[NDArray[np.float32]]:
+def top_descriptors(workspace: Workspace, files: Iterable[str]) -> list[NDArray[np.float32]]:
     """Return the descriptors of the largest features of photographs, as ``pairing`` takes them."""
-    with pycolmap.Database.open(study.database) as opened:
+    with pycolmap.Database.open(workspace.database) as opened:
         ids = {image.name: image.image_id for image in opened.read_all_images()}
         return [
             pairing.largest(
@@ -100,9 +101,9 @@ def glances(study: Study, files: Iterable[str]) -> list[NDArray[np.float32]]:
         ]
 
 
-def matches(study: Study, first: str, second: str) -> NDArray[np.uint32]:
-    """Return the matches of a pair, before they were verified: ``[m, 2]``."""
-    with pycolmap.Database.open(study.database) as opened:
+def matches(workspace: Workspace, first: str, second: str) -> NDArray[np.uint32]:
+    """Return the matches of a pair before verification: ``[m, 2]``."""
+    with pycolmap.Database.open(workspace.database) as opened:
         one, two = (_image(opened, file).image_id for file in (first, second))
         if not opened.exists_matches(one, two):
             return np.empty((0, 2), np.uint32)
@@ -113,6 +114,6 @@ def _image(opened: Any, file: str) -> Any:
     return opened.read_image_with_name(file)
 
 
-def _places(opened: Any, number: int) -> NDArray[np.float32]:
+def _positions(opened: Any, number: int) -> NDArray[np.float32]:
     rows = np.asarray(opened.read_keypoints(number), np.float32)
     return rows[:, :2] if rows.size else np.empty((0, 2), np.float32)

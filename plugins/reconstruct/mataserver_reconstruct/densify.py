@@ -1,4 +1,4 @@
-"""A semi-dense cloud: the depths of all photographs of a model, where they confirm each other."""
+"""A semi-dense cloud: the depths of all photographs of a model that confirm each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mataserver_reconstruct import cloud, depth
 from mataserver_reconstruct.cloud import Cloud
-from mataserver_reconstruct.photos import replace
+from mataserver_reconstruct.photos import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,53 +19,59 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver_reconstruct.model import Model, View
-    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.workspace import Workspace
 
 VOXEL = 0.002
-"""Side of a voxel as a part of the cloud's extent, unless one is asked for."""
+"""Default side of a voxel, as a part of the cloud's extent."""
 
 _FOLDER = "depths"
-_SAME = 0.01  # part of a depth by which two photographs may differ
-_MOST = 3_000_000  # points that are held before they are thinned
+_SAME = 0.01  # the largest relative difference of two photographs' depths
+_MOST = 3_000_000  # points that are held before they are downsampled
 
 
-def densified(study: Study, model: Model, done: Callable[[int], None]) -> Cloud:
+def dense_cloud(workspace: Workspace, model: Model, done: Callable[[int], None]) -> Cloud:
     """Return the points that photographs of a model agree on; ``done`` counts photographs.
 
-    Depths that an earlier attempt found for the same model are read again.
+    Depths from an earlier attempt at the same model are reused.
     """
-    folder = study.work / _FOLDER / _digest(model)
+    folder = workspace.work / _FOLDER / _digest(model)
     folder.mkdir(parents=True, exist_ok=True)
     around = {view.file: depth.neighbours(view, model) for view in model.views}
     for number, view in enumerate(model.views):
-        _find(study, model, view, around[view.file], folder)
+        _find(workspace, model, view, around[view.file], folder)
         done(number + 1)
     parts = Cloud(np.empty((0, 3)), np.empty((0, 3), np.uint8))
     for view in model.views:
-        fresh = _confirmed(study, model, view, around[view.file], folder)
+        fresh = _confirmed(workspace, model, view, around[view.file], folder)
         parts = Cloud(np.r_[parts.xyz, fresh.xyz], np.r_[parts.rgb, fresh.rgb])
         if len(parts.xyz) > _MOST:
-            parts = cloud.thinned(parts, study.spec.voxel, study.spec.max_points, VOXEL)
+            parts = cloud.voxel_downsample(
+                parts, workspace.spec.voxel, workspace.spec.max_points, VOXEL
+            )
     return parts
 
 
-def _find(study: Study, model: Model, view: View, others: list[View], folder: Path) -> None:
+def _find(workspace: Workspace, model: Model, view: View, others: list[View], folder: Path) -> None:
     file = folder / f"{view.file}.npy"
     if file.exists():
         return
-    own = depth.picture(study.folder / view.file, view, model)
+    own = depth.read_picture(workspace.folder / view.file, view, model)
     found = np.zeros(own.grey.shape, np.float32)
     if others and own.near > 0:
-        pictures = [depth.picture(study.folder / each.file, each, model) for each in others]
-        found = depth.sweep(own, pictures)
+        pictures = [
+            depth.read_picture(workspace.folder / each.file, each, model) for each in others
+        ]
+        found = depth.plane_sweep(own, pictures)
     out = io.BytesIO()
     np.save(out, found)
-    replace(file, out.getvalue())
+    write_atomically(file, out.getvalue())
 
 
-def _confirmed(study: Study, model: Model, view: View, others: list[View], folder: Path) -> Cloud:
+def _confirmed(
+    workspace: Workspace, model: Model, view: View, others: list[View], folder: Path
+) -> Cloud:
     """Return the points of one photograph's depths that its neighbours' depths confirm."""
-    own = depth.picture(study.folder / view.file, view, model)
+    own = depth.read_picture(workspace.folder / view.file, view, model)
     found = np.load(folder / f"{view.file}.npy")
     rows, columns = np.nonzero(found)
     pixels = np.stack([columns, rows, np.ones(len(rows))])
@@ -84,9 +90,9 @@ def _agrees(
     other: View,
     depths: NDArray[np.float32],
 ) -> NDArray[np.bool_]:
-    """Return which points lie where another photograph's depths say."""
+    """Return which points agree with another photograph's depths."""
     height, width = depths.shape
-    matrix = depth.matrix_of(other, width, height)
+    matrix = depth.camera_matrix(other, width, height)
     local = xyz @ other.rotation.T + other.translation
     away = np.maximum(local[:, 2], 1e-9)
     at = np.rint((local / away[:, None]) @ matrix.T)[:, :2]

@@ -1,8 +1,8 @@
-"""Depths of one photograph by plane sweep: what is seen where, if it lay on each of many planes.
+"""Depths of one photograph by plane sweep.
 
-A neighbour's picture is laid over the photograph as if all it shows lay on one plane at one depth
-(a homography), and compared in small windows by zero-mean normalised cross-correlation. The depth
-at which the two best neighbours agree most is that of the pixel (Collins 1996).
+A neighbour's picture is warped onto the photograph as if everything in it lay on one plane at one
+depth (a homography), and compared in small windows by zero-mean normalised cross-correlation. The
+depth at which the two best neighbours agree most is that of the pixel (Collins 1996).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.model import Model, View
 
 SIDE = 480
-"""Longest side in pixels at which depths are found."""
+"""Longest side in pixels at which depths are computed."""
 
 PLANES, NEIGHBOURS = 64, 4
 _WINDOW = (7, 7)
-_AGREED = 0.75  # correlation from which on a depth counts
-_TEXTURE = 9.0  # variance of a window's grey levels below which it shows nothing
-_SHARED = 12  # points that a neighbour sees as well, at least
-_ANGLES = (2.0, 35.0)  # degrees between two lines of sight, for depth and for likeness
+_AGREED = 0.75  # the least correlation of a depth
+_TEXTURE = 9.0  # the least variance of a window's grey levels
+_SHARED = 12  # the least number of points shared with a neighbour
+_ANGLES = (2.0, 35.0)  # degrees between two lines of sight: wide for depth, narrow for similarity
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A photograph without its distortion, small.
+    """A small photograph without distortion.
 
-    rgb, grey: uint8 ``[H, W, 3]`` and float32 ``[H, W]``. matrix: of its camera, ``[3, 3]``.
-    near, far: between which depths its points lie; both 0 when it has too few.
+    rgb, grey: uint8 ``[H, W, 3]`` and float32 ``[H, W]``. matrix: of its camera, ``[3, 3]``. near,
+    far: the range of its points' depths; both 0 when it has too few.
     """
 
     view: View
@@ -50,22 +50,22 @@ class Picture:
     far: float
 
 
-def picture(file: Path, view: View, model: Model) -> Picture:
-    """Read a photograph for its depths. Raises ``OSError`` when it is not there."""
+def read_picture(file: Path, view: View, model: Model) -> Picture:
+    """Read a photograph for its depths. Raises ``OSError`` when it does not exist."""
     pixels = cv2.imread(str(file), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
         raise FileNotFoundError(file.name)
-    small = measures.reduced(np.asarray(pixels, np.uint8), SIDE)
-    matrix = matrix_of(view, small.shape[1], small.shape[0])
+    small = measures.downscaled(np.asarray(pixels, np.uint8), SIDE)
+    matrix = camera_matrix(view, small.shape[1], small.shape[0])
     plain: Any = cv2.undistort(small, matrix, np.array([view.distortion, 0.0, 0.0, 0.0]))
     grey: Any = cv2.cvtColor(plain, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return Picture(view, plain, grey, matrix, *_range(view, model))
 
 
-def matrix_of(view: View, width: int, height: int) -> NDArray[np.float64]:
+def camera_matrix(view: View, width: int, height: int) -> NDArray[np.float64]:
     """Return the matrix of a view's camera for its picture in a size.
 
-    Pixels' centres are whole numbers, as OpenCV has them; COLMAP's lie at halves.
+    Pixel centers are integers, as in OpenCV; COLMAP's are at halves.
     """
     matrix = np.diag([width / view.size[0], height / view.size[1], 1.0]) @ view.matrix
     matrix[:2, 2] -= 0.5
@@ -73,7 +73,7 @@ def matrix_of(view: View, width: int, height: int) -> NDArray[np.float64]:
 
 
 def neighbours(view: View, model: Model) -> list[View]:
-    """Return the views that show a view's depths best: much in common, from aside."""
+    """Return the best views for a view's depths: with many shared points, seen from aside."""
     own = np.unique(view.points[view.points >= 0])
     found = []
     for other in model.views:
@@ -90,17 +90,17 @@ def neighbours(view: View, model: Model) -> list[View]:
     return [other for _, other in found[:NEIGHBOURS]]
 
 
-def sweep(reference: Picture, others: Sequence[Picture]) -> NDArray[np.float32]:
-    """Return the depths of a photograph, float32 ``[H, W]``, 0 where none is certain."""
+def plane_sweep(reference: Picture, others: Sequence[Picture]) -> NDArray[np.float32]:
+    """Return the depths of a photograph, float32 ``[H, W]``, 0 where uncertain."""
     inverse = np.linspace(1 / reference.far, 1 / reference.near, PLANES)
     mean = cv2.blur(reference.grey, _WINDOW)
     variance = cv2.blur(reference.grey**2, _WINDOW) - mean**2
     scores = np.stack([_agreement(reference, others, 1 / each, mean, variance) for each in inverse])
     best = scores.argmax(axis=0)
-    shift = _between(scores, best)
+    shift = _subplane_shift(scores, best)
     depth = 1 / np.interp(best + shift, np.arange(PLANES), inverse)
     sure = (scores.max(axis=0) >= _AGREED) & (variance >= _TEXTURE)
-    sure &= (best > 0) & (best < PLANES - 1)  # at the ends it may lie beyond
+    sure &= (best > 0) & (best < PLANES - 1)  # at the ends the depth may lie beyond
     return np.where(sure, depth, 0).astype(np.float32)
 
 
@@ -148,8 +148,8 @@ def _correlation(
     return found
 
 
-def _between(scores: Any, best: Any) -> Any:
-    """Return where between two planes the best one lies, by a parabola, -0.5 to 0.5."""
+def _subplane_shift(scores: Any, best: Any) -> Any:
+    """Return the best position between two planes, by a parabola, -0.5 to 0.5."""
     middle = np.clip(best, 1, PLANES - 2)[None]
     before, at, after = (np.take_along_axis(scores, middle + k, 0)[0] for k in (-1, 0, 1))
     bend = before - 2 * at + after

@@ -1,7 +1,7 @@
-"""Runs a program that ends with whoever began it, whatever ends that one.
+"""Runs a program that is killed when its parent process ends, for whatever reason.
 
-``python leash.py PROGRAM ...`` with a pipe as stdin: at its end, the program is killed. A file of
-its own that imports nothing of this package: it begins within a tenth of a second.
+``python die_with_parent.py PROGRAM ...`` with a pipe as stdin: the end of stdin kills the program.
+This file imports nothing of this package, so that it starts within a tenth of a second.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 
-SIGNALLED = 128
-"""What is added to the signal that ended the program, as shells do."""
+SIGNAL_BASE = 128
+"""Added to the signal that ended the program, as in shells."""
 
 
 def main() -> int:
@@ -20,11 +20,11 @@ def main() -> int:
     with subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL) as process:  # noqa: S603 - the operator's
         threading.Thread(target=_watch, args=(process,), daemon=True).start()
         status = process.wait()
-    return status if status >= 0 else SIGNALLED - status
+    return status if status >= 0 else SIGNAL_BASE - status
 
 
 def _watch(process: subprocess.Popen[bytes]) -> None:
-    while os.read(0, 4_096):  # not by sys.stdin, whose lock would be held when all ends
+    while os.read(0, 4_096):  # not by sys.stdin, whose lock would be held at exit
         pass
     process.kill()
 

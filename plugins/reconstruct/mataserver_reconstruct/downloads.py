@@ -1,4 +1,4 @@
-"""The files of a job that ended: its clouds, one by one or in one ZIP, its CSV and its report."""
+"""The files of a finished job: its clouds, singly or in one ZIP, its CSV and its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mataserver import Context
     from mataserver_jobs.desk import Desk
-    from mataserver_reconstruct.lookup import Lookup
+    from mataserver_reconstruct.lookup import JobLookup
 
 _TYPES = {
     ".csv": "text/csv; charset=utf-8",
@@ -38,7 +38,7 @@ _WITH_ID = {"": False, "0": False, "false": False, "1": True, "true": True}
 class Downloads:
     """The handlers."""
 
-    def __init__(self, ctx: Context, lookup: Lookup) -> None:
+    def __init__(self, ctx: Context, lookup: JobLookup) -> None:
         self._ctx = ctx
         self._lookup = lookup
 
@@ -71,15 +71,15 @@ class Downloads:
 
     async def clouds(self, request: web.Request) -> web.StreamResponse:
         """Answer with every PLY file of a job in one archive."""
-        record, figures = await self._lookup.ended(request)
+        record, figures = await self._lookup.ended_job(request)
         names = [each["filename"] for each in figures["clusters"] if each["filename"]]
         if not names:
             raise NotFound("PLY file not available: the reconstruction has no 3D points")
-        path = await self._ctx.run_blocking(self._packed, record.id, names)
-        return _sent(path, f"reconstruction_{record.id[:8]}.zip")
+        path = await self._ctx.run_blocking(self._pack, record.id, names)
+        return _file_response(path, f"reconstruction_{record.id[:8]}.zip")
 
-    def _packed(self, job: str, names: Sequence[str]) -> Path:
-        """Return an archive of files of a job; it is made the first time that it is wanted."""
+    def _pack(self, job: str, names: Sequence[str]) -> Path:
+        """Return an archive of files of a job, creating it on first use."""
         files = [self._desk.storage.file(job, name) for name in names]
         work = self._desk.storage.folder(job) / "work"
         path = work / _ZIP
@@ -98,28 +98,28 @@ class Downloads:
         return path
 
     async def csv(self, request: web.Request) -> web.StreamResponse:
-        """Answer with the poses, also of a job without points."""
+        """Answer with the poses, also for a job without points."""
         wish = request.query.get("image_id", "").lower()
         if wish not in _WITH_ID:
             raise InvalidParams("image_id: expected 1 or 0")
-        return await self._one(request, CSV_WITH_ID if _WITH_ID[wish] else CSV)
+        return await self._send(request, CSV_WITH_ID if _WITH_ID[wish] else CSV)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """Answer with a file by its name."""
-        return await self._one(request, request.match_info["filename"])
+        return await self._send(request, request.match_info["filename"])
 
     async def report(self, request: web.Request) -> web.StreamResponse:
-        """Answer with the report, to look at."""
-        return await self._one(request, REPORT)
+        """Answer with the report, for display."""
+        return await self._send(request, REPORT)
 
-    async def _one(self, request: web.Request, name: str) -> web.StreamResponse:
-        record, _ = await self._lookup.ended(request)
+    async def _send(self, request: web.Request, name: str) -> web.StreamResponse:
+        record, _ = await self._lookup.ended_job(request)
         found = await self._ctx.run_blocking(self._desk.storage.file, record.id, name)
-        return _sent(found.path, "" if name == REPORT else name)
+        return _file_response(found.path, "" if name == REPORT else name)
 
 
-def _sent(path: Path, name: str) -> SentFile:
-    """Return a file as an answer: to save under a name, or to look at without one."""
+def _file_response(path: Path, name: str) -> SentFile:
+    """Return a file as an answer: as a download with a name, for display without one."""
     headers = {**GUARDED, "Content-Type": _TYPES.get(path.suffix, _BYTES)}
     if name:
         headers["Content-Disposition"] = f'attachment; filename="{name}"'

@@ -1,4 +1,4 @@
-"""The pictures of the report: keypoints on photographs, a model from above."""
+"""The pictures of the report: keypoints on photographs, and a model from above."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.model import Model
 
 _WIDTH, _ABOVE, _MARGIN = 400, 900, 40
-_FAR = 5.0  # times the usual distance from the middle: such a camera is not drawn
+_FAR = 5.0  # times the median distance from the middle: cameras beyond are not drawn
 _SPARSE = 20_000  # points; fewer are drawn larger
 _APART = 11  # pixels between two numbers
 _USED, _UNUSED = (60, 230, 90), (255, 90, 60)
@@ -27,7 +27,7 @@ _CAMERA, _GROUND, _INK = (215, 40, 60), (250, 250, 248), (60, 60, 60)
 def keypoints(file: Path, places: NDArray[np.float32], used: NDArray[np.bool_]) -> bytes:
     """Return a small JPEG of a photograph with its keypoints, pixels ``[n, 2]``.
 
-    Those that became points of the model, ``used``, are green and lie above; the others red.
+    Those that became points of the model, ``used``, are green and drawn on top; the others red.
     """
     with Image.open(file) as whole:
         scale = min(1.0, _WIDTH / whole.width)
@@ -42,7 +42,7 @@ def keypoints(file: Path, places: NDArray[np.float32], used: NDArray[np.bool_]) 
 
 
 def _dots(canvas: NDArray[np.uint8], at: NDArray[np.int_], colour: tuple[int, int, int]) -> None:
-    """Paint squares of two pixels, whose lower right ones are ``at``, x and y ``[n, 2]``."""
+    """Paint squares of two pixels, with their lower right pixels ``at``, x and y ``[n, 2]``."""
     height, width = canvas.shape[:2]
     for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
         columns = np.clip(at[:, 0] - x, 0, width - 1)
@@ -50,20 +50,20 @@ def _dots(canvas: NDArray[np.uint8], at: NDArray[np.int_], colour: tuple[int, in
         canvas[rows, columns] = colour
 
 
-def above(model: Model, cloud: Cloud, numbers: dict[str, int]) -> bytes:
+def top_view(model: Model, cloud: Cloud, numbers: dict[str, int]) -> bytes:
     """Return a PNG of a cloud from above, with its cameras, by ``numbers`` of their files.
 
-    What is longer than wide lies on its side. Where the model has a scale, a bar tells it; where
-    GPS tells that, north is up.
+    The longer side is horizontal. A model with a scale has a scale bar; where GPS provides it,
+    north is up.
     """
-    turn = _turned(model, cloud)
+    turn = _rotation(model, cloud)
     centres, places = model.centres[:, :2] @ turn.T, cloud.xyz[:, :2] @ turn.T
-    low, high = _frame(places, centres)
+    low, high = _bounds(places, centres)
     scale = (_ABOVE - 2 * _MARGIN) / max(float((high - low).max()), 1e-12)
     size = np.ceil((high - low) * scale).astype(int) + 2 * _MARGIN
     canvas = np.empty((size[1], size[0], 3), np.uint8)
     canvas[:] = _GROUND
-    order = np.argsort(cloud.xyz[:, 2], kind="stable")  # the upper ones hide the lower
+    order = np.argsort(cloud.xyz[:, 2], kind="stable")  # higher points hide lower ones
     _scatter(canvas, _to_pixel(places[order], low, high, scale).astype(int), cloud.rgb[order])
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
@@ -73,25 +73,25 @@ def above(model: Model, cloud: Cloud, numbers: dict[str, int]) -> bytes:
         ahead /= max(float(np.linalg.norm(ahead)), 1e-9)
         label = at - 11 * ahead
         free = all(np.abs(label - other).max() > _APART for other in labelled)
-        labelled += [label] if free else []  # numbers that lie on each other tell nothing
+        labelled += [label] if free else []  # overlapping numbers are unreadable
         _camera(draw, at, ahead, label, str(numbers[view.file]) if free else "")
     if model.scale is not None:
-        _bar(draw, float(scale), picture.height)
+        _scale_bar(draw, float(scale), picture.height)
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
 
 
-def _turned(model: Model, cloud: Cloud) -> NDArray[np.float64]:
-    """Return how the plan is turned, ``[2, 2]``: by a quarter, or not at all."""
-    low, high = _frame(cloud.xyz[:, :2], model.centres[:, :2])
+def _rotation(model: Model, cloud: Cloud) -> NDArray[np.float64]:
+    """Return the rotation of the plan, ``[2, 2]``: by a quarter turn, or none."""
+    low, high = _bounds(cloud.xyz[:, :2], model.centres[:, :2])
     by_gps = model.scale is not None and model.scale.by == "GPS"
     tall = not by_gps and (high - low)[1] > (high - low)[0]
     return np.array([[0.0, 1.0], [-1.0, 0.0]]) if tall else np.eye(2)
 
 
-def _bar(draw: ImageDraw.ImageDraw, scale: float, height: int) -> None:
-    """Draw how long a round number of metres is, a tenth to a quarter of the picture's width."""
+def _scale_bar(draw: ImageDraw.ImageDraw, scale: float, height: int) -> None:
+    """Draw the length of a round number of metres, a tenth to a quarter of the picture's width."""
     power = 10.0 ** np.floor(np.log10(_ABOVE / 10 / scale))
     metres = next(
         part * power for part in (1, 2, 5, 10) if part * power * scale >= _ABOVE / 10 or part == 10
@@ -101,10 +101,10 @@ def _bar(draw: ImageDraw.ImageDraw, scale: float, height: int) -> None:
     draw.text((left + metres * scale + 8, y), f"{metres:g} m", fill=_INK, anchor="lm")
 
 
-def _frame(
+def _bounds(
     points: NDArray[np.float64], centres: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the corners of what is shown: cameras and points, but for those far from all."""
+    """Return the corners of the visible area: cameras and points, except those far from all."""
     away = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
     centres = centres[away <= _FAR * max(float(np.median(away)), 1e-12)]
     low, high = centres.min(axis=0), centres.max(axis=0)
@@ -140,7 +140,7 @@ def _camera(
     label: NDArray[np.float64],
     number: str,
 ) -> None:
-    """Draw a camera: a triangle that opens to where it looks, and its number at ``label``."""
+    """Draw a camera: a triangle open in its viewing direction, and its number at ``label``."""
     aside = np.array([-ahead[1], ahead[0]])
     corners = [at, at + 16 * ahead + 8 * aside, at + 16 * ahead - 8 * aside]
     draw.polygon([tuple(corner) for corner in corners], outline=_CAMERA, width=2)

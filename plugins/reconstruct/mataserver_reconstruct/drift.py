@@ -1,13 +1,13 @@
-"""Whether photographs differ from those that came before: the rule, and nothing else.
+"""The drift check: whether photographs differ from earlier ones.
 
-Photographs of one upload resemble each other, so tests that take each for a draw of its own (KS,
-PSI) flag every new scene. The rule compares medians instead, by the spread of all baseline
+Photographs of one upload resemble each other, so tests that treat each as an independent sample
+(KS, PSI) flag every new scene. The check compares medians instead, by the spread of all baseline
 photographs: ``|median(current) - median(baseline)| / (IQR(baseline) / 1.349)``. A baseline needs
-many data sets before its spread is one of scenes.
+many data sets before its spread covers that of scenes.
 
-Of what holds of a photograph or not, an upload has one share. It is compared with the shares of
-the data sets before, as ``2 asin(sqrt(share))``, whose variance is ``1 / photographs`` whatever the
-share is; what any of these had, too, is no drift, since data sets differ in their habits.
+Each boolean property of photographs has one share per upload. It is compared with the shares of the
+earlier data sets, as ``2 asin(sqrt(share))``, whose variance is ``1 / photographs`` for any share;
+a share within the range of earlier ones is no drift, since data sets differ in their habits.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from mataserver_reconstruct.features import NAMES, SHARES
 
 LOW, MEDIUM, HIGH = 2.0, 3.0, 5.0
-"""Deviations from which on a feature is of that severity; from medium on it has drifted."""
+"""The deviations at which each severity begins; a feature has drifted from medium on."""
 
-FEWEST_DATASETS, FEWEST_IMAGES = 20, 8
+MIN_DATASETS, MIN_IMAGES = 20, 8
 RATE_DROP = 0.20
-"""Fall of the registration rate, against the baseline's mean, from which on it has drifted."""
+"""The drop of the registration rate below the baseline's mean that counts as drift."""
 
 RECOMMENDATIONS = {
     "low": "No action needed.",
@@ -44,17 +44,17 @@ def report(
     rates: Sequence[float] = (),
     baseline_id: str = "default",
 ) -> dict[str, Any]:
-    """Return the drift report of an upload against those before it.
+    """Return the drift report of an upload against earlier ones.
 
-    ``rates`` are the baseline's registration rates, 0 to 1. With fewer than 20 data sets before
-    it, or 8 photographs in it, its status is ``insufficient_data`` and nothing has drifted.
+    ``rates`` are the baseline's registration rates, 0 to 1. With fewer than 20 earlier data sets,
+    or 8 photographs in the upload, its status is ``insufficient_data`` and nothing has drifted.
     """
     count = _photographs(current)
     known = {name: _pooled(baseline, name) for name in NAMES}
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "status": "ok",
         "drift_detected": False,
-        "severity": "low",  # also where nothing has drifted, as the document's example has it
+        "severity": "low",  # also where nothing has drifted, as in the specification's example
         "n_images": count,
         "baseline": {
             "id": baseline_id,
@@ -63,8 +63,8 @@ def report(
         },
         "checks": {},
     }
-    if not enough(current, baseline):
-        return told | {"status": "insufficient_data"}
+    if not has_enough_data(current, baseline):
+        return result | {"status": "insufficient_data"}
     checks = {
         name: check(current[name], known[name])
         for name in NAMES
@@ -73,32 +73,32 @@ def report(
     _correct(checks)
     for name in SHARES:
         before = [dataset[name] for dataset in baseline if dataset.get(name)]
-        if current.get(name) and len(before) >= FEWEST_DATASETS:
+        if current.get(name) and len(before) >= MIN_DATASETS:
             checks[name] = check_share(current[name], before)
-    if registration_rate is not None and len(rates) >= FEWEST_DATASETS:
-        checks["registration_rate"] = _performance(registration_rate, rates)
+    if registration_rate is not None and len(rates) >= MIN_DATASETS:
+        checks["registration_rate"] = _check_registration(registration_rate, rates)
     drifted = any(each["drift"] for each in checks.values())
     worst = max((_ORDER.index(each["severity"]) for each in checks.values()), default=0)
-    return told | {
+    return result | {
         "drift_detected": drifted,
         "severity": _ORDER[max(1, worst)],
         "checks": checks,
     }
 
 
-def enough(current: Dataset, baseline: Sequence[Dataset]) -> bool:
-    """Whether an upload can be judged: 20 data sets before it, and 8 photographs in it."""
-    return len(baseline) >= FEWEST_DATASETS and _photographs(current) >= FEWEST_IMAGES
+def has_enough_data(current: Dataset, baseline: Sequence[Dataset]) -> bool:
+    """Whether an upload can be judged: 20 earlier data sets, and 8 photographs in it."""
+    return len(baseline) >= MIN_DATASETS and _photographs(current) >= MIN_IMAGES
 
 
 def recommendation(severity: str) -> str:
-    """Return what is advised at a severity of a report."""
+    """Return the recommendation for a severity."""
     return RECOMMENDATIONS.get(severity, RECOMMENDATIONS["low"])
 
 
 def check(current: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
     """Return the check of one feature; ``ks``, ``p_adj`` and ``psi`` are for information."""
-    # These bring much: a server that compares nothing yet has no use for them.
+    # Large imports, not needed by a server that compares nothing.
     import numpy as np
     from scipy import stats
 
@@ -113,13 +113,13 @@ def check(current: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]
         "current_median": round(float(np.median(now)), 6),
         "ks": round(float(found.statistic), 6),
         "p_adj": float(found.pvalue),
-        "psi": round(_stability(now, before), 6),
+        "psi": round(_population_stability_index(now, before), 6),
         "method": "robust_z",
     }
 
 
 def check_share(current: Sequence[float], baseline: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return the check of a share: of photographs, 1 or 0 each, and those of each data set."""
+    """Return the check of a share: the photographs' values, 1 or 0 each, and each data set's."""
     import numpy as np
 
     shares = np.array([_share(each) for each in baseline])
@@ -130,7 +130,7 @@ def check_share(current: Sequence[float], baseline: Sequence[Sequence[float]]) -
     known = bool(shares.min() <= _share(current) <= shares.max())
     return {
         "drift": z >= MEDIUM and not known,
-        # No more than medium: nothing is trained anew for how photographs were sent.
+        # At most medium: the way that photographs were sent is no reason to retrain.
         "severity": "none" if known else severity(min(z, MEDIUM)),
         "z": round(z, 4),
         "baseline_median": round(float(np.median(shares)), 6),
@@ -144,7 +144,7 @@ def _share(held: Sequence[float]) -> float:
 
 
 def severity(z: float) -> str:
-    """Return how much a deviation means."""
+    """Return the severity of a deviation."""
     for name, least in (("high", HIGH), ("medium", MEDIUM), ("low", LOW)):
         if z >= least:
             return name
@@ -155,7 +155,7 @@ def _deviation(value: float, before: Any) -> float:
     import numpy as np
 
     low, middle, high = np.percentile(before, [25, 50, 75])
-    # A feature that never varied, as the share of black pixels: a thousandth is what it may.
+    # A feature that never varied, such as the share of black pixels, may vary by a thousandth.
     spread = max(float(high - low) / 1.349, 1e-3 * max(1.0, abs(float(middle))))
     return abs(value - float(middle)) / spread
 
@@ -168,7 +168,7 @@ def _pooled(baseline: Sequence[Dataset], name: str) -> list[float]:
     return [value for dataset in baseline for value in dataset.get(name, ())]
 
 
-def _performance(rate: float, rates: Sequence[float]) -> dict[str, Any]:
+def _check_registration(rate: float, rates: Sequence[float]) -> dict[str, Any]:
     usual = sum(rates) / len(rates)
     fallen = usual - rate > RATE_DROP
     return {
@@ -181,14 +181,14 @@ def _performance(rate: float, rates: Sequence[float]) -> dict[str, Any]:
 
 
 def _correct(checks: dict[str, dict[str, Any]]) -> None:
-    """Make the p values those of all checks together, by Holm's method (1979)."""
+    """Adjust the p values for multiple checks, by Holm's method (1979)."""
     highest = 0.0
     for rank, each in enumerate(sorted(checks.values(), key=lambda found: found["p_adj"])):
         highest = max(highest, min(1.0, each["p_adj"] * (len(checks) - rank)))
         each["p_adj"] = round(highest, 6)
 
 
-def _stability(now: Any, before: Any) -> float:
+def _population_stability_index(now: Any, before: Any) -> float:
     """Return the population stability index over tenths of the baseline."""
     import numpy as np
 

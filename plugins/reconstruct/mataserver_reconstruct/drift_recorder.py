@@ -1,4 +1,4 @@
-"""Takes note of every reconstruction that ends: its drift, its metrics, and what follows of it."""
+"""Records the drift and the metrics of every reconstruction that ends, and triggers retraining."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 from mataserver import MataError
 from mataserver_reconstruct import comparison, kind
-from mataserver_reconstruct.history import CHECK, RECONSTRUCTION, Baseline, Entry, sampled
+from mataserver_reconstruct.history import CHECK, RECONSTRUCTION, Baseline, Entry, sample_measures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.retraining import Retraining
 
 PAUSE_SECONDS = 0.5
-LOOK_SECONDS = 60.0
+POLL_SECONDS = 60.0
 
 
-class Chronicle:
-    """Notes what ended, whoever ran it; each once, by whichever server is first."""
+class DriftRecorder:
+    """Records ended jobs of all servers; each once, by whichever server is first."""
 
     def __init__(
         self, ctx: Context, desk: Desk, history: History, gauges: Gauges, retraining: Retraining
@@ -40,61 +40,63 @@ class Chronicle:
         self._history = history
         self._gauges = gauges
         self._retraining = retraining
-        self._noting = asyncio.Lock()
-        self._leaving = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
 
     @property
-    def nothing(self) -> dict[str, Any]:
-        """What is told of photographs that are compared with nothing."""
-        return comparison.report(comparison.Order(Baseline([], [])))
+    def empty_report(self) -> dict[str, Any]:
+        """The drift report without a comparison."""
+        return comparison.report(comparison.ComparisonRequest(Baseline([], [])))
 
-    async def follow(self) -> None:
-        """Take note until ``leave``.
+    async def run(self) -> None:
+        """Record jobs until ``stop``.
 
-        It is asked to stop and not cancelled: a driver must not be left in mid-statement.
+        It is stopped and not cancelled, so that no database statement is interrupted.
         """
         with self._desk.watching() as self._changed:
-            while not self._leaving.is_set():
+            while not self._stopping.is_set():
                 self._changed.clear()
                 try:
-                    await self._look()
-                except MataError as error:  # of the database, or of a comparison: the next time
+                    await self._record_new()
+                except (
+                    MataError
+                ) as error:  # of the database or a comparison: retried in the next round
                     self._ctx.log.warning("not every reconstruction is noted: %s", error.detail)
-                await _first(self._changed, LOOK_SECONDS)
-                await _first(self._leaving, PAUSE_SECONDS)
+                await _wait(self._changed, POLL_SECONDS)
+                await _wait(self._stopping, PAUSE_SECONDS)
 
-    def leave(self) -> None:
-        """Have ``follow`` end."""
-        self._leaving.set()
+    def stop(self) -> None:
+        """Make ``run`` end."""
+        self._stopping.set()
         self._changed.set()
 
-    async def _look(self) -> None:
+    async def _record_new(self) -> None:
         self._gauges.active.set(await self._history.running(kind.NAME))
-        for job in await self._history.unnoted(kind.NAME):
-            if self._leaving.is_set():
+        for job in await self._history.unrecorded(kind.NAME):
+            if self._stopping.is_set():
                 return
-            with contextlib.suppress(MataError):  # removed meanwhile; or the next time
-                await self.note(await self._desk.store.get(job))
+            with contextlib.suppress(MataError):  # removed meanwhile, or retried in the next round
+                await self.record(await self._desk.store.get(job))
 
-    async def note(self, record: Record) -> Entry:
-        """Return the entry of a reconstruction that is done; it is made if there is none."""
-        async with self._noting:
+    async def record(self, record: Record) -> Entry:
+        """Return the entry of a finished reconstruction, creating it if there is none."""
+        async with self._lock:
             known = await self._history.find(record.id, record.finished_at)
             if known is not None:
                 return known
-            entry = await self._made(record)
+            entry = await self._build_entry(record)
             fresh = await self._history.add(entry)
         if fresh:
-            self._follows(entry, record)
+            self._publish(entry, record)
         return entry
 
     async def check(self, archive: Path, owner: str) -> dict[str, Any]:
         """Return the drift report of an archive's photographs. Raises ``MataError``."""
-        order = comparison.Order(
+        order = comparison.ComparisonRequest(
             await self._history.baseline(owner), str(archive), self._ctx.settings.limits
         )
-        answer = await comparison.asked(self._ctx, order)
+        answer = await comparison.run_comparison(self._ctx, order)
         entry = Entry(
             id=str(uuid.uuid4()),
             kind=CHECK,
@@ -110,16 +112,16 @@ class Chronicle:
         await self._history.add(entry)
         return answer.report
 
-    async def _made(self, record: Record) -> Entry:
-        found, spec = record.result, msgspec.convert(record.spec, kind.Order)
+    async def _build_entry(self, record: Record) -> Entry:
+        found, spec = record.result, msgspec.convert(record.spec, kind.ReconstructionSpec)
         rows = _measures(found)
-        order = comparison.Order(
+        order = comparison.ComparisonRequest(
             await self._history.baseline(record.owner, but=record.id),
-            current=sampled(rows),
+            current=sample_measures(rows),
             n_images=_readable(found),
             rate=found["registration_rate"],
         )
-        answer = await comparison.asked(self._ctx, order)
+        answer = await comparison.run_comparison(self._ctx, order)
         return Entry(
             id=record.id,
             kind=RECONSTRUCTION,
@@ -133,8 +135,8 @@ class Chronicle:
             report=answer.report,
         )
 
-    def _follows(self, entry: Entry, record: Record) -> None:
-        """Do what follows of an entry that is new."""
+    def _publish(self, entry: Entry, record: Record) -> None:
+        """Update the metrics for a new entry, and retrain if its drift is high."""
         seconds = entry.at - (record.started_at or entry.at)
         self._gauges.ended(entry, seconds, _readable(record.result))
         if entry.report["severity"] == "high" and self._ctx.settings.auto_retrain:
@@ -150,7 +152,7 @@ class Chronicle:
 
 
 def _measures(found: Mapping[str, Any]) -> list[Mapping[str, float]]:
-    """Return what was measured of each photograph; results of older versions have no shares."""
+    """Return the measures of each photograph; results of older versions have no shares."""
     return [image["measures"] | image.get("shares", {}) for image in found["images"]]
 
 
@@ -158,8 +160,8 @@ def _readable(found: Mapping[str, Any]) -> int:
     return sum(bool(image["measures"]) for image in found["images"])
 
 
-async def _first(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but not for longer."""
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, with a timeout."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

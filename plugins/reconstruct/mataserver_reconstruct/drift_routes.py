@@ -1,4 +1,4 @@
-"""``/drift``: whether photographs differ from those before, and what is done about it."""
+"""``/drift``: whether photographs differ from earlier ones, and retraining."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from mataserver import Context
     from mataserver_jobs.desk import Desk
-    from mataserver_reconstruct.served import Served
+    from mataserver_reconstruct.service_parts import ServiceParts
 
 JSON = "application/json"
 LINES = "application/x-ndjson"
-WAITING = 8
+MAX_WAITING = 8
 """Archives that are compared or wait for it; each holds a file on the disk."""
 
 
@@ -39,7 +39,7 @@ class DriftForm(Struct):
 class DriftRoutes:
     """The handlers."""
 
-    def __init__(self, ctx: Context, service: Served) -> None:
+    def __init__(self, ctx: Context, service: ServiceParts) -> None:
         self._ctx = ctx
         self._service = service
         self._turn = asyncio.Lock()
@@ -61,20 +61,20 @@ class DriftRoutes:
         ]  # fmt: skip
 
     async def check(self, request: web.Request) -> web.Response:
-        """Answer with the drift report of an archive, which is not kept."""
+        """Answer with the drift report of an archive, which is not stored."""
         desk: Desk = self._ctx.peer("jobs").desk
-        async with self._place(), desk.draft() as draft:
+        async with self._slot(), desk.draft() as draft:
             file = draft.input / kind.ARCHIVE
             await self._ctx.http.save_body(request, file)
             await self._ctx.run_blocking(self._inspect, file)
             async with self._turn:
-                report = await self._service.chronicle.check(file, asker(request).id)
+                report = await self._service.recorder.check(file, asker(request).id)
         return self._ctx.http.respond(views.checked(report), request=request)
 
     @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """Count who waits. Raises ``Unavailable`` when too many do."""
-        if self._waiting >= WAITING:
+    async def _slot(self) -> AsyncIterator[None]:
+        """Count the requests in progress. Raises ``Unavailable`` when there are too many."""
+        if self._waiting >= MAX_WAITING:
             raise Unavailable("Too many archives are compared now", retry_after=10)
         self._waiting += 1
         try:
@@ -87,12 +87,12 @@ class DriftRoutes:
             raise BadRequest("the archive has no photographs")
 
     async def retrain(self, request: web.Request) -> web.Response:
-        """Begin a run of the DAG."""
-        told = await self._service.retraining.by_hand(asker(request).name)
-        return self._ctx.http.respond(told, request=request)
+        """Start a run of the DAG."""
+        triggered = await self._service.retraining.by_hand(asker(request).name)
+        return self._ctx.http.respond(triggered, request=request)
 
     async def history(self, request: web.Request) -> web.StreamResponse:
-        """Answer with a line of JSON for each upload, the oldest first."""
+        """Answer with a line of JSON per upload, the oldest first."""
         check_query(request, ())
         headers: dict[str, Any] = {
             "Content-Type": LINES,

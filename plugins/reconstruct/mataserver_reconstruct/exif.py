@@ -1,4 +1,4 @@
-"""What a photograph's EXIF tells: the focal length, the camera, the place."""
+"""Reads a photograph's EXIF: the focal length, the camera, the position."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _DAMAGED = (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, s
 
 
 class Exif(Struct, frozen=True):
-    """The part of EXIF that helps.
+    """The EXIF values that reconstructions use.
 
     focal_35: equivalent focal length in millimetres, 0 when unknown.
-    camera:   maker, model, lens and focal length in words, "" when none is told.
+    camera:   maker, model, lens and focal length in words, "" when unknown.
     gps:      latitude, longitude (degrees) and altitude (metres, 0 when unknown), or None.
     """
 
@@ -32,9 +32,10 @@ class Exif(Struct, frozen=True):
 
 
 def read(data: bytes) -> Exif:
-    """Return what the EXIF of a photograph's file tells; what cannot be read tells nothing.
+    """Return the EXIF values of a photograph's file; unreadable ones are left out.
 
-    Pillow may warn of it: the caller decides, since filters of warnings are those of all threads.
+    Pillow may warn of it: filtering is left to the caller, because warning filters apply to all
+    threads.
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -52,7 +53,7 @@ def read(data: bytes) -> Exif:
 
 
 def write(found: Exif) -> Image.Exif:
-    """Return EXIF that tells the focal length alone, for the copy that is worked with."""
+    """Return EXIF with the focal length only, for the working copy."""
     exif = Image.Exif()
     if found.focal_35:
         exif.get_ifd(_DETAILS)[_FOCAL_35] = min(65_535, max(1, round(found.focal_35)))

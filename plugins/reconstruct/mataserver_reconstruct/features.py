@@ -1,4 +1,4 @@
-"""The measures of a photograph by name; ``measures`` takes them, ``drift`` compares them."""
+"""The names of a photograph's measures; ``measures`` computes them, ``drift`` compares them."""
 
 from __future__ import annotations
 
@@ -18,5 +18,8 @@ NAMES = (
 """The measures, in order."""
 
 SHARES = ("unreadable", "duplicate", "exif_focal", "main_camera")
-"""What holds of a photograph or not, 1 or 0: that it cannot be read, that its file stands in the
-upload before it, that its EXIF tells a focal length, that the camera took it which took most."""
+"""Boolean properties of a photograph, 1 or 0.
+
+It cannot be read; its file occurs in the upload before; its EXIF has a focal length; its camera is
+the one that took most photographs of the upload.
+"""

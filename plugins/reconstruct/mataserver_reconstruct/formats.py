@@ -1,4 +1,4 @@
-"""The files that clouds are written as: binary PLY and GLB."""
+"""The file formats of clouds: binary PLY and GLB."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ply(cloud: Cloud) -> bytes:
 
 
 def glb(cloud: Cloud) -> bytes:
-    """Return a cloud as binary glTF 2.0; y is up there, so it is turned, and colours are linear.
+    """Return a cloud as binary glTF 2.0, rotated because y is up there, with linear colours.
 
     Raises ``ValueError`` without points: an accessor has at least one.
     """
@@ -43,7 +43,7 @@ def glb(cloud: Cloud) -> bytes:
     binary = places.tobytes() + _linear(cloud.rgb).tobytes()
     text = json.dumps(_document(places, len(binary))).encode()
     text += b" " * (-len(text) % 4)
-    whole = 12 + 8 + len(text) + 8 + len(binary)  # the binary is whole words by its parts
+    whole = 12 + 8 + len(text) + 8 + len(binary)  # the binary's parts are multiples of 4 bytes
     return b"".join(
         (
             struct.pack("<4sII", b"glTF", 2, whole),
@@ -56,9 +56,9 @@ def glb(cloud: Cloud) -> bytes:
 
 
 def _linear(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return sRGB colours as linear ones from 0 to 1.
+    """Convert sRGB colours to linear ones from 0 to 1.
 
-    As floats: 8 bits would make one of many dark tones, and trimesh reads 16 bits as 8.
+    As floats: 8 bits would merge many dark tones, and trimesh reads 16 bits as 8.
     """
     parts = np.arange(256) / 255
     curve = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)

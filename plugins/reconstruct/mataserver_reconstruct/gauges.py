@@ -1,4 +1,4 @@
-"""What stands in ``GET /metrics``, by the names of the reconstruction API."""
+"""The metrics in ``GET /metrics``, with the names of the reconstruction API."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _REQUESTS = "mataserver_requests_total"
 _LEVELS = {"none": 0, "low": 0, "medium": 1, "high": 2}
 
 
-class Requests(Collector):
-    """The server's own count of requests under the API's names: one count, two names."""
+class RequestCounts(Collector):
+    """The server's own count of requests under the API's names."""
 
     def __init__(self, registry: Any) -> None:
         self._counts = registry.restricted_registry([_REQUESTS])
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the requests, and those that were answered with an error."""
+        """Yield the number of requests, and of those answered with an error."""
         requests = CounterMetricFamily(
             "api_requests", "HTTP requests.", labels=("method", "endpoint", "status")
         )
@@ -39,7 +39,7 @@ class Requests(Collector):
                 if status.isdecimal() and int(status) >= 400:
                     failed[route] = failed.get(route, 0.0) + sample.value
         errors = CounterMetricFamily(
-            "api_errors", "Requests answered 4xx or 5xx.", labels=["endpoint"]
+            "api_errors", "RequestCounts answered 4xx or 5xx.", labels=["endpoint"]
         )
         for route, count in failed.items():
             errors.add_metric((route,), count)
@@ -48,13 +48,13 @@ class Requests(Collector):
 
 
 class Gauges:
-    """What is told of reconstructions. A gauge of the last one is of the last that ended here."""
+    """Metrics of reconstructions; gauges of "the last" mean the last that ended on this server."""
 
     def __init__(self, registry: Any) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(name, text, labels, registry=registry)
 
-        registry.register(Requests(registry))
+        registry.register(RequestCounts(registry))
         self.latency = Histogram(
             "inference_latency_seconds",
             "Time of a reconstruction from its start to its end.",
@@ -80,14 +80,14 @@ class Gauges:
         }
 
     def ended(self, entry: Entry, seconds: float, valid: int) -> None:
-        """Take note of a reconstruction that ended."""
+        """Record a reconstruction that ended."""
         self.latency.observe(seconds)
         self.registered.set(entry.registration_rate or 0.0)
         self.valid.set(valid)
         self.drifted(entry.report["checks"])
 
     def drifted(self, checks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take note of the checks of a report; none where too little is known."""
+        """Record the checks of a report; empty where there is too little data."""
         for name, each in checks.items():
             self._status.labels(name).set(_LEVELS[each["severity"]] if each["drift"] else 0)
         self._alerts.set(sum(bool(each["drift"]) for each in checks.values()))

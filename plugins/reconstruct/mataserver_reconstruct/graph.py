@@ -1,4 +1,4 @@
-"""The graph of photographs that show the same: verified pairs, and the scenes that they make."""
+"""The graph of overlapping photographs: verified pairs, and the scenes that they form."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_INLIERS = 15
-"""Matches that agree with one geometry, from which on a pair counts."""
+"""The least number of geometrically consistent matches of a pair."""
 
 _RESOLUTION = 0.3
 _CONFUSABLE = 0.3
 _BRIDGE = 0.5
-"""Part of the matches of two neighbours, in the median, that look-alikes do not reach.
+"""The share of neighbours' median matches that look-alikes do not reach.
 
 Two scenes with one box in common had 0.06 of them, a video 1.0, a walk along a building 0.6.
 """
 _BLOCK = 1_024
-"""Points that are counted at once: 32 bits hold their numbers exactly."""
+"""Points per matrix product: their counts are exact in 32 bits."""
 _FLAT = frozenset({"PANORAMIC", "PLANAR_OR_PANORAMIC"})
 
 
 class Pair(NamedTuple):
-    """A verified pair: two files, the matches that agree, and what motion explains them."""
+    """A verified pair: two files, the number of inliers, and the type of motion."""
 
     first: str
     second: str
@@ -38,18 +38,18 @@ class Pair(NamedTuple):
 
     @property
     def flat(self) -> bool:
-        """Whether nothing in it tells depths: a flat thing, or a camera that was only turned.
+        """Whether it gives no depth: a flat object, or a camera that was only rotated.
 
-        COLMAP tells the two apart for few pairs: a homography fits both.
+        COLMAP can rarely distinguish the two: a homography fits both.
         """
         return self.motion in _FLAT
 
 
 class Graph(NamedTuple):
-    """What is known of the photographs after matching.
+    """The photographs after matching.
 
-    keypoints: features by file.
-    pairs:     those that were verified, at least ``MIN_INLIERS`` each.
+    keypoints: number of features by file.
+    pairs:     the verified ones, with at least ``MIN_INLIERS`` each.
     detected:  whether features were found before photographs were matched.
     """
 
@@ -64,7 +64,7 @@ class Graph(NamedTuple):
 
 
 def clusters(graph: Graph, how: str) -> list[list[str]]:
-    """Return the scenes, each a sorted list of files, the largest first; single ones too."""
+    """Return the scenes, each a sorted list of files, the largest first; including single ones."""
     import networkx as nx
 
     network = _network(graph)
@@ -75,10 +75,10 @@ def clusters(graph: Graph, how: str) -> list[list[str]]:
     return sorted((sorted(each) for each in found), key=lambda each: (-len(each), each))
 
 
-def bringing(placed: list[set[str]]) -> list[bool]:
-    """Return which models place a photograph that none before them does, of the files of each.
+def adds_photos(placed: list[set[str]]) -> list[bool]:
+    """Return which models place a photograph that no earlier one does, from the files of each.
 
-    COLMAP begins another model where one ended, with photographs of that one, and may get no
+    COLMAP starts another model where one ended, with photographs of that one, and may get no
     further.
     """
     seen: set[str] = set()
@@ -89,10 +89,10 @@ def bringing(placed: list[set[str]]) -> list[bool]:
     return found
 
 
-def held(tracks: Iterable[set[int]]) -> set[int]:
-    """Return the photographs of the largest part that points hold together.
+def largest_connected(tracks: Iterable[set[int]]) -> set[int]:
+    """Return the photographs of the largest part that points connect.
 
-    ``tracks`` are the photographs that see each point. ``MIN_INLIERS`` of these hold two together.
+    ``tracks`` are the photographs that see each point. ``MIN_INLIERS`` shared points connect two.
     """
     import networkx as nx
 
@@ -101,17 +101,17 @@ def held(tracks: Iterable[set[int]]) -> set[int]:
     tied: nx.Graph[int] = nx.Graph()
     tied.add_edges_from(
         (numbers[one], numbers[two])
-        for one, two in np.argwhere(_shared(seen, numbers) >= MIN_INLIERS).tolist()
+        for one, two in np.argwhere(_shared_points(seen, numbers) >= MIN_INLIERS).tolist()
         if one < two
     )
     return max(nx.connected_components(tied), key=len, default=set())
 
 
-def _shared(tracks: list[list[int]], numbers: list[int]) -> NDArray[np.float64]:
-    """Return how many points each two photographs see, as a square over ``numbers``.
+def _shared_points(tracks: list[list[int]], numbers: list[int]) -> NDArray[np.float64]:
+    """Return how many points each two photographs share, as a square over ``numbers``.
 
-    As products of matrices: where a camera stands still each point is in all photographs, and to
-    count pair by pair takes minutes, in which no job can be stopped.
+    Computed as products of matrices: where a camera stands still each point is in all photographs,
+    and counting pair by pair takes minutes, in which no job can be stopped.
     """
     place = {number: at for at, number in enumerate(numbers)}
     found = np.zeros((len(numbers), len(numbers)))
@@ -124,11 +124,11 @@ def _shared(tracks: list[list[int]], numbers: list[int]) -> NDArray[np.float64]:
     return found
 
 
-def confusable(graph: Graph) -> bool:
-    """Whether one scene may be several that share a look-alike: it falls apart too well.
+def may_be_confused(graph: Graph) -> bool:
+    """Whether one scene may be several that share a look-alike, because it splits too well.
 
-    A long walk does so as well, and a video; but there some pair between the parts matches as
-    neighbours do. A look-alike is a small part of what its photographs show.
+    A long walk or a video splits as well; but there some pair between the parts matches as
+    neighbours do. A look-alike is a small part of its photographs.
     """
     import networkx as nx
 

@@ -1,4 +1,4 @@
-"""What was measured of each upload and said of its drift, kept in the server's database."""
+"""The measures and the drift report of each upload, in the server's database."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mataserver_database import Database
 
 RECONSTRUCTION, CHECK = "reconstruction", "check"
-KEPT = 1_000
-"""Entries of one owner; older ones go."""
-LOOKED_AT = 200
-"""Data sets of a baseline, the newest."""
+MAX_ENTRIES = 1_000
+"""The maximum entries of one owner; older ones are deleted."""
+MAX_BASELINE = 200
+"""The maximum data sets of a baseline, the newest."""
 SAMPLE = 64
-"""Photographs whose measures are kept of one upload, spread over it: their medians tell as much."""
+"""Photographs measured per upload, spread evenly: their medians are as informative."""
 _PAGE = 100
 
 
@@ -55,7 +55,7 @@ class Baseline(NamedTuple):
     rates: list[float]
 
 
-def sampled(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+def sample_measures(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Return the measures of photographs by feature, of ``SAMPLE`` at most, spread evenly."""
     step = max(1.0, len(rows) / SAMPLE)
     chosen = [rows[int(at * step)] for at in range(min(len(rows), SAMPLE))]
@@ -66,15 +66,15 @@ def sampled(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 class History:
     """Entries in a database, the newest ``keep`` of each owner."""
 
-    def __init__(self, database: Database, *, keep: int = KEPT) -> None:
+    def __init__(self, database: Database, *, keep: int = MAX_ENTRIES) -> None:
         self._database = database
         self._keep = keep
 
-    async def unnoted(self, kind: str) -> list[str]:
+    async def unrecorded(self, kind: str) -> list[str]:
         """Return the ids of the jobs of a kind that are done and have no entry of that end.
 
-        Those that ended before all that is kept of an owner with ``keep`` entries had theirs: it
-        went, and another would go at once.
+        Jobs that ended before the oldest entry of an owner with ``keep`` entries are left out:
+        their entries were deleted, and new ones would be deleted immediately.
         """
         entry = sa.exists().where(ENTRIES.c.id == JOBS.c.id, ENTRIES.c.at == JOBS.c.finished_at)
         oldest = _newest(ENTRIES.c.owner == JOBS.c.owner, self._keep - 1).correlate(JOBS)
@@ -86,14 +86,14 @@ class History:
             return list(found.scalars())
 
     async def running(self, kind: str) -> int:
-        """Return how many jobs of a kind run now, on every server of this database."""
+        """Return how many jobs of a kind are running, on all servers of this database."""
         query = sa.select(sa.func.count()).select_from(JOBS)
         async with self._database.read() as connection:
             running = query.where(JOBS.c.kind == kind, JOBS.c.state == "running")
             return int(await connection.scalar(running) or 0)
 
     async def find(self, entry: str, at: float | None = None) -> Entry | None:
-        """Return an entry, if it is there; with ``at`` only the one of that end."""
+        """Return an entry or None; with ``at`` only the one of that end."""
         query = sa.select(ENTRIES).where(ENTRIES.c.id == entry)
         if at is not None:
             query = query.where(ENTRIES.c.at == at)
@@ -102,12 +102,12 @@ class History:
         return None if row is None else _entry(row)
 
     async def baseline(self, owner: str, but: str = "") -> Baseline:
-        """Return the newest data sets that an owner's reconstructions were made of."""
+        """Return the newest data sets of an owner's reconstructions."""
         query = (
             sa.select(ENTRIES.c.measures, ENTRIES.c.registration_rate)
             .where(ENTRIES.c.owner == owner, ENTRIES.c.kind == RECONSTRUCTION, ENTRIES.c.id != but)
             .order_by(ENTRIES.c.at.desc(), ENTRIES.c.id)
-            .limit(LOOKED_AT)
+            .limit(MAX_BASELINE)
         )
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
@@ -115,9 +115,9 @@ class History:
         return Baseline(measures, [rate for _, rate in rows if rate is not None])
 
     async def add(self, entry: Entry) -> bool:
-        """Keep an entry. One of an earlier end is replaced.
+        """Add an entry, replacing one of an earlier end.
 
-        False when it is there already, and when it is older than all that is kept.
+        Returns False when it exists already, and when it is older than all kept entries.
         """
         values = msgspec.structs.asdict(entry)
         texts = {name: msgspec.json.encode(values[name]).decode() for name in _JSON}
@@ -126,14 +126,14 @@ class History:
                 earlier = (ENTRIES.c.id == entry.id, ENTRIES.c.at != entry.at)
                 await connection.execute(sa.delete(ENTRIES).where(*earlier))
                 await connection.execute(sa.insert(ENTRIES).values(**{**values, **texts}))
-                await connection.execute(_too_many(entry.owner, self._keep))
+                await connection.execute(_delete_surplus(entry.owner, self._keep))
                 left = sa.select(ENTRIES.c.id).where(ENTRIES.c.id == entry.id)
                 return await connection.scalar(left) is not None
         except sa.exc.IntegrityError:
             return False
 
     async def entries(self, owner: str | None) -> AsyncIterator[Entry]:
-        """Yield the entries of an owner, or of everybody, the oldest first."""
+        """Yield the entries of an owner, or of all, the oldest first."""
         query = sa.select(ENTRIES).order_by(ENTRIES.c.at, ENTRIES.c.id).limit(_PAGE)
         if owner is not None:
             query = query.where(ENTRIES.c.owner == owner)
@@ -149,21 +149,21 @@ class History:
 
 
 class Cooldown:
-    """Who may trigger a DAG: one run in so many seconds, whichever server asks."""
+    """Limits a DAG to one run in so many seconds, across all servers."""
 
     def __init__(self, database: Database, seconds: float) -> None:
         self._database = database
         self._seconds = seconds
 
     async def claim(self, dag: str, run: str, now: float) -> str:
-        """Take the turn for a run; return the earlier one that still counts, "" for none."""
+        """Claim a run; return the earlier one if its cooldown has not passed, else ""."""
         while True:
             try:
-                return await self._claimed(dag, run, now)
-            except sa.exc.IntegrityError:  # another server's was the first of all
+                return await self._try_claim(dag, run, now)
+            except sa.exc.IntegrityError:  # another server inserted the first claim
                 continue
 
-    async def _claimed(self, dag: str, run: str, now: float) -> str:
+    async def _try_claim(self, dag: str, run: str, now: float) -> str:
         fresh = {"run": run, "at": now}
         mine = RETRAININGS.c.dag == dag
         async with self._database.begin() as connection:
@@ -172,14 +172,14 @@ class Cooldown:
             if row is None:
                 await connection.execute(sa.insert(RETRAININGS).values(dag=dag, **fresh))
                 return ""
-            # One that lies in the future is of a clock that was set back since.
+            # A time in the future means that the clock was set back since.
             if 0 <= now - row["at"] < self._seconds:
                 return str(row["run"])
             await connection.execute(sa.update(RETRAININGS).where(mine).values(**fresh))
         return ""
 
-    async def give_up(self, dag: str, run: str) -> None:
-        """Forget a claim whose run did not begin."""
+    async def release(self, dag: str, run: str) -> None:
+        """Delete a claim whose run did not start."""
         mine = (RETRAININGS.c.dag == dag, RETRAININGS.c.run == run)
         async with self._database.begin() as connection:
             await connection.execute(sa.delete(RETRAININGS).where(*mine))
@@ -188,14 +188,14 @@ class Cooldown:
 _JSON = ("measures", "report")
 
 
-def _too_many(owner: str, keep: int) -> sa.Delete:
-    """Return what removes the entries of an owner but for the newest ``keep``."""
+def _delete_surplus(owner: str, keep: int) -> sa.Delete:
+    """Return the statement that deletes an owner's entries except the newest ``keep``."""
     mine = ENTRIES.c.owner == owner
     return sa.delete(ENTRIES).where(mine, ENTRIES.c.at <= _newest(mine, keep).scalar_subquery())
 
 
 def _newest(mine: sa.ColumnElement[bool], number: int) -> sa.Select[tuple[float]]:
-    """Return the time of an owner's newest entry but for ``number`` newer ones."""
+    """Return the time of an owner's newest entry, skipping ``number`` newer ones."""
     newest = sa.select(ENTRIES.c.at).where(mine).order_by(ENTRIES.c.at.desc())
     return newest.offset(number).limit(1)
 

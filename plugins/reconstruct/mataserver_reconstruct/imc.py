@@ -1,8 +1,8 @@
-"""The score of the Image Matching Challenge 2025, against poses that are known.
+"""The score of the Image Matching Challenge 2025, against known poses.
 
-A submission's scenes are matched with the true ones; the camera centres of each are laid over the
-true ones by the best similarity, and those within thresholds count. The harmonic mean of that
-accuracy (mAA) and of how pure the scenes are (clusterness) is the score.
+A submission's scenes are matched with the true ones; the camera centers of each are aligned with
+the true ones by the best similarity, and those within thresholds count. The score is the harmonic
+mean of that accuracy (mAA) and of the scenes' purity (clusterness).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     Places = NDArray[np.float64]
 
 SKIPPED = 2
-"""Thresholds at the begin of a list that do not count."""
+"""Thresholds at the start of a list that do not count."""
 
-_FIXED = 3  # a similarity fits three cameras exactly, so they prove nothing
+_FIXED = 3  # a similarity fits three cameras exactly, so they do not count
 _MOST_TRIPLETS = 20_000
 
 
@@ -40,14 +40,14 @@ class Score(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A photograph's scene and camera centre ``[3]``; nan without a pose."""
+    """A photograph's scene and camera center ``[3]``; nan without a pose."""
 
     scene: str
     centre: Places
 
 
 def read(text: str) -> dict[str, Row]:
-    """Return a CSV's photographs by name. Raises ``KeyError`` or ``ValueError`` for another."""
+    """Return a CSV's photographs by name; raise ``KeyError`` or ``ValueError`` if malformed."""
     rows = {}
     for line in csv.DictReader(io.StringIO(text)):
         rotation = np.array(line["rotation_matrix"].split(";"), float).reshape(3, 3)
@@ -100,7 +100,7 @@ def _hits(
     truth: Mapping[str, Row],
     steps: Sequence[float],
 ) -> float:
-    """Return how many cameras lie within each threshold, less the three that always do, summed."""
+    """Return the cameras within each threshold, summed, less the three that always are."""
     posed = sorted(name for name in names if np.isfinite(found[name].centre).all())
     if len(posed) < _FIXED:
         return 0.0
@@ -129,14 +129,14 @@ def _within(errors: Places, own: Places, true: Places, step: float) -> int:
 
 
 def _distances(own: Places, true: Places, at: list[int]) -> Places:
-    """Return how far each camera is off when those at ``at`` are laid over the true ones."""
+    """Return each camera's distance when those at ``at`` are aligned with the true ones."""
     turn, shift, scale = similarity(own[at], true[at])
     distances: Places = np.linalg.norm(scale * own @ turn.T + shift - true, axis=1)
     return distances
 
 
 def similarity(own: Places, true: Places) -> tuple[Places, Places, float]:
-    """Return rotation, shift and scale that take places to others best (Umeyama 1991)."""
+    """Return the best rotation, shift and scale from positions to others (Umeyama 1991)."""
     middle, target = own.mean(axis=0), true.mean(axis=0)
     left, strength, right = np.linalg.svd((true - target).T @ (own - middle))
     sign = np.ones(3)

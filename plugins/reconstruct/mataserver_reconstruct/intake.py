@@ -1,4 +1,4 @@
-"""What a job is given: archives, folders and files become a list of named photographs."""
+"""Reads a job's input: archives, folders and files become a list of named photographs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Source(NamedTuple):
     is_archive: bool
 
 
-def survey(folder: Path, limits: Limits) -> tuple[list[Source], list[str]]:
-    """Check an input and return its sources and the paths of its photographs, in their order.
+def list_photos(folder: Path, limits: Limits) -> tuple[list[Source], list[str]]:
+    """Check an input and return its sources and the paths of its photographs, in order.
 
     Raises ``BadRequest`` for an archive that is refused, too many photographs, and none.
     """
@@ -49,21 +49,21 @@ def survey(folder: Path, limits: Limits) -> tuple[list[Source], list[str]]:
 
 
 def read(sources: list[Source], limits: Limits) -> Iterator[bytes]:
-    """Yield the bytes of the photographs that ``survey`` told, in its order, one by one."""
+    """Yield the bytes of the photographs of ``list_photos``, in its order, one by one."""
     for source in sources:
         if source.is_archive:
             for _, data in archive.pictures(source.path, limits):
                 yield data
         elif source.path.stat().st_size > limits.max_image_bytes:
-            yield b""  # told as a photograph that cannot be read: a folder's others still can
+            yield b""  # reported as unreadable: the other photographs of a folder can still be used
         else:
             yield source.path.read_bytes()
 
 
-def told_names(paths: list[str]) -> list[str]:
-    """Return the names under which photographs are told, each once.
+def unique_names(paths: list[str]) -> list[str]:
+    """Return unique names for photographs.
 
-    A file's own name, where all differ; of those that collide, the path.
+    A file's own name where it is unique, else its path.
     """
     own = [PurePosixPath(path).name for path in paths]
     count = Counter(own)
@@ -79,15 +79,15 @@ def told_names(paths: list[str]) -> list[str]:
     return names
 
 
-def natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Return a key that sorts names as people do: a.jpg, a2.jpg, a10.jpg, whatever the case."""
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return a key for natural sorting: a.jpg, a2.jpg, a10.jpg, ignoring case."""
     parts = re.split(r"(\d+)", re.sub(r"\.[^./]*$", "", name).casefold())
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
 def _sources(folder: Path) -> Iterator[Source]:
-    """Yield what lies in a folder and below, by name: archives and photographs."""
-    for path in sorted(_walk(folder), key=lambda path: natural(str(path.relative_to(folder)))):
+    """Yield the archives and photographs in a folder and below, by name."""
+    for path in sorted(_walk(folder), key=lambda path: natural_key(str(path.relative_to(folder)))):
         name = path.relative_to(folder).as_posix()
         if archive.is_picture(name):
             yield Source(path, name, is_archive=False)

@@ -1,4 +1,4 @@
-"""What the pipeline needs of a job, whoever runs it."""
+"""The interface of a job that the pipeline uses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 class Job(Protocol):
-    """One job as its function sees it.
+    """One job, as seen by its function.
 
-    ``input`` holds what was uploaded, ``work`` what a later attempt goes on with, ``output`` the
-    files of the result. ``spec`` is a ``Spec`` or its JSON values, ``settings`` are the operator's:
-    JSON values of ``Matchers``, None for their defaults.
+    ``input`` holds the upload, ``work`` the state that a later attempt continues from, ``output``
+    the files of the result. ``spec`` is a ``Spec`` or its JSON values, ``settings`` are the
+    operator's: JSON values of ``Matchers``, None for their defaults.
     """
 
     id: str
@@ -22,18 +22,18 @@ class Job(Protocol):
 
     @property
     def input(self) -> Path:
-        """What the job was given."""
+        """The folder of the job's input."""
 
     @property
     def work(self) -> Path:
-        """What is kept from attempt to attempt."""
+        """The folder that is kept between attempts."""
 
     @property
     def output(self) -> Path:
-        """The files of the result."""
+        """The folder of the result's files."""
 
     def report(self, stage: str, done: float = ..., total: float = ..., message: str = ...) -> None:
-        """Tell how far a stage is. Raises when the job is to stop."""
+        """Report the progress of a stage. Raises when the job is to stop."""
 
     def check(self) -> None:
         """Raise when the job is to stop."""

@@ -1,4 +1,4 @@
-"""How far a job is, and what it found."""
+"""The status of a job, and its results."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from mataserver import Context
     from mataserver_jobs.record import Record
-    from mataserver_reconstruct.lookup import Lookup
-    from mataserver_reconstruct.served import Served
+    from mataserver_reconstruct.lookup import JobLookup
+    from mataserver_reconstruct.service_parts import ServiceParts
 
 JSON = "application/json"
 
@@ -22,7 +22,7 @@ JSON = "application/json"
 class JobRoutes:
     """The handlers."""
 
-    def __init__(self, ctx: Context, lookup: Lookup, service: Served) -> None:
+    def __init__(self, ctx: Context, lookup: JobLookup, service: ServiceParts) -> None:
         self._ctx = ctx
         self._lookup = lookup
         self._service = service
@@ -41,28 +41,28 @@ class JobRoutes:
         ]  # fmt: skip
 
     async def status(self, request: web.Request) -> web.Response:
-        """Answer how far a job is."""
+        """Answer with the status of a job."""
         record = await self._lookup.job(request)
         report: dict[str, Any] = {}
         if record.state == "done":
-            with contextlib.suppress(MataError):  # what is not known yet is no drift
-                report = (await self._service.chronicle.note(record)).report
+            with contextlib.suppress(MataError):  # without a report there is no drift
+                report = (await self._service.recorder.record(record)).report
         told = views.status(record, await self._lookup.figures(record), report)
         return self._ctx.http.respond(told, request=request)
 
     async def clusters(self, request: web.Request) -> web.Response:
         """Answer with the models of a job."""
-        _, figures = await self._lookup.ended(request)
+        _, figures = await self._lookup.ended_job(request)
         return self._ctx.http.respond(views.clusters(figures), request=request)
 
     async def insights(self, request: web.Request) -> web.Response:
-        """Answer with what a job found, and its drift."""
-        record, figures = await self._lookup.ended(request)
+        """Answer with a job's results and its drift."""
+        record, figures = await self._lookup.ended_job(request)
         told = views.insights(figures, await self._report(record))
         return self._ctx.http.respond(told, request=request)
 
     async def _report(self, record: Record) -> dict[str, Any]:
-        """Return the drift report of a job; one that was stopped is compared with nothing."""
+        """Return the drift report of a job; an empty one if it was stopped."""
         if record.state == "done":
-            return (await self._service.chronicle.note(record)).report
-        return self._service.chronicle.nothing
+            return (await self._service.recorder.record(record)).report
+        return self._service.recorder.empty_report

@@ -1,4 +1,4 @@
-"""The kind of jobs ``reconstruct``."""
+"""The job kind ``reconstruct``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 NAME = "reconstruct"
 ARCHIVE = "photos.zip"
-"""The file of a job's input that was sent."""
-_ROOM = 4_000_000  # bytes: COLMAP says that it cannot write, and not why
+"""The name of the uploaded file in a job's input."""
+_ROOM = 4_000_000  # bytes: COLMAP reports that it cannot write, and not why
 
 
-class Order(Spec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReconstructionSpec(Spec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job: ``file`` is what the client called its archive, ``images`` what was found in it."""
 
     file: str = ""
@@ -28,15 +28,15 @@ class Order(Spec, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def reconstruct(job: Job) -> dict[str, Any]:
-    """Reconstruct what was sent; return the figures.
+    """Reconstruct the uploaded photographs; return the figures.
 
-    Raises ``MataError`` for what no other attempt would change: an input that is refused, and a
-    disk that is full.
+    Raises ``MataError`` for errors that another attempt would not change: an input that is refused,
+    and a full disk.
     """
-    from mataserver_reconstruct import pipeline  # brings COLMAP: in the job's process alone
+    from mataserver_reconstruct import pipeline  # imports COLMAP: in the job's process only
 
-    asked = job.spec.items()
-    job.spec = {name: value for name, value in asked if name in Spec.__struct_fields__}
+    fields = job.spec.items()
+    job.spec = {name: value for name, value in fields if name in Spec.__struct_fields__}
     try:
         return pipeline.run(job)
     except (OSError, RuntimeError) as error:
@@ -49,9 +49,9 @@ def reconstruct(job: Job) -> dict[str, Any]:
 KIND = JobKind(
     name=NAME,
     run=reconstruct,
-    spec=Order,
+    spec=ReconstructionSpec,
     stages=STAGES,
     memory_mb=1_500,
-    grace=60.0,  # in which a job that is cancelled writes what it had reached
+    grace=60.0,  # for a cancelled job to write its partial result
     fixed=frozenset({"limits", "file", "images"}),
 )

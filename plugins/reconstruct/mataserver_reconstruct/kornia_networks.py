@@ -1,4 +1,4 @@
-"""DISK and ALIKED with LightGlue, and LoFTR, as kornia has them."""
+"""DISK and ALIKED with LightGlue, and LoFTR, from kornia."""
 
 from __future__ import annotations
 
@@ -14,93 +14,94 @@ from kornia.feature import ALIKED, DISK, LightGlue, LoFTR
 
 from mataserver import Unavailable
 from mataserver_reconstruct import weights
-from mataserver_reconstruct.networks import Features, Places
+from mataserver_reconstruct.networks import Features, PairMatches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.weights import Checkpoint, Two
+    from mataserver_reconstruct.weights import Checkpoint, DetectorAndMatcher
 
 _SIDE = 1_024
 _ALIKED = ("aliked-n16", "aliked-n32", "aliked-t16")
-_EARLIER = re.compile(r"^(self|cross)_attn\.(\d+)")
-"""How the authors' own files name the layers."""
+_ORIGINAL_NAME = re.compile(r"^(self|cross)_attn\.(\d+)")
+"""The authors' own names of the layers."""
 
 
-class Glued(ABC):
-    """A network that finds features, matched by LightGlue."""
+class LightGlueNetwork(ABC):
+    """A feature network whose features are matched by LightGlue."""
 
     side = _SIDE
     of_pairs = False
 
-    def __init__(self, needs: Two, most: int) -> None:
+    def __init__(self, needs: DetectorAndMatcher, most: int) -> None:
         self._most = most
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._finder = self.finder(_state(needs.features), most).to(self._device)
+        self._detector = self.create_detector(_state(needs.features), most).to(self._device)
         self._matcher = _light_glue(_state(needs.matcher)).to(self._device)
 
     @abstractmethod
-    def finder(self, state: dict[str, torch.Tensor], most: int) -> Any:
-        """Return the network that finds features, with its weights."""
+    def create_detector(self, state: dict[str, torch.Tensor], most: int) -> Any:
+        """Return the feature network with its weights."""
 
     @abstractmethod
-    def found(self, shown: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return places, scores and descriptors in a picture ``[1, 3, H, W]``, 0 to 1."""
+    def detect(self, shown: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return positions, scores and descriptors in a picture ``[1, 3, H, W]``, 0 to 1."""
 
     def find(self, pixels: NDArray[np.uint8]) -> Features:
         """Return the features of a picture, uint8 ``[H, W, 3]``."""
         shown = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)[None].float() / 255
-        xy, score, descriptors = (each.float().cpu().numpy() for each in self.found(shown))
+        xy, score, descriptors = (each.float().cpu().numpy() for each in self.detect(shown))
         return Features(xy, np.array(pixels.shape[1::-1], np.float32), score, descriptors)
 
     def match(self, first: Features, second: Features) -> NDArray[np.uint32]:
-        """Return matches: places in the features of both, ``[m, 2]``."""
-        told = self._matcher({"image0": self._given(first), "image1": self._given(second)})
+        """Return matches: indices in the features of both, ``[m, 2]``."""
+        told = self._matcher({"image0": self._inputs(first), "image1": self._inputs(second)})
         return np.asarray(told["matches"][0].cpu().numpy().reshape(-1, 2), np.uint32)
 
-    def _given(self, features: Features) -> dict[str, torch.Tensor]:
+    def _inputs(self, features: Features) -> dict[str, torch.Tensor]:
         named = {"keypoints": features.xy, "descriptors": features.descriptors}
         named["image_size"] = features.size
         return {name: torch.from_numpy(each)[None].to(self._device) for name, each in named.items()}
 
 
-class Disk(Glued):
+class Disk(LightGlueNetwork):
     """DISK."""
 
-    def finder(self, state: dict[str, torch.Tensor], _most: int) -> Any:
+    def create_detector(self, state: dict[str, torch.Tensor], _most: int) -> Any:
         """Return DISK with its weights."""
-        return _fitted(DISK(), state)
+        return _with_weights(DISK(), state)
 
-    def found(self, shown: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return places, scores and descriptors in a picture."""
-        (told,) = self._finder(shown, n=self._most, pad_if_not_divisible=True)
+    def detect(self, shown: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return positions, scores and descriptors in a picture."""
+        (told,) = self._detector(shown, n=self._most, pad_if_not_divisible=True)
         return told.keypoints, told.detection_scores, told.descriptors
 
 
-class Aliked(Glued):
-    """ALIKED, of whichever size the weights are."""
+class Aliked(LightGlueNetwork):
+    """ALIKED, in the size of the weights."""
 
-    def finder(self, state: dict[str, torch.Tensor], most: int) -> Any:
+    def create_detector(self, state: dict[str, torch.Tensor], most: int) -> Any:
         """Return ALIKED with its weights."""
         for name in _ALIKED:
             made = ALIKED(name, max_num_keypoints=most)
             if _fits(made, state):
-                return _fitted(made, state)
-        raise _other()
+                return _with_weights(made, state)
+        raise _wrong_weights()
 
-    def found(self, shown: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return places, scores and descriptors in a picture."""
-        (told,) = self._finder(shown)
+    def detect(self, shown: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return positions, scores and descriptors in a picture."""
+        (told,) = self._detector(shown)
         return told.keypoints, told.keypoint_scores, told.descriptors
 
 
 class Loftr:
     """LoFTR with the weights for outdoors, or the first ones for indoors.
 
-    Its places count from the corner of the upper left pixel: it was trained on COLMAP's cameras.
+    Its positions are relative to the corner of the upper left pixel: it was trained on COLMAP's
+    cameras.
     """
 
-    side = 640  # what it compares grows by the fourth power
+    side = 640  # the number of comparisons grows by the fourth power
     of_pairs = True
 
     def __init__(self, needs: Checkpoint, _most: int) -> None:
@@ -108,13 +109,13 @@ class Loftr:
         state = {
             name.removeprefix("matcher."): each for name, each in _state(needs.weights).items()
         }
-        self._network = _fitted(LoFTR(None), state).to(self._device)
+        self._network = _with_weights(LoFTR(None), state).to(self._device)
 
-    def match_pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Places:
+    def match_pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> PairMatches:
         """Return the matches of two pictures, uint8 ``[H, W, 3]`` each."""
         told = self._network({"image0": self._grey(first), "image1": self._grey(second)})
         names = ("keypoints0", "keypoints1", "confidence")
-        return Places(*(told[name].float().cpu().numpy() for name in names))
+        return PairMatches(*(told[name].float().cpu().numpy() for name in names))
 
     def _grey(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -122,9 +123,9 @@ class Loftr:
 
 
 def _light_glue(state: dict[str, torch.Tensor]) -> Any:
-    """Return LightGlue of the size that its weights have."""
+    """Return LightGlue in the size of its weights."""
     named = {
-        _EARLIER.sub(r"transformers.\2.\1_attn", name.removeprefix("matcher.")): each
+        _ORIGINAL_NAME.sub(r"transformers.\2.\1_attn", name.removeprefix("matcher.")): each
         for name, each in state.items()
     }
     try:
@@ -134,8 +135,8 @@ def _light_glue(state: dict[str, torch.Tensor]) -> Any:
         )
         entered = named.get("input_proj.weight")
     except KeyError:
-        raise _other() from None
-    nothing: Any = None  # of the library's own weights, which it would fetch
+        raise _wrong_weights() from None
+    nothing: Any = None  # otherwise the library downloads its own weights
     made = LightGlue(
         nothing,
         input_dim=width if entered is None else entered.shape[1],
@@ -143,26 +144,26 @@ def _light_glue(state: dict[str, torch.Tensor]) -> Any:
         num_heads=width // (2 * inner.shape[0]),
         n_layers=sum(name.endswith("final_proj.weight") for name in named),
     )
-    return _fitted(made, named)
+    return _with_weights(made, named)
 
 
 def _fits(network: Any, state: dict[str, torch.Tensor]) -> bool:
-    """Whether weights are those of a network: each parameter is there, in its shape."""
+    """Whether the weights fit a network: every parameter exists, in its shape."""
     own = dict(network.named_parameters())
     return all(name in state and state[name].shape == each.shape for name, each in own.items())
 
 
-def _fitted(network: Any, state: dict[str, torch.Tensor]) -> Any:
-    """Return a network with its weights. Raises ``Unavailable`` for those of another."""
+def _with_weights(network: Any, state: dict[str, torch.Tensor]) -> Any:
+    """Return a network with its weights. Raises ``Unavailable`` for those of another network."""
     if not _fits(network, state):
-        raise _other()
+        raise _wrong_weights()
     network.load_state_dict(state, strict=False)  # buffers that are derived may be missing
     return network.eval()
 
 
 def _state(place: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a file, by name. Raises ``Unavailable``."""
-    path = weights.found(place)
+    path = weights.locate(place)
     if path is None or not path.is_file():
         raise Unavailable("its weights are not on this machine")
     try:
@@ -174,5 +175,5 @@ def _state(place: str) -> dict[str, torch.Tensor]:
     return {name: each for name, each in held.items() if isinstance(each, torch.Tensor)}
 
 
-def _other() -> Unavailable:
+def _wrong_weights() -> Unavailable:
     return Unavailable("its weights are of another network")

@@ -1,9 +1,8 @@
-"""A model set upright: z is up and the ground, where one is seen, is at z = 0.
+"""Levels a model: z is up and the ground, if visible, is at z = 0.
 
-Structure from motion knows no gravity. People hold cameras level far more often than rolled, so
-the direction to which all cameras' right axes are at right angles is up; where all look the same
-way, the mean of their up axes is. A plane that holds much of the cloud and is nearly level makes
-it exact.
+Structure from motion has no gravity. People hold cameras level far more often than rolled, so up is
+the direction perpendicular to all cameras' right axes; where all look the same way, it is the mean
+of their up axes. A plane that holds much of the cloud and is nearly level refines it.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-_SPREAD = 0.15  # of the right axes: with less, they leave up open
+_SPREAD = 0.15  # of the right axes: with less, they do not determine up
 _TILT = np.cos(np.radians(15))
 _DRAWS = 400
-_SHARE = 0.15  # of the points that a ground holds at least
+_SHARE = 0.15  # the least share of the points on a ground
 _THICK = 0.01  # of the cloud's extent: how thick a plane is
 
 
@@ -35,7 +34,7 @@ def extent(xyz: NDArray[np.float64]) -> float:
 
 
 def up(rotations: NDArray[np.float64]) -> Vector:
-    """Return the unit vector that is up by the cameras' rotations ``[n, 3, 3]``."""
+    """Return the unit vector that is up according to the cameras' rotations ``[n, 3, 3]``."""
     mean = -rotations[:, 1].mean(axis=0)
     right = rotations[:, 0]
     _, strength, axes = np.linalg.svd(right, full_matrices=True)
@@ -45,8 +44,8 @@ def up(rotations: NDArray[np.float64]) -> Vector:
     return _unit(mean)
 
 
-def levelled(model: Model, seed: int) -> Model:
-    """Return a model whose z axis is up, over its ground and about its middle."""
+def level_model(model: Model, seed: int) -> Model:
+    """Return a model with z up, its ground at 0 and its middle at the origin."""
     if not model.views or not len(model.xyz):
         return model
     normal = up(np.array([view.rotation for view in model.views]))
@@ -58,13 +57,14 @@ def levelled(model: Model, seed: int) -> Model:
     height = found[1] if found is not None else float(normal @ middle)
     shift = -(turn @ middle)
     shift[2] = -height
-    return model.moved(turn, shift, 1.0)
+    return model.transformed(turn, shift, 1.0)
 
 
 def ground(model: Model, normal: Vector, seed: int) -> tuple[Vector, float] | None:
     """Return the plane under the cameras, unit normal and offset ``n @ x``, or None.
 
-    It is nearly level by ``normal``, holds enough of the cloud, and has few points below it.
+    It is nearly perpendicular to ``normal``, holds enough of the cloud, and has few points below
+    it.
     """
     xyz, rng = model.xyz, np.random.default_rng(seed)
     thick = _THICK * extent(xyz)
@@ -80,10 +80,10 @@ def ground(model: Model, normal: Vector, seed: int) -> tuple[Vector, float] | No
         held = int((np.abs(above) < thick).sum())
         if held > best_held and (above < -3 * thick).mean() < 0.1:
             best, best_held = (tried, float(tried @ xyz[first])), held
-    return None if best is None else _refined(xyz, best, thick)
+    return None if best is None else _refine(xyz, best, thick)
 
 
-def _refined(xyz: Vector, plane: tuple[Vector, float], thick: float) -> tuple[Vector, float]:
+def _refine(xyz: Vector, plane: tuple[Vector, float], thick: float) -> tuple[Vector, float]:
     normal, offset = plane
     near = xyz[np.abs(xyz @ normal - offset) < thick]
     middle = near.mean(axis=0)
@@ -93,7 +93,7 @@ def _refined(xyz: Vector, plane: tuple[Vector, float], thick: float) -> tuple[Ve
 
 
 def _to_z(normal: Vector) -> NDArray[np.float64]:
-    """Return the smallest turn that takes a unit vector to (0, 0, 1)."""
+    """Return the smallest rotation that takes a unit vector to (0, 0, 1)."""
     axis = np.cross(normal, [0.0, 0.0, 1.0])
     if normal[2] < -0.999_999:
         return np.diag([1.0, -1.0, -1.0])

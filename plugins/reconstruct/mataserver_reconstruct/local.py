@@ -1,4 +1,4 @@
-"""A job without a server: folders, and a way to tell and to be stopped."""
+"""A job without a server: folders, a progress callback, and a stop flag."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Stopped(BaseException):
+class JobStopped(BaseException):
     """Raised at the next report of a job that is to stop."""
 
 
 class LocalJob:
     """One reconstruction on this machine.
 
-    ``told`` gets stage, done, total and message. ``stop`` may be called by any thread.
+    ``progress`` gets stage, done, total and message. ``stop`` may be called by any thread.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class LocalJob:
         folder: Path,
         source: Path,
         spec: Any,
-        told: Callable[[str, float, float, str], None] = lambda *_: None,
+        progress: Callable[[str, float, float, str], None] = lambda *_: None,
         name: str = "local",
         settings: Any = None,
     ) -> None:
@@ -35,23 +35,23 @@ class LocalJob:
         self.input = source
         self.work = folder / "work"
         self.output = folder
-        self._told = told
+        self._progress = progress
         self._stop = threading.Event()
         self.work.mkdir(parents=True, exist_ok=True)
 
     def stop(self) -> None:
-        """Have the job stop at its next step."""
+        """Make the job stop at its next step."""
         self._stop.set()
 
     def report(self, stage: str, done: float = 0.0, total: float = 1.0, message: str = "") -> None:
-        """Tell how far a stage is. Raises ``Stopped`` when the job is to stop."""
+        """Report the progress of a stage. Raises ``JobStopped`` when the job is to stop."""
         self.check()
-        self._told(stage, done, total, message)
+        self._progress(stage, done, total, message)
 
     def check(self) -> None:
-        """Raise ``Stopped`` when the job is to stop."""
+        """Raise ``JobStopped`` when the job is to stop."""
         if self._stop.is_set():
-            raise Stopped
+            raise JobStopped
 
     @property
     def stopping(self) -> bool:

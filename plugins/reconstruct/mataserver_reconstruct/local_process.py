@@ -1,6 +1,6 @@
-"""The process of the command's reconstruction: what is asked on stdin, how far it is on stdout.
+"""The process of the command's reconstruction: reads a request on stdin, writes progress to stdout.
 
-COLMAP is native code: what it crashes on takes this process, and not the one that tells about it.
+COLMAP is native code: a crash of it ends this process, and not the command that reports it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from msgspec import Struct
 
 import mataserver_reconstruct
 from mataserver import MataError
-from mataserver_reconstruct.local import LocalJob, Stopped
+from mataserver_reconstruct.local import JobStopped, LocalJob
 
 
-class Order(Struct):
-    """What the process is told first."""
+class ProcessRequest(Struct):
+    """The first line of stdin."""
 
     folder: str
     source: str
@@ -29,8 +29,8 @@ class Order(Struct):
     settings: dict[str, Any] = {}
 
 
-class Step(Struct, tag="step"):
-    """How far a stage is."""
+class ProgressMessage(Struct, tag="step"):
+    """The progress of a stage."""
 
     stage: str
     done: float
@@ -38,55 +38,55 @@ class Step(Struct, tag="step"):
     message: str
 
 
-class End(Struct, tag="end"):
-    """How it ended: done, refused or stopped; the figures, or why not."""
+class EndMessage(Struct, tag="end"):
+    """How it ended: done, refused or stopped; with the figures, or the reason."""
 
     how: str
     figures: dict[str, Any] = {}
     why: str = ""
 
 
-Line = Step | End
+Message = ProgressMessage | EndMessage
 
 
 def main() -> None:
-    """Run what the first line of stdin asks; its end stops it."""
-    order = msgspec.json.decode(sys.stdin.readline(), type=Order)
+    """Run the request in the first line of stdin; the end of stdin stops it."""
+    request = msgspec.json.decode(sys.stdin.readline(), type=ProcessRequest)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what libraries print is no line of ours
+    os.dup2(2, 1)  # libraries' output must not mix with the messages
 
-    def tell(line: Line) -> None:
+    def send(line: Message) -> None:
         try:
             out.write(msgspec.json.encode(line) + b"\n")
-        except BrokenPipeError:  # who waited for us is gone: what was reached is still written
+        except BrokenPipeError:  # the command is gone: stop, which still writes the partial result
             job.stop()
 
     job = LocalJob(
-        Path(order.folder),
-        Path(order.source),
-        order.spec,
-        lambda *told: tell(Step(*told)),
-        settings=order.settings,
+        Path(request.folder),
+        Path(request.source),
+        request.spec,
+        lambda *told: send(ProgressMessage(*told)),
+        settings=request.settings,
     )
-    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, for whoever waits for us
+    for number in (signal.SIGINT, signal.SIGHUP):  # from the terminal: the command handles them
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: job.stop())
     threading.Thread(target=_watch, args=(job,), daemon=True).start()
-    tell(_ended(job))
+    send(_run(job))
 
 
-def _ended(job: LocalJob) -> End:
+def _run(job: LocalJob) -> EndMessage:
     try:
-        return End("done", mataserver_reconstruct.run(job))
-    except Stopped:
-        return End("stopped")
+        return EndMessage("done", mataserver_reconstruct.run(job))
+    except JobStopped:
+        return EndMessage("stopped")
     except MataError as error:
-        return End("refused", why=error.detail)
+        return EndMessage("refused", why=error.detail)
 
 
 def _watch(job: LocalJob) -> None:
-    """Stop the job when whoever waits for it is gone."""
-    while os.read(0, 4_096):  # not by sys.stdin, whose lock would be held when all ends
+    """Stop the job when the command that waits for it is gone."""
+    while os.read(0, 4_096):  # not by sys.stdin, whose lock would be held at exit
         pass
     job.stop()
 

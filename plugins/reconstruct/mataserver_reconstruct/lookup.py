@@ -1,4 +1,4 @@
-"""Which job a request asks for, and what it found."""
+"""Finds the job that a request names, and its results."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mataserver_jobs.record import Record
 
 
-class Lookup:
-    """Finds the jobs that requests name. Another's is not found."""
+class JobLookup:
+    """Finds the jobs that requests name. Other owners' jobs are not found."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -38,10 +38,10 @@ class Lookup:
             raise NotFound(f"Job not found: {record.id}")
         return record
 
-    async def ended(self, request: web.Request) -> tuple[Record, dict[str, Any]]:
-        """Return a job that has ended with its figures.
+    async def ended_job(self, request: web.Request) -> tuple[Record, dict[str, Any]]:
+        """Return an ended job with its figures.
 
-        Raises ``NotFound``, and ``Conflict`` for one that has not ended, or left no model.
+        Raises ``NotFound``, and ``Conflict`` for one that has not ended, or has no model.
         """
         record = await self.job(request)
         if not record.ended:
@@ -54,7 +54,7 @@ class Lookup:
         return record, figures
 
     async def figures(self, record: Record) -> dict[str, Any]:
-        """Return what a job found; of one that was stopped what it had reached, {} of others."""
+        """Return the figures of a job; of a stopped one the partial figures, {} of others."""
         if record.state == "done":
             return dict(record.result)
         if record.state == "cancelled":
@@ -62,7 +62,7 @@ class Lookup:
         return {}
 
     def _partial(self, job: str) -> dict[str, Any]:
-        with contextlib.suppress(NotFound, OSError):  # it left nothing, or goes just now
+        with contextlib.suppress(NotFound, OSError):  # no partial result, or just deleted
             found = self._desk.storage.file(job, RESULT)
             return dict(msgspec.json.decode(found.path.read_bytes()))
         return {}

@@ -1,77 +1,77 @@
-"""From verified pairs to models: COLMAP's mappings, one scene at a time."""
+"""Builds models from verified pairs with COLMAP's mappings, one scene at a time."""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from mataserver_reconstruct import averaging, database
-from mataserver_reconstruct.graph import MIN_INLIERS, bringing
+from mataserver_reconstruct import database, global_mapping
+from mataserver_reconstruct.graph import MIN_INLIERS, adds_photos
 from mataserver_reconstruct.native import pycolmap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.workspace import Workspace
 
 SMALLEST = 3
-"""Photographs of the smallest model: two have a depth, and nothing that confirms it."""
+"""Photographs of the smallest model: with two, nothing confirms the depths."""
 
 _SNAPSHOTS, _ATTEMPTS = 8, 4
 _ENOUGH = 0.95
-"""Part of a scene from which on nobody looks for more of it."""
-_AT_ONCE, _MATCHES = 300, 5_000_000
-"""Photographs of the largest scene that is mapped at once, and verified matches in all.
+"""The placed share of a scene from which no further attempt is made."""
+_MAX_GLOBAL_PHOTOS, _MAX_GLOBAL_MATCHES = 300, 5_000_000
+"""The limits of global mapping: photographs of a scene, and verified matches in all.
 
-Beyond, it takes too long: with 400,000 it took 1.6 s, with 4.7 million 43.
+Above these it takes too long: 400,000 matches took 1.6 s, 4.7 million took 43 s.
 """
 _NEAR = 4.0
-"""Degrees between the rays of the first pair, in the median: COLMAP's own is 16."""
+"""Degrees between the rays of the first pair, in the median: COLMAP's default is 16."""
 
 
-def build(study: Study, files: list[str], registered: Callable[[int], None]) -> list[Any]:
+def build(workspace: Workspace, files: list[str], registered: Callable[[int], None]) -> list[Any]:
     """Return the models of one scene, pycolmap's reconstructions, the largest first.
 
-    Which pair a mapping begins with decides how far it gets, and is drawn. One that placed less
-    than half is tried again with other draws, from pairs that COLMAP would not begin with, and the
-    best one counts: who walks straight on has no pair that stands far apart. Before that, a scene
-    of which the first attempt left some out, and not all, is mapped at once. ``registered`` is told
-    how many photographs have a place by now, at most. Raises what the job raises when it is to
-    stop; ``unfinished`` then has what was reached.
+    The first pair of a mapping decides how far it gets, and is random. One that placed less than
+    half is repeated with other seeds, from pairs that COLMAP would not start with, and the best one
+    counts: walking straight ahead gives no pair with a wide baseline. Before that, a scene of which
+    the first attempt placed some photographs, but not all, is mapped globally. ``registered`` gets
+    the number of photographs placed so far, at most. Raises what the job raises when it is to stop;
+    ``load_unfinished`` then returns the partial result.
     """
     best: list[Any] = []
     most = 0
 
-    def told(placed: int) -> None:
+    def report(placed: int) -> None:
         nonlocal most
         if placed > most:
             most = placed
             registered(placed)
 
     for attempt in range(_ATTEMPTS):
-        found = _once(study, files, attempt, told)
+        found = _map_incrementally(workspace, files, attempt, report)
         best = max(best, found, key=_placed)
-        if attempt == 0 and _may_gain(study, files, _placed(best)):
-            best = _better(best, _at_once(study, files))
-            told(_placed(best))
+        if attempt == 0 and _should_map_globally(workspace, files, _placed(best)):
+            best = _better(best, _map_globally(workspace, files))
+            report(_placed(best))
         if _placed(best) >= len(files) / 2:
             break
     return best
 
 
-def _may_gain(study: Study, files: list[str], placed: int) -> bool:
-    """Whether a scene is mapped at once, which is not for what has no model.
+def _should_map_globally(workspace: Workspace, files: list[str], placed: int) -> bool:
+    """Whether to map a scene globally; not one without a model.
 
-    Global mapping gives whoever only turned a place as well, anywhere.
+    Global mapping also places photographs of a rotated camera, arbitrarily.
     """
-    if not 0 < placed < _ENOUGH * len(files) or len(files) > _AT_ONCE:
+    if not 0 < placed < _ENOUGH * len(files) or len(files) > _MAX_GLOBAL_PHOTOS:
         return False
-    return database.verified(study) <= _MATCHES
+    return database.verified(workspace) <= _MAX_GLOBAL_MATCHES
 
 
 def _placed(models: list[Any]) -> int:
-    """Return the photographs of the largest model."""
+    """Return the number of photographs of the largest model."""
     return max((model.num_reg_images() for model in models), default=0)
 
 
@@ -85,19 +85,21 @@ def _files(models: list[Any]) -> set[str]:
     return {model.image(at).name for model in models for at in model.reg_image_ids()}
 
 
-def _at_once(study: Study, files: list[str]) -> list[Any]:
-    """Return the models of a global mapping, without what nothing holds."""
-    folder = _folder(study) / "at_once"
+def _map_globally(workspace: Workspace, files: list[str]) -> list[Any]:
+    """Return the models of a global mapping, without unconnected photographs."""
+    folder = _folder(workspace) / "at_once"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    found = [pycolmap.Reconstruction(path) for path in averaging.build(study, files, folder)]
-    return _sorted(averaging.held(model) for model in found)
+    found = [
+        pycolmap.Reconstruction(path) for path in global_mapping.build(workspace, files, folder)
+    ]
+    return _usable_models(global_mapping.keep_connected(model) for model in found)
 
 
-def _once(
-    study: Study, files: list[str], attempt: int, registered: Callable[[int], None]
+def _map_incrementally(
+    workspace: Workspace, files: list[str], attempt: int, registered: Callable[[int], None]
 ) -> list[Any]:
-    folder = _folder(study)
+    folder = _folder(workspace)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "snapshots").mkdir(parents=True)
     (folder / "models").mkdir()
@@ -107,46 +109,46 @@ def _once(
         nonlocal placed
         placed += number
 
-    found = study.native.call(
+    found = workspace.native.call(
         pycolmap.incremental_mapping,
-        study.database,
-        study.folder,
+        workspace.database,
+        workspace.folder,
         folder / "models",
-        options=_options(study, files, folder / "snapshots", attempt),
+        options=_options(workspace, files, folder / "snapshots", attempt),
         initial_image_pair_callback=lambda: count(2),
         next_image_callback=lambda: count(1),
-        beside=lambda: registered(min(placed, len(files))),  # in the main thread: it may stop
+        poll=lambda: registered(min(placed, len(files))),  # in the main thread: it may stop
     )
-    return _sorted(found.values())
+    return _usable_models(found.values())
 
 
-def unfinished(study: Study) -> list[Any]:
-    """Return what a mapping that was stopped had reached, the largest model first."""
-    folder = _folder(study)
+def load_unfinished(workspace: Workspace) -> list[Any]:
+    """Return the partial result of a stopped mapping, the largest model first."""
+    folder = _folder(workspace)
     found = [pycolmap.Reconstruction(path) for path in _written(folder / "models")]
     snapshots = _written(folder / "snapshots")
     if snapshots:
         found.append(pycolmap.Reconstruction(snapshots[-1]))
-    return _sorted(found)
+    return _usable_models(found)
 
 
-def _folder(study: Study) -> Path:
-    return study.work / "mapping"
+def _folder(workspace: Workspace) -> Path:
+    return workspace.work / "mapping"
 
 
 def _written(folder: Path) -> list[Path]:
-    """Return the folders that hold a whole model, the newest last."""
+    """Return the folders with complete models, the newest last."""
     if not folder.is_dir():
         return []
     whole = [path.parent for path in folder.glob("*/points3D.bin")]
     return sorted(whole, key=lambda path: path.stat().st_mtime_ns)
 
 
-def _sorted(models: Iterable[Any]) -> list[Any]:
+def _usable_models(models: Iterable[Any]) -> list[Any]:
     """Return the models that are large enough, the largest first.
 
-    COLMAP gives a smaller one, too, where it found no other, and of a camera that was only turned
-    one that hardly a point holds together.
+    COLMAP also returns a smaller one where it found no other, and one with hardly any points for a
+    camera that was only rotated.
     """
     found = [
         model
@@ -156,12 +158,12 @@ def _sorted(models: Iterable[Any]) -> list[Any]:
     ]
     found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
     placed = [{model.image(at).name for at in model.reg_image_ids()} for model in found]
-    return [model for model, own in zip(found, bringing(placed), strict=True) if own]
+    return [model for model, own in zip(found, adds_photos(placed), strict=True) if own]
 
 
-def _options(study: Study, files: list[str], snapshots: Path, attempt: int) -> Any:
-    """Return options that give the same model from the same database: one thread, seeds."""
-    seed = study.spec.seed + attempt
+def _options(workspace: Workspace, files: list[str], snapshots: Path, attempt: int) -> Any:
+    """Return options for deterministic models: one thread, seeds."""
+    seed = workspace.spec.seed + attempt
     pycolmap.set_random_seed(seed)
     options = pycolmap.IncrementalPipelineOptions()
     options.image_names = files

@@ -1,6 +1,6 @@
-"""The matchers: who finds features in photographs and matches them.
+"""The matchers, which find features in photographs and match them.
 
-Asking what is there imports none of them.
+Checking their availability imports none of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mataserver import InvalidParams, Unavailable
 from mataserver_reconstruct import weights
-from mataserver_reconstruct.weights import Checkpoint, Outside, Two
+from mataserver_reconstruct.weights import Checkpoint, DetectorAndMatcher, ExternalProgram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,50 +20,54 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.study import Progress, Study
     from mataserver_reconstruct.weights import Matchers
+    from mataserver_reconstruct.workspace import Progress, Workspace
 
 DEFAULT, FUSION = "sift", "fusion"
-_LISTED = "fusion:"
+_FUSION_PREFIX = "fusion:"
 
 
 class Matcher(Protocol):
-    """Fills a study's database with features, matches and verified pairs.
+    """Fills a workspace's database with features, matches and verified pairs.
 
-    Both steps go on where an earlier attempt ended, and tell how far they are: done, total and a
-    sentence. ``detects``: whether it finds features before it matches.
+    Both steps continue an earlier attempt, and report their progress: done, total and a sentence.
+    ``detects``: whether it finds features before it matches.
     """
 
     detects: bool
 
-    def extract(self, study: Study, progress: Progress) -> None:
+    def extract(self, workspace: Workspace, progress: Progress) -> None:
         """Find the features of every photograph."""
 
-    def glances(self, study: Study, files: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Return the descriptors of each photograph's foremost features, as ``pairing`` does."""
+    def top_descriptors(
+        self, workspace: Workspace, files: Sequence[str]
+    ) -> list[NDArray[np.float32]]:
+        """Return the descriptors of each photograph's strongest features, for ``pairing``."""
 
-    def match(self, study: Study, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
+    def match(
+        self, workspace: Workspace, pairs: Sequence[tuple[str, str]], progress: Progress
+    ) -> None:
         """Match pairs of photographs, named by their files, and verify them by geometry."""
 
 
-class Offer(NamedTuple):
-    """One matcher that can be asked for: the packages that it needs, and where its finder is."""
+class MatcherSpec(NamedTuple):
+    """One available matcher: the packages that it needs, and the path of its finder class."""
 
     packages: tuple[str, ...]
     finder: str
 
 
-_FEATURES = "mataserver_reconstruct.sparse:Sparse"
-_PAIRS = "mataserver_reconstruct.dense:Dense"
-OFFERS = {
-    DEFAULT: Offer(("pycolmap",), "mataserver_reconstruct.sift:SiftFinder"),
-    "superpoint_lightglue": Offer(("torch", "transformers"), _FEATURES),
-    "disk_lightglue": Offer(("torch", "kornia"), _FEATURES),
-    "aliked_lightglue": Offer(("torch", "kornia"), _FEATURES),
-    "loftr": Offer(("torch", "kornia"), _PAIRS),
-    "mast3r": Offer((), _PAIRS),
+_FEATURES = "mataserver_reconstruct.sparse:SparseFinder"
+_PAIRS = "mataserver_reconstruct.dense:DenseFinder"
+MATCHERS = {
+    DEFAULT: MatcherSpec(("pycolmap",), "mataserver_reconstruct.sift:SiftFinder"),
+    "superpoint_lightglue": MatcherSpec(("torch", "transformers"), _FEATURES),
+    "disk_lightglue": MatcherSpec(("torch", "kornia"), _FEATURES),
+    "aliked_lightglue": MatcherSpec(("torch", "kornia"), _FEATURES),
+    "loftr": MatcherSpec(("torch", "kornia"), _PAIRS),
+    "mast3r": MatcherSpec((), _PAIRS),
 }
-"""Every matcher by its name, but for ``fusion``, which mixes some of them."""
+"""Every matcher by its name, except ``fusion``, which combines some of them."""
 
 NETWORKS = {
     "superpoint_lightglue": "mataserver_reconstruct.superpoint:SuperPoint",
@@ -71,50 +75,50 @@ NETWORKS = {
     "aliked_lightglue": "mataserver_reconstruct.kornia_networks:Aliked",
     "loftr": "mataserver_reconstruct.kornia_networks:Loftr",
 }
-"""Where the networks are of those that are ours."""
+"""The network classes of this plugin's learned matchers."""
 
 
-def parts(name: str, settings: Matchers) -> tuple[str, ...]:
-    """Return the matchers that a name stands for. Raises ``InvalidParams`` for none.
+def expand(name: str, settings: Matchers) -> tuple[str, ...]:
+    """Return the matchers that a name stands for. Raises ``InvalidParams`` for an unknown name.
 
-    ``fusion`` is the mix of the settings, ``fusion:a,b`` one of its own.
+    ``fusion`` is the combination in the settings, ``fusion:a,b`` a custom one.
     """
-    mixed = name == FUSION or name.startswith(_LISTED)
-    listed = tuple(part.strip() for part in name.removeprefix(_LISTED).split(","))
+    mixed = name == FUSION or name.startswith(_FUSION_PREFIX)
+    listed = tuple(part.strip() for part in name.removeprefix(_FUSION_PREFIX).split(","))
     found = (tuple(settings.fusion) if name == FUSION else listed) if mixed else (name,)
     for each in found:
-        if each not in OFFERS:
-            there = ", ".join([*OFFERS, FUSION])
+        if each not in MATCHERS:
+            there = ", ".join([*MATCHERS, FUSION])
             raise InvalidParams(f"there is no matcher {each[:64]!r}; there is {there}")
     if len(set(found)) < len(found) or (mixed and len(found) < 2):
         raise InvalidParams("a fusion needs two or more different matchers")
     return found
 
 
-def missing(name: str, settings: Matchers) -> str:
-    """Return the sentence why a matcher cannot work here; "" when it can."""
-    reasons = {part: _missing(part, settings) for part in parts(name, settings)}
+def problem_of(name: str, settings: Matchers) -> str:
+    """Return the sentence why a matcher is not available; "" when it is."""
+    reasons = {part: _problem_of(part, settings) for part in expand(name, settings)}
     told = [f"{part}: {why}" for part, why in reasons.items() if why]
     return "; ".join(told) if len(reasons) > 1 else reasons.get(name, "")
 
 
-def _missing(part: str, settings: Matchers) -> str:
-    for package in OFFERS[part].packages:
+def _problem_of(part: str, settings: Matchers) -> str:
+    for package in MATCHERS[part].packages:
         if find_spec(package) is None:
             return f"the package {package} is not installed: pip install {package}"
     needs = getattr(settings, part, None)
     where = f"plugins.reconstruct.matchers.{part}"
-    if isinstance(needs, Checkpoint) and weights.found(needs.weights) is None:
+    if isinstance(needs, Checkpoint) and weights.locate(needs.weights) is None:
         return f"its weights are not on this machine: see {where}.weights"
-    if isinstance(needs, Two):
+    if isinstance(needs, DetectorAndMatcher):
         for field in ("features", "matcher"):
-            if weights.found(getattr(needs, field)) is None:
+            if weights.locate(getattr(needs, field)) is None:
                 return f"its weights are not on this machine: see {where}.{field}"
-    return _unready(needs, where) if isinstance(needs, Outside) else ""
+    return _program_problem(needs, where) if isinstance(needs, ExternalProgram) else ""
 
 
-def _unready(needs: Outside, where: str) -> str:
-    """Return why a program of the operator's cannot be run; "" when it can."""
+def _program_problem(needs: ExternalProgram, where: str) -> str:
+    """Return why the operator's program cannot be run; "" when it can."""
     if not needs.command:
         return f"it is a program that is not part of this server: see {where}.command"
     if shutil.which(needs.command[0]) is None:
@@ -128,8 +132,8 @@ def _unready(needs: Outside, where: str) -> str:
 
 
 def check(name: str, settings: Matchers) -> None:
-    """Raise ``InvalidParams`` for a matcher that is none, ``Unavailable`` for one not here."""
-    why = missing(name, settings)
+    """Raise ``InvalidParams`` for an unknown matcher, ``Unavailable`` for an unusable one."""
+    why = problem_of(name, settings)
     if why:
         raise Unavailable(f"the matcher {name} cannot work: {why}")
 
@@ -138,14 +142,14 @@ def load(name: str, settings: Matchers) -> Matcher:
     """Return a matcher, in a job's process. Raises as ``check`` does."""
     check(name, settings)
     if name == DEFAULT:
-        from mataserver_reconstruct.sift import Sift  # brings COLMAP, as all that follow
+        from mataserver_reconstruct.sift import Sift  # imports COLMAP, as all below
 
         return Sift()
-    from mataserver_reconstruct.imported import Imported
+    from mataserver_reconstruct.imported import ImportedMatcher
 
-    return Imported([_finder(part, settings) for part in parts(name, settings)])
+    return ImportedMatcher([_finder(part, settings) for part in expand(name, settings)])
 
 
 def _finder(part: str, settings: Matchers) -> Any:
-    module, _, attribute = OFFERS[part].finder.partition(":")
+    module, _, attribute = MATCHERS[part].finder.partition(":")
     return getattr(importlib.import_module(module), attribute)(part, settings)

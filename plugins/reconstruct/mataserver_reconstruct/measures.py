@@ -1,4 +1,4 @@
-"""What is measured of a photograph's pixels, for warnings and for drift."""
+"""Measures a photograph's pixels, for advice and for drift."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def measure(rgb: NDArray[np.uint8]) -> dict[str, float]:
     Hasler and Suesstrunk (2003), saturation and the two shares 0 to 1.
     """
     height, width = rgb.shape[:2]
-    small = reduced(rgb, SIDE)
+    small = downscaled(rgb, SIDE)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     saturation = cv2.cvtColor(small, cv2.COLOR_RGB2HSV)[..., 1]
     values = (
@@ -44,7 +44,7 @@ def measure(rgb: NDArray[np.uint8]) -> dict[str, float]:
     return dict(zip(NAMES, values, strict=True))
 
 
-def reduced(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+def downscaled(rgb: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     """Return a picture whose longer side is at most ``longest``, by averaging areas."""
     height, width = rgb.shape[:2]
     scale = longest / max(height, width)

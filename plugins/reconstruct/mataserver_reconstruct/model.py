@@ -1,4 +1,4 @@
-"""A model as plain arrays: cameras, poses, points, and what sees what."""
+"""A model as plain arrays: cameras, poses, points, and which view sees which point."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """One photograph with a place.
+    """One placed photograph.
 
     rotation, translation: ``[3, 3]`` and ``[3]``, from the world to the camera, whose axes are
         right, down and forward.
-    matrix:     ``[3, 3]``, of the camera, for the file that is worked with.
+    matrix:     ``[3, 3]``, of the camera, for the working copy.
     distortion: radial, k1.
     size:       width and height of that file.
     keypoints:  float32 ``[n, 2]`` pixels.
-    points:     int64 ``[n]``, which point each is of, -1 for none.
+    points:     int64 ``[n]``, the point of each keypoint, -1 for none.
     """
 
     file: str
@@ -35,14 +35,14 @@ class View:
 
     @property
     def centre(self) -> NDArray[np.float64]:
-        """Where the camera stood, ``[3]``."""
+        """The position of the camera, ``[3]``."""
         place: NDArray[np.float64] = -self.rotation.T @ self.translation
         return place
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a model's metres are known by, and the part by which they may be wrong, if known."""
+    """The source of a model's scale in metres, and its relative error, if known."""
 
     by: str
     error: float | None = None
@@ -76,16 +76,18 @@ class Model:
 
     @property
     def name(self) -> str:
-        """How the model is called."""
+        """The model's name."""
         return f"cluster{self.cluster}_model{self.index}"
 
     @property
     def centres(self) -> NDArray[np.float64]:
-        """Where the cameras stood, ``[n, 3]``."""
+        """The positions of the cameras, ``[n, 3]``."""
         return np.array([view.centre for view in self.views])
 
-    def moved(self, turn: NDArray[np.float64], shift: NDArray[np.float64], scale: float) -> Model:
-        """Return the model in a world where a place x is at ``scale * (turn @ x) + shift``."""
+    def transformed(
+        self, turn: NDArray[np.float64], shift: NDArray[np.float64], scale: float
+    ) -> Model:
+        """Return the model with each position x moved to ``scale * (turn @ x) + shift``."""
         views = []
         for view in self.views:
             rotation = view.rotation @ turn.T
@@ -94,8 +96,8 @@ class Model:
         return replace(self, views=views, xyz=scale * (self.xyz @ turn.T) + shift)
 
 
-def plain(found: Any, cluster: int, index: int) -> Model:
-    """Return pycolmap's reconstruction as arrays; views by file, points by their numbers."""
+def model_from(found: Any, cluster: int, index: int) -> Model:
+    """Return pycolmap's reconstruction as arrays; views by file, points by their ids."""
     points = sorted(found.points3D.items())
     at = {number: place for place, (number, _) in enumerate(points)}
     views = [_view(found.image(number), at) for number in found.reg_image_ids()]

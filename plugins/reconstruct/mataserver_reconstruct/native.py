@@ -1,20 +1,20 @@
-"""COLMAP's library, and the one place where it is imported.
+"""COLMAP's library; the only module that imports it.
 
-Four things of it decide how it may be used.
+Four properties of it decide how it may be used.
 
-The library brings a zlib of its own and exports its symbols. When it is loaded before Python's
-``zlib``, Pillow's or OpenCV's decoders, the next compression takes the wrong one and aborts the
-process. So those are imported first, here, and everybody else takes ``pycolmap`` from here.
+The library contains its own zlib and exports its symbols. When it is loaded before Python's
+``zlib``, Pillow's or OpenCV's decoders, the next compression calls the wrong one and aborts the
+process. So those are imported first, here, and all other modules import ``pycolmap`` from here.
 
-It keeps its database by its own copy of SQLite. Two copies that open one file in one process break
-each other's locks; the process dies of it. So nothing of this package opens that file but
-``pycolmap.Database``.
+It accesses its database with its own copy of SQLite. Two copies that open one file in one process
+break each other's locks, which crashes the process. So nothing in this package opens that file
+except ``pycolmap.Database``.
 
-Its import takes SIGTERM for itself, to print a trace and die. So the handler that was there is put
-back; whoever sets one before the import, as a job does, keeps it.
+Its import installs a SIGTERM handler that prints a trace and exits. So the previous handler is
+restored; one that is set before the import, as a job does, stays.
 
-A signal's Python handler runs when the main thread is in Python. So long calls run in a thread,
-and the main thread waits in steps: a job that is to stop cancels the call.
+A signal's Python handler only runs when the main thread executes Python code. So long calls run in
+a thread, and the main thread waits in steps: a job that is to stop cancels the call.
 """
 
 # isort: skip_file
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Native", "pycolmap"]
 
-_STEP = 0.05  # seconds: how soon a cancellation is noticed
+_STEP = 0.05  # seconds until a cancellation is noticed
 pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
 
 
@@ -68,25 +68,25 @@ class Native:
         self,
         function: Callable[..., Any],
         *arguments: Any,
-        beside: Callable[[], None] = lambda: None,
+        poll: Callable[[], None] = lambda: None,
         **named: Any,
     ) -> Any:
-        """Return what a function that takes a ``cancellation_token`` returns.
+        """Return the result of a function that takes a ``cancellation_token``.
 
-        ``beside`` is called every now and then. Raises what the job raises when it is to stop,
-        once the call has ended.
+        ``poll`` is called periodically. Raises what the job raises when it is to stop, once the
+        call has ended.
         """
         token = pycolmap.CancellationToken()
         work = partial(function, *arguments, cancellation_token=token, **named)
-        return self.watched(work, token.cancel, beside)
+        return self.run_cancellable(work, token.cancel, poll)
 
-    def watched(
+    def run_cancellable(
         self,
         work: Callable[[], Any],
         stop: Callable[[], None],
-        beside: Callable[[], None] = lambda: None,
+        poll: Callable[[], None] = lambda: None,
     ) -> Any:
-        """Return what ``work`` returns, which ``stop`` makes end.
+        """Return the result of ``work``, which ``stop`` cancels.
 
         Raises what the job raises when it is to stop, once the work has ended.
         """
@@ -94,7 +94,7 @@ class Native:
         try:
             while not wait([future], timeout=_STEP).done:
                 self._job.check()
-                beside()
+                poll()
         except BaseException:
             stop()
             wait([future])

@@ -1,7 +1,7 @@
-"""The program of our own networks: finds features, or matches pairs, as an order says.
+"""The program of the learned matchers: finds features, or matches pairs, as requested.
 
-``python -m mataserver_reconstruct.networks ORDER`` prints a line for each photograph or pair that
-is done. One photograph or pair is in memory at a time, and the features of the last few.
+``python -m mataserver_reconstruct.networks ORDER`` prints a line for each finished photograph or
+pair. One photograph or pair is in memory at a time, and the features of the last few.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mataserver_reconstruct import matchers, measures, sparse
-from mataserver_reconstruct.program import Order
+from mataserver_reconstruct.program import MatcherRequest
 from mataserver_reconstruct.weights import Matchers
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
     from mataserver_reconstruct.program import Pair
 
-_REMEMBERED = 16  # photographs whose features are kept in memory
+_CACHED_PHOTOS = 16  # photographs whose features are kept in memory
 
 
 class Features(NamedTuple):
     """The features of a photograph.
 
-    xy:          their places ``[n, 2]``; the centre of the upper left pixel is 0, 0.
-    size:        width and height of what the network saw, ``[2]``.
-    score:       how sure each is, ``[n]``.
+    xy:          their positions ``[n, 2]``; the center of the upper left pixel is 0, 0.
+    size:        width and height of the network's input, ``[2]``.
+    score:       their scores, ``[n]``.
     descriptors: ``[n, d]`` of length 1 each.
     """
 
@@ -47,8 +47,8 @@ class Features(NamedTuple):
     descriptors: NDArray[np.float32]
 
 
-class Places(NamedTuple):
-    """The matches of a pair: places in both, ``[m, 2]``, and how sure each is.
+class PairMatches(NamedTuple):
+    """The matches of a pair: positions in both, ``[m, 2]``, and their scores.
 
     The corner of the upper left pixel is 0, 0.
     """
@@ -59,7 +59,7 @@ class Places(NamedTuple):
 
 
 class FeatureNetwork(Protocol):
-    """Finds features and matches them. ``side``: the longest side in pixels that it is shown."""
+    """Finds features and matches them. ``side``: the longest side of its input in pixels."""
 
     side: int
     of_pairs: Literal[False]
@@ -68,23 +68,23 @@ class FeatureNetwork(Protocol):
         """Return the features of a picture, uint8 ``[H, W, 3]``."""
 
     def match(self, first: Features, second: Features) -> NDArray[np.uint32]:
-        """Return matches: places in the features of both, ``[m, 2]``."""
+        """Return matches: indices in the features of both, ``[m, 2]``."""
 
 
 class PairNetwork(Protocol):
-    """Matches two pictures. ``side``: the longest side in pixels that it is shown."""
+    """Matches two pictures. ``side``: the longest side of its input in pixels."""
 
     side: int
     of_pairs: Literal[True]
 
-    def match_pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Places:
+    def match_pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> PairMatches:
         """Return the matches of two pictures, uint8 ``[H, W, 3]`` each."""
 
 
 def load(matcher: str, settings: Matchers, most: int) -> FeatureNetwork | PairNetwork:
     """Return the networks of a matcher, which find ``most`` features at most.
 
-    Raises ``Unavailable`` for weights that are not there, or are of something else.
+    Raises ``Unavailable`` for weights that are missing, or are of another network.
     """
     module, _, name = matchers.NETWORKS[matcher].partition(":")
     made: FeatureNetwork | PairNetwork
@@ -93,61 +93,63 @@ def load(matcher: str, settings: Matchers, most: int) -> FeatureNetwork | PairNe
 
 
 def main() -> None:
-    """Do what the order says."""
-    order = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)
+    """Process the request in the file that the command line names."""
+    request = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=MatcherRequest)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what libraries print is no line of ours
+    os.dup2(2, 1)  # libraries' output must not count as finished parts
     with contextlib.suppress(BrokenPipeError):  # the job is gone
-        carry_out(order, lambda: out.write(b".\n"))
+        process_request(request, lambda: out.write(b".\n"))
 
 
-def carry_out(order: Order, done: Callable[[], object]) -> None:
-    """Find and match what an order says; ``done`` is called after each."""
+def process_request(request: MatcherRequest, done: Callable[[], object]) -> None:
+    """Find and match as requested; ``done`` is called after each part."""
     import torch
 
-    torch.set_num_threads(order.threads)
-    torch.manual_seed(order.seed)
+    torch.set_num_threads(request.threads)
+    torch.manual_seed(request.seed)
     torch.backends.cudnn.deterministic = True
-    network = load(order.matcher, msgspec.convert(order.settings, Matchers), order.most)
+    network = load(request.matcher, msgspec.convert(request.settings, Matchers), request.most)
     with torch.inference_mode():
-        _work(order, network, done)
+        _run(request, network, done)
 
 
-def _work(order: Order, network: FeatureNetwork | PairNetwork, done: Callable[[], object]) -> None:
-    photos, output = Path(order.photos), Path(order.output)
+def _run(
+    request: MatcherRequest, network: FeatureNetwork | PairNetwork, done: Callable[[], object]
+) -> None:
+    photos, output = Path(request.photos), Path(request.output)
 
-    @functools.lru_cache(_REMEMBERED)
+    @functools.lru_cache(_CACHED_PHOTOS)
     def features(file: str) -> Features:
         return Features(*sparse.read(output / f"{file}.npz", *Features._fields))
 
-    for file in order.files:
-        found = cast(FeatureNetwork, network).find(shown(photos / file, network.side))
+    for file in request.files:
+        found = cast(FeatureNetwork, network).find(load_for_network(photos / file, network.side))
         sparse.write(output / f"{file}.npz", **found._asdict())
         done()
-    for pair in order.pairs:
+    for pair in request.pairs:
         if network.of_pairs:
-            sparse.write(output / pair.file, **_places(network, photos, pair)._asdict())
+            sparse.write(output / pair.file, **_match_pair(network, photos, pair)._asdict())
         else:
             matches = network.match(features(pair.first), features(pair.second))
             sparse.write(output / pair.file, matches=matches)
         done()
 
 
-def _places(network: PairNetwork, photos: Path, pair: Pair) -> Places:
+def _match_pair(network: PairNetwork, photos: Path, pair: Pair) -> PairMatches:
     """Return the matches of a pair in pixels of the photographs' files."""
-    one, two = (shown(photos / file, network.side) for file in (pair.first, pair.second))
+    one, two = (load_for_network(photos / file, network.side) for file in (pair.first, pair.second))
     found = network.match_pair(one, two)
     scales = [_scale(photos / file, seen) for file, seen in ((pair.first, one), (pair.second, two))]
     first, second = (
         np.asarray(xy * scale, np.float32) for xy, scale in zip(found[:2], scales, strict=True)
     )
-    return Places(first, second, found.score)
+    return PairMatches(first, second, found.score)
 
 
-def shown(path: Path, side: int) -> NDArray[np.uint8]:
-    """Return a photograph as a network is shown it: RGB, uint8 ``[H, W, 3]``."""
+def load_for_network(path: Path, side: int) -> NDArray[np.uint8]:
+    """Return a photograph as a network's input: RGB, uint8 ``[H, W, 3]``."""
     with Image.open(path) as picture:
-        return measures.reduced(np.asarray(picture.convert("RGB")), side)
+        return measures.downscaled(np.asarray(picture.convert("RGB")), side)
 
 
 def _scale(path: Path, seen: NDArray[np.uint8]) -> NDArray[np.float64]:

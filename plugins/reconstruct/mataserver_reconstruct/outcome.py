@@ -1,4 +1,4 @@
-"""What a reconstruction found, and the files and figures that are made of it."""
+"""The result of a reconstruction, and its files and figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mataserver_reconstruct import formats, shares, submission
 from mataserver_reconstruct.files import CAMERAS, CSV, CSV_WITH_ID, PAIRS, REPORT, RESULT
-from mataserver_reconstruct.photos import replace
+from mataserver_reconstruct.photos import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found. ``clouds`` are those of ``models``, as they are written.
+    """The result. ``clouds`` are those of ``models``, as they are written.
 
-    ``partial`` when it was stopped before its end.
+    ``partial`` when it was stopped early.
     """
 
     job: str
@@ -46,19 +46,21 @@ class Outcome:
         """Write the clouds, the CSVs and the figures into a folder; return the figures."""
         for model, cloud in zip(self.models, self.clouds, strict=True):
             if len(cloud.xyz):
-                replace(folder / self.file_of(model, "ply"), formats.ply(cloud))
-                replace(folder / self.file_of(model, "glb"), formats.glb(cloud))
+                write_atomically(folder / self.file_of(model, "ply"), formats.ply(cloud))
+                write_atomically(folder / self.file_of(model, "glb"), formats.glb(cloud))
         for name, with_id in ((CSV, False), (CSV_WITH_ID, True)):
             text = submission.write(self.verdicts, dataset, image_id=with_id)
-            replace(folder / name, text.encode())
-        replace(folder / CAMERAS, msgspec.json.encode([self._poses(each) for each in self.models]))
-        replace(folder / PAIRS, msgspec.json.encode(self._pairs()))
+            write_atomically(folder / name, text.encode())
+        write_atomically(
+            folder / CAMERAS, msgspec.json.encode([self._poses(each) for each in self.models])
+        )
+        write_atomically(folder / PAIRS, msgspec.json.encode(self._pairs()))
         figures = self.figures()
-        replace(folder / RESULT, msgspec.json.format(msgspec.json.encode(figures)))
+        write_atomically(folder / RESULT, msgspec.json.format(msgspec.json.encode(figures)))
         return figures
 
     def figures(self) -> dict[str, Any]:
-        """Return what is told of it, JSON values."""
+        """Return its figures, JSON values."""
         placed = sum(verdict.pose is not None for verdict in self.verdicts)
         return {
             "n_images": len(self.verdicts),
@@ -83,12 +85,12 @@ class Outcome:
 
     def _shares(self) -> Iterator[dict[str, float]]:
         photos = (verdict.photo for verdict in self.verdicts)
-        return shares.held(
-            [shares.Known(each.digest, each.exif if each.file else None) for each in photos]
+        return shares.photo_flags(
+            [shares.PhotoFacts(each.digest, each.exif if each.file else None) for each in photos]
         )
 
     def _pairs(self) -> list[dict[str, Any]]:
-        """Return which photographs match which, those with most in common first."""
+        """Return the matched pairs, those with most matches first."""
         names = {verdict.photo.file: verdict.photo.name for verdict in self.verdicts}
         pairs = sorted(self.graph.pairs, key=lambda pair: -pair.inliers)
         return [

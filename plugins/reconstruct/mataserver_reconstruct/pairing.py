@@ -1,8 +1,8 @@
-"""Which pairs of photographs are matched: every one of a few, the likely ones of many.
+"""Selects the pairs of photographs to match: all of a few, the likely ones of many.
 
-Likely are neighbours in the order of their names, as one walks, and those that have most in common
-at a glance: of their largest features alone, the mutual nearest ones that pass Lowe's ratio test
-(preemptive matching, Wu 2013). It costs a small part of a whole match and needs no vocabulary.
+Likely are neighbours in the order of their names, as in a walk, and those with most in common among
+their largest features only: mutual nearest ones that pass Lowe's ratio test (preemptive matching,
+Wu 2013). It costs a small part of a whole match and needs no vocabulary.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
 
     Descriptors = NDArray[np.float32]
 
-NEIGHBOURS, ALIKE = 5, 40
-"""How many of those behind it, and of those most alike, a photograph is matched with."""
-GLANCE = 256
-"""Features that are looked at."""
-FEWEST = 3
-"""Features that two photographs have in common at a glance, to be alike."""
+NEIGHBOURS, MOST_SIMILAR = 5, 40
+"""How many of the next photographs, and of the most similar, a photograph is matched with."""
+TOP_FEATURES = 256
+"""Features that are compared."""
+MIN_COMMON = 3
+"""The least number of common features of similar photographs."""
 _RATIO = 0.8
-_AT_ONCE = 64  # photographs that one is compared with in one product: 16 MB
+_BLOCK = 64  # photographs that one is compared with in one product: 16 MB
 
 
-def every(files: Sequence[str]) -> list[tuple[str, str]]:
+def all_pairs(files: Sequence[str]) -> list[tuple[str, str]]:
     """Return every pair."""
     return list(itertools.combinations(files, 2))
 
 
-def likely(
+def likely_pairs(
     files: Sequence[str],
     descriptors: Sequence[Descriptors],
-    told: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> list[tuple[str, str]]:
     """Return the pairs that are likely to overlap, in order.
 
     ``descriptors`` are those of each photograph's largest features, ``[n, d]`` of length 1 each.
-    ``told`` is told how many photographs were compared.
+    ``progress`` gets the number of photographs compared.
     """
     count = len(files)
     pairs = {(at, at + by) for at in range(count) for by in range(1, NEIGHBOURS + 1)}
     pairs = {pair for pair in pairs if pair[1] < count}
     common = np.zeros((count, count), np.int64)
-    for at, row in enumerate(_compared(_stacked(descriptors))):
+    for at, row in enumerate(_compare(_stack(descriptors))):
         common[at, at + 1 :] = common[at + 1 :, at] = row
-        told(at + 1)
+        progress(at + 1)
     for at in range(count):
         row = common[at]
-        best = np.argsort(-row, kind="stable")[:ALIKE]
-        pairs |= {(min(at, int(b)), max(at, int(b))) for b in best if row[b] >= FEWEST}
+        best = np.argsort(-row, kind="stable")[:MOST_SIMILAR]
+        pairs |= {(min(at, int(b)), max(at, int(b))) for b in best if row[b] >= MIN_COMMON}
     return [(files[first], files[second]) for first, second in sorted(pairs)]
 
 
@@ -66,31 +66,31 @@ def largest(keypoints: NDArray[np.float32], descriptors: NDArray[np.uint8]) -> D
     affine = keypoints.shape[1] == 6
     shape = keypoints[:, 2:6].reshape(-1, 2, 2) if affine else None
     size = keypoints[:, 2] if shape is None else np.abs(np.linalg.det(shape))
-    chosen = descriptors[np.argsort(-size, kind="stable")[:GLANCE]].astype(np.float32)
+    chosen = descriptors[np.argsort(-size, kind="stable")[:TOP_FEATURES]].astype(np.float32)
     length = np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-9)
     return np.asarray(chosen / length, np.float32)
 
 
-def _stacked(descriptors: Sequence[Descriptors]) -> Descriptors:
-    """Return descriptors as ``[photographs, GLANCE, d]``; where there are fewer, zeros."""
+def _stack(descriptors: Sequence[Descriptors]) -> Descriptors:
+    """Return descriptors as ``[photographs, TOP_FEATURES, d]``, padded with zeros."""
     width = max((each.shape[1] for each in descriptors if each.size), default=1)
-    whole = np.zeros((len(descriptors), GLANCE, width), np.float32)
+    whole = np.zeros((len(descriptors), TOP_FEATURES, width), np.float32)
     for place, each in zip(whole, descriptors, strict=True):
         if each.size:
-            place[: len(each)] = each[:GLANCE]
+            place[: len(each)] = each[:TOP_FEATURES]
     return whole
 
 
-def _compared(whole: Descriptors) -> Iterator[NDArray[np.int64]]:
-    """Yield of each photograph what it has in common with each one behind it."""
+def _compare(whole: Descriptors) -> Iterator[NDArray[np.int64]]:
+    """Yield the number of features that each photograph has in common with each later one."""
     for at, one in enumerate(whole):
         rest = whole[at + 1 :]
-        parts = [rest[begin : begin + _AT_ONCE] for begin in range(0, len(rest), _AT_ONCE)]
+        parts = [rest[begin : begin + _BLOCK] for begin in range(0, len(rest), _BLOCK)]
         yield np.concatenate([np.empty(0, np.int64), *(_common(one, part) for part in parts)])
 
 
 def _common(one: Descriptors, others: Descriptors) -> NDArray[np.int64]:
-    """Return how many features of one each of the others has, ``[n, d]`` and ``[m, n, d]``."""
+    """Return how many features one has in common with each other, ``[n, d]`` and ``[m, n, d]``."""
     count, size, width = others.shape
     likeness = (one @ others.reshape(-1, width).T).reshape(len(one), count, size)
     best, of_other = likeness.argmax(axis=2), likeness.max(axis=0)

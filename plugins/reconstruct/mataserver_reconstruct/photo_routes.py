@@ -1,4 +1,4 @@
-"""The photographs of a job, as they are worked with: upright, bounded, JPEG."""
+"""The working copies of a job's photographs: upright, bounded, JPEG."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_reconstruct.lookup import Lookup
+    from mataserver_reconstruct.lookup import JobLookup
 
 
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
 
-class _Known(Struct):
-    """What is read of the manifest: ``file`` is in ``work/photos``, "" when it was not read."""
+class _ManifestEntry(Struct):
+    """The used part of a manifest's entry: ``file`` in ``work/photos``, "" if unreadable."""
 
     file: str = ""
 
@@ -35,7 +35,7 @@ class _Known(Struct):
 class PhotoRoutes:
     """The handler."""
 
-    def __init__(self, ctx: Context, lookup: Lookup) -> None:
+    def __init__(self, ctx: Context, lookup: JobLookup) -> None:
         self._ctx = ctx
         self._lookup = lookup
 
@@ -48,7 +48,7 @@ class PhotoRoutes:
         ]  # fmt: skip
 
     async def photo(self, request: web.Request) -> web.StreamResponse:
-        """Answer with a photograph by its number, as soon as all of them were read."""
+        """Answer with a photograph by its number, once all of them were read."""
         record = await self._lookup.job(request)
         folder = self._ctx.peer("jobs").desk.storage.folder(record.id) / "work"
         number = request.match_info["number"]
@@ -60,7 +60,7 @@ def _photo(work: Path, number: str) -> Path:
     """Return the file of a photograph. Raises ``NotFound``."""
     if _NUMBER.fullmatch(number):
         with contextlib.suppress(FileNotFoundError, IndexError):
-            known = msgspec.json.decode((work / MANIFEST).read_bytes(), type=list[_Known])
+            known = msgspec.json.decode((work / MANIFEST).read_bytes(), type=list[_ManifestEntry])
             path = work / PHOTOS / known[int(number)].file
             if path.is_file():
                 return path

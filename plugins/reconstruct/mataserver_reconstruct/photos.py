@@ -1,7 +1,7 @@
-"""Photographs as they are worked with: upright, bounded, JPEG, under plain names.
+"""Working copies of photographs: upright, bounded, JPEG, under plain names.
 
-COLMAP's reader skips WebP and AVIF without a word and knows no HEIC, so every photograph is
-written anew; its own name is kept beside it.
+COLMAP's reader silently skips WebP and AVIF and does not support HEIC, so every photograph is
+written anew; its own name is stored separately.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.spec import Spec
 
 _QUALITY = 95
-_AT_ONCE = 4
-"""Photographs that are decoded at a time, at most: one of 100 megapixels holds 300 MB."""
+_MAX_DECODING = 4
+"""Photographs that are decoded concurrently, at most: one of 100 megapixels takes 300 MB."""
 
 
 class Photo(Struct, frozen=True, kw_only=True):
     """One photograph of an input.
 
-    name:     as it is told, once among all.
+    name:     its unique name.
     path:     in the input.
-    file:     in ``work/photos``; "" when it cannot be read, which ``problem`` tells.
-    width, height: in pixels, of the file that is worked with.
+    file:     in ``work/photos``; "" when it cannot be read, with the reason in ``problem``.
+    width, height: in pixels, of the working copy.
     original: width and height of the photograph, upright.
     digest:   of its bytes.
-    measured: see ``measures``; taken from the whole photograph.
+    measured: see ``measures``; of the whole photograph.
     """
 
     name: str
@@ -64,24 +64,24 @@ class Photo(Struct, frozen=True, kw_only=True):
 
     @property
     def camera(self) -> tuple[Any, ...]:
-        """What photographs of one camera share; of one that tells nothing, its own name."""
+        """A key that photographs of one camera share; the own name without EXIF."""
         known = self.exif.camera or self.exif.focal_35
         own = (self.exif.camera, self.exif.focal_35) if known else self.name
         return own, self.width, self.height
 
 
 def prepare(job: Job, spec: Spec) -> list[Photo]:
-    """Return a job's photographs in the natural order of their names, once they are written.
+    """Write the working copies of a job's photographs; return them in natural order.
 
-    What an earlier attempt prepared is kept. Raises ``BadRequest`` for an input that is refused.
+    Copies of an earlier attempt are reused. Raises ``BadRequest`` for an input that is refused.
     """
     manifest = job.work / MANIFEST
     if manifest.exists():
         return msgspec.json.decode(manifest.read_bytes(), type=list[Photo])
-    sources, paths = intake.survey(job.input, spec.limits)
+    sources, paths = intake.list_photos(job.input, spec.limits)
     folder = job.work / PHOTOS
     folder.mkdir(parents=True, exist_ok=True)
-    names = intake.told_names(paths)
+    names = intake.unique_names(paths)
 
     def read() -> Iterator[tuple[bytes, str, str, Path]]:
         for at, data in enumerate(intake.read(sources, spec.limits)):
@@ -89,34 +89,34 @@ def prepare(job: Job, spec: Spec) -> list[Photo]:
             job.report(stages.EXTRACTING, at, len(paths), told)
             yield data, names[at], paths[at], folder / f"{at:05d}.jpg"
 
-    # What Pillow warns of is no matter here. Filters are the process's: they are set once, before
-    # the threads, which would put back each other's.
+    # Pillow's warnings are ignored. Filters apply to the whole process: they are set once, before
+    # the threads start, which would otherwise restore each other's.
     with warnings.catch_warnings(action="ignore"):
-        work = functools.partial(_prepared, spec=spec)
-        found = list(_beside(work, read(), min(_AT_ONCE, threads(spec))))
-    found.sort(key=lambda photo: intake.natural(photo.name))
-    replace(manifest, msgspec.json.encode(found))
+        work = functools.partial(_prepare_one, spec=spec)
+        found = list(_map_in_threads(work, read(), min(_MAX_DECODING, threads(spec))))
+    found.sort(key=lambda photo: intake.natural_key(photo.name))
+    write_atomically(manifest, msgspec.json.encode(found))
     return found
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a file at once: a process may be killed at any moment."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file atomically: the process may be killed at any moment."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(data)
     fresh.replace(path)
 
 
 def threads(spec: Spec) -> int:
-    """Return how many threads a step may take that takes several."""
+    """Return how many threads a parallel step may use."""
     return spec.threads or len(os.sched_getaffinity(0))
 
 
-def _beside(
+def _map_in_threads(
     work: Callable[..., Photo], arguments: Iterable[tuple[Any, ...]], workers: int
 ) -> Iterator[Photo]:
-    """Yield what ``work`` makes of each of ``arguments``, in their order.
+    """Yield the results of ``work`` for each of ``arguments``, in order.
 
-    Of these no more are read than threads work on: each holds a photograph.
+    At most as many arguments as threads are read ahead: each holds a photograph.
     """
     waiting: deque[Future[Photo]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="photographs") as pool:
@@ -128,7 +128,7 @@ def _beside(
             yield future.result()
 
 
-def _prepared(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Photo:
+def _prepare_one(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Photo:
     if not data:
         return Photo(name=name, path=path, problem="it is empty or too large")
     digest = hashlib.sha256(data).hexdigest()[:16]
@@ -136,10 +136,10 @@ def _prepared(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Phot
         pixels = decode_image(data, spec.limits.max_pixels)
     except BadRequest as error:
         return Photo(name=name, path=path, digest=digest, problem=error.detail)
-    small = measures.reduced(pixels, spec.max_size)
+    small = measures.downscaled(pixels, spec.max_size)
     told = exif.read(data)
     height, width = small.shape[:2]
-    if not _as_it_is(data, small, file):
+    if not _copy_unchanged(data, small, file):
         Image.fromarray(small).save(file, "JPEG", quality=_QUALITY, exif=exif.write(told))
     return Photo(
         name=name,
@@ -154,8 +154,8 @@ def _prepared(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Phot
     )
 
 
-def _as_it_is(data: bytes, pixels: NDArray[np.uint8], file: Path) -> bool:
-    """Write a JPEG's own bytes where nothing of it changes: coding it again loses some."""
+def _copy_unchanged(data: bytes, pixels: NDArray[np.uint8], file: Path) -> bool:
+    """Write a JPEG's own bytes where nothing changes: encoding it again loses quality."""
     with Image.open(io.BytesIO(data)) as picture:
         plain = picture.format == "JPEG" and picture.mode == "RGB"
         upright = picture.getexif().get(0x0112, 1) == 1
@@ -166,11 +166,11 @@ def _as_it_is(data: bytes, pixels: NDArray[np.uint8], file: Path) -> bool:
 
 
 def readable(photos: list[Photo]) -> list[Photo]:
-    """Return the photographs that can be worked with."""
+    """Return the photographs that can be used."""
     return [photo for photo in photos if photo.file]
 
 
 def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    """Yield a list in pieces."""
+    """Yield a list in chunks."""
     for at in range(0, len(items), size):
         yield items[at : at + size]

@@ -26,8 +26,8 @@ from mataserver_reconstruct import (
     scale,
     spec,
     stages,
-    study,
     verdicts,
+    workspace,
 )
 from mataserver_reconstruct import model as models
 from mataserver_reconstruct.files import REPORT
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.job import Job
     from mataserver_reconstruct.model import Model
     from mataserver_reconstruct.photos import Photo
-    from mataserver_reconstruct.study import Progress, Study
+    from mataserver_reconstruct.workspace import Progress, Workspace
 
-_LATER = ("networkx", "scipy.spatial")
-"""What the last steps need. Imported while COLMAP works in threads of its own, it costs no time."""
+_PRELOADED = ("networkx", "scipy.spatial")
+"""Imports of the last steps; they run while COLMAP works in its own threads."""
 
-_SPARSE = 0.3  # of the stage, where depths follow
+_SPARSE = 0.3  # share of the stage, if depths follow
 _NONE = cloud.Cloud(np.empty((0, 3)), np.empty((0, 3), np.uint8))
 
 
 @dataclass
 class _Findings:
-    """What the steps have found so far.
+    """The intermediate results.
 
-    photos, advice: every photograph, and what is said of them.
-    pairs:          the graph of those that can be read.
+    photos, advice: every photograph, and the advice about them.
+    pairs:          the graph of the readable ones.
     scenes:         files of each scene with its models, pycolmap's.
-    dense:          points of the models, by their order, where they were asked for.
+    dense:          points of the models, in their order, if requested.
     """
 
     photos: list[Photo]
@@ -67,27 +67,27 @@ class _Findings:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Reconstruct what ``job.input`` shows into ``job.output``; return the figures.
+    """Reconstruct ``job.input`` into ``job.output``; return the figures.
 
-    What an earlier attempt left in ``job.work`` is gone on with. A job that is stopped while it
-    maps leaves what it had reached. Raises ``MataError`` for an input or a spec that is refused.
+    An earlier attempt's state in ``job.work`` is continued. A job that is stopped during mapping
+    writes its partial result. Raises ``MataError`` for an input or a spec that is refused.
     """
     asked, settings = spec.read(job.spec), msgspec.convert(job.settings or {}, Matchers)
     matchers.check(asked.matcher, settings)
-    study.forget_other(job, asked, settings)
+    workspace.discard_stale(job, asked, settings)
     threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
     every = photos.prepare(job, asked)
     scale.check(asked, every)
-    made = study.Study(job.work, photos.readable(every), asked, Native(job), settings)
+    made = workspace.Workspace(job.work, photos.readable(every), asked, Native(job), settings)
     told = advice.before(every, asked.camera)
     job.report(stages.EXTRACTING, 1, 1, " ".join(told) or f"{len(every)} photographs are read")
-    found = _Findings(every, told, _matched(job, made))
+    found = _Findings(every, told, _match_photos(job, made))
     try:
         _map(job, made, found)
         _densify(job, made, found)
     except BaseException:
         if job.stopping:
-            _keep_part(job, made, found)
+            _write_partial(job, made, found)
         raise
     job.report(stages.DECIMATING, 0, 1, "the clouds are cleaned and thinned")
     figures = _write(job, made, found)
@@ -97,14 +97,14 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _import_ahead() -> None:
-    """Import what is needed later; what fails here fails there, where it is told."""
+    """Import modules that are needed later; errors are raised again there."""
     with contextlib.suppress(ImportError):
-        for name in _LATER:
+        for name in _PRELOADED:
             importlib.import_module(name)
 
 
-def _matched(job: Job, made: Study) -> Graph:
-    """Return the graph of the photographs, once they are matched."""
+def _match_photos(job: Job, made: Workspace) -> Graph:
+    """Match the photographs; return their graph."""
     if not made.photos:
         return graph.Graph({}, [])
     matcher = matchers.load(made.spec.matcher, made.matchers)
@@ -124,20 +124,20 @@ def _matched(job: Job, made: Study) -> Graph:
 
 
 def _pairs(
-    made: Study, matcher: matchers.Matcher, files: list[str], progress: Progress
+    made: Workspace, matcher: matchers.Matcher, files: list[str], progress: Progress
 ) -> list[tuple[str, str]]:
-    """Return the pairs that are to be matched."""
+    """Return the pairs to match."""
     if len(files) <= made.spec.exhaustive:
-        return pairing.every(files)
+        return pairing.all_pairs(files)
 
     def told(done: int) -> None:
         progress(done, len(files), f"likely pairs of {done} of {len(files)} photographs")
 
-    return pairing.likely(files, matcher.glances(made, files), told)
+    return pairing.likely_pairs(files, matcher.top_descriptors(made, files), told)
 
 
-def _map(job: Job, made: Study, found: _Findings) -> None:
-    """Add each scene with its models as it gets them."""
+def _map(job: Job, made: Workspace, found: _Findings) -> None:
+    """Add each scene with its models as they are built."""
     clusters = graph.clusters(found.pairs, made.spec.cluster)
     scenes = [files for files in clusters if len(files) >= mapping.SMALLEST]
     total, before = sum(map(len, scenes)), 0
@@ -154,8 +154,8 @@ def _map(job: Job, made: Study, found: _Findings) -> None:
         before += len(files)
 
 
-def _densify(job: Job, made: Study, found: _Findings) -> None:
-    """Find the dense points of each model, where they are asked for."""
+def _densify(job: Job, made: Workspace, found: _Findings) -> None:
+    """Compute the dense points of each model, if requested."""
     if made.spec.density != "semi":
         return
     _, placed, _ = _placed(made, found)
@@ -167,24 +167,24 @@ def _densify(job: Job, made: Study, found: _Findings) -> None:
         job.report(stages.TRIANGULATING, _SPARSE + (1 - _SPARSE) * done / total, 1.0, message)
 
     for model in placed:
-        found.dense.append(densify.densified(made, model, told))
+        found.dense.append(densify.dense_cloud(made, model, told))
         before += len(model.views)
 
 
-def _keep_part(job: Job, made: Study, found: _Findings) -> None:
-    """Write what a mapping that was stopped had reached, if it had reached anything."""
+def _write_partial(job: Job, made: Workspace, found: _Findings) -> None:
+    """Write the partial result of a stopped mapping, if there is one."""
     if found.scenes and not found.scenes[-1][1]:
-        found.scenes[-1][1].extend(mapping.unfinished(made))
+        found.scenes[-1][1].extend(mapping.load_unfinished(made))
     if any(models for _, models in found.scenes):
         _write(job, made, found, partial=True)
 
 
-def _write(job: Job, made: Study, found: _Findings, *, partial: bool = False) -> dict[str, Any]:
+def _write(job: Job, made: Workspace, found: _Findings, *, partial: bool = False) -> dict[str, Any]:
     """Write every file of the result; return the figures."""
     scenes, placed, scales = _placed(made, found)
     judged = verdicts.judge(found.photos, found.pairs, scenes, placed)
     told = found.advice + advice.after(found.pairs, [each for each, _ in found.scenes], judged)
-    if graph.confusable(found.pairs):
+    if graph.may_be_confused(found.pairs):
         told.append(advice.CONFUSABLE)
     told += scales
     dense = found.dense + [_NONE] * (len(placed) - len(found.dense))
@@ -193,30 +193,30 @@ def _write(job: Job, made: Study, found: _Findings, *, partial: bool = False) ->
     figures = outcome.write(job.output, made.spec.dataset_name)
     shown = [verdict.photo.file for verdict in judged[: report.SHOWN] if verdict.photo.file]
     keypoints = database.keypoints(made, shown) if shown else {}
-    photos.replace(job.output / REPORT, report.write(made, outcome, keypoints).encode())
+    photos.write_atomically(job.output / REPORT, report.write(made, outcome, keypoints).encode())
     return figures
 
 
-def _placed(made: Study, found: _Findings) -> tuple[list[list[str]], list[Model], list[str]]:
-    """Return the scenes that have models, the models, the largest first, and of their scales."""
+def _placed(made: Workspace, found: _Findings) -> tuple[list[list[str]], list[Model], list[str]]:
+    """Return the scenes with models, the models, largest first, and notes on their scales."""
     have = [each for each in found.scenes if each[1]]
     have.sort(key=lambda each: (-each[1][0].num_reg_images(), each[0]))
     placed = [
-        level.levelled(models.plain(model, cluster, index), made.spec.seed)
+        level.level_model(models.model_from(model, cluster, index), made.spec.seed)
         for cluster, (_, of_scene) in enumerate(have)
         for index, model in enumerate(of_scene)
     ]
     placed.sort(key=lambda model: (-len(model.views), -len(model.xyz)))
-    sized = [scale.scaled(model, found.photos, made.spec.scale) for model in placed]
+    sized = [scale.apply_scale(model, found.photos, made.spec.scale) for model in placed]
     told = [sentence for _, sentence in sized if sentence]
     return [files for files, _ in have], [model for model, _ in sized], told
 
 
-def _cloud(made: Study, model: Model, dense: cloud.Cloud) -> cloud.Cloud:
-    """Return the cloud of a model as it is written: clean, and thin enough."""
-    keep = cloud.sound(model)
+def _cloud(made: Workspace, model: Model, dense: cloud.Cloud) -> cloud.Cloud:
+    """Return the final cloud of a model: cleaned and downsampled."""
+    keep = cloud.reliable_points(model)
     whole = cloud.Cloud(np.r_[model.xyz[keep], dense.xyz], np.r_[model.rgb[keep], dense.rgb])
     part = densify.VOXEL if len(dense.xyz) else cloud.VOXEL
-    thin = cloud.thinned(whole, made.spec.voxel, made.spec.max_points, part)
-    near = cloud.close(thin.xyz)
+    thin = cloud.voxel_downsample(whole, made.spec.voxel, made.spec.max_points, part)
+    near = cloud.has_neighbours(thin.xyz)
     return cloud.Cloud(thin.xyz[near], thin.rgb[near])

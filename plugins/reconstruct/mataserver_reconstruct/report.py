@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from mataserver_reconstruct.model import Model
     from mataserver_reconstruct.outcome import Outcome
-    from mataserver_reconstruct.study import Study
     from mataserver_reconstruct.verdicts import Verdict
+    from mataserver_reconstruct.workspace import Workspace
 
 SHOWN = 60
-"""Photographs whose pictures are in it; the table has all."""
+"""Photographs whose pictures are included; the table lists all."""
 
 _STATUS = {
     "registered": "placed",
@@ -42,11 +42,13 @@ figure img{width:100%;border-radius:4px}figcaption{font-size:13px;overflow-wrap:
 """
 
 
-def write(study: Study, outcome: Outcome, keypoints: Mapping[str, NDArray[np.float32]]) -> str:
+def write(
+    workspace: Workspace, outcome: Outcome, keypoints: Mapping[str, NDArray[np.float32]]
+) -> str:
     """Return the report as HTML; ``keypoints`` are those of the first ``SHOWN`` photographs."""
     verdicts = outcome.verdicts
     placed = sum(verdict.pose is not None for verdict in verdicts)
-    title = html.escape(f"{study.spec.dataset_name} / {study.spec.scene_name}")
+    title = html.escape(f"{workspace.spec.dataset_name} / {workspace.spec.scene_name}")
     unfinished = "<p class=out>It was stopped: this is what it had reached.</p>"
     parts = [
         f"<h1>{title}</h1>",
@@ -69,7 +71,7 @@ def write(study: Study, outcome: Outcome, keypoints: Mapping[str, NDArray[np.flo
         _table(verdicts),
         "<h2>What was recognised</h2>",
         "<p>Green details are in the model, red ones were found and are not.</p>",
-        _gallery(study, verdicts, keypoints),
+        _gallery(workspace, verdicts, keypoints),
     ]
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     return head + "\n".join(filter(None, parts))
@@ -82,7 +84,7 @@ def _advice(advice: list[str]) -> str:
 
 
 def _lost(verdicts: list[Verdict]) -> str:
-    """Return what is said of the photographs without a place: a line for each reason."""
+    """Return the section on photographs without a place: a line per reason."""
     reasons: dict[str, list[str]] = {}
     for number, verdict in enumerate(verdicts, 1):
         if verdict.pose is None:
@@ -99,7 +101,7 @@ def _models(outcome: Outcome) -> list[str]:
     told = []
     for model, cloud in zip(outcome.models, outcome.clouds, strict=True):
         error = f"{model.errors.mean():.2f} pixels" if len(model.errors) else "unknown"
-        above = _inline("png", drawing.above(model, cloud, numbers))
+        above = _inline("png", drawing.top_view(model, cloud, numbers))
         told += [
             f"<h2>{model.name} from above</h2>",
             (
@@ -131,7 +133,7 @@ def _row(number: int, verdict: Verdict) -> str:
 
 
 def _gallery(
-    study: Study, verdicts: list[Verdict], keypoints: Mapping[str, NDArray[np.float32]]
+    workspace: Workspace, verdicts: list[Verdict], keypoints: Mapping[str, NDArray[np.float32]]
 ) -> str:
     def figure(place: tuple[int, Verdict]) -> str:
         at, verdict = place
@@ -140,12 +142,12 @@ def _gallery(
         used = np.zeros(len(places), bool)
         if verdict.pose is not None:
             places, used = verdict.pose.keypoints, verdict.pose.points >= 0
-        picture = _inline("jpeg", drawing.keypoints(study.folder / file, places, used))
+        picture = _inline("jpeg", drawing.keypoints(workspace.folder / file, places, used))
         caption = f"<figcaption>{at}: {html.escape(verdict.photo.name)}</figcaption>"
         return f'<figure><img alt="" src="{picture}">{caption}</figure>'
 
     shown = [each for each in enumerate(verdicts[:SHOWN], 1) if each[1].photo.file]
-    with ThreadPoolExecutor(study.threads, thread_name_prefix="drawing") as pool:
+    with ThreadPoolExecutor(workspace.threads, thread_name_prefix="drawing") as pool:
         return f'<div class="grid">{"".join(pool.map(figure, shown))}</div>'
 
 

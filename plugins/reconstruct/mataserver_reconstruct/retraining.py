@@ -1,4 +1,4 @@
-"""Retraining: a run of Airflow's DAG, not too often, and each once."""
+"""Retraining: triggers Airflow's DAG, with a cooldown, and each run once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Triggered(Struct, kw_only=True):
 
 
 class Retraining:
-    """Triggers the DAG of the settings. ``clock`` gives Unix seconds."""
+    """Triggers the configured DAG. ``clock`` returns Unix seconds."""
 
     def __init__(
         self, ctx: Context, database: Database, clock: Callable[[], float] = time.time
@@ -37,19 +37,19 @@ class Retraining:
         self._clock = clock
 
     async def by_hand(self, who: str) -> Triggered:
-        """Trigger it because a person wants it; once a minute at most. Raises ``MataError``."""
+        """Trigger it for a person; once a minute at most. Raises ``MataError``."""
         now = self._clock()
         minute = time.strftime("%Y%m%dT%H%MZ", time.gmtime(now))
         return await self.trigger(f"manual-{minute}", {"reason": "manual", "requested_by": who})
 
     async def for_drift(self, job: str, report: Mapping[str, Any]) -> Triggered:
-        """Trigger it because a reconstruction's photographs drifted. Raises ``MataError``."""
+        """Trigger it for the drift of a reconstruction's photographs. Raises ``MataError``."""
         features = [name for name, each in report["checks"].items() if each["drift"]]
         conf = {"reason": "drift", "job_id": job, "severity": report["severity"]}
         return await self.trigger(f"drift-{job}", {**conf, "features": features})
 
     async def trigger(self, run: str, conf: Mapping[str, Any]) -> Triggered:
-        """Begin a run unless one was begun within the cooldown. Raises ``MataError`` (502)."""
+        """Start a run unless one was started within the cooldown. Raises ``MataError`` (502)."""
         earlier = await self._cooldown.claim(self._dag, run, self._clock())
         if earlier:
             return Triggered(dag_run_id=earlier, already=True)
@@ -59,5 +59,5 @@ class Retraining:
             begun = True
         finally:
             if not begun:
-                await self._cooldown.give_up(self._dag, run)
+                await self._cooldown.release(self._dag, run)
         return Triggered(dag_run_id=run, already=UNSET if fresh else True)

@@ -1,7 +1,7 @@
-"""A model in metres: by a length that somebody knows, or by where photographs say they were taken.
+"""Scales a model to metres: by a known length, or by the photographs' GPS positions.
 
-Structure from motion sees directions alone: its unit is arbitrary. GPS is metres off, so it tells a
-scale only where the cameras stood far apart; its heights are worse than its places and count not.
+Structure from motion only sees directions: its unit is arbitrary. GPS is metres off, so it gives a
+scale only where the cameras were far apart; altitudes are worse than positions and not used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from mataserver import BadRequest
 from mataserver_reconstruct.model import Scale
-from mataserver_reconstruct.spec import NONE, length_of
+from mataserver_reconstruct.spec import NONE, parse_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,84 +27,85 @@ if TYPE_CHECKING:
 
     Plan = NDArray[np.complex128]
 
-FEWEST = 4
-"""Photographs that tell where they were taken, at least: fewer confirm nothing."""
-UNSURE = 0.10
-"""Part of the scale by which it may be wrong (two standard errors); above it is refused."""
+MIN_POSITIONS = 4
+"""The least number of photographs with a position: fewer confirm nothing."""
+MAX_ERROR = 0.10
+"""The largest relative error of the scale (two standard errors); above it is refused."""
 
 _EARTH = 6_371_008.8  # metres, the mean radius
-_GPS_ERROR = 0.5  # metres that positions are taken to be off at least, however well they agree
-_PAIRS = 2_000  # of cameras that a first guess is made of
-_OUTLYING = 2.5 * 1.4826  # times the median error, from which on a position does not count
-_NEAR = 0.05  # of the picture's longer side: how far the next point of the model may be
-_NEXT = 3  # points whose depth a mark takes, in the median
+_GPS_ERROR = 0.5  # metres: the least assumed error of positions, however well they agree
+_PAIRS = 2_000  # of cameras for the first estimate
+_OUTLYING = 2.5 * 1.4826  # times the median error, above which a position is an outlier
+_NEAR = 0.05  # of the picture's longer side: the largest distance of the nearest point
+_NEXT = 3  # nearest points whose median depth a mark gets
 
 
-class Unknown(Exception):
-    """Raised where a model's scale cannot be told; its text is a clause that says why."""
+class UnknownScaleError(Exception):
+    """Raised where a model's scale is unknown; its text is a clause with the reason."""
 
 
 def check(spec: Spec, photos: Sequence[Photo]) -> None:
-    """Raise ``BadRequest`` for a known length in a photograph that is not there."""
-    known = length_of(spec.scale)
+    """Raise ``BadRequest`` for a known length in a photograph that does not exist."""
+    known = parse_length(spec.scale)
     for mark in (known.first, known.second) if known else ():
         _photo(mark, photos)
 
 
-def scaled(model: Model, photos: Sequence[Photo], how: str) -> tuple[Model, str]:
-    """Return a levelled model in metres, and a sentence about it, as ``Spec.scale`` asks.
+def apply_scale(model: Model, photos: Sequence[Photo], how: str) -> tuple[Model, str]:
+    """Return a levelled model in metres, and a sentence about it, as ``Spec.scale`` requests.
 
-    By GPS x is east and y north, too. A model whose scale cannot be told stays as it is, and the
-    sentence says why.
+    With GPS also x is east and y north. A model whose scale is unknown is returned unchanged, and
+    the sentence gives the reason.
     """
     if how == NONE:
         return model, ""
-    known = length_of(how)
+    known = parse_length(how)
     try:
         done = _by_length(model, photos, known) if known else _by_gps(model, photos)
-    except Unknown as why:
+    except UnknownScaleError as why:
         return model, f"{model.name} has no scale: {why}."
     return done, f"{model.name} is in metres, {done.scale}."
 
 
 def _by_length(model: Model, photos: Sequence[Photo], known: Length) -> Model:
-    ends = [_place(model, photos, mark) for mark in (known.first, known.second)]
+    ends = [_point_at(model, photos, mark) for mark in (known.first, known.second)]
     distance = float(np.linalg.norm(ends[1] - ends[0]))
     if distance <= 0:
-        raise Unknown("both ends of the length are one place of it")
+        raise UnknownScaleError("both ends of the length are one place of it")
     factor = known.metres / distance
-    return replace(model.moved(np.eye(3), np.zeros(3), factor), scale=Scale("length"))
+    return replace(model.transformed(np.eye(3), np.zeros(3), factor), scale=Scale("length"))
 
 
-def _place(model: Model, photos: Sequence[Photo], mark: Mark) -> NDArray[np.float64]:
-    """Return where a model is what a photograph shows at a mark: as deep as the points next to it.
+def _point_at(model: Model, photos: Sequence[Photo], mark: Mark) -> NDArray[np.float64]:
+    """Return the model's position of a mark in a photograph, at the depth of the nearest points.
 
-    Raises ``Unknown`` where the photograph has no place, or no point of the model is near.
+    Raises ``UnknownScaleError`` where the photograph has no place, or no point of the model is
+    near.
     """
     photo = _photo(mark, photos)
     view = next((each for each in model.views if each.file == photo.file), None)
     if view is None:
-        raise Unknown(f"{mark.image} has no place in it")
+        raise UnknownScaleError(f"{mark.image} has no place in it")
     pixel = np.array([mark.x, mark.y]) * (photo.width / photo.original[0])
     seen = np.flatnonzero(view.points >= 0)
     away = np.linalg.norm(view.keypoints[seen] - pixel, axis=1)
     order = np.argsort(away, kind="stable")[:_NEXT]
     order = order[away[order] <= _NEAR * max(view.size)]
     if not len(order):
-        raise Unknown(f"no point of it is near {mark.x:g},{mark.y:g} of {mark.image}")
+        raise UnknownScaleError(f"no point of it is near {mark.x:g},{mark.y:g} of {mark.image}")
     local = model.xyz[view.points[seen[order]]] @ view.rotation.T + view.translation
-    ray = np.array([*_straight(view, pixel), 1.0])
+    ray = np.array([*_undistorted(view, pixel), 1.0])
     place: NDArray[np.float64] = view.rotation.T @ (
         ray * float(np.median(local[:, 2])) - view.translation
     )
     return place
 
 
-def _straight(view: View, pixel: NDArray[np.float64]) -> NDArray[np.float64]:
+def _undistorted(view: View, pixel: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a pixel in units of the focal length, without the lens's distortion."""
     bent = (pixel - view.matrix[:2, 2]) / np.diag(view.matrix)[:2]
     straight = bent
-    for _ in range(20):  # bent = straight (1 + k1 |straight|^2), solved by going back and forth
+    for _ in range(20):  # bent = straight (1 + k1 |straight|^2), solved by fixed-point iteration
         straight = bent / (1 + view.distortion * float(straight @ straight))
     return np.asarray(straight, np.float64)
 
@@ -117,42 +118,42 @@ def _photo(mark: Mark, photos: Sequence[Photo]) -> Photo:
 
 
 def _by_gps(model: Model, photos: Sequence[Photo]) -> Model:
-    told = {photo.file: photo.exif.gps for photo in photos if photo.exif.gps}
-    known = [at for at, view in enumerate(model.views) if view.file in told]
-    if len(known) < FEWEST:
-        raise Unknown(
-            f"{len(known)} of its photographs tell by GPS where they were taken, and {FEWEST} at "
-            "least must"
+    positions = {photo.file: photo.exif.gps for photo in photos if photo.exif.gps}
+    known = [at for at, view in enumerate(model.views) if view.file in positions]
+    if len(known) < MIN_POSITIONS:
+        raise UnknownScaleError(
+            f"{len(known)} of its photographs tell by GPS where they were taken, "
+            f"and {MIN_POSITIONS} at least must"
         )
     centres = model.centres[known]
-    ground = _ground([told[model.views[at].file] for at in known])
-    factor, error = fitted(centres[:, 0] + 1j * centres[:, 1], ground)
-    if error > UNSURE:
+    ground = _local_metres([positions[model.views[at].file] for at in known])
+    factor, error = fit_similarity(centres[:, 0] + 1j * centres[:, 1], ground)
+    if error > MAX_ERROR:
         extent = float(np.abs(ground - ground.mean()).max()) * 2
-        raise Unknown(
+        raise UnknownScaleError(
             f"GPS is too coarse for it: the cameras stood within {extent:.1f} m, which tells a "
             f"scale to {min(error, 9.99):.0%} alone"
         )
     unit = factor / abs(factor)
     turn = np.array([[unit.real, -unit.imag, 0], [unit.imag, unit.real, 0], [0, 0, 1.0]])
-    return replace(model.moved(turn, np.zeros(3), abs(factor)), scale=Scale("GPS", error))
+    return replace(model.transformed(turn, np.zeros(3), abs(factor)), scale=Scale("GPS", error))
 
 
-def _ground(places: Sequence[tuple[float, float, float] | None]) -> Plan:
-    """Return metres east and, imaginary, north of the first of some places."""
+def _local_metres(places: Sequence[tuple[float, float, float] | None]) -> Plan:
+    """Return metres east and, as the imaginary part, north of the first position."""
     angles = np.radians([place[:2] for place in places if place is not None])
     off = (angles - angles[0] + np.pi) % (2 * np.pi) - np.pi  # also across the date line
     return np.asarray(_EARTH * (off[:, 1] * np.cos(angles[0, 0]) + 1j * off[:, 0]), np.complex128)
 
 
-def fitted(plan: Plan, ground: Plan) -> tuple[complex, float]:
-    """Return what turns and scales cameras seen from above onto where GPS saw them, and its error.
+def fit_similarity(plan: Plan, ground: Plan) -> tuple[complex, float]:
+    """Return the rotation and scale from cameras seen from above to GPS positions, and its error.
 
-    The error is two standard errors as a part of the scale, infinite where nothing fits. Positions
-    that are far off, up to half of them, count not.
+    The error is two standard errors relative to the scale, infinite where nothing fits. Up to half
+    of the positions may be outliers.
     """
-    kept = _agreeing(plan, ground)
-    if kept.sum() < max(FEWEST, len(plan) / 2):
+    kept = _inliers(plan, ground)
+    if kept.sum() < max(MIN_POSITIONS, len(plan) / 2):
         return 1.0, float("inf")
     here, there = plan[kept] - plan[kept].mean(), ground[kept] - ground[kept].mean()
     extent = float((np.abs(here) ** 2).sum())
@@ -164,8 +165,8 @@ def fitted(plan: Plan, ground: Plan) -> tuple[complex, float]:
     return factor, 2 * off / (abs(factor) * extent**0.5)
 
 
-def _agreeing(plan: Plan, ground: Plan) -> NDArray[np.bool_]:
-    """Return which positions the pair of cameras explains best that explains most, ``[n]``."""
+def _inliers(plan: Plan, ground: Plan) -> NDArray[np.bool_]:
+    """Return the positions that the best pair of cameras explains, ``[n]``."""
     pairs = list(itertools.combinations(range(len(plan)), 2))
     best, off = float("inf"), np.full(len(plan), np.inf)
     for one, two in pairs[:: len(pairs) // _PAIRS + 1]:

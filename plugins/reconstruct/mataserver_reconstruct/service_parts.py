@@ -1,18 +1,18 @@
-"""What the handlers need of the service, once it is entered."""
+"""The parts of the service that the handlers use."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from mataserver_reconstruct.chronicle import Chronicle
+    from mataserver_reconstruct.drift_recorder import DriftRecorder
     from mataserver_reconstruct.history import History
     from mataserver_reconstruct.retraining import Retraining
 
 
-class Served(Protocol):
-    """The parts that stand on the database."""
+class ServiceParts(Protocol):
+    """The parts that need the database, available once the service is entered."""
 
-    chronicle: Chronicle
+    recorder: DriftRecorder
     history: History
     retraining: Retraining

@@ -1,4 +1,4 @@
-"""What holds of each photograph of an upload or not, for drift: see ``features.SHARES``."""
+"""The boolean properties of each photograph of an upload, for drift: see ``features.SHARES``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.exif import Exif
 
 
-class Known(NamedTuple):
-    """A photograph: of its bytes, its EXIF, None when it cannot be read."""
+class PhotoFacts(NamedTuple):
+    """A photograph's digest, and its EXIF, None when it cannot be read."""
 
     digest: str
     exif: Exif | None
 
 
-def held(photographs: Sequence[Known]) -> Iterator[dict[str, float]]:
-    """Yield what holds of each photograph; one that cannot be read is that alone."""
+def photo_flags(photographs: Sequence[PhotoFacts]) -> Iterator[dict[str, float]]:
+    """Yield the properties of each photograph; an unreadable one has that property only."""
     cameras = Counter(each.exif.camera for each in photographs if each.exif is not None)
     ((main, _),) = cameras.most_common(1) or [("", 0)]
     seen: set[str] = set()

@@ -15,43 +15,43 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.study import Progress, Study
     from mataserver_reconstruct.weights import Matchers
+    from mataserver_reconstruct.workspace import Progress, Workspace
 
 
 class Sift:
-    """SIFT, as COLMAP does it on the CPU."""
+    """COLMAP's SIFT on the CPU."""
 
     detects = True
 
-    def extract(self, study: Study, progress: Progress) -> None:
-        """Find the features of every photograph; those that are in the database stay."""
-        done, total = 0, len(study.photos)
+    def extract(self, workspace: Workspace, progress: Progress) -> None:
+        """Find the features of the photographs that are not in the database yet."""
+        done, total = 0, len(workspace.photos)
 
         def told(count: int) -> None:
             progress(done + count, total, f"features of {done + count} of {total} photographs")
 
-        for chunk, group in cameras.calls(study):
+        for chunk, group in cameras.camera_groups(workspace):
             names = [photo.file for photo in chunk]
-            camera = cameras.of_group(study, group)
-            with database.followed(study, names, _has_image, told) as look:
-                self._extract(study, names, camera, look)
+            camera = cameras.camera_of(workspace, group)
+            with database.track_progress(workspace, names, _has_image, told) as poll:
+                self._extract(workspace, names, camera, poll)
             told(len(chunk))
             done += len(chunk)
 
     def _extract(
-        self, study: Study, names: list[str], camera: int | None, look: Callable[[], None]
+        self, workspace: Workspace, names: list[str], camera: int | None, poll: Callable[[], None]
     ) -> None:
-        reader, mode = cameras.reader(camera)
+        reader, mode = cameras.reader_options(camera)
         options = pycolmap.FeatureExtractionOptions()
-        options.max_image_size = study.spec.max_size
-        options.sift.max_num_features = study.spec.max_keypoints
-        options.num_threads = study.threads
-        study.native.call(
+        options.max_image_size = workspace.spec.max_size
+        options.sift.max_num_features = workspace.spec.max_keypoints
+        options.num_threads = workspace.threads
+        workspace.native.call(
             pycolmap.extract_features,
-            study.database,
-            study.folder,
-            beside=look,
+            workspace.database,
+            workspace.folder,
+            poll=poll,
             image_names=names,
             camera_mode=mode,
             reader_options=reader,
@@ -59,14 +59,18 @@ class Sift:
             device=pycolmap.Device.cpu,
         )
 
-    def glances(self, study: Study, files: Sequence[str]) -> list[NDArray[np.float32]]:
+    def top_descriptors(
+        self, workspace: Workspace, files: Sequence[str]
+    ) -> list[NDArray[np.float32]]:
         """Return the descriptors of each photograph's largest features."""
-        return database.glances(study, files)
+        return database.top_descriptors(workspace, files)
 
-    def match(self, study: Study, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
-        """Match and verify pairs; those that are in the database stay."""
-        listed = study.work / "pairs.txt"
-        left = cameras.unverified(study, pairs)
+    def match(
+        self, workspace: Workspace, pairs: Sequence[tuple[str, str]], progress: Progress
+    ) -> None:
+        """Match and verify the pairs that are not in the database yet."""
+        listed = workspace.work / "pairs.txt"
+        left = cameras.unverified(workspace, pairs)
         before, total = len(pairs) - len(left), len(pairs)
 
         def told(count: int) -> None:
@@ -77,23 +81,23 @@ class Sift:
             return
         told(0)
         listed.write_text("".join(f"{first} {second}\n" for first, second in left))
-        ids = database.ids(study)
+        ids = database.ids(workspace)
         numbers = [(ids[first], ids[second]) for first, second in left]
-        with database.followed(study, numbers, _has_pair, told) as look:
-            self._match(study, listed, look)
+        with database.track_progress(workspace, numbers, _has_pair, told) as poll:
+            self._match(workspace, listed, poll)
         told(len(left))
 
-    def _match(self, study: Study, listed: Path, look: Callable[[], None]) -> None:
+    def _match(self, workspace: Workspace, listed: Path, poll: Callable[[], None]) -> None:
         matching = pycolmap.FeatureMatchingOptions()
-        matching.num_threads = study.threads
+        matching.num_threads = workspace.threads
         verification = pycolmap.TwoViewGeometryOptions()
-        verification.ransac.random_seed = study.spec.seed
+        verification.ransac.random_seed = workspace.spec.seed
         pairing = pycolmap.ImportedPairingOptions()
         pairing.match_list_path = listed
-        study.native.call(
+        workspace.native.call(
             pycolmap.match_image_pairs,
-            study.database,
-            beside=look,
+            workspace.database,
+            poll=poll,
             matching_options=matching,
             pairing_options=pairing,
             verification_options=verification,
@@ -110,7 +114,7 @@ def _has_pair(opened: Any, ids: tuple[int, int]) -> bool:
 
 
 class SiftFinder:
-    """SIFT as a part of a fusion, in a database of its own."""
+    """SIFT as a part of a fusion, in a separate database."""
 
     detects = True
 
@@ -118,25 +122,29 @@ class SiftFinder:
         self._name = name
         self._sift = Sift()
 
-    def find(self, study: Study, progress: Progress) -> None:
+    def find(self, workspace: Workspace, progress: Progress) -> None:
         """Find the features of every photograph."""
-        self._sift.extract(self._own(study), progress)
+        self._sift.extract(self._own_workspace(workspace), progress)
 
-    def glances(self, study: Study, files: Sequence[str]) -> list[NDArray[np.float32]]:
+    def top_descriptors(
+        self, workspace: Workspace, files: Sequence[str]
+    ) -> list[NDArray[np.float32]]:
         """Return the descriptors of each photograph's largest features."""
-        return self._sift.glances(self._own(study), files)
+        return self._sift.top_descriptors(self._own_workspace(workspace), files)
 
-    def match(self, study: Study, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
+    def match(
+        self, workspace: Workspace, pairs: Sequence[tuple[str, str]], progress: Progress
+    ) -> None:
         """Match pairs of photographs."""
-        self._sift.match(self._own(study), pairs, progress)
+        self._sift.match(self._own_workspace(workspace), pairs, progress)
 
-    def keypoints(self, study: Study, file: str) -> NDArray[np.float32]:
+    def keypoints(self, workspace: Workspace, file: str) -> NDArray[np.float32]:
         """Return a photograph's keypoints, ``[n, 2]``, as COLMAP counts pixels."""
-        return database.keypoints(self._own(study), [file])[file]
+        return database.keypoints(self._own_workspace(workspace), [file])[file]
 
-    def matches(self, study: Study, first: str, second: str) -> NDArray[np.uint32]:
-        """Return the matches of a pair: places in the keypoints of both, ``[m, 2]``."""
-        return database.matches(self._own(study), first, second)
+    def matches(self, workspace: Workspace, first: str, second: str) -> NDArray[np.uint32]:
+        """Return the matches of a pair: indices in the keypoints of both, ``[m, 2]``."""
+        return database.matches(self._own_workspace(workspace), first, second)
 
-    def _own(self, study: Study) -> Study:
-        return replace(study, name=self._name)
+    def _own_workspace(self, workspace: Workspace) -> Workspace:
+        return replace(workspace, name=self._name)

@@ -1,4 +1,4 @@
-"""What a reconstruction is asked, and the limits that it keeps."""
+"""The options of a reconstruction, and its limits."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Points = Annotated[int, Meta(ge=1_000, le=20_000_000)]
 
 
 NONE, GPS = "none", "gps"
-"""What tells no scale of a model, and what may."""
+"""The sources of a model's scale."""
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
 _MARK = rf"(\S.*):{_NUMBER},{_NUMBER}"
 _LENGTH = re.compile(rf"{_MARK}\s+{_MARK}\s+{_NUMBER}")
 
 
 class Mark(NamedTuple):
-    """A place in a photograph: its name, and the pixel of the upright original."""
+    """A position in a photograph: its name, and the pixel of the upright original."""
 
     image: str
     x: float
@@ -40,17 +40,17 @@ class Mark(NamedTuple):
 
 
 class Length(NamedTuple):
-    """How far two places that photographs show are from each other."""
+    """The distance between two positions in photographs."""
 
     first: Mark
     second: Mark
     metres: float
 
 
-def length_of(scale: str) -> Length | None:
-    """Return the length that a ``Spec.scale`` tells, None for none.
+def parse_length(scale: str) -> Length | None:
+    """Return the length in a ``Spec.scale``, None without one.
 
-    Raises ``ValueError`` for what is none of its words.
+    Raises ``ValueError`` for an invalid value.
     """
     if scale in {NONE, GPS}:
         return None
@@ -98,7 +98,7 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                    ``louvain`` communities, which part scenes that share a look-alike.
     density:       ``sparse``: the points that were matched; ``semi``: depths of the photographs.
     scale:         what tells how large the model is: ``none``, ``gps``, or a length between two
-                   places in photographs; see ``length_of``.
+                   places in photographs; see ``parse_length``.
     voxel:         side in units of the model's; by default a part of the cloud's extent.
     max_points:    points of one cloud at most.
     seed:          of everything that draws.
@@ -123,11 +123,11 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for what ``scale`` cannot be."""
-        length_of(self.scale)
+        parse_length(self.scale)
 
     @property
-    def of_features(self) -> dict[str, Any]:
-        """What the features and matches depend on: other values need other ones."""
+    def feature_options(self) -> dict[str, Any]:
+        """The options that features and matches depend on: a change makes stored ones invalid."""
         names = ("matcher", "max_size", "max_keypoints", "camera", "seed", "limits")
         return {name: msgspec.to_builtins(getattr(self, name)) for name in names}
 

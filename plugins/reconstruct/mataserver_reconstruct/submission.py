@@ -15,10 +15,10 @@ COLUMNS = ("dataset", "scene", "image", "rotation_matrix", "translation_vector")
 
 
 def write(verdicts: Sequence[Verdict], dataset: str, *, image_id: bool = False) -> str:
-    """Return the CSV: each photograph once, in the order given.
+    """Return the CSV: each photograph once, in the given order.
 
     Rotations are nine numbers by rows and translations three, from the world to the camera, joined
-    by semicolons; those that have no pose are ``nan``. ``image_id`` puts that column before.
+    by semicolons; without a pose they are ``nan``. ``image_id`` adds that column in front.
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")

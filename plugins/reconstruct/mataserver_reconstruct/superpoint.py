@@ -1,4 +1,4 @@
-"""SuperPoint with LightGlue, as transformers has them: one checkpoint of both."""
+"""SuperPoint with LightGlue, from transformers: one checkpoint of both."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ _logging: Any = logging
 _logging.set_verbosity_error()
 _logging.disable_progress_bar()
 
-OTHER = "its weights are of another network, or damaged"
+WRONG_WEIGHTS = "its weights are of another network, or damaged"
 
 
 class SuperPoint:
     """The networks of one checkpoint.
 
-    A photograph's features are found once, and not again for each of its pairs as the library's
-    own call does; what is matched is the same.
+    A photograph's features are computed once, unlike in the library's own call, which repeats it
+    for each pair; the matches are the same.
     """
 
     side = 1_024
     of_pairs = False
 
     def __init__(self, needs: Checkpoint, most: int) -> None:
-        place = weights.found(needs.weights)
+        place = weights.locate(needs.weights)
         if place is None:
             raise Unavailable("its weights are not on this machine")
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._whole, self._processor = _opened(place, most)
+        self._whole, self._processor = _load(place, most)
         self._whole.eval().to(self._device)
-        self._detector, self._known = self._whole.keypoint_detector, _Known()
-        self._whole.keypoint_detector = self._known
+        self._detector, self._cached = self._whole.keypoint_detector, _CachedDetector()
+        self._whole.keypoint_detector = self._cached
 
     def find(self, pixels: NDArray[np.uint8]) -> Features:
         """Return the features of a picture, uint8 ``[H, W, 3]``."""
@@ -59,14 +59,17 @@ class SuperPoint:
         return Features(np.asarray(xy * size, np.float32), size, score, descriptors)
 
     def match(self, first: Features, second: Features) -> NDArray[np.uint32]:
-        """Return matches: places in the features of both, ``[m, 2]``."""
+        """Return matches: indices in the features of both, ``[m, 2]``."""
         if not (len(first.xy) and len(second.xy)):
             return np.empty((0, 2), np.uint32)
         most = int(max(len(first.xy), len(second.xy)))
         width, height = (int(each) for each in np.maximum(first.size, second.size))
-        self._known.found = tuple(
+        self._cached.found = tuple(
             torch.stack(
-                [_padded(each[at], most) for each in self._both(first, second, width, height)]
+                [
+                    _padded(each[at], most)
+                    for each in self._detector_outputs(first, second, width, height)
+                ]
             )
             for at in range(4)
         )
@@ -76,12 +79,12 @@ class SuperPoint:
         at = np.flatnonzero((of_first >= 0) & (of_first < len(second.xy)))
         return np.asarray(np.stack([at, of_first[at]], 1), np.uint32)
 
-    def _both(
+    def _detector_outputs(
         self, first: Features, second: Features, width: int, height: int
     ) -> list[tuple[torch.Tensor, ...]]:
-        """Return what the detector would of both, were they as large as each other.
+        """Return the detector's outputs for both, as if the pictures had the same size.
 
-        LightGlue counts from a picture's centre in halves of its longer side; the network is told
+        LightGlue measures from a picture's center in halves of its longer side; the network takes
         one size for both.
         """
         whole = np.array([width, height], np.float32)
@@ -94,7 +97,7 @@ class SuperPoint:
         return given
 
 
-def _opened(place: Path, most: int) -> tuple[Any, Any]:
+def _load(place: Path, most: int) -> tuple[Any, Any]:
     """Return the network and the processor of a checkpoint. Raises ``Unavailable``."""
     network: Any = LightGlueForKeypointMatching
     processor: Any = AutoImageProcessor
@@ -106,14 +109,14 @@ def _opened(place: Path, most: int) -> tuple[Any, Any]:
         )
         made = processor.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-        raise Unavailable(OTHER) from error
+        raise Unavailable(WRONG_WEIGHTS) from error
     if told["missing_keys"] or told["mismatched_keys"]:
-        raise Unavailable(OTHER)
+        raise Unavailable(WRONG_WEIGHTS)
     return whole, made
 
 
-class _Known(torch.nn.Module):
-    """Stands in the place of the detector: gives what was found before."""
+class _CachedDetector(torch.nn.Module):
+    """Replaces the detector: returns features that were found before."""
 
     found: tuple[torch.Tensor, ...] = ()
 

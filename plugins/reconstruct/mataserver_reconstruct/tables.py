@@ -1,4 +1,4 @@
-"""The tables: what was measured of each upload, and when retraining was triggered last."""
+"""The tables: the measures of each upload, and the last retraining of each DAG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``POST /upload``: a ZIP of photographs becomes a job."""
+"""``POST /upload``: turns a ZIP of photographs into a job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mataserver import (
 )
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind
-from mataserver_reconstruct.proving import Proving
+from mataserver_reconstruct.archive_check import ArchiveChecker
 from mataserver_reconstruct.views import Accepted
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mataserver_jobs.api import JobsService
     from mataserver_jobs.record import Record
     from mataserver_jobs.uploads import Upload
-    from mataserver_reconstruct.worker import Worker
+    from mataserver_reconstruct.matcher_status import MatcherStatus
 
 JSON = "application/json"
 FORM = "multipart/form-data"
@@ -57,10 +57,10 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "max_points": (int, "Points of one cloud at most."),
     "seed": (int, "Of everything that draws."),
 }
-"""What an upload may ask, in its form or in its query."""
+"""The options of an upload, in its form or in its query."""
 
 
-class Asked(Struct, kw_only=True, forbid_unknown_fields=True):
+class UploadFields(Struct, kw_only=True, forbid_unknown_fields=True):
     """What a form or JSON asks; the query may hold it as well."""
 
     dataset_name: str | UnsetType = UNSET
@@ -78,13 +78,13 @@ class Asked(Struct, kw_only=True, forbid_unknown_fields=True):
     seed: int | UnsetType = UNSET
 
 
-class UploadForm(Asked, kw_only=True):
+class UploadForm(UploadFields, kw_only=True):
     """The form: the archive, and what is asked."""
 
     file: bytes
 
 
-class UploadJson(Asked, kw_only=True, forbid_unknown_fields=True):
+class UploadJson(UploadFields, kw_only=True, forbid_unknown_fields=True):
     """An archive that came by ``/v1/uploads``, by its id there."""
 
     upload: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -93,10 +93,10 @@ class UploadJson(Asked, kw_only=True, forbid_unknown_fields=True):
 class Uploads:
     """The handler."""
 
-    def __init__(self, ctx: Context, worker: Worker) -> None:
+    def __init__(self, ctx: Context, worker: MatcherStatus) -> None:
         self._ctx = ctx
-        self._worker = worker
-        self._proving = Proving(ctx)
+        self._matcher_status = worker
+        self._archive_checker = ArchiveChecker(ctx)
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -108,58 +108,60 @@ class Uploads:
                   parameters={name: (of, False, text) for name, (of, text) in FIELDS.items()},
                   headers={KEY: (str, False, "One key is one job.")},
                   errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), needs="jobs:write",
-                  max_body=self._most, body_timeout="idle"),
+                  max_body=self._max_bytes, body_timeout="idle"),
         ]  # fmt: skip
 
     async def upload(self, request: web.Request) -> web.Response:
-        """Take an archive; 202 with the id of its job."""
+        """Accept an archive; answer 202 with the id of its job."""
         key = _key(request)
-        self._order(request.query, "")  # before the archive is read: it may be large
+        self._job_spec(request.query, "")  # checked before the archive is read, which may be large
         named = content_type(request) == JSON
-        job = await (self._named(request, key) if named else self._sent(request, key))
+        job = await (self._from_upload(request, key) if named else self._from_body(request, key))
         return self._ctx.http.respond(Accepted(job.id), status=202, request=request)
 
-    async def _sent(self, request: web.Request, key: str | None) -> Record:
-        """Take the archive that the request is, or holds in its form."""
+    async def _from_body(self, request: web.Request, key: str | None) -> Record:
+        """Take the archive from the request's body or form."""
         desk, owner = self._jobs.desk, asker(request).id
         async with desk.draft() as draft:
             file = draft.input / kind.ARCHIVE
             saved = await self._ctx.http.save_body(request, file)
-            order = self._order({**request.query, **saved.fields}, saved.name)
-            order = await self._proven(order, file)
+            order = self._job_spec({**request.query, **saved.fields}, saved.name)
+            order = await self._checked(order, file)
             return await desk.submit(draft, kind.NAME, owner, order, key=key, size=saved.size)
 
-    async def _named(self, request: web.Request, key: str | None) -> Record:
-        """Take an archive that came by ``/v1/uploads``; it is the job's then."""
+    async def _from_upload(self, request: web.Request, key: str | None) -> Record:
+        """Take an archive that was sent to ``/v1/uploads``; the job then owns it."""
         if (request.content_length or MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
             raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
         async with self._ctx.http.read_json(request, UploadJson) as asked:
             fields = msgspec.to_builtins(asked)
         upload, owner = fields.pop("upload"), owner_of(request)
         async with self._jobs.uploads.reserve(upload, owner) as known:
-            return await self._taken(request, known, fields, key)
+            return await self._submit_upload(request, known, fields, key)
 
-    async def _taken(
+    async def _submit_upload(
         self, request: web.Request, known: Upload, fields: dict[str, Any], key: str | None
     ) -> Record:
         uploads, desk, owner = self._jobs.uploads, self._jobs.desk, asker(request).id
-        if known.length > self._most:
-            raise MataError(f"The archive is over the limit of {self._most} bytes", status=413)
-        order = self._order({**request.query, **fields}, known.name)
+        if known.length > self._max_bytes:
+            raise MataError(f"The archive is over the limit of {self._max_bytes} bytes", status=413)
+        order = self._job_spec({**request.query, **fields}, known.name)
         if known.job is not None:
-            return await self._again(known.job, owner, order, key)
+            return await self._repeated(known.job, owner, order, key)
         async with desk.draft() as draft:
             file = draft.input / kind.ARCHIVE
             await self._ctx.run_blocking(uploads.hand_over, known, file)
-            order = await self._proven(order, file)
+            order = await self._checked(order, file)
             job = await desk.submit(draft, kind.NAME, owner, order, key=key, size=known.length)
         await self._ctx.run_blocking(uploads.note_taken, known, job.id)
         return job
 
-    async def _again(self, job: str, owner: str, order: kind.Order, key: str | None) -> Record:
-        """Return the job that has taken an upload, for a request that is sent again.
+    async def _repeated(
+        self, job: str, owner: str, order: kind.ReconstructionSpec, key: str | None
+    ) -> Record:
+        """Return the job that already has an upload, for a repeated request.
 
-        Raises ``Conflict`` for another request.
+        Raises ``Conflict`` for a different request.
         """
         record = await self._jobs.desk.store.get(job, owner)
         same = msgspec.structs.replace(order, images=record.spec["images"])
@@ -167,10 +169,13 @@ class Uploads:
             raise Conflict("A job has taken the upload")
         return record
 
-    async def _proven(self, order: kind.Order, file: Path) -> kind.Order:
-        """Return an order once its archive is one. Raises as ``_images`` and ``Proving``."""
+    async def _checked(self, order: kind.ReconstructionSpec, file: Path) -> kind.ReconstructionSpec:
+        """Check the archive and return the spec with its number of images.
+
+        Raises as ``_images`` and ``ArchiveChecker``.
+        """
         images = await self._ctx.run_blocking(self._images, file)
-        await self._proving.check(file, self._ctx.settings.limits)
+        await self._archive_checker.check(file, self._ctx.settings.limits)
         return msgspec.structs.replace(order, images=images)
 
     @property
@@ -179,12 +184,12 @@ class Uploads:
         return jobs
 
     @property
-    def _most(self) -> int:
+    def _max_bytes(self) -> int:
         most: int = self._ctx.settings.max_upload_mb * 1_000_000
         return most
 
-    def _order(self, fields: Mapping[str, Any], name: str) -> kind.Order:
-        """Return what is asked; an empty text asks nothing.
+    def _job_spec(self, fields: Mapping[str, Any], name: str) -> kind.ReconstructionSpec:
+        """Return the job's spec from the fields, of which an empty one counts as missing.
 
         Raises ``InvalidParams``, ``Unavailable``.
         """
@@ -195,18 +200,18 @@ class Uploads:
         asked_for = {name: value for name, value in fields.items() if value != ""}
         given = {"voxel": settings.voxel_size, "max_points": settings.max_points, **asked_for}
         try:
-            asked = msgspec.convert(given, kind.Order, strict=False)
+            asked = msgspec.convert(given, kind.ReconstructionSpec, strict=False)
         except msgspec.ValidationError as error:
-            raise InvalidParams(describe_error(error, kind.Order)) from None
-        self._worker.check(asked.matcher)
+            raise InvalidParams(describe_error(error, kind.ReconstructionSpec)) from None
+        self._matcher_status.check(asked.matcher)
         ours = {"limits": settings.limits, "threads": settings.threads}
         return msgspec.structs.replace(asked, **ours, file=name[:255])
 
     def _images(self, file: Path) -> int:
-        """Return how many photographs an archive has.
+        """Return the number of photographs in an archive.
 
         Raises ``BadRequest`` for one that is refused, ``OutOfMemory`` (507) when the disk has no
-        room for them.
+        space for them.
         """
         limits = self._ctx.settings.limits
         found = archive.inspect(file, limits)

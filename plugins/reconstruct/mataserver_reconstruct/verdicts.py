@@ -1,4 +1,4 @@
-"""What became of each photograph, and why one has no place in a model."""
+"""The outcome of each photograph, with the reason if it has no place in a model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.photos import Photo
 
 OUTLIERS = "outliers"
-"""The scene of photographs that belong to none."""
+"""The scene of photographs without a scene."""
 FEW = 50
-"""Features below which a photograph cannot be matched."""
+"""The number of features below which a photograph cannot be matched."""
 
 _BLURRED = 3.0
 _ALONE = (
@@ -24,13 +24,13 @@ _ALONE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one photograph.
+    """The outcome of one photograph.
 
-    scene:  as the CSV names it: one for each model, since each has a world of its own.
+    scene:  its name in the CSV: one per model, since each has its own coordinates.
     pose:   its view in that model, None without one.
-    model:  the name of that model, "".
+    model:  the name of that model, or "".
     status: ``registered``, ``unreadable``, ``no_features``, ``no_verified_pair``, ``not_in_model``.
-    reason: a sentence for whoever took the photograph; "" when it is registered.
+    reason: a sentence for the photographer; "" when it is registered.
     """
 
     photo: Photo
@@ -45,9 +45,9 @@ class Verdict:
 def judge(
     photos: list[Photo], graph: Graph, scenes: list[list[str]], models: list[Model]
 ) -> list[Verdict]:
-    """Return the verdict of every photograph, in their order."""
+    """Return the verdict of every photograph, in order."""
     placed: dict[str, tuple[Model, View]] = {}
-    for model in models:  # the largest first: a photograph that two have is the larger's
+    for model in models:  # the largest first: a photograph in two belongs to the larger
         for view in model.views:
             placed.setdefault(view.file, (model, view))
     mapped = {model.cluster for model in models}
@@ -68,17 +68,19 @@ def _verdict(
         return Verdict(photo, scene_of(model), view, model.name, "registered", "", count)
     scene = f"cluster{of_scene[photo.file]}" if photo.file in of_scene else OUTLIERS
     names = {each.file: each.name for each in photos}
-    status, reason = _why(photo, graph, names, set(placed))
+    status, reason = _status_and_reason(photo, graph, names, set(placed))
     return Verdict(photo, scene, None, "", status, reason, count)
 
 
 def scene_of(model: Model) -> str:
-    """Return how the CSV names a model: a scene's second model is another world."""
+    """Return a model's name in the CSV: a scene's second model has its own coordinates."""
     return model.name if model.index else f"cluster{model.cluster}"
 
 
-def _why(photo: Photo, graph: Graph, names: dict[str, str], placed: set[str]) -> tuple[str, str]:
-    """Return the state of a photograph without a place, and the sentence."""
+def _status_and_reason(
+    photo: Photo, graph: Graph, names: dict[str, str], placed: set[str]
+) -> tuple[str, str]:
+    """Return the status of a photograph without a place, and the sentence."""
     count = graph.keypoints.get(photo.file, 0)
     if not photo.file:
         return "unreadable", f"It could not be read: {photo.problem}."

@@ -1,4 +1,4 @@
-"""What the API answers."""
+"""The answers of the API."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ class Insights(Struct, frozen=True, kw_only=True):
 
 
 def status(record: Record, figures: dict[str, Any], report: dict[str, Any]) -> Status:
-    """Return how far a job is. ``figures`` and ``report`` are empty where there are none."""
-    stage, progress = _place(record)
+    """Return the status of a job. ``figures`` and ``report`` may be empty."""
+    stage, progress = _stage_and_percent(record)
     points = figures.get("n_points", 0)
     unpacked = stage not in {"queued", EXTRACTING} or record.progress >= STAGES[MATCHING][0]
     known = record.spec["images"] if unpacked and stage != "failed" else 0
@@ -130,7 +130,7 @@ def clusters(figures: dict[str, Any]) -> Clusters:
 
 
 def insights(figures: dict[str, Any], report: dict[str, Any]) -> Insights:
-    """Return what was found and how it differs."""
+    """Return the results of a job and its drift."""
     severity = report["severity"]
     return Insights(
         registration_rate=figures["registration_rate"],
@@ -143,17 +143,17 @@ def insights(figures: dict[str, Any], report: dict[str, Any]) -> Insights:
 
 
 def checked(report: dict[str, Any]) -> Checked:
-    """Return a drift report with what is advised."""
+    """Return a drift report with a recommendation."""
     return Checked(**report, recommendation=drift.recommendation(report["severity"]))
 
 
-def _place(record: Record) -> tuple[str, int]:
-    """Return the stage of a job in the API's words, and its percent."""
+def _stage_and_percent(record: Record) -> tuple[str, int]:
+    """Return the API's stage of a job, and its percent."""
     percent = int(record.progress)
     if record.state == "done":
         return "success", 100
     if record.state == "failed":
         return "failed", 0
-    if record.state == "running" and record.stage not in STAGES:  # its process begins
+    if record.state == "running" and record.stage not in STAGES:  # its process is starting
         return EXTRACTING, max(percent, int(STAGES[EXTRACTING][0]))
     return record.stage, percent

@@ -1,4 +1,4 @@
-"""Where the weights of the learned matchers are; nothing is fetched, and no framework imported.
+"""Locates the weights of the learned matchers, without downloads and without a framework.
 
 A place is a path, or the name of a repository in the hub's cache on this machine: ``owner/name``,
 and ``owner/name/file`` for one file of it.
@@ -23,14 +23,14 @@ class Checkpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     weights: Place
 
 
-class Two(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DetectorAndMatcher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A network that finds features and one that matches them, a file each."""
 
     features: Place
     matcher: Place
 
 
-class Outside(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ExternalProgram(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A program that matches photographs.
 
     command:              the program and its first arguments.
@@ -45,21 +45,21 @@ class Matchers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What each learned matcher needs. ``fusion``: the matchers that ``fusion`` mixes."""
 
     superpoint_lightglue: Checkpoint = Checkpoint(weights="ETH-CVG/lightglue_superpoint")
-    disk_lightglue: Two = Two(
+    disk_lightglue: DetectorAndMatcher = DetectorAndMatcher(
         features="kornia/disk/depth-save.pth", matcher="kornia/lightglue/disk_lightglue.pth"
     )
-    aliked_lightglue: Two = Two(
+    aliked_lightglue: DetectorAndMatcher = DetectorAndMatcher(
         features="kornia/aliked/aliked-n16.pth", matcher="kornia/lightglue/aliked_lightglue.pth"
     )
     loftr: Checkpoint = Checkpoint(weights="kornia/loftr/loftr_outdoor.ckpt")
-    mast3r: Outside = Outside()
+    mast3r: ExternalProgram = ExternalProgram()
     fusion: Names = msgspec.field(
         default_factory=lambda: ["mast3r", "aliked_lightglue", "superpoint_lightglue"]
     )
 
 
-def found(place: str) -> Path | None:
-    """Return where a place is on this machine; None when it is not there."""
+def locate(place: str) -> Path | None:
+    """Return the path of a place on this machine; None when it does not exist."""
     path = Path(place).expanduser()
     if path.exists():
         return path.resolve()
@@ -77,7 +77,7 @@ def found(place: str) -> Path | None:
 
 
 def _cache() -> Path:
-    """Return the hub's cache, named by the variables that its own library obeys."""
+    """Return the hub's cache, from the environment variables of its own library."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if variable in os.environ:
             return Path(os.environ[variable]).expanduser()

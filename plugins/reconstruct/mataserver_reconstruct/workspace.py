@@ -1,4 +1,4 @@
-"""What the steps of one reconstruction share: its photographs, its database, its spec."""
+"""The shared state of one reconstruction's steps: its photographs, its database, its spec."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
     Progress = Callable[[float, float, str], None]
 
-FOUND = "found"
-"""The folder of what matchers keep beside COLMAP's database."""
+MATCHER_FOLDER = "found"
+"""The folder of the matchers' files beside COLMAP's database."""
 _MARK = "features.json"
 
 
 @dataclass(frozen=True)
-class Study:
-    """One reconstruction under way.
+class Workspace:
+    """One reconstruction in progress.
 
-    photos:   those that can be read.
-    matchers: what the learned ones need.
+    photos:   the readable ones.
+    matchers: the settings of the learned ones.
     name:     of COLMAP's database in ``work``.
     """
 
@@ -52,16 +52,16 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where the photographs lie."""
+        """The folder of the photographs."""
         return self.work / PHOTOS
 
     @property
     def threads(self) -> int:
-        """How many threads features and matches take."""
+        """The number of threads for features and matches."""
         return photographs.threads(self.spec)
 
     def cameras(self) -> list[list[Photo]]:
-        """Return the photographs by the camera that took them, as the spec has it."""
+        """Return the photographs grouped by camera, as the spec defines."""
         groups: dict[object, list[Photo]] = {}
         for photo in self.photos:
             size = (photo.width, photo.height)
@@ -70,22 +70,22 @@ class Study:
         return list(groups.values())
 
 
-def forget_other(job: Job, spec: Spec, matchers: Matchers) -> None:
-    """Remove what an attempt with other options, or other files, left in ``job.work``.
+def discard_stale(job: Job, spec: Spec, matchers: Matchers) -> None:
+    """Remove the state of an attempt with other options or other files from ``job.work``.
 
-    The same is kept, which is how an attempt goes on with the last one's.
+    State of the same options and files is kept, so that an attempt continues the last one.
     """
     files = sorted(
         (path.relative_to(job.input).as_posix(), path.stat().st_size)
         for path in job.input.rglob("*")
         if path.is_file()
     )
-    asked = msgspec.json.encode([spec.of_features, matchers, files])
+    asked = msgspec.json.encode([spec.feature_options, matchers, files])
     mark = job.work / _MARK
     digest = hashlib.sha256(asked).hexdigest().encode()
     if mark.exists() and mark.read_bytes() == digest:
         return
     for path in (*job.work.glob("*.db*"), *job.work.glob("photos.json*")):
         path.unlink()
-    shutil.rmtree(job.work / FOUND, ignore_errors=True)
-    photographs.replace(mark, digest)
+    shutil.rmtree(job.work / MATCHER_FOLDER, ignore_errors=True)
+    photographs.write_atomically(mark, digest)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mataserver_database.fixtures import empty_database, postgres, url
-from mataserver_reconstruct import child
+from mataserver_reconstruct import local_process
 
 __all__ = [
     "begin",
@@ -37,25 +37,29 @@ class Process:
     def __init__(self, source, folder, *, settings=None, **spec):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "mataserver_reconstruct.child"]
+        command = [sys.executable, "-m", local_process.__name__]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        order = child.Order(str(folder), str(source), spec, settings or {})
-        self.process.stdin.write(msgspec.json.encode(order) + b"\n")
+        request = local_process.ProcessRequest(str(folder), str(source), spec, settings or {})
+        self.process.stdin.write(msgspec.json.encode(request) + b"\n")
         self.process.stdin.flush()
         self.steps = []
 
     def until(self, stage, done=0.0):
         """Read lines until a stage is that far."""
         for line in self.lines():
-            if isinstance(line, child.Step) and line.stage == stage and line.done >= done:
+            if (
+                isinstance(line, local_process.ProgressMessage)
+                and line.stage == stage
+                and line.done >= done
+            ):
                 return line
         raise AssertionError(f"it ended before {stage}")
 
     def lines(self):
         """Yield what it tells."""
         for raw in self.process.stdout:
-            line = msgspec.json.decode(raw, type=child.Line)
-            if isinstance(line, child.Step):
+            line = msgspec.json.decode(raw, type=local_process.Message)
+            if isinstance(line, local_process.ProgressMessage):
                 self.steps.append(line)
             yield line
 
@@ -63,7 +67,7 @@ class Process:
         """Return how it ends."""
         *_, last = self.lines()
         self.close()
-        assert isinstance(last, child.End)
+        assert isinstance(last, local_process.EndMessage)
         return last
 
     def close(self):

@@ -221,7 +221,7 @@ def test_names_are_told_as_they_were_meant(tmp_path, name, told):
     file.write_bytes(written_by(name, b"photos\\__MACOSX\\._a.jpg", b"photos\\.hidden.jpg"))
     found = archive.inspect(file, Limits())
     assert [entry.filename for entry in found] == [told]
-    archive.prove(file, found)
+    archive.verify_contents(file, found)
     assert list(archive.pictures(file, Limits())) == [(told, PICTURE)]
 
 
@@ -231,7 +231,7 @@ def test_a_name_beside_the_entrys_own_is_told(tmp_path):
     file.write_bytes(written_by(b"gr__e.jpg", beside="größe.jpg".encode()))
     found = archive.inspect(file, Limits())
     assert [entry.filename for entry in found] == ["größe.jpg"]
-    archive.prove(file, found)
+    archive.verify_contents(file, found)
     assert list(archive.pictures(file, Limits())) == [("größe.jpg", PICTURE)]
     changed = file.read_bytes().replace(b"gr__e", b"gr--e")  # which it does not stand for
     file.write_bytes(changed)

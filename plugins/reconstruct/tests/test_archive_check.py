@@ -10,7 +10,7 @@ import pytest
 from test_archive import PICTURE, packed
 
 from mataserver import BadRequest, run_process
-from mataserver_reconstruct.proving import Proving
+from mataserver_reconstruct.archive_check import ArchiveChecker
 from mataserver_reconstruct.spec import Limits
 
 
@@ -25,7 +25,7 @@ async def test_what_is_whole_and_what_is_damaged(ctx, tmp_path):
     whole = packed([("a.jpg", PICTURE), ("b.jpg", PICTURE)])
     file = tmp_path / "a.zip"
     file.write_bytes(whole)
-    proving = Proving(ctx)
+    proving = ArchiveChecker(ctx)
     await proving.check(file, Limits())
     file.write_bytes(whole[:40] + b"\xff" * 20 + whole[60:])
     with pytest.raises(BadRequest, match=re.escape("'a.jpg' is damaged")):
@@ -37,4 +37,4 @@ async def test_what_takes_too_long(ctx, tmp_path):
     file = tmp_path / "a.zip"
     file.write_bytes(packed([("a.jpg", PICTURE)]))
     with pytest.raises(BadRequest, match="too long to unpack"):
-        await Proving(ctx, patience=0.01).check(file, Limits())
+        await ArchiveChecker(ctx, timeout=0.01).check(file, Limits())

@@ -10,7 +10,7 @@ import pytest
 import rendered
 
 from mataserver_reconstruct import formats, level
-from mataserver_reconstruct.cloud import Cloud, close, sound, thinned
+from mataserver_reconstruct.cloud import Cloud, has_neighbours, reliable_points, voxel_downsample
 from mataserver_reconstruct.model import Model, View
 
 RNG = np.random.default_rng(7)
@@ -53,8 +53,8 @@ def turned(seed):
 def test_a_model_is_set_upright(seed, count):
     """Whatever way a model lies, z is up afterwards and its ground at 0; views see the same."""
     xyz = scene()
-    lying = model(xyz, around(12)[:count]).moved(turned(seed), RNG.normal(size=3), 1.7)
-    upright = level.levelled(lying, 0)
+    lying = model(xyz, around(12)[:count]).transformed(turned(seed), RNG.normal(size=3), 1.7)
+    upright = level.level_model(lying, 0)
     assert np.abs(upright.xyz[:4000, 2]).max() < 0.1
     assert upright.xyz[4000:, 2].max() > 4
     assert (upright.centres[:, 2] > 3).all()
@@ -66,8 +66,8 @@ def test_a_model_is_set_upright(seed, count):
 
 def test_without_a_ground_the_cameras_tell_what_is_up():
     """Level cameras that look all ways say what is up, though they look down."""
-    lying = model(RNG.normal(size=(500, 3)), around(9)).moved(turned(1), np.zeros(3), 1.0)
-    upright = level.levelled(lying, 0)
+    lying = model(RNG.normal(size=(500, 3)), around(9)).transformed(turned(1), np.zeros(3), 1.0)
+    upright = level.level_model(lying, 0)
     assert np.abs(np.array([view.rotation[0, 2] for view in upright.views])).max() < 0.02
     assert all(view.rotation[1, 2] < 0 for view in upright.views)
 
@@ -75,14 +75,14 @@ def test_without_a_ground_the_cameras_tell_what_is_up():
 @pytest.mark.parametrize("count", [0, 1, 2, 10, 49])
 def test_the_smallest_models_are_set_upright(count):
     """A model of next to nothing is no error."""
-    found = level.levelled(model(RNG.normal(size=(count, 3)), around(3)), 0)
+    found = level.level_model(model(RNG.normal(size=(count, 3)), around(3)), 0)
     assert np.isfinite(found.xyz).all()
 
 
 def test_strays_are_taken_out():
     """Points far away or by themselves go, those of surfaces stay."""
     xyz = np.r_[scene(), RNG.uniform((-8, -8, 12), (8, 8, 28), (40, 3)), [[1e6, 0, 0]]]
-    keep = close(xyz)
+    keep = has_neighbours(xyz)
     assert keep[:5000].mean() > 0.98
     assert keep[5000:].mean() < 0.2
     assert not keep[-1]
@@ -91,16 +91,16 @@ def test_strays_are_taken_out():
 def test_uncertain_points_are_taken_out():
     """Points with a large error, and where there are views enough those of two of them, go."""
     xyz = scene(400)
-    assert not sound(model(xyz, around(12), errors=2.5)).any()
-    assert not sound(model(xyz, around(12), tracks=2)).any()
-    assert sound(model(xyz, around(3), tracks=2)).mean() > 0.9
+    assert not reliable_points(model(xyz, around(12), errors=2.5)).any()
+    assert not reliable_points(model(xyz, around(12), tracks=2)).any()
+    assert reliable_points(model(xyz, around(3), tracks=2)).mean() > 0.9
 
 
 def test_a_voxel_keeps_the_mean_of_its_points():
     """Points of one voxel become one, with their mean place and colour."""
     xyz = np.array([[0, 0, 0], [0.2, 0, 0], [5, 5, 5]], float)
     rgb = np.array([[0, 0, 0], [100, 50, 255], [9, 9, 9]], np.uint8)
-    found = thinned(Cloud(xyz, rgb), 1.0, 100)
+    found = voxel_downsample(Cloud(xyz, rgb), 1.0, 100)
     assert found.xyz.tolist() == [[0.1, 0, 0], [5, 5, 5]]
     assert found.rgb.tolist() == [[50, 25, 128], [9, 9, 9]]
 
@@ -109,16 +109,18 @@ def test_a_voxel_keeps_the_mean_of_its_points():
 def test_thinning_knows_no_scale(scale):
     """A cloud keeps as many points in whatever unit it is: its voxel is a part of its extent."""
     xyz = np.random.default_rng(1).uniform(-1, 1, (20_000, 3))
-    found = thinned(Cloud(xyz * scale, np.zeros((20_000, 3), np.uint8)), None, 10**6, part=0.05)
+    found = voxel_downsample(
+        Cloud(xyz * scale, np.zeros((20_000, 3), np.uint8)), None, 10**6, part=0.05
+    )
     assert 1_000 < len(found.xyz) < 12_000
-    same = thinned(Cloud(xyz, np.zeros((20_000, 3), np.uint8)), None, 10**6, part=0.05)
+    same = voxel_downsample(Cloud(xyz, np.zeros((20_000, 3), np.uint8)), None, 10**6, part=0.05)
     assert len(found.xyz) == pytest.approx(len(same.xyz), rel=0.01)
 
 
 def test_a_cloud_has_at_most_so_many_points():
     """The voxel grows until the limit is kept, and not far beyond."""
     xyz = RNG.uniform(-1, 1, (50_000, 3)) * [1, 1, 0]
-    found = thinned(Cloud(xyz, np.zeros((50_000, 3), np.uint8)), None, 5_000)
+    found = voxel_downsample(Cloud(xyz, np.zeros((50_000, 3), np.uint8)), None, 5_000)
     assert 1_500 < len(found.xyz) <= 5_000
 
 

@@ -56,8 +56,8 @@ def test_depths_are_true(known):
     view = model.views[1]
     others = depth.neighbours(view, model)
     assert [other.file for other in others] == ["0.png", "2.png", "3.png"]
-    own, *rest = (depth.picture(folder / v.file, v, model) for v in (view, *others))
-    found = depth.sweep(own, rest)
+    own, *rest = (depth.read_picture(folder / v.file, v, model) for v in (view, *others))
+    found = depth.plane_sweep(own, rest)
     told = (found > 0) & np.isfinite(truth)
     off = (found - truth)[told] / truth[told]
     assert told.mean() > 0.3
@@ -69,8 +69,8 @@ def test_depths_are_true(known):
 def test_what_shows_nothing_has_no_depth(known):
     """The bare sky gets no depth."""
     folder, model, truth = known
-    pictures = [depth.picture(folder / v.file, v, model) for v in model.views]
-    found = depth.sweep(pictures[1], pictures[:1] + pictures[2:])
+    pictures = [depth.read_picture(folder / v.file, v, model) for v in model.views]
+    found = depth.plane_sweep(pictures[1], pictures[:1] + pictures[2:])
     away = np.ones((9, 9), np.uint8)  # a window at its edge has something in it
     sky = cv2.erode((~np.isfinite(truth)).astype(np.uint8), away).astype(bool)
     assert sky.mean() > 0.05

@@ -119,14 +119,14 @@ def test_what_holds_of_photographs():
     """Duplicates count from the second on, the camera that took most, those that are not read."""
     phone, other = Exif(28.0, "Maker Phone"), Exif(0.0, "Maker Other")
     photographs = [("a", phone), ("b", phone), ("a", phone), ("c", other), ("d", None)]
-    rows = list(shares.held([shares.Known(*each) for each in photographs]))
+    rows = list(shares.photo_flags([shares.PhotoFacts(*each) for each in photographs]))
     assert rows[-1] == {"unreadable": 1.0}
     columns = {name: [row.get(name) for row in rows[:4]] for name in features.SHARES}
     assert columns == {
         "unreadable": [0, 0, 0, 0], "duplicate": [0, 0, 1, 0], "exif_focal": [1, 1, 1, 0],
         "main_camera": [1, 1, 1, 0],
     }  # fmt: skip
-    assert list(shares.held([])) == []
+    assert list(shares.photo_flags([])) == []
 
 
 def test_recommendations():

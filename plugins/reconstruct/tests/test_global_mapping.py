@@ -11,7 +11,7 @@ import psutil
 import pytest
 from test_reconstruct import errors
 
-from mataserver_reconstruct import averaging, graph, imc
+from mataserver_reconstruct import global_mapping, graph, imc
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -50,7 +50,7 @@ def test_a_job_that_ends_while_its_scene_is_mapped_at_once(orbit, begin, tmp_pat
         mapping = [
             each
             for each in running.children(recursive=True)
-            if averaging.__name__ in each.cmdline() and each.cmdline()[1] == "-m"
+            if global_mapping.__name__ in each.cmdline() and each.cmdline()[1] == "-m"
         ]
     mapping[0].suspend()  # it would end by itself
     others = running.children(recursive=True)
@@ -70,8 +70,10 @@ def test_what_points_do_not_hold_together_is_left_out():
     left = [{1, 2, 3}] * 20 + [{3, 4}] * 15
     right = [{5, 6, 7}] * 30
     between = [{2, 5}] * 14 + [{4, 8}]
-    assert graph.held([*left, *right, *between]) == {1, 2, 3, 4}
-    assert graph.held([*left, *right, *between, {2, 5}]) == set(range(1, 8))
-    assert graph.held([]) == set()
+    assert graph.largest_connected([*left, *right, *between]) == {1, 2, 3, 4}
+    assert graph.largest_connected([*left, *right, *between, {2, 5}]) == set(range(1, 8))
+    assert graph.largest_connected([]) == set()
     still = [set(range(1, 301))] * 3_000  # a camera that stood still: each point is in all
-    assert graph.held([*still, *[{300, 301}] * 15, *[{1, 302}] * 14]) == set(range(1, 302))
+    assert graph.largest_connected([*still, *[{300, 301}] * 15, *[{1, 302}] * 14]) == set(
+        range(1, 302)
+    )

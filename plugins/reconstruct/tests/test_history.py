@@ -10,7 +10,14 @@ import pytest
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA as JOBS
 from mataserver_reconstruct import history
-from mataserver_reconstruct.history import CHECK, RECONSTRUCTION, Cooldown, Entry, History, sampled
+from mataserver_reconstruct.history import (
+    CHECK,
+    RECONSTRUCTION,
+    Cooldown,
+    Entry,
+    History,
+    sample_measures,
+)
 from mataserver_reconstruct.tables import SCHEMA
 
 
@@ -92,18 +99,18 @@ async def test_jobs_that_are_not_noted(kept, database):
         await store.submit(kind, "ada", {})
     first = await store.claim("me", ["reconstruct"])
     assert await kept.running("reconstruct") == 1
-    assert await kept.unnoted("reconstruct") == []
+    assert await kept.unrecorded("reconstruct") == []
     await store.finish(first, {})
     other = await store.claim("me", ["infer"])
     await store.finish(other, {})
-    assert await kept.unnoted("reconstruct") == [first.id]
+    assert await kept.unrecorded("reconstruct") == [first.id]
     done = await store.get(first.id)
     await kept.add(entry(done.finished_at, name=first.id))
-    assert await kept.unnoted("reconstruct") == []
+    assert await kept.unrecorded("reconstruct") == []
     await store.restart(first.id, {})
     await store.finish(await store.claim("me", ["reconstruct"]), {})
     await store.finish(await store.claim("me", ["reconstruct"]), {})
-    assert len(await kept.unnoted("reconstruct")) == 2
+    assert len(await kept.unrecorded("reconstruct")) == 2
 
 
 async def test_jobs_whose_entries_went_are_not_noted_again(kept, database):
@@ -118,7 +125,7 @@ async def test_jobs_whose_entries_went_are_not_noted_again(kept, database):
         await store.submit("reconstruct", owner, {})
         await store.finish(await store.claim("me", ["reconstruct"]), {})
     noted = 0
-    while left := await kept.unnoted("reconstruct"):
+    while left := await kept.unrecorded("reconstruct"):
         noted += len(left)
         assert noted <= 121
         for job in left:
@@ -128,7 +135,7 @@ async def test_jobs_whose_entries_went_are_not_noted_again(kept, database):
     await store.submit("reconstruct", "ada", {})
     new = await store.claim("me", ["reconstruct"])
     await store.finish(new, {})
-    assert await kept.unnoted("reconstruct") == [new.id]
+    assert await kept.unrecorded("reconstruct") == [new.id]
 
 
 async def test_what_is_older_than_all_that_is_kept_is_not_new(database):
@@ -150,9 +157,9 @@ async def test_cooldown(kept, database):
     assert await cooldown.claim("dag", "next", 149.0) == first
     assert await cooldown.claim("other", "next", 149.0) == ""
     assert await cooldown.claim("dag", "next", 150.0) == ""
-    await cooldown.give_up("dag", "someone else's")
+    await cooldown.release("dag", "someone else's")
     assert await cooldown.claim("dag", "third", 151.0) == "next"
-    await cooldown.give_up("dag", "next")
+    await cooldown.release("dag", "next")
     assert await cooldown.claim("dag", "third", 152.0) == ""
     assert await cooldown.claim("dag", "fourth", 20.0) == ""
 
@@ -160,10 +167,10 @@ async def test_cooldown(kept, database):
 def test_measures_of_many_photographs_are_sampled():
     """Of many photographs some are kept, spread over all; of few each."""
     rows = [{"brightness": float(at), "noise": 1 / 3} for at in range(1000)]
-    found = sampled(rows)
+    found = sample_measures(rows)
     assert len(found["brightness"]) == history.SAMPLE
     assert found["brightness"][0] == 0
     assert found["brightness"][-1] > 980
     assert found["noise"] == [0.3333] * history.SAMPLE
-    assert sampled(rows[:5])["brightness"] == [0, 1, 2, 3, 4]
-    assert sampled([]) == {}
+    assert sample_measures(rows[:5])["brightness"] == [0, 1, 2, 3, 4]
+    assert sample_measures([]) == {}

@@ -21,7 +21,7 @@ def rows(scene, centres, prefix=""):
     return {f"{prefix}{at}": imc.Row(scene, centre) for at, centre in enumerate(centres)}
 
 
-def moved(centres):
+def transformed(centres):
     """Return the same places in another world."""
     turn, _ = np.linalg.qr(RNG.normal(size=(3, 3)))
     turn *= np.sign(np.linalg.det(turn))
@@ -38,7 +38,7 @@ def test_a_perfect_submission_scores_one():
     """The true poses in worlds of their own score 1, whatever the scenes are called."""
     first, second = places(), places()
     truth = rows("s1", first, "a") | rows("s2", second, "b") | rows("outliers", places(2), "o")
-    found = rows("cluster1", moved(first), "a") | rows("cluster0", moved(second), "b")
+    found = rows("cluster1", transformed(first), "a") | rows("cluster0", transformed(second), "b")
     found |= rows("outliers", np.full((2, 3), np.nan), "o")
     assert scored(found, truth) == pytest.approx((1, 1, 1))
 
@@ -49,18 +49,18 @@ def test_an_error_counts_by_the_thresholds():
     off = centres.copy()
     off[0, 0] += 0.15
     steps = (10.0, 10.0, 0.005, 0.01, 1.0)
-    found = scored(rows("c", moved(off)), rows("s", centres), steps)
+    found = scored(rows("c", transformed(off)), rows("s", centres), steps)
     assert found.maa == pytest.approx((5 + 5 + 6) / 18)
 
 
 def test_missing_poses_and_mixed_scenes_cost():
     """Photographs without a pose cost accuracy, those of another scene cost purity."""
     centres = places(10)
-    own = moved(centres)
+    own = transformed(centres)
     own[7:] = np.nan
     assert scored(rows("c", own), rows("s", centres)) == pytest.approx((4 / 7, 1, 8 / 11))
     truth = rows("s", centres) | rows("outliers", places(2), "o")
-    mixed = scored(rows("c", moved(centres)) | rows("c", places(2), "o"), truth)
+    mixed = scored(rows("c", transformed(centres)) | rows("c", places(2), "o"), truth)
     assert (mixed.maa, mixed.clusterness) == pytest.approx((1, 10 / 12))
 
 

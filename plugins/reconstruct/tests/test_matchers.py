@@ -19,7 +19,7 @@ from test_reconstruct import errors
 
 from mataserver import InvalidParams, Unavailable
 from mataserver_reconstruct import matchers, weights
-from mataserver_reconstruct.weights import Checkpoint, Matchers, Outside, Two
+from mataserver_reconstruct.weights import Checkpoint, DetectorAndMatcher, ExternalProgram, Matchers
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -194,13 +194,13 @@ def test_other_settings_begin_anew(scene, matched, begin, tmp_path):
 def test_names():
     """A fusion is of matchers that there are, each once; anything else is refused."""
     own = Matchers(fusion=["sift", "loftr"])
-    assert matchers.parts("sift", own) == ("sift",)
-    assert matchers.parts("fusion", own) == ("sift", "loftr")
-    assert matchers.parts("fusion", Matchers())[0] == "mast3r"
-    assert matchers.parts("fusion:sift, loftr", own) == ("sift", "loftr")
+    assert matchers.expand("sift", own) == ("sift",)
+    assert matchers.expand("fusion", own) == ("sift", "loftr")
+    assert matchers.expand("fusion", Matchers())[0] == "mast3r"
+    assert matchers.expand("fusion:sift, loftr", own) == ("sift", "loftr")
     for wrong in ("none", "fusion:", "fusion:sift", "fusion:sift,sift", "fusion:sift,fusion", ""):
         with pytest.raises(InvalidParams):
-            matchers.parts(wrong, own)
+            matchers.expand(wrong, own)
 
 
 def test_what_a_matcher_lacks(tmp_path):
@@ -209,14 +209,14 @@ def test_what_a_matcher_lacks(tmp_path):
     there, gone = str(tmp_path / "there"), str(tmp_path / "gone")
     own = Matchers(
         superpoint_lightglue=Checkpoint(weights=gone),
-        disk_lightglue=Two(features=there, matcher=gone),
-        aliked_lightglue=Two(features=there, matcher=there),
+        disk_lightglue=DetectorAndMatcher(features=there, matcher=gone),
+        aliked_lightglue=DetectorAndMatcher(features=there, matcher=there),
     )
-    assert matchers.missing("sift", own) == ""
-    assert "superpoint_lightglue.weights" in matchers.missing("superpoint_lightglue", own)
-    assert "disk_lightglue.matcher" in matchers.missing("disk_lightglue", own)
-    assert matchers.missing("aliked_lightglue", own) == ""
-    mixed = matchers.missing("fusion:sift,disk_lightglue,mast3r", own)
+    assert matchers.problem_of("sift", own) == ""
+    assert "superpoint_lightglue.weights" in matchers.problem_of("superpoint_lightglue", own)
+    assert "disk_lightglue.matcher" in matchers.problem_of("disk_lightglue", own)
+    assert matchers.problem_of("aliked_lightglue", own) == ""
+    mixed = matchers.problem_of("fusion:sift,disk_lightglue,mast3r", own)
     assert "disk_lightglue: its weights" in mixed
     assert "mast3r: it is a program" in mixed
     with pytest.raises(Unavailable, match="superpoint_lightglue cannot work: its weights"):
@@ -227,16 +227,19 @@ def test_what_a_matcher_lacks(tmp_path):
 @pytest.mark.parametrize(
     ("needs", "why"),
     [
-        (Outside(), "not part of this server"),
-        (Outside(command=["no-such-program"], licence_acknowledged=True), "not on this machine"),
-        (Outside(command=[sys.executable]), "CC BY-NC-SA 4.0"),
-        (Outside(command=[sys.executable], licence_acknowledged=True), ""),
+        (ExternalProgram(), "not part of this server"),
+        (
+            ExternalProgram(command=["no-such-program"], licence_acknowledged=True),
+            "not on this machine",
+        ),
+        (ExternalProgram(command=[sys.executable]), "CC BY-NC-SA 4.0"),
+        (ExternalProgram(command=[sys.executable], licence_acknowledged=True), ""),
     ],
 )
 def test_what_a_program_lacks(needs, why):
     """A program must be there, and its licence acknowledged."""
-    assert why in matchers.missing("mast3r", Matchers(mast3r=needs))
-    assert bool(why) == bool(matchers.missing("mast3r", Matchers(mast3r=needs)))
+    assert why in matchers.problem_of("mast3r", Matchers(mast3r=needs))
+    assert bool(why) == bool(matchers.problem_of("mast3r", Matchers(mast3r=needs)))
 
 
 def test_weights_in_the_hub_s_cache(tmp_path, monkeypatch):
@@ -246,13 +249,13 @@ def test_weights_in_the_hub_s_cache(tmp_path, monkeypatch):
     snapshot = repository / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "depth.pth").write_bytes(b"x")
-    assert weights.found("kornia/disk/depth.pth") is None  # no branch says which commit
+    assert weights.locate("kornia/disk/depth.pth") is None  # no branch says which commit
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    assert weights.found("kornia/disk/depth.pth") == snapshot / "depth.pth"
-    assert weights.found("kornia/disk") == snapshot
+    assert weights.locate("kornia/disk/depth.pth") == snapshot / "depth.pth"
+    assert weights.locate("kornia/disk") == snapshot
     for wrong in ("kornia/disk/other.pth", "kornia/other", "kornia", "kornia/disk/../../x", "/x/y"):
-        assert weights.found(wrong) is None
+        assert weights.locate(wrong) is None
 
 
 async def test_a_server_says_what_is_missing(scene, tmp_path):

@@ -13,9 +13,9 @@ from transformers import AutoImageProcessor, LightGlueForKeypointMatching
 
 from mataserver import Unavailable
 from mataserver_reconstruct import networks
-from mataserver_reconstruct.program import Order, Pair
+from mataserver_reconstruct.program import MatcherRequest, Pair
 from mataserver_reconstruct.sparse import read
-from mataserver_reconstruct.weights import Checkpoint, Matchers, Two
+from mataserver_reconstruct.weights import Checkpoint, DetectorAndMatcher, Matchers
 
 MOST = 64
 
@@ -44,8 +44,10 @@ def drawn(tmp_path_factory):
     matcher, earlier = glue(folder / "glue.pth"), glue(folder / "earlier.pth", 128, early=True)
     return Matchers(
         superpoint_lightglue=Checkpoint(weights=str(superpoint(folder / "superpoint"))),
-        disk_lightglue=Two(features=disk(folder / "disk.pth"), matcher=matcher),
-        aliked_lightglue=Two(features=aliked(folder / "aliked.pth"), matcher=earlier),
+        disk_lightglue=DetectorAndMatcher(features=disk(folder / "disk.pth"), matcher=matcher),
+        aliked_lightglue=DetectorAndMatcher(
+            features=aliked(folder / "aliked.pth"), matcher=earlier
+        ),
     )
 
 
@@ -156,7 +158,7 @@ def test_loftr_matches_as_the_library_does(pictures, tmp_path):
 def order(drawn, folder, matcher, **asked):
     """Return what a program is told."""
     (folder / matcher).mkdir()
-    return Order(
+    return MatcherRequest(
         photos=str(folder), output=str(folder / matcher), most=MOST, seed=0, threads=1,
         matcher=matcher, settings=msgspec.to_builtins(drawn), **asked,
     )  # fmt: skip
@@ -171,7 +173,7 @@ def test_an_order_is_carried_out(drawn, pictures, tmp_path):
         drawn, tmp_path, "superpoint_lightglue", files=["a.png", "b.png"],
         pairs=[Pair("a.png", "b.png", "pair.npz")],
     )  # fmt: skip
-    networks.carry_out(told, lambda: done.append(1))
+    networks.process_request(told, lambda: done.append(1))
     assert len(done) == 3
     network = networks.load("superpoint_lightglue", drawn, MOST)
     with torch.inference_mode():
@@ -198,6 +200,10 @@ def test_other_weights_are_refused(name, make, tmp_path):
     place = tmp_path / "weights"
     make(place)
     one = name in {"loftr", "superpoint_lightglue"}
-    needs = Checkpoint(weights=str(place)) if one else Two(features=str(place), matcher=str(place))
+    needs = (
+        Checkpoint(weights=str(place))
+        if one
+        else DetectorAndMatcher(features=str(place), matcher=str(place))
+    )
     with pytest.raises(Unavailable, match="its weights are"):
         networks.load(name, Matchers(**{name: needs}), MOST)

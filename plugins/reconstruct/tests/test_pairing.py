@@ -25,7 +25,7 @@ def test_likely_pairs_are_those_of_one_scene():
         shown.append(glance(rng, worlds[scene], rng.choice(400, 200, replace=False) + begin))
     files = [f"{at:03d}.jpg" for at in range(count)]
     told = []
-    found = set(pairing.likely(files, shown, told.append))
+    found = set(pairing.likely_pairs(files, shown, told.append))
     assert told == list(range(1, count + 1))
     true = {
         (files[a], files[b])
@@ -48,9 +48,9 @@ def test_photographs_without_features():
     shown = [glance(rng, world, np.arange(200)) for _ in range(20)]
     shown[0] = np.empty((0, 128), np.float32)
     files = [f"{at:02d}" for at in range(20)]
-    found = pairing.likely(files, shown)
+    found = pairing.likely_pairs(files, shown)
     assert [pair for pair in found if "00" in pair] == [("00", f"{at:02d}") for at in range(1, 6)]
-    assert pairing.likely(files, [shown[0]] * 20) == [
+    assert pairing.likely_pairs(files, [shown[0]] * 20) == [
         (files[a], files[b]) for a in range(20) for b in range(a + 1, min(20, a + 6))
     ]
 
@@ -62,7 +62,7 @@ def test_the_largest_features_are_looked_at():
     size = rng.permutation(400).astype(np.float32) + 1
     plain = np.c_[np.zeros((400, 2)), size, np.zeros(400)].astype(np.float32)
     shape = np.c_[np.zeros((400, 2)), size, np.zeros((400, 2)), size].astype(np.float32)
-    wanted = descriptors[np.argsort(-size)[: pairing.GLANCE]].astype(float)
+    wanted = descriptors[np.argsort(-size)[: pairing.TOP_FEATURES]].astype(float)
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
     for keypoints in (plain, shape):
         assert np.allclose(pairing.largest(keypoints, descriptors), wanted, atol=1e-6)

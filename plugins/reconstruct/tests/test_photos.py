@@ -185,7 +185,7 @@ def test_archives_and_files_together(tmp_path):
         with zipfile.ZipFile(tmp_path / name, "w") as file:
             file.writestr("a.jpg", KINDS["a.jpg"])
     (tmp_path / "b.jpg").write_bytes(b"b")
-    sources, paths = intake.survey(tmp_path, Limits())
+    sources, paths = intake.list_photos(tmp_path, Limits())
     assert paths == ["b.jpg", "one/a.jpg", "two/a.jpg"]
     assert list(intake.read(sources, Limits())) == [b"b", KINDS["a.jpg"], KINDS["a.jpg"]]
 
@@ -203,7 +203,7 @@ def test_an_input_is_refused(names, limits, why, tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(BadRequest, match=why):
-        intake.survey(tmp_path, limits)
+        intake.list_photos(tmp_path, limits)
 
 
 @pytest.mark.parametrize(
@@ -244,4 +244,4 @@ def test_names_are_sorted_as_people_do():
         "v1.2.jpg",
         "v1.10.jpg",
     ]
-    assert sorted(names, key=intake.natural) == wanted
+    assert sorted(names, key=intake.natural_key) == wanted

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from test_cloud import read_ply
 
-from mataserver_reconstruct import child, imc, mapping
+from mataserver_reconstruct import imc, local_process, mapping
 
 # Two cores that others use as well make minutes of what takes seconds alone.
 pytestmark = pytest.mark.timeout(900)
@@ -156,10 +156,10 @@ def test_who_walks_straight_on_gets_a_model(begin, tmp_path):
 
 def test_what_has_no_model_is_not_mapped_at_once(monkeypatch):
     """Global mapping finds places also for who only turned: it adds to a model, and makes none."""
-    monkeypatch.setattr(mapping, "_once", lambda *_: [])
-    monkeypatch.setattr(mapping, "_at_once", lambda *_: pytest.fail("it was mapped at once"))
-    study = SimpleNamespace()
-    assert mapping.build(study, ["a.jpg", "b.jpg", "c.jpg"], lambda _: None) == []
+    monkeypatch.setattr(mapping, "_map_incrementally", lambda *_: [])
+    monkeypatch.setattr(mapping, "_map_globally", lambda *_: pytest.fail("it was mapped at once"))
+    workspace = SimpleNamespace()
+    assert mapping.build(workspace, ["a.jpg", "b.jpg", "c.jpg"], lambda _: None) == []
 
 
 def test_who_only_turns_gets_none(begin, tmp_path):
@@ -230,7 +230,7 @@ def test_a_reconstruction_is_stopped(stage, done, orbit, begin, tmp_path):
     process = begin(quick(orbit, tmp_path), tmp_path / "out", **QUICK)
     process.until(stage, done)
     process.process.send_signal(signal.SIGTERM)
-    assert process.end() == child.End("stopped")
+    assert process.end() == local_process.EndMessage("stopped")
     assert not (tmp_path / "out" / "submission.csv").exists()
 
 
@@ -239,7 +239,7 @@ def test_a_stopped_mapping_leaves_its_part(orbit, begin, tmp_path):
     process = begin(quick(orbit, tmp_path, 16), tmp_path / "out", max_size=800)
     process.until("triangulating", 0.3)
     process.process.send_signal(signal.SIGTERM)
-    assert process.end() == child.End("stopped")
+    assert process.end() == local_process.EndMessage("stopped")
     text = (tmp_path / "out" / "result.json").read_text()
     assert '"partial": true' in text
     found = imc.read((tmp_path / "out" / "submission.csv").read_text())
@@ -307,8 +307,8 @@ def test_what_matches_too_much_is_not_mapped_at_once(monkeypatch, matches, asked
     """Global mapping takes longer than the matches grow: it has a bound."""
     part = SimpleNamespace(num_reg_images=lambda: 8, reg_image_ids=list)
     calls = []
-    monkeypatch.setattr(mapping, "_once", lambda *_: [part])
-    monkeypatch.setattr(mapping, "_at_once", lambda *_: calls.append(1) or [])
+    monkeypatch.setattr(mapping, "_map_incrementally", lambda *_: [part])
+    monkeypatch.setattr(mapping, "_map_globally", lambda *_: calls.append(1) or [])
     monkeypatch.setattr(mapping.database, "verified", lambda _: matches)
     files = [f"{at}.jpg" for at in range(12)]
     assert mapping.build(SimpleNamespace(), files, lambda _: None) == [part]

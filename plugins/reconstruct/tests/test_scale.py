@@ -15,7 +15,7 @@ from mataserver_reconstruct import scale
 from mataserver_reconstruct.exif import Exif
 from mataserver_reconstruct.model import Model, View
 from mataserver_reconstruct.photos import Photo
-from mataserver_reconstruct.spec import Length, Mark, Spec, length_of, read
+from mataserver_reconstruct.spec import Length, Mark, Spec, parse_length, read
 
 LATITUDE, LONGITUDE = 52.5, 13.4
 METRE = 180 / np.pi / 6_371_008.8
@@ -69,9 +69,9 @@ def test_gps_tells_metres_and_north(seed, noise, strays, longitude):
     seen[:strays] += 300
     photos = [photo(f"{at}.jpg", place(each, longitude=longitude)) for at, each in enumerate(seen)]
     factor = float(rng.uniform(0.01, 100))
-    found, said = scale.scaled(model(centres, factor, 2.0, rng), photos, "gps")
+    found, said = scale.apply_scale(model(centres, factor, 2.0, rng), photos, "gps")
     assert "cluster0_model0 is in metres, by GPS, to about" in said
-    assert found.scale.error < scale.UNSURE
+    assert found.scale.error < scale.MAX_ERROR
     shape = found.centres - found.centres[0]
     truth = centres - centres[0]
     off = np.linalg.norm(shape - truth, axis=1).max() / np.linalg.norm(truth, axis=1).max()
@@ -88,7 +88,7 @@ def test_the_told_error_is_that_of_the_scale():
             photo(f"{at}.jpg", place(each[:2] + rng.normal(0, 2.0, 2)))
             for at, each in enumerate(centres)
         ]
-        found, _ = scale.scaled(model(centres), photos, "gps")
+        found, _ = scale.apply_scale(model(centres), photos, "gps")
         size = np.linalg.norm(found.centres - found.centres.mean(axis=0))
         true = np.linalg.norm(centres - centres.mean(axis=0))
         right += abs(size / true - 1) < found.scale.error
@@ -113,7 +113,7 @@ def test_gps_that_tells_no_scale_is_refused(metres, noise, told, why):
         for at, each in enumerate(centres)
     ]
     given = model(centres, 7.0)
-    found, said = scale.scaled(given, photos, "gps")
+    found, said = scale.apply_scale(given, photos, "gps")
     assert found is given
     assert said.startswith("cluster0_model0 has no scale: ")
     assert why in said
@@ -123,7 +123,7 @@ def test_one_position_for_all_is_refused():
     """A phone that tells the same place for every photograph tells no scale."""
     centres = walked(16, 80, 1)
     photos = [photo(f"{at}.jpg", place([0, 0])) for at in range(16)]
-    found, said = scale.scaled(model(centres), photos, "gps")
+    found, said = scale.apply_scale(model(centres), photos, "gps")
     assert (found.scale, "GPS is too coarse" in said) == (None, True)
 
 
@@ -153,7 +153,7 @@ def test_a_known_length_tells_metres(distortion):
     marks = [f"a.jpg:{x * 2 + 3:.2f},{y * 2 - 3:.2f}" for x, y in view.keypoints[[one, two]]]
     true = np.linalg.norm(xyz[one] - xyz[two])
     how = f"{marks[0]} {marks[1]} {true * 12:.6f}"
-    found, said = scale.scaled(given, [photo("a.jpg", original=(1600, 1200))], how)
+    found, said = scale.apply_scale(given, [photo("a.jpg", original=(1600, 1200))], how)
     assert said == "cluster0_model0 is in metres, by length."
     assert np.linalg.norm(found.xyz[one] - found.xyz[two]) == pytest.approx(true * 12, rel=0.02)
 
@@ -172,7 +172,7 @@ def test_marks_that_tell_no_scale(how, why):
     xyz = np.random.default_rng(3).normal(0, 0.05, (50, 3)) + np.array([0, 0, 0.5])
     ones = np.ones(50)
     given = Model(0, 0, [seen_by(pose, xyz, 0.0)], xyz, np.zeros((50, 3), np.uint8), ones, ones)
-    found, said = scale.scaled(given, [photo("a.jpg"), photo("b.jpg")], how)
+    found, said = scale.apply_scale(given, [photo("a.jpg"), photo("b.jpg")], how)
     assert found is given
     assert why in said
 
@@ -187,7 +187,7 @@ def test_a_length_in_a_photograph_that_is_not_there():
 
 def test_names_of_every_sort():
     """A name may hold spaces, colons and commas."""
-    found = length_of("my photo: 1,2 of 3.jpg:10,20.5 ü b.jpg:3,4 0.25")
+    found = parse_length("my photo: 1,2 of 3.jpg:10,20.5 ü b.jpg:3,4 0.25")
     assert found == Length(Mark("my photo: 1,2 of 3.jpg", 10, 20.5), Mark("ü b.jpg", 3, 4), 0.25)
 
 

@@ -49,11 +49,11 @@ def test_scenes_with_a_look_alike_are_told_and_parted():
     tied = Graph(two.keypoints, [*two.pairs, Pair("a", "i", 45, ""), Pair("b", "j", 30, "")])
     assert len(graph.clusters(tied, "components")) == 1
     assert [len(each) for each in graph.clusters(tied, "louvain")] == [8, 8]
-    assert graph.confusable(tied)
+    assert graph.may_be_confused(tied)
     one = linked("abcdefgh")
     assert len(graph.clusters(one, "louvain")) == 1
-    assert not graph.confusable(one)
-    assert not graph.confusable(Graph({"a": 9}, []))
+    assert not graph.may_be_confused(one)
+    assert not graph.may_be_confused(Graph({"a": 9}, []))
 
 
 def test_a_video_is_no_look_alike():
@@ -65,16 +65,16 @@ def test_a_video_is_no_look_alike():
         for two in frames
         if 0 < int(two) - int(one) < 6
     ]
-    assert not graph.confusable(Graph(dict.fromkeys(frames, 4_000), pairs))
+    assert not graph.may_be_confused(Graph(dict.fromkeys(frames, 4_000), pairs))
     cut = [pair for pair in pairs if not pair.first < "15" <= pair.second]
     tied = [*cut, Pair("03", "27", 200, ""), Pair("04", "26", 150, "")]
-    assert graph.confusable(Graph(dict.fromkeys(frames, 4_000), tied))
+    assert graph.may_be_confused(Graph(dict.fromkeys(frames, 4_000), tied))
 
 
 def test_a_model_that_places_nothing_of_its_own_is_left_out():
     """Of models, the largest first, one counts that has a photograph which the others have not."""
     placed = [{"a", "b", "c", "d"}, {"c", "d", "e"}, {"b", "d", "e"}, {"f", "a"}]
-    assert graph.bringing(placed) == [True, True, False, True]
+    assert graph.adds_photos(placed) == [True, True, False, True]
 
 
 def test_each_photograph_has_its_verdict():

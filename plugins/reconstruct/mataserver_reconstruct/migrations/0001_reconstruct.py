@@ -7,7 +7,7 @@ revision, down_revision = "0001", None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "reconstruct_entries",
         sa.Column("id", sa.String(36), primary_key=True),
