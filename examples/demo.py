@@ -42,22 +42,22 @@ def start_server(data_dir: str) -> tuple[subprocess.Popen[str], str]:
     assert server.stdout is not None
     for line in server.stdout:
         print("  " + line.rstrip())
-        found = [word for word in line.split() if word.startswith("http://")]
-        if found:
-            return server, found[0]
+        urls = [word for word in line.split() if word.startswith("http://")]
+        if urls:
+            return server, urls[0]
     raise SystemExit("the server did not start")
 
 
-def annotate(picture: Path, answer: InferResponse) -> Path:
-    """Draw what was found on a copy of ``picture``; return where it was written."""
+def annotate(picture: Path, result: InferResponse) -> Path:
+    """Draw the results on a copy of ``picture``; return the path of the copy."""
     pixels = np.array(Image.open(picture).convert("RGB"))
     target = OUTPUT / f"{picture.stem}.png"
-    Image.fromarray(mataserver.draw(pixels, answer)).save(target)
+    Image.fromarray(mataserver.draw(pixels, result)).save(target)
     return target
 
 
 def rest(client: Client) -> None:
-    """Send each picture in another form: JSON, upload, raw body."""
+    """Send each picture in a different way: upload, JSON, raw body."""
     step("read text (rapidocr), as a multipart upload")
     text = client.upload("rapidocr", PICTURES / "receipt.jpg")
     for region in text.regions or []:
@@ -71,11 +71,12 @@ def rest(client: Client) -> None:
     show("codes", client.infer_raw("opencv-qr", PICTURES / "codes.jpg"))
 
 
-def show(name: str, answer: InferResponse) -> None:
+def show(name: str, result: InferResponse) -> None:
     """Print the detections of a picture and draw them."""
-    for one in answer.detections or []:
-        print(f"  {one.confidence:5.2f}  {one.label}  {[round(v) for v in one.bbox]}")
-    print(f"  -> {annotate(PICTURES / f'{name}.jpg', answer)}")
+    for detection in result.detections or []:
+        box = [round(edge) for edge in detection.bbox]
+        print(f"  {detection.confidence:5.2f}  {detection.label}  {box}")
+    print(f"  -> {annotate(PICTURES / f'{name}.jpg', result)}")
 
 
 def frames() -> list[bytes]:
@@ -94,7 +95,7 @@ def frames() -> list[bytes]:
 
 
 def stream(client: Client, video: list[bytes], fps: float | None) -> None:
-    """Stream the video, as fast as results come or like a camera of ``fps``."""
+    """Stream the video as fast as results arrive, or at the ``fps`` of a camera."""
 
     def paced() -> object:
         for frame in video:
@@ -102,7 +103,7 @@ def stream(client: Client, video: list[bytes], fps: float | None) -> None:
             if fps:
                 time.sleep(1 / fps)
 
-    begun, results, dropped, errors, seen = time.perf_counter(), 0, 0, 0, set()
+    started, results, dropped, errors, labels = time.perf_counter(), 0, 0, 0, set()
     window = None if fps else 1
     for item in client.stream("opencv-qr", paced(), window=window):
         if isinstance(item, FrameError):
@@ -110,11 +111,11 @@ def stream(client: Client, video: list[bytes], fps: float | None) -> None:
             continue
         results += 1
         dropped = item.dropped or 0
-        seen.update(d.label for d in item.detections or [])
-    rate = results / (time.perf_counter() - begun)
+        labels.update(d.label for d in item.detections or [])
+    rate = results / (time.perf_counter() - started)
     print(f"  {len(video)} frames sent, {results} results, {dropped} dropped, {errors} errors")
-    print(f"  {rate:.1f} results per second; codes seen: {', '.join(sorted(seen))}")
-    if errors or not seen or results + dropped != len(video):
+    print(f"  {rate:.1f} results per second; codes seen: {', '.join(sorted(labels))}")
+    if errors or not labels or results + dropped != len(video):
         raise SystemExit("the stream lost frames")
 
 

@@ -1,10 +1,10 @@
-"""Draw what a model found on a picture, with supervision's annotators.
+"""Draw a model's results on a picture, with supervision's annotators.
 
 python examples/draw_supervision.py MODEL PICTURE [OUTPUT]
 
     python examples/draw_supervision.py opencv-qr examples/pictures/codes.jpg codes.png
 
-The server is MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
+The server is at MATA_SERVER_URL (default http://127.0.0.1:8110), the key is MATA_SERVER_API_KEY.
 It needs supervision: pip install supervision
 """
 
@@ -24,18 +24,20 @@ def main() -> None:
     model, picture, output = (*sys.argv[1:], "annotated.png")[:3]
     url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
     with Client(url, os.environ.get("MATA_SERVER_API_KEY")) as client:
-        answer = client.infer(model, picture)
-    found = to_supervision(answer)
+        result = client.infer(model, picture)
+    detections = to_supervision(result)
     labels = [
         f"{name} {confidence:.2f}"
-        for name, confidence in zip(found.data["class_name"], found.confidence, strict=True)
+        for name, confidence in zip(
+            detections.data["class_name"], detections.confidence, strict=True
+        )
     ]
     scene = Image.open(picture).convert("RGB")
-    scene = supervision.MaskAnnotator().annotate(scene, found)
-    scene = supervision.BoxAnnotator().annotate(scene, found)
-    scene = supervision.LabelAnnotator().annotate(scene, found, labels)
+    scene = supervision.MaskAnnotator().annotate(scene, detections)
+    scene = supervision.BoxAnnotator().annotate(scene, detections)
+    scene = supervision.LabelAnnotator().annotate(scene, detections, labels)
     scene.save(output)
-    print(f"{len(found)} found, drawn into {output}")
+    print(f"{len(detections)} found, drawn into {output}")
 
 
 if __name__ == "__main__":
@@ -43,5 +45,5 @@ if __name__ == "__main__":
         main()
     except MataError as error:
         sys.exit(f"{error.status}: {error}")
-    except (OSError, ValueError) as error:  # no boxes in the answer, no such format of pictures
+    except (OSError, ValueError) as error:  # no boxes in the result, or an unknown picture format
         sys.exit(str(error))

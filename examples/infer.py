@@ -1,10 +1,10 @@
-"""One picture through one model with the Python client.
+"""Run one model on one picture with the Python client.
 
 python examples/infer.py MODEL PICTURE [NAME=VALUE ...]
 
     python examples/infer.py opencv-qr examples/pictures/codes.jpg confidence=0.6
 
-The server is MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
+The server is at MATA_SERVER_URL (default http://127.0.0.1:8110), the key is MATA_SERVER_API_KEY.
 """
 
 import json
@@ -14,8 +14,8 @@ import sys
 from mataserver_client import Client, MataError
 
 
-def value(text: str) -> object:
-    """Read a parameter as JSON, or as the text that it is."""
+def parse_value(text: str) -> object:
+    """Parse a parameter as JSON; other text stays a string."""
     try:
         return json.loads(text)
     except ValueError:
@@ -23,20 +23,21 @@ def value(text: str) -> object:
 
 
 def main() -> None:
-    """Infer and print what was found."""
+    """Infer and print the results."""
     if len(sys.argv) < 3:
         sys.exit("usage: python examples/infer.py MODEL PICTURE [NAME=VALUE ...]")
     model, picture, *rest = sys.argv[1:]
-    params = {name: value(text) for name, _, text in (each.partition("=") for each in rest)}
+    params = {name: parse_value(text) for name, _, text in (each.partition("=") for each in rest)}
     url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
     with Client(url, os.environ.get("MATA_SERVER_API_KEY")) as client:
-        answer = client.infer(model, picture, **params)
-    for found in answer.detections or []:
-        print(f"{found.confidence:.2f} {found.label} {[round(edge) for edge in found.bbox]}")
-    for guess in answer.classifications or []:
-        print(f"{guess.confidence:.2f} {guess.label}")
-    if answer.text:
-        print(answer.text)
+        result = client.infer(model, picture, **params)
+    for detection in result.detections or []:
+        box = [round(edge) for edge in detection.bbox]
+        print(f"{detection.confidence:.2f} {detection.label} {box}")
+    for classification in result.classifications or []:
+        print(f"{classification.confidence:.2f} {classification.label}")
+    if result.text:
+        print(result.text)
 
 
 if __name__ == "__main__":

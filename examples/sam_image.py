@@ -1,8 +1,8 @@
-"""Segment what a text names, and the object under a point; write the picture that shows it.
+"""Segment objects by text or by a point; write a picture with the masks.
 
     python examples/sam_image.py photo.jpg found.png "red car" 0.5,0.5
 
-Texts and points (x,y in 0..1 of the image) may be mixed. The server needs a model behind its SAM3
+Texts and points (x,y in 0..1 of the image) may be mixed. The server needs a model for its SAM3
 API: start it with ``SAM3_CHECKPOINT=/path/to/sam3``, or set ``plugins.sam.model``.
 """
 
@@ -20,14 +20,14 @@ KEY = os.environ.get("MATA_SERVER_API_KEY", "")
 THRESHOLD = float(os.environ.get("CONFIDENCE", "0.5"))
 
 
-def ask(path: str, body: object = None) -> bytes:
-    """Return the server's answer; a refusal ends the program with its reason."""
+def request(path: str, body: object = None) -> bytes:
+    """Return the server's response; an error ends the program with its message."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    request = urllib.request.Request(URL + path, data=data, headers=headers)
+    http_request = urllib.request.Request(URL + path, data=data, headers=headers)
     try:
-        with urllib.request.urlopen(request) as answer:
-            return answer.read()
+        with urllib.request.urlopen(http_request) as response:
+            return response.read()
     except urllib.error.HTTPError as error:
         detail = json.load(error)["detail"]
         if detail.startswith("Not found"):
@@ -35,7 +35,7 @@ def ask(path: str, body: object = None) -> bytes:
         sys.exit(f"{error.code}: {detail}")
 
 
-def prompt(word: str) -> dict[str, object]:
+def parse_prompt(word: str) -> dict[str, object]:
     """Return a point prompt for "x,y", and a text prompt for anything else."""
     if re.fullmatch(r"[\d.]+,[\d.]+", word):
         return {"type": "point", "points": [[float(number) for number in word.split(",")]]}
@@ -45,15 +45,15 @@ def prompt(word: str) -> dict[str, object]:
 def main(photo: str, target: str, *words: str) -> None:
     body = {
         "image": base64.b64encode(Path(photo).read_bytes()).decode(),
-        "prompts": [prompt(word) for word in words],
+        "prompts": [parse_prompt(word) for word in words],
         "confidence_threshold": THRESHOLD,
         "return_visualization": True,
     }
-    found = json.loads(ask("/api/v1/image/segment", body))
-    for label, score, box in zip(found["labels"], found["scores"], found["boxes"], strict=True):
+    result = json.loads(request("/api/v1/image/segment", body))
+    for label, score, box in zip(result["labels"], result["scores"], result["boxes"], strict=True):
         print(f"{score:.2f} {label} {[round(number, 3) for number in box]}")
-    Path(target).write_bytes(ask(found["visualization_url"]))
-    print(f"{found['num_masks']} masks in {found['inference_time_ms']:.0f} ms, drawn in {target}")
+    Path(target).write_bytes(request(result["visualization_url"]))
+    print(f"{result['num_masks']} masks in {result['inference_time_ms']:.0f} ms, drawn in {target}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A camera or a video file through a model: draws what was found into a new video.
+"""Runs a model on a camera or a video file: draws the detections into a new video.
 
 python examples/stream_camera.py MODEL SOURCE [OUTPUT]
 
     python examples/stream_camera.py opencv-faces 0 faces.mp4    # camera 0, until Ctrl-C
     python examples/stream_camera.py opencv-qr shelf.mp4         # every frame of a file
 
-The server is MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
+The server is at MATA_SERVER_URL (default http://127.0.0.1:8110), the key is MATA_SERVER_API_KEY.
 """
 
 import contextlib
@@ -18,26 +18,27 @@ import cv2
 from mataserver_client import Client, FrameError, InferResponse, MataError
 
 RED = (40, 40, 255)
-kept: dict[int, cv2.typing.MatLike] = {}
+pending: dict[int, cv2.typing.MatLike] = {}
 
 
 def frames(capture: cv2.VideoCapture) -> Iterator[bytes]:
-    """Yield the frames as JPEGs, and keep each until its answer is there."""
+    """Yield the frames as JPEGs, and keep each until its result arrives."""
     number = 0
     while (read := capture.read())[0]:
-        kept[number], number = read[1], number + 1
+        pending[number], number = read[1], number + 1
         yield cv2.imencode(".jpg", read[1])[1].tobytes()
 
 
-def drawn(item: InferResponse) -> cv2.typing.MatLike:
-    """Return the frame of an answer with its boxes; frames dropped before it are forgotten."""
-    for number in sorted(kept):
-        if number <= item.frame_id:
-            frame = kept.pop(number)
-    for found in item.detections or []:
-        x1, y1, x2, y2 = map(round, found.bbox)
+def annotate(result: InferResponse) -> cv2.typing.MatLike:
+    """Return a result's frame with its boxes; discard older frames, which were dropped."""
+    for number in sorted(pending):
+        if number <= result.frame_id:
+            frame = pending.pop(number)
+    for detection in result.detections or []:
+        x1, y1, x2, y2 = map(round, detection.bbox)
         cv2.rectangle(frame, (x1, y1), (x2, y2), RED, 2)
-        cv2.putText(frame, found.label, (x1, max(12, y1 - 4)), cv2.FONT_HERSHEY_PLAIN, 1, RED)
+        at = (x1, max(12, y1 - 4))
+        cv2.putText(frame, detection.label, at, cv2.FONT_HERSHEY_PLAIN, 1, RED)
     return frame
 
 
@@ -59,8 +60,8 @@ try:
             if isinstance(item, FrameError):
                 print(f"frame {item.frame_id}: {item.detail}")
             else:
-                print(item.frame_id, *(found.label for found in item.detections or []), flush=True)
-                writer.write(drawn(item))
+                print(item.frame_id, *(each.label for each in item.detections or []), flush=True)
+                writer.write(annotate(item))
 except MataError as error:
     sys.exit(f"{error.status}: {error}")
 finally:

@@ -1,4 +1,4 @@
-"""Watches a camera that the server reads: prints what is found, and saves a picture with boxes.
+"""Watches a camera that the server reads: prints detections, and saves a picture with boxes.
 
 python examples/watch_camera.py MODEL SOURCE [PICTURE]
 
@@ -16,33 +16,33 @@ from pathlib import Path
 
 import aiohttp
 
-RESULTS = 20
+MAX_RESULTS = 20
 
 
-async def refused(answer: aiohttp.ClientResponse) -> None:
-    """End the program with the server's reason."""
-    if not answer.ok:
-        detail = (await answer.json())["detail"]
+async def exit_on_error(response: aiohttp.ClientResponse) -> None:
+    """End the program with the server's message."""
+    if not response.ok:
+        detail = (await response.json())["detail"]
         if detail.startswith("Not found"):
             detail = "this server has no cameras: pip install ./plugins/cameras, then restart it"
-        sys.exit(f"{answer.status}: {detail}")
+        sys.exit(f"{response.status}: {detail}")
 
 
 async def watch(http: aiohttp.ClientSession, camera: str) -> None:
-    """Print the results as they come; the server drops what this program is too slow for."""
-    left = RESULTS
+    """Print the results as they arrive; the server drops frames if this program is too slow."""
+    remaining = MAX_RESULTS
     async with http.ws_connect(f"/v1/cameras/{camera}/stream") as socket:
         async for message in socket:
-            said = message.json()
-            if said.get("type") == "error" and left == RESULTS:
-                sys.exit(said["detail"])
-            if said.get("type") == "error":
-                print(said["detail"])
+            result = message.json()
+            if result.get("type") == "error" and remaining == MAX_RESULTS:
+                sys.exit(result["detail"])
+            if result.get("type") == "error":
+                print(result["detail"])
                 continue
-            found = [(each["label"], each["confidence"]) for each in said["detections"]]
-            print(said["frame_id"], found, flush=True)
-            left -= 1
-            if not left:
+            detections = [(each["label"], each["confidence"]) for each in result["detections"]]
+            print(result["frame_id"], detections, flush=True)
+            remaining -= 1
+            if not remaining:
                 return
 
 
@@ -50,14 +50,14 @@ async def main(model: str, source: str) -> bytes:
     """Open the camera, watch it, take a picture, close it."""
     url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
     headers = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
-    async with aiohttp.ClientSession(url, headers=headers, raise_for_status=refused) as http:
-        asked = {"model": model, "source": source, "fps": 10}
-        async with http.post("/v1/cameras", json=asked) as answer:
-            camera = (await answer.json())["camera_id"]
+    async with aiohttp.ClientSession(url, headers=headers, raise_for_status=exit_on_error) as http:
+        spec = {"model": model, "source": source, "fps": 10}
+        async with http.post("/v1/cameras", json=spec) as response:
+            camera = (await response.json())["camera_id"]
         try:
             await watch(http, camera)
-            async with http.get(f"/v1/cameras/{camera}/picture") as answer:
-                return await answer.read()
+            async with http.get(f"/v1/cameras/{camera}/picture") as response:
+                return await response.read()
         finally:
             await http.delete(f"/v1/cameras/{camera}")
 

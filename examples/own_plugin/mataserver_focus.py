@@ -1,4 +1,7 @@
-"""Sharp or blurred? By the variance of the Laplacian (Pech-Pacheco et al., ICPR 2000)."""
+"""Classifies pictures as sharp or blurred (Pech-Pacheco et al., ICPR 2000).
+
+The measure is the variance of the Laplacian.
+"""
 
 from typing import Annotated, Any
 
@@ -26,15 +29,15 @@ class Focus:
 
     def _classify(self, image: Any) -> ClassifyResult:
         grey = np.pad(image.mean(axis=2), 1, mode="edge")
-        around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-        variance = float(np.var(around - 4 * grey[1:-1, 1:-1]))
+        neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+        variance = float(np.var(neighbours - 4 * grey[1:-1, 1:-1]))
         sharp = variance / (variance + self._half_sharp)
-        found = [Classification("sharp", sharp), Classification("blurred", 1 - sharp)]
-        return ClassifyResult(sorted(found, key=lambda each: -each.confidence))
+        classes = [Classification("sharp", sharp), Classification("blurred", 1 - sharp)]
+        return ClassifyResult(sorted(classes, key=lambda each: -each.confidence))
 
 
 def load(_spec: Any, ctx: Any) -> Focus:
-    """Make the model, in its worker."""
+    """Load the model, in its worker."""
     return Focus(ctx.settings.half_sharp)
 
 

@@ -1,4 +1,4 @@
-"""Draw the demo pictures that are ours: receipt.jpg (from receipt.txt) and codes.jpg.
+"""Draw the demo pictures of this project: receipt.jpg (from receipt.txt) and codes.jpg.
 
 Run it with ``python make.py [FOLDER]``; it needs Pillow, numpy and opencv-python-headless.
 """
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 HERE = Path(__file__).parent
 CODES = {"PALLET-0042": -18, "https://example.org/item/7": 0, "Aisle 5, shelf C": 32}
-"""The texts of the codes, each with the angle it lies at, in degrees anticlockwise."""
+"""The texts of the codes, each with its rotation in degrees anticlockwise."""
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -25,7 +25,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def table(width: int, height: int, colour: tuple[int, int, int]) -> Image.Image:
-    """A plain surface with some grain, the same one at every run."""
+    """Return a plain surface with reproducible grain."""
     grain = np.random.default_rng(7).normal(0, 6, (height, width, 1))
     return Image.fromarray(np.clip(np.array(colour) + grain, 0, 255).astype(np.uint8))
 

@@ -1,4 +1,4 @@
-"""Finds the patch of a colour whose mean and spread training has measured."""
+"""A detector of spots of one colour; the colour's mean and spread come from training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SpotsParams(Params, frozen=True):
 
 
 class Spots:
-    """``mean`` and ``spread`` are float32 arrays [3], of RGB from 0 to 255."""
+    """The model. ``mean`` and ``spread`` are float32 arrays [3], of RGB from 0 to 255."""
 
     def __init__(self, mean: Any, spread: Any, label: str) -> None:
         self._mean = mean
@@ -33,14 +33,14 @@ class Spots:
         self._label = label
 
     def predict(self, images: Any, params: Any) -> list[DetectResult]:
-        """Return what is in each picture, an RGB array [H, W, 3] of any size."""
-        return [self._find(*pair) for pair in zip(images, params, strict=True)]
+        """Return the detections in each picture, an RGB array [H, W, 3] of any size."""
+        return [self._detect(*pair) for pair in zip(images, params, strict=True)]
 
-    def _find(self, image: Any, params: SpotsParams) -> DetectResult:
+    def _detect(self, image: Any, params: SpotsParams) -> DetectResult:
         distance = np.linalg.norm((image - self._mean) / self._spread, axis=2)
-        likely = np.exp(-(distance**2) / 2)
-        rows, columns = np.nonzero(likely > 0.5)
-        confidence = float(likely[rows, columns].mean()) if rows.size else 0.0
+        likelihood = np.exp(-(distance**2) / 2)
+        rows, columns = np.nonzero(likelihood > 0.5)
+        confidence = float(likelihood[rows, columns].mean()) if rows.size else 0.0
         if confidence <= params.confidence:
             return DetectResult([])
         box = (float(columns.min()), float(rows.min()), columns.max() + 1.0, rows.max() + 1.0)
@@ -48,7 +48,7 @@ class Spots:
 
 
 def accepts(files: ModelFiles) -> bool:
-    """Whether a model is of this kind. Raises ``BadRequest`` for one that lacks its weights."""
+    """Whether a model is of this kind. Raises ``BadRequest`` if its weights are missing."""
     if files.model_type != "spots":
         return False
     if files.path is not None and not (files.path / WEIGHTS).is_file():
@@ -57,9 +57,9 @@ def accepts(files: ModelFiles) -> bool:
 
 
 def load(spec: ModelSpec, _ctx: LoadContext) -> Spots:
-    """Make the model, in its worker."""
+    """Load the model, in its worker."""
     folder = Path(spec.path or "")
-    with np.load(folder / WEIGHTS) as weights:  # numpy unpickles nothing unless told to
+    with np.load(folder / WEIGHTS) as weights:  # numpy does not unpickle by default
         return Spots(weights["mean"], weights["spread"], spec.name)
 
 

@@ -1,4 +1,4 @@
-"""A kind of jobs: it counts, and goes on where it was."""
+"""A job kind that counts, and resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
 
 
 class Count(Struct, forbid_unknown_fields=True):
-    """What such a job is asked."""
+    """The request: a job's parameters."""
 
     to: Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
-class Taken(Struct):
-    """The job that was begun."""
+class JobCreated(Struct):
+    """The response: the new job."""
 
     id: str
 
 
 def count(job: Job) -> dict[str, int]:
-    """Runs in a process of its own, and again from the start when that dies."""
-    book = job.work / "counted"
-    done = int(book.read_text()) if book.exists() else 0  # an earlier attempt came so far
+    """Run a job in a separate process; it is called again if the process dies."""
+    checkpoint = job.work / "counted"
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0  # by an earlier attempt
     for number in range(done, job.spec["to"]):
         job.report("counting", number, job.spec["to"], f"{number} of {job.spec['to']}")
-        fresh = book.with_suffix(".new")
-        fresh.write_text(str(number + 1))
-        fresh.replace(book)  # whole or not at all: it may be killed at any moment
+        updated = checkpoint.with_suffix(".new")
+        updated.write_text(str(number + 1))
+        updated.replace(checkpoint)  # atomic: the process may be killed at any moment
     (job.output / "count.txt").write_text(str(job.spec["to"]))
     return {"counted": job.spec["to"]}
 
 
 class Counter:
-    """Takes such jobs in."""
+    """The service: accepts these jobs."""
 
     requires = ("jobs",)
 
@@ -50,24 +50,24 @@ class Counter:
         self._ctx = ctx
 
     def jobs(self) -> list[JobKind]:
-        """Return the kinds of jobs."""
+        """Return the job kinds."""
         return [JobKind(name="count", run=count, spec=Count, stages={"counting": (0.0, 100.0)})]
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        asked, taken = Body("application/json", Count), Body("application/json", Taken)
+        body, created = Body("application/json", Count), Body("application/json", JobCreated)
         return [
-            Route("POST", "/v1/jobs/count", self.submit, "Count", "jobs", request=(asked,),
-                  response=(taken,), status=202, errors=(400, 408, 413, 415, 422, 503, 507),
+            Route("POST", "/v1/jobs/count", self.submit, "Count", "jobs", request=(body,),
+                  response=(created,), status=202, errors=(400, 408, 413, 415, 422, 503, 507),
                   needs="jobs:write"),
         ]  # fmt: skip
 
     async def submit(self, request: web.Request) -> web.Response:
-        """Take a job in."""
+        """Create a job."""
         desk = self._ctx.peer("jobs").desk
-        async with self._ctx.http.read_json(request, Count) as asked, desk.draft() as draft:
-            job = await desk.submit(draft, "count", cast("Principal", request[PRINCIPAL]).id, asked)
-        return self._ctx.http.respond(Taken(job.id), status=202)
+        async with self._ctx.http.read_json(request, Count) as spec, desk.draft() as draft:
+            job = await desk.submit(draft, "count", cast("Principal", request[PRINCIPAL]).id, spec)
+        return self._ctx.http.respond(JobCreated(job.id), status=202)
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -79,7 +79,7 @@ class Counter:
 
 @hookimpl
 def brings() -> dict[str, tuple[str, ...]]:
-    """Return the kinds of jobs, of which no other plugin may have one."""
+    """Return the names of the job kinds, which no other plugin may provide."""
     return {"jobs": ("count",)}
 
 

@@ -1,4 +1,4 @@
-"""DeepStack's detection: camera software that asks such a server asks this one."""
+"""DeepStack's detection API, for camera software that expects a DeepStack server."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     model: str = ""
 
 
-class Asked(Struct):
-    """The form: a picture, and the least confidence that is wanted."""
+class DetectionForm(Struct):
+    """The form: a picture, and the minimum confidence."""
 
     image: bytes
     min_confidence: float = 0.4
 
 
-class Found(Struct):
-    """A prediction: corners in pixels of the picture."""
+class Prediction(Struct):
+    """One detection, with its corners in pixels of the picture."""
 
     label: str
     confidence: float
@@ -40,22 +40,22 @@ class Found(Struct):
     y_max: int
 
 
-class Answer(Struct):
-    """What was found."""
+class DetectionResponse(Struct):
+    """The response: all detections."""
 
     success: bool
-    predictions: list[Found]
+    predictions: list[Prediction]
 
 
-class Failure(Struct):
-    """What went wrong."""
+class ErrorResponse(Struct):
+    """The response to a request that failed."""
 
     success: bool
     error: str
 
 
 class DeepStack:
-    """Its routes."""
+    """The service: DeepStack's routes."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
@@ -70,17 +70,17 @@ class DeepStack:
     def _route(self, path: str, handler: Any, summary: str) -> Route:
         return Route(
             "POST", path, handler, summary, "deepstack",
-            request=(Body("multipart/form-data", Asked),),
-            response=(Body("application/json", Answer),),
+            request=(Body("multipart/form-data", DetectionForm),),
+            response=(Body("application/json", DetectionResponse),),
             errors=(400, 404, 408, 413, 415, 422, 503, 507), needs="infer",
         )  # fmt: skip
 
     def error_forms(self) -> dict[str, Any]:
-        """Every error below the prefix has its form, those that the server makes included."""
-        return {PREFIX: lambda _status, detail: Failure(success=False, error=detail)}
+        """Return the form of errors below the prefix, including those that the server raises."""
+        return {PREFIX: lambda _status, detail: ErrorResponse(success=False, error=detail)}
 
     async def detect(self, request: web.Request) -> web.Response:
-        """Answer what the model finds in a picture."""
+        """Answer with the model's detections in a picture."""
         name = request.match_info.get("model") or self._ctx.settings.model
         if not name:
             raise InvalidParams(
@@ -88,11 +88,11 @@ class DeepStack:
             )
         model = self._ctx.models.get(name, "detect")
         async with self._ctx.http.read_form(request, field="image") as (image, fields):
-            asked = {"confidence": fields.get("min_confidence", "0.4")}
-            result = await model.predict(image, model.params(asked, text=True))
+            params = {"confidence": fields.get("min_confidence", "0.4")}
+            result = await model.predict(image, model.params(params, text=True))
         detections = cast("DetectResult", result).detections
-        predictions = [found(each) for each in detections]
-        return self._ctx.http.respond(Answer(success=True, predictions=predictions))
+        predictions = [to_prediction(each) for each in detections]
+        return self._ctx.http.respond(DetectionResponse(success=True, predictions=predictions))
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -102,10 +102,10 @@ class DeepStack:
         """Stop."""
 
 
-def found(detection: Detection) -> Found:
-    """Return a detection as a client of DeepStack reads it: whole pixels."""
+def to_prediction(detection: Detection) -> Prediction:
+    """Convert a detection to DeepStack's form, in whole pixels."""
     corners = (round(each) for each in detection.bbox)
-    return Found(detection.label, detection.confidence, *corners)
+    return Prediction(detection.label, detection.confidence, *corners)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Measures how a picture is exposed: a task that the server does not know by itself."""
+"""Measures the exposure of a picture: a task that the server itself does not have."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Meter:
     """The model."""
 
     def predict(self, images: Any, params: Any) -> list[Exposure]:
-        """Return how each picture is exposed, an RGB array [H, W, 3] of any size."""
+        """Return the exposure of each picture, an RGB array [H, W, 3] of any size."""
         return [self._measure(*pair) for pair in zip(images, params, strict=True)]
 
     def _measure(self, image: Any, params: ExposureParams) -> Exposure:
@@ -55,13 +55,13 @@ class Meter:
 
 
 def load(_spec: ModelSpec, _ctx: LoadContext) -> Meter:
-    """Make the model, in its worker."""
+    """Load the model, in its worker."""
     return Meter()
 
 
 @hookimpl
 def backends() -> list[Backend]:
-    """Return the backend; ``result`` is what makes the task one of the plugin's own."""
+    """Return the backend; its ``result`` defines the result of the plugin's own task."""
     return [
         Backend(name="exposure", task=TASK, source="pip", load=load,
                 params=ExposureParams, result=Exposure, max_batch=8),

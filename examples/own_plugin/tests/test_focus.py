@@ -25,13 +25,13 @@ def png(image):
 
 
 def test_plugin_is_sound():
-    """The plugin is found, its hooks are well formed, and it imports no framework."""
+    """The plugin is found, its hooks are valid, and it imports no framework."""
     assert check_plugin("focus") == []
 
 
 @pytest.mark.asyncio
-async def test_pictures_are_told_apart(tmp_path, picture):
-    """The same picture is sharp as it is and blurred behind a blur, over REST."""
+async def test_sharp_and_blurred(tmp_path, picture):
+    """A picture is sharp, and blurred after a Gaussian blur, over REST."""
     model = {"model": "focus", "task": "classify"}
     async with (
         serving(tmp_path, entry_points=installed("focus"), models=[model]) as server,
@@ -47,12 +47,12 @@ async def test_pictures_are_told_apart(tmp_path, picture):
 
 @pytest.mark.asyncio
 async def test_a_single_pixel_is_blurred(tmp_path, picture):
-    """The smallest picture is answered, and setting the threshold changes the answer."""
-    strict = {"focus": {"half_sharp": 1e9}}
+    """The smallest picture gets a result, and the setting changes the result."""
+    settings = {"focus": {"half_sharp": 1e9}}
     model = {"model": "focus", "task": "classify"}
     async with (
         serving(
-            tmp_path, entry_points=installed("focus"), models=[model], plugins=strict
+            tmp_path, entry_points=installed("focus"), models=[model], plugins=settings
         ) as server,
         AsyncClient(server.url, server.key) as client,
     ):

@@ -14,7 +14,7 @@ SPOT = (10, 8, 30, 28)
 
 @pytest.fixture
 def red(tmp_path):
-    """Return the configuration of a model that finds red."""
+    """Return the configuration of a model that detects red."""
     folder = tmp_path / "red"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "spots"}))
@@ -32,23 +32,23 @@ def picture():
 
 
 def test_plugin_is_sound():
-    """The plugin is found, its hooks are well formed, and it imports no framework."""
+    """The plugin is found, its hooks are valid, and it imports no framework."""
     assert check_plugin("spots") == []
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("confidence", "boxes"), [(0.5, [list(map(float, SPOT))]), (0.99, [])])
-async def test_it_finds_the_spot(mata_client, red, confidence, boxes):
-    """The box stands around the spot, to the pixel, where the model is sure enough."""
+async def test_it_detects_the_spot(mata_client, red, confidence, boxes):
+    """The box matches the spot, to the pixel, if its confidence is high enough."""
     client = await mata_client("spots", engine="thread", models=[red])
     url = f"/v1/infer?model=red&confidence={confidence}"
-    found = (await (await client.post(url, data=picture())).json())["detections"]
-    assert [each["bbox"] for each in found] == boxes
+    detections = (await (await client.post(url, data=picture())).json())["detections"]
+    assert [each["bbox"] for each in detections] == boxes
 
 
 @pytest.mark.asyncio
 async def test_a_model_without_its_weights(mata_client, red, tmp_path):
-    """It is told in a sentence."""
+    """The reason is reported as a sentence."""
     (tmp_path / "red" / "weights.npz").unlink()
     client = await mata_client("spots", models=[red])
     ready = await client.get("/ready")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mataserver.testing import check_plugin
 
-CHOSEN = {"deepstack": {"model": "fake-detect"}}
+SETTINGS = {"deepstack": {"model": "fake-detect"}}
 
 
 def picture():
@@ -19,36 +19,38 @@ def picture():
 
 
 def form(**fields):
-    """Return what a camera's software sends."""
-    made = aiohttp.FormData(fields)
-    made.add_field("image", picture(), filename="image", content_type="image/jpeg")
-    return made
+    """Return a request as camera software sends it."""
+    data = aiohttp.FormData(fields)
+    data.add_field("image", picture(), filename="image", content_type="image/jpeg")
+    return data
 
 
 def test_plugin_is_sound():
-    """The plugin is found, its hooks are well formed, and it imports no framework."""
+    """The plugin is found, its hooks are valid, and it imports no framework."""
     assert check_plugin("deepstack") == []
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("path", ["detection", "custom/fake-detect"])
-async def test_it_finds_what_the_model_finds(mata_client, fake_models, path):
-    """The answer has the client's form, and the same numbers as the server's own."""
-    client = await mata_client("deepstack", engine="thread", plugins=CHOSEN)
+async def test_it_answers_with_the_models_detections(mata_client, fake_models, path):
+    """The response has DeepStack's form, and the same values as the server's own API."""
+    client = await mata_client("deepstack", engine="thread", plugins=SETTINGS)
     url = "/v1/infer?model=fake-detect&confidence=0.1"
     own = (await (await client.post(url, data=picture())).json())["detections"]
     answer = await client.post(f"/v1/vision/{path}", data=form(min_confidence="0.1"))
-    said = await answer.json()
-    assert (answer.status, said["success"], len(said["predictions"])) == (200, True, len(own))
-    for seen, each in zip(said["predictions"], own, strict=True):
-        assert [seen[name] for name in ("x_min", "y_min", "x_max", "y_max")] == each["bbox"]
-        assert (seen["label"], seen["confidence"]) == (each["label"], each["confidence"])
+    body = await answer.json()
+    assert (answer.status, body["success"], len(body["predictions"])) == (200, True, len(own))
+    for prediction, each in zip(body["predictions"], own, strict=True):
+        corners = [prediction[name] for name in ("x_min", "y_min", "x_max", "y_max")]
+        assert corners == each["bbox"]
+        assert prediction["label"] == each["label"]
+        assert prediction["confidence"] == each["confidence"]
 
 
 @pytest.mark.asyncio
-async def test_nothing_is_sure_enough(mata_client, fake_models):
-    """``min_confidence`` counts."""
-    client = await mata_client("deepstack", engine="thread", plugins=CHOSEN)
+async def test_a_high_minimum_confidence(mata_client, fake_models):
+    """``min_confidence`` is applied."""
+    client = await mata_client("deepstack", engine="thread", plugins=SETTINGS)
     answer = await client.post("/v1/vision/detection", data=form(min_confidence="1"))
     assert (await answer.json())["predictions"] == []
 
@@ -65,10 +67,10 @@ async def test_nothing_is_sure_enough(mata_client, fake_models):
     ],
 )
 async def test_errors(mata_client, fake_models, path, data, key, status):
-    """Whatever goes wrong is told in the client's form."""
-    client = await mata_client("deepstack", engine="thread", plugins=CHOSEN)
+    """Every error has DeepStack's form."""
+    client = await mata_client("deepstack", engine="thread", plugins=SETTINGS)
     headers = {} if key is None else {"Authorization": key}
     answer = await client.post(f"/v1/vision/{path}", data=data(), headers=headers)
-    said = await answer.json()
-    assert (answer.status, said["success"]) == (status, False)
-    assert said["error"]
+    body = await answer.json()
+    assert (answer.status, body["success"]) == (status, False)
+    assert body["error"]
