@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
@@ -27,6 +27,10 @@ _FIELDS = {
 }
 
 
+PointLabel = Annotated[float, Meta(ge=0, le=1, extra_json_schema={"enum": [0, 1]})]
+"""A label as arrays have it, too: 1.0."""
+
+
 class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One prompt of a request. All lengths are shares of the image's width and height, 0 to 1.
 
@@ -46,7 +50,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     box: RelativeBox | None = None
     label: bool | None = None
     points: Annotated[list[tuple[Share, Share]], Meta(min_length=1, max_length=256)] | None = None
-    point_labels: list[Literal[0, 1]] | None = None
+    point_labels: list[PointLabel] | None = None
 
     def __post_init__(self) -> None:
         """Check the combination of fields. Raises ``ValueError``."""
@@ -63,6 +67,8 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("text is empty")
         if self.box is not None and not (self.box[2] and self.box[3]):
             raise ValueError("box has no width or no height")
+        if not {0, 1}.issuperset(self.point_labels or ()):
+            raise ValueError("point_labels must be 0 or 1")
         if self.point_labels is not None and len(self.point_labels) != len(self.points or ()):
             raise ValueError("point_labels must be as many as points")
 
@@ -74,7 +80,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def labels(self) -> list[int]:
         """A label for each point."""
-        return list(self.point_labels or [1] * len(self.points or ()))
+        return [int(each) for each in self.point_labels or [1] * len(self.points or ())]
 
 
 Prompts = Annotated[list[Prompt], Meta(min_length=1, max_length=MAX_PROMPTS)]
