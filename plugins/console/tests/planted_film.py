@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from mataserver_sam.reel import reel
 
 from mataserver import Backend, InvalidParams, NotFound, SegmentResult, hookimpl
 from mataserver_sam.frames import Clip
 from mataserver_sam.index import Limits
 from mataserver_sam.masks import Mask
 from mataserver_sam.propagation import legs, steps
-from mataserver_sam.reel import reel
 from mataserver_sam.stills import Stills
 from mataserver_sam.video_requests import Figures, Prompted, Resolution, Step, Tracked, VideoInfo
 
