@@ -8,7 +8,7 @@ from typing import Any
 
 from mataserver import Backend, BadRequest, SegmentResult, hookimpl
 from mataserver import plugins as plugin_host
-from mataserver_sam.image_requests import Answered
+from mataserver_sam.image_requests import WorkerAnswer
 from recorded_requests import B64, JSON, Exchange
 
 NAME = "fixed-sam"
@@ -27,18 +27,18 @@ class Fixed:
 
     def segment(
         self, image: bytes, prompts: Any, least: float, form: str, *, picture_url: Any, **_more: Any
-    ) -> Answered:
+    ) -> WorkerAnswer:
         if not prompts:
             raise BadRequest("prompts: at least one")
         told = {"bytes": len(image), "prompts": len(prompts), "least": least, "form": form}
         picture = b"picture" if picture_url is not None else b""
-        return Answered(json.dumps(told).encode(), "infer;dur=1", [], picture)
+        return WorkerAnswer(json.dumps(told).encode(), "infer;dur=1", [], picture)
 
     def cached(
         self, image: bytes, texts: list[str], least: float, form: str, **_more: Any
-    ) -> Answered:
+    ) -> WorkerAnswer:
         told = {"bytes": len(image), "texts": texts, "least": least, "form": form}
-        return Answered(json.dumps(told).encode(), "infer;dur=1", [])
+        return WorkerAnswer(json.dumps(told).encode(), "infer;dur=1", [])
 
     def describe(self) -> dict[str, Any]:
         return {"device": "cpu", "capabilities": ["text_prompts"]}

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from mataserver_sam.reel import reel
 
 from mataserver import Backend, InvalidParams, NotFound, SegmentResult, hookimpl
+from mataserver_sam.annotated_video import draw_video
 from mataserver_sam.frames import Clip
 from mataserver_sam.index import Limits
 from mataserver_sam.masks import Mask
@@ -36,7 +36,7 @@ GATE = threading.Event()
 def disc(size: tuple[int, int], centre: tuple[float, float]) -> Mask:
     """Return the pixels around a centre ``(x, y)``."""
     y, x = np.mgrid[: size[0], : size[1]]
-    return Mask.of((x - centre[0]) ** 2 + (y - centre[1]) ** 2 < (size[0] // 7) ** 2)
+    return Mask.from_pixels((x - centre[0]) ** 2 + (y - centre[1]) ** 2 < (size[0] // 7) ** 2)
 
 
 class Film:
@@ -126,10 +126,10 @@ class Films:
             shown = [each for each in told if each.box[2]]
             yield Step(frame, msgspec.json.encode(shown), Figures(len(film.places), frame))
 
-    def reel(self, name: str, asked: Any) -> Iterator[bytes]:
+    def annotated_video(self, name: str, asked: Any) -> Iterator[bytes]:
         """Draw a video."""
         film = self._find(name)
-        yield from reel(film.stills, film.size, asked)
+        yield from draw_video(film.stills, film.size, asked)
 
     def remove(self, name: str, number: int) -> Figures:
         """Remove a disc."""

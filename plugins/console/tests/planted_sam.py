@@ -91,7 +91,7 @@ class Sam:
             masks = [_mask(prompt, width, height, share) for share in shares]
         return web.json_response(
             {
-                "masks": [Mask.of(each).told(asked["mask_format"]) for each in masks],
+                "masks": [Mask.from_pixels(each).encode(asked["mask_format"]) for each in masks],
                 "boxes": [_box(each) for each in masks],
                 "scores": [0.9 - 0.1 * at for at in range(len(masks))],
                 "labels": ["visual"] * len(masks),

@@ -114,7 +114,7 @@ async def scaled(person):
     await person.click("Run again", "dialog")
     await person.until("document.querySelector('.facts-left')?.innerText.includes('squares of')")
     (job,) = (await asked(person.server, "GET", "/v1/jobs"))["jobs"]
-    scale = plugin_spec.length_of(job["spec"]["scale"])
+    scale = plugin_spec.parse_length(job["spec"]["scale"])
     assert (scale.first.image, scale.second.image, scale.metres) == ("a.jpg", "c.jpg", 2.5)
     assert scale.first[1:] == pytest.approx((199, 75), abs=2)
     assert scale.second[1:] == pytest.approx((100, 150), abs=2)

@@ -263,7 +263,7 @@ async def test_masks_and_a_video_to_take_along(tmp_path, film):
         wanted = planted_film.disc((movies.HEIGHT, movies.WIDTH), (20 + 7, 32)).full()
         assert (white == wanted).mean() > 0.99  # where exactly a click falls is the browser's
         size = tuple(seventh["segmentation"]["size"])
-        assert (Mask.of_rle(seventh["segmentation"]["counts"], size).full() == white).all()
+        assert (Mask.from_rle(seventh["segmentation"]["counts"], size).full() == white).all()
         await person.click("Video", ".bar .wide")
         with av.open(str(await downloaded(tmp_path / "moving-tracked.mp4"))) as made:
             assert sum(1 for _ in made.decode(video=0)) == COUNT
