@@ -87,8 +87,7 @@ class ImageSegmenter(Protocol[S]):
     ) -> Iterator[list[FoundObject]]:
         """Yield the objects of each query; every text without boxes is one query.
 
-        With ``all_masks`` a point prompt returns all its proposals, best first, and not the best
-        only.
+        With ``all_masks`` a point prompt returns all its proposals, best first, not only one.
         """
         ...
 
@@ -129,8 +128,7 @@ class Segmenter(Generic[S]):
     ) -> list[SegmentResult]:
         """Return the segments of each image.
 
-        Raises ``InvalidParams`` for prompts that are missing, outside the image, or of a kind that
-        this model does not support.
+        Raises ``InvalidParams`` for prompts that are missing, outside the image or unsupported.
         """
         return [self._predict(image, each) for image, each in zip(images, params, strict=True)]
 
@@ -150,14 +148,12 @@ class Segmenter(Generic[S]):
 
     def outlines(self, image: Image, boxes: Sequence[RelativeBox]) -> list[FoundObject]:
         """Return the object in each box of an RGB image ``[H, W, 3]``, in their order."""
+        if not boxes:
+            return []
         size = (image.shape[0], image.shape[1])
         prompts = [Prompt(type="box", box=box) for box in boxes]
         with torch.inference_mode():
-            return (
-                self._images.outline_prompts(self._images.encode_image(image), prompts, size)
-                if boxes
-                else []
-            )
+            return self._images.outline_prompts(self._images.encode_image(image), prompts, size)
 
     # /api/v1/image
 
@@ -282,10 +278,7 @@ class Segmenter(Generic[S]):
 
 
 def segments_of(group: Iterable[FoundObject]) -> Iterator[Segment]:
-    """Yield objects for ``/v1/infer``: the box in pixels, the mask as an array.
-
-    Objects without a pixel are left out.
-    """
+    """Yield non-empty objects for ``/v1/infer``: the box in pixels, the mask as an array."""
     for found in group:
         height, width = found.size
         mask = found.mask()
