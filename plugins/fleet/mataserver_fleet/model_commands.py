@@ -113,7 +113,7 @@ def adopt(ask: FleetClient, triton: str, names: tuple[str, ...], repository: Pat
     from mataserver_fleet import adoption  # brings protobuf and more, which others do not need
 
     if refused := adoption.adopt(ask, triton, repository, names, click.echo):
-        raise MataError(f"{len(refused)} of the models that {triton} serves are not taken")
+        raise MataError(f"{len(refused)} of the models that {triton} serves are not accepted")
 
 
 def _load(ask: FleetClient, model: str, verb: str, body: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rebinding import Named
+from rebinding import HttpWithResolver
 
 from mataserver import hookimpl
 from mataserver_fleet.gateway.gateway import Gateway
@@ -19,7 +19,7 @@ NAMES = []
 
 class Service:
     def __init__(self, ctx):
-        http = Named(ctx.http, NAMES.pop()) if NAMES else ctx.http
+        http = HttpWithResolver(ctx.http, NAMES.pop()) if NAMES else ctx.http
         self.gateway = Gateway(http, ctx.settings, 0.5, VideoSessions.create)
         self.claims = self.gateway.claims
         MADE.append(self.gateway)

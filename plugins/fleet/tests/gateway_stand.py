@@ -35,7 +35,7 @@ def application(*targets, name="shop", model="cats", route=None, **more):
     return Application(name, routes=(made,), **{"consumers": frozenset({1}), **more})
 
 
-class Stand:
+class GatewayRig:
     """A server with the gateway, and a client of it."""
 
     def __init__(self, server, gateway, ctx, http):
@@ -96,7 +96,7 @@ async def stand_on(folder, **settings):
         ) as server,
         aiohttp.ClientSession(auto_decompress=False) as http,
     ):
-        yield Stand(server, gateway_plugin.MADE[-1], gateway_plugin.CONTEXTS[-1], http)
+        yield GatewayRig(server, gateway_plugin.MADE[-1], gateway_plugin.CONTEXTS[-1], http)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from mataserver.outbound import Hosts, Outbound
 NAME = "triton.example"
 
 
-class Rebinding(AbstractResolver):
+class RebindingResolver(AbstractResolver):
     """Resolves ``NAME`` to ``address``, and counts how often it is asked."""
 
     def __init__(self, address="127.0.0.1"):
@@ -27,8 +27,8 @@ class Rebinding(AbstractResolver):
         pass
 
 
-class Named:
-    """``Context.http`` of a server that resolves by ``Rebinding`` and may ask 127.0.0.1."""
+class HttpWithResolver:
+    """``Context.http`` of a server that resolves by ``RebindingResolver`` and may ask 127.0.0.1."""
 
     def __init__(self, http, resolver):
         self._http = http

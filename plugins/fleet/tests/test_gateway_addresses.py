@@ -9,7 +9,7 @@ import gateway_plugin
 import grpc
 import pytest
 from gateway_stand import application, stand_on
-from rebinding import NAME, Named, Rebinding
+from rebinding import NAME, HttpWithResolver, RebindingResolver
 from test_gateway_rpc import GRPC, INFER, Door, Peer
 from upstreams import Upstream
 
@@ -43,7 +43,7 @@ async def forbidden(*ports):
 @pytest.fixture
 async def names():
     """The resolver of the gateway that is made next."""
-    made = Rebinding()
+    made = RebindingResolver()
     gateway_plugin.NAMES.append(made)
     return made
 
@@ -104,7 +104,10 @@ async def test_the_same_by_grpc(names, tmp_path):
 async def test_an_address_that_is_not_permitted(names, tmp_path):
     """What was registered before the setting changed is asked no more, by no way."""
     async with stand_on(tmp_path) as stand, forbidden(0) as reached:
-        clock, reaching = asyncio.get_running_loop().time, AddressResolver(Named(None, names))
+        clock, reaching = (
+            asyncio.get_running_loop().time,
+            AddressResolver(HttpWithResolver(None, names)),
+        )
         links, target = (
             ConnectionPool(clock, reaching, InProcessConnector().connect),
             Target(ELSEWHERE, 1),

@@ -19,7 +19,7 @@ from gateway_stand import (  # noqa: F401
     targets,
     upstreams,
 )
-from upstreams import Raw, Upstream
+from upstreams import RawServer, Upstream
 
 from mataserver_fleet.gateway.snapshot import Target
 
@@ -84,7 +84,7 @@ async def test_a_long_body_in_drops(stand, targets, upstreams):  # noqa: F811
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         return True
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port)))
         body = b"x" * 9_000_000
         drops = [body[i : i + 30_000] for i in range(0, len(body), 30_000)]

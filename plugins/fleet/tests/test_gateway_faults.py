@@ -24,7 +24,7 @@ from gateway_stand import (  # noqa: F401
     targets,
     upstreams,
 )
-from upstreams import Raw, Upstream
+from upstreams import RawServer, Upstream
 
 from mataserver_fleet.gateway.snapshot import Application, Release, Target
 
@@ -75,7 +75,7 @@ async def test_the_answer_to_head_is_not_read(stand, told):  # noqa: F811
         except ConnectionError:
             left.set()
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port)))
         async with asyncio.timeout(5):
             path = "/gateway/shop/v2/models/cats"
@@ -92,7 +92,7 @@ async def test_a_server_that_dies_before_it_answers(stand, upstreams, targets, r
     async def act(_writer):
         return None
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port, 1e6), targets[0], resend=resend))
         status, _, _ = await stand.ask()
         assert server.asked == 1
@@ -110,7 +110,7 @@ async def test_a_server_that_dies_amid_its_answer(stand, upstreams, targets):  #
         await writer.drain()
         await asyncio.sleep(0.05)
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port, 1e6), targets[0], resend=True))
         assert (await stand.ask())[0] == 502  # nothing of a short one was sent yet
         lines = [f"POST {INFER} HTTP/1.1", "Host: x", f"apikey: {KEY}", "Content-Length: 0", "", ""]
@@ -130,7 +130,7 @@ async def test_an_old_client(stand, said):  # noqa: F811
         writer.write(b"HTTP/1.1 200 OK\r\n" + said + b"\r\n" + b"x" * 100_000)
         await writer.drain()
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port)))
         lines = [f"POST {INFER} HTTP/1.0", f"apikey: {KEY}", "Content-Length: 0", "", ""]
         answer = await stand.exchange("\r\n".join(lines).encode())
@@ -146,7 +146,7 @@ async def test_odd_fields_of_an_answer(stand):  # noqa: F811
         writer.write(b"HTTP/1.1 200 OK\r\nX-Odd: a\xffb\r\nContent-Length: 2\r\n\r\nok")
         return True
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port)))
         status, body, headers = await stand.ask()
         assert (status, body, headers["X-Odd"]) == (200, b"ok", "a\ufffdb")
@@ -172,7 +172,7 @@ async def test_a_server_that_answers_garbage(stand, said):  # noqa: F811
         writer.write(said)
         await writer.drain()
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port)))
         for _ in range(2):
             status, answer, _ = await stand.ask(timeout=None)
@@ -194,7 +194,7 @@ async def test_a_server_that_stops_answering_probes(stand, upstreams, targets): 
     async def act(_writer):
         await asyncio.sleep(30)
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         dead = Target("127.0.0.1", server.port, 1e6)
         stand.follow(application(dead, targets[0], resend=True, timeout=20.0))
         await eventually(lambda: stand.gateway.servers.get(dead).recovered_at == 0.0)

@@ -18,7 +18,7 @@ from gateway_stand import (  # noqa: F401
 from test_gateway_rpc import GRPC, door  # noqa: F401
 from test_gateway_rpc import INFER as MESSAGE
 from test_gateway_streams import picture, shop  # noqa: F401
-from upstreams import Raw
+from upstreams import RawServer
 
 from mataserver_fleet.gateway.rpc import SERVICE
 from mataserver_fleet.gateway.snapshot import Target
@@ -91,7 +91,7 @@ async def test_an_answer_without_an_end(stand):  # noqa: F811
         await go_on.wait()
         writer.write(bytes(99_998))
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         target = Target("127.0.0.1", server.port)
         stand.follow(application(target))
         asking = [stand.http.post(stand.server.url + INFER, headers={"apikey": KEY}) for _ in "ab"]

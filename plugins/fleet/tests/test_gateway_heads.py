@@ -20,7 +20,7 @@ from gateway_stand import (  # noqa: F401
     targets,
     upstreams,
 )
-from upstreams import Raw, Upstream
+from upstreams import RawServer, Upstream
 
 from mataserver_fleet.gateway.connections import UpstreamConnection
 from mataserver_fleet.gateway.incoming import HIGH_WATER_BYTES
@@ -127,7 +127,7 @@ async def test_answers_of_every_kind(stand):  # noqa: F811
         await writer.drain()
         return True
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port), retries=0))
         for number, answer in enumerate(answers):
             found = []
@@ -458,7 +458,7 @@ async def test_an_answer_that_comes_in_drops(stand):  # noqa: F811
             await asyncio.sleep(0.001)
         return True
 
-    async with Raw(act) as server:
+    async with RawServer(act) as server:
         stand.follow(application(Target("127.0.0.1", server.port)))
         async with Line(stand) as line:
             found = [await line.ask(request(b"{}")) for _ in range(4)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from rebinding import Named, Rebinding
+from rebinding import HttpWithResolver, RebindingResolver
 
 from mataserver.http.in_process import InProcessConnector
 from mataserver_fleet.gateway.connections import ConnectionPool
@@ -97,7 +97,9 @@ async def links():
     """Connections that are ended with the test."""
     clock = asyncio.get_running_loop().time
     made = ConnectionPool(
-        clock, AddressResolver(Named(None, Rebinding())), InProcessConnector().connect
+        clock,
+        AddressResolver(HttpWithResolver(None, RebindingResolver())),
+        InProcessConnector().connect,
     )
     yield made
     made.close()

@@ -84,7 +84,7 @@ class ReceivedRequest:
         self.body = body if len(body) < 100_000 else b""
 
 
-class Raw:
+class RawServer:
     """A server that says it is ready, and answers anything else as ``act`` does."""
 
     def __init__(self, act):

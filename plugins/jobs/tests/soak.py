@@ -28,7 +28,7 @@ BUDGET = 400_000_000
 MODELS = ("fake-detect", "fake-track")
 
 
-class Watch:
+class DiskUsageWatch:
     """What the disk takes at most while the soak runs."""
 
     def __init__(self, folder):
@@ -122,7 +122,7 @@ async def main(seed):
         folder = Path(name)
         path = await asyncio.to_thread(video, folder / "v.mp4", FRAMES)
         wanted = await undisturbed(folder / "calm", path)
-        watch = Watch(folder / "wild")
+        watch = DiskUsageWatch(folder / "wild")
         watching = asyncio.create_task(watch.run())
         jobs, ended = await disturbed(folder / "wild", path, chance)
         watching.cancel()
