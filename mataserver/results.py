@@ -66,7 +66,7 @@ SCHEMA_VERSION = "mata.v1"
 TASKS = ("classify", "depth", "detect", "embed", "ocr", "pose", "segment", "track", "vlm")
 """The tasks of the API, beside plugins' own."""
 
-_BROUGHT = re.compile(r"[a-z0-9][a-z0-9_-]*\.[a-z0-9][a-z0-9_-]*")
+_PLUGIN_TASK = re.compile(r"[a-z0-9][a-z0-9_-]*\.[a-z0-9][a-z0-9_-]*")
 
 
 def is_task(name: str) -> bool:
@@ -74,7 +74,7 @@ def is_task(name: str) -> bool:
 
     Does not check that the plugin is installed: settings are read before plugins are known.
     """
-    return name in TASKS or (len(name) <= 64 and _BROUGHT.fullmatch(name) is not None)
+    return name in TASKS or (len(name) <= 64 and _PLUGIN_TASK.fullmatch(name) is not None)
 
 
 class DetectResult(Struct, frozen=True):

@@ -17,8 +17,8 @@ from mataserver.contract.envelope import Envelope
 from mataserver.engines.decoding import to_json
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.work import Outcome, Timing
+from mataserver.media.annotator import colour_of
 from mataserver.media.drawing import draw
-from mataserver.media.pen import colour_of
 
 WIDTH, HEIGHT = 320, 240
 BOX = (80.0, 60.0, 240.0, 200.0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-class Failed(click.ClickException):
+class CommandError(click.ClickException):
     """A failure, reported to the user in one line."""
 
     def show(self, file: Any = None) -> None:
@@ -37,7 +37,7 @@ class Program(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return every name, without importing a plugin."""
-        return [*COMMANDS, *(e.name for e in extensions.found().values() if e.refused is None)]
+        return [*COMMANDS, *(e.name for e in extensions.found().values() if e.rejection is None)]
 
     def get_command(
         self,
@@ -68,7 +68,7 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except MataError as error:
-            raise Failed(error.told) from None
+            raise CommandError(error.told) from None
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
 

@@ -53,14 +53,14 @@ def cluster() -> None:
 def status(*, as_json: bool, url: str | None, api_key: str | None, config_file: str | None) -> None:
     """List the nodes, the room that they have, and the workers on them; then the front-ends."""
     with connected(url, api_key, config_file) as client:
-        nodes, fronts = _asked(client, "/v1/cluster"), _asked(client, "/v1/frontends")
+        nodes, fronts = _request(client, "/v1/cluster"), _request(client, "/v1/frontends")
         queues = {} if nodes is None else client.queues()
     if nodes is None and (fronts is None or as_json):
         raise MataError("the server has no model with the engine ray")
     if nodes is not None:
-        _print(nodes, _of_nodes(nodes.decode(list[NodeRow]), queues), as_json=as_json)
+        _print(nodes, _node_lines(nodes.decode(list[NodeRow]), queues), as_json=as_json)
     if fronts is not None and not as_json:
-        _print(fronts, _of_frontends(fronts.decode(list[FrontendRow])), as_json=False)
+        _print(fronts, _frontend_lines(fronts.decode(list[FrontendRow])), as_json=False)
 
 
 @cluster.command()
@@ -71,13 +71,13 @@ def frontends(
 ) -> None:
     """List the front-ends: where they are, whether they live, and their sessions."""
     with connected(url, api_key, config_file) as client:
-        answer = _asked(client, "/v1/frontends")
+        answer = _request(client, "/v1/frontends")
     if answer is None:
         raise MataError("the server has no shared_dir")
-    _print(answer, _of_frontends(answer.decode(list[FrontendRow])), as_json=as_json)
+    _print(answer, _frontend_lines(answer.decode(list[FrontendRow])), as_json=as_json)
 
 
-def _asked(client: Client, path: str) -> Answer | None:
+def _request(client: Client, path: str) -> Answer | None:
     """Return the server's answer, None if it has no such route."""
     from mataserver_client import NotFound
 
@@ -95,14 +95,14 @@ def _print(answer: Answer, lines: Iterable[str], *, as_json: bool) -> None:
         click.echo(line)
 
 
-def _of_nodes(nodes: list[NodeRow], queues: Mapping[str, int]) -> Iterator[str]:
+def _node_lines(nodes: list[NodeRow], queues: Mapping[str, int]) -> Iterator[str]:
     """Yield the table of nodes, then the queue length of each of their models."""
     yield from table([HEADER, *map(_cells, nodes)], range(1, 4))
     for model in sorted({name for node in nodes for name in node.workers}):
         yield f"{model}: {queues.get(model, 0)} waiting"
 
 
-def _of_frontends(fronts: list[FrontendRow]) -> list[str]:
+def _frontend_lines(fronts: list[FrontendRow]) -> list[str]:
     """Return the table of front-ends, with the requested one marked."""
     rows = [
         (
@@ -119,20 +119,20 @@ def _of_frontends(fronts: list[FrontendRow]) -> list[str]:
 def _cells(node: NodeRow) -> tuple[str, ...]:
     return (
         node.name,
-        _of(node, "CPU"),
-        _of(node, "GPU"),
-        _of(node, "memory", 1e6),
-        ", ".join(_counted(node.workers)) or UNKNOWN,
+        _usage(node, "CPU"),
+        _usage(node, "GPU"),
+        _usage(node, "memory", 1e6),
+        ", ".join(_worker_count(node.workers)) or UNKNOWN,
     )
 
 
-def _of(node: NodeRow, what: str, unit: float = 1.0) -> str:
+def _usage(node: NodeRow, what: str, unit: float = 1.0) -> str:
     """Return a resource's free and total amounts, rounded to hundredths."""
     free, total = (round(each.get(what, 0.0) / unit, 2) for each in (node.free, node.total))
     return f"{free:.12g} of {total:.12g}"
 
 
-def _counted(workers: list[str]) -> list[str]:
+def _worker_count(workers: list[str]) -> list[str]:
     """Return each model once, with its number of workers if several."""
     found = sorted(set(workers))
     return [f"{n} x{workers.count(n)}" if workers.count(n) > 1 else n for n in found]

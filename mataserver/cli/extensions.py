@@ -36,13 +36,13 @@ COMMANDS = {
 
 ALIASES = {"ls": "list", "warmup": "load"}
 
-TAKEN = frozenset({*COMMANDS, *ALIASES})
+RESERVED = frozenset({*COMMANDS, *ALIASES})
 """Names that plugins' commands cannot have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """One command. ``owner`` names its distributions, ``refused`` the reason why it cannot run.
+    """One command. ``owner`` names its distributions, ``rejection`` the reason why it cannot run.
 
     ``point`` is its entry point; of several with the same name, all rejected, any one.
     """
@@ -50,7 +50,7 @@ class Extension:
     name: str
     owner: str
     point: importlib.metadata.EntryPoint
-    refused: str | None = None
+    rejection: str | None = None
 
     @property
     def help(self) -> str:
@@ -68,10 +68,10 @@ def found() -> dict[str, Extension]:
 
 def _extension(name: str, points: Sequence[importlib.metadata.EntryPoint]) -> Extension:
     owners = sorted(point.module if point.dist is None else point.dist.name for point in points)
-    refused = "only one may bring it" if len(points) > 1 else None
-    if name in TAKEN:
-        refused = "the name is taken"
-    return Extension(name, " and ".join(owners), points[0], refused)
+    rejection = "only one may bring it" if len(points) > 1 else None
+    if name in RESERVED:
+        rejection = "the name is taken"
+    return Extension(name, " and ".join(owners), points[0], rejection)
 
 
 class ExtensionCommand(click.Command):
@@ -92,8 +92,8 @@ class ExtensionCommand(click.Command):
         return self._import().make_context(info_name, args, parent, **extra)
 
     def _import(self) -> click.Command:
-        if self._extension.refused is not None:
-            raise self._unusable(f"refused: {self._extension.refused}")
+        if self._extension.rejection is not None:
+            raise self._unusable(f"refused: {self._extension.rejection}")
         try:
             command = self._extension.point.load()
         except Exception as error:  # noqa: BLE001 - plugin load: whatever it raises is its own

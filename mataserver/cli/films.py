@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-PATIENCE = 60.0
+READ_TIMEOUT = 60.0
 """Timeout in seconds for a file that delivers nothing."""
 RATE = 25
 _MILLISECOND = Fraction(1, 1000)
 
 
-class Source:
+class VideoReader:
     """A video that is read during inference; frames are buffered until they are taken."""
 
     def __init__(self, file: Path, max_pixels: int) -> None:
         self._file = str(file.absolute())
         self._max_pixels = max_pixels
-        self._kept: dict[int, VideoFrame] = {}
+        self._buffer: dict[int, VideoFrame] = {}
 
     def encoded(self) -> Iterator[bytes]:
         """Yield the frames as JPEG. Raises ``BadRequest`` if the file is not a video."""
         try:
-            found = videos.frames(self._file, self._max_pixels, PATIENCE)
+            found = videos.frames(self._file, self._max_pixels, READ_TIMEOUT)
             for number, frame in enumerate(found):
-                self._kept[number] = frame
+                self._buffer[number] = frame
                 yield videos.encode(frame)
         except (av.FFmpegError, OSError, videos.UnreadableVideo) as error:
             raise BadRequest(videos.reason(error, file=True)) from None
@@ -50,13 +50,13 @@ class Source:
 
         Drops the frames before it, which got no answer.
         """
-        for passed in [each for each in self._kept if each < number]:
-            del self._kept[passed]
-        frame = self._kept.pop(number)
+        for passed in [each for each in self._buffer if each < number]:
+            del self._buffer[passed]
+        frame = self._buffer.pop(number)
         return upright(frame), frame.time or 0.0
 
 
-class Film:
+class VideoWriter:
     """A video that is written, with the frame times of another one."""
 
     def __init__(self, place: Path) -> None:

@@ -44,12 +44,12 @@ class Findings:
 
     def lines(self) -> list[str]:
         """Return one line per finding, then the verdict."""
-        said = [("error", text) for text in self.errors]
-        said += [("warning", text) for text in self.warnings]
-        found = [f"{kind}: {' '.join(text.split())}" for kind, text in said]
-        told = [f"note: {text}" for text in self.notes]
+        problems = [("error", text) for text in self.errors]
+        problems += [("warning", text) for text in self.warnings]
+        found = [f"{kind}: {' '.join(text.split())}" for kind, text in problems]
+        notes = [f"note: {text}" for text in self.notes]
         counts = f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}"
-        return [*told, *found, counts if found else "ok"]
+        return [*notes, *found, counts if found else "ok"]
 
 
 def _count(found: list[str], noun: str) -> str:
@@ -154,9 +154,9 @@ def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings)
 
 def _check_commands(findings: Findings) -> None:
     for each in extensions.found().values():
-        if each.refused is not None:
+        if each.rejection is not None:
             findings.warnings.append(
-                f"the command {each.name} of {each.owner} is refused: {each.refused}"
+                f"the command {each.name} of {each.owner} is refused: {each.rejection}"
             )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mataserver_client import Client
     from mataserver_client.results import InferResponse
 
-_OF_ONE_FILE = frozenset({400, 413})
+_FILE_ERRORS = frozenset({400, 413})
 """Statuses that concern one picture only: the others continue."""
 
 
@@ -60,19 +60,19 @@ def infer(
 
     Prints one JSON object a line for each picture and each frame of a video.
     """
-    chosen = targets.found(files)
+    chosen = targets.expand(files)
     if task is not None and not all(map(targets.is_video, chosen)):
         raise click.UsageError("--task is for videos: a picture is served for the model's own task")
     target = None if out is None else targets.DrawingTarget(out, chosen)
     limit = config.load(config_file).max_pixels
     with connected(url, api_key, config_file) as client:
-        run = _Run(client, model, params, target, limit, task)
+        run = _InferenceRun(client, model, params, target, limit, task)
         failed = [file for number, file in enumerate(chosen) if not run.serve(file, number)]
     if failed:
         raise MataError(f"{len(failed)} of {len(chosen)} files could not be served")
 
 
-class _Run:
+class _InferenceRun:
     """One invocation of the command."""
 
     def __init__(
@@ -102,7 +102,7 @@ class _Run:
             else:
                 self._picture(file, number)
         except MataError as error:
-            if error.status not in _OF_ONE_FILE:
+            if error.status not in _FILE_ERRORS:
                 raise
             click.echo(f"error: {file}: {error.told}", err=True)
             return False
@@ -119,7 +119,7 @@ class _Run:
             from mataserver import media
 
             pixels = media.decode(data, self._max_pixels)
-            _save(_drawn(pixels, answer), self._target.place(file, number))
+            _save(_annotated(pixels, answer), self._target.place(file, number))
 
     def _video(self, file: Path) -> None:
         try:
@@ -128,9 +128,9 @@ class _Run:
             raise MataError("a video needs a package: pip install 'av>=14'") from None
         from mataserver_client import FrameError
 
-        source = films.Source(file, self._max_pixels)
+        source = films.VideoReader(file, self._max_pixels)
         stream = self._client.stream(self._model, source.encoded(), task=self._task, **self._params)
-        with contextlib.closing(stream), self._canvas(file) as show:
+        with contextlib.closing(stream), self._output(file) as show:
             for item in stream:
                 if isinstance(item, FrameError):
                     click.echo(f"error: {file}: frame {item.frame_id}: {item.detail}", err=True)
@@ -141,19 +141,21 @@ class _Run:
                 show(pixels, seconds, item)
 
     @contextlib.contextmanager
-    def _canvas(self, file: Path) -> Iterator[Callable[[Any, float, InferResponse], None]]:
+    def _output(self, file: Path) -> Iterator[Callable[[Any, float, InferResponse], None]]:
         """Yield a function that draws a video's frames: to a video, to pictures, or not at all."""
         target = self._target
         if target is None:
             yield lambda _pixels, _seconds, _answer: None
-        elif target.is_film(file):
-            from mataserver.cli.films import Film
+        elif target.is_video_output(file):
+            from mataserver.cli.films import VideoWriter
 
-            with Film(_made(target.place(file, 0))) as film:
-                yield lambda pixels, seconds, answer: film.write(_drawn(pixels, answer), seconds)
+            with VideoWriter(_with_parent(target.place(file, 0))) as film:
+                yield lambda pixels, seconds, answer: film.write(
+                    _annotated(pixels, answer), seconds
+                )
         else:
             yield lambda pixels, _seconds, answer: _save(
-                _drawn(pixels, answer), target.place(file, int(answer.frame_id or 0))
+                _annotated(pixels, answer), target.place(file, int(answer.frame_id or 0))
             )
 
 
@@ -163,17 +165,17 @@ def _print(answer: InferResponse, file: Path, **of_frame: float) -> None:
     click.echo(msgspec.json.encode(line).decode())
 
 
-def _drawn(pixels: NDArray[np.uint8], answer: InferResponse) -> Image.Image:
+def _annotated(pixels: NDArray[np.uint8], answer: InferResponse) -> Image.Image:
     from mataserver.media import drawing
 
     return drawing.drawn(pixels.copy(), drawing.result_of(answer))
 
 
 def _save(picture: Image.Image, place: Path) -> None:
-    picture.save(_made(place))
+    picture.save(_with_parent(place))
 
 
-def _made(place: Path) -> Path:
+def _with_parent(place: Path) -> Path:
     """Create a path's folder; return the path."""
     place.parent.mkdir(parents=True, exist_ok=True)
     return place

@@ -67,5 +67,5 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _show_commands() -> None:
     for each in extensions.found().values():
-        refused = "" if each.refused is None else f" (refused: {each.refused})"
+        refused = "" if each.rejection is None else f" (refused: {each.rejection})"
         click.echo(f"command {each.name}: {each.owner}{refused}")

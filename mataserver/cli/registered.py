@@ -39,14 +39,14 @@ def list_models(*, as_json: bool, config_file: str | None) -> None:
     """List all registered models (alias: ls)."""
     entries = registry(config.load(config_file)).entries()
     if as_json:
-        click.echo(json.dumps([_described(*each) for each in entries.items()], indent=2))
+        click.echo(json.dumps([_as_json(*each) for each in entries.items()], indent=2))
     elif not entries:
         click.echo("No models registered.")
     else:
         _print_table(entries)
 
 
-def _described(name: str, entry: Entry) -> dict[str, Any]:
+def _as_json(name: str, entry: Entry) -> dict[str, Any]:
     """Return a model as JSON: sizes in bytes, times in Unix seconds, null if unknown."""
     return {
         "model": name,

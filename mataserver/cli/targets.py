@@ -7,11 +7,11 @@ from string import Formatter
 
 import click
 
-_WRITTEN_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-PICTURES = frozenset({*_WRITTEN_PICTURES, ".avif", ".heic", ".heif", ".pgm", ".ppm"})
-_WRITTEN_VIDEOS = {".mkv", ".mov", ".mp4"}
+_OUTPUT_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+PICTURES = frozenset({*_OUTPUT_PICTURES, ".avif", ".heic", ".heif", ".pgm", ".ppm"})
+_OUTPUT_VIDEOS = {".mkv", ".mov", ".mp4"}
 VIDEOS = frozenset(
-    {*_WRITTEN_VIDEOS, ".3gp", ".avi", ".flv", ".m4v", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+    {*_OUTPUT_VIDEOS, ".3gp", ".avi", ".flv", ".m4v", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 )
 
 
@@ -20,7 +20,7 @@ def is_video(file: Path) -> bool:
     return file.suffix.lower() in VIDEOS
 
 
-def found(places: tuple[Path, ...]) -> list[Path]:
+def expand(places: tuple[Path, ...]) -> list[Path]:
     """Return the files; for a folder its pictures and videos, by name.
 
     Raises ``UsageError`` for a folder without any.
@@ -51,7 +51,7 @@ class DrawingTarget:
 
     def __init__(self, out: str, files: list[Path]) -> None:
         self._out = out
-        fields = [field for _, field, _, _ in _parsed(out) if field is not None]
+        fields = [field for _, field, _, _ in _parse_pattern(out) if field is not None]
         if unknown := set(fields) - {"name", "number"}:
             raise click.UsageError(f"-o: unknown {{{unknown.pop()}}}: there are name and number")
         place = Path(out)
@@ -68,7 +68,7 @@ class DrawingTarget:
         taken: set[Path] = set()
         for number, file in enumerate(files):
             place = self.place(file, number)
-            allowed = _WRITTEN_VIDEOS if self.is_film(file) else _WRITTEN_PICTURES
+            allowed = _OUTPUT_VIDEOS if self.is_video_output(file) else _OUTPUT_PICTURES
             if place.suffix.lower() not in allowed:
                 raise click.UsageError(
                     f"-o: {place.name} cannot be written: one of {', '.join(sorted(allowed))}"
@@ -79,18 +79,16 @@ class DrawingTarget:
                 raise click.UsageError(f"-o: two files would be written to {place}")
             taken.add(place)
 
-    def is_film(self, file: Path) -> bool:
+    def is_video_output(self, file: Path) -> bool:
         """Whether a file's output is a video, instead of a picture per frame."""
         return is_video(file) and not (
-            self._numbered and Path(self._out).suffix.lower() in _WRITTEN_PICTURES
+            self._numbered and Path(self._out).suffix.lower() in _OUTPUT_PICTURES
         )
 
     def place(self, file: Path, number: int) -> Path:
         """Return the output path of a file, or of its frame ``number``."""
         if self._folder:
-            kept, other = (
-                (_WRITTEN_VIDEOS, ".mp4") if is_video(file) else (_WRITTEN_PICTURES, ".png")
-            )
+            kept, other = (_OUTPUT_VIDEOS, ".mp4") if is_video(file) else (_OUTPUT_PICTURES, ".png")
             suffix = file.suffix if file.suffix.lower() in kept else other
             return Path(self._out, file.stem + suffix)
         if "{" not in self._out:
@@ -98,7 +96,7 @@ class DrawingTarget:
         return Path(self._out.format(name=file.stem, number=number))
 
 
-def _parsed(out: str) -> list[tuple[str, str | None, str | None, str | None]]:
+def _parse_pattern(out: str) -> list[tuple[str, str | None, str | None, str | None]]:
     try:
         return list(Formatter().parse(out))
     except ValueError as error:

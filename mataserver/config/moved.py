@@ -28,7 +28,7 @@ _PACKAGES = {
 log = logging.getLogger("mataserver")
 
 
-def renamed(
+def apply_moves(
     written: dict[str, Any],
     known: AbstractSet[str],
     declared: Iterable[EntryPoint] | None = None,

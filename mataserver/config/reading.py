@@ -60,24 +60,24 @@ def read(
     values = variables(folder, environ)
     written, found = _yaml(find(file, values, folder)), _environment(values)
     options = {k: v for k, v in overrides.items() if v is not None}
-    _check_hidden(written, found | options, Settings, "")
+    _check_overridden(written, found | options, Settings, "")
     origins: dict[str, SetBy] = dict.fromkeys(written, "yaml")
     environment = os.environ if environ is None else environ
     for name in found:
         origins[name] = "environment" if _variable(name, values) in environment else "dotenv"
     origins.update(dict.fromkeys(options, "option"))
-    return _settings(_current(written) | found | options), origins
+    return _settings(_with_moved_settings(written) | found | options), origins
 
 
-def _current(written: dict[str, Any]) -> dict[str, Any]:
+def _with_moved_settings(written: dict[str, Any]) -> dict[str, Any]:
     """Return the YAML settings with moved ones renamed. Raises ``ConfigError``."""
     try:
-        return moved.renamed(written, {each.name for each in msgspec.structs.fields(Settings)})
+        return moved.apply_moves(written, {each.name for each in msgspec.structs.fields(Settings)})
     except ValueError as error:
         raise ConfigError(f"configuration: {error}") from None
 
 
-def _check_hidden(
+def _check_overridden(
     written: Mapping[str, Any], given: Mapping[str, Any], kind: type[Struct], root: str
 ) -> None:
     """Raise ``ConfigError`` for an invalid value in YAML, even if it is overridden.
@@ -90,8 +90,8 @@ def _check_hidden(
                 msgspec.convert(written[setting.name], setting.type)
             except msgspec.ValidationError as error:
                 place = f"{root}.{setting.name}".lstrip(".")
-                said = describe(error, place, setting.type)
-                raise ConfigError(f"configuration: {said}") from None
+                message = describe(error, place, setting.type)
+                raise ConfigError(f"configuration: {message}") from None
 
 
 def variables(directory: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -128,11 +128,11 @@ def _yaml(path: Path | None) -> dict[str, Any]:
 
     try:
         text = path.read_text(encoding="utf-8")
-        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), "", set())
+        _check_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), "", set())
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = str(error).replace('in "<unicode string>", line', "at line")
-        raise ConfigError(f"configuration: {path.name} cannot be read: {said}") from None
+        message = str(error).replace('in "<unicode string>", line', "at line")
+        raise ConfigError(f"configuration: {path.name} cannot be read: {message}") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -140,7 +140,7 @@ def _yaml(path: Path | None) -> dict[str, Any]:
     return content
 
 
-def _refuse_twice(node: yaml.Node | None, where: str, seen: set[int]) -> None:
+def _check_duplicate_keys(node: yaml.Node | None, where: str, seen: set[int]) -> None:
     """Raise ``ConfigError`` for a duplicate key in a mapping; YAML would keep the last."""
     if node is None or isinstance(node.value, str) or id(node) in seen:
         return
@@ -152,7 +152,7 @@ def _refuse_twice(node: yaml.Node | None, where: str, seen: set[int]) -> None:
         if name in names:
             raise ConfigError(f"configuration: {(where + name).lstrip('.')}: given twice")
         names.add(name)
-        _refuse_twice(value, where + name, seen)
+        _check_duplicate_keys(value, where + name, seen)
 
 
 def dotenv(folder: Path) -> dict[str, str]:
@@ -179,8 +179,8 @@ def _environment(values: Mapping[str, str]) -> dict[str, Any]:
         try:
             found[setting.name] = _from_text(text, setting.type)
         except msgspec.ValidationError as error:
-            said = describe(error, "", setting.type)
-            raise ConfigError(f"environment: {name}: {said}") from None
+            message = describe(error, "", setting.type)
+            raise ConfigError(f"environment: {name}: {message}") from None
     return found
 
 
@@ -207,18 +207,18 @@ def plugin_settings(
     set.
     """
     values = {} if given is None else given
-    found = _declared(kind, environ or {})
+    found = _from_declared_variables(kind, environ or {})
     if isinstance(values, dict):
-        _check_hidden(values, found, kind, f"plugins.{plugin}")
+        _check_overridden(values, found, kind, f"plugins.{plugin}")
         values = {**values, **found}
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        said = describe(error, f"plugins.{plugin}", kind)
-        raise ConfigError(f"configuration: {said}") from None
+        message = describe(error, f"plugins.{plugin}", kind)
+        raise ConfigError(f"configuration: {message}") from None
 
 
-def _declared(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_declared_variables(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return a plugin's settings that are given by their own environment variables."""
     found = {}
     for setting in msgspec.structs.fields(kind):
@@ -227,8 +227,8 @@ def _declared(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
             try:
                 found[setting.name] = _from_text(environ[name], setting.type)
             except msgspec.ValidationError as error:
-                said = describe(error, "", setting.type)
-                raise ConfigError(f"environment: {name}: {said}") from None
+                message = describe(error, "", setting.type)
+                raise ConfigError(f"environment: {name}: {message}") from None
     return found
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LONGEST_STEP = 3600.0
+MAX_STEP_TIMEOUT = 3600.0
 """Maximum seconds that a backend may declare for one step, so that hangs are detected."""
 
 

@@ -45,7 +45,7 @@ class RpcPort:
     def __init__(self, server: Server, stopping: asyncio.Event, port: int) -> None:
         self._limits = server
         self._stopping = stopping
-        self._turns = MessageTurns(server.max_inflight // (4 * server.max_body))
+        self._limiter = MessageLimiter(server.max_inflight // (4 * server.max_body))
         self._unread = 0
         self._handlers: tuple[Any, ...] = ()
         self._server: Any = None
@@ -104,7 +104,7 @@ class RpcPort:
         try:
             async with asyncio.timeout(self._limits.body_timeout):
                 who = await caller()
-                async with self._turns.taken(who):
+                async with self._limiter.acquire(who):
                     share.check(1)
                     message: Any = await context.read()
         except TimeoutError:
@@ -134,7 +134,7 @@ class RpcPort:
         context.add_done_callback(read)
 
 
-class MessageTurns:
+class MessageLimiter:
     """``count`` slots for reading a message, at least one.
 
     A message's size is known only once it is in memory, so the number of concurrent reads is
@@ -148,7 +148,7 @@ class MessageTurns:
         self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
-    async def taken(self, who: str) -> AsyncIterator[None]:
+    async def acquire(self, who: str) -> AsyncIterator[None]:
         """Wait for a slot and hold it."""
         own = self._own.get(who)
         if own is None:

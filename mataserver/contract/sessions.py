@@ -1,4 +1,4 @@
-"""What a service holds of streaming sessions, and where their frames may come from."""
+"""Streaming sessions as services see them, and the sources of their frames."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class StreamSession(ModelSession, Protocol):
-    """A streaming session of the server, with an id by which clients connect to it.
+    """A streaming session of the server; clients connect to it by its id.
 
     ``created_at`` is in Unix seconds, ``dropped`` counts frames that newer ones replaced.
-    ``owner`` is the id of the principal whose it is, None for everybody's. A ``permanent`` one has
-    a name and never expires.
+    ``owner`` is the id of the owning principal, None if every caller may use it. A ``permanent``
+    session has a name and never expires.
     """
 
     id: str
@@ -44,12 +44,12 @@ class StreamSession(ModelSession, Protocol):
 
 
 class CameraInfo(Struct):
-    """Where a session's frames come from.
+    """The state of a session's frame source.
 
-    ``source`` is without user, password and path; ``state`` is "idle", "connecting", "connected" or
-    "failed", then with the ``problem`` in a sentence. ``reconnects`` counts how often it was lost
-    and came again, ``viewers`` who looks now; ``fps`` is the limit of frames a second, None for no
-    limit; ``always``: it is read also while nobody looks.
+    ``source`` omits user, password and path. ``state`` is "idle", "connecting", "connected" or
+    "failed", the last with the ``problem`` as a sentence. ``reconnects`` counts recoveries after a
+    loss, ``viewers`` the current viewers. ``fps`` limits the frames per second, None for no limit.
+    ``always``: the source is also read without viewers.
     """
 
     source: str
@@ -62,15 +62,15 @@ class CameraInfo(Struct):
 
 
 class CheckSession(Protocol):
-    """Whether a session of a model could be made, as far as can be known without loading it."""
+    """Checks whether a session could be created, without loading its model."""
 
     def __call__(self, model: str, task: str | None = None, params: Any = None) -> None:
-        """Raise ``InvalidParams`` for what will never work, ``NotFound`` or ``Unavailable``."""
+        """Raise ``InvalidParams`` for permanent errors, else ``NotFound`` or ``Unavailable``."""
         ...
 
 
 class Sessions(Protocol):
-    """The streaming sessions of the server, as ``/v1/sessions`` has them."""
+    """The streaming sessions of the server, as in ``/v1/sessions``."""
 
     async def create(
         self,
@@ -84,72 +84,72 @@ class Sessions(Protocol):
         fps: float | None = None,
         always: bool = False,
     ) -> StreamSession:
-        """Load the model and make a session that holds it; it expires when nobody uses it.
+        """Load the model and create a session that holds it; it expires when unused.
 
-        With a ``source`` its frames come from there, and clients that connect are shown what is
-        found in them: ``fps`` a second at most, ``always`` also while nobody looks. One with a
-        ``name``, its id, never expires, does not count against ``max_sessions`` and is ended by
-        ``drop`` alone. Raises ``NotFound``, ``InvalidParams``, ``Unavailable``, ``OutOfMemory``,
-        and ``Conflict`` for a name that another has.
+        A ``source`` provides its frames, and connected clients receive the results: at most
+        ``fps`` per second, with ``always`` also while there are no viewers. A session with a
+        ``name``, its id, never expires, does not count against ``max_sessions``, and only ``drop``
+        ends it. Raises ``NotFound``, ``InvalidParams``, ``Unavailable``, ``OutOfMemory``, and
+        ``Conflict`` for a name in use.
         """
         ...
 
     def check(self, model: str, task: str | None = None, params: Any = None) -> None:
-        """Raise what ``create`` would of a model, a task and parameters; load nothing."""
+        """Raise what ``create`` would raise for a model, task and parameters, without loading."""
         ...
 
     def camera(self, session: StreamSession) -> CameraInfo | None:
-        """Return the state of what a session's frames come from, None where clients send them."""
+        """Return the state of a session's source, None if clients send the frames."""
         ...
 
     async def picture(
         self, session_id: str, principal: Principal | None = None
     ) -> tuple[bytes, int]:
-        """Return the newest frame of a source as a JPEG with what was found in it; its number.
+        """Return a source's newest frame as a JPEG with its result drawn in, and its number.
 
-        Waits for one if there is none of late. Raises ``NotFound``, and what the model raised.
+        Waits for a frame if there is no recent one. Raises ``NotFound``, and as the model raised.
         """
         ...
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
         """Answer a request as ``/v1/stream/{session_id}`` does, on a ``public`` route for sockets.
 
-        Whoever has no credentials that count is closed with 4001.
+        Connections without valid credentials are closed with 4001.
         """
         ...
 
     async def drop(self, name: str) -> None:
-        """End a session that was made with a name; one that is not there is ended."""
+        """End a session that was created with a name; no-op if there is none."""
         ...
 
     def get(self, session_id: str, principal: Principal | None = None) -> StreamSession:
-        """Return a session, of those that a principal may know of. Raises ``NotFound``."""
+        """Return a session, if it is visible to the principal. Raises ``NotFound``."""
         ...
 
     def list(self, principal: Principal | None = None) -> Sequence[StreamSession]:
-        """Return every session, or those that a principal may know of, oldest first."""
+        """Return every session, or those visible to a principal, oldest first."""
         ...
 
     async def close(self, session_id: str) -> None:
-        """End a session: its model is released. Raises ``NotFound`` or ``Conflict``."""
+        """End a session and release its model. Raises ``NotFound`` or ``Conflict``."""
         ...
 
     def attach(
         self, session_id: str, leave: Callable[[int, str], None]
     ) -> AbstractContextManager[StreamSession]:
-        """Use a session until the context ends: it does not expire meanwhile.
+        """Use a session until the context ends; it does not expire meanwhile.
 
-        ``leave`` is called with a WebSocket's close code and a reason when the session is deleted
-        or the server shuts down: leave the context soon then. Raises ``NotFound``, and
-        ``Conflict`` for one that somebody uses.
+        ``leave`` is called with a WebSocket close code and a reason when the session is deleted or
+        the server shuts down: the context must then end soon. Raises ``NotFound``, and ``Conflict``
+        for a session in use.
         """
         ...
 
 
 class SourceFrame(NamedTuple):
-    """An encoded picture, and how many frames of its source there were up to it since the last.
+    """An encoded picture, and the number of source frames since the previous one, including it.
 
-    Those before it count as received and dropped.
+    The skipped ones count as received and dropped.
     """
 
     image: bytes
@@ -158,13 +158,13 @@ class SourceFrame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionSource:
-    """Where the frames of a session come from, in place of an address that the server knows.
+    """A source of a session's frames that a service provides.
 
-    frames: opens it; yields encoded pictures, each the newest when it is asked for, or
-            ``SourceFrame``s where it passed some over. It is opened when somebody looks, closed a
-            while after nobody does, and opened again where it ends or raises: what a ``MataError``
-            says is told to whoever looks.
-    shown:  what may be told of it: no password.
+    frames: opens the source; yields encoded pictures, each the newest at that moment, or
+            ``SourceFrame``s if it skipped some. It is opened on demand, closed a while after the
+            last viewer left, and reopened if it ends or raises; viewers receive the message of a
+            ``MataError``.
+    shown:  its name for display, without a password.
     """
 
     frames: Callable[[], AsyncGenerator[bytes | SourceFrame]]

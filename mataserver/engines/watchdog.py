@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mataserver.contract.backend import LONGEST_STEP
+from mataserver.contract.backend import MAX_STEP_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +57,8 @@ class Watchdog:
         return max(self._infer_timeout, learned)
 
     def raise_limit(self, seconds: float) -> None:
-        """Raise the limit to what the backend declares, up to ``LONGEST_STEP``."""
-        self._infer_timeout = max(self._infer_timeout, min(seconds, LONGEST_STEP))
+        """Raise the limit to what the backend declares, up to ``MAX_STEP_TIMEOUT``."""
+        self._infer_timeout = max(self._infer_timeout, min(seconds, MAX_STEP_TIMEOUT))
 
     def add_pending(self, request: int, images: int = 1) -> None:
         """Register a pending request about ``images`` images."""

@@ -12,7 +12,7 @@ import simplejpeg
 from msgspec import UNSET, Struct
 from PIL import Image
 
-from mataserver.media.pen import Pen, colour_of
+from mataserver.media.annotator import Annotator, colour_of
 from mataserver.results import (
     RESULT_TYPES,
     DepthResult,
@@ -49,7 +49,7 @@ def draw(jpeg: bytes, result: Result) -> bytes:
 def drawn(pixels: NDArray[np.uint8], result: Result) -> Image.Image:
     """Draw a result into the pixels ``[H, W, 3]``, which are modified; return the picture."""
     picture = Image.fromarray(_blended(pixels, result))
-    Pen(picture).write(result)
+    Annotator(picture).draw(result)
     return picture
 
 

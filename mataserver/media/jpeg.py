@@ -21,14 +21,14 @@ MARGINS = {8: 1.3, 4: 1.15, 2: 1.15}
 At that ratio the model's input, resized by Pillow's bilinear filter, differs from a full decode's
 by about as much as the bicubic filter's does (docs/performance.md).
 """
-MOST_SCANS = 100
+MAX_SCANS = 100
 FREE_SCANS, MOST_SCANNED = 16, 400_000_000
 """Number of scans that any JPEG may have; beyond that, the maximum of scans times pixels.
 
 Every scan of a progressive JPEG processes the whole picture, about 5 ns per pixel, however few
 bytes it has. Encoders write 10 of them, hardly ever more than a dozen.
 """
-MOST_SEGMENTS = 4_096
+MAX_SEGMENTS = 4_096
 """Maximum segments before the pixels, and in total. 500 of the largest fill a 32 MB body."""
 START = b"\xff\xd8"
 _START_OF_SCAN, _END = 0xDA, 0xD9
@@ -101,7 +101,7 @@ def unusual(
 def read_head(data: bytes | memoryview) -> Head:
     """Parse the segments before the pixels. Raises ``BadRequest`` if there are too many."""
     at, components, baseline, last = 2, 0, False, len(data) - 4
-    for _ in range(MOST_SEGMENTS):
+    for _ in range(MAX_SEGMENTS):
         if at > last:
             return Head(plain=False, single=False)
         mark, kind, length = _MARKER.unpack_from(data, at)
@@ -119,7 +119,7 @@ def read_head(data: bytes | memoryview) -> Head:
 def check_segments(data: bytes | memoryview) -> None:
     """Raise ``BadRequest`` for a JPEG with too many segments before its pixels."""
     at = 2
-    for _ in range(MOST_SEGMENTS):
+    for _ in range(MAX_SEGMENTS):
         if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] == _START_OF_SCAN:
             return
         filled = data[at + 1] == 0xFF
@@ -131,7 +131,7 @@ def check_scans(data: bytes | memoryview, width: int, height: int) -> None:
     """Raise ``BadRequest`` for a JPEG whose scans would take too long to decode."""
     scans = _scans(bytes(data))
     scanned = scans * width * height
-    if scans > MOST_SCANS or (scans > FREE_SCANS and scanned > MOST_SCANNED):
+    if scans > MAX_SCANS or (scans > FREE_SCANS and scanned > MOST_SCANNED):
         raise BadRequest(
             f"image takes too long to decode: a JPEG of {scans} scans; save it with fewer"
         )
@@ -143,7 +143,7 @@ def _scans(data: bytes) -> int:
     Data after the end marker, such as a phone's video or further pictures, does not count.
     """
     at, found = len(START), 0
-    for _ in range(MOST_SEGMENTS):
+    for _ in range(MAX_SEGMENTS):
         marker = _SEGMENT.search(data, at)
         if marker is None or data[marker.start(1)] == _END:
             return found
@@ -154,7 +154,7 @@ def _scans(data: bytes) -> int:
 
 
 def _too_many_segments() -> BadRequest:
-    return BadRequest(f"image cannot be decoded: it has over {MOST_SEGMENTS} segments")
+    return BadRequest(f"image cannot be decoded: it has over {MAX_SEGMENTS} segments")
 
 
 def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:

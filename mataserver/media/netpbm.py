@@ -19,7 +19,7 @@ _NUMBER = _GAP + rb"+0*([1-9]\d{0,5})"
 _HEAD = re.compile(rb"P([56])" + _NUMBER + _NUMBER + _NUMBER + rb"\s")
 _WITHIN = 256
 _CHANNELS = {b"5": 1, b"6": 3}
-_LONGEST_HEAD = 4_096
+_MAX_HEADER = 4_096
 _TOKENS = {**dict.fromkeys((b"P1", b"P4"), 2), **dict.fromkeys((b"P2", b"P3", b"P5", b"P6"), 3)}
 """How many numbers the head of each kind has."""
 _TEXT = (b"P1", b"P2", b"P3")
@@ -64,11 +64,11 @@ def check(data: bytes | memoryview) -> None:
     if bytes(data[:2]) in _EXTENSIONS:
         raise BadRequest(kinds.refusal(data))
     tokens = _TOKENS.get(bytes(data[:2]), 0)
-    if not tokens or len(data) <= _LONGEST_HEAD:
+    if not tokens or len(data) <= _MAX_HEADER:
         return
     head = rb"P.(?:%b+[^\s#]+){%d}\s" % (_GAP, tokens)
-    if not re.match(head, bytes(data[:_LONGEST_HEAD]), re.DOTALL):
-        raise BadRequest(f"image cannot be decoded: its head has over {_LONGEST_HEAD} bytes")
+    if not re.match(head, bytes(data[:_MAX_HEADER]), re.DOTALL):
+        raise BadRequest(f"image cannot be decoded: its head has over {_MAX_HEADER} bytes")
     if bytes(data[:2]) in _TEXT and len(data) > MAX_TEXT_BYTES:
         raise BadRequest(
             f"image is too large: a PBM, PGM or PPM of text has at most {MAX_TEXT_BYTES} bytes; "

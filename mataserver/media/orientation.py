@@ -94,6 +94,6 @@ def _named(frame: VideoFrame) -> VideoFrame:
     last.link_to(end)
     graph.configure()
     graph.push(frame)
-    told: Any = end.pull()
-    kept: VideoFrame = told
-    return kept
+    pulled: Any = end.pull()
+    filtered: VideoFrame = pulled
+    return filtered

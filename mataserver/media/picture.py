@@ -37,7 +37,7 @@ _DAMAGED = (
     ArithmeticError,  # a number of the metadata that is infinite
 )
 _NO_PICTURE = (UnidentifiedImageError, *_DAMAGED)
-_LARGEST_SCALE = max(MARGINS)
+_MAX_SCALE = max(MARGINS)
 _TRANSPOSED_ORIENTATIONS = frozenset({5, 6, 7, 8})
 _TRANSPOSED = {
     2: lambda a: a[:, ::-1],
@@ -170,7 +170,7 @@ def _reducible(picture: Image.Image) -> bool:
     """
     if picture.format not in _JPEGS:
         return False
-    whole = not any(side % _LARGEST_SCALE for side in picture.size)
+    whole = not any(side % _MAX_SCALE for side in picture.size)
     return whole or _orientation(picture) == 1
 
 

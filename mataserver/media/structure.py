@@ -12,10 +12,10 @@ from mataserver.media import jpeg
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-MOST_CHUNKS = 65_536
+MAX_CHUNKS = 65_536
 """Maximum chunks of a PNG. Encoders write a few thousand for a 32 MB body."""
-LARGEST_PROFILE = 65_536
-MOST_DIRECTORIES = 64
+MAX_PROFILE = 65_536
+MAX_DIRECTORIES = 64
 """Maximum places that look like TIFF directories. A picture has one; others are accidental."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BESIDE = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
@@ -35,21 +35,21 @@ def check(data: bytes | memoryview) -> None:
     if data[:2] == jpeg.START:
         jpeg.check_segments(data)
     elif data[:8] == _PNG:
-        if sum(1 for _ in _chunks(data)) > MOST_CHUNKS:
-            raise BadRequest(f"image cannot be decoded: it has over {MOST_CHUNKS} chunks")
-    elif not _all_fit(data) or _tells_tiles_twice(memoryview(data)):
+        if sum(1 for _ in _chunks(data)) > MAX_CHUNKS:
+            raise BadRequest(f"image cannot be decoded: it has over {MAX_CHUNKS} chunks")
+    elif not _all_fit(data) or _has_duplicate_tile_tags(memoryview(data)):
         raise BadRequest("image cannot be decoded: its metadata are damaged")
 
 
 def _all_fit(data: bytes | memoryview) -> bool:
     """Whether all directories of a file are plausible, and few enough to be checked."""
-    found = list(islice(_directories(data), MOST_DIRECTORIES + 1))
-    return len(found) <= MOST_DIRECTORIES and all(map(fits, found))
+    found = list(islice(_directories(data), MAX_DIRECTORIES + 1))
+    return len(found) <= MAX_DIRECTORIES and all(map(fits, found))
 
 
 def readable_exif(info: Mapping[Any, Any]) -> bool:
     """Whether Pillow's EXIF is safe to parse: its values fit into it without overlap."""
-    if len(info.get(_RAW_PROFILE, "")) > LARGEST_PROFILE:
+    if len(info.get(_RAW_PROFILE, "")) > MAX_PROFILE:
         return False
     exif = info.get("exif") or b""
     return fits(memoryview(exif)[len(_EXIF) if exif.startswith(_EXIF) else 0 :])
@@ -72,7 +72,7 @@ def without_metadata(data: bytes | memoryview) -> bytes | None:
 def _chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of a PNG's chunks, up to one more than the maximum."""
     at = len(_PNG)
-    for _ in range(MOST_CHUNKS + 1):
+    for _ in range(MAX_CHUNKS + 1):
         if at + 8 > len(data):
             return
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -102,10 +102,10 @@ def fits(data: memoryview) -> bool:
     return sum(_size(kind) * number for _, kind, number in _entries(data)) <= len(data)
 
 
-def _tells_tiles_twice(data: memoryview) -> bool:
-    """Whether a TIFF has two sizes of its tiles: Pillow goes by the last, libtiff by the first."""
-    told = [tag for tag, _, _ in _entries(data) if tag in _TILES]
-    return len(told) > len(set(told))
+def _has_duplicate_tile_tags(data: memoryview) -> bool:
+    """Whether a TIFF repeats a tile size: Pillow uses the last value, libtiff the first."""
+    tags = [tag for tag, _, _ in _entries(data) if tag in _TILES]
+    return len(tags) > len(set(tags))
 
 
 def _entries(data: memoryview) -> Iterator[tuple[int, int, int]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339
 _MIN_IS_WHITE, _SIGNED = 0, 2
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
-_MOST_BITS = 16
+_MAX_BITS = 16
 _DAMAGED = "image cannot be decoded: its metadata are damaged"
 _PADDED = 2
 """How much larger than a picture may be its tiles are at most: those at its edges are filled up."""
@@ -29,7 +29,7 @@ def check(picture: Image.Image) -> None:
 
     32-bit and signed samples are measurements, not shades.
     """
-    if _tag(picture, _FORMAT, 1) == _SIGNED or _tag(picture, _BITS, 1) > _MOST_BITS:
+    if _tag(picture, _FORMAT, 1) == _SIGNED or _tag(picture, _BITS, 1) > _MAX_BITS:
         raise BadRequest("image has samples of 32 bits or with a sign, which are not supported")
 
 
@@ -50,7 +50,7 @@ def check_tiles(picture: Image.Image, max_pixels: int) -> None:
 
 def grey(picture: Image.Image, samples: NDArray[Any]) -> NDArray[Any]:
     """Scale grey samples of 12 or 16 bits to 0 (black) to 65,535 (white)."""
-    most = (1 << _tag(picture, _BITS, _MOST_BITS)) - 1
+    most = (1 << _tag(picture, _BITS, _MAX_BITS)) - 1
     shades = samples if most == 65_535 else samples.astype(np.uint32) * 65_535 // most
     return 65_535 - shades if _tag(picture, _PHOTOMETRIC, 1) == _MIN_IS_WHITE else shades
 

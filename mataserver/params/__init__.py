@@ -25,8 +25,8 @@ from mataserver.params.table import (
     Text,
     TopK,
 )
+from mataserver.params.text_values import from_text, plain_number
 from mataserver.params.wording import describe
-from mataserver.params.written import from_text, plain_number
 
 __all__ = [
     "OLD_NAMES",

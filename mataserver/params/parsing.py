@@ -19,11 +19,11 @@ from mataserver.params.table import (
     OLD_NAMES,
     UPLOAD_FIELDS,
     ApiParams,
-    OutOfRange,
+    OutOfRangeError,
     Params,
 )
+from mataserver.params.text_values import from_text
 from mataserver.params.wording import describe, sentence_of, split
-from mataserver.params.written import from_text
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def parse(
     ``defaults`` are the model's params of the configuration; ``max_tokens`` is the server's
     ceiling. Null means "not given". Raises ``InvalidParams`` (422) naming the parameter.
     """
-    _refuse_unknown(given, params_type, "params.")
+    _reject_unknown(given, params_type, "params.")
     given = {name: value for name, value in given.items() if value is not None}
     own = set(params_type.__struct_fields__)
     table = {name: value for name, value in given.items() if name in ApiParams.__struct_fields__}
@@ -89,7 +89,7 @@ def parse_text(
 
     An empty one means "not given": browsers send every input of a form, filled in or not.
     """
-    _refuse_unknown(fields, params_type, "")
+    _reject_unknown(fields, params_type, "")
     values: dict[str, Any] = {}
     for name, text in fields.items():
         shared = name in ApiParams.__struct_fields__
@@ -136,7 +136,7 @@ def split_prompts(value: str | list[str]) -> list[str]:
     return prompts
 
 
-def _refuse_unknown(given: Mapping[str, Any], params_type: type[Params], root: str) -> None:
+def _reject_unknown(given: Mapping[str, Any], params_type: type[Params], root: str) -> None:
     for name in given:
         if name in params_type.__struct_fields__ or name in ApiParams.__struct_fields__:
             continue
@@ -155,14 +155,14 @@ def build(values: Mapping[str, Any], target: type[T]) -> T:
         return msgspec.convert(values, target)
     except msgspec.ValidationError as error:
         cause = error.__cause__
-        if isinstance(cause, OutOfRange):
+        if isinstance(cause, OutOfRangeError):
             raise InvalidParams(f"params.{cause.path}: {cause.message}") from None
         raise InvalidParams(describe(error, "params")) from None
 
 
 def _from_text(name: str, text: str, target: type[Struct]) -> Any:
     if name == "prompts" and text.lstrip().startswith("["):
-        return _listed(name, text)
+        return _parse_list(name, text)
     field = next(f for f in msgspec.structs.fields(target) if f.name == name)
     try:
         value = from_text(text, field.type)
@@ -173,7 +173,7 @@ def _from_text(name: str, text: str, target: type[Struct]) -> Any:
     return value
 
 
-def _listed(name: str, text: str) -> list[str]:
+def _parse_list(name: str, text: str) -> list[str]:
     """Parse a JSON list; a leading bracket is not plausible in a text prompt."""
     try:
         return msgspec.json.decode(text, type=list[str])

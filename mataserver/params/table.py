@@ -120,18 +120,18 @@ class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):
         for name in _FLOATS:
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):
-                raise OutOfRange(name, "must be a finite number")
+                raise OutOfRangeError(name, "must be a finite number")
         for index, (x, y, label) in enumerate(self.point_prompts or ()):
             if not (math.isfinite(x) and math.isfinite(y)):
-                raise OutOfRange(f"point_prompts[{index}]", "must be finite numbers")
+                raise OutOfRangeError(f"point_prompts[{index}]", "must be finite numbers")
             if label not in {0, 1}:
-                raise OutOfRange(f"point_prompts[{index}]", "label must be 0 or 1")
+                raise OutOfRangeError(f"point_prompts[{index}]", "label must be 0 or 1")
         if self.point_prompts:
             self.point_prompts = [(x, y, int(label)) for x, y, label in self.point_prompts]
         for index, box in enumerate(self.box_prompts or ()):
             x1, y1, x2, y2 = box
             if not all(map(math.isfinite, box)) or x2 <= x1 or y2 <= y1:
-                raise OutOfRange(
+                raise OutOfRangeError(
                     f"box_prompts[{index}]", "must be [x1, y1, x2, y2], x1 < x2, y1 < y2"
                 )
 
@@ -161,7 +161,7 @@ UPLOAD_FIELDS = frozenset(
 """The parameters that a form or a query may contain."""
 
 
-class OutOfRange(ValueError):
+class OutOfRangeError(ValueError):
     """A range error from ``ApiParams`` itself; msgspec passes it on as the cause."""
 
     def __init__(self, path: str, message: str) -> None:

@@ -11,7 +11,7 @@ from mataserver.suggestion import names_at, patterns_of, similar
 if TYPE_CHECKING:
     import msgspec
 
-MAX_SAID = 200
+MAX_MESSAGE = 200
 _AT = " - at `$"
 _KEY = " - at `key` in `$"
 """Markers before the path of an invalid value, and of an invalid key."""
@@ -34,14 +34,14 @@ def describe(error: msgspec.ValidationError, root: str, kind: Any = None) -> str
         return f"{where}{'.' if where else ''}{name}: unknown key{similar(name, known)}"
     pattern = re.fullmatch(r"Expected `str` matching regex (.*)", message)
     if pattern and kind is not None:
-        message = _in_words(kind, ast.literal_eval(pattern[1])) or message
+        message = _pattern_description(kind, ast.literal_eval(pattern[1])) or message
     sentence = sentence_of(message)
     if known and sentence.startswith("invalid enum value"):
         sentence += f": one of {', '.join(known)}"
     return f"{where}: {sentence}" if where else sentence
 
 
-def _in_words(kind: Any, pattern: str) -> str | None:
+def _pattern_description(kind: Any, pattern: str) -> str | None:
     """Return a pattern's meaning: the ``description`` beside it in the type."""
     words = patterns_of(kind).get(pattern)
     return None if words is None else f"expected {words}"
@@ -62,5 +62,5 @@ def _join(root: str, path: str) -> str:
 def sentence_of(message: str) -> str:
     """Return msgspec's message as part of a sentence, truncated for display."""
     # msgspec quotes an invalid enumeration value in full, and the client chose its length.
-    shown = message if len(message) <= MAX_SAID else message[:MAX_SAID] + "…"
+    shown = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "…"
     return shown[:1].lower() + shown[1:]

@@ -11,7 +11,7 @@ import msgspec
 import pluggy
 
 from mataserver.contract import hookspecs
-from mataserver.contract.backend import LONGEST_STEP, Backend
+from mataserver.contract.backend import MAX_STEP_TIMEOUT, Backend
 from mataserver.errors import MataError
 from mataserver.params import Params
 from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
@@ -175,8 +175,8 @@ def _check_worker(backend: Backend, label: str) -> None:
     if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
         raise PluginError(f"{label}: max_batch must be a whole number from 1")
     seconds = backend.step_timeout
-    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST_STEP:
-        raise PluginError(f"{label}: step_timeout must be 0 to {LONGEST_STEP:g} seconds")
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= MAX_STEP_TIMEOUT:
+        raise PluginError(f"{label}: step_timeout must be 0 to {MAX_STEP_TIMEOUT:g} seconds")
     if not isinstance(backend.confined, bool):
         raise PluginError(f"{label}: confined must be True or False")
     for name in ("requires", "packages", "preload"):

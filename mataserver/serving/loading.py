@@ -148,10 +148,10 @@ class LoadCoordinator:
         self._residency.start_timer(slot)  # the callers that waited for it may be gone
 
     def _died(self, slot: Slot) -> Unavailable:
-        """Record a worker's death amid its load; return the error of the requests that wait.
+        """Record a worker's death during its load; return the error for the waiting requests.
 
-        Another one may load: memory ran out, or somebody killed it. Which dies each time is started
-        less and less often.
+        A retry may succeed, for example if memory ran out or the process was killed; repeated
+        deaths delay the next load increasingly.
         """
         wait = self._residency.count_death(slot, "it was loading")
         failure = Unavailable(

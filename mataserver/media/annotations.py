@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_TEXT = 2_000
 
 
-class Shown(NamedTuple):
+class Annotation(NamedTuple):
     """A box, its label, the name that determines its colour, and its corners if rotated."""
 
     box: Box
@@ -33,21 +33,25 @@ class Shown(NamedTuple):
     corners: list[Point] | None = None
 
 
-def boxes_of(result: Result) -> list[Shown]:
+def boxes_of(result: Result) -> list[Annotation]:
     """Return the boxes of any task's result."""
     if isinstance(result, (DetectResult, VlmResult)):
         found = result.detections if result.detections is not UNSET else []
-        return [Shown(each.bbox, _named(each), each.label, _corners(each)) for each in found]
+        return [Annotation(each.bbox, _named(each), each.label, _corners(each)) for each in found]
     if isinstance(result, SegmentResult):
         return [
-            Shown(s.bbox, f"{s.label[:40]} {s.confidence:.2f}", s.label) for s in result.segments
+            Annotation(s.bbox, f"{s.label[:40]} {s.confidence:.2f}", s.label)
+            for s in result.segments
         ]
     if isinstance(result, PoseResult):
         return [
-            Shown(k.bbox, f"{k.label[:40]} {k.confidence:.2f}", k.label) for k in result.keypoints
+            Annotation(k.bbox, f"{k.label[:40]} {k.confidence:.2f}", k.label)
+            for k in result.keypoints
         ]
     if isinstance(result, OcrResult):
-        return [Shown(r.bbox, r.text[:40], "text") for r in result.regions if r.bbox is not None]
+        return [
+            Annotation(r.bbox, r.text[:40], "text") for r in result.regions if r.bbox is not None
+        ]
     return []
 
 

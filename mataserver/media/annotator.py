@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ImageDraw, ImageFont
 
-from mataserver.media.shown import boxes_of, lines_of
+from mataserver.media.annotations import boxes_of, lines_of
 from mataserver.results import OcrResult, PoseResult
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from mataserver.media.shown import Shown
+    from mataserver.media.annotations import Annotation
     from mataserver.results import Box, Result
 
     Colour = tuple[int, int, int]
@@ -39,7 +39,7 @@ def colour_of(name: str) -> Colour:
     return _PALETTE[zlib.crc32(name.encode()) % len(_PALETTE)]
 
 
-class Pen:
+class Annotator:
     """Draws on one picture, with lines and labels scaled to its size."""
 
     def __init__(self, picture: Image.Image) -> None:
@@ -50,35 +50,38 @@ class Pen:
         self._size = max(10, side // 40)
         self._font = ImageFont.load_default(self._size)
 
-    def write(self, result: Result) -> None:
+    def draw(self, result: Result) -> None:
         """Draw the boxes, points and text of a result."""
         boxes = boxes_of(result)
         # For OCR, a label should cover neither its own line of text nor another one.
         taken = [each.box for each in boxes] if isinstance(result, OcrResult) else None
-        for shown in boxes:
-            self._box(shown, colour_of(shown.kind), taken)
+        for annotation in boxes:
+            self._box(annotation, colour_of(annotation.kind), taken)
         if isinstance(result, PoseResult):
             for found in result.keypoints:
                 self._points(found.keypoints, colour_of(found.label))
         self._lines(lines_of(result))
 
-    def _box(self, shown: Shown, colour: Colour, taken: list[Box] | None) -> None:
-        box = shown.box
+    def _box(self, annotation: Annotation, colour: Colour, taken: list[Box] | None) -> None:
+        box = annotation.box
         right, bottom = self._picture.width - 1, self._picture.height - 1
         x1, x2 = (min(max(round(x), 0), right) for x in (box[0], box[2]))
         y1, y2 = (min(max(round(y), 0), bottom) for y in (box[1], box[3]))
         if x2 < x1 or y2 < y1:
             return
-        if shown.corners is None:
+        if annotation.corners is None:
             self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=self._width)
         else:
-            around = [*shown.corners, *shown.corners[:2]]  # closes the outline with a joint
+            around = [
+                *annotation.corners,
+                *annotation.corners[:2],
+            ]  # closes the outline with a joint
             self._draw.line(around, fill=colour, width=self._width, joint="curve")
-        if shown.text:
+        if annotation.text:
             at = (x1, max(0, y1 - self._size - 4))
             if taken is not None:
-                at = self._free((x1, y1, x2, y2), at, shown.text, taken)
-            self._label(at, shown.text, colour)
+                at = self._free((x1, y1, x2, y2), at, annotation.text, taken)
+            self._label(at, annotation.text, colour)
 
     def _free(
         self, own: tuple[int, int, int, int], at: tuple[int, int], text: str, taken: list[Box]
