@@ -38,7 +38,7 @@ def test_the_fields_of_a_chat_are_described():
             for each in neutral
         ], name
     passed = next(line for line in refused.split("\n\n") if line.startswith("These change"))
-    assert set(words(passed)) == completion_request.UNHEEDED
+    assert set(words(passed)) == completion_request.IGNORED_FIELDS
 
 
 def test_the_tensors_are_described():
