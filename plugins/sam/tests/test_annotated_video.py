@@ -93,7 +93,7 @@ WRONG = {
     "runs whose sum wraps": ({0: [Marked(id=2, mask=coded(wrapping(80 * 64)))]}, "a mask of 80x64"),
     "a run beyond 64 bits": ({0: [Marked(id=2, mask="o" * 14 + "0")]}, "run"),
     "a frame beyond the end": ({8: []}, "frames: the video has 8 frames, counted from 0"),
-    "no code": ({0: [Marked(id=2, mask="~~~")]}, "frames\\[0\\]: object 2: it is no compressed"),
+    "no code": ({0: [Marked(id=2, mask="~~~")]}, "frames\\[0\\]: object 2: it is not a compressed"),
     "half a code": ({0: [Marked(id=2, mask="o")]}, "ends too early"),
     "another size": (
         {1: [Marked(id=2, mask=Mask.from_pixels(square(8, 8)).rle())]},

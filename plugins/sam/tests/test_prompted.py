@@ -149,8 +149,8 @@ def test_the_threshold_leaves_the_weak_out(sam2, picture):
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        (Prompt(type="text", text="dog"), "takes no text: use a SAM3"),
-        (Prompt(type="box", box=BOX, label=False), "takes no box that is not wanted"),
+        (Prompt(type="text", text="dog"), "does not take text: use SAM3"),
+        (Prompt(type="box", box=BOX, label=False), "does not take negative boxes"),
     ],
 )
 def test_what_it_cannot_do(sam2, prompt, said):
