@@ -44,6 +44,8 @@ OPERATIONS = {
     ("post", "/v1/infer/upload"),
     ("post", "/v1/models/pin"),
     ("post", "/v1/models/pull"),
+    ("get", "/v1/pulls"),
+    ("delete", "/v1/pulls/{model_id}"),
     ("post", "/v1/models/unpin"),
     ("post", "/v1/models/unload"),
     ("post", "/v1/models/warmup"),

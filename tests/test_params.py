@@ -230,7 +230,7 @@ def test_whole_numbers_as_people_write_them():
 
 
 @pytest.mark.parametrize(
-    "text", [".", "+", ".e1", "nan", "inf", "-Infinity", "1e999", "", " ", "0.5 ", "½", "1,0"]
+    "text", [".", "+", ".e1", "nan", "inf", "-Infinity", "1e999", " ", "0.5 ", "½", "1,0"]
 )
 def test_texts_that_are_no_number(text):
     """Nothing but a finite number in range is one."""

@@ -16,6 +16,7 @@ from mataserver.http.infer import InferService
 from mataserver.http.login import LoginService
 from mataserver.http.models import ModelsService
 from mataserver.http.pages import PagesService
+from mataserver.http.pulls import PullsService
 from mataserver.http.sessions import SessionsService
 from mataserver.http.settings import SettingsService
 from mataserver.http.stream import StreamService
@@ -85,9 +86,8 @@ def _builtin_services(
             metrics_public=settings.metrics_public,
         ),
     )
-    yield ServiceFactory(
-        "models", partial(ModelsService, models=parts.models, pulls=composed.pulls)
-    )
+    yield ServiceFactory("pulls", partial(PullsService, models=parts.models, pulls=composed.pulls))
+    yield ServiceFactory("models", partial(ModelsService, models=parts.models))
     yield ServiceFactory(
         "infer", partial(InferService, models=parts.models, observers=parts.observers)
     )

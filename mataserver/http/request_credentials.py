@@ -83,7 +83,7 @@ class PresentedSecret(NamedTuple):
 def presented_secrets(request: web.Request, *, socket: bool) -> list[PresentedSecret]:
     """Return what a request shows: a WebSocket's ``?token=`` alone, else its headers.
 
-    A browser's script can set no header of a WebSocket. FrontendRelay a key in a URL would open the
+    A browser's script can set no header of a WebSocket. Elsewhere a key in a URL would open the
     door to whoever reads a log or a history. Raises ``BadRequest`` for one that is there twice.
     """
     headers = request.headers

@@ -134,7 +134,7 @@ class JobQueues:
                 yield queue.popleft()
 
     def _is_overdue(self) -> bool:
-        """Whether background work has waited too long queued_at its last batch."""
+        """Whether background work has waited too long since its last batch."""
         queued_at = max(self.low_priority[0].queued_at, self._low_priority_taken_at)
         return time.perf_counter() - queued_at >= self._max_background_wait
 

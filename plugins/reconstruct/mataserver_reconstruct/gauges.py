@@ -39,7 +39,7 @@ class RequestCounts(Collector):
                 if status.isdecimal() and int(status) >= 400:
                     failed[route] = failed.get(route, 0.0) + sample.value
         errors = CounterMetricFamily(
-            "api_errors", "RequestCounts answered 4xx or 5xx.", labels=["endpoint"]
+            "api_errors", "Requests answered 4xx or 5xx.", labels=["endpoint"]
         )
         for route, count in failed.items():
             errors.add_metric((route,), count)
