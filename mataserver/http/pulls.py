@@ -148,6 +148,7 @@ class PullsService(StatelessService):
         self._tasks.add(task)
         if model not in self._running:
             self._running[model] = info, task
+            self._failed.pop(model, None)
         task.add_done_callback(lambda _: self._ended(info, task))
         return task
 
@@ -159,7 +160,6 @@ class PullsService(StatelessService):
         if entry is None or entry[1] is not task:
             return
         del self._running[info.model]
-        self._failed.pop(info.model, None)
         if error is None or isinstance(error, (Conflict, Unavailable)):
             return
         info.state, info.place = "failed", 0

@@ -234,6 +234,32 @@ async def test_a_pull_in_another_tab(hub, tmp_path):
             await person.until("!document.querySelector('tr .err')")
 
 
+async def test_a_pull_of_somebody_else(hub, tmp_path):
+    """What another program pulls has its row, with its failure, and may be cancelled there."""
+    async with (
+        served(tmp_path) as server,
+        shown(server.url, tmp_path) as person,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        await person.go("models")
+        hub.repos["org/m0"].hold_at = 100_000
+        wanted = {"model": "org/m0", "task": "detect"}
+        pull = asyncio.create_task(http.post("/v1/models/pull", json=wanted))
+        assert await asyncio.to_thread(hub.holding.wait, 30)
+        await person.until(f"{PULLED}?.parentElement.innerText.includes('of 200')")
+        await person.click("Cancel", "tr:has(.meter)")
+        assert (await pull).status == 409
+        await person.until(f"!{PULLED}")
+        assert (
+            await http.post("/v1/models/pull", json=wanted | {"model": "org/none"})
+        ).status == 400
+        await person.until("!!document.querySelector('tr .err')?.innerText.includes('org/none')")
+        await person.click("Dismiss")
+        await person.until("!document.querySelector('tr .err')")
+        async with http.get("/v1/pulls") as response:
+            assert await response.json() == []
+
+
 async def test_one_file_in_two_tabs(tmp_path):
     """The second waits until the first has sent it and begun its job, and then makes its own."""
     packed = io.BytesIO()

@@ -33,7 +33,7 @@ function PullRow({ own }) {
           <span class="quiet nowrap">${own.place ? `number ${own.place} in the queue` : left(own)}</span></div>`}</td>
     <td class="wide"><span class="tag">${own.task}</span></td>
     <td>${own.error ? html`<${State} kind="bad">failed<//>` : own.ended ? html`<${State} kind="ok">pulled<//>` : html`<${State} kind="busy">pulling<//>`}</td>
-    <td class="num wide" colspan="3"></td><td class="wide extra" colspan="2"></td><td class="num actions">${own.error || own.ended
+    <td class="num wide" colspan="3"></td><td class="wide extra" colspan="2"></td><td class="num actions">${!may("models:write") ? null : own.error || own.ended
       ? html`<div class="row end">${own.error && html`<${Button} small onClick=${() => pull(own.model, own.task)}>Try again<//>`}<${Button} small bare icon="close" label="Dismiss" onClick=${() => dismiss(own.model)}/></div>`
       : html`<${Button} small onClick=${() => cancel(own.model)}>Cancel<//>`}</td></tr>`;
 }

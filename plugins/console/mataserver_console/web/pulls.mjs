@@ -1,7 +1,7 @@
-// Pulls of models: they go on while other pages are open, and every tab of this browser shows them.
-import { events, isAbort, send } from "./api.mjs";
-import { useEffect, useReducer } from "./html.mjs";
-import { refresh } from "./source.mjs";
+// Pulls of models: they go on while other pages are open, and every page shows them, whoever began them.
+import { ask, events, isAbort, send } from "./api.mjs";
+import { useEffect, useReducer, useState } from "./html.mjs";
+import { refresh, useSource } from "./source.mjs";
 
 /**
  * What is told of a pull; `ended` also of one that failed. Bytes are those of all its files.
@@ -32,7 +32,7 @@ function gone(model) {
 if (tabs) {
   tabs.onmessage = ({ data: { pull: told, over, stops, asks } }) => {
     if (told) { others.set(told.model, told); draw(); if (told.ended) refresh("v1/models"); }
-    if (over) { gone(over); refresh("v1/models"); }
+    if (over) { gone(over); refresh("v1/models", "v1/pulls"); }
     if (stops) own.get(stops)?.control.abort();
     if (asks) for (const each of own.values()) tell(each);
   };
@@ -41,29 +41,49 @@ if (tabs) {
   addEventListener("pagehide", () => { for (const model of own.keys()) tabs.postMessage({ over: model }); });
 }
 
-/** The pulls of all tabs. */
+/** A pull as the server lists it. @returns {Pull} */
+const listed = ({ model, task, state, started_at: begun, done_bytes: done, total_bytes: total, place, error }) =>
+  ({ model, task, begun: begun * 1000, done, total, place, error: error ?? "", warnings: [], ended: state === "failed" });
+
+/** The pulls of this browser's tabs, and those that somebody else began. */
 export function usePulls() {
   const [, again] = useReducer((n) => n + 1, 0);
+  const [every, setEvery] = useState(5);
+  const { data } = useSource("v1/pulls", every);
   useEffect(() => { watchers.add(again); return () => watchers.delete(again); }, []);
-  return [...others.values(), ...own.values()];
+  useEffect(() => setEvery((data ?? []).some((each) => each.state !== "failed") ? 1 : 5), [data]);
+  const known = [...others.values(), ...own.values()];
+  return [...(data ?? []).filter((each) => !known.some((one) => one.model === each.model)).map(listed), ...known];
 }
 
+/** Have the server cancel or forget a pull that it lists. */
+const drop = (model) => ask(`v1/pulls/${encodeURIComponent(model)}`, { method: "DELETE" }).catch(() => {});
+
 /** Take a pull that has ended off the list, in every tab. */
-export function dismiss(model) {
+async function over(model) {
+  await refresh("v1/pulls");
   gone(model);
   tabs?.postMessage({ over: model });
 }
 
-/** Stop a pull, whichever tab began it. */
-export function cancel(model) {
+/** The same for one that failed, which the server lists too. */
+export async function dismiss(model) {
+  await drop(model);
+  await over(model);
+}
+
+/** Stop a pull, whoever began it. */
+export async function cancel(model) {
   if (own.has(model)) own.get(model)?.control.abort();
-  else tabs?.postMessage({ stops: model });
+  else if (others.has(model)) tabs?.postMessage({ stops: model });
+  else { await drop(model); refresh("v1/pulls"); }
 }
 
 /** Pull a model and tell how far it is, until it is here, it failed, or it is cancelled. */
 export async function pull(model, task) {
   if ([...others.values(), ...own.values()].some((each) => each.model === model && !each.ended)) return;  // it has its row
-  dismiss(model);
+  gone(model);
+  tabs?.postMessage({ over: model });
   const mine = { model, task, control: new AbortController(), begun: Date.now(), done: 0, total: 0, place: 0, error: "", warnings: [], ended: false };
   own.set(model, mine);
   tell(mine);
@@ -77,10 +97,10 @@ export async function pull(model, task) {
       tell(mine);
     }
     mine.ended = true;
-    if (mine.warnings.length) tell(mine); else dismiss(model);
+    if (mine.warnings.length) tell(mine); else await over(model);
   } catch (error) {
     mine.ended = true;
-    if (isAbort(error)) dismiss(model);
+    if (isAbort(error)) await over(model);
     else { mine.error = error.message; tell(mine); }
   }
   refresh("v1/models");
