@@ -113,6 +113,9 @@ async def test_addresses_that_lead_nowhere(tmp_path):
         await person.go("jobs?id=nope")
         await person.click("All jobs")
         await person.sees("No job yet.")
+        for name in ("constructor", "toString", "__proto__"):  # what every object has
+            async with another(person, server, tmp_path, f"#/{name}") as other:
+                await other.sees("The address names no page of this console.")
 
 
 async def test_a_job_is_followed_after_signing_in_again(tmp_path):

@@ -7,11 +7,11 @@
   } catch { /* storage is closed: the system's theme */ }
 
   const meta = /** @type {HTMLMetaElement} */ (document.querySelector("meta[name=modules]"));
-  const parts = JSON.parse(meta.content);
+  const parts = new Map(Object.entries(JSON.parse(meta.content)));  // no prototype: #/constructor is no page
   const asked = new Set();
   /** Ask for the modules of a page, all of them at once. */
   const preload = (page) => {
-    for (const name of parts[page] ?? []) {
+    for (const name of parts.get(page) ?? []) {
       if (asked.has(name)) continue;
       asked.add(name);
       document.head.append(Object.assign(document.createElement("link"), { rel: "modulepreload", href: `console/${name}` }));
@@ -24,7 +24,8 @@
   const begin = (path) => { early.set(path, fetch(path)); return early.get(path); };
   if (!/[#&]code=/.test(location.hash)) {
     const id = new URLSearchParams(query).get("id");
-    const first = { jobs: ["v1/jobs?limit=200&omit=result", ...(id ? [`v1/jobs/${encodeURIComponent(id)}`] : [])], fleet: ["api/tritons?limit=1000"] }[page] ?? ["v1/models"];
+    const job = id ? [`v1/jobs/${encodeURIComponent(id)}`] : [];
+    const first = page === "jobs" ? ["v1/jobs?limit=200&omit=result", ...job] : page === "fleet" ? ["api/tritons?limit=1000"] : ["v1/models"];
     begin("v1/session").then((answer) => { if (answer.ok) first.forEach(begin); }, () => {});
   }
   preload("");
@@ -34,6 +35,6 @@
 
   document.addEventListener("readystatechange", () => {
     const title = document.querySelector(".shell h1");
-    if (title) title.textContent = page in parts ? page[0].toUpperCase() + page.slice(1) : "";
+    if (title) title.textContent = parts.has(page) ? page[0].toUpperCase() + page.slice(1) : "";
   }, { once: true });
 })();
