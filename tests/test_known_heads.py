@@ -19,7 +19,7 @@ from api_answers import asking, detail_of, until
 from conftest import picture, register
 from known_heads import ASKED, HEAD, LONG, SLOWLY, label, peer, peer_of, retitled
 from mataserver import testing
-from mataserver.http.head_cache import LARGEST
+from mataserver.http.head_cache import MAX_BODY
 from mataserver.http.in_process import InProcessTransport
 from mataserver.serving.background import BACKGROUND
 from odd_requests import INFER, JPEG, LAST, PICTURE, REQUESTS, VARYING, request
@@ -189,14 +189,14 @@ async def test_large_bodies_are_known_too(peer):
         request, "POST", INFER.partition("?")[0], "Content-Type: application/json"
     )
     await peer.warm(asked(body=small))
-    for size in (1_200_000, LARGEST - len(small)):
+    for size in (1_200_000, MAX_BODY - len(small)):
         large = json.dumps({"model": "fake-detect", "image": image, "more": "m" * size}).encode()
         found, hits = await peer.hits(asked(body=large))
         assert (found[0], label(found), hits) == (200, "64x48", 1)
         padded = request("POST", INFER, *JPEG, body=PICTURE + bytes(size))
         found, hits = await peer.hits(padded)
         assert (found[0], label(found), hits) == (200, "64x48", 1)
-    longer = request("POST", INFER, *JPEG, body=PICTURE + bytes(LARGEST))
+    longer = request("POST", INFER, *JPEG, body=PICTURE + bytes(MAX_BODY))
     found, hits = await peer.hits(longer)
     assert (found[0], label(found), hits) == (200, "64x48", 0)
     assert peer.budget.taken == 0

@@ -11,7 +11,7 @@ import pytest
 from api_answers import until
 from known_heads import ASKED, LONG, SLOWLY, peer, peer_of, retitled, warm_peer
 from mataserver import MataError, testing
-from mataserver.http.head_cache import MOST
+from mataserver.http.head_cache import MAX_HEADS
 from mataserver.testing.serving import KEY
 from odd_requests import INFER, JPEG, PICTURE, request
 from service_plugins import plugin
@@ -305,11 +305,11 @@ async def test_queries_are_told_apart(peer):
 
 async def test_heads_that_are_known_are_bounded(peer):
     """However many heads come, few are kept, and those that come again are known."""
-    for number in range(MOST + 20):
+    for number in range(MAX_HEADS + 20):
         asked = request("POST", f"{INFER}&confidence={number / 1000}", *JPEG, body=PICTURE)
         peer.writer.write(asked)
         assert (await peer.read())[0] == 200
-    assert len(peer.cache) == MOST
+    assert len(peer.cache) == MAX_HEADS
     assert (await peer.hits(asked))[1] == 1
     (status, _, _), hits = await peer.hits(ASKED)
     assert (status, hits) == (200, 0)
@@ -318,11 +318,11 @@ async def test_heads_that_are_known_are_bounded(peer):
 async def test_nobody_pushes_out_the_heads_of_others(data_dir):
     """Who sends very many different heads is known by few of them; others stay known."""
     async with warm_peer(data_dir, api_keys=[KEY, "other-key"]) as (_, peer):
-        for number in range(MOST + 20):
+        for number in range(MAX_HEADS + 20):
             asked = request("POST", f"{INFER}&confidence={number / 1000}", *JPEG, body=PICTURE)
             peer.writer.write(retitled(asked, KEY.encode(), b"other-key"))
             assert (await peer.read())[0] == 200
-        assert len(peer.cache) == MOST
+        assert len(peer.cache) == MAX_HEADS
         assert (await peer.hits(ASKED))[1] == 1
         assert (await peer.hits(retitled(asked, KEY.encode(), b"other-key")))[1] == 1
 

@@ -16,7 +16,7 @@ from mataserver.app import running
 from mataserver.http.budget import BudgetShare
 from mataserver.http.connection_limit import ListeningSite
 from mataserver.http.head_connection import CachingConnection
-from mataserver.http.head_hits import Hit
+from mataserver.http.head_requests import KnownRequest
 from mataserver.http.unread_output import AnonymousOutput
 from mataserver.testing.serving import KEY, compose
 from odd_requests import PICTURE
@@ -199,10 +199,10 @@ async def test_a_connect_is_no_message_with_a_body(peer):
 
 def test_a_body_in_drops_is_kept_as_one():
     """As an object of its own each byte would take fifty times its room."""
-    hit = object.__new__(Hit)
+    hit = object.__new__(KnownRequest)
     hit._pieces, hit._end = [b"head"], 4
     sent = [bytes((n % 256,)) for n in range(200_000)] + [b"y" * 10_000, b"z"]
     for each in sent:
-        hit._keep(each)
+        hit._buffer_body(each)
     assert len(hit._pieces) < 10
     assert hit._body() == b"".join(sent)

@@ -107,8 +107,8 @@ def _connection_factory(composed: ComposedServer) -> Callable[[web.Server], Http
         "anonymous": AnonymousOutput(composed.budget.limit / 8),
         **CONNECTION_OPTIONS,
     }
-    alone = head_connection.is_alone(composed.middleware, composed.application)
-    if composed.settings.short_way and head_connection.known() and alone:
+    alone = head_connection.is_sole_middleware(composed.middleware, composed.application)
+    if composed.settings.short_way and head_connection.is_supported() and alone:
         return partial(head_connection.CachingConnection, cache=composed.heads, **options)
     return partial(HttpConnection, **options)
 

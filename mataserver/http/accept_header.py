@@ -1,4 +1,4 @@
-"""What a client's ``Accept`` asks for, by its weights (RFC 9110, section 12.5.1)."""
+"""Content negotiation by the weights of ``Accept`` (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _MEDIA_RANGES: dict[str, tuple[Format, int]] = {
     "application/*": ("json", 1),
     "*/*": ("json", 0),
 }
-"""Media ranges: the form of a whole answer that each selects, and how specific it is.
+"""Media ranges: the format of a whole answer that each selects, and its specificity.
 
 A wildcard selects JSON.
 """
 
 
 def preferred_format(accept: str | None) -> Format:
-    """Return the form that is wanted most, of equal ones the first; JSON where there is none."""
+    """Return the format with the highest weight, the first of equal ones; JSON if none is."""
     if accept is None:
         return "json"
     return _best_format(accept)[0]
 
 
 def prefers_events(accept: str) -> bool:
-    """Whether events are asked for by name, and no whole answer is wanted more."""
+    """Whether events are accepted by name, with at least the weight of any whole answer."""
     if EVENT_STREAM not in accept.lower():
         return False
     weight = max((each for kind, each in _weights(accept) if kind == EVENT_STREAM), default=0.0)
@@ -39,9 +39,9 @@ def prefers_events(accept: str) -> bool:
 
 
 def _best_format(accept: str) -> tuple[Format, float]:
-    """Return the form with the highest weight, and that weight: 0 where no form is accepted.
+    """Return the format with the highest weight, and that weight: 0 if none is accepted.
 
-    The most specific range decides the weight of a form.
+    The most specific range determines a format's weight.
     """
     weights: dict[Format, tuple[int, float]] = {}
     for kind, weight in _weights(accept):
@@ -55,7 +55,7 @@ def _best_format(accept: str) -> tuple[Format, float]:
 
 
 def _weights(accept: str) -> Iterator[tuple[str, float]]:
-    """Yield each type in lower case with its weight, which is 1 where none is told."""
+    """Yield each type in lower case with its weight, by default 1."""
     for choice in accept.split(","):
         kind, *parameters = choice.split(";")
         weight = 1.0
@@ -67,7 +67,7 @@ def _weights(accept: str) -> Iterator[tuple[str, float]]:
 
 
 def _parse_weight(text: str) -> float:
-    """Return a weight; what is none is taken for 1, as if it were not there."""
+    """Return a weight; an invalid one counts as 1, the default."""
     try:
         weight = float(text)
     except ValueError:

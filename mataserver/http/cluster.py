@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class NodeInfo(Struct):
-    """A node: what it has and what is left of it, and the model of each worker that is there.
+    """A node: its total and free resources, and the model of each of its workers.
 
-    ``total`` and ``free`` count what Ray does: ``CPU``, ``GPU``, ``memory`` in bytes.
+    ``total`` and ``free`` are Ray's resources: ``CPU``, ``GPU``, ``memory`` in bytes.
     """
 
     id: str

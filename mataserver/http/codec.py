@@ -1,4 +1,4 @@
-"""Bytes of requests to typed values, typed values to bytes of responses; ``bodies`` reads them."""
+"""Decoding of request bodies to typed values, and encoding of answers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 UNSPECIFIC_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
-"""Content types that tell nothing, the last one because curl sends it unasked: the body is looked
-at. A web page may send such a body, and a form, to another origin without asking first."""
+"""Content types that say nothing about the body, which is inspected instead; the last is curl's
+default. A web page may send such bodies, and forms, to another origin without a preflight."""
 HEAD_CHUNK = 1 << 14
-"""Bytes of a long body that are copied; the rest is not."""
+"""Bytes of a long body that are copied into the write of the headers; the rest is not copied."""
 UTF8_CHARSETS = frozenset({"", "ascii", "us-ascii", "utf-8", "utf8"})
-"""What JSON may be said to be written in: nothing, which is UTF-8, or what means the same."""
+"""Declared charsets that are accepted for JSON: none, UTF-8 and its subset."""
 SINGLE_WRITE_BYTES = 2 * HEAD_CHUNK
-"""Bytes of a body that leaves with its head at most."""
+"""Maximum bytes of a body that is sent in one write with its headers."""
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 
@@ -41,14 +41,14 @@ T = TypeVar("T")
 
 
 def encode(value: object, form: Format = "json") -> bytes:
-    """Encode a struct as JSON or MessagePack; bytes are what a worker has encoded already."""
+    """Encode a struct as JSON or MessagePack; bytes were encoded by a worker and stay unchanged."""
     if isinstance(value, bytes):
         return value
     return msgspec.json.encode(value) if form == "json" else msgspec.msgpack.encode(value)
 
 
 class LargePayload(Payload):
-    """A long body that is written apart from the headers: aiohttp would copy it behind them."""
+    """A long body, written separately from the headers: aiohttp would copy both into one buffer."""
 
     _autoclose = True
 
@@ -61,14 +61,14 @@ class LargePayload(Payload):
         return str(self._value, encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the beginning, which goes with the headers, and then the rest where it lies."""
+        """Write the beginning, which is sent with the headers, then the rest without a copy."""
         body = memoryview(self._value)
         await writer.write(body[:HEAD_CHUNK])
         await writer.write(body[HEAD_CHUNK:])
 
 
 def requested_format(request: web.Request) -> Format:
-    """Return the answer's format, as ``Accept`` asks for it."""
+    """Return the answer's format according to ``Accept``."""
     return accept_header.preferred_format(request.headers.get("Accept"))
 
 
@@ -85,7 +85,7 @@ def respond(
 
 
 def server_timing(answer: Encoded) -> str:
-    """Return what ``Server-Timing`` tells of an inference."""
+    """Return the value of ``Server-Timing`` for an inference; durations in milliseconds."""
     return (
         f"decode;dur={answer.decode:.3f}, queue;dur={answer.queue:.3f}, "
         f"infer;dur={answer.infer:.3f}, encode;dur={answer.encode:.3f}"
@@ -98,9 +98,9 @@ def json_decoder(kind: type[T]) -> Callable[[bytes], T]:
 
 
 def content_type(request: web.Request) -> str:
-    """Return the declared content type in lower case, empty when there is none.
+    """Return the declared content type in lower case, empty if there is none.
 
-    aiohttp's takes a tenth of a millisecond for each character that a client puts behind it.
+    aiohttp's parser takes a tenth of a millisecond for each character of its parameters.
     """
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
@@ -118,9 +118,9 @@ def require_json(request: web.Request) -> None:
 
 
 def check_charset(request: web.Request) -> None:
-    """Raise 415 for a body that is declared as text of another encoding than UTF-8.
+    """Raise 415 for a body whose declared charset is not UTF-8.
 
-    JSON is UTF-8 (RFC 8259), and is read as that: what is called another would be misread.
+    JSON is decoded as UTF-8 (RFC 8259), so text in another encoding would be misread.
     """
     declared = request.headers.get("Content-Type", "")
     options = parse_options_header(declared)[1] if ";" in declared else {}

@@ -18,7 +18,7 @@ _HEADER = re.compile(r'\s*data:((?:[^",]|"[^"]*")*),', re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _SPACES = b" \t\r\n\f\v"
 _ESCAPED = {b"%%%02X" % letter: bytes((letter,)) for letter in b"+/=-_" + _SPACES}
-"""What is percent-encoded of base64: letters and digits never are (RFC 3986, section 2.3)."""
+"""Percent-encoded characters of base64; letters and digits never are (RFC 3986, section 2.3)."""
 
 
 def decode(text: str, field: str = "image") -> bytes:
@@ -59,9 +59,9 @@ def _decode_lenient(text: str, field: str) -> bytes:
 
 
 def _percent_decode(data: bytes) -> bytes:
-    """Undo percent-encoding, one sort of character after the other: each piece would be an object.
+    """Undo percent-encoding, one kind of character at a time: each occurrence would be an object.
 
-    Raises ``ValueError`` for what base64 does not have.
+    Raises ``ValueError`` for a character outside of the base64 alphabet.
     """
     while (at := data.find(b"%")) >= 0:
         code = data[at : at + 3]

@@ -1,7 +1,7 @@
-"""The answers that errors are: the API's own form of them, aiohttp's, and other protocols'.
+"""Conversion of errors to answers: in the API's own form, or that of another protocol.
 
-Handlers raise what they raise everywhere, and so do the key check and the router: on the routes of
-another protocol the status of an error stays, its form changes.
+Handlers, authentication and the router raise the same errors everywhere. On the routes of another
+protocol an error keeps its status and changes its form.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mataserver.http")
 
-_CLOSING_STATUSES = frozenset({408, 413, 417})  # the rest of the body is not waited for
+# The connection does not wait for the rest of the body.
+_CLOSING_STATUSES = frozenset({408, 413, 417})
 
 
 def error_response(error: MataError) -> web.Response:
@@ -46,7 +47,7 @@ def error_response(error: MataError) -> web.Response:
 
 
 def as_api_error(error: web.HTTPException) -> web.Response:
-    """Give aiohttp's own errors (404, 405, 413 ...) the API's form."""
+    """Convert aiohttp's own errors (404, 405, 413 ...) to the API's form."""
     details = {404: "Not found", 405: "Method not allowed", 413: "The body is over the limit"}
     response = error_response(
         MataError(details.get(error.status, error.reason), status=error.status)
@@ -57,7 +58,7 @@ def as_api_error(error: web.HTTPException) -> web.Response:
 
 
 def with_error_form(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
-    """Wrap what answers ``Expect``, which is asked before any middleware."""
+    """Wrap the handler of ``Expect``, which is called before any middleware."""
 
     async def wrapped(request: web.Request) -> web.StreamResponse | None:
         response = await expect(request)
@@ -69,7 +70,7 @@ def with_error_form(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
 def render(
     request: web.Request, response: web.StreamResponse, forms: Mapping[str, ErrorForm]
 ) -> web.StreamResponse:
-    """Return an error in the form of the route, else of the path's protocol."""
+    """Return an error in the form of the route, or else of the path's protocol."""
     route = request.get(ROUTE)
     form = (route and route.error_form) or _form_of_path(request.path, forms)
     if form is None or not isinstance(response, web.Response) or response.prepared:
@@ -78,7 +79,7 @@ def render(
     try:
         detail = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Problem).detail
     except msgspec.DecodeError:
-        return response  # it has a form of its own, such as that of a probe
+        return response  # it has its own form, such as that of a probe
     try:
         response.body = codec.encode(form(response.status, detail))
     except Exception:
@@ -91,6 +92,6 @@ class _Problem(Struct, forbid_unknown_fields=True):
 
 
 def _form_of_path(path: str, forms: Mapping[str, ErrorForm]) -> ErrorForm | None:
-    """Return the form of the longest prefix; one that ends in no slash is a path of its own too."""
+    """Return the form of the longest prefix; one without a final slash also matches as a path."""
     matching = [each for each in forms if path == each or path.startswith(each.rstrip("/") + "/")]
     return forms[max(matching, key=len)] if matching else None

@@ -1,4 +1,4 @@
-"""Server-Sent Events: what happens while a request runs, then its result.
+"""Server-Sent Events: the progress of a request, then its result.
 
 Each event has one line of JSON as its data. An inference has ``token`` (``{"text": ...}``), a pull
 has ``waiting`` and ``progress``; the last one is ``result`` or ``error`` (``{"detail": ...}``). The
@@ -31,7 +31,7 @@ CONTENT_TYPE = accept_header.EVENT_STREAM
 
 
 def is_requested(request: web.Request) -> bool:
-    """Whether the client asked for events."""
+    """Whether the client accepts events."""
     return accept_header.prefers_events(request.headers.get("Accept", ""))
 
 
@@ -49,7 +49,7 @@ async def respond(
 
 
 def error_event(error: MataError) -> bytes:
-    """Return the last event of what has failed."""
+    """Return the last event of a failed request."""
     return event("error", {"detail": error.detail})
 
 
@@ -102,7 +102,7 @@ async def _answer(
             if METRICS_STATUS not in request:
                 request[METRICS_STATUS] = CLIENT_GONE
             if request.transport is not None:
-                request.transport.abort()  # gone, or reads nothing: the model is freed
+                request.transport.abort()  # it is gone, or does not read: stops the model
     return response
 
 
@@ -114,7 +114,7 @@ async def _send_all(
     render_error: Callable[[MataError], bytes],
     patience: float,
 ) -> None:
-    """Send every event. A client that has the last one may close before we do: that is success."""
+    """Send every event. A client may close first after the last one: that is success."""
     current: bytes | None = first
     try:
         while current is not None:
@@ -139,6 +139,6 @@ def _encode_item(item: str | Encoded) -> bytes:
 
 
 def event(kind: str, data: object, identity: str = "") -> bytes:
-    """Return one event, with an id of one line unless that is empty."""
+    """Return one encoded event; ``identity`` is its id, of one line, omitted if empty."""
     head = f"id: {identity}\n" if identity else ""
     return f"{head}event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"

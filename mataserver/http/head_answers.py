@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.handles import Encoded
-    from mataserver.http.head_cache import Known, Talk
+    from mataserver.http.head_cache import KnownHead, RequestConnection
     from mataserver.http.middleware import RequestMiddleware
 
 _ANSWER = (
@@ -25,24 +25,26 @@ _ANSWER = (
 )
 
 
-class Leaving:
+class AnswerSender:
     """Sends the answer to a request with a known head."""
 
-    __slots__ = ("_begun", "_conversation", "_counted", "_known", "_left", "_middleware")
+    __slots__ = ("_connection", "_counted", "_known", "_left", "_middleware", "_started_at")
 
-    def __init__(self, conversation: Talk, middleware: RequestMiddleware, known: Known) -> None:
-        self._begun = time.perf_counter()
-        self._conversation = conversation
+    def __init__(
+        self, connection: RequestConnection, middleware: RequestMiddleware, known: KnownHead
+    ) -> None:
+        self._started_at = time.perf_counter()
+        self._connection = connection
         self._middleware = middleware
         self._known: Any = known  # a ``KnownRoute``, except in a subclass
         self._left = 0
         self._counted = False
 
-    def _leave(self, answer: Encoded) -> bool:
+    def _send_direct(self, answer: Encoded) -> bool:
         """Send an answer at once; return whether that was possible."""
-        conversation, body = self._conversation, answer.body
-        transport = conversation.transport
-        if transport is None or transport.is_closing() or conversation.writing_paused:
+        connection, body = self._connection, answer.body
+        transport = connection.transport
+        if transport is None or transport.is_closing() or connection.writing_paused:
             return False
         if self._middleware.lifecycle.is_draining:
             return False
@@ -57,7 +59,7 @@ class Leaving:
 
     async def _send(self, found: Encoded | Exception) -> None:
         """Send an answer like the middleware and aiohttp do."""
-        request = self._conversation.request(self._known)
+        request = self._connection.request(self._known)
         if request is not None:
             await self._deliver(request, found)
 
@@ -70,12 +72,12 @@ class Leaving:
             except ConnectionError:
                 return
             except Exception as error:  # e.g. a plugin's error form, an invalid header value
-                finished = self._conversation.handle_error(request, exc=error)
+                finished = self._connection.handle_error(request, exc=error)
                 await self._write(request, finished)
         except ConnectionError:
             return
         if not finished.keep_alive:
-            self._conversation.hang_up(at_once=not self._left)
+            self._connection.end(at_once=not self._left)
 
     async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
         await finished.prepare(request)
@@ -90,11 +92,11 @@ class Leaving:
             form, stages = self._known.repeat.form, codec.server_timing(found)
             response = codec.respond(found.body, form=form, timing=stages)
         self._counted = True
-        return self._middleware.finish(request, response, self._begun)
+        return self._middleware.finish(request, response, self._started_at)
 
     def _count(self, status: int) -> float:
         """Count the request; return its duration in seconds."""
         self._counted = True
-        spent = time.perf_counter() - self._begun
+        spent = time.perf_counter() - self._started_at
         self._middleware.metrics.count(hdrs.METH_POST, self._known.label, str(status), spent)
         return spent

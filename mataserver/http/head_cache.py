@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
-    from mataserver.http.head_parsing import Beginning
+    from mataserver.http.head_parsing import RequestStart
     from mataserver.http.middleware import RequestMiddleware
     from mataserver.principals import Principal
 
-MOST = 256
+MAX_HEADS = 256
 """Maximum number of heads; the owner with the most loses its oldest."""
-LARGEST = 9_000_000
+MAX_BODY = 9_000_000
 """Maximum bytes of a body after a known head."""
-_ODD = (
+_VARYING_HEADERS = (
     *(hdrs.EXPECT, hdrs.ORIGIN, hdrs.UPGRADE, hdrs.TRANSFER_ENCODING, hdrs.CONTENT_ENCODING),
     *(hdrs.COOKIE, "X-Request-Id"),
 )
 """Headers that vary between requests, or make more than the head decide about the answer."""
 
 
-class Repeat(Protocol):
+class RepeatHandler(Protocol):
     """How a handler answers repeated requests."""
 
     @property
@@ -74,7 +74,7 @@ class Repeat(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownHead:
     """The cached properties of a head sent by ``owner``.
 
     ``limit`` and ``seconds`` are the limits of its body, ``label`` is its label in metrics.
@@ -90,15 +90,15 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownRoute(Known):
+class KnownRouteHead(KnownHead):
     """The head of a route's requests, admitted by ``key``."""
 
     route: Route
     key: str
-    repeat: Repeat
+    repeat: RepeatHandler
 
 
-class Talk(Protocol):
+class RequestConnection(Protocol):
     """The connection of such a request."""
 
     transport: asyncio.Transport | None
@@ -117,19 +117,19 @@ class Talk(Protocol):
         """Start a task for one request, in the connection's context."""
         ...
 
-    def within(self, begin: Callable[..., Any], *args: Any) -> Any:
+    def run_in_context(self, begin: Callable[..., Any], *args: Any) -> Any:
         """Call a function for one request in the connection's context; return its result."""
         ...
 
-    def request(self, known: Known) -> web.Request | None:
+    def request(self, known: KnownHead) -> web.Request | None:
         """Return a request with a known head, as aiohttp creates it; None after a disconnect."""
         ...
 
-    def head(self, known: Known) -> web.Request | None:
+    def shared_request(self, known: KnownHead) -> web.Request | None:
         """Return a shared request with a known head, for use of the head only, or None."""
         ...
 
-    def go_on(self, early: bytes) -> None:
+    def next_request(self, next_data: bytes) -> None:
         """Process the next request, of which data may have arrived already."""
         ...
 
@@ -137,11 +137,11 @@ class Talk(Protocol):
         """Hand a request over to aiohttp: ``data`` has arrived, ``left`` bytes are outstanding."""
         ...
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Close the connection without answering the current request."""
         ...
 
-    def hang_up(self, *, at_once: bool) -> None:
+    def end(self, *, at_once: bool) -> None:
         """Accept no more requests; close the connection now or later."""
         ...
 
@@ -150,7 +150,7 @@ class Talk(Protocol):
         ...
 
 
-class Claim(NamedTuple):
+class ClaimHandler(NamedTuple):
     """How a service answers repeated claimed requests, and the class that processes each."""
 
     repeat: RepeatedClaim
@@ -158,10 +158,10 @@ class Claim(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class KnownClaim(Known):
+class KnownClaimHead(KnownHead):
     """The head of requests that a service claimed and authenticates itself."""
 
-    claim: Claim
+    claim: ClaimHandler
 
 
 class HeadCache:
@@ -170,13 +170,13 @@ class HeadCache:
     def __init__(self, middleware: RequestMiddleware) -> None:
         self.middleware = middleware
         self.hits = 0
-        self._known: dict[bytes, KnownRoute | KnownClaim] = {}
+        self._known: dict[bytes, KnownRouteHead | KnownClaimHead] = {}
         self._of_owner: dict[str, dict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, head: bytes, size: int) -> KnownRoute | KnownClaim | None:
+    def find(self, head: bytes, size: int) -> KnownRouteHead | KnownClaimHead | None:
         """Return what is known of a head, if it is still valid and the body is not too large.
 
         Authorization is checked by ``caller``.
@@ -184,10 +184,10 @@ class HeadCache:
         known = self._known.get(head)
         if known is None or size > known.limit or self.middleware.lifecycle.is_draining:
             return None
-        repeat = known.claim.repeat if isinstance(known, KnownClaim) else known.repeat
+        repeat = known.claim.repeat if isinstance(known, KnownClaimHead) else known.repeat
         return known if repeat.is_current() else None
 
-    def caller(self, head: bytes, known: KnownRoute) -> Principal | None:
+    def caller(self, head: bytes, known: KnownRouteHead) -> Principal | None:
         """Return the sender of a known head; if it is not authorized any more, forget the head.
 
         Must be the last check: a service counts it as a request, and a request that then takes the
@@ -196,10 +196,10 @@ class HeadCache:
         principal = self.middleware.gate.owner(known.key)
         if principal is not None and principal.may(known.route.needs):
             return principal
-        self._forget(head)
+        self._evict(head)
         return None
 
-    def learn(self, head: bytes, request: web.Request, repeat: Repeat) -> None:
+    def learn(self, head: bytes, request: web.Request, repeat: RepeatHandler) -> None:
         """Cache a head, unless more than the head decides about such requests."""
         table, route = self.middleware.table, request.get(ROUTE)
         key = self.middleware.gate.sole_key(request)
@@ -218,33 +218,33 @@ class HeadCache:
         if principal is not None and principal.background:  # only the general path records it
             return
         owner = "" if principal is None else principal.id
-        of = self._of(request, owner, limits.size, limits.seconds)
-        self._note(head, KnownRoute(*of, route, key, repeat))
+        common = self._common_fields(request, owner, limits.size, limits.seconds)
+        self._store(head, KnownRouteHead(*common, route, key, repeat))
 
-    def learn_claimed(self, head: bytes, request: web.Request, claim: Claim) -> None:
+    def learn_claimed(self, head: bytes, request: web.Request, claim: ClaimHandler) -> None:
         """Cache the head of a claimed request, if only one service claims requests."""
         if CLAIMED in request and len(self.middleware.table.claims) == 1 and _is_plain(request):
             repeat = claim.repeat
-            of = self._of(request, repeat.owner, repeat.limit, repeat.seconds)
-            self._note(head, KnownClaim(*of, claim))
+            common = self._common_fields(request, repeat.owner, repeat.limit, repeat.seconds)
+            self._store(head, KnownClaimHead(*common, claim))
 
-    def _of(
+    def _common_fields(
         self, request: web.Request, owner: str, limit: int, seconds: float
     ) -> tuple[str, RawRequestMessage, UrlMappingMatchInfo, str, int, float]:
         label = self.middleware.table.label(request)
         message = request._message  # noqa: SLF001
-        return owner, message, request.match_info, label, min(limit, LARGEST), seconds
+        return owner, message, request.match_info, label, min(limit, MAX_BODY), seconds
 
-    def _note(self, head: bytes, known: KnownRoute | KnownClaim) -> None:
+    def _store(self, head: bytes, known: KnownRouteHead | KnownClaimHead) -> None:
         if head in self._known:
-            self._forget(head)
+            self._evict(head)
         self._known[head] = known
         self._of_owner.setdefault(known.owner, {})[head] = None
-        if len(self._known) > MOST:
+        if len(self._known) > MAX_HEADS:
             most = max(self._of_owner.values(), key=len)
-            self._forget(next(iter(most)))
+            self._evict(next(iter(most)))
 
-    def _forget(self, head: bytes) -> None:
+    def _evict(self, head: bytes) -> None:
         owner = self._known.pop(head).owner
         heads = self._of_owner[owner]
         del heads[head]
@@ -252,24 +252,24 @@ class HeadCache:
             del self._of_owner[owner]
 
 
-def is_of(beginning: Beginning, request: web.Request) -> bool:
+def matches_request(start: RequestStart, request: web.Request) -> bool:
     """Whether a head, without its variable parts, is that of a request, line by line."""
     message = request._message  # noqa: SLF001
-    head, fields = beginning.key.removeprefix(MARK), message.raw_headers
+    head, fields = start.key.removeprefix(MARK), message.raw_headers
     return (
         head.count(b"\r\n") == len(fields) + 2
         and head.startswith(
             f"{message.method} {message.path} HTTP/".encode("utf-8", "surrogateescape")
         )
         and all(
-            _without(value, beginning.boundary) in head
+            _without_boundary(value, start.boundary) in head
             for name, value in fields
             if name.lower() != b"content-length"
         )
     )
 
 
-def _without(value: bytes, boundary: bytes) -> bytes:
+def _without_boundary(value: bytes, boundary: bytes) -> bytes:
     """Return a header's value without a form's boundary at its end, if any."""
     quoted = b'"' if boundary and value.endswith(b'"') else b""
     ending = b"boundary=%b%b%b" % (quoted, boundary, quoted)
@@ -285,5 +285,5 @@ def _is_plain(request: web.Request) -> bool:
         message.method == hdrs.METH_POST
         and message.version == HttpVersion11
         and not (message.should_close or message.upgrade or message.chunked or message.compression)
-        and not any(name in message.headers for name in _ODD)
+        and not any(name in message.headers for name in _VARYING_HEADERS)
     )

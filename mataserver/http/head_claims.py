@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
-from mataserver.http.head_hits import Hit
+from mataserver.http.head_requests import KnownRequest
 from mataserver.http.middleware import body_size, new_request_id, require_room
 from mataserver.http.protocol import CompleteResponse
 from mataserver.http.routing import CLAIMED, REQUEST_ID
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.claims import Unfinished
-    from mataserver.http.head_cache import KnownClaim
+    from mataserver.http.head_cache import KnownClaimHead
     from mataserver.http.head_connection import CachingConnection
     from mataserver.http.middleware import RequestMiddleware
     from mataserver.http.unread_output import OverdrawableShare
@@ -32,7 +32,7 @@ _ANSWER = (
     "HTTP/1.1 200 OK\r\n%sX-Request-Id: %s\r\nServer-Timing: total;dur=%.3f\r\n"
     "Content-Length: %d\r\nDate: %s\r\n\r\n"
 )
-SHORT = 2_048
+MAX_CACHED_FIELDS = 2_048
 """Maximum characters of header fields whose encoded lines are cached."""
 _OWN = frozenset({
     "x-request-id", "server-timing", "content-length", "date", "connection", "set-cookie", "server",
@@ -40,93 +40,93 @@ _OWN = frozenset({
 """Fields that the server sets itself, or that may be repeated."""
 
 
-class ClaimedHit(Hit):
+class ClaimedRequest(KnownRequest):
     """One such request."""
 
     __slots__ = ("_request", "_responder", "_unfinished")
 
     def __init__(
         self,
-        conversation: CachingConnection,
+        connection: CachingConnection,
         middleware: RequestMiddleware,
-        known: KnownClaim,
+        known: KnownClaimHead,
         share: OverdrawableShare,
     ) -> None:
-        super().__init__(conversation, middleware, known, share)
+        super().__init__(connection, middleware, known, share)
         self._responder = known.claim.repeat.responder()
         self._unfinished: Unfinished | None = None
 
     def _begin_answer(self) -> bool:
         """Let the service start without a task; return whether it did."""
-        head = self._conversation.head(self._known)
+        head = self._connection.shared_request(self._known)
         if head is None:
             return False
         first, *others = self._pieces
         body = (memoryview(first)[self._end :], *others)
         begin = self._responder.begin
         try:
-            self._withdraw = self._conversation.within(begin, head, body, self._finish)
+            self._withdraw = self._connection.run_in_context(begin, head, body, self._finish)
         except Exception as error:
-            self._unfinished = Settled(error)
+            self._unfinished = SettledResult(error)
             return False
         return self._withdraw is not None
 
-    def _finish(self, found: PlainAnswer | Unfinished) -> None:
+    def _finish(self, result: PlainAnswer | Unfinished) -> None:
         """Answer with the result, at once if it is a plain answer."""
-        if not isinstance(found, PlainAnswer):
-            self._unfinished, self._withdraw = found, found.withdraw
-            self._task = self._conversation.spawn(self._respond(None))
+        if not isinstance(result, PlainAnswer):
+            self._unfinished, self._withdraw = result, result.withdraw
+            self._task = self._connection.spawn(self._respond(None))
             return
         self._withdraw = None
         try:
-            left, unsent = self._leave_plain(found), Settled(found)
+            left, unsent = self._send_plain(result), SettledResult(result)
         except Exception as error:  # must be answered here, as there is no other handler
-            left, unsent = False, Settled(error)
+            left, unsent = False, SettledResult(error)
         if not left:
             self._unfinished = unsent
-            self._task = self._conversation.spawn(self._respond(None))
+            self._task = self._connection.spawn(self._respond(None))
             return
         self._pieces = []
         self._release()
         self._next()
 
-    def _leave_plain(self, found: PlainAnswer) -> bool:
+    def _send_plain(self, result: PlainAnswer) -> bool:
         """Send an answer in one piece; return whether that was possible."""
-        conversation, lines = self._conversation, _lines(found.fields)
-        transport = conversation.transport
-        if transport is None or transport.is_closing() or conversation.writing_paused:
+        connection, lines = self._connection, _encoded_fields(result.fields)
+        transport = connection.transport
+        if transport is None or transport.is_closing() or connection.writing_paused:
             return False
         if (
             lines is None
-            or len(found.body) > HIGH_WATER_BYTES
+            or len(result.body) > HIGH_WATER_BYTES
             or self._middleware.lifecycle.is_draining
         ):
             return False
         spent = self._count(200) * 1e3
         date = rfc822_formatted_time()
-        head = _ANSWER % (lines, new_request_id(), spent, len(found.body), date)
-        transport.write(head.encode() + found.body)
+        head = _ANSWER % (lines, new_request_id(), spent, len(result.body), date)
+        transport.write(head.encode() + result.body)
         return True
 
     def _expire(self) -> None:
         """Leave a slow body to the service's own timeout."""
         self._release()
-        self._conversation.hand_over(b"".join(self._pieces), self._left)
+        self._connection.hand_over(b"".join(self._pieces), self._left)
 
     async def _respond(self, _refusal: Exception | None) -> None:
         self._withdraw = None  # from here on cancelling the task cancels the work
-        request = self._conversation.request(self._known)
+        request = self._connection.request(self._known)
         try:
             if request is not None:
                 request[REQUEST_ID] = new_request_id()
-                request[CLAIMED] = _nobody
+                request[CLAIMED] = _claimed_marker
                 self._request = request
-                await self._deliver(request, await self._found())
+                await self._deliver(request, await self._result())
             elif self._unfinished is not None:
                 self._unfinished.withdraw()
                 self._unfinished = None
         except BaseException as error:
-            self._give_up(error)
+            self._abort(error)
             raise
         finally:
             self._release()
@@ -134,7 +134,7 @@ class ClaimedHit(Hit):
 
     def _next(self) -> None:
         """Process the next request."""
-        self._conversation.go_on(self._early)
+        self._connection.next_request(self._next_data)
 
     async def _work(self) -> Any:
         unfinished, self._unfinished = self._unfinished, None
@@ -151,45 +151,49 @@ class ClaimedHit(Hit):
             await finished.send_direct(request)
         await super()._write(request, finished)
 
-    def _response(self, request: web.Request, found: Any) -> web.StreamResponse:
+    def _response(self, request: web.Request, result: Any) -> web.StreamResponse:
         """Return an answer in the form that the middleware produces."""
         response = (
-            self._middleware.refuse(request, found) if isinstance(found, Exception) else found
+            self._middleware.refuse(request, result) if isinstance(result, Exception) else result
         )
         self._counted = True
-        return self._middleware.finish(request, response, self._begun)
+        return self._middleware.finish(request, response, self._started_at)
 
 
-class Settled:
+class SettledResult:
     """A result to be sent by a task: an answer, or a failure."""
 
-    def __init__(self, found: PlainAnswer | Exception) -> None:
-        self._found = found
+    def __init__(self, result: PlainAnswer | Exception) -> None:
+        self._result = result
 
     async def finish(self, _request: web.Request) -> web.StreamResponse:
         """Return the answer, or raise the failure."""
-        if isinstance(self._found, Exception):
-            raise self._found
-        fields, body = self._found
+        if isinstance(self._result, Exception):
+            raise self._result
+        fields, body = self._result
         return CompleteResponse(headers=list(fields), body=body)
 
     def withdraw(self) -> None:
         """Do nothing: it holds no resources."""
 
 
-def _lines(fields: tuple[tuple[str, str], ...]) -> str | None:
+def _encoded_fields(fields: tuple[tuple[str, str], ...]) -> str | None:
     """Return the encoded header fields; None if aiohttp should write them."""
-    return _known_lines(fields) if sum(map(len, chain.from_iterable(fields))) <= SHORT else None
+    return (
+        _encode_fields(fields)
+        if sum(map(len, chain.from_iterable(fields))) <= MAX_CACHED_FIELDS
+        else None
+    )
 
 
 @functools.lru_cache(256)
-def _known_lines(fields: tuple[tuple[str, str], ...]) -> str | None:
+def _encode_fields(fields: tuple[tuple[str, str], ...]) -> str | None:
     text = "".join(f"{name}: {value}\r\n" for name, value in fields)
     plain = text.count("\r") == text.count("\n") == len(fields) and "\0" not in text
     own = any(name.lower() in _OWN for name, _ in fields)
     return text if plain and not own else None
 
 
-async def _nobody(_request: web.Request) -> web.StreamResponse:
+async def _claimed_marker(_request: web.Request) -> web.StreamResponse:
     """Mark a request as claimed; never called."""
     raise AssertionError

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-LONGEST = 2_048
+MAX_HEAD = 2_048
 """Maximum bytes of a head that is inspected."""
-EARLY = 1 << 16
+MAX_EARLY = 1 << 16
 """Bytes of following requests that are read while one is being answered."""
 MARK = _END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length: "
@@ -20,28 +20,28 @@ _KIND = b"\r\ncontent-type: "
 _FORM = b"multipart/form-data; boundary="
 _BOUNDARY = re.compile(rb'([\w-]{8,70})\r\n|"([\w-]{8,70})"\r\n')
 """Common boundaries, restricted to characters without special meaning to any parser."""
-_UNSURE = (b"\r\ntransfer-encoding", b"\r\nupgrade", b"\r\ncontent-length")
+_UNCERTAIN = (b"\r\ntransfer-encoding", b"\r\nupgrade", b"\r\ncontent-length")
 """Header lines, in lower case, that may make a message end elsewhere than a plain one."""
 
 
-class Beginning(NamedTuple):
+class RequestStart(NamedTuple):
     """The beginning of a request.
 
     ``key`` is the head without its variable parts, empty if it must not be looked up; ``end`` and
-    ``size`` are the bytes of head and body; ``boundary`` separates the parts of a form. ``unsure``:
-    the message may end elsewhere.
+    ``size`` are the bytes of head and body; ``boundary`` separates the parts of a form.
+    ``is_uncertain``: the message may end elsewhere.
     """
 
     key: bytes
     end: int
     size: int
     boundary: bytes
-    unsure: bool
+    is_uncertain: bool
 
 
-def read(data: bytes) -> Beginning | None:
+def parse_start(data: bytes) -> RequestStart | None:
     """Parse the beginning of a message; None unless it has a complete, short head."""
-    end = data.find(_END, 0, LONGEST) + len(_END)
+    end = data.find(_END, 0, MAX_HEAD) + len(_END)
     if end < len(_END):
         return None
     head = data[:end].lower()
@@ -50,15 +50,15 @@ def read(data: bytes) -> Beginning | None:
     size = int(digits) if digits.isdigit() and len(digits) < 8 else 0
     key = boundary = b""
     if size and not digits.startswith(b"0"):
-        key, boundary = _cut(data[:end], head, at, at + len(digits))
+        key, boundary = _cut_variable_parts(data[:end], head, at, at + len(digits))
     # Content-Length makes the end uncertain only if it could not be parsed.
-    unsure = any(line in head for line in (_UNSURE[:2] if size else _UNSURE))
+    is_uncertain = any(line in head for line in (_UNCERTAIN[:2] if size else _UNCERTAIN))
     # Parsers end a CONNECT at its head, whatever its length says.
-    unsure = unsure or head.lstrip().startswith(b"connect ")
-    return Beginning(key, end, size, boundary, unsure)
+    is_uncertain = is_uncertain or head.lstrip().startswith(b"connect ")
+    return RequestStart(key, end, size, boundary, is_uncertain)
 
 
-def _cut(head: bytes, lower: bytes, begin: int, end: int) -> tuple[bytes, bytes]:
+def _cut_variable_parts(head: bytes, lower: bytes, begin: int, end: int) -> tuple[bytes, bytes]:
     """Cut the digits of the length and a form's boundary out of a head; return it and that."""
     kind = lower.find(_KIND) + len(_KIND)
     found = None
@@ -74,6 +74,6 @@ def _cut(head: bytes, lower: bytes, begin: int, end: int) -> tuple[bytes, bytes]
     return b"".join(pieces), head[first:last]
 
 
-def rest(left: int, data: bytes) -> int:
+def outstanding(left: int, data: bytes) -> int:
     """Return the outstanding bytes after ``data``; negative if it contains more."""
     return max(-1, left - len(data))

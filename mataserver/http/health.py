@@ -32,7 +32,7 @@ class Health(Struct):
 
 
 class Ready(Struct):
-    """``GET /ready``; with 503 ``waiting`` says what for, and ``detail`` says it in a sentence."""
+    """``GET /ready``; with 503 ``waiting`` has the reasons by name, ``detail`` as a sentence."""
 
     status: str
     detail: str | UnsetType = UNSET
@@ -51,7 +51,7 @@ class BackendInfo(Struct):
 
 
 class PluginInfo(Struct):
-    """One plugin; ``error`` says why it is not in use, ``note`` what waits for a restart."""
+    """One plugin; ``error`` says why it is not in use, ``note`` what requires a restart."""
 
     name: str
     distribution: str

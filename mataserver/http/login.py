@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mataserver.principals import Principal
 
 MAX_BODY = 65_536
-"""Bytes: strangers send it, and bodies of all share one room."""
+"""Maximum bytes of the body, which unauthenticated clients send into the shared budget."""
 Secret = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
@@ -33,7 +33,7 @@ class LoginBody(Struct):
 
 
 class LoginInfo(Struct):
-    """Who is signed in. ``csrf`` is the header ``X-CSRF-Token`` of what changes something."""
+    """The signed-in user. ``csrf`` is sent as ``X-CSRF-Token`` with modifying requests."""
 
     id: str
     name: str

@@ -34,7 +34,7 @@ class ModelBody(Struct):
 
 
 class ModelStatus(Struct):
-    """What was done to a model."""
+    """The new state of a model."""
 
     status: str
     model: str

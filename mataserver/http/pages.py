@@ -1,4 +1,4 @@
-"""The pages for people that services bring: what a navigation shows."""
+"""The web pages of services, for a navigation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PageInfo(Struct):
-    """One page; ``icon`` is one character, or empty, ``group`` where the navigation has it."""
+    """One page; ``icon`` is one character, or empty, ``group`` its section of the navigation."""
 
     title: str
     path: str
@@ -32,13 +32,13 @@ class PageInfo(Struct):
 
 
 def pages_of(services: Iterable[tuple[str, Service]]) -> Iterator[tuple[str, Page]]:
-    """Yield the pages that services bring, each with its plugin's name."""
+    """Yield the services' pages, each with its plugin's name."""
     for plugin, pages in call_services(services, "pages", _validate_pages):
         yield from ((plugin, page) for page in pages or ())
 
 
 def _validate_pages(pages: Iterable[object]) -> tuple[Page, ...]:
-    """Return pages. Raises ``TypeError`` for what is none: it costs the others nothing."""
+    """Return a service's pages. Raises ``TypeError`` for an object of another type."""
     given = tuple(pages)
     for page in given:
         if not isinstance(page, Page):

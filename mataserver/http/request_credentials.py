@@ -1,4 +1,4 @@
-"""What a request, or a call that is none of HTTP, shows for itself.
+"""Credentials presented by a request, or by a call that did not arrive by HTTP.
 
 ``Authorization: Bearer KEY``, ``X-API-Key: KEY``, ``Authorization: Basic`` with the key as the
 password (RFC 7617), or a WebSocket's ``?token=``.
@@ -34,9 +34,9 @@ def is_socket(request: web.Request) -> bool:
 def credentials_of_metadata(
     metadata: Iterable[tuple[str, str]], path: str, address: str = ""
 ) -> Iterator[Credentials]:
-    """Yield what the metadata of a call shows, whose names are those of headers in lower case.
+    """Yield the credentials in a call's metadata, whose names are header names in lower case.
 
-    Raises ``BadRequest`` for a key that is there twice.
+    Raises ``BadRequest`` for a duplicate key.
     """
     given: dict[str, list[str]] = {"authorization": [], API_KEY.lower(): []}
     for name, value in metadata:
@@ -47,14 +47,14 @@ def credentials_of_metadata(
 
 
 class DuplicateValue(BadRequest):
-    """400: a key that is there twice."""
+    """400: a duplicate key."""
 
 
 def sole_value(name: str, values: Sequence[str]) -> str:
-    """Return the value of what may be said once, empty where it is not said.
+    """Return the value of a field that may occur once, empty if it does not occur.
 
-    Of two keys one program takes the first and the next one the last: whoever stands between a
-    client and the server could have looked at another than the server does. Raises ``BadRequest``.
+    Programs differ in which of two keys they use, so a proxy could have checked another one than
+    the server does. Raises ``BadRequest``.
     """
     if len(values) > 1:
         raise DuplicateValue(f"{name} is there {len(values)} times: send one")
@@ -62,9 +62,9 @@ def sole_value(name: str, values: Sequence[str]) -> str:
 
 
 def check_query(request: web.Request, known: Iterable[str]) -> None:
-    """Raise ``InvalidParams`` for a parameter of the query that a route does not know.
+    """Raise ``InvalidParams`` for an unknown query parameter.
 
-    A filter that nobody applies would be answered with all that it was to leave out.
+    Otherwise an unknown filter would be ignored, and the answer would contain everything.
     """
     names = tuple(known)
     for name in request.query:
@@ -73,7 +73,7 @@ def check_query(request: web.Request, known: Iterable[str]) -> None:
 
 
 class PresentedSecret(NamedTuple):
-    """What one header, or a WebSocket's token, shows."""
+    """The credentials in one header, or in a WebSocket's token."""
 
     scheme: Scheme
     secret: str
@@ -99,7 +99,7 @@ def presented_secrets(request: web.Request, *, socket: bool) -> list[PresentedSe
 
 
 def _parse_headers(authorization: str, key: str) -> list[PresentedSecret]:
-    """Return what each of two headers shows: a proxy may need one of them for itself."""
+    """Return the credentials in each of two headers: a proxy may use one of them itself."""
     found = []
     scheme, _, value = authorization.partition(" ")
     scheme, value = scheme.lower(), value.strip()
@@ -115,7 +115,7 @@ def _parse_headers(authorization: str, key: str) -> list[PresentedSecret]:
 
 
 def _parse_basic(credentials: str) -> tuple[str, str]:
-    """Return user and password of a pair in base64, both empty for what is no such pair."""
+    """Return user and password of a base64-encoded pair, both empty if it is invalid."""
     try:
         pair = base64.b64decode(credentials, validate=True).decode()
     except (binascii.Error, ValueError):  # a wrong encoding of text is a ValueError

@@ -175,9 +175,9 @@ class StatelessService:
 
 
 def as_coroutine(handler: Any) -> Any:
-    """Return a handler as a coroutine function: aiohttp asserts what a plain one returns, wordless.
+    """Return a handler as a coroutine function: aiohttp only asserts the result of a plain one.
 
-    It may return None: the edge knows its WebSocket.
+    It may return None: the middleware then returns the WebSocket that it accepted.
     """
     if not callable(handler) or isinstance(handler, type) or inspect.iscoroutinefunction(handler):
         return handler

@@ -1,4 +1,4 @@
-"""``Context.http``: requests and answers as a service is given them, within the server's limits."""
+"""``Context.http``: the services' interface to requests and answers, within the server's limits."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class ServiceHttp:
         self._cors_origins = cors_origins
 
     def read_body(self, request: web.Request) -> AbstractAsyncContextManager[bytes]:
-        """Give the whole body."""
+        """Yield the whole body."""
         return bodies.BodyReader(request, self._budget, self._table.limits(request))
 
     @contextlib.asynccontextmanager
     async def read_json(self, request: web.Request, kind: type[T]) -> AsyncIterator[T]:
-        """Give the body as a ``kind``."""
+        """Yield the body as a ``kind``."""
         codec.require_json(request)
         async with self.read_body(request) as data:
             asked = await self._budget.decode(data, codec.json_decoder(kind))
@@ -74,7 +74,7 @@ class ServiceHttp:
 
     @contextlib.asynccontextmanager
     async def read_form(self, request: web.Request, *, field: str = "file") -> AsyncIterator[Form]:
-        """Give a form whose file is ``field``."""
+        """Yield a form whose file is ``field``."""
         boundary = forms.boundary(request)
         self.check_origin(request)
         async with self.read_body(request) as data:
@@ -83,13 +83,13 @@ class ServiceHttp:
             yield form
 
     def check_origin(self, request: web.Request) -> None:
-        """Raise ``Forbidden`` for what a page of another origin sends."""
+        """Raise ``Forbidden`` for a request of a page of another origin."""
         origins.check(request, self._cors_origins, trust_proxy=self._trust_proxy)
 
     async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:
         """Write an upload to a file as it arrives.
 
-        Browsers send forms and plain bodies for pages of any origin, without asking first.
+        Checks the origin: browsers send forms and plain bodies cross-origin without a preflight.
         """
         self.check_origin(request)
         return await uploads.save(request, path, field, self._table.limits(request))
@@ -107,7 +107,7 @@ class ServiceHttp:
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None
     ) -> web.Response:
-        """Answer with a value as JSON, or as MessagePack where the request asks for it."""
+        """Answer with a value as JSON, or as MessagePack if the request accepts it."""
         form = "json" if request is None else codec.requested_format(request)
         return codec.respond(value, status=status, form=form)
 
@@ -134,7 +134,7 @@ class ServiceHttp:
         return self._sockets.accept_raw(request, protocols)
 
     def budget(self) -> BudgetShare:
-        """Return a share of the budget of bytes in flight, which holds nothing yet."""
+        """Return an empty share of the budget of bytes in flight."""
         return BudgetShare(self._budget)
 
     def address(self, request: web.Request) -> str:
@@ -146,5 +146,5 @@ class ServiceHttp:
         return proxies.public_address(request, trusted=self._trust_proxy).url(scheme)
 
     def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
-        """Begin a browser's session; return its CSRF token."""
+        """Start a browser session; return its CSRF token."""
         return self._cookies.sign_in(request, response, principal).csrf

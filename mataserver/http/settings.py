@@ -38,9 +38,9 @@ class SettingInfo(Struct, kw_only=True):
     """One setting.
 
     name:     as in YAML, ``plugins.NAME.FIELD`` of a plugin.
-    value:    the value that counts; with ``***`` for what is secret.
-    origin:   where it came from.
-    redacted: true where something is hidden.
+    value:    the effective value; ``***`` replaces secrets.
+    origin:   the source of the value.
+    redacted: true if a secret was replaced.
     """
 
     name: str

@@ -182,9 +182,9 @@ class Streams:
     def _connection(
         self, session: Session, socket: StreamSocket, request: web.Request
     ) -> Connection:
-        conversation = request.protocol
-        if isinstance(conversation, CachingConnection):
-            return DirectConnection(self._settings, session, socket, conversation, self._max_body)
+        connection = request.protocol
+        if isinstance(connection, CachingConnection):
+            return DirectConnection(self._settings, session, socket, connection, self._max_body)
         return Connection(self._settings, session, socket)
 
     async def _run_attached(

@@ -70,7 +70,7 @@ class CloseReason(NamedTuple):
 
 
 class StreamError(Struct, kw_only=True, tag_field="type", tag="error"):
-    """What a client is told about a frame or a message that could not be served."""
+    """The answer to a frame or a message that could not be served."""
 
     frame_id: int | UnsetType = UNSET
     detail: str

@@ -1,4 +1,4 @@
-"""A socket that is shown what a camera's session finds; its client sends no frames."""
+"""A socket that receives the results of a camera's session; its client sends no frames."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NO_FRAMES = "the session has a camera: it takes no frames"
 class Viewer(Channel):
     """One open socket of a session with a camera.
 
-    One result waits for a client that reads slowly; a newer one takes its place, and ``dropped``
-    tells so.
+    One result waits for a client that reads slowly; a newer one replaces it, which ``dropped``
+    counts.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Viewer(Channel):
         self._reset = False
 
     def show(self, inferred: InferredFrame) -> None:
-        """Have a result sent, in place of one that waits."""
+        """Send a result, replacing a waiting one."""
         if self._waiting is not None and not isinstance(self._waiting, StreamError):
             self._replaced += 1
         self._reset = self._reset or inferred.reset
@@ -44,7 +44,7 @@ class Viewer(Channel):
         self._has_item.set()
 
     def warn(self, detail: str) -> None:
-        """Have the client told that the camera was lost, unless a result still waits."""
+        """Notify the client that the camera was lost, unless a result still waits."""
         if self._waiting is None:
             self._waiting = StreamError(detail=detail)
             self._has_item.set()
@@ -60,7 +60,7 @@ class Viewer(Channel):
             await self._answer(await self._message(await self._next()))
 
     async def _next(self) -> InferredFrame | StreamError:
-        """Wait for something to tell and for a client that has read."""
+        """Wait for an item to send, and until the client has read enough."""
         while len(self._pings) >= PING_WINDOW or self._waiting is None or self._closing.done():
             event = self._client_has_read if len(self._pings) >= PING_WINDOW else self._has_item
             event.clear()

@@ -203,7 +203,7 @@ async def chunks(request: web.Request, limits: BodyLimits) -> AsyncIterator[byte
                     chunk = await wait.for_result(request.content.readany())
             except TimeoutError:
                 raise TooSlow("The body did not arrive in time") from None
-            wait.check()  # what has come already is not waited for
+            wait.check()  # a chunk that has arrived already does not wait
             if not chunk:
                 return
             size += len(chunk)

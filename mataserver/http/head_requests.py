@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import bodies, head_parsing
-from mataserver.http.head_answers import Leaving
+from mataserver.http.head_answers import AnswerSender
 from mataserver.http.middleware import CLIENT_GONE, require_room
 from mataserver.http.revocation import LateGrant
 from mataserver.serving.dispatch import RETRIABLE
@@ -25,48 +25,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.contract.handles import Encoded
-    from mataserver.http.head_cache import Known, Talk
+    from mataserver.http.head_cache import KnownHead, RequestConnection
     from mataserver.http.middleware import RequestMiddleware
     from mataserver.http.unread_output import OverdrawableShare
     from mataserver.principals import Principal
 
-DROP = 1 << 12
+MIN_UNCOPIED = 1 << 12
 """Minimum bytes of a body's part that is kept without copying."""
 
 
-class Hit(Leaving):
+class KnownRequest(AnswerSender):
     """A request with a known head: its body as it arrives, and its answer.
 
     ``caller`` is the sender, unless a service authenticates it.
     """
 
     __slots__ = (
-        "_answering", "_boundary", "_early", "_end", "_grant", "_loop", "_pieces", "_released",
+        "_answering", "_boundary", "_end", "_grant", "_loop", "_next_data", "_pieces", "_released",
         "_share", "_task", "_timer", "_withdraw", "caller",
     )  # fmt: skip
 
     def __init__(
         self,
-        conversation: Talk,
+        connection: RequestConnection,
         middleware: RequestMiddleware,
-        known: Known,
+        known: KnownHead,
         share: OverdrawableShare,
     ) -> None:
-        super().__init__(conversation, middleware, known)
+        super().__init__(connection, middleware, known)
         self.caller: Principal | None = None
         self._grant: LateGrant | None = None
         self._share = share
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes | bytearray] = []
         self._end = 0
-        self._boundary = self._early = b""
+        self._boundary = self._next_data = b""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._withdraw: Callable[[], None] | None = None
         self._answering = self._released = False
         middleware.lifecycle.active += 1
 
-    def begin(self, data: bytes, head: head_parsing.Beginning) -> None:
+    def begin(self, data: bytes, head: head_parsing.RequestStart) -> None:
         """Process the first data: the head, and the body or its beginning."""
         self._pieces.append(data)
         self._boundary, self._end = head.boundary, head.end
@@ -76,44 +76,44 @@ class Hit(Leaving):
             if self.caller is not None:
                 self._grant = LateGrant(self._middleware.gate.grants, self.caller)
         else:
-            self._run()
+            self._start_answer()
 
     def receive(self, data: bytes) -> None:
         """Process further data: of the body, or of the next request."""
         if self._answering:
-            self._wait_with(data)
+            self._buffer_next(data)
             return
-        more, left = data[: self._left], head_parsing.rest(self._left, data)
+        more, left = data[: self._left], head_parsing.outstanding(self._left, data)
         try:
             self._share.take(len(more))
         except Unavailable:
             self._release()
-            self._conversation.hand_over(b"".join([*self._pieces, data]), left)
+            self._connection.hand_over(b"".join([*self._pieces, data]), left)
             return
-        self._keep(more)
+        self._buffer_body(more)
         self._left -= len(more)
         if self._left:
             return
         if left:
-            self._wait_with(data[len(more) :])
-        self._run()
+            self._buffer_next(data[len(more) :])
+        self._start_answer()
 
-    def _keep(self, more: bytes) -> None:
+    def _buffer_body(self, more: bytes) -> None:
         """Buffer a part of the body; small parts are joined, to save memory."""
         last = self._pieces[-1]
-        if len(more) >= DROP:
+        if len(more) >= MIN_UNCOPIED:
             self._pieces.append(more)
-        elif isinstance(last, bytearray) and len(last) < head_parsing.EARLY:
+        elif isinstance(last, bytearray) and len(last) < head_parsing.MAX_EARLY:
             last += more
         else:
             self._pieces.append(bytearray(more))
 
-    def _wait_with(self, data: bytes) -> None:
+    def _buffer_next(self, data: bytes) -> None:
         """Buffer data of the next request; pause reading if it is much."""
-        self._early += data
+        self._next_data += data
         self._share.hold(len(data))
-        transport = self._conversation.transport
-        if len(self._early) > head_parsing.EARLY and transport is not None:
+        transport = self._connection.transport
+        if len(self._next_data) > head_parsing.MAX_EARLY and transport is not None:
             transport.pause_reading()
 
     def abandon(self) -> None:
@@ -128,9 +128,9 @@ class Hit(Leaving):
         self._release()
 
     def _expire(self) -> None:
-        self._run(TooSlow(bodies.TOO_SLOW))
+        self._start_answer(TooSlow(bodies.TOO_SLOW))
 
-    def _run(self, refusal: Exception | None = None) -> None:
+    def _start_answer(self, refusal: Exception | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()  # it limits the body, not the model
         if self._grant is not None:  # what is answered from here on is answered to its end
@@ -138,61 +138,63 @@ class Hit(Leaving):
             self._grant.release()
         self._answering = True
         if refusal is not None or not self._begin_answer():
-            self._task = self._conversation.spawn(self._respond(refusal))
+            self._task = self._connection.spawn(self._respond(refusal))
 
     def _begin_answer(self) -> bool:
         """Let the handler start without a task; return whether it did."""
         body, begin = self._body(), self._known.repeat.begin
         self._pieces, self._end = [body], 0
         try:
-            self._withdraw = self._conversation.within(begin, body, self._boundary, self._take)
+            self._withdraw = self._connection.run_in_context(
+                begin, body, self._boundary, self._on_result
+            )
         except Exception as error:
-            self._task = self._conversation.spawn(self._conclude(error))
+            self._task = self._connection.spawn(self._finish_request(error))
             return True
         return self._withdraw is not None
 
-    def _take(self, found: Encoded | Exception) -> None:
+    def _on_result(self, result: Encoded | Exception) -> None:
         """Answer with the result, at once if it is a plain answer."""
         self._withdraw = None
-        if isinstance(found, RETRIABLE):
-            self._task = self._conversation.spawn(self._respond(None))
+        if isinstance(result, RETRIABLE):
+            self._task = self._connection.spawn(self._respond(None))
             return
         self._pieces = []
         left = False
-        if not isinstance(found, Exception):
+        if not isinstance(result, Exception):
             try:
-                require_room(self._middleware.budget, len(found.body))
-                left = self._leave(found)
+                require_room(self._middleware.budget, len(result.body))
+                left = self._send_direct(result)
             except Exception as error:
-                found = error
+                result = error
         if not left:
-            self._task = self._conversation.spawn(self._conclude(found))
+            self._task = self._connection.spawn(self._finish_request(result))
             return
         self._release()
-        self._conversation.go_on(self._early)
+        self._connection.next_request(self._next_data)
 
     async def _respond(self, refusal: Exception | None) -> None:
         try:
-            found = refusal or await self._found()
+            result = refusal or await self._result()
         except BaseException as error:
-            self._give_up(error)
+            self._abort(error)
             self._release()
             raise
-        await self._conclude(found)
+        await self._finish_request(result)
 
-    async def _conclude(self, found: Encoded | Exception) -> None:
+    async def _finish_request(self, result: Encoded | Exception) -> None:
         """Send the result, and continue with data that arrived meanwhile."""
         try:
-            if isinstance(found, Exception) or not self._leave(found):
-                await self._send(found)
+            if isinstance(result, Exception) or not self._send_direct(result):
+                await self._send(result)
         except BaseException as error:
-            self._give_up(error)
+            self._abort(error)
             raise
         finally:
             self._release()
-        self._conversation.go_on(self._early)
+        self._connection.next_request(self._next_data)
 
-    async def _found(self) -> Any:
+    async def _result(self) -> Any:
         """Return the handler's answer, or its exception."""
         try:
             return await self._work()
@@ -215,11 +217,11 @@ class Hit(Leaving):
             return bytes(first[self._end :])
         return b"".join([memoryview(first)[self._end :], *others])
 
-    def _give_up(self, error: BaseException) -> None:
+    def _abort(self, error: BaseException) -> None:
         """Close the connection; clear the traceback's frames, which hold the body."""
         self._task = None
         traceback.clear_frames(error.__traceback__)
-        self._conversation.give_up()
+        self._connection.abort()
 
     def _release(self) -> None:
         """Release all resources, once."""
