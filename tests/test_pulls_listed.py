@@ -48,6 +48,9 @@ async def test_a_pull_is_listed_while_it_runs(hub, http):  # noqa: F811
     assert (listed["total_bytes"], listed["place"], listed["error"]) == (SIZE, 0, None)
     assert 0 <= listed["done_bytes"] < SIZE
     assert (await post(http, "/v1/models/pull", **WANTED))[0] == 409
+    status, body = await delete(http, f"{MODEL}?state=failed")  # another's is not cancelled by it
+    assert (status, body) == (404, {"detail": f"No pull of {MODEL} is failed"})
+    assert (await delete(http, f"{MODEL}?state=over"))[0] == 422
     assert [each["state"] for each in await pulls(http)] == ["pulling"]
     hub.release()
     assert (await first)[0] == 202

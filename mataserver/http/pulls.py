@@ -10,10 +10,10 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.contract.routes import LastEvent
-from mataserver.errors import BadRequest, Conflict, MataError, NotFound, Unavailable
+from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError, NotFound, Unavailable
 from mataserver.http import codec, events, examples
 from mataserver.http.request_credentials import check_query
-from mataserver.http.routing import Body, Route, StatelessService
+from mataserver.http.routing import ROUTE, Body, Route, StatelessService
 from mataserver.sources import Progress, QueuePosition
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 FAILURES_KEPT = 32
 """Failed pulls that are listed; of more the oldest are forgotten."""
+
+
+_STATES = ("waiting", "pulling", "failed")
+_STATE = {"state": (Literal["waiting", "pulling", "failed"], False, "Only a pull in this state.")}
 
 
 class PullBody(Struct):
@@ -95,7 +99,7 @@ class PullsService(StatelessService):
                   needs="models:read"),
             Route("DELETE", "/v1/pulls/{model_id:.+}", self.cancel,
                   "Cancel a pull, or forget a failed one", "models", response=(status,),
-                  errors=(404,), needs="models:write"),
+                  parameters=_STATE, errors=(404, 422), needs="models:write"),
         ]  # fmt: skip
 
     async def list_pulls(self, request: web.Request) -> web.Response:
@@ -107,11 +111,17 @@ class PullsService(StatelessService):
     async def cancel(self, request: web.Request) -> web.Response:
         """Answer ``DELETE /v1/pulls/{model_id}``."""
         name = request.match_info["model_id"]
-        if name in self._running:
-            self._running[name][1].cancel()
+        check_query(request, request[ROUTE].parameters)
+        state = request.query.get("state")
+        if state not in {None, *_STATES}:
+            raise InvalidParams(f"state: must be one of {', '.join(_STATES)}")
+        info, task = self._running.get(name) or (self._failed.get(name), None)
+        if info is None or state not in {None, info.state}:
+            raise NotFound(f"No pull of {name[:200]} is {state or 'in progress or has failed'}")
+        if task is not None:
+            task.cancel()
             return codec.respond(PullStatus("cancelled", name))
-        if self._failed.pop(name, None) is None:
-            raise NotFound(f"No pull of {name[:200]} is in progress or has failed")
+        del self._failed[name]
         return codec.respond(PullStatus("forgotten", name))
 
     async def pull(self, request: web.Request) -> web.StreamResponse:

@@ -93,7 +93,7 @@ class SessionStore:
     ) -> None:
         self._metrics = metrics
         self._limit = limit
-        self._fair = max(1, int(limit * share))
+        self._fair = max(1, int(limit * share + 1e-9))  # 0.29 of 100 is 28.999…
         self.ttl = ttl
         self._ids = (held or ResourceIds()).of_kind(SESSIONS_KIND)
         self._clock = clock

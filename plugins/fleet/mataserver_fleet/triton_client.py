@@ -152,7 +152,7 @@ class TritonClient:
         size = size_of(files)
         if size > MAX_MODEL_BYTES:
             raise TritonError(
-                f"Its files are {size / 1e9:.1f} GB, but at most"
+                f"Its files are {size / 1e9:.1f} GB, and a Triton can be sent"
                 f" {MAX_MODEL_BYTES / 1e9:.1f} GB at most: register it with the path"
                 " of a repository that it shares"
             )

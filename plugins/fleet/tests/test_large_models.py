@@ -154,8 +154,8 @@ async def test_what_no_message_holds(tmp_path, grpc_port):
     with pytest.raises(TritonError) as told:
         await triton.load("m", {}, {"1/a": tmp_path / "a", "1/b": tmp_path / "b"})
     assert str(told.value) == (
-        "Its files are 2.1 GB, but at most 2.1 GB at most: register it with the path of a "
-        "repository that it shares"
+        "Its files are 2.1 GB, and a Triton can be sent 2.1 GB at most: register it with the path "
+        "of a repository that it shares"
     )
     assert told.value.answered, "it is no fault of the Triton, and not tried again"
 

@@ -49,7 +49,7 @@ class VideoSessions:
         self._held = ctx.held
         self._limit: int = ctx.settings.max_sessions
         share = 1.0 if ctx.server.auth_mode == "none" else ctx.server.caller_share
-        self._fair = max(1, int(self._limit * share))
+        self._fair = max(1, int(self._limit * share + 1e-9))  # 0.29 of 100 is 28.999…
         self._ttl: float = ctx.settings.session_ttl_s
         self._served = served
         self._sources = sources

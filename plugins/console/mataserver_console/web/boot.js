@@ -21,7 +21,12 @@
   const [, page = "try", query = ""] = /^#\/([\w-]+)\??(.*)$/.exec(location.hash) ?? [];
   // The first answers come while the modules do: `send` takes them. A browser that is not signed in asks for no more than that.
   const early = new Map();
-  const begin = (path) => { early.set(path, fetch(path)); return early.get(path); };
+  const begin = (path) => {
+    const answer = fetch(path);
+    answer.catch(() => {});  // who takes it hears of it
+    early.set(path, answer);
+    return answer;
+  };
   if (!/[#&]code=/.test(location.hash)) {
     const id = new URLSearchParams(query).get("id");
     const job = id ? [`v1/jobs/${encodeURIComponent(id)}`] : [];

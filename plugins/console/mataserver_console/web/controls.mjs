@@ -57,11 +57,12 @@ export function Note({ kind = "", children }) {
 /** A picture of the server's: one that did not come because the session was over comes after the next sign-in. */
 export function Shown({ src, ...rest }) {
   const tried = useRef("");
+  useEffect(() => { tried.current = ""; }, [src]);  // another picture since
   const fail = (event) => {
     const image = event.currentTarget;
     if (tried.current === src) return;
     tried.current = src;
-    send(src).then(() => { image.src = src; }, () => {});
+    send(src).then(() => { if (tried.current === src) image.src = src; }, () => {});
   };
   return html`<img ...${rest} src=${src} onError=${fail}/>`;
 }

@@ -10,9 +10,10 @@ import { refresh, useSource } from "./source.mjs";
 
 /** The pulls of this tab, with what stops them. @type {Map<string, Pull & {control: AbortController}>} */
 const own = new Map();
-/** Those of other tabs. @type {Map<string, Pull>} */
+/** Those of other tabs, and when they last told of them. @type {Map<string, Pull & {at: number}>} */
 const others = new Map();
 const watchers = new Set();
+const SILENT = 10_000;  // milliseconds
 const draw = () => { for (const each of watchers) each(); };
 
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel(`mataserver pulls ${location.pathname}`) : null;
@@ -30,10 +31,9 @@ function gone(model) {
 }
 
 if (tabs) {
-  tabs.onmessage = ({ data: { pull: told, over, stops, asks } }) => {
-    if (told) { others.set(told.model, told); draw(); if (told.ended) refresh("v1/models"); }
+  tabs.onmessage = ({ data: { pull: told, over, asks } }) => {
+    if (told) { others.set(told.model, { ...told, at: Date.now() }); draw(); if (told.ended) refresh("v1/models"); }
     if (over) { gone(over); refresh("v1/models", "v1/pulls"); }
-    if (stops) own.get(stops)?.control.abort();
     if (asks) for (const each of own.values()) tell(each);
   };
   tabs.postMessage({ asks: true });
@@ -51,13 +51,18 @@ export function usePulls() {
   const [every, setEvery] = useState(5);
   const { data } = useSource("v1/pulls", every);
   useEffect(() => { watchers.add(again); return () => watchers.delete(again); }, []);
-  useEffect(() => setEvery((data ?? []).some((each) => each.state !== "failed") ? 1 : 5), [data]);
+  useEffect(() => {
+    const running = (data ?? []).filter((each) => each.state !== "failed").map((each) => each.model);
+    setEvery(running.length ? 1 : 5);
+    // A tab that crashed says no more of its pulls.
+    for (const each of others.values()) if (data && !each.ended && !running.includes(each.model) && Date.now() - each.at > SILENT) gone(each.model);
+  }, [data]);
   const known = [...others.values(), ...own.values()];
   return [...(data ?? []).filter((each) => !known.some((one) => one.model === each.model)).map(listed), ...known];
 }
 
-/** Have the server cancel or forget a pull that it lists. */
-const drop = (model) => ask(`v1/pulls/${encodeURIComponent(model)}`, { method: "DELETE" }).catch(() => {});
+/** Have the server cancel a pull, or forget one that failed. */
+const drop = (model, query = "") => ask(`v1/pulls/${encodeURIComponent(model)}${query}`, { method: "DELETE" }).catch(() => {});
 
 /** Take a pull that has ended off the list, in every tab. */
 async function over(model) {
@@ -68,14 +73,13 @@ async function over(model) {
 
 /** The same for one that failed, which the server lists too. */
 export async function dismiss(model) {
-  await drop(model);
+  await drop(model, "?state=failed");  // somebody else may be pulling it by now
   await over(model);
 }
 
 /** Stop a pull, whoever began it. */
 export async function cancel(model) {
   if (own.has(model)) own.get(model)?.control.abort();
-  else if (others.has(model)) tabs?.postMessage({ stops: model });
   else { await drop(model); refresh("v1/pulls"); }
 }
 
@@ -92,7 +96,7 @@ export async function pull(model, task) {
     for await (const { name, value } of events(answer)) {
       if (name === "waiting") mine.place = value.place;
       if (name === "progress") Object.assign(mine, { place: 0, done: value.done_bytes, total: value.total_bytes });
-      if (name === "error") throw new Error(value.detail);
+      if (name === "error") throw Object.assign(new Error(value.detail), { listed: true });
       if (name === "result") mine.warnings = value.warnings ?? [];
       tell(mine);
     }
@@ -100,7 +104,8 @@ export async function pull(model, task) {
     if (mine.warnings.length) tell(mine); else await over(model);
   } catch (error) {
     mine.ended = true;
-    if (isAbort(error)) await over(model);
+    // The server lists one that failed on its way, one that somebody cancelled no more, and one that somebody else began.
+    if (isAbort(error) || error.listed || error.status === 409) await over(model);
     else { mine.error = error.message; tell(mine); }
   }
   refresh("v1/models");
