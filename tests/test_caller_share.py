@@ -71,6 +71,20 @@ async def test_callers_without_keys_have_all(data_dir):
         assert [(await asked_for(http, ""))[0] for _ in range(3)] == [201, 201, 503]
 
 
+@contextlib.asynccontextmanager
+async def arriving(served, key, size):
+    """Send ``size`` bytes of a body that is one byte longer; give its connection."""
+    before = served.composed.budget.taken
+    async with connection(served) as (reader, writer):
+        head = f"POST /v1/infer?model=fake-detect HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\n"
+        writer.write(
+            f"{head}Content-Type: image/png\r\nContent-Length: {size + 1}\r\n\r\n".encode()
+        )
+        writer.write(bytes(size))
+        await until(lambda: served.composed.budget.taken == before + size)
+        yield reader, writer
+
+
 async def infer(http, key, image):
     """Infer on an image; return the status."""
     query = {"model": "fake-detect"}
@@ -104,15 +118,34 @@ async def test_bodies_in_flight(data_dir):
 async def test_frames_in_flight(data_dir):
     """A frame beyond the share of the session's owner is an error of that frame."""
     limits = {"max_inflight_mb": 4, "max_body_mb": 4}
-    async with shared(data_dir, **limits) as (_, http):
+    async with shared(data_dir, **limits) as (served, http):
         for key in KEYS:
             _, made = await asked_for(http, key)
             async with http.ws_connect(made["ws_url"], headers=of(key)) as socket:
-                await socket.send_bytes(picture() + bytes(MEGABYTE * 5 // 2))
-                told = await socket.receive_json()
-                assert told["detail"] == "Too many request bytes of one caller are in flight"
-                await socket.send_bytes(picture())
+                async with arriving(served, key, MEGABYTE):
+                    await socket.send_bytes(picture() + bytes(MEGABYTE * 3 // 2))
+                    told = await socket.receive_json()
+                    assert told["detail"] == "Too many request bytes of one caller are in flight"
+                    await socket.send_bytes(picture())
+                    assert "detections" in await socket.receive_json()
+                await until(lambda: served.composed.budget.of_owner == {})
+                await socket.send_bytes(picture(form="JPEG") + bytes(MEGABYTE * 5 // 2))
                 assert "detections" in await socket.receive_json()
+
+
+async def test_a_body_above_the_share(data_dir):
+    """Is answered where its caller has nothing else in flight, also on a head that is known."""
+    limits = {"max_inflight_mb": 8, "max_body_mb": 4, "caller_share": 0.25}
+    large = picture(form="JPEG") + bytes(MEGABYTE * 3)
+    async with shared(data_dir, **limits) as (served, http):
+        for key in KEYS * 3:
+            assert await infer(http, key, large) == 200
+        async with arriving(served, KEYS[0], MEGABYTE * 3) as (reader, writer):
+            assert [await infer(http, key, large) for key in KEYS] == [503, 200]
+            writer.write(bytes(1))
+            assert (await answer(reader))[0] == 400
+        assert await infer(http, KEYS[0], large) == 200
+        assert served.composed.budget.of_owner == {}
 
 
 @pytest.mark.parametrize("owner", [None, ANONYMOUS.id])

@@ -26,7 +26,8 @@ class Budget:
     """``taken`` of ``limit`` bytes are in flight.
 
     Below a ``share`` of 1, ``of_owner`` are those of each caller with a key, who may have so much
-    of the limit: ``fair`` bytes. Else ``fair`` is None, and nothing is counted by caller.
+    of the limit: ``fair`` bytes, or one body or frame of any size that is permitted. Else ``fair``
+    is None, and nothing is counted by caller.
     """
 
     def __init__(self, limit: float, share: float = 1.0) -> None:
@@ -36,11 +37,18 @@ class Budget:
         self.of_owner: dict[str, int] = {}
         self._decoding = asyncio.Lock()
 
-    def require(self, count: int, owner: str = "") -> None:
-        """Raise ``Unavailable`` if there is no room for ``count`` bytes; reserves nothing."""
+    def require(self, count: int, owner: str = "", held: int = 0) -> None:
+        """Raise ``Unavailable`` if there is no room for ``count`` bytes; reserves nothing.
+
+        ``held`` bytes of the owner are of the same body. One without others always has its turn:
+        a body above the share would else be refused for good.
+        """
         if self.taken + count > self.limit:
             raise Unavailable("Too many request bytes are in flight", retry_after=1)
-        if owner and self.fair is not None and self.of_owner.get(owner, 0) + count > self.fair:
+        if not owner or self.fair is None:
+            return
+        total = self.of_owner.get(owner, 0)
+        if total > held and total + count > self.fair:
             raise Unavailable("Too many request bytes of one caller are in flight", retry_after=1)
 
     async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
@@ -74,7 +82,7 @@ class BudgetShare:
 
     def take(self, count: int) -> None:
         """Reserve ``count`` more bytes. Raises ``Unavailable`` if the budget is exhausted."""
-        self._budget.require(count, self._owner)
+        self.check(count)
         self.hold(count)
 
     def hold(self, count: int) -> None:
@@ -96,7 +104,7 @@ class BudgetShare:
 
         An announced body reserves nothing: a client that sends nothing must not block others.
         """
-        self._budget.require(count, self._owner)
+        self._budget.require(count, self._owner, self.taken)
 
     def give_back(self) -> None:
         """Release everything reserved."""
