@@ -35,7 +35,11 @@ class RepeatedClaim(Protocol):
         ...
 
     def is_current(self) -> bool:
-        """Whether the service would still claim and answer it so: key, scopes, settings."""
+        """Whether the service would still claim and answer it so: key, scopes, settings.
+
+        It is asked when the head arrives, and again when a later body is passed on; if it no longer
+        is, the request, as far as it has arrived, is handled by the service's ``claims``.
+        """
         ...
 
     def responder(self) -> Responder:

@@ -108,6 +108,9 @@ class StreamedRequest(ClaimedRequest):
         if needed is None or self._size - self._left < needed:
             return
         self._needed = None
+        if not self._repeat.is_current():
+            self._hand_over()
+            return
         head = connection.shared_request(self._known)
         if head is None:
             return

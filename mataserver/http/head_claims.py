@@ -1,7 +1,8 @@
 """Claimed requests with a known head: the service gets only request and body.
 
 The service has decided once that it claims such requests, on their credentials, and on what in the
-head concerns others. Before each further request it confirms that this still holds.
+head concerns others. Before each further request it confirms that this still holds, and again once
+a body that came later than its head is there: nobody can hold one back to act after a revocation.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
+from mataserver.http.head_parsing import MAX_EARLY
 from mataserver.http.head_requests import KnownRequest
 from mataserver.http.middleware import body_size, new_request_id, require_room
 from mataserver.http.protocol import CompleteResponse
@@ -43,7 +45,7 @@ _OWN = frozenset({
 class ClaimedRequest(KnownRequest):
     """One such request."""
 
-    __slots__ = ("_request", "_responder", "_unfinished")
+    __slots__ = ("_repeat", "_request", "_responder", "_unfinished")
 
     def __init__(
         self,
@@ -53,11 +55,15 @@ class ClaimedRequest(KnownRequest):
         share: OverdrawableShare,
     ) -> None:
         super().__init__(connection, middleware, known, share)
-        self._responder = known.claim.repeat.responder()
+        self._repeat = known.claim.repeat
+        self._responder = self._repeat.responder()
         self._unfinished: Unfinished | None = None
 
     def _begin_answer(self) -> bool:
-        """Let the service start without a task; return whether it did."""
+        """Let the service start without a task; return whether that, or the general path, did."""
+        if self._timer is not None and not self._repeat.is_current():  # the body came later
+            self._hand_over()
+            return True
         head = self._connection.shared_request(self._known)
         if head is None:
             return False
@@ -110,8 +116,16 @@ class ClaimedRequest(KnownRequest):
 
     def _expire(self) -> None:
         """Leave a slow body to the service's own timeout."""
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Leave the request, and what came after it, to the general path."""
         self._release()
-        self._connection.hand_over(b"".join(self._pieces), self._left)
+        connection, following = self._connection, self._next_data
+        if len(following) > MAX_EARLY and connection.transport is not None:
+            connection.transport.resume_reading()
+        left = -1 if following else self._left
+        connection.hand_over(b"".join([*self._pieces, following]), left)
 
     async def _respond(self, _refusal: Exception | None) -> None:
         self._withdraw = None  # from here on cancelling the task cancels the work

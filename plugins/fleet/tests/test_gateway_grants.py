@@ -15,6 +15,7 @@ from gateway_stand import (  # noqa: F401
     stand,
     upstreams,
 )
+from test_gateway_heads import Line, eventually, request
 from test_gateway_rpc import GRPC, door  # noqa: F401
 from test_gateway_rpc import INFER as MESSAGE
 from test_gateway_streams import picture, shop  # noqa: F401
@@ -134,3 +135,53 @@ async def test_a_body_still_to_come(stand, upstreams, path, status, known):  # n
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer
     asked = [one.path for each in upstreams for one in each.seen]
     assert not [each for each in asked if each.endswith(("infer", "sessions"))]
+
+
+CHANGES = {
+    "revoked": (401, {}, "another key"),
+    "unlinked": (403, {"consumers": frozenset({2})}, KEY),
+    "no such application": (404, {"name": "other"}, KEY),
+    "something else": (200, {"timeout": 50.0}, KEY),
+}
+HELD_BACK = {"gathered": (13, 3), "sent on": (400_000, 1), "with the next": (13, 3)}
+"""Bytes of a body, and how many of them come before the change."""
+
+
+@pytest.mark.parametrize("how", HELD_BACK)
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_body_still_to_come_after_a_known_head(stand, upstreams, change, how):  # noqa: F811
+    """It is judged as that of a first request: only who may still ask reaches a server."""
+    target = Target("127.0.0.1", upstreams[0].port)
+    (status, changed, key), (size, early) = CHANGES[change], HELD_BACK[how]
+    stand.follow(application(target))
+    tensors = "Inference-Header-Content-Length: 2"  # so that a large body is sent as it arrives
+    async with Line(stand) as line:
+        await line.ask(request(b"{}", tensors))
+        sent, before = request(b"{}" + bytes(size - 2), tensors), line.hits
+        line.writer.write(sent[: early - size])
+        await eventually(lambda: line.hits > before)
+        stand.follow(application(target, **changed), consumers=[consumer(1, key), consumer(2, "b")])
+        following = request(b"{}" + bytes(100_000), tensors) if how == "with the next" else b""
+        answers = [await line.ask(sent[early - size :] + following)]
+        answers += [await line.ask()] if following else []
+        for head, _ in answers:
+            assert head.startswith(b"HTTP/1.1 %d " % status), head
+    sizes = [size, 100_002][: len(answers)] if status == 200 else []
+    assert [each.size for each in upstreams[0].seen] == [2, *sizes]
+
+
+async def test_a_body_that_is_sent_on_comes_whole(stand, upstreams):  # noqa: F811
+    """What a server has of a body before the change is no half of a request."""
+    target = Target("127.0.0.1", upstreams[0].port)
+    stand.follow(application(target))
+    tensors = "Inference-Header-Content-Length: 2"
+    async with Line(stand) as line:
+        await line.ask(request(b"{}", tensors))
+        sent, before = request(b"{}" + bytes(400_000), tensors), line.hits
+        line.writer.write(sent[:-200_000])
+        await eventually(lambda: line.hits > before)
+        await eventually(lambda: stand.gateway.servers.get(target).outstanding)
+        stand.follow(application(target), consumers=[consumer(1, "another key")])
+        assert (await line.ask(sent[-200_000:]))[0].startswith(b"HTTP/1.1 200 ")
+        assert (await line.ask(request(b"{}", tensors)))[0].startswith(b"HTTP/1.1 401 ")
+    assert [each.size for each in upstreams[0].seen] == [2, 400_002]

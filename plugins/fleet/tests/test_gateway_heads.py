@@ -162,20 +162,6 @@ async def test_who_may_ask_no_more(stand, targets):  # noqa: F811
             assert (await line.ask(request(b"{}")))[0][9:12] == status
 
 
-async def test_applications_that_change_while_a_body_arrives(stand, targets):  # noqa: F811
-    """Who had begun to ask is answered."""
-    stand.follow(application(*targets[:1]))
-    async with Line(stand) as line:
-        await line.ask(request(b"{}"))
-        sent, before = request(b'{"inputs":[]}'), line.hits
-        line.writer.write(sent[:-3])
-        async with asyncio.timeout(30):
-            while line.hits == before:
-                await asyncio.sleep(0.01)
-        stand.follow(application(*targets[:1], name="other"), consumers=[consumer(1, "another")])
-        assert (await line.ask(sent[-3:]))[0].startswith(b"HTTP/1.1 200")
-
-
 async def test_a_key_that_goes_while_its_first_answer_comes(stand, upstreams, targets):  # noqa: F811
     """What was judged before the change is answered, and is no rule for the next request."""
     stand.follow(application(*targets[:1]))

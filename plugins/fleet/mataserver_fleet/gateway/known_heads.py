@@ -60,13 +60,13 @@ class KnownHeads:
         self._learn(request, repeated)
 
     def forget(self) -> None:
-        """Authorise the next request of each head again."""
+        """Authorise the next request of each head again, and those whose bodies still arrive."""
         for each in self._known:
             each.found = None
         self._known.clear()
 
     def responder(self, found: KnownHead) -> Responder:
-        """Return what answers a request, also when it is forgotten while that arrives."""
+        """Return what answers a request that is still current once its body is there."""
         return self._answer(found)
 
 
