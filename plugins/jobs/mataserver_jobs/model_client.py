@@ -24,6 +24,10 @@ RETRY_LIMIT_SECONDS = 900.0
 PAUSE_SECONDS = 0.5
 TRIES = 2
 """How often an item is sent whose answer is 500: another one may have killed the worker."""
+LOADS = 5
+"""How many loads in a row may kill the worker before the job fails: it concerns every item."""
+_LOAD_DEATH = "could not be loaded: its worker died"
+"""What the server's 503 says then. One that says that it waits before the next load is no load."""
 _ITEM_STATUSES = {400, 413, 500}
 """Statuses that concern one item; the others continue."""
 _RETRY_STATUSES = {408, 429, 503}
@@ -86,14 +90,19 @@ class RequestClient:
     def request(self, method: str, path: str, value: object) -> tuple[int, dict[str, Any]]:
         """Send a request, again while the server is busy. Raises as ``check`` does.
 
-        Raises ``TimeoutError`` when it was busy for too long, which costs the job an attempt.
+        Raises ``TimeoutError`` when it was busy for too long, which costs the job an attempt, and
+        ``MataError`` when loading the model killed its worker ``LOADS`` times.
         """
-        begun, pause = time.monotonic(), PAUSE_SECONDS
+        begun, pause, deaths = time.monotonic(), PAUSE_SECONDS, 0
         while True:
             self._check()
             status, answer = self.send_once(method, path, value)
             if status not in _RETRY_STATUSES:
                 return status, answer
+            detail = str(answer.get("detail", ""))
+            deaths += _LOAD_DEATH in detail
+            if deaths == LOADS:
+                raise MataError(detail)
             if time.monotonic() - begun > RETRY_LIMIT_SECONDS:
                 raise TimeoutError("the server was busy for too long")
             time.sleep(pause)
