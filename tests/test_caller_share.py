@@ -122,15 +122,30 @@ async def test_frames_in_flight(data_dir):
         for key in KEYS:
             _, made = await asked_for(http, key)
             async with http.ws_connect(made["ws_url"], headers=of(key)) as socket:
-                async with arriving(served, key, MEGABYTE):
-                    await socket.send_bytes(picture() + bytes(MEGABYTE * 3 // 2))
+                async with arriving(served, key, MEGABYTE * 2):
+                    await socket.send_bytes(picture())
                     told = await socket.receive_json()
                     assert told["detail"] == "Too many request bytes of one caller are in flight"
-                    await socket.send_bytes(picture())
-                    assert "detections" in await socket.receive_json()
                 await until(lambda: served.composed.budget.of_owner == {})
                 await socket.send_bytes(picture(form="JPEG") + bytes(MEGABYTE * 5 // 2))
                 assert "detections" in await socket.receive_json()
+
+
+async def test_a_message_that_arrives(data_dir):
+    """It counts as its caller's from the first bytes on, and ends the connection beyond it."""
+    limits = {"max_inflight_mb": 8, "max_body_mb": 4, "caller_share": 0.25}
+    large = picture(form="JPEG") + bytes(MEGABYTE * 3)
+    async with shared(data_dir, **limits) as (served, http):
+        _, made = await asked_for(http, KEYS[0])
+        async with arriving(served, KEYS[0], MEGABYTE):
+            async with http.ws_connect(made["ws_url"], headers=of(KEYS[0])) as socket:
+                await socket.send_bytes(large)
+                assert (await socket.receive()).data == 1013
+            assert await infer(http, KEYS[1], large) == 200
+        await until(lambda: served.composed.budget.of_owner == {})
+        async with http.ws_connect(made["ws_url"], headers=of(KEYS[0])) as socket:
+            await socket.send_bytes(large)
+            assert "detections" in await socket.receive_json()
 
 
 async def test_a_body_above_the_share(data_dir):

@@ -134,8 +134,12 @@ class Http(Protocol):
         """Accept a WebSocket for relaying: frames as they arrive, closed with 1001 at shutdown."""
         ...
 
-    def budget(self) -> Share:
-        """Return a new, empty share of the budget of bytes in flight."""
+    def budget(self, owner: str | None = None) -> Share:
+        """Return a new, empty share of the budget of bytes in flight.
+
+        ``caller_share`` limits what an ``owner`` holds: the id of the caller, which is like no
+        other service's.
+        """
         ...
 
     def address(self, request: web.Request) -> str:

@@ -152,7 +152,7 @@ class CachingConnection(HttpConnection):
 
         Returns False if there is no room for its body, or the sender is not authorized.
         """
-        share = self._budget(known.owner if isinstance(known, KnownRouteHead) else None)
+        share = self._budget(known.owner)
         try:
             share.check(head.size)  # checked first, as ``caller`` counts the request
         except Unavailable:

@@ -115,7 +115,7 @@ class HttpConnection(RequestHandler):
     request's caller is unknown.
     """
 
-    __slots__ = ("_budget", "_fail", "_frame_checker", "_unread", "is_anonymous")
+    __slots__ = ("_budget", "_fail", "_frame_checker", "_socket_owner", "_unread", "is_anonymous")
 
     def __init__(
         self,
@@ -131,15 +131,19 @@ class HttpConnection(RequestHandler):
         self.is_anonymous = False
         self._frame_checker: FrameChecker | None = None
         self._fail: Callable[[WebSocketError], None] | None = None
+        self._socket_owner: str | None = None
 
-    def on_invalid_frame(self, fail: Callable[[WebSocketError], None]) -> None:
-        """Set a callback for invalid frames from a WebSocket's client."""
-        self._fail = fail
+    def begin_websocket(
+        self, fail: Callable[[WebSocketError], None], owner: str | None = None
+    ) -> None:
+        """Set a callback for invalid frames, and whose share the messages that arrive have."""
+        self._fail, self._socket_owner = fail, owner
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Check a WebSocket's frames before ``parser`` reads them."""
         reader = cast("FrameReader", parser)
-        self._frame_checker = FrameChecker(reader, self._budget(), self._fail or self._abort)
+        share = self._budget(self._socket_owner)
+        self._frame_checker = FrameChecker(reader, share, self._fail or self._abort)
         super().set_parser(self._frame_checker, data_received_cb)  # type: ignore[arg-type]
 
     def on_frame(self, handler: FrameHandler | None) -> None:

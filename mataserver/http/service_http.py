@@ -133,9 +133,9 @@ class ServiceHttp:
         """Accept a WebSocket as a relay does."""
         return self._sockets.accept_raw(request, protocols)
 
-    def budget(self) -> BudgetShare:
-        """Return an empty share of the budget of bytes in flight."""
-        return BudgetShare(self._budget)
+    def budget(self, owner: str | None = None) -> BudgetShare:
+        """Return an empty share of the budget of bytes in flight, within that of an owner."""
+        return BudgetShare(self._budget, owner)
 
     def address(self, request: web.Request) -> str:
         """Return the client's address."""

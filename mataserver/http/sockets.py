@@ -41,7 +41,8 @@ class WebSocket(web.WebSocketResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Accept the WebSocket."""
         if isinstance(request.protocol, HttpConnection):
-            request.protocol.on_invalid_frame(self._on_invalid_frame)
+            caller = request.get(PRINCIPAL)
+            request.protocol.begin_websocket(self._on_invalid_frame, caller and caller.id)
             self._connection = request.protocol
         return await super().prepare(request)
 

@@ -87,12 +87,16 @@ class GatewayRig:
 
 
 @contextlib.asynccontextmanager
-async def stand_on(folder, **settings):
-    """Run a server with the gateway."""
+async def stand_on(folder, limits=None, **settings):
+    """Run a server with the gateway, and some limits of the server."""
     given = {"probe": 0.1, "probe_timeout": 0.5, **settings}
     async with (
         serving(
-            folder, entry_points=[POINT], plugins={"gateway": given}, outbound_hosts=["127.0.0.1"]
+            folder,
+            entry_points=[POINT],
+            plugins={"gateway": given},
+            outbound_hosts=["127.0.0.1"],
+            **(limits or {}),
         ) as server,
         aiohttp.ClientSession(auto_decompress=False) as http,
     ):

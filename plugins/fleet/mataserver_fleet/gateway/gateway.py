@@ -22,7 +22,7 @@ from mataserver_fleet.gateway.fast_path import FastPath, FastPathResponder
 from mataserver_fleet.gateway.forwarding import Call, Forwarder
 from mataserver_fleet.gateway.grants import ConsumerGrants
 from mataserver_fleet.gateway.inspection import JsonPart, inspect_body
-from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads
+from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads, owner_of
 from mataserver_fleet.gateway.limits import RateLimiter
 from mataserver_fleet.gateway.matching import RouteMatch
 from mataserver_fleet.gateway.probes import Prober
@@ -135,9 +135,9 @@ class Gateway:
         """Whether another mataserver listed a model when it was last looked at."""
         return any(model in self.servers.get(each).models for each in self.snapshot.peers)
 
-    def share(self) -> Share:
-        """Return a share of the bytes in flight."""
-        return self.http.budget()
+    def share(self, consumer: Consumer | None = None) -> Share:
+        """Return a share of the bytes in flight, within that of a consumer who is known."""
+        return self.http.budget(None if consumer is None else owner_of(consumer))
 
     def claims(self, request: web.Request) -> Handler | None:
         """Return the handler of an application's request, by its host or its path; else None."""
@@ -194,7 +194,7 @@ class Gateway:
     async def _forward(
         self, request: web.Request, match: RouteMatch, consumer: Consumer
     ) -> web.StreamResponse:
-        share, snapshot = self.share(), self.snapshot  # by which it was authorised
+        share, snapshot = self.share(consumer), self.snapshot  # by which it was authorised
         address = self.http.address(request)
         passed = headers.forwarded_headers(request.raw_headers, consumer.name)
         call = Call(request, match, consumer, passed + headers.forwarded_for(address))

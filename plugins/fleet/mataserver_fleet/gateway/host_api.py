@@ -20,8 +20,8 @@ P = TypeVar("P", bound=asyncio.Protocol)
 class Http(Protocol):
     """The part of ``Context.http`` that the gateway uses."""
 
-    def budget(self) -> Share:
-        """Return a share of the bytes in flight."""
+    def budget(self, owner: str | None = None) -> Share:
+        """Return a share of the bytes in flight, within that of an owner."""
 
     def address(self, request: web.Request) -> str:
         """Return the client's address."""

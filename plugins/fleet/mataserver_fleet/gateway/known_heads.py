@@ -70,6 +70,11 @@ class KnownHeads:
         return self._answer(found)
 
 
+def owner_of(consumer: Consumer) -> str:
+    """Return as whom the server counts a consumer: not as a caller of its own."""
+    return f"gateway:{consumer.id}"
+
+
 class _HeadClaim:
     """One head. The server may keep it for long: nothing of a snapshot is left when it is over."""
 
@@ -78,7 +83,7 @@ class _HeadClaim:
     def __init__(self, of: KnownHeads, found: KnownHead) -> None:
         self.of = of
         self.found: KnownHead | None = found
-        self.owner = f"gateway:{found.consumer.id}"
+        self.owner = owner_of(found.consumer)
 
     @property
     def limit(self) -> int:

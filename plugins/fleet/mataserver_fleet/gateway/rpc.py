@@ -127,9 +127,10 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         return _LOCAL_ANSWERS[name]
 
     async def _answer_unary(self, name: str, context: Any) -> bytes:
-        share = self._gateway.share()
+        caller = self._caller(context)
+        share = self._gateway.share(caller.consumer)
         try:
-            caller, message = await self._read_first(context, share)
+            message = await self._read_first(context, caller, share)
             return await self._answer_counted(name, caller, message, context)
         finally:
             share.give_back()
@@ -159,9 +160,11 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         return answer
 
     async def _stream(self, _messages: object, context: Any) -> AsyncIterator[bytes]:
-        share = self._gateway.share()
+        share: Share | None = None
         try:
-            caller, first = await self._read_first(context, share)
+            caller = self._caller(context)
+            share = self._gateway.share(caller.consumer)
+            first = await self._read_first(context, caller, share)
             requested = protobuf.requested_model(first, infer=True)
             place = self._place(caller, requested.model)
             selector, who = self._gateway.selector, caller.consumer.id
@@ -188,7 +191,8 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         except OSError:  # the server has no address that may be asked
             await _abort(context, no_server())
         finally:
-            share.give_back()
+            if share is not None:
+                share.give_back()
 
     def _admit_message(self, caller: Caller, destination: Destination, message: bytes) -> bytes:
         """Return what is sent for a message of a stream, which stays with its server.
@@ -238,14 +242,13 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise NotLinked(f"{caller.consumer.name} may not use this application")
         raise NotFound(f"No such model: {model[:64]}")
 
-    async def _read_first(self, context: Any, share: Share) -> tuple[Caller, bytes]:
-        """Return who calls, and the first message. Raises as ``RpcPort.read`` and ``_caller``."""
-        caller = self._caller(context)
+    async def _read_first(self, context: Any, caller: Caller, share: Share) -> bytes:
+        """Return the first message. Raises as ``RpcPort.read``."""
 
         async def who() -> str:
             return str(caller.consumer.id)
 
-        return caller, await self._rpc_port.read(context, share, who)
+        return await self._rpc_port.read(context, share, who)
 
     def _count_usage(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:
         subject = Subject(caller.consumer.name, place.application.name, place.route.model)
