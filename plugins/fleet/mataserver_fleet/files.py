@@ -10,20 +10,22 @@ import shutil
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mataserver import Conflict, MataError, OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _CHUNK = 1 << 20
 KEEP_SECONDS = 86_400.0
-"""How long an unfinished upload, and a file that no version has, is kept."""
+"""How long an unfinished upload, and a file that no version has, is kept: also the folder of a
+request to another machine, whose locks need not be seen here, and whose clock may differ."""
 UNHELD_SECONDS = 60.0
-"""How old the folder of a request must be that no server holds: one that was killed left it. A
-server locks its own only once it is there."""
+"""How old the folder of a request to this machine must be that no server holds: one that was killed
+left it. A server locks its own only once it is there."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class WrongOffset(Conflict):
@@ -52,7 +54,7 @@ class FileStore:
     @contextlib.contextmanager
     def upload_folder(self) -> Iterator[Path]:
         """Give an empty folder for an upload; it is removed in the end."""
-        made = self._root / "uploads" / str(uuid.uuid4())
+        made = self._root / "uploads" / f"{boot()}.{uuid.uuid4()}"
         made.mkdir(parents=True, mode=0o700)
         held = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -118,13 +120,23 @@ class FileStore:
         for path in self._root.glob("uploads/*"):
             with contextlib.suppress(FileNotFoundError):
                 age = time.time() - path.stat().st_mtime
-                if age > KEEP_SECONDS or (age > UNHELD_SECONDS and not _is_held(path)):
+                if age > KEEP_SECONDS or (age > UNHELD_SECONDS and _is_left(path)):
                     shutil.rmtree(path, ignore_errors=True)
 
     def _check_space(self, folder: Path, more: int) -> None:
         taken = sum(path.stat().st_size for path in folder.iterdir())
         if taken + more > self._unfinished:
             raise OutOfMemory("Unfinished uploads use all of their space: finish one or wait")
+
+
+def boot() -> str:
+    """Return the id of this machine's boot: that of all processes which see each other's locks."""
+    return _BOOT.read_text(encoding="ascii").strip()
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether a server of this machine made the folder of a request, and none has it any more."""
+    return folder.name.startswith(f"{boot()}.") and not _is_held(folder)
 
 
 def _is_held(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from mataserver_fleet.files import FileStore
+from mataserver_fleet.files import KEEP_SECONDS, FileStore, boot
 
 
 def aged(folder):
@@ -17,7 +17,7 @@ def aged(folder):
 def test_it_goes_with_the_next_look(tmp_path):
     """A folder that no server holds is nobody's; one that fills slowly stays."""
     files = FileStore(tmp_path, unfinished=1e9)
-    left = tmp_path / "uploads" / "left"
+    left = tmp_path / "uploads" / f"{boot()}.left"
     left.mkdir(parents=True)
     (left / "0").write_bytes(b"half of a model")
     aged(left)
@@ -27,3 +27,16 @@ def test_it_goes_with_the_next_look(tmp_path):
         files.clean_up(set())
         assert list((tmp_path / "uploads").iterdir()) == [filling]
     assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_that_of_another_machine_stays_for_a_day(tmp_path):
+    """Its server may be receiving a large file, behind a lock that is not seen here."""
+    files = FileStore(tmp_path, unfinished=1e9)
+    filling = tmp_path / "uploads" / "another-boot.filling"
+    filling.mkdir(parents=True)
+    aged(filling)
+    files.clean_up(set())
+    assert filling.exists()
+    os.utime(filling, (time.time() - KEEP_SECONDS - 60,) * 2)
+    files.clean_up(set())
+    assert not filling.exists()

@@ -28,8 +28,13 @@ def is_dead(holder: str) -> bool:
     return not process.isdigit() or _started(int(process)) != started
 
 
+def boot() -> str:
+    """Return the id of this machine's boot: that of all processes which see each other's locks."""
+    return _BOOT.read_text(encoding="ascii").strip()
+
+
 def _machine() -> str:
-    return f"{socket.gethostname()}:{_BOOT.read_text(encoding='ascii').strip()}"
+    return f"{socket.gethostname()}:{boot()}"
 
 
 def _started(pid: int) -> str:

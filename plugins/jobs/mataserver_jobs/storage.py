@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mataserver import NotFound, OutOfMemory
+from mataserver_jobs import process_identity
 from mataserver_jobs.record import is_id
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ORPHAN_SECONDS = 86_400.0
-"""How old a folder must be that is of no job, where no locks tell whether a draft has it."""
+"""How old a folder must be that is of no job, where no locks tell whether a draft has it: also one
+of another machine, whose locks need not be seen here, and whose clock may differ."""
 UNHELD_SECONDS = 60.0
-"""How old one must be that no draft holds: a server that was killed left it. A draft locks its own
-only once it is there."""
+"""How old one of this machine must be that no draft holds: a server that was killed left it. A
+draft locks its own only once it is there."""
+_MADE_BY = ".boot"
+"""The file of a job's folder that names the boot of the machine which made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Storage:
         self.check_room()
         made = self.folder(job) / "input"
         made.mkdir(parents=True)
+        (self.folder(job) / _MADE_BY).write_text(process_identity.boot(), encoding="ascii")
         return made
 
     def hold(self, job: str) -> int:
@@ -117,9 +122,18 @@ class Storage:
         for path in self._root.iterdir():
             with contextlib.suppress(FileNotFoundError):  # it is being removed
                 age = now - path.stat().st_mtime if is_id(path.name) else 0.0
-                if age > ORPHAN_SECONDS or (age > UNHELD_SECONDS and not _is_held(path)):
+                if age > ORPHAN_SECONDS or (age > UNHELD_SECONDS and _is_left(path)):
                     found.append(path.name)
         return found
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether a server of this machine made a folder, and no draft has it any more."""
+    try:
+        made_by = (folder / _MADE_BY).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
+    return made_by == process_identity.boot() and not _is_held(folder)
 
 
 def _is_held(folder: Path) -> bool:

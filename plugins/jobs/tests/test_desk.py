@@ -11,7 +11,7 @@ import pytest
 
 from mataserver_jobs.desk import Desk
 from mataserver_jobs.kinds import JobKind
-from mataserver_jobs.storage import Storage
+from mataserver_jobs.storage import ORPHAN_SECONDS, Storage
 
 
 class Nothing(msgspec.Struct):
@@ -87,3 +87,15 @@ async def test_what_a_killed_server_left_of_an_upload_is_removed(desk):
         await desk.sweep()
         assert {path.name for path in desk.storage.root.iterdir()} == {uploading.name, record.id}
     assert [path.name for path in desk.storage.root.iterdir()] == [record.id]
+
+
+async def test_what_another_machine_receives_stays_for_a_day(desk):
+    """Its lock need not be seen here, and its folder is as old as the beginning of a large file."""
+    folder = desk.storage.make("00000000-0000-4000-8000-000000000000").parent
+    (folder / ".boot").write_text("another-boot")
+    aged(folder)
+    await desk.sweep()
+    assert folder.exists()
+    os.utime(folder, (time.time() - ORPHAN_SECONDS - 60,) * 2)
+    await desk.sweep()
+    assert not folder.exists()
