@@ -331,9 +331,10 @@ async def test_a_principal_whose_requests_can_wait_waits_for_the_others(client, 
     await infer(client)  # the model is loaded
     pool = lab.composed.pool
     later = {"Authorization": "Bearer lab-later"}
-    with pool._background.others():
+    background = pool._background
+    with background.foreground():
         waiting = asyncio.create_task(infer(client, **later))
-        await until(pool._background._first.locked)
+        await until(background._turn_lock.locked)
         await infer(client)
         assert not waiting.done()
     await asyncio.wait_for(waiting, 10)
