@@ -221,7 +221,7 @@ def test_archives(place, data):
     place.write_bytes(data)
     entries = parsed(archive.inspect, place, LIMITS)
     if entries is not None:
-        parsed(archive.prove, place, entries)
+        parsed(archive.verify_contents, place, entries)
         pictures = parsed(lambda: list(archive.pictures(place, LIMITS))) or []
         assert all(len(each) <= LIMITS.max_image_bytes for _, each in pictures)
 
@@ -255,7 +255,7 @@ def test_exif(data):
 @given(damaged(b"username=ada&password=correct+horse", b"username=%00&password=%ff", of="log-ins"))
 def test_forms_of_log_ins(data):
     """A form of OAuth2's password grant."""
-    found = parsed(login_routes._of_form, data)
+    found = parsed(login_routes._parse_form, data)
     assert found is None or isinstance(found.password, str)
 
 
