@@ -61,6 +61,8 @@ NEEDS = {
     ("POST", "/v1/infer/upload"): "infer",
     ("POST", "/v1/models/pin"): "models:write",
     ("POST", "/v1/models/pull"): "models:write",
+    ("GET", "/v1/pulls"): "models:read",
+    ("DELETE", "/v1/pulls/{model_id}"): "models:write",
     ("POST", "/v1/models/unpin"): "models:write",
     ("POST", "/v1/models/unload"): "models:write",
     ("POST", "/v1/models/warmup"): "models:write",

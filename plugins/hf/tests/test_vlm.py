@@ -201,7 +201,7 @@ def test_a_prompt_is_no_image(name, mark, field, model, picture):
 def test_task_words_stand_alone(model, picture):
     """Florence-2's words for tasks without input are refused beside other words."""
     assert answer(model("florence2"), picture(40, 40), prompt="<OD>")
-    with pytest.raises(InvalidParams, match=r"^params\.prompt: <OD> takes nothing beside it"):
+    with pytest.raises(InvalidParams, match=r"^params\.prompt: <OD> must stand alone"):
         answer(model("florence2"), picture(40, 40), prompt="<OD> cats")
 
 

@@ -153,7 +153,7 @@ def test_values_that_are_no_numbers_are_an_error(planted, load, picture, tmp_pat
     last = model.graph.node[-1]
     last.input[0] = "rooted"
     onnx.save(model, path)
-    with pytest.raises(MataError, match="values that are no numbers"):
+    with pytest.raises(MataError, match="NaN or infinite values"):
         find(load(path, "detect"), picture(64, 96, (10, 20, 50, 44)))
 
 
