@@ -204,8 +204,8 @@ def test_a_named_file_lies_in_the_directory(wanted, planted, tmp_path):
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("/etc/passwd", "from outside its directory"),
-        ("../secret", "from outside its directory"),
+        ("/etc/passwd", "weights outside its directory"),
+        ("../secret", "weights outside its directory"),
         ("a" * 5000, "the file a{100} with the model's weights is missing"),
     ],
 )

@@ -77,14 +77,14 @@ def test_a_wrong_number_of_labels_is_an_error():
     """Every class has a name or none has; numbers may be left out in between."""
     found = labels.Labels({0: "cat", 2: "dog"})
     found.check(3)
-    with pytest.raises(MataError, match="tells 4 classes apart, but 2 labels are given"):
+    with pytest.raises(MataError, match="has 4 classes, but 2 labels are given"):
         found.check(4)
 
 
 def test_labels_of_other_numbers_are_an_error():
     """Names that begin with 1, or leave a number out, would be told of other classes."""
     for names in ({1: "cat", 2: "dog"}, {0: "cat", 2: "dog"}):
-        with pytest.raises(MataError, match=f"classes 0 to 1 apart, .* numbered {min(names)} to 2"):
+        with pytest.raises(MataError, match=f"classes 0 to 1, .* numbered {min(names)} to 2"):
             labels.Labels(names).check(2)
     background_first = labels.Labels({1: "cat", 2: "dog"})
     background_first.check(3)
@@ -96,5 +96,5 @@ def test_a_spare_class_stands_behind_the_others():
     found = labels.Labels({0: "cat", 1: "dog"})
     found.check(2, spare=1)
     found.check(3, spare=1)
-    with pytest.raises(MataError, match="tells 4 classes apart"):
+    with pytest.raises(MataError, match="has 4 classes"):
         found.check(4, spare=1)

@@ -179,7 +179,7 @@ def test_a_wrong_number_of_labels(planted, load, tmp_path):
     """Two labels for three classes are told with both numbers."""
     planted.colours(tmp_path / "a.onnx", "classes")
     (tmp_path / "config.json").write_text('{"id2label": {"0": "red", "1": "green"}}')
-    with pytest.raises(MataError, match="tells 3 classes apart, but 2 labels are given"):
+    with pytest.raises(MataError, match="has 3 classes, but 2 labels are given"):
         load(tmp_path / "a.onnx", "classify", **PLAIN)
 
 

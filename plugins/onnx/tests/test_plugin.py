@@ -200,7 +200,7 @@ def test_what_is_not_recognised_is_refused_when_it_is_registered(planted, catalo
 def test_a_wrong_number_of_names_is_refused_when_it_is_registered(planted, catalog, tmp_path):
     """A file that names two classes and tells three apart is refused by its pull."""
     path = planted.colours(tmp_path / "model.onnx", "classes", names="{0: 'a', 1: 'b'}")
-    with pytest.raises(BadRequest, match="3 classes apart, but 2 labels are given"):
+    with pytest.raises(BadRequest, match="3 classes, but 2 labels are given"):
         catalog.add_local(path, "classify")
 
 

@@ -166,7 +166,7 @@ async def test_labels_of_the_settings_are_checked(planted, picture, tmp_path):
     ) as server:
         status, answer = await ask(server, "found", picture(32, 48))
     assert status == 500
-    assert "tells 3 classes apart, but 1 labels are given" in answer["detail"]
+    assert "has 3 classes, but 1 labels are given" in answer["detail"]
 
 
 async def test_a_network_that_does_not_fit(classifier, photo, tmp_path):

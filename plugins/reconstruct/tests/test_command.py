@@ -58,7 +58,7 @@ def test_an_empty_folder_is_refused(tmp_path):
     """A folder without photographs is told as such."""
     (tmp_path / "in").mkdir()
     done = ran(tmp_path / "in", "-o", tmp_path / "out")
-    assert (done.returncode, "there is no photograph in it" in done.stderr) == (1, True)
+    assert (done.returncode, "it contains no photographs" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

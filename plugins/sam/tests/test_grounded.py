@@ -112,7 +112,9 @@ def test_prompts_are_needed(sam2, picture):
 
 def test_the_segmenter_must_be_a_sam():
     """Any other model for the task ``segment`` is refused when the two are joined."""
-    with pytest.raises(Unavailable, match=r"plugins\.sam\.segmenter names a model that is no SAM"):
+    with pytest.raises(
+        Unavailable, match=r"plugins\.sam\.segmenter names a model that is not a SAM"
+    ):
         grounded(object(), Finder())
 
 

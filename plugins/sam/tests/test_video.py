@@ -330,7 +330,7 @@ def test_sam2_tracks_what_is_shown(video, sam2_path):
     session = video(network=Network.of(load_sam2(sam2_path, "cpu", "float32")))
     assert prompt(session, 0, BOX, POINT).obj_id == [1, 2]
     assert list(walk(session)) == list(range(COUNT))
-    with pytest.raises(InvalidParams, match="does not understand texts"):
+    with pytest.raises(InvalidParams, match="does not take text"):
         prompt(session, 0, TEXT)
 
 

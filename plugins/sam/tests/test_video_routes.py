@@ -213,7 +213,7 @@ async def test_a_codec_that_nobody_knows(api, video_path):
     data = video_path.read_bytes().replace(b"avc1", b"zzzz")
     body = {"video_base64": base64.b64encode(data).decode()}
     status, answer = await api.ask("POST", START, body)
-    assert (status, "coded in a way that is not known" in answer["detail"]) == (400, True)
+    assert (status, "coded in an unknown way" in answer["detail"]) == (400, True)
 
 
 async def test_gpus_that_are_not_here(api, video_path):
