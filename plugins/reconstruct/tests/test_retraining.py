@@ -120,7 +120,7 @@ ANSWERS = {
     "a page": (lambda: web.Response(text="<html>log in</html>"), "no JSON"),
     "elsewhere": (lambda: web.Response(status=302, headers={"Location": "/x"}), "answered 302"),
     "not taken": (lambda: web.json_response({}, status=422), "did not take"),
-    "busy": (lambda: web.Response(status=429, headers={"Retry-After": "7"}), "too much to do"),
+    "busy": (lambda: web.Response(status=429, headers={"Retry-After": "7"}), "is overloaded"),
 }
 
 
