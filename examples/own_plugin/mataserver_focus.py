@@ -1,7 +1,4 @@
-"""Classifies pictures as sharp or blurred (Pech-Pacheco et al., ICPR 2000).
-
-The measure is the variance of the Laplacian.
-"""
+"""Sharp or blurred, by the variance of the Laplacian (Pech-Pacheco et al., ICPR 2000)."""
 
 from typing import Annotated, Any
 
