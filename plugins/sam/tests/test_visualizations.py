@@ -47,7 +47,7 @@ async def test_pictures_expire(clock):
     assert (answer.body, answer.content_type) == (b"picture", "image/png")
     assert answer.headers["Cache-Control"] == "private, max-age=1"
     clock.now += 1
-    with pytest.raises(NotFound, match="not any more"):
+    with pytest.raises(NotFound, match="it has expired"):
         await get(store, "a.png")
     store.put("b.png", b"other")
     assert store.held_bytes == 5
