@@ -19,25 +19,25 @@ CACHE_SIZE = 256
 """Number of cached comparisons."""
 
 
-def similar(given: str, known: Iterable[str]) -> str:
+def similar(given: str, known: Iterable[str], alike: float = 0.7) -> str:
     """Return ``"; did you mean …?"`` with the most similar known name, or "".
 
-    Ignores case, and the owner before a slash.
+    Ignores case, and the owner before a slash. ``alike`` is the least likeness, 0 to 1.
     """
     if given in (known := tuple(known)[:MAX_NAMES]):
         return ""
-    found = _closest(_normalized(given)[:MAX_LENGTH], known)
+    found = _closest(_normalized(given)[:MAX_LENGTH], known, alike)
     return "" if found is None else f"; did you mean {found}?"
 
 
 @functools.lru_cache(maxsize=CACHE_SIZE)  # a client may repeat the same wrong name
-def _closest(given: str, known: tuple[str, ...]) -> str | None:
+def _closest(given: str, known: tuple[str, ...], alike: float) -> str | None:
     """Return the most similar known name for a folded one, if any."""
     import difflib  # late, here and below: not needed unless something is wrong
 
     names = {_normalized(name): name for name in reversed(known)}
     names |= {tail: name for at, name in names.items() if (tail := at.rpartition("/")[2])}
-    found = difflib.get_close_matches(given, names, 1, 0.7)
+    found = difflib.get_close_matches(given, names, 1, alike)
     return names[found[0]] if found else None
 
 
@@ -49,7 +49,9 @@ def similar_task(given: str, known: Iterable[str]) -> str:
     """Like ``similar``, for tasks, which people also write as "object-detection"."""
     names, text = list(known), _normalized(given)[:MAX_LENGTH]
     stems = [name for name in names if name[:6] in text]
-    return f"; did you mean {stems[0]}?" if stems else similar(given, names)
+    if stems:
+        return f"; did you mean {stems[0]}?"
+    return similar(given, names, 0.6)  # "orc" has two letters of three in common with "ocr"
 
 
 def describe_unknown_task(given: str, known: Iterable[str]) -> str:

@@ -52,6 +52,20 @@ def test_alone_it_prints_help(terminal):
     ]
 
 
+def test_help_has_whole_sentences(terminal):
+    """In no list of commands, also of the plugins', is a sentence cut off."""
+    groups = [()]
+    while groups:
+        path = groups.pop()
+        for line in terminal.run(*path, "--help").output.partition("Commands:\n")[2].splitlines():
+            name, _, sentence = line.strip().partition(" ")
+            assert sentence.endswith("."), (path, line)
+            assert not sentence.endswith("..."), (path, line)
+            groups.append((*path, name))
+        if not path:
+            assert ("jobs",) in groups
+
+
 @pytest.mark.parametrize("arguments", [["version"], ["-v"], ["--version"]])
 def test_version(terminal, arguments):
     """The version is the package's, three ways."""
@@ -162,6 +176,7 @@ def test_a_long_reason_is_one_line(terminal):
     result = terminal.run("list")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: configuration: mataserver.yaml cannot be read: ")
+    assert "^" not in result.stderr  # the excerpt with a caret is for several lines
     assert result.stderr.count("\n") == 1
 
 

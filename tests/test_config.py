@@ -236,7 +236,7 @@ def test_a_dotenv_that_is_no_text(tmp_path):
         ("text", ["must hold a mapping"]),
         ("1: 2", ["must hold a mapping"]),
         ("port: [", ["mataserver.yaml cannot be read"]),
-        ("a: b: c", ["mataserver.yaml cannot be read"]),
+        ("a: b: c", ["mataserver.yaml cannot be read", "at line 1, column 5"]),
         ("port: !!python/object/apply:os.getcwd []", ["mataserver.yaml cannot be read"]),
         ("port: *nothing", ["mataserver.yaml cannot be read"]),
     ],

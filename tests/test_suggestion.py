@@ -53,6 +53,8 @@ def test_nothing_is_made_up(given):
         ("depth-estimation", "depth"),
         ("embedding", "embed"),
         ("trakc", "track"),
+        ("orc", "ocr"),
+        ("vml", "vlm"),
     ],
 )
 def test_tasks_in_other_words(given, meant):

@@ -44,14 +44,17 @@ class FrontendRow(Struct):
 
 @click.group()
 def cluster() -> None:
-    """Look after the Ray cluster and the front-ends of the running server."""
+    """Show the Ray cluster and the front-ends."""
 
 
 @cluster.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @server_options
 def status(*, as_json: bool, url: str | None, api_key: str | None, config_file: str | None) -> None:
-    """List the nodes, the room that they have, and the workers on them; then the front-ends."""
+    """List the nodes, with free room and workers.
+
+    Of several front-ends, each is listed below them.
+    """
     with connected(url, api_key, config_file) as client:
         nodes, fronts = _request(client, "/v1/cluster"), _request(client, "/v1/frontends")
         queues = {} if nodes is None else client.queues()
@@ -69,7 +72,7 @@ def status(*, as_json: bool, url: str | None, api_key: str | None, config_file: 
 def frontends(
     *, as_json: bool, url: str | None, api_key: str | None, config_file: str | None
 ) -> None:
-    """List the front-ends: where they are, whether they live, and their sessions."""
+    """List the front-ends, with state and sessions."""
     with connected(url, api_key, config_file) as client:
         answer = _request(client, "/v1/frontends")
     if answer is None:

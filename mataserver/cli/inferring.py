@@ -56,9 +56,9 @@ def infer(
     api_key: str | None,
     config_file: str | None,
 ) -> None:
-    """Run a model of the running server on pictures, folders and videos.
+    """Run a model on pictures, folders and videos.
 
-    Prints one JSON object a line for each picture and each frame of a video.
+    The running server does it. Prints one line of JSON for each picture and each frame of a video.
     """
     chosen = targets.expand(files)
     if task is not None and not all(map(targets.is_video, chosen)):

@@ -100,7 +100,7 @@ def show(model: str, config_file: str | None) -> None:
 @click.argument("model")
 @config_option
 def rm(model: str, config_file: str | None) -> None:
-    """Remove a model from the registry (does not delete the weights that were pulled)."""
+    """Remove a model from the registry; pulled weights stay."""
     settings = config.load(config_file)
     entry = _entry(settings, model)
     known = registry(settings)

@@ -131,6 +131,9 @@ def _yaml(path: Path | None) -> dict[str, Any]:
         _check_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), "", set())
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        for mark in (getattr(error, "context_mark", None), getattr(error, "problem_mark", None)):
+            if mark is not None:
+                mark.buffer = None  # no excerpt with a caret below: an error is one line
         message = str(error).replace('in "<unicode string>", line', "at line")
         raise ConfigError(f"configuration: {path.name} cannot be read: {message}") from None
     if content is None:

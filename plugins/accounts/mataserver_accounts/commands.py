@@ -17,6 +17,7 @@ import click
 import msgspec
 
 from mataserver import (
+    SCOPES,
     InvalidParams,
     MataError,
     connected,
@@ -171,7 +172,13 @@ def keys() -> None:
 
 @keys.command("add")
 @click.argument("name")
-@click.option("--scope", "scopes", multiple=True, required=True, help="Several: give it again.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    help=f"One of {', '.join(SCOPES)}; repeat it for several.",
+)
 @click.option("--owner", metavar="USER", help="Whose it is [default: nobody's].")
 @click.option("--rate", type=click.IntRange(1, 1_000_000), help="Requests a minute.")
 @click.option("--expires", metavar="TIME", help="From now: 12h, 30d.")

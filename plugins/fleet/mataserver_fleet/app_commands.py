@@ -85,7 +85,10 @@ def list_consumers(ask: FleetClient) -> None:
 @click.option("--quota", type=click.IntRange(1), help="Requests a day.")
 @with_client
 def add_consumer(ask: FleetClient, app: str, name: str, **limits: Any) -> None:
-    """Give a consumer access to an application; the key of a new one is printed, this once."""
+    """Give a consumer access to an application.
+
+    The key of a new consumer is printed, this once.
+    """
     given = {field: value for field, value in limits.items() if value is not None}
     made = ask("POST", f"/api/apps/{quote_name(app)}/consumers/{quote_name(name)}", given)
     click.echo(made.get("key", f"{name} may ask {app}"))
@@ -95,7 +98,7 @@ def add_consumer(ask: FleetClient, app: str, name: str, **limits: Any) -> None:
 @click.argument("name")
 @with_client
 def rotate(ask: FleetClient, name: str) -> None:
-    """Replace a consumer's key and print it; the one of before counts no more."""
+    """Replace a consumer's key and print the new one."""
     click.echo((ask("POST", f"/api/consumers/{quote_name(name)}/key"))["key"])
 
 

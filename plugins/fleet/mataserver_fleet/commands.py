@@ -74,7 +74,7 @@ def remove_triton(ask: FleetClient, name: str, *, force: bool) -> None:
 @fleet.command()
 @with_client
 def export(ask: FleetClient) -> None:
-    """Write the fleet as a document in YAML, without files and secrets."""
+    """Print the fleet as YAML, without files and secrets."""
     from mataserver_fleet import manifest  # with the server's types, which others do not need
 
     click.echo(manifest.dump(manifest.current(ask)), nl=False)
@@ -86,7 +86,10 @@ def export(ask: FleetClient) -> None:
 @click.option("--prune", is_flag=True, help="Take away what it leaves out, but for models.")
 @with_client
 def apply(ask: FleetClient, path: Path, *, dry_run: bool, prune: bool) -> None:
-    """Make the fleet as a document says, and tell each change; what is so already stays."""
+    """Make the fleet as a document says.
+
+    Tells each change; what is as the document says stays.
+    """
     from mataserver_fleet import manifest, planning
     from mataserver_fleet.document_apply import DocumentApplier
 

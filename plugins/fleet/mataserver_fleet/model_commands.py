@@ -40,7 +40,10 @@ def list_models(ask: FleetClient) -> None:
 @click.option("--load", "loads", is_flag=True, help="Also load it on every Triton.")
 @with_client
 def push(ask: FleetClient, folder: Path, name: str | None, *, loads: bool) -> None:
-    """Send a model's folder, as it stands in Triton's repository: what is there already is not."""
+    """Send the folder of a model.
+
+    It is laid out as in Triton's repository. Files that are there already are not sent.
+    """
     model = name or folder.resolve().name
     for line in pushed(ask, model, folder_of(folder)):
         click.echo(line)
@@ -52,7 +55,10 @@ def push(ask: FleetClient, folder: Path, name: str | None, *, loads: bool) -> No
 @click.argument("model")
 @with_client
 def rollback(ask: FleetClient, model: str) -> None:
-    """Load the version before the newest that is wanted, wherever that is: one that loaded once."""
+    """Go back to the version before the newest.
+
+    It is loaded wherever the newest is wanted, and is one that loaded once.
+    """
     for each in ask("POST", f"/api/models/{quote_name(model)}/rollback")["tritons"]:
         click.echo(f"{model} is rolled back at {each['triton']}")
 
@@ -109,7 +115,10 @@ def unload(ask: FleetClient, model: str, triton: str | None) -> None:
 @click.option("--repository", type=_FOLDER, help="Its model repository as it is seen from here.")
 @with_client
 def adopt(ask: FleetClient, triton: str, names: tuple[str, ...], repository: Path | None) -> None:
-    """Take over what a running Triton serves, and tell of each model whether that was possible."""
+    """Take over what a running Triton serves.
+
+    Tells of each model whether that was possible.
+    """
     from mataserver_fleet import adoption  # brings protobuf and more, which others do not need
 
     if refused := adoption.adopt(ask, triton, repository, names, click.echo):

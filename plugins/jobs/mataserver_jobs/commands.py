@@ -84,7 +84,10 @@ def infer(
 @click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True)
 @_with_client
 def list_jobs(client: Client, states: tuple[str, ...], kind: str | None, limit: int) -> None:
-    """List jobs, the newest first: id, kind, state, percent, when it was made, message."""
+    """List jobs, the newest first.
+
+    Of each: its id, kind, state, percent, when it was made, and its message.
+    """
     query = {"limit": str(limit), "state": ",".join(states), "omit": "spec,result"}
     query |= {"kind": kind} if kind else {}
     page = client.request("GET", "/v1/jobs", query=query).decode(dict[str, Any])

@@ -57,7 +57,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 def reconstruct(
     places: tuple[Path, ...], output: Path, config_file: str | None, **options: Any
 ) -> None:
-    """Make camera poses and a coloured point cloud from photographs.
+    """Make camera poses and a point cloud from photographs.
 
     PHOTOS are pictures, folders and ZIP archives of them. The output holds a cloud for each scene
     (PLY and GLB), the poses (CSV) and report.html, which says what became of every photograph.

@@ -50,7 +50,7 @@ def export(  # noqa: PLR0913 - each is an option of the command
     config_file: str | None,
     int8: bool,
 ) -> None:
-    """Export a pulled model to ONNX or OpenVINO and register the export.
+    """Export a pulled model to ONNX or OpenVINO.
 
     MODEL is a registered model, a HuggingFace repo ID that is here, or a local directory of that
     layout. What the export answers to pictures (--photos, or one that comes along) is compared with
