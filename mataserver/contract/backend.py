@@ -117,7 +117,7 @@ class LoadContext:
     ``Backend.parts`` named; ``max_pixels`` the limit for ``decode_image``; ``compile`` whether to
     compile the model (None: as the plugin's settings say); ``max_batch`` the maximum number of
     images per ``predict``; ``alpha`` the background on which ``decode_image`` composes transparent
-    pictures.
+    pictures; ``decode_timeout`` the seconds that a model may decode one picture or frame.
     """
 
     settings: Any
@@ -131,6 +131,7 @@ class LoadContext:
     compile: bool | None = None
     max_batch: int = 1
     alpha: Alpha = "white"
+    decode_timeout: float = 10.0
 
 
 class Model(Protocol):

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 QUALITY = 90
-FILE_OPTIONS = {"protocol_whitelist": "file"}
-"""A file must not make FFmpeg access the network."""
+_REFERRING = frozenset(
+    {"concat", "dash", "hls", "lavfi", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"}
+)
+"""Formats that hold no pictures, but name other files, hosts or filters."""
+FILE_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(sorted(av.formats_available - _REFERRING)),
+}
+"""A file must not make FFmpeg access the network, nor read another file."""
 _DAMAGED = "it is no video, or damaged"
 _REASONS: list[tuple[type[BaseException], str]] = [
     (av.error.HTTPUnauthorizedError, "it refused the user name or the password"),

@@ -139,6 +139,8 @@ class Loader:
     ) -> Assignment:
         settings = self._settings
         cores = os.cpu_count() or 1 if needs is None else needs.threads
+        # Shorter than the model's timeout, so that a slow image is blamed before the model is.
+        decode_timeout = min(settings.decode_timeout, settings.infer_timeout / 2)
         context = LoadContext(
             settings=plan.plugin_settings,
             device=device or chosen.device or settings.device,
@@ -150,6 +152,7 @@ class Loader:
             compile=chosen.compile,
             max_batch=chosen.max_batch or plan.backend.max_batch,
             alpha=chosen.alpha or settings.alpha,
+            decode_timeout=decode_timeout,
         )
         parts = {
             label: self._assign(part, chosen, device, needs) for label, part in plan.parts.items()
@@ -163,8 +166,7 @@ class Loader:
             decode_threads=settings.decode_threads or cores,
             infer_timeout=settings.infer_timeout,
             step_timeout=plan.backend.step_timeout,
-            # Shorter than the model's timeout, so that a slow image is blamed before the model is.
-            decode_timeout=min(settings.decode_timeout, settings.infer_timeout / 2),
+            decode_timeout=decode_timeout,
             scaled_decode=settings.scaled_decode,
             alpha=chosen.alpha or settings.alpha,
             parts=parts,

@@ -61,7 +61,6 @@ _OPTIONS = {
         "max_redirects": "0",
         "format_whitelist": ",".join(_FORMATS),
     },
-    "file": {"protocol_whitelist": "file"},
     "device": dict(_LIVE),
 }
 
@@ -126,6 +125,8 @@ class RedirectGuard(logging.Handler):
 
 def frames(opening: OpenRequest) -> Iterator[VideoFrame]:
     """Open the source once and yield its frames. Raises as ``read_video``."""
+    if opening.kind == "file":
+        return read_video(opening.url, opening.max_pixels, opening.timeout)
     form = "v4l2" if opening.kind == "device" else None
     options = _OPTIONS[opening.kind]
     return read_video(opening.url, opening.max_pixels, opening.timeout, options, form)

@@ -46,6 +46,23 @@ def moving_gif(path, count=12):
     return path
 
 
+PLAYLISTS = {
+    "concatenation": "ffconcat version 1.0\nfile 'other.mkv'\n",
+    "playlist": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mkv\n#EXT-X-ENDLIST\n",
+    "description": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nm=video 9 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("text", PLAYLISTS.values(), ids=PLAYLISTS)
+@pytest.mark.parametrize("name", ["a.mp4", "a.m3u8", "a.ffconcat", "a.sdp"])
+def test_a_file_that_names_others_reads_none(tmp_path, text, name):
+    """Only the file itself was checked: it may be a link's neighbour that leads elsewhere."""
+    make_video(tmp_path / "other.mkv")
+    (tmp_path / name).write_text(text)
+    assert read(tmp_path / "other.mkv")[0] > 0
+    assert read(tmp_path / name) == (0, DAMAGED)
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.gif"])
 def test_random_damage(tmp_path, name):
     """Files that are cut off, changed and zeroed give frames, or a sentence that is known."""

@@ -19,7 +19,7 @@ from mataserver_sam.masks import Mask
 from mataserver_sam.stills import fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,7 +39,7 @@ _MILLISECOND = Fraction(1, 1000)
 
 
 def draw_video(stills: Stills, size: tuple[int, int], asked: ReelRequest) -> Iterator[bytes]:
-    """Yield an empty chunk (``b""``) for each frame drawn, then the file in chunks.
+    """Yield an empty chunk (``b""``) for each mask and frame drawn, then the file in chunks.
 
     ``size`` is (height, width) of the frames, and of the masks. Raises ``InvalidParams`` for masks
     that do not fit this video, and for a file over ``MAX_BYTES``.
@@ -50,7 +50,7 @@ def draw_video(stills: Stills, size: tuple[int, int], asked: ReelRequest) -> Ite
             raise InvalidParams(f"frames: the video has {len(clip)} frames, counted from 0")
         writing = _Mp4Writer(clip.frame(0))
         for number in range(len(clip)):
-            pixels = _draw_frame(clip.frame(number), number, size, asked)
+            pixels = yield from _draw_frame(clip.frame(number), number, size, asked)
             writing.add(pixels, clip.time(number))
             yield b""
         whole = writing.whole()
@@ -97,8 +97,13 @@ def _even_sized(image: Image8) -> Image8:
     return made
 
 
-def _draw_frame(image: Image8, number: int, size: tuple[int, int], asked: ReelRequest) -> Image8:
-    """Return a frame with its objects: first all masks, then the names on top."""
+def _draw_frame(
+    image: Image8, number: int, size: tuple[int, int], asked: ReelRequest
+) -> Generator[bytes, None, Image8]:
+    """Return a frame with its objects: first all masks, then the names on top.
+
+    Yields an empty chunk for each mask: a large one takes as long as a step of the worker should.
+    """
     marked: Sequence[Marked] = asked.frames.get(number, ())
     if not marked:
         return image
@@ -115,6 +120,7 @@ def _draw_frame(image: Image8, number: int, size: tuple[int, int], asked: ReelRe
         tint(canvas, pixels, paint)
         box = scaled(corners(mask.box()), width, height)
         labels.append((box, (look.name if look else "") or str(each.id), paint))
+        yield b""
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     for box, text, paint in labels:

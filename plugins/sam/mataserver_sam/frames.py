@@ -6,6 +6,7 @@ that it is not decoded again for every frame.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -64,7 +65,8 @@ class Clip(Generic[Prepared]):
         self._prepare = prepare
         self._limits = limits
         self._cache = _FrameCache[Prepared](cache_bytes)
-        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._frames: Iterator[av.VideoFrame | None] = iter(())
+        self._deadline = 0.0
         self._next = self._decoded_count = self._last_requested = 0
         with video_errors("The video cannot be read"):
             if is_truncated(path):
@@ -123,8 +125,10 @@ class Clip(Generic[Prepared]):
     def frame(self, number: int) -> Prepared:
         """Return frame ``number``, from 0, prepared.
 
-        Raises ``BadRequest`` when it cannot be decoded.
+        Raises ``BadRequest`` when it cannot be decoded, and when that takes too long: the next call
+        goes on where this one ended.
         """
+        self._start_clock()
         backwards, self._last_requested = number < self._last_requested, number
         kept = self._cache.get(number)
         if kept is not None:
@@ -154,6 +158,7 @@ class Clip(Generic[Prepared]):
         while (found := self._forward(first, last, start)) is None:
             if start == 0:
                 raise BadRequest(f"Frame {last} of the video cannot be decoded")
+            self._check_clock(last)
             start = self._index.key(start - 1)
             self._seek(start)
         return found
@@ -164,6 +169,9 @@ class Clip(Generic[Prepared]):
         A frame that is in the index but not in the stream is replaced by the one after it.
         """
         for decoded in self._frames:
+            if decoded is None:
+                self._check_clock(last)
+                continue
             number = self._index.number(decoded.pts, self._decoded_count)
             landed = self._decoded_count == 0
             self._next, self._decoded_count = number + 1, self._decoded_count + 1
@@ -174,7 +182,22 @@ class Clip(Generic[Prepared]):
                 self._cache.put(min(number, last), kept)
                 if number >= last:
                     return kept
+            self._check_clock(last)
         return None
+
+    def _start_clock(self) -> None:
+        self._deadline = time.monotonic() + self._limits.decode_timeout
+
+    def _check_clock(self, number: int) -> None:
+        """Raise ``BadRequest`` when frame ``number`` took too long.
+
+        A step of the worker that takes longer would count as a hang, and end every other session.
+        """
+        if time.monotonic() >= self._deadline:
+            raise BadRequest(
+                f"Frame {number} of the video takes over {self._limits.decode_timeout:g} s to "
+                "decode, with those before it that it needs: ask again to go on"
+            )
 
     def _seek(self, number: int) -> None:
         if self._index.is_counted:
@@ -195,8 +218,8 @@ class Clip(Generic[Prepared]):
         begin = self._index.timestamp(0) * (self._stream.time_base or 0)
         return min(0, int(begin * 1_000_000))
 
-    def _decode_frames(self) -> Iterator[av.VideoFrame]:
-        """Yield frames in display order; packets that the decoder rejects are skipped.
+    def _decode_frames(self) -> Iterator[av.VideoFrame | None]:
+        """Yield frames in display order, and None for a packet without one, or a rejected one.
 
         Decoders report damaged data in many ways.
         """
@@ -204,12 +227,16 @@ class Clip(Generic[Prepared]):
             try:
                 frames = packet.decode()
             except FFmpegError:
-                continue
-            yield from frames
+                frames = []
+            yield from frames or (None,)
 
     def _first_size(self) -> tuple[int, int]:
+        self._start_clock()
         self._seek(0)
         for decoded in self._frames:
+            if decoded is None:
+                self._check_clock(0)
+                continue
             height, width = self._pixels(decoded).shape[:2]
             self._seek(0)
             return height, width

@@ -108,7 +108,7 @@ class Segmenter(Generic[S]):
         self._weights = weights
         self._max_pixels = ctx.max_pixels
         self._alpha = ctx.alpha
-        self._videos = Videos(weights, ctx.settings, ctx.max_pixels)
+        self._videos = Videos(weights, ctx.settings, ctx.max_pixels, ctx.decode_timeout)
         self._seen: ByteCache[tuple[S, Size]] = ByteCache(
             ctx.settings.feature_cache_mb * 1e6, lambda kept: kept[0].size_bytes
         )

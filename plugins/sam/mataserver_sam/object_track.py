@@ -15,6 +15,7 @@ from mataserver_sam.frame_object import FrameObject
 from mataserver_sam.masks import resize_to_mask
 from mataserver_sam.memory_pruning import NO_FRAMES
 from mataserver_sam.prompt_decoder import finite
+from mataserver_sam.prompts import check_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +77,7 @@ class ObjectTrack:
             given = {
                 name: torch.cat([before[name].cpu(), each], dim=2) for name, each in given.items()
             }
+        check_points(int((given["point_labels"] < _CORNERS[0]).sum()), "prompts")
         session.add_point_inputs(self._index, frame, given)
         session.remove_mask_inputs(self._index, frame)
         return self._run_prompt(frame)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver import Confidence, InvalidParams, Params, Text
 from mataserver_sam.boxes import centred
-from mataserver_sam.prompts import MAX_PROMPTS, Prompt
+from mataserver_sam.prompts import MAX_PROMPTS, Prompt, check_points
 
 if TYPE_CHECKING:
     from mataserver_sam.prompts import RelativeBox
@@ -32,9 +32,10 @@ class SegmentParams(Params, frozen=True):
     box_prompts: tuple[tuple[float, float, float, float], ...] = ()
 
     def check(self) -> None:
-        """Raise ``InvalidParams`` without any prompt."""
+        """Raise ``InvalidParams`` without any prompt, and for too many points."""
         if not (self.prompts or self.point_prompts or self.box_prompts):
             raise InvalidParams("params: give prompts, point_prompts or box_prompts")
+        check_points(len(self.point_prompts), "params.point_prompts")
 
 
 class GroundedParams(Params, frozen=True):

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 MAX_PROMPTS = 64
 """The maximum number of prompts of one request."""
+MAX_POINTS = 256
+"""The maximum number of points on one object of an image or a frame.
+
+Each is a token of the decoder, which compares every token with every other.
+"""
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 RelativeBox = tuple[Share, Share, Share, Share]
@@ -49,7 +54,9 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text: Words | None = None
     box: RelativeBox | None = None
     label: bool | None = None
-    points: Annotated[list[tuple[Share, Share]], Meta(min_length=1, max_length=256)] | None = None
+    points: (
+        Annotated[list[tuple[Share, Share]], Meta(min_length=1, max_length=MAX_POINTS)] | None
+    ) = None
     point_labels: list[PointLabel] | None = None
 
     def __post_init__(self) -> None:
@@ -84,6 +91,12 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 Prompts = Annotated[list[Prompt], Meta(min_length=1, max_length=MAX_PROMPTS)]
+
+
+def check_points(count: int, where: str) -> None:
+    """Raise ``InvalidParams`` for too many points on one object; ``where`` names the field."""
+    if count > MAX_POINTS:
+        raise InvalidParams(f"{where}: at most {MAX_POINTS} points on one object of a frame")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
+from mataserver import InvalidParams
 from mataserver_sam.frame_object import FrameObject, resolve_overlaps
 from mataserver_sam.masks import resize_to_mask
 from mataserver_sam.memory_pruning import NO_FRAMES, prune_conditioning
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 MAX_CONDITIONING = 8
 """How many of the frames on which the detector confirmed an object (every 16th) are kept."""
+
+MAX_TEXTS = 64
+"""How many texts one session looks for: each is a pass of the detector on every frame."""
 
 _BY_OBJECT = (
     "obj_first_frame_idx",
@@ -83,8 +87,10 @@ class TextTracks:
     def add(self, texts: Sequence[str]) -> set[int]:
         """Search for ``texts`` from the next step on; return the numbers of the texts.
 
-        Raises ``InvalidParams`` when one is too long; then none is added.
+        Raises ``InvalidParams`` when one is too long, or there are too many; then none is added.
         """
+        if len({*self.session.prompts.values(), *texts}) > MAX_TEXTS:
+            raise InvalidParams(f"a session looks for at most {MAX_TEXTS} texts: reset it first")
         session, tokens = self.session, self._weights.tokens(list(texts))
         numbers: list[int] = [session.add_prompt(text) for text in texts]
         for row, number in enumerate(numbers):

@@ -19,7 +19,7 @@ from mataserver_sam.image_answers import ByteBudget, bytes_of
 from mataserver_sam.memory_pruning import NO_FRAMES
 from mataserver_sam.object_numbers import ObjectNumbers
 from mataserver_sam.object_track import ObjectTrack
-from mataserver_sam.prompts import prefix_errors
+from mataserver_sam.prompts import check_points, prefix_errors
 from mataserver_sam.propagation import check_frame, legs, steps
 from mataserver_sam.session_statistics import SessionStatistics
 from mataserver_sam.text_tracks import TextTracks
@@ -187,8 +187,9 @@ class Video:
         boxes = [_corners(each) for each in prompts if each.box is not None]
         if any(each.type == "text" for each in prompts) or len(boxes) > 1:
             raise InvalidParams("prompts: points and at most one box correct an object")
-        track = self._tracks.get(number) or self._take_over(frame, number)
         points = [point for each in prompts for point in each.points or ()]
+        check_points(len(points), "prompts")
+        track = self._tracks.get(number) or self._take_over(frame, number)
         labels = [label for each in prompts for label in each.labels]
         frame_object = track.prompt(frame, boxes[0] if boxes else (), points, labels)
         return frame_object._replace(number=number)

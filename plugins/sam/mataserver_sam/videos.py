@@ -33,15 +33,21 @@ class Videos:
     """Opens, finds and closes sessions. Raises ``NotFound`` for an unknown id.
 
     ``weights`` may be of a model without videos: then ``open`` raises ``Unavailable``. Frames have
-    at most ``max_pixels``.
+    at most ``max_pixels``, and take at most ``decode_timeout`` seconds.
     """
 
     def __init__(
-        self, weights: Weights | PointWeights, settings: Settings, max_pixels: int = 50_000_000
+        self,
+        weights: Weights | PointWeights,
+        settings: Settings,
+        max_pixels: int = 50_000_000,
+        decode_timeout: float = 10.0,
     ) -> None:
         self._weights = weights
         self._settings = settings
-        self._limits = Limits(settings.max_frames, settings.max_video_seconds, max_pixels)
+        self._limits = Limits(
+            settings.max_frames, settings.max_video_seconds, max_pixels, decode_timeout
+        )
         self._open: dict[str, Video] = {}
         self._network: Network | None = None
 

@@ -110,6 +110,15 @@ def test_masks_that_are_none_of_the_video(video_path, frames, said):
         drawn(video_path, (64, 80), ReelRequest(frames=frames))
 
 
+def test_each_mask_is_a_step(video_path):
+    """A large mask takes long: each one shows the server that the worker is not hanging."""
+    marked = [Marked(id=each, mask=Mask.from_pixels(square(64, 80)).rle()) for each in range(5)]
+    stills = Stills(video_path, Limits())
+    pieces = list(draw_video(stills, (64, 80), ReelRequest(frames={0: marked})))
+    stills.close()
+    assert pieces.count(b"") == 8 + 5
+
+
 def test_codes_are_read_as_they_are_written():
     """Whatever a mask is, its code gives it back."""
     chance = np.random.default_rng(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from array import array
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from mataserver import BadRequest
+from mataserver_sam import frames as frames_module
 from mataserver_sam.frames import Clip
 from mataserver_sam.index import Index, Limits
 
@@ -274,6 +276,68 @@ def test_a_frame_that_grows_is_refused(movies, tmp_path):
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     with pytest.raises(BadRequest, match="over the limit of 5120 pixels"):
         opened(path, pixels=80 * 64).frame(11)
+
+
+TOO_SLOW = "takes over 10 s to decode"
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """Make every look at the clock take a second, from the call on."""
+
+    def start():
+        ticks = itertools.count()
+        monkeypatch.setattr(frames_module.time, "monotonic", lambda: float(next(ticks)))
+
+    return start
+
+
+def test_a_frame_far_from_its_key_frame_ends_in_time(movies, tmp_path, ticking):
+    """A step of the worker must not become a hang: the request is refused, the next one goes on."""
+    clip = opened(movies.write(tmp_path / "a.mp4", COUNT, "mpeg4", options={"g": "600"}))
+    ticking()
+    refused = 0
+    while True:
+        try:
+            frame = clip.frame(COUNT - 1)
+            break
+        except BadRequest as error:
+            assert TOO_SLOW in error.detail  # noqa: PT017 - the number of refusals counts too
+            refused += 1
+    assert movies.number(frame) == COUNT - 1
+    assert 1 < refused < COUNT
+    clip.close()
+
+
+def test_key_frames_that_cannot_be_decoded_end_in_time(movies, tmp_path, ticking):
+    """Nor may the search for an earlier one: it would read the rest once for each key frame."""
+    path = movies.write(tmp_path / "a.mkv", COUNT, "mpeg4", options={"g": "1"})
+    with av.open(str(path)) as container:
+        packets = [bytes(each) for each in container.demux(video=0) if each.size]
+    data = path.read_bytes()
+    for packet in packets[5:]:
+        data = data.replace(packet, bytes(len(packet)))
+    path.write_bytes(data)
+    clip = opened(path)
+    ticking()
+    with pytest.raises(BadRequest, match=TOO_SLOW):
+        clip.frame(COUNT - 1)
+    assert movies.number(clip.frame(3)) == 3
+    clip.close()
+
+
+def test_a_video_without_a_frame_ends_in_time(movies, tmp_path, ticking):
+    """Nor the search for the first frame."""
+    path = movies.write(tmp_path / "a.mkv", COUNT, "mpeg4", options={"g": "1"})
+    with av.open(str(path)) as container:
+        packets = [bytes(each) for each in container.demux(video=0) if each.size]
+    data = path.read_bytes()
+    for packet in packets:
+        data = data.replace(packet, bytes(len(packet)))
+    path.write_bytes(data)
+    ticking()
+    with pytest.raises(BadRequest, match=TOO_SLOW):
+        opened(path)
 
 
 def test_an_index_finds_keys_and_numbers():

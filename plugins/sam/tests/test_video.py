@@ -259,6 +259,33 @@ def test_unknown_objects_are_not_corrected(video):
             prompt(session, 0, POINT, obj_id=number)
 
 
+def test_texts_end(video):
+    """A session looks for 64 texts, in however many requests; known ones count once."""
+    session = video()
+    for some in range(0, 64, 32):
+        prompt(
+            session, 0, *({"type": "text", "text": f"{each}"} for each in range(some, some + 32))
+        )
+    with pytest.raises(InvalidParams, match="prompts: a session looks for at most 64 texts"):
+        prompt(session, 0, {"type": "text", "text": "one more"})
+    prompt(session, 1, {"type": "text", "text": "7"})
+    session.reset()
+    prompt(session, 0, {"type": "text", "text": "one more"})
+
+
+def test_points_of_an_object_end(video):
+    """A frame shows an object by 256 points, in one request or in several."""
+    session = video()
+    many = {"type": "point", "points": [[0.4, 0.4]] * 200}
+    prompt(session, 0, many)
+    before = walk(session, max_frames=1)
+    for prompts in ([many], [many] * 2):
+        with pytest.raises(InvalidParams, match="prompts: at most 256 points on one object"):
+            prompt(session, 0, *prompts, obj_id=1)
+    assert walk(session, max_frames=1) == before
+    prompt(session, 1, many, obj_id=1)
+
+
 def test_prompts_on_many_frames_end(video, movies, tmp_path):
     """An object remembers every frame with a prompt, so their number is limited."""
     session = video(movies.write(tmp_path / "long.mp4", MAX_PROMPTED_FRAMES + 1, "mpeg4"))
