@@ -1,11 +1,17 @@
-"""TIFFs whose samples Pillow gives as they are: which is black, and how far is white."""
+"""TIFFs whose samples Pillow gives as they are: which is black, and how far is white.
+
+Also those whose channels lie apart, in planes (PlanarConfiguration 2).
+"""
 
 from __future__ import annotations
 
+import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mataserver import media
 from mataserver.errors import BadRequest
@@ -71,4 +77,68 @@ def test_measurements_are_no_shades(bits, form, kind):
     """Samples of 32 bits or with a sign do not say what white is: they are refused, not black."""
     data = tiff((SHADES // 2).astype(kind).tobytes(), bits, form=form)
     with pytest.raises(BadRequest, match="32 bits or with a sign"):
+        media.decode(data, LIMIT)
+
+
+def planes(
+    channels: list[np.ndarray], photometric: int, *, extra: int | None, deflated: bool, order: str
+) -> bytes:
+    """Return a TIFF of channels ``[h, w]`` stored one after the other; ``order`` is "<" or ">"."""
+    height, width = channels[0].shape
+    kind = channels[0].dtype.newbyteorder(order)
+    strips = [channel.astype(kind).tobytes() for channel in channels]
+    if deflated:
+        strips = [zlib.compress(strip) for strip in strips]
+    count = len(channels)
+    lists = {
+        258: [kind.itemsize * 8] * count,
+        273: list(np.cumsum([8, *map(len, strips)])[:-1].tolist()),
+        279: [len(strip) for strip in strips],
+    }
+    tags = {256: width, 257: height, 259: 8 if deflated else 1, 262: photometric}
+    tags |= {277: count, 278: height, 284: 2} | ({} if extra is None else {338: extra})
+    body, entries = b"".join(strips), []
+    body += bytes(len(body) % 2)
+    for tag, values in sorted([*lists.items(), *((tag, [value]) for tag, value in tags.items())]):
+        written = struct.pack(f"{order}{len(values)}I", *values)
+        if len(values) > 1:
+            at, body = 8 + len(body), body + written
+            written = struct.pack(order + "I", at)
+        entries.append(struct.pack(order + "HHI", tag, 4, len(values)) + written)
+    directory = struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    return start + struct.pack(order + "I", 8 + len(body)) + body + directory
+
+
+NOISE = np.random.default_rng(5).integers(0, 256, (4, 6, 9), np.uint8)
+"""Channels of 6x9 pixels."""
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("form", ["RGB", "RGBA", "CMYK"])
+def test_planes_are_put_together(form, kind, order, deflated):
+    """Each sample is its own channel's, in 8 and in 16 bits, compressed or not."""
+    channels = [channel.astype(kind) * (257 if kind == np.uint16 else 1) for channel in NOISE]
+    channels = channels[: len(form)]
+    extra = 2 if form == "RGBA" else None
+    data = planes(
+        channels, 5 if form == "CMYK" else 2, extra=extra, deflated=deflated, order=order
+    )
+    whole = Image.merge(form, [Image.fromarray(channel) for channel in NOISE[: len(form)]])
+    buffer = io.BytesIO()
+    whole.save(buffer, "TIFF")
+    expected = media.decode(buffer.getvalue(), LIMIT)
+    assert np.abs(media.decode(data, LIMIT).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize(
+    ("count", "photometric", "extra"), [(2, 1, 2), (2, 1, 1), (3, 8, None), (4, 2, None)]
+)
+def test_planes_that_would_be_misread_are_refused(count, photometric, extra, deflated):
+    """Grey with alpha, L*a*b*, and a fourth channel of unknown meaning."""
+    data = planes(list(NOISE[:count]), photometric, extra=extra, deflated=deflated, order="<")
+    with pytest.raises(BadRequest, match="separate planes"):
         media.decode(data, LIMIT)

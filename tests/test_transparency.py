@@ -101,6 +101,8 @@ GREY_PALETTE = bytes([10, 20, 30, 40, 50, 60])
         (png(1, 3, b"\x40", b"\0", GREY_PALETTE), (40, 50, 60)),
         (png(8, 2, b"\1\2\3\4\5\6", b"\0\1\0\2\0\3"), (4, 5, 6)),
         (png(16, 2, b"\x12\x34" * 3 + b"\x80\0" * 3, b"\x12\x34" * 3), (128, 128, 128)),
+        (png(16, 2, b"\0\0" * 3 + b"\0\1" * 3, b"\0\0" * 3), (0, 0, 0)),
+        (png(16, 2, b"\x12\x34" * 6, b"\x12\x34" * 2 + b"\x12\x35"), None),
         (png(8, 0, b"\7\x09", b"\0\7"), (9, 9, 9)),
         (png(1, 0, b"\x80", b"\0\1"), (0, 0, 0)),
         (png(1, 0, b"\x40", b"\0\0"), WHITE),
@@ -114,8 +116,26 @@ GREY_PALETTE = bytes([10, 20, 30, 40, 50, 60])
 def test_a_colour_that_stands_for_nothing(data, kept):
     """PNG's tRNS counts in the file's own depth, for palettes, grey and RGB of 1 to 16 bits."""
     decoded = media.decode(data, LIMIT, "white")
+    if kept is None:  # no pixel has the colour
+        assert decoded.tolist() == [[[18, 18, 18]] * 2]
+        return
     assert decoded.tolist() == [[list(WHITE), list(kept)]]
     assert media.decode(data, LIMIT, "black").tolist() == [[list(BLACK), list(kept)]]
+
+
+def bmp(alpha: int) -> bytes:
+    """Return a BMP of two red pixels with an alpha mask: one with ``alpha``, one with 0."""
+    pixels = bytes((0, 0, 255, alpha, 0, 0, 255, 0))
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiII", 108, 2, 1, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks
+    head = head.ljust(108, b"\0")
+    return b"BM" + struct.pack("<IHHI", 122 + len(pixels), 0, 0, 122) + head + pixels
+
+
+@pytest.mark.parametrize(("alpha", "shown"), [(0, [RED, RED]), (255, [RED, WHITE])])
+def test_a_bmp_whose_alpha_is_nothing_but_0(alpha, shown):
+    """Programs that know no alpha leave it 0 everywhere, and mean an opaque picture."""
+    assert media.decode(bmp(alpha), LIMIT).tolist() == [list(map(list, shown))]
 
 
 def test_a_gif_of_one_transparent_colour():
@@ -126,6 +146,21 @@ def test_a_gif_of_one_transparent_colour():
     decoded = media.decode(encoded(image, "GIF", transparency=0), LIMIT)
     assert (decoded[:, :14] == RED).all()
     assert (decoded[:, 18:] == WHITE).all()
+
+
+@pytest.mark.parametrize(("alpha", "ground"), [("white", WHITE), ("black", BLACK)])
+def test_a_gif_whose_first_frame_is_smaller_than_its_canvas(alpha, ground):
+    """What the frame leaves empty is transparent, and not the first colour of the palette."""
+    frame = Image.new("P", (8, 4), 1)
+    frame.putpalette([1, 2, 3, *RED])
+    data = bytearray(encoded(frame, "GIF"))
+    assert struct.unpack_from("<HH", data, 6) == (8, 4)
+    struct.pack_into("<HH", data, 6, 12, 10)  # the canvas; the frame stays in its upper left
+    decoded = media.decode(bytes(data), LIMIT, alpha)
+    assert decoded.shape == (10, 12, 3)
+    assert (decoded[:4, :8] == RED).all()
+    assert (decoded[4:] == ground).all()
+    assert (decoded[:, 8:] == ground).all()
 
 
 def letters(colour: tuple[int, int, int]) -> bytes:

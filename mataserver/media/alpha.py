@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +23,30 @@ _PNG_DEPTH = 24  # offset of IHDR's bit depth
 
 
 def is_transparent(picture: Image.Image) -> bool:
-    """Whether a picture has an alpha channel, or a transparent colour."""
+    """Whether a loaded picture has an alpha channel that counts, or a transparent colour.
+
+    Windows writes BMPs whose alpha is 0 everywhere, and shows them as opaque.
+    """
+    if picture.format == "BMP" and picture.mode == "RGBA":
+        return picture.getchannel("A").getbbox() is not None
     return picture.mode in _WITH_ALPHA or "transparency" in picture.info
+
+
+def framed(picture: Image.Image) -> Image.Image:
+    """Return a loaded GIF whose first frame leaves a part of the canvas empty as ``RGBA``.
+
+    Others are returned as they are. Pillow fills that part with the first colour of the palette,
+    unless a colour is transparent; browsers leave it transparent.
+    """
+    frame = getattr(picture, "dispose_extent", None)
+    whole = (0, 0, *picture.size)
+    if picture.format != "GIF" or "transparency" in picture.info or frame in {None, whole}:
+        return picture
+    cover = Image.new("L", picture.size, 0)
+    cover.paste(255, frame)
+    layers = picture.convert("RGB")
+    layers.putalpha(cover)
+    return layers
 
 
 def opaque(picture: Image.Image, alpha: Alpha, *, legible: bool) -> Image.Image:
@@ -53,13 +76,24 @@ def layered(picture: Image.Image, depth: int) -> Image.Image:
     if picture.mode in _WITH_ALPHA - {"PA"}:
         return picture
     clear = picture.info.get("transparency")
-    if picture.mode in {"1", "L", "RGB"} and depth != 8:
-        picture.info["transparency"] = (
-            tuple(_widened(each, depth) for each in clear)
-            if isinstance(clear, tuple)
-            else _widened(int(clear or 0), depth)
-        )
+    if picture.mode in {"1", "L"} and depth != 8:
+        picture.info["transparency"] = _widened(int(clear or 0), depth)
     return picture.convert("RGBA")
+
+
+def keyed(picture: Image.Image, data: bytes | memoryview) -> Image.Image:
+    """Return a loaded PNG of 16-bit RGB with a transparent colour as ``RGBA``.
+
+    Pillow keeps the high byte of each sample, and many colours share the high bytes of the
+    transparent one. So the low bytes are read too.
+    """
+    low = Image.open(io.BytesIO(data), formats=("PNG",))
+    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+    cover = np.zeros(picture.size[::-1], np.uint8)
+    for band, sample in enumerate(picture.info["transparency"]):
+        for half, byte in ((picture, sample >> 8), (low, sample & 0xFF)):
+            cover[np.asarray(half.getchannel(band)) != byte] = 255
+    return Image.merge("RGBA", (*picture.split(), Image.fromarray(cover)))
 
 
 def layered_grey(samples: NDArray[Any], grey: NDArray[np.uint8], clear: int | None) -> Image.Image:
@@ -77,7 +111,7 @@ def _widened(sample: int, depth: int) -> int:
     """Scale a sample to 8 bits. Of one bit, Pillow (below 12) may or may not have scaled it."""
     if depth == 1:
         return 255 if sample else 0
-    return sample >> (depth - 8) if depth > 8 else sample * 255 // ((1 << depth) - 1)
+    return sample * 255 // ((1 << depth) - 1)
 
 
 def _over(colours: Image.Image, cover: Image.Image, alpha: Alpha) -> Image.Image:

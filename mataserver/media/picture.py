@@ -207,6 +207,7 @@ def _to_rgb(
     picture: Image.Image, data: bytes | memoryview, alpha: Alpha, *, legible: bool
 ) -> NDArray[np.uint8]:
     """Convert to RGB; samples over 8 bits are scaled, as ``convert`` would clip them."""
+    picture = transparency.framed(picture)
     clear = transparency.is_transparent(picture)
     if picture.mode == "F":
         raise BadRequest("image has floating-point samples, which are not supported")
@@ -229,6 +230,8 @@ def _to_rgb(
         return bands.assembled(width, height, shown)
     if clear:
         depth = transparency.depth_of(picture, data)
+        if picture.mode == "RGB" and depth > 8:
+            picture = transparency.keyed(picture, data)
 
         def composed(part: Image.Image) -> Image.Image:
             layers = transparency.layered(part, depth)

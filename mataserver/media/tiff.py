@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import TiffImagePlugin
 
 from mataserver.errors import BadRequest
 
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-_BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339
-_MIN_IS_WHITE, _SIGNED = 0, 2
+# Pillow's own reader of uncompressed TIFFs takes separate planes of 16 bits for planes of 8.
+TiffImagePlugin.READ_LIBTIFF = True
+
+_BITS, _PHOTOMETRIC, _PLANES, _EXTRA, _FORMAT = 258, 262, 284, 338, 339
+_MIN_IS_WHITE, _SEPARATE, _SIGNED = 0, 2, 2
+_MISREAD_PLANES = frozenset({"LA", "LAB", "La", "PA"})
+"""Modes that Pillow gets wrong where each channel is stored by itself."""
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _MAX_BITS = 16
 _DAMAGED = "image cannot be decoded: its metadata are damaged"
@@ -25,12 +31,21 @@ _PADDED = 2
 
 
 def check(picture: Image.Image) -> None:
-    """Raise ``BadRequest`` for samples without defined black and white.
+    """Raise ``BadRequest`` for samples without defined black and white, and misread planes.
 
     32-bit and signed samples are measurements, not shades.
     """
     if _tag(picture, _FORMAT, 1) == _SIGNED or _tag(picture, _BITS, 1) > _MAX_BITS:
         raise BadRequest("image has samples of 32 bits or with a sign, which are not supported")
+    misread = picture.mode in _MISREAD_PLANES or (
+        picture.mode == "RGBA"
+        and _EXTRA not in picture.tag_v2  # type: ignore[attr-defined] # a TiffImageFile
+    )
+    if misread and _tag(picture, _PLANES, 1) == _SEPARATE:
+        raise BadRequest(
+            "image is a TIFF of separate planes with alpha or in L*a*b*, which is not supported: "
+            "save it with PlanarConfiguration 1"
+        )
 
 
 def check_tiles(picture: Image.Image, max_pixels: int) -> None:

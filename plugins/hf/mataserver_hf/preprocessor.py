@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _PROBE_SIZES = ((300, 400), (400, 300))
 """Two image sizes that show whether a processor's output size depends on its input's."""
 
+_LEVIT_SHARE = 224 / 256
+
 
 class Preprocessor:
     """An image processor of transformers."""
@@ -45,8 +47,18 @@ class Preprocessor:
         values = dict(size)
         if values.get("height") and values.get("width"):
             return int(values["height"]), int(values["width"])
-        edge = values.get("shortest_edge")
-        return (int(edge), int(edge)) if edge else None
+        edge = int((values.get("shortest_edge") or 0) / self._kept_share)
+        return (edge, edge) if edge else None
+
+    @property
+    def _kept_share(self) -> float:
+        """The share of the shorter edge that is left when a processor crops what it resized.
+
+        ConvNeXt's and PoolFormer's state it (ConvNeXt's uses it below 384 pixels); LeViT's is fixed.
+        """
+        if type(self.processor).__name__.startswith("Levit"):
+            return _LEVIT_SHARE
+        return float(getattr(self.processor, "crop_pct", None) or 1.0)
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:

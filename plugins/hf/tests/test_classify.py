@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 
@@ -54,6 +55,38 @@ def test_batch_equals_single(name, model, picture):
         [single] = model(name).predict([image], [ALL])
         assert scores(result) == pytest.approx(scores(single), abs=1e-5)
     assert scores(batch[0]) != pytest.approx(scores(batch[2]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "options"),
+    [
+        ("convnext", "ConvNextImageProcessorPil", {"size": {"shortest_edge": 224}}),
+        ("convnext", "ConvNextImageProcessorPil", {"crop_pct": 0.5, "size": {"shortest_edge": 96}}),
+        ("levit", "LevitImageProcessorPil", {}),
+        ("poolformer", "PoolFormerImageProcessorPil", {"crop_pct": 0.9}),
+        ("vit", "ViTImageProcessorPil", {}),
+        ("clip", "CLIPImageProcessorPil", {}),
+    ],
+)
+def test_a_large_photograph_is_read_large_enough(family, name, options, picture):
+    """Decoded at the size that the model states, an image is not enlarged before it is cropped."""
+    from mataserver_hf.preprocessor import Preprocessor
+
+    module = importlib.import_module(f"transformers.models.{family}.image_processing_pil_{family}")
+    made: list[tuple[int, ...]] = []
+
+    class Watched(getattr(module, name)):
+        def center_crop(self, image, *given, **more):
+            made.append(image.shape)
+            return super().center_crop(image, *given, **more)
+
+    Watched.__name__ = name
+    preprocessor = Preprocessor(Watched(**options))
+    list(preprocessor.groups([picture(700, 900)]))
+    rows, columns = preprocessor.input_size
+    assert all(rows >= min(shape[-2:]) for shape in made)
+    assert rows == columns
+    assert made or family == "vit"
 
 
 @pytest.mark.parametrize("shape", [(3, 40), (40, 3), (1, 30), (3, 3), (1, 1)])

@@ -143,7 +143,8 @@ class EasyOcr:
             grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
             # A batch of one picture: its upright boxes, then its slanted ones.
             found = reader.recognize(grey, boxes[0][0], boxes[1][0], reformat=False)
-        return regions.result(list(_regions(found, height, width, params)))
+        arabic = not languages.EASYOCR_ARABIC.isdisjoint(codes)
+        return regions.result(list(_regions(found, height, width, params, right_to_left=arabic)))
 
     def _open_reader(self, codes: Codes) -> Any:
         try:
@@ -209,14 +210,19 @@ def _missing_file_error(codes: Codes, message: str, download: bool) -> str:
 
 
 def _regions(
-    found: Sequence[tuple[Any, str, float]], height: int, width: int, params: EasyOcrParams
+    found: Sequence[tuple[Any, str, float]],
+    height: int,
+    width: int,
+    params: EasyOcrParams,
+    *,
+    right_to_left: bool,
 ) -> Iterator[TextRegion]:
     """Yield EasyOCR's regions in reading order, without empty ones."""
     quads = [[(float(x), float(y)) for x, y in quad] for quad, _, _ in found]
     middles = [(sum(x for x, _ in q) / 4, sum(y for _, y in q) / 4) for q in quads]
     heights = [max(y for _, y in q) - min(y for _, y in q) for q in quads]
     lengths = [max(x for x, _ in q) - min(x for x, _ in q) for q in quads]
-    for index in regions.reading_order(middles, heights, lengths):
+    for index in regions.reading_order(middles, heights, lengths, right_to_left=right_to_left):
         text, score = found[index][1].strip(), min(max(float(found[index][2]), 0.0), 1.0)
         box = regions.bounding_box(quads[index], height, width)
         if text and box is not None and score >= params.confidence:

@@ -66,10 +66,15 @@ _EASYOCR_OWN = {"zh": "ch_sim", "zh_tw": "ch_tra", "sr": "rs_cyrillic", "sr_latn
 MULTILINGUAL = "PP-OCRv6"
 """PaddleOCR's recogniser of Chinese, Japanese and Latin letters; RapidOCR has a smaller one."""
 
+ARABIC = "arabic"
+"""PaddleOCR's recogniser of Arabic letters, which are read from right to left."""
+EASYOCR_ARABIC = frozenset({"ar", "fa", "ug", "ur"})
+"""EasyOCR's codes of the languages in Arabic letters, as its own ``arabic_lang_list``."""
+
 _PADDLEOCR = {
     **dict.fromkeys(("be", "ru", "uk"), "eslav"),
     **dict.fromkeys(("bg", "kk", "mk", "mn", "sr"), "cyrillic"),
-    **dict.fromkeys(("ar", "fa", "ur"), "arabic"),
+    **dict.fromkeys(("ar", "fa", "ur"), ARABIC),
     **dict.fromkeys(("hi", "mr", "ne"), "devanagari"),
     "el": "el",
     "ko": "korean",

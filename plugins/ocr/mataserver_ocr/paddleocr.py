@@ -169,7 +169,12 @@ class PaddleOcr:
         heights = np.linalg.norm(quads[:, 3] - quads[:, 0], axis=1)
         lengths = np.linalg.norm(quads[:, 1] - quads[:, 0], axis=1)
         middles = quads.mean(axis=1).tolist()
-        order = regions.reading_order(middles, heights.tolist(), lengths.tolist())
+        order = regions.reading_order(
+            middles,
+            heights.tolist(),
+            lengths.tolist(),
+            right_to_left=name == languages.ARABIC,
+        )
         read = [
             TextRegion(text, box, min(max(float(page["rec_scores"][i]), 0.0), 1.0))
             for i in order

@@ -24,14 +24,22 @@ def bounding_box(points: Iterable[Point], height: int, width: int) -> Box | None
 
 
 def reading_order(
-    middles: Sequence[Point], heights: Sequence[float], lengths: Sequence[float]
+    middles: Sequence[Point],
+    heights: Sequence[float],
+    lengths: Sequence[float],
+    *,
+    right_to_left: bool = False,
 ) -> list[int]:
     """Return the indexes of lines from top to bottom, and from left to right within a row.
+
+    ``right_to_left`` is the other way round, also for columns.
 
     ``middles`` are the lines' centers, ``heights`` the heights of their letters, ``lengths`` their
     extent along the row, in pixels. A line belongs to a row when its center lies within half its
     height of the row's first one. Text in columns is read column by column.
     """
+    if right_to_left:
+        middles = [(-x, y) for x, y in middles]
     lines = [Line.from_box(*each) for each in zip(middles, heights, lengths, strict=True)]
     return [index for group in reading_groups(lines) for index in _by_rows(group, middles, heights)]
 

@@ -65,6 +65,15 @@ def test_regions_are_in_reading_order_within_the_image():
     assert result.text == "left\nright"
 
 
+@pytest.mark.parametrize(
+    ("language", "order"),
+    [("ara", "right\nleft"), ("en+fa", "right\nleft"), ("urd", "right\nleft"), ("ru", "left\nright")],
+)
+def test_arabic_words_are_read_from_the_right(language, order):
+    """The words of a row come in the order of the language's letters."""
+    assert read(model(StandIn()), language=language).text == order
+
+
 def test_without_detail_only_the_text_is_told():
     """``detail`` 0 leaves out places and scores; 1 is the default."""
     short = read(model(StandIn()), detail=0)

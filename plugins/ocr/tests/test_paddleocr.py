@@ -76,6 +76,14 @@ def test_regions_are_in_reading_order_within_the_image(directory):
     assert read(model(StandIn(EMPTY), directory)).regions == []
 
 
+@pytest.mark.parametrize(("language", "text"), [("ara", "right\nleft"), ("eng", "left\nright")])
+def test_arabic_is_read_from_the_right(directory, language, text):
+    """The pieces of a row come in the order of the language's letters."""
+    for name in models_of("arabic", "medium"):
+        (directory / name).mkdir(exist_ok=True)
+    assert read(model(StandIn(), directory), language=language).text == text
+
+
 def test_what_is_less_sure_than_asked_for_is_left_out(directory):
     """``confidence`` counts before ``min_confidence``, downwards too."""
     engine = StandIn(

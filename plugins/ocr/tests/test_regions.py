@@ -23,6 +23,22 @@ def test_lines_are_read_by_rows_and_from_the_left():
     assert reading_order(middles, [30.0] * 4, [90.0] * 4) == [2, 0, 1, 3]
 
 
+def test_rows_are_read_from_the_right_where_letters_are():
+    """Arabic words of a row come from the right, rows still from the top."""
+    middles = [(300.0, 48.0), (60.0, 120.0), (50.0, 52.0), (310.0, 118.0)]
+    order = reading_order(middles, [30.0] * 4, [90.0] * 4, right_to_left=True)
+    assert order == [0, 2, 3, 1]
+
+
+def test_columns_are_read_from_the_right_where_letters_are():
+    """The right one of two columns comes first."""
+    middles = [(x, 20.0 + 24 * row) for row in range(5) for x in (160.0, 520.0)]
+    left, right = list(range(0, 10, 2)), list(range(1, 10, 2))
+    assert reading_order(middles, [20.0] * 10, [300.0] * 10) == left + right
+    order = reading_order(middles, [20.0] * 10, [300.0] * 10, right_to_left=True)
+    assert order == right + left
+
+
 def test_close_small_lines_are_rows_of_their_own():
     """The height of the letters decides what a row is, not a fixed number of pixels."""
     middles = [(200.0, 10.0), (20.0, 19.0), (200.0, 28.0)]

@@ -65,11 +65,13 @@ def from_binary(
 
 
 def from_values(name: str, datatype: str, shape: Sequence[int], values: list[Any]) -> Tensor:
-    """Read a tensor from a list, flat or nested. An element of ``BYTES`` is text or bytes.
+    """Read a tensor from a list, flat or nested as the shape is, dimensions of 1 aside.
 
-    Raises ``BadRequest`` for elements of another type and when they do not fill the shape.
+    An element of ``BYTES`` is text or bytes. Raises ``BadRequest`` for elements of another type and
+    when they do not fill the shape.
     """
-    flat, count = _flat(name, values), elements(name, shape)
+    count = elements(name, shape)
+    flat, nesting = _flat(name, values)
     if datatype != "BYTES":
         code(name, datatype)
         if max(count, len(flat)) > MAX_VALUES:
@@ -78,6 +80,8 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: list[Any
         raise BadRequest(
             f"input '{name}': the shape {list(shape)} has {count} elements, got {len(flat)}"
         )
+    if len(nesting) > 1 and _longer_sides(nesting) != _longer_sides(shape):
+        raise BadRequest(f"input '{name}': the data are nested as {nesting[:9]}, not {list(shape)}")
     try:
         if datatype == "BYTES":
             return Tensor(name, datatype, tuple(shape), [_octets(value) for value in flat])
@@ -134,12 +138,20 @@ def _split(name: str, data: memoryview, count: int, most: int) -> list[bytes]:
     return found
 
 
-def _flat(name: str, values: list[Any]) -> list[Any]:
+def _flat(name: str, values: list[Any]) -> tuple[list[Any], list[int]]:
+    """Return the elements of nested lists, and the length of the lists at each depth."""
+    nesting = [len(values)]
     while values and isinstance(values[0], list):
-        if not all(isinstance(each, list) for each in values):
+        length = len(values[0])
+        if not all(isinstance(each, list) and len(each) == length for each in values):
             raise BadRequest(f"input '{name}': the data are nested unevenly")
         values = list(chain.from_iterable(values))
-    return values
+        nesting.append(length)
+    return values, nesting
+
+
+def _longer_sides(shape: Sequence[int]) -> list[int]:
+    return [side for side in shape if side != 1]
 
 
 def _octets(value: object) -> bytes:

@@ -90,7 +90,10 @@ def test_binary_data_that_do_not_fit(datatype, shape, data, said):
         ("INT8", [1], [1], "'INT8' is not taken"),
         ("BYTES", [1], [1], "not BYTES"),
         ("UINT8", [2, 2], [[1, 2], 3], "nested unevenly"),
-        ("UINT8", [2, 2], [[1, 2], [3]], "has 4 elements, got 3"),
+        ("UINT8", [2, 2], [[1, 2, 3], [4]], "nested unevenly"),
+        ("UINT8", [2, 3], [[1, 2], [3, 4], [5, 6]], r"nested as \[3, 2\], not \[2, 3\]"),
+        ("UINT8", [1, 2, 3, 1], [[[1, 2], [3, 4], [5, 6]]], r"nested as \[1, 3, 2\]"),
+        ("UINT8", [2, 2], [[1, 2], [3]], "nested unevenly"),
         ("UINT8", [2_000, 2_001], [], "over 4000000 numbers: send them as bytes"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mataserver import Box
 
     Array = NDArray[np.float32]
+    Floats = NDArray[np.floating[Any]]
     Indices = NDArray[np.intp]
 
 MAX_CANDIDATES = 30_000
@@ -26,14 +27,14 @@ def corners(boxes: Array) -> Array:
     return turned
 
 
-def overlaps(box: Array, others: Array) -> Array:
+def overlaps(box: Floats, others: Floats) -> Floats:
     """Return the intersection over union of one box ``[4]`` with each of ``[n, 4]``."""
     low = np.maximum(box[:2], others[:, :2])
     high = np.minimum(box[2:], others[:, 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=1)
     areas = np.prod(others[:, 2:] - others[:, :2], axis=1)
     union = areas + np.prod(box[2:] - box[:2]) - shared
-    ratio: Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    ratio: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return ratio
 
 
@@ -44,9 +45,11 @@ def suppress(boxes: Array, scores: Array, labels: Indices, limit: float) -> Indi
     ``MAX_KEPT`` are kept.
     """
     left = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-    # With an offset per class, boxes of different classes never overlap.
-    span = float(boxes.max(initial=0) - boxes.min(initial=0)) + 1
-    apart = boxes + (labels * span).astype(np.float32)[:, None]
+    # With an offset per class, boxes of different classes never overlap. In float32 the offset of a
+    # class beyond the thousandth would round boxes by a sixteenth of a pixel.
+    wide = boxes.astype(np.float64)
+    span = float(wide.max(initial=0) - wide.min(initial=0)) + 1
+    apart = wide + (labels * span)[:, None]
     kept: list[np.intp] = []
     while len(left) and len(kept) < MAX_KEPT:
         best, left = left[0], left[1:]

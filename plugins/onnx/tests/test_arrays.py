@@ -61,6 +61,19 @@ def test_suppression_equals_the_plain_way(count, seed, limit):
     assert suppress(boxes, scores, labels, limit).tolist() == plainly(boxes, scores, labels, limit)
 
 
+@pytest.mark.parametrize("label", [0, 1202])
+def test_small_boxes_of_a_late_class(label):
+    """Objects of a few pixels are kept or dropped alike, whichever number their class has."""
+    for seed in range(60):
+        chance = np.random.default_rng(seed)
+        middles = chance.uniform(50, 600, (20, 2)).repeat(2, axis=0) + chance.uniform(-1, 1, (40, 2))
+        halves = chance.uniform(2, 4.5, (20, 2)).repeat(2, axis=0)
+        boxes = np.concatenate([middles - halves, middles + halves], axis=1).astype(np.float32)
+        scores, labels = chance.random(40, np.float32), np.full(40, label)
+        exact = plainly(boxes.astype(np.float64), scores, labels, 0.7)
+        assert suppress(boxes, scores, labels, 0.7).tolist() == exact
+
+
 def test_suppression_ends_at_a_limit():
     """Not more than so many boxes come out of any number."""
     corners = np.arange(1000, dtype=np.float32)[:, None] * 10

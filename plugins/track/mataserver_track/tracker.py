@@ -129,16 +129,22 @@ class Session:
         self._association = association
         self._params = params
         self._clock = clock
+        self._size: tuple[int, int] | None = None  # of the first frame
 
     def step(self, image: Image) -> DetectResult:
         """Return the confirmed tracks visible in the next frame ``[H, W, 3]``.
 
         Boxes, labels and confidences are the detector's of this very frame, in its order; a track
         that is not detected now is not reported, and keeps its id if it is detected again in time.
+        The tracker compares boxes in the first frame's pixels: the size of frames may change with
+        the sender's, or with how far the server reduced one.
         """
         arrived = None if self._clock is None else self._clock()
         [found] = self._tracker.detect([image], [self._params])
-        return _reported(found, self._association.ids(found, arrived), self._params)
+        height, width = image.shape[:2]
+        first_height, first_width = self._size = self._size or (height, width)
+        scale = (first_width / width, first_height / height)
+        return _reported(found, self._association.ids(found, arrived, scale), self._params)
 
 
 class _Association:
@@ -164,16 +170,23 @@ class _Association:
         self._last: float | None = None
         self._skipped = 0.0
 
-    def ids(self, detections: Sequence[Detection], seconds: float | None) -> list[int]:
+    def ids(
+        self,
+        detections: Sequence[Detection],
+        seconds: float | None,
+        scale: tuple[float, float] = (1.0, 1.0),
+    ) -> list[int]:
         """Return the id of each detection's track, from 1; 0 without a confirmed track.
 
-        ``seconds`` is when the frame arrived, None for one nominal frame after the last.
+        ``seconds`` is when the frame arrived, None for one nominal frame after the last; ``scale``
+        are the factors from the boxes' x and y to those of earlier frames.
         """
         import numpy as np
         import supervision
 
         boxes = supervision.Detections(
-            xyxy=np.array([each.bbox for each in detections], np.float64).reshape(-1, 4),
+            xyxy=np.array([each.bbox for each in detections], np.float64).reshape(-1, 4)
+            * (scale * 2),
             confidence=np.array([each.confidence for each in detections], np.float64),
             class_id=np.arange(len(detections)),  # not a class: identifies the detection
         )

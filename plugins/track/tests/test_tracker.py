@@ -126,6 +126,29 @@ def test_a_missed_object_comes_back_under_its_id(tracker, script):
         assert answers[-1] == {"one": 1 if back else 2}
 
 
+def test_frames_of_changing_size_keep_the_ids(tracker, script):
+    """The same view at half, double and other sizes: objects keep their ids, boxes are the frame's.
+
+    The server decodes a large JPEG at half its size and a PNG of the same size whole.
+    """
+    sizes = [(80, 160), (80, 160), (40, 80), (160, 320), (80, 160), (120, 120)]
+    frames = []
+    for number, (height, width) in enumerate(sizes):
+        across, down = width / 160, height / 80
+        boxes = [(20 + number, 10, 60 + number, 40), (100 - number, 30, 140 - number, 70)]
+        frames.append(
+            [
+                Detection(name, 0.9, (x1 * across, y1 * down, x2 * across, y2 * down))
+                for name, (x1, y1, x2, y2) in zip(("one", "two"), boxes, strict=True)
+            ]
+        )
+    session = tracker(script(frames)).session(TrackParams())
+    answers = [session.step(np.zeros((*size, 3), np.uint8)).detections for size in sizes]
+    for frame, answer in zip(frames[1:], answers[1:], strict=True):
+        assert {each.label: each.track_id for each in answer} == {"one": 1, "two": 2}
+        assert [each.bbox for each in answer] == [each.bbox for each in frame]
+
+
 def test_sessions_number_for_themselves(tracker, script):
     """Every session counts from 1, and one that has just begun knows nothing of the others."""
     model = tracker(script([[found("one", 0.9, 0, 0)]] * 8))
