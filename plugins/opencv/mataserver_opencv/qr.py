@@ -110,11 +110,17 @@ class QrCodes:
 
 
 def text_of(payload: bytes) -> str:
-    """Decode a payload: UTF-8 where it is valid, else ISO 8859-1, the standard's default."""
-    try:
-        return payload.decode("utf-8")
-    except UnicodeDecodeError:
-        return payload.decode("iso-8859-1")
+    """Decode a payload.
+
+    OpenCV returns a code's bytes as UTF-8 (those that are no UTF-8 it takes for ISO 8859-1, the
+    standard's default), and the characters of its Kanji mode in Shift JIS, as they are stored.
+    """
+    for encoding in ("utf-8", "cp932"):
+        try:
+            return payload.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return payload.decode("iso-8859-1")
 
 
 def _decode(detector: Any, gray: Any, quads: Any) -> list[bytes]:

@@ -27,9 +27,9 @@ def found(model, image, **params):
     return model.predict([image], [QrParams(**params)])[0].detections
 
 
-def drawn(text, *, angle=0.0, size=360, module=6, damage=0):
+def drawn(text, *, angle=0.0, size=360, module=6, damage=0, encoder=None):
     """Draw a code on grey; return the picture and the box of its modules."""
-    modules = cv2.QRCodeEncoder.create().encode(text)
+    modules = (encoder or cv2.QRCodeEncoder.create()).encode(text)
     if damage:
         modules[10 : 10 + damage, 10 : 10 + damage] = 255
     side = module * len(modules)
@@ -82,6 +82,15 @@ def test_other_alphabets_are_read(codes):
     """A payload in UTF-8 comes back as it was written."""
     image, _ = drawn("Grüße, 日本")
     assert [code.label for code in found(codes, image)] == ["Grüße, 日本"]
+
+
+@pytest.mark.parametrize("text", ["漢字テスト", "東京都千代田区"])
+def test_the_kanji_mode_is_read(codes, text):
+    """Japanese codes store two-byte characters in a mode of their own, in Shift JIS."""
+    mode = cv2.QRCodeEncoder_Params()
+    mode.mode = cv2.QRCodeEncoder_MODE_KANJI
+    image, _ = drawn(text.encode("shift_jis"), encoder=cv2.QRCodeEncoder.create(mode))
+    assert [code.label for code in found(codes, image)] == [text]
 
 
 def test_a_payload_that_is_not_utf8_is_taken_as_latin1():
