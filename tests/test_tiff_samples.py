@@ -123,9 +123,7 @@ def test_planes_are_put_together(form, kind, order, deflated):
     channels = [channel.astype(kind) * (257 if kind == np.uint16 else 1) for channel in NOISE]
     channels = channels[: len(form)]
     extra = 2 if form == "RGBA" else None
-    data = planes(
-        channels, 5 if form == "CMYK" else 2, extra=extra, deflated=deflated, order=order
-    )
+    data = planes(channels, 5 if form == "CMYK" else 2, extra=extra, deflated=deflated, order=order)
     whole = Image.merge(form, [Image.fromarray(channel) for channel in NOISE[: len(form)]])
     buffer = io.BytesIO()
     whole.save(buffer, "TIFF")

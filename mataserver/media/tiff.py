@@ -37,10 +37,9 @@ def check(picture: Image.Image) -> None:
     """
     if _tag(picture, _FORMAT, 1) == _SIGNED or _tag(picture, _BITS, 1) > _MAX_BITS:
         raise BadRequest("image has samples of 32 bits or with a sign, which are not supported")
-    misread = picture.mode in _MISREAD_PLANES or (
-        picture.mode == "RGBA"
-        and _EXTRA not in picture.tag_v2  # type: ignore[attr-defined] # a TiffImageFile
-    )
+    tags = picture.tag_v2  # type: ignore[attr-defined] # a TiffImageFile
+    unnamed = picture.mode == "RGBA" and _EXTRA not in tags
+    misread = unnamed or picture.mode in _MISREAD_PLANES
     if misread and _tag(picture, _PLANES, 1) == _SEPARATE:
         raise BadRequest(
             "image is a TIFF of separate planes with alpha or in L*a*b*, which is not supported: "

@@ -54,7 +54,7 @@ class Preprocessor:
     def _kept_share(self) -> float:
         """The share of the shorter edge that is left when a processor crops what it resized.
 
-        ConvNeXt's and PoolFormer's state it (ConvNeXt's uses it below 384 pixels); LeViT's is fixed.
+        ConvNeXt's and PoolFormer's state it; ConvNeXt's uses it below 384 pixels. LeViT's is fixed.
         """
         if type(self.processor).__name__.startswith("Levit"):
             return _LEVIT_SHARE

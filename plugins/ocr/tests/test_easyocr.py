@@ -67,7 +67,12 @@ def test_regions_are_in_reading_order_within_the_image():
 
 @pytest.mark.parametrize(
     ("language", "order"),
-    [("ara", "right\nleft"), ("en+fa", "right\nleft"), ("urd", "right\nleft"), ("ru", "left\nright")],
+    [
+        ("ara", "right\nleft"),
+        ("en+fa", "right\nleft"),
+        ("urd", "right\nleft"),
+        ("ru", "left\nright"),
+    ],
 )
 def test_arabic_words_are_read_from_the_right(language, order):
     """The words of a row come in the order of the language's letters."""

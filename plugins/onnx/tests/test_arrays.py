@@ -66,7 +66,8 @@ def test_small_boxes_of_a_late_class(label):
     """Objects of a few pixels are kept or dropped alike, whichever number their class has."""
     for seed in range(60):
         chance = np.random.default_rng(seed)
-        middles = chance.uniform(50, 600, (20, 2)).repeat(2, axis=0) + chance.uniform(-1, 1, (40, 2))
+        middles = chance.uniform(50, 600, (20, 2)).repeat(2, axis=0)
+        middles += chance.uniform(-1, 1, (40, 2))
         halves = chance.uniform(2, 4.5, (20, 2)).repeat(2, axis=0)
         boxes = np.concatenate([middles - halves, middles + halves], axis=1).astype(np.float32)
         scores, labels = chance.random(40, np.float32), np.full(40, label)
