@@ -9,7 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 # Of what pip says, each package as it comes, with its size: some take minutes.
-TOLD := | awk '/^ *(Collecting|Downloading|Building|Installing)/ { print "  " $$0; fflush() }'
+TOLD := | awk '/(build|backend) dependencies/ { next } \
+  /^ *(Obtaining|Collecting|Downloading|Building|Installing)/ { print "  " $$0; fflush() }'
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 CLIENT := clients/python
 EDITABLE := -e $(CLIENT) $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))

@@ -21,6 +21,9 @@ const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 10
 /** What a job is called: its kind and what it is about. */
 const title = (job) => { const about = job.spec?.model ?? (job.spec?.file || job.spec?.name) ?? ""; return about ? `${job.kind}, ${parted(about)[1]}` : job.kind; };
 
+/** What it was given, if its title is its model: several jobs of one model are told apart by it. */
+const input = (job) => (job.spec?.model ? job.spec.file || (job.spec.path ?? "").split("/").at(-1) : "");
+
 /** One job as it changes: the server tells each new state until it ends; `follow` listens again. */
 function useJob(id) {
   const me = useCell(who)?.id;
@@ -63,7 +66,7 @@ function Stages({ job }) {
 
 const Item = ({ job, on }) => html`<li class=${on ? "on" : ""}><a href=${`#/jobs?id=${job.id}`} aria-current=${on ? "true" : undefined}>
   <span class="row between"><b class="cut">${title(job)}</b><${State} kind=${KINDS[job.state]}>${job.state === "running" ? `${Math.floor(job.progress)} %` : job.state}<//></span>
-  <span class="row between quiet"><span class="cut">${job.message || job.id.slice(0, 8)}</span><span class="nowrap">${ENDED.has(job.state) ? ago(job.finished_at) : took(job)}</span></span>
+  <span class="row between quiet"><span class="cut">${(job.state === "done" && input(job)) || job.message || job.id.slice(0, 8)}</span><span class="nowrap">${ENDED.has(job.state) ? ago(job.finished_at) : took(job)}</span></span>
   ${job.state === "running" && html`<${Meter} job=${job}/>`}</a></li>`;
 
 function Log({ job }) {
@@ -120,7 +123,7 @@ function Detail({ id }) {
   const side = html`<${Files} key=${job.id} job=${job}/><${Log} key=${`log ${job.id}`} job=${job}/>`;
   return html`<section class="mid jobmid" aria-label="Job"><header class="jobhead"><${Button} small bare icon="left" label="Back to the list" class="narrow" onClick=${() => amend({ id: undefined })}/>
       <div class="grow"><div class="row"><h2 class="cut">${title(job)}</h2><${State} kind=${KINDS[job.state]}>${job.state}<//></div>
-      <span class="quiet cut">${job.id.slice(0, 8)}, ${clock(job.created_at * 1000)}${took(job) ? `, ${took(job)}` : ""}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}</span></div>
+      <span class="quiet cut">${job.id.slice(0, 8)}, ${clock(job.created_at * 1000)}${took(job) ? `, ${took(job)}` : ""}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}${input(job) ? `, ${input(job)}` : ""}</span></div>
       ${may("jobs:write") && (ended ? html`<${Button} icon="again" onClick=${() => act("/restart")}>Run again<//><${Sure} text="Remove" effect="Its files go too." action=${() => act("", "DELETE")}/>`
         : html`<${Sure} text="Cancel" effect="What it has done stays." action=${() => act("/cancel")}/>`)}</header>
     ${!ended && html`<${Stages} job=${job}/>`}
@@ -144,7 +147,7 @@ export default function Jobs() {
   return html`<${Bar} title="Jobs"><div class="wide"><${Segments} label="Which" value=${filter} onChange=${setFilter} options=${[["all", "All"], ["running", `Running ${number("running")}`], ["failed", `Failed ${number("failed")}`]]}/></div><span class="grow"></span>
       ${may("jobs:write") && html`<${Button} primary icon="file" onClick=${() => setMaking(true)}>New job<//>`}<//>
     <div class=${`jobs fill ${id ? "chosen" : ""}`}><nav class="panel left joblist" aria-label="Jobs"><ul class="scroll" tabindex="-1">${shown.map((job) => html`<${Item} key=${job.id} job=${job} on=${job.id === id}/>`)}
-        ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. One runs a model over a video or many pictures, and survives its server."}</li>`}
+        ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. A job runs a model over a video or many pictures, and continues after a restart of the server."}</li>`}
         ${data?.total > jobs.length && html`<li class="pad help">The newest ${jobs.length} of ${data.total.toLocaleString("en")}.</li>`}</ul>
         ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${() => refresh(LIST)}/></div>`}</nav>
       ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${data && (jobs.length ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes a video, a ZIP of pictures, or photographs.</p>`)}</section>`}</div>
