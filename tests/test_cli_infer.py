@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -112,6 +113,20 @@ def test_one_bad_file_among_good_ones(ask, tmp_path):
     assert json.loads(result.stdout)["file"] == "picture.png"
     assert result.stderr.startswith("error: broken.png: image cannot be decoded")
     assert result.stderr.endswith("error: 1 of 2 files could not be served\n")
+
+
+def test_a_reader_that_left(ask, running):
+    """When nobody reads the output any more, as after ``| head``, the command ends silently."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    terminal = Terminal.__new__(Terminal)
+    url = running[1].url
+    asked = Terminal.start(
+        terminal, "infer", "fake-detect", "picture.png", "--url", url, stdout=writing
+    )
+    os.close(writing)
+    assert asked.communicate() == (None, "")
+    assert asked.returncode == 1
 
 
 def test_errors_that_concern_every_file_end_it(ask):

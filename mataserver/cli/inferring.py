@@ -106,6 +106,8 @@ class _InferenceRun:
                 raise
             click.echo(f"error: {file}: {error.told}", err=True)
             return False
+        except BrokenPipeError:
+            raise  # who reads the output has left, such as head: not the file's fault
         except OSError as error:
             click.echo(f"error: {error.filename or file}: {error.strerror or error}", err=True)
             return False
