@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mataserver import BadRequest
 from mataserver_ocr import quads
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ PROPORTION = 1.5
 """A strip's length in widths of the page, as a sheet of paper's."""
 MAX_WHOLE = 1.5
 """The length in strips above which a page is split."""
+MAX_STRIPS = 100
+"""The maximum strips of a page: each is a run of the detector, within one step of the worker."""
 OVERLAP = 1 / 8
 """The share of a strip's length: lines up to this height are completely inside one strip."""
 BORDER = 3
@@ -73,7 +76,7 @@ def find_lines(page: Image, find: Find, side: int) -> Quad:
     """Return the quads ``[n, 4, 2]`` of the lines of a page, each line once, unordered.
 
     ``find`` returns the quads ``[n, 4, 2]`` of a picture, which it scales to at most ``side``
-    pixels a side.
+    pixels a side. Raises ``BadRequest`` for a page that needs more than ``MAX_STRIPS``.
     """
     height, width = page.shape[:2]
     strip = strip_length(height, width, side)
@@ -81,6 +84,11 @@ def find_lines(page: Image, find: Find, side: int) -> Quad:
         return find(page)
     tall = height > width
     borders = spans(max(height, width), strip)
+    if len(borders) > MAX_STRIPS:
+        raise BadRequest(
+            f"image: {width}x{height} pixels are too long for their width: "
+            f"the text would be searched in over {MAX_STRIPS} parts"
+        )
     edge = BORDER * max(1.0, strip / side)
     found = [
         line

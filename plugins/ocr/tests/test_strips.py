@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from mataserver import BadRequest
 from mataserver_ocr import strips
 from mataserver_ocr.rapidocr import RapidOcrParams
 
@@ -111,6 +112,27 @@ def test_blurred_small_print_is_no_large_line():
 
     found = boxes(strips.find_lines(drawn(9000, 720, places), find, SIDE))
     assert found == sorted(places)
+
+
+@pytest.mark.parametrize("tall", [True, False])
+def test_a_page_of_too_many_strips_is_refused(tall):
+    """A small file may be a page of any length: all its strips would be one step of the worker."""
+    longest = strips.MAX_STRIPS * SIDE * 7 // 8
+    page = np.zeros((longest, 2, 3), np.uint8)
+    page[::2] = 255
+    calls = []
+
+    def search(picture):
+        calls.append(picture.shape)
+        return bars(picture)
+
+    strips.find_lines(page if tall else page.swapaxes(0, 1), search, SIDE)
+    assert len(calls) == strips.MAX_STRIPS + 1  # and the page as a whole
+    calls.clear()
+    longer = np.concatenate([page, page[:SIDE]])
+    with pytest.raises(BadRequest, match="pixels are too long for their width"):
+        strips.find_lines(longer if tall else longer.swapaxes(0, 1), search, SIDE)
+    assert not calls
 
 
 def test_an_empty_page_is_not_searched_in_strips():
