@@ -11,7 +11,9 @@ from mataserver import hookimpl
 from mataserver_oip.settings import Settings
 
 if TYPE_CHECKING:
-    from mataserver import Context
+    from collections.abc import Iterable
+
+    from mataserver import CheckSession, Context
     from mataserver_oip.api import InferenceProtocol
 
 
@@ -19,6 +21,14 @@ if TYPE_CHECKING:
 def settings() -> type[Settings]:
     """Return the type of ``plugins.oip``."""
     return Settings
+
+
+@hookimpl
+def check(settings: Settings, session: CheckSession) -> Iterable[str]:  # noqa: ARG001 - the hook's
+    """Return what is missing for gRPC, if it is turned on."""
+    from mataserver_oip import installation
+
+    return installation.problems(settings)
 
 
 @hookimpl

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from mataserver import MataError
+from mataserver_oip.installation import GRPC_MISSING
 from mataserver_oip.problem import inference_problem
 from mataserver_oip.routes import RestRoutes
 from mataserver_oip.server import InferenceServer
@@ -60,5 +61,5 @@ def _rpc_server() -> type[RpcServer]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in {"grpc", "google"}:
             raise
-        raise MataError("grpc_port needs a package: pip install 'mataserver-oip[grpc]'") from None
+        raise MataError(GRPC_MISSING) from None
     return RpcServer

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+import mataserver_oip
 from mataserver import MataError, config, plugins, testing
+from mataserver_oip.settings import Settings
 
 
 @pytest.fixture
@@ -25,6 +29,16 @@ def test_it_is_turned_off_unless_it_is_asked_for(port, caplog):
     assert port() is None
     assert port("plugins: {oip: {grpc_port: 8001}}") == 8001
     assert not caplog.records
+
+
+@pytest.mark.parametrize("module", ["grpc", "google.protobuf"])
+def test_check_names_the_package_that_grpc_needs(monkeypatch, module):
+    """``mataserver check`` tells what would stop the start; without gRPC nothing is needed."""
+    assert list(mataserver_oip.check(Settings(grpc_port=0), None)) == []
+    monkeypatch.setitem(sys.modules, module, None)
+    said = "grpc_port needs a package: pip install 'mataserver-oip[grpc]'"
+    assert list(mataserver_oip.check(Settings(grpc_port=0), None)) == [said]
+    assert list(mataserver_oip.check(Settings(), None)) == []
 
 
 def test_the_servers_old_setting_goes_on(port, caplog):
