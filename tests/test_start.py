@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -10,8 +11,12 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 
 import pytest
+
+from mataserver.config import Settings
+from mataserver.plugins.discovery import discover
 
 PROGRAM = """
 import atexit, gc, json, sys
@@ -24,6 +29,7 @@ main(["serve", "--port", "0", "--config", sys.argv[1]])
 FRAMEWORKS = {"torch", "transformers", "cv2", "onnxruntime", "openvino", "pycolmap", "easyocr"}
 HEAVY = {"numpy", "scipy", "PIL", "av", "grpc", "google.protobuf", "cryptography", "pydantic"}
 HEAVY |= {"huggingface_hub", "networkx", "matplotlib", "pip", "pytest", "jinja2"}
+HEAVY |= {"configparser", "statistics"}
 DATABASES = {"sqlalchemy", "alembic", "asyncpg", "aiosqlite"}
 NOT_OURS = {"alembic", "asyncpg", "sqlalchemy.dialects.postgresql"}
 
@@ -75,8 +81,36 @@ def test_every_plugin_starts_without_what_a_request_or_a_worker_brings(second):
     assert not modules & (FRAMEWORKS | HEAVY | NOT_OURS)
 
 
+def test_without_a_driver_nothing_asks_it_for_gpus(second):
+    """The library that asks NVIDIA's driver is imported by ``GET /health`` only if there is one."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        assert "pynvml" not in second[2]
+    else:
+        assert "pynvml" in second[2]
+
+
 def test_garbage_is_collected_once_the_server_listens(second):
     """The collector rests during the start, works afterwards, and leaves alone what was made."""
     collecting, frozen, _ = second
     assert collecting
     assert frozen > 10_000
+
+
+def test_the_metadata_of_a_plugin_is_read_once(monkeypatch):
+    """Each reading parses the whole file anew, and most of it is the description."""
+    read = Counter()
+    metadata = importlib.metadata.Distribution.metadata
+
+    def counted(distribution):
+        found = metadata.fget(distribution)
+        read[found["Name"]] += 1
+        return found
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "metadata", property(counted))
+    points = importlib.metadata.entry_points(group="mataserver")
+    chosen = [point for point in points if point.name in {"console", "oip", "openai"}]
+    found = discover(Settings(), chosen, {}).found
+    assert [each.name for each in found] == ["console", "oip", "openai"]
+    assert read == {f"mataserver-{each.name}": 1 for each in found}

@@ -14,6 +14,7 @@ from mataserver.processes import kernel
 _KB = 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MB = _KB * _KB
+_NVML_LIBRARY = "libnvidia-ml.so.1"
 
 
 def private_bytes(pid: int) -> int:
@@ -100,6 +101,15 @@ class Gpu:
     used: int
 
 
+def has_gpu_driver() -> bool:
+    """Whether the library of NVIDIA's driver, by which pynvml asks, can be loaded."""
+    try:
+        ctypes.CDLL(_NVML_LIBRARY)
+    except OSError:
+        return False
+    return True
+
+
 class MemoryProbe:
     """Reads RAM and VRAM. NVML is initialized once, on first use."""
 
@@ -144,9 +154,10 @@ class MemoryProbe:
     def _load_nvml(self) -> Any:
         if not self._is_initialized:
             self._is_initialized = True
-            import pynvml
+            if has_gpu_driver():
+                import pynvml  # 2 MB, which a machine without a driver has no use for
 
-            with contextlib.suppress(pynvml.NVMLError):
-                pynvml.nvmlInit()
-                self._nvml = pynvml
+                with contextlib.suppress(pynvml.NVMLError):
+                    pynvml.nvmlInit()
+                    self._nvml = pynvml
         return self._nvml

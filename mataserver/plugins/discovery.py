@@ -46,14 +46,14 @@ def discover(
     plugins = Plugins(strict=strict, sites=SiteDirectories() if entry_points is None else None)
     variables = config.variables(Path.cwd()) if environ is None else environ
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-    for point in sorted(points, key=lambda each: plugin_record(each).sort_key):
-        plugin = plugin_record(point)
+    records = [(plugin_record(point), point) for point in points]
+    for plugin, point in sorted(records, key=lambda each: each[0].sort_key):
         if not plugin.names.isdisjoint(disabled):
             plugin.error = DISABLED  # a disabled plugin is not imported
             plugins.found.append(plugin)
             continue
         with collect_errors(problems):
-            load_plugin(point, plugins, given, variables)
+            load_plugin(plugin, point, plugins, given, variables)
     reject_name_conflicts(plugins.found)
     _check_disabled(disabled, plugins)
     with collect_errors(problems):

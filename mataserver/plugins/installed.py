@@ -13,6 +13,7 @@ from mataserver.errors import MataError
 from mataserver.plugins.loading import (
     collect_errors,
     load_plugin,
+    plugin_record,
     record_uninstall,
     record_version_change,
     reject,
@@ -77,9 +78,9 @@ class Plugins(DiscoveredPlugins):
         )
         for point in points:
             problems: list[config.ConfigError] = []
+            plugin = plugin_record(point)
             with collect_errors(problems):
-                load_plugin(point, updated, {}, config.variables(Path.cwd()))
-            plugin = updated.found[-1]
+                load_plugin(plugin, point, updated, {}, config.variables(Path.cwd()))
             plugin.installed_late = True
             for problem in problems:
                 reject(plugin, problem)

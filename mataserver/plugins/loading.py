@@ -37,18 +37,20 @@ def plugin_record(point: importlib.metadata.EntryPoint) -> Plugin:
     """Return the record of a plugin without importing it."""
     plugin = Plugin(point.name, module=point.module)
     if point.dist is not None:
-        plugin.distribution, plugin.version = point.dist.name, point.dist.version
+        metadata = point.dist.metadata  # parses the file anew at every access: read it once
+        plugin.distribution, plugin.version = metadata["Name"], metadata["Version"]
     return plugin
 
 
 def load_plugin(
+    plugin: Plugin,
     point: importlib.metadata.EntryPoint,
     plugins: DiscoveredPlugins,
     given: Mapping[str, Any],
     variables: Mapping[str, str],
-) -> Plugin:
-    """Import and add a plugin. Raises ``ConfigError``, after adding it with its defaults."""
-    plugin = _load(point, {p.name for p in plugins.found})
+) -> None:
+    """Import a plugin and add its record. Raises ``ConfigError``, then it has its defaults."""
+    _load(plugin, point, {p.name for p in plugins.found})
     plugins.found.append(plugin)
     try:
         if plugin.error is None:
@@ -56,7 +58,6 @@ def load_plugin(
     finally:
         _collect(plugin, plugins)
         _collect_brought(plugin)
-    return plugin
 
 
 @contextlib.contextmanager
@@ -89,15 +90,13 @@ def record_version_change(plugin: Plugin, point: importlib.metadata.EntryPoint) 
         log.warning("plugin %s: %s", plugin.name, note)
 
 
-def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
-    plugin = plugin_record(point)
+def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, taken: set[str]) -> None:
     try:
         if point.name in taken or point.name in {"strict", "disabled"}:
             raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
         plugin.hooks = validation.hooks(point.load())
     except (Exception, SystemExit) as error:
         reject(plugin, error)
-    return plugin
 
 
 def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, str]) -> None:

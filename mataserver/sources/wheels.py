@@ -6,7 +6,6 @@ hiding a module is rejected before anything changes, and changes can be rolled b
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import shutil
 import zipfile
@@ -59,6 +58,8 @@ class Wheel:
     """
 
     def __init__(self, path: Path, home: PipEnvironment) -> None:
+        import configparser  # only a package that is installed needs it: not the start
+
         self.path = path
         self.name, self.version = path.name.split("-")[:2]
         try:
@@ -114,6 +115,8 @@ class Wheel:
 
     def _commands(self, archive: zipfile.ZipFile) -> list[str]:
         """Return the names of the scripts that pip generates for entry points."""
+        import configparser  # see above
+
         points = self._info.removesuffix("WHEEL") + "entry_points.txt"
         parser = configparser.ConfigParser(delimiters="=", interpolation=None)
         parser.optionxform = str  # type: ignore[assignment,method-assign] # documented so

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import re
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from argon2 import PasswordHasher
@@ -36,7 +36,11 @@ class Passwords:
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
         self._threads = ThreadPoolExecutor(THREADS, "password")
-        self._dummy_hash = self._hasher.hash("")
+
+    @cached_property
+    def _dummy_hash(self) -> str:
+        """A hash that takes as long to check as a user's; it takes as long to make."""
+        return self._hasher.hash("")
 
     async def hash(self, password: str) -> str:
         """Return the hash of a password."""
@@ -44,7 +48,7 @@ class Passwords:
 
     async def matches(self, password: str, known: str | None) -> bool:
         """Whether a password matches a hash; None, for an unknown user, takes as long: False."""
-        found = await self._threaded(partial(self._verify, password, known or self._dummy_hash))
+        found = await self._threaded(partial(self._verify, password, known))
         return found and known is not None
 
     async def _threaded(self, work: Callable[[], T]) -> T:
@@ -64,9 +68,14 @@ class Passwords:
             return False
         return True
 
-    def _verify(self, password: str, known: str) -> bool:
+    def _verify(self, password: str, known: str | None) -> bool:
+        # Made by the first check and not by the start, which it would delay. Every check asks for
+        # it, so that the first one takes longer for a user who exists, too.
+        dummy = self._dummy_hash
+        if known is None:
+            return self._verify(password, dummy)
         if _is_sha256(known):  # as a first administrator may be given; hashed anew at the log-in
-            self._verify(password, self._dummy_hash)  # takes as long as every other check
+            self._verify(password, dummy)  # takes as long as every other check
             digest = hashlib.sha256(password.encode("utf-8", "surrogatepass")).hexdigest()
             return hmac.compare_digest(digest, known.lower())
         try:

@@ -9,6 +9,7 @@ from collections import Counter
 
 import aiohttp
 import pytest
+from argon2 import PasswordHasher
 
 from mataserver_accounts.login_delays import client_network
 from mataserver_accounts.passwords import THREADS, Passwords
@@ -35,6 +36,35 @@ class Counting:
         with self._lock:
             self.now -= 1
         return known == self.hash(password)
+
+
+class Noting(PasswordHasher):
+    """A hasher that notes what it is asked, in order."""
+
+    def __init__(self):
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.asked = []
+
+    def hash(self, password):
+        self.asked.append("hash")
+        return super().hash(password)
+
+    def verify(self, known, password):
+        self.asked.append("verify")
+        return super().verify(known, password)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+async def test_a_start_hashes_nothing_and_the_first_check_tells_nothing(exists):
+    """The hash for users who do not exist is made by the first check, whoever logs in."""
+    hasher = Noting()
+    known = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("right")
+    passwords = Passwords(hasher)
+    assert hasher.asked == []
+    assert await passwords.matches("right", known if exists else None) is exists
+    assert hasher.asked == ["hash", "verify"]
+    assert not await passwords.matches("", None)
+    assert hasher.asked == ["hash", "verify", "verify"]
 
 
 async def test_few_passwords_are_hashed_at_a_time():

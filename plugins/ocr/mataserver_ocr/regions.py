@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import OcrResult
-from mataserver_ocr.columns import Line, reading_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,6 +37,8 @@ def reading_order(
     extent along the row, in pixels. A line belongs to a row when its center lies within half its
     height of the row's first one. Text in columns is read column by column.
     """
+    from mataserver_ocr.columns import Line, reading_groups  # a worker's: statistics is large
+
     if right_to_left:
         middles = [(-x, y) for x, y in middles]
     lines = [Line.from_box(*each) for each in zip(middles, heights, lengths, strict=True)]

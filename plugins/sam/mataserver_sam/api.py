@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
 import importlib.metadata
 from typing import TYPE_CHECKING, Any, Self
@@ -119,7 +120,11 @@ class SamService:
 @functools.cache
 def _gpu_count() -> int:
     """Return the number of GPUs that the driver lists; 0 without a driver."""
-    import pynvml  # large, and not needed at startup
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")  # the driver's library, which pynvml loads too
+    except OSError:
+        return 0  # pynvml takes 2 MB, and could only say the same
+    import pynvml
 
     try:
         pynvml.nvmlInit()
