@@ -207,6 +207,20 @@ def test_parameters_are_described():
     assert described == {n: "yes" if n in params.UPLOAD_FIELDS else "no" for n in names}
 
 
+def test_parameters_name_their_tasks():
+    """Where the table names the tasks of a parameter, they are those whose backends use it."""
+    used: dict[str, set[str]] = {}
+    for offer in plugins.discover(config.Settings(), installed(*PLUGINS)).provided:
+        for name in offer.backend.params.__struct_fields__:
+            used.setdefault(name, set()).add(offer.backend.task)
+    described = {
+        quoted(row[0]): set(row[3].split(", ")) for row in rows(read("api.md"), "parameter")
+    }
+    named = {name: tasks for name, tasks in described.items() if tasks <= set(results.TASKS)}
+    assert len(named) > 10
+    assert named == {name: used[name] for name in named}
+
+
 def test_own_parameters_are_described():
     """Every parameter that is no one's but a backend's has a line with its backends."""
     described = {quoted(row[0]): set(re.findall(r"`([^`]+)`", row[1])) for row in own_parameters()}
