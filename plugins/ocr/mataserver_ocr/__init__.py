@@ -45,7 +45,7 @@ TESSERACT = Backend(
     load=tesseract.load,
     params=tesseract.TesseractParams,
     requires=("pytesseract", "PIL"),
-    packages=("pytesseract>=0.3.13", "pillow>=11.3"),
+    packages=("pytesseract>=0.3.13",),  # pillow, which it brings along, is the core's already
     system_binary="tesseract",
     # Tesseract's OpenMP threads contend with each other; one is several times faster.
     environment=(("OMP_THREAD_LIMIT", "1"),),

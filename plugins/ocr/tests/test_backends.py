@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -101,3 +102,18 @@ def test_settings_refuse_wrong_values_by_name(given, key):
     """A value out of range and a misspelt key stop the start and are named."""
     with pytest.raises(msgspec.ValidationError, match=key):
         msgspec.convert(given, mataserver_ocr.settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "binary"),
+    [
+        ("easyocr", ["easyocr"], None),
+        ("paddleocr", ["paddlepaddle", "paddleocr"], None),
+        ("tesseract", ["pytesseract"], "tesseract"),
+    ],
+)
+def test_packages_of_an_engine(name, packages, binary):
+    """What ``show`` lists, and ``pull`` installs, are the engine's own packages and program."""
+    (backend,) = (each for each in mataserver_ocr.backends() if each.name == name)
+    names = [re.match(r"[\w-]+", each)[0] for each in backend.packages]
+    assert (names, backend.system_binary) == (packages, binary)
