@@ -170,6 +170,16 @@ async def test_on_a_phone(tmp_path):
         tabs = await person.evaluate(places)
         assert len(tabs) == 5
         assert all(0 <= left < right <= 320 for left, right in tabs)
+        await pushed(server, "shelf")
+        await asked(server, "POST", "/api/models/shelf/load", json={})
+        await person.go("fleet?part=models")
+        await person.until(
+            "document.querySelector('tr[data-model=shelf]')?.innerText.includes('gpu-1')"
+        )
+        assert await person.faults() == []
+        await asked(server, "POST", "/api/models/shelf/unload", json={})
+        await person.go("fleet")
+        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state')")
         assert await person.faults() == []
         for said in ("It is no longer looked at.", ""):
             await person.until("document.querySelector('tr .btn')?.offsetWidth > 0")

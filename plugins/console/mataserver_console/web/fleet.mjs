@@ -65,7 +65,7 @@ function Model({ model }) {
   return html`<tr data-model=${model.name}><td><b class="strong">${model.name}</b> <span class="quiet">${model.description}</span>${why && html`<div class="err" role=${error ? "alert" : undefined}>${why}</div>`}</td>
     <td><${State} kind=${STATES[model.state]}>${model.state}<//></td>
     <td class="wide">${model.latest_version ? `${model.latest_version} of ${count(model.versions.length, "version")}` : "–"}</td>
-    <td class="wide"><div class="row wrap tight">${wanted ? model.tritons.map((at) => html`<${Placement} key=${at.id} at=${at}/>`) : "–"}</div></td>
+    <td class=${wanted ? "below" : "wide"}><div class="row wrap tight">${wanted ? model.tritons.map((at) => html`<${Placement} key=${at.id} at=${at}/>`) : "–"}</div></td>
     <td class="num wide">${Number(model.inference_count).toLocaleString("en")}</td><td class="wide soft">${since(model.last_inference)}</td>
     <td class="num actions below"><div class="row end tight">${may("fleet:write") && (wanted
       ? html`<${Sure} small disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${path}/unload`, { json: {} })}/>`
