@@ -165,7 +165,7 @@ async def test_every_schema_is_one(data_dir):
     ):
         components = (await response.json())["components"]
     schemas = components["schemas"]
-    assert {"NewTriton", "NewWebhook", "ReelRequest"} <= set(schemas)
+    assert {"NewTriton", "NewWebhook", "AnnotatedVideoRequest"} <= set(schemas)
     for name in schemas:
         whole = {"$ref": f"#/components/schemas/{name}", "components": components}
         jsonschema_rs.Draft202012Validator(whole)  # raises for what is none

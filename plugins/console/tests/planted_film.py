@@ -21,7 +21,14 @@ from mataserver_sam.index import Limits
 from mataserver_sam.masks import Mask
 from mataserver_sam.propagation import legs, steps
 from mataserver_sam.stills import Stills
-from mataserver_sam.video_requests import Figures, Prompted, Resolution, Step, Tracked, VideoInfo
+from mataserver_sam.video_requests import (
+    PromptResult,
+    Resolution,
+    SessionUsage,
+    Step,
+    Tracked,
+    VideoInfo,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +99,7 @@ class Films:
         """Return a frame."""
         return self._find(name).stills.jpeg(frame)
 
-    def prompt(self, name: str, asked: Any) -> tuple[Prompted, Figures]:
+    def prompt(self, name: str, asked: Any) -> tuple[PromptResult, SessionUsage]:
         """Show or move discs."""
         film, frame = self._find(name), asked.frame_index
         places = [place for prompt in asked.prompts for place in film.place(prompt)]
@@ -106,14 +113,14 @@ class Films:
         if asked.obj_id is not None and not places:  # pointed beside it
             numbers = [asked.obj_id]
         seen = [film.seen(number, frame) for number in numbers]
-        told = Prompted(
+        told = PromptResult(
             frame,
             [each.id for each in seen],
             [each.mask for each in seen],
             [each.box for each in seen],
             [each.score for each in seen],
         )
-        return told, Figures(len(film.places))
+        return told, SessionUsage(len(film.places))
 
     def propagate(self, name: str, asked: Any) -> Iterator[Step]:
         """Move them."""
@@ -124,26 +131,26 @@ class Films:
                 GATE.wait(60)
             told = [film.seen(number, frame) for number in film.places]
             shown = [each for each in told if each.box[2]]
-            yield Step(frame, msgspec.json.encode(shown), Figures(len(film.places), frame))
+            yield Step(frame, msgspec.json.encode(shown), SessionUsage(len(film.places), frame))
 
     def annotated_video(self, name: str, asked: Any) -> Iterator[bytes]:
         """Draw a video."""
         film = self._find(name)
         yield from draw_video(film.stills, film.size, asked)
 
-    def remove(self, name: str, number: int) -> Figures:
+    def remove(self, name: str, number: int) -> SessionUsage:
         """Remove a disc."""
         film = self._find(name)
         if film.places.pop(number, None) is None:
             raise NotFound(f"Object {number} not found")
-        return Figures(len(film.places))
+        return SessionUsage(len(film.places))
 
-    def reset(self, name: str) -> tuple[int, Figures]:
+    def reset(self, name: str) -> tuple[int, SessionUsage]:
         """Remove all."""
         film = self._find(name)
         count = len(film.places)
         film.places.clear()
-        return count, Figures()
+        return count, SessionUsage()
 
     def close(self, name: str) -> int:
         """Close."""

@@ -11,8 +11,8 @@ from mataserver_database import finish
 from mataserver_fleet.consumers import (
     ConsumerChange,
     ConsumerView,
+    CreatedConsumer,
     LinkedConsumer,
-    MadeConsumer,
     NewConsumer,
     consumer,
 )
@@ -58,7 +58,7 @@ class ConsumerHandlers:
         """Return the routes."""
         own, one = "/api/consumers/{consumer}", (Body(JSON, ConsumerView),)
         of = "/api/apps/{identity}/consumers"
-        made, done = (Body(JSON, MadeConsumer),), (Body(JSON, Status),)
+        made, done = (Body(JSON, CreatedConsumer),), (Body(JSON, Status),)
         body = (400, 408, 409, 413, 415, 422, 503)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "max_body": MAX_BODY}  # the applications decide who may
@@ -185,7 +185,7 @@ class ConsumerHandlers:
     def _answer(
         self, row: sa.RowMapping, key: str | None = None, status: int = 200
     ) -> web.Response:
-        made = MadeConsumer(**consumer(row), key=UNSET if key is None else key)
+        made = CreatedConsumer(**consumer(row), key=UNSET if key is None else key)
         response = tagged(self._ctx, made, row["revision"], status)
         if key is not None:
             response.headers["Cache-Control"] = "no-store"

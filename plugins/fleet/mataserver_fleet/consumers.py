@@ -75,7 +75,7 @@ class ConsumerView(Struct, kw_only=True):
     create_at: str | None
 
 
-class MadeConsumer(ConsumerView, kw_only=True):
+class CreatedConsumer(ConsumerView, kw_only=True):
     """A consumer; ``key`` stands in the answer that makes it, and in no other."""
 
     status: str = "ok"

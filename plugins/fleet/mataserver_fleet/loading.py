@@ -33,7 +33,7 @@ class Result(Struct, kw_only=True):
     reason: str
 
 
-class Done(Struct, kw_only=True):
+class LoadResponse(Struct, kw_only=True):
     """The result at each Triton; "partial" where it is not done at all of them."""
 
     status: str
@@ -43,7 +43,7 @@ class Done(Struct, kw_only=True):
 class LoadOutcome(NamedTuple):
     """The results, and the model's revision after the request."""
 
-    done: Done
+    done: LoadResponse
     revision: int
 
 
@@ -99,7 +99,7 @@ class ModelLoader:
         ]
         whole = all(each.status == "ok" for each in results)
         return LoadOutcome(
-            Done(status="ok" if whole else "partial", tritons=results), made.revision
+            LoadResponse(status="ok" if whole else "partial", tritons=results), made.revision
         )
 
     async def _poll(self, targets: list[PlacementTarget], changed: asyncio.Event) -> None:

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import Body, InvalidParams, MataError, Route, check_query
 from mataserver_database import finish
 from mataserver_fleet.load_answers import refusal, results
-from mataserver_fleet.loading import Done, ModelLoader
+from mataserver_fleet.loading import LoadResponse, ModelLoader
 from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, ModelViews
 from mataserver_fleet.models import Description, Models
 from mataserver_fleet.pages import (
@@ -63,7 +63,7 @@ class ModelChange(Struct, kw_only=True, forbid_unknown_fields=True):
     description: Description
 
 
-class Asked(Struct, kw_only=True, forbid_unknown_fields=True):
+class LoadRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """``POST /api/models/{identity}/load`` and ``/unload``, whose body may be left out.
 
     ``triton_id`` is the id or the name of a Triton, without one it is all of them; ``versions``
@@ -83,7 +83,10 @@ class ModelHandlers:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        path, requested = "/api/models/{identity}", (Body(JSON, Asked, {"triton_id": "gpu-1"}),)
+        path, requested = (
+            "/api/models/{identity}",
+            (Body(JSON, LoadRequest, {"triton_id": "gpu-1"}),),
+        )
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
         body = (400, 404, 408, 409, 412, 413, 415, 422, 502, 503)
@@ -106,12 +109,13 @@ class ModelHandlers:
             Route("DELETE", path, self.remove, "Unload a model and remove it", parameters=FORCE,
                   headers=IF_MATCH, response=done, errors=(404, 409, 412, 422, 502, 503), **write),
             Route("POST", f"{path}/load", self.load, "Load a model", parameters=TRITON,
-                  response=(Body(JSON, Done),), **load, **write),
+                  response=(Body(JSON, LoadResponse),), **load, **write),
             Route("POST", f"{path}/unload", self.unload, "Unload a model", parameters=TRITON,
-                  response=(Body(JSON, Done),), **load, **write),
+                  response=(Body(JSON, LoadResponse),), **load, **write),
             Route("POST", f"{path}/rollback", self.roll_back,
                   "Load the version before the newest that is wanted", headers=IF_MATCH,
-                  response=(Body(JSON, Done),), errors=(404, 409, 412, 422, 502, 503), **write),
+                  response=(Body(JSON, LoadResponse),),
+                  errors=(404, 409, 412, 422, 502, 503), **write),
         ]  # fmt: skip
 
     @property
@@ -168,7 +172,7 @@ class ModelHandlers:
 
     async def load(self, request: web.Request) -> web.Response:
         """Load a model."""
-        requested = await optional_json(self._ctx, request, Asked)
+        requested = await optional_json(self._ctx, request, LoadRequest)
         row = await finish(self._models.one(request.match_info["identity"]))
         versions = (
             None if requested.versions is UNSET else [int(each) for each in requested.versions]
@@ -180,7 +184,7 @@ class ModelHandlers:
 
     async def unload(self, request: web.Request) -> web.Response:
         """Unload a model."""
-        requested = await optional_json(self._ctx, request, Asked)
+        requested = await optional_json(self._ctx, request, LoadRequest)
         if requested.versions is not UNSET:
             raise InvalidParams(
                 "versions: a model is unloaded as a whole; to keep some versions, load only those"
@@ -204,7 +208,7 @@ class ModelHandlers:
         """Answer the results: 502 where it is not done everywhere."""
         full = caller(request).may("admin")
         refused = refusal(self._ctx, row["name"], outcome, what, full=full)
-        done = Done(status="ok", tritons=results(outcome, full=full))
+        done = LoadResponse(status="ok", tritons=results(outcome, full=full))
         return refused or tagged(self._ctx, done, outcome.revision)
 
     async def _config(self, model: str, shown: dict[str, Any], only: str | None) -> dict[str, Any]:
@@ -228,7 +232,7 @@ class ModelHandlers:
         self._ctx.log.info("%s (%s) %s the model %s", who.name, who.id, what, row["name"])
 
 
-def _triton(request: web.Request, requested: Asked) -> str | None:
+def _triton(request: web.Request, requested: LoadRequest) -> str | None:
     check_query(request, TRITON)  # of a misspelt one all would be meant
     given = requested.triton_id
     if given is None:

@@ -102,7 +102,7 @@ class AddedVersion(Struct, kw_only=True):
     tritons: list[Result] | UnsetType = UNSET
 
 
-class Expected(Struct, frozen=True):
+class UnexpectedOffset(Struct, frozen=True):
     """409: a piece that does not follow; ``offset`` is where the next one begins."""
 
     detail: str
@@ -246,7 +246,7 @@ class VersionHandlers:
         try:
             found = await finish(asyncio.to_thread(append, row["name"], version, chunk, who))
         except WrongOffset as error:
-            outcome = Expected(error.detail, error.detail, error.expected)
+            outcome = UnexpectedOffset(error.detail, error.detail, error.expected)
             return self._ctx.http.respond(outcome, status=409)
         if isinstance(found, int):
             return self._ctx.http.respond(AddedVersion(offset=found), status=202)

@@ -12,7 +12,13 @@ import msgspec
 
 from mataserver import MataError
 from mataserver_reconstruct import comparison, kind
-from mataserver_reconstruct.history import CHECK, RECONSTRUCTION, Baseline, Entry, sample_measures
+from mataserver_reconstruct.history import (
+    CHECK,
+    RECONSTRUCTION,
+    Baseline,
+    HistoryEntry,
+    sample_measures,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +85,7 @@ class DriftRecorder:
             with contextlib.suppress(MataError):  # removed meanwhile, or retried in the next round
                 await self.record(await self._desk.store.get(job))
 
-    async def record(self, record: Record) -> Entry:
+    async def record(self, record: Record) -> HistoryEntry:
         """Return the entry of a finished reconstruction, creating it if there is none."""
         async with self._lock:
             known = await self._history.find(record.id, record.finished_at)
@@ -97,7 +103,7 @@ class DriftRecorder:
             await self._history.baseline(owner), str(archive), self._ctx.settings.limits
         )
         answer = await comparison.run_comparison(self._ctx, order)
-        entry = Entry(
+        entry = HistoryEntry(
             id=str(uuid.uuid4()),
             kind=CHECK,
             owner=owner,
@@ -112,7 +118,7 @@ class DriftRecorder:
         await self._history.add(entry)
         return answer.report
 
-    async def _build_entry(self, record: Record) -> Entry:
+    async def _build_entry(self, record: Record) -> HistoryEntry:
         found, spec = record.result, msgspec.convert(record.spec, kind.ReconstructionSpec)
         rows = _measures(found)
         order = comparison.ComparisonRequest(
@@ -122,7 +128,7 @@ class DriftRecorder:
             rate=found["registration_rate"],
         )
         answer = await comparison.run_comparison(self._ctx, order)
-        return Entry(
+        return HistoryEntry(
             id=record.id,
             kind=RECONSTRUCTION,
             owner=record.owner,
@@ -135,14 +141,14 @@ class DriftRecorder:
             report=answer.report,
         )
 
-    def _publish(self, entry: Entry, record: Record) -> None:
+    def _publish(self, entry: HistoryEntry, record: Record) -> None:
         """Update the metrics for a new entry, and retrain if its drift is high."""
         seconds = entry.at - (record.started_at or entry.at)
         self._gauges.ended(entry, seconds, _readable(record.result))
         if entry.report["severity"] == "high" and self._ctx.settings.auto_retrain:
             self._ctx.tasks.spawn(self._retrain(entry), "retrain for drift")
 
-    async def _retrain(self, entry: Entry) -> None:
+    async def _retrain(self, entry: HistoryEntry) -> None:
         try:
             triggered = await self._retraining.for_drift(entry.id, entry.report)
         except MataError as error:

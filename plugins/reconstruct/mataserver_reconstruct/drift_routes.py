@@ -13,8 +13,8 @@ from msgspec import Struct
 from mataserver import BadRequest, Body, Route, Unavailable, check_query
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind, views
-from mataserver_reconstruct.history import Entry
-from mataserver_reconstruct.retraining import Triggered
+from mataserver_reconstruct.history import HistoryEntry
+from mataserver_reconstruct.retraining import TriggeredRun
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,9 +54,9 @@ class DriftRoutes:
                   errors=(400, 408, 413, 422, 500, 503, 507), needs="jobs:write",
                   max_body=self._ctx.settings.max_upload_mb * 1_000_000, body_timeout="idle"),
             Route("POST", "/drift/trigger-retrain", self.retrain, "Begin a run of Airflow's DAG",
-                  "reconstruct", response=(Body(JSON, Triggered),), errors=(502, 503)),
+                  "reconstruct", response=(Body(JSON, TriggeredRun),), errors=(502, 503)),
             Route("GET", "/drift/history", self.history, "The drift of every upload, as lines",
-                  "reconstruct", response=(Body(LINES, Entry),), errors=(422, 503),
+                  "reconstruct", response=(Body(LINES, HistoryEntry),), errors=(422, 503),
                   needs="jobs:read"),
         ]  # fmt: skip
 

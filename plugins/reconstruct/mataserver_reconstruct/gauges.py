@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from mataserver_reconstruct.history import Entry
+    from mataserver_reconstruct.history import HistoryEntry
 
 _SECONDS = (10, 30, 60, 120, 180, 300, 600, 900)
 _REQUESTS = "mataserver_requests_total"
@@ -79,7 +79,7 @@ class Gauges:
             for name in ("brightness", "contrast")
         }
 
-    def ended(self, entry: Entry, seconds: float, valid: int) -> None:
+    def ended(self, entry: HistoryEntry, seconds: float, valid: int) -> None:
         """Record a reconstruction that ended."""
         self.latency.observe(seconds)
         self.registered.set(entry.registration_rate or 0.0)

@@ -26,7 +26,7 @@ SAMPLE = 64
 _PAGE = 100
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class HistoryEntry(Struct, frozen=True, kw_only=True):
     """One upload that was reconstructed, or checked alone.
 
     id:       of the job; of a check its own.
@@ -92,7 +92,7 @@ class History:
             running = query.where(JOBS.c.kind == kind, JOBS.c.state == "running")
             return int(await connection.scalar(running) or 0)
 
-    async def find(self, entry: str, at: float | None = None) -> Entry | None:
+    async def find(self, entry: str, at: float | None = None) -> HistoryEntry | None:
         """Return an entry or None; with ``at`` only the one of that end."""
         query = sa.select(ENTRIES).where(ENTRIES.c.id == entry)
         if at is not None:
@@ -114,7 +114,7 @@ class History:
         measures = [msgspec.json.decode(text, type=dict[str, list[float]]) for text, _ in rows]
         return Baseline(measures, [rate for _, rate in rows if rate is not None])
 
-    async def add(self, entry: Entry) -> bool:
+    async def add(self, entry: HistoryEntry) -> bool:
         """Add an entry, replacing one of an earlier end.
 
         Returns False when it exists already, and when it is older than all kept entries.
@@ -132,7 +132,7 @@ class History:
         except sa.exc.IntegrityError:
             return False
 
-    async def entries(self, owner: str | None) -> AsyncIterator[Entry]:
+    async def entries(self, owner: str | None) -> AsyncIterator[HistoryEntry]:
         """Yield the entries of an owner, or of all, the oldest first."""
         query = sa.select(ENTRIES).order_by(ENTRIES.c.at, ENTRIES.c.id).limit(_PAGE)
         if owner is not None:
@@ -200,6 +200,6 @@ def _newest(mine: sa.ColumnElement[bool], number: int) -> sa.Select[tuple[float]
     return newest.offset(number).limit(1)
 
 
-def _entry(row: Any) -> Entry:
+def _entry(row: Any) -> HistoryEntry:
     values = dict(row)
-    return Entry(**{**values, **{name: msgspec.json.decode(values[name]) for name in _JSON}})
+    return HistoryEntry(**{**values, **{name: msgspec.json.decode(values[name]) for name in _JSON}})

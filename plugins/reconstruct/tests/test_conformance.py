@@ -460,7 +460,7 @@ def test_openapi(server):
         ("/clusters/{id}", "get", "Clusters"),
         ("/jobs/{id}/insights", "get", "Insights"),
         ("/drift", "post", "Checked"),
-        ("/drift/trigger-retrain", "post", "Triggered"),
+        ("/drift/trigger-retrain", "post", "TriggeredRun"),
     ]:
         answers = document["paths"][path][method]["responses"]
         good = answers.get("200") or answers["202"]

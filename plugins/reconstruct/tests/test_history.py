@@ -14,8 +14,8 @@ from mataserver_reconstruct.history import (
     CHECK,
     RECONSTRUCTION,
     Cooldown,
-    Entry,
     History,
+    HistoryEntry,
     sample_measures,
 )
 from mataserver_reconstruct.tables import SCHEMA
@@ -27,7 +27,9 @@ def entry(at, owner="ada", kind=RECONSTRUCTION, name=None, **more):
         "dataset_name": "church", "scene_name": "tower", "n_images": 12, "registration_rate": 0.9,
         "measures": {"brightness": [at, at + 1]}, "report": {"severity": "low", "checks": {}},
     }  # fmt: skip
-    return Entry(id=name or str(uuid.uuid4()), kind=kind, owner=owner, at=at, **{**values, **more})
+    return HistoryEntry(
+        id=name or str(uuid.uuid4()), kind=kind, owner=owner, at=at, **{**values, **more}
+    )
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver_sam.stills import Stills
-    from mataserver_sam.video_requests import Look, Marked, ReelRequest
+    from mataserver_sam.video_requests import AnnotatedVideoRequest, DrawnObject, ObjectStyle
 
     Image8 = NDArray[np.uint8]
 
@@ -38,7 +38,9 @@ _ENCODER = {"preset": "veryfast", "crf": "23", "threads": "2"}
 _MILLISECOND = Fraction(1, 1000)
 
 
-def draw_video(stills: Stills, size: tuple[int, int], asked: ReelRequest) -> Iterator[bytes]:
+def draw_video(
+    stills: Stills, size: tuple[int, int], asked: AnnotatedVideoRequest
+) -> Iterator[bytes]:
     """Yield an empty chunk (``b""``) for each mask and frame drawn, then the file in chunks.
 
     ``size`` is (height, width) of the frames, and of the masks. Raises ``InvalidParams`` for masks
@@ -98,13 +100,13 @@ def _even_sized(image: Image8) -> Image8:
 
 
 def _draw_frame(
-    image: Image8, number: int, size: tuple[int, int], asked: ReelRequest
+    image: Image8, number: int, size: tuple[int, int], asked: AnnotatedVideoRequest
 ) -> Generator[bytes, None, Image8]:
     """Return a frame with its objects: first all masks, then the names on top.
 
     Yields an empty chunk for each mask: a large one takes as long as a step of the worker should.
     """
-    marked: Sequence[Marked] = asked.frames.get(number, ())
+    marked: Sequence[DrawnObject] = asked.frames.get(number, ())
     if not marked:
         return image
     canvas: Any = image.copy()
@@ -128,14 +130,14 @@ def _draw_frame(
     return np.asarray(picture)
 
 
-def _mask(marked: Marked, number: int, size: tuple[int, int]) -> Mask:
+def _mask(marked: DrawnObject, number: int, size: tuple[int, int]) -> Mask:
     try:
         return Mask.from_rle(marked.mask, size)
     except ValueError as error:
         raise InvalidParams(f"frames[{number}]: object {marked.id}: {error}") from None
 
 
-def _colour_of(number: int, look: Look | None) -> tuple[int, int, int]:
+def _colour_of(number: int, look: ObjectStyle | None) -> tuple[int, int, int]:
     if look is None or look.colour is None:
         return colour(number)
     red, green, blue = bytes.fromhex(look.colour[1:])

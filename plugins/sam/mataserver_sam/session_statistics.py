@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mataserver_sam.memory_pruning import held_bytes
-from mataserver_sam.video_requests import Figures
+from mataserver_sam.video_requests import SessionUsage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,6 @@ class SessionStatistics:
         by_device = held_bytes(held, shared=shared)
         self._bytes = (by_device.get("cuda", 0), sum(by_device.values()) + cached)
 
-    def figures(self, objects: int) -> Figures:
+    def figures(self, objects: int) -> SessionUsage:
         """Return the figures of a session with so many objects."""
-        return Figures(objects, self._visits, *self._bytes)
+        return SessionUsage(objects, self._visits, *self._bytes)

@@ -23,7 +23,7 @@ from mataserver_sam.prompts import check_points, prefix_errors
 from mataserver_sam.propagation import check_frame, legs, steps
 from mataserver_sam.session_statistics import SessionStatistics
 from mataserver_sam.text_tracks import TextTracks
-from mataserver_sam.video_requests import Prompted, Resolution, Step, Tracked, VideoInfo
+from mataserver_sam.video_requests import PromptResult, Resolution, Step, Tracked, VideoInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from mataserver_sam.frame_object import FrameObject
     from mataserver_sam.network import Network
     from mataserver_sam.prompts import Prompt
-    from mataserver_sam.video_requests import Figures, PromptRequest, PropagateRequest, ReelRequest
+    from mataserver_sam.video_requests import (
+        AnnotatedVideoRequest,
+        PromptRequest,
+        PropagateRequest,
+        SessionUsage,
+    )
 
 MEASURE_INTERVAL = 16
 """A propagation measures memory once per so many frames."""
@@ -68,7 +73,7 @@ class Video:
         """The numbers of the objects that are tracked and not removed."""
         return sorted([*self._text_objects(), *self._tracks])
 
-    def prompt(self, asked: PromptRequest) -> Prompted:
+    def prompt(self, asked: PromptRequest) -> PromptResult:
         """Add new objects or correct one on a frame; return those objects on it.
 
         Raises ``InvalidParams`` for prompts that this model does not support, ``NotFound`` for an
@@ -86,7 +91,7 @@ class Video:
                 seen = [self._correct_object(frame, asked.obj_id, asked.prompts)]
         self._statistics.add_frame(frame)
         told = _encode_objects(seen, asked.mask_format)
-        return Prompted(
+        return PromptResult(
             frame,
             [each.id for each in told],
             [each.mask for each in told],
@@ -120,7 +125,7 @@ class Video:
         check_frame("frame_index", frame, len(self._footage))
         return self._footage.stills.jpeg(frame)
 
-    def annotated_video(self, asked: ReelRequest) -> Iterator[bytes]:
+    def annotated_video(self, asked: AnnotatedVideoRequest) -> Iterator[bytes]:
         """Draw a video, as ``draw_video`` does."""
         yield from draw_video(self._footage.stills, self._footage.size, asked)
 
@@ -140,7 +145,7 @@ class Video:
         self._features.clear_all()
         return count
 
-    def figures(self) -> Figures:
+    def figures(self) -> SessionUsage:
         """Measure and return the figures."""
         self._measure()
         return self._figures()
@@ -234,7 +239,7 @@ class Video:
         shared, cached = self._network.pruner.positions, self._footage.cached_bytes
         self._statistics.measure(held, shared=shared, cached=cached)
 
-    def _figures(self) -> Figures:
+    def _figures(self) -> SessionUsage:
         return self._statistics.figures(len(self.objects))
 
 

@@ -91,14 +91,14 @@ class PropagateRequest(Struct, frozen=True, kw_only=True):
     mask_format: MaskFormat | None = None
 
 
-class Marked(Struct, frozen=True, kw_only=True):
+class DrawnObject(Struct, frozen=True, kw_only=True):
     """An object on a frame of a video that is to be drawn; ``mask`` is its ``rle``."""
 
     id: Number
     mask: str
 
 
-class Look(Struct, frozen=True, kw_only=True):
+class ObjectStyle(Struct, frozen=True, kw_only=True):
     """How an object is drawn: a name, its number if empty, and a colour, ``#rrggbb``."""
 
     name: Annotated[str, Meta(max_length=100)] = ""
@@ -108,11 +108,11 @@ class Look(Struct, frozen=True, kw_only=True):
     ) = None
 
 
-class ReelRequest(Struct, frozen=True, kw_only=True):
+class AnnotatedVideoRequest(Struct, frozen=True, kw_only=True):
     """``POST .../video``: what was tracked, by frame, and how each object looks, by its id."""
 
-    frames: dict[Number, Annotated[list[Marked], Meta(max_length=MOST_MARKED)]]
-    objects: dict[Number, Look] = {}
+    frames: dict[Number, Annotated[list[DrawnObject], Meta(max_length=MOST_MARKED)]]
+    objects: dict[Number, ObjectStyle] = {}
 
 
 class Resolution(Struct, frozen=True):
@@ -139,7 +139,7 @@ class Started(Struct, frozen=True):
     status: Status = "ready"
 
 
-class Figures(Struct, frozen=True):
+class SessionUsage(Struct, frozen=True):
     """What a session holds: objects, visited frames, and bytes on the GPU and in all."""
 
     objects: int = 0
@@ -148,7 +148,7 @@ class Figures(Struct, frozen=True):
     total_bytes: int = 0
 
 
-class Prompted(Struct, frozen=True):
+class PromptResult(Struct, frozen=True):
     """The answer of ``prompt``: an object, mask, box and score at each place of the lists."""
 
     frame_index: int
@@ -173,7 +173,7 @@ class Step(Struct, frozen=True):
 
     frame_index: int
     objects: bytes
-    figures: Figures
+    figures: SessionUsage
 
 
 class FrameResult(Struct, frozen=True):

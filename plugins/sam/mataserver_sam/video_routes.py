@@ -13,13 +13,13 @@ from aiohttp import web
 from mataserver import PRINCIPAL, Body, InvalidParams, Route, Unavailable, check_query
 from mataserver_sam.description import JSON, TAG, api_route
 from mataserver_sam.video_requests import (
+    AnnotatedVideoRequest,
     Closed,
     FrameResult,
-    Prompted,
     PromptRequest,
+    PromptResult,
     Propagated,
     PropagateRequest,
-    ReelRequest,
     Removed,
     Reset,
     Sessions,
@@ -74,11 +74,11 @@ class VideoRoutes:
                   "A frame as it is shown", TAG, response=(Body("image/jpeg"),),
                   errors=(400, 404, 422, 500, 503), needs="infer", held="session_id"),
             api_route("POST", f"{one}/prompt", self.prompt, "Add prompts to a frame",
-                      PromptRequest, Prompted, errors=gone),
+                      PromptRequest, PromptResult, errors=gone),
             replace(api_route("POST", f"{one}/propagate", self.propagate, "Track through a video",
                               PropagateRequest, Propagated, errors=gone), optional=True),
             Route("POST", f"{one}/video", self.video, "A video with the tracked objects drawn", TAG,
-                  request=(Body(JSON, ReelRequest),), response=(Body("video/mp4"),),
+                  request=(Body(JSON, AnnotatedVideoRequest),), response=(Body("video/mp4"),),
                   errors=(400, 404, 408, 409, 413, 415, 422, 500, 503, 507), needs="infer",
                   held="session_id"),
             api_route("GET", f"{one}/status", self.status, "One video session", None, SessionStatus,
@@ -151,7 +151,7 @@ class VideoRoutes:
         """Answer with the video with the tracked objects drawn in."""
         session = self._session(request)
         async with (
-            self._read(request, ReelRequest) as asked,
+            self._read(request, AnnotatedVideoRequest) as asked,
             contextlib.aclosing(session.annotated_video(asked)) as pieces,
         ):
             whole = b"".join([piece async for piece in pieces if piece])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
-from mataserver_sam.video_requests import Figures, SessionInfo, SessionStatus
+from mataserver_sam.video_requests import SessionInfo, SessionStatus, SessionUsage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from mataserver import ModelHandle
     from mataserver_sam.video_requests import (
+        AnnotatedVideoRequest,
         Closed,
         PropagateRequest,
-        ReelRequest,
         Status,
         Step,
         VideoInfo,
@@ -45,7 +45,7 @@ class Session:
     clock: Callable[[], float]
     stopping: asyncio.Event
     status: Status = "ready"
-    figures: Figures = field(default_factory=Figures)
+    figures: SessionUsage = field(default_factory=SessionUsage)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     closing: asyncio.Task[Closed] | None = None
 
@@ -82,7 +82,7 @@ class Session:
                 self.figures = step.figures
                 yield step
 
-    async def annotated_video(self, asked: ReelRequest) -> AsyncGenerator[bytes, None]:
+    async def annotated_video(self, asked: AnnotatedVideoRequest) -> AsyncGenerator[bytes, None]:
         """Yield a video with the tracked objects drawn in, in chunks; many of them are empty.
 
         Raises as ``propagate``.

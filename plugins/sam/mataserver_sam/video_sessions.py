@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mataserver import Conflict, MataError, NotFound, Unavailable
 from mataserver_sam.ended_sessions import EndedSessions
 from mataserver_sam.pending_sessions import PendingSessions
-from mataserver_sam.video_requests import Closed, Figures, Started
+from mataserver_sam.video_requests import Closed, SessionUsage, Started
 from mataserver_sam.video_session import check_running
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class VideoSessions:
         """Remove an open session, and keep its final status."""
         self._open.pop(session.id, None)
         session.status = status
-        session.figures = Figures(frames_processed=session.figures.frames_processed)
+        session.figures = SessionUsage(frames_processed=session.figures.frames_processed)
         for forgotten in self._ended.add(session):
             if forgotten not in self._open:
                 self._held.discard(forgotten)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from mataserver_sam.settings import Settings
     from mataserver_sam.video_requests import (
-        Figures,
-        Prompted,
+        AnnotatedVideoRequest,
         PromptRequest,
+        PromptResult,
         PropagateRequest,
-        ReelRequest,
+        SessionUsage,
         Step,
         VideoInfo,
     )
@@ -70,7 +70,7 @@ class Videos:
         self._open[session] = Video(network, footage, settings.max_objects)
         return self._open[session].info
 
-    def prompt(self, session: str, asked: PromptRequest) -> tuple[Prompted, Figures]:
+    def prompt(self, session: str, asked: PromptRequest) -> tuple[PromptResult, SessionUsage]:
         """Add prompts; see ``Video.prompt``."""
         video = self._find(session)
         return video.prompt(asked), video.figures()
@@ -83,22 +83,22 @@ class Videos:
         """Return a frame as a JPEG; see ``Video.picture``."""
         return self._find(session).picture(frame)
 
-    def annotated_video(self, session: str, asked: ReelRequest) -> Iterator[bytes]:
+    def annotated_video(self, session: str, asked: AnnotatedVideoRequest) -> Iterator[bytes]:
         """Draw a video with the tracked objects; see ``Video.annotated_video``."""
         yield from self._find(session).annotated_video(asked)
 
-    def remove(self, session: str, number: int) -> Figures:
+    def remove(self, session: str, number: int) -> SessionUsage:
         """Remove an object."""
         video = self._find(session)
         video.remove(number)
         return video.figures()
 
-    def reset(self, session: str) -> tuple[int, Figures]:
+    def reset(self, session: str) -> tuple[int, SessionUsage]:
         """Restart; return how many objects there were."""
         video = self._find(session)
         return video.reset(), video.figures()
 
-    def figures(self, session: str) -> Figures:
+    def figures(self, session: str) -> SessionUsage:
         """Measure and return the figures."""
         return self._find(session).figures()
 

@@ -15,7 +15,7 @@ from mataserver_sam.annotated_video import draw_video
 from mataserver_sam.index import Limits
 from mataserver_sam.masks import Mask
 from mataserver_sam.stills import Stills
-from mataserver_sam.video_requests import Look, Marked, ReelRequest
+from mataserver_sam.video_requests import AnnotatedVideoRequest, DrawnObject, ObjectStyle
 
 
 def square(height, width):
@@ -41,8 +41,9 @@ def drawn(path, size, asked):
 def test_objects_are_drawn_on_their_frames(movies, video_path):
     """Each frame is its own; an object's mask is tinted on the frames that have it."""
     mask = Mask.from_pixels(square(64, 80)).rle()
-    asked = ReelRequest(
-        frames={3: [Marked(id=1, mask=mask)]}, objects={1: Look(name="car", colour="#00ff00")}
+    asked = AnnotatedVideoRequest(
+        frames={3: [DrawnObject(id=1, mask=mask)]},
+        objects={1: ObjectStyle(name="car", colour="#00ff00")},
     )
     frames, times = drawn(video_path, (64, 80), asked)
     assert [movies.number(frame) for frame in frames] == list(range(8))
@@ -57,12 +58,14 @@ def test_times_and_sizes(movies, tmp_path):
     """Frames keep their times where these are uneven; sides become even, and none too long."""
     times = [0, 40, 400, 440]
     path = movies.write(tmp_path / "uneven.mkv", 4, times=times, size=(82, 66), codec="mpeg4")
-    frames, seen = drawn(path, (66, 82), ReelRequest(frames={}))
+    frames, seen = drawn(path, (66, 82), AnnotatedVideoRequest(frames={}))
     assert seen == pytest.approx([time / 1000 for time in times])
     assert frames[0].shape == (66, 82, 3)
     wide = movies.write(tmp_path / "wide.mp4", 1, "mpeg4", size=(2880, 150))
     mask = Mask.from_pixels(square(150, 2880)).rle()
-    frames, _ = drawn(wide, (150, 2880), ReelRequest(frames={0: [Marked(id=9, mask=mask)]}))
+    frames, _ = drawn(
+        wide, (150, 2880), AnnotatedVideoRequest(frames={0: [DrawnObject(id=9, mask=mask)]})
+    )
     assert frames[0].shape == (100, 1920, 3)
 
 
@@ -90,16 +93,22 @@ def wrapping(size):
 
 
 WRONG = {
-    "runs whose sum wraps": ({0: [Marked(id=2, mask=coded(wrapping(80 * 64)))]}, "a mask of 80x64"),
-    "a run beyond 64 bits": ({0: [Marked(id=2, mask="o" * 14 + "0")]}, "run"),
-    "a frame beyond the end": ({8: []}, "frames: the video has 8 frames, counted from 0"),
-    "no code": ({0: [Marked(id=2, mask="~~~")]}, "frames\\[0\\]: object 2: it is not a compressed"),
-    "half a code": ({0: [Marked(id=2, mask="o")]}, "ends too early"),
-    "another size": (
-        {1: [Marked(id=2, mask=Mask.from_pixels(square(8, 8)).rle())]},
+    "runs whose sum wraps": (
+        {0: [DrawnObject(id=2, mask=coded(wrapping(80 * 64)))]},
         "a mask of 80x64",
     ),
-    "runs below zero": ({0: [Marked(id=2, mask="O")]}, "a mask of 80x64"),
+    "a run beyond 64 bits": ({0: [DrawnObject(id=2, mask="o" * 14 + "0")]}, "run"),
+    "a frame beyond the end": ({8: []}, "frames: the video has 8 frames, counted from 0"),
+    "no code": (
+        {0: [DrawnObject(id=2, mask="~~~")]},
+        "frames\\[0\\]: object 2: it is not a compressed",
+    ),
+    "half a code": ({0: [DrawnObject(id=2, mask="o")]}, "ends too early"),
+    "another size": (
+        {1: [DrawnObject(id=2, mask=Mask.from_pixels(square(8, 8)).rle())]},
+        "a mask of 80x64",
+    ),
+    "runs below zero": ({0: [DrawnObject(id=2, mask="O")]}, "a mask of 80x64"),
 }
 
 
@@ -107,14 +116,16 @@ WRONG = {
 def test_masks_that_are_none_of_the_video(video_path, frames, said):
     """They are refused, with the frame and the object where that is known."""
     with pytest.raises(InvalidParams, match=said):
-        drawn(video_path, (64, 80), ReelRequest(frames=frames))
+        drawn(video_path, (64, 80), AnnotatedVideoRequest(frames=frames))
 
 
 def test_each_mask_is_a_step(video_path):
     """A large mask takes long: each one shows the server that the worker is not hanging."""
-    marked = [Marked(id=each, mask=Mask.from_pixels(square(64, 80)).rle()) for each in range(5)]
+    marked = [
+        DrawnObject(id=each, mask=Mask.from_pixels(square(64, 80)).rle()) for each in range(5)
+    ]
     stills = Stills(video_path, Limits())
-    pieces = list(draw_video(stills, (64, 80), ReelRequest(frames={0: marked})))
+    pieces = list(draw_video(stills, (64, 80), AnnotatedVideoRequest(frames={0: marked})))
     stills.close()
     assert pieces.count(b"") == 8 + 5
 
@@ -134,4 +145,4 @@ def test_no_frame_takes_more_than_a_step_may():
     mask = Mask.from_pixels(square(64, 80)).rle()
     body = {"frames": {"0": [{"id": 1, "mask": mask}] * 257}}
     with pytest.raises(msgspec.ValidationError, match="length <= 256"):
-        msgspec.convert(body, ReelRequest, strict=False)
+        msgspec.convert(body, AnnotatedVideoRequest, strict=False)

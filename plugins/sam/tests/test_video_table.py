@@ -15,9 +15,9 @@ from mataserver.frontends.resource_ids import ResourceIds
 from mataserver_sam.ended_sessions import MAX_ENDED
 from mataserver_sam.settings import Settings
 from mataserver_sam.video_requests import (
-    Figures,
     PropagateRequest,
     Resolution,
+    SessionUsage,
     StartRequest,
     Step,
     VideoInfo,
@@ -42,13 +42,15 @@ class Model:
         await self.go_on.wait()
         if self.failure is not None and method != "close":
             raise self.failure
-        return {"open": INFO, "reset": (2, Figures()), "close": 5_000_000}.get(method, Figures(3))
+        return {"open": INFO, "reset": (2, SessionUsage()), "close": 5_000_000}.get(
+            method, SessionUsage(3)
+        )
 
     async def stream(self, _video, _method, *_args):
         for frame in range(8):
             if frame == 2 and self.failure is not None:
                 raise self.failure
-            yield Step(frame, b"[]", Figures(1, frame + 1, 7_000_000))
+            yield Step(frame, b"[]", SessionUsage(1, frame + 1, 7_000_000))
 
 
 class Served:
@@ -131,7 +133,7 @@ async def test_a_failed_session_can_be_reset(sessions, served):
     served.model.failure = None
     with pytest.raises(Conflict, match="has failed: reset or close it"):
         await session.call("prompt")
-    assert await session.call("reset", repair=True) == (2, Figures())
+    assert await session.call("reset", repair=True) == (2, SessionUsage())
     assert sessions.status("a").status == "ready"
 
 
