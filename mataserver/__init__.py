@@ -23,6 +23,7 @@ from mataserver.contract.claims import (
     Responder,
     Unfinished,
 )
+from mataserver.contract.engine import EngineContext, EngineSpec
 from mataserver.contract.handles import Encoded, ModelHandle, Models, ModelSession, ResultEvent
 from mataserver.contract.hookspecs import hookimpl
 from mataserver.contract.routes import Body, LastEvent, Page, Route
@@ -81,6 +82,7 @@ __all__ = [
     "ROLES",
     "SCOPES",
     "AddressRefused",
+    "Assignment",
     "Backend",
     "BadRequest",
     "Body",
@@ -103,6 +105,9 @@ __all__ = [
     "Detection",
     "EmbedResult",
     "Encoded",
+    "Engine",
+    "EngineContext",
+    "EngineSpec",
     "Entity",
     "Form",
     "InferResponse",
@@ -129,6 +134,7 @@ __all__ = [
     "Params",
     "Parent",
     "Part",
+    "Placement",
     "PlainAnswer",
     "Policy",
     "PoseResult",
@@ -165,6 +171,8 @@ __all__ = [
     "Usage",
     "VlmResult",
     "WholeAnswer",
+    "Worker",
+    "WorkerDied",
     "check_charset",
     "check_json",
     "check_query",
@@ -198,7 +206,8 @@ if TYPE_CHECKING:
     from mataserver.config.needs import Needs
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
-    from mataserver.engines.worker_errors import JobFailed
+    from mataserver.engines.work import Assignment, Engine, Placement, Worker
+    from mataserver.engines.worker_errors import JobFailed, WorkerDied
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.codec import check_charset, content_type
     from mataserver.http.data_uri import decode as decode_base64
@@ -233,7 +242,11 @@ _LATE = {
     "ConfigError": "mataserver.config",
     "Needs": "mataserver.config.needs",
     "JSON_LIMIT": "mataserver.http.json_body:MAX_STRUCTURE_BYTES",
-    "JobFailed": "mataserver.engines.worker_errors",
+    **dict.fromkeys(
+        ("Assignment", "Engine", "Placement", "Worker"),
+        "mataserver.engines.work",
+    ),
+    **dict.fromkeys(("JobFailed", "WorkerDied"), "mataserver.engines.worker_errors"),
     **dict.fromkeys(("check_charset", "content_type"), "mataserver.http.codec"),
     "check_json": "mataserver.http.json_body:check",
     "convert_json": "mataserver.http.json_body:convert",

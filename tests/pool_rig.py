@@ -96,6 +96,7 @@ class Rig:
         self.gate.set()
         self.failure = None
         usual = {"ram_fraction": 1.0, "min_residence": 0.0, "keep_alive": -1.0}
+        usual["is_remote_engine"] = "ray".__eq__
         chosen = PoolPolicy(**{**usual, **policy})
         self.pool = ModelPool(
             self.load,

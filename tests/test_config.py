@@ -224,7 +224,10 @@ def test_a_dotenv_that_is_no_text(tmp_path):
         ("models: [{model: ''}]", ["models[0].model"]),
         ("models: [{model: a, confidence: 1}]", ["models[0].confidence: unknown key"]),
         ("models: [{model: a}, {model: b, pin: yes please}]", ["models[1].pin: expected `bool`"]),
-        ("models: [{model: a, engine: gpu}]", ["models[0].engine: invalid enum value 'gpu'"]),
+        (
+            "models: [{model: a, engine: G PU}]",
+            ["models[0].engine: expected auto, process, thread"],
+        ),
         ("models: [{model: a, device: 'cuda:x'}]", ["models[0].device"]),
         ("models: [{model: a}, {model: a}]", ["models[1].model", "listed twice"]),
         ("models: [{1: 2}]", ["models[0]"]),

@@ -42,9 +42,6 @@ def test_a_model_on_a_cluster(tmp_path):
     assert entry.needs == Needs(cpu=0.5, labels={"zone": "b"})
     assert (entry.needs.gpus("cuda"), entry.needs.gpus("auto"), entry.needs.threads) == (1, 0, 1)
     assert (Needs(gpu=0.25).gpus("cuda"), Needs(cpu=3.7).threads) == (0.25, 3)
-    assert made.on_ray
-    assert load(tmp_path, "engine: ray").on_ray
-    assert not load(tmp_path, "models: [{model: a, engine: process}]").on_ray
 
 
 @pytest.mark.parametrize(

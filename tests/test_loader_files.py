@@ -8,8 +8,10 @@ import pytest
 
 from mataserver import sources
 from mataserver.config import Settings
+from mataserver.plugins import Plugins
+from mataserver.serving.engine_set import EngineSet
 from mataserver.serving.loader import Loader
-from pool_rig import Rig
+from pool_rig import Rig, StandIn
 
 
 class Engine:
@@ -17,6 +19,7 @@ class Engine:
 
     async def start(self, assignment, placement):
         """Give what no one uses."""
+        return StandIn(0)
 
     async def close(self):
         """Have nothing to close."""
@@ -41,7 +44,9 @@ async def test_a_change_is_told_once(tmp_path, caplog, plan, single, said):
     spec = dataclasses.replace(plan.spec, path=path)
     plan = dataclasses.replace(plan, spec=spec, edition=sources.edition_of(path))
     engine = Engine()
-    loader = Loader(Settings(), None, {"process": engine, "thread": engine})
+    loader = Loader(
+        Settings(), None, EngineSet(Settings(), Plugins(), {"process": engine, "thread": engine})
+    )
     await loader.load(plan)
     assert not caplog.records
     for name in ("neighbour", "another"):

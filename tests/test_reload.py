@@ -145,6 +145,10 @@ async def test_cameras_come_go_and_change(tmp_path, video):
         ({"models": [entry("fake-detect", task="ocr")]}, "it is registered for detect, not ocr"),
         ({"models": [entry("fake-ocr", params={"confidence": 2.0})]}, "params.confidence"),
         (
+            {"models": [entry("fake-ocr", engine="nicer")]},
+            "models[0].engine: unknown engine 'nicer': one of auto, process, thread",
+        ),
+        (
             filming({"name": "a", "source": "ftp://x", "model": "fake-detect"}),
             "cameras[0]: source: expected rtsp://",
         ),

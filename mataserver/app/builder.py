@@ -36,6 +36,7 @@ from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.metrics import Metrics
 from mataserver.outbound import Hosts, Outbound
+from mataserver.serving.engine_set import EngineSet
 from mataserver.serving.feeds.registry import CameraRegistry
 from mataserver.serving.feeds.served import ServedSessions
 from mataserver.serving.loader import Loader
@@ -68,8 +69,11 @@ class ServerBuilder:
         self.plugins = plugin_host.discover(settings) if plugins is None else plugins
         self.catalog = _catalog(settings, self.plugins)
         self.metrics, self.memory = Metrics(), probe or MemoryProbe()
-        self.loader = Loader(settings, self.memory, engines)
-        self.pool = ModelPool(self.loader.load, self.memory, self.metrics, _policy(settings))
+        self.engines = EngineSet(settings, self.plugins, engines)
+        self.loader = Loader(settings, self.memory, self.engines)
+        self.pool = ModelPool(
+            self.loader.load, self.memory, self.metrics, _policy(settings, self.engines)
+        )
         self.models = ServedModels(self.catalog, self.pool, self.metrics, settings.max_tokens)
         self.held = ResourceIds()
         self.sessions = SessionStore(
@@ -113,7 +117,7 @@ class ServerBuilder:
             self.lifecycle,
             self.hosting.services,
             self.hosting.tasks,
-            self.loader.waiting,
+            self.engines.waiting,
         )
         self.maintenance = Maintenance(self.catalog, self.pool, self.readiness.not_ready, self.pace)
         self.maintenance.add_configured()
@@ -144,7 +148,8 @@ class ServerBuilder:
             self.gate,
             self._sign_out,
             self.readiness,
-            self.loader.cluster,
+            self.engines.cluster,
+            self.engines.running,
             self.held,
         )
 
@@ -180,7 +185,7 @@ class ServerBuilder:
             self.plugins,
             self.catalog,
             self.pool,
-            self.loader,
+            self.engines,
             self.sessions,
             self.cameras,
             self.gate,
@@ -223,7 +228,7 @@ def _hosts(settings: Settings) -> Hosts:
         raise ConfigError(f"configuration: outbound_hosts: {error}") from None
 
 
-def _policy(settings: Settings) -> PoolPolicy:
+def _policy(settings: Settings, engines: EngineSet) -> PoolPolicy:
     return PoolPolicy(
         keep_alive=settings.keep_alive,
         min_residence=settings.min_residence,
@@ -233,4 +238,5 @@ def _policy(settings: Settings) -> PoolPolicy:
         vram_fraction=settings.max_vram_fraction,
         device=settings.device,
         engine=settings.engine,
+        is_remote_engine=engines.is_remote,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mataserver.app import frontends, hosting
 from mataserver.app.builder import ServerBuilder
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mataserver.app.maintenance import MaintenanceIntervals
     from mataserver.config import SetBy, Settings
     from mataserver.engines.memory import MemoryProbe
+    from mataserver.engines.ray import RayEngine
     from mataserver.engines.work import Engine
     from mataserver.plugins import Plugins
 
@@ -111,9 +112,10 @@ def _builtin_services(
         "settings",
         lambda _: SettingsService(lambda: parts.catalog.settings, set_by, parts.plugins),
     )
-    ray = parts.loader.ray
-    if ray is not None:
-        yield ServiceFactory("cluster", lambda _: ClusterService(ray, parts.metrics))
+    if (ray := parts.engines.running("ray")) is not None:
+        yield ServiceFactory(
+            "cluster", lambda _: ClusterService(cast("RayEngine", ray), parts.metrics)
+        )
     yield ServiceFactory("docs", lambda _: DocsService(composed.openapi_document))
 
 

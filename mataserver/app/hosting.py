@@ -45,10 +45,7 @@ log = logging.getLogger("mataserver.plugins")
 
 
 class ServiceFactory(NamedTuple):
-    """Creates a service; ``plugin`` is None for one of the server's own.
-
-    An error of the server's own stops the start; a plugin is rejected.
-    """
+    """Creates a service; ``plugin`` is None for the server's own, whose errors stop the start."""
 
     name: str
     make: Callable[[Context], object]
@@ -91,8 +88,7 @@ def server_settings(settings: Settings) -> Server:
 class ServiceHost:
     """The services of a server, and their contexts.
 
-    ``services`` are the usable ones by name, in the order in which they are entered; ``tasks`` are
-    their background tasks.
+    ``services`` are the usable ones by name, in order of entry; ``tasks`` their background tasks.
     """
 
     def __init__(self, settings: Settings, version: str, lifecycle: Lifecycle) -> None:
@@ -185,6 +181,7 @@ class ServiceHost:
             tasks=tasks,
             run_process=functools.partial(run_process, inherit=self._inherit),
             cluster=parts.cluster,
+            engine=parts.engine,
             held=parts.held.of_kind(_resource_kind(factory)),
             run_blocking=asyncio.to_thread,
             stopping=self._lifecycle.stopping,
@@ -217,6 +214,7 @@ class ContextParts(NamedTuple):
     sign_out: Callable[[str], None]
     readiness: Readiness
     cluster: Callable[[], ClusterProcesses]
+    engine: Callable[[str], Any]
     held: ResourceIds
 
 

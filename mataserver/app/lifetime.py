@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from mataserver.http.sockets import ServiceSockets
     from mataserver.library.catalog import Catalog
     from mataserver.plugins import Plugins
+    from mataserver.serving.engine_set import EngineSet
     from mataserver.serving.feeds.registry import CameraRegistry
-    from mataserver.serving.loader import Loader
     from mataserver.serving.observers import Observers
     from mataserver.serving.pool import ModelPool
     from mataserver.serving.sessions import SessionStore
@@ -57,7 +57,7 @@ class ComposedServer:
     plugins: Plugins
     catalog: Catalog
     pool: ModelPool
-    loader: Loader
+    engines: EngineSet
     sessions: SessionStore
     cameras: CameraRegistry
     gate: Authenticator
@@ -96,7 +96,7 @@ def lifetime(composed: ComposedServer) -> Callable[[web.Application], AsyncItera
         composed.hosting.tasks.append(own)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(_stop, composed)
-            composed.loader.open()
+            composed.engines.open()
             own.spawn(maintenance.reconcile(), "follow the registry")
             own.spawn(maintenance.preload(), "preload")
             try:
@@ -166,4 +166,4 @@ async def _close_all(composed: ComposedServer) -> None:
     await finish_by(deadline, "a pull", pulls)
     await finish_by(deadline, "the sessions", composed.sessions.close())
     await finish_by(deadline, "the models", composed.pool.close())
-    await finish_by(deadline, "the workers", composed.loader.close())
+    await finish_by(deadline, "the workers", composed.engines.close())

@@ -10,6 +10,7 @@ import msgspec
 
 from mataserver.errors import MataError
 from mataserver.library.configured import ConfiguredModels
+from mataserver.serving import engine_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ class Reload:
                 read = await asyncio.to_thread(self._load)
                 settings = self._merge_reloadable(read)
                 ConfiguredModels(self._catalog, settings.models).check()
+                engine_set.check(settings, self._catalog.plugins)
                 apply = self._hosting.reconfigure(settings)
             except MataError as error:
                 log.error("the configuration is invalid and was not applied: %s", error.told)  # noqa: TRY400

@@ -23,6 +23,7 @@ from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
 from mataserver.library.registry import Registry
 from mataserver.processes import landlock, seccomp
+from mataserver.serving import engine_set
 from mataserver.serving.models import check_session
 from mataserver.suggestion import similar
 
@@ -67,6 +68,7 @@ def examine(config_file: str | None) -> Findings:
     _check_variables(findings)
     _check_exposure(settings, findings)
     plugins = _check_plugins(settings, findings)
+    _check_engines(settings, plugins, findings)
     _check_confinement(settings, plugins, findings)
     _check_commands(findings)
     _check_models(settings, plugins, findings)
@@ -134,6 +136,14 @@ def _check_found(found: Plugins, findings: Findings) -> None:
             findings.warnings.append(
                 f"The backend {provided.backend.name} needs the system binary {binary}: not found"
             )
+
+
+def _check_engines(settings: Settings, plugins: Plugins, findings: Findings) -> None:
+    """Report the first engine of the configuration that cannot be used."""
+    try:
+        engine_set.check(settings, plugins)
+    except MataError as error:
+        findings.errors.append(error.detail)
 
 
 def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings) -> None:

@@ -40,7 +40,7 @@ def _check_cluster_settings(settings: Settings) -> None:
         place = f"configuration: models[{index}]"
         preferred = settings.engine if entry.engine == "auto" else entry.engine
         if preferred != "ray":
-            if entry.needs is not None:
+            if entry.needs is not None and preferred in {"auto", "process", "thread"}:
                 raise ConfigError(f"{place}.needs: needs the engine ray")
             continue
         if (entry.device or settings.device).startswith("cuda:"):

@@ -32,7 +32,14 @@ Device = Annotated[
 SetBy = Literal["default", "yaml", "dotenv", "environment", "option"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Runtime = Literal["native", "auto"]
-Engine = Literal["auto", "process", "thread", "ray"]
+ENGINE_NAME = r"^[a-z][a-z0-9_]{0,63}\Z"
+Engine = Annotated[
+    str,
+    Meta(
+        pattern=ENGINE_NAME,
+        description="auto, process, thread, ray or the name of a plugin's engine",
+    ),
+]
 RayAddress = Annotated[
     str,
     Meta(
@@ -98,7 +105,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                  present (a cached hub model, an installed pip backend, ``path``).
     task:        needed only for a model that is not registered yet.
     path:        a local directory or file to register under ``model``.
-    engine:      "process", "thread", "ray" or "auto" (the backend's preference).
+    engine:      "process", "thread", "ray", a plugin's, or "auto" (the backend's preference).
     device:      "auto", "cpu", "cuda" or "cuda:N".
     dtype:       "auto", "float32", "float16" or "bfloat16".
     runtime:     "auto" formerly converted it at the pull; now a warning names ``mataserver
@@ -262,11 +269,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if entry.model == name:
                 return entry
         return ModelSettings(model=name)
-
-    @property
-    def on_ray(self) -> bool:
-        """Whether any model is configured to run on a Ray cluster."""
-        return self.engine == "ray" or any(entry.engine == "ray" for entry in self.models)
 
     def runtime_of(self, name: str) -> Runtime:
         """Return a model's effective ``runtime``: "auto" if a pull formerly converted it."""

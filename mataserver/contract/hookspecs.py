@@ -1,4 +1,4 @@
-"""The five hooks of a plugin."""
+"""The six hooks of a plugin."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from mataserver.contract.backend import Backend
+    from mataserver.contract.engine import EngineSpec
     from mataserver.contract.service import Context, Service
     from mataserver.contract.sessions import CheckSession
 
@@ -27,6 +28,11 @@ def settings() -> type[Struct]:  # type: ignore[empty-body]
 @hookspec
 def backends() -> Iterable[Backend]:  # type: ignore[empty-body]
     """Return the backends. Pure: must not import a framework."""
+
+
+@hookspec
+def engines() -> Iterable[EngineSpec]:  # type: ignore[empty-body]
+    """Return the engines, which start the workers of models. Pure."""
 
 
 @hookspec

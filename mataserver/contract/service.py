@@ -159,6 +159,7 @@ class Context:
     tasks:    supervised background tasks: a failure is logged and shown in ``/ready``.
     run_process: runs a child process that dies with the server.
     cluster:  the Ray cluster; raises a ``MataError`` if its package is missing.
+    engine:   the engine of a name, if the configuration uses it, else None.
     held:     ids for routes with ``held``, which any of several front-ends can resolve. Ids are
               scoped by service.
     stopping: set when the server begins to shut down. It then waits for running handlers, for up to
@@ -184,6 +185,7 @@ class Context:
     tasks: Tasks
     run_process: RunProcess
     cluster: Callable[[], ClusterProcesses]
+    engine: Callable[[str], Any]
     held: Held
     run_blocking: Blocking
     stopping: asyncio.Event

@@ -46,9 +46,10 @@ log = logging.getLogger("mataserver.ray")
 class RayEngine:
     """Starts a worker on a node for each model.
 
-    ``address`` is the cluster's; ``room`` is the timeout in seconds for a node to have room for a
-    worker; a node without a heartbeat for ``silence`` seconds is lost.
+    A node may take ``room`` seconds to have room; one silent for ``silence`` seconds is lost.
     """
+
+    is_remote = True
 
     def __init__(
         self,

@@ -225,7 +225,17 @@ class Worker(Protocol):
 
 
 class Engine(Protocol):
-    """Starts workers."""
+    """Starts workers.
+
+    Optional members:
+
+    is_remote:   True if its workers are on other machines: they use none of this one's memory and
+                 GPUs, are not confined by the server, and ``Assignment.needs`` says what a machine
+                 must have.
+    open():      called when the server starts, on the event loop: begins what takes long.
+    waiting:     a dict of what is not ready and why, for ``GET /ready``: then 503.
+    run_process: runs a child on one of its machines: see ``ClusterProcesses``.
+    """
 
     async def start(self, assignment: Assignment, placement: Placement) -> Worker:
         """Load the model of ``assignment``. Raises a ``MataError`` if that fails."""

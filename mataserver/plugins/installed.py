@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from mataserver.contract.backend import ModelFiles
+    from mataserver.contract.engine import EngineSpec
     from mataserver.contract.sessions import CheckSession
     from mataserver.plugins.records import Plugin, ProvidedBackend
     from mataserver.plugins.sites import SiteDirectories
@@ -150,6 +151,11 @@ class Plugins(DiscoveredPlugins):
         return next(
             (o for o in self._usable if o.backend.source == "pip" and o.backend.name == name), None
         )
+
+    def engine(self, name: str) -> tuple[EngineSpec, Plugin] | None:
+        """Return the engine of a usable plugin, with that plugin, or None."""
+        pairs = [(spec, plugin) for plugin in self.usable for spec in plugin.engines]
+        return next((pair for pair in pairs if pair[0].name == name), None)
 
     @property
     def pip_names(self) -> list[str]:

@@ -18,6 +18,7 @@ from mataserver.plugins.records import Plugin, ProvidedBackend, log
 from mataserver.plugins.validation import (
     PluginError,
     check_backend,
+    check_engine,
     check_pickles,
     require_iterable,
 )
@@ -57,6 +58,7 @@ def load_plugin(
             _configure(plugin, given, variables)
     finally:
         _collect(plugin, plugins)
+        _collect_engines(plugin, plugins)
         _collect_brought(plugin)
 
 
@@ -161,6 +163,22 @@ def _collect(plugin: Plugin, plugins: DiscoveredPlugins) -> None:
         return
     plugin.backends = backends
     plugins.provided += [ProvidedBackend(backend, plugin) for backend in backends]
+
+
+def _collect_engines(plugin: Plugin, plugins: DiscoveredPlugins) -> None:
+    hook = plugin.hooks.get("engines")
+    if hook is None or plugin.error is not None:
+        return
+    owners = {engine.name: each.name for each in plugins.found for engine in each.engines}
+    try:
+        engines = tuple(require_iterable(hook(), "engines() must return engines"))
+        for engine in engines:
+            check_engine(engine, owners)
+            owners[engine.name] = plugin.name
+    except (Exception, SystemExit) as error:
+        reject(plugin, error)
+        return
+    plugin.engines = engines
 
 
 def _collect_brought(plugin: Plugin) -> None:

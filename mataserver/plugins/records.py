@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mataserver.contract.backend import Backend, ModelFiles
+    from mataserver.contract.engine import EngineSpec
     from mataserver.contract.routes import Route
 
 DISABLED = "it is switched off by plugins.disabled"
@@ -40,6 +41,7 @@ class Plugin:
     section: str = ""
     settings: Any = None
     backends: tuple[Backend, ...] = ()
+    engines: tuple[EngineSpec, ...] = ()
     routes: tuple[Route, ...] = ()
     brings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     error: str | None = None
@@ -81,7 +83,7 @@ class ProvidedBackend:
     @property
     def missing(self) -> tuple[str, ...]:
         """The modules that it requires and that are not installed."""
-        return tuple(name for name in self.backend.requires if not _importable(name))
+        return tuple(name for name in self.backend.requires if not importable(name))
 
     @property
     def unsuitable(self) -> tuple[str, ...]:
@@ -123,7 +125,8 @@ class DiscoveredPlugins:
     provided: list[ProvidedBackend] = field(default_factory=list)
 
 
-def _importable(module: str) -> bool:
+def importable(module: str) -> bool:
+    """Whether a module is installed; it is not imported."""
     if sys.modules.get(module) is not None:
         return True  # during its import by another thread a module, such as cv2, may have no spec
     try:

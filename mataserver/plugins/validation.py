@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pluggy
 
+from mataserver.config.settings import ENGINE_NAME
 from mataserver.contract import hookspecs
 from mataserver.contract.backend import MAX_STEP_TIMEOUT, Backend
+from mataserver.contract.engine import EngineSpec
 from mataserver.errors import MataError
 from mataserver.params import Params
 from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
@@ -19,10 +22,12 @@ from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-HOOKS = ("settings", "backends", "brings", "check", "service")
+HOOKS = ("settings", "backends", "engines", "brings", "check", "service")
 
 _SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")
+_TAKEN_ENGINES = ("auto", *_ENGINES, "ray")
+_ENGINE_NAME = re.compile(ENGINE_NAME)
 _BACKEND_FUNCTIONS = {
     "load": "spec, ctx",
     "accepts": "files",
@@ -119,6 +124,33 @@ def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[
     _check_worker(backend, label)
 
 
+def check_engine(engine: object, owners: dict[str, str]) -> None:
+    """Validate an engine. Raises ``PluginError``. ``owners`` maps plugins' engines to plugins."""
+    if not isinstance(engine, EngineSpec):
+        raise PluginError(f"engines() gave a {type(engine).__name__}, not an EngineSpec")
+    if not isinstance(engine.name, str) or not _ENGINE_NAME.match(engine.name):
+        raise PluginError(
+            f"engines() gave the name {engine.name!r}: an engine's has small letters, digits and _"
+        )
+    label = f"engine {engine.name}"
+    if engine.name in _TAKEN_ENGINES:
+        raise PluginError(f"{label}: the name is the server's")
+    if engine.name in owners:
+        raise PluginError(f"{label}: the plugin {owners[engine.name]} has one of that name")
+    if not callable(engine.make):
+        raise PluginError(f"{label}: make must be a function")
+    check_signature(engine.make, f"{label}: make", "ctx")
+    _check_strings(engine, ("requires", "packages"), label)
+
+
+def _check_strings(owner: object, names: tuple[str, ...], label: str) -> None:
+    """Require tuples of strings."""
+    for name in names:
+        values = getattr(owner, name)
+        if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
+            raise PluginError(f"{label}: {name} must be a tuple of strings")
+
+
 def _check_task(backend: Backend, label: str, prefixes: Collection[str]) -> None:
     """Validate the task: one of the API, or the plugin's own with a result struct."""
     task, kind = backend.task, backend.result
@@ -179,10 +211,7 @@ def _check_worker(backend: Backend, label: str) -> None:
         raise PluginError(f"{label}: step_timeout must be 0 to {MAX_STEP_TIMEOUT:g} seconds")
     if not isinstance(backend.confined, bool):
         raise PluginError(f"{label}: confined must be True or False")
-    for name in ("requires", "packages", "preload"):
-        values = getattr(backend, name)
-        if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
-            raise PluginError(f"{label}: {name} must be a tuple of strings")
+    _check_strings(backend, ("requires", "packages", "preload"), label)
     for name, given in _BACKEND_FUNCTIONS.items():
         check_signature(getattr(backend, name), f"{label}: {name}", given)
     check_pickles(backend.load, f"{label}: load")

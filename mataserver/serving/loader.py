@@ -3,83 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mataserver import params, sources
 from mataserver.config.needs import Needs
 from mataserver.contract.backend import LoadContext
 from mataserver.engines import confinement
-from mataserver.engines.process import ProcessEngine
 from mataserver.engines.replicas import Replicas
-from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Placement
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mataserver.config import ModelSettings, Settings
-    from mataserver.engines.ray import RayEngine
-    from mataserver.engines.work import Engine, Worker
+    from mataserver.engines.work import Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.processes.landlock import Confinement
+    from mataserver.serving.engine_set import EngineSet
     from mataserver.serving.slots import Probe
 
 log = logging.getLogger("mataserver.pool")
 
 
 class Loader:
-    """Loads models, each on the engine that its configuration or its backend selects.
+    """Loads models, each on the engine that its configuration or its backend selects."""
 
-    ``engines`` replace the server's own, by name. Raises ``MataError`` if the settings require Ray
-    and its package is not installed.
-    """
-
-    def __init__(
-        self, settings: Settings, probe: Probe, engines: Mapping[str, Engine] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, probe: Probe, engines: EngineSet) -> None:
         self._settings = settings
         self._probe = probe
-        self._engines: dict[str, Engine] = {
-            "process": ProcessEngine(
-                log_level=settings.log_level,
-                log_format=settings.log_format,
-                inherit=settings.inherit_variables,
-            ),
-            "thread": ThreadEngine(),
-            **(engines or {}),
-        }
+        self._engines = engines
         self._logged_editions: dict[str, str] = {}
-        if settings.on_ray and "ray" not in self._engines:
-            self._engines["ray"] = _ray(settings)
-
-    def open(self) -> None:
-        """Start connecting to the cluster, if one is configured."""
-        ray = self.ray
-        if ray is not None:
-            ray.open()
-
-    def cluster(self) -> RayEngine:
-        """Return the cluster's engine, even if no model uses it.
-
-        Raises ``MataError`` if its package is missing.
-        """
-        if self.ray is None:
-            self._engines["ray"] = _ray(self._settings)
-        return cast("RayEngine", self._engines["ray"])
-
-    @property
-    def ray(self) -> RayEngine | None:
-        """The cluster's engine, None if none is configured."""
-        return cast("RayEngine | None", self._engines.get("ray"))
-
-    def waiting(self) -> dict[str, str]:
-        """Return what the engines are waiting for, with the reasons."""
-        return {} if self.ray is None else self.ray.waiting
 
     async def load(self, plan: ModelPlan) -> Worker:
         """Load a model with its configured number of replicas. Raises ``MataError``."""
@@ -96,20 +51,19 @@ class Loader:
         await replicas.load()
         return replicas
 
-    async def close(self) -> None:
-        """Stop the engines and all their workers."""
-        for engine in self._engines.values():
-            await engine.close()
-
     async def _start(self, plan: ModelPlan, device: str | None) -> Worker:
-        engine = self._engines[plan.engine(self._settings.engine)]
+        name = plan.engine(self._settings.engine)
+        engine = self._engines.get(name)
         await asyncio.to_thread(_check_files, plan, self._logged_editions)
         needs = self._needs(plan)
         assignment = self._assign(plan, plan.settings, device, needs)
         confined = needs is None and self._is_confined(plan)
         if confined:
             assignment = replace(assignment, confinement=self._confinement(plan))
-        return await engine.start(assignment, placement(plan, confined=confined))
+        worker = await engine.start(assignment, placement(plan, confined=confined))
+        if not hasattr(worker, "infer"):  # an engine may be a plugin's
+            raise MataError(f"The engine {name} started no worker")
+        return worker
 
     def _is_confined(self, plan: ModelPlan) -> bool:
         """Whether a worker on this machine has restricted access to files and system calls."""
@@ -130,7 +84,7 @@ class Loader:
 
     def _needs(self, plan: ModelPlan) -> Needs | None:
         """Return a worker's resource requirements on its node; None for one on this machine."""
-        if plan.engine(self._settings.engine) != "ray":
+        if not self._engines.is_remote(plan.engine(self._settings.engine)):
             return None
         return plan.settings.needs or Needs()
 
@@ -196,15 +150,6 @@ class Loader:
         if device not in {"auto", "cuda"} or count < 2:
             return [None]
         return [f"cuda:{index}" for index in range(count)]
-
-
-def _ray(settings: Settings) -> RayEngine:
-    """Return the cluster's engine. Raises ``MataError`` if its package is missing."""
-    from mataserver.engines.ray import RayEngine  # imported late: few servers use a cluster
-
-    if importlib.util.find_spec("ray") is None:  # only the broker imports it
-        raise MataError("engine: ray needs a package: pip install 'mataserver[ray]'")
-    return RayEngine(settings.ray_address, room=settings.ray_room, silence=settings.ray_silence)
 
 
 def _check_files(plan: ModelPlan, logged: dict[str, str]) -> None:

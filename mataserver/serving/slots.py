@@ -11,6 +11,7 @@ from mataserver.engines.replicas import Replicas
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from mataserver.engines.memory import Gpu
     from mataserver.engines.work import Worker
@@ -62,10 +63,11 @@ class PoolPolicy:
     vram_fraction: float = 0.9
     device: str = "auto"
     engine: str = "auto"
+    is_remote_engine: Callable[[str], bool] = lambda _name: False
 
     def is_remote(self, slot: Slot) -> bool:
         """Whether a model's workers run on other machines, and use none of this one's memory."""
-        return slot.plan.engine(self.engine) == "ray"
+        return self.is_remote_engine(slot.plan.engine(self.engine))
 
 
 class Slot:

@@ -1,0 +1,201 @@
+"""The engines of a server: its own and those of plugins, each made once it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from mataserver.config import ConfigError
+from mataserver.contract.engine import EngineContext, EngineSpec
+from mataserver.engines.process import ProcessEngine
+from mataserver.engines.thread import ThreadEngine
+from mataserver.errors import MataError
+from mataserver.plugins.records import importable
+from mataserver.suggestion import similar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mataserver.config import Settings
+    from mataserver.contract.service import ClusterProcesses
+    from mataserver.engines.ray import RayEngine
+    from mataserver.engines.work import Engine
+    from mataserver.plugins import Plugin, Plugins
+
+CLUSTER = "ray"
+"""The engine that runs the processes of services on other machines."""
+
+log = logging.getLogger("mataserver.pool")
+
+
+def check(settings: Settings, plugins: Plugins) -> None:
+    """Raise ``ConfigError`` if the configuration names an engine that cannot be used."""
+    for place, name in _named(settings):
+        _find(name, plugins, place)
+
+
+class EngineSet:
+    """The engines by name; ``given`` replaces some.
+
+    Raises a ``MataError`` if the configuration names an engine that does not exist or fails.
+    """
+
+    def __init__(
+        self, settings: Settings, plugins: Plugins, given: Mapping[str, Engine] | None = None
+    ) -> None:
+        self._settings = settings
+        self._plugins = plugins
+        self._made: dict[str, Engine] = dict(given or {})
+        self._is_open = False
+        for place, name in _named(settings):
+            self.get(name, place)
+
+    def get(self, name: str, place: str = "engine") -> Engine:
+        """Return an engine, made at the first call. Raises a ``MataError`` if there is none."""
+        if name not in self._made:
+            engine = self._make(*_find(name, self._plugins, place))
+            if self._is_open:
+                _open(name, engine)
+            self._made[name] = engine
+        return self._made[name]
+
+    def running(self, name: str) -> Engine | None:
+        """Return an engine that is in use, else None."""
+        return self._made.get(name)
+
+    def is_remote(self, name: str) -> bool:
+        """Whether the workers of an engine are on other machines."""
+        with contextlib.suppress(MataError):  # a load reports it
+            return bool(getattr(self.get(name), "is_remote", False))
+        return False
+
+    def cluster(self) -> ClusterProcesses:
+        """Return the cluster's engine, even if no model uses it.
+
+        Raises ``MataError`` if its package is missing.
+        """
+        return cast("ClusterProcesses", self.get(CLUSTER))
+
+    def open(self) -> None:
+        """Let the engines start what takes long, such as to connect to a cluster."""
+        self._is_open = True
+        for name, engine in self._made.items():
+            _open(name, engine)
+
+    def waiting(self) -> dict[str, str]:
+        """Return what the engines are waiting for, with the reasons."""
+        found: dict[str, str] = {}
+        for engine in self._made.values():
+            found |= getattr(engine, "waiting", {})
+        return found
+
+    async def close(self) -> None:
+        """Stop the engines and all their workers, those last on which others may build."""
+        names = sorted(self._made, key=lambda name: name in _OWN)
+        for name in names:
+            try:
+                await self._made[name].close()
+            except Exception:
+                log.exception("the engine %s did not stop", name)
+
+    def _make(self, spec: EngineSpec, plugin: Plugin | None) -> Engine:
+        options = msgspec.structs.asdict(self._settings)
+        start = f"{spec.name}_"
+        context = EngineContext(
+            settings=self._settings if plugin is None else plugin.settings,
+            options={
+                key.removeprefix(start): value
+                for key, value in options.items()
+                if key.startswith(start)
+            },
+            data_dir=self._settings.data_path,
+            log=logging.getLogger(f"mataserver.engine.{spec.name}"),
+            process=lambda: self.get("process"),
+        )
+        try:
+            made = spec.make(context)
+        except MataError:
+            raise
+        except Exception as error:
+            raise _failure(spec.name, error) from error
+        for method in ("start", "close"):
+            if not asyncio.iscoroutinefunction(getattr(made, method, None)):
+                raise MataError(
+                    f"the engine {spec.name} cannot start: it has no coroutine function {method}"
+                )
+        return cast("Engine", made)
+
+
+def _process(context: EngineContext) -> ProcessEngine:
+    settings: Settings = context.settings
+    return ProcessEngine(
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+        inherit=settings.inherit_variables,
+    )
+
+
+def _ray(context: EngineContext) -> RayEngine:
+    from mataserver.engines.ray import RayEngine  # imported late: few servers use a cluster
+
+    options = context.options
+    return RayEngine(options["address"], room=options["room"], silence=options["silence"])
+
+
+_OWN = {
+    each.name: each
+    for each in (
+        EngineSpec(name="process", make=_process),
+        EngineSpec(name="thread", make=lambda _: ThreadEngine()),
+        EngineSpec(name="ray", make=_ray, requires=("ray",), packages=("mataserver[ray]",)),
+    )
+}
+
+
+def _named(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield each engine that the configuration names, after its place there."""
+    named = [("engine", settings.engine)]
+    named += [(f"models[{i}].engine", each.engine) for i, each in enumerate(settings.models)]
+    yield from ((place, name) for place, name in named if name != "auto")
+
+
+def _find(name: str, plugins: Plugins, place: str) -> tuple[EngineSpec, Plugin | None]:
+    """Return an engine's declaration and plugin. Raises a ``MataError`` if it cannot be used."""
+    found = (_OWN[name], None) if name in _OWN else plugins.engine(name)
+    if found is None:
+        raise _unknown(name, plugins, place)
+    spec, _ = found
+    if not all(importable(each) for each in spec.requires):
+        packages = " ".join(f"'{each}'" for each in spec.packages or spec.requires)
+        raise MataError(f"engine: {name} needs a package: pip install {packages}")
+    return found
+
+
+def _unknown(name: str, plugins: Plugins, place: str) -> MataError:
+    for plugin in plugins.found:
+        if plugin.error is not None and name in plugin.names:
+            return ConfigError(f"engine: {name} is not in use: {plugin.error}")
+    known = ["auto", *_OWN, *(each.name for plugin in plugins.usable for each in plugin.engines)]
+    return ConfigError(
+        f"configuration: {place}: unknown engine {name!r}: one of {', '.join(known)}"
+        f"{similar(name, known)}"
+    )
+
+
+def _open(name: str, engine: Any) -> None:
+    if hasattr(engine, "open"):
+        try:
+            engine.open()
+        except MataError:
+            raise
+        except Exception as error:
+            raise _failure(name, error) from error
+
+
+def _failure(name: str, error: Exception) -> MataError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return MataError(f"the engine {name} cannot start: {reason}")
