@@ -47,6 +47,7 @@ from mataserver.errors import (
     TooSlow,
     Unavailable,
 )
+from mataserver.late_names import LATE as _LATE
 from mataserver.params import Confidence, MaxTokens, Params, Temperature, Text, TopK
 from mataserver.pixels import decode_image, draw, upright_frame
 from mataserver.principals import ANYBODY, ROLES, SCOPES, Credentials, Principal
@@ -127,6 +128,7 @@ __all__ = [
     "ModelSpec",
     "Models",
     "Needs",
+    "NodeDied",
     "NotFound",
     "OcrResult",
     "OutOfMemory",
@@ -141,6 +143,7 @@ __all__ = [
     "Principal",
     "Reading",
     "RegisteredModel",
+    "RemoteWorker",
     "RepeatedClaim",
     "Responder",
     "Result",
@@ -173,6 +176,7 @@ __all__ = [
     "WholeAnswer",
     "Worker",
     "WorkerDied",
+    "build_environment",
     "check_charset",
     "check_json",
     "check_query",
@@ -189,11 +193,16 @@ __all__ = [
     "params_option",
     "physical_cores",
     "read_configuration",
+    "read_tail",
     "read_video",
+    "repository_directory",
     "run_process",
+    "run_worker",
     "server_options",
     "sole_value",
+    "spawn_command",
     "static",
+    "target_command",
     "upright_frame",
     "video_problem",
     "video_stream",
@@ -206,8 +215,10 @@ if TYPE_CHECKING:
     from mataserver.config.needs import Needs
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
+    from mataserver.engines.remote_worker import RemoteWorker
     from mataserver.engines.work import Assignment, Engine, Placement, Worker
-    from mataserver.engines.worker_errors import JobFailed, WorkerDied
+    from mataserver.engines.worker_errors import JobFailed, NodeDied, WorkerDied
+    from mataserver.engines.worker_main import main as run_worker
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.codec import check_charset, content_type
     from mataserver.http.data_uri import decode as decode_base64
@@ -227,53 +238,17 @@ if TYPE_CHECKING:
     from mataserver.media.videos import frames as read_video
     from mataserver.media.videos import reason as video_problem
     from mataserver.outbound import AddressRefused, Policy
-    from mataserver.processes.child import Child, run_process
+    from mataserver.processes.child import (
+        Child,
+        build_environment,
+        read_tail,
+        run_process,
+        spawn_command,
+        target_command,
+    )
     from mataserver.processes.child_main import Parent
+    from mataserver.sources.cache import repository_directory
     from mataserver_client import Client
-
-_LATE = {
-    **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),
-    "params_option": "mataserver.cli.parameters",
-    "Client": "mataserver_client",
-    **dict.fromkeys(
-        ("Configuration", "RegisteredModel", "read_configuration"),
-        "mataserver.library.configuration",
-    ),
-    "ConfigError": "mataserver.config",
-    "Needs": "mataserver.config.needs",
-    "JSON_LIMIT": "mataserver.http.json_body:MAX_STRUCTURE_BYTES",
-    **dict.fromkeys(
-        ("Assignment", "Engine", "Placement", "Worker"),
-        "mataserver.engines.work",
-    ),
-    **dict.fromkeys(("JobFailed", "WorkerDied"), "mataserver.engines.worker_errors"),
-    **dict.fromkeys(("check_charset", "content_type"), "mataserver.http.codec"),
-    "check_json": "mataserver.http.json_body:check",
-    "convert_json": "mataserver.http.json_body:convert",
-    "decode_base64": "mataserver.http.data_uri:decode",
-    "decode_json": "mataserver.http.json_body:decode",
-    "describe_error": "mataserver.http.json_body:describe_error",
-    "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
-    "physical_cores": "mataserver.cores",
-    "PRINCIPAL": "mataserver.http.auth",
-    **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.request_credentials"),
-    "WholeAnswer": "mataserver.http.protocol:CompleteResponse",
-    "RpcPort": "mataserver.contract.rpc",
-    **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
-    "static": "mataserver.http.files",
-    "Parent": "mataserver.processes.child_main",
-    "UnreadableVideo": "mataserver.media.videos",
-    "encode_frame": "mataserver.media.videos:encode",
-    "read_video": "mataserver.media.videos:frames",
-    "video_problem": "mataserver.media.videos:reason",
-    "video_stream": "mataserver.media.videos:best",
-    **dict.fromkeys(("Child", "run_process"), "mataserver.processes.child"),
-}
-"""Names whose modules import asyncio, aiohttp or more settings: imported lazily, as workers and
-most commands do not need them.
-
-Each with its module, and after a colon its name there, if different.
-"""
 
 
 def __dir__() -> list[str]:

@@ -146,10 +146,6 @@ class Metrics:
         self.unobserved = self._counter(
             "results_unobserved", "Results that a plugin was too slow to receive.", ("plugin",)
         )
-        self.cluster_workers = self._gauge(
-            "cluster_workers", "Workers on a Ray cluster.", ("node",)
-        )
-        self.cluster_away = self._gauge("cluster_away", "Whether the Ray cluster is out of reach.")
         self.frontends = self._gauge("frontends", "Front-ends, this one too.", ("state",))
         self.relayed = self._loop_counter(
             "relayed", "Requests forwarded to the front-end that holds what they name.", ("kind",)

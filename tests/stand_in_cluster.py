@@ -18,13 +18,13 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from mataserver.engines.broker import Broker
-from mataserver.engines.broker_messages import JoinedCluster, JoinRefused, Node
-from mataserver.engines.file_store import FileStore
-from mataserver.engines.node_runner import NodeRunner
-from mataserver.engines.ray import RayEngine
-from mataserver.engines.ray_cluster import RunnerLostError
 from mataserver.processes.child import run_process
+from mataserver_ray.broker import Broker
+from mataserver_ray.broker_messages import JoinedCluster, JoinRefused, Node
+from mataserver_ray.engine import RayEngine
+from mataserver_ray.file_store import FileStore
+from mataserver_ray.node_runner import NodeRunner
+from mataserver_ray.ray_cluster import RunnerLostError
 
 HOST = "127.0.0.1"
 

@@ -265,6 +265,18 @@ def test_an_unknown_engine_is_refused(plugin):
     assert said.endswith("nice; did you mean nice?")
 
 
+def test_ray_needs_its_distribution():
+    """Its engine, and the cluster of services, are refused with the command that installs it."""
+    said = (
+        r"engine: ray needs a package: pip install mataserver-ray \(\./plugins/ray in a checkout\)"
+    )
+    settings, plugins = chosen(engine="ray")
+    with pytest.raises(ConfigError, match=said):
+        engine_set.EngineSet(settings, plugins)
+    with pytest.raises(MataError, match=said):
+        engine_set.EngineSet(Settings(), plugins).cluster()
+
+
 def test_a_missing_module_is_named_before_anything_starts(plugin):
     """The command that installs what an engine requires is in the error."""
     more = ', requires=("no_such_module",), packages=("no-such[all]",)'

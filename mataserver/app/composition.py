@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mataserver.app import frontends, hosting
 from mataserver.app.builder import ServerBuilder
 from mataserver.app.hosting import ServiceFactory
 from mataserver.http import admission, error_responses
-from mataserver.http.cluster import ClusterService
 from mataserver.http.docs import DocsService
 from mataserver.http.health import HealthService
 from mataserver.http.infer import InferService
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from mataserver.app.maintenance import MaintenanceIntervals
     from mataserver.config import SetBy, Settings
     from mataserver.engines.memory import MemoryProbe
-    from mataserver.engines.ray import RayEngine
     from mataserver.engines.work import Engine
     from mataserver.plugins import Plugins
 
@@ -112,10 +110,6 @@ def _builtin_services(
         "settings",
         lambda _: SettingsService(lambda: parts.catalog.settings, set_by, parts.plugins),
     )
-    if (ray := parts.engines.running("ray")) is not None:
-        yield ServiceFactory(
-            "cluster", lambda _: ClusterService(cast("RayEngine", ray), parts.metrics)
-        )
     yield ServiceFactory("docs", lambda _: DocsService(composed.openapi_document))
 
 

@@ -26,7 +26,7 @@ HOOKS = ("settings", "backends", "engines", "brings", "check", "service")
 
 _SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")
-_TAKEN_ENGINES = ("auto", *_ENGINES, "ray")
+_TAKEN_ENGINES = ("auto", *_ENGINES)
 _ENGINE_NAME = re.compile(ENGINE_NAME)
 _BACKEND_FUNCTIONS = {
     "load": "spec, ctx",

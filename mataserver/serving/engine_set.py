@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from mataserver.config import Settings
     from mataserver.contract.service import ClusterProcesses
-    from mataserver.engines.ray import RayEngine
     from mataserver.engines.work import Engine
     from mataserver.plugins import Plugin, Plugins
 
+_PACKAGES = {"ray": "mataserver-ray (./plugins/ray in a checkout)"}
+"""Engines of this project's plugins, with the package to install."""
 CLUSTER = "ray"
 """The engine that runs the processes of services on other machines."""
 
@@ -139,19 +140,11 @@ def _process(context: EngineContext) -> ProcessEngine:
     )
 
 
-def _ray(context: EngineContext) -> RayEngine:
-    from mataserver.engines.ray import RayEngine  # imported late: few servers use a cluster
-
-    options = context.options
-    return RayEngine(options["address"], room=options["room"], silence=options["silence"])
-
-
 _OWN = {
     each.name: each
     for each in (
         EngineSpec(name="process", make=_process),
         EngineSpec(name="thread", make=lambda _: ThreadEngine()),
-        EngineSpec(name="ray", make=_ray, requires=("ray",), packages=("mataserver[ray]",)),
     )
 }
 
@@ -179,6 +172,8 @@ def _unknown(name: str, plugins: Plugins, place: str) -> MataError:
     for plugin in plugins.found:
         if plugin.error is not None and name in plugin.names:
             return ConfigError(f"engine: {name} is not in use: {plugin.error}")
+    if name in _PACKAGES:
+        return ConfigError(f"engine: {name} needs a package: pip install {_PACKAGES[name]}")
     known = ["auto", *_OWN, *(each.name for plugin in plugins.usable for each in plugin.engines)]
     return ConfigError(
         f"configuration: {place}: unknown engine {name!r}: one of {', '.join(known)}"

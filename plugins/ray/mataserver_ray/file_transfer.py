@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.engines.file_store import (
+from mataserver import Unavailable, repository_directory
+from mataserver_ray.file_store import (
     CHUNK_BYTES,
     MAX_TRANSFER_BYTES,
     FileManifest,
@@ -22,17 +23,14 @@ from mataserver.engines.file_store import (
     list_files,
     tree_digest,
 )
-from mataserver.engines.node_runner import FILES
-from mataserver.errors import Unavailable
-from mataserver.sources.cache import repository_directory
+from mataserver_ray.node_runner import FILES
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from collections.abc import Iterator
 
-    from mataserver.contract.backend import ModelSpec
-    from mataserver.engines.broker_messages import RunnerPlaced
-    from mataserver.engines.work import Assignment
+    from mataserver import Assignment, ModelSpec
+    from mataserver_ray.broker_messages import RunnerPlaced
 
 _TRUE_VALUES = {"1", "on", "yes", "true"}
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from mataserver.sources.cache import repository_directory
+from mataserver import repository_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

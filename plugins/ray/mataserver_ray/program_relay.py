@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import msgspec
 from msgspec import Struct
 
-from mataserver.processes.child import build_environment, spawn_command
+from mataserver import build_environment, spawn_command
 
 if TYPE_CHECKING:
     import socket

@@ -13,30 +13,26 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
-from mataserver.config.needs import Needs
-from mataserver.engines.broker_messages import PlaceRunner
-from mataserver.engines.cluster import BROKER, Cluster
-from mataserver.engines.file_transfer import ManifestCache, relocate, send_missing_files
-from mataserver.engines.heartbeat import NodeMonitors
-from mataserver.engines.node_runner import SECRET_BYTES, WORKER
-from mataserver.engines.program_relay import LaunchRequest
-from mataserver.engines.ray_worker import RayWorker
-from mataserver.engines.remote_program import start_program
-from mataserver.engines.versions import check_versions, model_modules
-from mataserver.engines.worker_errors import NodeDied
-from mataserver.errors import OutOfMemory, Unavailable
-from mataserver.processes.child import target_command
+from mataserver import Needs, NodeDied, OutOfMemory, Unavailable, target_command
+from mataserver_ray.broker_messages import PlaceRunner
+from mataserver_ray.cluster import BROKER, Cluster
+from mataserver_ray.file_transfer import ManifestCache, relocate, send_missing_files
+from mataserver_ray.heartbeat import NodeMonitors
+from mataserver_ray.node_runner import SECRET_BYTES, WORKER
+from mataserver_ray.program_relay import LaunchRequest
+from mataserver_ray.remote_program import start_program
+from mataserver_ray.versions import check_versions, model_modules
+from mataserver_ray.worker import RayWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from mataserver.engines.broker_messages import Node, RunnerPlaced
-    from mataserver.engines.file_store import FileManifest
-    from mataserver.engines.heartbeat import NodeMonitor
-    from mataserver.engines.remote_program import RemoteChild
-    from mataserver.engines.work import Assignment, Placement
-    from mataserver.processes.child import Child
+    from mataserver import Assignment, Child, Placement
+    from mataserver_ray.broker_messages import Node, RunnerPlaced
+    from mataserver_ray.file_store import FileManifest
+    from mataserver_ray.heartbeat import NodeMonitor
+    from mataserver_ray.remote_program import RemoteChild
 
 CONNECT_SECONDS = 10.0
 

@@ -6,20 +6,19 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.broker_messages import (
+from mataserver import MataError, OutOfMemory, WorkerDied
+from mataserver_ray.broker_messages import (
     NodeList,
     NoNodeAvailable,
     RunnerEnded,
     RunnerPlaced,
     RunnerStartFailed,
 )
-from mataserver.engines.worker_errors import WorkerDied
-from mataserver.errors import MataError, OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.broker_messages import BrokerEvent, Node
+    from mataserver_ray.broker_messages import BrokerEvent, Node
 
 log = logging.getLogger("mataserver.ray")
 

@@ -10,25 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines import heartbeat
-from mataserver.engines.broker_messages import (
+from mataserver import Unavailable, run_process
+from mataserver_ray import heartbeat
+from mataserver_ray.broker_messages import (
     BrokerEvent,
     JoinedCluster,
     JoinRefused,
     KillRunner,
     ListNodes,
 )
-from mataserver.engines.pending_placements import PendingPlacements, fail_future
-from mataserver.errors import Unavailable
-from mataserver.processes.child import run_process
+from mataserver_ray.pending_placements import PendingPlacements, fail_future
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.broker_messages import Node, PlaceRunner, RunnerPlaced
-    from mataserver.processes.child import Child
+    from mataserver import Child
+    from mataserver_ray.broker_messages import Node, PlaceRunner, RunnerPlaced
 
-BROKER = "mataserver.engines.broker"
+BROKER = "mataserver_ray.broker"
 FIRST_BACKOFF, MAX_BACKOFF = 0.5, 10.0
 """Seconds between attempts to reach a cluster: the first and the longest back-off."""
 JOIN_SECONDS = 30.0

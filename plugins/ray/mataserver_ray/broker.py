@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.broker_messages import (
+from mataserver import Parent
+from mataserver_ray.broker_messages import (
     BrokerRequest,
     JoinRefused,
     KillRunner,
@@ -30,12 +31,11 @@ from mataserver.engines.broker_messages import (
     RunnerPlaced,
     RunnerStartFailed,
 )
-from mataserver.engines.ray_cluster import RunnerLostError, join
-from mataserver.processes.child_main import Parent
+from mataserver_ray.ray_cluster import RunnerLostError, join
 
 if TYPE_CHECKING:
-    from mataserver.engines.broker_messages import BrokerEvent
-    from mataserver.engines.ray_cluster import RayActor, RayCluster
+    from mataserver_ray.broker_messages import BrokerEvent
+    from mataserver_ray.ray_cluster import RayActor, RayCluster
 
 
 class Broker:

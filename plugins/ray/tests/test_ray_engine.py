@@ -23,16 +23,18 @@ from api_answers import until
 from conftest import picture, register
 from mataserver import MataError, testing
 from mataserver.config.needs import Needs
-from mataserver.engines import heartbeat, node_runner
-from mataserver.engines.ray import RayEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.worker_errors import NodeDied, WorkerDied
 from mataserver.errors import OutOfMemory, Unavailable
 from mataserver.testing.serving import compose
+from mataserver_ray import heartbeat, node_runner
+from mataserver_ray.engine import RayEngine
 from stand_in_cluster import Daemon, StandInCluster, broker
 from test_engine_contract import EXITS, PLACE, SOON, answers, assignment, job, labels, started
 
 __all__ = ["assignment"]
+
+POINTS = [testing.FAKE, *testing.installed("ray")]
 
 
 @pytest.fixture
@@ -257,7 +259,9 @@ async def serving(cluster, tmp_path, **settings):
     )
     engines = {"ray": cluster.engine(**settings)}
     async with (
-        testing.serving(tmp_path, engine="thread", engines=engines, file=None) as served,
+        testing.serving(
+            tmp_path, entry_points=POINTS, engine="thread", engines=engines, file=None
+        ) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         yield http
@@ -378,7 +382,7 @@ async def test_what_is_on_the_cluster_is_told(cluster, tmp_path):
 async def test_without_the_engine_there_is_no_cluster(tmp_path):
     """A server without a model on a cluster has no such route, and the command says why."""
     async with (
-        testing.serving(tmp_path) as served,
+        testing.serving(tmp_path, entry_points=POINTS) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         async with http.get("/v1/cluster") as response:
@@ -466,4 +470,4 @@ def test_the_package_is_asked_for(tmp_path, monkeypatch):
     """Without the extra a configuration that wants the engine stops the start in one sentence."""
     monkeypatch.setitem(sys.modules, "ray", None)  # how Python notes that there is no such package
     with pytest.raises(MataError, match=r"pip install 'mataserver\[ray\]'"):
-        compose(tmp_path, [testing.FAKE], engine="ray")
+        compose(tmp_path, POINTS, engine="ray")

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.file_store import CHUNK_BYTES, FileManifest, FileStore
-from mataserver.engines.program_relay import ProgramRelay
-from mataserver.engines.versions import software_versions
+from mataserver_ray.file_store import CHUNK_BYTES, FileManifest, FileStore
+from mataserver_ray.program_relay import ProgramRelay
+from mataserver_ray.versions import software_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,10 +97,10 @@ class NodeRunner:
             if sock is not None:
                 # Imported late: the server imports this module too, and must not load a worker's
                 # code.
-                from mataserver.engines import worker_main
+                from mataserver import run_worker
 
                 with sock:
-                    worker_main.main(sock, None)
+                    run_worker(sock, None)
                 self._closed.set()
                 return
         except BaseException:

@@ -21,9 +21,9 @@ from api_answers import until
 from conftest import FAKES, picture, register
 from mataserver import testing
 from mataserver.config.needs import Needs
-from mataserver.engines.cluster import BROKER
-from mataserver.engines.ray import RayEngine
 from mataserver.errors import OutOfMemory, Unavailable
+from mataserver_ray.cluster import BROKER
+from mataserver_ray.engine import RayEngine
 from ray_nodes import RayNodes
 from test_engine_contract import PLACE, assignment
 
@@ -69,7 +69,13 @@ async def served(nodes, folder):
         {"model": "fake-vlm", "engine": "ray", "needs": {"cpu": 0.5}},
     ]
     engine = RayEngine(nodes.address, room=SOON, silence=SILENCE)
-    given = {"models": models, "engines": {"ray": engine}, "engine": "thread"}
+    points = [testing.FAKE, *testing.installed("ray")]
+    given = {
+        "entry_points": points,
+        "models": models,
+        "engines": {"ray": engine},
+        "engine": "thread",
+    }
     async with (
         testing.serving(folder, **given) as server,
         aiohttp.ClientSession(server.url, headers=server.headers) as client,

@@ -1,4 +1,4 @@
-"""The server's side of a worker on a cluster's node."""
+"""The server's side of a worker on another machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mataserver.engines.worker_errors import NodeDied
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver.engines.broker_messages import Node
 
+class RemoteWorker(ProcessWorker):
+    """The server's side of a worker on another machine, whose memory and pid are not local.
 
-class RayWorker(ProcessWorker):
-    """The server's side of a worker on another node, whose memory and pid are not local.
-
-    After its connection is lost, ``is_lost()`` returns whether its node was lost with it.
+    It is the ``asyncio.Protocol`` of a connection to a process there that calls ``run_worker``;
+    ``load(assignment, kill)`` then loads the model, and ``abandon()`` ends a load that is given up.
+    After its connection is lost, ``is_lost()`` returns whether its machine was lost with it.
     """
 
     def __init__(
@@ -25,12 +25,9 @@ class RayWorker(ProcessWorker):
         name: str,
         infer_timeout: float,
         decode_timeout: float,
-        node: Node,
         is_lost: Callable[[], Awaitable[bool]],
     ) -> None:
         super().__init__(name, infer_timeout, decode_timeout)
-        self.model = name
-        self.node = node
         self.is_suspect = False
         self._suspect_callbacks: list[Callable[[bool], None]] = []
         self.on_end(lambda: self.set_suspect(suspect=False))

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.broker_messages import JoinedCluster, Node
-from mataserver.engines.node_runner import NodeRunner
+from mataserver_ray.broker_messages import JoinedCluster, Node
+from mataserver_ray.node_runner import NodeRunner
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
 
-    from mataserver.engines.broker_messages import PlaceRunner
-    from mataserver.engines.file_store import FileManifest
+    from mataserver_ray.broker_messages import PlaceRunner
+    from mataserver_ray.file_store import FileManifest
 
 CONTROL = "control"
 HEAD_CONNECT_SECONDS = 3.0

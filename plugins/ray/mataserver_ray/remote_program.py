@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.engines import program_relay
-from mataserver.engines.node_runner import PROGRAM
-from mataserver.engines.program_relay import FRAME_HEADER, frame
-from mataserver.processes.child import LINE_LIMIT, PIPE_SECONDS, read_tail
-from mataserver.processes.child import Child as ChildProcess
+from mataserver import Child as ChildProcess
+from mataserver import read_tail
+from mataserver_ray import program_relay
+from mataserver_ray.node_runner import PROGRAM
+from mataserver_ray.program_relay import FRAME_HEADER, frame
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from pathlib import Path
 
-    from mataserver.engines.program_relay import LaunchRequest
+    from mataserver_ray.program_relay import LaunchRequest
 
+LINE_LIMIT = 1 << 20
+"""Maximum length of a message in bytes, as of a child on this machine."""
+PIPE_SECONDS = 5.0
+"""Timeout for the connection of an ended program to close."""
 LOST_STATUS = -int(SIGKILL)
 """Exit status reported when the program's node or connection is lost: the real one is unknown."""
 

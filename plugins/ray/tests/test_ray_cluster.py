@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 
 from mataserver.config.needs import Needs
-from mataserver.engines.ray import RayEngine
 from mataserver.engines.worker_errors import NodeDied
+from mataserver_ray.engine import RayEngine
 from ray_nodes import TESTS, RayNodes
 from test_engine_contract import (
     a_crash,

@@ -8,8 +8,8 @@ import secrets
 import pytest
 
 from api_answers import until
-from mataserver.engines.ray import RayEngine
 from mataserver.errors import Unavailable
+from mataserver_ray.engine import RayEngine
 from ray_nodes import TESTS, RayNodes
 from test_engine_contract import PLACE, answers, assignment, job, labels, started
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.broker_messages import Node
+    from mataserver_ray.broker_messages import Node
 
 MISSED_LIMIT = 4
 """Missed heartbeats in a row after which a node is lost; from the first one it is suspect."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from mataserver.engines.file_store import FileManifest
+from mataserver_ray.file_store import FileManifest
 
 
 class PlaceRunner(Struct, frozen=True, tag=True):

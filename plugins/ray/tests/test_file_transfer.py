@@ -12,9 +12,11 @@ import pytest
 
 from hub_stand_in import HubStandIn
 from mataserver import Classification, ClassifyResult, MataError
-from mataserver.engines import file_store
-from mataserver.engines.broker_messages import Node, RunnerPlaced
-from mataserver.engines.file_store import (
+from mataserver.engines.work import Placement
+from mataserver.errors import Unavailable
+from mataserver_ray import file_store
+from mataserver_ray.broker_messages import Node, RunnerPlaced
+from mataserver_ray.file_store import (
     MAX_TRANSFER_BYTES,
     FileManifest,
     FileStore,
@@ -22,10 +24,8 @@ from mataserver.engines.file_store import (
     TransferHeader,
     TransferReply,
 )
-from mataserver.engines.file_transfer import ManifestCache, send_missing_files
-from mataserver.engines.versions import check_versions, model_modules, software_versions
-from mataserver.engines.work import Placement
-from mataserver.errors import Unavailable
+from mataserver_ray.file_transfer import ManifestCache, send_missing_files
+from mataserver_ray.versions import check_versions, model_modules, software_versions
 from stand_in_cluster import StandInCluster
 from test_engine_contract import PLACE, answers, assignment, job, labels, started
 

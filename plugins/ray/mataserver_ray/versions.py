@@ -6,15 +6,17 @@ import platform
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from mataserver.errors import MataError
+from mataserver import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from mataserver.engines.work import Assignment
+    from mataserver import Assignment
 
 GROUP = "mataserver"
 """The entry point group of plugins."""
+OWN = "mataserver_ray"
+"""This package: both ends of the connection to a node are in it."""
 
 
 def software_versions() -> dict[str, str]:
@@ -29,7 +31,7 @@ def check_versions(node: str, theirs: Mapping[str, str], modules: Iterable[str])
     Raises ``MataError`` naming the difference and the node.
     """
     plugins, ours = _plugins(), software_versions()
-    roots = {module.partition(".")[0] for module in modules}
+    roots = {OWN, *(module.partition(".")[0] for module in modules)}
     owners = sorted({plugins[root][0] for root in roots if root in plugins})
     for what in ("mataserver", "Python", *owners):
         if what not in theirs:

@@ -1,0 +1,60 @@
+"""The lazy half of the plugin API: where each name of the root is that is imported on demand."""
+
+from __future__ import annotations
+
+LATE = {
+    **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),
+    "params_option": "mataserver.cli.parameters",
+    "Client": "mataserver_client",
+    **dict.fromkeys(
+        ("Configuration", "RegisteredModel", "read_configuration"),
+        "mataserver.library.configuration",
+    ),
+    "ConfigError": "mataserver.config",
+    "Needs": "mataserver.config.needs",
+    "JSON_LIMIT": "mataserver.http.json_body:MAX_STRUCTURE_BYTES",
+    **dict.fromkeys(
+        ("Assignment", "Engine", "Placement", "Worker"),
+        "mataserver.engines.work",
+    ),
+    **dict.fromkeys(("JobFailed", "NodeDied", "WorkerDied"), "mataserver.engines.worker_errors"),
+    "RemoteWorker": "mataserver.engines.remote_worker",
+    "repository_directory": "mataserver.sources.cache",
+    "run_worker": "mataserver.engines.worker_main:main",
+    **dict.fromkeys(("check_charset", "content_type"), "mataserver.http.codec"),
+    "check_json": "mataserver.http.json_body:check",
+    "convert_json": "mataserver.http.json_body:convert",
+    "decode_base64": "mataserver.http.data_uri:decode",
+    "decode_json": "mataserver.http.json_body:decode",
+    "describe_error": "mataserver.http.json_body:describe_error",
+    "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
+    "physical_cores": "mataserver.cores",
+    "PRINCIPAL": "mataserver.http.auth",
+    **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.request_credentials"),
+    "WholeAnswer": "mataserver.http.protocol:CompleteResponse",
+    "RpcPort": "mataserver.contract.rpc",
+    **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
+    "static": "mataserver.http.files",
+    "Parent": "mataserver.processes.child_main",
+    "UnreadableVideo": "mataserver.media.videos",
+    "encode_frame": "mataserver.media.videos:encode",
+    "read_video": "mataserver.media.videos:frames",
+    "video_problem": "mataserver.media.videos:reason",
+    "video_stream": "mataserver.media.videos:best",
+    **dict.fromkeys(
+        (
+            "Child",
+            "build_environment",
+            "read_tail",
+            "run_process",
+            "spawn_command",
+            "target_command",
+        ),
+        "mataserver.processes.child",
+    ),
+}
+"""Names whose modules import asyncio, aiohttp or more settings: imported lazily, as workers and
+most commands do not need them.
+
+Each with its module, and after a colon its name there, if different.
+"""
