@@ -19,25 +19,25 @@ CACHE_SIZE = 256
 """Number of cached comparisons."""
 
 
-def similar(given: str, known: Iterable[str], alike: float = 0.7) -> str:
+def similar(given: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean …?"`` with the most similar known name, or "".
 
-    Ignores case, and the owner before a slash. ``alike`` is the least likeness, 0 to 1.
+    Ignores case, and the owner before a slash.
     """
     if given in (known := tuple(known)[:MAX_NAMES]):
         return ""
-    found = _closest(_normalized(given)[:MAX_LENGTH], known, alike)
+    found = _closest(_normalized(given)[:MAX_LENGTH], known)
     return "" if found is None else f"; did you mean {found}?"
 
 
 @functools.lru_cache(maxsize=CACHE_SIZE)  # a client may repeat the same wrong name
-def _closest(given: str, known: tuple[str, ...], alike: float) -> str | None:
+def _closest(given: str, known: tuple[str, ...]) -> str | None:
     """Return the most similar known name for a folded one, if any."""
     import difflib  # late, here and below: not needed unless something is wrong
 
     names = {_normalized(name): name for name in reversed(known)}
     names |= {tail: name for at, name in names.items() if (tail := at.rpartition("/")[2])}
-    found = difflib.get_close_matches(given, names, 1, alike)
+    found = difflib.get_close_matches(given, names, 1, 0.7)
     return names[found[0]] if found else None
 
 
@@ -49,9 +49,11 @@ def similar_task(given: str, known: Iterable[str]) -> str:
     """Like ``similar``, for tasks, which people also write as "object-detection"."""
     names, text = list(known), _normalized(given)[:MAX_LENGTH]
     stems = [name for name in names if name[:6] in text]
-    if stems:
-        return f"; did you mean {stems[0]}?"
-    return similar(given, names, 0.6)  # "orc" has two letters of three in common with "ocr"
+    # Of three letters, two swapped ones are already too unlike for ``similar``: "orc" for "ocr".
+    swapped = [name for name in names if sorted(name) == sorted(text)]
+    if meant := stems + swapped:
+        return f"; did you mean {meant[0]}?"
+    return similar(given, names)
 
 
 def describe_unknown_task(given: str, known: Iterable[str]) -> str:

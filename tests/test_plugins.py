@@ -159,6 +159,26 @@ def test_a_submodule_named_like_a_hook_is_none(plugin):
     assert names(discover(Settings(), [plugin(source)])) == ["any"]
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_a_submodule_may_not_replace_a_hook(tmp_path, monkeypatch, early):
+    """Importing ``package.backends`` late would replace the hook ``backends`` of the package."""
+    name = f"replacing_{early}".lower()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "backends.py").write_text("names = ['any']\n")
+    (tmp_path / name / "__init__.py").write_text(
+        (f"from {name}.backends import names\n" if early else "")
+        + "from mataserver import hookimpl\n@hookimpl\ndef backends():\n    return []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    [found] = discover(
+        Settings(), [importlib.metadata.EntryPoint("replacing", name, "mataserver")]
+    ).found
+    assert found.error == (None if early else (
+        "its module backends.py takes the place of the hook backends() once it is imported: "
+        "rename the module"
+    ))  # fmt: skip
+
+
 BROKEN = {
     "raises at import": ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
     "does not parse": ("def settings(:", "SyntaxError: "),

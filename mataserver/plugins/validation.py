@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import inspect
 import pickle
 import re
+import sys
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -54,6 +58,7 @@ def hooks(module: object) -> dict[str, Callable[..., Any]]:
     except pluggy.PluginValidationError:
         raise PluginError(_signature_error(module)) from None
     callers = manager.get_hookcallers(module) or []
+    _check_submodules(module, [caller.name for caller in callers])
     if not callers:
         raise PluginError("it implements no hook: mark one with mataserver.hookimpl")
     found = {}
@@ -62,6 +67,23 @@ def hooks(module: object) -> dict[str, Callable[..., Any]]:
             raise PluginError(f"unknown hook {caller.name!r}: there are {', '.join(HOOKS)}")
         found[caller.name] = _single_implementation(caller)
     return found
+
+
+def _check_submodules(module: object, names: Iterable[str]) -> None:
+    """Raise ``PluginError`` if a submodule will take the place of a hook of the package.
+
+    The first import of a submodule sets the package's attribute of its name: the hook would be gone
+    at the next reload. One that the package imported before it defined the hook is harmless.
+    """
+    if not isinstance(module, ModuleType) or not hasattr(module, "__path__"):
+        return
+    for name in filter(functools.partial(hasattr, module), names):
+        submodule = f"{module.__name__}.{name}"
+        if submodule not in sys.modules and importlib.util.find_spec(submodule) is not None:
+            raise PluginError(
+                f"its module {name}.py takes the place of the hook {name}() once it is imported: "
+                "rename the module"
+            )
 
 
 def _signature_error(module: object) -> str:
