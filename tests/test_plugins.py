@@ -457,6 +457,8 @@ def test_settings_of_an_unknown_plugin_are_refused(plugin):
     """A section for a plugin that is not installed stops the start."""
     with pytest.raises(ConfigError, match=r"plugins\.yours: no such plugin is installed"):
         discover(given(yours={}), [plugin(HOOKS)])
+    with pytest.raises(ConfigError, match=r"plugins\.cameras: .*: pip install mataserver-cameras"):
+        discover(given(cameras={}), [plugin(HOOKS)])
 
 
 def test_settings_of_a_plugin_without_settings_are_refused(plugin):

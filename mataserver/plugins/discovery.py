@@ -62,6 +62,26 @@ def discover(
     return plugins
 
 
+_PROJECT_PLUGINS = frozenset(
+    [
+        "accounts",
+        "cameras",
+        "database",
+        "fleet",
+        "hf",
+        "jobs",
+        "ocr",
+        "oip",
+        "onnx",
+        "opencv",
+        "reconstruct",
+        "sam",
+        "track",
+    ]
+)
+"""This project's plugins that take settings: the sections of their distributions."""
+
+
 def _check_disabled(names: list[str], plugins: Plugins) -> None:
     known = {name for plugin in plugins.found for name in plugin.names}
     for name in names:
@@ -77,6 +97,11 @@ def _check_known(given: dict[str, Any], plugins: Plugins) -> None:
     # The section of a plugin that was not imported is unknown: accept its family's.
     known |= {plugin.family for plugin in plugins.found if plugin.error is not None}
     for name in given:
+        if name in _PROJECT_PLUGINS - known:
+            raise config.ConfigError(
+                f"configuration: plugins.{name}: the plugin is not installed: pip install "
+                f"mataserver-{name} (./plugins/{name} in a checkout)"
+            )
         if name not in known:
             raise config.ConfigError(
                 f"configuration: plugins.{name}: no such plugin is installed{similar(name, known)}"

@@ -32,7 +32,7 @@ class Cameras:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        return CameraRoutes(self._ctx, self._client_source).routes()
+        return CameraRoutes(self._ctx, self._client_source, self._registry.position).routes()
 
     async def __aenter__(self) -> Self:
         """Open the cameras of the configuration."""

@@ -45,6 +45,11 @@ class CameraRegistry:
                 self.waiting[_ready_name(camera)] = "loading"
         self._changed.set()
 
+    def position(self, name: str) -> int:
+        """Return a camera's place in the configuration; others come after those listed there."""
+        names = list(self._wanted)
+        return names.index(name) if name in self._wanted else len(names)
+
     async def run(self) -> None:
         """Keep the cameras open; one that fails is tried again for ever."""
         try:

@@ -58,9 +58,15 @@ class Camera(Struct):
 class CameraRoutes:
     """The handlers. A camera is a session with a source, whoever named it."""
 
-    def __init__(self, ctx: Context, named: Callable[[str], Awaitable[SessionSource]]) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        named: Callable[[str], Awaitable[SessionSource]],
+        position: Callable[[str], int],
+    ) -> None:
         self._ctx = ctx
         self._named = named
+        self._position = position
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -104,6 +110,8 @@ class CameraRoutes:
         sessions = self._ctx.sessions.list(request[PRINCIPAL])
         cameras = ((session, self._ctx.sessions.camera(session)) for session in sessions)
         found = [self._respond(request, session, camera) for session, camera in cameras if camera]
+        # Those of the configuration open in any order, as each one's model is loaded.
+        found.sort(key=lambda camera: self._position(camera.camera_id))
         for others in await self._ctx.held.gather(request, list[Camera]):
             found += others
         return self._ctx.http.respond(found)

@@ -71,6 +71,16 @@ async def test_a_camera_of_the_configuration_is_listed_and_stays(data_dir, video
         assert await told(http, 409, f"{CAMERAS}/door", "DELETE")
 
 
+async def test_cameras_are_listed_as_in_the_configuration(data_dir, video):
+    """First those of the configuration in its order, whichever opened first, then the others."""
+    names = ["shelf", "door", "yard"]
+    known = [{"name": name, "source": str(video), "model": "fake-detect"} for name in names]
+    async with serving(data_dir, cameras=known, camera_paths=["/"]) as http:
+        other = (await opened(http, video))["camera_id"]
+        await eventually(lambda: ready(http))
+        assert [each["camera_id"] for each in await found(http)] == [*names, other]
+
+
 async def test_a_session_that_its_client_feeds_is_no_camera(data_dir):
     """It is not listed, and 404 below ``/v1/cameras``."""
     async with serving(data_dir) as http:
