@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 
@@ -14,6 +15,7 @@ from camera_peers import PATH, POINTS, film, ready, results, serving, told
 from camera_sources import HEIGHT, WIDTH
 from markdown_pages import ROOT, rows
 from mataserver import testing
+from mataserver_cameras.registry import CameraRegistry
 from stream_peers import closed_with, eventually
 
 CAMERAS = "/v1/cameras"
@@ -71,10 +73,18 @@ async def test_a_camera_of_the_configuration_is_listed_and_stays(data_dir, video
         assert await told(http, 409, f"{CAMERAS}/door", "DELETE")
 
 
-async def test_cameras_are_listed_as_in_the_configuration(data_dir, video):
+async def test_cameras_are_listed_as_in_the_configuration(data_dir, video, monkeypatch):
     """First those of the configuration in its order, whichever opened first, then the others."""
     names = ["shelf", "door", "yard"]
     known = [{"name": name, "source": str(video), "model": "fake-detect"} for name in names]
+    plain = CameraRegistry._open
+
+    async def opening(registry, camera):
+        while camera.name == "shelf" and len(registry.waiting) > 1:
+            await asyncio.sleep(0.01)
+        await plain(registry, camera)
+
+    monkeypatch.setattr(CameraRegistry, "_open", opening)
     async with serving(data_dir, cameras=known, camera_paths=["/"]) as http:
         other = (await opened(http, video))["camera_id"]
         await eventually(lambda: ready(http))
