@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from mataserver import ANYBODY, ROLES, Body, Conflict, InvalidParams, NotFound, Route
+from mataserver import ANYBODY, ROLES, Body, InvalidParams, NotFound, Route
 from mataserver_accounts.pages import (
     JSON,
     MAX_BODY,
@@ -119,7 +119,12 @@ class KeyRoutes:
         if beyond:
             raise Forbidden(f"scopes: you do not have these yourself: {', '.join(sorted(beyond))}")
         return await self._directory.accounts.add_key(
-            new.name, scopes, owner=owner, rate=new.rate, expires_at=new.expires_at
+            new.name,
+            scopes,
+            owner=owner,
+            rate=new.rate,
+            expires_at=new.expires_at,
+            most=None if new.owner is not None else MOST_OF_ONE,
         )
 
     async def _owner(self, principal: Principal, new: NewKey) -> tuple[str | None, frozenset[str]]:
@@ -141,9 +146,6 @@ class KeyRoutes:
             raise InvalidParams("scopes: a standalone key must list its scopes")
         if new.standalone or principal.kind != "user":
             return None, principal.scopes
-        _, total = await accounts.keys(principal.id, 1)
-        if total >= MOST_OF_ONE:
-            raise Conflict(f"You have {total} keys: revoke some")
         return principal.id, principal.scopes
 
     async def _visible(self, request: web.Request) -> Key:

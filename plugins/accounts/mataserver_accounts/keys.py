@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import sqlalchemy as sa
 
-from mataserver import InvalidParams, NotFound
+from mataserver import Conflict, InvalidParams, NotFound
 from mataserver_accounts.announced_tables import AnnouncedTables
 from mataserver_accounts.records import ID, Key, MadeKey
 from mataserver_accounts.rows import key_of, text_of
-from mataserver_accounts.tables import KEYS
+from mataserver_accounts.tables import KEYS, USERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from mataserver_database import Connection
 
 KEY_PREFIX = "mata_"
 
@@ -33,8 +35,13 @@ class Keys(AnnouncedTables):
         owner: str | None = None,
         rate: int | None = None,
         expires_at: float | None = None,
+        most: int | None = None,
     ) -> MadeKey:
-        """Make a key and return it with its secret, of which only the digest is kept."""
+        """Make a key and return it with its secret, of which only the digest is kept.
+
+        Raises ``NotFound`` for an owner that there is not, ``Conflict`` for one who has ``most``
+        keys already.
+        """
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         key = Key(
             id=str(uuid.uuid4()),
@@ -48,7 +55,11 @@ class Keys(AnnouncedTables):
         if expires_at is not None and expires_at <= key.created_at:
             raise InvalidParams("expires_at: the time has passed already")
         row = {**msgspec.structs.asdict(key), "scopes": text_of(key.scopes)}
-        await self._write(sa.insert(KEYS).values(**row, digest=digest(secret)))
+        async with self._database.begin() as connection:
+            if owner is not None:
+                await _check_owner(connection, owner, most)
+            await connection.execute(sa.insert(KEYS).values(**row, digest=digest(secret)))
+            await self._announce(connection)
         return MadeKey(key=secret, **msgspec.structs.asdict(key))
 
     async def keys(
@@ -77,6 +88,22 @@ class Keys(AnnouncedTables):
         statement = sa.delete(KEYS).where(KEYS.c.id == key_id)
         if not (ID.fullmatch(key_id) and await self._write(statement)):
             raise NotFound("Key not found")
+
+
+async def _check_owner(connection: Connection, owner: str, most: int | None) -> None:
+    """Check that a user exists and has fewer than ``most`` keys.
+
+    The user is locked until the transaction ends: requests at the same moment would all find the
+    last key free, and a user removed meanwhile would be an error of the database.
+    """
+    user = sa.select(USERS.c.id).where(USERS.c.id == owner).with_for_update()
+    if await connection.scalar(user) is None:
+        raise NotFound(f"User not found: {owner[:64]}")
+    if most is None:
+        return
+    total = int(await connection.scalar(sa.select(sa.func.count()).where(KEYS.c.owner == owner)))
+    if total >= most:
+        raise Conflict(f"You have {total} keys: revoke some")
 
 
 def digest(secret: str) -> str:

@@ -9,6 +9,8 @@ import time
 import jwt
 
 from mataserver import EXAMPLE_IMAGE
+from mataserver_accounts import key_routes
+from mataserver_accounts.keys import Keys
 from mataserver_accounts.tokens import ALGORITHM, AUDIENCE
 
 SECRET = "a secret of the test that is long enough"
@@ -34,6 +36,33 @@ async def test_keys(client):
     assert (await client.ask("DELETE", f"/v1/keys/{made['id']}", token))[0] == 204
     assert (await client.ask("GET", "/v1/me", secret))[0] == 403
     assert (await client.ask("GET", f"/v1/keys/{made['id']}", token))[0] == 404
+
+
+async def test_the_last_keys_of_a_user_at_once(client, monkeypatch):
+    """Of many requests for a user's last key one is answered with it."""
+    monkeypatch.setattr(key_routes, "MOST_OF_ONE", 3)
+    _, token = await client.user("ada")
+    for name in ("first", "second"):
+        assert (await client.ask("POST", "/v1/keys", token, json={"name": name}))[0] == 201
+    last = (client.ask("POST", "/v1/keys", token, json={"name": "last"}) for _ in range(20))
+    answers = await asyncio.gather(*last)
+    assert sorted(status for status, _ in answers) == [201] + [409] * 19
+    assert (await client.ask("GET", "/v1/keys", token))[1]["total"] == 3
+
+
+async def test_keys_of_a_user_who_is_removed_at_once(client, monkeypatch):
+    """A key whose owner is removed between the request's checks and its end is 404."""
+    await client.user("ada")
+    add_key = Keys.add_key
+
+    async def late(keys, *args, **options):
+        assert (await client.ask("DELETE", "/v1/users/ada"))[0] == 204
+        return await add_key(keys, *args, **options)
+
+    monkeypatch.setattr(Keys, "add_key", late)
+    status, answer = await client.ask("POST", "/v1/keys", json={"name": "x", "owner": "ada"})
+    assert (status, set(answer)) == (404, {"detail"})
+    assert (await client.ask("GET", "/v1/keys"))[1]["total"] == 0
 
 
 async def test_whose_keys(client):
