@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FILE = "mataserver.db"
 _LOOKS = {"sqlite": "SELECT count(*) FROM sqlite_master", "postgresql": "SELECT 1"}
 """What reads something: SQLite answers a constant without a look at its file."""
+_SERIALIZE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 log = logging.getLogger("mataserver.plugin.database")
 
@@ -113,6 +114,15 @@ class Database:
                 async with asyncio.timeout(self._timeout):
                     await self._idle.wait()
         await greenlet_spawn(self._engine.dispose)
+
+    async def serialize(self, connection: Connection, name: str) -> None:
+        """Have no other transaction pass here with a name until this one, of ``begin``, ends.
+
+        For what is counted before a row is added: in PostgreSQL two at the same moment would count
+        the same rows. In SQLite only one transaction writes anyway.
+        """
+        if self.dialect == "postgresql":
+            await connection.execute(_SERIALIZE, {"name": name})
 
     # what others changed
 

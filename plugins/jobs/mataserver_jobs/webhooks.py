@@ -90,6 +90,7 @@ class Webhooks:
         )
         counting = sa.select(sa.func.count()).where(WEBHOOKS.c.owner == owner)
         async with self._database.begin() as connection:
+            await self._database.serialize(connection, f"webhooks of {owner}")
             if int(await connection.scalar(counting) or 0) >= MAX_OF_ONE:
                 raise Conflict(f"There are {MAX_OF_ONE} webhooks already, which is the most")
             await connection.execute(sa.insert(WEBHOOKS).values(**msgspec.structs.asdict(made)))

@@ -338,6 +338,15 @@ async def test_how_many(kept):
     await kept.add("bob", "http://a/x")
 
 
+async def test_the_last_ones_at_once(kept):
+    """Requests at the same moment give an owner no more than one after the other."""
+    added = (kept.add("ada", f"http://a/{number}") for number in range(2 * MAX_OF_ONE))
+    answers = await asyncio.gather(*added, return_exceptions=True)
+    refused = [each for each in answers if isinstance(each, Exception)]
+    assert [type(each) for each in refused] == [Conflict] * MAX_OF_ONE
+    assert len(await kept.all("ada")) == MAX_OF_ONE
+
+
 class AnswerLog:
     """Stands in for outbound requests: each is answered with the next status, or an error."""
 
