@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import threading
@@ -88,7 +89,7 @@ class Uploads:
         """
         if length > self.max_bytes:
             raise TooLarge(f"An upload has {self.max_bytes} bytes at most")
-        with self._create_lock:  # two concurrent ones would both find room
+        with self._create_lock, _locked(self._root):  # two at once would both find room
             others = [each for each in self._all() if each.job is None]
             self._check_owner([each for each in others if each.owner == owner], length)
             self._check_room(others, length)
@@ -123,7 +124,6 @@ class Uploads:
     def _check_room(self, others: list[Upload], length: int) -> None:
         if sum(each.length for each in others) + length > self._budget:
             raise OutOfMemory("There is no room for another upload")
-        self._root.mkdir(parents=True, exist_ok=True)
         promised = sum(each.length - each.offset for each in others)
         if shutil.disk_usage(self._root).free - promised - length < self._min_free:
             raise OutOfMemory("The disk has no room for the upload")
@@ -246,6 +246,19 @@ class Uploads:
         fresh = place.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(upload))
         fresh.replace(place)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep the other servers that share a folder, made here if it is missing, from this block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 @contextlib.contextmanager

@@ -342,8 +342,12 @@ async def test_the_room_for_uploads(ask):
         await begun(eve, 1)
 
 
-def test_two_that_begin_at_once(tmp_path):
-    """Of two uploads that would take more than there is together one is refused."""
+@pytest.mark.parametrize("servers", [1, 2])
+def test_two_that_begin_at_once(tmp_path, servers):
+    """Of two uploads that would take more than there is together one is refused.
+
+    Also where each is asked of another server on the same folder.
+    """
     both = threading.Barrier(2)
 
     def clock():  # asked once the room was found
@@ -352,9 +356,9 @@ def test_two_that_begin_at_once(tmp_path):
         return 1.0
 
     limits = {"max_bytes": 5, "budget": 8, "keep": 60.0, "min_free": 0}
-    uploads = Uploads(tmp_path / "uploads", **limits, clock=clock)
+    of = [Uploads(tmp_path / "uploads", **limits, clock=clock) for _ in range(servers)]
     with ThreadPoolExecutor(2) as pool:
-        told = [pool.submit(uploads.create, owner, 5) for owner in ("ada", "bob")]
+        told = [pool.submit(of[0].create, "ada", 5), pool.submit(of[-1].create, "bob", 5)]
     failures = [each.exception() for each in told]
     assert failures.count(None) == 1
     assert any(isinstance(each, OutOfMemory) for each in failures)
