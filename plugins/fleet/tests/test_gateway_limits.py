@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import types
+import uuid
+
 import pytest
 from gateway_stand import application, consumer, stand, targets, upstreams  # noqa: F401
 
+from mataserver_database import Database
+from mataserver_database.testing import new_database
+from mataserver_fleet.gateway.accounting import Accounting
 from mataserver_fleet.gateway.answers import problem
 from mataserver_fleet.gateway.limits import DAY, RateLimiter, TooManyRequests
 from mataserver_fleet.gateway.usage import Subject, Usage
+from mataserver_fleet.store import Store
+from mataserver_fleet.tables import SCHEMA
 
 NOON = 20_000 * DAY + DAY / 2
 NAME = "consumer-1"
@@ -128,3 +137,26 @@ def test_usage_is_of_the_day_that_it_was():
     usage.give_back(taken)
     assert usage.take() == taken
     assert usage.total[subject].requests == 2
+
+
+async def test_gateways_that_write_the_same_counts_at_once(postgres, tmp_path, caplog):
+    """They do not wait for one another, in whichever order their requests came."""
+    url = await new_database(postgres, f"test_{uuid.uuid4().hex}")
+    databases = [Database(tmp_path, url) for _ in range(2)]
+    await databases[0].migrate(SCHEMA)
+    here, there = (types.SimpleNamespace(usage=Usage(), limits=RateLimiter()) for _ in range(2))
+    accounts = [
+        Accounting(Store(database), gateway, 1.0)
+        for database, gateway in zip(databases, (here, there), strict=True)
+    ]
+    subjects = [Subject(f"consumer-{number}", "app", "model") for number in range(200)]
+    for _ in range(3):
+        for each, other in zip(subjects, reversed(subjects), strict=True):
+            here.usage.note(each, 200, 1, 1)
+            there.usage.note(other, 200, 1, 1)
+        await asyncio.gather(*(each.settle() for each in accounts))
+    assert not [each for each in caplog.messages if "deadlock" in each]
+    assert not here.usage.take()
+    assert not there.usage.take()
+    for database in databases:
+        await database.close()

@@ -91,7 +91,8 @@ class Accounting:
         """Add counts; return how many gateways live, and today's requests by consumer."""
         now = self._store.clock()
         async with self._store.database.begin() as connection:
-            for (day, subject), count in taken.items():
+            # In one order: two gateways that update the same rows would wait for one another.
+            for (day, subject), count in sorted(taken.items(), key=lambda each: each[0]):
                 await connection.execute(self._upsert(subject, count, day))
             gateways = 1 if self._is_only_gateway else await self._count_gateways(connection, now)
             sums = (
