@@ -101,7 +101,8 @@ async def _check_owner(connection: Connection, owner: str, most: int | None) -> 
         raise NotFound(f"User not found: {owner[:64]}")
     if most is None:
         return
-    total = int(await connection.scalar(sa.select(sa.func.count()).where(KEYS.c.owner == owner)))
+    counting = sa.select(sa.func.count()).where(KEYS.c.owner == owner)
+    total = int(await connection.scalar(counting) or 0)
     if total >= most:
         raise Conflict(f"You have {total} keys: revoke some")
 
