@@ -150,6 +150,6 @@ export default function Jobs() {
         ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. A job runs a model over a video or many pictures, and continues after a restart of the server."}</li>`}
         ${data?.total > jobs.length && html`<li class="pad help">The newest ${jobs.length} of ${data.total.toLocaleString("en")}.</li>`}</ul>
         ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${() => refresh(LIST)}/></div>`}</nav>
-      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${data && (jobs.length ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes a video, a ZIP of pictures, or photographs.</p>`)}</section>`}</div>
+      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${data && (jobs.length ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes a video, or a ZIP of pictures.</p>`)}</section>`}</div>
     ${making && html`<${NewJob} close=${() => setMaking(false)} made=${(made) => { setMaking(false); refresh(LIST); amend({ id: made }); }}/>`}`;
 }
