@@ -30,7 +30,9 @@ AppName = Annotated[
 ]
 Retries = (
     Annotated[int, Meta(ge=0, le=100)]
-    | Annotated[str, Meta(pattern=r"^[0-9]{1,2}\Z", description="a whole number from 0 to 99")]
+    | Annotated[
+        str, Meta(pattern=r"^([0-9]{1,2}|100)\Z", description="a whole number from 0 to 100")
+    ]
 )
 _Text = Annotated[
     str, Meta(max_length=255, pattern=r"^[^\x00]*\Z", description="text without the character 0")

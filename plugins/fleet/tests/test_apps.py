@@ -46,6 +46,7 @@ async def test_wrong_apps(client):
         ({"name": "b", "host": "b/../c"}, 422),
         ({"name": "b", "gpus": 2}, 400),
         ({"name": "b", "retries": 101}, 422),
+        ({"name": "b", "retries": "101"}, 422),
         ({"name": "b", "retries": "x"}, 422),
         ({"name": "b", "colour": "red"}, 422),
     ):
@@ -75,11 +76,11 @@ async def test_a_developer_gives_no_host(client):
     for change, wanted in (
         ({"host": "stock.example.com"}, 403),
         ({"host": None}, 403),
-        ({"host": "Shop.example.com", "retries": 2}, 200),
+        ({"host": "Shop.example.com", "retries": "100"}, 200),
     ):
         assert (await client.ask("PATCH", "/api/apps/shop", token, json=change))[0] == wanted
     shown = (await client.ask("GET", "/api/apps/shop"))[1]
-    assert (shown["host"], shown["retries"]) == ("shop.example.com", 2)
+    assert (shown["host"], shown["retries"]) == ("shop.example.com", 100)
 
 
 async def test_an_app_keeps_its_name(client):
