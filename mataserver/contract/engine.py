@@ -40,8 +40,9 @@ class EngineSpec:
     """An engine, as data.
 
     name:     unique; what ``engine:`` in the configuration says.
-    make:     returns the ``Engine``. Called once, and only if the configuration names the engine.
-              Raises a ``MataError`` if it cannot be used: the server then does not start.
+    make:     returns the ``Engine``. Called once, when the engine is first needed: at the start if
+              the configuration names it. Raises a ``MataError`` if it cannot be used: the server
+              then does not start.
     requires: modules that it needs, which are looked for without importing them.
     packages: what ``pip install`` needs to provide them.
     """

@@ -19,7 +19,24 @@ if TYPE_CHECKING:
 
 QUALITY = 90
 _REFERRING = frozenset(
-    {"concat", "dash", "hls", "lavfi", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"}
+    [
+        "alias_pix",
+        "avisynth",
+        "concat",
+        "dash",
+        "hls",
+        "image2",
+        "imf",
+        "lavfi",
+        "mlv",
+        "rtp",
+        "rtsp",
+        "sap",
+        "sdp",
+        "vapoursynth",
+        "vobsub",
+        "webm_dash_manifest",
+    ]
 )
 """Formats that hold no pictures, but name other files, hosts or filters."""
 FILE_OPTIONS = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import inspect
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ from mataserver.plugins.records import importable
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mataserver.config import Settings
     from mataserver.contract.service import ClusterProcesses
@@ -51,17 +51,24 @@ class EngineSet:
         self._settings = settings
         self._plugins = plugins
         self._made: dict[str, Engine] = dict(given or {})
+        self._failed: dict[str, MataError] = {}
         self._is_open = False
         for place, name in _named(settings):
             self.get(name, place)
 
     def get(self, name: str, place: str = "engine") -> Engine:
         """Return an engine, made at the first call. Raises a ``MataError`` if there is none."""
+        if name in self._failed:  # it is made once
+            raise self._failed[name]
         if name not in self._made:
-            engine = self._make(*_find(name, self._plugins, place))
-            if self._is_open:
-                _open(name, engine)
-            self._made[name] = engine
+            spec, plugin = _find(name, self._plugins, place)
+            try:
+                self._made[name] = self._make(spec, plugin)
+                if self._is_open:
+                    _open(name, self._made[name])
+            except MataError as error:
+                self._failed[name] = error
+                raise
         return self._made[name]
 
     def running(self, name: str) -> Engine | None:
@@ -84,19 +91,28 @@ class EngineSet:
     def open(self) -> None:
         """Let the engines start what takes long, such as to connect to a cluster."""
         self._is_open = True
-        for name, engine in self._made.items():
+        for name, engine in list(self._made.items()):  # one may build on ``process``
             _open(name, engine)
 
     def waiting(self) -> dict[str, str]:
         """Return what the engines are waiting for, with the reasons."""
         found: dict[str, str] = {}
-        for engine in self._made.values():
-            found |= getattr(engine, "waiting", {})
+        for name, engine in list(self._made.items()):
+            try:
+                found |= getattr(engine, "waiting", {})
+            except Exception:
+                log.exception("the engine %s does not say what it waits for", name)
+                found[f"engine {name}"] = "it does not say what it waits for"
         return found
 
     async def close(self) -> None:
         """Stop the engines and all their workers, those last on which others may build."""
-        names = sorted(self._made, key=lambda name: name in _OWN)
+        try:
+            await self._close(name for name in list(self._made) if name not in _OWN)
+        finally:  # also if the others took too long, and the caller gave up
+            await self._close(name for name in list(self._made) if name in _OWN)
+
+    async def _close(self, names: Iterable[str]) -> None:
         for name in names:
             try:
                 await self._made[name].close()
@@ -124,7 +140,7 @@ class EngineSet:
         except Exception as error:
             raise _failure(spec.name, error) from error
         for method in ("start", "close"):
-            if not asyncio.iscoroutinefunction(getattr(made, method, None)):
+            if not inspect.iscoroutinefunction(getattr(made, method, None)):
                 raise MataError(
                     f"the engine {spec.name} cannot start: it has no coroutine function {method}"
                 )

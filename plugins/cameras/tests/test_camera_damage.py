@@ -63,6 +63,14 @@ def test_a_file_that_names_others_reads_none(tmp_path, text, name):
     assert read(tmp_path / name) == (0, DAMAGED)
 
 
+def test_a_name_is_no_pattern(tmp_path):
+    """FFmpeg takes ``%d`` in a name for the numbers of many files."""
+    for number in (1, 2):
+        Image.new("RGB", (64, 48)).save(tmp_path / f"b{number}.jpg")
+    assert read(tmp_path / "b1.jpg")[0] == 1
+    assert read(tmp_path / "b%d.jpg")[0] == 0
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.gif"])
 def test_random_damage(tmp_path, name):
     """Files that are cut off, changed and zeroed give frames, or a sentence that is known."""

@@ -80,7 +80,7 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: list[Any
         raise BadRequest(
             f"input '{name}': the shape {list(shape)} has {count} elements, got {len(flat)}"
         )
-    if len(nesting) > 1 and _longer_sides(nesting) != _longer_sides(shape):
+    if count and len(nesting) > 1 and _longer_sides(nesting) != _longer_sides(shape):
         raise BadRequest(f"input '{name}': the data are nested as {nesting[:9]}, not {list(shape)}")
     try:
         if datatype == "BYTES":

@@ -101,3 +101,9 @@ def test_values_that_do_not_fit(datatype, shape, values, said):
     """Values of another type or number are refused."""
     with pytest.raises(BadRequest, match=said):
         tensor.from_values("x", datatype, shape, values)
+
+
+def test_a_tensor_without_elements_may_be_nested():
+    """``[[]]`` has the shape ``[1, 0]`` and fills ``[0, 3]`` as well."""
+    found = tensor.from_values("x", "UINT8", [0, 3], [[]])
+    assert tuple(found.shape) == (0, 3)

@@ -75,5 +75,5 @@ export function NewJob({ close, made }) {
   return html`<${Dialog} title="New job" onClose=${close}><form class="stack-12" onSubmit=${begin}>${error && html`<${Trouble} error=${error}/>`}
     ${clouds && html`<${Segments} label="What" value=${kind} onChange=${setKind} options=${[["infer", "A model over pictures"], ["reconstruct", "A cloud from photographs"]]}/>`}
     <fieldset class="stack-12" disabled=${Boolean(state)}>${kind === "infer" ? html`<${Infer}/>` : html`<${Photographs}/>`}</fieldset>
-    ${state ? html`<${Sending} state=${state} stop=${() => control.current.abort()}/>` : html`<div class="row"><${Button} primary type="submit">Start<//><span class="help">An interrupted upload resumes where it was.</span></div>`}</form><//>`;
+    ${state ? html`<${Sending} state=${state} stop=${() => control.current.abort()}/>` : html`<div class="row"><${Button} primary type="submit">Start<//><span class="help">An interrupted upload resumes where it stopped.</span></div>`}</form><//>`;
 }
