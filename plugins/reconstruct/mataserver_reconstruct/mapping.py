@@ -35,13 +35,13 @@ def build(workspace: Workspace, files: list[str], registered: Callable[[int], No
 
     The first pair of a mapping decides how far it gets, and is random. One that placed less than
     half is repeated with other seeds, from pairs that COLMAP would not start with, and the best one
-    counts: walking straight ahead gives no pair with a wide baseline. Before that, a scene of which
-    the first attempt placed some photographs, but not all, is mapped globally. ``registered`` gets
-    the number of photographs placed so far, at most. Raises what the job raises when it is to stop;
-    ``load_unfinished`` then returns the partial result.
+    counts: walking straight ahead gives no pair with a wide baseline. A scene of which the first
+    attempt placed some photographs, or a later one half, but not all, is mapped globally, too,
+    once. ``registered`` gets the number of photographs placed so far, at most. Raises what the job
+    raises when it is to stop; ``load_unfinished`` then returns the partial result.
     """
     best: list[Any] = []
-    most = 0
+    most, averaged = 0, False
 
     def report(placed: int) -> None:
         nonlocal most
@@ -52,10 +52,15 @@ def build(workspace: Workspace, files: list[str], registered: Callable[[int], No
     for attempt in range(_ATTEMPTS):
         found = _map_incrementally(workspace, files, attempt, report)
         best = max(best, found, key=_placed)
-        if attempt == 0 and _should_map_globally(workspace, files, _placed(best)):
+        enough = _placed(best) >= len(files) / 2
+        # A small model of a later attempt, which may begin with a narrow pair, may be that of a
+        # camera that was only rotated.
+        may_average = not averaged and (attempt == 0 or enough)
+        if may_average and _should_map_globally(workspace, files, _placed(best)):
+            averaged = True
             best = _better(best, _map_globally(workspace, files))
             report(_placed(best))
-        if _placed(best) >= len(files) / 2:
+        if enough or _placed(best) >= len(files) / 2:
             break
     return best
 

@@ -313,3 +313,22 @@ def test_what_matches_too_much_is_not_mapped_at_once(monkeypatch, matches, asked
     files = [f"{at}.jpg" for at in range(12)]
     assert mapping.build(SimpleNamespace(), files, lambda _: None) == [part]
     assert len(calls) == asked
+
+
+@pytest.mark.parametrize(
+    ("placed", "asked"),
+    [((0, 27), 1), ((0, 3, 27), 1), ((0, 3, 3, 3), 0), ((0, 29), 0), ((5, 3, 27), 1), ((20,), 1)],
+)
+def test_when_a_scene_is_mapped_at_once(monkeypatch, placed, asked):
+    """Once: if the first attempt placed some of 29, or a later one half, but 5 % are left out."""
+    left, calls = list(placed), []
+
+    def attempt(*_):
+        count = left.pop(0)
+        return [SimpleNamespace(num_reg_images=lambda: count, reg_image_ids=list)] if count else []
+
+    monkeypatch.setattr(mapping, "_map_incrementally", attempt)
+    monkeypatch.setattr(mapping, "_map_globally", lambda *_: calls.append(1) or [])
+    monkeypatch.setattr(mapping.database, "verified", lambda _: 1000)
+    found = mapping.build(SimpleNamespace(), [f"{at}.jpg" for at in range(29)], lambda _: None)
+    assert (found[0].num_reg_images(), len(calls), left) == (max(placed), asked, [])
