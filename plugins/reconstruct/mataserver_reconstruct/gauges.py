@@ -87,12 +87,15 @@ class Gauges:
         self.drifted(entry.report["checks"])
 
     def drifted(self, checks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Record the checks of a report; empty where there is too little data."""
+        """Record the checks of a report; empty where there is too little data.
+
+        Values of an earlier data set are removed, since the gauges are those of the last one.
+        """
+        self._status.clear()
         for name, each in checks.items():
             self._status.labels(name).set(_LEVELS[each["severity"]] if each["drift"] else 0)
         self._alerts.set(sum(bool(each["drift"]) for each in checks.values()))
         fallen = checks.get("registration_rate", {}).get("drift", False)
         self._performance.set(int(fallen))
         for name, gauge in self._deviations.items():
-            if name in checks:
-                gauge.set(checks[name]["z"])
+            gauge.set(checks.get(name, {}).get("z", 0.0))
