@@ -90,7 +90,7 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dataset_name, scene_name: stand in the CSV.
     matcher:       who finds and matches features.
     max_size:      longest side in pixels at which photographs are looked at.
-    max_keypoints: features of one photograph at most.
+    max_keypoints: about how many features of one photograph are used; ``sift`` may use more.
     exhaustive:    photographs up to which every pair is matched; of more the likely ones are.
     camera:        ``auto`` shares one camera among photographs whose EXIF says so, ``single``
                    among all of one size, ``per_image`` among none.

@@ -47,7 +47,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "scene_name": (str, "The scene's name in the report."),
     "matcher": (str, "Who finds and matches features."),
     "max_size": (int, "Longest side in pixels at which photographs are looked at."),
-    "max_keypoints": (int, "Features of one photograph at most."),
+    "max_keypoints": (int, "About how many features of one photograph."),
     "exhaustive": (int, "Photographs up to which every pair is matched."),
     "camera": (str, "auto, single or per_image: which photographs share a camera."),
     "cluster": (str, "components or louvain: what is one scene."),
