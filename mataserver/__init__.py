@@ -82,6 +82,7 @@ __all__ = [
     "PRINCIPAL",
     "ROLES",
     "SCOPES",
+    "VIDEO_CONTAINERS",
     "AddressRefused",
     "Assignment",
     "Backend",
@@ -189,6 +190,7 @@ __all__ = [
     "describe_error",
     "draw",
     "encode_frame",
+    "has_gpu_driver",
     "hookimpl",
     "params_option",
     "physical_cores",
@@ -215,6 +217,7 @@ if TYPE_CHECKING:
     from mataserver.config.needs import Needs
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
+    from mataserver.engines.memory import has_gpu_driver
     from mataserver.engines.remote_worker import RemoteWorker
     from mataserver.engines.work import Assignment, Engine, Placement, Worker
     from mataserver.engines.worker_errors import JobFailed, NodeDied, WorkerDied
@@ -232,6 +235,7 @@ if TYPE_CHECKING:
     from mataserver.http.protocol import CompleteResponse as WholeAnswer
     from mataserver.http.request_credentials import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
+    from mataserver.media.videos import CONTAINERS as VIDEO_CONTAINERS
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import best as video_stream
     from mataserver.media.videos import encode as encode_frame

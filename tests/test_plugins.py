@@ -13,12 +13,13 @@ from types import ModuleType
 import aiohttp
 import pytest
 
+from markdown_pages import ROOT
 from mataserver import config, testing
 from mataserver import plugins as plugin_host
 from mataserver.config import ConfigError, Settings
 from mataserver.contract.backend import ModelFiles
 from mataserver.errors import Unavailable
-from mataserver.plugins import PluginError, discover
+from mataserver.plugins import PluginError, discover, discovery
 from mataserver.testing import check_plugin, installed, serving
 
 _NUMBERS = itertools.count()
@@ -459,6 +460,17 @@ def test_settings_of_an_unknown_plugin_are_refused(plugin):
         discover(given(yours={}), [plugin(HOOKS)])
     with pytest.raises(ConfigError, match=r"plugins\.cameras: .*: pip install mataserver-cameras"):
         discover(given(cameras={}), [plugin(HOOKS)])
+
+
+def test_the_projects_plugins_are_known_by_name():
+    """Each distribution here that takes settings is named where it is missing."""
+    taking = {
+        place.parts[-2]
+        for place in (ROOT / "plugins").glob("*/pyproject.toml")
+        for source in place.parent.glob("mataserver_*/*.py")
+        if "@hookimpl\ndef settings(" in source.read_text()
+    }
+    assert taking == discovery._PROJECT_PLUGINS
 
 
 def test_settings_of_a_plugin_without_settings_are_refused(plugin):

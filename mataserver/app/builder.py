@@ -70,19 +70,10 @@ class ServerBuilder:
         self.catalog = _catalog(settings, self.plugins)
         self.metrics, self.memory = Metrics(), probe or MemoryProbe()
         self.engines = EngineSet(settings, self.plugins, engines)
-        self.loader = Loader(settings, self.memory, self.engines)
-        self.pool = ModelPool(
-            self.loader.load, self.memory, self.metrics, _policy(settings, self.engines)
-        )
+        self.pool = _pool(settings, self.memory, self.engines, self.metrics)
         self.models = ServedModels(self.catalog, self.pool, self.metrics, settings.max_tokens)
         self.held = ResourceIds()
-        self.sessions = SessionStore(
-            self.metrics,
-            limit=settings.max_sessions,
-            ttl=settings.session_ttl,
-            share=settings.caller_share,
-            held=self.held,
-        )
+        self.sessions = _sessions(settings, self.metrics, self.held)
         self.observers = Observers(self.metrics, infer=settings.observe_infer)
         self.cameras = CameraRegistry(self.sessions, self.metrics, self.observers)
         self.lifecycle = Lifecycle()
@@ -228,8 +219,20 @@ def _hosts(settings: Settings) -> Hosts:
         raise ConfigError(f"configuration: outbound_hosts: {error}") from None
 
 
-def _policy(settings: Settings, engines: EngineSet) -> PoolPolicy:
-    return PoolPolicy(
+def _sessions(settings: Settings, metrics: Metrics, held: ResourceIds) -> SessionStore:
+    return SessionStore(
+        metrics,
+        limit=settings.max_sessions,
+        ttl=settings.session_ttl,
+        share=settings.caller_share,
+        held=held,
+    )
+
+
+def _pool(
+    settings: Settings, memory: MemoryProbe, engines: EngineSet, metrics: Metrics
+) -> ModelPool:
+    policy = PoolPolicy(
         keep_alive=settings.keep_alive,
         min_residence=settings.min_residence,
         load_timeout=settings.load_timeout,
@@ -240,3 +243,4 @@ def _policy(settings: Settings, engines: EngineSet) -> PoolPolicy:
         engine=settings.engine,
         is_remote_engine=engines.is_remote,
     )
+    return ModelPool(Loader(settings, memory, engines).load, memory, metrics, policy)

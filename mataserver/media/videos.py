@@ -18,30 +18,20 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 QUALITY = 90
-_REFERRING = frozenset(
-    [
-        "alias_pix",
-        "avisynth",
-        "concat",
-        "dash",
-        "hls",
-        "image2",
-        "imf",
-        "lavfi",
-        "mlv",
-        "rtp",
-        "rtsp",
-        "sap",
-        "sdp",
-        "vapoursynth",
-        "vobsub",
-        "webm_dash_manifest",
-    ]
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,ivf,asf"
+"""FFmpeg's names of the containers that a client may send: they hold their own frames.
+
+Playlists and the like (HLS, DASH, concat, IMF) refer to other files and hosts, and numbered
+pictures (``image2``) are other files: none is opened for a client.
+"""
+_STREAMS = (
+    "apng,av1,bmp_pipe,dv,gxf,h263,h264,hevc,jpeg_pipe,jpegls_pipe,m4v,mjpeg,mpjpeg,mpegvideo,mxf,"
+    "nut,obu,png_pipe,rm,tiff_pipe,vc1,webp_pipe,wtv,yuv4mpegpipe"
 )
-"""Formats that hold no pictures, but name other files, hosts or filters."""
+"""What may also be in a file of this machine: bare streams, single pictures, rarer containers."""
 FILE_OPTIONS = {
     "protocol_whitelist": "file",
-    "format_whitelist": ",".join(sorted(av.formats_available - _REFERRING)),
+    "format_whitelist": f"{CONTAINERS},{_STREAMS}",
 }
 """A file must not make FFmpeg access the network, nor read another file."""
 _DAMAGED = "it is no video, or damaged"

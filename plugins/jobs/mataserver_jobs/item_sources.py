@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,ivf,asf"
-"""Containers that hold their own frames. Playlists name other files and hosts, and are not opened
-for a client."""
 MAX_PIXELS = 100_000_000
 MAX_PICTURE_BYTES = 100_000_000
 MAX_PICTURES = 1_000_000
@@ -196,7 +193,9 @@ class Video:
     def _open(self) -> Iterator[InputContainer]:
         import av
 
-        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        from mataserver import VIDEO_CONTAINERS  # with PyAV
+
+        options = {"format_whitelist": VIDEO_CONTAINERS, "protocol_whitelist": "file"}
         try:
             # Titles may be in any encoding, or damaged; they are not used.
             container = av.open(str(self._path), options=options, metadata_errors="replace")

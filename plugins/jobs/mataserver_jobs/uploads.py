@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import threading
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from mataserver import Conflict, NotFound, OutOfMemory
+from mataserver import Conflict, NotFound, OutOfMemory, Unavailable
 from mataserver_jobs.disk import is_full
 from mataserver_jobs.record import is_id
 from mataserver_jobs.upload_writer import TooLarge, Writer, digest_of, locks
@@ -33,6 +34,10 @@ MAX_UPLOADS_OF_ONE = 1000
 """Uploads of one owner."""
 _KNOWN = "known.json"
 _DATA = "data"
+_PATIENCE, _INTERVAL = 10.0, 0.02
+"""Seconds that another server may keep the folder locked, and between two looks at it."""
+
+log = logging.getLogger("mataserver.plugin.jobs")
 
 
 class Upload(Struct, frozen=True, kw_only=True):
@@ -250,15 +255,34 @@ class Uploads:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep the other servers that share a folder, made here if it is missing, from this block."""
+    """Keep the other servers that share a folder, made here if it is missing, from this block.
+
+    Raises ``Unavailable`` if another one keeps it for ``_PATIENCE`` seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # A file that is open for writing: NFS passes the lock of no folder on to the other machines.
+    place = folder.with_name(f".{folder.name}.lock")
+    held = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(held, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _PATIENCE
+        while not _take(held):
+            if time.monotonic() > deadline:
+                raise Unavailable("Another server keeps the folder of the uploads locked")
+            time.sleep(_INTERVAL)
         yield
     finally:
         os.close(held)
+
+
+def _take(descriptor: int) -> bool:
+    """Lock a file until its descriptor is closed; return False while another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a file system without locks
+        log.warning("uploads: servers that share the folder cannot wait for each other: %s", error)
+    return True
 
 
 @contextlib.contextmanager

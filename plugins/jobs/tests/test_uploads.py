@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -18,7 +19,8 @@ from films import video
 from serving_jobs import apart, asking, lines, session
 from yarl import URL
 
-from mataserver import OutOfMemory
+from mataserver import OutOfMemory, Unavailable
+from mataserver_jobs import uploads as module
 from mataserver_jobs.uploads import Uploads
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -362,6 +364,18 @@ def test_two_that_begin_at_once(tmp_path, servers):
     failures = [each.exception() for each in told]
     assert failures.count(None) == 1
     assert any(isinstance(each, OutOfMemory) for each in failures)
+
+
+def test_a_server_that_keeps_the_folder(tmp_path, monkeypatch):
+    """Another server that hangs with the lock makes a request 503, not wait for ever."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    limits = {"max_bytes": 5, "budget": 8, "keep": 60.0, "min_free": 0}
+    uploads = Uploads(tmp_path / "uploads", **limits)
+    with (tmp_path / ".uploads.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Unavailable):
+            uploads.create("ada", 5)
+    assert uploads.create("ada", 5).length == 5
 
 
 async def test_a_place_that_cannot_be_told(ask, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import functools
 import importlib.metadata
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +12,7 @@ from aiohttp import web
 from msgspec import Struct
 
 import mataserver
+from mataserver import has_gpu_driver
 from mataserver_sam.description import api_route
 from mataserver_sam.gauges import Gauges
 from mataserver_sam.image_routes import ImageRoutes
@@ -120,9 +120,7 @@ class SamService:
 @functools.cache
 def _gpu_count() -> int:
     """Return the number of GPUs that the driver lists; 0 without a driver."""
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")  # the driver's library, which pynvml loads too
-    except OSError:
+    if not has_gpu_driver():
         return 0  # pynvml takes 2 MB, and could only say the same
     import pynvml
 

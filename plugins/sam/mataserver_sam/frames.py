@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import av
 from av.error import FFmpegError
 
-from mataserver import BadRequest, upright_frame
+from mataserver import VIDEO_CONTAINERS, BadRequest, upright_frame
 from mataserver_sam.index import build_index
 from mataserver_sam.matroska import is_truncated
 
@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
-FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,ivf,asf"
-"""Containers that hold their own frames.
-
-Playlists (HLS, DASH, concat) refer to other files and hosts, and must never be opened for a client.
-"""
-
-_OPENING = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+_OPENING = {"format_whitelist": VIDEO_CONTAINERS, "protocol_whitelist": "file"}
 _DECODER_THREADS = 2
 
 
@@ -126,7 +120,7 @@ class Clip(Generic[Prepared]):
         """Return frame ``number``, from 0, prepared.
 
         Raises ``BadRequest`` when it cannot be decoded, and when that takes too long: the next call
-        goes on where this one ended.
+        goes on where this one ended, but for the search before a frame that cannot be decoded.
         """
         self._start_clock()
         backwards, self._last_requested = number < self._last_requested, number
