@@ -9,7 +9,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mataserver import (
-    Backend,
     Classification,
     ClassifyResult,
     Confidence,
@@ -175,17 +174,11 @@ def has_trained_head(files: ModelFiles) -> bool:
     return any(str(name).endswith("ForImageClassification") for name in architectures)
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-classify",
     task="classify",
-    source="hf",
     load=load,
     params=ClassifyParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
     compiles=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Backend, DepthResult, MataError, Params
+from mataserver import DepthResult, MataError, Params
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
@@ -173,17 +173,11 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type in FAMILIES
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-depth",
     task="depth",
-    source="hf",
     load=load,
     params=DepthParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
     compiles=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Backend, Confidence, Detection, DetectResult, Params
+from mataserver import Confidence, Detection, DetectResult, Params
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
@@ -128,17 +128,11 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type in FAMILIES
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-detect",
     task="detect",
-    source="hf",
     load=load,
     params=DetectParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
     compiles=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver import Backend, EmbedResult, MataError, Params
+from mataserver import EmbedResult, MataError, Params
 from mataserver_hf import installation
 from mataserver_hf.classify import IMAGE_TEXT_FAMILIES, has_trained_head
 
@@ -95,16 +95,10 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type in FAMILIES
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-embed",
     task="embed",
-    source="hf",
     load=load,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
     compiles=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from mataserver import Backend, MaxTokens, Params
+from mataserver import MaxTokens, Params
 from mataserver_hf import installation
 from mataserver_hf.trocr import text_result
 
@@ -106,16 +106,10 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type in FAMILIES
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-got-ocr2",
     task="ocr",
-    source="hf",
     load=load,
     params=GotOcr2Params,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mataserver import Unavailable
+from mataserver import Backend, Params, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from mataserver import Backend, ModelFiles
+    from mataserver import LoadContext, Model, ModelFiles, ModelSpec, Part
 
 REQUIRES = ("torch", "transformers", "scipy", "PIL")
 PACKAGES = ("torch>=2.6", "transformers>=5.18,<6", "scipy>=1.11", "pillow>=11.3")
@@ -69,10 +68,36 @@ def has_weights(files: ModelFiles) -> bool:
     return path is None or any(next(path.glob(each), None) is not None for each in _WEIGHTS)
 
 
-def requiring_weights(*backends: Backend) -> tuple[Backend, ...]:
-    """Return the backends, restricted to checkpoints whose weights transformers can read."""
-    return tuple(replace(each, accepts=partial(_accepts, each.accepts)) for each in backends)
+def backend(
+    name: str,
+    task: str,
+    load: Callable[[ModelSpec, LoadContext], Model],
+    accepts: Callable[[ModelFiles], bool],
+    *,
+    params: type[Params] = Params,
+    compiles: bool = False,
+    parts: Callable[[ModelFiles, Any], Mapping[str, Part]] | None = None,
+) -> Backend:
+    """Return a backend of this distribution, for checkpoints whose weights transformers can read.
+
+    ``accepts`` says whether a checkpoint belongs to its families.
+    """
+    return Backend(
+        name=name,
+        task=task,
+        source="hf",
+        load=load,
+        accepts=partial(_accepts, accepts),
+        params=params,
+        requires=REQUIRES,
+        packages=PACKAGES,
+        gpu=True,
+        compiles=compiles,
+        preload=PRELOAD,
+        environment=ENVIRONMENT,
+        parts=parts,
+    )
 
 
-def _accepts(of_family: Callable[[ModelFiles], bool] | None, files: ModelFiles) -> bool:
-    return of_family is not None and of_family(files) and has_weights(files)
+def _accepts(of_family: Callable[[ModelFiles], bool], files: ModelFiles) -> bool:
+    return of_family(files) and has_weights(files)

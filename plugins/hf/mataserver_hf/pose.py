@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mataserver import Backend, Confidence, Keypoint, Params, Part, PoseResult
+from mataserver import Confidence, Keypoint, Params, Part, PoseResult
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
@@ -183,17 +183,11 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type in FAMILIES
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-pose",
     task="pose",
-    source="hf",
     load=load,
     params=PoseParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
     parts=parts,
 )

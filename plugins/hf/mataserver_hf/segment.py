@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from mataserver import (
-    Backend,
     Confidence,
     InvalidParams,
     Params,
@@ -163,17 +162,11 @@ def accepts(files: ModelFiles) -> bool:
     )
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-segment",
     task="segment",
-    source="hf",
     load=load,
     params=SegmentParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
     compiles=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Backend, Confidence, Params, SegmentResult, Text
+from mataserver import Confidence, Params, SegmentResult, Text
 from mataserver_hf import installation
 from mataserver_hf.prompts import require_prompts, tokenize
 from mataserver_hf.segment import segment_of_mask
@@ -121,16 +121,10 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type == "clipseg"
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-zero-shot-segment",
     task="segment",
-    source="hf",
     load=load,
     params=PromptedParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

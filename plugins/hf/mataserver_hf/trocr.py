@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Backend, MaxTokens, OcrResult, Params, TextRegion
+from mataserver import MaxTokens, OcrResult, Params, TextRegion
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
@@ -103,16 +103,10 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type == FAMILY and kind == DECODER
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-trocr",
     task="ocr",
-    source="hf",
     load=load,
     params=TrOcrParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from mataserver import Backend, VlmResult
+from mataserver import VlmResult
 from mataserver_hf import installation
 from mataserver_hf.dialects import DIALECTS
 from mataserver_hf.vlm_params import VlmParams
@@ -128,16 +128,10 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type in FAMILIES and not pixtral
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-vlm",
     task="vlm",
-    source="hf",
     load=load,
     params=VlmParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

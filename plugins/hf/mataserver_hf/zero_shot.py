@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Backend, InvalidParams, Text  # noqa: TC001 - msgspec reads Text
+from mataserver import InvalidParams, Text  # noqa: TC001 - msgspec reads Text
 from mataserver_hf import installation
 from mataserver_hf.classify import (
     IMAGE_TEXT_FAMILIES,
@@ -138,16 +138,10 @@ def accepts(files: ModelFiles) -> bool:
     return files.model_type in IMAGE_TEXT_FAMILIES and not has_trained_head(files)
 
 
-BACKEND = Backend(
+BACKEND = installation.backend(
     name="hf-zero-shot-classify",
     task="classify",
-    source="hf",
     load=load,
     params=ZeroShotParams,
     accepts=accepts,
-    requires=installation.REQUIRES,
-    gpu=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Backend, Confidence, InvalidParams, Params, Text
+from mataserver import Confidence, InvalidParams, Params, Text
 from mataserver_hf import installation
 from mataserver_hf.boxes import corners, result
 from mataserver_hf.grounding_text import NO_PROMPT, caption, prompt_at
@@ -266,32 +266,20 @@ def accepts_grounding(files: ModelFiles) -> bool:
     return files.model_type in GROUNDING_FAMILIES
 
 
-OWL = Backend(
+OWL = installation.backend(
     name="hf-owl",
     task="detect",
-    source="hf",
     load=load_owl,
     params=OwlParams,
     accepts=accepts_owl,
-    requires=installation.REQUIRES,
-    gpu=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )
 
-GROUNDING = Backend(
+GROUNDING = installation.backend(
     name="hf-grounding-dino",
     task="detect",
-    source="hf",
     load=load_grounding,
     params=GroundingParams,
     accepts=accepts_grounding,
-    requires=installation.REQUIRES,
-    gpu=True,
-    packages=installation.PACKAGES,
-    preload=installation.PRELOAD,
-    environment=installation.ENVIRONMENT,
 )
 
 BACKENDS = (OWL, GROUNDING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_hf import classify, installation, options, zero_shot
+from mataserver_hf import classify, options, zero_shot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``classify``."""
-    return installation.requiring_weights(classify.BACKEND, zero_shot.BACKEND)
+    return (classify.BACKEND, zero_shot.BACKEND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_hf import detect, installation, options, zero_shot_detect
+from mataserver_hf import detect, options, zero_shot_detect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``detect``."""
-    return installation.requiring_weights(detect.BACKEND, *zero_shot_detect.BACKENDS)
+    return (detect.BACKEND, *zero_shot_detect.BACKENDS)

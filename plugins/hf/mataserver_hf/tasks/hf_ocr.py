@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_hf import got_ocr2, installation, options, trocr
+from mataserver_hf import got_ocr2, options, trocr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``ocr``."""
-    return installation.requiring_weights(trocr.BACKEND, got_ocr2.BACKEND)
+    return (trocr.BACKEND, got_ocr2.BACKEND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_hf import installation, options, segment, segment_prompted
+from mataserver_hf import options, segment, segment_prompted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``segment``."""
-    return installation.requiring_weights(segment.BACKEND, segment_prompted.BACKEND)
+    return (segment.BACKEND, segment_prompted.BACKEND)

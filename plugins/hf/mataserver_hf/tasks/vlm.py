@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_hf import installation, options, vlm
+from mataserver_hf import options, vlm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,4 +18,4 @@ settings = options.settings
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of the task ``vlm``."""
-    return installation.requiring_weights(vlm.BACKEND)
+    return (vlm.BACKEND,)
