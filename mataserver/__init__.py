@@ -205,6 +205,7 @@ __all__ = [
     "spawn_command",
     "static",
     "target_command",
+    "timed_frames",
     "upright_frame",
     "video_problem",
     "video_stream",
@@ -235,6 +236,7 @@ if TYPE_CHECKING:
     from mataserver.http.protocol import CompleteResponse as WholeAnswer
     from mataserver.http.request_credentials import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
+    from mataserver.media.frame_times import timed as timed_frames
     from mataserver.media.videos import CONTAINERS as VIDEO_CONTAINERS
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import best as video_stream

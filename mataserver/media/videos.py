@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import av
 import simplejpeg
 
+from mataserver.media.frame_times import timed
 from mataserver.media.orientation import upright
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def frames(
     options: Mapping[str, str] = FILE_OPTIONS,
     form: str | None = None,
 ) -> Iterator[VideoFrame]:
-    """Open a source once and yield its frames.
+    """Open a source once and yield its frames, each with its ``time`` since the first.
 
     Fails if the source delivers nothing for ``timeout`` seconds. ``options`` and ``form`` are
     FFmpeg's; by default only a file is read, and nothing that it refers to. Raises what PyAV
@@ -72,7 +73,8 @@ def frames(
         url, format=form, options=dict(options), timeout=(timeout, timeout),
         metadata_errors="replace",
     ) as container:  # fmt: skip
-        for frame in _decoded(container, best(container)):
+        stream = best(container)
+        for frame in timed(_decoded(container, stream), container, stream):
             if frame.width * frame.height > max_pixels:
                 raise UnreadableVideo(f"its frames are larger than {max_pixels} pixels")
             yield frame

@@ -216,24 +216,29 @@ class Video:
             yield Item(image, time=frame.time)
 
     def _frames(self) -> Iterator[VideoFrame]:
-        """Yield what can be decoded; the rest of a damaged video is left out."""
-        import av
+        from mataserver import timed_frames  # with PyAV
 
         self.is_damaged = False
         with self._open() as container:
             stream = _video(container)
-            packets = container.demux(stream)
-            while True:
-                try:
-                    packet = next(packets, None)
-                except av.FFmpegError:
-                    packet, self.is_damaged = None, True
-                if packet is None:
-                    return
-                try:
-                    yield from packet.decode()
-                except av.FFmpegError:
-                    self.is_damaged = True
+            yield from timed_frames(self._decoded(container, stream), container, stream)
+
+    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        """Yield what can be decoded; the rest of a damaged video is left out."""
+        import av
+
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                packet, self.is_damaged = None, True
+            if packet is None:
+                return
+            try:
+                yield from packet.decode()
+            except av.FFmpegError:
+                self.is_damaged = True
 
 
 def _video(container: InputContainer) -> VideoStream:

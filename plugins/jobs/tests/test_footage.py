@@ -220,3 +220,18 @@ def test_a_damaged_video(tmp_path):
     source = open_source(path)
     assert 0 < sum(1 for _ in source.items(0, 1)) <= 50
     assert source.is_damaged
+
+
+def test_times_of_reordered_frames(tmp_path):
+    """An AVI numbers its packets: the frames of one with B-frames are told in order."""
+    path = tmp_path / "v.avi"
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("libx264", rate=25, options={"bf": "3"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        noise = np.random.default_rng(0)
+        for _ in range(20):
+            pixels = noise.integers(0, 255, (64, 96, 3), np.uint8)
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        made.mux(stream.encode(None))
+    times = [item.time for item in open_source(path).items(0, 1)]
+    assert times == pytest.approx([number / 25 for number in range(20)])

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 _OPENING = {"format_whitelist": VIDEO_CONTAINERS, "protocol_whitelist": "file"}
 _DECODER_THREADS = 2
+_BEFORE = 60
+"""Seconds before the first frame from which MPEG-TS, which has no table, is sure to find it.
+
+Its decoding timestamp is earlier, by what the decoder reorders, and may be negative.
+"""
 
 
 class SupportsNbytes(Protocol):
@@ -204,13 +209,10 @@ class Clip(Generic[Prepared]):
         self._next, self._decoded_count = number, 0
 
     def _beginning(self) -> int:
-        """Return the seek position of the first frame, in microseconds.
-
-        Streams without a table (MPEG-TS) find it only from before it, and AVI from no further than
-        zero.
-        """
-        begin = self._index.timestamp(0) * (self._stream.time_base or 0)
-        return min(0, int(begin * 1_000_000))
+        """Return the seek position of the first frame, in microseconds; AVI's is never below 0."""
+        begin = min(0, self._index.timestamp(0) * (self._stream.time_base or 0))
+        before = _BEFORE if self._container.format.name == "mpegts" else 0
+        return int((begin - before) * 1_000_000)
 
     def _decode_frames(self) -> Iterator[av.VideoFrame | None]:
         """Yield frames in display order, and None for a packet without one, or a rejected one.

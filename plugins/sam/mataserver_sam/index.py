@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median_low
 from typing import TYPE_CHECKING
 
 from mataserver import BadRequest
@@ -82,11 +83,14 @@ def build_index(container: InputContainer, stream: av.VideoStream, limits: Limit
     Raises ``BadRequest`` for a stream that is empty, ends too early or exceeds ``limits``.
     """
     shown, keys, longest = array("q"), array("q"), 0
+    decoded = array("q")
     count = 0
     for packet in _packets(container, stream):
         count += 1
         if count > limits.frames:
             raise BadRequest(f"The video has more than {limits.frames} frames")
+        if packet.dts is not None:
+            decoded.append(packet.dts)
         if packet.pts is not None:
             shown.append(packet.pts)
             longest = packet.duration or longest
@@ -97,7 +101,7 @@ def build_index(container: InputContainer, stream: av.VideoStream, limits: Limit
     index = (
         _timed(shown, keys, longest, stream)
         if _reliable(shown, count, container, stream)
-        else Index(count, array("q"), array("q", [0]), count / _rate(stream))
+        else Index(count, array("q"), array("q", [0]), _counted_seconds(decoded, count, stream))
     )
     if index.seconds > limits.seconds:
         raise BadRequest(f"The video is longer than {limits.seconds:g} s")
@@ -120,12 +124,17 @@ def _reliable(
     """Whether each frame has a unique timestamp, the same after a seek as before.
 
     MPEG-PS stores few and libav guesses the others. AVI stores none: its packets are numbered in
-    the order of the file, even where frames are reordered.
+    the order of the file, even where frames are reordered, and what libav makes of it is wrong for
+    packed bitstreams (DivX, Xvid). Files converted from such ones keep the order of the packets.
     """
     if len(shown) < count or len(set(shown)) < count or container.format.name == "mpeg":
         return False
-    moved = container.format.name == "avi" and stream.codec_context.has_b_frames
-    return not moved or any(after < before for before, after in pairwise(shown))
+    if not stream.codec_context.has_b_frames:
+        return True
+    if container.format.name == "avi":
+        return False
+    packed = stream.codec_context.codec.name == "mpeg4"
+    return not packed or any(after < before for before, after in pairwise(shown))
 
 
 def _timed(shown: array[int], keys: array[int], longest: int, stream: av.VideoStream) -> Index:
@@ -137,6 +146,18 @@ def _timed(shown: array[int], keys: array[int], longest: int, stream: av.VideoSt
         longest = spread // (len(shown) - 1)
     seconds = (spread + longest) * base
     return Index(len(shown), shown, array("q", sorted(numbers)), seconds or 1 / _rate(stream))
+
+
+def _counted_seconds(decoded: array[int], count: int, stream: av.VideoStream) -> float:
+    """Return the length of a video whose frames have no usable timestamps.
+
+    The rate that an AVI states may be many times its frames', with most places empty: the usual
+    distance of two packets tells how far apart frames are.
+    """
+    steps = [after - before for before, after in pairwise(decoded)]
+    step = median_low(steps) if steps else 0
+    seconds = count * step * float(stream.time_base or 0)
+    return seconds if seconds > 0 else count / _rate(stream)
 
 
 def _rate(stream: av.VideoStream) -> float:
