@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from conftest import POINTS, data_dir, http
 from mataserver import testing
 
 __all__ = ["data_dir", "http", "server"]
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:  # behind all others, whose tests have a conftest too
+    sys.path.append(HERE)
 
 
 @pytest.fixture
