@@ -59,6 +59,11 @@ class Detector:
         """The ``(height, width)`` that images are resized to."""
         return self._preprocessor.input_size
 
+    @property
+    def labels(self) -> Sequence[str]:
+        """The labels that detections can have."""
+        return self._labels
+
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
     ) -> list[DetectResult]:

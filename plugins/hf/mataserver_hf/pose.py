@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mataserver import Confidence, Keypoint, Params, Part, PoseResult
+from mataserver import Confidence, Keypoint, MataError, Params, Part, PoseResult
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ PERSON = "person"
 """The label of every item, whatever the detector's label for people is."""
 
 _COCO_EXPERT = 0
+_SHOWN_LABELS = 10
 _MIN_ROWS = 4  # the processor mistakes a picture of three rows for a channels-first one
 
 
@@ -54,7 +55,17 @@ class PersonDetector:
     """Any detector that has a label for people."""
 
     def __init__(self, part: LoadedPart, label: str) -> None:
-        """Keep the detector and its label for a person."""
+        """Keep the detector and its label for a person.
+
+        Raises ``MataError`` for a detector that states its labels, and has no such one.
+        """
+        labels = getattr(part.model, "labels", None)
+        if labels is not None and label.casefold() not in {each.casefold() for each in labels}:
+            known = ", ".join(labels[:_SHOWN_LABELS])
+            raise MataError(
+                f"plugins.hf.person_label: the detector of people has no label {label!r}; "
+                f"it has {known}{', …' if len(labels) > _SHOWN_LABELS else ''}"
+            )
         self._part = part
         self._label = label.casefold()
 

@@ -195,6 +195,16 @@ def test_the_label_of_a_person_is_a_setting(estimator, picture):
     assert [(each.label, each.confidence) for each in result.keypoints] == [("person", 0.9)]
 
 
+def test_a_detector_without_people_is_refused(estimator):
+    """One that states its labels, none of them a person, would find nobody in any image."""
+    found = Planned()
+    found.labels = ["dog", "Person"]
+    estimator("vitpose", found)
+    said = r"person_label: the detector of people has no label 'human'; it has dog, Person$"
+    with pytest.raises(MataError, match=said):
+        estimator("vitpose", found, person_label="human")
+
+
 def test_a_detector_is_asked_what_it_takes(estimator, picture):
     """A threshold and the label as prompt reach the detectors that have such parameters."""
     for params, asked in (

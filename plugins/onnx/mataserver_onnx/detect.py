@@ -60,6 +60,11 @@ class Detector:
         """The smallest (height, width) that images are resized to; None if they are not."""
         return self._network.input_size
 
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """The labels that detections can have; None if the network's classes have no names."""
+        return self._network.labels.all()
+
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
     ) -> list[DetectResult]:

@@ -40,6 +40,10 @@ class Labels:
         """Return the number of names."""
         return len(self._names)
 
+    def all(self) -> list[str] | None:
+        """Return the names of all classes that are answered for, by index; None without names."""
+        return [self[index] for index in range(max(self._names) + 2)] if self._names else None
+
     def check(self, classes: int, spare: int = 0) -> None:
         """Raise ``MataError`` when there are names, but not for so many classes.
 

@@ -98,3 +98,9 @@ def test_a_spare_class_stands_behind_the_others():
     found.check(3, spare=1)
     with pytest.raises(MataError, match="has 4 classes"):
         found.check(4, spare=1)
+
+
+def test_all_names():
+    """A detector states what it may find: the named classes and one more; nothing without names."""
+    assert labels.Labels({0: "dog", 2: "cat"}).all() == ["dog", "LABEL_1", "cat", "LABEL_3"]
+    assert labels.Labels({}).all() is None

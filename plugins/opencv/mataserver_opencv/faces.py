@@ -75,6 +75,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> HaarFaces:
 class HaarFaces:
     """Detects upright frontal faces; ``confidence`` is ``confidence_of`` the cascade's weight."""
 
+    labels = (LABEL,)
+
     def __init__(self, cascade: Any, settings: Settings) -> None:
         """Keep ``cascade``, a loaded ``cv2.CascadeClassifier``."""
         self._cascade = cascade

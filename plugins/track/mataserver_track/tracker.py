@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import DetectResult, Unavailable
+from mataserver import DetectResult, InvalidParams, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 DETECTOR = "detector"
+SHOWN_LABELS = 10
+"""How many of a detector's labels an error lists."""
 BUFFERED_FRAMES_PER_SECOND = 30.0
 """The unit of the library's ``lost_track_buffer``, whatever the frame rate."""
 
@@ -36,7 +38,6 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Tracker:
 
     Raises ``Unavailable`` where OpenCV, which the library imports, cannot be imported.
     """
-    del spec  # the detector is the model
     try:
         import trackers
     except ImportError as error:
@@ -47,7 +48,11 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Tracker:
             "'opencv-python-headless>=4.12,<5'"
         ) from error
     del trackers
-    return Tracker(ctx.parts[DETECTOR], ctx.settings)
+    tracker = Tracker(ctx.parts[DETECTOR], ctx.settings)
+    classes, labels = ctx.settings.classes, tracker.labels
+    if classes and labels is not None and not set(classes) & set(labels):
+        ctx.log.warning("%s has none of the labels in plugins.track.classes", spec.name)
+    return tracker
 
 
 class Tracker:
@@ -65,6 +70,11 @@ class Tracker:
         self._detector = detector
         self._settings = settings
         self._clock = clock
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """The detector's labels, if it states them."""
+        return getattr(self._detector.model, "labels", None)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -86,7 +96,11 @@ class Tracker:
         ]
 
     def session(self, params: TrackParams) -> Session:
-        """Return a tracker for one stream; trackers are never shared."""
+        """Return a tracker for one stream; trackers are never shared.
+
+        Raises ``InvalidParams`` as ``detect`` does.
+        """
+        self._check_classes(params)
         timing = params.timing or self._settings.timing
         clock = self._clock if timing == "arrival" else None
         return Session(self, _Association(self._settings), params, clock)
@@ -97,8 +111,10 @@ class Tracker:
         """Return the detections of each image that the tracker uses.
 
         The detector gets a low threshold, and the prompts if it takes any. Raises ``InvalidParams``
-        for a missing parameter that the detector needs.
+        for a missing parameter that the detector needs, and for classes that it does not know.
         """
+        for each in params:
+            self._check_classes(each)
         threshold = self._settings.detector_confidence
         wanted = [
             self._detector.params_with(confidence=threshold, prompts=each.prompts)
@@ -109,6 +125,22 @@ class Tracker:
             [each for each in result.detections if self._is_tracked(each, given)]
             for result, given in zip(results, params, strict=True)
         ]
+
+    def _check_classes(self, params: TrackParams) -> None:
+        """Raise ``InvalidParams`` for a class that the detector never finds: a misspelt one.
+
+        The setting is for all detectors, and none of them needs to know every class.
+        """
+        labels = self.labels
+        if labels is None:
+            return
+        for name in params.classes or ():
+            if name not in labels:
+                known = ", ".join(labels[:SHOWN_LABELS])
+                more = ", …" if len(labels) > SHOWN_LABELS else ""
+                raise InvalidParams(
+                    f"params.classes: the detector has no label {name!r}; it has {known}{more}"
+                )
 
     def _is_tracked(self, detection: Detection, params: TrackParams) -> bool:
         classes = self._settings.classes if params.classes is None else params.classes

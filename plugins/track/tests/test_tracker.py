@@ -216,6 +216,24 @@ def test_other_classes_are_kept_from_the_tracker(tracker, script):
         assert stepped(session, 2)[-1] == expected
 
 
+def test_a_class_that_the_detector_does_not_have_is_refused(tracker, script):
+    """A misspelt one would give an empty answer; without known labels any may be found."""
+    detector = script([[found("dog", 0.9, 0, 0)]] * 4)
+    wrong = TrackParams(classes=["dog", "catt"])
+    assert tracker(detector).predict([IMAGE], [wrong])[0].detections
+    detector.labels = ["dog", "cat"]
+    said = r"params.classes: the detector has no label 'catt'; it has dog, cat$"
+    with pytest.raises(InvalidParams, match=said):
+        tracker(detector).predict([IMAGE], [wrong])
+    with pytest.raises(InvalidParams, match=said):
+        tracker(detector).session(wrong)
+    session = tracker(detector, classes=["bird", "dog"]).session(TrackParams())
+    assert stepped(session, 2)[-1] == {"dog": 1}
+    detector.labels = [f"class {number}" for number in range(99)]
+    with pytest.raises(InvalidParams, match=r"it has class 0, .*class 9, …$"):
+        tracker(detector).predict([IMAGE], [wrong])
+
+
 def test_the_detector_is_asked_for_weak_boxes(tracker, script):
     """The detector's threshold is the setting's, whatever confidence the client wants to see."""
     detector = script([[], []])
