@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver_accounts.passwords import Passwords
-    from mataserver_database import Connection, Database
+    from mataserver_database import Connection, Database, Page, Rows, Sorting
 
 
 class AnnouncedTables:
@@ -27,12 +27,10 @@ class AnnouncedTables:
         self._passwords = passwords
         self._clock = clock
 
-    async def _part(self, query: Any, limit: int | None, offset: int) -> tuple[Any, int]:
-        """Return the rows of a part of what a query finds, and how many it finds."""
-        counting = sa.select(sa.func.count()).select_from(query.order_by(None).subquery())
+    async def _page(self, sorting: Sorting, query: sa.Select[Any], page: Page) -> Rows:
+        """Return a page of what a query finds. Raises ``InvalidParams``."""
         async with self._database.read() as connection:
-            rows = await connection.execute(query.limit(limit).offset(offset))
-            return rows.mappings().all(), int(await connection.scalar(counting) or 0)
+            return await sorting.page(connection, query, page)
 
     async def _write(self, statement: Any) -> int:
         """Execute and announce a change; return how many rows it changed."""

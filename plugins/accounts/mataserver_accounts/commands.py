@@ -118,8 +118,7 @@ async def add_user(accounts: Accounts, name: str, role: Role, tags: tuple[str, .
 @_on_accounts
 async def list_users(accounts: Accounts) -> None:
     """List the users."""
-    found, _ = await accounts.users()
-    for user in found:
+    for user in (await accounts.users()).users:
         state = "disabled" if user.disabled else "-"
         tags = ",".join(user.tags) or "-"
         click.echo(f"{user.name}\t{user.role}\t{state}\t{tags}\t{user.id}")
@@ -205,10 +204,8 @@ async def add_key(
 @_on_accounts
 async def list_keys(accounts: Accounts) -> None:
     """List the keys."""
-    known, _ = await accounts.users()
-    names = {user.id: user.name for user in known}
-    found, _ = await accounts.keys()
-    for key in found:
+    names = {user.id: user.name for user in (await accounts.users()).users}
+    for key in (await accounts.keys()).keys:
         owner = "-" if key.owner is None else names.get(key.owner, key.owner)
         rate = "-" if key.rate is None else f"{key.rate}/min"
         until = "-" if key.expires_at is None else _date(key.expires_at)

@@ -11,13 +11,12 @@ from mataserver import ANYBODY, ROLES, Body, InvalidParams, NotFound, Route
 from mataserver_accounts.pages import (
     JSON,
     MAX_BODY,
-    PARAMETERS,
     Forbidden,
     caller,
     is_administrator,
-    page_of,
 )
-from mataserver_accounts.records import Key, KeyName, MadeKey, Rate, check_scopes
+from mataserver_accounts.records import Key, KeyName, KeyPage, MadeKey, Rate, check_scopes
+from mataserver_database import PARAMETERS, page_of
 
 if TYPE_CHECKING:
     from mataserver import Context, Principal
@@ -47,13 +46,6 @@ class NewKey(Struct, kw_only=True, forbid_unknown_fields=True):
     standalone: bool = False
 
 
-class Keys(Struct, kw_only=True):
-    """A part of the keys, and how many there are."""
-
-    keys: list[Key]
-    total: int
-
-
 class KeyRoutes:
     """The routes of keys."""
 
@@ -67,7 +59,7 @@ class KeyRoutes:
         new = (Body(JSON, NewKey, {"name": "door camera", "scopes": ["infer"]}),)
         return [
             Route("GET", "/v1/keys", self.list, "List the keys; one's own, unless an admin asks",
-                  tag, response=(Body(JSON, Keys),), parameters=PARAMETERS, errors=(422, 503),
+                  tag, response=(Body(JSON, KeyPage),), parameters=PARAMETERS, errors=(422, 503),
                   needs=ANYBODY),
             Route("POST", "/v1/keys", self.add, "Create a key; it is shown only once", tag,
                   request=new, response=(Body(JSON, MadeKey),), status=201, needs=ANYBODY,
@@ -82,9 +74,8 @@ class KeyRoutes:
         """Answer a part of the keys."""
         page, principal = page_of(request), caller(request)
         owner = None if is_administrator(principal) else principal.id
-        work = self._directory.accounts.keys(owner, page.limit, page.offset)
-        keys, total = await work
-        return self._ctx.http.respond(Keys(keys=keys, total=total))
+        found = await self._directory.accounts.keys(owner, page)
+        return self._ctx.http.respond(found)
 
     async def add(self, request: web.Request) -> web.Response:
         """Make a key."""

@@ -12,16 +12,18 @@ import sqlalchemy as sa
 
 from mataserver import Conflict, InvalidParams, NotFound
 from mataserver_accounts.announced_tables import AnnouncedTables
-from mataserver_accounts.records import ID, Key, MadeKey
+from mataserver_accounts.records import ID, Key, KeyPage, MadeKey
 from mataserver_accounts.rows import key_of, text_of
 from mataserver_accounts.tables import KEYS, USERS
+from mataserver_database import EVERYTHING, Sorting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mataserver_database import Connection
+    from mataserver_database import Connection, Page
 
 KEY_PREFIX = "mata_"
+_BY_AGE = Sorting("keys", KEYS.c.created_at, KEYS.c.id)
 
 
 class Keys(AnnouncedTables):
@@ -62,15 +64,14 @@ class Keys(AnnouncedTables):
             await self._announce(connection)
         return MadeKey(key=secret, **msgspec.structs.asdict(key))
 
-    async def keys(
-        self, owner: str | None = None, limit: int | None = None, offset: int = 0
-    ) -> tuple[list[Key], int]:
-        """Return keys, all or a user's, oldest first, and how many there are."""
-        query = sa.select(KEYS).order_by(KEYS.c.created_at, KEYS.c.id)
+    async def keys(self, owner: str | None = None, page: Page = EVERYTHING) -> KeyPage:
+        """Return a page of the keys, all or a user's, oldest first. Raises ``InvalidParams``."""
+        query = sa.select(KEYS)
         if owner is not None:
             query = query.where(KEYS.c.owner == owner)
-        rows, total = await self._part(query, limit, offset)
-        return [key_of(row) for row in rows], total
+        rows = await self._page(_BY_AGE, query, page)
+        keys = [key_of(row) for row in rows.found]
+        return KeyPage(keys=keys, total=rows.total, next_cursor=rows.next_cursor)
 
     async def key(self, key_id: str) -> Key:
         """Return a key by its id. Raises ``NotFound``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver_accounts.users import any_revision
+from mataserver_database import EVERYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
     from mataserver import Principal
     from mataserver_accounts.directory import Directory
     from mataserver_accounts.login_routes import LoginRoutes, Token
-    from mataserver_accounts.records import Role, User
+    from mataserver_accounts.records import Role, User, UserPage
     from mataserver_accounts.users import Check
-    from mataserver_database import Connection
+    from mataserver_database import Connection, Page
 
 
 class People:
@@ -24,9 +25,9 @@ class People:
         self._directory = directory
         self._log_ins = log_ins
 
-    async def list(self, limit: int | None = None, offset: int = 0) -> tuple[list[User], int]:
-        """Return users by name, and how many there are."""
-        return await self._directory.accounts.users(limit, offset)
+    async def list(self, page: Page = EVERYTHING) -> UserPage:
+        """Return a page of the users, by name. Raises ``InvalidParams``."""
+        return await self._directory.accounts.users(page)
 
     async def one(self, identity: str) -> User:
         """Return a user by id or name. Raises ``NotFound``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import SCOPES, InvalidParams
 
@@ -70,6 +70,22 @@ class MadeKey(Struct, frozen=True, kw_only=True):
     rate: int | None = None
     created_at: float
     expires_at: float | None = None
+
+
+class UserPage(Struct, kw_only=True):
+    """A page of the users, and how many there are; ``next_cursor`` gives the next page."""
+
+    users: list[User]
+    total: int
+    next_cursor: str | UnsetType = UNSET
+
+
+class KeyPage(Struct, kw_only=True):
+    """A page of the keys, and how many there are; ``next_cursor`` gives the next page."""
+
+    keys: list[Key]
+    total: int
+    next_cursor: str | UnsetType = UNSET
 
 
 def check_scopes(scopes: Iterable[str]) -> list[str]:

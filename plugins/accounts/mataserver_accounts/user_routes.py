@@ -11,12 +11,11 @@ from mataserver import ANYBODY, Body, NotFound, Route, check_query
 from mataserver_accounts.pages import (
     JSON,
     MAX_BODY,
-    PARAMETERS,
     caller,
     is_administrator,
-    page_of,
 )
-from mataserver_accounts.records import Password, Role, Tags, User, UserName
+from mataserver_accounts.records import Password, Role, Tags, User, UserName, UserPage
+from mataserver_database import PARAMETERS, page_of
 
 if TYPE_CHECKING:
     from mataserver import Context
@@ -39,13 +38,6 @@ class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
     role: Role | None = None
     tags: Tags | None = None
     disabled: bool | None = None
-
-
-class Users(Struct, kw_only=True):
-    """A part of the users, and how many there are."""
-
-    users: list[User]
-    total: int
 
 
 class Me(Struct, kw_only=True):
@@ -75,7 +67,7 @@ class UserRoutes:
             Route("GET", "/v1/me", self.me, "Who asks", tag, response=(Body(JSON, Me),),
                   errors=(422, 503), needs=ANYBODY),
             Route("GET", "/v1/users", self.list, "List the users; oneself, unless an admin asks",
-                  tag, response=(Body(JSON, Users),), parameters=PARAMETERS, errors=(422, 503),
+                  tag, response=(Body(JSON, UserPage),), parameters=PARAMETERS, errors=(422, 503),
                   needs=ANYBODY),
             Route("POST", "/v1/users", self.add, "Make a user", tag, request=(new,), response=one,
                   status=201, errors=(*body, 409), needs="admin", max_body=MAX_BODY),
@@ -104,11 +96,11 @@ class UserRoutes:
         """Answer a part of the users."""
         page, accounts = page_of(request), self._directory.accounts
         if is_administrator(caller(request)):
-            users, total = await accounts.users(page.limit, page.offset)
+            listed = await accounts.users(page)
         else:
             own = await self._own(caller(request).id)
-            users, total = ([], 0) if own is None else ([own], 1)
-        return self._ctx.http.respond(Users(users=users, total=total))
+            listed = UserPage(users=[] if own is None else [own], total=int(own is not None))
+        return self._ctx.http.respond(listed)
 
     async def add(self, request: web.Request) -> web.Response:
         """Make a user."""

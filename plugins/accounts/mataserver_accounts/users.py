@@ -14,19 +14,21 @@ import sqlalchemy as sa
 
 from mataserver import Conflict, InvalidParams, MataError, NotFound
 from mataserver_accounts.announced_tables import AnnouncedTables
-from mataserver_accounts.records import ID, User
+from mataserver_accounts.records import ID, User, UserPage
 from mataserver_accounts.rows import row_of, text_of, user_of
 from mataserver_accounts.tables import USERS
-from mataserver_database import Connection
+from mataserver_database import EVERYTHING, Connection, Sorting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mataserver_accounts.records import Role
+    from mataserver_database import Page
 
 _IDENTITY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """What an id or a user's name may be: nothing else is looked for."""
 _ADMINISTERS = sa.and_(USERS.c.role == "admin", USERS.c.disabled.is_(False))
+_BY_NAME = Sorting("users", USERS.c.name)
 
 Check = Callable[[str, Connection], Awaitable[None]]
 """What is called with a user's revision, and the connection that changes the user."""
@@ -83,11 +85,11 @@ class Users(AnnouncedTables):
         with contextlib.suppress(Conflict):  # another server was quicker
             await self.add_user(name, password_hash, "admin", hashed=True)
 
-    async def users(self, limit: int | None = None, offset: int = 0) -> tuple[list[User], int]:
-        """Return users by name, at most ``limit`` behind ``offset``, and how many there are."""
-        query = sa.select(USERS).order_by(USERS.c.name)
-        rows, total = await self._part(query, limit, offset)
-        return [user_of(row) for row in rows], total
+    async def users(self, page: Page = EVERYTHING) -> UserPage:
+        """Return a page of the users, by name. Raises ``InvalidParams``."""
+        rows = await self._page(_BY_NAME, sa.select(USERS), page)
+        users = [user_of(row) for row in rows.found]
+        return UserPage(users=users, total=rows.total, next_cursor=rows.next_cursor)
 
     async def user(self, identity: str) -> User:
         """Return a user by id or name. Raises ``NotFound``."""

@@ -126,6 +126,14 @@ async def test_users(client):
     assert (status, listed) == (200, {"users": [ada, bob], "total": 2})
     status, listed = await client.ask("GET", "/v1/users?limit=1&offset=1", admin)
     assert (status, listed) == (200, {"users": [bob], "total": 2})
+    _, listed = await client.ask("GET", "/v1/users?limit=1", admin)
+    cursor = listed["next_cursor"]
+    assert listed == {"users": [ada], "total": 2, "next_cursor": cursor}
+    listed = await client.ask("GET", f"/v1/users?limit=1&cursor={cursor}", admin)
+    assert listed == (200, {"users": [bob], "total": 2})
+    assert (await client.ask("GET", f"/v1/keys?cursor={cursor}", admin))[0] == 422
+    assert (await client.ask("GET", f"/v1/users?offset=1&cursor={cursor}", admin))[0] == 422
+    assert (await client.ask("GET", f"/v1/users?cursor={cursor}", token))[1]["users"] == [bob]
     for identity in ("bob", bob["id"]):
         assert await client.ask("GET", f"/v1/users/{identity}", admin) == (200, bob)
     change = {"role": "developer", "tags": ["night shift"]}

@@ -18,35 +18,65 @@ from mataserver_database.schema import NewerSchemaError, Schema
 if TYPE_CHECKING:
     from mataserver import Context
     from mataserver_database.connection import Connection
+    from mataserver_database.cursors import Cursors
     from mataserver_database.database import Database
     from mataserver_database.failures import Busy, Full, Unfit
     from mataserver_database.lifetime import DatabaseService
+    from mataserver_database.page_requests import (
+        CURSOR,
+        EVERYTHING,
+        PARAMETERS,
+        Page,
+        cursor_of,
+        page_of,
+    )
+    from mataserver_database.paging import Rows, Sorting, by_code_point
 
 __all__ = [
+    "CURSOR",
+    "EVERYTHING",
+    "PARAMETERS",
     "Busy",
     "Connection",
+    "Cursors",
     "Database",
     "Full",
     "NewerSchemaError",
+    "Page",
+    "Rows",
     "Schema",
     "Settings",
+    "Sorting",
     "Unfit",
+    "by_code_point",
+    "cursor_of",
     "finish",
     "finished",
+    "page_of",
 ]
 
 _MODULES = {
     "Busy": "failures",
+    "CURSOR": "page_requests",
     "Connection": "connection",
+    "Cursors": "cursors",
     "Database": "database",
+    "EVERYTHING": "page_requests",
     "Full": "failures",
+    "PARAMETERS": "page_requests",
+    "Page": "page_requests",
+    "Rows": "paging",
+    "Sorting": "paging",
     "Unfit": "failures",
+    "by_code_point": "paging",
+    "cursor_of": "page_requests",
+    "page_of": "page_requests",
 }
-"""Where what brings SQLAlchemy stands."""
+"""Where what brings SQLAlchemy, or the HTTP server, stands."""
 
 
 def __getattr__(name: str) -> object:
-    """Import what brings SQLAlchemy when it is asked for: most commands have no use for it."""
+    """Import the rest when it is asked for: most commands have no use for it."""
     if name in _MODULES:
         return getattr(import_module(f"mataserver_database.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'mataserver_database' has no attribute {name!r}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import Body, Route
-from mataserver_database import finish
+from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteView, shown
 from mataserver_fleet.apps import AppChange, Apps, NewApp, check_free
 from mataserver_fleet.consumers import ConsumerView, consumer
@@ -16,14 +16,12 @@ from mataserver_fleet.pages import (
     IF_MATCH,
     JSON,
     MAX_BODY,
-    PARAMETERS,
     FleetProblem,
     Status,
     caller,
     date,
     expected,
     optional_json,
-    page_of,
     tagged,
 )
 
@@ -64,17 +62,19 @@ class ChangedApp(AppView, kw_only=True):
 
 
 class AppList(Struct, kw_only=True):
-    """A part of the applications, and how many there are."""
+    """A page of the applications, and how many there are; ``next_cursor`` gives the next page."""
 
     apps: list[AppView]
     total: int
+    next_cursor: str | UnsetType = UNSET
 
 
 class RouteList(Struct, kw_only=True):
-    """A part of the models of an application, and how many there are."""
+    """A page of the models of an application, and how many there are in all."""
 
     routes: list[RouteView]
     total: int
+    next_cursor: str | UnsetType = UNSET
 
 
 class AppHandlers:
@@ -126,9 +126,10 @@ class AppHandlers:
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the applications."""
-        rows, total = await finish(self._apps.page_range(page_of(request)))
-        apps = await self._shown(request, rows)
-        return self._ctx.http.respond(AppList(apps=[AppView(**each) for each in apps], total=total))
+        rows = await finish(self._apps.page(page_of(request)))
+        apps = [AppView(**each) for each in await self._shown(request, rows.found)]
+        listed = AppList(apps=apps, total=rows.total, next_cursor=rows.next_cursor)
+        return self._ctx.http.respond(listed)
 
     async def add(self, request: web.Request) -> web.Response:
         """Make an application."""
@@ -162,10 +163,11 @@ class AppHandlers:
     async def list_routes(self, request: web.Request) -> web.Response:
         """Answer the models of an application."""
         identity = request.match_info["identity"]
-        app, rows, total = await finish(self._models.page_range(identity, page_of(request)))
+        app, rows = await finish(self._models.page(identity, page_of(request)))
         base = self._base(request, app)
-        routes = [shown(row, base) for row in rows]
-        return tagged(self._ctx, RouteList(routes=routes, total=total), app["revision"])
+        routes = [shown(row, base) for row in rows.found]
+        listed = RouteList(routes=routes, total=rows.total, next_cursor=rows.next_cursor)
+        return tagged(self._ctx, listed, app["revision"])
 
     async def add_route(self, request: web.Request) -> web.Response:
         """Add a model to an application."""

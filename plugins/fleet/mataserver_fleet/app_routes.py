@@ -9,19 +9,20 @@ import sqlalchemy as sa
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import InvalidParams, NotFound
+from mataserver_database import Sorting
 from mataserver_fleet.apps import touch_app
 from mataserver_fleet.pages import date
 from mataserver_fleet.paths import check_paths
 from mataserver_fleet.permissions import check_manages
-from mataserver_fleet.store import check_revision, find, page, text
+from mataserver_fleet.store import check_revision, find, text
 from mataserver_fleet.tables import APPS, MODELS, ROUTES, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mataserver import Principal
-    from mataserver_database import Connection
-    from mataserver_fleet.pages import Page, Tags
+    from mataserver_database import Connection, Page, Rows
+    from mataserver_fleet.pages import Tags
     from mataserver_fleet.store import Store
 
 Protocol = Literal["http", "grpc", "ws"]
@@ -37,6 +38,7 @@ Weight = Annotated[float, Meta(ge=0.0, le=1e6)]
 Number = Annotated[
     str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z", description="a whole number from 1 to 999999999")
 ]
+_BY_MODEL = Sorting("routes", ROUTES.c.model)
 
 
 class NewRoute(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -71,20 +73,21 @@ class AppRoutes:
         self._store = store
         self._own = own
 
-    async def page_range(
-        self, app: str, page_range: Page
-    ) -> tuple[sa.RowMapping, list[sa.RowMapping], int]:
-        """Return an application, some of its routes by model, and how many there are."""
+    async def page(self, app: str, page: Page) -> tuple[sa.RowMapping, Rows]:
+        """Return an application and a page of its routes, by model.
+
+        Raises ``NotFound`` and ``InvalidParams``.
+        """
         async with self._store.read() as connection:
             row = await find(connection, APPS, app, "Application")
-            query = sa.select(ROUTES).where(ROUTES.c.app_id == row["id"]).order_by(ROUTES.c.model)
-            return row, *await page(connection, query, page_range.limit, page_range.offset)
+            query = sa.select(ROUTES).where(ROUTES.c.app_id == row["id"])
+            return row, await _BY_MODEL.page(connection, query, page)
 
     async def of(self, apps: Iterable[int]) -> list[sa.RowMapping]:
         """Return every route of some applications, by model."""
-        query = sa.select(ROUTES).where(ROUTES.c.app_id.in_(list(apps))).order_by(ROUTES.c.model)
+        query = sa.select(ROUTES).where(ROUTES.c.app_id.in_(list(apps)))
         async with self._store.read() as connection:
-            return list((await connection.execute(query)).mappings())
+            return list((await connection.execute(_BY_MODEL(query))).mappings())
 
     async def put(
         self, app: str, model: str, requested: NewRoute, principal: Principal, expected: Tags | None

@@ -9,16 +9,17 @@ import sqlalchemy as sa
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import BadRequest, Conflict, InvalidParams
+from mataserver_database import Sorting
 from mataserver_fleet.gateway.matching import host_name
 from mataserver_fleet.paths import check_paths
 from mataserver_fleet.permissions import Forbidden, check_manages
-from mataserver_fleet.store import check_revision, find, insert, page
+from mataserver_fleet.store import check_revision, find, insert
 from mataserver_fleet.tables import APPS
 
 if TYPE_CHECKING:
     from mataserver import Principal
-    from mataserver_database import Connection
-    from mataserver_fleet.pages import Page, Tags
+    from mataserver_database import Connection, Page, Rows
+    from mataserver_fleet.pages import Tags
     from mataserver_fleet.store import Store
 
 AppName = Annotated[
@@ -39,6 +40,7 @@ _Text = Annotated[
 ]
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*|\[[0-9a-f:.]+\]")
 RETRIES = 5
+_BY_NAME = Sorting("apps", APPS.c.name)
 
 
 class NewApp(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -74,11 +76,10 @@ class Apps:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def page_range(self, page_range: Page) -> tuple[list[sa.RowMapping], int]:
-        """Return applications by name, and how many there are."""
-        query = sa.select(APPS).order_by(APPS.c.name)
+    async def page(self, page: Page) -> Rows:
+        """Return a page of the applications, by name. Raises ``InvalidParams``."""
         async with self._store.read() as connection:
-            return await page(connection, query, page_range.limit, page_range.offset)
+            return await _BY_NAME.page(connection, sa.select(APPS), page)
 
     async def one(self, identity: str) -> sa.RowMapping:
         """Return an application by id or name. Raises ``NotFound``."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import Body, Route
-from mataserver_database import finish
+from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.consumers import (
     ConsumerChange,
     ConsumerView,
@@ -20,13 +20,11 @@ from mataserver_fleet.pages import (
     IF_MATCH,
     JSON,
     MAX_BODY,
-    PARAMETERS,
     FleetProblem,
     Status,
     caller,
     expected,
     optional_json,
-    page_of,
     tag,
     tagged,
 )
@@ -36,15 +34,17 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
+    from mataserver_database import Rows
     from mataserver_fleet.components import Components
     from mataserver_fleet.consumers import Consumers
 
 
 class ConsumerList(Struct, kw_only=True):
-    """A part of the consumers, and how many there are."""
+    """A page of the consumers, and how many there are; ``next_cursor`` gives the next page."""
 
     consumers: list[ConsumerView]
     total: int
+    next_cursor: str | UnsetType = UNSET
 
 
 class ConsumerHandlers:
@@ -98,13 +98,13 @@ class ConsumerHandlers:
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the consumers."""
-        return self._listed(*await finish(self._consumers.page_range(page_of(request))))
+        return self._listed(await finish(self._consumers.page(page_of(request))))
 
     async def linked(self, request: web.Request) -> web.Response:
         """Answer the consumers of an application."""
         app = request.match_info["identity"]
-        row, rows, total = await finish(self._consumers.linked(app, page_of(request)))
-        response = self._listed(rows, total)
+        row, rows = await finish(self._consumers.linked(app, page_of(request)))
+        response = self._listed(rows)
         response.headers["ETag"] = tag(row["revision"])
         return response
 
@@ -178,9 +178,10 @@ class ConsumerHandlers:
         self._note(request, f"let ask {app!r} no more:", name)
         return tagged(self._ctx, Status(), revision)
 
-    def _listed(self, rows: list[sa.RowMapping], total: int) -> web.Response:
-        consumers = [ConsumerView(**consumer(row)) for row in rows]
-        return self._ctx.http.respond(ConsumerList(consumers=consumers, total=total))
+    def _listed(self, rows: Rows) -> web.Response:
+        consumers = [ConsumerView(**consumer(row)) for row in rows.found]
+        listed = ConsumerList(consumers=consumers, total=rows.total, next_cursor=rows.next_cursor)
+        return self._ctx.http.respond(listed)
 
     def _answer(
         self, row: sa.RowMapping, key: str | None = None, status: int = 200

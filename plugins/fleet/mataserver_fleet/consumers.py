@@ -11,20 +11,24 @@ import sqlalchemy as sa
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import InvalidParams, NotFound
+from mataserver_database import Sorting
 from mataserver_fleet.apps import touch_app
 from mataserver_fleet.pages import date
 from mataserver_fleet.permissions import check_manages, check_owns
-from mataserver_fleet.store import check_revision, find, insert, page
+from mataserver_fleet.store import check_revision, find, insert
 from mataserver_fleet.tables import APPS, CONSUMERS, LINKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mataserver import Principal
-    from mataserver_fleet.pages import Page, Tags
+    from mataserver_database import Page, Rows
+    from mataserver_fleet.pages import Tags
     from mataserver_fleet.store import Store
 
 KEY_PREFIX = "fleet_"
+_BY_NAME = Sorting("consumers", CONSUMERS.c.name)
+_LINKED_BY_NAME = Sorting("linked consumers", CONSUMERS.c.name)
 ConsumerName = Annotated[
     str,
     Meta(
@@ -88,34 +92,31 @@ class Consumers:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def page_range(self, page_range: Page) -> tuple[list[sa.RowMapping], int]:
-        """Return consumers by name, and how many there are."""
-        query = sa.select(CONSUMERS).order_by(CONSUMERS.c.name)
+    async def page(self, page: Page) -> Rows:
+        """Return a page of the consumers, by name. Raises ``InvalidParams``."""
         async with self._store.read() as connection:
-            return await page(connection, query, page_range.limit, page_range.offset)
+            return await _BY_NAME.page(connection, sa.select(CONSUMERS), page)
 
     async def one(self, identity: str) -> sa.RowMapping:
         """Return a consumer by id or name. Raises ``NotFound``."""
         async with self._store.read() as connection:
             return await find(connection, CONSUMERS, identity, "Consumer")
 
-    async def linked(
-        self, app: str, page_range: Page
-    ) -> tuple[sa.RowMapping, list[sa.RowMapping], int]:
-        """Return an application, some of its consumers, and how many there are.
+    async def linked(self, app: str, page: Page) -> tuple[sa.RowMapping, Rows]:
+        """Return an application and a page of its consumers, by name.
 
-        Raises ``NotFound``.
+        Raises ``NotFound`` and ``InvalidParams``.
         """
         async with self._store.read() as connection:
             row = await find(connection, APPS, app, "Application")
             query = _linked().where(LINKS.c.app_id == row["id"])
-            return row, *await page(connection, query, page_range.limit, page_range.offset)
+            return row, await _LINKED_BY_NAME.page(connection, query, page)
 
     async def of(self, apps: Iterable[int]) -> list[sa.RowMapping]:
         """Return the consumers of some applications, each with the ``app_id``."""
         query = _linked().where(LINKS.c.app_id.in_(list(apps)))
         async with self._store.read() as connection:
-            return list((await connection.execute(query)).mappings())
+            return list((await connection.execute(_LINKED_BY_NAME(query))).mappings())
 
     async def add(self, new: NewConsumer) -> tuple[sa.RowMapping, str]:
         """Make a consumer; return it and its key. Raises ``Conflict``."""
@@ -272,4 +273,4 @@ def _key() -> str:
 
 def _linked() -> sa.Select[Any]:
     joined = LINKS.c.consumer_id == CONSUMERS.c.id
-    return sa.select(CONSUMERS, LINKS.c.app_id).join(LINKS, joined).order_by(CONSUMERS.c.name)
+    return sa.select(CONSUMERS, LINKS.c.app_id).join(LINKS, joined)

@@ -51,12 +51,12 @@ class FleetClient:
 
     def list_all(self, kind: str) -> list[dict[str, Any]]:
         """Return all things of a kind: ``tritons``, ``models``, ``apps``, ``consumers``."""
-        found: list[dict[str, Any]] = []
-        while True:
-            answer = self("GET", f"/api/{kind}?limit={PAGE_SIZE}&offset={len(found)}")
+        answer = self("GET", f"/api/{kind}?limit={PAGE_SIZE}")
+        found: list[dict[str, Any]] = answer[kind]
+        while cursor := answer.get("next_cursor"):
+            answer = self("GET", f"/api/{kind}?limit={PAGE_SIZE}&cursor={quote_name(cursor)}")
             found += answer[kind]
-            if len(found) >= answer["total"] or not answer[kind]:
-                return found
+        return found
 
     def find(self, path: str) -> dict[str, Any] | None:
         """Return a thing, None where there is none of that name. Raises ``MataError``."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Body, InvalidParams, MataError, Route, check_query
-from mataserver_database import finish
+from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.load_answers import refusal, results
 from mataserver_fleet.loading import LoadResponse, ModelLoader
 from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, ModelViews
@@ -18,14 +18,12 @@ from mataserver_fleet.pages import (
     IF_MATCH,
     JSON,
     MAX_BODY,
-    PARAMETERS,
     FleetProblem,
     Status,
     caller,
     expected,
     flag,
     optional_json,
-    page_of,
     tagged,
 )
 from mataserver_fleet.triton_client import Address, TritonClient
@@ -51,10 +49,11 @@ TRITON: dict[str, tuple[Any, bool, str]] = {
 
 
 class ModelList(Struct, kw_only=True):
-    """A part of the models, and how many there are."""
+    """A page of the models, and how many there are; ``next_cursor`` gives the next page."""
 
     models: list[ModelView]
     total: int
+    next_cursor: str | UnsetType = UNSET
 
 
 class ModelChange(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -132,10 +131,11 @@ class ModelHandlers:
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the models."""
-        rows, total = await finish(self._models.page_range(page_of(request)))
-        shown = await finish(self._views(request).models(rows))
+        rows = await finish(self._models.page(page_of(request)))
+        shown = await finish(self._views(request).models(rows.found))
         models = [ModelView(**each) for each in shown]
-        return self._ctx.http.respond(ModelList(models=models, total=total))
+        listed = ModelList(models=models, total=rows.total, next_cursor=rows.next_cursor)
+        return self._ctx.http.respond(listed)
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer one model, with its metadata from its Tritons."""

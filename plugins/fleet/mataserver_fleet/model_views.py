@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from mataserver_database import Cursors
 from mataserver_fleet.counts import CountTotal, ModelCounts
 from mataserver_fleet.models import Models
 from mataserver_fleet.pages import date
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from mataserver_database import Page
     from mataserver_fleet.store import Store
 
+_CURSORS = Cursors("versions", int)
 ModelState = Literal["ready", "partial", "loading", "failed", "unloaded"]
 
 
@@ -46,6 +49,27 @@ class VersionView(Struct, kw_only=True):
     create_at: str | None
     files: list[FileView] | UnsetType = UNSET
     config: dict[str, Any] | UnsetType = UNSET
+
+
+class VersionList(Struct, kw_only=True):
+    """A page of the versions of a model, newest first, and how many there are in all."""
+
+    versions: list[VersionView]
+    total: int
+    next_cursor: str | UnsetType = UNSET
+
+
+def page_of_versions(versions: list[VersionView], page: Page) -> VersionList:
+    """Return a page of a model's versions, newest first. Raises ``InvalidParams``."""
+    total = len(versions)
+    if page.cursor is not None:
+        (last,) = _CURSORS.read(page.cursor)
+        versions = [each for each in versions if int(each.version) < last]
+    some = versions[page.offset :][: page.limit]
+    following: str | UnsetType = UNSET
+    if page.offset + len(some) < len(versions):
+        following = _CURSORS.write((int(some[-1].version),))
+    return VersionList(versions=some, total=total, next_cursor=following)
 
 
 class PlacementView(Struct, kw_only=True):

@@ -10,15 +10,16 @@ import sqlalchemy as sa
 from msgspec import Meta, Struct
 
 from mataserver import Conflict, InvalidParams, NotFound
+from mataserver_database import Sorting, by_code_point
 from mataserver_fleet.files import Blob
-from mataserver_fleet.store import check_revision, find, insert, page, text
+from mataserver_fleet.store import check_revision, find, insert, text
 from mataserver_fleet.tables import APPS, FILES, MODELS, PLACEMENTS, ROUTES, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mataserver_database import Connection
-    from mataserver_fleet.pages import Page, Tags
+    from mataserver_database import Connection, Page, Rows
+    from mataserver_fleet.pages import Tags
     from mataserver_fleet.store import Store
 
 ModelName = Annotated[
@@ -31,6 +32,7 @@ ModelName = Annotated[
 Description = Annotated[
     str, Meta(max_length=10_000, pattern=r"^[^\x00]*\Z", description="text without the character 0")
 ]
+_BY_NAME = Sorting("models", MODELS.c.name)
 
 
 class Content(Struct, frozen=True):
@@ -57,11 +59,10 @@ class Models:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def page_range(self, page_range: Page) -> tuple[list[sa.RowMapping], int]:
-        """Return models by name, and how many there are."""
-        query = sa.select(MODELS).order_by(MODELS.c.name)
+    async def page(self, page: Page) -> Rows:
+        """Return a page of the models, by name. Raises ``InvalidParams``."""
         async with self._store.read() as connection:
-            return await page(connection, query, page_range.limit, page_range.offset)
+            return await _BY_NAME.page(connection, sa.select(MODELS), page)
 
     async def one(self, identity: str) -> sa.RowMapping:
         """Return a model by id or name. Raises ``NotFound``."""
@@ -161,7 +162,9 @@ class Models:
         """Return the files of some versions, by the versions' ids."""
         query = sa.select(FILES).where(FILES.c.version_id.in_(list(versions)))
         async with self._store.read() as connection:
-            return list((await connection.execute(query.order_by(FILES.c.path))).mappings())
+            return list(
+                (await connection.execute(query.order_by(by_code_point(FILES.c.path)))).mappings()
+            )
 
     async def digests(self) -> set[str]:
         """Return the digest of every file that a version has."""

@@ -1,14 +1,14 @@
-"""Shared by the routes: pages of lists, errors, tags of revisions, the caller."""
+"""Shared by the routes: errors, tags of revisions, the caller."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 
-from mataserver import PRINCIPAL, InvalidParams, check_query
+from mataserver import PRINCIPAL, InvalidParams
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -19,12 +19,6 @@ T = TypeVar("T")
 JSON = "application/json"
 MAX_BODY = 65_536
 """Bytes of any body but those of models' files."""
-MAX_LIMIT = 1_000
-_MAX_OFFSET = 2**31 - 1
-PARAMETERS: dict[str, tuple[Any, bool, str]] = {
-    "limit": (int, False, f"How many at most, 1 to {MAX_LIMIT} [100]."),
-    "offset": (int, False, "How many to leave out first [0]."),
-}
 FORCE: dict[str, tuple[Any, bool, str]] = {
     "force": (bool, False, "Also where it is in use [false]."),
 }
@@ -49,31 +43,9 @@ class Status(Struct, frozen=True):
     status: str = "ok"
 
 
-class Page(NamedTuple):
-    """A part of a list."""
-
-    limit: int
-    offset: int
-
-
 def problem(_status: int, detail: str) -> FleetProblem:
     """Return the body of an error."""
     return FleetProblem(detail, detail)
-
-
-def page_of(request: web.Request) -> Page:
-    """Return the requested part of a list. Raises ``InvalidParams``, for other names too."""
-    check_query(request, PARAMETERS)
-    return Page(
-        _number(request, "limit", 100, 1, MAX_LIMIT), _number(request, "offset", 0, 0, _MAX_OFFSET)
-    )
-
-
-def _number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 11 and least <= int(text) <= most):
-        raise InvalidParams(f"{name}: must be a number from {least} to {most}")
-    return int(text)
 
 
 def flag(request: web.Request, name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from mataserver import ROLES, MataError
+from mataserver_database import by_code_point
 from mataserver_fleet.store import find
 from mataserver_fleet.tables import APPS, GRANTS, LINKS
 
@@ -57,9 +58,8 @@ async def _manages(connection: Connection, principal: Principal, apps: list[int]
 async def apps_of(connection: Connection, user: str) -> list[str]:
     """Return the names of the applications that a user is authorised for."""
     query = sa.select(APPS.c.name).join(GRANTS, GRANTS.c.app_id == APPS.c.id)
-    return list(
-        await connection.scalars(query.where(GRANTS.c.user_id == user).order_by(APPS.c.name))
-    )
+    query = query.where(GRANTS.c.user_id == user).order_by(by_code_point(APPS.c.name))
+    return list(await connection.scalars(query))
 
 
 class Grants:
@@ -74,7 +74,7 @@ class Grants:
             sa.select(GRANTS.c.user_id, APPS.c.name)
             .join(APPS, APPS.c.id == GRANTS.c.app_id)
             .where(GRANTS.c.user_id.in_(users))
-            .order_by(APPS.c.name)
+            .order_by(by_code_point(APPS.c.name))
         )
         found: dict[str, list[str]] = {user: [] for user in users}
         async with self._store.read() as connection:

@@ -114,15 +114,6 @@ async def pause(event: asyncio.Event, seconds: float) -> None:
     event.clear()
 
 
-async def page(
-    connection: Connection, query: sa.Select[Any], limit: int | None, offset: int = 0
-) -> tuple[list[sa.RowMapping], int]:
-    """Return the rows of a part of what a query finds, and how many it finds."""
-    counting = sa.select(sa.func.count()).select_from(query.order_by(None).subquery())
-    rows = await connection.execute(query.limit(limit).offset(offset))
-    return list(rows.mappings()), int(await connection.scalar(counting) or 0)
-
-
 async def find(
     connection: Connection, table: sa.Table, identity: str, what: str, *, lock: bool = False
 ) -> sa.RowMapping:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import AddressRefused, BadRequest, Body, Policy, Route
-from mataserver_database import finish
+from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.pages import (
     FORCE,
     IF_MATCH,
     JSON,
     MAX_BODY,
-    PARAMETERS,
     FleetProblem,
     Status,
     caller,
     expected,
     flag,
-    page_of,
     tagged,
 )
 from mataserver_fleet.repository import RepositoryList, repository
@@ -50,10 +48,11 @@ _NEW = {"name": "gpu-1", "host": "10.0.0.5", "port": "8000", "gpus": 1}
 
 
 class TritonList(Struct, kw_only=True):
-    """A part of the Tritons, and how many there are."""
+    """A page of the Tritons, and how many there are; ``next_cursor`` gives the next page."""
 
     tritons: list[TritonView]
     total: int
+    next_cursor: str | UnsetType = UNSET
 
 
 class TritonHandlers:
@@ -92,9 +91,10 @@ class TritonHandlers:
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the Tritons."""
-        rows, total = await finish(self._tritons.page_range(page_of(request)))
-        tritons = [TritonView(**triton_fields(row)) for row in rows]
-        return self._ctx.http.respond(TritonList(tritons=tritons, total=total))
+        rows = await finish(self._tritons.page(page_of(request)))
+        tritons = [TritonView(**triton_fields(row)) for row in rows.found]
+        listed = TritonList(tritons=tritons, total=rows.total, next_cursor=rows.next_cursor)
+        return self._ctx.http.respond(listed)
 
     async def add(self, request: web.Request) -> web.Response:
         """Register a Triton."""

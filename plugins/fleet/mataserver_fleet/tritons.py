@@ -11,14 +11,15 @@ import sqlalchemy as sa
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Conflict, InvalidParams
+from mataserver_database import Sorting
 from mataserver_fleet.pages import date
 from mataserver_fleet.placement_requests import place_everywhere
-from mataserver_fleet.store import check_revision, find, insert, page
+from mataserver_fleet.store import check_revision, find, insert
 from mataserver_fleet.tables import PLACEMENTS, TRITONS
 
 if TYPE_CHECKING:
-    from mataserver_database import Connection
-    from mataserver_fleet.pages import Page, Tags
+    from mataserver_database import Connection, Page, Rows
+    from mataserver_fleet.pages import Tags
     from mataserver_fleet.store import Store
 
 State = Literal["unknown", "ready", "unready", "offline"]
@@ -35,6 +36,7 @@ Port = (
 )
 RepositoryPath = Annotated[str, Meta(max_length=4096)]
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
+_BY_ID = Sorting("tritons", TRITONS.c.id)
 
 
 class NewTriton(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -130,11 +132,10 @@ class Tritons:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def page_range(self, page_range: Page) -> tuple[list[sa.RowMapping], int]:
-        """Return Tritons by id, and how many there are."""
-        query = sa.select(TRITONS).order_by(TRITONS.c.id)
+    async def page(self, page: Page) -> Rows:
+        """Return a page of the Tritons, by id. Raises ``InvalidParams``."""
         async with self._store.read() as connection:
-            return await page(connection, query, page_range.limit, page_range.offset)
+            return await _BY_ID.page(connection, sa.select(TRITONS), page)
 
     async def one(self, identity: str) -> sa.RowMapping:
         """Return a Triton by id or name. Raises ``NotFound``."""

@@ -9,17 +9,15 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route, check_query
-from mataserver_database import finish
+from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.pages import (
     IF_MATCH,
     JSON,
     MAX_BODY,
-    PARAMETERS,
     FleetProblem,
     Status,
     caller,
     expected,
-    page_of,
     tagged,
 )
 from mataserver_fleet.permissions import Forbidden, Grants, apps_of
@@ -87,10 +85,11 @@ class ChangedUser(UserView, kw_only=True):
 
 
 class UserList(Struct, kw_only=True):
-    """A part of the users, and how many there are."""
+    """A page of the users, and how many there are; ``next_cursor`` gives the next page."""
 
     users: list[UserView]
     total: int
+    next_cursor: str | UnsetType = UNSET
 
 
 class AppNames(Struct, kw_only=True):
@@ -150,13 +149,14 @@ class UserHandlers:
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the users."""
-        page_range, who = page_of(request), caller(request)
-        if who.may("admin"):
-            users, total = await self._people.list(page_range.limit, page_range.offset)
-        else:
-            users = [await self._people.one(who.id)] if who.kind == "user" else []
-            total = len(users)
-        return self._ctx.http.respond(UserList(users=await self._shown(users), total=total))
+        page, who = page_of(request), caller(request)
+        if not who.may("admin"):
+            own = [await self._people.one(who.id)] if who.kind == "user" else []
+            return self._ctx.http.respond(UserList(users=await self._shown(own), total=len(own)))
+        found = await self._people.list(page)
+        users = await self._shown(found.users)
+        listed = UserList(users=users, total=found.total, next_cursor=found.next_cursor)
+        return self._ctx.http.respond(listed)
 
     async def add(self, request: web.Request) -> web.Response:
         """Make a user."""

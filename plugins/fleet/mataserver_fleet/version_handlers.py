@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import BadRequest, Body, InvalidParams, Route, Upload, check_query, content_type
-from mataserver_database import finish
+from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.files import WrongOffset
 from mataserver_fleet.load_answers import refusal, results
 from mataserver_fleet.loading import ModelLoader, Result
-from mataserver_fleet.model_views import ChangedModel, ModelView, ModelViews, VersionView
+from mataserver_fleet.model_views import (
+    ChangedModel,
+    ModelView,
+    ModelViews,
+    VersionList,
+    page_of_versions,
+)
 from mataserver_fleet.models import Models, check_name
 from mataserver_fleet.pages import (
     FORCE,
     IF_MATCH,
     JSON,
-    PARAMETERS,
     FleetProblem,
     Status,
     caller,
     expected,
     flag,
-    page_of,
     tagged,
 )
 from mataserver_fleet.store import check_revision
@@ -79,13 +83,6 @@ class VersionForm(Struct, kw_only=True):
     check: str | None = None
     more: str | None = None
     digests: str | None = None
-
-
-class VersionList(Struct, kw_only=True):
-    """A part of the versions of a model, newest first, and how many there are."""
-
-    versions: list[VersionView]
-    total: int
 
 
 class AddedVersion(Struct, kw_only=True):
@@ -178,12 +175,10 @@ class VersionHandlers:
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer the versions of a model."""
-        page_range = page_of(request)
+        page = page_of(request)
         row = await finish(self._models.one(request.match_info["identity"]))
         (shown,) = await finish(self._views(request).models([row], files=True))
-        versions = shown["versions"]
-        some = versions[page_range.offset : page_range.offset + page_range.limit]
-        listed = VersionList(versions=some, total=len(versions))
+        listed = page_of_versions(shown["versions"], page)
         return tagged(self._ctx, listed, row["revision"])
 
     async def add_version(self, request: web.Request) -> web.Response:

@@ -81,17 +81,15 @@ def infer(
 @jobs.command("list")
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Several times.")
 @click.option("--kind", help="Only jobs of this kind.")
-@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @_with_client
 def list_jobs(client: Client, states: tuple[str, ...], kind: str | None, limit: int) -> None:
     """List jobs, the newest first.
 
     Of each: its id, kind, state, percent, when it was made, and its message.
     """
-    query = {"limit": str(limit), "state": ",".join(states), "omit": "spec,result"}
-    query |= {"kind": kind} if kind else {}
-    page = client.request("GET", "/v1/jobs", query=query).decode(dict[str, Any])
-    for job in page["jobs"]:
+    query = {"state": ",".join(states), "omit": "spec,result"} | ({"kind": kind} if kind else {})
+    for job in _jobs(client, query, limit):
         made = datetime.fromtimestamp(job["created_at"], UTC).strftime("%Y-%m-%d %H:%M UTC")
         shown = (job["id"], job["kind"], job["state"], f"{job['progress']:.0f}%", made)
         click.echo("\t".join((*shown, _first_line(job["message"]))))
@@ -160,6 +158,18 @@ def get(client: Client, job: str, folder: Path) -> None:
     for file in listed["files"]:
         place = f"{_place(job)}/files/{quote(file['name'])}"
         click.echo(download(client, place, folder, file["name"], file["size"]))
+
+
+def _jobs(client: Client, query: dict[str, str], limit: int) -> Iterator[dict[str, Any]]:
+    """Yield jobs, the newest first, each once also while others come and go."""
+    while limit > 0:
+        query |= {"limit": str(min(limit, PAGE))}
+        page = client.request("GET", "/v1/jobs", query=query).decode(dict[str, Any])
+        yield from page["jobs"]
+        limit -= len(page["jobs"])
+        if "next_cursor" not in page:
+            return
+        query |= {"cursor": page["next_cursor"]}
 
 
 def _place(job: str) -> str:

@@ -18,6 +18,7 @@ from mataserver import (
     Unavailable,
     check_query,
 )
+from mataserver_database import CURSOR, Page, cursor_of
 from mataserver_jobs.rows import OPEN
 from mataserver_jobs.sent_file import SentFile, also_of_file
 from mataserver_jobs.views import FileList, FileView, JobList, JobView, ListedJob, Restart
@@ -42,6 +43,7 @@ _PAGES: dict[str, tuple[Any, bool, str]] = {
     "state": (str, False, "Only jobs in these states, with commas between."),
     "limit": (int, False, "How many at most, 1 to 1000; 100 if it is left out."),
     "offset": (int, False, "How many of the newest are skipped."),
+    "cursor": CURSOR,
     "omit": (str, False, "Fields left out of each job: spec, result, or both with a comma."),
 }
 
@@ -104,16 +106,15 @@ class Routes:
         offset = number(request, "offset", 0, 0, 2**53)
         if not _KIND.fullmatch(query.get("kind", "any")):
             raise InvalidParams("kind: letters, digits, dots, dashes and underscores, 64 at most")
-        found, total = await self._desk.store.find(
+        found = await self._desk.store.find(
             owner=owner_of(request),
             kind=query.get("kind"),
             states=states,
-            limit=limit,
-            offset=offset,
+            page=Page(limit, offset, cursor_of(request)),
             omitted=omitted,
         )
-        jobs = [ListedJob.without(self._desk.shown(each), omitted) for each in found]
-        page = JobList(jobs, total, limit, offset)
+        jobs = [ListedJob.without(self._desk.shown(each), omitted) for each in found.jobs]
+        page = JobList(jobs, found.total, limit, offset, found.next_cursor)
         return self._ctx.http.respond(page, request=request)
 
     async def unknown(self, request: web.Request) -> web.Response:

@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError, OutOfMemory
+from mataserver_database import Page
 from mataserver_jobs import process_identity
 from mataserver_jobs.attempt import RENEW_SECONDS
 from mataserver_jobs.supervisor import Supervisor
@@ -103,7 +104,7 @@ class LocalRunner:
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def _recover(self) -> None:
-        running, _ = await self._store.find(states=["running"], limit=1000)
+        running = (await self._store.find(states=["running"], page=Page(1000))).jobs
         dead = {
             each.holder for each in running if each.holder and process_identity.is_dead(each.holder)
         }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
 from mataserver import Conflict, NotFound
+from mataserver_database import Page, Sorting
 from mataserver_jobs.expiry import Expiry
 from mataserver_jobs.leases import Leases
 from mataserver_jobs.record import Record, is_id
@@ -17,6 +18,19 @@ from mataserver_jobs.table import CHANNEL, JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from msgspec import UnsetType
+
+FIRST = Page(limit=100)
+_NEWEST_FIRST = Sorting("jobs", JOBS.c.created_at, JOBS.c.id, descending={"created_at"})
+
+
+class FoundJobs(NamedTuple):
+    """A page of the jobs, how many there are in all, and what gives the next page."""
+
+    jobs: list[Record]
+    total: int
+    next_cursor: str | UnsetType
 
 
 class Store(Leases, Expiry):
@@ -99,13 +113,13 @@ class Store(Leases, Expiry):
         owner: str | None = None,
         kind: str | None = None,
         states: Sequence[str] = (),
-        limit: int = 100,
-        offset: int = 0,
+        page: Page = FIRST,
         omitted: Collection[str] = (),
-    ) -> tuple[list[Record], int]:
-        """Return a page of the jobs, newest first, and how many there are in all.
+    ) -> FoundJobs:
+        """Return a page of the jobs, newest first.
 
-        ``omitted`` are names of ``rows.OPEN`` that are not read: None in every job.
+        ``omitted`` are names of ``rows.OPEN`` that are not read: None in every job. Raises
+        ``InvalidParams`` for the cursor of another list.
         """
         wanted = [
             *([JOBS.c.owner == owner] if owner is not None else ()),
@@ -113,13 +127,10 @@ class Store(Leases, Expiry):
             *([JOBS.c.state.in_(states)] if states else ()),
         ]
         read = (column for column in JOBS.c if column.name not in omitted)
-        query = sa.select(*read).where(*wanted).order_by(JOBS.c.created_at.desc(), JOBS.c.id)
+        query = sa.select(*read).where(*wanted)
         async with self._database.read() as connection:
-            total = await connection.scalar(
-                sa.select(sa.func.count()).select_from(JOBS).where(*wanted)
-            )
-            rows = (await connection.execute(query.limit(limit).offset(offset))).mappings().all()
-        return [record_of(row) for row in rows], int(total or 0)
+            rows = await _NEWEST_FIRST.page(connection, query, page)
+        return FoundJobs([record_of(row) for row in rows.found], rows.total, rows.next_cursor)
 
     async def cancel(self, job: str) -> Record:
         """Have a job stop: at once while it is queued, soon while it runs.

@@ -61,12 +61,16 @@ class ListedJob(JobView, frozen=True, kw_only=True):
 
 
 class JobList(Struct, frozen=True):
-    """A page of jobs, newest first; ``total`` is how many there are in all."""
+    """A page of jobs, newest first; ``total`` is how many there are in all.
+
+    ``next_cursor`` gives the next page, where there is one.
+    """
 
     jobs: list[ListedJob]
     total: int
     limit: int
     offset: int
+    next_cursor: str | UnsetType = UNSET
 
 
 class FileView(Struct, frozen=True):

@@ -49,7 +49,7 @@ async def test_a_client_that_leaves_while_its_job_is_taken(desk):
     """A job is queued with what it was given, or there is neither a job nor a file."""
     for moment in range(40):
         await left(submitted(desk), moment)
-    records, _ = await desk.store.find(limit=1000)
+    records = (await desk.store.find()).jobs
     assert {path.name for path in desk.storage.root.iterdir()} == {each.id for each in records}
     for each in records:
         assert (desk.storage.folder(each.id) / "input" / "given").read_text() == each.id

@@ -70,6 +70,28 @@ async def test_a_job_from_end_to_end(tmp_path, database):
         assert list((tmp_path / "jobs").iterdir()) == []
 
 
+async def test_jobs_by_cursor(ask):
+    """Each job that stays is listed once while others come and go; another's stay unseen."""
+    stay = [await ask.count(1) for _ in range(5)]
+    goes = await ask.count(1)
+    await ask.ended(goes)
+    found, query = [], ""
+    while True:
+        _, page = await ask("GET", f"/v1/jobs?limit=2{query}")
+        found += [each["id"] for each in page["jobs"]]
+        if "next_cursor" not in page:
+            break
+        async with session(ask.served, "bob-key") as bob:
+            cursor = f"/v1/jobs?cursor={page['next_cursor']}"
+            assert (await bob("GET", cursor))[1]["jobs"] == []
+        await ask.count(1)
+        if not query:
+            assert found[0] == goes
+            assert (await ask("DELETE", f"/v1/jobs/{goes}"))[0] == 204
+        query = f"&cursor={page['next_cursor']}"
+    assert found == [goes, *reversed(stay)]
+
+
 async def test_whose_jobs(ask):
     """Another's job is 404 on every route; an administrator sees all; scopes are asked for."""
     job = await ask.count(1)
@@ -106,6 +128,9 @@ async def test_whose_jobs(ask):
         ("kind=%00", "kind"),
         ("kind=%FF", "kind"),
         ("omit=result,state", "omit"),
+        ("cursor=", "cursor"),
+        ("cursor=bm9uZQ==", "cursor"),
+        ("cursor=x&offset=0", "cursor"),
     ],
 )
 async def test_queries_that_are_refused(ask, query, name):

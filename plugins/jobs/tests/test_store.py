@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from mataserver import Conflict, NotFound
+from mataserver_database import Page
 from mataserver_jobs.leases import LEASE_SECONDS, MAX_DEATHS, MAX_LOSSES
 from mataserver_jobs.table import CHANNEL, PROGRESS
 
@@ -218,7 +219,7 @@ async def test_owners_see_their_own(store):
     assert (await store.get(job.id, owner="ada")).id == job.id
     with pytest.raises(NotFound):
         await store.get(job.id, owner="bob")
-    assert await store.find(owner="bob") == ([], 0)
+    assert (await store.find(owner="bob")).jobs == []
 
 
 async def test_lists(store, clock):
@@ -227,12 +228,12 @@ async def test_lists(store, clock):
     for number in range(5):
         clock.now += 1
         jobs.append(await submit(store, number, kind=KINDS[number % 2]))
-    found, total = await store.find(limit=2, offset=1)
+    found, total, _ = await store.find(page=Page(2, 1))
     assert [each.id for each in found] == [jobs[3].id, jobs[2].id]
     assert total == 5
-    assert (await store.find(kind="reconstruct"))[1] == 2
+    assert (await store.find(kind="reconstruct")).total == 2
     await store.cancel(jobs[0].id)
-    assert (await store.find(states=["cancelled", "done"]))[1] == 1
+    assert (await store.find(states=["cancelled", "done"])).total == 1
 
 
 async def test_removal(store):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from mataserver import Unavailable
-from mataserver_database import finish
+from mataserver_database import by_code_point, finish
 from mataserver_fleet.gateway.usage import DAY
 from mataserver_fleet.tables import FACTS, USAGE
 
@@ -142,12 +142,9 @@ def _insert(dialect: str) -> Any:
 
 async def rows(connection: Connection, since: int, until: int) -> list[sa.RowMapping]:
     """Return what was counted on some days, both of them included, by day and subject."""
-    query = (
-        sa.select(USAGE)
-        .where(USAGE.c.day >= since, USAGE.c.day <= until)
-        .order_by(USAGE.c.day, USAGE.c.consumer, USAGE.c.application, USAGE.c.model)
-    )
-    return list((await connection.execute(query)).mappings())
+    query = sa.select(USAGE).where(USAGE.c.day >= since, USAGE.c.day <= until)
+    subject = map(by_code_point, (USAGE.c.consumer, USAGE.c.application, USAGE.c.model))
+    return list((await connection.execute(query.order_by(USAGE.c.day, *subject))).mappings())
 
 
 def day_of(text: str) -> int:

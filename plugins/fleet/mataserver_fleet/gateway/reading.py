@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import sqlalchemy as sa
 
+from mataserver_database import by_code_point
 from mataserver_fleet.gateway.snapshot import (
     Application,
     Consumer,
@@ -43,7 +44,7 @@ class Tables(msgspec.Struct, frozen=True):
 
 _QUERIES: dict[str, sa.Select[Any]] = {
     "apps": sa.select(APPS),
-    "routes": sa.select(ROUTES).order_by(ROUTES.c.app_id, ROUTES.c.model),
+    "routes": sa.select(ROUTES).order_by(ROUTES.c.app_id, by_code_point(ROUTES.c.model)),
     "links": sa.select(LINKS.c.app_id, LINKS.c.consumer_id),
     "consumers": sa.select(
         *(CONSUMERS.c[name] for name in ("id", "name", "digest", "rate", "quota"))
