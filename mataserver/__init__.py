@@ -36,6 +36,7 @@ from mataserver.contract.sessions import (
     SourceFrame,
     StreamSession,
 )
+from mataserver.contract.source import SourceContext, SourceSpec
 from mataserver.errors import (
     BadRequest,
     Conflict,
@@ -159,7 +160,9 @@ __all__ = [
     "SessionSource",
     "Sessions",
     "Share",
+    "SourceContext",
     "SourceFrame",
+    "SourceSpec",
     "StreamSession",
     "Temperature",
     "Text",

@@ -22,6 +22,7 @@ from mataserver.library import defaults
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
 from mataserver.library.registry import Registry
+from mataserver.plugins.records import check_installed
 from mataserver.processes import landlock, seccomp
 from mataserver.serving import engine_set
 from mataserver.serving.models import check_session
@@ -125,6 +126,11 @@ def _check_found(found: Plugins, findings: Findings) -> None:
             findings.errors.append(f"plugin {plugin.name}: {plugin.error_line}")
     for name in sorted({each.distribution for each in found.found} - {""}):
         findings.warnings += [f"{name} needs {each}" for each in sources.unmet(name)]
+    for spec in (each for plugin in found.usable for each in plugin.sources):
+        try:
+            check_installed(f"The source {spec.name}", spec)
+        except MataError as error:
+            findings.warnings.append(error.detail)
     for provided in found.provided:
         binary = provided.backend.system_binary
         if provided.missing:

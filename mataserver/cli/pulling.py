@@ -1,4 +1,4 @@
-"""``mataserver pull``: models of the hub, pip backends and local files."""
+"""``mataserver pull``: models of the hub, of plugins' sources, pip backends and local files."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ class Task(click.Choice[str]):
 def pull(model: str, task: str, name: str | None, config_file: str | None) -> None:
     """Download a model from HuggingFace and register it.
 
-    MODEL is a HuggingFace repo ID (org/name), the name of a pip backend (easyocr), or a local
-    directory or file: /path, ./path, ~/path.
+    MODEL is a HuggingFace repo ID (org/name), the name of a pip backend (easyocr), a model of a
+    plugin's source (source:reference), or a local directory or file: /path, ./path, ~/path.
     """
     from mataserver.library.catalog import Catalog
 

@@ -54,7 +54,7 @@ def _as_json(name: str, entry: Entry) -> dict[str, Any]:
         "source": entry.source,
         "size_bytes": _usage(name, entry)[0],
         "pulled_at": entry.pulled_at,
-        "path": str(entry.path) if entry.source == "local" else None,
+        "path": None if entry.path is UNSET else entry.path,
     }
 
 
@@ -86,8 +86,8 @@ def show(model: str, config_file: str | None) -> None:
     }
     if entry.source == "pip":
         fields |= _packages(settings, model)
-    elif entry.source == "local":
-        fields["path"] = str(entry.path)
+    elif entry.path is not UNSET:
+        fields["path"] = entry.path
     if entry.converted is not UNSET:
         fields["converted"] = str(entry.converted)
     if entry.source != "pip":
@@ -107,8 +107,8 @@ def rm(model: str, config_file: str | None) -> None:
     if removal.remove(model, known) is None:
         raise _missing(model, known)
     click.echo(f"Removed '{model}' from the registry.")
-    notes = {"hf": _HF_NOTE, "pip": _PIP_NOTE, "local": f"Note: {entry.path} was not deleted."}
-    click.echo(notes[entry.source])
+    notes = {"hf": _HF_NOTE, "pip": _PIP_NOTE}
+    click.echo(notes.get(entry.source, f"Note: {entry.path} was not deleted."))
 
 
 def _row(width: int, model: str, task: str, source: str, size: str) -> str:
@@ -135,8 +135,8 @@ def _usage(name: str, entry: Entry) -> tuple[int | None, float | None]:
     if entry.source == "hf":
         usage = sources.disk_usage(name)
         return (None, None) if usage is None else (usage.size_bytes, usage.last_accessed)
-    if entry.source == "local":
-        return sources.size_of(Path(str(entry.path))), None
+    if entry.path is not UNSET:
+        return sources.size_of(Path(entry.path)), None
     return None, None
 
 

@@ -41,9 +41,10 @@ MAX_STEP_TIMEOUT = 3600.0
 class ModelFiles:
     """What is known of a model before it is loaded.
 
-    ``name`` is the registry key; ``source`` is "hf", "pip" or "local"; ``path`` its directory or
-    file (None for "pip"); ``config`` the decoded ``config.json`` of that directory, or empty;
-    ``settings`` the settings struct of the calling plugin (None if it declares none).
+    ``name`` is the registry key; ``source`` is "hf", "pip" or "local", which is also a model of a
+    plugin's source; ``path`` its directory or file (None for "pip"); ``config`` the decoded
+    ``config.json`` of that directory, or empty; ``settings`` the settings struct of the calling
+    plugin (None if it declares none).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The six hooks of a plugin."""
+"""The seven hooks of a plugin."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mataserver.contract.engine import EngineSpec
     from mataserver.contract.service import Context, Service
     from mataserver.contract.sessions import CheckSession
+    from mataserver.contract.source import SourceSpec
 
 hookspec = pluggy.HookspecMarker("mataserver")
 hookimpl = pluggy.HookimplMarker("mataserver")
@@ -33,6 +34,11 @@ def backends() -> Iterable[Backend]:  # type: ignore[empty-body]
 @hookspec
 def engines() -> Iterable[EngineSpec]:  # type: ignore[empty-body]
     """Return the engines, which start the workers of models. Pure."""
+
+
+@hookspec
+def sources() -> Iterable[SourceSpec]:  # type: ignore[empty-body]
+    """Return the sources, which models are pulled from. Pure."""
 
 
 @hookspec

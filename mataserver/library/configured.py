@@ -11,6 +11,7 @@ from mataserver import params, sources
 from mataserver.contract.backend import ModelFiles
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
 from mataserver.library import weights
+from mataserver.library.plugin_models import cached_entry
 from mataserver.library.registry import Entry
 from mataserver.suggestion import similar
 
@@ -64,11 +65,21 @@ class ConfiguredModels:
                 entry = Entry(task=task, source="hf", pulled_at=time.time())
                 self._catalog.match(weights.files(name, entry), task)
                 self._registry.add(name, entry)
+            elif (pulled := self._pulled(name, task)) is not None:
+                self._catalog.match(weights.files(name, pulled), task)
+                self._registry.add(name, pulled)
             elif provided is None:
                 meant = similar(name, [*self._catalog.entries(), *self._plugins.pip_names])
                 raise MataError(
                     f"models: {name} is not here: mataserver pull {name} --task {task}{meant}"
                 )
+
+    def _pulled(self, name: str, task: str) -> Entry | None:
+        """Return the entry of a model that was pulled from a plugin's source before."""
+        try:
+            return cached_entry(name, task, self._plugins, self._registry)
+        except MataError as error:
+            raise MataError(f"models: {name}: {error.detail}") from None
 
     def _add_path(self, name: str, task: str, path: Path, known: Entry | None) -> None:
         """Register a configured path; replace the entry if the path was changed."""

@@ -97,7 +97,7 @@ class ModelPlans:
         size = weights.size(name, entry) or 0
         settings = self._settings.model(name)
         return ModelPlan(
-            spec=ModelSpec(name, task, entry.source, files.path),
+            spec=ModelSpec(name, task, files.source, files.path),
             backend=provided.backend,
             plugin=provided.plugin.name,
             family=provided.plugin.family,

@@ -1,4 +1,4 @@
-"""Registration of models: pulls from the hub or with pip, local paths, conversions."""
+"""Registration of models: pulls from the hub, with pip or from plugins' sources, local paths."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from msgspec import UNSET
 from mataserver import sources
 from mataserver.contract.backend import ModelFiles
 from mataserver.errors import BadRequest, Conflict, MataError
-from mataserver.library import removal, weights
+from mataserver.library import plugin_models, removal, weights
 from mataserver.library.registry import Entry
+from mataserver.plugins.records import check_installed
 from mataserver.suggestion import describe_unknown_task, similar
 
 if TYPE_CHECKING:
@@ -81,6 +82,18 @@ class ModelRegistrar:
                 return self._register(
                     name, Entry(task=task, source="pip", pulled_at=time.time()), warnings
                 )
+            source = plugin_models.find_source(name, self._plugins)
+            if source is not None:
+                check_installed(f"The source {source.spec.name}", source.spec)
+                async with pull.slot():
+                    entry = await plugin_models.pull(
+                        source,
+                        task,
+                        self._registry,
+                        pull.report,
+                        lambda entry: self.match(weights.files(name, entry), task),
+                    )
+                return self._register(name, entry)
             sources.validate_repo_id(name)
             async with pull.slot():
                 self.match(ModelFiles(name, "hf", None, await self._fetch_config(name, task)), task)

@@ -13,12 +13,13 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from mataserver.config.storage import os_errors_as
+from mataserver.contract.source import SOURCE_NAME
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -42,14 +43,15 @@ class Entry(
     """One registered model.
 
     task:      the task that it serves.
-    source:    "hf" (a repository of the hub), "pip" (weights come with a package) or "local".
+    source:    "hf" (a repository of the hub), "pip" (weights come with a package), "local", or the
+               name of a plugin's source.
     pulled_at: the time of registration, in Unix seconds.
-    path:      its directory or file; for "local" only.
+    path:      its directory or file; none for "hf" and "pip".
     converted: the directory of its converted copy, from which it is served, if any.
     """
 
     task: str
-    source: Literal["hf", "pip", "local"]
+    source: Annotated[str, Meta(pattern=SOURCE_NAME)]
     pulled_at: float
     path: str | UnsetType = UNSET
     converted: str | UnsetType = UNSET
@@ -58,8 +60,9 @@ class Entry(
         """Reject entries that ``add`` would not write."""
         if not math.isfinite(self.pulled_at):
             raise ValueError("pulled_at is not a time")
-        if (self.source == "local") != (self.path is not UNSET):
-            raise ValueError("a local model has a path, and no other model has one")
+        if (self.source in {"hf", "pip"}) != (self.path is UNSET):
+            has = "has no path" if self.source in {"hf", "pip"} else "has a path"
+            raise ValueError(f"a {self.source} model {has}")
 
 
 class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

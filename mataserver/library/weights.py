@@ -22,7 +22,8 @@ def are_present(name: str, entry: Entry) -> bool:
 def files(name: str, entry: Entry) -> ModelFiles:
     """Return the description of a model's files: the converted copy, else the original.
 
-    Raises ``OutsideLinkError`` before reading from a model with a symbolic link that leads outside,
+    A model of a plugin's source is for backends as a local one: a directory or a file. Raises
+    ``OutsideLinkError`` before reading from a model with a symbolic link that leads outside,
     and ``BadRequest`` if its configuration cannot be read.
     """
     if entry.source == "pip":
@@ -31,7 +32,7 @@ def files(name: str, entry: Entry) -> ModelFiles:
     if path is not None:
         sources.check_links(path)
     config = sources.read_config(path) if path is not None and path.is_dir() else {}
-    return ModelFiles(name, entry.source, path, config)
+    return ModelFiles(name, "hf" if entry.source == "hf" else "local", path, config)
 
 
 def size(name: str, entry: Entry) -> int | None:
@@ -41,8 +42,8 @@ def size(name: str, entry: Entry) -> int | None:
     converted = _converted(entry)
     if converted is not None:
         return sources.size_of(converted)
-    if entry.source == "local":
-        return sources.size_of(Path(str(entry.path)))
+    if entry.path is not UNSET:
+        return sources.size_of(Path(entry.path))
     usage = sources.disk_usage(name)
     return None if usage is None else usage.size_bytes
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mataserver.contract.backend import ModelFiles
     from mataserver.contract.engine import EngineSpec
     from mataserver.contract.sessions import CheckSession
+    from mataserver.contract.source import SourceSpec
     from mataserver.plugins.records import Plugin, ProvidedBackend
     from mataserver.plugins.sites import SiteDirectories
 
@@ -156,6 +157,20 @@ class Plugins(DiscoveredPlugins):
         """Return the engine of a usable plugin, with that plugin, or None."""
         pairs = [(spec, plugin) for plugin in self.usable for spec in plugin.engines]
         return next((pair for pair in pairs if pair[0].name == name), None)
+
+    def source(self, name: str) -> tuple[SourceSpec, Plugin] | None:
+        """Return the source of a usable plugin, with that plugin, or None."""
+        found = self._find_source(name)
+        return self._find_source(name) if found is None and self.refresh() else found
+
+    def _find_source(self, name: str) -> tuple[SourceSpec, Plugin] | None:
+        pairs = [(spec, plugin) for plugin in self.usable for spec in plugin.sources]
+        return next((pair for pair in pairs if pair[0].name == name), None)
+
+    @property
+    def source_names(self) -> list[str]:
+        """The names of the plugins' sources."""
+        return [spec.name for plugin in self.usable for spec in plugin.sources]
 
     @property
     def pip_names(self) -> list[str]:

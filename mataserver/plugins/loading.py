@@ -20,12 +20,13 @@ from mataserver.plugins.validation import (
     check_backend,
     check_engine,
     check_pickles,
+    check_source,
     require_iterable,
 )
 
 if TYPE_CHECKING:
     import importlib.metadata
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mataserver.contract.backend import Backend
     from mataserver.plugins.records import DiscoveredPlugins
@@ -58,7 +59,8 @@ def load_plugin(
             _configure(plugin, given, variables)
     finally:
         _collect(plugin, plugins)
-        _collect_engines(plugin, plugins)
+        plugin.engines = _collect_named(plugin, plugins, "engines", check_engine)
+        plugin.sources = _collect_named(plugin, plugins, "sources", check_source)
         _collect_brought(plugin)
 
 
@@ -165,20 +167,26 @@ def _collect(plugin: Plugin, plugins: DiscoveredPlugins) -> None:
     plugins.provided += [ProvidedBackend(backend, plugin) for backend in backends]
 
 
-def _collect_engines(plugin: Plugin, plugins: DiscoveredPlugins) -> None:
-    hook = plugin.hooks.get("engines")
+def _collect_named(
+    plugin: Plugin,
+    plugins: DiscoveredPlugins,
+    kind: str,
+    check: Callable[[Any, dict[str, str]], None],
+) -> tuple[Any, ...]:
+    """Return a plugin's engines or sources, whose names are unique in a server."""
+    hook = plugin.hooks.get(kind)
     if hook is None or plugin.error is not None:
-        return
-    owners = {engine.name: each.name for each in plugins.found for engine in each.engines}
+        return ()
+    owners = {made.name: each.name for each in plugins.found for made in getattr(each, kind)}
     try:
-        engines = tuple(require_iterable(hook(), "engines() must return engines"))
-        for engine in engines:
-            check_engine(engine, owners)
-            owners[engine.name] = plugin.name
+        found = tuple(require_iterable(hook(), f"{kind}() must return {kind}"))
+        for made in found:
+            check(made, owners)
+            owners[made.name] = plugin.name
     except (Exception, SystemExit) as error:
         reject(plugin, error)
-        return
-    plugin.engines = engines
+        return ()
+    return found
 
 
 def _collect_brought(plugin: Plugin) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mataserver.contract.backend import Backend, ModelFiles
     from mataserver.contract.engine import EngineSpec
     from mataserver.contract.routes import Route
+    from mataserver.contract.source import SourceSpec
 
 DISABLED = "it is switched off by plugins.disabled"
 
@@ -42,6 +43,7 @@ class Plugin:
     settings: Any = None
     backends: tuple[Backend, ...] = ()
     engines: tuple[EngineSpec, ...] = ()
+    sources: tuple[SourceSpec, ...] = ()
     routes: tuple[Route, ...] = ()
     brings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     error: str | None = None
@@ -108,13 +110,7 @@ class ProvidedBackend:
 
     def check_installed(self) -> None:
         """Raise ``Unavailable`` with the pip command if a module is missing or incompatible."""
-        missing, unsuitable = self.missing, self.unsuitable
-        if missing or unsuitable:
-            packages = " ".join(f"'{package}'" for package in self.backend.packages or missing)
-            needed = ", ".join(missing) or f"another version than {', '.join(unsuitable)}"
-            raise Unavailable(
-                f"The backend {self.backend.name} needs {needed}: pip install {packages}"
-            )
+        check_installed(f"The backend {self.backend.name}", self.backend)
 
 
 @dataclass(slots=True)
@@ -123,6 +119,16 @@ class DiscoveredPlugins:
 
     found: list[Plugin] = field(default_factory=list)
     provided: list[ProvidedBackend] = field(default_factory=list)
+
+
+def check_installed(label: str, needing: Backend | SourceSpec) -> None:
+    """Raise ``Unavailable`` with the pip command if a module is missing or incompatible."""
+    missing = tuple(name for name in needing.requires if not importable(name))
+    unsuitable = sources.unsuitable(needing.packages)
+    if missing or unsuitable:
+        packages = " ".join(f"'{package}'" for package in needing.packages or missing)
+        needed = ", ".join(missing) or f"another version than {', '.join(unsuitable)}"
+        raise Unavailable(f"{label} needs {needed}: pip install {packages}")
 
 
 def importable(module: str) -> bool:

@@ -19,6 +19,7 @@ from mataserver.config.settings import ENGINE_NAME
 from mataserver.contract import hookspecs
 from mataserver.contract.backend import MAX_STEP_TIMEOUT, Backend
 from mataserver.contract.engine import EngineSpec
+from mataserver.contract.source import MAX_STALL_TIMEOUT, SOURCE_NAME, SourceSpec
 from mataserver.errors import MataError
 from mataserver.params import Params
 from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
@@ -26,12 +27,13 @@ from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-HOOKS = ("settings", "backends", "engines", "brings", "check", "service")
+HOOKS = ("settings", "backends", "engines", "sources", "brings", "check", "service")
 
 _SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")
 _TAKEN_ENGINES = ("auto", *_ENGINES)
 _ENGINE_NAME = re.compile(ENGINE_NAME)
+_SOURCE_NAME = re.compile(SOURCE_NAME)
 _BACKEND_FUNCTIONS = {
     "load": "spec, ctx",
     "accepts": "files",
@@ -163,6 +165,33 @@ def check_engine(engine: object, owners: dict[str, str]) -> None:
         raise PluginError(f"{label}: make must be a function")
     check_signature(engine.make, f"{label}: make", "ctx")
     _check_strings(engine, ("requires", "packages"), label)
+
+
+def check_source(source: object, owners: dict[str, str]) -> None:
+    """Validate a source. Raises ``PluginError``. ``owners`` maps plugins' sources to plugins."""
+    if not isinstance(source, SourceSpec):
+        raise PluginError(f"sources() gave a {type(source).__name__}, not a SourceSpec")
+    if not isinstance(source.name, str) or not _SOURCE_NAME.match(source.name):
+        raise PluginError(
+            f"sources() gave the name {source.name!r}: a source's has small letters, digits and _"
+        )
+    label = f"source {source.name}"
+    if source.name in _SOURCES:
+        raise PluginError(f"{label}: the name is the server's")
+    if source.name in owners:
+        raise PluginError(f"{label}: the plugin {owners[source.name]} has one of that name")
+    check_pickles(source.fetch, f"{label}: fetch")
+    check_signature(source.fetch, f"{label}: fetch", "ctx")
+    try:
+        re.compile(source.pattern)
+    except (re.error, TypeError) as error:
+        raise PluginError(f"{label}: pattern is no regular expression: {error}") from None
+    seconds = source.stall_timeout
+    if not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_STALL_TIMEOUT:
+        raise PluginError(
+            f"{label}: stall_timeout must be above 0 and at most {MAX_STALL_TIMEOUT:g} seconds"
+        )
+    _check_strings(source, ("requires", "packages", "inherit"), label)
 
 
 def _check_strings(owner: object, names: tuple[str, ...], label: str) -> None:

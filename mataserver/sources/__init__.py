@@ -1,7 +1,8 @@
-"""Sources of models: the hub, pip packages, and local paths.
+"""Sources of models: the hub, pip packages, local paths, and those of plugins.
 
 huggingface_hub is never imported into the server: network access runs in a child process
-(``fetch``), and the cache on disk is read by its documented layout (``cache``).
+(``fetch``), and the cache on disk is read by its documented layout (``cache``). So do the sources
+of plugins (``source_child``), whose models are kept in a folder of the server (``pulled``).
 """
 
 from mataserver.sources.cache import DiskUsage, cached, disk_usage
@@ -10,15 +11,20 @@ from mataserver.sources.links import OutsideLinkError, check_links
 from mataserver.sources.local import edition_of, read_config, size_of
 from mataserver.sources.messages import PipOutput, Progress, QueuePosition, Step
 from mataserver.sources.packages import install, missing, unmet, unsuitable
+from mataserver.sources.plugin_sources import pull, validate_reference
+from mataserver.sources.pulled import FOLDER as PULLED
+from mataserver.sources.pulled import PulledModels
 from mataserver.sources.pulls import Pull, Pulls
 
 __all__ = [
+    "PULLED",
     "DiskUsage",
     "HubUnreachable",
     "OutsideLinkError",
     "PipOutput",
     "Progress",
     "Pull",
+    "PulledModels",
     "Pulls",
     "QueuePosition",
     "Step",
@@ -30,9 +36,11 @@ __all__ = [
     "fetch_config",
     "install",
     "missing",
+    "pull",
     "read_config",
     "size_of",
     "unmet",
     "unsuitable",
+    "validate_reference",
     "validate_repo_id",
 ]

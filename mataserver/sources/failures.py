@@ -1,16 +1,11 @@
 """Conversion of the download child's exceptions to messages for users, without paths or tokens.
 
-The library has changed its HTTP client twice (requests, httpx, httpx2), so transport errors are
-identified by library and class names, and their reason by the underlying operating system error.
+The library has changed its HTTP client twice: requests, httpx, httpx2 (``causes``).
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import socket
-import ssl
-from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -22,13 +17,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from mataserver.sources.messages import HubFailure
+from mataserver.sources import causes
+from mataserver.sources.messages import FetchFailure
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _UNKNOWN = "model not found on the hub: {}"
 # Order matters: some of them are subclasses of others.
 _REFUSALS: tuple[tuple[type[Exception], str], ...] = (
@@ -48,27 +39,27 @@ class DiskSpaceError(RepositoryError):
     """There is no disk space for it; the message is for the client."""
 
 
-def failure(error: BaseException, repo_id: str) -> HubFailure:
+def failure(error: BaseException, repo_id: str) -> FetchFailure:
     """Return the failure that an exception means for the model ``repo_id``."""
-    chain = list(_chain(error))
+    chain = list(causes.chain(error))
     for one in chain:
         if isinstance(one, RepositoryError):
-            return HubFailure(
+            return FetchFailure(
                 "unwritten" if isinstance(one, DiskSpaceError) else "refused", str(one)
             )
         if isinstance(one, HfHubHTTPError):
             return _http_failure(one, repo_id)
     for one in chain:
-        if isinstance(one, OSError) and one.errno in _FULL:
-            return HubFailure("unwritten", f"the disk is full: {repo_id} cannot be stored")
-    if any(_is_transport(one) for one in chain):
-        return HubFailure("unreachable", f"cannot reach the hub: {_reason(chain)}")
+        if causes.is_full_disk(one):
+            return FetchFailure("unwritten", f"the disk is full: {repo_id} cannot be stored")
+    if any(causes.is_transport(one) or isinstance(one, json.JSONDecodeError) for one in chain):
+        return FetchFailure("unreachable", f"cannot reach the hub: {_reason(chain)}")
     if isinstance(error, OSError) and error.strerror:
-        return HubFailure("unwritten", f"{repo_id} cannot be stored: {error.strerror}")
+        return FetchFailure("unwritten", f"{repo_id} cannot be stored: {error.strerror}")
     return _refusal(f"the download of {repo_id} has failed")
 
 
-def _http_failure(error: HfHubHTTPError, repo_id: str) -> HubFailure:
+def _http_failure(error: HfHubHTTPError, repo_id: str) -> FetchFailure:
     status = error.response.status_code
     for kinds, detail in _REFUSALS:
         if isinstance(error, kinds):
@@ -79,38 +70,17 @@ def _http_failure(error: HfHubHTTPError, repo_id: str) -> HubFailure:
         return _refusal(f"the hub refuses access to {repo_id}: check HF_TOKEN")
     if status == 429:
         detail = "cannot reach the hub: it limits requests, try again later"
-        return HubFailure("unreachable", detail)
-    return HubFailure("unreachable", f"cannot reach the hub: it answers with an error ({status})")
+        return FetchFailure("unreachable", detail)
+    return FetchFailure("unreachable", f"cannot reach the hub: it answers with an error ({status})")
 
 
 def _reason(chain: list[BaseException]) -> str:
     if any(isinstance(one, OfflineModeIsEnabled) for one in chain):
         return "HF_HUB_OFFLINE is set"
-    if any(isinstance(one, ssl.SSLError) for one in chain):
-        return "its certificate is not trusted"
-    if any("Timeout" in type(one).__name__ for one in chain):
-        return "it does not answer in time"
     if any(isinstance(one, json.JSONDecodeError) for one in chain):
         return "the answer is not the hub's"
-    for one in chain:
-        if isinstance(one, OSError) and one.strerror:
-            return one.strerror
-    return "the connection broke"
+    return causes.transport_reason(chain)
 
 
-def _is_transport(error: BaseException) -> bool:
-    known = ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError | json.JSONDecodeError
-    modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    return isinstance(error, known) or not _CLIENTS.isdisjoint(modules)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _refusal(detail: str) -> HubFailure:
-    return HubFailure("refused", detail)
+def _refusal(detail: str) -> FetchFailure:
+    return FetchFailure("refused", detail)

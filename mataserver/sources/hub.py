@@ -15,7 +15,7 @@ from mataserver.processes import variables
 from mataserver.processes.child import replace_environment, run_process
 from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
-from mataserver.sources.messages import Config, Downloaded, HubFailure, Message, Progress
+from mataserver.sources.messages import Config, Downloaded, FetchFailure, Message, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -125,7 +125,7 @@ async def _run_child(
                 log.error("the download child failed: %s", await child.last_words())
                 raise _unexpected_end(repo_id)
             message = _DECODER.decode(line)
-            if isinstance(message, HubFailure):
+            if isinstance(message, FetchFailure):
                 raise _as_client_error(message, environment)
             if not isinstance(message, Progress):
                 return message
@@ -133,7 +133,7 @@ async def _run_child(
                 on_progress(message)
 
 
-def _as_client_error(failure: HubFailure, environment: Mapping[str, str] | None) -> BadRequest:
+def _as_client_error(failure: FetchFailure, environment: Mapping[str, str] | None) -> BadRequest:
     if failure.kind == "unwritten":
         hint = f"{cache_directory(environment)}; HF_HOME or HF_HUB_CACHE names the directory"
         return BadRequest(failure.detail, hint=hint)

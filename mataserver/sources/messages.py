@@ -1,4 +1,4 @@
-"""Messages from the download child to the server: JSON on standard output, one per line."""
+"""Messages between the children that fetch models and the server: JSON, one per line."""
 
 from __future__ import annotations
 
@@ -28,16 +28,39 @@ class Config(msgspec.Struct, frozen=True, tag="config"):
     text: str
 
 
-class HubFailure(msgspec.Struct, frozen=True, tag="failure"):
+class FetchFailure(msgspec.Struct, frozen=True, tag="failure"):
     """The reason of a failure; ``detail`` is the message for clients.
 
-    "unreachable": no answer from the hub, so a cached copy may be used;
-    "refused":     the hub denied it;
+    "unreachable": no answer from the source, so a cached copy may be used;
+    "refused":     the source denied it;
     "unwritten":   this machine cannot store it.
     """
 
     kind: Literal["unreachable", "refused", "unwritten"]
     detail: str
+
+
+class FetchOrder(msgspec.Struct, frozen=True):
+    """What the child of a plugin's source has to fetch.
+
+    fetch:    the plugin's function, as "module:name".
+    model:    the whole name, for messages.
+    settings: the plugin's settings as JSON, of the type ``settings_type``, as "module:name".
+    """
+
+    fetch: str
+    source: str
+    model: str
+    reference: str
+    folder: str
+    settings: msgspec.Raw
+    settings_type: str | None
+
+
+class Fetched(msgspec.Struct, frozen=True, tag="fetched"):
+    """Every file has arrived; ``file`` is the one to serve, None for the whole folder."""
+
+    file: str | None
 
 
 class QueuePosition(msgspec.Struct, frozen=True):
@@ -55,4 +78,7 @@ class PipOutput(msgspec.Struct, frozen=True):
 Step: TypeAlias = Progress | QueuePosition | PipOutput
 """The progress events of a pull."""
 
-Message: TypeAlias = Progress | Downloaded | Config | HubFailure
+FetchMessage: TypeAlias = Progress | Fetched | FetchFailure
+"""What the child of a plugin's source says."""
+
+Message: TypeAlias = Progress | Downloaded | Config | FetchFailure

@@ -1,0 +1,164 @@
+"""The child of a pull from a plugin's source: it calls the plugin's function.
+
+Nothing of the plugin's runs in the server: what hangs, crashes or leaks here fails this pull only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from mataserver.contract.source import SourceContext
+from mataserver.errors import MataError, Unavailable
+from mataserver.sources import causes
+from mataserver.sources.messages import Fetched, FetchFailure, FetchOrder, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.processes.child_main import Parent
+    from mataserver.sources.messages import FetchMessage
+
+_POLL_SECONDS = 0.2
+SPARE_BYTES = 32 * 1024 * 1024
+"""Bytes of the disk that no pull takes."""
+
+
+class NoSpaceError(MataError):
+    """The disk has no room for a model; the message is for the client."""
+
+
+class FolderMeter:
+    """Reports progress by polling a folder, whatever writes to it, and guards the disk's space."""
+
+    def __init__(self, order: FetchOrder, send: Callable[[FetchMessage], None]) -> None:
+        self._folder = Path(order.folder)
+        self._model = order.model
+        self._send = send
+        self._expected = (0, 0)
+        self._last: Progress | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def expect(self, total_bytes: int, files: int = 0) -> None:
+        """Announce what will arrive. Raises ``NoSpaceError`` if the disk has no room for it."""
+        needed = max(0, total_bytes - self.measure().done_bytes)
+        free = shutil.disk_usage(self._folder).free
+        if needed + SPARE_BYTES > free:
+            raise NoSpaceError(
+                f"not enough disk space for {self._model}: "
+                f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+            )
+        self._expected = (int(total_bytes), int(files))
+
+    def alive(self) -> None:
+        """Report again, as a sign of activity that changes no size."""
+        if self._last is not None:
+            self._send(self._last)
+
+    def measure(self) -> Progress:
+        """Return the current progress."""
+        sizes = []
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                with contextlib.suppress(OSError):  # a file that was just renamed
+                    sizes.append(Path(folder, name).lstat().st_size)
+        done, files = sum(sizes), len(sizes)
+        total, total_files = self._expected
+        return Progress(
+            done_bytes=done,
+            total_bytes=max(done, total),
+            done_files=files,
+            total_files=max(files, total_files),
+        )
+
+    def _poll(self) -> None:
+        stopped = False
+        while not stopped:
+            stopped = self._stop.wait(_POLL_SECONDS if self._last else 0)
+            now = self.measure()
+            if now != self._last:
+                self._last = now
+                self._send(now)
+            if shutil.disk_usage(self._folder).free < SPARE_BYTES:
+                self._send(full_disk(self._model))
+                os._exit(0)  # the server ends this process anyway
+
+
+def full_disk(model: str) -> FetchFailure:
+    """Return the failure of a pull that found the disk full."""
+    return FetchFailure("unwritten", f"the disk is full: {model} cannot be stored")
+
+
+def failure(error: BaseException, order: FetchOrder) -> FetchFailure:
+    """Return the failure that an exception means, without paths."""
+    errors = list(causes.chain(error))
+    for one in errors:
+        if isinstance(one, MataError):
+            kind = "unreachable" if isinstance(one, Unavailable) else "refused"
+            return FetchFailure("unwritten" if isinstance(one, NoSpaceError) else kind, one.detail)  # type: ignore[arg-type]
+    if any(causes.is_full_disk(one) for one in errors):
+        return full_disk(order.model)
+    if any(causes.is_transport(one) for one in errors):
+        reason = causes.transport_reason(errors)
+        return FetchFailure("unreachable", f"cannot reach the source {order.source}: {reason}")
+    return FetchFailure("refused", f"the pull of {order.model} has failed")
+
+
+def resolve(name: str) -> Any:
+    """Return the object that "module:name" stands for."""
+    module, _, path = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for each in path.split("."):
+        found = getattr(found, each)
+    return found
+
+
+def _fetch(order: FetchOrder, meter: FolderMeter) -> FetchMessage:
+    try:
+        function = resolve(order.fetch)
+        kind = None if order.settings_type is None else resolve(order.settings_type)
+        settings = None if kind is None else msgspec.json.decode(order.settings, type=kind)
+        context = SourceContext(
+            order.reference, Path(order.folder), settings, meter.expect, meter.alive
+        )
+        with meter:
+            file = function(context)
+        if file is not None and not isinstance(file, str):
+            raise TypeError(f"fetch() must return a file's name or None, not {file!r}")  # noqa: TRY301
+        return Fetched(file)
+    except BaseException as error:  # noqa: BLE001 - a plugin's code, which may call sys.exit()
+        if not isinstance(error, MataError):  # whose sentence says all
+            traceback.print_exc()
+        return failure(error, order)
+
+
+def run(parent: Parent) -> None:
+    """Fetch what the server orders, and exit."""
+    lock = threading.Lock()
+
+    def send(message: FetchMessage) -> None:
+        with lock:
+            parent.send(message)
+
+    for order in parent.messages(FetchOrder):
+        send(_fetch(order, FolderMeter(order, send)))
+        break
+    # Not sys.exit: it would wait for threads that the plugin's function left behind.
+    os._exit(0)
