@@ -164,7 +164,7 @@ def test_an_unknown_source_at_the_terminal(terminal):
     with (terminal.home / "mataserver.yaml").open("a") as file:
         file.write("models: [{model: 'shore:x', task: detect}]\n")
     ran = terminal.finish("check")
-    assert f"models: shore:x: {said}" in ran.stdout + ran.stderr
+    assert f"models[0] shore:x: {said}" in ran.stdout + ran.stderr
 
 
 def test_a_broken_plugins_source_is_refused_with_its_reason(terminal):
