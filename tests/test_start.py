@@ -12,6 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
+from typing import NamedTuple
 
 import pytest
 
@@ -21,7 +22,10 @@ from mataserver.plugins.discovery import discover
 PROGRAM = """
 import atexit, gc, json, sys
 def tell():
-    print(json.dumps([gc.isenabled(), gc.get_freeze_count(), sorted(sys.modules)]), flush=True)
+    context = sys.modules["aiohttp.connector"]._SSL_CONTEXT_VERIFIED
+    certificates = context.cert_store_stats()["x509"]
+    told = [gc.isenabled(), gc.get_freeze_count(), certificates, sorted(sys.modules)]
+    print(json.dumps(told), flush=True)
 atexit.register(tell)
 from mataserver.cli import main
 main(["serve", "--port", "0", "--config", sys.argv[1]])
@@ -29,9 +33,18 @@ main(["serve", "--port", "0", "--config", sys.argv[1]])
 FRAMEWORKS = {"torch", "transformers", "cv2", "onnxruntime", "openvino", "pycolmap", "easyocr"}
 HEAVY = {"numpy", "scipy", "PIL", "av", "grpc", "google.protobuf", "cryptography", "pydantic"}
 HEAVY |= {"huggingface_hub", "networkx", "matplotlib", "pip", "pytest", "jinja2"}
-HEAVY |= {"configparser", "statistics"}
+HEAVY |= {"configparser", "statistics", "psutil", "argon2", "jwt"}
 DATABASES = {"sqlalchemy", "alembic", "asyncpg", "aiosqlite"}
 NOT_OURS = {"alembic", "asyncpg", "sqlalchemy.dialects.postgresql"}
+
+
+class Started(NamedTuple):
+    """What a server says of itself when it ends."""
+
+    collecting: bool
+    frozen: int
+    certificates: int
+    modules: set[str]
 
 
 def started(folder, *plugins):
@@ -52,13 +65,13 @@ def started(folder, *plugins):
             said = process.communicate(timeout=60)[0]
         finally:
             process.kill()
-    collecting, frozen, modules = json.loads(said.splitlines()[-1])
-    return collecting, frozen, set(modules)
+    collecting, frozen, certificates, modules = json.loads(said.splitlines()[-1])
+    return Started(collecting, frozen, certificates, set(modules))
 
 
 def test_the_page_and_the_protocols_need_no_array_and_no_database(tmp_path):
     """With the page, OpenAI's API and OIP alone, nothing that is heavy was imported."""
-    _, _, modules = started(tmp_path, "console", "oip", "openai")
+    modules = started(tmp_path, "console", "oip", "openai").modules
     guests = ("mataserver_console", "mataserver_oip", "mataserver_openai")
     assert {"aiohttp", *guests} <= modules
     assert not modules & (FRAMEWORKS | HEAVY | DATABASES)
@@ -70,13 +83,13 @@ def test_the_page_and_the_protocols_need_no_array_and_no_database(tmp_path):
 def second(tmp_path_factory):
     """What the second start with every plugin imported: the first one makes the tables."""
     folder = tmp_path_factory.mktemp("start")
-    assert "alembic" in started(folder)[2]
+    assert "alembic" in started(folder).modules
     return started(folder)
 
 
 def test_every_plugin_starts_without_what_a_request_or_a_worker_brings(second):
     """Neither frameworks, arrays nor migrations are imported until something needs them."""
-    modules = second[2]
+    modules = second.modules
     assert {"mataserver_fleet", "mataserver_hf", "mataserver_sam", "sqlalchemy"} <= modules
     assert not modules & (FRAMEWORKS | HEAVY | NOT_OURS)
 
@@ -86,16 +99,20 @@ def test_without_a_driver_nothing_asks_it_for_gpus(second):
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        assert "pynvml" not in second[2]
+        assert "pynvml" not in second.modules
     else:
-        assert "pynvml" in second[2]
+        assert "pynvml" in second.modules
 
 
 def test_garbage_is_collected_once_the_server_listens(second):
     """The collector rests during the start, works afterwards, and leaves alone what was made."""
-    collecting, frozen, _ = second
-    assert collecting
-    assert frozen > 10_000
+    assert second.collecting
+    assert second.frozen > 10_000
+
+
+def test_no_certificate_is_read_before_a_connection_needs_it(second):
+    """The context that aiohttp makes when it is imported has none of the system's yet."""
+    assert second.certificates == 0
 
 
 def test_the_metadata_of_a_plugin_is_read_once(monkeypatch):

@@ -62,7 +62,10 @@ def stop(model: str, url: str | None, api_key: str | None, config_file: str | No
 @contextlib.contextmanager
 def connected(url: str | None, api_key: str | None, file: str | None) -> Iterator[Client]:
     """Yield a client of the server. Raises ``MataError``, also if there is no server."""
-    from mataserver_client import AuthenticationFailed, Client, ConnectionFailed
+    from mataserver import late_certificates
+
+    with late_certificates.reading_late():
+        from mataserver_client import AuthenticationFailed, Client, ConnectionFailed
 
     settings = config.load(file)
     address = url or server_url(settings)

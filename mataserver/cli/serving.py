@@ -48,8 +48,10 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     gc.disable()
     import asyncio
 
-    from mataserver import logs
-    from mataserver.app import running
+    from mataserver import late_certificates, logs
+
+    with late_certificates.reading_late():
+        from mataserver.app import running
 
     settings, set_by = config.read(config_file, host=host, port=port)
     note_configuration(config_file)

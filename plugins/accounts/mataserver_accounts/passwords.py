@@ -16,11 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from argon2 import PasswordHasher
 
 T = TypeVar("T")
 
@@ -34,8 +33,15 @@ class Passwords:
     """Hashes and checks passwords."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
-        self._hasher = hasher or PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+        self._given = hasher
         self._threads = ThreadPoolExecutor(THREADS, "password")
+
+    @cached_property
+    def _hasher(self) -> PasswordHasher:
+        """What hashes. Its package is imported for the first password: most starts have none."""
+        from argon2 import PasswordHasher
+
+        return self._given or PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
     @cached_property
     def _dummy_hash(self) -> str:
@@ -44,7 +50,7 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Return the hash of a password."""
-        return await self._threaded(partial(self._hasher.hash, password))
+        return await self._threaded(lambda: self._hasher.hash(password))
 
     async def matches(self, password: str, known: str | None) -> bool:
         """Whether a password matches a hash; None, for an unknown user, takes as long: False."""
@@ -62,6 +68,8 @@ class Passwords:
         """Whether a text is a hash that ``matches`` can check."""
         if _is_sha256(known):
             return True
+        from argon2.exceptions import InvalidHashError
+
         try:
             self._hasher.check_needs_rehash(known)
         except InvalidHashError:
@@ -69,6 +77,8 @@ class Passwords:
         return True
 
     def _verify(self, password: str, known: str | None) -> bool:
+        from argon2.exceptions import InvalidHashError, VerificationError
+
         # Made by the first check and not by the start, which it would delay. Every check asks for
         # it, so that the first one takes longer for a user who exists, too.
         dummy = self._dummy_hash

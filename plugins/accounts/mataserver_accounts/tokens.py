@@ -6,7 +6,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-import jwt
 from msgspec import Struct
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ class Tokens:
 
     def make(self, user: str, generation: int) -> str:
         """Return a token for a user's id."""
+        import jwt
+
         now = self._clock()
         claims = {
             "sub": user,
@@ -67,6 +68,8 @@ class Tokens:
         return claims if claims is not None and claims.until > self._clock() else None
 
     def _verify(self, token: str) -> Claims | None:
+        import jwt  # for the first token: most servers start without one
+
         try:
             found = jwt.decode(
                 token, self._secret, [ALGORITHM], audience=AUDIENCE, options=_OPTIONS

@@ -71,7 +71,11 @@ class MatcherStatus:
         self.problem = _LOADING
 
     async def watch(self) -> None:
-        """Load the matchers, retrying while the default one fails, until cancelled."""
+        """Load the matchers, retrying while the default one fails, until cancelled.
+
+        Not before the server listens: it would wait for the process to be started.
+        """
+        await self._ctx.address()
         while not self.device:
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):

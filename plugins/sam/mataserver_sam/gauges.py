@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from prometheus_client.core import GaugeMetricFamily
+
+from mataserver_sam.machine import MachineUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ class Gauges:
     def __init__(self, loaded: Callable[[], bool]) -> None:
         self._loaded = loaded
         self._gpus: GpuMemory = []
-        psutil.cpu_percent()  # the first call only sets the reference
+        self._machine = MachineUse()
 
     def note(self, gpus: GpuMemory) -> None:
         """Keep a worker's report: index, allocated and reserved bytes of each GPU."""
@@ -43,7 +44,7 @@ class Gauges:
     def _families(self, gpus: GpuMemory | None) -> Iterable[Metric]:
         shares: Any = (None, None)
         if gpus is not None:
-            shares = (psutil.cpu_percent(), psutil.virtual_memory().percent)
+            shares = (self._machine.processors(), self._machine.memory())
         allocated = _family("gpu_memory_allocated_bytes", "GPU memory in use by tensors.", ["gpu"])
         reserved = _family("gpu_memory_reserved_bytes", "GPU memory that torch holds.", ["gpu"])
         for index, used, held in gpus or ():

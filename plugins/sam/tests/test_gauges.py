@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import psutil
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from mataserver_sam.gauges import Gauges
+from mataserver_sam.machine import MachineUse
 
 
 def lines(gauges):
@@ -49,3 +52,35 @@ def test_registering_asks_nobody():
         "sam3_cpu_usage_percent",
         "sam3_memory_usage_percent",
     }
+
+
+def ticks(folder, *times):
+    """Have the kernel tell these times of the processors."""
+    (folder / "stat").write_text(f"cpu  {' '.join(map(str, times))}\ncpu0 1 1 1 1\n")
+
+
+def test_the_use_of_processors_is_that_since_the_last_call(tmp_path):
+    """Work is what is neither idle nor waiting for a disk; guests are counted once."""
+    ticks(tmp_path, 100, 0, 0, 900, 0, 0, 0, 0, 50, 0)
+    machine = MachineUse(tmp_path)
+    ticks(tmp_path, 120, 5, 3, 950, 20, 1, 1, 0, 70, 0)
+    assert machine.processors() == 30.0
+    assert machine.processors() == 0.0
+    ticks(tmp_path, 220, 5, 3, 940, 20, 1, 1, 0, 70, 0)  # idle times may be set back
+    assert machine.processors() == 100.0
+
+
+def test_what_the_kernel_does_not_tell_is_left_out(tmp_path):
+    """No file, or none that can be understood, is no figure and no error."""
+    machine = MachineUse(tmp_path)
+    assert (machine.processors(), machine.memory()) == (None, None)
+    ticks(tmp_path, "many")
+    (tmp_path / "meminfo").write_text("MemTotal: 8 kB\n")
+    assert (machine.processors(), machine.memory()) == (None, None)
+    (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 6 kB\nHugePages_Total: 0\n")
+    assert machine.memory() == 25.0
+
+
+def test_memory_is_what_others_tell_too():
+    """The share is the one of psutil."""
+    assert MachineUse().memory() == pytest.approx(psutil.virtual_memory().percent, abs=3)
