@@ -103,7 +103,7 @@ class Outcome:
         photos = {verdict.photo.file: verdict.photo for verdict in self.verdicts}
         return {
             "model": model.name,
-            "views": [_camera(view, photos[view.file]) for view in model.views],
+            "views": [camera(view, photos[view.file]) for view in model.views],
         }
 
     def _cluster(self, at: int, model: Model, cloud: Cloud) -> dict[str, Any]:
@@ -122,14 +122,17 @@ class Outcome:
         }
 
 
-def _camera(view: View, photo: Photo) -> dict[str, Any]:
-    matrix = (view.matrix * (photo.original[0] / photo.width)).tolist()
+def camera(view: View, photo: Photo) -> dict[str, Any]:
+    """Return a placed photograph's camera, in pixels of the original."""
+    # The sides of the working copy are rounded, each by itself; the longer one is exact.
+    scale = np.divide(photo.original, (photo.width, photo.height))
+    exact = max(photo.original) / max(photo.width, photo.height)
     return {
         "image": photo.name,
         "width": photo.original[0],
         "height": photo.original[1],
-        "focal": matrix[0][0],
-        "centre": [matrix[0][2], matrix[1][2]],
+        "focal": float(view.matrix[0, 0] * exact),
+        "centre": (view.matrix[:2, 2] * scale).tolist(),
         "k1": view.distortion,
         "rotation": view.rotation.tolist(),
         "translation": view.translation.tolist(),

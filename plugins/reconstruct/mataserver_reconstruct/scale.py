@@ -14,6 +14,7 @@ import numpy as np
 
 from mataserver import BadRequest
 from mataserver_reconstruct.model import Scale
+from mataserver_reconstruct.native import pycolmap
 from mataserver_reconstruct.spec import NONE, parse_length
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ MIN_POSITIONS = 4
 MAX_ERROR = 0.10
 """The largest relative error of the scale (two standard errors); above it is refused."""
 
-_EARTH = 6_371_008.8  # metres, the mean radius
 _GPS_ERROR = 0.5  # metres: the least assumed error of positions, however well they agree
 _PAIRS = 2_000  # of cameras for the first estimate
 _OUTLYING = 2.5 * 1.4826  # times the median error, above which a position is an outlier
@@ -86,7 +86,9 @@ def _point_at(model: Model, photos: Sequence[Photo], mark: Mark) -> NDArray[np.f
     view = next((each for each in model.views if each.file == photo.file), None)
     if view is None:
         raise UnknownScaleError(f"{mark.image} has no place in it")
-    pixel = np.array([mark.x, mark.y]) * (photo.width / photo.original[0])
+    # COLMAP counts from a picture's corner: the centre of the pixel 0,0 is at 0.5,0.5.
+    scale = np.divide((photo.width, photo.height), photo.original)
+    pixel = (np.array([mark.x, mark.y]) + 0.5) * scale
     seen = np.flatnonzero(view.points >= 0)
     away = np.linalg.norm(view.keypoints[seen] - pixel, axis=1)
     order = np.argsort(away, kind="stable")[:_NEXT]
@@ -140,10 +142,13 @@ def _by_gps(model: Model, photos: Sequence[Photo]) -> Model:
 
 
 def _local_metres(places: Sequence[tuple[float, float, float] | None]) -> Plan:
-    """Return metres east and, as the imaginary part, north of the first position."""
-    angles = np.radians([place[:2] for place in places if place is not None])
-    off = (angles - angles[0] + np.pi) % (2 * np.pi) - np.pi  # also across the date line
-    return np.asarray(_EARTH * (off[:, 1] * np.cos(angles[0, 0]) + 1j * off[:, 0]), np.complex128)
+    """Return metres east and, as the imaginary part, north of the first position.
+
+    On the ellipsoid (WGS 84): on a sphere a walk to the north would be up to 0.6 % too long.
+    """
+    ground = np.array([(*place[:2], 0.0) for place in places if place is not None])
+    metres = pycolmap.GPSTransform().ellipsoid_to_enu(ground, *ground[0])
+    return np.asarray(metres[:, 0] + 1j * metres[:, 1], np.complex128)
 
 
 def fit_similarity(plan: Plan, ground: Plan) -> tuple[complex, float]:

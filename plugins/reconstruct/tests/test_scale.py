@@ -6,25 +6,37 @@ import json
 
 import numpy as np
 import planted_scene
+import pycolmap
 import pytest
 import rendered
 from PIL import Image
 
 from mataserver import BadRequest, InvalidParams
-from mataserver_reconstruct import scale
+from mataserver_reconstruct import outcome, scale
 from mataserver_reconstruct.exif import Exif
 from mataserver_reconstruct.model import Model, View
 from mataserver_reconstruct.photos import Photo
 from mataserver_reconstruct.spec import Length, Mark, Spec, parse_length, read
 
 LATITUDE, LONGITUDE = 52.5, 13.4
-METRE = 180 / np.pi / 6_371_008.8
 
 
 def place(metres, latitude=LATITUDE, longitude=LONGITUDE):
     """Return the latitude, longitude and altitude of a place, metres east and north."""
-    east = metres[0] * METRE / np.cos(np.radians(latitude))
-    return latitude + metres[1] * METRE, (longitude + east + 180) % 360 - 180, 30.0
+    here = [[metres[0], metres[1], 0.0]]
+    found = pycolmap.GPSTransform().enu_to_ellipsoid(here, latitude, longitude, 0.0)[0]
+    return float(found[0]), float(found[1]), 30.0
+
+
+def earth_centred(latitude, longitude):
+    """Return where a place is, in metres from the earth's centre (WGS 84)."""
+    wide, flat = 6_378_137.0, 1 / 298.257223563
+    north, east = np.radians([latitude, longitude])
+    squared = flat * (2 - flat)
+    normal = wide / np.sqrt(1 - squared * np.sin(north) ** 2)
+    across = normal * np.cos(north)
+    up = normal * (1 - squared) * np.sin(north)
+    return np.array([across * np.cos(east), across * np.sin(east), up])
 
 
 def photo(name, gps=None, **fields):
@@ -56,6 +68,22 @@ def walked(count, metres, seed):
     angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
     circle = np.c_[np.cos(angles), np.sin(angles), np.zeros(count)] * metres / 2
     return circle + rng.normal(0, metres / 50, (count, 3)) * [1, 1, 0.1]
+
+
+@pytest.mark.parametrize("latitude", [0.0, -33.9, 47.0, 78.2])
+@pytest.mark.parametrize("longitude", [-70.0, 179.9999])
+def test_metres_are_those_of_the_ellipsoid(latitude, longitude):
+    """Distances of positions are true to the millimetre, near the equator and the pole as well."""
+    places = [(latitude, longitude), (latitude + 0.001, longitude), (latitude, longitude + 0.002)]
+    wrapped = [(north, (east + 180) % 360 - 180, 30.0) for north, east in places]
+    photos = [photo(f"{at}.jpg", wrapped[at % 3]) for at in range(6)]
+    true = np.array([earth_centred(*each) for each in places])
+    legs = [float(np.linalg.norm(true[at] - true[0])) for at in (1, 2)]
+    plan = np.array([[0, 0, 0], [0, legs[0], 0], [legs[1], 0, 0]])
+    found, _ = scale.apply_scale(model(plan[[0, 1, 2, 0, 1, 2]] / 7), photos, "gps")
+    size = np.linalg.norm(found.centres[1:3] - found.centres[0], axis=1)
+    assert size == pytest.approx(legs, rel=1e-5)
+    assert found.centres[1, 1] - found.centres[0, 1] == pytest.approx(legs[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -288,3 +316,13 @@ def test_a_length_that_is_clicked_afterwards(scene, begin, tmp_path):
     assert not [step for step in again.steps if step.message.startswith("matches of")]
     found, true = camera_distances(out, scene)
     assert found == pytest.approx(true, rel=0.05)
+
+
+def test_cameras_are_told_in_pixels_of_the_originals():
+    """The shorter side of a working copy is rounded: that does not move the centre of the other."""
+    matrix = np.array([[1700.0, 0, 100], [0, 1700.0, 800], [0, 0, 1]])
+    empty = np.empty(0)
+    view = View("a.jpg", np.eye(3), np.zeros(3), matrix, 0.0, (200, 1600), empty, empty)
+    given = photo("a.jpg", width=200, height=1600, original=(1001, 8000))
+    told = outcome.camera(view, given)
+    assert (told["focal"], told["centre"]) == (8500.0, pytest.approx([500.5, 4000.0]))
