@@ -7,89 +7,23 @@ checkpoint of a type uses is refused rather than guessed at.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError
 from mataserver_onnx.preparation import Geometry, Preparation, fixed_size, stretched, table
+from mataserver_onnx.processor_types import PROCESSORS, shortest, square
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mataserver_onnx.processor_types import ProcessorType
+
     Size = tuple[int, int]
     Plan = Callable[[int, int], Geometry]
 
-_BILINEAR, _BICUBIC = 2, 3
-_HALF = (0.5, 0.5, 0.5)
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _SMALL = 384
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessorType:
-    """The defaults of one processor, and its method of finding the size (``resizing``)."""
-
-    resizing: str
-    size: Mapping[str, int]
-    mean: tuple[float, ...] = _HALF
-    std: tuple[float, ...] = _HALF
-    resample: int = _BICUBIC
-    crop: Mapping[str, int] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _square(side: int) -> dict[str, int]:
-    return {"height": side, "width": side}
-
-
-def _shortest(side: int) -> dict[str, int]:
-    return {"shortest_edge": side}
-
-
-_DETR = ProcessorType("edges", {"shortest_edge": 800, "longest_edge": 1333}, *_IMAGENET, _BILINEAR)
-_MOBILE = ProcessorType("plain", _shortest(256), resample=_BILINEAR, crop=_square(224))
-
-PROCESSORS: dict[str, ProcessorType] = {
-    "BeitImageProcessor": ProcessorType("plain", _square(224)),
-    "BitImageProcessor": ProcessorType("plain", _shortest(224), *_CLIP, crop=_square(224)),
-    "CLIPImageProcessor": ProcessorType("plain", _shortest(224), *_CLIP, crop=_square(224)),
-    "ConditionalDetrImageProcessor": _DETR,
-    "ConvNextImageProcessor": ProcessorType("convnext", _shortest(384), extra={"crop_pct": 0.875}),
-    "DPTImageProcessor": ProcessorType(
-        "multiple", _square(384), extra={"keep_aspect_ratio": False, "ensure_multiple_of": 1}
-    ),
-    "DeformableDetrImageProcessor": _DETR,
-    "DeiTImageProcessor": ProcessorType("plain", _square(256), crop=_square(224)),
-    "DetrImageProcessor": _DETR,
-    "EfficientNetImageProcessor": ProcessorType(
-        "plain", _square(346), extra={"rescale_offset": False, "include_top": True}
-    ),
-    "GLPNImageProcessor": ProcessorType(
-        "divisor", {}, resample=_BILINEAR, extra={"size_divisor": 32, "do_normalize": False}
-    ),
-    "LevitImageProcessor": ProcessorType("levit", _shortest(224), *_IMAGENET, crop=_square(224)),
-    "MobileNetV1ImageProcessor": _MOBILE,
-    "MobileNetV2ImageProcessor": _MOBILE,
-    "MobileViTImageProcessor": ProcessorType(
-        "plain",
-        _shortest(224),
-        crop=_square(256),
-        extra={"do_normalize": False, "do_flip_channel_order": True},
-    ),
-    "PoolFormerImageProcessor": ProcessorType(
-        "poolformer", _shortest(224), *_IMAGENET, crop=_square(224), extra={"crop_pct": 0.9}
-    ),
-    "PvtImageProcessor": ProcessorType("plain", _square(224), *_IMAGENET),
-    "RTDetrImageProcessor": ProcessorType(
-        "edges", _square(640), *_IMAGENET, _BILINEAR, extra={"do_normalize": False}
-    ),
-    "SegformerImageProcessor": ProcessorType("plain", _square(512), *_IMAGENET, _BILINEAR),
-    "SiglipImageProcessor": ProcessorType("plain", _square(224)),
-    "ViTImageProcessor": ProcessorType("plain", _square(224), resample=_BILINEAR),
-    "YolosImageProcessor": ProcessorType("yolos", _DETR.size, *_IMAGENET, _BILINEAR),
-}
-"""The supported image processors, by ``image_processor_type``."""
+_SPECIAL = frozenset[str]().union(*(each.extra for each in PROCESSORS.values())) - {"do_normalize"}
+"""Settings that some processors alone have. Configurations keep those of a former processor."""
 
 
 def type_of(settings: Mapping[str, Any]) -> str:
@@ -114,7 +48,9 @@ def read(settings: Mapping[str, Any], stretch: Size | None = None) -> Preparatio
             "known here: state input_size, mean and std under plugins.onnx.models"
         )
     try:
-        plan = _ProcessorSettings(kind, {**kind.extra, **settings})
+        others = kind.ignored | (_SPECIAL - kind.extra.keys())
+        own = {key: value for key, value in settings.items() if key not in others}
+        plan = _ProcessorSettings(kind, {**kind.extra, **own})
         return plan.preparation(stretch)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise MataError("the settings of the model's image processor cannot be used") from error
@@ -129,9 +65,10 @@ class _ProcessorSettings:
         if given.get("pad_size") or (given.get("do_pad") and kind.resizing == "multiple"):
             raise MataError("the model's preprocessor pads images in an unknown way")
         size = given.get("size")
-        self._size = _sides(kind.size if size is None else size, kind.size, given.get("max_size"))
+        number = kind.number or kind.size
+        self._size = _sides(kind.size if size is None else size, number, given.get("max_size"))
         crop = given.get("crop_size")
-        self._crop = _sides(kind.crop if crop is None else crop, _square(1))
+        self._crop = _sides(kind.crop if crop is None else crop, square(1))
 
     def preparation(self, stretch: Size | None) -> Preparation:
         """Build the preparation."""
@@ -233,6 +170,8 @@ class _ProcessorSettings:
         return height // step * step, width // step * step
 
     def _convnext(self) -> Plan:
+        if self._settings.get("do_center_crop"):
+            raise MataError("the model's preprocessor crops images in an unknown way")
         side = self._size["shortest_edge"]
         if side >= _SMALL:
             return stretched((side, side))
@@ -246,8 +185,10 @@ def _sides(given: Any, usual: Mapping[str, int], longest: int | None = None) -> 
         return {}
     if isinstance(given, int):
         if "shortest_edge" not in usual:
-            return _square(given)
-        return _shortest(given) | ({"longest_edge": longest} if longest else {})
+            return square(given)
+        if "longest_edge" in usual:
+            return shortest(given) | {"longest_edge": int(longest or usual["longest_edge"])}
+        return shortest(given)
     return {name: int(side) for name, side in dict(given).items() if side}
 
 

@@ -42,6 +42,20 @@ CASES = [
     ("ViTImageProcessor", {"do_normalize": False, "size": 64}),
     ("ViTImageProcessor", {"do_rescale": False, "resample": 3}),
     ("YolosImageProcessor", {"size": {"shortest_edge": 64, "longest_edge": 96}}),
+    # What a bare number means, and what is left over from another processor.
+    ("DetrImageProcessor", {"size": 500}),
+    ("YolosImageProcessor", {"size": 70}),
+    ("SiglipImageProcessor", {"size": 40}),
+    ("CLIPImageProcessor", {"size": 48, "max_size": 64}),
+    ("MobileViTImageProcessor", {"do_normalize": True}),
+    *(
+        (name, {"do_center_crop": True, "crop_size": 64, "include_top": True})
+        for name in (
+            *("DPTImageProcessor", "DetrImageProcessor", "GLPNImageProcessor"),
+            *("RTDetrImageProcessor", "SegformerImageProcessor", "YolosImageProcessor"),
+        )
+    ),
+    ("ViTImageProcessor", {"do_flip_channel_order": True, "rescale_offset": True}),
 ]
 
 
@@ -80,6 +94,7 @@ def test_equals_transformers(name, settings, images, tmp_path):
         ({"image_processor_type": "SamImageProcessor"}, "SamImageProcessor, which is not known"),
         ({}, "names no processor"),
         ({"image_processor_type": "DetrImageProcessor", "pad_size": {"height": 9}}, "pads"),
+        ({"image_processor_type": "ConvNextImageProcessor", "do_center_crop": True}, "crops"),
         ({"image_processor_type": "ViTImageProcessor", "size": "large"}, "cannot be used"),
         ({"image_processor_type": "ViTImageProcessor", "size": {"height": 9}}, "cannot be used"),
         ({"image_processor_type": "ViTImageProcessor", "image_std": [0, "a"]}, "cannot be used"),
