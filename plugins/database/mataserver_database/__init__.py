@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
 from mataserver_database.finishing import finish, finished
+from mataserver_database.held_folders import boot, hold, is_left
+from mataserver_database.lease_watch import LeaseWatch
 from mataserver_database.options import Settings
 from mataserver_database.schema import NewerSchemaError, Schema
 
@@ -41,6 +43,7 @@ __all__ = [
     "Cursors",
     "Database",
     "Full",
+    "LeaseWatch",
     "NewerSchemaError",
     "Page",
     "Rows",
@@ -48,10 +51,13 @@ __all__ = [
     "Settings",
     "Sorting",
     "Unfit",
+    "boot",
     "by_code_point",
     "cursor_of",
     "finish",
     "finished",
+    "hold",
+    "is_left",
     "page_of",
 ]
 

@@ -10,22 +10,18 @@ import shutil
 import time
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mataserver import Conflict, MataError, OutOfMemory
+from mataserver_database import boot, hold, is_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _CHUNK = 1 << 20
 KEEP_SECONDS = 86_400.0
-"""How long an unfinished upload, and a file that no version has, is kept: also the folder of a
-request to another machine, whose locks need not be seen here, and whose clock may differ."""
-UNHELD_SECONDS = 60.0
-"""How old the folder of a request to this machine must be that no server holds: one that was killed
-left it. A server locks its own only once it is there."""
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""How long an unfinished upload in chunks, and a file that no version has, is kept."""
 
 
 class WrongOffset(Conflict):
@@ -56,10 +52,8 @@ class FileStore:
         """Give an empty folder for an upload; it is removed in the end."""
         made = self._root / "uploads" / f"{boot()}.{uuid.uuid4()}"
         made.mkdir(parents=True, mode=0o700)
-        held = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held = hold(made)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield made
         finally:
             os.close(held)
@@ -119,36 +113,10 @@ class FileStore:
                     path.unlink()
         for path in self._root.glob("uploads/*"):
             with contextlib.suppress(FileNotFoundError):
-                age = time.time() - path.stat().st_mtime
-                if age > KEEP_SECONDS or (age > UNHELD_SECONDS and _is_left(path)):
+                if is_left(path, path.name.partition(".")[0]):
                     shutil.rmtree(path, ignore_errors=True)
 
     def _check_space(self, folder: Path, more: int) -> None:
         taken = sum(path.stat().st_size for path in folder.iterdir())
         if taken + more > self._unfinished:
             raise OutOfMemory("Unfinished uploads use all of their space: finish one or wait")
-
-
-def boot() -> str:
-    """Return the id of this machine's boot: that of all processes which see each other's locks."""
-    return _BOOT.read_text(encoding="ascii").strip()
-
-
-def _is_left(folder: Path) -> bool:
-    """Whether a server of this machine made the folder of a request, and none has it any more."""
-    return folder.name.startswith(f"{boot()}.") and not _is_held(folder)
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a server has the folder of a request; true where nothing tells."""
-    try:
-        looked_at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(looked_at, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(looked_at)
-    return False

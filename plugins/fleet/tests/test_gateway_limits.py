@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import types
 import uuid
 
@@ -160,3 +161,26 @@ async def test_gateways_that_write_the_same_counts_at_once(postgres, tmp_path, c
     assert not there.usage.take()
     for database in databases:
         await database.close()
+
+
+@pytest.mark.parametrize("days", [1, -1])
+async def test_gateways_whose_clocks_differ(postgres, tmp_path, days):
+    """Each counts the other as long as it lives: each lets half of a rate pass."""
+    url = await new_database(postgres, f"test_{uuid.uuid4().hex}")
+    database, now = Database(tmp_path, url), itertools.count(1e9)
+    await database.migrate(SCHEMA)
+    clocks = (lambda: next(now)), (lambda: next(now) + days * 86_400)
+    counts = [], []
+    for clock, count in zip(clocks, counts, strict=True):
+        limits = types.SimpleNamespace(settle=lambda *given, count=count: count.append(given[-1]))
+        gateway = types.SimpleNamespace(usage=Usage(), limits=limits)
+        accounts = Accounting(Store(database, clock), gateway, 1.0)
+        await accounts.settle()
+        count.append(accounts)
+    for count in (*counts, *counts):
+        await count[1].settle()
+    assert [[each for each in count if isinstance(each, int)] for count in counts] == [
+        [1, 2, 2],
+        [2, 2, 2],
+    ]
+    await database.close()

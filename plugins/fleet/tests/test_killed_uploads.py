@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 
-from mataserver_fleet.files import KEEP_SECONDS, FileStore, boot
+from mataserver_database import boot
+from mataserver_database.held_folders import UNKNOWN_SECONDS
+from mataserver_fleet.files import FileStore
 
 
 def aged(folder):
@@ -23,9 +25,10 @@ def test_it_goes_with_the_next_look(tmp_path):
     aged(left)
     with files.upload_folder() as filling:
         (filling / "0").write_bytes(b"arrives slowly")
-        aged(filling)
-        files.clean_up(set())
-        assert list((tmp_path / "uploads").iterdir()) == [filling]
+        for age in (300, 86_400 * 2, -86_400):  # the last two: the clock was set meanwhile
+            os.utime(filling, (time.time() - age,) * 2)
+            files.clean_up(set())
+            assert list((tmp_path / "uploads").iterdir()) == [filling]
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
@@ -37,6 +40,6 @@ def test_that_of_another_machine_stays_for_a_day(tmp_path):
     aged(filling)
     files.clean_up(set())
     assert filling.exists()
-    os.utime(filling, (time.time() - KEEP_SECONDS - 60,) * 2)
+    os.utime(filling, (time.time() - UNKNOWN_SECONDS - 60,) * 2)
     files.clean_up(set())
     assert not filling.exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
+import pytest
 import sqlalchemy as sa
 from aiohttp import web
 from onnx_files import adding
@@ -444,17 +446,23 @@ async def test_two_servers(serve, fleets, url, tmp_path):
         assert len(fleet.tritons[0].pushes) == 1
 
 
-async def test_the_lease(url, tmp_path):
-    """One server holds it; another takes it when it was not renewed, or was given up."""
-    database, now = Database(tmp_path, url), [1000.0]
+@pytest.mark.parametrize("step", [0.1, -86_400.0])
+async def test_the_lease(url, tmp_path, step):
+    """One server holds it; another takes it when it was not renewed, or was given up.
+
+    That is so whatever the clock of the day does, which changes by ``step`` at each look.
+    """
+    days, now = itertools.count(1e9, step), [1000.0]
+    database = Database(tmp_path, url)
     await database.migrate(SCHEMA)
-    store = Store(database, lambda: now[0])
-    first, second = LeaderLease(store), LeaderLease(store)
+    store = Store(database, lambda: next(days))
+    first, second = (LeaderLease(store, lambda: now[0]) for _ in range(2))
     try:
         assert await first.acquire()
         assert not await second.acquire()
         now[0] += LEASE_SECONDS - 0.1
         assert await first.acquire()
+        assert not await second.acquire()
         now[0] += LEASE_SECONDS - 0.1
         assert not await second.acquire()
         now[0] += 0.2

@@ -1,14 +1,15 @@
 """What runners ask of the queue: claims that are counted, leases, and how an attempt ended.
 
 A server claims a job in one statement and renews its lease by a timer, not by the job's events: a
-step may be silent for long. A lease that was not renewed is over: another server, or the same one
-after a restart, claims the job anew. Every update names the claim that it was made under, so that
+step may be silent for long. A lease that another server, or the same one after a restart, sees
+stand still for as long as it lasts is lost: whatever the clocks of the two say, which may differ or
+be set. The job is claimed anew. Every update names the claim that it was made under, so that
 a server that was taken for dead and lives changes nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -27,6 +28,20 @@ MAX_DEATHS = 3
 MAX_LOSSES = 20
 """Leases lost with the server or its machine after which it fails."""
 STAGE_LENGTH = 64
+
+
+class Lease(NamedTuple):
+    """The lease of a job that runs. ``until`` is another value after each renewal."""
+
+    job: str
+    claim: int
+    until: float | None
+    holder: str | None
+
+    def unchanged(self) -> Any:
+        """Return what is true of the job's row while the lease is what it was."""
+        same = (JOBS.c.claim == self.claim, JOBS.c.lease_until.is_not_distinct_from(self.until))
+        return sa.and_(JOBS.c.id == self.job, JOBS.c.state == "running", *same)
 
 
 class Leases(Queue):
@@ -129,32 +144,32 @@ class Leases(Queue):
         values = {**QUEUED_AGAIN, "message": "Interrupted by a restart of the server."}
         return await self._update(record, values)
 
-    async def recover(self, dead: Sequence[str] = (), held: Sequence[str] = ()) -> int:
-        """Queue the jobs again whose lease is over, or whose holder is ``dead``; return how many.
+    async def leases(self) -> list[Lease]:
+        """Return the lease of every job that runs."""
+        columns = (JOBS.c.id, JOBS.c.claim, JOBS.c.lease_until, JOBS.c.holder)
+        query = sa.select(*columns).where(JOBS.c.state == "running")
+        async with self._database.read() as connection:
+            return [Lease(*row) for row in await connection.execute(query)]
 
-        A lease that ends later than any can is over too: the clock was set back. The jobs ``held``,
-        by their ids, are left alone: who asks still works on them.
+    async def recover(self, lost: Sequence[Lease]) -> int:
+        """Queue the jobs of lost leases again; return how many.
+
+        One that was renewed since it was read is not lost, and left alone.
         """
-        now = self._clock()
-        lost = sa.and_(
-            JOBS.c.state == "running",
-            JOBS.c.id.not_in(held),
-            sa.or_(
-                JOBS.c.lease_until < now,
-                JOBS.c.lease_until > now + 2 * LEASE_SECONDS,
-                JOBS.c.holder.in_(dead),
-            ),
-        )
         often = JOBS.c.losses + 1 >= MAX_LOSSES
         error = f"Its server was lost {MAX_LOSSES} times."
+        failed = self._end("failed", error) | {"error": error, "losses": MAX_LOSSES}
+        again = {**QUEUED_AGAIN, "losses": JOBS.c.losses + 1}
+        again["message"] = "Its server was lost; it begins again."
+        ended: list[Any] = []
+        count = 0
         async with self._database.begin() as connection:
-            failed = self._end("failed", error) | {"error": error, "losses": MAX_LOSSES}
-            over = sa.update(JOBS).where(lost, often).values(**failed).returning(*JOBS.c)
-            rows = (await connection.execute(over)).mappings().all()
-            again = {**QUEUED_AGAIN, "losses": JOBS.c.losses + 1}
-            again["message"] = "Its server was lost; it begins again."
-            update = sa.update(JOBS).where(lost).values(**again)
-            count = len(rows) + (await connection.execute(update)).rowcount
-            if count:
-                await self._changed(connection, rows)
-        return int(count)
+            for lease in lost:
+                unchanged = lease.unchanged()
+                over = sa.update(JOBS).where(unchanged, often).values(**failed).returning(*JOBS.c)
+                ended += (await connection.execute(over)).mappings().all()
+                update = sa.update(JOBS).where(unchanged).values(**again)
+                count += (await connection.execute(update)).rowcount
+            if count or ended:
+                await self._changed(connection, ended)
+        return count + len(ended)

@@ -6,35 +6,31 @@ import os
 import socket
 from pathlib import Path
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+from mataserver_database import boot
+
+_PIDS = Path("/proc/self/ns/pid")
 
 
 def current() -> str:
-    """Return the name of this process: host, boot, process id and when it started."""
-    return f"{_machine()}:{os.getpid()}:{_started(os.getpid())}"
+    """Return the name of this process: host, where its id counts, the id, and when it started."""
+    return f"{socket.gethostname()}:{_namespace()}:{os.getpid()}:{_started(os.getpid())}"
 
 
 def is_dead(holder: str) -> bool:
-    """Whether a holder is known to be gone: of this machine, and its process is not there.
+    """Whether a holder is known to be gone: its id would be seen here, and is not.
 
-    Nothing is known of other machines' processes; their leases decide.
+    Nothing is known of processes of other machines, of containers beside this one, or of before
+    this boot: machines and containers may have one name, as images give them. Their leases decide.
     """
-    machine, _, process = holder.rpartition(":")[0].rpartition(":")
-    if machine.partition(":")[0] != socket.gethostname():
+    _, namespace, process, started = ["", "", "", "", *holder.split(":")][-4:]
+    if namespace != _namespace():
         return False
-    if machine != _machine():
-        return True  # the machine has rebooted since
-    started = holder.rpartition(":")[2]
     return not process.isdigit() or _started(int(process)) != started
 
 
-def boot() -> str:
-    """Return the id of this machine's boot: that of all processes which see each other's locks."""
-    return _BOOT.read_text(encoding="ascii").strip()
-
-
-def _machine() -> str:
-    return f"{socket.gethostname()}:{boot()}"
+def _namespace() -> str:
+    """Return which processes see each other's ids: those of one boot, and of one PID namespace."""
+    return f"{boot()}.{_PIDS.stat().st_ino}"
 
 
 def _started(pid: int) -> str:

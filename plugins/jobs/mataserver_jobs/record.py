@@ -31,7 +31,8 @@ class Record(Struct, frozen=True, kw_only=True):
     cancel:          whether it is to stop.
     holder, claim:   which server runs it, and the number of the claim: an update by an older one
                      changes nothing.
-    lease_until:     when the holder is taken for dead, in Unix seconds.
+    lease_until:     another value after each renewal of the lease: the holder's clock and the
+                     seconds that the lease lasts.
     bytes_used:      what its folder takes on the disk.
     """
 

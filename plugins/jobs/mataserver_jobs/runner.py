@@ -13,9 +13,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError, OutOfMemory
-from mataserver_database import Page
+from mataserver_database import LeaseWatch
 from mataserver_jobs import process_identity
 from mataserver_jobs.attempt import RENEW_SECONDS
+from mataserver_jobs.leases import LEASE_SECONDS
 from mataserver_jobs.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class LocalRunner:
         self._has_room = has_room
         self._reserve = reserve
         self._holder = process_identity.current()
+        self._lease_watch = LeaseWatch(LEASE_SECONDS)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -104,12 +106,18 @@ class LocalRunner:
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def _recover(self) -> None:
-        running = (await self._store.find(states=["running"], page=Page(1000))).jobs
-        dead = {
-            each.holder for each in running if each.holder and process_identity.is_dead(each.holder)
+        leases = {
+            lease.job: lease
+            for lease in await self._store.leases()
+            if lease.job not in self._running  # those are worked on, also where none was renewed
         }
-        count = await self._store.recover(sorted(dead), held=list(self._running))
-        if count:
+        over = self._lease_watch.expired({job: lease[:3] for job, lease in leases.items()})
+        lost = [
+            lease
+            for job, lease in leases.items()
+            if job in over or (lease.holder and process_identity.is_dead(lease.holder))
+        ]
+        if lost and (count := await self._store.recover(lost)):
             log.warning("%d jobs of lost servers are queued again", count)
 
     async def _claim(self) -> None:

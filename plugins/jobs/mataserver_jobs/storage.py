@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mataserver import NotFound, OutOfMemory
-from mataserver_jobs import process_identity
+from mataserver_database import boot, hold, is_left
 from mataserver_jobs.record import is_id
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ORPHAN_SECONDS = 86_400.0
-"""How old a folder must be that is of no job, where no locks tell whether a draft has it: also one
-of another machine, whose locks need not be seen here, and whose clock may differ."""
-UNHELD_SECONDS = 60.0
-"""How old one of this machine must be that no draft holds: a server that was killed left it. A
-draft locks its own only once it is there."""
 _MADE_BY = ".boot"
 """The file of a job's folder that names the boot of the machine which made it."""
 
@@ -59,15 +50,12 @@ class Storage:
         self.check_room()
         made = self.folder(job) / "input"
         made.mkdir(parents=True)
-        (self.folder(job) / _MADE_BY).write_text(process_identity.boot(), encoding="ascii")
+        (self.folder(job) / _MADE_BY).write_text(boot(), encoding="ascii")
         return made
 
     def hold(self, job: str) -> int:
         """Lock the folder of a draft, until the descriptor is closed or the process ends."""
-        held = os.open(self.folder(job), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return held
+        return hold(self.folder(job))
 
     def has_room(self) -> bool:
         """Whether the disk has as much room as another job asks for."""
@@ -118,34 +106,17 @@ class Storage:
         """Return the folders that no draft holds, which may be of removed jobs."""
         if not self._root.is_dir():
             return []
-        now, found = time.time(), []
+        found = []
         for path in self._root.iterdir():
             with contextlib.suppress(FileNotFoundError):  # it is being removed
-                age = now - path.stat().st_mtime if is_id(path.name) else 0.0
-                if age > ORPHAN_SECONDS or (age > UNHELD_SECONDS and _is_left(path)):
+                if is_id(path.name) and is_left(path, _made_by(path)):
                     found.append(path.name)
         return found
 
 
-def _is_left(folder: Path) -> bool:
-    """Whether a server of this machine made a folder, and no draft has it any more."""
+def _made_by(folder: Path) -> str:
+    """Return the boot that a folder was made in; empty where nothing tells."""
     try:
-        made_by = (folder / _MADE_BY).read_text(encoding="ascii")
+        return (folder / _MADE_BY).read_text(encoding="ascii")
     except (OSError, ValueError):
-        return False
-    return made_by == process_identity.boot() and not _is_held(folder)
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a draft has a folder; true where nothing tells."""
-    try:
-        looked_at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(looked_at, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(looked_at)
-    return False
+        return ""

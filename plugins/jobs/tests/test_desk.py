@@ -9,9 +9,10 @@ import time
 import msgspec
 import pytest
 
+from mataserver_database.held_folders import UNKNOWN_SECONDS
 from mataserver_jobs.desk import Desk
 from mataserver_jobs.kinds import JobKind
-from mataserver_jobs.storage import ORPHAN_SECONDS, Storage
+from mataserver_jobs.storage import Storage
 
 
 class Nothing(msgspec.Struct):
@@ -84,8 +85,11 @@ async def test_what_a_killed_server_left_of_an_upload_is_removed(desk):
         uploading = aged(draft.input.parent)
         record = await submitted(desk)
         aged(desk.storage.folder(record.id))
-        await desk.sweep()
-        assert {path.name for path in desk.storage.root.iterdir()} == {uploading.name, record.id}
+        for age in (300, 86_400 * 2, -86_400):  # the last two: the clock was set meanwhile
+            os.utime(uploading, (time.time() - age,) * 2)
+            await desk.sweep()
+            found = {path.name for path in desk.storage.root.iterdir()}
+            assert found == {uploading.name, record.id}
     assert [path.name for path in desk.storage.root.iterdir()] == [record.id]
 
 
@@ -96,6 +100,6 @@ async def test_what_another_machine_receives_stays_for_a_day(desk):
     aged(folder)
     await desk.sweep()
     assert folder.exists()
-    os.utime(folder, (time.time() - ORPHAN_SECONDS - 60,) * 2)
+    os.utime(folder, (time.time() - UNKNOWN_SECONDS - 60,) * 2)
     await desk.sweep()
     assert not folder.exists()

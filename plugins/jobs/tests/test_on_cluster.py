@@ -195,7 +195,7 @@ async def test_what_a_lost_claim_made_is_no_result(
     async def late(returned_files, message, process):
         await take(returned_files, message, process)
         if not lost.is_set():  # its lease is over, and the job is another server's
-            await queue.recover(dead=[(await queue.get(job.id)).holder])
+            await queue.recover(await queue.leases())
             assert await queue.claim("another", ["echo"]) is not None
             lost.set()
 

@@ -259,9 +259,9 @@ async def test_every_end_is_told_once(store, kept, clock):
     await store.died(job, "killed")
     await claimed_update()
     for _ in range(MAX_LOSSES - 1):
-        await store.recover(["server"])
+        await store.recover(await store.leases())
         await store.claim("server", ["infer"])
-    await store.recover(["server"])
+    await store.recover(await store.leases())
     told = []
     while (delivery := await kept.claim()) is not None:
         told.append(json.loads(delivery.body)["type"])

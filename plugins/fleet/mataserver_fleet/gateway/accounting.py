@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from mataserver import Unavailable
-from mataserver_database import by_code_point, finish
+from mataserver_database import LeaseWatch, by_code_point, finish
 from mataserver_fleet.gateway.usage import DAY
 from mataserver_fleet.tables import FACTS, USAGE
 
@@ -44,6 +44,7 @@ class Accounting:
         self._gateway = gateway
         self._interval = interval
         self._name = _NAME + secrets.token_hex(12)
+        self._watch = LeaseWatch(ALIVE_SECONDS)
         self._is_only_gateway = store.database.dialect == "sqlite"
         self._has_settled = False
         self._lock = asyncio.Lock()
@@ -116,12 +117,12 @@ class Accounting:
         own = sa.update(FACTS).where(FACTS.c.name == self._name).values(**values)
         if not (await connection.execute(own)).rowcount:
             await connection.execute(sa.insert(FACTS).values(name=self._name, **values))
-            gone = sa.delete(FACTS).where(FACTS.c.name.startswith(_NAME), FACTS.c.until < now)
-            await connection.execute(gone)
-        living = sa.select(sa.func.count()).where(
-            FACTS.c.name.startswith(_NAME), FACTS.c.until > now
-        )
-        return int(await connection.scalar(living) or 1)
+        beats = sa.select(FACTS.c.name, FACTS.c.until).where(FACTS.c.name.startswith(_NAME))
+        found: dict[str, float] = {row.name: row.until for row in await connection.execute(beats)}
+        gone = self._watch.expired(found) - {self._name}
+        if gone:
+            await connection.execute(sa.delete(FACTS).where(FACTS.c.name.in_(gone)))
+        return len(found.keys() - gone)
 
     async def _unregister(self) -> None:
         async with self._store.database.begin() as connection:
