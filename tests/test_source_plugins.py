@@ -1,110 +1,24 @@
-"""Sources of third parties: models from a file share, and sources that fail, hang or misbehave."""
+"""A third party's source: models from a file share, which are checked by their checksums."""
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import hashlib
 import importlib.metadata
 import itertools
 import json
-import os
 import re
 import textwrap
 
-import aiohttp
 import pytest
 
-from api_answers import until
 from conftest import picture
 from markdown_pages import read
-from mataserver.testing import FAKE, serving
+from mataserver.sources import PulledModels
+from source_rig import Asking, kept
 
 _NUMBERS = itertools.count()
 CONFIG = json.dumps({"model_type": "fake"}).encode()
-ODD = """
-import os, signal, sys, time
-from pathlib import Path
-from mataserver import BadRequest, SourceSpec, Unavailable, hookimpl
-
-
-def store(ctx):
-    (ctx.folder / "config.json").write_text('{"model_type": "fake"}')
-
-
-def fetch(ctx):
-    globals()["do_" + ctx.reference](ctx)
-    store(ctx)
-
-
-def do_refused(ctx):
-    store(ctx)
-    raise BadRequest("the registry has no such model")
-
-
-def do_raised(ctx):
-    store(ctx)
-    raise RuntimeError("token=secret")
-
-
-def do_exited(ctx):
-    sys.exit("secret")
-
-
-def do_killed(ctx):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def do_away(ctx):
-    raise ConnectionRefusedError(111, "Connection refused")
-
-
-def do_hang(ctx):
-    store(ctx)
-    (ctx.folder / "pid").write_text(str(os.getpid()))
-    time.sleep(600)
-
-
-def do_full(ctx):
-    with open("/dev/full", "wb") as file:
-        file.write(b"x")
-
-
-def do_huge(ctx):
-    ctx.expect(10**18)
-
-
-def do_link(ctx):
-    (ctx.folder / "weights").symlink_to("/etc/hostname")
-
-
-def do_hard(ctx):
-    os.link(os.environ["OUTSIDE"], ctx.folder / "weights")
-
-
-def do_pipe(ctx):
-    os.mkfifo(ctx.folder / "weights")
-
-
-def do_shouts(ctx):
-    print("not a message")
-    os.write(1, b"not a message")
-
-
-def nothing(ctx):
-    if ctx.reference != "nothing":
-        return ctx.reference
-    return None
-
-
-@hookimpl
-def sources():
-    return [
-        SourceSpec(name="odd", fetch=fetch, pattern="[a-z]+", stall_timeout=1.5,
-                   inherit=("OUTSIDE",)),
-        SourceSpec(name="empty", fetch=nothing),
-        SourceSpec(name="needy", fetch=fetch, requires=("no_such_module",), packages=("no-such",)),
-    ]
-"""
 
 
 @pytest.fixture
@@ -129,7 +43,7 @@ def share(tmp_path, plugin):
     (example,) = (each for each in blocks if "SourceSpec(" in each)
     folder = tmp_path / "share"
     offer(folder, config=CONFIG, weights=b"1" * 300_000)
-    return plugin(example, "share"), folder
+    return plugin(example + READING, "share"), folder
 
 
 def offer(folder, **files):
@@ -146,58 +60,36 @@ def offer(folder, **files):
     (model / "SHA256SUMS").write_text("".join(sums))
 
 
+READING = """
+
+from mataserver import Backend, Classification, ClassifyResult
+
+
+class Reading:
+    def __init__(self, path):
+        self.path = path
+
+    def predict(self, images, params):
+        label = (self.path / "parts" / "model.safetensors").read_bytes()[:1].decode()
+        return [ClassifyResult(classifications=[Classification(label, 1.0)]) for _ in images]
+
+
+def load(spec, ctx):
+    return Reading(spec.path)
+
+
+@hookimpl
+def backends():
+    return [Backend(name="reading", task="classify", source="local", load=load,
+                    accepts=lambda files: True)]
+"""
 HARBOUR = "share:detectors/harbour"
-
-
-class Asked:
-    """Requests of one server."""
-
-    def __init__(self, server, http):
-        self.server, self.http = server, http
-
-    async def pull(self, model, task="detect"):
-        """Pull; return status, and the detail or status of the answer."""
-        body = {"model": model, "task": task}
-        async with self.http.post("/v1/models/pull", json=body) as answer:
-            said = await answer.json()
-            return answer.status, said.get("detail") or said["status"]
-
-    async def json(self, path, method="GET"):
-        async with self.http.request(method, path) as answer:
-            return await answer.json()
-
-    async def infer(self, model):
-        headers = {"Content-Type": "image/png"}
-        async with self.http.post(
-            "/v1/infer", params={"model": model}, data=picture(), headers=headers
-        ) as answer:
-            return answer.status
 
 
 @pytest.fixture
 def ask(tmp_path):
     """Return a context with a server of some plugins."""
-
-    class Context:
-        def __init__(self, *points, **settings):
-            self._server = serving(tmp_path / "data", entry_points=[FAKE, *points], **settings)
-
-        async def __aenter__(self):
-            server = await self._server.__aenter__()
-            self._http = aiohttp.ClientSession(server.url, headers=server.headers)
-            return Asked(server, self._http)
-
-        async def __aexit__(self, *exc):
-            await self._http.close()
-            await self._server.__aexit__(*exc)
-
-    return Context
-
-
-def kept(tmp_path):
-    """Return the files of pulled models, without the lock."""
-    root = tmp_path / "data" / "pulled"
-    return sorted(each.name for each in root.glob("*/*/**/*") if not each.is_dir())
+    return functools.partial(Asking, tmp_path)
 
 
 async def test_a_model_comes_from_a_share(share, ask, tmp_path):
@@ -237,6 +129,40 @@ async def test_a_changed_model_replaces_the_former(share, ask, tmp_path):
     assert kept(tmp_path).count("config.json") == 2
 
 
+async def test_a_model_reads_its_files(share, ask):
+    """Its worker, which sees no other folder of the server, reads those of the newest version."""
+    point, folder = share
+    settings = {"plugins": {"share": {"folder": str(folder)}}}
+    async with ask(point, **settings) as asked:
+        for weights in (b"1", b"2"):
+            offer(folder, config=CONFIG, weights=weights)
+            assert await asked.pull(HARBOUR, "classify") == (202, "pulled")
+            headers = {"Content-Type": "image/png"}
+            async with asked.http.post(
+                "/v1/infer", params={"model": HARBOUR}, data=picture(), headers=headers
+            ) as answer:
+                assert (await answer.json())["classifications"][0]["label"] == weights.decode()
+
+
+def test_the_registered_version_stays(tmp_path):
+    """It may be older than the newest: the last one to be registered counts."""
+    models = PulledModels(tmp_path / "pulled")
+    paths = []
+    for _ in range(3):
+        partial = models.new("share", "a", paths[0] if paths else None)
+        partial.begin()
+        (partial.folder / "weights").write_bytes(b"x")
+        partial.check(None)
+        paths.append(partial.complete())
+        partial.discard()
+        assert models.cached("share", "a") == paths[-1]
+    assert [path.exists() for path in paths] == [True, True, True]
+    partial = models.new("share", "a", paths[2])
+    partial.begin()
+    partial.discard()
+    assert [path.exists() for path in paths] == [False, False, True]
+
+
 async def test_a_damaged_file_is_not_served(share, ask, tmp_path):
     """A wrong checksum fails the pull; the model stays what it was."""
     point, folder = share
@@ -270,93 +196,10 @@ async def test_without_the_share_an_earlier_copy_is_used(share, ask, tmp_path):
         assert await asked.infer(HARBOUR) == 200
 
 
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        ("odd:refused", "the registry has no such model"),
-        ("odd:raised", "the pull of odd:raised has failed"),
-        ("odd:exited", "the pull of odd:exited has failed"),
-        ("odd:unknown", "the pull of odd:unknown has failed"),
-        ("odd:killed", "the pull of odd:killed has ended unexpectedly"),
-        ("odd:away", "cannot reach the source odd: Connection refused"),
-        ("odd:hang", "the source odd made no progress for 1.5 seconds"),
-        ("odd:full", "the disk is full: odd:full cannot be stored"),
-        ("odd:huge", r"not enough disk space for odd:huge: 1000000000000 MB are needed, \d+ MB .*"),
-        ("odd:link", "weights is a link that leads out of the model's directory"),
-        ("odd:hard", "weights is a hard link to a file out of the model's directory"),
-        ("odd:pipe", "weights is neither a file nor a directory"),
-        ("odd:a/b", "not a reference of the source odd: expected odd:folder/model"),
-        ("empty:../x", "not a reference of the source empty: expected empty:folder/model"),
-        ("empty:a//b", "not a reference of the source empty: expected empty:folder/model"),
-        ("empty:", "not a reference of the source empty: expected empty:folder/model"),
-        ("empty:nothing", "the source stored no file"),
-        ("empty:x", "the source stored no file"),
-        ("od:x", "unknown source 'od': one of odd, empty, needy; did you mean odd.*"),
-        ("D:\\x", "not a model id of the hub: expected org/name, not a URL or a path"),
-    ],
-)
-async def test_a_pull_that_fails_says_why(plugin, ask, tmp_path, monkeypatch, model, said):
-    """It is 400 with a sentence and without the source's secrets, and nothing is left of it."""
-    (tmp_path / "data").mkdir(exist_ok=True)
-    outside = tmp_path / "data" / "outside"
-    outside.write_text("secret")
-    monkeypatch.setenv("OUTSIDE", str(outside))
-    models = [{"model": "fake-detect", "task": "detect"}]
-    async with ask(plugin(ODD), models=models) as asked:
-        status, detail = await asked.pull(model)
-        assert (status, bool(re.fullmatch(said, detail))) == (400, True), detail
-        assert await asked.infer("fake-detect") == 200
-        assert kept(tmp_path) == []
-        assert await asked.pull("odd:shouts") == (202, "pulled")
-
-
-async def test_a_source_without_its_package_is_503(plugin, ask):
-    """With the command that installs it, and before anything starts."""
-    async with ask(plugin(ODD)) as asked:
-        said = "The source needy needs no_such_module: pip install 'no-such'"
-        assert await asked.pull("needy:x") == (503, said)
-
-
 async def test_a_model_that_nothing_serves_is_not_kept(share, ask, tmp_path):
     """The task decides, once the files are there."""
     point, folder = share
     async with ask(point, plugins={"share": {"folder": str(folder)}}) as asked:
-        said = f"Task mismatch: {HARBOUR} (fake) serves detect, track, not depth"
+        said = f"Task mismatch: {HARBOUR} (fake) serves classify, detect, track, not depth"
         assert await asked.pull(HARBOUR, "depth") == (400, said)
     assert kept(tmp_path) == []
-
-
-async def test_a_cancelled_pull_ends_its_process(plugin, ask, tmp_path):
-    """Its process and its files are gone, and its turn is free for the next."""
-    async with ask(plugin(ODD.replace("stall_timeout=1.5", "stall_timeout=600"))) as asked:
-        pulling = asyncio.create_task(asked.pull("odd:hang"))
-        root = tmp_path / "data" / "pulled"
-        await until(lambda: list(root.glob("odd/*/*/files/pid")), 30)
-        (path,) = root.glob("odd/*/*/files/pid")
-        await until(path.read_text, 30)
-        pid = int(path.read_text())
-        assert (await asked.json("/v1/pulls"))[0]["state"] == "pulling"
-        await asked.json("/v1/pulls/odd:hang", "DELETE")
-        assert await pulling == (409, "The pull of odd:hang was cancelled")
-        assert kept(tmp_path) == []
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-        slots = asked.server.composed.catalog._registrar.pulls._slots
-        assert slots._free == 2
-        assert await asked.pull("odd:shouts") == (202, "pulled")
-
-
-async def test_what_a_killed_server_left_is_removed(plugin, ask, tmp_path):
-    """A partial version that nobody holds goes at the next pull; one in progress stays."""
-    place = tmp_path / "data" / "pulled" / "odd" / "a-1" / "5.partial"
-    (place / "files").mkdir(parents=True)
-    (place / "files" / "half").write_bytes(b"x")
-    async with ask(plugin(ODD.replace("stall_timeout=1.5", "stall_timeout=600"))) as asked:
-        running = asyncio.create_task(asked.pull("odd:hang"))
-        held = tmp_path / "data" / "pulled"
-        await until(lambda: list(held.glob("odd/hang-*/*/files/pid")), 30)
-        assert not place.exists()
-        assert await asked.pull("odd:shouts") == (202, "pulled")
-        assert list(held.glob("odd/hang-*/*/files/pid"))
-        await asked.json("/v1/pulls/odd:hang", "DELETE")
-        assert (await running)[0] == 409

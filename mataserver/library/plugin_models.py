@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import UNSET
 
 from mataserver import sources
 from mataserver.contract.source import SOURCE_NAME
@@ -15,7 +18,6 @@ from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mataserver.contract.source import SourceSpec
     from mataserver.library.registry import Registry
@@ -61,11 +63,12 @@ async def pull(
     check: Callable[[Entry], None],
 ) -> Entry:
     """Fetch a model that ``check`` accepts; return its entry. Raises ``BadRequest``."""
+    registered = registry.get(f"{source.spec.name}:{source.reference}")
+    kept = None if registered is None or registered.path is UNSET else Path(registered.path)
     path = await sources.pull(
         source.spec,
         source.plugin.settings,
-        source.reference,
-        _pulled_models(registry),
+        _pulled_models(registry).new(source.spec.name, source.reference, kept),
         on_progress,
         lambda path: check(_entry(source, task, path)),
     )

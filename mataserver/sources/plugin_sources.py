@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.source import SourceSpec
     from mataserver.processes.child import Child
-    from mataserver.sources.pulled import PulledModels
+    from mataserver.sources.pulled import PartialModel
 
 T = TypeVar("T")
 
@@ -52,30 +52,27 @@ def validate_reference(spec: SourceSpec, reference: str) -> None:
 async def pull(
     spec: SourceSpec,
     settings: Any,
-    reference: str,
-    models: PulledModels,
+    partial: PartialModel,
     on_progress: Callable[[Progress], None],
     check: Callable[[Path], None],
 ) -> Path:
-    """Fetch a model, and return the path from which it is served.
+    """Fetch a new version of a model, and return the path from which it is served.
 
     ``check`` raises a ``MataError`` if it cannot be served: then, and if anything else fails or the
     caller is cancelled, nothing is left, and an earlier version stays the model. If the source
     cannot be reached, the earlier version is returned. Raises ``BadRequest``.
     """
-    validate_reference(spec, reference)
-    model = f"{spec.name}:{reference}"
-    partial = models.new(spec.name, reference)
+    validate_reference(spec, partial.reference)
     try:
         await _finish(partial.begin)
-        file = await _run_child(spec, settings, reference, partial.folder, on_progress)
+        file = await _run_child(spec, settings, partial, on_progress)
         check(await _finish(partial.check, file))
         return await _finish(partial.complete)
     except SourceUnreachable:
-        if (path := models.cached(spec.name, reference)) is None:
+        if (path := partial.former) is None:
             raise
         check(path)
-        log.warning("the source %s cannot be reached; using the copy of %s", spec.name, model)
+        log.warning("the source %s cannot be reached; using the copy of %s", spec.name, partial)
         return path
     finally:
         await _finish(partial.discard)
@@ -84,18 +81,16 @@ async def pull(
 async def _run_child(
     spec: SourceSpec,
     settings: Any,
-    reference: str,
-    folder: Path,
+    partial: PartialModel,
     on_progress: Callable[[Progress], None],
 ) -> str | None:
     """Run the plugin's function in a child; return the file to serve, if it named one."""
-    model = f"{spec.name}:{reference}"
     order = FetchOrder(
         fetch=_qualified(spec.fetch),
         source=spec.name,
-        model=model,
-        reference=reference,
-        folder=str(folder),
+        model=str(partial),
+        reference=partial.reference,
+        folder=str(partial.folder),
         settings=msgspec.Raw(msgspec.json.encode(settings)),
         settings_type=None if settings is None else _qualified(type(settings)),
     )
@@ -108,9 +103,9 @@ async def _run_child(
         if isinstance(message, Fetched):
             return message.file
         if words := await _last_words(child):
-            log.error("the pull of %s failed: %s", model, words)
+            log.error("the pull of %s failed: %s", partial, words)
     if message is None:
-        raise BadRequest(f"the pull of {model} has ended unexpectedly")
+        raise BadRequest(f"the pull of {partial} has ended unexpectedly")
     raise (SourceUnreachable if message.kind == "unreachable" else BadRequest)(message.detail)
 
 
@@ -118,6 +113,7 @@ async def _result(
     child: Child, spec: SourceSpec, on_progress: Callable[[Progress], None]
 ) -> Fetched | FetchFailure | None:
     """Return a child's last message; None if it ended without one."""
+    last: Progress | None = None
     while True:
         try:
             line = await asyncio.wait_for(child.output.readline(), spec.stall_timeout)
@@ -129,7 +125,9 @@ async def _result(
         message = _DECODER.decode(line)
         if not isinstance(message, Progress):
             return message
-        on_progress(message)
+        if message != last:  # else a sign of life
+            last = message
+            on_progress(message)
 
 
 async def _last_words(child: Child) -> str:

@@ -1,9 +1,9 @@
 """The models of plugins' sources on disk: ``pulled`` in the folder of the registry.
 
 Layout: ``pulled/SOURCE/MODEL/VERSION/`` with ``files/`` and ``model.json``. A pull writes to a
-directory of its own, ``VERSION.partial``, which is renamed once the server has checked it: a
-version is complete or not there. The newest version is the model; the one before stays until the
-next pull, since workers may still read it.
+directory of its own, ``NAME.partial``, which is renamed once the server has checked it: a version
+is complete or not there. The newest version is the model; the one before stays until the next
+pull, since workers may still read it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,27 @@ class _Mark(msgspec.Struct):
 class PartialModel:
     """A version that is being pulled; ``folder`` takes its files."""
 
-    def __init__(self, models: PulledModels, place: Path, mark: _Mark) -> None:
+    def __init__(self, models: PulledModels, place: Path, mark: _Mark, kept: Path | None) -> None:
         self._models = models
+        self._kept = kept
         self._directory = place / f"{time.time_ns()}{_PARTIAL}"
         self._mark = mark
         self._lock: int | None = None
         self.folder = self._directory / _FILES
+
+    def __str__(self) -> str:
+        """Return the model's name."""
+        return f"{self._mark.source}:{self.reference}"
+
+    @property
+    def reference(self) -> str:
+        """The model's reference at its source."""
+        return self._mark.reference
+
+    @property
+    def former(self) -> Path | None:
+        """The path of the model as it is now, if it was pulled before."""
+        return self._models.cached(self._mark.source, self.reference)
 
     def begin(self) -> None:
         """Create the folder; remove what killed pulls left, and outdated versions.
@@ -64,7 +79,8 @@ class PartialModel:
             with self._models.locked():
                 self._models.remove_leftovers()
                 for outdated in _versions(place)[:-1]:
-                    shutil.rmtree(outdated, ignore_errors=True)
+                    if self._kept is None or not self._kept.is_relative_to(outdated):
+                        shutil.rmtree(outdated, ignore_errors=True)
                 self.folder.mkdir(parents=True)
                 self._lock = _open(self._directory / _LOCK)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -89,7 +105,8 @@ class PartialModel:
 
     def complete(self) -> Path:
         """Write everything to the disk, and make it the model's newest version. Return its path."""
-        target = self._directory.with_suffix("")
+        # Of pulls beside each other, the one that ends last is the newest.
+        target = self._directory.with_name(f"{time.time_ns()}")
         with os_errors_as("could not write the pulled models", self._directory):
             (self._directory / _MARK).write_bytes(msgspec.json.encode(self._mark) + b"\n")
             for folder, _, names in os.walk(self._directory, topdown=False):
@@ -126,9 +143,10 @@ class PulledModels:
         path = _served(versions[-1], mark)
         return path if path.exists() else None
 
-    def new(self, source: str, reference: str) -> PartialModel:
-        """Return a new version, which does not exist yet."""
-        return PartialModel(self, self._place(source, reference), _Mark(source, reference, None))
+    def new(self, source: str, reference: str, kept: Path | None = None) -> PartialModel:
+        """Return a new version, which does not exist yet; the one with ``kept`` stays."""
+        place = self._place(source, reference)
+        return PartialModel(self, place, _Mark(source, reference, None), kept)
 
     def remove_leftovers(self) -> None:
         """Remove the partial versions of killed pulls; the lock of a running one is held."""

@@ -10,6 +10,7 @@ import importlib
 import os
 import shutil
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -45,6 +46,7 @@ class FolderMeter:
         self._send = send
         self._expected = (0, 0)
         self._last: Progress | None = None
+        self._is_alive = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
@@ -68,9 +70,8 @@ class FolderMeter:
         self._expected = (int(total_bytes), int(files))
 
     def alive(self) -> None:
-        """Report again, as a sign of activity that changes no size."""
-        if self._last is not None:
-            self._send(self._last)
+        """Let the next look report, even if no size has changed. May be called often."""
+        self._is_alive = True
 
     def measure(self) -> Progress:
         """Return the current progress."""
@@ -89,13 +90,15 @@ class FolderMeter:
         )
 
     def _poll(self) -> None:
-        stopped = False
+        stopped, pause = False, 0.0
         while not stopped:
-            stopped = self._stop.wait(_POLL_SECONDS if self._last else 0)
+            stopped = self._stop.wait(pause)
+            began = time.monotonic()
             now = self.measure()
-            if now != self._last:
-                self._last = now
+            if now != self._last or self._is_alive:
+                self._last, self._is_alive = now, False
                 self._send(now)
+            pause = max(_POLL_SECONDS, 4 * (time.monotonic() - began))  # many files take long
             if shutil.disk_usage(self._folder).free < SPARE_BYTES:
                 self._send(full_disk(self._model))
                 os._exit(0)  # the server ends this process anyway
