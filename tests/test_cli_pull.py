@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
+import sys
 from importlib.metadata import entry_points
 
 import pytest
 
 from cli_terminal import Terminal
 from hub_stand_in import HubStandIn, Repo
+from mataserver.cli.pulling import DownloadBar
+from mataserver.sources import Progress
 
 FAKE = {"fake": "mataserver.testing:fake"}
 WEIGHTS = bytes(range(256)) * 8_192
@@ -234,3 +239,22 @@ def test_interrupt(terminal, hub):
     assert pulling.returncode == 130
     assert models(terminal) == {}
     assert hub.dropped.wait(30)
+
+
+def test_the_bar_follows_a_total_that_comes_late(monkeypatch):
+    """A source that tells no total at first, or never, still shows how much has arrived."""
+
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with DownloadBar("share:a") as bar:
+        for done, total in ((0, 0), (1_000_000, 0), (1_000_000, 4_000_000), (2_000_000, 4_000_000)):
+            bar.show(Progress(done_bytes=done, total_bytes=total, done_files=0, total_files=0))
+            bar._bar.render_progress()
+    shown = screen.getvalue()
+    assert "1.0 MB" in shown
+    assert " 25%  1.0/4.0 MB" in re.sub(r"00:\d\d:\d\d  ", "", shown)
+    assert "2.0/4.0 MB" in shown

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import importlib.metadata
 import itertools
+import json
 import os
 import re
 import textwrap
@@ -139,6 +140,8 @@ async def test_signs_of_life_keep_a_pull(plugin, ask):
             events = (await answer.read()).decode().strip().split("\n\n")
         assert events[-1].startswith("event: result")
         assert len(events) < 6
+        totals = {"total_bytes": 0, "total_files": 0}  # nothing was announced
+        assert totals.items() <= json.loads(events[-2].partition("data: ")[2]).items()
 
 
 @pytest.mark.parametrize(

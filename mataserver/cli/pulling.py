@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mataserver.sources import Step
 
 
+_UNKNOWN_BYTES = 1 << 60
+"""The length of a bar whose total is unknown: it stays at 0 %, with what has arrived."""
 # pip's lines that mark progress; the others are noise while it works.
 _PIP_STEPS = ("Collecting ", "Downloading ", "Building wheel", "Installing collected", "Would ")
 
@@ -61,12 +63,14 @@ class DownloadBar:
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
             self._bar = click.progressbar(
-                length=max(progress.total_bytes, 1),
+                length=_UNKNOWN_BYTES,
                 label=self._model,
                 item_show_func=_megabytes,
                 file=sys.stderr,
             )
             self._bar.render_progress()
+        # A source may tell the total later, or not at all.
+        self._bar.length = progress.total_bytes or _UNKNOWN_BYTES
         self._bar.update(progress.done_bytes - self._done, progress)
         self._done = progress.done_bytes
 
@@ -74,7 +78,8 @@ class DownloadBar:
 def _megabytes(progress: Progress | None) -> str | None:
     if progress is None:
         return None
-    return f"{progress.done_bytes / 1e6:.1f}/{progress.total_bytes / 1e6:.1f} MB"
+    total = f"/{progress.total_bytes / 1e6:.1f}" if progress.total_bytes else ""
+    return f"{progress.done_bytes / 1e6:.1f}{total} MB"
 
 
 class Task(click.Choice[str]):

@@ -74,7 +74,7 @@ class FolderMeter:
         self._is_alive = True
 
     def measure(self) -> Progress:
-        """Return the current progress."""
+        """Return the current progress; a total is 0 until it is announced."""
         sizes = []
         for folder, _, names in os.walk(self._folder):
             for name in names:
@@ -84,9 +84,9 @@ class FolderMeter:
         total, total_files = self._expected
         return Progress(
             done_bytes=done,
-            total_bytes=max(done, total),
+            total_bytes=max(done, total) if total else 0,
             done_files=files,
-            total_files=max(files, total_files),
+            total_files=max(files, total_files) if total_files else 0,
         )
 
     def _poll(self) -> None:
