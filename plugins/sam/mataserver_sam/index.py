@@ -111,11 +111,18 @@ def build_index(container: InputContainer, stream: av.VideoStream, limits: Limit
 def _packets(
     container: InputContainer, stream: av.VideoStream
 ) -> Iterator[av.Packet[av.VideoStream]]:
+    """Yield the packets of frames. Raises ``BadRequest`` if the last one is not whole.
+
+    Others may be marked as damaged where MPEG-TS files were joined, or a packet was lost.
+    """
+    is_whole = True
     for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise BadRequest("The video is damaged: it ends too early")
-        if packet.size and not packet.is_discard:
-            yield packet
+        if packet.size:
+            is_whole = not packet.is_corrupt
+            if not packet.is_discard:
+                yield packet
+    if not is_whole:
+        raise BadRequest("The video is damaged: it ends too early")
 
 
 def _reliable(

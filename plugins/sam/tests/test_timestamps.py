@@ -100,3 +100,13 @@ def test_an_avi_whose_places_are_mostly_empty(movies, tmp_path):
     assert found == list(range(COUNT))
     assert (clip.seconds, clip.time(10)) == (pytest.approx(3.0), pytest.approx(1.0))
     clip.close()
+
+
+def test_joined_files(movies, tmp_path):
+    """Two recordings one after the other are one video, though its timestamps begin anew."""
+    once = movies.write(tmp_path / "a.ts", COUNT, options={"bf": "2"}).read_bytes()
+    (tmp_path / "b.ts").write_bytes(once + once)
+    found, clip = read_all(tmp_path / "b.ts", movies)
+    assert found == [*range(COUNT), *range(COUNT)]
+    assert (clip.seconds, clip.time(COUNT)) == (pytest.approx(6.0), pytest.approx(3.0))
+    clip.close()
