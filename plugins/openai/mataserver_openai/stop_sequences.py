@@ -16,10 +16,16 @@ class StopSequences:
         if self.reached:
             return ""
         self._held_back += piece
-        found = [at for each in self._sequences if (at := self._held_back.find(each)) >= 0]
+        # The one that is complete first, as if the text came letter by letter.
+        found = [
+            (at + len(each), at)
+            for each in self._sequences
+            if (at := self._held_back.find(each)) >= 0
+        ]
         if found:
             self.reached = True
-            return self._held_back[: min(found)]
+            _, at = min(found)
+            return self._held_back[:at]
         kept_length = max((self._partial_match_length(each) for each in self._sequences), default=0)
         given = self._held_back[: len(self._held_back) - kept_length]
         self._held_back = self._held_back[len(given) :]

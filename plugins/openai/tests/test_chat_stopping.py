@@ -27,6 +27,8 @@ def test_the_text_ends_before_the_first_stop(text, sequences, cuts):
     """However a text is cut, what is given out is the text before the earliest finished stop."""
     stops = StopSequences(tuple(sequences))
     given_out = "".join([*map(stops.add, cut(text, cuts)), stops.rest()])
+    letters = StopSequences(tuple(sequences))
+    assert given_out == "".join([*map(letters.add, text), letters.rest()])
     found = [text.find(each) for each in sequences if each in text]
     assert stops.reached is bool(found)
     if not found:
