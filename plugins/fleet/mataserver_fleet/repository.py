@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mataserver_fleet.triton_answers import IndexEntry
     from mataserver_fleet.triton_client import TritonClient
 
 
@@ -41,13 +38,16 @@ async def repository(client: TritonClient, *, full: bool) -> RepositoryList:
     served: dict[str, list[str]] = {}
     for each in sorted(await client.counts(), key=lambda count: count.number):
         served.setdefault(each.name, []).append(str(each.number))
-    indexed = [each for each in await client.index() if not each.name.startswith(".")]
-    names = sorted({*served, *(each.name for each in indexed)})
+    reasons: dict[str, str] = {}
+    for entry in await client.index():
+        if not entry.name.startswith("."):
+            reasons[entry.name] = reasons.get(entry.name) or entry.reason
+    names = sorted({*served, *reasons})
     models = [
         RepositoryModel(
             name=name,
             versions=served.get(name, []),
-            reason="" if name in served else _reason(name, indexed, full=full),
+            reason="" if name in served else _cut(reasons[name], full=full),
             config=await client.config(name) if name in served else None,
         )
         for name in names
@@ -55,6 +55,6 @@ async def repository(client: TritonClient, *, full: bool) -> RepositoryList:
     return RepositoryList(models=models, total=len(models))
 
 
-def _reason(name: str, indexed: Iterable[IndexEntry], *, full: bool) -> str:
-    reason = next((each.reason for each in indexed if each.name == name and each.reason), "")
+def _cut(reason: str, *, full: bool) -> str:
+    """Return a reason, or its first line."""
     return reason if full else reason.partition("\n")[0][:300]

@@ -14,9 +14,10 @@ from mataserver_fleet.tritons import Gpu
 T = TypeVar("T")
 MAX_GPUS = 64
 MAX_REASON_LENGTH = 4_000
-_GPU = re.compile(
-    r'nv_gpu_(\w+)\{[^}]*gpu_uuid="([^"]{1,100})"[^}]*\} ([0-9.e+-]{1,40})$', re.MULTILINE
-)
+_GPU = re.compile(r"^nv_gpu_(\w{1,64})\{([^{}\n]{1,1000})\} ([0-9.e+-]{1,40})$", re.MULTILINE)
+"""Begins at a line alone and looks at so much of it: a page of this server's choice must not take
+more than one reading."""
+_GPU_ID = re.compile(r'gpu_uuid="([^"]{1,100})"')
 
 
 class TritonError(MataError):
@@ -129,18 +130,22 @@ def reason_of(status: int, body: bytes) -> str:
 
 
 def gpus_of(metrics: bytes) -> list[Gpu]:
-    """Return the figures of GPUs in a Triton's metrics."""
+    """Return the figures of GPUs in a Triton's metrics, of ``MAX_GPUS`` at most."""
     figures: dict[str, dict[str, float]] = {}
-    for what, gpu, value in _GPU.findall(metrics.decode(errors="replace")):
-        figures.setdefault(gpu, {})[what] = _number(value)
+    for what, labels, value in map(
+        re.Match.groups, _GPU.finditer(metrics.decode(errors="replace"))
+    ):
+        gpu = _GPU_ID.search(labels)
+        if gpu is not None and (gpu[1] in figures or len(figures) < MAX_GPUS):
+            figures.setdefault(gpu[1], {})[what] = _number(value)
     return [
         Gpu(
             gpu,
-            content_type.get("memory_used_bytes"),
-            content_type.get("memory_total_bytes"),
-            content_type.get("utilization"),
+            figure.get("memory_used_bytes"),
+            figure.get("memory_total_bytes"),
+            figure.get("utilization"),
         )
-        for gpu, content_type in list(figures.items())[:MAX_GPUS]
+        for gpu, figure in figures.items()
     ]
 
 

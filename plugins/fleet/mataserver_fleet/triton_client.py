@@ -132,7 +132,7 @@ class TritonClient:
         if self.address.metrics_port is None:
             return []
         body = await self._get("/metrics", self.address.metrics_port)
-        return gpus_of(body)
+        return await asyncio.to_thread(gpus_of, body)  # it may have many megabytes
 
     def upload_turn(self, files: Mapping[str, Path]) -> AbstractAsyncContextManager[object]:
         """Return what is held while these files are sent: other large ones wait for it."""

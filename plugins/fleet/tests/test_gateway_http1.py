@@ -9,7 +9,13 @@ from rebinding import HttpWithResolver, RebindingResolver
 
 from mataserver.http.in_process import InProcessConnector
 from mataserver_fleet.gateway.connections import ConnectionPool
-from mataserver_fleet.gateway.http1 import ChunkedDecoder, MalformedError, read_head
+from mataserver_fleet.gateway.http1 import (
+    MAX_HEAD_BYTES,
+    MAX_HEADS,
+    ChunkedDecoder,
+    MalformedError,
+    read_head,
+)
 from mataserver_fleet.gateway.resolving import AddressResolver
 from mataserver_fleet.gateway.snapshot import Target
 
@@ -179,3 +185,18 @@ async def test_bytes_that_nobody_asked_for(links, serving):
     second = await asked(links, port)
     assert (first[1], second[1]) == (b"ok", b"ok")
     assert first[2] is not second[2]
+
+
+async def test_an_answer_that_does_not_begin_and_one_that_does_not_end(links, serving):
+    """Heads of 1xx without end, and a trailer without end, are no answer."""
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    plain = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    port = await serving([early * (MAX_HEADS - 1), plain], [early * MAX_HEADS, plain])
+    assert (await asked(links, port))[:2] == (200, b"ok")
+    with pytest.raises(MalformedError):
+        await asked(links, port)
+    lines = b"x: y\r\n" * (MAX_HEAD_BYTES // 4 + 1)
+    port = await serving([CHUNKED + b"2\r\nok\r\n0\r\nx: y\r\n\r\n"], [CHUNKED + b"0\r\n" + lines])
+    assert (await asked(links, port))[:2] == (200, b"ok")
+    with pytest.raises(MalformedError):
+        await asked(links, port)

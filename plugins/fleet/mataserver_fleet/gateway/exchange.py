@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Target
 
 
+_KEY_REFUSED_STATUSES = frozenset({401, 403})
+"""Statuses by which a mataserver says that it does not know the gateway's key."""
+
+
 class UpstreamFailure(MataError):
     """502: a server failed to answer.
 
@@ -32,6 +36,15 @@ class UpstreamFailure(MataError):
         super().__init__(detail, status=status)
         self.sent = sent
         self.begun = begun
+
+
+def check_key_accepted(target: Target, status: int) -> None:
+    """Raise ``UpstreamFailure`` for a server that does not know the gateway's key.
+
+    What it says of that is not the consumer's to read.
+    """
+    if target.token and status in _KEY_REFUSED_STATUSES:
+        raise UpstreamFailure("The server rejects the gateway's credentials", sent=False)
 
 
 class UpstreamRequest(NamedTuple):

@@ -11,7 +11,12 @@ from urllib.parse import quote
 from mataserver import MataError, Unavailable
 from mataserver_fleet.gateway.answers import upstream_method
 from mataserver_fleet.gateway.bodies import BufferedBody
-from mataserver_fleet.gateway.exchange import Exchange, UpstreamFailure, UpstreamRequest
+from mataserver_fleet.gateway.exchange import (
+    Exchange,
+    UpstreamFailure,
+    UpstreamRequest,
+    check_key_accepted,
+)
 from mataserver_fleet.gateway.http1 import MalformedError
 from mataserver_fleet.gateway.relaying import relay
 from mataserver_fleet.gateway.snapshot import IMAGE_VERB
@@ -35,8 +40,6 @@ PAUSE, MAX_PAUSE = 0.05, 0.5
 _MODEL_MISSING_STATUSES = frozenset({400, 404, 503})
 """Statuses by which a server may say that it has no such model now: 400 is a Triton's."""
 _MODEL_NOT_READY = 503
-_KEY_REFUSED_STATUSES = frozenset({401, 403})
-"""Statuses by which a mataserver says that it does not know the gateway's key."""
 MAX_MIRRORED = 16
 """Mirrored copies in flight at a time; further requests are not mirrored."""
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
@@ -168,9 +171,7 @@ class Forwarder:
                     tried.add(destination.target.url)
             raise failure or Unavailable("The model is not ready on any server", retry_after=1)
         finally:
-            failure = (
-                None  # its traceback holds this frame, and with it the body: a reference cycle
-            )
+            failure = None  # its traceback holds this frame, and so the body: a reference cycle
 
     def _can_retry(self, call: Call, failure: UpstreamFailure) -> bool:
         """Whether a failed request is retried; one of a sequence is not."""
@@ -209,8 +210,7 @@ class Forwarder:
             movable=movable,
             begun=begun,
         ) as answer:
-            if destination.target.token and answer.status in _KEY_REFUSED_STATUSES:
-                raise UpstreamFailure("The server rejects the gateway's credentials", sent=False)
+            check_key_accepted(destination.target, answer.status)
             if answer.status in _MODEL_MISSING_STATUSES:
                 await self._check_model_missing(call, destination, tried)
             if call.step is not None:

@@ -17,6 +17,7 @@ from mataserver_fleet.gateway.bodies import (
     BufferedBody,
     StreamingBody,
 )
+from mataserver_fleet.gateway.clients import client_session
 from mataserver_fleet.gateway.connections import ConnectionPool
 from mataserver_fleet.gateway.fast_path import FastPath, FastPathResponder
 from mataserver_fleet.gateway.forwarding import Call, Forwarder
@@ -89,13 +90,10 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         """Open the connections to servers."""
-        self._session = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(),
-            connector=aiohttp.TCPConnector(limit=0, resolver=self.resolver, use_dns_cache=False),
+        self._session = client_session(
+            aiohttp.TCPConnector(limit=0, resolver=self.resolver, use_dns_cache=False)
         )
-        self._self_session = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(), connector=SelfConnector(self.http.connect)
-        )
+        self._self_session = client_session(SelfConnector(self.http.connect))
         self.connections = ConnectionPool(self.servers.clock, self.resolver, self.http.connect)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         asking = (self._session, self.resolver, self._own_model)

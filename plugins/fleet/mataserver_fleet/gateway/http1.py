@@ -12,6 +12,8 @@ from typing import NamedTuple
 HEAD_END = b"\r\n\r\n"
 MAX_HEAD_BYTES = 1 << 16
 """Bytes of a head, and of a chunk's line with its extensions."""
+MAX_HEADS = 17
+"""Heads of one answer: those of 1xx, and its own."""
 CACHED_HEAD_BYTES = 512
 """Bytes up to which a parsed head is cached."""
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\0]*)?")
@@ -105,6 +107,7 @@ class ChunkedDecoder:
         self._remaining = 0
         self._line = b""
         self._trailer = False
+        self._trailer_left = MAX_HEAD_BYTES
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return what some bytes hold of the body; ``rest`` is what follows its end.
@@ -141,6 +144,9 @@ class ChunkedDecoder:
             self._remaining = 0
         elif self._trailer:
             self.ended = not line
+            self._trailer_left -= len(line)
+            if self._trailer_left < 0:
+                raise MalformedError("a trailer is too long")
         else:
             size = _SIZE.fullmatch(line)
             if size is None:

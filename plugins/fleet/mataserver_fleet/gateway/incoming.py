@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mataserver_fleet.gateway.http1 import (
     HEAD_END,
     MAX_HEAD_BYTES,
+    MAX_HEADS,
     ChunkedDecoder,
     MalformedError,
     read_head,
@@ -36,6 +37,7 @@ class IncomingResponse:
 
     def _reset(self) -> None:
         self._head: Head | None = None
+        self._heads = 0
         self._raw = b""
         self._pieces: deque[bytes] = deque()
         self._queued = 0
@@ -90,6 +92,9 @@ class IncomingResponse:
                 self._raw = raw
                 return b""
             head, raw = read_head(raw[:end]), raw[end + len(HEAD_END) :]
+            self._heads += 1
+            if self._heads > MAX_HEADS:
+                raise MalformedError("too many heads before the answer's")
         self._raw = b""
         self._head, self._remaining = head, head.length
         self._chunks = ChunkedDecoder() if head.chunked else None

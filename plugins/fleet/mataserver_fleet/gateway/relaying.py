@@ -68,15 +68,23 @@ async def relay(
     return response, answer.status
 
 
-async def read_body(answer: UpstreamResponse, server_timeout: float) -> bytes:
-    """Return the body of an answer. Raises ``UpstreamFailure`` for one that does not come."""
+async def read_body(
+    answer: UpstreamResponse, server_timeout: float, max_bytes: int = SMALL_RESPONSE_BYTES
+) -> bytes:
+    """Return the body of an answer.
+
+    Raises ``UpstreamFailure`` for one that does not come, or that is longer than ``max_bytes``.
+    """
     try:
         if answer.is_complete:
             return await answer.chunk()
-        pieces = []
+        pieces, left = [], max_bytes
         async with asyncio.timeout(server_timeout):
             while piece := await answer.chunk():
                 pieces.append(piece)
+                left -= len(piece)
+                if left < 0:
+                    raise UpstreamFailure("The server's answer is too long", sent=True, begun=True)
         return b"".join(pieces)
     except TimeoutError:
         stopped = "The server stopped amid its answer"

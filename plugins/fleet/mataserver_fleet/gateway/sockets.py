@@ -29,6 +29,12 @@ UNAUTHORIZED = 4001
 """The close code for a consumer that is no longer authorised."""
 CLOSE_SECONDS = 5.0
 """Seconds that a side has to answer that it is closed."""
+MAX_MESSAGE_BYTES = 1 << 26
+"""Bytes of one message of a server, which is in memory: its answer to a frame."""
+_OF_CLIENT, _OF_SERVER = 0, 1
+"""Whose frames are handed over."""
+_CUT = (1006, "")
+"""The end of a side that sent no close frame."""
 _CLOSE_TYPES = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
 _CONTENT_TYPES = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
@@ -53,6 +59,14 @@ class RequestedSession(NamedTuple):
     session: GatewaySession
     place: Place
     consumer: Consumer
+
+
+class _Tally:
+    """What is counted of a WebSocket: bytes of the client and of the server, and a status."""
+
+    def __init__(self) -> None:
+        self.sizes = [0, 0]
+        self.status = 200
 
 
 class StreamSockets:
@@ -83,7 +97,7 @@ class StreamSockets:
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         server = self._gateway.servers.get(known.session.target)
         server.begin()
-        counts = [0, 0]
+        tally = _Tally()
         ended: asyncio.Future[CloseFrame] = asyncio.get_running_loop().create_future()
         end = functools.partial(_end_unauthorized, ended)
         try:
@@ -92,10 +106,12 @@ class StreamSockets:
                     await self._connect(known, request) as server_socket,
                     self._gateway.http.raw_socket(request) as client_socket,
                 ):
-                    await self._pump_both(client_socket, server_socket, counts, ended)
+                    await self._pump_both(client_socket, server_socket, tally, ended)
                     return client_socket
         except (aiohttp.ClientError, OSError) as error:
-            if getattr(error, "status", 0) == NotFound.status:
+            gone = getattr(error, "status", 0) == NotFound.status
+            tally.status = NotFound.status if gone else UpstreamFailure.status
+            if gone:
                 raise SessionGone("No such session") from None
             raise UpstreamFailure(
                 "The server of this session cannot be reached", sent=False
@@ -104,7 +120,7 @@ class StreamSockets:
             server.end()
             application, route = known.place
             subject = Subject(known.consumer.name, application.name, route.model)
-            self._gateway.usage.note(subject, 200, *counts)
+            self._gateway.usage.note(subject, tally.status, *tally.sizes)
 
     async def _connect(
         self, known: RequestedSession, request: web.Request
@@ -125,20 +141,20 @@ class StreamSockets:
                 autoping=False,
                 autoclose=False,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
-                max_msg_size=0,
+                max_msg_size=MAX_MESSAGE_BYTES,
             )
 
     async def _pump_both(
         self,
         client_socket: web.WebSocketResponse,
         server_socket: aiohttp.ClientWebSocketResponse,
-        counts: list[int],
+        tally: _Tally,
         ended: asyncio.Future[CloseFrame],
     ) -> None:
         """Hand frames over in both directions until either side ends, or ``ended`` is set."""
         pumps = [
-            asyncio.ensure_future(self._pump(client_socket, server_socket, counts, 0)),
-            asyncio.ensure_future(self._pump(server_socket, client_socket, counts, 1)),
+            asyncio.ensure_future(self._pump(client_socket, server_socket, tally, _OF_CLIENT)),
+            asyncio.ensure_future(self._pump(server_socket, client_socket, tally, _OF_SERVER)),
         ]
         end: CloseFrame = (1001, "")
         try:
@@ -154,7 +170,7 @@ class StreamSockets:
             await asyncio.gather(_close(client_socket, end), _close(server_socket, end))
 
     async def _pump(
-        self, source: Socket, sink: Socket, counts: list[int], direction: int
+        self, source: Socket, sink: Socket, tally: _Tally, direction: int
     ) -> CloseFrame:
         """Forward the frames of one side; return its close code and reason."""
         while True:
@@ -162,10 +178,13 @@ class StreamSockets:
             if message.type is WSMsgType.CLOSE:
                 return message.data, message.extra
             if message.type in _CLOSE_TYPES:
-                return source.close_code, ""
+                if direction == _OF_SERVER:
+                    tally.status = UpstreamFailure.status
+                # Of a connection that just ends aiohttp says 1000, as of one that was closed.
+                return (source.close_code, "") if message.type is WSMsgType.ERROR else _CUT
             data = message.data.encode() if isinstance(message.data, str) else bytes(message.data)
             if message.type in _CONTENT_TYPES:
-                counts[direction] += len(data)
+                tally.sizes[direction] += len(data)
             async with asyncio.timeout(self._client_timeout):
                 await sink.send_frame(data, message.type)
 

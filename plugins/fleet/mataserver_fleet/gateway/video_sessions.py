@@ -16,7 +16,12 @@ from mataserver import BadRequest, InvalidParams, MataError, NotFound, Unavailab
 from mataserver_fleet.gateway import callers, headers
 from mataserver_fleet.gateway.answers import MethodNotAllowed, check_method, upstream_method
 from mataserver_fleet.gateway.bodies import BufferedBody
-from mataserver_fleet.gateway.exchange import Exchange, UpstreamFailure, UpstreamRequest
+from mataserver_fleet.gateway.exchange import (
+    Exchange,
+    UpstreamFailure,
+    UpstreamRequest,
+    check_key_accepted,
+)
 from mataserver_fleet.gateway.relaying import read_body, relay
 from mataserver_fleet.gateway.sockets import (
     STREAM_PREFIX,
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
 SESSIONS = "/v1/sessions"
 MAX_SESSIONS = 100_000
 """Sessions that are remembered."""
+MAX_RESPONSE_BYTES = 1 << 20
+"""Bytes of what a server answers about a session that it made."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_DESCRIPTION_BYTES = 65_536
 """Bytes of a session's description."""
@@ -169,7 +176,8 @@ class VideoSessions:
         fields += b"Content-Type: application/json\r\n"
         message = UpstreamRequest("POST", SESSIONS, fields, body, consumer.id)
         async with self._exchange(place, target, message) as answer:
-            raw = await read_body(answer, place.application.timeout)
+            check_key_accepted(target, answer.status)
+            raw = await read_body(answer, place.application.timeout, MAX_RESPONSE_BYTES)
             try:
                 return answer.status, msgspec.json.decode(raw, type=dict[str, Any])
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -196,6 +204,7 @@ class VideoSessions:
         path = f"{SESSIONS}/{session_id}"
         message = UpstreamRequest(upstream_method(request.method), path, fields, None, consumer.id)
         async with self._exchange(place, session.target, message) as answer:
+            check_key_accepted(session.target, answer.status)
             server_timeout = place.application.timeout
             response, _ = await relay(
                 request, answer, server_timeout, self._client_timeout, lambda _: None
