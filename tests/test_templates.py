@@ -14,7 +14,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEMPLATES = ROOT / "templates"
 
-NAMES = {"backend": "spots", "jobs": "count", "protocol": "deepstack", "task": "exposure"}
+NAMES = {
+    "backend": "spots",
+    "jobs": "count",
+    "protocol": "deepstack",
+    "source": "share",
+    "task": "exposure",
+}
 """What is to be renamed in each, as its README says."""
 
 
@@ -60,6 +66,7 @@ def test_a_template_is_a_plugin(template, tmp_path):
     [
         ("backend", "mataserver_spots.py", "plugins.md", "# mataserver_spots.py\n"),
         ("jobs", "mataserver_count.py", "jobs.md", ""),
+        ("source", "mataserver_share.py", "plugins.md", ""),
         ("task", "mataserver_exposure.py", "plugins.md", "# mataserver_exposure.py\n"),
     ],
 )
