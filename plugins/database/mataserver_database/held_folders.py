@@ -40,13 +40,18 @@ def is_left(folder: Path, made_in: str) -> bool:
     have been set. Raises ``FileNotFoundError`` for one that is gone.
     """
     age = time.time() - folder.stat().st_mtime
+    if abs(age) <= UNHELD_SECONDS:  # its server may be about to lock it, which a look would prevent
+        return False
     is_held = _is_held(folder) if made_in == boot() else None
-    return age > UNKNOWN_SECONDS if is_held is None else not is_held and abs(age) > UNHELD_SECONDS
+    return age > UNKNOWN_SECONDS if is_held is None else not is_held
 
 
 def _is_held(folder: Path) -> bool | None:
     """Whether a server holds a folder; None where no lock tells."""
-    looked_at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        looked_at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # another user's
+        return None
     try:
         fcntl.flock(looked_at, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
