@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from mataserver_database.connection import connected, transaction
+from mataserver_database.migrations import has_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,18 +45,20 @@ class ChangeNotifier:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._watchers: dict[str, list[Callable[[], None]]] = {}
+        self._prepared = False
         self._listening: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
     async def prepare(self) -> None:
         """Make SQLite's table of announcements, where there is none yet."""
-        if self._notifies:
+        if self._notifies or self._prepared:
             return
         async with transaction(self._engine, writing=False) as connection:
-            there = await connection.run_sync(lambda plain: sa.inspect(plain).has_table(_TABLE))
+            there = await connection.run_sync(has_table, _TABLE)
         if not there:
             async with transaction(self._engine, writing=True) as connection:
                 await connection.execute(_MAKE)
+        self._prepared = True
 
     async def announce(self, connection: Connection, channel: str) -> None:
         """Notify every process of a change, once the transaction is committed."""

@@ -83,7 +83,7 @@ class FleetService:
         )
         spawn = self._ctx.tasks.spawn
         self._tasks = [
-            spawn(self._supervisor.run(), "look after the Tritons"),
+            spawn(self._look_after_tritons(self._supervisor), "look after the Tritons"),
             spawn(self._remove_old_files(store), "remove old files"),
         ]
         return self
@@ -98,8 +98,14 @@ class FleetService:
             await self._supervisor.stop()
         await finished()
 
+    async def _look_after_tritons(self, supervisor: TritonSupervisor) -> None:
+        """Look after them once the server listens, which must not wait for it."""
+        await self._ctx.address()
+        await supervisor.run()
+
     async def _remove_old_files(self, store: Store) -> None:
         """Remove files that nothing needs, now and then."""
+        await self._ctx.address()
         while True:
             try:
                 used = await finish(Models(store).digests())

@@ -120,7 +120,6 @@ class JobsService:
         database.watch(PROGRESS, self.desk.changed)
         ctx.tasks.spawn(self._run(), "begin to run jobs")
         ctx.tasks.spawn(self._stop_on_shutdown(), "stop jobs")
-        self._spawn(self.desk.sweep_periodically(SWEEP_SECONDS), "remove old jobs")
         ctx.tasks.spawn(self._sweep_uploads(), "remove old uploads")
         return self
 
@@ -135,6 +134,7 @@ class JobsService:
         await asyncio.gather(self._runner.close(), self._delivery_worker.close())
 
     async def _sweep_uploads(self) -> None:
+        await self._ctx.address()
         while True:
             await self._ctx.run_blocking(self.uploads.sweep)
             await asyncio.sleep(SWEEP_SECONDS)
@@ -152,11 +152,12 @@ class JobsService:
         self.desk.changed()
 
     async def _run(self) -> None:
-        """Run jobs and deliver webhooks, once the server accepts the jobs' requests."""
+        """Run jobs, deliver webhooks and remove what is old, once the server accepts requests."""
         self._tokens.url = await self._ctx.address()
         self._spawn(self._runner.run(), "run jobs")
         self._spawn(self._delivery_worker.run(), "tell webhooks")
         self._spawn(self._owner_cleaner.run(), "remove what users left")
+        self._spawn(self.desk.sweep_periodically(SWEEP_SECONDS), "remove old jobs")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do some work that stops by being asked, and is looked after as a task of the context's.

@@ -93,6 +93,10 @@ class ReconstructService:
             await self._recording
 
     async def _record(self) -> None:
-        """Record jobs in a task that is not cancelled, but ends when the recorder is stopped."""
+        """Record jobs in a task that is not cancelled, but ends when the recorder is stopped.
+
+        It begins once the server listens, which must not wait for it.
+        """
+        await self._ctx.address()
         self._recording = asyncio.create_task(self.recorder.run())
         await asyncio.shield(self._recording)
