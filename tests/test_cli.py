@@ -16,6 +16,8 @@ from mataserver.cli import serving
 MARCH = 1_772_720_521.0
 HEAVY = {
     "aiohttp",
+    "asyncio",
+    "ssl",
     "numpy",
     "huggingface_hub",
     "torch",
@@ -115,9 +117,9 @@ def test_any_terminal_can_be_written_to(terminal, monkeypatch):
     assert listed.stdout.splitlines()[2].split() == ["gear", "ocr", "pip", "?"]
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["list"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list"]])
 def test_light_commands_import_little(terminal, arguments):
-    """Neither the version nor the list imports a plugin, the server or a framework."""
+    """What is told from here alone imports no plugin, no server, no framework, not even asyncio."""
     register(terminal.data, {"gear": "ocr"})
     terminal.cache("org/fake", megabytes=1.0, accessed=MARCH)
     ran = subprocess.run(
