@@ -92,11 +92,17 @@ class Person:
         path = self._folder / name
         if not path.exists() or path.read_bytes() != data:  # else it is the same file, of then
             path.write_bytes(data)
+        await self.choose_all(selector, [path])
+
+    async def choose_all(self, selector, paths):
+        """Choose several files at once."""
         await self.until(f"!!document.querySelector({json.dumps(selector)})")
         root = await self.page.call("DOM.getDocument")
         node = root["root"]["nodeId"]
         found = await self.page.call("DOM.querySelector", nodeId=node, selector=selector)
-        await self.page.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
+        await self.page.call(
+            "DOM.setFileInputFiles", files=[str(path) for path in paths], nodeId=found["nodeId"]
+        )
 
     async def give(self, data=SQUARE, name="square.png"):
         """Choose a picture."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,10 +35,14 @@ class PlantedParams(Params, frozen=True, kw_only=True):
     """Parameters.
 
     prompts: What to look for.
+    shape:   Height and width.
+    how:     What is found.
     """
 
     confidence: Confidence = 0.0
     prompts: tuple[str, ...] = ()
+    shape: tuple[int, int] | None = None
+    how: Literal["everything", "instances", "regions", "objects"] = "everything"
 
 
 def _many(image: Any, _params: PlantedParams) -> DetectResult:
@@ -52,7 +56,7 @@ def _many(image: Any, _params: PlantedParams) -> DetectResult:
 
 
 def _turned(_image: Any, params: PlantedParams) -> DetectResult:
-    label = ", ".join(params.prompts) or "turned"
+    label = ", ".join(params.prompts) or f"turned {params.shape or ''}".strip()
     return DetectResult(
         [Detection(label, 0.8, (10.0, 10.0, 50.0, 50.0), extra={"corners": CORNERS})]
     )

@@ -218,3 +218,20 @@ async def test_without_webgl(tmp_path):
         script = """fetch(document.querySelector('.flat a').href).then((answer) => answer.text())
           .then((text) => text.slice(0, 3))"""
         assert await person.evaluate(script) == "ply"
+
+
+async def test_a_cloud_is_taken_along(tmp_path):
+    """Its files are saved from the viewer, and their names are whole in the list of files."""
+    saved = """HTMLAnchorElement.prototype.click = function () {
+      window.saved = [...(window.saved ?? []), this.getAttribute("href")]; }; 0"""
+    async with before_the_cloud(tmp_path, script=saved) as person:
+        for text in ("Cloud (PLY)", "Cameras (JSON)"):
+            await person.click("Downloads", ".viewer")
+            await person.click(text, ".viewer")
+        names = [each.rsplit("/", 1)[1] for each in await person.evaluate("window.saved")]
+        assert names == ["cloud.ply", "cameras.json"]
+        await person.click("Files", ".jobside")
+        await person.sees("cloud.ply")
+        cut = """[...document.querySelectorAll(".jobside a[download]")]
+          .some((e) => getComputedStyle(e).textOverflow === "ellipsis")"""
+        assert not await person.evaluate(cut)

@@ -194,6 +194,33 @@ async def test_a_job(tmp_path):
         await person.sees("No job yet.")
 
 
+async def test_a_data_set_has_its_name(tmp_path):
+    """A reconstruction is called as it was named; a ZIP among photographs is refused."""
+    async with (
+        served(tmp_path, "database", "jobs", "reconstruct") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("jobs")
+        await person.click("New job")
+        await person.click("A cloud from photographs", "dialog")
+        both = [tmp_path / "a.png", tmp_path / "b.zip"]
+        for path in both:
+            path.write_bytes(SQUARE)
+        await person.until("!!document.querySelector('dialog input[multiple]')")
+        await person.choose_all("dialog input[type=file]", both)
+        await person.click("Start", "dialog")
+        await person.sees("Choose one ZIP, or photographs: not both.")
+        await person.choose_all("dialog input[type=file]", both[:1])
+        await person.fill("dialog input[name=name]", " Stairs ")
+        await person.click("Start", "dialog")
+        await person.until(
+            "document.querySelector('.jobhead h2')?.innerText === 'reconstruct, Stairs'"
+        )
+        (job,) = (await asked(server, "GET", "/v1/jobs"))["jobs"]
+        assert job["spec"]["dataset_name"] == "Stairs"
+        assert "photographs.zip" in await person.text(".jobhead")
+
+
 async def archived(person):
     """Return the files of a ZIP that the page makes, by name."""
     making = """import("./console/zip.mjs").then(async ({ zipped }) => {

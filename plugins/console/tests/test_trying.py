@@ -57,6 +57,26 @@ async def test_a_parameter_and_a_reload(tmp_path):
         assert "square.png, 64 \u00d7 64" in await person.text(".left")
 
 
+async def test_numbers_and_a_long_choice(tmp_path):
+    """Two numbers are sent as numbers, and taken back; names that do not fit are a menu."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=turned")
+        await person.give()
+        await person.until(NAMES + "[0] === 'turned'")
+        await person.fill("[data-param=shape] input", "[32")
+        await person.sees("This is not JSON yet.")
+        await person.fill("[data-param=shape] input", "[32, 48]")
+        await person.until(NAMES + "[0] === 'turned (32, 48)'")
+        assert await person.evaluate("document.querySelectorAll('.err').length") == 0
+        await person.click("Reset")
+        await person.until(NAMES + "[0] === 'turned'")
+        assert (
+            await person.evaluate("document.querySelector('[data-param=shape] input').value") == ""
+        )
+        await person.fill("[data-param=how] select", "regions")
+        await person.until("location.hash.includes('how=regions')")
+
+
 @pytest.mark.parametrize(
     "words",
     [

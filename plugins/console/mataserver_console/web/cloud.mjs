@@ -1,6 +1,6 @@
 // The viewer of a reconstruction: its points, its cameras, and the photograph of a chosen one.
 import { ask, may, send } from "./api.mjs";
-import { Button, Segments, Shown, Slider, Trouble } from "./controls.mjs";
+import { Button, Menu, Segments, Shown, Slider, Trouble } from "./controls.mjs";
 import { count } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
@@ -70,12 +70,16 @@ function Seen({ job, images, chosen, choose, children }) {
 
 const Toggle = ({ on, icon, children, ...rest }) => html`<button type="button" aria-pressed=${on === undefined ? undefined : String(on)} ...${rest}><${Icon} name=${icon}/><span class="word">${children}</span></button>`;
 
-function Tools({ how, set, full, scene, scale }) {
+/** Have the browser save a file of the job's. */
+const take = (job, name) => Object.assign(document.createElement("a"), { href: fileOf(job, name), download: "" }).click();
+
+function Tools({ how, set, full, scene, scale, downloads }) {
   return html`<div class="glass vt" role="toolbar" aria-label="View">
     <button type="button" onClick=${() => scene.call("fit")}>Fit</button>
     <${Toggle} icon="box" on=${Boolean(how.parts)} onClick=${() => set({ parts: how.parts ? null : WHOLE })}>Clip<//>
     <${Toggle} icon="camera" on=${how.cameras} onClick=${() => set({ cameras: !how.cameras })}>Cameras<//>
     ${scale && html`<button type="button" onClick=${scale}>Scale</button>`}
+    <${Menu} icon="download" label="Downloads" actions=${downloads}/>
     <${Toggle} icon="full" onClick=${full}>Full screen<//></div>`;
 }
 
@@ -113,13 +117,15 @@ function Viewer({ job, model, images, cameras, chosen, choose, follow }) {
     else return;
     event.preventDefault();
   };
+  const downloads = [["Cloud (PLY)", model.filename], ["Cloud (GLB)", model.glb], ["Cameras (JSON)", cameras]]
+    .filter(([, name]) => name).map(([text, name]) => [text, () => take(job, name)]);
   const said = `Point cloud of ${count(model.num_points3D, "point")} and ${count(model.num_images, "camera")}. Arrows turn it, plus and minus zoom, F shows all of it.`;
   return html`<div class="viewer" ref=${box}>${!flat && html`<canvas ref=${canvas} tabindex="0" role="application" aria-label=${said} onKeyDown=${press}
       onPointerDown=${(event) => { from.current = [event.clientX, event.clientY]; }} onClick=${click} onDblClick=${(event) => scene?.at("centre", event)}></canvas>`}
     ${flat && html`<div class="flat"><p>This browser shows no WebGL, which the viewer needs.</p><a class="btn" href=${fileOf(job, model.filename)} download><${Icon} name="download"/>Download the cloud</a></div>`}
     ${error && html`<div class="flat"><${Trouble} error=${error}/></div>`}
     ${!scene && !flat && !error && html`<div class="running"><i></i></div>`}
-    ${scene && html`<${Tools} how=${how} set=${set} scene=${scene} scale=${may("jobs:write") && views.length > 0 ? () => setScaling(true) : null} full=${() => (document.fullscreenElement ? document.exitFullscreen() : box.current.requestFullscreen())}/>
+    ${scene && html`<${Tools} how=${how} set=${set} scene=${scene} downloads=${downloads} scale=${may("jobs:write") && views.length > 0 ? () => setScaling(true) : null} full=${() => (document.fullscreenElement ? document.exitFullscreen() : box.current.requestFullscreen())}/>
       ${how.parts && html`<${Clip} parts=${how.parts} setParts=${(parts) => set({ parts })}/>`}
       <div class="glass facts-left"><b>${model.num_points3D.toLocaleString("en")}</b><span>points</span><span>${count(model.num_images, "camera")}</span>
         ${model.mean_reprojection_error !== null && html`<span>${model.mean_reprojection_error.toFixed(2)} px</span>`}${model.unit && html`<span>squares of ${Number(step.toPrecision(3))} m</span>`}</div>

@@ -107,7 +107,7 @@ export async function put(text) {
 }
 
 /** A button that opens a list of actions: `[text, action, danger]`. */
-export function Menu({ label, actions }) {
+export function Menu({ label, actions, icon = "more" }) {
   const [open, setOpen] = useState(false);
   const box = useRef(null);
   useEffect(() => {
@@ -119,7 +119,7 @@ export function Menu({ label, actions }) {
   }, [open]);
   const close = () => { setOpen(false); box.current.querySelector("button").focus(); };
   return html`<div class="menubox" ref=${box} onKeyDown=${(event) => open && steer(event, box.current, close)}>
-    <${Button} small bare icon="more" label=${label} aria-haspopup="menu" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}/>
+    <${Button} small bare icon=${icon} label=${label} aria-haspopup="menu" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}/>
     ${open && html`<div class="menu" role="menu" aria-label=${label}>
       ${actions.map(([text, action, danger]) => html`<button type="button" role="menuitem" key=${text} tabindex="-1"
         class=${danger ? "danger" : ""} onClick=${() => { close(); action(); }}>${text}</button>`)}</div>`}

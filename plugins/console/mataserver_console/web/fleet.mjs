@@ -37,7 +37,9 @@ function Triton({ triton }) {
   const path = `api/tritons/${triton.id}`;
   const held = triton.models.length;
   return html`<tr data-triton=${triton.name}><td><b class="strong">${triton.name}</b> <span class="quiet">${triton.host}:${triton.port}</span>
-      ${(error?.message || triton.reason) && html`<div class="err" role=${error ? "alert" : undefined}>${error?.message ?? triton.reason}</div>`}</td>
+      ${(error?.message || triton.reason) && html`<div class="err" role=${error ? "alert" : undefined}>${error?.message ?? triton.reason}</div>`}
+      <div class="narrow help">${[triton.version && `version ${triton.version}`, held && `serves ${count(held, "version")}`, `answered ${since(triton.answered_at)}`].filter(Boolean).join(", ")}
+        ${triton.gpu_figures.map((gpu) => html`<${Gpu} key=${gpu.id} gpu=${gpu}/>`)}</div></td>
     <td><${State} kind=${STATES[triton.state]}>${triton.state}<//></td><td class="num wide">${triton.version || "–"}</td>
     <td class="wide" title=${triton.models.map((each) => `${each.name} ${each.version}`).join(", ")}>${held ? count(held, "version") : "–"}</td>
     <td class="wide">${triton.gpu_figures.length ? triton.gpu_figures.map((gpu) => html`<${Gpu} key=${gpu.id} gpu=${gpu}/>`) : "–"}</td>
@@ -57,14 +59,17 @@ function Tritons() {
 
 const Placement = ({ at }) => html`<span class="tag" title=${at.reason || `wanted: ${at.wanted.join(", ") || "none"}`}><${State} kind=${STATES[at.state] ?? "off"}>${at.name}<//> ${at.versions.join(", ")}</span>`;
 
+const newest = (model) => `${model.latest_version} of ${count(model.versions.length, "version")}`;
+
 function Model({ model }) {
   const [act, busy, error] = useAct(MODELS, TRITONS);
   const path = `api/models/${model.id}`;
   const wanted = model.tritons.length > 0;
   const why = error?.message ?? model.reason;
-  return html`<tr data-model=${model.name}><td><b class="strong">${model.name}</b> <span class="quiet">${model.description}</span>${why && html`<div class="err" role=${error ? "alert" : undefined}>${why}</div>`}</td>
+  return html`<tr data-model=${model.name}><td><b class="strong">${model.name}</b> <span class="quiet">${model.description}</span>${why && html`<div class="err" role=${error ? "alert" : undefined}>${why}</div>`}
+      <div class="narrow help">${[model.latest_version && newest(model), count(Number(model.inference_count), "inference"), model.last_inference && since(model.last_inference)].filter(Boolean).join(", ")}</div></td>
     <td><${State} kind=${STATES[model.state]}>${model.state}<//></td>
-    <td class="wide">${model.latest_version ? `${model.latest_version} of ${count(model.versions.length, "version")}` : "–"}</td>
+    <td class="wide">${model.latest_version ? newest(model) : "–"}</td>
     <td class=${wanted ? "below" : "wide"}><div class="row wrap tight">${wanted ? model.tritons.map((at) => html`<${Placement} key=${at.id} at=${at}/>`) : "–"}</div></td>
     <td class="num wide">${Number(model.inference_count).toLocaleString("en")}</td><td class="wide soft">${since(model.last_inference)}</td>
     <td class="num actions below"><div class="row end tight">${may("fleet:write") && (wanted

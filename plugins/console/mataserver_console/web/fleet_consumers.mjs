@@ -32,7 +32,7 @@ function Consumer({ consumer }) {
   const path = `api/consumers/${consumer.id}`;
   const act = (where, options) => ask(path + where, options).then((said) => { setError(null); if (said?.key) setKey(said.key); }, setError).then(() => refresh(CONSUMERS));
   const limit = [consumer.rate && `${consumer.rate.toLocaleString("en")} a minute`, consumer.quota && `${consumer.quota.toLocaleString("en")} a day`].filter(Boolean).join(", ");
-  return html`<tr data-consumer=${consumer.name}><td><b class="strong">${consumer.name}</b> <span class="quiet">${consumer.tags}</span>${error && html`<div class="err" role="alert">${error.message}</div>`}
+  return html`<tr data-consumer=${consumer.name}><td><b class="strong">${consumer.name}</b> <span class="quiet">${consumer.tags}</span><div class="narrow help">${limit || "no limit"}</div>${error && html`<div class="err" role="alert">${error.message}</div>`}
       ${key && html`<${ShownOnce} name=${consumer.name} secret=${key} close=${() => setKey(null)}/>`}</td>
     <td><${State} kind=${consumer.active ? "ok" : "off"}>${consumer.active ? "has a key" : "no key"}<//></td><td class="wide">${limit || "no limit"}</td>
     <td class="num actions below"><div class="row end tight">${may("fleet:write") && html`<${Sure} small text="Another key" effect="The one before is refused from now on." action=${() => act("/key", { method: "POST" })}/>

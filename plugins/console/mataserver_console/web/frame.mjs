@@ -66,7 +66,7 @@ export function Silence() {
   if (!lost) return null;
   const left = Math.max(0, Math.ceil((lost.next - Date.now()) / 1000));
   return html`<div class="silence" role="alert"><${Note} kind="warn"><div class="row between">
-    <span>No answer from ${location.hostname}. Next try in ${left} s.</span><${Button} small onClick=${tryAgain}>Now<//></div><//></div>`;
+    <span>No answer from ${location.hostname}. <span aria-hidden="true">Next try in ${left} s.</span></span><${Button} small onClick=${tryAgain}>Now<//></div><//></div>`;
 }
 
 /** The entry of the navigation that is open: a page may stand under another one's. */

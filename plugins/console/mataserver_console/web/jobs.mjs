@@ -1,5 +1,5 @@
 // Jobs: a list, one of them with its progress, log and files, and a way to start one.
-import { Cloud } from "./cloud.mjs";
+import { Cloud, fileOf } from "./cloud.mjs";
 import { ask, isAbort, may, send, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Button, Copy, Segments, State, Sure, Trouble } from "./controls.mjs";
@@ -18,11 +18,15 @@ const LIST = "v1/jobs?limit=200&omit=result";
 const ENDED = new Set(["done", "failed", "cancelled"]);
 
 const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 1000) - job.started_at) : "");
-/** What a job is called: its kind and what it is about. */
-const title = (job) => { const about = job.spec?.model ?? (job.spec?.file || job.spec?.name) ?? ""; return about ? `${job.kind}, ${parted(about)[1]}` : job.kind; };
+/** The name that a data set of photographs was given. */
+const dataset = (spec) => (spec?.dataset_name === "custom" ? "" : spec?.dataset_name);
 
-/** What it was given, if its title is its model: several jobs of one model are told apart by it. */
-const input = (job) => (job.spec?.model ? job.spec.file || (job.spec.path ?? "").split("/").at(-1) : "");
+/** What a job is called: its kind and what it is about. */
+const title = (job) => { const about = job.spec?.model ?? (dataset(job.spec) || job.spec?.file || job.spec?.name) ?? ""; return about ? `${job.kind}, ${parted(about)[1]}` : job.kind; };
+
+/** What it was given, if its title does not say it: several jobs of one model are told apart by it. */
+const input = (job) => (job.spec?.model || dataset(job.spec) ? job.spec.file || (job.spec.path ?? "").split("/").at(-1) : "");
+
 
 /** One job as it changes: the server tells each new state until it ends; `follow` listens again. */
 function useJob(id) {
@@ -36,12 +40,18 @@ function useJob(id) {
     let left = false;
     /** @type {EventSource | undefined} */
     let stream;
-    const take = (said) => { setJob(said); setError(null); };
+    let state = "";
+    const take = (said) => {
+      if (state && said.state !== state) refresh(LIST);  // the list says the same at once
+      state = said.state;
+      setJob(said);
+      setError(null);
+    };
     const read = () => ask(`v1/jobs/${id}`);
     const listen = () => {
       const events = stream = new EventSource(`v1/jobs/${id}/events`);
       events.addEventListener("job", (event) => take(JSON.parse(event.data)));
-      events.addEventListener("end", (event) => { take(JSON.parse(event.data)); events.close(); refresh(LIST); });
+      events.addEventListener("end", (event) => { take(JSON.parse(event.data)); events.close(); });
       events.onerror = () => read().then(setJob, (failure) => { setError(failure); if (failure.status) events.close(); });
     };
     read().then(
@@ -92,7 +102,7 @@ function Files({ job }) {
   const files = data?.files ?? [];
   useEffect(() => { refresh(`v1/jobs/${job.id}/files`); }, [job.state]);
   return html`<section class="sect"><h2>Files</h2>${!files.length && html`<p class="help">None yet.</p>`}<ul class="stack-4">${files.map((file) => html`<li class="row between" key=${file.name}>
-    <a class="cut" href=${`v1/jobs/${job.id}/files/${file.name.split("/").map(encodeURIComponent).join("/")}`} download><${Icon} name="download"/> ${file.name}</a><span class="quiet nowrap">${bytes(file.size)}</span></li>`)}</ul></section>`;
+    <a class="whole" href=${fileOf(job, file.name)} download><${Icon} name="download"/> ${file.name}</a><span class="quiet nowrap">${bytes(file.size)}</span></li>`)}</ul></section>`;
 }
 
 const Labels = ({ labels }) => { const most = Math.max(1, ...Object.values(labels)); return html`<ul class="classes">${Object.entries(labels).sort((a, b) => b[1] - a[1]).map(([name, number]) => html`<li key=${name}><span class="whole">${name}</span>

@@ -218,9 +218,9 @@ export default function Live() {
       ${mayTrack && html`<${Button} small pressed=${track} disabled=${on} onClick=${() => setTrack(!track)}>Track<//>`}
       <span class="grow"></span>
       ${on ? html`<${Button} icon="stop" onClick=${stream.stop}>Stop<//>` : html`<${Button} primary icon="camera" disabled=${!chosen.name || needsHttps()} onClick=${() => begin()}>Start<//>`}<//>
-    <div class="content">
+    <div class=${`content ${cameras.length && !on ? "watching" : ""}`}>
       ${needsHttps() && html`<${NeedsHttps}/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}
-      <div class="livegrid"><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks}/>
+      <div class=${`livegrid ${on ? "" : "idle"}`}><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks}/>
         <ul class="tracks">${items.slice(0, 8).map((item) => html`<li key=${item.id ?? item.n} class=${item.k}><span class="sw">${item.id ?? item.n}</span><b class="cut">${item.name}</b>
           <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>
         <div class="livefigures"><${Figures} figures=${figures} captured=${on ? stream.captured : 0}/>

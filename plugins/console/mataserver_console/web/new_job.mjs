@@ -20,9 +20,13 @@ const KINDS = {
   },
   reconstruct: {
     accept: "image/*,.zip,.heic",
-    order: (given) => ({ density: given.get("density") }),
+    order: (given) => { const name = given.get("name").trim(); return { density: given.get("density"), ...(name && { dataset_name: name }) }; },
     check: async () => {},
-    file: async (files) => (files.length === 1 && isZip(files[0]) ? files[0] : zipped(files.filter((file) => !isZip(file)), "photographs.zip")),
+    file: async (files) => {
+      if (files.length === 1 && isZip(files[0])) return files[0];
+      if (files.some(isZip)) throw new Error("Choose one ZIP, or photographs: not both.");
+      return zipped(files, "photographs.zip");
+    },
     submit: async (order) => (await ask("upload", { json: order })).job_id,
   },
 };
@@ -43,6 +47,7 @@ function Infer() {
 
 const Photographs = () => html`<label class="stack-4"><span class="label">Photographs, or a ZIP of them</span><input class="field" type="file" name="file" required multiple accept=${KINDS.reconstruct.accept}/>
     <span class="help">Twelve or more around a subject, a step apart, sharp, each showing most of the one before.</span></label>
+  <label class="stack-4"><span class="label">Name</span><input class="field" name="name" maxlength="200" placeholder="the file's"/></label>
   <label class="stack-4"><span class="label">Points</span><select class="field" name="density"><option value="sparse">sparse: some thousands</option><option value="semi">semi: over 20 times as many, one to two seconds more a photograph</option></select></label>`;
 
 export function NewJob({ close, made }) {

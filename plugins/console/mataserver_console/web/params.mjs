@@ -1,9 +1,10 @@
 // A form of a model's parameters, made from their schema (`?include=params`).
 import { Button, Segments, Slider, Switch } from "./controls.mjs";
-import { html, useId, useState } from "./html.mjs";
+import { html, useEffect, useId, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 
 const FEW = 4;
+const LETTERS = 24;  // of all options: more do not fit beside each other
 const MOST_OF_A_SLIDER = 100;
 
 /** The part of a schema that says what a value is: references followed, `null` left out. */
@@ -18,11 +19,14 @@ export function meant(schema, defs = {}) {
 
 /** Which control a parameter has. */
 export function kindOf(schema) {
-  const { type, enum: options, items, minimum, maximum } = schema;
+  const { type, enum: options, items, prefixItems, minimum, maximum } = schema;
   const types = Array.isArray(type) ? type.filter((each) => each !== "null") : [type];
-  if (options) return options.filter((each) => each !== null).length <= FEW ? "choice" : "menu";
+  if (options) {
+    const texts = options.filter((each) => each !== null).map(String);
+    return texts.length <= FEW && texts.join("").length <= LETTERS ? "choice" : "menu";
+  }
   if (types.includes("boolean")) return "switch";
-  if (types.includes("array")) return items?.type === "string" || !items ? "words" : "json";
+  if (types.includes("array")) return items?.type === "string" || (!items && !prefixItems) ? "words" : "json";
   if (types.includes("number") || types.includes("integer")) {
     const near = minimum !== undefined && maximum !== undefined && maximum - minimum <= MOST_OF_A_SLIDER;
     return near ? "slider" : "number";
@@ -66,9 +70,17 @@ function Words({ id, name, value = [], set, wrong }) {
     <input id=${id} class="bareinput add" placeholder="Add a word" value=${text} onInput=${(event) => setText(event.target.value)} onKeyDown=${press} onBlur=${add}/></div>`;
 }
 
-function Json({ id, name, value, set, wrong }) {
+function Json({ id, name, value, set: give, wrong }) {
   const [text, setText] = useState(value === undefined ? "" : JSON.stringify(value));
   const [bad, setBad] = useState(false);
+  const own = useRef(value);  // what this field made of its text
+  useEffect(() => {
+    if (JSON.stringify(value) === JSON.stringify(own.current)) return;
+    own.current = value;
+    setText(value === undefined ? "" : JSON.stringify(value));
+    setBad(false);
+  }, [value]);
+  const set = (next) => { own.current = next; give(next); };
   const change = (event) => {
     setText(event.target.value);
     try { set(event.target.value.trim() ? JSON.parse(event.target.value) : undefined); setBad(false); } catch { setBad(true); }

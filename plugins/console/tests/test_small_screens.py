@@ -1,0 +1,79 @@
+"""What a phone shows first, and what somebody who asked for less motion is spared."""
+
+from __future__ import annotations
+
+import pytest
+from console_pages import CHROMIUM, asked, served, shown
+from test_fleet import fleet, pushed
+
+from camera_sources import make_video
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+PHONE = {"width": 390, "height": 844, "phone": True}
+TOPS = """["#cams", ".livecard"].map((kind) =>
+  document.querySelector(kind).getBoundingClientRect().top)"""
+
+
+async def test_the_cameras_of_the_server_come_first(tmp_path):
+    """While this device's is off they stand above it, and no room is kept for its figures."""
+    video = make_video(tmp_path / "shelf.mp4")
+    settings = {"plugins": {"cameras": {"camera_paths": ["/"]}}}
+    async with (
+        served(tmp_path, "cameras", **settings) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.screen(**PHONE)
+        await asked(
+            server, "POST", "/v1/cameras", json={"source": str(video), "model": "fake-detect"}
+        )
+        await person.go("live")
+        await person.until("!!document.querySelector('.tile')")
+        cameras, own = await person.evaluate(TOPS)
+        assert cameras < own
+        tile = "document.querySelector('.tile').getBoundingClientRect().bottom < innerHeight"
+        assert await person.evaluate(tile)
+        assert not await person.evaluate("document.querySelector('.livefigures').offsetHeight")
+        assert await person.faults() == []
+        await person.click("Start")
+        await person.until("document.querySelector('.vl')?.innerText.includes('ms old')")
+        cameras, own = await person.evaluate(TOPS)
+        assert own < cameras
+        assert await person.evaluate("document.querySelector('.livefigures').offsetHeight > 0")
+
+
+async def test_a_row_of_the_fleet_is_whole(tmp_path):
+    """A phone's row has what a wide one has: version, GPU's memory, how much a model is asked."""
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        await person.screen(**PHONE)
+        given = {"name": "gpu-1", "host": "127.0.0.1", "port": triton.port}
+        given["metrics_port"] = triton.port
+        await asked(server, "POST", "/api/tritons", json=given)
+        await pushed(server, "shelf")
+        await asked(server, "POST", "/api/models/shelf/load", json={})
+        await asked(server, "POST", "/api/consumers", json={"name": "till", "rate": 90})
+        await person.go("fleet")
+        row = "document.querySelector('tr[data-triton=gpu-1]')?.innerText"
+        await person.until(f"{row}?.includes('1.0 GB of 24.0 GB')")
+        told = await person.evaluate(row)
+        assert "version 2." in told
+        assert "serves 1 version" in told
+        await person.go("fleet?part=models")
+        await person.until(
+            "document.querySelector('tr[data-model=shelf]')?.innerText.includes('0 inferences')"
+        )
+        await person.go("fleet?part=consumers")
+        await person.sees("90 a minute")
+        assert await person.faults() == []
+
+
+async def test_less_motion(tmp_path):
+    """Nothing moves for who asked for that, and no part of the style is one no browser reads."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        unread = """[...document.styleSheets].flatMap((sheet) => [...sheet.cssRules])
+          .filter((rule) => rule.media?.mediaText === "not all").map((rule) => rule.cssText)"""
+        assert await person.evaluate(unread) == []
+        moves = "getComputedStyle(document.querySelector('.btn')).transitionDuration"
+        assert await person.evaluate(moves) != "0s"
+        still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+        await person.page.call("Emulation.setEmulatedMedia", features=still)
+        assert await person.evaluate(moves) == "0s"
