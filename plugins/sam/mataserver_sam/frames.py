@@ -111,10 +111,7 @@ class Clip(Generic[Prepared]):
 
     def time(self, number: int) -> float:
         """Return the seconds from the first frame to the display of frame ``number``."""
-        if self._index.is_counted:
-            return number / self.fps
-        ticks = self._index.timestamp(number) - self._index.timestamp(0)
-        return float(ticks * (self._stream.time_base or 0))
+        return self._index.time(number, float(self._stream.time_base or 0))
 
     @property
     def cached_bytes(self) -> int:
@@ -233,6 +230,7 @@ class Clip(Generic[Prepared]):
             if decoded is None:
                 self._check_clock(0)
                 continue
+            self._index.begin(decoded.dts)
             height, width = self._pixels(decoded).shape[:2]
             self._seek(0)
             return height, width

@@ -42,17 +42,41 @@ class Index:
 
     ``shown`` are timestamps in ascending order; empty when the container has no usable ones, and
     frames can only be counted from the first. ``keys`` are numbers of key frames, 0 the first of
-    them. ``seconds`` is from the first frame to the end of the last.
+    them. ``seconds`` is the length; of frames that are counted ``places`` tells it, if given.
     """
 
-    def __init__(self, count: int, shown: array[int], keys: array[int], seconds: float) -> None:
+    def __init__(
+        self,
+        count: int,
+        shown: array[int],
+        keys: array[int],
+        seconds: float,
+        places: _Places | None = None,
+    ) -> None:
         self._count = count
         self._shown = shown
         self._keys = keys
-        self.seconds = seconds
+        self._places = places
+        self._seconds = seconds
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame to the end of the last."""
+        return self._places.time(self._count) if self._places else self._seconds
+
+    def begin(self, timestamp: int | None) -> None:
+        """Note the decoding timestamp with which the decoder returned the first frame."""
+        if self._places and timestamp is not None:
+            self._places.begin(timestamp)
+
+    def time(self, number: int, tick: float) -> float:
+        """Return the seconds from the first frame to another; a timestamp counts ``tick``."""
+        if self._shown:
+            return (self._shown[number] - self._shown[0]) * tick
+        return self._places.time(number) if self._places else number * self._seconds / self._count
 
     @property
     def is_counted(self) -> bool:
@@ -75,6 +99,34 @@ class Index:
     def timestamp(self, number: int) -> int:
         """Return the timestamp of frame ``number``, in the stream's time base."""
         return self._shown[number] if self._shown else 0
+
+
+class _Places:
+    """The decoding timestamps of a file whose frames have no others, such as an AVI's.
+
+    Ascending, ``tick`` seconds each. Frames are shown at them, in order, as late as the decoder
+    reorders: it returns the first frame with a later one than the first packet's.
+    """
+
+    def __init__(self, stamps: array[int], tick: float) -> None:
+        self._stamps = stamps
+        self._tick = tick
+        self._step = median_low(after - before for before, after in pairwise(stamps))
+        self._first = 0
+
+    def begin(self, timestamp: int) -> None:
+        """Note the timestamp of the first frame."""
+        self._first = min(bisect_left(self._stamps, timestamp), len(self._stamps) - 1)
+
+    def time(self, number: int) -> float:
+        """Return the seconds from the first frame to a frame, or to the end for their count.
+
+        The last frames are at the usual distance from each other.
+        """
+        last = len(self._stamps) - 1
+        at = min(number + self._first, last)
+        beyond = number + self._first - at
+        return (self._stamps[at] - self._stamps[self._first] + beyond * self._step) * self._tick
 
 
 def build_index(container: InputContainer, stream: av.VideoStream, limits: Limits) -> Index:
@@ -101,7 +153,7 @@ def build_index(container: InputContainer, stream: av.VideoStream, limits: Limit
     index = (
         _timed(shown, keys, longest, stream)
         if _reliable(shown, count, container, stream)
-        else Index(count, array("q"), array("q", [0]), _counted_seconds(decoded, count, stream))
+        else _counted(decoded, count, stream)
     )
     if index.seconds > limits.seconds:
         raise BadRequest(f"The video is longer than {limits.seconds:g} s")
@@ -155,16 +207,21 @@ def _timed(shown: array[int], keys: array[int], longest: int, stream: av.VideoSt
     return Index(len(shown), shown, array("q", sorted(numbers)), seconds or 1 / _rate(stream))
 
 
-def _counted_seconds(decoded: array[int], count: int, stream: av.VideoStream) -> float:
-    """Return the length of a video whose frames have no usable timestamps.
+def _counted(decoded: array[int], count: int, stream: av.VideoStream) -> Index:
+    """Return the index of frames without usable timestamps.
 
-    The rate that an AVI states may be many times its frames', with most places empty: the usual
-    distance of two packets tells how far apart frames are.
+    The rate that an AVI states may be many times its frames', with most places empty.
     """
-    steps = [after - before for before, after in pairwise(decoded)]
-    step = median_low(steps) if steps else 0
-    seconds = count * step * float(stream.time_base or 0)
-    return seconds if seconds > 0 else count / _rate(stream)
+    tick = float(stream.time_base or 0)
+    ascending = all(before < after for before, after in pairwise(decoded))
+    places = _Places(decoded, tick) if tick and ascending and len(decoded) == count > 1 else None
+    if places is None:
+        steps = [after - before for before, after in pairwise(decoded)]
+        step = median_low(steps) * tick if steps else 0.0
+        seconds = count * step if step > 0 else count / _rate(stream)
+    else:
+        seconds = places.time(count)
+    return Index(count, array("q"), array("q", [0]), seconds, places)
 
 
 def _rate(stream: av.VideoStream) -> float:

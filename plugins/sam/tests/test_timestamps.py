@@ -65,15 +65,18 @@ def mpeg4(movies, tmp_path):
         return path, packets
 
 
-def copy(source, target, data, step=1):
-    """Write packets in the order of the file, numbered as an AVI does, ``step`` places apart."""
+def copy(source, target, data, step=1, pause=0):
+    """Write packets in the order of the file, numbered as an AVI does, ``step`` places apart.
+
+    From the middle on, they come ``pause`` places later.
+    """
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         stream = made.add_stream_from_template(given.streams.video[0])
         stream.time_base = Fraction(1, 10 * step)
         for place, each in enumerate(data):
             packet = av.Packet(each)
             packet.stream, packet.time_base = stream, Fraction(1, 10 * step)
-            packet.pts = packet.dts = place * step
+            packet.pts = packet.dts = place * step + (pause if place > COUNT / 2 else 0)
             packet.is_keyframe = place == 0
             made.mux(packet)
     return target
@@ -99,6 +102,18 @@ def test_an_avi_whose_places_are_mostly_empty(movies, tmp_path):
     found, clip = read_all(copy(path, tmp_path / "a.avi", data, step=24), movies)
     assert found == list(range(COUNT))
     assert (clip.seconds, clip.time(10)) == (pytest.approx(3.0), pytest.approx(1.0))
+    clip.close()
+
+
+def test_an_avi_with_a_pause(movies, tmp_path):
+    """Empty places in an AVI are a frame that stands: those after it are shown later."""
+    path = movies.write(tmp_path / "a.ts", COUNT, options={"bf": "2"})
+    with av.open(str(path)) as container:
+        data = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    found, clip = read_all(copy(path, tmp_path / "a.avi", data, pause=10), movies)
+    assert found == list(range(COUNT))
+    assert (clip.seconds, clip.time(COUNT - 1)) == (pytest.approx(4.0), pytest.approx(3.9))
+    assert (clip.time(8), clip.fps) == (pytest.approx(0.8), pytest.approx(7.5))
     clip.close()
 
 
