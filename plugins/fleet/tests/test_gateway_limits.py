@@ -51,7 +51,7 @@ def wait(limits, who):
 def test_a_rate_at_the_minutes_edge(rate):
     """So many at once, none more until the time that was told, and then one."""
     clock = Clock()
-    limits, who = RateLimiter(clock), consumer(1, "a", rate=rate)
+    limits, who = RateLimiter(clock, clock), consumer(1, "a", rate=rate)
     assert admitted(limits, who, 2 * rate) == rate
     for _ in range(3):
         seconds = wait(limits, who)
@@ -64,6 +64,19 @@ def test_a_rate_at_the_minutes_edge(rate):
     assert admitted(limits, who, 2 * rate) == rate, "what was not used is not kept for later"
 
 
+def test_a_clock_that_is_set():
+    """A minute is a minute: nobody waits longer, or has more, because the time of day was set."""
+    clock, ticks = Clock(), Clock()
+    limits, who = RateLimiter(clock, ticks), consumer(1, "a", rate=6)
+    assert admitted(limits, who, 10) == 6
+    for jump in (-3600.0, -10 * DAY, 20 * DAY):
+        clock.now += jump
+        assert admitted(limits, who, 10) == 0
+        assert wait(limits, who) <= 10.0
+        ticks.now += 10.001
+        assert admitted(limits, who, 10) == 1
+
+
 def test_retry_after_is_no_second_too_early():
     """Whole seconds, rounded up: who comes back then is served."""
     for seconds, told in ((0.2, "1"), (1.0, "1"), (1.4, "2"), (19.01, "20")):
@@ -73,7 +86,7 @@ def test_retry_after_is_no_second_too_early():
 def test_a_quota_at_midnight():
     """The last request of a day and the first of the next one are those of their days, in UTC."""
     clock = Clock(20_001 * DAY - 0.5)
-    limits, who = RateLimiter(clock), consumer(1, "a", quota=2)
+    limits, who = RateLimiter(clock, clock), consumer(1, "a", quota=2)
     assert admitted(limits, who, 3) == 2
     assert wait(limits, who) == pytest.approx(0.5)
     clock.now += 0.5
@@ -88,7 +101,7 @@ def test_a_quota_at_midnight():
 
 def test_a_quota_and_requests_under_way():
     """What was granted and is not answered yet counts, however often accounts are settled."""
-    limits, who = RateLimiter(Clock()), consumer(1, "a", quota=4)
+    limits, who = RateLimiter(Clock(), Clock()), consumer(1, "a", quota=4)
     assert admitted(limits, who, 4) == 4
     for _ in range(3):
         limits.settle({}, {}, 20_000, 1)
@@ -100,7 +113,7 @@ def test_a_quota_and_requests_under_way():
 def test_what_the_rate_refuses_is_not_of_the_quota():
     """And what the quota refuses is not of the rate."""
     clock = Clock()
-    limits, who = RateLimiter(clock), consumer(1, "a", rate=1, quota=2)
+    limits, who = RateLimiter(clock, clock), consumer(1, "a", rate=1, quota=2)
     assert admitted(limits, who, 5) == 1
     clock.now += 60.0
     assert admitted(limits, who, 5) == 1
@@ -111,13 +124,13 @@ def test_what_the_rate_refuses_is_not_of_the_quota():
 @pytest.mark.parametrize(("rate", "gateways", "each"), [(6, 2, 3), (6, 3, 2), (1, 3, 1)])
 def test_several_gateways(rate, gateways, each):
     """Each grants its part of a rate, one at least; a day's quota is all of theirs together."""
-    every = [RateLimiter(Clock()) for _ in range(gateways)]
+    every = [RateLimiter(Clock(), Clock()) for _ in range(gateways)]
     who = consumer(1, "a", rate=rate)
     for limits in every:
         limits.settle({}, {}, 20_000, gateways)
         assert admitted(limits, who, 10) == each
     thrifty = consumer(1, "b", quota=5)
-    first, second = RateLimiter(Clock()), RateLimiter(Clock())
+    first, second = RateLimiter(Clock(), Clock()), RateLimiter(Clock(), Clock())
     assert admitted(first, thrifty, 2) == 2
     assert admitted(second, thrifty, 2) == 2
     for limits in (first, second):

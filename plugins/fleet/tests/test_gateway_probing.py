@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 from aiohttp import web
+from gateway_stand import application, stand  # noqa: F401
+from upstreams import Upstream
 
 from mataserver_fleet.gateway.probes import Prober
 from mataserver_fleet.gateway.resolving import AddressResolver
 from mataserver_fleet.gateway.servers import Servers
-from mataserver_fleet.gateway.snapshot import Target
+from mataserver_fleet.gateway.snapshot import Application, Route, Target
 
 PIECE = bytes(1 << 20)
 
@@ -46,3 +50,80 @@ async def test_a_word_that_has_no_end(aiohttp_server, kind):
         assert not await probes.probe(target, server, "/v2/models/m/versions/1/ready")
         assert (server.missed_probes, server.is_alive) == (1, False)
     assert len(sent) < 40, "megabytes, most of them in the system's buffers"
+
+
+async def eventually(condition):
+    """Wait until something holds."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class Hanging(Upstream):
+    """A server that does not answer whether some models are ready, or answers nothing.
+
+    hanging: parts of paths. ``late`` counts what waits.
+    """
+
+    def __init__(self):
+        super().__init__("hanging")
+        self.hanging = set()
+        self.late = 0
+
+    async def answer(self, request):
+        """Hang, or answer."""
+        if any(each in request.path for each in self.hanging):
+            self.late += 1
+            await asyncio.Event().wait()
+        return await super().answer(request)
+
+
+@pytest.fixture
+async def hanging():
+    """A server that hangs in part."""
+    server = Hanging()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def two_models(target):
+    """Return an application with two models of one server."""
+    routes = [Route(name, (f"/v2/models/{name}",), (target,)) for name in ("ants", "bees")]
+    return Application("shop", routes=tuple(routes), consumers=frozenset({1}))
+
+
+async def test_a_model_that_does_not_say_whether_it_is_ready(stand, hanging):  # noqa: F811
+    """It is not ready. Its server is neither dead nor doubted, and other models are looked at."""
+    target = Target("127.0.0.1", hanging.port)
+    server = stand.gateway.servers.get(target)
+    stand.follow(two_models(target))
+    await eventually(lambda: server.recovered_at == 0.0 and hanging.served)
+    hanging.hanging.add("ants")
+    ants, bees = (f"/v2/models/{name}/ready" for name in ("ants", "bees"))
+    await eventually(lambda: server.unready == {ants})
+    hanging.ready.clear()
+    await eventually(lambda: server.unready == {ants, bees})
+    hanging.ready.add("")
+    await eventually(lambda: server.unready == {ants})
+    assert (server.is_alive, server.is_suspect, server.missed_probes) == (True, False, 0)
+    assert (await stand.ask("/gateway/shop/v2/models/ants/infer"))[0] == 503
+    assert (await stand.ask("/gateway/shop/v2/models/bees/infer"))[0] == 200
+    hanging.hanging.clear()
+    await eventually(lambda: not server.unready)
+
+
+async def test_many_who_find_a_server_late(stand, hanging):  # noqa: F811
+    """However many probes wait at a time, a server that is late once is not dead."""
+    target = Target("127.0.0.1", hanging.port)
+    server = stand.gateway.servers.get(target)
+    stand.follow(application(target))
+    await stand.ready()
+    await stand.gateway._prober.close()  # what a request finds is looked at alone
+    hanging.hanging.add("/v2/")
+    path = "/v2/models/cats/ready"
+    asking = [stand.gateway._prober.probe(target, server, path) for _ in range(20)]
+    assert await asyncio.gather(*asking) == [False] * 20
+    assert (hanging.late >= 20, server.is_suspect, server.is_alive) == (True, True, True)
+    assert not await stand.gateway._prober.probe(target, server, path)
+    assert not server.is_alive

@@ -44,11 +44,19 @@ class _Bucket:
 class RateLimiter:
     """Grants requests. ``clock`` gives Unix seconds: a day is one of UTC.
 
+    ticks: seconds of a clock that nobody sets, by which a minute is measured: after the hour was
+           put back a consumer would wait for an hour.
+
     gateways: how many share the rates; each grants its part. The daily count is of all.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
+        self._ticks = ticks
         self.gateways = 1
         self._buckets: dict[int, _Bucket] = {}
         self._settled: dict[str, int] = {}
@@ -87,7 +95,7 @@ class RateLimiter:
             del self._buckets[stale]
 
     def _check_rate(self, consumer: Consumer, rate: int) -> None:
-        now, own = self._clock(), max(1.0, rate / self.gateways)
+        now, own = self._ticks(), max(1.0, rate / self.gateways)
         bucket = self._buckets.get(consumer.id)
         if bucket is None:
             bucket = self._buckets[consumer.id] = _Bucket(own, now)

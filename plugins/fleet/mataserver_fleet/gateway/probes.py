@@ -23,6 +23,8 @@ MAX_LIST_BYTES = 1 << 24
 """Bytes of a mataserver's list of models."""
 MAX_READY_BYTES = 1 << 16
 """Bytes of the word on whether a server or a model is ready, which is a status."""
+LIVE_SECONDS = 0.5
+"""Seconds that a server has to say that it is live, of which one model did not answer in time."""
 MAX_MISSES = 2
 """Probes one after the other that a server may be late for until it is taken to be dead."""
 
@@ -89,7 +91,7 @@ class Prober:
 
     async def probe(self, target: Target, server: Server, path: str) -> bool:
         """Probe a server now; return whether it serves a model."""
-        url = target.url
+        url, begun = target.url, self._servers.clock()
         try:
             if target.kind == "triton":
                 await self._resolver.check_literal(target)
@@ -97,8 +99,12 @@ class Prober:
             else:
                 server.models = await self._list_models(target)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            self._note_miss(url, server, error)
-            return False
+            late = isinstance(error, TimeoutError)
+            if not (late and target.kind == "triton" and await self._is_live(url)):
+                if not late or begun >= server.missed_at:  # several that wait are late once
+                    self._note_miss(url, server, error)
+                return False
+            ready = False
         now = self._servers.clock()
         server.mark_alive(now)
         if target.kind != "triton":
@@ -118,6 +124,7 @@ class Prober:
     def _note_miss(self, url: str, server: Server, error: Exception) -> None:
         """Note a probe that was not answered: one that is late may be so because much is asked."""
         server.missed_probes += 1
+        server.missed_at = self._servers.clock()
         if isinstance(error, TimeoutError) and server.missed_probes < MAX_MISSES:
             server.mark_suspect()
             return
@@ -144,9 +151,18 @@ class Prober:
                 break
         return all_ready
 
-    async def _is_ready(self, url: str) -> bool:
+    async def _is_live(self, url: str) -> bool:
+        """Whether a Triton itself answers: then it is one of its models that hangs."""
+        limit = aiohttp.ClientTimeout(total=LIVE_SECONDS)
+        try:
+            return await self._is_ready(f"{url}/v2/health/live", limit)
+        except (aiohttp.ClientError, OSError, ValueError):
+            return False
+
+    async def _is_ready(self, url: str, limit: aiohttp.ClientTimeout | None = None) -> bool:
         """Whether it is answered 200. Raises ``ValueError`` for an answer that has no end."""
-        async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
+        asking = self._session.get(url, timeout=limit or self._timeout, allow_redirects=False)
+        async with asking as answer:
             left = MAX_READY_BYTES
             while piece := await answer.content.read(left):
                 left -= len(piece)

@@ -34,20 +34,22 @@ class Server:
     outstanding: requests that it has not answered yet.
     suspect:     a request to it failed, and no probe has succeeded or failed since.
     alive:       whether it answered the last probe at all.
-    missed:      probes that it has not answered since the last that it did.
+    missed:      ``missed_probes`` is how many it has not answered since the last that it did,
+                 ``missed_at`` when the last of them was over.
     unready:     paths of models that it does not serve now.
     models:      the models that it lists, where it is a mataserver.
     """
 
     __slots__ = (
-        "_timers", "is_alive", "is_suspect", "missed_probes", "models", "outstanding", "probe_now",
-        "recovered_at", "unready"    )  # fmt: skip
+        "_timers", "is_alive", "is_suspect", "missed_at", "missed_probes", "models",
+        "outstanding", "probe_now", "recovered_at", "unready"    )  # fmt: skip
 
     def __init__(self) -> None:
         self.outstanding = 0
         self.is_suspect = False
         self.is_alive = True
         self.missed_probes = 0
+        self.missed_at = float("-inf")
         self.unready: set[str] = set()
         self.models: frozenset[str] = frozenset()
         self.recovered_at = 0.0
