@@ -32,6 +32,16 @@ from mataserver import hookimpl
 def service(ctx):
     raise NotImplementedError
 """
+DEPOT = """
+from mataserver import SourceSpec, hookimpl
+
+def fetch(ctx):
+    raise NotImplementedError
+
+@hookimpl
+def sources():
+    yield SourceSpec(name="depot", fetch=fetch)
+"""
 FILES = ModelFiles("gear", "pip")
 
 
@@ -57,6 +67,16 @@ def found_later(clock=None):
     found = discover(config.Settings())
     found.sites = SiteDirectories(clock or Clock())
     return found
+
+
+def test_a_source_that_is_asked_for_is_found(terminal):
+    """A name with a colon is looked for among the plugins that were installed meanwhile."""
+    found = found_later()
+    assert found.source("depot") is None
+    terminal.install("depot-late", DEPOT, mataserver={"depot": "depot_late"})
+    spec, plugin = found.source("depot")
+    assert (spec.name, plugin.installed_late, plugin.note) == ("depot", True, None)
+    assert "depot" in found.source_names
 
 
 def test_a_backend_that_is_asked_for_is_found(terminal):

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -161,6 +162,27 @@ def test_the_registered_version_stays(tmp_path):
     partial.begin()
     partial.discard()
     assert [path.exists() for path in paths] == [False, False, True]
+
+
+def test_a_version_that_becomes_complete_is_no_leftover(tmp_path, monkeypatch):
+    """Another pull that cleans up in that moment, or later, leaves it alone."""
+    models = PulledModels(tmp_path / "pulled")
+    partial = models.new("share", "a")
+    partial.begin()
+    (partial.folder / "weights").write_bytes(b"x")
+    rename = Path.rename
+
+    def interrupted(path, target):
+        models.remove_leftovers()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    path = partial.complete()
+    partial.discard()
+    models.remove_leftovers()
+    assert [each.name for each in path.iterdir()] == ["weights"]
+    assert sorted(each.name for each in path.parent.iterdir()) == ["files", "model.json"]
+    assert len(list(path.parents[1].iterdir())) == 1
 
 
 async def test_a_damaged_file_is_not_served(share, ask, tmp_path):

@@ -76,14 +76,16 @@ class PartialModel:
         place = self._directory.parent
         with os_errors_as("could not write the pulled models", place):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._models.locked():
-                self._models.remove_leftovers()
-                for outdated in _versions(place)[:-1]:
-                    if self._kept is None or not self._kept.is_relative_to(outdated):
-                        shutil.rmtree(outdated, ignore_errors=True)
-                self.folder.mkdir(parents=True)
-                self._lock = _open(self._directory / _LOCK)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._models.remove_leftovers()
+            for outdated in _versions(place)[:-1]:
+                if self._kept is None or not self._kept.is_relative_to(outdated):
+                    shutil.rmtree(outdated, ignore_errors=True)
+            # Locked before it has its name: a partial version without a lock is a leftover.
+            made = self._directory.with_suffix(".new")
+            (made / _FILES).mkdir(parents=True)
+            self._lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            made.rename(self._directory)
 
     def check(self, file: str | None) -> Path:
         """Check what arrived; return the path to serve: ``file`` or the folder.
@@ -112,9 +114,9 @@ class PartialModel:
             for folder, _, names in os.walk(self._directory, topdown=False):
                 for name in (*names, ""):
                     _sync(Path(folder, name))
-            (self._directory / _LOCK).unlink()
             _give_to_owner(target.parents[2], self._directory)
             self._directory.rename(target)
+            (target / _LOCK).unlink()
             _sync(target.parent)
         return _served(target, self._mark)
 
@@ -151,23 +153,8 @@ class PulledModels:
     def remove_leftovers(self) -> None:
         """Remove the partial versions of killed pulls; the lock of a running one is held."""
         for directory in self._root.glob(f"*/*/*{_PARTIAL}"):
-            with contextlib.suppress(OSError):  # locked, or gone
-                lock = _open(directory / _LOCK)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(directory)
-                finally:
-                    os.close(lock)
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lock of all partial versions, while one appears or is removed."""
-        descriptor = _open(self._root / _LOCK)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+            with contextlib.suppress(OSError), _unlocked(directory / _LOCK):
+                shutil.rmtree(directory)
 
     def _place(self, source: str, reference: str) -> Path:
         """Return a model's folder: a readable part of its reference, and a hash of all of it."""
@@ -224,9 +211,20 @@ def _give_to_owner(root: Path, version: Path) -> None:
         return
     owner = root.parent.stat()
     within = (Path(folder, name) for folder, _, names in os.walk(version) for name in (*names, ""))
-    for path in (root, root / _LOCK, *version.parents[:2], *within):
+    for path in (root, *version.parents[:2], *within):
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
-def _open(lock: Path) -> int:
-    return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+@contextlib.contextmanager
+def _unlocked(lock: Path) -> Iterator[None]:
+    """Take a lock, if it is there. Raises ``BlockingIOError`` while another process has it."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
