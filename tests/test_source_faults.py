@@ -166,6 +166,7 @@ async def test_signs_of_life_keep_a_pull(plugin, ask):
         ("empty:nothing", "the source stored no file"),
         ("empty:x", "the source stored no file"),
         ("od:x", "unknown source 'od': one of odd, empty, needy; did you mean odd.*"),
+        ("hf:org/x", "a model of the source hf is pulled by its id, org/name, alone"),
         ("D:\\x", "not a model id of the hub: expected org/name, not a URL or a path"),
     ],
 )

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugin, Plugins
 
 
+_OWN = {"hf": "its id, org/name,", "pip": "its backend's name", "local": "its path"}
+"""What names a model of the server's own sources."""
+
+
 @dataclass(frozen=True, slots=True)
 class PluginSource:
     """What a model's name says: a plugin's source, and the reference of a model there."""
@@ -47,6 +51,8 @@ def find_source(name: str, plugins: Plugins) -> PluginSource | None:
         return PluginSource(*found, reference)
     if reference.startswith("/") or not re.match(SOURCE_NAME, source):
         return None  # an address or a path, as the hub's error says
+    if source in _OWN:
+        raise BadRequest(f"a model of the source {source} is pulled by {_OWN[source]} alone")
     for plugin in plugins.found:
         if plugin.error is not None and source in plugin.names:
             raise BadRequest(f"the source {source} is not in use: {plugin.error}")
