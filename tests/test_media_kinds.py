@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
 
 import numpy as np
@@ -152,3 +153,27 @@ def test_without_the_extra_a_heic_says_so(monkeypatch):
     with pytest.raises(BadRequest, match=r"it is a HEIC picture.*mataserver\[heic\]") as refused:
         media.decode(stored(1, "HEIC"), LIMIT)
     assert "AVIF, GIF, BMP, TIFF and PPM are read" in refused.value.detail
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("factor", [1, 256, 257])
+def test_a_tiffs_palette_has_16_bits_or_8(depth, factor):
+    """Colours of 8 bits are read as such; as 16 bits they would all be black."""
+    count, width = 1 << depth, 16
+    palette = np.random.default_rng(depth).integers(0, 256, (count, 3))
+    palette[0] = 255
+    indices = np.arange(width * 4) * 7 % count
+    bits = "".join(f"{each:0{depth}b}" for each in indices)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    colours = (palette.T * factor).astype("<u2").tobytes()
+    entries = [
+        *((256, 3, 1, width), (257, 3, 1, 4), (258, 3, 1, depth), (259, 3, 1, 1), (262, 3, 1, 3)),
+        *((273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 4), (279, 4, 1, len(data))),
+        (320, 3, count * 3, 8 + len(data)),
+    ]
+    head = b"II*\0" + struct.pack("<I", 8 + len(data) + len(colours))
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHII", *entry) for entry in entries
+    )
+    found = media.decode(head + data + colours + directory + bytes(4), 10_000)
+    assert np.array_equal(found, palette[indices].reshape(4, width, 3))

@@ -150,6 +150,7 @@ def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
     check_size(*picture.size, max_pixels)
     if picture.format == "TIFF":
         tiff.check_tiles(picture, max_pixels)
+        tiff.correct_palette(picture)
     return picture
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import TiffImagePlugin
+from PIL import ImagePalette, TiffImagePlugin
 
 from mataserver.errors import BadRequest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Pillow's own reader of uncompressed TIFFs takes separate planes of 16 bits for planes of 8.
 TiffImagePlugin.READ_LIBTIFF = True
 
-_BITS, _PHOTOMETRIC, _PLANES, _EXTRA, _FORMAT = 258, 262, 284, 338, 339
+_BITS, _PHOTOMETRIC, _PLANES, _PALETTE, _EXTRA, _FORMAT = 258, 262, 284, 320, 338, 339
 _MIN_IS_WHITE, _SEPARATE, _SIGNED = 0, 2, 2
 _MISREAD_PLANES = frozenset({"LA", "LAB", "La", "PA"})
 """Modes that Pillow gets wrong where each channel is stored by itself."""
@@ -45,6 +45,19 @@ def check(picture: Image.Image) -> None:
             "image is a TIFF of separate planes with alpha or in L*a*b*, which is not supported: "
             "save it with PlanarConfiguration 1"
         )
+
+
+def correct_palette(picture: Image.Image) -> None:
+    """Read a palette of 8-bit colours as such, before the pixels are loaded.
+
+    It should have 16 bits, of which Pillow keeps the upper 8: the picture would be black. As in
+    libtiff, a palette without any larger number has 8.
+    """
+    colours = picture.tag_v2.get(_PALETTE)  # type: ignore[attr-defined] # a TiffImageFile
+    if picture.mode not in {"P", "PA"} or not isinstance(colours, tuple):
+        return
+    if all(isinstance(each, int) and 0 <= each <= 255 for each in colours):
+        picture.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def check_tiles(picture: Image.Image, max_pixels: int) -> None:
