@@ -155,6 +155,18 @@ def test_without_the_extra_a_heic_says_so(monkeypatch):
     assert "AVIF, GIF, BMP, TIFF and PPM are read" in refused.value.detail
 
 
+def tiff(width, height, data, *tags, colours=b""):
+    """Return an uncompressed TIFF of one strip, with further ``tags`` and a palette."""
+    end = 8 + len(data)
+    plain = ((256, width), (257, height), (259, 1), (273, 8), (278, height), (279, len(data)))
+    entries = [(tag, 4, 1, value) for tag, value in plain]
+    entries += [(320, 3, len(colours) // 2, end)] if colours else []
+    entries = sorted([*entries, *tags])
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = struct.pack("<4sI", b"II*\0", end + len(colours))
+    return head + data + colours + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 @pytest.mark.parametrize("factor", [1, 256, 257])
 def test_a_tiffs_palette_has_16_bits_or_8(depth, factor):
@@ -166,14 +178,23 @@ def test_a_tiffs_palette_has_16_bits_or_8(depth, factor):
     bits = "".join(f"{each:0{depth}b}" for each in indices)
     data = int(bits, 2).to_bytes(len(bits) // 8, "big")
     colours = (palette.T * factor).astype("<u2").tobytes()
-    entries = [
-        *((256, 3, 1, width), (257, 3, 1, 4), (258, 3, 1, depth), (259, 3, 1, 1), (262, 3, 1, 3)),
-        *((273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 4), (279, 4, 1, len(data))),
-        (320, 3, count * 3, 8 + len(data)),
-    ]
-    head = b"II*\0" + struct.pack("<I", 8 + len(data) + len(colours))
-    directory = struct.pack("<H", len(entries)) + b"".join(
-        struct.pack("<HHII", *entry) for entry in entries
-    )
-    found = media.decode(head + data + colours + directory + bytes(4), 10_000)
+    tags = ((258, 3, 1, depth), (262, 3, 1, 3), (277, 3, 1, 1))
+    found = media.decode(tiff(width, 4, data, *tags, colours=colours), LIMIT)
     assert np.array_equal(found, palette[indices].reshape(4, width, 3))
+
+
+def test_a_tiff_whose_subsampling_is_not_told():
+    """By default a pair of colours stands for four pixels; of more the file must say so."""
+    picture = Image.fromarray(upright()).convert("YCbCr")
+    whole = np.asarray(picture)
+    quads = whole.reshape(24, 2, 32, 2, 3).transpose(0, 2, 1, 3, 4)
+    light = quads[..., 0].reshape(24, 32, 4)
+    shared = quads[..., 1:].reshape(24, 32, 4, 2).mean(axis=2).round().astype(np.uint8)
+    tags = ((258, 3, 1, 8), (262, 3, 1, 6), (277, 3, 1, 3))
+    usual = media.decode(tiff(64, 48, np.concatenate([light, shared], 2).tobytes(), *tags), LIMIT)
+    assert np.abs(usual.astype(int) - upright()).max() < 4
+    told = (530, 3, 2, 1 | 1 << 16)
+    full = media.decode(tiff(64, 48, whole.tobytes(), *tags, told), LIMIT)
+    assert np.abs(full.astype(int) - upright()).max() < 4
+    with pytest.raises(BadRequest, match="how its colours are subsampled"):
+        media.decode(tiff(64, 48, whole.tobytes(), *tags), LIMIT)

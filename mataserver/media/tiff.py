@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 TiffImagePlugin.READ_LIBTIFF = True
 
 _BITS, _PHOTOMETRIC, _PLANES, _PALETTE, _EXTRA, _FORMAT = 258, 262, 284, 320, 338, 339
-_MIN_IS_WHITE, _SEPARATE, _SIGNED = 0, 2, 2
+_COMPRESSION, _STRIP_SIZES, _SUBSAMPLING = 259, 279, 530
+_MIN_IS_WHITE, _SEPARATE, _SIGNED, _YCBCR = 0, 2, 2, 6
 _MISREAD_PLANES = frozenset({"LA", "LAB", "La", "PA"})
 """Modes that Pillow gets wrong where each channel is stored by itself."""
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
@@ -45,6 +46,25 @@ def check(picture: Image.Image) -> None:
             "image is a TIFF of separate planes with alpha or in L*a*b*, which is not supported: "
             "save it with PlanarConfiguration 1"
         )
+    if _lacks_subsampling(picture):
+        raise BadRequest(
+            "image is a TIFF in YCbCr that does not tell how its colours are subsampled (tag 530)"
+        )
+
+
+def _lacks_subsampling(picture: Image.Image) -> bool:
+    """Whether uncompressed YCbCr is more than it is by default, and the tag is missing.
+
+    The default has a pair of colours for four pixels (TIFF 6.0, section 21): read so, a picture
+    with one for each would come out as noise.
+    """
+    tags = picture.tag_v2  # type: ignore[attr-defined] # a TiffImageFile
+    plain = _tag(picture, _COMPRESSION, 1) == 1 and _tag(picture, _PHOTOMETRIC, 1) == _YCBCR
+    sizes = tags.get(_STRIP_SIZES)
+    if not plain or _SUBSAMPLING in tags or not isinstance(sizes, tuple):
+        return False
+    width, height = picture.size
+    return sum(each for each in sizes if isinstance(each, int)) >= 2 * width * height
 
 
 def correct_palette(picture: Image.Image) -> None:
