@@ -13,7 +13,9 @@ from PIL import Image, UnidentifiedImageError
 _MAKE, _MODEL, _DETAILS, _GPS = 0x010F, 0x0110, 0x8769, 0x8825
 _FOCAL, _FOCAL_35, _LENS = 0x920A, 0xA405, 0xA434
 _PLANE_X, _PLANE_UNIT = 0xA20E, 0xA210
+_PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0}
+_ROUNDED = 0.02  # how far proportions may differ when sides are rounded
 _FULL_FRAME = 36.0  # the width, in millimetres, that equivalent focal lengths mean
 _DAMAGED = (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, struct.error)
 
@@ -47,9 +49,8 @@ def read(data: bytes) -> Exif:
     words = [_text(exif.get(_MAKE)), _text(exif.get(_MODEL)), _text(details.get(_LENS))]
     focal = _number(details.get(_FOCAL))
     words.append(f"{focal:g} mm" if focal else "")
-    return Exif(
-        _equivalent(details, focal, max(width, height)), " ".join(filter(None, words)), _gps(place)
-    )
+    equivalent = _equivalent(details, focal, _taken_size(details, width, height))
+    return Exif(equivalent, " ".join(filter(None, words)), _gps(place))
 
 
 def write(found: Exif) -> Image.Exif:
@@ -60,7 +61,7 @@ def write(found: Exif) -> Image.Exif:
     return exif
 
 
-def _equivalent(details: Any, focal: float, longest: int) -> float:
+def _equivalent(details: Any, focal: float, longest: float) -> float:
     told = _number(details.get(_FOCAL_35))
     if told > 0:
         return told
@@ -70,6 +71,19 @@ def _equivalent(details: Any, focal: float, longest: int) -> float:
         return 0.0
     value = focal * _FULL_FRAME / (longest / density * unit)
     return value if 2 <= value <= 5_000 else 0.0
+
+
+def _taken_size(details: Any, width: int, height: int) -> float:
+    """Return the longer side, in pixels, with which a photograph was taken.
+
+    Programs that make one smaller leave the sensor's pixels as they were, and often its size too.
+    A picture of other proportions was cropped: its own size counts.
+    """
+    taken = sorted((_number(details.get(_PIXELS_X)), _number(details.get(_PIXELS_Y))))
+    short, long = sorted((width, height))
+    if taken[0] and abs(taken[1] * short - taken[0] * long) < _ROUNDED * taken[1] * short:
+        return taken[1]
+    return long
 
 
 def _gps(place: Any) -> tuple[float, float, float] | None:

@@ -223,6 +223,20 @@ def test_damaged_exif_tells_nothing(damage, prepared):
     assert photo.exif.focal_35 == 0
 
 
+@pytest.mark.parametrize(
+    ("taken", "focal"),
+    [((640, 480), 24), ((480, 640), 24), ((160, 120), 96), ((640, 360), 96), (None, 96)],
+)
+def test_the_focal_length_of_a_photograph_that_was_made_smaller(taken, focal, prepared):
+    """A sensor of 24 mm keeps its pixels in the EXIF; a photograph that was cropped has its own."""
+    made = Image.Exif()
+    made.get_ifd(0x8769).update({0x920A: 16.0, 0xA20E: 640 / 24, 0xA210: 4})
+    if taken is not None:
+        made.get_ifd(0x8769).update({0xA002: taken[0], 0xA003: taken[1]})
+    (photo,), _ = prepared({"a.jpg": encoded("JPEG", exif=made)})
+    assert photo.exif.focal_35 == pytest.approx(focal, rel=1e-4)
+
+
 def test_the_place_is_read(prepared):
     """GPS becomes degrees and metres, south and west negative."""
     made = exif()
