@@ -157,6 +157,10 @@ async def test_segment(tmp_path):
         await person.until("document.querySelector('.cross b')?.innerText === '33, 32'")
         await person.press("Enter")
         await person.until(f"{PATHS}.length == 5")
+        await person.click("Remove object 1", ".objects")
+        await person.until(f"{PATHS}.length == 4 && !{PATHS}.includes({first!r})")
+        await person.press("z")
+        await person.until(f"{PATHS}.length == 5 && {PATHS}.includes({first!r})")
 
 
 async def test_a_picture_is_sent_to_sam_once(tmp_path):

@@ -5,6 +5,7 @@ import { Trouble } from "./controls.mjs";
 import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./html.mjs";
 import { Mark } from "./icons.mjs";
+import { letters } from "./kept.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
 import { address, begunAt, go, useRoute } from "./route.mjs";
 import { useSource } from "./source.mjs";
@@ -35,17 +36,30 @@ function usePage(key) {
   return made[key] ?? {};
 }
 
-function useLeaps() {
+/** Ctrl+K, `?`, and the letters that go to a page. */
+function useLeaps(open) {
   useEffect(() => {
     let waits = 0;
     const press = (event) => {
-      if (event.target.closest("input, textarea, select, [contenteditable]") || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === "g") waits = Date.now();
+      if (event.key.toLowerCase() === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey) { event.preventDefault(); open("find"); return; }
+      if (!letters() || event.target.closest("input, textarea, select, [contenteditable]") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "?") open("keys");
+      else if (event.key === "g") waits = Date.now();
       else if (Date.now() - waits < 1500 && LEAP[event.key]) { go(LEAP[event.key]); waits = 0; }
     };
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);
   }, []);
+}
+
+/** What is found by Ctrl+K, and the keys: a dialog that is loaded when it is opened, and never above another one. */
+function useFinder() {
+  const [{ what, made }, set] = useState({ what: "", made: null });
+  const open = (kind) => {
+    if (document.querySelector("dialog[open]")) return;
+    import(`./finder.mjs`).then((module) => set({ what: kind, made: module }), () => {});  // no page: `modules.py` reads those in double quotes
+  };
+  return { open, what, made, close: () => set((old) => ({ ...old, what: "" })) };
 }
 
 function useCounts() {
@@ -59,12 +73,12 @@ const Missing = ({ known }) => html`<${Bar} title=${known?.title ?? "No such pag
   <p>${known ? `This server does not use the plugin ${known.plugin}, whose page this is. The page Server says why, where it is installed.` : "The address names no page of this console."}</p>
   <div><a class="btn" href=${address("try")}>Go to Try</a></div></div></div>`;
 
-function Page({ pages, inUse }) {
+function Page({ pages, inUse, open }) {
   const { page } = useRoute();
   const { View, error } = usePage(page);
   const [broken, mend] = useErrorBoundary();
   useEffect(() => { mend(); document.title = `${titleOf(page) || (page === "more" ? "More" : "No such page")} · mataserver`; }, [page]);
-  if (page === "more") return html`<${More} pages=${pages}/>`;
+  if (page === "more") return html`<${More} pages=${pages} find=${() => open("find")}/>`;
   const known = PAGES.find((each) => each.key === page);
   if (!known || (inUse && known.plugin && !inUse.has(known.plugin))) return html`<${Missing} known=${known}/>`;
   const failed = broken ?? error;
@@ -82,10 +96,12 @@ function usePages() {
 function Signed() {
   const counts = useCounts();
   const { pages, inUse } = usePages();
-  useLeaps();
+  const { open, what, made, close } = useFinder();
+  useLeaps(open);
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to content</a>
     <div class="app"><${Side} pages=${pages} counts=${counts}/>
-      <main class="main" id="main" tabindex="-1"><${Silence}/><${Page} pages=${pages} inUse=${inUse}/></main><${Foot} pages=${pages}/></div>`;
+      <main class="main" id="main" tabindex="-1"><${Silence}/><${Page} pages=${pages} inUse=${inUse} open=${open}/></main><${Foot} pages=${pages}/></div>
+    ${made && what === "find" && html`<${made.Finder} pages=${pages} close=${close} keys=${() => setTimeout(() => open("keys"))}/>`}${made && what === "keys" && html`<${made.Keys} close=${close}/>`}`;
 }
 
 /** What stands in `index.html` until somebody is signed in. */

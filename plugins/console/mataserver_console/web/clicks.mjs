@@ -2,6 +2,7 @@
 import { Button, Slider } from "./controls.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { letters } from "./kept.mjs";
 import { useFit } from "./stage.mjs";
 
 const STEP = 0.01;
@@ -18,7 +19,7 @@ export function useTool(more) {
   const [tool, setTool] = useState("add");
   useEffect(() => {
     const press = (event) => {
-      if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (!letters() || event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
       const [chosen] = TOOLS.find((each) => each[3] === event.key) ?? [];
       if (chosen) setTool(chosen); else more[event.key]?.();
     };

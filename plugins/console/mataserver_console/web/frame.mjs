@@ -4,12 +4,10 @@ import { useCell } from "./cell.mjs";
 import { Button, Note, State } from "./controls.mjs";
 import { html, useEffect, useState } from "./html.mjs";
 import { Icon, Mark } from "./icons.mjs";
-import { choice } from "./kept.mjs";
 import { signOut } from "./login.mjs";
 import { address, useRoute } from "./route.mjs";
 import { tryAgain, useSource } from "./source.mjs";
-
-const THEMES = ["system", "light", "dark"];
+import { THEMES, setTheme, theme } from "./theme.mjs";
 
 /** The pages in their groups; those of guests stand in the group that they name. */
 export function groups(pages, guests) {
@@ -36,15 +34,9 @@ function Health() {
 }
 
 function Theme() {
-  const [theme, setTheme] = useState(choice.get("theme") ?? "system");
-  const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-  const change = () => {
-    choice.set("theme", next);
-    if (next === "system") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = next;
-    setTheme(next);
-  };
-  return html`<${Button} small bare icon=${theme} label=${`Theme: ${theme}. Change to ${next}`} onClick=${change}/>`;
+  const now = useCell(theme);
+  const next = THEMES[(THEMES.indexOf(now) + 1) % THEMES.length];
+  return html`<${Button} small bare icon=${now} label=${`Theme: ${now}. Change to ${next}`} onClick=${() => setTheme(next)}/>`;
 }
 
 function Me() {
@@ -102,10 +94,10 @@ export function Foot({ pages }) {
 }
 
 /** On a phone: what stands in the side bar of a wide screen. */
-export function More({ pages }) {
+export function More({ pages, find }) {
   const { data } = useSource("v1/pages", 60);
   const guests = (data ?? []).filter((each) => each.path !== "/");
-  return html`<${Bar} title="More"/><div class="content">
+  return html`<${Bar} title="More"><span class="grow"></span><${Button} icon="search" onClick=${find}>Find<//><//><div class="content">
     ${groups(pages, guests).map((group) => html`<section class="card" key=${group.title}><header><h2>${group.title}</h2></header>
       <ul class="morelist">${group.links.map((link) => html`<li key=${link.key}><a class="row" href=${link.href}><${Sign} link=${link}/>${link.title}</a></li>`)}</ul></section>`)}
     <section class="card pad"><${Health}/><${Me}/></section></div>`;

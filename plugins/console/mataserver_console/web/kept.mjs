@@ -31,6 +31,9 @@ export async function kept(name) {
   try { return (await done((await store("readonly")).get(name))) ?? null; } catch { return null; }
 }
 
+/** Whether single letters are keys: this browser may have been told not. */
+export const letters = () => choice.get("letters") !== "no";
+
 /** A choice of this browser, such as the theme. */
 export const choice = {
   get(name) { try { return localStorage.getItem(`mataserver.${name}`); } catch { return null; } },

@@ -82,7 +82,7 @@ function useThings(picture, one) {
     setThings(before);
     setNow((key) => (before.some((each) => each.key === key) ? key : before.at(-1).key));
   };
-  const drop = (key) => { const left = things.filter((each) => each.key !== key); setThings(left.length ? left : [fresh(key + 1)]); if (key === now) setNow(left.at(-1)?.key ?? key + 1); };
+  const drop = (key) => { past.current.push(things); const left = things.filter((each) => each.key !== key); setThings(left.length ? left : [fresh(key + 1)]); if (key === now) setNow(left.at(-1)?.key ?? key + 1); };
   return { things, now, setNow, ...state, change, add, find, undo, drop, again: () => run(things.find((each) => each.key === now)),
     take: (mask) => { past.current.push(things); setThings(things.map((each) => (each.key === now ? { ...each, masks: [outlined(mask)] } : each))); } };
 }

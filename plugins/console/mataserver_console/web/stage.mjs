@@ -3,6 +3,7 @@ import { Button } from "./controls.mjs";
 import { paint, valueAt } from "./depth.mjs";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Labels, Overlay, Reading, useOutlines } from "./overlay.mjs";
+import { letters } from "./kept.mjs";
 import { told } from "./results.mjs";
 
 const MOST = 8;
@@ -83,7 +84,7 @@ export function Stage({ picture, items, hover, setHover, show, depth, old, zoom,
   };
   useEffect(() => {
     if (!depth) return undefined;
-    const key = (event) => { if (event.key.toLowerCase() === "d" && !event.target.closest("input, textarea")) setPeek(event.type === "keydown"); };
+    const key = (event) => { if (event.key.toLowerCase() === "d" && letters() && !event.target.closest("input, textarea")) setPeek(event.type === "keydown"); };
     addEventListener("keydown", key); addEventListener("keyup", key);
     return () => { removeEventListener("keydown", key); removeEventListener("keyup", key); setPeek(false); };
   }, [depth]);

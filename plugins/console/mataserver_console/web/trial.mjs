@@ -6,6 +6,7 @@ import { parted, size } from "./format.mjs";
 import { html, useEffect, useId, useMemo, useRef, useState } from "./html.mjs";
 import { useOutlines } from "./overlay.mjs";
 import { givenOf, wrongOf } from "./params.mjs";
+import { letters } from "./kept.mjs";
 import { itemsOf } from "./results.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { useRun, useSeconds } from "./runner.mjs";
@@ -81,7 +82,7 @@ export function useKeys(acts) {
   useEffect(() => {
     const press = (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { last.current.run(); event.preventDefault(); return; }
-      if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey || (event.key.length === 1 && !letters())) return;
       last.current[event.key]?.();
     };
     addEventListener("keydown", press);

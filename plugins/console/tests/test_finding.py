@@ -1,0 +1,101 @@
+"""Ctrl+K, the list of keys, and letters that are turned off."""
+
+from __future__ import annotations
+
+import pytest
+from console_pages import CHROMIUM, served, shown
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+CTRL = 2
+NONE = "!document.querySelector('dialog[open]')"
+CHOSEN = """(() => { const field = document.querySelector("dialog [role=combobox]");
+  return document.getElementById(field?.getAttribute("aria-activedescendant"))?.innerText; })()"""
+
+
+async def press(person, key, modifiers=0, code=0):
+    """Press a key as a keyboard does."""
+    text = {"text": key} if len(key) == 1 and not modifiers else {}
+    if key == "Enter":
+        text = {"text": "\r"}
+    given = {"key": key, "modifiers": modifiers, "windowsVirtualKeyCode": code}
+    await person.page.call("Input.dispatchKeyEvent", type="keyDown", **given, **text)
+    await person.page.call("Input.dispatchKeyEvent", type="keyUp", **given)
+
+
+async def find(person, words):
+    """Open what finds, and write into it."""
+    await press(person, "k", CTRL, 75)
+    await person.until("document.activeElement.getAttribute('role') === 'combobox'")
+    await person.page.call("Input.insertText", text=words)
+
+
+async def test_what_is_found(tmp_path):
+    """A model, a page, an action: the keyboard alone goes there, from a field too."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.until("!!document.querySelector('.filter input')")
+        await person.evaluate("document.querySelector('.filter input').focus()")
+        await find(person, "FAKE det")
+        await person.until(f"{CHOSEN}?.includes('fake-detect')")
+        assert await person.faults() == []
+        await press(person, "Enter", code=13)
+        await person.until("location.hash === '#/try?model=fake-detect'")
+        await person.until(NONE)
+        await find(person, "vlm")
+        await person.until(f"{CHOSEN}?.includes('fake-vlm')")
+        await press(person, "Enter", code=13)
+        await person.until("location.hash === '#/ask?model=fake-vlm'")
+        await find(person, "theme")
+        await person.until(f"{CHOSEN}?.includes('system')")
+        for _ in range(2):
+            await press(person, "ArrowDown", code=40)
+        await person.until(f"{CHOSEN}?.includes('dark')")
+        await press(person, "Enter", code=13)
+        await person.until("document.documentElement.dataset.theme === 'dark'")
+        await person.until("document.querySelector('.me button:last-child').title.includes('dark')")
+        await find(person, "nobody has this")
+        await person.sees("Nothing here is called so.")
+        await press(person, "Escape", code=27)
+        await person.until(NONE)
+
+
+async def test_a_key_that_may_infer_only_finds_its_pages(tmp_path):
+    """What a key may not see is not offered."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path, "door-key") as person:
+        await find(person, "")
+        await person.until("document.querySelectorAll('dialog [role=option]').length > 3")
+        kinds = "[...document.querySelectorAll('dialog [role=option]')].map((e) => e.innerText)"
+        found = " ".join(await person.evaluate(kinds))
+        assert "Try" in found
+        assert "Models" not in found
+        assert "fake-detect" not in found
+
+
+async def test_letters_are_turned_off(tmp_path):
+    """The list of keys turns single letters off and on again; Ctrl+K works all the time."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect")
+        await person.give()
+        await person.until("!!document.querySelector('.toolbar [aria-pressed=true]')")
+        await person.evaluate("document.activeElement.blur()")
+        await press(person, "?")
+        await person.sees("Previous result, next result")
+        assert await person.faults() == []
+        await person.click("Single letters, digits and signs", "dialog")
+        await press(person, "Escape", code=27)
+        await person.until(NONE)
+        for key in ("b", "g", "m", "?"):
+            await press(person, key)
+        boxes = "document.querySelector('.toolbar .btn').getAttribute('aria-pressed')"
+        assert await person.evaluate(boxes) == "true"
+        assert "#/try" in await person.evaluate("location.hash")
+        assert await person.evaluate(NONE)
+        await find(person, "keys")
+        await press(person, "Enter", code=13)
+        await person.sees("Previous result, next result")
+        await person.click("Single letters, digits and signs", "dialog")
+        await press(person, "Escape", code=27)
+        await person.until(NONE)
+        await person.evaluate("document.activeElement.blur()")
+        await press(person, "b")
+        await person.until(f"{boxes} === 'false'")
