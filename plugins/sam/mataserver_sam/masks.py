@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pybase64
 
+from mataserver_sam.outlines import outlines
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 MaskFormat = Literal["rle", "coco", "png", "polygon"]
 
-_MIN_POLYGON_POINTS = 3
 _MAX_BITS = 40
 """Of a run length: no mask has so many pixels."""
 _SMALL_SHARE = 6
@@ -145,19 +146,9 @@ class Mask:
 
     def polygons(self) -> list[list[float]]:
         """Return the outlines as ``[x1, y1, x2, y2, ...]`` in pixels; holes are ignored."""
-        if not self.bits.size:
-            return []
-        outlines, _ = cv2.findContours(
-            np.ascontiguousarray(self.bits).view(np.uint8),
-            cv2.RETR_EXTERNAL,
-            cv2.CHAIN_APPROX_SIMPLE,
-            offset=(self.left, self.top),
-        )
-        return [
-            [float(number) for number in outline.ravel()]
-            for outline in outlines
-            if len(outline) >= _MIN_POLYGON_POINTS
-        ]
+        tight = self.tight()
+        corner = np.array([tight.left, tight.top])
+        return [(outline + corner).ravel().tolist() for outline in outlines(tight.bits)]
 
     def encode(self, form: MaskFormat) -> Any:
         """Return the mask in one of the API's formats."""

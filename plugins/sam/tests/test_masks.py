@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -132,19 +133,29 @@ def test_png_holds_every_pixel():
     assert np.array_equal(pixels, np.where(mask, 255, 0))
 
 
-def test_polygons_outline_the_mask():
-    """Drawing the polygons gives the mask back: one for each part, in pixels of the image."""
+def test_polygons_run_along_the_edges_of_pixels():
+    """A rectangle is its four corners, as its box: not the middles of its outermost pixels."""
     mask = np.zeros((60, 80), bool)
-    mask[5:20, 10:30] = mask[40:55, 50:75] = True
-    polygons = Mask.from_pixels(mask).encode("polygon")
-    corners = sorted(np.array(each).reshape(-1, 2).min(0).tolist() for each in polygons)
-    assert corners == [[10.0, 5.0], [50.0, 40.0]]
-    drawn = coco.decode(coco.merge(coco.frPyObjects(polygons, 60, 80))).astype(bool)
-    assert (drawn & mask).sum() / (drawn | mask).sum() > 0.85
+    mask[5:20, 10:30] = mask[40, 50] = True
+    polygons = sorted(Mask.from_pixels(mask).encode("polygon"))
+    corners = [{tuple(each) for each in np.reshape(polygon, (-1, 2))} for polygon in polygons]
+    assert corners == [
+        {(10, 5), (30, 5), (30, 20), (10, 20)},
+        {(50, 40), (51, 40), (51, 41), (50, 41)},
+    ]
 
 
-def test_specks_have_no_polygon():
-    """A part of one or two points, however far apart, has no area that a polygon could tell."""
-    assert Mask.from_pixels(np.eye(1, 5, dtype=bool)).polygons() == []
-    assert Mask.from_pixels(np.ones((1, 5), bool)).polygons() == []
-    assert Mask.from_pixels(np.eye(5, dtype=bool)).polygons() == []
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
+@pytest.mark.parametrize("seed", range(20))
+def test_drawn_polygons_are_the_mask(share, seed):
+    """As COCO draws them, to the pixel; holes are filled."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 40, 2).tolist()
+    noise = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), 0.3 + seed % 4)
+    mask = noise > np.quantile(noise, 1 - share)
+    outside = np.pad(mask, 1).astype(np.uint8)
+    cv2.floodFill(outside, None, (0, 0), 2)
+    drawn = np.zeros_like(mask)
+    for polygon in Mask.from_pixels(mask).polygons():
+        drawn |= coco.decode(coco.frPyObjects([polygon], height, width))[..., 0] > 0
+    assert np.array_equal(drawn, outside[1:-1, 1:-1] != 2)
