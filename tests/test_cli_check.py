@@ -11,6 +11,17 @@ from conftest import register
 from mataserver.processes import landlock
 
 FAKE = {"fake": "mataserver.testing:fake"}
+SHARE = """
+from mataserver import SourceSpec, hookimpl
+
+def fetch(ctx):
+    raise NotImplementedError
+
+@hookimpl
+def sources():
+    yield SourceSpec(name="share", fetch=fetch, requires=("no_such_module",),
+                     packages=("no-such>=1",))
+"""
 GEAR = """
 import msgspec
 from mataserver import Backend, hookimpl
@@ -346,6 +357,7 @@ def test_warnings_are_no_failure(terminal):
     """What keeps no configured model from being served is a warning, and the exit code is 0."""
     terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})
     terminal.install("taker", mataserver_commands={"rm": "taker:rm"})
+    terminal.install("needy-share", SHARE, mataserver={"share": "needy_share"})
     register(terminal.data, {"orphan": "ocr"})
     open_ = "{host: 0.0.0.0, auth_mode: none, cors_origins: ['*']}"
     code, lines = configure(terminal, open_)
@@ -358,6 +370,7 @@ def test_warnings_are_no_failure(terminal):
         ),
         f"warning: {ABSENT}",
         "warning: The backend gear needs the system binary a-binary-that-nobody-has: not found",
+        "warning: The source share needs no_such_module: pip install 'no-such>=1'",
         "warning: the command rm of taker is refused: the name is taken",
         "warning: registered model orphan: No installed plugin serves orphan for the task ocr",
     } <= set(lines)

@@ -83,7 +83,8 @@ def do_pipe(ctx):
 
 def do_slow(ctx):
     store(ctx)
-    for _ in range(3000):
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
         time.sleep(0.001)
         ctx.alive()
 
@@ -102,8 +103,9 @@ def nothing(ctx):
 @hookimpl
 def sources():
     return [
-        SourceSpec(name="odd", fetch=fetch, pattern="[a-z]+", stall_timeout=1.5,
-                   inherit=("OUTSIDE",)),
+        SourceSpec(name="odd", fetch=fetch, pattern="[a-z]+", inherit=("OUTSIDE",)),
+        SourceSpec(name="stuck", fetch=fetch, stall_timeout=0.5),
+        SourceSpec(name="busy", fetch=fetch, stall_timeout=4),
         SourceSpec(name="empty", fetch=nothing),
         SourceSpec(name="needy", fetch=fetch, requires=("no_such_module",), packages=("no-such",)),
     ]
@@ -134,7 +136,7 @@ def ask(tmp_path):
 async def test_signs_of_life_keep_a_pull(plugin, ask):
     """Work without a growing file outlasts the time limit, and floods nobody with events."""
     async with ask(plugin(ODD)) as asked:
-        body = {"model": "odd:slow", "task": "detect"}
+        body = {"model": "busy:slow", "task": "detect"}
         headers = {"Accept": "text/event-stream"}
         async with asked.http.post("/v1/models/pull", json=body, headers=headers) as answer:
             events = (await answer.read()).decode().strip().split("\n\n")
@@ -153,7 +155,7 @@ async def test_signs_of_life_keep_a_pull(plugin, ask):
         ("odd:unknown", "the pull of odd:unknown has failed"),
         ("odd:killed", "the pull of odd:killed has ended unexpectedly"),
         ("odd:away", "cannot reach the source odd: Connection refused"),
-        ("odd:hang", "the source odd made no progress for 1.5 seconds"),
+        ("stuck:hang", "the source stuck made no progress for 0.5 seconds"),
         ("odd:full", "the disk is full: odd:full cannot be stored"),
         ("odd:huge", r"not enough disk space for odd:huge: 1000000000000 MB are needed, \d+ MB .*"),
         ("odd:link", "weights is a link that leads out of the model's directory"),
@@ -165,7 +167,7 @@ async def test_signs_of_life_keep_a_pull(plugin, ask):
         ("empty:", "not a reference of the source empty: expected empty:folder/model"),
         ("empty:nothing", "the source stored no file"),
         ("empty:x", "the source stored no file"),
-        ("od:x", "unknown source 'od': one of odd, empty, needy; did you mean odd.*"),
+        ("od:x", "unknown source 'od': one of odd, stuck, busy, empty, needy; did you mean odd.*"),
         ("hf:org/x", "a model of the source hf is pulled by its id, org/name, alone"),
         ("D:\\x", "not a model id of the hub: expected org/name, not a URL or a path"),
     ],
@@ -194,7 +196,7 @@ async def test_a_source_without_its_package_is_503(plugin, ask):
 
 async def test_a_cancelled_pull_ends_its_process(plugin, ask, tmp_path):
     """Its process and its files are gone, and its turn is free for the next."""
-    async with ask(plugin(ODD.replace("stall_timeout=1.5", "stall_timeout=600"))) as asked:
+    async with ask(plugin(ODD)) as asked:
         pulling = asyncio.create_task(asked.pull("odd:hang"))
         root = tmp_path / "data" / "pulled"
         await until(lambda: list(root.glob("odd/*/*/files/pid")), 30)
@@ -217,7 +219,7 @@ async def test_what_a_killed_server_left_is_removed(plugin, ask, tmp_path):
     place = tmp_path / "data" / "pulled" / "odd" / "a-1" / "5.partial"
     (place / "files").mkdir(parents=True)
     (place / "files" / "half").write_bytes(b"x")
-    async with ask(plugin(ODD.replace("stall_timeout=1.5", "stall_timeout=600"))) as asked:
+    async with ask(plugin(ODD)) as asked:
         running = asyncio.create_task(asked.pull("odd:hang"))
         held = tmp_path / "data" / "pulled"
         await until(lambda: list(held.glob("odd/hang-*/*/files/pid")), 30)

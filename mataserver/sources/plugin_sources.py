@@ -28,6 +28,8 @@ T = TypeVar("T")
 _PART = r"(?!\.)[A-Za-z0-9_.~+=,:@-]+"
 _REFERENCE = re.compile(rf"(?:{_PART}/)*{_PART}", re.ASCII)
 _MAX_LENGTH = 400
+_START_SECONDS = 60.0
+"""Seconds for a child to begin: it imports the plugin, on a machine that may be busy."""
 _DECODER: msgspec.json.Decoder[FetchMessage] = msgspec.json.Decoder(FetchMessage)
 
 log = logging.getLogger("mataserver.pulls")
@@ -114,17 +116,19 @@ async def _result(
 ) -> Fetched | FetchFailure | None:
     """Return a child's last message; None if it ended without one."""
     last: Progress | None = None
+    seconds = max(spec.stall_timeout, _START_SECONDS)
     while True:
         try:
-            line = await asyncio.wait_for(child.output.readline(), spec.stall_timeout)
+            line = await asyncio.wait_for(child.output.readline(), seconds)
         except TimeoutError:
-            detail = f"the source {spec.name} made no progress for {spec.stall_timeout:g} seconds"
+            detail = f"the source {spec.name} made no progress for {seconds:g} seconds"
             return FetchFailure("unreachable", detail)
         if not line:
             return None
         message = _DECODER.decode(line)
         if not isinstance(message, Progress):
             return message
+        seconds = spec.stall_timeout
         if message != last:  # else a sign of life
             last = message
             on_progress(message)
