@@ -266,7 +266,7 @@ async def test_a_probe_that_is_late(stand, upstreams, targets):  # noqa: F811
     """A server that is late for one probe is asked after others; for two in a row it is dead."""
     known = stand.gateway.servers.get(targets[0])
     stand.follow(application(targets[0]))
-    probes = stand.gateway._prober
+    probes = stand.gateway.prober
     late = TimeoutError()
     probes._note_miss(targets[0].url, known, late)
     assert (known.is_suspect, known.is_alive) == (True, True)

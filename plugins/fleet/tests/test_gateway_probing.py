@@ -119,11 +119,11 @@ async def test_many_who_find_a_server_late(stand, hanging):  # noqa: F811
     server = stand.gateway.servers.get(target)
     stand.follow(application(target))
     await stand.ready()
-    await stand.gateway._prober.close()  # what a request finds is looked at alone
+    await stand.gateway.prober.close()  # what a request finds is looked at alone
     hanging.hanging.add("/v2/")
     path = "/v2/models/cats/ready"
-    asking = [stand.gateway._prober.probe(target, server, path) for _ in range(20)]
+    asking = [stand.gateway.prober.probe(target, server, path) for _ in range(20)]
     assert await asyncio.gather(*asking) == [False] * 20
     assert (hanging.late >= 20, server.is_suspect, server.is_alive) == (True, True, True)
-    assert not await stand.gateway._prober.probe(target, server, path)
+    assert not await stand.gateway.prober.probe(target, server, path)
     assert not server.is_alive

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 60.0
 """Seconds that calls have to end on a channel to a server's previous address."""
+MAX_ANSWER_BYTES = 1 << 29
+"""Bytes of an answer by gRPC, which is in memory."""
 _OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
     ("grpc.max_send_message_length", -1),
     # A server that comes back gets calls soon: gRPC's default back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -47,9 +49,17 @@ class ChannelPool:
                 self._channels[where] = grpc.aio.insecure_channel(target_, [*_OPTIONS, *options])
         return self._channels[where]
 
+    def is_connected(self, target: Target) -> bool:
+        """Whether a server has a connection now: then a call that failed reached it."""
+        channel = self._channels.get(target.rpc_authority)
+        return channel is not None and channel.get_state() is grpc.ChannelConnectivity.READY
+
     def renew(self, target: Target) -> None:
-        """Resolve a server's name again for the next call: its address does not answer."""
-        if is_address(target.host):
+        """Resolve a server's name again for the next call, unless its address answers.
+
+        Streams on a connection that works must not end because of a call that was refused.
+        """
+        if is_address(target.host) or self.is_connected(target):
             return
         channel = self._channels.pop(target.rpc_authority, None)
         if channel is not None:

@@ -97,19 +97,19 @@ class Gateway:
         self.connections = ConnectionPool(self.servers.clock, self.resolver, self.http.connect)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         asking = (self._session, self.resolver, self._own_model)
-        self._prober = Prober(self.servers, *asking, probe, timeout)
+        self.prober = Prober(self.servers, *asking, probe, timeout)
         routing = (self.servers, self.selector, self.connections)
-        self._forwarding = Forwarder(*routing, self._prober, self.grants, self._unread)
+        self._forwarding = Forwarder(*routing, self.prober, self.grants, self._unread)
         self._fast_path = FastPath(*routing, self.limits, self._answer_counted, self._count)
         self._video_sessions = self._make_sessions(
             self, self._session, self._self_session, self._unread
         )
-        self._prober.follow(self.snapshot)
+        self.prober.follow(self.snapshot)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Close the connections to servers."""
-        await self._prober.close()
+        await self.prober.close()
         await self._forwarding.close()
         self.connections.close()
         await self._session.close()
@@ -126,7 +126,7 @@ class Gateway:
         self.snapshot = snapshot
         self._known_heads.forget()
         self.grants.follow(snapshot)
-        self._prober.follow(snapshot)
+        self.prober.follow(snapshot)
         self.limits.forget({each.id for each in snapshot.consumers.values()})
 
     def has_peer_model(self, model: str) -> bool:

@@ -114,6 +114,13 @@ class Prober:
             server.set_ready(path, ready=ready, now=now)
         return ready
 
+    async def says_not_ready(self, target: Target, server: Server, path: str) -> bool:
+        """Whether a server that is asked now says that it has not a model.
+
+        One that does not answer has said nothing.
+        """
+        return not (await self.probe(target, server, path) or server.missed_probes)
+
     def _update_models(self, target: Target, server: Server) -> None:
         """Note which models a mataserver has."""
         now = self._servers.clock()

@@ -26,7 +26,7 @@ from mataserver_fleet.gateway.rpc_forwarding import (
     upstream_metadata,
 )
 from mataserver_fleet.gateway.rpc_streams import STREAM_METHOD, ServerStream
-from mataserver_fleet.gateway.usage import Subject
+from mataserver_fleet.gateway.usage import Subject, UsageCount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -181,10 +181,15 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             channel = await self._forwarding.channels.get(destination.target)
             with self._gateway.grants.hold(caller.consumer, place, "grpc", stream.end):
                 async for answer in stream.answers(channel, first, context):
+                    self._gateway.usage.add(
+                        _subject(caller, place), UsageCount(bytes_out=len(answer))
+                    )
                     yield answer
             if stream.refusal is not None:
                 raise stream.refusal
         except grpc.aio.AioRpcError as error:
+            if error.code() in _FAILED_CODES:  # its messages were counted as they came
+                self._gateway.usage.add(_subject(caller, place), UsageCount(failed=1))
             await context.abort(error.code(), error.details() or "")
         except MataError as error:
             await _abort(context, error)
@@ -251,8 +256,12 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         return await self._rpc_port.read(context, share, who)
 
     def _count_usage(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:
-        subject = Subject(caller.consumer.name, place.application.name, place.route.model)
+        subject = _subject(caller, place)
         self._gateway.usage.note(subject, 500 if code in _FAILED_CODES else 200, taken, given)
+
+
+def _subject(caller: Caller, place: Place) -> Subject:
+    return Subject(caller.consumer.name, place.application.name, place.route.model)
 
 
 async def _abort(context: Any, error: MataError) -> None:

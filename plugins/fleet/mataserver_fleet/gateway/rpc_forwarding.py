@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 SERVICE = "inference.GRPCInferenceService"
 _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE})
+_MODEL_MISSING = grpc.StatusCode.NOT_FOUND
+"""By which a server may say that it has no such model now. ``UNAVAILABLE`` may also be that of one
+that broke off, and it may have run the request."""
+_UNREACHED = "failed to connect"
+"""What gRPC says of a call for which it got no connection; a server can say that as well."""
 
 
 class RpcCall(NamedTuple):
@@ -48,13 +54,14 @@ class RpcForwarder:
             place, requested.version, requested.step, call.consumer.id
         )
         tried: set[str] = set()
+        deadline = asyncio.get_running_loop().time() + application.timeout
         failure: grpc.aio.AioRpcError | MataError | None = None
         for _ in range(application.retries + 1):
             destination = selector.choose(place, requested.version, bound, tried, rpc=True)
             if destination is None:
                 break
             try:
-                answer = await self._attempt(call, destination, context)
+                answer = await self._attempt(call, destination, context, deadline)
             except OSError:  # it has no address that may be asked
                 failure = no_server()
                 self._gateway.servers.get(destination.target).mark_suspect()
@@ -62,11 +69,17 @@ class RpcForwarder:
                 continue
             except grpc.aio.AioRpcError as error:
                 failure = error
+                asked_in_vain = bound is None and error.code() is _MODEL_MISSING
+                if asked_in_vain and await self._lacks_model(call, destination, tried):
+                    failure = no_server()
+                    tried.add(destination.target.url)
+                    continue
                 if error.code() not in _RETRYABLE:
                     raise
                 self._gateway.servers.get(destination.target).mark_suspect()
+                reached = self.channels.is_connected(destination.target)
                 self.channels.renew(destination.target)
-                unsent = "connect" in (error.details() or "")
+                unsent = not reached and (error.details() or "").startswith(_UNREACHED)
                 if bound is not None or not (unsent or application.resend):
                     raise
                 tried.add(destination.target.url)
@@ -76,11 +89,30 @@ class RpcForwarder:
             return answer
         raise failure or no_server()
 
-    async def _attempt(self, call: RpcCall, destination: Destination, context: Any) -> bytes:
+    async def _lacks_model(self, call: RpcCall, destination: Destination, tried: set[str]) -> bool:
+        """Whether a server answered that it has not the model: then it counts as not asked.
+
+        What the last one says of a version that the client named is the client's.
+        """
+        target, place = destination.target, call.place
+        if call.name != "ModelInfer" or target.kind == "own":
+            return False
+        path = place.route.path(destination.version, "ready")
+        server = self._gateway.servers.get(target)
+        if not await self._gateway.prober.says_not_ready(target, server, path):
+            return False
+        version, attempted = call.requested.version, {*tried, target.url}
+        choose = self._gateway.selector.choose
+        return not version or choose(place, version, None, attempted, rpc=True) is not None
+
+    async def _attempt(
+        self, call: RpcCall, destination: Destination, context: Any, deadline: float
+    ) -> bytes:
         server, sent = self._gateway.servers.get(destination.target), call.message
         if adds_version(call.requested, destination):
             sent = protobuf.with_version(sent, destination.version)
-        left, seconds = context.time_remaining(), call.place.application.timeout
+        left = context.time_remaining()
+        seconds = max(0.001, deadline - asyncio.get_running_loop().time())
         if left is not None:
             seconds = min(left, seconds)
         channel = await self.channels.get(destination.target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 if TYPE_CHECKING:
@@ -50,12 +51,15 @@ class Usage:
 
     def note(self, subject: Subject, status: int, bytes_in: int, bytes_out: int) -> None:
         """Count a request that was answered."""
-        one = UsageCount(1, int(status >= 500), bytes_in, bytes_out)
+        self.add(subject, UsageCount(1, int(status >= 500), bytes_in, bytes_out))
+
+    def add(self, subject: Subject, one: UsageCount) -> None:
+        """Count what belongs to requests that were counted before, or a request."""
         self.total.setdefault(subject, UsageCount()).add(one)
         key = (int(self._clock() // DAY), subject)
         pending = self._pending.get(key)
         if pending is None:
-            self._pending[key] = one
+            self._pending[key] = msgspec.structs.replace(one)
         else:
             pending.add(one)
 
