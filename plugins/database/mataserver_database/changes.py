@@ -178,5 +178,8 @@ async def _data_version(connection: Connection) -> int:
     itself: through SQLAlchemy it takes twice as long, four times a second, also while nobody asks.
     """
     driver: Any = connection.plain.connection.driver_connection
-    [(version,)] = await driver.execute_fetchall(_VERSION)
+    try:
+        [(version,)] = await driver.execute_fetchall(_VERSION)
+    except ValueError as error:  # how the driver tells that its connection is closed
+        raise ConnectionResetError(str(error)) from error
     return int(version)
