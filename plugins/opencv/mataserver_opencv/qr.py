@@ -154,8 +154,9 @@ def _is_central(quads: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _detection(payload: bytes, quad: Any, shape: tuple[int, ...]) -> Detection | None:
+    # OpenCV's corners are the middles of pixels, counted from 0; a box reaches to their edges.
     x1, y1 = (float(v) for v in quad.min(axis=0))
-    x2, y2 = (float(v) for v in quad.max(axis=0))
+    x2, y2 = (float(v) + 1.0 for v in quad.max(axis=0))
     box = clipped((x1, y1, x2, y2), shape[0], shape[1])
     if box is None:
         return None

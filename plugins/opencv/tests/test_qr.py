@@ -44,6 +44,14 @@ def drawn(text, *, angle=0.0, size=360, module=6, damage=0, encoder=None):
     return np.asarray(picture), (middle - half, middle - half, middle + half, middle + half)
 
 
+@pytest.mark.parametrize("module", [4, 6, 8])
+def test_a_box_reaches_to_the_outer_edges_of_its_pixels(codes, module):
+    """A code that is drawn in whole pixels has exactly their box: none is left out."""
+    image, box = drawn("https://example.org/pallet/42", module=module)
+    (code,) = found(codes, image)
+    assert code.bbox == pytest.approx(box, abs=0.01)
+
+
 @pytest.mark.parametrize("angle", [0, 7, 30, 45, 90, 135, 180, 200, 315])
 def test_a_turned_code_is_read_where_it_is(codes, angle):
     """The label is the text, and the box encloses the code at every angle."""
