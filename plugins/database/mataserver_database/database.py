@@ -96,8 +96,8 @@ class Database:
             found = await connection.run_sync(migrations.version, schema)
         if not schema.check(found):
             return
-        async with self.begin() as connection:
-            if await connection.run_sync(migrations.migrate, schema, self._lock_file):
+        async with migrations.locked_file(self._lock_file), self.begin() as connection:
+            if await connection.run_sync(migrations.migrate, schema):
                 log.info("schema %s is at version %s", schema.name, schema.head)
 
     async def close(self) -> None:

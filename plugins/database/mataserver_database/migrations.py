@@ -5,6 +5,7 @@ Alembic is imported only when a version differs: it takes longer than all the re
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from mataserver_database.schema import Schema
+
+_INTERVAL = 0.1
+"""Seconds between two looks whether another still migrates."""
 
 
 def has_table(connection: sa.Connection, name: str) -> bool:
@@ -40,17 +44,41 @@ def version(connection: sa.Connection, schema: Schema) -> str | None:
     return found
 
 
-def migrate(connection: sa.Connection, schema: Schema, lock_file: Path | None) -> bool:
+def migrate(connection: sa.Connection, schema: Schema) -> bool:
     """Migrate under a lock that other processes respect; return whether there was anything to do.
 
-    ``lock_file`` is the lock of a database that has none of its own. The connection is in a
-    transaction: a migration that fails leaves nothing. Raises ``NewerSchemaError``.
+    The connection is in a transaction: a migration that fails, or whose process is killed, leaves
+    nothing. Raises ``NewerSchemaError``.
     """
-    with _locked(connection, schema, lock_file):
-        if not schema.check(version(connection, schema)):
-            return False
-        _upgrade(connection, schema)
-        return True
+    _lock(connection, schema)
+    if not schema.check(version(connection, schema)):
+        return False
+    _upgrade(connection, schema)
+    return True
+
+
+@contextlib.asynccontextmanager
+async def locked_file(path: Path | None) -> AsyncIterator[None]:
+    """Hold the lock of a database that has none of its own, however long another migrates.
+
+    SQLite's transaction would do, but for who waits for it: that is an error after a while.
+    """
+    if path is None:
+        yield
+        return
+    with path.open("ab") as file:
+        while not _take(file.fileno()):  # noqa: ASYNC110 - a lock of another process tells nobody
+            await asyncio.sleep(_INTERVAL)
+        yield
+
+
+def _take(descriptor: int) -> bool:
+    """Lock a file until it is closed; return False while another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _upgrade(connection: sa.Connection, schema: Schema) -> None:
@@ -75,18 +103,10 @@ def _upgrade(connection: sa.Connection, schema: Schema) -> None:
         environment.run_migrations()
 
 
-@contextlib.contextmanager
-def _locked(connection: sa.Connection, schema: Schema, lock_file: Path | None) -> Iterator[None]:
+def _lock(connection: sa.Connection, schema: Schema) -> None:
+    """Keep others from migrating until the transaction ends; SQLite's is the only one anyway."""
     if connection.dialect.name == "postgresql":
         number = int.from_bytes(hashlib.sha256(schema.table.encode()).digest()[:7])
         for limit in ("statement_timeout", "lock_timeout"):  # a large table takes its time
             connection.execute(sa.text(f"SET LOCAL {limit} = 0"))
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
-        yield
-        return
-    if lock_file is None:
-        yield
-        return
-    with lock_file.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -74,43 +74,6 @@ async def test_a_value_that_it_does_not_hold(database, schema, value):
     assert await texts(database) == ["next"]
 
 
-async def test_migrations_run_once(place, schema):
-    """Ten processes that start at once migrate once; a second start changes nothing."""
-    databases = [Database(*place) for _ in range(10)]
-    await asyncio.gather(*(each.migrate(schema) for each in databases))
-    await write(databases[0], "kept")
-    await databases[1].migrate(schema)
-    assert await texts(databases[2]) == ["kept"]
-    for each in databases:
-        await each.close()
-
-
-async def test_a_newer_database_is_left_alone(database, schema):
-    """Tables of a version that the code does not know are refused in a sentence."""
-    await database.migrate(schema)
-    async with database.begin() as connection:
-        await connection.execute(sa.text("UPDATE guest_version SET version_num = '0003'"))
-    with pytest.raises(NewerSchemaError, match="holds guest 0003, newer than 0002"):
-        await database.migrate(schema)
-
-
-async def test_a_failed_migration_leaves_nothing(database, schema, tmp_path, monkeypatch):
-    """What the steps before had done is undone, and the version is that of before."""
-    package = tmp_path / "broken_tables"
-    (package / "migrations").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    for path in schema.folder.glob("*.py"):
-        (package / "migrations" / path.name).write_text(path.read_text())
-    broken = "import sqlalchemy\nrevision, down_revision = '0003', '0002'\ndef upgrade(): 1 / 0\n"
-    (package / "migrations" / "0003_broken.py").write_text(broken)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ZeroDivisionError):
-        await database.migrate(Schema("guest", "broken_tables"))
-    async with database.read() as connection:
-        names = await connection.run_sync(lambda plain: sa.inspect(plain).get_table_names())
-    assert names in ([], ["mataserver_changes"])
-
-
 async def test_writers_wait_for_each_other(place, schema):
     """Fifty transactions that read and then write, of two processes at once, lose nothing."""
     databases = [Database(*place), Database(*place)]
