@@ -162,7 +162,7 @@ async def test_plugins_lists_backends(http):
         "missing": [],
     }
     assert backends["fake-absent"]["missing"] == ["a_module_that_nobody_has"]
-    assert backends["fake-absent"]["install"] == "pip install a-package-that-nobody-has"
+    assert backends["fake-absent"]["install"] == "pip install 'a-package-that-nobody-has'"
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])

@@ -42,6 +42,22 @@ REFUSED = {
         "class Service(Base):\n    error_forms = lambda self: {'/forms': lambda status: {}}\n",
         "error_forms(): the function of /forms is called with (status, detail), and takes (status)",
     ),
+    "size": (
+        NEEDS.format(given="max_body='10MB'"),
+        "GET /wrong: max_body='10MB' is not a number of bytes",
+    ),
+    "patience": (
+        NEEDS.format(given="body_timeout='idel'"),
+        "GET /wrong: body_timeout='idel' is none of total, idle",
+    ),
+    "number": (
+        NEEDS.format(given="error_headers={'X-Tries': 3}"),
+        "GET /wrong: error_headers: header 'X-Tries' is int, not text",
+    ),
+    "pairs": (
+        NEEDS.format(given="error_headers=[('X-Tries', '3')]"),
+        "GET /wrong: error_headers must be texts by the names of headers",
+    ),
     "claims": (METHOD.format(method="async def claims(self, request):"), "must be a plain def"),
 }
 """By the plugin's name: its source, and why it is not in use."""
@@ -59,11 +75,19 @@ class Service(Base):
         return [
             Route("GET", "/loose/{name}", self.loose, needs="infer"),
             Route("GET", "/plain/{name}", self.plain, needs="infer"),
+            Route("GET", "/unsendable/{name}", self.unsendable, needs="infer"),
             Route("POST", "/loose/file", self.keep, needs="infer", max_body=100_000),
         ]
 
     async def loose(self, request):
         return {"nothing": None, "mapping": {"a": 1}}[request.match_info["name"]]
+
+    async def unsendable(self, request):
+        return {
+            "number": lambda: web.Response(headers={"X-Frame": 3}),
+            "lines": lambda: web.Response(headers={"Content-Disposition": "filename=a\\nb.png"}),
+            "status": lambda: web.Response(status=42),
+        }[request.match_info["name"]]()
 
     def plain(self, request):
         return self.loose(request) if request.match_info["name"] == "mapping" else None
@@ -122,6 +146,23 @@ async def test_a_handler_that_returns_no_response(loose, caplog, folder, name, r
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert record.getMessage().startswith(f"GET /{folder}/{name} failed")
     assert f"its handler returned {returned}, not a response" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("number", "header 'X-Frame' is int, not text"),
+        ("lines", "header 'Content-Disposition' has a line break or another control character"),
+        ("status", "the status 42"),
+    ],
+)
+async def test_a_response_that_cannot_be_sent(loose, caplog, name, problem):
+    """It is an error like any other: the client is answered, and keeps its connection."""
+    answer = await loose.get(f"/unsendable/{name}")
+    assert (answer.status, await answer.json()) == (500, {"detail": "Internal server error"})
+    assert answer.headers["X-Request-Id"]
+    assert "Connection" not in answer.headers
+    assert problem in caplog.text
 
 
 async def test_pages_that_are_none(loose, caplog):

@@ -283,6 +283,7 @@ WRONG_BACKENDS = {
     "parts that are no function": ("parts={}", "parts must be a function"),
     "facts that are no function": ("facts={}", "facts must be a function"),
     "no name": ("name=''", "without a name"),
+    "a mapping for pairs": ("environment={'AB': '1'}", "environment must be a tuple of pairs"),
     "a string for a tuple": ("requires='cv2'", "requires must be a tuple of strings"),
     "no batch": ("max_batch=0", "max_batch must be a whole number from 1"),
     "a step of a day": ("step_timeout=86_400.0", "step_timeout must be 0 to 3600 seconds"),
@@ -386,7 +387,7 @@ def test_whose_names_they_are_comes_first(plugin):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["{'work': [3]}", "{'work': ['']}", "{3: ['dig']}", "['dig']", "3"]
+    "wrong", ["{'work': [3]}", "{'work': ['']}", "{'work': 'dig'}", "{3: ['dig']}", "['dig']", "3"]
 )
 def test_what_is_brought_must_be_names(plugin, wrong):
     """Anything but names by names puts the plugin out of use, and no other."""

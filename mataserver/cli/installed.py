@@ -45,10 +45,9 @@ def _rows(plugin: Plugin, found: Plugins) -> list[tuple[str, ...]]:
 
 
 def _installation(provided: ProvidedBackend) -> str:
-    backend, missing = provided.backend, provided.missing
-    if missing:
-        packages = " ".join(f"'{package}'" for package in backend.packages or missing)
-        return f"no: pip install {packages}"
+    backend = provided.backend
+    if provided.missing:
+        return f"no: {provided.install_command}"
     if backend.system_binary and shutil.which(backend.system_binary) is None:
         return f"yes, but the system binary {backend.system_binary} is not found"
     return "yes"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -9,7 +11,7 @@ from mataserver.errors import MataError
 from mataserver.principals import ANYBODY, SCOPES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from aiohttp import web
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     """Builds the JSON body of an error from a status and a sentence: a struct or a mapping."""
     Event = tuple[str, object] | tuple[str, object, str] | bytes
     """An event of a stream: name, value and optionally an id, or its encoded bytes."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header may contain (RFC 9110, section 5.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Route:
     session, so its route says ``"sessions:camera_id"``. ``"*"`` marks a route whose handler gathers
     from all.
 
-    Raises ``MataError`` for an unknown scope, and for a public route that requires one.
+    Raises ``MataError`` for an unknown scope, for a public route that requires one, and for limits
+    and headers that could not be applied.
     """
 
     method: str
@@ -98,7 +104,18 @@ class Route:
                 f"{self.method} {self.path} is public, so it answers everybody: "
                 f"it cannot need {self.needs!r}"
             )
-        _check_needs(f"{self.method} {self.path}", self.needs)
+        what = f"{self.method} {self.path}"
+        _check_needs(what, self.needs)
+        most, timeouts = self.max_body, ("total", "idle")
+        if most is not None and (type(most) is not int or most < 0):
+            raise MataError(f"{what}: max_body={most!r} is not a number of bytes")
+        if self.body_timeout not in timeouts:
+            known = ", ".join(timeouts)
+            raise MataError(f"{what}: body_timeout={self.body_timeout!r} is none of {known}")
+        if not isinstance(self.error_headers, Mapping):
+            raise MataError(f"{what}: error_headers must be texts by the names of headers")
+        if problem := header_problem(self.error_headers):
+            raise MataError(f"{what}: error_headers: {problem}")
 
 
 class LastEvent(bytes):
@@ -130,6 +147,17 @@ class Page:
         if self.group not in get_args(Group):
             known = ", ".join(get_args(Group))
             raise MataError(f"the page {self.path}: group={self.group!r} is none of {known}")
+
+
+def header_problem(headers: Mapping[Any, Any]) -> str:
+    """Return why headers cannot be sent, or an empty text."""
+    for name, value in headers.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            return f"header {name!r} is {type(value).__name__}, not text"
+        printable = value.isprintable() and name.isprintable()  # all but rare ones: a fast test
+        if not printable and (_CONTROL.search(value) or _CONTROL.search(name)):
+            return f"header {name!r} has a line break or another control character"
+    return ""
 
 
 def _check_needs(what: str, needs: str | None) -> None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import bodies, head_parsing
+from mataserver.http.handler_results import require_room
 from mataserver.http.head_answers import AnswerSender
-from mataserver.http.middleware import CLIENT_GONE, require_room
+from mataserver.http.middleware import CLIENT_GONE
 from mataserver.http.revocation import LateGrant
 from mataserver.serving.dispatch import RETRIABLE
 

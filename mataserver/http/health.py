@@ -146,7 +146,7 @@ def _describe(plugin: Plugin, plugins: Plugins) -> PluginInfo:
     backends = []
     for provided in own_backends:
         backend, missing = provided.backend, list(provided.missing)
-        install = f"pip install {' '.join(backend.packages)}" if missing else UNSET
+        install = provided.install_command if missing else UNSET
         backends.append(
             BackendInfo(
                 backend.name, backend.task, backend.source, backend.engine, missing, install

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
-from aiohttp.payload import Payload
 
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit
 from mataserver.http.error_responses import as_api_error, error_response
+from mataserver.http.handler_results import body_size, require_response, require_room
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.revocation import GRANTS, REVOKED_REASON, is_watched
 from mataserver.http.routing import REQUEST_ID, ROUTE
-from mataserver.http.sockets import ACCEPTED, UNAUTHORIZED
-from mataserver.http.unread_output import HIGH_WATER_BYTES
+from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import RateLimitedLog
 
 if TYPE_CHECKING:
@@ -208,7 +207,7 @@ class _Dispatcher:
         answer = claimed or handler
         if hdrs.UPGRADE in request.headers:
             answer = functools.partial(_until_revoked, answer)
-        response = _require_response(await answer(request), request)
+        response = require_response(await answer(request), request)
         require_room(self._budget, body_size(response))
         return response
 
@@ -245,19 +244,6 @@ class _Dispatcher:
                 log.warning("%s", line, exc_info=cause)
 
 
-def _require_response(response: object, request: web.Request) -> web.StreamResponse:
-    """Validate a handler's result; return it, or the WebSocket that the handler accepted.
-
-    Raises ``TypeError`` if aiohttp could not send it.
-    """
-    if isinstance(response, web.StreamResponse):
-        return response
-    if response is None and ACCEPTED in request:
-        return request[ACCEPTED]
-    name = type(response).__name__
-    raise TypeError(f"its handler returned {name}, not a response, as ctx.http.respond makes one")
-
-
 async def _until_revoked(answer: Handler, request: web.Request) -> web.StreamResponse | None:
     """End a WebSocket once its credentials become invalid, unless the service handles that."""
 
@@ -271,20 +257,6 @@ async def _until_revoked(answer: Handler, request: web.Request) -> web.StreamRes
         return await answer(request)
     with grants.watch(request.get(auth.PRINCIPAL), end):
         return await answer(request)
-
-
-def require_room(budget: Budget, size: int) -> None:
-    """Raise ``Unavailable`` if there is no room for an answer, in case it is not read."""
-    if size > HIGH_WATER_BYTES:
-        budget.require(size)
-
-
-def body_size(response: web.StreamResponse) -> int:
-    """Return the size of an answer that is in memory completely, else 0."""
-    body = response.body if isinstance(response, web.Response) else None
-    if isinstance(body, Payload):
-        return body.size or 0
-    return 0 if body is None else len(body)
 
 
 def _set_anonymous(request: web.Request, *, anonymous: bool) -> None:

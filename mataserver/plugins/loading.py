@@ -197,7 +197,10 @@ def _collect_brought(plugin: Plugin) -> None:
         brought = hook()
         if not isinstance(brought, Mapping):
             raise PluginError("brings() must return names by the names of plugins")  # noqa: TRY301
-        plugin.brings = {to: tuple(names) for to, names in brought.items()}
+        wanted = "brings() must return lists of names by the names of plugins"
+        plugin.brings = {
+            to: tuple(require_iterable(names, wanted)) for to, names in brought.items()
+        }
         if not all(
             isinstance(each, str) and each
             for to, names in plugin.brings.items()

@@ -108,6 +108,11 @@ class ProvidedBackend:
             log.exception("backend %s: facts failed", self.backend.name)
             return {}
 
+    @property
+    def install_command(self) -> str:
+        """What installs the missing packages."""
+        return _pip_command(self.backend.packages or self.missing)
+
     def check_installed(self) -> None:
         """Raise ``Unavailable`` with the pip command if a module is missing or incompatible."""
         check_installed(f"The backend {self.backend.name}", self.backend)
@@ -126,9 +131,13 @@ def check_installed(label: str, needing: Backend | SourceSpec) -> None:
     missing = tuple(name for name in needing.requires if not importable(name))
     unsuitable = sources.unsuitable(needing.packages)
     if missing or unsuitable:
-        packages = " ".join(f"'{package}'" for package in needing.packages or missing)
         needed = ", ".join(missing) or f"another version than {', '.join(unsuitable)}"
-        raise Unavailable(f"{label} needs {needed}: pip install {packages}")
+        raise Unavailable(f"{label} needs {needed}: {_pip_command(needing.packages or missing)}")
+
+
+def _pip_command(packages: tuple[str, ...]) -> str:
+    """Return what installs packages, quoted for a shell: a version may have a ``>``."""
+    return " ".join(("pip install", *(f"'{package}'" for package in packages)))
 
 
 def importable(module: str) -> bool:

@@ -263,10 +263,23 @@ def _check_worker(backend: Backend, label: str) -> None:
     if not isinstance(backend.confined, bool):
         raise PluginError(f"{label}: confined must be True or False")
     _check_strings(backend, ("requires", "packages", "preload"), label)
+    _check_environment(backend.environment, label)
     for name, given in _BACKEND_FUNCTIONS.items():
         check_signature(getattr(backend, name), f"{label}: {name}", given)
     check_pickles(backend.load, f"{label}: load")
     check_pickles(backend.params, f"{label}: params")
+
+
+def _check_environment(environment: object, label: str) -> None:
+    """Require pairs of strings. A mapping would be taken for its names, letter by letter."""
+    pairs = environment if isinstance(environment, (tuple, list)) else None
+    if pairs is None or not all(
+        isinstance(pair, (tuple, list))
+        and len(pair) == 2
+        and all(isinstance(text, str) for text in pair)
+        for pair in pairs
+    ):
+        raise PluginError(f"{label}: environment must be a tuple of pairs of name and value")
 
 
 def check_signature(function: object, what: str, given: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +15,7 @@ from mataserver_jobs.desk import Desk
 from mataserver_jobs.infer import INFER, task_of_model
 from mataserver_jobs.infer_routes import InferRoutes
 from mataserver_jobs.job_tokens import JobTokens
-from mataserver_jobs.kinds import OWN
+from mataserver_jobs.kinds import OWN, JobKind
 from mataserver_jobs.routes import Routes
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.storage import Storage
@@ -27,10 +28,9 @@ from mataserver_jobs.webhook_routes import WebhookRoutes
 from mataserver_jobs.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine
 
     from mataserver import Context, Credentials, Principal, Route
-    from mataserver_jobs.kinds import JobKind
 
 SWEEP_SECONDS = 60.0
 
@@ -175,7 +175,12 @@ class JobsService:
 
 
 def _kinds_of(service: Any) -> Iterable[JobKind]:
-    return service.jobs() if hasattr(service, "jobs") else ()
+    """Return the kinds of jobs of a service. Raises ``MataError`` if it gives something else."""
+    kinds = service.jobs() if hasattr(service, "jobs") else ()
+    found = tuple(kinds) if isinstance(kinds, Iterable) else (None,)
+    if not all(isinstance(each, JobKind) for each in found):
+        raise MataError("jobs() must return a list of JobKind")
+    return found
 
 
 async def _watch(task: asyncio.Task[None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from mataserver import MataError
 from mataserver_jobs.file_transfer import Parcel, Piece
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 OWN = ("infer",)
 """The kinds of jobs that the plugin itself has."""
+KIND_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""What a kind may be called."""
 
 
 class Cancelled(BaseException):
@@ -45,6 +50,8 @@ class JobKind:
     told:      gives the sentence that ends a job which is done, from its result; "Done." without.
     check:     is given a ``spec`` that is well-formed, before a job is made or runs once more, and
                raises the ``MataError`` for what could not be done: whoever asks is told at once.
+
+    Raises ``MataError`` for a kind whose jobs could not run: the plugin is then not used.
     """
 
     name: str
@@ -58,6 +65,34 @@ class JobKind:
     settings: Any = None
     told: Callable[[Any], str] | None = None
     check: Callable[[Any], object] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``MataError`` for a kind whose jobs could not run: they would all fail."""
+        if not (isinstance(self.name, str) and KIND_NAME.fullmatch(self.name)):
+            raise MataError(
+                f"the kind of jobs {self.name!r}: name: letters, digits, dots, dashes and "
+                "underscores, 64 at most"
+            )
+        label = f"the kind of jobs {self.name}"
+        if not (inspect.isroutine(self.run) and self.run.__qualname__.isidentifier()):
+            raise MataError(f"{label}: run must be a function at the top level of its module")
+        if not (isinstance(self.spec, type) and issubclass(self.spec, Struct)):
+            raise MataError(f"{label}: spec must be a msgspec.Struct type")
+        for stage, share in self.stages.items():
+            if not _is_share(share):
+                raise MataError(
+                    f"{label}: the stage {stage!r} needs its first and last percent, from 0 to 100"
+                )
+
+
+def _is_share(given: object) -> bool:
+    """Whether these are two percents, the lower one first."""
+    return (
+        isinstance(given, (tuple, list))
+        and len(given) == 2
+        and all(isinstance(each, (int, float)) for each in given)
+        and 0 <= given[0] <= given[1] <= 100
+    )
 
 
 class Access(Struct, frozen=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
@@ -19,6 +18,7 @@ from mataserver import (
     check_query,
 )
 from mataserver_database import CURSOR, Page, cursor_of
+from mataserver_jobs.kinds import KIND_NAME
 from mataserver_jobs.rows import OPEN
 from mataserver_jobs.sent_file import SentFile, also_of_file
 from mataserver_jobs.views import FileList, FileView, JobList, JobView, ListedJob, Restart
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mataserver_jobs.desk import Desk
     from mataserver_jobs.record import Record
 
-_KIND = re.compile(r"[A-Za-z0-9._-]{1,64}")
 JSON = "application/json"
 STATES = ("queued", "running", "done", "failed", "cancelled")
 MAX_LIMIT = 1000
@@ -104,7 +103,7 @@ class Routes:
         states, omitted = chosen(request, "state", STATES), chosen(request, "omit", OPEN)
         limit = number(request, "limit", 100, 1, MAX_LIMIT)
         offset = number(request, "offset", 0, 0, 2**53)
-        if not _KIND.fullmatch(query.get("kind", "any")):
+        if not KIND_NAME.fullmatch(query.get("kind", "any")):
             raise InvalidParams("kind: letters, digits, dots, dashes and underscores, 64 at most")
         found = await self._desk.store.find(
             owner=owner_of(request),

@@ -1,0 +1,67 @@
+"""A kind of jobs that could never run is refused where it is made, not when its jobs fail."""
+
+from __future__ import annotations
+
+import job_functions
+import pytest
+from msgspec import Struct
+
+from mataserver import MataError
+from mataserver_jobs import JobKind
+from mataserver_jobs.api import JobsService
+
+SOUND = {"name": "count", "run": job_functions.count, "spec": Struct}
+
+
+class Task:
+    """Has a function that no process could import by its name."""
+
+    @staticmethod
+    def run(job):
+        """Never runs."""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"name": "night report"}, "the kind of jobs 'night report': name: letters, digits,"),
+        ({"name": None}, "the kind of jobs None: name:"),
+        ({"run": lambda _job: None}, "count: run must be a function at the top level"),
+        ({"run": Task.run}, "count: run must be a function at the top level"),
+        ({"run": Task}, "count: run must be a function at the top level"),
+        ({"spec": dict}, "count: spec must be a msgspec.Struct type"),
+        ({"spec": Struct()}, "count: spec must be a msgspec.Struct type"),
+        ({"stages": {"counting": (0, 300)}}, "the stage 'counting' needs its first and last"),
+        ({"stages": {"counting": (50, 10)}}, "the stage 'counting' needs its first and last"),
+        ({"stages": {"counting": 50}}, "the stage 'counting' needs its first and last"),
+    ],
+)
+def test_a_kind_that_could_not_run(wrong, told):
+    """Its sentence names the kind and the field."""
+    assert JobKind(**SOUND).name == "count"
+    with pytest.raises(MataError) as refused:
+        JobKind(**SOUND | wrong)
+    assert told in refused.value.detail
+
+
+class Gives:
+    """A service that gives something for its kinds."""
+
+    def __init__(self, given):
+        self._given = given
+
+    def jobs(self):
+        """Return what it was made with."""
+        return self._given
+
+
+@pytest.mark.parametrize("given", [["count"], "count", None, JobKind(**SOUND)])
+def test_what_is_no_list_of_kinds(given):
+    """The plugin is refused with a sentence, and owns no kind."""
+    jobs = object.__new__(JobsService)
+    jobs._owners = {}
+    with pytest.raises(MataError, match="must return a list of JobKind"):
+        jobs.admits("lab", Gives(given))
+    jobs.admits("other", Gives(each for each in [JobKind(**SOUND)]))
+    with pytest.raises(MataError, match="belongs to other already: count"):
+        jobs.admits("lab", Gives([JobKind(**SOUND)]))
