@@ -265,3 +265,11 @@ def test_no_server(terminal, command):
     assert result.stderr == (
         "error: cannot reach the server at http://127.0.0.1:1; is it running? (mataserver serve)\n"
     )
+
+
+def test_a_server_that_speaks_no_tls(server, terminal):
+    """It runs: the message says what is wrong with the address."""
+    where = server.url.removeprefix("http://")
+    result = terminal.run("ps", "--url", f"https://{where}")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: {where} does not speak TLS: is its address http://?\n"

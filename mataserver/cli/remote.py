@@ -82,7 +82,7 @@ def connected(url: str | None, api_key: str | None, file: str | None) -> Iterato
             hint = f"{given}; a server keeps the key that it made in {key_file(settings)}"
             raise MataError(error.detail, hint=hint) from None
         except ConnectionFailed as error:
-            if "in time" in error.detail:
+            if not error.detail.startswith("No connection to"):  # another reason, in a sentence
                 raise
             raise MataError(
                 f"cannot reach the server at {address}; is it running? (mataserver serve)"

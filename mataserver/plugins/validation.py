@@ -141,10 +141,10 @@ def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[
             raise PluginError(f"{label}: unknown {name} {getattr(backend, name)!r}")
     if backend.source != "pip" and not callable(backend.accepts):
         raise PluginError(f"{label}: the source {backend.source} needs a function accepts")
-    if backend.parts is not None and not callable(backend.parts):
-        raise PluginError(f"{label}: parts must be a function")
-    if backend.facts is not None and not callable(backend.facts):
-        raise PluginError(f"{label}: facts must be a function")
+    for name in ("parts", "facts"):
+        function = getattr(backend, name)
+        if function is not None and not callable(function):
+            raise PluginError(f"{label}: {name} must be a function")
     _check_worker(backend, label)
 
 
@@ -263,23 +263,16 @@ def _check_worker(backend: Backend, label: str) -> None:
     if not isinstance(backend.confined, bool):
         raise PluginError(f"{label}: confined must be True or False")
     _check_strings(backend, ("requires", "packages", "preload"), label)
-    _check_environment(backend.environment, label)
+    try:  # a mapping would be taken for its names, letter by letter
+        msgspec.convert(backend.environment, tuple[tuple[str, str], ...])
+    except msgspec.ValidationError:
+        raise PluginError(
+            f"{label}: environment must be a tuple of pairs of name and value"
+        ) from None
     for name, given in _BACKEND_FUNCTIONS.items():
         check_signature(getattr(backend, name), f"{label}: {name}", given)
     check_pickles(backend.load, f"{label}: load")
     check_pickles(backend.params, f"{label}: params")
-
-
-def _check_environment(environment: object, label: str) -> None:
-    """Require pairs of strings. A mapping would be taken for its names, letter by letter."""
-    pairs = environment if isinstance(environment, (tuple, list)) else None
-    if pairs is None or not all(
-        isinstance(pair, (tuple, list))
-        and len(pair) == 2
-        and all(isinstance(text, str) for text in pair)
-        for pair in pairs
-    ):
-        raise PluginError(f"{label}: environment must be a tuple of pairs of name and value")
 
 
 def check_signature(function: object, what: str, given: str) -> None:

@@ -165,6 +165,13 @@ class Transport:
     def _unreachable(self, error: Exception) -> ConnectionFailed:
         if isinstance(error, TimeoutError):
             return ConnectionFailed(f"{self.where} did not answer in time")
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return ConnectionFailed(
+                f"The certificate of {self.where} is not trusted ({_verification(error)}): "
+                "SSL_CERT_FILE names a file of certificates that are"
+            )
+        if isinstance(error, aiohttp.ClientConnectorSSLError):
+            return ConnectionFailed(f"{self.where} does not speak TLS: is its address http://?")
         return ConnectionFailed(f"No connection to {self.where} ({type(error).__name__})")
 
     def _without_key(self, error: MataError) -> MataError:
@@ -186,3 +193,9 @@ def _paced(data: bytes | aiohttp.FormData | None) -> io.BytesIO | bytes | aiohtt
 def encode(body: Mapping[str, Any]) -> bytes:
     """Return a JSON request body."""
     return msgspec.json.encode(body)
+
+
+def _verification(error: aiohttp.ClientConnectorCertificateError) -> str:
+    """Return what OpenSSL found wrong with a certificate."""
+    cause = error.certificate_error
+    return str(getattr(cause, "verify_message", "") or type(cause).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from mataserver_openai import not_offered
 from mataserver_openai.completions import Completions
 from mataserver_openai.models import ModelList
 from mataserver_openai.problem import chat_problem
@@ -23,11 +24,11 @@ class OpenAI:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        return [route for part in self._parts for route in part.routes()]
+        return [*(route for part in self._parts for route in part.routes()), *not_offered.routes()]
 
     def error_forms(self) -> dict[str, Callable[[int, str], ChatProblem]]:
         """Return the forms of errors."""
-        return dict.fromkeys(("/v1/chat", "/openai"), chat_problem)
+        return dict.fromkeys(("/v1/chat", "/openai", *not_offered.PREFIXES), chat_problem)
 
     async def __aenter__(self) -> Self:
         """Start: there is nothing to."""

@@ -1,0 +1,44 @@
+"""What OpenAI's client asks for and the server has not is told in a sentence that it shows."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+
+from mataserver import testing
+
+
+@pytest.fixture
+async def server(tmp_path):
+    """A server with the plugin."""
+    points = testing.installed("openai")
+    async with testing.serving(tmp_path, entry_points=points, engine="thread") as served:
+        yield served
+
+
+ASKED = {
+    "responses": (lambda made: made.responses.create(model="m", input="hi"), "chat/completions"),
+    "completions": (lambda made: made.completions.create(model="m", prompt="hi"), "chat.compl"),
+    "embeddings": (lambda made: made.embeddings.create(model="m", input="hi"), "task embed"),
+    "images": (lambda made: made.images.generate(prompt="hi"), "make none"),
+}
+
+
+@pytest.mark.parametrize("base", ["/v1", "/openai/v1"])
+@pytest.mark.parametrize(("ask", "told"), ASKED.values(), ids=ASKED)
+async def test_what_is_not_offered(server, base, ask, told):
+    """The exception of the client's own class has the sentence."""
+    async with openai.AsyncOpenAI(
+        base_url=server.url + base, api_key=server.key, max_retries=0
+    ) as made:
+        with pytest.raises(openai.NotFoundError, match=told) as refused:
+            await ask(made)
+    assert f"{base}/" in refused.value.message
+    assert refused.value.body["type"] == "invalid_request_error"
+
+
+async def test_a_base_url_without_a_version(server):
+    """The most common mistake names what is missing."""
+    async with openai.AsyncOpenAI(base_url=server.url, api_key=server.key, max_retries=0) as made:
+        with pytest.raises(openai.NotFoundError, match="base_url ends in /v1"):
+            await made.chat.completions.create(model="m", messages=[])
