@@ -24,11 +24,12 @@ class OpenAI:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        return [*(route for part in self._parts for route in part.routes()), *not_offered.routes()]
+        return [route for part in self._parts for route in part.routes()]
 
     def error_forms(self) -> dict[str, Callable[[int, str], ChatProblem]]:
         """Return the forms of errors."""
-        return dict.fromkeys(("/v1/chat", "/openai", *not_offered.PREFIXES), chat_problem)
+        own = dict.fromkeys(("/v1/chat", "/openai"), chat_problem)
+        return {**own, **not_offered.error_forms()}
 
     async def __aenter__(self) -> Self:
         """Start: there is nothing to."""
