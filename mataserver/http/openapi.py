@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver.http import examples
+from mataserver.http.schema_names import with_own_names
 from mataserver.results import InferResponse
 from mataserver.serving.description import portable
 
@@ -82,7 +83,7 @@ def document(
     types += [route.problem for route in documented if route.problem is not None]
     types += task_outputs.values()
     made = msgspec.json.schema_components(types, ref_template=_REF)
-    schemas, components = portable(list(made[0])), portable(made[1])
+    schemas, components = with_own_names(portable(list(made[0])), portable(made[1]))
     known = dict(zip(map(repr, types), schemas, strict=True))
     answers = [_task_answer(task, known[repr(kind)]) for task, kind in task_outputs.items()]
     if answers and repr(InferResponse) in known:

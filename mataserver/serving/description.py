@@ -86,12 +86,20 @@ def schema_of(kind: type[Params], defaults: Mapping[str, Any], max_tokens: int) 
 
 
 def portable(schema: Any) -> Any:
-    """Return a JSON Schema whose patterns are valid outside Python, too.
+    """Return a JSON Schema that means the same to every reader.
 
     msgspec uses Python's regular expressions, which anchor the end with a backslash and ``Z``. JSON
     Schema specifies ECMA-262, which lacks that escape and whose ``$`` matches the end only.
+
+    Generators of clients know no ``items`` that is false: beside ``maxItems`` it says nothing more.
+    Nor do they know an array without ``items``.
     """
     if isinstance(schema, dict):
+        fixed = len(prefix) if isinstance(prefix := schema.get("prefixItems"), list) else None
+        if schema.get("items") is False and schema.get("maxItems") == fixed:
+            schema = {name: each for name, each in schema.items() if name != "items"}
+        elif schema.get("type") == "array" and fixed is None and "items" not in schema:
+            schema = {**schema, "items": {}}
         return {
             name: value.replace(r"\Z", "$")
             if name == "pattern" and isinstance(value, str)

@@ -1,0 +1,70 @@
+"""Names of the schemas in the OpenAPI document that hold outside this code.
+
+msgspec qualifies structs of the same name by their modules. Those names would change with the
+plugins that are installed, and generators of clients take the last part only and refuse the second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_OWN = ("mataserver", "mataserver_client")
+_PREFIX = "#/components/schemas/"
+
+
+def with_own_names(schemas: list[Any], components: dict[str, Any]) -> tuple[list[Any], Any]:
+    """Return schemas and components under names without dots."""
+    names = own_names(components)
+    if not names:
+        return schemas, components
+    renamed = {
+        names.get(name, name): {**body, "title": names[name]} if name in names else body
+        for name, body in components.items()
+    }
+    return _with_references(schemas, names), _with_references(renamed, names)
+
+
+def own_names(components: Iterable[str]) -> dict[str, str]:
+    """Return new names by those that have dots: ``mataserver_fleet.views.File`` is ``FleetFile``.
+
+    The server's own need no prefix. Where that is not unique, the module's name is in it too.
+    """
+    given = sorted(components, key=lambda name: (name.partition(".")[0] not in _OWN, name))
+    taken = {name for name in given if "." not in name}
+    names: dict[str, str] = {}
+    for name in given:
+        if "." in name:
+            package, *modules, last = name.split(".")
+            owner = "" if package in _OWN else package.removeprefix("mataserver_")
+            short, long = _camel([owner]) + last, _camel([owner, *modules]) + last
+            names[name] = next(
+                each for each in (short, long, name.replace(".", "_")) if each not in taken
+            )
+            taken.add(names[name])
+    return names
+
+
+def _camel(parts: Iterable[str]) -> str:
+    """Return words in camel case: ``http``, ``file_views`` is ``HttpFileViews``."""
+    return "".join(word.capitalize() for part in parts for word in part.split("_"))
+
+
+def _with_references(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a schema whose references have the new names."""
+    if isinstance(value, dict):
+        return {
+            key: _reference(each, names) if key == "$ref" else _with_references(each, names)
+            for key, each in value.items()
+        }
+    return [_with_references(each, names) for each in value] if isinstance(value, list) else value
+
+
+def _reference(target: Any, names: Mapping[str, str]) -> Any:
+    """Return a reference to the new name; a property may be called ``$ref``, too."""
+    if not isinstance(target, str):
+        return _with_references(target, names)
+    name = target.removeprefix(_PREFIX)
+    return _PREFIX + names.get(name, name) if target.startswith(_PREFIX) else target
