@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from mataserver_fleet.triton_answers import TritonError, decode
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mataserver_fleet.triton_client import TritonClient
+
+
+MAX_CONFIG_BYTES = 32_000_000
+"""Bytes of all configurations together: there may be ten thousand."""
 
 
 class RepositoryModel(Struct, kw_only=True):
@@ -43,16 +51,33 @@ async def repository(client: TritonClient, *, full: bool) -> RepositoryList:
         if not entry.name.startswith("."):
             reasons[entry.name] = reasons.get(entry.name) or entry.reason
     names = sorted({*served, *reasons})
+    configs = await _configs(client, sorted(served))
     models = [
         RepositoryModel(
             name=name,
             versions=served.get(name, []),
             reason="" if name in served else _cut(reasons[name], full=full),
-            config=await client.config(name) if name in served else None,
+            config=configs.get(name),
         )
         for name in names
     ]
     return RepositoryList(models=models, total=len(models))
+
+
+async def _configs(client: TritonClient, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the configurations of models. Raises ``TritonError``, also for too large ones."""
+    found, left = dict[str, dict[str, Any]](), MAX_CONFIG_BYTES
+    for name in names:
+        body = await client.config(name)
+        if body is None:
+            continue
+        left -= len(body)
+        if left < 0:
+            raise TritonError(
+                f"Its models' configurations have over {MAX_CONFIG_BYTES / 1e6:g} MB together"
+            )
+        found[name] = decode(body, dict[str, Any])
+    return found
 
 
 def _cut(reason: str, *, full: bool) -> str:

@@ -118,10 +118,10 @@ class TritonClient:
             raise TritonError(f"{path} answers {status}")
         return decode(body, list[IndexEntry])
 
-    async def config(self, model: str) -> dict[str, Any] | None:
-        """Return the configuration that a model was loaded with, None where there is none."""
+    async def config(self, model: str) -> bytes | None:
+        """Return the JSON of a model's configuration as it was loaded, None where there is none."""
         status, body = await self._ask("GET", f"/v2/models/{quote(model)}/config")
-        return decode(body, dict[str, Any]) if status == 200 else None
+        return body if status == 200 else None
 
     async def metadata(self, model: str) -> Any:
         """Return its metadata of a model's inputs and outputs."""

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mataserver_fleet.repository import repository
-from mataserver_fleet.triton_answers import MAX_GPUS, Gpu, ModelCount, gpus_of
+from mataserver_fleet.triton_answers import MAX_GPUS, Gpu, ModelCount, TritonError, gpus_of
 
 GOOD = b'nv_gpu_memory_used_bytes{gpu_uuid="GPU-1"} 1000000000.000000\n'
 HOSTILE = (b"nv_gpu_a{", b"nv_gpu_", b'nv_gpu_a{gpu_uuid="x"', b'nv_gpu_a{gpu_uuid="x"\n')
@@ -72,7 +72,7 @@ class Indexed:
 
     async def config(self, name):
         """Return a configuration."""
-        return {"name": name}
+        return b'{"name": "%b"}' % name.encode()
 
 
 async def test_a_repository_of_very_many_models():
@@ -91,3 +91,20 @@ async def test_a_repository_of_very_many_models():
     served = by_name["served"]
     assert (served.versions, served.reason, served.config) == (["1", "2"], "", {"name": "served"})
     assert ".git" not in by_name
+
+
+async def test_configurations_without_an_end():
+    """They are read up to a limit for all together: each may be large, and there are many."""
+    asked = []
+
+    class Large(Indexed):
+        async def counts(self):
+            return [ModelCount(f"m{each:04}", 1, 0, 0, 0.0) for each in range(9_000)]
+
+        async def config(self, name):
+            asked.append(name)
+            return b'{"a": "%b"}' % (b"x" * 1_000_000)
+
+    with pytest.raises(TritonError, match="over 32 MB together"):
+        await repository(Large([]), full=True)
+    assert len(asked) == 32
