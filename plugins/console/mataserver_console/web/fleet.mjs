@@ -38,7 +38,7 @@ function Triton({ triton }) {
   const held = triton.models.length;
   return html`<tr data-triton=${triton.name}><td><b class="strong">${triton.name}</b> <span class="quiet">${triton.host}:${triton.port}</span>
       ${(error?.message || triton.reason) && html`<div class="err" role=${error ? "alert" : undefined}>${error?.message ?? triton.reason}</div>`}
-      <div class="narrow help">${[triton.version && `version ${triton.version}`, held && `serves ${count(held, "version")}`, `answered ${since(triton.answered_at)}`].filter(Boolean).join(", ")}
+      <div class="narrow help">${[triton.version && `version ${triton.version}`, held && `serves ${count(held, "version")}`, triton.answered_at ? `answered ${since(triton.answered_at)}` : "never answered"].filter(Boolean).join(", ")}
         ${triton.gpu_figures.map((gpu) => html`<${Gpu} key=${gpu.id} gpu=${gpu}/>`)}</div></td>
     <td><${State} kind=${STATES[triton.state]}>${triton.state}<//></td><td class="num wide">${triton.version || "–"}</td>
     <td class="wide" title=${triton.models.map((each) => `${each.name} ${each.version}`).join(", ")}>${held ? count(held, "version") : "–"}</td>
