@@ -99,3 +99,35 @@ async def test_letters_are_turned_off(tmp_path):
         await person.evaluate("document.activeElement.blur()")
         await press(person, "b")
         await person.until(f"{boxes} === 'false'")
+
+
+MANY = """(() => {
+  const real = window.fetch;
+  const known = { task: "detect", state: "unloaded", source: "hf", memory_mb: null, size_mb: 12,
+    loaded_at: null, last_used: null, pinned: false, error: null };
+  const models = Array.from({ length: 3000 }, (_, at) => ({ model: `org/m-${at}`, ...known }));
+  window.fetch = (path, options) => (String(path) === "v1/models"
+    ? Promise.resolve(new Response(JSON.stringify(models))) : real(path, options));
+  return 0;
+})()"""
+
+
+async def test_thousands_of_models(tmp_path):
+    """The page draws some of them, says of how many, and finds and shows the others."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.evaluate(MANY)
+        await person.go("models")
+        await person.sees("The first 200 of 3,000.")
+        rows = "document.querySelectorAll('tr[data-model]').length"
+        assert await person.evaluate(rows) == 200
+        await person.click("More", ".cards")
+        await person.until(f"{rows} === 400")
+        await person.fill(".filter input", "m-2999")
+        await person.until(f"{rows} === 1")
+        await person.go("try?model=org/m-7")
+        await person.click("Model:")
+        await person.sees("The first 100 of 3,000")
+        assert await person.evaluate("document.querySelectorAll('[role=option]').length") == 100
+        assert await person.faults() == []
+        await person.fill(".menu input", "m-2999")
+        await person.until("document.querySelectorAll('[role=option]').length === 1")

@@ -11,6 +11,7 @@ import { address } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const SHOWN = 5;
+const ROWS = 200;  // drawn at first: thousands of them every two seconds stop the page
 
 function left({ begun, done, total }) {
   const seconds = ((Date.now() - begun) / 1000) * ((total - done) / Math.max(1, done));
@@ -141,6 +142,8 @@ export default function Models() {
   const form = useRef(null);
   const models = data ?? [];
   const shown = useMemo(() => models.filter((each) => `${each.model} ${each.task} ${each.state}`.toLowerCase().includes(words.toLowerCase())), [data, words]);
+  const [most, setMost] = useState(ROWS);
+  const drawn = shown.slice(0, most);
   const toPull = () => { form.current.scrollIntoView({ block: "center" }); form.current.querySelector("input, button")?.focus(); };
   return html`<${Bar} title="Models"><span class="grow"></span>
       <label class="field wide filter"><${Icon} name="search"/><span class="sr">Filter</span><input class="bareinput" placeholder="Filter by name, task or state" value=${words} onInput=${(event) => setWords(event.target.value)}/></label>
@@ -150,7 +153,8 @@ export default function Models() {
       <${Memory} models=${models}/>
       <section class="card cards" aria-label="Models"><div class="tscroll"><table class="named"><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide extra">On disk</th><th class="num wide" title="Of the model itself, since the server started">p50</th><th class="num wide" title="Inferences that failed since the server started">Errors</th><th class="wide extra">Used</th><th><span class="sr">Actions</span></th></tr></thead>
         <tbody>${going.map((own) => html`<${PullRow} key=${`pull ${own.model}`} own=${own}/>`)}
-        ${shown.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []} figures=${figures.get(model.model)}/>`)}</tbody></table></div>
+        ${drawn.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []} figures=${figures.get(model.model)}/>`)}</tbody></table></div>
+        ${drawn.length < shown.length && html`<div class="row between pad"><span class="help">The first ${drawn.length.toLocaleString("en")} of ${shown.length.toLocaleString("en")}.</span><${Button} small onClick=${() => setMost(most + ROWS)}>More<//></div>`}
         ${data && !shown.length && html`<p class="pad help">${models.length ? "No model here matches." : "No model is registered yet: pull one below."}</p>`}</section>
       ${may("models:write") && html`<div ref=${form}><${More} models=${models} plugins=${plugins}/></div>`}
     </div>`;

@@ -19,6 +19,8 @@ function Typed({ value, choose, label }) {
     onChange=${(event) => choose(event.target.value.trim())}/></label>`;
 }
 
+const MOST = 100;  // of the list: more are found by their letters
+
 export function Picker({ models, listed = true, value, choose, label = "Model" }) {
   const [open, setOpen] = useState(false);
   const [words, setWords] = useState("");
@@ -41,6 +43,7 @@ export function Picker({ models, listed = true, value, choose, label = "Model" }
         ${model.memory_mb && html`<span class="quiet wide">${size(model.memory_mb)}</span>`}`}<${Icon} name="down"/></button>
     ${open && html`<div class="menu models">
       ${models.length > 8 && html`<input class="field" placeholder="Name, task or state" aria-label="Filter" value=${words} onInput=${(event) => setWords(event.target.value)}/>`}
-      <div role="listbox" aria-label="Models">${shown.map((each) => html`<${Option} key=${each.model} model=${each} chosen=${each.model === value} choose=${(name) => { close(); choose(name); }}/>`)}</div>
+      <div role="listbox" aria-label="Models">${shown.slice(0, MOST).map((each) => html`<${Option} key=${each.model} model=${each} chosen=${each.model === value} choose=${(name) => { close(); choose(name); }}/>`)}</div>
+      ${shown.length > MOST && html`<p class="help pad">The first ${MOST} of ${shown.length.toLocaleString("en")}: letters of the name find the others.</p>`}
       ${!shown.length && html`<p class="help pad">${models.length ? "No such model here." : "None is registered yet: pull one on the page Models."}</p>`}</div>`}</div>`;
 }
