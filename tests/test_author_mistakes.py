@@ -237,3 +237,9 @@ async def test_two_uploads_at_once_are_not_mixed(loose, mata_data_dir):
     first_is_kept.set()
     assert (await upload).status == 200
     assert newest.read_bytes() == b"a" * 2000
+
+
+async def test_the_data_directory_may_be_a_text(tmp_path):
+    """As ``tempfile`` gives it."""
+    async with serving(str(tmp_path / "data"), entry_points=()) as server:
+        assert server.url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import config
@@ -15,7 +16,6 @@ from mataserver.testing.fakes import FAKE
 if TYPE_CHECKING:
     import importlib.metadata
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from pathlib import Path
 
     from mataserver.app.lifetime import ComposedServer
     from mataserver.app.maintenance import MaintenanceIntervals
@@ -43,7 +43,7 @@ class Served:
 
 
 def compose(
-    data_dir: Path,
+    data_dir: str | Path,
     entry_points: Sequence[importlib.metadata.EntryPoint],
     probe: Any = None,
     pace: MaintenanceIntervals | None = None,
@@ -51,6 +51,7 @@ def compose(
     **settings: Any,
 ) -> tuple[ComposedServer, str]:
     """Compose a server without listening; return it and its key."""
+    data_dir = Path(data_dir)
     values = {"port": 0, "api_keys": [KEY], "data_dir": str(data_dir), **settings}
     chosen, set_by = config.read(environ={}, directory=data_dir, **values)
     found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
@@ -59,7 +60,7 @@ def compose(
 
 @contextlib.asynccontextmanager
 async def serving(
-    data_dir: Path,
+    data_dir: str | Path,
     *,
     entry_points: Sequence[importlib.metadata.EntryPoint] = (FAKE,),
     probe: Any = None,

@@ -49,8 +49,8 @@ NOT_READY = 400
 _MODEL = "/v2/models/{model_id:.+}"
 _VERSIONS = ("/versions/{version}", "")
 _ABSENT = {
-    "config": ("model_configuration", "GET /v2/models/{model} tells a model's tensors"),
-    "stats": ("statistics", "GET /metrics counts each model's inferences and their times"),
+    "config": "model_configuration: GET /v2/models/{model} tells a model's tensors",
+    "stats": "statistics: GET /metrics counts each model's inferences and their times",
 }
 _HEADERS = {
     rest.LENGTH_HEADER: (
@@ -209,9 +209,9 @@ class RestRoutes:
         name, _, what = path.rpartition("/")
         if what in _ABSENT:
             name, _, version = name.partition("/versions/")
-            self._server.metadata(name, version)
-            extension, instead = _ABSENT[what]
-            raise NotFound(f"This server does not offer the extension {extension}: {instead}")
+            if name:  # Triton's clients ask for the statistics of all models, too
+                self._server.metadata(name, version)
+            raise NotFound(f"This server does not offer the extension {_ABSENT[what]}")
 
     async def model_ready(self, request: web.Request) -> web.Response:
         """Answer ``GET /v2/models/{model_id}/ready``."""

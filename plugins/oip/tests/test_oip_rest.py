@@ -472,6 +472,7 @@ async def test_extensions_that_are_not_offered(http, what, version):
     said = await refused(http, 404, path, "GET")
     extension = {"config": "model_configuration", "stats": "statistics"}[what]
     assert said.startswith(f"This server does not offer the extension {extension}: ")
+    assert await refused(http, 404, f"/v2/models/{what}", "GET") == said
     for absent in ("nobody", "fake-detect/versions/2"):
         said = await refused(http, 404, f"/v2/models/{absent}/{what}", "GET")
         assert said.startswith("Model not found: ")
