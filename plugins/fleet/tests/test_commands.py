@@ -13,6 +13,8 @@ from stand_in_fleet import until
 from stand_in_triton import stand_ins
 from test_models import CONFIG
 
+from mataserver_fleet import fleet_client as fleet_client_of_commands
+
 __all__ = ["client", "url"]
 
 
@@ -108,3 +110,12 @@ async def test_what_goes_wrong(client, run, tmp_path):
         done = await asyncio.to_thread(ran, place)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(said)
+
+
+async def test_lists_longer_than_a_page(run, client, monkeypatch):
+    """All things of a kind are listed, however many the server gives at a time."""
+    monkeypatch.setattr(fleet_client_of_commands, "PAGE_SIZE", 2)
+    for name in ("e", "c", "a", "b", "d"):
+        await client.made("/api/apps", {"name": name})
+    listed = (await run("apps", "list"))[1].splitlines()
+    assert [line.split("\t")[0] for line in listed] == ["a", "b", "c", "d", "e"]

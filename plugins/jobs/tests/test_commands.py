@@ -11,6 +11,7 @@ from films import picture, video
 from serving_jobs import asking
 
 from mataserver import cli
+from mataserver_jobs import commands
 
 
 @pytest.fixture
@@ -71,6 +72,15 @@ async def test_a_folder_of_pictures(run, tmp_path, ask):
         status, out, told = await run("infer", "fake-detect", tmp_path / "roots", *more)
         assert status == 0, told
         assert (await ask.ended(out.strip()))["result"]["items"] == 3
+
+
+async def test_a_list_longer_than_a_page(run, ask, monkeypatch):
+    """As many jobs as are wanted are listed, however many the server gives at a time."""
+    monkeypatch.setattr(commands, "PAGE", 2)
+    jobs = [await ask.count(0) for _ in range(5)][::-1]
+    for limit in (1, 2, 3, 5, 9):
+        status, out, _ = await run("list", "--limit", str(limit))
+        assert (status, [line.split("\t")[0] for line in out.splitlines()]) == (0, jobs[:limit])
 
 
 async def test_what_a_job_does_meanwhile(run, ask):
