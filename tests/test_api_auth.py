@@ -138,6 +138,38 @@ async def test_a_key_that_is_there_twice(stranger, shown):
         assert socket.close_code == 4001
 
 
+TWO_KEYS = "Authorization and X-API-Key hold two different keys: send one"
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Basic"])
+async def test_two_different_keys(data_dir, scheme):
+    """Two keys of the server are 400 on every route: whoever is in front may have checked one.
+
+    The same key in both headers is one, and an unknown one is a proxy's own.
+    """
+
+    def both(first, second):
+        shown = f"Bearer {first}" if scheme == "Bearer" else basic("any", first)
+        return {"Authorization": shown, "X-API-Key": second}
+
+    async with (
+        testing.serving(data_dir, engine="thread", api_keys=["one", "two"]) as served,
+        aiohttp.ClientSession(served.url) as session,
+    ):
+        for path in ("/v1/models", "/health"):
+            for _ in range(4):  # the last ones could be of a known head
+                for headers in (both("one", "two"), both("two", "one")):
+                    async with session.get(path, headers=headers) as response:
+                        assert await problem(response, 400) == TWO_KEYS
+            for headers in (both("one", "one"), both("one", "proxy"), both("proxy", "two")):
+                async with session.get(path, headers=headers) as response:
+                    assert response.status == 200
+        headers = both("one", "two")
+        async with session.ws_connect("/v1/stream/sess_0", headers=headers) as socket:
+            await socket.receive()
+            assert socket.close_code == 4001
+
+
 async def test_a_token_that_is_there_twice(stranger):
     """``?token=`` of a socket as well."""
     async with stranger.ws_connect("/v1/stream/sess_0?token=wrong&token=test-key") as socket:

@@ -130,3 +130,13 @@ def test_what_cannot_be_converted_is_named():
         json_body.convert({"model": "m", "options": {"depth": "x"}}, Body)
     with pytest.raises(InvalidParams, match=r"^model: field is required"):
         json_body.convert({"model": None}, Body)
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}])
+def test_what_is_nested_too_deeply_is_refused(wrap):
+    """A value that a decoder still reads, and that cannot be walked through, is the client's."""
+    value: Any = None
+    for _ in range(3_000):
+        value = wrap(value)
+    with pytest.raises(BadRequest, match="The body is nested too deeply"):
+        json_body.convert({"params": {"a": value}}, Body)

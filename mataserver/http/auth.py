@@ -132,7 +132,7 @@ class Authenticator:
         if not given:
             return self._by_cookie(request)
         # The common case; other properties of the request matter to services only.
-        principal = self._keys.principal(given[0].secret)
+        principal = self._keys.principal(given[0].secret) if len(given) == 1 else None
         if principal is not None:
             return principal
         return await self.authenticate([self.credentials_of(request, *each) for each in given])
@@ -145,11 +145,11 @@ class Authenticator:
         if self._allowed is not None:
             return ""
         given = request_credentials.presented_secrets(request, socket=False)
-        secret = given[0].secret if given else ""
-        if secret and self._keys.principal(secret) is not None:
-            return secret
-        alone = len(given) == 1 and self.owners.can_decide and request.get(PRINCIPAL) is not None
-        return secret if alone else None
+        if len(given) != 1:  # a second one may become a key later
+            return None
+        secret = given[0].secret
+        known = self._keys.principal(secret) or (self.owners.can_decide and request.get(PRINCIPAL))
+        return secret if known else None
 
     def owner(self, key: str) -> Principal | None:
         """Return the current owner of a key from ``sole_key``; a service counts it as a request.
@@ -170,25 +170,27 @@ class Authenticator:
             raise Forbidden(FOREIGN_ORIGIN)
 
     async def authenticate(self, given: Iterable[Credentials]) -> Principal | None:
-        """Return the principal of the first known credentials; None without credentials.
+        """Return the principal of the only known credentials; None without credentials.
 
-        Raises ``Unauthorized`` or ``Forbidden`` for unknown ones, and what a service raises for
-        invalid ones of its own.
+        Raises ``DuplicateValue`` if two different keys are known, ``Unauthorized`` or ``Forbidden``
+        for unknown ones, and what a service raises for invalid ones of its own.
         """
         if self._anonymous:
             return ANONYMOUS
+        found: list[Principal] = []
         refusal: MataError | None = None
-        for credentials in given:
+        for credentials in request_credentials.without_repeats(given):
             try:
                 principal = await self._principal(credentials)
             except MataError as error:
                 principal, refusal = None, refusal or error
             if principal is not None:
-                return principal
-            refusal = refusal or _unknown_error(credentials)
-        if refusal is not None:
+                found.append(principal)
+            else:
+                refusal = refusal or _unknown_error(credentials)
+        if refusal is not None and not found:
             raise refusal
-        return None
+        return request_credentials.sole_principal(found)
 
     async def admit_call(
         self,

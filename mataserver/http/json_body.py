@@ -46,7 +46,8 @@ def decode(data: bytes, kind: type[T]) -> T:
 def convert(value: Any, kind: type[T]) -> T:
     """Convert decoded JSON to ``kind``; null means that an optional field is not given.
 
-    Raises ``InvalidParams`` naming the invalid field.
+    Raises ``InvalidParams`` naming the invalid field, ``BadRequest`` for values nested so deeply
+    that Python cannot walk through them.
     """
     try:
         return msgspec.convert(value, kind)
@@ -55,6 +56,8 @@ def convert(value: Any, kind: type[T]) -> T:
             return msgspec.convert(without_nulls(value), kind)
         except msgspec.ValidationError as error:
             raise _invalid_params(error, kind) from None
+        except RecursionError:
+            raise BadRequest("The body is nested too deeply") from None
 
 
 def check(data: bytes) -> None:

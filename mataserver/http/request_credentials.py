@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.principals import Scheme
+    from mataserver.principals import Principal, Scheme
 
 API_KEY = "X-API-Key"
 
@@ -47,7 +47,7 @@ def credentials_of_metadata(
 
 
 class DuplicateValue(BadRequest):
-    """400: a duplicate key."""
+    """400: a duplicate key, or two different ones."""
 
 
 def sole_value(name: str, values: Sequence[str]) -> str:
@@ -59,6 +59,26 @@ def sole_value(name: str, values: Sequence[str]) -> str:
     if len(values) > 1:
         raise DuplicateValue(f"{name} is there {len(values)} times: send one")
     return values[0] if values else ""
+
+
+def without_repeats(given: Iterable[Credentials]) -> Iterator[Credentials]:
+    """Yield the credentials, each secret once: some clients send a key in both headers."""
+    seen = set()
+    for each in given:
+        if each.secret not in seen:
+            seen.add(each.secret)
+            yield each
+
+
+def sole_principal(known: Sequence[Principal]) -> Principal | None:
+    """Return the owner of the only key that is known, None without one.
+
+    Raises ``DuplicateValue`` for two: a proxy may have checked the other one. An unknown one beside
+    it is that proxy's own.
+    """
+    if len(known) > 1:
+        raise DuplicateValue("Authorization and X-API-Key hold two different keys: send one")
+    return known[0] if known else None
 
 
 def check_query(request: web.Request, known: Iterable[str]) -> None:
