@@ -32,9 +32,9 @@ from mataserver_sam.video_requests import (
 from mataserver_sam.video_socket import VideoSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from mataserver import Context, Principal
+    from mataserver import Context, Principal, Share
     from mataserver_sam.video_session import Session
     from mataserver_sam.video_sessions import VideoSessions
 
@@ -50,6 +50,7 @@ class VideoRoutes:
 
     def __init__(self, ctx: Context, sessions: VideoSessions) -> None:
         self._read = ctx.http.read_json
+        self._budget = ctx.http.budget
         self._form: str = ctx.settings.mask_format
         self._enabled: bool = ctx.settings.video_enabled
         self._max_bytes = int(ctx.settings.max_video_mb * 1e6)
@@ -134,18 +135,10 @@ class VideoRoutes:
         if asked.stream:
             return _json(Propagated(session.id, {}, 0, 0.0, f"{STREAM}/{session.id}"))
         begun = time.perf_counter()
-        results: dict[int, FrameResult] = {}
-        size = 0
-        async with contextlib.aclosing(session.propagate(told)) as steps:
-            async for step in steps:
-                size += len(step.objects)
-                if size > MAX_RESULTS_BYTES:
-                    raise InvalidParams("max_frames: too large for one answer: stream the frames")
-                frame = step.frame_index
-                results[frame] = FrameResult(frame, msgspec.Raw(step.objects))
-        ordered = {str(frame): results[frame] for frame in sorted(results)}
-        spent = (time.perf_counter() - begun) * 1e3
-        return _json(Propagated(session.id, ordered, len(ordered), round(spent, 3)))
+        with self._gathering(request) as share:
+            results = await _gather(session, told, share)
+            spent = (time.perf_counter() - begun) * 1e3
+            return _json(Propagated(session.id, results, len(results), round(spent, 3)))
 
     async def video(self, request: web.Request) -> web.Response:
         """Answer with the video with the tracked objects drawn in."""
@@ -154,7 +147,12 @@ class VideoRoutes:
             self._read(request, AnnotatedVideoRequest) as asked,
             contextlib.aclosing(session.annotated_video(asked)) as pieces,
         ):
-            whole = b"".join([piece async for piece in pieces if piece])
+            found: list[bytes] = []
+            with self._gathering(request) as share:
+                async for piece in pieces:
+                    share.take(len(piece))
+                    found.append(piece)
+                whole = b"".join(found)
         return web.Response(body=whole, content_type="video/mp4")
 
     async def status(self, request: web.Request) -> web.Response:
@@ -191,6 +189,18 @@ class VideoRoutes:
         socket = VideoSocket(self._sessions, self._with_mask_format, self._stopping)
         return await socket.serve(request, _name(request), owner_of(request))
 
+    @contextlib.contextmanager
+    def _gathering(self, request: web.Request) -> Iterator[Share]:
+        """Count what is gathered for one answer as the caller's bytes in flight.
+
+        The answer that is made of it exists beside it only within one step of the event loop.
+        """
+        share = self._budget(principal_of(request).id)
+        try:
+            yield share
+        finally:
+            share.give_back()
+
     def _session(self, request: web.Request) -> Session:
         """Return the requested session. Raises ``NotFound``, also for another owner's."""
         return self._sessions.get(_name(request), owner_of(request))
@@ -204,6 +214,20 @@ class VideoRoutes:
         if asked.mask_format is not None:
             return asked
         return msgspec.structs.replace(asked, mask_format=self._form)
+
+
+async def _gather(session: Session, asked: Any, share: Share) -> dict[str, FrameResult]:
+    """Return every frame of a propagation in order. Raises ``InvalidParams`` for too much."""
+    found: dict[int, FrameResult] = {}
+    size = 0
+    async with contextlib.aclosing(session.propagate(asked)) as steps:
+        async for step in steps:
+            size += len(step.objects)
+            if size > MAX_RESULTS_BYTES:
+                raise InvalidParams("max_frames: too large for one answer: stream the frames")
+            share.take(len(step.objects))
+            found[step.frame_index] = FrameResult(step.frame_index, msgspec.Raw(step.objects))
+    return {str(frame): found[frame] for frame in sorted(found)}
 
 
 def _name(request: web.Request) -> str:
