@@ -188,9 +188,7 @@ class Authenticator:
                 found.append(principal)
             else:
                 refusal = refusal or _unknown_error(credentials)
-        if refusal is not None and not found:
-            raise refusal
-        return request_credentials.sole_principal(found)
+        return request_credentials.sole_principal(found, refusal)
 
     async def admit_call(
         self,
