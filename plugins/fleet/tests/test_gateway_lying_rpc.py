@@ -91,17 +91,45 @@ async def test_a_server_that_lost_its_models(door, liar, upstreams):  # noqa: F8
     assert await door.ask() == "UNAVAILABLE"
 
 
-async def test_a_server_that_breaks_off_and_has_no_model(door, upstreams):  # noqa: F811
-    """It may have run the request before it went: another is not asked."""
+def http2(kind, payload=b"", flags=0, stream=0):
+    """Return a frame of HTTP/2."""
+    return (
+        len(payload).to_bytes(3, "big") + bytes((kind, flags, *stream.to_bytes(4, "big"))) + payload
+    )
+
+
+def literal(name, value):
+    """Return a header field, uncompressed."""
+    return b"".join((b"\0", bytes((len(name),)), name, bytes((len(value),)), value))
+
+
+UNREACHED = b"\x88" + b"".join(  # 200, and what gRPC says of a server that it could not reach
+    literal(*each)
+    for each in (
+        (b"content-type", b"application/grpc"),
+        (b"grpc-status", b"14"),
+        (b"grpc-message", UNREACHABLE.encode()),
+    )
+)
+LIE = http2(1, UNREACHED, flags=5, stream=1) + http2(7, bytes((0, 0, 0, 1, 0, 0, 0, 0)))
+
+
+@pytest.mark.parametrize("last", [b"", LIE], ids=["nothing", "unreached"])
+async def test_a_server_that_breaks_off_and_has_no_model(door, upstreams, last):  # noqa: F811
+    """It may have run the request before it went: another is not asked, whatever its last words."""
     received = []
 
     async def die(reader, writer):
-        writer.write(bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))  # its SETTINGS
+        writer.write(http2(4))  # its SETTINGS
         data = b""
         while INFER[:20] not in data:
             data += await reader.read(65_536)
         received.append(data)
-        writer.transport.abort()
+        if last:
+            writer.write(last)
+            writer.close()
+        else:
+            writer.transport.abort()
 
     listening = await asyncio.start_server(die, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from mataserver_fleet.gateway.connections import CONNECT_SECONDS
 from mataserver_fleet.gateway.resolving import is_address
 from mataserver_fleet.triton_rpc import place
 
@@ -21,6 +22,8 @@ GRACE_SECONDS = 60.0
 """Seconds that calls have to end on a channel to a server's previous address."""
 MAX_ANSWER_BYTES = 1 << 29
 """Bytes of an answer by gRPC, which is in memory."""
+_READY = grpc.ChannelConnectivity.READY
+_FAILED = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -49,10 +52,25 @@ class ChannelPool:
                 self._channels[where] = grpc.aio.insecure_channel(target_, [*_OPTIONS, *options])
         return self._channels[where]
 
+    async def connected(self, target: Target) -> Any:
+        """Return the channel to a server, with a connection: a call may reach it from now on.
+
+        Raises ``OSError`` for one that cannot be reached: nothing was sent to it. That is known
+        before a call alone. Afterwards a server's own words may be those of gRPC for one that was
+        not reached, and it may have closed the connection behind them.
+        """
+        channel = await self.get(target)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            while (state := channel.get_state(try_to_connect=True)) is not _READY:
+                if state in _FAILED:
+                    raise ConnectionError(f"{target.rpc_authority} cannot be reached")
+                await channel.wait_for_state_change(state)
+        return channel
+
     def is_connected(self, target: Target) -> bool:
-        """Whether a server has a connection now: then a call that failed reached it."""
+        """Whether a server has a connection now."""
         channel = self._channels.get(target.rpc_authority)
-        return channel is not None and channel.get_state() is grpc.ChannelConnectivity.READY
+        return channel is not None and channel.get_state() is _READY
 
     def renew(self, target: Target) -> None:
         """Resolve a server's name again for the next call, unless its address answers.

@@ -22,8 +22,6 @@ _RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE})
 _MODEL_MISSING = grpc.StatusCode.NOT_FOUND
 """By which a server may say that it has no such model now. ``UNAVAILABLE`` may also be that of one
 that broke off, and it may have run the request."""
-_UNREACHED = "failed to connect"
-"""What gRPC says of a call for which it got no connection; a server can say that as well."""
 
 
 class RpcCall(NamedTuple):
@@ -62,9 +60,10 @@ class RpcForwarder:
                 break
             try:
                 answer = await self._attempt(call, destination, context, deadline)
-            except OSError:  # it has no address that may be asked
+            except OSError:  # it cannot be reached, or has no address that may be asked
                 failure = no_server()
                 self._gateway.servers.get(destination.target).mark_suspect()
+                self.channels.renew(destination.target)
                 tried.add(destination.target.url)
                 continue
             except grpc.aio.AioRpcError as error:
@@ -77,10 +76,8 @@ class RpcForwarder:
                 if error.code() not in _RETRYABLE:
                     raise
                 self._gateway.servers.get(destination.target).mark_suspect()
-                reached = self.channels.is_connected(destination.target)
                 self.channels.renew(destination.target)
-                unsent = not reached and (error.details() or "").startswith(_UNREACHED)
-                if bound is not None or not (unsent or application.resend):
+                if bound is not None or not application.resend:  # it may have run the request
                     raise
                 tried.add(destination.target.url)
                 continue
@@ -111,11 +108,11 @@ class RpcForwarder:
         server, sent = self._gateway.servers.get(destination.target), call.message
         if adds_version(call.requested, destination):
             sent = protobuf.with_version(sent, destination.version)
+        channel = await self.channels.connected(destination.target)
         left = context.time_remaining()
         seconds = max(0.001, deadline - asyncio.get_running_loop().time())
         if left is not None:
             seconds = min(left, seconds)
-        channel = await self.channels.get(destination.target)
         method = channel.unary_unary(f"/{SERVICE}/{call.name}")
         metadata = upstream_metadata(destination.target, call.consumer)
         server.begin()
