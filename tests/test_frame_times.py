@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
 from mataserver.cli.films import VideoReader
-from mataserver.media import videos
+from mataserver.media import frame_times, videos
 
 COUNT = 24
 REGULAR = pytest.approx([number / 25 for number in range(COUNT)], abs=0.0011)
@@ -58,6 +60,18 @@ def test_joined_files(tmp_path):
     found = times(tmp_path / "b.ts")
     assert found[:COUNT] == REGULAR
     assert [each - 0.96 for each in found[COUNT:]] == REGULAR
+
+
+def test_a_wrong_timestamp():
+    """One far ahead is the time of its frame alone: those behind it go on one step later."""
+    stamps = [3_600 * number for number in range(COUNT)]
+    stamps[2] += 10**9
+    stream = SimpleNamespace(time_base=Fraction(1, 90_000), average_rate=25, guessed_rate=25)
+    container = SimpleNamespace(format=SimpleNamespace(name="mpegts"))
+    given = (SimpleNamespace(pts=stamp, dts=stamp) for stamp in stamps)
+    found = [frame.pts * frame.time_base for frame in frame_times.timed(given, container, stream)]
+    assert found[:3] == [0, Fraction(1, 25), Fraction(stamps[2], 90_000)]
+    assert {late - early for early, late in pairwise(found[2:])} == {Fraction(1, 25)}
 
 
 def test_places_of_packets(tmp_path):

@@ -9,11 +9,16 @@ import itertools
 import json
 import os
 import re
+import shutil
 import textwrap
+import threading
 
+import msgspec
 import pytest
 
 from api_answers import until
+from mataserver.sources.messages import FetchOrder
+from mataserver.sources.source_child import FolderMeter
 from source_rig import Asking, kept
 
 _NUMBERS = itertools.count()
@@ -185,6 +190,26 @@ async def test_a_pull_that_fails_says_why(plugin, ask, tmp_path, monkeypatch, mo
         assert await asked.infer("fake-detect") == 200
         assert kept(tmp_path) == []
         assert await asked.pull("odd:shouts") == (202, "pulled")
+
+
+def test_a_folder_that_is_replaced_is_measured_on(tmp_path, monkeypatch):
+    """A plugin may remove its folder, and let another program create it."""
+    folder, sent, looked = tmp_path / "files", [], threading.Event()
+    usage = shutil.disk_usage
+
+    def looking(path):
+        try:
+            return usage(path)
+        finally:
+            looked.set()
+
+    monkeypatch.setattr(shutil, "disk_usage", looking)
+    order = FetchOrder("m:f", "odd", "odd:x", "x", str(folder), msgspec.Raw(b"null"), None)
+    with FolderMeter(order, sent.append):
+        assert looked.wait(30)  # and found nothing there
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"12345")
+    assert sent[-1].done_bytes == 5
 
 
 async def test_a_source_without_its_package_is_503(plugin, ask):

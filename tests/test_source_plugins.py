@@ -7,8 +7,11 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import os
 import re
+import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,22 @@ def ask(tmp_path):
     return functools.partial(Asking, tmp_path)
 
 
+@pytest.fixture
+def unprivileged():
+    """A directory of a user who is not root, as whom the test runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        if os.geteuid() != 0:
+            yield Path(folder)
+            return
+        nobody = 65_534
+        os.chown(folder, nobody, nobody)
+        os.seteuid(nobody)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(0)
+
+
 async def test_a_model_comes_from_a_share(share, ask, tmp_path):
     """It is checked, registered with its source, served, and told with its progress."""
     point, folder = share
@@ -155,6 +174,7 @@ def test_the_registered_version_stays(tmp_path):
         (partial.folder / "weights").write_bytes(b"x")
         partial.check(None)
         paths.append(partial.complete())
+        partial.accept()
         partial.discard()
         assert models.cached("share", "a") == paths[-1]
     assert [path.exists() for path in paths] == [True, True, True]
@@ -178,11 +198,58 @@ def test_a_version_that_becomes_complete_is_no_leftover(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", interrupted)
     path = partial.complete()
+    partial.accept()
     partial.discard()
     models.remove_leftovers()
     assert [each.name for each in path.iterdir()] == ["weights"]
     assert sorted(each.name for each in path.parent.iterdir()) == ["files", "model.json"]
     assert len(list(path.parents[1].iterdir())) == 1
+
+
+def test_a_pull_cancelled_at_its_end_leaves_the_former(tmp_path):
+    """A version that became complete while its pull was cancelled is removed."""
+    models = PulledModels(tmp_path / "pulled")
+    found = []
+    for number in range(2):
+        partial = models.new("share", "a")
+        partial.begin()
+        (partial.folder / "weights").write_bytes(b"x")
+        found.append(partial.complete())
+        if number == 0:
+            partial.accept()
+        partial.discard()
+    assert models.cached("share", "a") == found[0]
+    assert not found[1].exists()
+
+
+def test_read_only_folders_of_a_model_are_removed(unprivileged):
+    """As a copy of a read-only share has them, by a server that is not root."""
+    models = PulledModels(unprivileged / "pulled")
+    paths = []
+    for keeps in (True, True, False, True):
+        partial = models.new("share", "a")
+        partial.begin()
+        inner = partial.folder / "part" / "inner"
+        inner.mkdir(parents=True)
+        (inner / "weights").write_bytes(b"x")
+        inner.chmod(0o500)
+        inner.parent.chmod(0o500)
+        paths.append(partial.complete())
+        if keeps:
+            partial.accept()
+        partial.discard()
+    assert [path.exists() for path in paths] == [False, True, False, True]
+
+
+def test_folders_of_pulls_that_were_killed_at_once(tmp_path):
+    """They have no lock yet: those that are old are removed."""
+    place = tmp_path / "share" / "a-1"
+    for name, age in (("1.new", 3_600), ("2.new", 0)):
+        (place / name / "files").mkdir(parents=True)
+        then = time.time() - age
+        os.utime(place / name, (then, then))
+    PulledModels(tmp_path).remove_leftovers()
+    assert [each.name for each in place.iterdir()] == ["2.new"]
 
 
 async def test_a_damaged_file_is_not_served(share, ask, tmp_path):

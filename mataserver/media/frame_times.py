@@ -45,6 +45,8 @@ class _Clock:
         self.tick = stream.time_base or _TICK
         rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
         self._step = max(1, round(1 / rate / self.tick))
+        # A longer distance is a jump, of joined files or one wrong timestamp: no distance to go on.
+        self._longest_step = max(10 * self._step, round(1 / self.tick))
         self._numbered = numbered
         self._faults = [0, 0]  # of presentation and decoding timestamps
         self._before: list[int | None] = [None, None]
@@ -64,7 +66,7 @@ class _Clock:
             ):
                 self._shift = following - found
             now = found + self._shift
-        if last is not None and now > last:
+        if last is not None and 0 < now - last <= self._longest_step:
             self._step = now - last
         self._last = now if last is None else max(now, last)
         return self._last

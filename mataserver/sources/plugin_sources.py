@@ -69,13 +69,15 @@ async def pull(
         await _finish(partial.begin)
         file = await _run_child(spec, settings, partial, on_progress)
         check(await _finish(partial.check, file))
-        return await _finish(partial.complete)
-    except SourceUnreachable:
-        if (path := partial.former) is None:
-            raise
-        check(path)
-        log.warning("the source %s cannot be reached; using the copy of %s", spec.name, partial)
+        path = await _finish(partial.complete)
+        partial.accept()
         return path
+    except SourceUnreachable:
+        if (former := partial.former) is None:
+            raise
+        check(former)
+        log.warning("the source %s cannot be reached; using the copy of %s", spec.name, partial)
+        return former
     finally:
         await _finish(partial.discard)
 

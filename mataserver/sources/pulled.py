@@ -33,6 +33,9 @@ _FILES = "files"
 _MARK = "model.json"
 _LOCK = "lock"
 _PARTIAL = ".partial"
+_NEW = ".new"
+_NEW_SECONDS = 60.0
+"""How old a folder must be that has no lock yet to be one of a killed pull."""
 
 
 class _Mark(msgspec.Struct):
@@ -52,6 +55,7 @@ class PartialModel:
         self._directory = place / f"{time.time_ns()}{_PARTIAL}"
         self._mark = mark
         self._lock: int | None = None
+        self._is_accepted = False
         self.folder = self._directory / _FILES
 
     def __str__(self) -> str:
@@ -79,9 +83,9 @@ class PartialModel:
             self._models.remove_leftovers()
             for outdated in _versions(place)[:-1]:
                 if self._kept is None or not self._kept.is_relative_to(outdated):
-                    shutil.rmtree(outdated, ignore_errors=True)
+                    _remove(outdated)
             # Locked before it has its name: a partial version without a lock is a leftover.
-            made = self._directory.with_suffix(".new")
+            made = self._directory.with_suffix(_NEW)
             (made / _FILES).mkdir(parents=True)
             self._lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,13 +120,19 @@ class PartialModel:
                     _sync(Path(folder, name))
             _give_to_owner(target.parents[2], self._directory)
             self._directory.rename(target)
+            self._directory = target
             (target / _LOCK).unlink()
             _sync(target.parent)
         return _served(target, self._mark)
 
+    def accept(self) -> None:
+        """Keep the complete version: the pull was not cancelled meanwhile."""
+        self._is_accepted = True
+
     def discard(self) -> None:
-        """Remove what arrived, unless it is complete."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Remove what arrived, unless it was accepted."""
+        if not self._is_accepted:
+            _remove(self._directory)
         if self._lock is not None:
             os.close(self._lock)
 
@@ -154,7 +164,11 @@ class PulledModels:
         """Remove the partial versions of killed pulls; the lock of a running one is held."""
         for directory in self._root.glob(f"*/*/*{_PARTIAL}"):
             with contextlib.suppress(OSError), _unlocked(directory / _LOCK):
-                shutil.rmtree(directory)
+                _remove(directory)
+        for directory in self._root.glob(f"*/*/*{_NEW}"):
+            with contextlib.suppress(OSError):
+                if time.time() - directory.stat().st_mtime > _NEW_SECONDS:
+                    _remove(directory)
 
     def _place(self, source: str, reference: str) -> Path:
         """Return a model's folder: a readable part of its reference, and a hash of all of it."""
@@ -174,6 +188,17 @@ def _versions(place: Path) -> list[Path]:
     except OSError:
         return []
     return [place / name for name in sorted(names, key=int)]
+
+
+def _remove(directory: Path) -> None:
+    """Remove a version, also directories that its source made read-only."""
+    with contextlib.suppress(OSError):
+        for folder, names, _ in os.walk(directory):
+            for name in names:
+                path = Path(folder, name)
+                if not path.is_symlink():
+                    path.chmod(0o700)  # before the walk enters it
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _files(folder: Path) -> Iterator[Path]:

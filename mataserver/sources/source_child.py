@@ -61,7 +61,7 @@ class FolderMeter:
     def expect(self, total_bytes: int, files: int = 0) -> None:
         """Announce what will arrive. Raises ``NoSpaceError`` if the disk has no room for it."""
         needed = max(0, total_bytes - self.measure().done_bytes)
-        free = shutil.disk_usage(self._folder).free
+        free = shutil.disk_usage(self._folder.parent).free
         if needed + SPARE_BYTES > free:
             raise NoSpaceError(
                 f"not enough disk space for {self._model}: "
@@ -99,7 +99,7 @@ class FolderMeter:
                 self._last, self._is_alive = now, False
                 self._send(now)
             pause = max(_POLL_SECONDS, 4 * (time.monotonic() - began))  # many files take long
-            if shutil.disk_usage(self._folder).free < SPARE_BYTES:
+            if shutil.disk_usage(self._folder.parent).free < SPARE_BYTES:
                 self._send(full_disk(self._model))
                 os._exit(0)  # the server ends this process anyway
 

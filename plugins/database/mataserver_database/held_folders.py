@@ -50,8 +50,12 @@ def _is_held(folder: Path) -> bool | None:
     """Whether a server holds a folder; None where no lock tells."""
     try:
         looked_at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
     except PermissionError:  # another user's
         return None
+    except OSError:  # no descriptors are left, or the disk fails: another look may tell
+        return True
     try:
         fcntl.flock(looked_at, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -17,10 +17,10 @@ T = TypeVar("T", bound=Hashable)
 
 
 class _Seen(NamedTuple):
-    """What a lease looked like, and since when."""
+    """What a lease looked like, and for how many seconds it was seen to stand still."""
 
     state: object
-    since: float
+    stood: float
 
 
 class LeaseWatch:
@@ -30,18 +30,23 @@ class LeaseWatch:
         self._seconds = seconds
         self._clock = clock
         self._seen: dict[Hashable, _Seen] = {}
+        self._looked: float | None = None
 
     def expired(self, leases: Mapping[T, object]) -> set[T]:
         """Return which leases have stood still for as long as they last.
 
         leases: all that there are now by their names, each with what is another value after each
                 renewal. One that is seen for the first time is not over yet.
+
+        Between two looks that are far apart, while the database could not be reached perhaps, no
+        holder could renew either: at most half of what a lease lasts counts between two.
         """
         now = self._clock()
+        passed = 0.0 if self._looked is None else min(now - self._looked, self._seconds / 2)
+        self._looked = now
         before, self._seen = self._seen, {}
         for name, state in leases.items():
             known = before.get(name)
-            if known is None or known.state != state:
-                known = _Seen(state, now)
-            self._seen[name] = known
-        return {name for name in leases if now - self._seen[name].since >= self._seconds}
+            stands = known is not None and known.state == state
+            self._seen[name] = _Seen(state, known.stood + passed if known and stands else 0.0)
+        return {name for name in leases if self._seen[name].stood >= self._seconds}

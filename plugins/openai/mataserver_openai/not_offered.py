@@ -24,6 +24,8 @@ _REASONS = {
     "/chat/completions": "is not here: the client's base_url ends in /v1",
 }
 """By path: why nothing is there, or what to use instead."""
+_NO_ROUTE = "Not found"
+"""What the router says of a path without a route; another plugin's routes there say their own."""
 
 
 def error_forms() -> dict[str, Callable[[int, str], ChatProblem]]:
@@ -33,4 +35,5 @@ def error_forms() -> dict[str, Callable[[int, str], ChatProblem]]:
 
 def _problem(path: str, status: int, detail: str) -> ChatProblem:
     """Return an error in OpenAI's form, with the reason of a 404."""
-    return chat_problem(status, f"{path} {_REASONS[path]}" if status == 404 else detail)
+    is_ours = status == 404 and detail == _NO_ROUTE
+    return chat_problem(status, f"{path} {_REASONS[path]}" if is_ours else detail)

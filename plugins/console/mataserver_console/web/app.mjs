@@ -41,7 +41,7 @@ function useLeaps(open) {
   useEffect(() => {
     let waits = 0;
     const press = (event) => {
-      if (event.key.toLowerCase() === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey) { event.preventDefault(); open("find"); return; }
+      if (event.key?.toLowerCase() === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey) { event.preventDefault(); open("find"); return; }
       if (!letters() || event.target.closest("input, textarea, select, [contenteditable]") || event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "?") open("keys");
       else if (event.key === "g") waits = Date.now();

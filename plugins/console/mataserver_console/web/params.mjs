@@ -26,7 +26,7 @@ export function kindOf(schema) {
     return texts.length <= FEW && texts.join("").length <= LETTERS ? "choice" : "menu";
   }
   if (types.includes("boolean")) return "switch";
-  if (types.includes("array")) return items?.type === "string" || (!items && !prefixItems) ? "words" : "json";
+  if (types.includes("array")) return items?.type === "string" || (!Object.keys(items ?? {}).length && !prefixItems) ? "words" : "json";
   if (types.includes("number") || types.includes("integer")) {
     const near = minimum !== undefined && maximum !== undefined && maximum - minimum <= MOST_OF_A_SLIDER;
     return near ? "slider" : "number";
