@@ -24,6 +24,8 @@ CLOSE_TIMEOUT = 5.0
 HEARTBEAT = 30.0
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 _PIECE = 1 << 20
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
+"""What OpenSSL calls an answer that is no TLS at all; newer releases say the second."""
 
 T = TypeVar("T")
 
@@ -171,7 +173,10 @@ class Transport:
                 "SSL_CERT_FILE names a file of certificates that are"
             )
         if isinstance(error, aiohttp.ClientConnectorSSLError):
-            return ConnectionFailed(f"{self.where} does not speak TLS: is its address http://?")
+            reason = getattr(error.os_error, "reason", None)
+            if reason in _NO_TLS:
+                return ConnectionFailed(f"{self.where} does not speak TLS: is its address http://?")
+            return ConnectionFailed(f"No TLS connection to {self.where} ({reason})")
         return ConnectionFailed(f"No connection to {self.where} ({type(error).__name__})")
 
     def _without_key(self, error: MataError) -> MataError:

@@ -46,6 +46,17 @@ async def listening(context):
         await runner.cleanup()
 
 
+async def test_a_server_without_a_common_cipher(certificate):
+    """It speaks TLS: what was refused is named."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-SHA")  # Python's clients want forward secrecy
+    async with listening(context) as where, AsyncClient(f"https://{where}") as client:
+        with pytest.raises(ConnectionFailed, match=r"No TLS connection to .* \(.*HANDSHAKE"):
+            await client.models()
+
+
 async def test_a_certificate_of_its_own(certificate):
     """The sentence says what is wrong with it, and the variable that it names helps."""
     file, key = certificate
