@@ -9,9 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectorSSLError, web
 
 from mataserver_client import AsyncClient, ConnectionFailed
+from mataserver_client.transport import Transport
 
 
 @pytest.fixture
@@ -46,15 +47,22 @@ async def listening(context):
         await runner.cleanup()
 
 
-async def test_a_server_without_a_common_cipher(certificate):
-    """It speaks TLS: what was refused is named."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("AES128-SHA")  # Python's clients want forward secrecy
-    async with listening(context) as where, AsyncClient(f"https://{where}") as client:
-        with pytest.raises(ConnectionFailed, match=r"No TLS connection to .* \(.*HANDSHAKE"):
-            await client.models()
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("WRONG_VERSION_NUMBER", "here does not speak TLS: is its address http://?"),
+        ("RECORD_LAYER_FAILURE", "here does not speak TLS: is its address http://?"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", None),
+    ],
+)
+def test_reasons_of_openssl(reason, told):
+    """Only what is no TLS at all is told as such; any other reason is named."""
+    error = ssl.SSLError(1, "refused")
+    error.reason = reason
+    failed = Transport("https://here", None, timeout=1.0, msgpack=False)._unreachable(
+        ClientConnectorSSLError(None, error)
+    )
+    assert failed.detail == (told or f"No TLS connection to here ({reason})")
 
 
 async def test_a_certificate_of_its_own(certificate):
