@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # The REST API with curl: what is there, then one picture sent in the three ways there are.
 #
-#   KEY=... examples/rest_curl.sh [URL]
+#   MATA_SERVER_API_KEY=... examples/rest_curl.sh [URL]
+#
+# The server is at MATA_SERVER_URL without an argument (default http://127.0.0.1:8110).
 set -euo pipefail
-[ -n "${KEY:-}" ] || { echo "KEY is not set: the server keeps it in ~/.mataserver/api_key" >&2; exit 1; }
+key=${MATA_SERVER_API_KEY:-${KEY:-}}
+[ -n "$key" ] || { echo "MATA_SERVER_API_KEY is not set: the key is in ~/.mataserver/api_key" >&2; exit 1; }
 trap 'exit 1' ERR
-url=${1:-http://localhost:8110}
+url=${1:-${MATA_SERVER_URL:-http://127.0.0.1:8110}}
 pictures=$(dirname "$0")/pictures
-auth=(-H "Authorization: Bearer ${KEY:-}")
+auth=(-H "Authorization: Bearer $key")
 curl=(curl --silent --show-error --fail-with-body --max-time 120)
 
 echo "== is it up, and what does it serve?"

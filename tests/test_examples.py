@@ -65,7 +65,7 @@ def url(tmp_path_factory):
 
 def run(url, *command):
     """Run an example; return what it printed."""
-    variables = {"MATA_SERVER_URL": url, "MATA_SERVER_API_KEY": KEY, "KEY": KEY}
+    variables = {"MATA_SERVER_URL": url, "MATA_SERVER_API_KEY": KEY}
     ran = subprocess.run(
         command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
     )
@@ -160,7 +160,7 @@ def failure(url, name, *arguments, key=KEY):
     command = [sys.executable, EXAMPLES / name, *arguments]
     if name.endswith(".sh"):
         command = ["bash", EXAMPLES / name, url]
-    variables = {**os.environ, "MATA_SERVER_URL": url, "MATA_SERVER_API_KEY": key, "KEY": key}
+    variables = {**os.environ, "MATA_SERVER_URL": url, "MATA_SERVER_API_KEY": key}
     ran = subprocess.run(
         command, env=variables, capture_output=True, text=True, check=False, timeout=60
     )
@@ -186,7 +186,7 @@ def test_a_missing_key_is_one_line(url, video, tmp_path, name):
     places = {"file": picture, "out": tmp_path / "out.mp4"}
     arguments = [each.format(**places) for each in ARGUMENTS.get(name, ())]
     line = failure(url, name, *arguments, key="")
-    assert re.match(r"401: |KEY is not set", line), line
+    assert re.match(r"401: |MATA_SERVER_API_KEY is not set", line), line
 
 
 @pytest.mark.parametrize("name", [*ARGUMENTS, "rest_curl.sh"])
