@@ -51,7 +51,7 @@ class Entry(
     """
 
     task: str
-    source: Annotated[str, Meta(pattern=SOURCE_NAME)]
+    source: Annotated[str, Meta(pattern=SOURCE_NAME, description="small letters, digits and _")]
     pulled_at: float
     path: str | UnsetType = UNSET
     converted: str | UnsetType = UNSET
