@@ -36,7 +36,8 @@ class Page:
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": params})
         while (said := await self._socket.receive_json()).get("id") != self._number:
-            if said["method"] == "Network.requestWillBeSent":
+            # An answer of a call that was cancelled has no method.
+            if said.get("method") == "Network.requestWillBeSent":
                 self.asked.append(said["params"]["request"]["url"])
         return said["result"]
 

@@ -77,6 +77,8 @@ async def test_from_nothing_to_an_answer(tmp_path):
         await person.click("Model", "[data-app=shop]")
         await person.until("document.querySelector('dialog option')?.innerText === 'shelf'")
         await person.click("Offer it")
+        # The dialog closes once it is answered, and would close the next one with it.
+        await person.until("!document.querySelector('dialog')")
         await person.click("Consumer", "[data-app=shop]")
         await person.fill("dialog input[name=consumer]", "till")
         await person.click("Let it in")

@@ -113,6 +113,28 @@ async def test_a_model_that_does_not_say_whether_it_is_ready(stand, hanging):  #
     await eventually(lambda: not server.unready)
 
 
+async def test_a_model_that_does_not_say_once(stand, hanging):  # noqa: F811
+    """It stays ready: the gateway may have been too busy to hear the answer."""
+    target = Target("127.0.0.1", hanging.port)
+    server = stand.gateway.servers.get(target)
+    stand.follow(two_models(target))
+    await eventually(lambda: server.recovered_at == 0.0 and hanging.served)
+    prober = stand.gateway.prober
+    await prober.close()  # what a request finds is looked at alone
+    hanging.hanging.add("ants")
+    path = "/v2/models/ants/ready"
+    asking = [prober.probe(target, server, path) for _ in range(5)]
+    assert await asyncio.gather(*asking) == [True] * 5
+    assert server.serves(path)
+    hanging.hanging.clear()
+    assert await prober.probe(target, server, path)
+    hanging.hanging.add("ants")
+    assert [await prober.probe(target, server, path) for _ in range(2)] == [True, False]
+    assert not server.serves(path)
+    assert not await prober.probe(target, server, path + "/unknown")
+    assert server.late.keys() == {path}
+
+
 async def test_many_who_find_a_server_late(stand, hanging):  # noqa: F811
     """However many probes wait at a time, a server that is late once is not dead."""
     target = Target("127.0.0.1", hanging.port)

@@ -104,7 +104,9 @@ class Prober:
                 if not late or begun >= server.missed_at:  # several that wait are late once
                     self._note_miss(url, server, error)
                 return False
-            ready = False
+            ready = self._stays_ready(url, server, path, begun)
+        else:
+            server.late.pop(path, None)
         now = self._servers.clock()
         server.mark_alive(now)
         if target.kind != "triton":
@@ -113,6 +115,17 @@ class Prober:
         if path in self._paths.get(url, ()):  # any other is looked at this once
             server.set_ready(path, ready=ready, now=now)
         return ready
+
+    def _stays_ready(self, url: str, server: Server, path: str, begun: float) -> bool:
+        """Whether a model whose probe was late still counts as ready, if it was.
+
+        It does once: it may be this gateway that was busy, and then every model of every server is
+        late. ``begun`` is when the probe was: several that wait are late once.
+        """
+        if path not in self._paths.get(url, ()):
+            return False
+        first = server.late.setdefault(path, self._servers.clock())
+        return begun < first and path not in server.unready
 
     async def says_not_ready(self, target: Target, server: Server, path: str) -> bool:
         """Whether a server that is asked now says that it has not a model.

@@ -37,11 +37,13 @@ class Server:
     missed:      ``missed_probes`` is how many it has not answered since the last that it did,
                  ``missed_at`` when the last of them was over.
     unready:     paths of models that it does not serve now.
+    late:        paths of models of which it did not say in time whether it serves them, and when
+                 that was first found.
     models:      the models that it lists, where it is a mataserver.
     """
 
     __slots__ = (
-        "_timers", "is_alive", "is_suspect", "missed_at", "missed_probes", "models",
+        "_timers", "is_alive", "is_suspect", "late", "missed_at", "missed_probes", "models",
         "outstanding", "probe_now", "recovered_at", "unready"    )  # fmt: skip
 
     def __init__(self) -> None:
@@ -51,6 +53,7 @@ class Server:
         self.missed_probes = 0
         self.missed_at = float("-inf")
         self.unready: set[str] = set()
+        self.late: dict[str, float] = {}
         self.models: frozenset[str] = frozenset()
         self.recovered_at = 0.0
         self.probe_now = asyncio.Event()
