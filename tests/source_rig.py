@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
+import textwrap
+
 import aiohttp
 
 from conftest import picture
 from mataserver.testing import FAKE, serving
+
+_NUMBERS = itertools.count()
 
 
 class Asked:
@@ -53,3 +59,17 @@ def kept(tmp_path):
     """Return the files of pulled models, without the lock."""
     root = tmp_path / "data" / "pulled"
     return sorted(each.name for each in root.glob("*/*/**/*") if not each.is_dir())
+
+
+def plugin_writer(folder, monkeypatch):
+    """Return a function that writes a plugin's module and returns its entry point."""
+    place = folder / "modules"
+    place.mkdir()
+    monkeypatch.syspath_prepend(place)
+
+    def write(source, name="odd"):
+        module = f"source_{next(_NUMBERS)}"
+        (place / f"{module}.py").write_text(textwrap.dedent(source))
+        return importlib.metadata.EntryPoint(name, module, "mataserver")
+
+    return write

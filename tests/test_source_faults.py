@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.metadata
-import itertools
 import json
 import os
 import re
 import shutil
-import textwrap
 import threading
 
 import msgspec
@@ -19,9 +16,8 @@ import pytest
 from api_answers import until
 from mataserver.sources.messages import FetchOrder
 from mataserver.sources.source_child import FolderMeter
-from source_rig import Asking, kept
+from source_rig import Asking, kept, plugin_writer
 
-_NUMBERS = itertools.count()
 ODD = """
 import os, signal, sys, time
 from pathlib import Path
@@ -120,16 +116,7 @@ def sources():
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     """Write a plugin's module; return its entry point."""
-    place = tmp_path / "modules"
-    place.mkdir()
-    monkeypatch.syspath_prepend(place)
-
-    def write(source, name="odd"):
-        module = f"odd_source_{next(_NUMBERS)}"
-        (place / f"{module}.py").write_text(textwrap.dedent(source))
-        return importlib.metadata.EntryPoint(name, module, "mataserver")
-
-    return write
+    return plugin_writer(tmp_path, monkeypatch)
 
 
 @pytest.fixture

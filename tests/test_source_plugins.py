@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
-import itertools
 import json
 import os
 import re
 import tempfile
-import textwrap
 import time
 from pathlib import Path
 
@@ -19,25 +16,15 @@ import pytest
 from conftest import picture
 from markdown_pages import read
 from mataserver.sources import PulledModels
-from source_rig import Asking, kept
+from source_rig import Asking, kept, plugin_writer
 
-_NUMBERS = itertools.count()
 CONFIG = json.dumps({"model_type": "fake"}).encode()
 
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     """Write a plugin's module; return its entry point."""
-    place = tmp_path / "modules"
-    place.mkdir()
-    monkeypatch.syspath_prepend(place)
-
-    def write(source, name="odd"):
-        module = f"source_{next(_NUMBERS)}"
-        (place / f"{module}.py").write_text(textwrap.dedent(source))
-        return importlib.metadata.EntryPoint(name, module, "mataserver")
-
-    return write
+    return plugin_writer(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import itertools
 import json
 import re
-import textwrap
 
 import pytest
 
@@ -15,8 +12,8 @@ from cli_terminal import Terminal
 from markdown_pages import read
 from mataserver.config import Settings
 from mataserver.plugins import discover
+from source_rig import plugin_writer
 
-_NUMBERS = itertools.count()
 DECLARED = """
 from mataserver import SourceSpec, hookimpl
 
@@ -49,14 +46,7 @@ def backends():
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     """Write a plugin's module; return its entry point."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(source, name="odd"):
-        module = f"spec_{next(_NUMBERS)}"
-        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
-        return importlib.metadata.EntryPoint(name, module, "mataserver")
-
-    return write
+    return plugin_writer(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ Nothing of the plugin's runs in the server: what hangs, crashes or leaks here fa
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
+import pkgutil
 import shutil
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -124,19 +124,10 @@ def failure(error: BaseException, order: FetchOrder) -> FetchFailure:
     return FetchFailure("refused", f"the pull of {order.model} has failed")
 
 
-def resolve(name: str) -> Any:
-    """Return the object that "module:name" stands for."""
-    module, _, path = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for each in path.split("."):
-        found = getattr(found, each)
-    return found
-
-
 def _fetch(order: FetchOrder, meter: FolderMeter) -> FetchMessage:
     try:
-        function = resolve(order.fetch)
-        kind = None if order.settings_type is None else resolve(order.settings_type)
+        function = pkgutil.resolve_name(order.fetch)
+        kind = order.settings_type and pkgutil.resolve_name(order.settings_type)
         settings = None if kind is None else msgspec.json.decode(order.settings, type=kind)
         context = SourceContext(
             order.reference, Path(order.folder), settings, meter.expect, meter.alive
