@@ -90,7 +90,7 @@ class Database:
         Raises ``NewerSchemaError`` for tables of a newer version, ``Busy`` for a database that
         does not answer.
         """
-        async with self._keep_open():
+        async with self._keep_open(), self._first_opened():
             await self._changes.prepare()
         async with self.read() as connection:
             found = await connection.run_sync(migrations.version, schema)
@@ -154,6 +154,19 @@ class Database:
             self._user_count -= 1
             if not self._user_count:
                 self._idle.set()
+
+    @contextlib.asynccontextmanager
+    async def _first_opened(self) -> AsyncIterator[None]:
+        """Open a new file of SQLite as the only one, which turns its write-ahead log on.
+
+        Two that do so at the same moment are each other's deadlock: SQLite fails one of them at
+        once, without its timeout.
+        """
+        if self._file is None or self._file.is_write_ahead():
+            yield
+            return
+        async with migrations.locked_file(self._lock_file):
+            yield
 
     def _check_file(self) -> None:
         if self._file is not None:

@@ -28,6 +28,14 @@ class DatabaseFile:
             ) from None
         self._opened = _identity(path)
 
+    def is_write_ahead(self) -> bool:
+        """Whether the file has a write-ahead log already, which its header tells.
+
+        Source: the database header's bytes 18 and 19, https://sqlite.org/fileformat.html
+        """
+        with self.path.open("rb") as file:
+            return file.read(20)[18:] == b"\2\2"
+
     def check(self) -> None:
         """Raise ``Busy`` where the path leads to another file than what was opened, or to none.
 

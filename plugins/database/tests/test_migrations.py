@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -32,6 +33,19 @@ async def test_migrations_run_once(place, schema):
     assert await kept(databases[2], "second") == ["first", "second"]
     for each in databases:
         await each.close()
+
+
+async def test_a_new_file_is_opened_by_one_at_a_time(tmp_path, schema):
+    """Two that turn SQLite's write-ahead log on at the same moment would fail one of them."""
+    database = Database(tmp_path)
+    with (tmp_path / "mataserver.db.lock").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        opening = asyncio.create_task(database.migrate(schema))
+        assert not (await asyncio.wait({opening}, timeout=0.5))[0]
+        assert (tmp_path / "mataserver.db").stat().st_size == 0
+    await opening
+    assert await kept(database, "first") == ["first"]
+    await database.close()
 
 
 async def test_a_newer_database_is_left_alone(database, schema):

@@ -37,6 +37,8 @@ class Upstream:
 
     async def answer(self, request):
         path = request.path
+        if path == "/v2/health/live":  # a probe, too, where readiness was told too late
+            return web.Response()
         if path.endswith("/ready"):
             parts = path.split("/")
             version = parts[-2] if parts[-3] == "versions" else ""
