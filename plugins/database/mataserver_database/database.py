@@ -162,7 +162,7 @@ class Database:
         Two that do so at the same moment are each other's deadlock: SQLite fails one of them at
         once, without its timeout.
         """
-        if self._file is None or self._file.is_write_ahead():
+        if self._file is None or not self._file.is_new():
             yield
             return
         async with migrations.locked_file(self._lock_file):

@@ -28,13 +28,13 @@ class DatabaseFile:
             ) from None
         self._opened = _identity(path)
 
-    def is_write_ahead(self) -> bool:
-        """Whether the file has a write-ahead log already, which its header tells.
+    def is_new(self) -> bool:
+        """Whether nothing was written yet: the first thing is that there is a write-ahead log.
 
-        Source: the database header's bytes 18 and 19, https://sqlite.org/fileformat.html
+        The file must not be opened for a look: closing it would drop the locks that SQLite holds on
+        it for this process (https://sqlite.org/howtocorrupt.html, section 2.2).
         """
-        with self.path.open("rb") as file:
-            return file.read(20)[18:] == b"\2\2"
+        return self.path.stat().st_size == 0
 
     def check(self) -> None:
         """Raise ``Busy`` where the path leads to another file than what was opened, or to none.
