@@ -118,6 +118,8 @@ async def test_usage_is_kept(tables, serve, upstream):
         _, metrics = await client.ask("GET", "/metrics")
         line = 'mataserver_gateway_requests_total{application="shop",consumer="till",model="cats"}'
         assert f"{line} 3.0" in metrics
+        took = 'mataserver_gateway_request_seconds_count{application="shop",model="cats"}'
+        assert f"{took} 3.0" in metrics  # whether a task answered or none was needed
         assert f'mataserver_gateway_server_up{{server="{upstream.url}"}} 1.0' in metrics
         await asked(client, key)
     async with serve() as client:

@@ -295,6 +295,8 @@ async def test_limits_and_usage(door):
         2 * len(INFER),
         2 * len(INFER) + 8,
     )
+    latencies = door.stand.gateway.usage.latencies.family()
+    assert [each.value for each in latencies.samples if each.name.endswith("_count")] == [2.0]
 
 
 async def test_a_version_is_chosen(door):

@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 class CountAnswer(Protocol):
     """Counts an answer."""
 
-    def __call__(self, who: Consumer, place: Place, status: int, taken: int, given: int, /) -> None:
-        """Count one, and the bytes of both bodies."""
+    def __call__(
+        self, who: Consumer, place: Place, status: int, taken: int, given: int, begun: float, /
+    ) -> None:
+        """Count one that was begun then by the loop's time, and the bytes of both bodies."""
 
 
 class FastPath:
@@ -64,9 +66,9 @@ class FastPath:
         self._selector = selector
         self._limits = limits
 
-    def note(self, known: KnownHead, status: int, taken: int, given: int) -> None:
+    def note(self, known: KnownHead, status: int, taken: int, given: int, begun: float) -> None:
         """Count an answer, and the bytes of both bodies."""
-        self._note(known.consumer, known.asked.place, status, taken, given)
+        self._note(known.consumer, known.asked.place, status, taken, given, begun)
 
     async def answer(self, known: KnownHead, call: Call) -> web.StreamResponse:
         """Answer a call in a task. Raises ``MataError`` children."""

@@ -53,14 +53,15 @@ class FastPathContext(Protocol):
     connections: ConnectionPool
     handle_call: CallHandler
 
-    def note(self, known: KnownHead, status: int, taken: int, given: int) -> None:
-        """Count an answer, and the bytes of both bodies."""
+    def note(self, known: KnownHead, status: int, taken: int, given: int, begun: float) -> None:
+        """Count an answer that was begun then by the loop's time, and the bytes of both bodies."""
 
 
 class FastRequest:
     """A request in flight without a task."""
 
     __slots__ = (
+        "_begun",
         "_connection",
         "_context",
         "_deadline",
@@ -91,6 +92,7 @@ class FastRequest:
         self._deliver = take
         self._server: Server = context.servers.get(destination.target)
         self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
 
     def send(self, seconds: float, *, movable: bool) -> None:
         """Send it; ``movable`` as for an ``Exchange``."""
@@ -132,7 +134,7 @@ class FastRequest:
             return
         body = connection.received_body()
         self._release_connection(connection)
-        self._context.note(self._head, 200, self._size, len(body))
+        self._context.note(self._head, 200, self._size, len(body), self._begun)
         self._deliver(PlainAnswer(_response_headers(head.fields), body))
 
     def _hand_to_task(self) -> None:
@@ -149,7 +151,7 @@ class FastRequest:
         self._server.end()  # the task counts it
         known, message = self._head, self._message
         call = Call(request, known.asked, known.consumer, message.fields)
-        call.body = self._body
+        call.body, call.begun = self._body, self._begun
         first = FirstAttempt(
             self._destination, SentMessage(connection, self._expires), self._deadline
         )
@@ -163,7 +165,7 @@ class FastRequest:
         connection = self._connection
         if connection is not None:
             self._release_connection(connection)
-            self._context.note(self._head, CLIENT_CLOSED, self._size, 0)
+            self._context.note(self._head, CLIENT_CLOSED, self._size, 0, self._begun)
 
     @property
     def _body(self) -> BufferedBody | StreamingBody | SentBody | None:

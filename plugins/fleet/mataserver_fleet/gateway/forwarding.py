@@ -61,10 +61,11 @@ class FirstAttempt(NamedTuple):
 class Call:
     """An authorised request and its outcome.
 
-    status: what is counted, also where the client did not receive it.
+    status, begun: what is counted, also where no client received it; when, by the loop's time.
     """
 
     __slots__ = (
+        "begun",
         "body",
         "bytes_out",
         "consumer",
@@ -87,9 +88,9 @@ class Call:
         self.match = match
         self.consumer = consumer
         self.fields = fields
+        self.begun = asyncio.get_running_loop().time()
         self.body: BufferedBody | StreamingBody | SentBody | None = None
-        self.status = 499
-        self.bytes_out = 0
+        self.status, self.bytes_out = 499, 0
         self.step: SequenceStep | None = None
         self.destination: Destination | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from mataserver_fleet.gateway.known_heads import KnownHead, KnownHeads, owner_of
 from mataserver_fleet.gateway.limits import RateLimiter
 from mataserver_fleet.gateway.matching import RouteMatch
 from mataserver_fleet.gateway.probes import Prober
+from mataserver_fleet.gateway.relaying import CLIENT_CLOSED
 from mataserver_fleet.gateway.resolving import AddressResolver
 from mataserver_fleet.gateway.selection import ServerSelector
 from mataserver_fleet.gateway.self_connector import SelfConnector
@@ -230,7 +232,9 @@ class Gateway:
             raise
         finally:
             size = 0 if call.body is None else call.body.size
-            self._count(call.consumer, call.match.place, call.status, size, call.bytes_out)
+            self._count(
+                call.consumer, call.match.place, call.status, size, call.bytes_out, call.begun
+            )
 
     async def _inspect(self, call: Call, body: BufferedBody | StreamingBody) -> None:
         """Set the type of a body, and inspect an inference. Raises for one that is refused.
@@ -244,10 +248,14 @@ class Gateway:
             regions = call.match.place.application.name in self.shared_memory_apps
             call.step = await inspect_body(body, given, self.share(), regions=regions)
 
-    def _count(self, who: Consumer, place: Place, status: int, taken: int, given: int) -> None:
-        """Count an answer, and the bytes of both bodies."""
+    def _count(
+        self, who: Consumer, place: Place, status: int, taken: int, given: int, begun: float
+    ) -> None:
+        """Count an answer, the bytes of both bodies, and the time unless the client left."""
         subject = Subject(who.name, place.application.name, place.route.model)
-        self.usage.note(subject, status, taken, given)
+        took = asyncio.get_running_loop().time() - begun
+        seconds = None if status == CLIENT_CLOSED else took
+        self.usage.note(subject, status, taken, given, seconds)
 
 
 def _find_place(scope: Scope, model: str) -> Place:

@@ -6,6 +6,7 @@ by the metadata ``application``, or is the consumer's that has the model.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -145,6 +146,8 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._check_regions(place, message)
         self._gateway.limits.admit(caller.consumer)
         code, answer = grpc.StatusCode.CANCELLED, b""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         try:
             call = RpcCall(name, message, requested, place, caller.consumer)
             answer = await self._forwarding.answer(call, context)
@@ -156,7 +159,8 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
             raise
         finally:
-            self._count_usage(caller, place, code, len(message), len(answer))
+            took = None if code == grpc.StatusCode.CANCELLED else clock() - begun
+            self._count_usage(caller, place, code, len(message), len(answer), took)
         return answer
 
     async def _stream(self, _messages: object, context: Any) -> AsyncIterator[bytes]:
@@ -255,9 +259,17 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
 
         return await self._rpc_port.read(context, share, who)
 
-    def _count_usage(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:
-        subject = _subject(caller, place)
-        self._gateway.usage.note(subject, 500 if code in _FAILED_CODES else 200, taken, given)
+    def _count_usage(
+        self,
+        caller: Caller,
+        place: Place,
+        code: Any,
+        taken: int,
+        given: int,
+        seconds: float | None = None,
+    ) -> None:
+        subject, status = _subject(caller, place), 500 if code in _FAILED_CODES else 200
+        self._gateway.usage.note(subject, status, taken, given, seconds)
 
 
 def _subject(caller: Caller, place: Place) -> Subject:

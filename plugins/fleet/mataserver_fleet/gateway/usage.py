@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from mataserver_fleet.gateway.latencies import Latencies
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -47,10 +49,20 @@ class Usage:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self.total: dict[Subject, UsageCount] = {}
+        self.latencies = Latencies()
         self._pending: dict[tuple[int, Subject], UsageCount] = {}
 
-    def note(self, subject: Subject, status: int, bytes_in: int, bytes_out: int) -> None:
-        """Count a request that was answered."""
+    def note(
+        self,
+        subject: Subject,
+        status: int,
+        bytes_in: int,
+        bytes_out: int,
+        seconds: float | None = None,
+    ) -> None:
+        """Count a request that was answered, and the time that it took where that is known."""
+        if seconds is not None:
+            self.latencies.observe(subject.application, subject.model, seconds)
         self.add(subject, UsageCount(1, int(status >= 500), bytes_in, bytes_out))
 
     def add(self, subject: Subject, one: UsageCount) -> None:
