@@ -12,6 +12,8 @@ import asyncio
 import base64
 import contextlib
 import io
+import itertools
+import math
 import sys
 import tempfile
 import zipfile
@@ -156,6 +158,17 @@ async def operate(person: Person) -> None:
     await take(person, "server")
 
 
+async def _ask(url: str, keys: list[str]) -> None:
+    """Ask two models again and again, more and less often."""
+    async with aiohttp.ClientSession() as client:
+        for number in itertools.count():
+            model = ("shelf", "shelf", "faces")[number % 3]
+            where = f"{url}/gateway/shop/v2/models/{model}"
+            async with client.get(where, headers={"apikey": keys[number % 2]}) as answer:
+                await answer.read()
+            await asyncio.sleep(0.03 + 0.02 * math.sin(number / 60))
+
+
 async def fleet() -> None:
     """Fleet: two Tritons' stand-ins of which one died, two models, an application."""
     with tempfile.TemporaryDirectory() as folder:
@@ -171,11 +184,16 @@ async def fleet() -> None:
                 await test_fleet.pushed(server, name)
                 await asked(server, "POST", f"/api/models/{name}/load", json={})
                 await asked(server, "POST", f"/api/apps/shop/routes/{name}")
-            for name in ("till", "kiosk"):
-                await asked(server, "POST", f"/api/apps/shop/consumers/{name}", json={})
+            keys = [
+                (await asked(server, "POST", f"/api/apps/shop/consumers/{name}", json={}))["key"]
+                for name in ("till", "kiosk")
+            ]
             await person.go("fleet")
-            await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state.ok')")
+            await person.until("!!document.querySelector('[data-triton=gpu-1] .state.ok')")
+            asking = asyncio.create_task(_ask(server.url, keys))
+            await asyncio.sleep(40)
             await take(person, "fleet")
+            asking.cancel()
             await person.go("fleet?part=apps")
             await person.until("document.querySelectorAll('[data-app=shop] li').length == 2")
             await take(person, "apps")

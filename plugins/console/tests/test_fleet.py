@@ -57,7 +57,7 @@ async def test_from_nothing_to_an_answer(tmp_path):
         for name, value in (("name", "gpu-1"), ("host", "127.0.0.1"), ("port", triton.port)):
             await person.fill(f"dialog input[name={name}]", value)
         await person.click("Register", "dialog form")
-        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state.ok')")
+        await person.until("!!document.querySelector('[data-triton=gpu-1] .state.ok')")
         assert await person.faults() == []
 
         await part(person, "models")
@@ -103,20 +103,58 @@ async def test_what_fails_is_told(tmp_path):
         given = {"name": "gpu-1", "host": "127.0.0.1", "port": triton.port}
         await asked(server, "POST", "/api/tritons", json=given)
         await person.go("fleet")
-        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state.ok')")
+        await person.until("!!document.querySelector('[data-triton=gpu-1] .state.ok')")
         await triton.die()
-        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state.bad')")
-        assert await person.text("tr[data-triton=gpu-1] .err")
+        await person.until("!!document.querySelector('[data-triton=gpu-1] .state.bad')")
+        assert await person.text("[data-triton=gpu-1] .err")
         await person.click("Register a Triton")
         for name, value in (("name", "gpu-1"), ("host", "127.0.0.1"), ("port", "9")):
             await person.fill(f"dialog input[name={name}]", value)
         await person.click("Register", "dialog form")
         await person.until("document.querySelector('dialog .note.bad')?.innerText")
         await person.click("Close", "dialog")
-        await person.click("Forget", "tr[data-triton=gpu-1]")
+        await person.click("Forget", "[data-triton=gpu-1]")
         await person.sees("It is no longer looked at.")
-        await person.click("Forget", "tr[data-triton=gpu-1]")
-        await person.until("!document.querySelector('tr[data-triton=gpu-1]')")
+        await person.click("Forget", "[data-triton=gpu-1]")
+        await person.until("!document.querySelector('[data-triton=gpu-1]')")
+
+
+async def test_the_fleet_at_a_glance(tmp_path):
+    """Figures of what is asked, versions wanted and served, what became of a Triton."""
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        for name, port in (("gpu-1", triton.port), ("gpu-2", 9)):
+            given = {"name": name, "host": "127.0.0.1", "port": port, "metrics_port": port}
+            await asked(server, "POST", "/api/tritons", json=given)
+        await pushed(server, "shelf")
+        await asked(server, "POST", "/api/models/shelf/load", json={})
+        await asked(server, "POST", "/api/apps", json={"name": "shop"})
+        await asked(server, "POST", "/api/apps/shop/routes/shelf")
+        made = await asked(server, "POST", "/api/apps/shop/consumers/till", json={})
+        await person.go("fleet")
+        await person.until("""[...document.querySelectorAll('[data-versions=shelf] td')]
+          .map((each) => each.innerText).join() === 'shelf,1,1,loading'""")
+        meters = await person.evaluate(
+            """[...document.querySelectorAll('[data-triton=gpu-1] .meter i')]
+              .map((e) => e.style.width)"""
+        )
+        assert meters == ["50%", "4.16667%"]  # of the stand-in's load, and 1 GB of 24 GB
+        assert "the address does not answer" in await person.text("[data-triton=gpu-2]")
+        assert await person.text("[data-figure='Tritons ready'] dd") == "1 of 2"
+        asking = f"""fetch("gateway/shop/v2/models/shelf",
+          {{ headers: {{ apikey: "{made["key"]}" }} }}).then((answer) => answer.status)"""
+        for name in ("Requests", "p95"):
+            figure = f"document.querySelector(\"[data-figure='{name}'] dd\").innerText"
+            await person.until(f"{asking}.then(() => parseFloat({figure}) > 0)")
+        assert (await person.text("[data-figure=Errors] dd")).startswith("0")
+        row = await person.text("[data-traffic=shop]")
+        assert "/gateway/shop" in row
+        assert " ms" in row
+        assert await person.faults() == []
+        await triton.die()
+        await person.until("""[...document.querySelectorAll('.chart .said')]
+          .some((each) => each.textContent === 'gpu-1 offline')""")
+        await person.until(f"{asking}.then(() => document.querySelectorAll('.chart .bad').length)")
+        assert await person.faults() == []
 
 
 async def test_a_consumers_key(tmp_path):
@@ -168,7 +206,7 @@ async def test_on_a_phone(tmp_path):
         given = {"name": "gpu-1", "host": "127.0.0.1", "port": triton.port}
         await asked(server, "POST", "/api/tritons", json=given)
         await person.go("fleet")
-        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state')")
+        await person.until("!!document.querySelector('[data-triton=gpu-1] .state')")
         tabs = await person.evaluate(places)
         assert len(tabs) == 5
         assert all(0 <= left < right <= 320 for left, right in tabs)
@@ -181,11 +219,11 @@ async def test_on_a_phone(tmp_path):
         assert await person.faults() == []
         await asked(server, "POST", "/api/models/shelf/unload", json={})
         await person.go("fleet")
-        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state')")
+        await person.until("!!document.querySelector('[data-triton=gpu-1] .state')")
         assert await person.faults() == []
         for said in ("It is no longer looked at.", ""):
-            await person.until("document.querySelector('tr .btn')?.offsetWidth > 0")
-            await person.point("tr .btn", 0.5, 0.5)
+            await person.until("document.querySelector('[data-triton] .btn')?.offsetWidth > 0")
+            await person.point("[data-triton] .btn", 0.5, 0.5)
             await person.sees(said)
         await person.sees("None yet. A Triton is registered")
 

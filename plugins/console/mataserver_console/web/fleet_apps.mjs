@@ -6,7 +6,7 @@ import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
 import { refresh, useSource } from "./source.mjs";
 
-const APPS = "api/apps?limit=1000";
+export const APPS = "api/apps?limit=1000";
 /** The fleet's models. */
 export const MODELS = "api/models?limit=1000";
 
