@@ -231,10 +231,8 @@ class Gateway:
             call.status = error.status
             raise
         finally:
-            size = 0 if call.body is None else call.body.size
-            self._count(
-                call.consumer, call.match.place, call.status, size, call.bytes_out, call.begun
-            )
+            sizes = 0 if call.body is None else call.body.size, call.bytes_out
+            self._count(call.consumer, call.match.place, call.status, *sizes, call.begun)
 
     async def _inspect(self, call: Call, body: BufferedBody | StreamingBody) -> None:
         """Set the type of a body, and inspect an inference. Raises for one that is refused.
@@ -253,9 +251,8 @@ class Gateway:
     ) -> None:
         """Count an answer, the bytes of both bodies, and the time unless the client left."""
         subject = Subject(who.name, place.application.name, place.route.model)
-        took = asyncio.get_running_loop().time() - begun
-        seconds = None if status == CLIENT_CLOSED else took
-        self.usage.note(subject, status, taken, given, seconds)
+        took = None if status == CLIENT_CLOSED else asyncio.get_running_loop().time() - begun
+        self.usage.note(subject, status, taken, given, took)
 
 
 def _find_place(scope: Scope, model: str) -> Place:
