@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mataserver.app import frontends, hosting
-from mataserver.app.builder import ServerBuilder
+from mataserver.app import hosting
 from mataserver.app.hosting import ServiceFactory
+from mataserver.app.lifetime import lifetime
+from mataserver.app.server import ComposedServer
 from mataserver.http import admission, error_responses
 from mataserver.http.docs import DocsService
+from mataserver.http.frontends import FrontendsService
 from mataserver.http.health import HealthService
 from mataserver.http.infer import InferService
 from mataserver.http.login import LoginService
@@ -23,7 +25,6 @@ from mataserver.http.stream import StreamService
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mataserver.app.lifetime import ComposedServer
     from mataserver.app.maintenance import MaintenanceIntervals
     from mataserver.config import SetBy, Settings
     from mataserver.engines.memory import MemoryProbe
@@ -44,71 +45,82 @@ def build(
     ``engines`` overrides its own, by name. Registers the defaults on a fresh data directory. Raises
     a ``MataError`` for unusable settings, registry or plugins (with ``plugins.strict``).
     """
-    parts = ServerBuilder(settings, plugins, probe, pace, engines)
-    composed = parts.compose()
+    composed = ComposedServer(settings, plugins, probe, pace, engines)
+    composed.application.cleanup_ctx.append(lifetime(composed))
     factories = (
-        *_builtin_services(parts, composed, set_by or {}),
-        *_plugin_services(parts.plugins),
+        *_builtin_services(composed, set_by or {}),
+        *_plugin_services(composed.plugins),
     )
-    expect_handler = admission.expect_handler(parts.table, parts.gate, parts.relay)
-    expect = error_responses.with_error_form(expect_handler, parts.table.forms)
+    expect_handler = admission.expect_handler(composed.table, composed.gate, composed.relay)
+    expect = error_responses.with_error_form(expect_handler, composed.table.forms)
     hosting.add_services(
         composed.application,
-        parts.table,
-        parts.gate,
-        parts.hosting.create(factories, parts.context_parts()),
+        composed.table,
+        composed.gate,
+        composed.hosting.create(factories, composed.context()),
         expect,
     )
-    parts.plugins.check_strict()
+    composed.plugins.check_strict()
     return composed
 
 
 def _builtin_services(
-    parts: ServerBuilder, composed: ComposedServer, set_by: Mapping[str, SetBy]
+    composed: ComposedServer, set_by: Mapping[str, SetBy]
 ) -> Iterator[ServiceFactory]:
     """Yield the server's own services; of overlapping routes the first one matches."""
-    services, settings, relay = parts.hosting.services, parts.settings, parts.relay
-    if relay is not None:
-        yield frontends.frontends_service(
-            settings, parts.pace, relay, parts.sessions, parts.metrics
+    services, settings = composed.hosting.services, composed.settings
+    if composed.relay is not None:  # entered before all others: sessions need its tag
+        make = partial(
+            FrontendsService,
+            relay=composed.relay,
+            sessions=composed.sessions,
+            metrics=composed.metrics,
+            address=settings.frontend_address,
+            beat=composed.pace.beat,
+            timeout=composed.pace.silence,
         )
+        yield ServiceFactory("frontends", make)
     yield ServiceFactory(
         "health",
         partial(
             HealthService,
-            readiness=parts.readiness,
-            plugins=parts.plugins,
-            probe=parts.memory,
-            metrics=parts.metrics,
+            readiness=composed.readiness,
+            plugins=composed.plugins,
+            probe=composed.memory,
+            metrics=composed.metrics,
             services=services,
             status=settings.health_status,
             metrics_public=settings.metrics_public,
         ),
     )
-    yield ServiceFactory("pulls", partial(PullsService, models=parts.models, pulls=composed.pulls))
-    yield ServiceFactory("models", partial(ModelsService, models=parts.models))
     yield ServiceFactory(
-        "infer", partial(InferService, models=parts.models, observers=parts.observers)
+        "pulls", partial(PullsService, models=composed.models, pulls=composed.pulls)
+    )
+    yield ServiceFactory("models", partial(ModelsService, models=composed.models))
+    yield ServiceFactory(
+        "infer", partial(InferService, models=composed.models, observers=composed.observers)
     )
     yield ServiceFactory(
         "sessions",
         partial(
             SessionsService,
-            models=parts.models,
-            sessions=parts.sessions,
-            cameras=parts.cameras,
+            models=composed.models,
+            sessions=composed.sessions,
+            cameras=composed.cameras,
             services=services,
         ),
     )
-    yield ServiceFactory("stream", partial(StreamService, streams=parts.streams))
+    yield ServiceFactory("stream", partial(StreamService, streams=composed.streams))
     yield ServiceFactory(
         "login",
-        partial(LoginService, gate=parts.gate, browsers=parts.browsers, cookies=parts.cookies),
+        partial(
+            LoginService, gate=composed.gate, browsers=composed.browsers, cookies=composed.cookies
+        ),
     )
     yield ServiceFactory("pages", lambda _: PagesService(services))
     yield ServiceFactory(
         "settings",
-        lambda _: SettingsService(lambda: parts.catalog.settings, set_by, parts.plugins),
+        lambda _: SettingsService(lambda: composed.catalog.settings, set_by, composed.plugins),
     )
     yield ServiceFactory("docs", lambda _: DocsService(composed.openapi_document))
 

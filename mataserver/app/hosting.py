@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mataserver import config
 from mataserver.app.service_validation import check_openapi, validate_service
 from mataserver.config import ConfigError
-from mataserver.contract.service import Context, Server
 from mataserver.errors import NotFound
 from mataserver.frontends.resource_ids import EVERY_FRONTEND, SESSIONS_KIND, qualified_id
-from mataserver.http.connection_limit import default_limit
 from mataserver.http.routing import route_pattern
 from mataserver.plugins import PluginError, reject
-from mataserver.processes.child import run_process
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -29,17 +24,11 @@ if TYPE_CHECKING:
 
     from mataserver.config import Settings
     from mataserver.contract.routes import ErrorForm, Route
-    from mataserver.contract.service import ClusterProcesses, Service
+    from mataserver.contract.service import Context, Service
     from mataserver.frontends.resource_ids import ResourceIds
     from mataserver.http.auth import Authenticator
-    from mataserver.http.lifecycle import Lifecycle
-    from mataserver.http.readiness import Readiness
     from mataserver.http.routing import Expect, RouteTable
-    from mataserver.http.service_http import ServiceHttp
-    from mataserver.metrics import Metrics
     from mataserver.plugins import Plugin
-    from mataserver.serving.feeds.served import ServedSessions
-    from mataserver.serving.models import ServedModels
 
 log = logging.getLogger("mataserver.plugins")
 
@@ -63,47 +52,21 @@ class HostedService:
     plugin: Plugin | None
 
 
-def server_settings(settings: Settings) -> Server:
-    """Return the settings that services can access."""
-    return Server(
-        host=settings.host,
-        port=settings.port,
-        max_body=settings.max_body,
-        max_pixels=settings.max_pixels,
-        max_tokens=settings.max_tokens,
-        queue_limit=settings.queue_limit,
-        trust_proxy=settings.trust_proxy,
-        auth_mode=settings.auth_mode,
-        infer_timeout=settings.infer_timeout,
-        load_timeout=settings.load_timeout,
-        drain_timeout=settings.drain_timeout,
-        unread_timeout=settings.unread_timeout,
-        body_timeout=settings.body_timeout,
-        max_inflight=int(settings.max_inflight_mb * 1e6),
-        max_connections=settings.max_connections or default_limit(),
-        caller_share=settings.caller_share,
-    )
-
-
 class ServiceHost:
     """The services of a server, and their contexts.
 
     ``services`` are the usable ones by name, in order of entry; ``tasks`` their background tasks.
     """
 
-    def __init__(self, settings: Settings, version: str, lifecycle: Lifecycle) -> None:
+    def __init__(self, held: ResourceIds) -> None:
         self.services: list[tuple[str, Service]] = []
         self.tasks: list[Tasks] = []
-        self._server = server_settings(settings)
-        self._data_dir = settings.data_path
-        self._inherit = settings.inherit_variables
-        self._version = version
-        self._lifecycle = lifecycle
+        self._held = held
         self._peers: dict[str, Service] = {}
         self._reconfigurable: list[tuple[Plugin, Any]] = []
 
     def create(
-        self, factories: Iterable[ServiceFactory], parts: ContextParts
+        self, factories: Iterable[ServiceFactory], make_context: Callable[..., Context]
     ) -> list[HostedService]:
         """Create every service; return them in the order in which they are to be entered.
 
@@ -113,7 +76,7 @@ class ServiceHost:
         shapes: set[tuple[str, str]] = set()
         for factory in factories:
             try:
-                service = factory.make(self._context(factory, parts))
+                service = factory.make(self._context(factory, make_context))
                 made, routes, forms = validate_service(service, shapes)
                 routes = tuple(_qualify_held(route, _resource_kind(factory)) for route in routes)
                 hosted = HostedService(factory.name, made, routes, forms, factory.plugin)
@@ -165,34 +128,16 @@ class ServiceHost:
 
         return apply
 
-    def _context(self, factory: ServiceFactory, parts: ContextParts) -> Context:
+    def _context(self, factory: ServiceFactory, make_context: Callable[..., Context]) -> Context:
         self.tasks.append(tasks := Tasks(factory.name))
         place = "mataserver" if factory.plugin is None else "mataserver.plugin"
-        return Context(
+        return make_context(
             settings=None if factory.plugin is None else factory.plugin.settings,
-            server=self._server,
-            version=self._version,
             log=logging.getLogger(f"{place}.{factory.name}"),
-            data_dir=self._data_dir,
-            metrics=parts.metrics.registry,
-            models=parts.models,
-            sessions=parts.sessions,
-            http=parts.http,
             tasks=tasks,
-            run_process=functools.partial(run_process, inherit=self._inherit),
-            cluster=parts.cluster,
-            engine=parts.engine,
-            held=parts.held.of_kind(_resource_kind(factory)),
-            run_blocking=asyncio.to_thread,
-            stopping=self._lifecycle.stopping,
-            authenticate=lambda credentials: parts.gate.authenticate([credentials]),
-            admit=parts.gate.admit_call,
-            count=parts.metrics.count,
-            sign_out=parts.sign_out,
-            ready=parts.readiness.waiting,
+            held=self._held.of_kind(_resource_kind(factory)),
             peer=self.peer,
             peers=lambda: MappingProxyType(self._peers),
-            address=self._lifecycle.address,
         )
 
     def peer(self, name: str, *, optional: bool = False) -> Service | None:
@@ -201,21 +146,6 @@ class ServiceHost:
         if service is None and not optional:
             raise NotFound(f"The plugin {name} is not in use")
         return service
-
-
-class ContextParts(NamedTuple):
-    """The common contents of every service's context."""
-
-    models: ServedModels
-    sessions: ServedSessions
-    http: ServiceHttp
-    metrics: Metrics
-    gate: Authenticator
-    sign_out: Callable[[str], None]
-    readiness: Readiness
-    cluster: Callable[[], ClusterProcesses]
-    engine: Callable[[str], Any]
-    held: ResourceIds
 
 
 def add_services(

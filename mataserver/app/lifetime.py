@@ -1,18 +1,13 @@
-"""A composed server, and its lifetime: background tasks and services."""
+"""The lifetime of a composed server: background tasks and services."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
-import mataserver
 from mataserver.app.deadline import finish_by
-from mataserver.http import openapi
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -20,72 +15,13 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.app.hosting import ServiceHost
-    from mataserver.app.maintenance import Maintenance
-    from mataserver.config import Settings
+    from mataserver.app.server import ComposedServer
     from mataserver.contract.service import Service
-    from mataserver.http.auth import Authenticator
-    from mataserver.http.budget import Budget
-    from mataserver.http.head_cache import HeadCache
-    from mataserver.http.in_process import InProcessConnector
-    from mataserver.http.lifecycle import Lifecycle
-    from mataserver.http.middleware import RequestMiddleware
-    from mataserver.http.routing import RouteTable
-    from mataserver.http.sockets import ServiceSockets
-    from mataserver.library.catalog import Catalog
-    from mataserver.plugins import Plugins
-    from mataserver.serving.engine_set import EngineSet
-    from mataserver.serving.feeds.registry import CameraRegistry
-    from mataserver.serving.observers import Observers
-    from mataserver.serving.pool import ModelPool
-    from mataserver.serving.sessions import SessionStore
-
 
 SLOW_START_SECONDS = 5.0
 """Seconds after which a service that has not started is logged."""
 
 log = logging.getLogger("mataserver.plugins")
-
-
-@dataclass(slots=True)
-class ComposedServer:
-    """A composed server, for the code that starts and stops it; handlers have no access."""
-
-    settings: Settings
-    application: web.Application
-    lifecycle: Lifecycle
-    plugins: Plugins
-    catalog: Catalog
-    pool: ModelPool
-    engines: EngineSet
-    sessions: SessionStore
-    cameras: CameraRegistry
-    gate: Authenticator
-    budget: Budget
-    sockets: ServiceSockets
-    maintenance: Maintenance
-    hosting: ServiceHost
-    observers: Observers
-    table: RouteTable
-    in_process: InProcessConnector
-    middleware: RequestMiddleware
-    heads: HeadCache
-    pulls: set[asyncio.Task[Any]] = field(default_factory=set)
-    shutdown_task: asyncio.Task[None] | None = None
-    document: bytes = b""
-    described_tasks: dict[str, Any] = field(default_factory=dict)
-
-    def openapi_document(self) -> bytes:
-        """Return the OpenAPI document of every route, built at the first call.
-
-        Lazily, as most servers are never asked for it. May be called from any thread.
-        """
-        task_outputs = self.plugins.own_result_types
-        if not self.document or self.described_tasks != task_outputs:  # a plugin may come later
-            version, self.described_tasks = mataserver.__version__, task_outputs
-            found = openapi.document(self.table.routes, version, task_outputs)
-            self.document = msgspec.json.encode(found)
-        return self.document
 
 
 def lifetime(composed: ComposedServer) -> Callable[[web.Application], AsyncIterator[None]]:

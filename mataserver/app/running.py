@@ -30,7 +30,7 @@ from mataserver.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mataserver.app.lifetime import ComposedServer
+    from mataserver.app.server import ComposedServer
     from mataserver.config import SetBy, Settings
     from mataserver.plugins import Plugins
 

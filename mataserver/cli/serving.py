@@ -20,7 +20,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.app.lifetime import ComposedServer
+    from mataserver.app.server import ComposedServer
     from mataserver.config import Settings
     from mataserver.plugins import Plugin
 

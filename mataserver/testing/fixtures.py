@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient, TestServer
     from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
-    from mataserver.app.lifetime import ComposedServer
+    from mataserver.app.server import ComposedServer
     from mataserver.testing import Served
 
 # ``mataserver`` is imported late: pytest loads this module in every project of an environment.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import importlib.metadata
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from mataserver.app.lifetime import ComposedServer
     from mataserver.app.maintenance import MaintenanceIntervals
+    from mataserver.app.server import ComposedServer
     from mataserver.engines.work import Engine
 
 KEY = "test-key"

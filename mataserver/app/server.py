@@ -1,31 +1,36 @@
-"""The parts of a server, created in order of dependency."""
+"""A composed server: its parts, created in order of dependency."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiohttp import web
 
 import mataserver
 from mataserver import plugins as plugin_host
-from mataserver.app import frontends
-from mataserver.app.hosting import ContextParts, ServiceHost
-from mataserver.app.lifetime import ComposedServer, lifetime
+from mataserver.app.hosting import ServiceHost
 from mataserver.app.maintenance import Maintenance, MaintenanceIntervals
 from mataserver.config import ConfigError
 from mataserver.config.credentials import KeyRing, server_keys
+from mataserver.contract.service import Context, Server
 from mataserver.engines.memory import MemoryProbe
+from mataserver.frontends.directory import FOLDER, FrontendDirectory
 from mataserver.frontends.resource_ids import ResourceIds
-from mataserver.http import origins, protocol
+from mataserver.http import openapi, origins, protocol
 from mataserver.http.auth import AllowedPages, Authenticator
 from mataserver.http.browsers import BrowserSessions, HostNames
 from mataserver.http.budget import Budget
+from mataserver.http.connection_limit import default_limit
 from mataserver.http.cookies import Cookies
 from mataserver.http.head_cache import HeadCache
 from mataserver.http.in_process import InProcessConnector
 from mataserver.http.lifecycle import Lifecycle
 from mataserver.http.middleware import RequestMiddleware
 from mataserver.http.readiness import Readiness
+from mataserver.http.relay import FrontendRelay
 from mataserver.http.revocation import Revocations
 from mataserver.http.routing import BodyLimits, RouteTable
 from mataserver.http.service_http import ServiceHttp
@@ -36,6 +41,7 @@ from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.metrics import Metrics
 from mataserver.outbound import Hosts, Outbound
+from mataserver.processes.child import run_process
 from mataserver.serving.engine_set import EngineSet
 from mataserver.serving.feeds.registry import CameraRegistry
 from mataserver.serving.feeds.served import ServedSessions
@@ -47,15 +53,15 @@ from mataserver.serving.sessions import SessionStore
 from mataserver.serving.slots import PoolPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mataserver.config import Settings
     from mataserver.engines.work import Engine
     from mataserver.plugins import Plugins
 
 
-class ServerBuilder:
-    """The parts of a server, created in order of dependency."""
+class ComposedServer:
+    """A server's parts, for the code that starts and stops it; handlers have no access."""
 
     def __init__(
         self,
@@ -80,43 +86,70 @@ class ServerBuilder:
         self.browsers = BrowserSessions()
         self.cookies = Cookies(self.browsers, trust_proxy=settings.trust_proxy)
         self.grants = Revocations()
-        self.gate = Authenticator(
-            KeyRing(server_keys(settings)[0]),
-            self.browsers,
-            self.grants,
-            allowed=_allowed_pages(settings),
-            trust_proxy=settings.trust_proxy,
-        )
+        self.gate = self._gate()
         self.table = RouteTable(BodyLimits(settings.max_body, settings.body_timeout, idle=False))
         self.table.restart_reason = self.plugins.late_service_hint
         self.budget = Budget(settings.max_inflight_mb * 1e6, settings.caller_share)
         self.sockets = ServiceSockets(
             settings.max_body, settings.ping_interval, settings.unread_timeout
         )
-        self.relay = frontends.make_relay(
-            settings, self.pace, self.held, self.table, self.budget, self.sockets, self.metrics
-        )
+        self.relay = None if settings.shared_dir is None else self._relay()
         self.streams = Streams(settings.max_body, self.stream_settings(), self.cameras)
         self.in_process = InProcessConnector()
         self.middleware = RequestMiddleware(
             self.table, self.gate, self.budget, self.lifecycle, self.metrics, self.relay
         )
-        self.hosting = ServiceHost(settings, mataserver.__version__, self.lifecycle)
-        self.readiness = Readiness(
-            self.catalog,
-            self.pool,
-            self.lifecycle,
-            self.hosting.services,
-            self.hosting.tasks,
-            self.engines.waiting,
-        )
+        self.heads = HeadCache(self.middleware)
+        self.application = self._application()
+        self.hosting = ServiceHost(self.held)
+        self.readiness = self._readiness()
         self.maintenance = Maintenance(self.catalog, self.pool, self.readiness.not_ready, self.pace)
         self.maintenance.add_configured()
         self.metrics.before_render(self.cameras.count)
         self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
         self.metrics.before_render(self.pool.set_queue_gauges)
+        self.pulls: set[asyncio.Task[Any]] = set()
+        self.shutdown_task: asyncio.Task[None] | None = None
+        self._document = b""
+        self._described_tasks: dict[str, Any] = {}
 
-    def http(self) -> ServiceHttp:
+    def openapi_document(self) -> bytes:
+        """Return the OpenAPI document of every route, built at the first call.
+
+        Lazily, as most servers are never asked for it. May be called from any thread.
+        """
+        task_outputs = self.plugins.own_result_types
+        if not self._document or self._described_tasks != task_outputs:  # a plugin may come later
+            version, self._described_tasks = mataserver.__version__, task_outputs
+            found = openapi.document(self.table.routes, version, task_outputs)
+            self._document = msgspec.json.encode(found)
+        return self._document
+
+    def context(self) -> Callable[..., Context]:
+        """Return what makes a service's context from what is its own."""
+        return partial(
+            Context,
+            server=_server_settings(self.settings),
+            version=mataserver.__version__,
+            data_dir=self.settings.data_path,
+            metrics=self.metrics.registry,
+            models=self.models,
+            sessions=ServedSessions(self.sessions, self.models, self.cameras, self.streams.serve),
+            http=self._http(),
+            run_process=partial(run_process, inherit=self.settings.inherit_variables),
+            cluster=self.engines.cluster,
+            engine=self.engines.running,
+            run_blocking=asyncio.to_thread,
+            stopping=self.lifecycle.stopping,
+            authenticate=lambda credentials: self.gate.authenticate([credentials]),
+            admit=self.gate.admit_call,
+            count=self.metrics.count,
+            sign_out=self._sign_out,
+            ready=self.readiness.waiting,
+            address=self.lifecycle.address,
+        )
+
+    def _http(self) -> ServiceHttp:
         """Return the services' interface for requests and answers."""
         return ServiceHttp(
             self.table,
@@ -127,21 +160,6 @@ class ServerBuilder:
             self.in_process,
             trust_proxy=self.settings.trust_proxy,
             cors_origins=self.settings.cors_origins,
-        )
-
-    def context_parts(self) -> ContextParts:
-        """Return the common contents of every service's context."""
-        return ContextParts(
-            self.models,
-            ServedSessions(self.sessions, self.models, self.cameras, self.streams.serve),
-            self.http(),
-            self.metrics,
-            self.gate,
-            self._sign_out,
-            self.readiness,
-            self.engines.cluster,
-            self.engines.running,
-            self.held,
         )
 
     def _sign_out(self, identity: str) -> None:
@@ -161,37 +179,47 @@ class ServerBuilder:
             self.settings.drain_timeout,
         )
 
-    def compose(self) -> ComposedServer:
-        """Return the server, without routes."""
+    def _gate(self) -> Authenticator:
+        return Authenticator(
+            KeyRing(server_keys(self.settings)[0]),
+            self.browsers,
+            self.grants,
+            allowed=_allowed_pages(self.settings),
+            trust_proxy=self.settings.trust_proxy,
+        )
+
+    def _relay(self) -> FrontendRelay:
+        """Return the relay to the other front-ends of the shared directory."""
+        folder = self.settings.shared_path / FOLDER
+        return FrontendRelay(
+            FrontendDirectory(folder, self.held, self.pace.silence),
+            self.table,
+            self.budget,
+            self.sockets,
+            self.metrics,
+            self.settings.unread_timeout,
+            trust_proxy=self.settings.trust_proxy,
+        )
+
+    def _application(self) -> web.Application:
+        """Return the application, without routes."""
         application = web.Application(
             middlewares=[self.middleware.handle],
             client_max_size=self.settings.max_body,
         )
         origins.allow_origins(application, self.settings.cors_origins)
         protocol.remove_server_header(application)
-        composed = ComposedServer(
-            self.settings,
-            application,
-            self.lifecycle,
-            self.plugins,
+        return application
+
+    def _readiness(self) -> Readiness:
+        return Readiness(
             self.catalog,
             self.pool,
-            self.engines,
-            self.sessions,
-            self.cameras,
-            self.gate,
-            self.budget,
-            self.sockets,
-            self.maintenance,
-            self.hosting,
-            self.observers,
-            self.table,
-            self.in_process,
-            self.middleware,
-            HeadCache(self.middleware),
+            self.lifecycle,
+            self.hosting.services,
+            self.hosting.tasks,
+            self.engines.waiting,
         )
-        application.cleanup_ctx.append(lifetime(composed))
-        return composed
 
 
 def _catalog(settings: Settings, plugins: Plugins) -> Catalog:
@@ -244,3 +272,25 @@ def _pool(
         is_remote_engine=engines.is_remote,
     )
     return ModelPool(Loader(settings, memory, engines).load, memory, metrics, policy)
+
+
+def _server_settings(settings: Settings) -> Server:
+    """Return the settings that services can access."""
+    return Server(
+        host=settings.host,
+        port=settings.port,
+        max_body=settings.max_body,
+        max_pixels=settings.max_pixels,
+        max_tokens=settings.max_tokens,
+        queue_limit=settings.queue_limit,
+        trust_proxy=settings.trust_proxy,
+        auth_mode=settings.auth_mode,
+        infer_timeout=settings.infer_timeout,
+        load_timeout=settings.load_timeout,
+        drain_timeout=settings.drain_timeout,
+        unread_timeout=settings.unread_timeout,
+        body_timeout=settings.body_timeout,
+        max_inflight=int(settings.max_inflight_mb * 1e6),
+        max_connections=settings.max_connections or default_limit(),
+        caller_share=settings.caller_share,
+    )
