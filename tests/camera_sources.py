@@ -77,12 +77,13 @@ def rtp_payloads(nal):
 class RtspServer:
     """A camera. While ``silent`` it sends no frame; with a ``password`` it knows the user ``user``.
 
-    ``stop`` closes it and every connection; ``start`` opens it again on the same port.
+    With ``refuses_tcp`` it sends over UDP only. ``stop`` closes it and every connection; ``start``
+    opens it again on the same port.
     """
 
     def __init__(self, password=None):
         self.password = password
-        self.silent = False
+        self.silent = self.refuses_tcp = False
         self.plays = 0
         self.port = 0
         self._server = None
@@ -152,6 +153,8 @@ class RtspServer:
                 "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
                 "a=fmtp:96 packetization-mode=1\r\na=control:track0\r\n"
             )
+        elif method == "SETUP" and self.refuses_tcp:
+            status = "461 Unsupported Transport"
         elif method == "SETUP":
             said["Transport"] = "RTP/AVP/TCP;unicast;interleaved=0-1"
         said["Content-Length"] = str(len(body))

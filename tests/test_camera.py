@@ -211,6 +211,27 @@ async def test_viewers_are_told_once(parts, make):
     assert first.warnings == second.warnings == ["The camera gives no frames: gone"]
 
 
+async def test_the_log_has_each_reason_once_and_the_return(parts, make, caplog):
+    """A camera that is off and then refuses the password says both, and that it is back."""
+    caplog.set_level("INFO", "mataserver.cameras")
+    camera, viewer = make(), Viewer()
+    camera.subscribe(viewer)
+    for reason in ("off", "off", "wrong password", "off"):
+        parts.source.frames.put_nowait(MataError(reason))
+    parts.source.give()
+    parts.source.give()
+    await settle(lambda: len(viewer.received) == 2)
+    parts.source.frames.put_nowait(MataError("off"))
+    await settle(lambda: parts.feed.state == "failed")
+    assert caplog.messages == [
+        "x of sess_1: off",
+        "x of sess_1: wrong password",
+        "x of sess_1 gives frames now",
+        "x of sess_1: off",
+    ]
+    assert viewer.warnings == ["The camera gives no frames: off"] * 2
+
+
 async def test_the_pauses_between_tries(parts):
     """Each try that fails is followed by a pause twice as long, up to the longest."""
     pauses = []

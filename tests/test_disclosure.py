@@ -23,6 +23,19 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
     hook: str = ""
 
 
+class Lens(Struct):
+    """A part of a setting, most of it by default."""
+
+    name: str
+    zoom: float = 1.0
+
+
+class Lenses(Struct):
+    """Settings that hold structures."""
+
+    lenses: list[Lens] = []
+
+
 class Filming(Struct):
     """Settings that hold cameras."""
 
@@ -49,6 +62,23 @@ def test_each_setting_tells_where_it_came_from(tmp_path):
     assert pairs["log_level"] == ("info", "default")
     core = set(config.Settings.__struct_fields__) - {"plugins"}
     assert set(found) == core | {"plugins.strict", "plugins.disabled"}
+
+
+def test_what_an_entry_leaves_out_is_no_other_origin(tmp_path):
+    """A plugin's list of the file is read with defaults, and came from the file all the same."""
+    written = [{"name": "wide"}, {"name": "tele", "zoom": 3}]
+    given = {"filming": {"lenses": written}}
+    settings, set_by = config.read(environ={}, directory=tmp_path, plugins=given)
+    read = Lenses([Lens("wide"), Lens("tele", 3.0)])
+    assert (
+        told(settings, set_by, Plugin("filming", settings=read))["plugins.filming.lenses"].origin
+        == "yaml"
+    )
+    other = Lenses([Lens("wide")])  # a variable of ``.env`` wins
+    assert (
+        told(settings, set_by, Plugin("filming", settings=other))["plugins.filming.lenses"].origin
+        == "dotenv"
+    )
 
 
 def test_no_secret_is_told(tmp_path):

@@ -136,12 +136,20 @@ def _settings_of(
         origin: SetBy
         if str(extra.get("environment", "")) in os.environ:
             origin = "environment"
-        elif field.name in written and msgspec.to_builtins(value) == written[field.name]:
+        elif field.name in written and value == _converted(written[field.name], field.type):
             origin = "yaml"
         else:
             origin = "default" if value == _default(field) else "dotenv"
         name = f"plugins.{section}.{field.name}"
         yield _info(name, value, origin, secret=bool(extra.get("secret")))
+
+
+def _converted(written: Any, kind: Any) -> Any:
+    """Return a written value as its setting has it: with the defaults of what it leaves out."""
+    try:
+        return msgspec.convert(written, kind)
+    except msgspec.ValidationError:
+        return written
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from typing import TYPE_CHECKING
 
 import av
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -36,19 +38,33 @@ FILE_OPTIONS = {
 }
 """A file must not make FFmpeg access the network, nor read another file."""
 _DAMAGED = "it is no video, or damaged"
+_SILENT = "it sent nothing for too long"
 _REASONS: list[tuple[type[BaseException], str]] = [
     (av.error.HTTPUnauthorizedError, "it refused the user name or the password"),
     (av.error.HTTPForbiddenError, "it refused the user name or the password"),
     (av.error.HTTPNotFoundError, "it knows no such stream"),
     (av.error.HTTPError, "it answered with an error"),
+    (av.error.HTTPClientError, "it answered with an error"),
     (FileNotFoundError, "there is no such file or device"),
     (PermissionError, "it may not be read"),
     (ConnectionRefusedError, "the connection was refused"),
-    (av.error.ExitError, "it sent nothing for too long"),
-    (TimeoutError, "it sent nothing for too long"),
+    (ConnectionError, "the connection broke"),
+    (av.error.ExitError, _SILENT),
+    (TimeoutError, _SILENT),
     (av.error.InvalidDataError, _DAMAGED),
     (EOFError, "it ended before it began"),
 ]
+_ERRNO_REASONS = {
+    errno.EIO: "the connection failed",
+    errno.EHOSTUNREACH: "it cannot be reached over the network",
+    errno.ENETUNREACH: "it cannot be reached over the network",
+    errno.ENETDOWN: "it cannot be reached over the network",
+    errno.EPROTONOSUPPORT: "it does not send over TCP",  # RTSP's 461: cameras with UDP only
+    errno.EBUSY: "it is in use by another program",
+    errno.ENODEV: "it is no video camera, or was unplugged",
+    errno.ENOTTY: "it is no video camera, or was unplugged",
+}
+"""What is wrong with a camera, by the number of an ``OSError`` that has no class of its own."""
 
 
 class UnreadableVideo(Exception):
@@ -74,7 +90,8 @@ def frames(
         metadata_errors="replace",
     ) as container:  # fmt: skip
         stream = best(container)
-        for frame in timed(_decoded(container, stream), container, stream):
+        packets = _packets(container, stream, timeout)
+        for frame in timed(_decoded(packets), container, stream):
             if frame.width * frame.height > max_pixels:
                 raise UnreadableVideo(f"its frames are larger than {max_pixels} pixels")
             yield frame
@@ -93,12 +110,28 @@ def best(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def _packets(
+    container: InputContainer, stream: VideoStream, timeout: float
+) -> Iterator[Packet[VideoStream]]:
+    """Yield the packets until none comes for ``timeout`` seconds. Raises ``UnreadableVideo`` then.
+
+    FFmpeg knows where a stream's frame ends by the next one. When the time is up it gives the frame
+    that it had kept instead of an error, and would wait as long again: that frame is too old.
+    """
+    begun = time.monotonic()
+    for packet in container.demux(stream):
+        if time.monotonic() - begun >= timeout:
+            raise UnreadableVideo(_SILENT)
+        yield packet
+        begun = time.monotonic()
+
+
+def _decoded(packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
     """Decode packet by packet: a damaged packet, as lost in a network, costs only its own frame.
 
     Decoders report damaged data by many different errors.
     """
-    for packet in container.demux(stream):
+    for packet in packets:
         try:
             found = packet.decode()
         except av.FFmpegError:
@@ -114,9 +147,10 @@ def reason(error: Exception, *, file: bool) -> str:
     if isinstance(error, UnreadableVideo):
         return str(error)
     known = next((text for cause, text in _REASONS if isinstance(error, cause)), None)
-    forbidden = getattr(error, "errno", None) == errno.EPERM  # the system would use EACCES
-    if file and (known is None or forbidden):
+    number = error.errno if isinstance(error, OSError) else None
+    if file and (known is None or number == errno.EPERM):  # the system would use EACCES
         return _DAMAGED
+    known = known or _ERRNO_REASONS.get(number or 0)
     return known or f"it could not be read ({type(error).__name__})"
 
 

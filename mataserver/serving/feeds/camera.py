@@ -74,6 +74,7 @@ class Camera:
         self._pending_snapshots = 0
         self._demand = asyncio.Event()
         self._newest: InferredFrame | None = None
+        self._logged_problems: set[str] = set()  # of the present loss
         loop = asyncio.get_running_loop()
         self._next: asyncio.Future[InferredFrame] = loop.create_future()
         self._due = loop.time()
@@ -146,6 +147,7 @@ class Camera:
                     self._report_loss(error.__cause__)
                     await asyncio.sleep(self.feed.pause)
                 else:
+                    self._report_recovery()
                     await self._serve(frame)
                     await self._keep_pace()
         finally:
@@ -207,16 +209,24 @@ class Camera:
             self._on_inferred(inferred)
 
     def _report_loss(self, cause: BaseException | None) -> None:
-        """Notify waiting callers; viewers and the log only once per loss."""
+        """Notify waiting callers; viewers once per loss, and the log once per reason of it."""
         message, self._newest = self._loss_message(), None
         self._next.set_exception(NotFound(message))
         self._next.exception()  # marks it as retrieved: it may have no awaiter
         self._next = asyncio.get_running_loop().create_future()
+        problem = str(self.feed.problem)
+        if problem not in self._logged_problems:
+            self._logged_problems.add(problem)
+            log.warning("%s of %s: %s", self.shown, self._session.id, problem, exc_info=cause)
         if self.feed.failures == 1:
-            details = (self.shown, self._session.id, self.feed.problem)
-            log.warning("%s of %s: %s", *details, exc_info=cause)
             for viewer in self.viewers:
                 viewer.warn(message)
+
+    def _report_recovery(self) -> None:
+        """Note the end of a loss in the log: whoever reads that it is gone looks for its return."""
+        if self._logged_problems:
+            self._logged_problems.clear()
+            log.info("%s of %s gives frames now", self.shown, self._session.id)
 
     def _loss_message(self) -> str:
         return f"The camera gives no frames: {self.feed.problem}"

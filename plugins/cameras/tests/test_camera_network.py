@@ -1,0 +1,49 @@
+"""What a reader says of a camera in the network, and when it gives one up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import av
+import pytest
+
+from camera_sources import rtsp
+from mataserver_cameras.messages import OpenRequest
+from mataserver_cameras.reader import frames, problem
+
+
+def read(url, kind="rtsp", timeout=1.0):
+    """Return how many frames a camera gave, and the sentence that ended it."""
+    opening, count = OpenRequest(url, kind, timeout, 1 << 20), 0
+    try:
+        for _ in frames(opening):
+            count += 1
+    except Exception as error:  # noqa: BLE001 - whatever it is must become a sentence
+        return count, problem(error, opening)
+    return count, ""
+
+
+async def test_a_camera_that_sends_over_udp_only():
+    """The server asks for TCP alone, and says so."""
+    async with rtsp() as camera:
+        camera.refuses_tcp = True
+        assert await asyncio.to_thread(read, camera.url()) == (0, "it does not send over TCP")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "said"),
+    [
+        ("rtsp://u:p@camera.invalid/live", "rtsp", "the name of its host is not known"),
+        ("http://camera.invalid/live", "http", "the name of its host is not known"),
+        ("rtsps://127.0.0.1/live", "rtsp", "the connection failed"),
+        (
+            "http://127.0.0.1/live",
+            "http",
+            "the connection failed, or it redirects, which is not followed",
+        ),
+    ],
+)
+def test_one_error_of_ffmpeg_has_several_causes(url, kind, said):
+    """It has the same number for a name that nobody knows, for TLS and for a redirect."""
+    error = av.error.OSError(5, "x")
+    assert problem(error, OpenRequest(url, kind, 1.0, 1 << 20)) == said
