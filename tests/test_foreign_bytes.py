@@ -141,7 +141,7 @@ def test_pixels(data):
 def frames():
     """Return what a worker says, in one piece: an answer to one job, and one to several."""
     facts = wire.Header(wire.Answer(1, []), [3, 2], [])
-    alone = single_job.pack_answer(2, Outcome(b"{}", Timing(1.0, 2.0, 3.0)))
+    alone = single_job.pack_answer(2, Outcome(b"{}", Timing(1.0, 2.0, 3.0)), None)
     return b"".join(map(bytes, (*alone, *wire.frame_with_header(facts, [b"abc", b"de"]))))
 
 
@@ -155,7 +155,7 @@ def test_what_a_worker_says(data, step):
         for at in range(0, len(data), step):
             for received in unframer.feed(data[at : at + step]):
                 alone = isinstance(received, memoryview)
-                single_job.read_answer(received) if alone else wire.inline_parts(received)
+                single_job.read_answer(received, None) if alone else wire.inline_parts(received)
 
 
 PACKED = [bytes(part) for part in payload.pack({"a": (1, [2.5, b"x" * 10]), "b": {3}}).parts]

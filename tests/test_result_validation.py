@@ -73,6 +73,8 @@ def masked(mask):
         ("ocr", OcrResult("a", [TextRegion("a", None, 1.0), TextRegion("b", BOX, 1.0)])),
         ("vlm", VlmResult(text="a cat", usage=Usage(3, 4), entities=[Entity("cat")])),
         ("depth", DepthResult(np.full((2, 3), 3e38, np.float32))),
+        ("depth", DepthResult(np.float32([[-3e38, -0.0], [0.0, 3e38]]))),
+        ("depth", DepthResult(np.float32([[1, 2], [3, 4]])[::-1, ::-1])),
         ("embed", EmbedResult(np.ones(3, np.float32))),
     ],
 )
@@ -175,6 +177,9 @@ def test_rounding_is_put_right(given, served):
         ("depth", DepthResult([[1.0]]), "depth_map must be a float32 array of 2"),
         ("depth", DepthResult(np.float32([[1, math.nan]])), "numbers that are not finite"),
         ("depth", DepthResult(np.float32([[1, -math.inf]])), "numbers that are not finite"),
+        ("depth", DepthResult(np.float32([[1, math.inf]])), "numbers that are not finite"),
+        ("depth", DepthResult(np.float32([[-1, math.inf]])), "numbers that are not finite"),
+        ("depth", DepthResult(np.float32([[1, -math.nan]])), "numbers that are not finite"),
         ("embed", EmbedResult(np.float32([math.inf, 1])), "embedding holds numbers that are not"),
     ],
 )

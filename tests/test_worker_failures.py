@@ -246,7 +246,7 @@ async def test_an_answer_of_the_wrong_shape_fails_its_batch():
 
 def alone(request, body=b"{}", **timing):
     """Return the answer to a batch of one job as a worker sends it."""
-    return b"".join(single_job.pack_answer(request, Outcome(body, Timing(**timing))))
+    return b"".join(single_job.pack_answer(request, Outcome(body, Timing(**timing)), None))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Data that does not fit is sent over the socket.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -81,10 +82,10 @@ class ServerArena:
         while self._blocks and self._blocks[0].free:
             self._blocks.popleft()
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Return a copy of a part of an answer."""
+    def view(self, offset: int, size: int) -> memoryview:
+        """Return a view of a part of an answer, valid until it is released."""
         at = _HEADER_BYTES + REQUEST_BYTES + offset
-        return bytes(self._view[at : at + size])
+        return self._view[at : at + size]
 
     def release_up_to(self, written: int) -> None:
         """Let the worker overwrite every answer up to ``written``."""
@@ -96,10 +97,11 @@ class ServerArena:
         return int(self._counters[_TAKEN_COUNTER])
 
     def close(self) -> None:
-        """Unmap the memory."""
+        """Unmap the memory, once no view of it is left."""
         self._counters.release()
         self._view.release()
-        self._map.close()
+        with contextlib.suppress(BufferError):  # a view is in use: the last one unmaps it
+            self._map.close()
 
     def _find_space(self, size: int) -> int | None:
         """Return an offset for ``size`` bytes after the newest block and before the oldest one."""

@@ -96,10 +96,9 @@ class ServerConnection:
 
     def send_outcomes(self, request: int, outcomes: Sequence[Outcome]) -> None:
         """Send a batch's outcomes; large bodies go through shared memory."""
-        packed = single_job.pack_answer(request, outcomes[0]) if len(outcomes) == 1 else None
-        if packed is not None:
+        if len(outcomes) == 1 and outcomes[0].failure is None:
             self._forget(request)
-            self._send(lambda: packed)
+            self._send(lambda: single_job.pack_answer(request, outcomes[0], self._memory))
             return
         heads = [
             wire.OutcomeHeader(each.timing, each.failure, each.is_new_session) for each in outcomes

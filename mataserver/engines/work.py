@@ -122,6 +122,25 @@ class Outcome:
             raise self.failure.error(JobFailed)
         return self.body if isinstance(self.body, bytes) else b"".join(self.body)
 
+    def lent(self) -> bytes | memoryview:
+        """Return the body, without a copy if it is one piece; see ``keep``. Raises the failure.
+
+        To be used only during the callback that receives the outcome.
+        """
+        body = self.body
+        if self.failure is None and isinstance(body, tuple) and len(body) == 1:
+            return body[0]
+        return self.whole()
+
+    def keep(self) -> None:
+        """Copy a body whose memory belongs to the worker, which is about to reuse it."""
+        if isinstance(self.body, tuple):
+            self.body = b"".join(self.body)
+
+    def discard_body(self) -> None:
+        """Drop the body: it was sent, and need not be copied."""
+        self.body = b""
+
 
 class LoadReport(msgspec.Struct, frozen=True):
     """What a worker reports once its model is loaded.

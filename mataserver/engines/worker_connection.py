@@ -93,8 +93,7 @@ class WorkerConnection:
             if self._closed:  # by an earlier message of this data
                 return
             if isinstance(received, memoryview):
-                request, outcome = single_job.read_answer(received)
-                if self._dispatch_reply(request, Reply(outcome, [])):
+                if self._dispatch_answer(received):
                     continue
             elif isinstance(message := received.header.message, REPLY_TYPES):
                 reply = Reply(message, self._parts(received))
@@ -103,6 +102,20 @@ class WorkerConnection:
             else:
                 self._on_message(message)
             self._count_unsolicited()
+
+    def _dispatch_answer(self, frame: memoryview) -> bool:
+        """Dispatch the answer to a single job; return whether its request was in flight.
+
+        A body in shared memory is only copied if it is still needed when this returns.
+        """
+        request, outcome, written = single_job.read_answer(frame, self._memory)
+        was_in_flight = self._dispatch_reply(request, Reply(outcome, []))
+        if written:
+            if was_in_flight:
+                outcome.keep()
+            if self._memory is not None and not self._closed:
+                self._memory.release_up_to(written)
+        return was_in_flight
 
     def _dispatch_reply(self, request: int, reply: Reply) -> bool:
         """Dispatch a reply; return whether its request was in flight."""
@@ -215,6 +228,6 @@ class WorkerConnection:
                 found.append(bytes(received.payload[begin : begin + size]))
                 begin += size
             else:
-                found.append(self._memory.read(offset, size))
+                found.append(bytes(self._memory.view(offset, size)))
         self._memory.release_up_to(header.written)
         return found

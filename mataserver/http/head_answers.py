@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 
@@ -13,6 +16,8 @@ from mataserver.http.middleware import new_request_id
 from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
+    import asyncio
+
     from aiohttp import web
 
     from mataserver.contract.handles import Encoded
@@ -23,6 +28,28 @@ _ANSWER = (
     "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nServer-Timing: %s, total;dur=%.3f\r\n"
     "X-Request-Id: %s\r\nContent-Length: %d\r\nDate: %s\r\n\r\n"
 )
+
+
+def lasting(result: Encoded | Exception) -> Encoded | Exception:
+    """Return a result that stays valid; a view of a worker's memory is copied."""
+    if isinstance(result, Exception):
+        return result
+    return msgspec.structs.replace(result, body=bytes(result.body))
+
+
+def _write_long(transport: asyncio.WriteTransport, head: bytes, body: bytes | memoryview) -> None:
+    """Write a head and a long body; what the socket takes at once is not copied."""
+    sent, sock = 0, transport.get_extra_info("socket")  # None in this process
+    is_plain = sock is not None and transport.get_extra_info("sslcontext") is None
+    # Not ``writelines``: a transport keeps what it could not send, and the body may be a view of
+    # memory that its worker reuses.
+    if is_plain and not transport.get_write_buffer_size():
+        with contextlib.suppress(OSError):  # no room; or an error that the transport will meet, too
+            sent = os.writev(sock.fileno(), (head, body))
+    for piece in (head, body):
+        if sent < len(piece):
+            transport.write(bytes(piece[sent:]))
+        sent = max(0, sent - len(piece))
 
 
 class AnswerSender:
@@ -54,7 +81,7 @@ class AnswerSender:
         if len(body) <= codec.SINGLE_WRITE_BYTES:
             transport.write(head.encode() + body)
         else:
-            transport.writelines((head.encode(), body))
+            _write_long(transport, head.encode(), body)
         return True
 
     async def _send(self, found: Encoded | Exception) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import bodies, head_parsing
 from mataserver.http.handler_results import require_room
-from mataserver.http.head_answers import AnswerSender
+from mataserver.http.head_answers import AnswerSender, lasting
 from mataserver.http.middleware import CLIENT_GONE
 from mataserver.http.revocation import LateGrant
 from mataserver.serving.dispatch import RETRIABLE
@@ -155,7 +155,7 @@ class KnownRequest(AnswerSender):
         return self._withdraw is not None
 
     def _on_result(self, result: Encoded | Exception) -> None:
-        """Answer with the result, at once if it is a plain answer."""
+        """Answer with the result, at once if it is plain; its body may be valid only now."""
         self._withdraw = None
         if isinstance(result, RETRIABLE):
             self._task = self._connection.spawn(self._respond(None))
@@ -169,7 +169,7 @@ class KnownRequest(AnswerSender):
             except Exception as error:
                 result = error
         if not left:
-            self._task = self._connection.spawn(self._finish_request(result))
+            self._task = self._connection.spawn(self._finish_request(lasting(result)))
             return
         self._release()
         self._connection.next_request(self._next_data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -91,17 +91,22 @@ class Handle:
         """Start what ``answer`` does without a task; return None if the model is not ready.
 
         ``take`` is called later, once, with what ``answer`` returns or raises; for one of
-        ``RETRIABLE`` the caller should retry with ``answer``. Returns a function that cancels the
-        request. Raises ``InvalidParams``.
+        ``RETRIABLE`` the caller should retry with ``answer``. The body may be a memoryview that is
+        valid only during that call. Returns a function that cancels the request. Raises
+        ``InvalidParams``.
         """
 
         def on_outcome(answer: Outcome | MataError, waited: float) -> None:
+            if isinstance(answer, MataError):
+                take(answer)
+                return
             found: Encoded | Exception
             try:
-                found = answer if isinstance(answer, MataError) else _encoded(answer, waited)
+                found = _encoded(answer, waited, lent=True)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
                 found = error
             take(found)
+            answer.discard_body()
 
         plan = self.plan()
         return self.pool.begin(plan, self._job(plan, image, params, form), on_outcome)
@@ -152,7 +157,8 @@ class Handle:
         return Job(image, msgspec.msgpack.encode(params), form)
 
 
-def _encoded(outcome: Outcome, waited: float) -> Encoded:
-    """Return an outcome as an answer. Raises its failure."""
+def _encoded(outcome: Outcome, waited: float, *, lent: bool = False) -> Encoded:
+    """Return an outcome as an answer, whose body may be a view if ``lent``. Raises its failure."""
+    body = cast("bytes", outcome.lent()) if lent else outcome.whole()
     timing = outcome.timing
-    return Encoded(outcome.whole(), timing.decode, waited, timing.infer, timing.encode)
+    return Encoded(body, timing.decode, waited, timing.infer, timing.encode)
