@@ -133,6 +133,10 @@ class Metrics:
         self.unloads = self._counter("model_unloads", "Model unloads.", ("model", "reason"))
         self.deaths = self._counter("worker_deaths", "Workers that died or hung.", ("model",))
         self.memory = self._gauge("model_memory_bytes", "Memory of a loaded model.", ("model",))
+        self.vram = self._gauge("model_vram_bytes", "Its part on GPUs.", ("model",))
+        self.devices = self._gauge(
+            "device_memory_bytes", "Memory of the machine and of its GPUs.", ("device", "kind")
+        )
         self.sessions = self._gauge("sessions", "Streaming sessions that exist.")
         self.connected = self._gauge("sessions_connected", "Sessions with an open WebSocket.")
         self.frames = self._loop_counter("frames_received", "Video frames received.", ("model",))

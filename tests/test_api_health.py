@@ -11,7 +11,7 @@ import pytest
 import mataserver
 from api_answers import JSON, exchange, head_of, no_leak, problem, until
 from mataserver import testing
-from mataserver.engines.memory import Gpu, MemoryProbe
+from mataserver.engines.memory import Gpu, MemoryProbe, resident_bytes
 
 
 class OneGpu(MemoryProbe):
@@ -123,6 +123,21 @@ async def test_metrics_are_prometheus_text(http):
         text = await response.text()
     line = 'mataserver_requests_total{method="GET",route="/v1/models",status="200"} 1.0'
     assert line in text.splitlines()
+
+
+async def test_memory_of_the_devices(data_dir):
+    """The machine's memory is what its kernel tells, the GPU's what its driver tells."""
+    async with (
+        testing.serving(data_dir, engine="thread", probe=OneGpu()) as served,
+        aiohttp.ClientSession(served.url) as session,
+        session.get("/metrics") as response,
+    ):
+        text = await response.text()
+    pattern = r'mataserver_device_memory_bytes{device="(.+)",kind="(.+)"} (.+)'
+    found = {each.group(1, 2): float(each[3]) for each in re.finditer(pattern, text)}
+    assert found["ram", "total"] == OneGpu().ram_total()
+    assert resident_bytes() < found["ram", "used"] < found["ram", "total"]
+    assert (found["cuda:0", "total"], found["cuda:0", "used"]) == (8e9, 0)
 
 
 async def test_metrics_can_be_closed(data_dir):

@@ -93,6 +93,7 @@ async def test_memory_of_both_tasks_is_counted(both):
     alone = pool.status("both", "detect").memory
     assert alone > 0
     assert await metric(http, "mataserver_model_memory_bytes") == 2 * alone
+    assert await metric(http, "mataserver_model_vram_bytes") == 0
     await pool.unload("both", "track")
     assert await metric(http, "mataserver_model_memory_bytes") == alone
     await pool.unload("both", "detect")

@@ -85,12 +85,40 @@ def resident_bytes() -> int:
 
 def ram_total() -> int:
     """Return the RAM available to this process in bytes: the machine's, or its cgroup limit."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [machine]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    return min(_machine_ram(), *_cgroup_figures("memory.max", "memory/memory.limit_in_bytes"))
+
+
+def ram_used() -> int:
+    """Return how much of ``ram_total`` is in use, without file caches that can be dropped."""
+    if ram_total() < _machine_ram():
+        names = "memory.current", "memory/memory.usage_in_bytes"
+        used, cached = max(_cgroup_figures(*names)), 0
+        for path in ("memory.stat", "memory/memory.stat"):
+            cached += _kernel_figure(f"/sys/fs/cgroup/{path}", "inactive_file ")
+        return max(0, used - cached)
+    return _machine_ram() - _kernel_figure("/proc/meminfo", "MemAvailable:") * _KB
+
+
+def _machine_ram() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cgroup_figures(*names: str) -> list[int]:
+    """Return those of a cgroup's figures, of either version, that there are; or the machine's."""
+    found = list[int]()
+    for name in names:
         with contextlib.suppress(OSError, ValueError):
-            limits.append(int(Path(path).read_text(encoding="ascii")))
-    return min(limits)
+            found.append(int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")))
+    return found or [_machine_ram()]
+
+
+def _kernel_figure(path: str, name: str) -> int:
+    """Return the figure of a line of a kernel's file; 0 without it."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(path).read_text(encoding="ascii").splitlines():
+            if line.startswith(name):
+                return int(line.removeprefix(name).split()[0])
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +148,10 @@ class MemoryProbe:
     def ram_total(self) -> int:
         """Return the RAM this process may use, in bytes."""
         return ram_total()
+
+    def ram_used(self) -> int:
+        """Return how much of it is in use, in bytes."""
+        return ram_used()
 
     def own(self) -> int:
         """Return the private memory of this process, in bytes."""

@@ -78,8 +78,9 @@ class Residency:
 
     def set_memory_gauge(self, name: str) -> None:
         """Set the gauge of a model's memory, over all its tasks."""
-        held = sum(s.ram + s.vram for s in self.slots_of(name) if s.worker is not None)
-        self._metrics.memory.labels(name).set(held)
+        loaded = [slot for slot in self.slots_of(name) if slot.worker is not None]
+        self._metrics.memory.labels(name).set(sum(slot.ram + slot.vram for slot in loaded))
+        self._metrics.vram.labels(name).set(sum(slot.vram for slot in loaded))
 
     def record_use(self, slot: Slot) -> None:
         """Record that a model was used now."""

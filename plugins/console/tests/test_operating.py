@@ -10,6 +10,8 @@ import guest
 import pytest
 from console_pages import CHROMIUM, SQUARE, asked, served, shown
 
+from mataserver.engines.memory import Gpu, MemoryProbe
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
@@ -47,6 +49,33 @@ async def test_models(tmp_path):
         await person.until(row("many", "td"))
         names = [each["model"] for each in await asked(server, "GET", "/v1/models")]
         assert "many" in names
+
+
+class OneGpu(MemoryProbe):
+    """A machine with a GPU on which a model of another program is."""
+
+    def gpus(self):
+        """Return it."""
+        return [Gpu(total=8_000_000_000, used=2_000_000_000)]
+
+
+async def test_memory_of_the_devices(tmp_path):
+    """A bar for the machine, in which its models have their parts, and one for its GPU."""
+    device = "document.querySelector('[data-device=\"%s\"]')?.innerText"
+    async with (
+        served(tmp_path, probe=OneGpu()) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("models")
+        await person.until(
+            f"{device % 'Memory of this machine'}?.includes('No model is in memory')"
+        )
+        gpu = await person.until(device % "GPU 0")
+        assert "2.0 GB of 8.0 GB used" in gpu
+        assert "other programs\n2.0 GB" in gpu
+        await person.click("Load", "tr[data-model=fake-detect]")
+        await person.until(f"{device % 'Memory of this machine'}.includes('fake-detect')")
+        assert await person.faults() == []
 
 
 async def test_what_a_model_did(tmp_path):

@@ -5,12 +5,12 @@ import { ago, bytes, long, ms, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
-import { useFigures } from "./metrics.mjs";
+import { useDevices, useFigures } from "./metrics.mjs";
 import { cancel, dismiss, pull, usePulls } from "./pulls.mjs";
 import { address } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
-const SHOWN = 5;
+const SHOWN = 4;  // models that a bar names
 const ROWS = 200;  // drawn at first: thousands of them every two seconds stop the page
 
 function left({ begun, done, total }) {
@@ -91,19 +91,30 @@ function Row({ model, sessions, figures }) {
       <${Menu} label=${`More for ${model.model}`} actions=${menu}/></div></td></tr>`;
 }
 
-/** What the models take, as one bar. */
+/** One device's memory as a bar: what models hold, what else is in use, what is free. */
+function Device({ title, total, used, held, none }) {
+  const shown = held.slice(0, SHOWN), rest = held.slice(SHOWN);
+  const parts = shown.map(([name, mb], at) => [parted(name)[1], mb, `c${at + 1}`]);
+  const sum = (all) => all.reduce((most, [, mb]) => most + mb, 0);
+  if (rest.length) parts.push([`${rest.length} more models`, sum(rest), "c5"]);
+  const other = Math.max(0, used - sum(held)), free = Math.max(0, total - Math.max(used, sum(held)));
+  if (other) parts.push(["other programs", other, "c6"]);
+  return html`<section class="card pad stack-12" aria-label=${title} data-device=${title}><div class="row between wrap"><h2>${title}</h2>
+      <span><b>${size(used)}</b> <span class="quiet">of ${size(total)} used</span></span></div>
+    <div class="timing tall" role="img" aria-label=${[...parts, ["free", free]].map(([name, mb]) => `${name} ${size(mb)}`).join(", ")}>
+      ${parts.map(([name, mb, kind]) => html`<i key=${name} class=${kind} title=${`${name}, ${size(mb)}`} style=${{ flex: `${mb} 1 0` }}></i>`)}<i class="free" style=${{ flex: `${free} 1 0` }}></i></div>
+    <div class="legend">${parts.map(([name, mb, kind]) => html`<span key=${name}><i class=${kind}></i>${name} <b>${size(mb)}</b></span>`)}${!held.length && none && html`<span>${none}</span>`}</div></section>`;
+}
+
+/** What the models take of the machine's memory and of its GPU's; of several GPUs how full each is. */
 function Memory({ models }) {
-  const held = models.filter((each) => each.memory_mb).sort((a, b) => b.memory_mb - a.memory_mb);
-  const total = held.reduce((sum, each) => sum + each.memory_mb, 0);
-  const shown = held.slice(0, SHOWN);
-  const rest = held.slice(SHOWN);
-  const parts = shown.map((each, at) => [parted(each.model)[1], each.memory_mb, `c${at + 1}`]);
-  if (rest.length) parts.push([`${rest.length} more`, rest.reduce((sum, each) => sum + each.memory_mb, 0), "c6"]);
-  return html`<section class="card pad stack-12" aria-labelledby="mem"><div class="row between"><h2 id="mem">Memory of the models</h2>
-      <span><b>${size(total)}</b> <span class="quiet">in ${held.length} of ${models.length}</span></span></div>
-    <div class="timing tall" role="img" aria-label=${parts.map(([name, mb]) => `${name} ${size(mb)}`).join(", ") || "No model is in memory"}>
-      ${parts.map(([name, mb, kind]) => html`<i key=${name} class=${kind} title=${`${name}, ${size(mb)}`} style=${{ flex: `${mb} 1 0` }}></i>`)}${!parts.length && html`<i class="free"></i>`}</div>
-    <div class="legend">${parts.map(([name, mb, kind]) => html`<span key=${name}><i class=${kind}></i>${name} <b>${size(mb)}</b></span>`)}${!parts.length && html`<span>No model is in memory: the first request to one loads it.</span>`}</div></section>`;
+  const { devices, vram } = useDevices();
+  const loaded = models.filter((each) => each.memory_mb);
+  const held = (own) => loaded.map((each) => [each.model, own(each)]).filter(([, mb]) => mb > 0).sort((a, b) => b[1] - a[1]);
+  const onGpu = (each) => vram.get(each.model) ?? 0;
+  const gpus = devices.length - 1;
+  return html`<div class=${devices.length > 1 ? "two-up" : "stack-12"}>${devices.map(([name, { total, used }]) => html`<${Device} key=${name} title=${name === "ram" ? "Memory of this machine" : `GPU ${name.split(":")[1]}`}
+    total=${total} used=${used} held=${name === "ram" ? held((each) => each.memory_mb - onGpu(each)) : gpus === 1 ? held(onGpu) : []} none=${name === "ram" && "No model is in memory: the first request to one loads it."}/>`)}</div>`;
 }
 
 /** What can be pulled: backends whose model comes with their packages, and names on the hub. */
