@@ -127,6 +127,14 @@ async def test_what_each_task_draws(tmp_path):
         await person.until("document.querySelector('.depthmap').hidden")
         await person.click("Depth")
         await person.until("!document.querySelector('.depthmap').hidden")
+        kept = "[...document.querySelectorAll('.cross.kept')].map((each) => each.innerText)"
+        for x in (0.25, 0.75):
+            await person.point(".reader", x, 0.5)
+        await person.until(f"{kept}.length === 2")
+        first, second = await person.evaluate(kept)
+        assert (first.split(" ", 1)[1], second.split(" ", 1)[1]) == ("16, 32", "48, 32")
+        await person.point(".reader", 0.25, 0.5)
+        await person.until(f"{kept}.join() === {second!r}")
         await person.go("try?model=fake-classify")
         await person.until("document.querySelectorAll('.classes li').length == 5")
         await person.go("try?model=lines")

@@ -1,6 +1,7 @@
 // The picture and what is drawn on it, with its zoom.
 import { Button } from "./controls.mjs";
-import { paint, valueAt } from "./depth.mjs";
+import { paint } from "./depth.mjs";
+import { DepthReader } from "./depth_reader.mjs";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Labels, Overlay, Reading, useOutlines } from "./overlay.mjs";
 import { letters } from "./kept.mjs";
@@ -73,14 +74,12 @@ export function Stage({ picture, items, hover, setHover, show, depth, old, zoom,
   const scale = useFit(box, width, height, zoom);
   useEffect(() => onScale?.(scale), [scale]);
   const outlines = useOutlines(items);
-  const [value, setValue] = useState(null);
   const [peek, setPeek] = useState(false);
   const reading = useMemo(() => items.some((item) => item.text), [items]);
   const point = (event) => {
     const rect = event.currentTarget.getBoundingClientRect();
     const x = (event.clientX - rect.left) / rect.width, y = (event.clientY - rect.top) / rect.height;
-    if (depth) setValue({ x, y, value: valueAt(depth, x, y) });
-    else setHover(under(items, x * width, y * height));
+    setHover(under(items, x * width, y * height));
   };
   useEffect(() => {
     if (!depth) return undefined;
@@ -91,14 +90,14 @@ export function Stage({ picture, items, hover, setHover, show, depth, old, zoom,
   const said = items.length ? `${picture.name}: ${told(items)}` : picture.name;
   return html`<div class="stage" ref=${box} tabindex="0" role="group" aria-label="Picture" onPointerDown=${(event) => drag(event, box.current)}>
     <div class=${`shot ${old ? "old" : ""}`} style=${{ width: `${width * scale}px`, height: `${height * scale}px` }}
-      onPointerMove=${point} onPointerLeave=${() => { setHover(0); setValue(null); }}>
+      onPointerMove=${point} onPointerLeave=${() => setHover(0)}>
       ${picture.url ? html`<img src=${picture.url} alt=${said} width=${width} height=${height} draggable="false"/>`
         : html`<div class="unseen" role="img" aria-label=${said}></div>`}
       ${depth && html`<${Depth} depth=${depth} hidden=${peek || !show.map}/>`}
       <${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${hover} boxes=${show.boxes} fill=${show.fill} text=${reading}/>
       ${reading && html`<${Reading} items=${items} scale=${scale}/>`}
       ${show.labels && scale > 0 && html`<${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${hover} scores=${show.scores}/>`}
-      ${value && html`<span class="cross" style=${{ left: `${value.x * 100}%`, top: `${value.y * 100}%` }}><b>${value.value.toFixed(2)}</b></span>`}
+      ${depth && html`<${DepthReader} depth=${depth} width=${width} height=${height}/>`}
       ${children?.(scale)}
     </div></div>`;
 }

@@ -67,7 +67,7 @@ function Answer({ answer, items, shown, hover, setHover, from, setFrom, outlines
       ${scored && items.length > 0 && html`<${From} items=${items} from=${from} setFrom=${setFrom}/>`}
       ${answer.task === "vlm" && html`<p class="pad said">${answer.text}</p>`}
       ${answer.task === "embed" && html`<p class="pad said">A vector of ${answer.embedding.length} numbers, of length 1.</p>`}
-      ${answer.task === "depth" && html`<p class="pad said">A map of ${answer.depth_shape[1]} × ${answer.depth_shape[0]} values. Point at the picture to read one.</p>`}
+      ${answer.task === "depth" && html`<p class="pad said">A map of ${answer.depth_shape[1]} × ${answer.depth_shape[0]} values. Point at the picture to read one; a click keeps it.</p>`}
       ${answer.task === "ocr" ? html`<${Lines} items=${shown} text=${shown.map((item) => item.name).join("\n")} hover=${hover} setHover=${setHover}/>`
         : answer.task === "classify" ? html`<${Bars} items=${items}/>`
         : html`<${Found} items=${items} shown=${shown} hover=${hover} setHover=${setHover} from=${from} outlines=${outlines}/>`}`}
