@@ -179,6 +179,12 @@ class Metrics:
         self.requests.add(method, route, status)
         self.latency.observe(seconds, route)
 
+    def set_devices(self, memory: Iterable[tuple[str, int, int]]) -> None:
+        """Set the gauges of devices' memory: name, total and used bytes of each."""
+        for device, total, used in memory:
+            self.devices.labels(device, "total").set(total)
+            self.devices.labels(device, "used").set(used)
+
     def before_render(self, hook: Callable[[], None]) -> None:
         """Register ``hook()`` to set gauges before each rendering, instead of continuously."""
         self._hooks.append(hook)

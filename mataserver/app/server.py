@@ -108,7 +108,7 @@ class ComposedServer:
         self.metrics.before_render(self.cameras.count)
         self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
         self.metrics.before_render(self.pool.set_queue_gauges)
-        self.metrics.before_render(partial(_set_device_gauges, self.memory, self.metrics))
+        self.metrics.before_render(lambda: self.metrics.set_devices(self.memory.devices()))
         self.pulls: set[asyncio.Task[Any]] = set()
         self.shutdown_task: asyncio.Task[None] | None = None
         self._document = b""
@@ -221,16 +221,6 @@ class ComposedServer:
             self.hosting.tasks,
             self.engines.waiting,
         )
-
-
-def _set_device_gauges(memory: MemoryProbe, metrics: Metrics) -> None:
-    """Set the gauges of the machine's memory and of its GPUs'."""
-    found = {"ram": (memory.ram_total(), memory.ram_used())}
-    for number, gpu in enumerate(memory.gpus()):
-        found[f"cuda:{number}"] = (gpu.total, gpu.used)
-    for device, (total, used) in found.items():
-        metrics.devices.labels(device, "total").set(total)
-        metrics.devices.labels(device, "used").set(used)
 
 
 def _catalog(settings: Settings, plugins: Plugins) -> Catalog:

@@ -149,10 +149,6 @@ class MemoryProbe:
         """Return the RAM this process may use, in bytes."""
         return ram_total()
 
-    def ram_used(self) -> int:
-        """Return how much of it is in use, in bytes."""
-        return ram_used()
-
     def own(self) -> int:
         """Return the private memory of this process, in bytes."""
         return private_bytes(os.getpid())
@@ -168,6 +164,11 @@ class MemoryProbe:
                 memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
                 found.append(Gpu(int(memory.total), int(memory.used)))
         return found
+
+    def devices(self) -> list[tuple[str, int, int]]:
+        """Return name, total and used memory of "ram", and of the GPUs "cuda:0" and so on."""
+        gpus = [(f"cuda:{number}", gpu.total, gpu.used) for number, gpu in enumerate(self.gpus())]
+        return [("ram", self.ram_total(), ram_used()), *gpus]
 
     def vram_of(self, pid: int) -> int:
         """Return the GPU memory that ``pid`` holds on all GPUs, in bytes; 0 when unknown."""
