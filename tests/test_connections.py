@@ -121,6 +121,42 @@ async def test_a_worker_that_finds_no_descriptor_is_503(data_dir, caplog):
         await until(ready, 30.0)
 
 
+@contextlib.contextmanager
+def few_descriptors(count: int):
+    """Let the process open about ``count`` more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    new = os.open(os.devnull, os.O_RDONLY)
+    os.close(new)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (new + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_connections_leave_descriptors_whatever_the_limit(data_dir, caplog):
+    """Connections end where the files of a model begin, also if the setting permits more."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(few_descriptors(120))
+        server = await stack.enter_async_context(
+            testing.serving(data_dir, engine="process", max_connections=1_000)
+        )
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(server.url, headers=server.headers)
+        )
+        async with http.get(HEALTH) as response:  # the connection is kept
+            assert response.status == 200
+        statuses = []
+        while 503 not in statuses:  # OSError (out of descriptors) fails the test
+            each = await stack.enter_async_context(connection(server))
+            statuses.append(await asked(server, *each))
+        assert statuses == [200] * (len(statuses) - 1) + [503]
+        async with http.post("/v1/models/warmup", json={"model": "fake-detect"}) as response:
+            assert response.status == 200, await response.text()
+    [line] = [each.message for each in caplog.records if "refused" in each.message]
+    assert "ulimit -n" in line
+
+
 async def test_repeated_refusals_are_one_line_with_a_count(caplog):
     """The first refusal is logged at once, those of the same kind together as one line a second."""
     limited = RateLimitedLog(logging.getLogger("mataserver.test"), 0.2)

@@ -1,14 +1,19 @@
 """Limit of open connections; further ones are answered with 503.
 
 Each connection uses a file descriptor, as do workers, their memory and files, for which some are
-reserved. Over the limit a connection is answered without being read; a few at a time remain open
-until the client has read the answer, the others are aborted.
+reserved: a connection that would leave fewer is over the limit, whatever took the others (other
+servers' connections, streams, a limit that was set too high). Without that the event loop's library
+closes connections silently once there are none left, and no worker can start.
+
+Over the limit a connection is answered without being read; a few at a time remain open until the
+client has read the answer, the others are aborted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 from typing import TYPE_CHECKING, cast
 
@@ -27,7 +32,8 @@ RESERVED_DESCRIPTORS = 256
 UNLIMITED = 1_000_000
 """Limit of connections if the system has none."""
 MAX_LINGERING = 16
-"""Maximum number of rejected connections that remain open for their client to read."""
+"""Maximum number of rejected connections that remain open for their client to read: these, or an
+eighth of the reserved descriptors."""
 LINGER_SECONDS = 1.0
 """Timeout in seconds for each of them."""
 MINUTE = 60.0
@@ -43,22 +49,62 @@ log = logging.getLogger("mataserver.http")
 
 def default_limit() -> int:
     """Return the number of connections that the file descriptor limit allows."""
+    soft = _open_files_limit()
+    return UNLIMITED if soft is None else max(1, soft - reserved_descriptors(soft))
+
+
+def reserved_descriptors(soft: int) -> int:
+    """Return how many of ``soft`` file descriptors connections must leave."""
+    return min(RESERVED_DESCRIPTORS, soft // 4)
+
+
+def _open_files_limit() -> int | None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return UNLIMITED
-    return max(1, soft - min(RESERVED_DESCRIPTORS, soft // 4))
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+class DescriptorReserve:
+    """The file descriptors that connections must leave to workers and files.
+
+    ``listener`` is the listening socket's. Connections may take half of those that are free when
+    the server begins to listen, if the limit is so low that the reserve would leave them fewer.
+    """
+
+    def __init__(self, listener: int) -> None:
+        self._listener = listener
+        soft = _open_files_limit() or UNLIMITED
+        used = self._next() or soft
+        self._end = max(soft - reserved_descriptors(soft), used + (soft - used) // 2)
+        self.lingering = max(1, min(MAX_LINGERING, (soft - self._end) // 8))
+
+    def is_reached(self) -> bool:
+        """Whether another connection would leave fewer."""
+        new = self._next()
+        return new is None or new >= self._end
+
+    def _next(self) -> int | None:
+        """Return the number of a new descriptor: the lowest free one, so that all below are used.
+
+        None if there is none.
+        """
+        try:
+            new = os.dup(self._listener)
+        except OSError:
+            return None
+        os.close(new)
+        return new
 
 
 class RejectedConnection(asyncio.Protocol):
     """A connection over the limit."""
 
-    def __init__(self, lingering: set[RejectedConnection]) -> None:
-        self._lingering = lingering
+    def __init__(self, lingering: set[RejectedConnection], most: int) -> None:
+        self._lingering, self._most = lingering, most
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Answer, then close after a delay: closing at once could discard the answer."""
         made = cast(asyncio.Transport, transport)
-        if len(self._lingering) >= MAX_LINGERING:
+        if len(self._lingering) >= self._most:
             made.abort()
             return
         self._lingering.add(self)
@@ -82,13 +128,28 @@ class ConnectionFactory:
         self._make_protocol = make_protocol
         self._lingering: set[RejectedConnection] = set()
         self._refusals = RateLimitedLog(log, MINUTE)
+        self.reserve: DescriptorReserve | None = None
 
     def __call__(self) -> HttpConnection | RejectedConnection:
         """Return the protocol of a new connection."""
-        if len(self._server.connections) < self._limit:
+        reason = self._refusal()
+        if reason is None:
             return self.make_connection()
-        self._refusals.warn(DETAIL, f"a connection was refused: {self._limit} are open")
-        return RejectedConnection(self._lingering)
+        self._refusals.warn(DETAIL, f"a connection was refused: {reason}")
+        return RejectedConnection(
+            self._lingering, MAX_LINGERING if self.reserve is None else self.reserve.lingering
+        )
+
+    def _refusal(self) -> str | None:
+        count = len(self._server.connections)
+        if count >= self._limit:
+            return f"{self._limit} are open"
+        if self.reserve is not None and self.reserve.is_reached():
+            return (
+                f"{count} are open, and the file descriptors that are left are for models and "
+                "files: raise the limit of open files (ulimit -n)"
+            )
+        return None
 
     def make_connection(self) -> HttpConnection:
         """Return the protocol of an in-process connection, which uses no file descriptor."""
@@ -132,3 +193,4 @@ class ListeningSite(web.BaseSite):
         self._server = await loop.create_server(
             factory, self._host, self._port, backlog=self._backlog
         )
+        factory.reserve = DescriptorReserve(self._server.sockets[0].fileno())
