@@ -69,7 +69,8 @@ class Service(Base):
     async def many(self, request):
         folder = self.ctx.data_dir / "many"
         folder.mkdir()
-        saved = await self.ctx.http.save_files(request, folder, most=4)
+        most = int(request.query.get("most", 4))
+        saved = await self.ctx.http.save_files(request, folder, most=most)
         files = [[f.field, f.name, f.size, f.path.read_text()] for f in saved.files]
         return web.json_response({"files": files, "fields": dict(saved.fields)})
 
@@ -288,6 +289,18 @@ async def test_many_files(http, data_dir):
     assert (await ask(json={}))[0] == 415
     cut = {"Content-Type": "multipart/form-data; boundary=x"}
     assert (await ask(data=b"--x\r\nContent-Disp", headers=cut))[0] == 400
+
+
+async def test_many_texts_beside_files(http, data_dir):
+    """Texts are kept in memory and count for nobody: a form of many files has few of them too."""
+    for count, expected in ((64, 200), (65, 422)):
+        shutil.rmtree(data_dir / "many", ignore_errors=True)
+        form = aiohttp.FormData({f"f{n}": "x" for n in range(count)}, default_to_multipart=True)
+        for name in "abc":
+            form.add_field("files[]", io.BytesIO(b"y"), filename=name)
+        status, body = await read(http, "/lab/many?most=1000", "POST", data=form)
+        assert status == expected, body
+    assert "at most 64 fields" in body["wrong"]
 
 
 async def test_uploads_of_other_origins(http, data_dir):

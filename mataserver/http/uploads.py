@@ -158,6 +158,8 @@ class _Parts:
 
     def _end(self) -> None:
         if self._file is None:
+            if len(self.texts) >= MAX_FIELDS:
+                raise InvalidParams(f"a form has at most {MAX_FIELDS} fields beside its files")
             self.texts.append((self._field, _text(self._field, self._text)))
             return
         path = Path(self._file.name)

@@ -12,7 +12,6 @@ from mataserver import (
     Confidence,
     InvalidParams,
     MaxTokens,
-    Temperature,
     convert_json,
     decode_base64,
     decode_json,
@@ -22,6 +21,9 @@ MAX_STOPS = 4
 _ROLES = {"system": "system_prompt", "developer": "system_prompt", "user": "prompt"}
 _STREAMED = "stream_options: only with stream"
 
+ChatTemperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""OpenAI's ranges: what its own servers refuse is refused here."""
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
@@ -71,9 +73,9 @@ class ChatRequest(Struct):
     stream_options: StreamOptions | None = None
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
-    temperature: Temperature | None = None
+    temperature: ChatTemperature | None = None
     top_p: Confidence | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
     n: Literal[1] | None = None
 
