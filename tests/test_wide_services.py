@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import shutil
+import weakref
 
 import aiohttp
 import pytest
 
 from api_answers import answer, connection, exchange, head_of, problem, until
 from mataserver.errors import MataError
+from mataserver.http import uploads
 from mataserver.testing import serving
 from service_plugins import plugin  # noqa: F401 - a fixture
 from stream_peers import RawPeer
@@ -568,3 +571,32 @@ async def test_a_request_is_answered_while_an_upload_runs(http, server):
         await writer.drain()
         status, _, _ = await answer(reader)
         assert status == 200
+
+
+async def test_an_upload_that_is_broken_off_leaves_nothing(server, data_dir, monkeypatch):
+    """Its texts go with it, not only once Python collects cycles: large texts do not cause that."""
+    kept = weakref.WeakSet()
+
+    class Watched(uploads._Parts):
+        def __init__(self, *args):
+            super().__init__(*args)
+            kept.add(self)
+
+    monkeypatch.setattr(uploads, "_Parts", Watched)
+    gc.collect()
+    gc.disable()
+    try:
+        for path in ("/lab/files", "/lab/many"):
+            head = head_of(
+                server,
+                path,
+                "Content-Type: multipart/form-data; boundary=x",
+                "Content-Length: 90000",
+            )
+            part = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + b"a" * 60_000
+            async with connection(server) as (_, writer):
+                writer.write(head + part)
+                await until(lambda: kept)
+            await until(lambda: not kept)
+    finally:
+        gc.enable()

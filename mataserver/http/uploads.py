@@ -65,10 +65,10 @@ async def save(request: web.Request, path: Path, field: str, limits: BodyLimits)
 async def _field(body: AsyncIterator[bytes], boundary: str, field: str, file: BinaryIO) -> Saved:
     """Write one field of a form; return the others, which must be short texts."""
 
-    async def open_part(segment: MultipartSegment) -> BinaryIO | None:
+    async def open_part(segment: MultipartSegment, number: int) -> BinaryIO | None:
         if segment.name != field:
             return None
-        if parts.files:
+        if number:
             raise InvalidParams(f"{field}: given twice")
         return file
 
@@ -87,10 +87,10 @@ async def save_files(
     Raises as ``save`` does; the caller then cleans up the folder.
     """
 
-    async def open_part(segment: MultipartSegment) -> BinaryIO | None:
+    async def open_part(segment: MultipartSegment, number: int) -> BinaryIO | None:
         if segment.filename is None:
             return None
-        return await open_file(folder / str(len(parts.files)), "xb")
+        return await open_file(folder / str(number), "xb")
 
     parts = _Parts(open_part)
     await parts.read(_events(chunks(request, limits), boundary(request), max_parts))
@@ -118,11 +118,15 @@ async def _events(
 class _Parts:
     """The parts of a form as they arrive: written ``files``, and short ``texts``.
 
-    ``open_part`` opens the file for a part, or returns None for a text.
+    ``open_part`` opens the file for a part, or returns None for a text; it gets the number of files
+    before. It must not refer to these parts: the texts of an upload that its client breaks off
+    would stay in memory until Python collects cycles, which many megabytes do not make it do.
     """
 
     def __init__(
-        self, open_part: Callable[[MultipartSegment], Awaitable[BinaryIO | None]], hint: str = ""
+        self,
+        open_part: Callable[[MultipartSegment, int], Awaitable[BinaryIO | None]],
+        hint: str = "",
     ) -> None:
         self.files: list[Upload] = []
         self.texts: list[tuple[str, str]] = []
@@ -144,7 +148,7 @@ class _Parts:
         if isinstance(event, MultipartSegment):
             self._field, self._name = _utf8(event.name or ""), _utf8(event.filename or "")
             self._size, self._text = 0, bytearray()
-            self._file = await self._open_part(event)
+            self._file = await self._open_part(event, len(self.files))
         elif event is None:
             self._end()
         elif self._file is not None:
