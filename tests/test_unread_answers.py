@@ -33,6 +33,7 @@ class Service(Base):
             Route("GET", "/v1/open", self.whole, public=True),
             Route("GET", "/v1/events", self.events, needs="infer"),
             Route("GET", "/v1/pieces", self.pieces, needs="infer"),
+            Route("GET", "/v1/file", self.file, needs="infer"),
             Route("GET", "/v1/socket", self.socket, needs="infer", socket=True),
         ]
 
@@ -54,6 +55,12 @@ class Service(Base):
         await answer.prepare(request)
         while True:
             await answer.write(bytes(100_000))
+
+    async def file(self, request):
+        path = self.ctx.data_dir / "much"
+        with path.open("wb") as file:
+            file.truncate(50_000_000)
+        return web.FileResponse(path)
 
     async def socket(self, request):
         async with self.ctx.http.socket(request) as socket:
@@ -185,7 +192,7 @@ async def test_the_end_of_the_server_cuts_off_no_answer(data_dir, known):
         await ending
 
 
-@pytest.mark.parametrize("path", ["whole", "events", "pieces", "socket"])
+@pytest.mark.parametrize("path", ["whole", "events", "pieces", "file", "socket"])
 async def test_who_reads_nothing_is_given_up(plugin, folder, path):
     """Whatever it is that is not read: it counted, and the connection ends."""
     chosen = {"engine": "thread", "unread_timeout": 0.5}

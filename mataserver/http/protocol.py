@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_fileresponse
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
@@ -36,6 +36,11 @@ _CLOSE = 0x88
 _MAX_REASON = 123
 _WITH_BODY = frozenset({hdrs.METH_GET, hdrs.METH_POST})
 _FAILED = b'{"detail":"Internal server error"}'
+
+# With asyncio's event loop files would be sent by the kernel (sendfile), past the transport's
+# buffer, which shows whether a client reads: one that does not would never be given up. uvloop
+# cannot send them so.
+web_fileresponse.NOSENDFILE = True  # type: ignore[misc]
 
 log = logging.getLogger("mataserver.http")
 
