@@ -19,11 +19,13 @@ class RapidOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                     pixels before they are read.
     detection_side: the search for lines runs at this size at most; more finds smaller text, slowly.
     min_confidence: lines below it (0 to 1) are left out where a request does not say.
+    timeout:        seconds after which one image is given up.
     """
 
     max_side: Annotated[int, Meta(ge=64, le=8192)] = 2000
     detection_side: Annotated[int, Meta(ge=64, le=4096)] = 960
     min_confidence: Confidence = 0.5
+    timeout: Annotated[float, Meta(gt=0, le=3600)] = 30.0
 
 
 class TesseractSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,11 +5,12 @@ Only the worker imports this module: a server that only registers the backend ne
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mataserver import TextRegion
+from mataserver import TextRegion, Unavailable
 from mataserver_ocr import orientation, quads, regions, strips
 
 if TYPE_CHECKING:
@@ -31,13 +32,18 @@ class PageReader:
         self._engine = engine
         self._side = min(settings.detection_side, settings.max_side)
         self._max_side = settings.max_side
+        self._timeout = settings.timeout
+        self._deadline = 0.0
         self._reader = orientation.LineReader(self._recognise, self._classify)
 
     def read(self, image: Image, least: float) -> OcrResult:
         """Return the lines of an image RGB uint8 ``[H, W, 3]`` in reading order.
 
-        Lines whose confidence is below ``least``, 0 to 1, are left out.
+        Lines whose confidence is below ``least``, 0 to 1, are left out. Raises ``Unavailable`` when
+        it takes longer than the setting ``timeout``: a page of thousands of lines would otherwise
+        take so long that the server ends the worker, and others' requests with it.
         """
+        self._deadline = monotonic() + self._timeout
         height, width = image.shape[:2]
         page, scale = _scaled(image, self._side, self._max_side)
         found = quads.split_long_lines(page, strips.find_lines(page, self._detect, self._side))
@@ -53,18 +59,27 @@ class PageReader:
 
     def _detect(self, picture: Image) -> Quad:
         """Return the quads ``[n, 4, 2]`` of the lines of a picture (BGR)."""
+        self._check_time()
         boxes = self._engine.text_det(_padded(picture)).boxes
         found = np.array([] if boxes is None else boxes, np.float64).reshape(-1, 4, 2)
         return quads.with_top_left_first(found)
 
     def _recognise(self, line: Image) -> tuple[str, float]:
+        self._check_time()
         read = self._engine.recognize_txt([line])
         return read.txts[0], float(read.scores[0])
 
     def _classify(self, lines: list[Image]) -> list[float]:
         """Return the probability of each line to be upside down."""
+        self._check_time()
         classes = self._engine.text_cls(lines).cls_res
         return [float(score if label == "180" else 1 - score) for label, score in classes]
+
+    def _check_time(self) -> None:
+        if monotonic() > self._deadline:
+            raise Unavailable(
+                f"The picture was not read within {self._timeout:g} s: it has too much text"
+            )
 
 
 def _warm_up(engine: Any) -> None:

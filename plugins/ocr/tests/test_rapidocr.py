@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from mataserver import InvalidParams
+from mataserver import InvalidParams, Unavailable
+from mataserver_ocr import page_reader
 from mataserver_ocr.rapidocr import RapidOcrParams
 
 SIGN = "Gate 7\nLoading zone\nMax 3.5 t"
@@ -170,3 +171,27 @@ def test_it_loads_and_reads_offline_and_in_silence(tmp_path):
     assert done.stdout == "''"
     assert "RapidOCR" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["_detect", "_classify", "_recognise"])
+def test_a_page_that_takes_too_long_is_given_up(load, write, monkeypatch, step):
+    """Every step looks at the clock, so that the server need not end the worker; the next is read.
+
+    A page of thousands of lines took more than ``infer_timeout``, and others' requests with it.
+    """
+    engine = load("rapidocr", timeout=20)
+    reader, image = engine._reader, write(SIGN, letters=44)
+    known, calls = getattr(reader, step), []
+
+    def slow(given):
+        result = known(given)
+        calls.append(given)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader if step == "_detect" else reader._reader, step, slow)
+        patch.setattr(page_reader, "monotonic", lambda: 21.0 * len(calls))
+        with pytest.raises(Unavailable, match="within 20 s"):
+            read(engine, image)
+    assert len(calls) == 1  # the next step was not taken
+    assert len(read(engine, image).regions) == 3
