@@ -228,6 +228,12 @@ def test_the_limit_counts_pixels():
         media.decode(encoded(Image.new("RGB", (100, 101)), "PNG"), 10_000)
 
 
+def test_a_side_that_is_too_long_is_told():
+    """It is refused for its side, not for pixels of which it has fewer than are allowed."""
+    with pytest.raises(BadRequest, match="1x65536 pixels, a side has at most 65535"):
+        media.decode(encoded(Image.new("L", (1, 65_536)), "PNG"), 100_000)
+
+
 def test_a_jpegs_header_is_checked_before_its_pixels():
     """A JPEG whose header promises too much is refused without being decoded."""
     data = bytearray(picture(form="JPEG"))

@@ -28,7 +28,11 @@ class Picture(NamedTuple):
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raise ``BadRequest`` for a picture of over ``max_pixels``, or with too long a side."""
-    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+    if max(width, height) > MAX_SIDE:
+        raise BadRequest(
+            f"image is too large: {width}x{height} pixels, a side has at most {MAX_SIDE}"
+        )
+    if width * height > max_pixels:
         raise BadRequest(
             f"image is too large: {width}x{height} pixels, at most {max_pixels} are allowed"
         )
