@@ -20,7 +20,7 @@ from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Job, Placement
-from mataserver.engines.worker_errors import WorkerDied
+from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied
 from slow_pictures import slow_jpeg
 from stand_in_cluster import StandInCluster
 
@@ -261,6 +261,19 @@ async def test_a_hang_is_noticed(engine, assignment):
         assert [death.is_model_fault for death in deaths] == [True]
     async with started(engine, assignment) as worker:
         assert labels(await answers(worker, job())) == ["16"]
+
+
+async def test_a_hang_costs_its_own_request_only(engine, assignment):
+    """What was sent after it can go to the next worker, also if its image is decoded already."""
+    hasty = dataclasses.replace(assignment, infer_timeout=0.6)
+    async with started(engine, hasty) as worker:
+        hanging, behind = (
+            asyncio.ensure_future(answers(worker, each)) for each in (job(HANGS), job())
+        )
+        with pytest.raises(WorkerDied, match=r"no answer within 0\.6 s"):
+            await hanging
+        with pytest.raises(NotDispatchedError):
+            await behind
 
 
 async def test_an_image_that_takes_too_long_is_refused(engine, assignment):

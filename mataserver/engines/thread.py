@@ -144,13 +144,11 @@ class ThreadWorker:
         """Return 0: a thread's memory is the server's."""
         return 0
 
-    def give_up(self, reason: str, detail: str | None = None) -> None:
-        """Abandon the thread; pending requests fail with ``detail``, or with ``reason``."""
+    def give_up(self, reason: str) -> None:
+        """Abandon the thread; pending requests fail with ``reason``."""
         if self._alive:
             log.error("worker of %s is abandoned: %s", self._name, reason)
-            self._abandon(
-                WorkerDied(detail or f"The model's worker was given up: {reason}"), Death(reason)
-            )
+            self._abandon(WorkerDied(f"The model's worker was given up: {reason}"), Death(reason))
 
     def terminate(self, error: MataError) -> None:
         """Abandon the thread; pending requests fail with ``error``."""
@@ -214,8 +212,15 @@ class ThreadWorker:
             log.error("worker of %s did not stop", self._name)  # noqa: TRY400 - no traceback to show
 
     def _on_hang(self) -> None:
+        """Abandon the thread for what runs; what waits behind it can go to the next worker."""
+        if not self._alive:
+            return
         limit = f"{round(self._watchdog.limit, 1):g} s"
-        self.give_up(f"no answer within {limit}", f"The model gave no answer within {limit}")
+        reason = f"no answer within {limit}"
+        log.error("worker of %s is abandoned: %s", self._name, reason)
+        self._alive = False
+        self._thread.fail_current(WorkerDied(f"The model gave {reason}"))
+        self._abandon(NotDispatchedError(), Death(reason))
 
     async def _in_thread(self, function: Callable[[], Any], *, watched: bool = True) -> Any:
         self._check_alive(watched=watched)

@@ -184,8 +184,16 @@ class ProcessWorker(asyncio.Protocol):
         self._kill_if_running("it was dismissed")
 
     def _on_hang(self) -> None:
+        """Kill the child for the oldest request, on which it hangs.
+
+        Its other requests, of which it had decoded at most the next ones' images, have one more try
+        on the next worker: one, as it may have hung on one of these (streams take turns).
+        """
         limit = f"{round(self._watchdog.limit, 1):g} s"
-        self._life.pending_error = WorkerDied(f"The model gave no answer within {limit}")
+        request = self._connection.oldest_request()
+        if request is not None:
+            self._connection.fail(request, WorkerDied(f"The model gave no answer within {limit}"))
+        self._life.pending_error = NotDispatchedError()
         self.kill(f"no answer within {limit}")
 
     def _on_message(self, message: wire.Message) -> None:
