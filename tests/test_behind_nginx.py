@@ -120,7 +120,7 @@ async def test_what_a_client_does(tmp_path, prefix):
         form.add_field("file", PNG, filename="a.png")
         async with http.post(f"{prefix}/v1/infer/upload", data=form, headers=KEY) as response:
             assert response.status == 200
-        large = {**image, "data": io.BytesIO(bytes(3_000_000))}
+        large = {**image, "data": io.BytesIO(bytes(50_000_000))}
         async with http.post(f"{prefix}/v1/infer?model=fake-detect", **large) as response:
             assert (response.status, list(await response.json())) == (413, ["detail"])
         async with http.get(f"{prefix}/v1/models") as response:

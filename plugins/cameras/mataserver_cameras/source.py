@@ -53,7 +53,7 @@ def parse(text: str) -> Source:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise InvalidParams("source: not a valid URL") from None
+        raise _invalid_url(text) from None
     kind = _SCHEMES.get(parts.scheme)
     if kind is None:
         raise InvalidParams(
@@ -62,8 +62,14 @@ def parse(text: str) -> Source:
         )
     host = parts.hostname or ""
     if not _HOST.fullmatch(host) or _AMBIGUOUS.search(text):
-        raise InvalidParams("source: not a valid URL")
+        raise _invalid_url(text)
     return Source(text, kind, _shown(parts, host, port), host)
+
+
+def _invalid_url(text: str) -> InvalidParams:
+    """Return the error of a URL; with an ``@`` the password is the likeliest cause."""
+    hint = "; in a user name or password write # as %23, / as %2F, ? as %3F, % as %25"
+    return InvalidParams("source: not a valid URL" + (hint if "@" in text else ""))
 
 
 def _local(text: str) -> Source:

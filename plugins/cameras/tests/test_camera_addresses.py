@@ -72,6 +72,8 @@ def test_what_clients_may_name(address, allowed):
         ("rtsp://evil\\@10.0.0.7/x", "not a valid URL"),
         ("rtsp://10.0.0.7#@169.254.169.254/", "not a valid URL"),
         ("rtsp://10.0.0.7:99999/", "not a valid URL"),
+        ("rtsp://user:pass#word@10.0.0.7/x", "write # as %23"),
+        ("rtsp://user:pass/word@10.0.0.7/x", "write # as %23, / as %2F"),
         ("rtsp://[::1/", "not a valid URL"),
         ("rtsp:///x", "not a valid URL"),
         ("/etc/passwd", "this path is not under one of camera_paths"),
