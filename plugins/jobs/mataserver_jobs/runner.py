@@ -71,6 +71,7 @@ class LocalRunner:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._hindrance = ""
         self._supervisor = Supervisor(
             store,
             kinds,
@@ -92,9 +93,11 @@ class LocalRunner:
             self._wake.clear()
             try:
                 await self._recover()
+                if self._hindrance == "database":
+                    self._hindrance = ""
                 await self._claim()
             except MataError as error:  # a database that does not answer now does later
-                log.warning("no work is taken now: %s", error.detail)
+                self._note_hindrance("database", error.detail)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_SECONDS):
                     await self._wake.wait()
@@ -122,12 +125,21 @@ class LocalRunner:
 
     async def _claim(self) -> None:
         while len(self._running) < self._slots and not self._stopping.is_set():
-            if not await asyncio.to_thread(self._has_room):
-                log.warning("no job is started now: the disk is nearly full")
-                return
             kind = await self._store.next_kind(list(self._kinds))
-            if kind is None or not await self._begin(kind):
+            if kind is None:
+                self._hindrance = ""
                 return
+            if not await asyncio.to_thread(self._has_room):
+                self._note_hindrance("disk", "the disk is nearly full")
+                return
+            if not await self._begin(kind):
+                return
+
+    def _note_hindrance(self, what: str, detail: str) -> None:
+        """Log why waiting jobs are not taken, once: they are looked at every few seconds."""
+        if self._hindrance != what:
+            self._hindrance = what
+            log.warning("no work is taken now: %s", detail)
 
     async def _begin(self, kind: str) -> bool:
         """Take a job of a kind and run it, where there is memory for it; else return False."""
@@ -136,10 +148,11 @@ class LocalRunner:
                 size = self._kinds[kind].memory_mb * 1_000_000
                 await reserved.enter_async_context(self._reserve(size))
             except OutOfMemory as error:
-                log.warning("no work is taken now: %s", error.detail)
+                self._note_hindrance("memory", error.detail)
                 return False
             record = await self._store.claim(self._holder, [kind])
             if record is not None:
+                self._hindrance = ""
                 work = self._run_supervised(record, reserved.pop_all())
                 task = asyncio.get_running_loop().create_task(work)
                 self._running[record.id] = task

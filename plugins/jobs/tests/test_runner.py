@@ -64,6 +64,41 @@ async def test_a_job_runs(queue, kinds, tmp_path):
     assert record.bytes_used > 0
 
 
+async def test_what_hinders_work_is_logged_once(queue, kinds, tmp_path, caplog, monkeypatch):
+    """And only while a job waits: a small disk that is always nearly full is no news."""
+    looks, asked, room, next_kind = [], [], [False], queue.next_kind
+
+    async def noted_next_kind(names):
+        asked.append(names)
+        return await next_kind(names)
+
+    monkeypatch.setattr(queue, "next_kind", noted_next_kind)
+
+    async def looked(runner, where, times):
+        async with asyncio.timeout(30):
+            while len(where) < times:
+                runner.wake()
+                await asyncio.sleep(0.01)
+
+    def has_room():
+        looks.append(room[0])
+        return room[0]
+
+    async with running(queue, kinds, tmp_path, has_room=has_room) as runner:
+        await looked(runner, asked, 3)
+        assert (looks, caplog.messages) == ([], [])
+        job = await queue.submit("count", "ada", {"to": 1})
+        await looked(runner, looks, 3)
+        room[0] = True
+        runner.wake()
+        await ended(queue, job)
+        room[0] = False
+        await queue.submit("count", "ada", {"to": 1})
+        await looked(runner, looks, len(looks) + 3)
+    hindrances = [text for text in caplog.messages if text.startswith("no work")]
+    assert hindrances == ["no work is taken now: the disk is nearly full"] * 2
+
+
 @pytest.mark.parametrize(
     ("how", "error"),
     [
