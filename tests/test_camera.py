@@ -176,6 +176,29 @@ async def test_a_snapshot_of_a_camera_that_is_lost(parts, make):
         assert caught.value.detail == "The camera gives no frames: the connection was refused"
 
 
+async def test_snapshots_alone_find_a_camera_that_is_back(parts, make):
+    """Each one of a lost camera has it tried again: it need not be idle before.
+
+    What asked for one more attempt asks for no second one, and for no frame after it.
+    """
+    camera = make()
+    for _ in range(2):
+        parts.source.frames.put_nowait(MataError("gone"))
+    with pytest.raises(NotFound):
+        await camera.newest()
+    await settle(lambda: parts.feed.state == "failed")
+    assert (parts.feed.failures, camera._demand.is_set()) == (1, False)
+    with pytest.raises(NotFound):
+        await camera.newest()
+    await settle(lambda: parts.feed.failures == 2)
+    parts.source.give()
+    with pytest.raises(NotFound):
+        await camera.newest()
+    await settle(lambda: parts.feed.state == "connected")
+    assert not camera._demand.is_set()
+    assert (await camera.newest()).number == 0
+
+
 async def test_a_snapshot_of_a_slow_model(parts, make):
     """Where no result comes in time there is none yet; later the last one is shown."""
     camera = make(snapshot_timeout=0.05, always=True)

@@ -106,6 +106,7 @@ class Camera:
         ):
             return self._newest
         if self.feed.state == "failed":
+            self._demand.set()  # one more attempt: whoever asks again may find it back
             raise NotFound(self._loss_message())
         self._pending_snapshots += 1
         self._update_demand()
@@ -142,7 +143,7 @@ class Camera:
             while True:
                 await self._wait_for_demand()
                 try:
-                    frame = await self.feed.frame()
+                    frame = await self._next_frame()
                 except SourceLostError as error:
                     self._report_loss(error.__cause__)
                     await asyncio.sleep(self.feed.pause)
@@ -152,6 +153,13 @@ class Camera:
                     await self._keep_pace()
         finally:
             await self.feed.stop()
+
+    async def _next_frame(self) -> SourceFrame:
+        """Return the feed's next frame. A request for one more attempt ends with it."""
+        try:
+            return await self.feed.frame()
+        finally:
+            self._update_demand()
 
     async def _wait_for_demand(self) -> None:
         if self._demand.is_set():
