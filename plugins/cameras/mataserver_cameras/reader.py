@@ -155,6 +155,7 @@ def paced_frames(opening: OpenRequest) -> Iterator[VideoFrame]:
 
 def decode(opening: OpenRequest, newest: NewestFrame) -> None:
     """Decode until the source ends. Whatever is raised becomes a sentence."""
+    begun = False
     try:
         source = paced_frames(opening) if opening.kind == "file" else frames(opening)
         if opening.kind == "rtsp":
@@ -162,18 +163,21 @@ def decode(opening: OpenRequest, newest: NewestFrame) -> None:
         for frame in source:
             av.logging.set_level(None)  # it is connected; lines cost the interpreter's lock
             newest.put(frame)
+            begun = True
         newest.end("the stream ended")
     except Exception as error:  # noqa: BLE001 - the worker's edge: what it is becomes a sentence
-        newest.end(problem(error, opening))
+        newest.end(problem(error, opening, begun=begun))
 
 
-def problem(error: Exception, opening: OpenRequest) -> str:
-    """Describe why a source cannot be read.
+def problem(error: Exception, opening: OpenRequest, *, begun: bool = False) -> str:
+    """Describe why a source cannot be read, or no more if it has ``begun``.
 
-    FFmpeg has one error for a name that nobody knows, for TLS that fails and for a redirect.
+    FFmpeg has one error for a name that nobody knows, for TLS that fails, for a redirect, and for a
+    stream over HTTP that breaks off.
     """
     said = video_problem(error, file=opening.kind == "file")
-    if opening.kind not in {"rtsp", "http"} or getattr(error, "errno", None) != errno.EIO:
+    failed = getattr(error, "errno", None) == errno.EIO
+    if begun or not failed or opening.kind not in {"rtsp", "http"}:
         return said
     try:
         socket.getaddrinfo(urlsplit(opening.url).hostname, None)

@@ -45,5 +45,6 @@ async def test_a_camera_that_sends_over_udp_only():
 )
 def test_one_error_of_ffmpeg_has_several_causes(url, kind, said):
     """It has the same number for a name that nobody knows, for TLS and for a redirect."""
-    error = av.error.OSError(5, "x")
-    assert problem(error, OpenRequest(url, kind, 1.0, 1 << 20)) == said
+    error, opening = av.error.OSError(5, "x"), OpenRequest(url, kind, 1.0, 1 << 20)
+    assert problem(error, opening) == said
+    assert problem(error, opening, begun=True) == "the connection failed"
