@@ -14,7 +14,7 @@ from aiohttp import web
 
 from api_answers import problem
 from conftest import FAKES, register
-from mataserver import NotFound, Route, hookimpl, plugins, testing
+from mataserver import PRINCIPAL, NotFound, Route, hookimpl, plugins, testing
 from mataserver.frontends.directory import SECRET, FrontendDirectory, FrontendEntry
 from mataserver.frontends.resource_ids import ResourceIds
 from stream_peers import eventually
@@ -54,7 +54,8 @@ class Shelf:
         thing = name or self._ctx.held.make("thing-")
         self._kept[thing] = b""
         if name:
-            await self._ctx.held.add(name)
+            owner = request[PRINCIPAL].id if "own" in request.query else ""
+            await self._ctx.held.add(name, owner)
         return web.json_response({"thing": thing})
 
     async def put(self, request):
@@ -151,6 +152,31 @@ async def test_things_of_two_plugins_with_one_name(pair):
         for place in ("shelf", "rack"):
             async with front_end.http.get(f"/lab/{place}/door") as response:
                 assert (response.status, await response.read()) == (200, place.encode())
+
+
+async def test_callers_choose_names_for_themselves(tmp_path):
+    """Each finds its own by the name, from both front-ends, and others what is there."""
+    register(tmp_path / "shared", {f"fake-{task}": task for task in FAKES})
+    keys = ["test-key", *({"key": name, "name": name, "scopes": ["infer"]} for name in "ab")]
+    options = {"entry_points": POINTS, "api_keys": keys}
+    async with front(tmp_path, "one", **options) as one, front(tmp_path, "two", **options) as two:
+        for each in (one, two):
+            await eventually(lambda each=each: sees(each, 2))
+        for each, key in ((one, "a"), (two, "b")):
+            auth = {"Authorization": f"Bearer {key}"}
+            made = {"name": "door", "own": "yes"}
+            async with each.http.post("/lab/shelf", params=made, headers=auth) as response:
+                assert response.status == 200
+            async with each.http.put("/lab/shelf/door", data=key, headers=auth) as response:
+                assert response.status == 201
+        for each in (one, two):
+            for key in "ab":
+                auth = {"Authorization": f"Bearer {key}"}
+                async with each.http.get("/lab/shelf/door", headers=auth) as response:
+                    assert (response.status, await response.text()) == (200, key)
+        for each, found in ((one, "a"), (two, "b")):  # of another caller: what is here
+            async with each.http.get("/lab/shelf/door") as response:
+                assert (response.status, await response.text()) == (200, found)
 
 
 async def test_a_plugins_list_is_of_all(pair):

@@ -130,11 +130,15 @@ class Held(Protocol):
         """Return a new id: a prefix that ends in ``_`` or ``-``, and hex digits."""
         ...
 
-    async def add(self, identity: str) -> None:
-        """Announce a chosen id to the other front-ends; return once they can find it."""
+    async def add(self, identity: str, owner: str = "") -> None:
+        """Announce a chosen id to the other front-ends; return once they can find it.
+
+        ``owner`` is the principal's id if each caller chooses ids for itself: a caller's own
+        resource is then found before those of others with the same id.
+        """
         ...
 
-    def discard(self, identity: str) -> None:
+    def discard(self, identity: str, owner: str = "") -> None:
         """Withdraw an id."""
         ...
 

@@ -160,23 +160,26 @@ class FrontendDirectory:
             and self._clock() - known.since >= self._silence
         )
 
-    async def find_holder(self, kind: str, identity: str) -> PeerFrontend | None:
+    async def find_holder(self, kind: str, identity: str, caller: str = "") -> PeerFrontend | None:
         """Return the other front-end that holds a resource; None if none is known to.
 
-        The directory is read again for an id without a known holder.
+        One of ``caller`` takes precedence over others of the same id, and one here over those of
+        other front-ends. The directory is read again for an id without a known holder.
         """
-        tag, name = tag_of(identity), qualified_id(kind, identity)
-        found = self._find_known_holder(tag, name)
+        tag, own = tag_of(identity), qualified_id(kind, identity, caller)
+        name = qualified_id(kind, identity)
+        others = () if name in self.held.announced else (name,)
+        found = self._find_known_holder(tag, own, *others)
         if found is None:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(REFRESH_TIMEOUT):
                     await self.refresh()
-            found = self._find_known_holder(tag, name)
+            found = self._find_known_holder(tag, own, *others)
         return found
 
-    def _find_known_holder(self, tag: str, name: str) -> PeerFrontend | None:
+    def _find_known_holder(self, tag: str, *names: str) -> PeerFrontend | None:
         # The tag takes precedence: a chosen name may look like an id of another front-end.
-        matching = (each for each in self.peers() if name in each.entry.names)
+        matching = (each for name in names for each in self.peers() if name in each.entry.names)
         return self._peers.get(tag) or next(matching, None)
 
     def _path(self, tag: str) -> Path:

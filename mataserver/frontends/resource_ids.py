@@ -27,15 +27,20 @@ SESSIONS_KIND = "sessions"
 """The kind of sessions and cameras; resources of a plugin are of the kind of its name."""
 
 
-def qualified_id(kind: str, identity: str) -> str:
-    """Return an id qualified by its kind: ids are unique only within a kind."""
-    return f"{kind}:{identity}"
+def qualified_id(kind: str, identity: str, owner: str = "") -> str:
+    """Return an id qualified by its kind: ids are unique only within a kind.
+
+    With ``owner`` it is that of this principal's resource, where each chooses ids of its own. No
+    kind begins with a line feed.
+    """
+    return f"\n{owner}\n{kind}:{identity}" if owner else f"{kind}:{identity}"
 
 
 class ResourceIds:
     """The resources this front-end holds: ids with its ``tag``, and ``announced`` ones.
 
-    Announced ids were chosen by clients; they are stored as ``qualified_id`` returns them.
+    Announced ids were chosen by clients; they are stored as ``qualified_id`` returns them, those
+    of ``of_owners`` with and without the owner.
     ``announce`` sends them to the other front-ends without delay, and ``gather`` relays a request
     to all others. On a server without others both do nothing.
     """
@@ -44,6 +49,7 @@ class ResourceIds:
         self.tag = ""
         # Counted: a resource may end while another with the same name begins.
         self.announced: Counter[str] = Counter()
+        self.of_owners: Counter[str] = Counter()
         self.announce: Callable[[], Awaitable[None]] = _announce_nothing
         self.gather: Gather = _gather_nothing
 
@@ -56,10 +62,15 @@ class ResourceIds:
         count = digits - len(self.tag)
         return f"{prefix}{self.tag}{secrets.token_hex((count + 1) // 2)[:count]}"
 
-    def holds(self, kind: str, identity: str) -> bool:
-        """Whether an id would be held by this front-end: by its tag, or as announced."""
-        known = qualified_id(kind, identity) in self.announced
-        return known or (self.tag != "" and tag_of(identity) == self.tag)
+    def holds(self, kind: str, identity: str, owner: str = "") -> bool:
+        """Whether an id would be held by this front-end: by its tag, or as announced.
+
+        An id that owners choose for themselves must be announced as that of ``owner``.
+        """
+        name = qualified_id(kind, identity)
+        if name in self.of_owners:
+            name = qualified_id(kind, identity, owner)
+        return name in self.announced or (self.tag != "" and tag_of(identity) == self.tag)
 
 
 class ResourceIdsOfKind:
@@ -73,17 +84,25 @@ class ResourceIdsOfKind:
         """Return a new id: a lower-case prefix that ends in ``_`` or ``-``, and hex digits."""
         return self._names.make(prefix, digits)
 
-    async def add(self, identity: str) -> None:
-        """Announce a chosen id to the other front-ends; return once they can find it."""
-        self._names.announced[qualified_id(self._kind, identity)] += 1
-        await self._names.announce()
+    async def add(self, identity: str, owner: str = "") -> None:
+        """Announce a chosen id to the other front-ends; return once they can find it.
 
-    def discard(self, identity: str) -> None:
+        With ``owner`` it is announced as that principal's, too.
+        """
+        names = self._names
+        names.announced[name := qualified_id(self._kind, identity)] += 1
+        if owner:
+            names.of_owners[name] += 1
+            names.announced[qualified_id(self._kind, identity, owner)] += 1
+        await names.announce()
+
+    def discard(self, identity: str, owner: str = "") -> None:
         """Withdraw an id. Until the others notice, they still relay requests here."""
-        chosen, name = self._names.announced, qualified_id(self._kind, identity)
-        chosen[name] -= 1
-        if chosen[name] <= 0:
-            del chosen[name]
+        names, name = self._names, qualified_id(self._kind, identity)
+        _decrease(names.announced, name)
+        if owner:
+            _decrease(names.of_owners, name)
+            _decrease(names.announced, qualified_id(self._kind, identity, owner))
 
     async def gather(self, request: web.Request, kind: Any) -> list[Any]:
         """Return every other front-end's answer to the same request, decoded as ``kind``.
@@ -92,6 +111,12 @@ class ResourceIdsOfKind:
         ``Unavailable`` if a live one does not answer.
         """
         return await self._names.gather(request, kind)
+
+
+def _decrease(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if counts[name] <= 0:
+        del counts[name]
 
 
 def tag_of(identity: str) -> str:

@@ -105,9 +105,9 @@ class FrontendRelay:
         principal = request[auth.PRINCIPAL]
         if principal is None or not principal.may(route.needs or "infer"):
             return None
-        if self.directory.held.holds(kind, identity):
+        if self.directory.held.holds(kind, identity, principal.id):
             return None
-        holder = await self.directory.find_holder(kind, identity)
+        holder = await self.directory.find_holder(kind, identity, principal.id)
         if holder is None:
             return None
         if (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mataserver import MataError
-from mataserver_sam.video_session import Session
+from mataserver_sam.video_session import Session, worker_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,19 +16,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mataserver import ModelHandle
+    from mataserver_sam.callers import Caller, Key
     from mataserver_sam.served import ServedModel
     from mataserver_sam.video_requests import VideoInfo
 
 
-class PendingSession(NamedTuple):
-    """A session that is being opened; ``done`` is set when it is open or has failed."""
-
-    owner: str
-    done: asyncio.Event
-
-
 class PendingSessions:
-    """The sessions that are being opened in the worker of ``served``, by name."""
+    """The sessions that are being opened in the worker of ``served``, by owner and name.
+
+    The event of each is set when it is open or has failed.
+    """
 
     def __init__(
         self, served: ServedModel, stopping: asyncio.Event, clock: Callable[[], float]
@@ -36,46 +33,45 @@ class PendingSessions:
         self._served = served
         self._stopping = stopping
         self._clock = clock
-        self._pending: dict[str, PendingSession] = {}
+        self._pending: dict[Key, asyncio.Event] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def owners(self) -> list[str]:
         """Return the owner of each of them."""
-        return [each.owner for each in self._pending.values()]
+        return [owner for owner, _ in self._pending]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._pending
+    def __contains__(self, key: Key) -> bool:
+        return key in self._pending
 
     @contextlib.contextmanager
-    def registered(self, name: str, owner: str) -> Iterator[None]:
+    def registered(self, key: Key) -> Iterator[None]:
         """Register a session as being opened until the context ends."""
-        pending = self._pending[name] = PendingSession(owner, asyncio.Event())
+        done = self._pending[key] = asyncio.Event()
         try:
             yield
         finally:
-            del self._pending[name]
-            pending.done.set()
+            del self._pending[key]
+            done.set()
 
-    async def wait(self, name: str, owner: str | None) -> None:
-        """Wait until a session is open or has failed, if one of ``owner`` is being opened."""
-        pending = self._pending.get(name)
-        if pending is not None and owner in {None, pending.owner}:
-            await pending.done.wait()
+    async def wait(self, name: str, caller: Caller) -> None:
+        """Wait until a session is open or has failed, if one of that name is being opened."""
+        for done in caller.find(self._pending, name):
+            await done.wait()
 
     async def open(
         self,
-        name: str,
+        key: Key,
         source: AbstractAsyncContextManager[Path],
         gpu_ids: list[int],
-        owner: str,
     ) -> Session:
         """Return a session on the video of ``source``. Raises what that and the worker raise."""
+        owner, name = key
         async with contextlib.AsyncExitStack() as stack, source as path:
             model = await stack.enter_async_context(self._served.acquire())
             loaded_at = self._served.loaded_at
-            info = await _open_video(model, name, str(path), gpu_ids)
+            info = await _open_video(model, worker_id(key), str(path), gpu_ids)
             session = Session(
                 id=name,
                 owner=owner,

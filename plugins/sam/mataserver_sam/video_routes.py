@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from mataserver import PRINCIPAL, Body, InvalidParams, Route, Unavailable, check_query
+from mataserver_sam.callers import Caller
 from mataserver_sam.description import JSON, TAG, api_route
 from mataserver_sam.video_requests import (
     AnnotatedVideoRequest,
@@ -157,7 +158,7 @@ class VideoRoutes:
 
     async def status(self, request: web.Request) -> web.Response:
         """Answer with the status of one session."""
-        return _json(self._sessions.status(_name(request), owner_of(request)))
+        return _json(self._sessions.status(_name(request), caller_of(request)))
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove an object."""
@@ -174,12 +175,12 @@ class VideoRoutes:
 
     async def close(self, request: web.Request) -> web.Response:
         """Close a session."""
-        return _json(await self._sessions.close(_name(request), owner_of(request)))
+        return _json(await self._sessions.close(_name(request), caller_of(request)))
 
     async def list(self, request: web.Request) -> web.Response:
         """List the open sessions."""
         check_query(request, ())
-        listed = [session.list_entry() for session in self._sessions.all(owner_of(request))]
+        listed = [session.list_entry() for session in self._sessions.all(caller_of(request))]
         for others in await self._held.gather(request, Sessions):
             listed += others.sessions
         return _json(Sessions(listed, len(listed)))
@@ -187,7 +188,7 @@ class VideoRoutes:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Track through the video on a WebSocket."""
         socket = VideoSocket(self._sessions, self._with_mask_format, self._stopping)
-        return await socket.serve(request, _name(request), owner_of(request))
+        return await socket.serve(request, _name(request), caller_of(request))
 
     @contextlib.contextmanager
     def _gathering(self, request: web.Request) -> Iterator[Share]:
@@ -203,7 +204,7 @@ class VideoRoutes:
 
     def _session(self, request: web.Request) -> Session:
         """Return the requested session. Raises ``NotFound``, also for another owner's."""
-        return self._sessions.get(_name(request), owner_of(request))
+        return self._sessions.get(_name(request), caller_of(request))
 
     def _check_enabled(self) -> None:
         if not self._enabled:
@@ -241,10 +242,10 @@ def principal_of(request: web.Request) -> Principal:
     return principal
 
 
-def owner_of(request: web.Request) -> str | None:
-    """Return the owner whose sessions a request may see: None for all."""
+def caller_of(request: web.Request) -> Caller:
+    """Return whose sessions a request may see."""
     principal = principal_of(request)
-    return None if principal.may("admin") else principal.id
+    return Caller(principal.id, principal.may("admin"))
 
 
 def _json(answer: object) -> web.Response:

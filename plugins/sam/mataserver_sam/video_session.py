@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mataserver import ModelHandle
+    from mataserver_sam.callers import Key
     from mataserver_sam.video_requests import (
         AnnotatedVideoRequest,
         Closed,
@@ -49,6 +50,11 @@ class Session:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     closing: asyncio.Task[Closed] | None = None
 
+    @property
+    def key(self) -> Key:
+        """Its owner and its id, which no other session has both of."""
+        return self.owner, self.id
+
     def status_report(self) -> SessionStatus:
         """Return the answer of ``status``."""
         figures = self.figures
@@ -69,7 +75,7 @@ class Session:
     async def call(self, method: str, *args: Any, repair: bool = False) -> Any:
         """Call the worker for the session, which must not be busy."""
         with self.lease_worker(repair=repair):
-            return await self.model.call("video", method, self.id, *args)
+            return await self.model.call("video", method, worker_id(self.key), *args)
 
     async def propagate(self, asked: PropagateRequest) -> AsyncGenerator[Step, None]:
         """Yield frame after frame; each is computed on demand.
@@ -95,7 +101,7 @@ class Session:
         """Yield the worker's items for the session, which is busy until the end."""
         check_running(self.stopping)
         with self.lease_worker():
-            stream = self.model.stream("video_stream", method, self.id, asked)
+            stream = self.model.stream("video_stream", method, worker_id(self.key), asked)
             async with contextlib.aclosing(stream) as items:  # type: ignore[type-var]
                 async for item in items:
                     self.last_used = self.clock()
@@ -126,6 +132,11 @@ class Session:
                 self.status = "ready"
             self.last_used = self.clock()
             self.idle.set()
+
+
+def worker_id(key: Key) -> str:
+    """Return the id of a session in the worker, which knows no owners; the name is its end."""
+    return "/".join(key)
 
 
 def check_running(stopping: asyncio.Event) -> None:

@@ -12,10 +12,11 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
+from mataserver_sam.callers import Caller
 from mataserver_sam.ended_sessions import EndedSessions
 from mataserver_sam.pending_sessions import PendingSessions
 from mataserver_sam.video_requests import Closed, SessionUsage, Started
-from mataserver_sam.video_session import check_running
+from mataserver_sam.video_session import check_running, worker_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,16 +26,21 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
+    from mataserver_sam.callers import Key
     from mataserver_sam.served import ServedModel
     from mataserver_sam.video_requests import SessionStatus, StartRequest, Status
     from mataserver_sam.video_session import Session
     from mataserver_sam.video_sources import VideoSources
 
 
+_EVERYONE = Caller(sees_all=True)
+
+
 class VideoSessions:
     """Every session of the server, as an async context manager that closes them on exit.
 
-    Where an ``owner`` is given, sessions of other owners are treated as absent.
+    Each caller names its own. Where a ``caller`` is given, sessions that it may not see are treated
+    as absent.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class VideoSessions:
         self._served = served
         self._sources = sources
         self._clock = clock
-        self._open: dict[str, Session] = {}
+        self._open: dict[Key, Session] = {}
         self._pending = PendingSessions(served, ctx.stopping, clock)
         self._ended = EndedSessions()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,42 +75,49 @@ class VideoSessions:
         """Close every session."""
         for task in self._tasks:
             task.cancel()
-        closing = [self.close(name) for name in self._open]
+        closing = [self._closed(session) for session in self._open.values()]
         await asyncio.gather(*self._tasks, *closing, return_exceptions=True)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def all(self, owner: str | None = None) -> list[Session]:
+    def all(self, caller: Caller = _EVERYONE) -> list[Session]:
         """Return the open sessions, without those whose worker died."""
         for session in list(self._open.values()):
             self._is_alive(session)
-        return [each for each in self._open.values() if owner in {None, each.owner}]
+        return [each for each in self._open.values() if caller.sees_all or each.owner == caller.id]
 
-    def get(self, name: str, owner: str | None = None) -> Session:
-        """Return an open session. Raises ``NotFound``."""
-        session, ended = self._find(name, owner)
+    def get(self, name: str, caller: Caller = _EVERYONE) -> Session:
+        """Return an open session. Raises ``NotFound``, and ``Conflict`` as ``_find``."""
+        session, ended = self._find(name, caller)
         if session is not None:
             return session
         if ended is not None and ended.status == "error":
             raise NotFound(f"Session {name} is lost: the model's worker ended")
         raise NotFound(f"Session not found: {name[:128]}")
 
-    def status(self, name: str, owner: str | None = None) -> SessionStatus:
-        """Return the status of a session, also of one that has ended. Raises ``NotFound``."""
-        session, ended = self._find(name, owner)
+    def status(self, name: str, caller: Caller = _EVERYONE) -> SessionStatus:
+        """Return the status of a session, also of one that has ended. Raises as ``get``."""
+        session, ended = self._find(name, caller)
         if session is not None:
             return session.status_report()
         if ended is None:
             raise NotFound(f"Session not found: {name[:128]}")
         return ended
 
-    def _find(self, name: str, owner: str | None) -> tuple[Session | None, SessionStatus | None]:
-        """Return an open session, or the final status of an ended one; neither if unknown."""
-        session = self._open.get(name)
-        if session is not None and self._is_alive(session):
-            return (session if owner in {None, session.owner} else None), None
-        return None, self._ended.status(name, owner)
+    def _find(self, name: str, caller: Caller) -> tuple[Session | None, SessionStatus | None]:
+        """Return an open session, or the final status of an ended one; neither if unknown.
+
+        The caller's own comes first, also when it has ended: whoever closes one twice must not
+        close another's. Raises ``Conflict`` for the name of several other callers' sessions.
+        """
+        found = [each for each in caller.find(self._open, name) if self._is_alive(each)]
+        own = (caller.id, name)
+        if own in self._ended and own not in self._open:
+            found = []
+        if len(found) > 1:
+            raise Conflict(f"Several callers have a session {name}: only its owner can use it")
+        return (found[0], None) if found else (None, self._ended.status(name, caller))
 
     async def start(self, asked: StartRequest, owner: str = "") -> Started:
         """Open the video that a request refers to; see ``open``."""
@@ -130,21 +143,21 @@ class VideoSessions:
         """
         check_running(self._stopping)
         name = wanted or self._held.make("session-", 16)
-        if name in self._open or name in self._pending:
+        key = owner, name
+        if key in self._open or key in self._pending:
             raise Conflict(f"Session {name} exists already")
         self._check_room(owner)
-        with self._pending.registered(name, owner):
+        with self._pending.registered(key):
             try:
                 if wanted:  # before it is open, because a client may close it by its name already
-                    await self._held.add(name)
-                session = await self._pending.open(name, source, gpu_ids, owner)
-                self._open[name] = session
+                    await self._held.add(name, owner)
+                self._open[key] = await self._pending.open(key, source, gpu_ids)
             finally:
-                if name not in self._open:
-                    self._held.discard(name)
-        if self._ended.forget(name):  # an ended session had the same name
-            self._held.discard(name)
-        return Started(name, session.info)
+                if key not in self._open:
+                    self._held.discard(name, owner)
+        if self._ended.forget(key):  # an ended session of this owner had the same name
+            self._held.discard(name, owner)
+        return Started(name, self._open[key].info)
 
     def _check_room(self, owner: str) -> None:
         """Raise ``Unavailable`` when there are too many sessions, or too many of one owner."""
@@ -162,18 +175,20 @@ class VideoSessions:
         """
         session.last_used = self._clock()
         async with self._served.acquire() as model:  # the session's own may end during the call
-            jpeg: bytes = await model.call("video", "picture", session.id, frame)
+            jpeg: bytes = await model.call("video", "picture", worker_id(session.key), frame)
         return jpeg
 
-    async def close(self, name: str, owner: str | None = None) -> Closed:
+    async def close(self, name: str, caller: Caller = _EVERYONE) -> Closed:
         """Close a session after its current work; a propagation stops at its current frame.
 
         It is closed even if the caller is cancelled, and one that is being opened as soon as it is
-        open: a client that chose the name may close it without waiting for the answer. Raises
-        ``NotFound``.
+        open: a client that chose the name may close it without waiting for the answer. Raises as
+        ``get``.
         """
-        await self._pending.wait(name, owner)
-        session = self.get(name, owner)
+        await self._pending.wait(name, caller)
+        return await self._closed(self.get(name, caller))
+
+    async def _closed(self, session: Session) -> Closed:
         if session.closing is None:
             session.closing = asyncio.create_task(self._close(session))
         return await asyncio.shield(session.closing)
@@ -182,19 +197,20 @@ class VideoSessions:
         await session.idle.wait()
         freed = session.figures.total_bytes
         with contextlib.suppress(MataError):  # a worker that died has freed everything
-            freed = await session.model.call("video", "close", session.id)
+            freed = await session.model.call("video", "close", worker_id(session.key))
         self._end_session(session, "closed")
         await session.exit_stack.aclose()
         return Closed(session.id, "closed", freed / 1e6)
 
     def _end_session(self, session: Session, status: Status) -> None:
         """Remove an open session, and keep its final status."""
-        self._open.pop(session.id, None)
+        self._open.pop(session.key, None)
         session.status = status
         session.figures = SessionUsage(frames_processed=session.figures.frames_processed)
         for forgotten in self._ended.add(session):
             if forgotten not in self._open:
-                self._held.discard(forgotten)
+                owner, name = forgotten
+                self._held.discard(name, owner)
 
     def _is_alive(self, session: Session) -> bool:
         """Whether the worker of a session is alive; if not, release the session's resources."""
@@ -215,7 +231,7 @@ class VideoSessions:
                 if session.idle.is_set() and session.last_used < old:
                     self._log.info("video session %s expired", session.id)
                     with contextlib.suppress(MataError):
-                        await self.close(session.id)
+                        await self._closed(session)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

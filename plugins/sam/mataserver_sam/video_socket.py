@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from aiohttp import WSMessage
 
+    from mataserver_sam.callers import Caller
     from mataserver_sam.video_sessions import VideoSessions
 
 MAX_MESSAGE = 65_536
@@ -63,28 +64,26 @@ class VideoSocket:
         self._shutdown_timeout = shutdown_timeout
         self._socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_MESSAGE, timeout=3.0)
 
-    async def serve(
-        self, request: web.Request, name: str, owner: str | None = None
-    ) -> web.WebSocketResponse:
+    async def serve(self, request: web.Request, name: str, caller: Caller) -> web.WebSocketResponse:
         """Receive a request from the client, answer it and close.
 
-        With ``owner`` the session must be one of theirs.
+        The session must be one that ``caller`` may see.
         """
         await self._socket.prepare(request)
         try:
-            await self._close(await self._handle(name, owner))
+            await self._close(await self._handle(name, caller))
         except (ConnectionError, TimeoutError):
             if request.transport is not None:
                 request.transport.abort()
         return self._socket
 
-    async def _handle(self, name: str, owner: str | None) -> int:
+    async def _handle(self, name: str, caller: Caller) -> int:
         """Receive a request from the client and answer it; return the code to close with."""
         code = _NORMAL
         try:
             asked = await self._receive_request()
             if asked is not None:
-                await self._while_connected(self._answer(name, owner, asked))
+                await self._while_connected(self._answer(name, caller, asked))
         except MataError as error:
             code = _NORMAL if error.status < 500 else _INTERNAL
             await self._send(ErrorMessage(error.detail))
@@ -122,9 +121,9 @@ class VideoSocket:
         told: PropagateRequest = self._complete(asked)
         return told
 
-    async def _answer(self, name: str, owner: str | None, asked: PropagateRequest) -> None:
+    async def _answer(self, name: str, caller: Caller, asked: PropagateRequest) -> None:
         count = 0
-        session = self._sessions.get(name, owner)
+        session = self._sessions.get(name, caller)
         async with contextlib.aclosing(session.propagate(asked)) as steps:
             async for step in steps:
                 await self._send(FrameMessage(step.frame_index, msgspec.Raw(step.objects)))

@@ -63,7 +63,7 @@ class Videos:
         ``InvalidParams`` for GPUs that do not exist or that the model is not on.
         """
         if session in self._open:
-            raise Conflict(f"Session {session} exists already")
+            raise Conflict(f"Session {_name(session)} exists already")
         network, settings = self._get_network(), self._settings
         _check_gpus(network.device, gpu_ids)
         footage = Footage(Path(path), network, settings.frame_cache_mb * 1e6, self._limits)
@@ -129,8 +129,13 @@ class Videos:
     def _find(self, session: str) -> Video:
         video = self._open.get(session)
         if video is None:
-            raise NotFound(f"Session {session} not found")
+            raise NotFound(f"Session {_name(session)} not found")
         return video
+
+
+def _name(session: str) -> str:
+    """Return the name that a client knows: an id may have its owner before it."""
+    return session.rpartition("/")[2]
 
 
 def _check_gpus(device: torch.device, asked: Sequence[int]) -> None:

@@ -62,6 +62,25 @@ async def test_anothers_session_is_not_there(api, video_api, video_path):
         assert (await api.ok("GET", f"/api/v1/video/session/{own.id}/status"))["status"] == "closed"
 
 
+async def test_two_callers_choose_one_name(api, video_api, video_path):
+    """Neither learns of the other's session: each has its own, with its own objects and end."""
+    async with video_api.Client(api, video_api.OTHER) as her:
+        async with her.session(video_path, BOX, name="street") as hers:
+            async with api.session(video_path, TEXT, BOX, POINT, name="street") as own:
+                counts = [(await each.status())["current_objects"] for each in (own, hers)]
+                assert counts[0] > counts[1] == 1
+                again = {"video_path": str(video_path), "session_id": "street"}
+                assert (await her.ask("POST", START, again))[0] == 409
+                assert (await own.ok("POST", "/propagate", {"max_frames": 1}))["total_frames"] == 1
+            assert (await own.status())["status"] == "closed"
+            assert (await own.ask("DELETE", ""))[0] == 404
+            status = await hers.status()
+            assert (status["status"], status["current_objects"]) == ("ready", 1)
+        assert (await hers.status())["status"] == "closed"
+        async with api.session(video_path, name="street"):
+            assert (await hers.status())["status"] == "closed"
+
+
 async def test_a_busy_session_refuses(api, video_path, long_video_path):
     """While a session tracks, everything that would change it is refused; others are served."""
     async with (

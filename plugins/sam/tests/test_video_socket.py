@@ -12,6 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from mataserver_sam.callers import Caller
 from mataserver_sam.video_requests import PropagateRequest, Step
 from mataserver_sam.video_socket import VideoSocket
 
@@ -206,7 +207,7 @@ async def paced():
     async def connect(sessions):
         async def stream(request):
             socket = VideoSocket(sessions, lambda asked: asked, asyncio.Event())
-            return await socket.serve(request, "any")
+            return await socket.serve(request, "any", Caller())
 
         app = web.Application()
         app.router.add_get("/stream", stream)

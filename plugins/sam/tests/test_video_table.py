@@ -12,6 +12,7 @@ import pytest
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
 from mataserver.frontends.resource_ids import ResourceIds
+from mataserver_sam.callers import Caller
 from mataserver_sam.ended_sessions import MAX_ENDED
 from mataserver_sam.settings import Settings
 from mataserver_sam.video_requests import (
@@ -26,6 +27,7 @@ from mataserver_sam.video_sessions import VideoSessions
 
 INFO = VideoInfo(8, 10.0, Resolution(80, 64), 0.8)
 ASKED = StartRequest(video_path="/video", session_id="a")
+ADMIN = Caller("key:admin", sees_all=True)
 
 
 class Model:
@@ -33,12 +35,15 @@ class Model:
 
     def __init__(self):
         self.asked = []
+        self.opened = []
         self.failure = None
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def call(self, _video, method, *_args):
+    async def call(self, _video, method, *args):
         self.asked.append(method)
+        if method == "open":
+            self.opened.append(args[0])
         await self.go_on.wait()
         if self.failure is not None and method != "close":
             raise self.failure
@@ -199,6 +204,37 @@ async def test_other_front_ends_know_a_chosen_name_from_its_start_on(served):
         with pytest.raises(MataError, match="Out of memory"):
             await starting
         assert not names.announced
+
+
+async def test_each_caller_names_its_own_sessions(sessions, served):
+    """Two callers may choose the same name: each has its own session, also in the worker."""
+    one, other = Caller("key:one"), Caller("key:other")
+    for caller in (one, other):
+        await sessions.start(ASKED, caller.id)
+    assert [sessions.get("a", caller).owner for caller in (one, other)] == [one.id, other.id]
+    assert len(set(served.model.opened)) == 2
+    with pytest.raises(Conflict, match="Several callers have a session a"):
+        await sessions.close("a", ADMIN)
+    await sessions.close("a", one)
+    with pytest.raises(NotFound):
+        sessions.get("a", one)
+    assert sessions.status("a", one).status == "closed"
+    assert sessions.get("a", ADMIN).owner == other.id
+    await sessions.close("a", other)
+    await sessions.start(ASKED, other.id)
+    assert sessions.status("a", one).status == "closed"  # not forgotten for the namesake
+    assert sessions.status("a", other).status == "ready"
+
+
+async def test_an_administrator_s_own_session_comes_first(sessions):
+    """Who closes a session twice does not close that of another caller with the same name."""
+    await sessions.start(ASKED, "key:one")
+    await sessions.start(ASKED, ADMIN.id)
+    assert (await sessions.close("a", ADMIN)).status == "closed"
+    with pytest.raises(NotFound):
+        await sessions.close("a", ADMIN)
+    assert sessions.status("a", ADMIN).status == "closed"
+    assert sessions.get("a", Caller("key:one")).owner == "key:one"
 
 
 async def test_a_close_goes_on_without_its_client(sessions, served):
