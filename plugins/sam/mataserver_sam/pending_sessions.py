@@ -11,7 +11,7 @@ from mataserver import MataError
 from mataserver_sam.video_session import Session, worker_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 class PendingSessions:
     """The sessions that are being opened in the worker of ``served``, by owner and name.
 
-    The event of each is set when it is open or has failed.
+    The event of each is set when it is open or has failed. ``check`` refuses files for which the
+    model need not be loaded.
     """
 
     def __init__(
-        self, served: ServedModel, stopping: asyncio.Event, clock: Callable[[], float]
+        self,
+        served: ServedModel,
+        check: Callable[[Path], Awaitable[None]],
+        stopping: asyncio.Event,
+        clock: Callable[[], float],
     ) -> None:
         self._served = served
+        self._check = check
         self._stopping = stopping
         self._clock = clock
         self._pending: dict[Key, asyncio.Event] = {}
@@ -69,6 +75,8 @@ class PendingSessions:
         """Return a session on the video of ``source``. Raises what that and the worker raise."""
         owner, name = key
         async with contextlib.AsyncExitStack() as stack, source as path:
+            if not self._served.in_memory:
+                await self._check(path)
             model = await stack.enter_async_context(self._served.acquire())
             loaded_at = self._served.loaded_at
             info = await _open_video(model, worker_id(key), str(path), gpu_ids)

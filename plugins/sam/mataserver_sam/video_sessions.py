@@ -15,6 +15,7 @@ from mataserver import Conflict, MataError, NotFound, Unavailable
 from mataserver_sam.callers import Caller
 from mataserver_sam.ended_sessions import EndedSessions
 from mataserver_sam.pending_sessions import PendingSessions
+from mataserver_sam.video_check import VideoCheck
 from mataserver_sam.video_requests import Closed, SessionUsage, Started
 from mataserver_sam.video_session import check_running, worker_id
 
@@ -61,7 +62,8 @@ class VideoSessions:
         self._sources = sources
         self._clock = clock
         self._open: dict[Key, Session] = {}
-        self._pending = PendingSessions(served, ctx.stopping, clock)
+        check = VideoCheck(ctx).check
+        self._pending = PendingSessions(served, check, ctx.stopping, clock)
         self._ended = EndedSessions()
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -61,6 +61,8 @@ class Model:
 class Served:
     """The model behind the API; ``loaded_at`` changes when its worker is replaced."""
 
+    in_memory = True
+
     def __init__(self):
         self.model = Model()
         self.loaded_at = 1.0
@@ -94,7 +96,8 @@ def context(share=1.0, **settings):
     return SimpleNamespace(
         log=logging.getLogger("sam"),
         settings=Settings(**settings),
-        server=SimpleNamespace(auth_mode="api_key", caller_share=share),
+        server=SimpleNamespace(auth_mode="api_key", caller_share=share, max_pixels=1_000_000),
+        run_process=None,
         stopping=asyncio.Event(),
         held=ResourceIds().of_kind("sam"),
     )
