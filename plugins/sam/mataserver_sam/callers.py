@@ -18,6 +18,10 @@ class Caller(NamedTuple):
     id: str = ""
     sees_all: bool = False
 
+    def may_see(self, owner: str) -> bool:
+        """Whether it may see the sessions of an owner."""
+        return self.sees_all or owner == self.id
+
     def find(self, found: Mapping[Key, Value], name: str) -> list[Value]:
         """Return what has a name: the caller's own, else every other's that it may see.
 

@@ -62,8 +62,7 @@ class VideoSessions:
         self._sources = sources
         self._clock = clock
         self._open: dict[Key, Session] = {}
-        check = VideoCheck(ctx).check
-        self._pending = PendingSessions(served, check, ctx.stopping, clock)
+        self._pending = PendingSessions(served, VideoCheck(ctx).check, ctx.stopping, clock)
         self._ended = EndedSessions()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,7 +86,7 @@ class VideoSessions:
         """Return the open sessions, without those whose worker died."""
         for session in list(self._open.values()):
             self._is_alive(session)
-        return [each for each in self._open.values() if caller.sees_all or each.owner == caller.id]
+        return [each for each in self._open.values() if caller.may_see(each.owner)]
 
     def get(self, name: str, caller: Caller = _EVERYONE) -> Session:
         """Return an open session. Raises ``NotFound``, and ``Conflict`` as ``_find``."""
@@ -114,8 +113,7 @@ class VideoSessions:
         close another's. Raises ``Conflict`` for the name of several other callers' sessions.
         """
         found = [each for each in caller.find(self._open, name) if self._is_alive(each)]
-        own = (caller.id, name)
-        if own in self._ended and own not in self._open:
+        if (own := (caller.id, name)) in self._ended and own not in self._open:
             found = []
         if len(found) > 1:
             raise Conflict(f"Several callers have a session {name}: only its owner can use it")
