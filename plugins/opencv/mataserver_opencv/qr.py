@@ -12,9 +12,11 @@ labelled "qr" and has 0.5. So ``confidence`` above 0.5 selects decoded codes onl
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Confidence, Detection, DetectResult, Params
+from mataserver_opencv.character_sets import character_set
 from mataserver_opencv.pixels import clipped
 
 if TYPE_CHECKING:
@@ -68,70 +70,77 @@ class QrCodes:
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         detections = [
             detection
-            for payload, quad in self._payloads(gray)
-            if (detection := _detection(payload, quad, gray.shape)) is not None
+            for text, quad in self._texts(gray)
+            if (detection := _detection(text, quad, gray.shape)) is not None
             and detection.confidence >= params.confidence
         ]
         return DetectResult(sorted(detections, key=lambda d: (d.bbox[1], d.bbox[0])))
 
-    def _payloads(self, gray: Any) -> list[tuple[bytes, Any]]:
-        """Return payload and corners ``[4, 2]`` of each code; no bytes where it is unreadable."""
+    def _texts(self, gray: Any) -> list[tuple[str, Any]]:
+        """Return text and corners ``[4, 2]`` of each code; no text where it is unreadable."""
         # The older one enlarges a narrow picture to a short side of 512, which takes seconds.
         narrow = max(gray.shape) > MAX_RATIO * min(gray.shape)
         for detector in (self._finder,) if narrow else (self._finder, self._reader):
             found, quads = detector.detectMulti(gray)
             if found:
-                payloads = _decode(detector, gray, quads)
+                texts = _decode(detector, gray, quads)
                 return [
-                    (payload or self._reread(gray, quad), quad)
-                    for payload, quad in zip(payloads, quads, strict=True)
+                    (text or self._reread(gray, quad), quad)
+                    for text, quad in zip(texts, quads, strict=True)
                 ]
         return []
 
-    def _reread(self, gray: Any, quad: Any) -> bytes:
+    def _reread(self, gray: Any, quad: Any) -> str:
         """Decode one code alone, cropped with a margin, at its own size and then at twice it."""
         import cv2
 
         piece = _crop(gray, quad)
         if not piece.size:
-            return b""
+            return ""
         return self._single(piece) or self._single(
             cv2.resize(piece, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
         )
 
-    def _single(self, piece: Any) -> bytes:
+    def _single(self, piece: Any) -> str:
         import cv2
 
         try:
-            payload, quads, _ = self._reader.detectAndDecodeBytes(piece)
+            payload, quads, modules = self._reader.detectAndDecodeBytes(piece)
         except cv2.error:  # corners that its geometry checks refuse
-            return b""
-        return bytes(payload) if payload and _is_central(quads, piece.shape) else b""
+            return ""
+        return text_of(payload, modules) if payload and _is_central(quads, piece.shape) else ""
 
 
-def text_of(payload: bytes) -> str:
-    """Decode a payload.
+def text_of(payload: bytes, modules: Any = None) -> str:
+    """Decode the payload of a code with those ``modules``.
 
     OpenCV returns a code's bytes as UTF-8 (those that are no UTF-8 it takes for ISO 8859-1, the
-    standard's default), and the characters of its Kanji mode in Shift JIS, as they are stored.
+    standard's default). The characters of the Kanji mode, in Shift JIS, and all bytes of a code
+    that states its character set it returns as they are stored.
     """
-    for encoding in ("utf-8", "cp932"):
-        try:
+    plain = payload.isascii() and b"\0" not in payload  # UTF-16 may have such bytes
+    stated = None if plain or modules is None else character_set(modules)
+    order = (stated, "utf-8") if stated == "utf-16-be" else ("utf-8", stated or "cp932")
+    for encoding in order:
+        with contextlib.suppress(UnicodeDecodeError):
             return payload.decode(encoding)
-        except UnicodeDecodeError:
-            continue
     return payload.decode("iso-8859-1")
 
 
-def _decode(detector: Any, gray: Any, quads: Any) -> list[bytes]:
+def _decode(detector: Any, gray: Any, quads: Any) -> list[str]:
     """Decode every code found, to bytes: the conversion to str fails on other than UTF-8."""
     import cv2
 
     try:
-        _, payloads, _ = detector.decodeBytesMulti(gray, quads)
+        _, payloads, squares = detector.decodeBytesMulti(gray, quads)
     except cv2.error:  # corners that its geometry checks refuse
-        payloads = ()
-    return list(payloads) if len(payloads) == len(quads) else [b""] * len(quads)
+        return [""] * len(quads)
+    if not len(payloads) == len(squares) == len(quads):
+        return [""] * len(quads)
+    return [
+        text_of(payload, modules) if payload else ""
+        for payload, modules in zip(payloads, squares, strict=True)
+    ]
 
 
 def _crop(gray: Any, quad: Any) -> Any:
@@ -153,13 +162,13 @@ def _is_central(quads: Any, shape: tuple[int, ...]) -> bool:
     return bool(abs(x - width / 2) < width / 4 and abs(y - height / 2) < height / 4)
 
 
-def _detection(payload: bytes, quad: Any, shape: tuple[int, ...]) -> Detection | None:
+def _detection(text: str, quad: Any, shape: tuple[int, ...]) -> Detection | None:
     # OpenCV's corners are the middles of pixels, counted from 0; a box reaches to their edges.
     x1, y1 = (float(v) for v in quad.min(axis=0))
     x2, y2 = (float(v) + 1.0 for v in quad.max(axis=0))
     box = clipped((x1, y1, x2, y2), shape[0], shape[1])
     if box is None:
         return None
-    if payload:
-        return Detection(text_of(payload), DECODED_CONFIDENCE, box)
+    if text:
+        return Detection(text, DECODED_CONFIDENCE, box)
     return Detection(UNREAD, UNREAD_CONFIDENCE, box)

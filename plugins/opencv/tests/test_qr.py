@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mataserver_opencv.character_sets import character_set
 from mataserver_opencv.pixels import clipped
 from mataserver_opencv.qr import QrParams, text_of
 
@@ -105,6 +107,39 @@ def test_a_payload_that_is_not_utf8_is_taken_as_latin1():
     """The standard's default alphabet stands in where UTF-8 does not fit."""
     assert text_of(b"Gr\xfc\xdfe") == "Grüße"
     assert text_of("Grüße".encode()) == "Grüße"
+
+
+STATED = {
+    "Καλημέρα": (
+        21,
+        "/vv8FtBunLt0tduorsFRB/qv4B4A5v+cJTsI0BxREk86JYB7M/hxMFISujo10g8uqbcF0X/sYIA=",
+    ),
+    "Hi Ж": (21, "/rv8FxBuprt1BduorsElB/qv4BkAawr/ZWq9uKl7M6dgKoB2i/o68EcsuqCl06IurIsFu5/hO4A="),
+    "Привет мир": (
+        45,
+        (
+            "/qEXawv8ENrA5JBui0fu5Lt1acMytduh0Ps7rsEiHHyBB/qqqqqv4AvvFWYALr3vwUxKTI8AHl6C2J2wwN3SKcn4lL7h"
+            "fNxvjyCx1UorIS2VPVvqppW602ZsFp3PuQkIotX8nV6wkDX4yNzS5gDamLX66ftn/xxmhE7sW+qz693qaxCNEycXn6Q/"
+            "qQ+5rUFu/Uq02nkfTvyrPgM4srg+BUSpzx6G3ZInkH/g8+rUOLk0UuaU+5ENMQOrbZCq7YmC18xOSuzz6SPssnmkX/1P"
+            "/QBVvEwsW/gkq/vqMFkVEuUWuq//gx+t0WM0nRoupwl9ylsEmHOIi5/iNkZul4A="
+        ),
+    ),
+}
+"""Codes by segno that state ISO 8859-7, UTF-16 and, of version 7 in five blocks, Windows-1251."""
+
+
+@pytest.mark.parametrize("text", STATED)
+def test_a_code_that_states_its_characters(codes, text):
+    """Its bytes are read in the character set that it states (ECI), not in a likelier one."""
+    side, packed = STATED[text]
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8))[: side * side]
+    modules = np.where(bits.reshape(side, side), 0, 255).astype(np.uint8)
+    square = np.pad(np.kron(modules, np.ones((6, 6), np.uint8)), 40, constant_values=255)
+    for turns in range(4):
+        [code] = found(codes, np.repeat(np.rot90(square, turns)[..., None], 3, axis=2))
+        assert (code.label, code.confidence) == (text, 1.0)
+    assert character_set(modules[:, ::-1]) is None
+    assert character_set(modules[:-1]) is None
 
 
 def test_pictures_without_codes_give_none(codes, picture):
