@@ -172,6 +172,8 @@ def _by_name(graph: Graph) -> LayoutName | None:
     """Recognise outputs with their exporters' usual names."""
     logits = graph.output("logits")
     if logits is not None:
+        if len(logits.dims) == 4 and outputs.classes_last(graph, logits):
+            return None
         ranks: dict[int, LayoutName] = {2: "classes", 4: "semantic"}
         return ranks.get(len(logits.dims))
     signs: dict[LayoutName, bool] = {
@@ -230,6 +232,8 @@ def _map_layouts(graph: Graph, port: Port) -> frozenset[LayoutName]:
     """Recognise one output ``[batch, C, h, w]``."""
     if port.dims[2:] == (1, 1):
         return frozenset({"classes"})
+    if outputs.classes_last(graph, port):
+        return frozenset()
     if not _covers_input(graph, port):  # such as SSD's boxes [1, 1, 200, 7]
         return frozenset()
     return frozenset({"depth" if port.dims[1] == 1 else "semantic"})

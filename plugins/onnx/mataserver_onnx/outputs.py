@@ -76,7 +76,21 @@ def fits(graph: Graph, layout: LayoutName) -> bool:
         return depth_output(graph) is not None
     if layout == "classes":
         return bool(class_outputs(graph))
-    return any(len(port.dims) == 4 for port in _main_output(graph))
+    return any(
+        len(port.dims) == 4 and not classes_last(graph, port) for port in _main_output(graph)
+    )
+
+
+def classes_last(graph: Graph, port: Port) -> bool:
+    """Whether an output ``[batch, h, w, C]`` has the classes of a pixel last, as in TensorFlow.
+
+    Its places are the input's or open, and the number of classes is not.
+    """
+    first, second, last = port.dims[1:]
+    if isinstance(last, int) and not isinstance(first, int) and not isinstance(second, int):
+        return True
+    size = graph_size(graph)
+    return size is not None and (first, second) == size and last != size[1]
 
 
 def _fits_named(graph: Graph, layout: LayoutName) -> bool:

@@ -69,6 +69,12 @@ def seg(*dims, **options):
         (network(("logits", (1, 20, 30)), ("other", (1, 2))), set()),
         (network(("out", (1, 21, 520, 520)), ("aux", (1, 21, 520, 520))), set()),
         (only(1, 21, 640, 640), {"semantic"}),
+        (only("b", "classes", 160, 160), {"semantic"}),
+        (only("b", "classes", "h", "w", side=("h", "w")), {"semantic"}),
+        (only("b", "h", "w", 21, side=("h", "w")), set()),
+        (only("b", "h", "w", 1, side=("h", "w")), set()),
+        (network(("logits", ("b", "h", "w", 21)), side=("h", "w")), set()),
+        (network(("logits", (1, 640, 640, 21))), set()),
         (only(1, 1, 640, 640), {"depth"}),
         (only(1, 640, 640), {"depth"}),
         (only(1, 1, 200, 7), set()),
@@ -243,6 +249,14 @@ def test_detrs_are_told_apart(config, metadata, expected):
     """By the family, else by the labels: there is one more class where the last is "nothing"."""
     graph = Graph(DETR.inputs, DETR.outputs, metadata)
     assert layouts.candidates(graph, config) == expected
+
+
+@pytest.mark.parametrize("sides", [("b", "h", "w", 21), (1, 640, 640, 21)])
+def test_classes_behind_the_places_are_refused(sides):
+    """Read as ``semantic``, the rows of TensorFlow's maps would be the classes, also if stated."""
+    for options in (ANY, ModelOptions(layout="semantic")):
+        with pytest.raises(MataError, match="output0"):
+            layouts.choose(only(*sides), {}, "segment", options)
 
 
 def test_the_task_chooses():
