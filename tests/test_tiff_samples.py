@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from mataserver import media
 from mataserver.errors import BadRequest
@@ -140,3 +140,34 @@ def test_planes_that_would_be_misread_are_refused(count, photometric, extra, def
     data = planes(list(NOISE[:count]), photometric, extra=extra, deflated=deflated, order="<")
     with pytest.raises(BadRequest, match="separate planes"):
         media.decode(data, LIMIT)
+
+
+def pages(*marks: int | None, subfiles: bool = False) -> bytes:
+    """Return a TIFF of a page for each NewSubfileType, 10 pixels wide, 20, and so on."""
+    file = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(file) as whole:
+        for number, mark in enumerate(marks, 1):
+            tags = TiffImagePlugin.ImageFileDirectory_v2()
+            if mark is not None:
+                tags[254] = mark
+            if subfiles:
+                tags[330] = 8
+            Image.new("RGB", (10 * number, 5)).save(whole, format="TIFF", tiffinfo=tags)
+            whole.newFrame()
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("marks", "width"),
+    [((None, None), 10), ((0, 0), 10), ((1, 0), 20), ((1, 1, 2), 30), ((1,), 10), ((1, 1), 10)],
+)
+def test_a_thumbnail_in_front_is_passed_over(marks, width):
+    """The picture is the first page that is not marked as a reduced copy, if there is one."""
+    assert media.decode(pages(*marks), LIMIT).shape == (5, width, 3)
+
+
+def test_a_raw_photograph_is_refused():
+    """What Pillow reads of a DNG is its thumbnail: boxes would be in the pixels of that."""
+    with pytest.raises(BadRequest, match="raw photograph"):
+        media.decode(pages(1, subfiles=True), LIMIT)
+    assert media.decode(pages(0, subfiles=True), LIMIT).shape == (5, 10, 3)

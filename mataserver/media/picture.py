@@ -143,6 +143,8 @@ def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
             picture = _open_heif(data)
         else:
             picture = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
+            if picture.format == "TIFF":
+                tiff.select_page(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadRequest(f"image is too large: at most {max_pixels} pixels") from None
     except _NO_PICTURE:

@@ -25,10 +25,32 @@ _MIN_IS_WHITE, _SEPARATE, _SIGNED, _YCBCR = 0, 2, 2, 6
 _MISREAD_PLANES = frozenset({"LA", "LAB", "La", "PA"})
 """Modes that Pillow gets wrong where each channel is stored by itself."""
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_SUBFILE_TYPE, _SUBFILES, _REDUCED = 254, 330, 1
+_MAX_PAGES = 16
 _MAX_BITS = 16
 _DAMAGED = "image cannot be decoded: its metadata are damaged"
 _PADDED = 2
 """How much larger than a picture may be its tiles are at most: those at its edges are filled up."""
+
+
+def select_page(picture: Image.Image) -> None:
+    """Go to the first page that is not a reduced copy of another, as a thumbnail in front is.
+
+    Raises ``BadRequest`` for a raw photograph (DNG and its like), whose only page is one.
+    """
+    for page in range(_MAX_PAGES):
+        try:
+            picture.seek(page)
+        except EOFError:
+            break
+        if not _tag(picture, _SUBFILE_TYPE, 0) & _REDUCED:
+            return
+    picture.seek(0)
+    if _SUBFILES in picture.tag_v2:  # type: ignore[attr-defined] # a TiffImageFile
+        raise BadRequest(
+            "image is a TIFF that shows only a reduced copy of its picture, as a raw photograph "
+            "does: convert it"
+        )
 
 
 def check(picture: Image.Image) -> None:
