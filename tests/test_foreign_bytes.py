@@ -20,7 +20,7 @@ from mataserver.errors import Unavailable
 from mataserver.http import auth, forms, json_body
 from mataserver.http.browsers import HostNames, is_foreign
 from mataserver.http.content_encoding import Decompressor
-from mataserver.http.infer import InferBody
+from mataserver.http.infer_repeats import InferBody
 from mataserver.http.websocket_framing import FrameChecker
 from mataserver.media import netpbm
 from mataserver_oip import request as oip_request

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.handles import Encoded
-    from mataserver.http.head_cache import KnownHead, RequestConnection
+    from mataserver.http.head_cache import KnownHead
+    from mataserver.http.head_connection import CachingConnection
     from mataserver.http.middleware import RequestMiddleware
 
 _ANSWER = (
@@ -58,12 +59,12 @@ class AnswerSender:
     __slots__ = ("_connection", "_counted", "_known", "_left", "_middleware", "_started_at")
 
     def __init__(
-        self, connection: RequestConnection, middleware: RequestMiddleware, known: KnownHead
+        self, connection: CachingConnection, middleware: RequestMiddleware, known: KnownHead
     ) -> None:
         self._started_at = time.perf_counter()
         self._connection = connection
         self._middleware = middleware
-        self._known: Any = known  # a ``KnownRoute``, except in a subclass
+        self._known: Any = known  # its ``repeat`` is of the kind that the class answers by
         self._left = 0
         self._counted = False
 

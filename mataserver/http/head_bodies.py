@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver.http.head_cache import ClaimHandler
 from mataserver.http.head_claims import ClaimedRequest, SettledResult
 from mataserver.http.head_connection import CachingConnection
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.claims import BodySink, PlainAnswer, RepeatedClaim, Unfinished
-    from mataserver.http.head_cache import KnownClaimHead
+    from mataserver.http.head_cache import KnownHead
     from mataserver.http.head_parsing import RequestStart
     from mataserver.http.middleware import RequestMiddleware
     from mataserver.http.unread_output import OverdrawableShare
@@ -30,7 +29,9 @@ def learn(request: web.Request, repeat: RepeatedClaim) -> None:
     """Answer further requests with the head of this claimed one by ``repeat``."""
     connection = request.protocol
     if isinstance(connection, CachingConnection):
-        connection.learn_claimed(request, ClaimHandler(repeat, StreamedRequest))
+        head = connection.take_head(request)
+        if head:
+            connection.heads.learn_claimed(head, request, repeat, StreamedRequest)
 
 
 class StreamedRequest(ClaimedRequest):
@@ -53,7 +54,7 @@ class StreamedRequest(ClaimedRequest):
         self,
         connection: CachingConnection,
         middleware: RequestMiddleware,
-        known: KnownClaimHead,
+        known: KnownHead,
         share: OverdrawableShare,
     ) -> None:
         super().__init__(connection, middleware, known, share)

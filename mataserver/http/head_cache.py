@@ -7,7 +7,7 @@ cached byte for byte, and only after aiohttp's strict parser and a handler have 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import HttpVersion11, hdrs
 
@@ -16,18 +16,16 @@ from mataserver.http.head_parsing import MARK
 from mataserver.http.routing import CLAIMED, ROUTE
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from aiohttp import web
     from aiohttp.http import RawRequestMessage
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
     from mataserver.contract.claims import RepeatedClaim
-    from mataserver.contract.envelope import Format
-    from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
     from mataserver.http.head_parsing import RequestStart
+    from mataserver.http.infer_repeats import InferRepeat
     from mataserver.http.middleware import RequestMiddleware
     from mataserver.principals import Principal
 
@@ -42,42 +40,33 @@ _VARYING_HEADERS = (
 """Headers that vary between requests, or make more than the head decide about the answer."""
 
 
-class RepeatHandler(Protocol):
-    """How a handler answers repeated requests."""
+class RepeatedRequest(Protocol):
+    """A request with a known head, as its connection sees it.
 
-    @property
-    def form(self) -> Format:
-        """The format of the answers."""
+    ``caller`` is the sender, unless a service authenticates it.
+    """
+
+    caller: Principal | None
+
+    def begin(self, data: bytes, head: RequestStart) -> None:
+        """Process the first data: the head, and the body or its beginning."""
         ...
 
-    def is_current(self) -> bool:
-        """Whether it would still answer them the same way."""
+    def receive(self, data: bytes) -> None:
+        """Process further data: of the body, or of the next request."""
         ...
 
-    async def answer(self, body: bytes, boundary: bytes) -> Encoded:
-        """Answer a request with a non-empty body. Raises what the handler raises.
-
-        ``boundary`` separates the parts of a form.
-        """
-        ...
-
-    def begin(
-        self, body: bytes, boundary: bytes, take: Callable[[Encoded | Exception], None]
-    ) -> Callable[[], None] | None:
-        """Start to answer without a task; return None if only ``answer`` can.
-
-        ``take`` is called later, once, with what ``answer`` returns or raises; for one of
-        ``RETRIABLE`` the caller should retry with ``answer``. Returns a function that cancels the
-        request. Raises errors of the request.
-        """
+    def abandon(self) -> None:
+        """Stop: the client has disconnected."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KnownHead:
-    """The cached properties of a head sent by ``owner``.
+    """The cached properties of a head sent by ``owner``; a service has claimed its requests.
 
-    ``limit`` and ``seconds`` are the limits of its body, ``label`` is its label in metrics.
+    ``limit`` and ``seconds`` are the limits of its body, ``label`` is its label in metrics. Further
+    requests are answered by ``repeat``, each in what ``make_request`` returns.
     """
 
     owner: str
@@ -87,6 +76,8 @@ class KnownHead:
     label: str
     limit: int
     seconds: float
+    repeat: InferRepeat | RepeatedClaim
+    make_request: Callable[..., RepeatedRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,73 +86,6 @@ class KnownRouteHead(KnownHead):
 
     route: Route
     key: str
-    repeat: RepeatHandler
-
-
-class RequestConnection(Protocol):
-    """The connection of such a request."""
-
-    transport: asyncio.Transport | None
-
-    @property
-    def writing_paused(self) -> bool:
-        """Whether the client reads more slowly than the server writes."""
-        ...
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the connection accepts no more requests."""
-        ...
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task for one request, in the connection's context."""
-        ...
-
-    def run_in_context(self, begin: Callable[..., Any], *args: Any) -> Any:
-        """Call a function for one request in the connection's context; return its result."""
-        ...
-
-    def request(self, known: KnownHead) -> web.Request | None:
-        """Return a request with a known head, as aiohttp creates it; None after a disconnect."""
-        ...
-
-    def shared_request(self, known: KnownHead) -> web.Request | None:
-        """Return a shared request with a known head, for use of the head only, or None."""
-        ...
-
-    def next_request(self, next_data: bytes) -> None:
-        """Process the next request, of which data may have arrived already."""
-        ...
-
-    def hand_over(self, data: bytes, left: int) -> None:
-        """Hand a request over to aiohttp: ``data`` has arrived, ``left`` bytes are outstanding."""
-        ...
-
-    def abort(self) -> None:
-        """Close the connection without answering the current request."""
-        ...
-
-    def end(self, *, at_once: bool) -> None:
-        """Accept no more requests; close the connection now or later."""
-        ...
-
-    def handle_error(self, request: web.BaseRequest, *, exc: BaseException) -> web.StreamResponse:
-        """Return the answer to a failure outside a handler."""
-        ...
-
-
-class ClaimHandler(NamedTuple):
-    """How a service answers repeated claimed requests, and the class that processes each."""
-
-    repeat: RepeatedClaim
-    hit: type[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class KnownClaimHead(KnownHead):
-    """The head of requests that a service claimed and authenticates itself."""
-
-    claim: ClaimHandler
 
 
 class HeadCache:
@@ -170,13 +94,13 @@ class HeadCache:
     def __init__(self, middleware: RequestMiddleware) -> None:
         self.middleware = middleware
         self.hits = 0
-        self._known: dict[bytes, KnownRouteHead | KnownClaimHead] = {}
+        self._known: dict[bytes, KnownHead] = {}
         self._of_owner: dict[str, dict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, head: bytes, size: int) -> KnownRouteHead | KnownClaimHead | None:
+    def find(self, head: bytes, size: int) -> KnownHead | None:
         """Return what is known of a head, if it is still valid and the body is not too large.
 
         Authorization is checked by ``caller``.
@@ -184,8 +108,7 @@ class HeadCache:
         known = self._known.get(head)
         if known is None or size > known.limit or self.middleware.lifecycle.is_draining:
             return None
-        repeat = known.claim.repeat if isinstance(known, KnownClaimHead) else known.repeat
-        return known if repeat.is_current() else None
+        return known if known.repeat.is_current() else None
 
     def caller(self, head: bytes, known: KnownRouteHead) -> Principal | None:
         """Return the sender of a known head; if it is not authorized any more, forget the head.
@@ -199,7 +122,13 @@ class HeadCache:
         self._evict(head)
         return None
 
-    def learn(self, head: bytes, request: web.Request, repeat: RepeatHandler) -> None:
+    def learn(
+        self,
+        head: bytes,
+        request: web.Request,
+        repeat: InferRepeat,
+        make_request: Callable[..., RepeatedRequest],
+    ) -> None:
         """Cache a head, unless more than the head decides about such requests."""
         table, route = self.middleware.table, request.get(ROUTE)
         key = self.middleware.gate.sole_key(request)
@@ -219,14 +148,19 @@ class HeadCache:
             return
         owner = "" if principal is None else principal.id
         common = self._common_fields(request, owner, limits.size, limits.seconds)
-        self._store(head, KnownRouteHead(*common, route, key, repeat))
+        self._store(head, KnownRouteHead(*common, repeat, make_request, route, key))
 
-    def learn_claimed(self, head: bytes, request: web.Request, claim: ClaimHandler) -> None:
+    def learn_claimed(
+        self,
+        head: bytes,
+        request: web.Request,
+        repeat: RepeatedClaim,
+        make_request: Callable[..., RepeatedRequest],
+    ) -> None:
         """Cache the head of a claimed request, if only one service claims requests."""
         if CLAIMED in request and len(self.middleware.table.claims) == 1 and _is_plain(request):
-            repeat = claim.repeat
             common = self._common_fields(request, repeat.owner, repeat.limit, repeat.seconds)
-            self._store(head, KnownClaimHead(*common, claim))
+            self._store(head, KnownHead(*common, repeat, make_request))
 
     def _common_fields(
         self, request: web.Request, owner: str, limit: int, seconds: float
@@ -235,7 +169,7 @@ class HeadCache:
         message = request._message  # noqa: SLF001
         return owner, message, request.match_info, label, min(limit, MAX_BODY), seconds
 
-    def _store(self, head: bytes, known: KnownRouteHead | KnownClaimHead) -> None:
+    def _store(self, head: bytes, known: KnownHead) -> None:
         if head in self._known:
             self._evict(head)
         self._known[head] = known

@@ -25,8 +25,8 @@ from mataserver.http.unread_output import HIGH_WATER_BYTES
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.contract.claims import Unfinished
-    from mataserver.http.head_cache import KnownClaimHead
+    from mataserver.contract.claims import RepeatedClaim, Unfinished
+    from mataserver.http.head_cache import KnownHead
     from mataserver.http.head_connection import CachingConnection
     from mataserver.http.middleware import RequestMiddleware
     from mataserver.http.unread_output import OverdrawableShare
@@ -52,11 +52,11 @@ class ClaimedRequest(KnownRequest):
         self,
         connection: CachingConnection,
         middleware: RequestMiddleware,
-        known: KnownClaimHead,
+        known: KnownHead,
         share: OverdrawableShare,
     ) -> None:
         super().__init__(connection, middleware, known, share)
-        self._repeat = known.claim.repeat
+        self._repeat: RepeatedClaim = self._known.repeat
         self._responder = self._repeat.responder()
         self._unfinished: Unfinished | None = None
 

@@ -20,7 +20,6 @@ from mataserver.errors import Unavailable
 from mataserver.http import head_parsing
 from mataserver.http.head_cache import KnownRouteHead, matches_request
 from mataserver.http.head_parsing import MAX_EARLY, outstanding
-from mataserver.http.head_requests import KnownRequest
 from mataserver.http.protocol import HttpConnection, strip_server_header
 from mataserver.http.routing import ROUTE
 
@@ -30,13 +29,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.http.head_cache import (
-        ClaimHandler,
-        HeadCache,
-        KnownClaimHead,
-        KnownHead,
-        RepeatHandler,
-    )
+    from mataserver.http.head_cache import HeadCache, KnownHead, RepeatedRequest
     from mataserver.http.head_parsing import RequestStart
     from mataserver.http.middleware import RequestMiddleware
     from mataserver.http.unread_output import OverdrawableShare
@@ -59,16 +52,6 @@ def is_sole_middleware(middleware: RequestMiddleware, application: web.Applicati
     return around == ([middleware.handle], [strip_server_header])
 
 
-def learn(request: web.Request, repeat: RepeatHandler, boundary: str = "") -> None:
-    """Answer further requests with the head of this one by ``repeat``.
-
-    ``boundary`` is that of a form.
-    """
-    connection = request.protocol
-    if isinstance(connection, CachingConnection):
-        connection.learn(request, repeat, boundary)
-
-
 class CachingConnection(HttpConnection):
     """A connection with known heads.
 
@@ -76,7 +59,7 @@ class CachingConnection(HttpConnection):
     unknown. ``_is_new``: aiohttp has received nothing yet.
     """
 
-    __slots__ = ("_context", "_head", "_heads", "_is_new", "_known_request", "_left", "_shared")
+    __slots__ = ("_context", "_head", "_is_new", "_known_request", "_left", "_shared", "heads")
 
     def __init__(
         self,
@@ -87,10 +70,10 @@ class CachingConnection(HttpConnection):
         **options: Any,
     ) -> None:
         super().__init__(server, budget, **options)
-        self._heads = cache
+        self.heads = cache
         self._context = contextvars.copy_context()
         self._head: RequestStart | None = None
-        self._known_request: KnownRequest | None = None
+        self._known_request: RepeatedRequest | None = None
         self._is_new = True
         self._left = 0
         self._shared: tuple[KnownHead, web.Request] | None = None
@@ -128,7 +111,7 @@ class CachingConnection(HttpConnection):
             self._set_outstanding(-1)
             return False
         if is_idle and head.key and len(data) - head.end <= head.size:
-            known = self._heads.find(head.key, head.size)
+            known = self.heads.find(head.key, head.size)
             if known is not None and self._answer_known(head, known, data):
                 return True
             self._head = head
@@ -145,9 +128,7 @@ class CachingConnection(HttpConnection):
         if left < 0:
             self._head = None
 
-    def _answer_known(
-        self, head: RequestStart, known: KnownRouteHead | KnownClaimHead, data: bytes
-    ) -> bool:
+    def _answer_known(self, head: RequestStart, known: KnownHead, data: bytes) -> bool:
         """Answer a request with a known head.
 
         Returns False if there is no room for its body, or the sender is not authorized.
@@ -159,14 +140,13 @@ class CachingConnection(HttpConnection):
             return False
         caller = None
         if isinstance(known, KnownRouteHead):
-            caller = self._heads.caller(head.key, known)
+            caller = self.heads.caller(head.key, known)
             if caller is None:
                 return False
         share.hold(len(data) - head.end)
-        self._heads.hits += 1
+        self.heads.hits += 1
         self.is_anonymous = False
-        kind = KnownRequest if isinstance(known, KnownRouteHead) else known.claim.hit
-        self._known_request = kind(self, self._heads.middleware, known, share)
+        self._known_request = known.make_request(self, self.heads.middleware, known, share)
         self._known_request.caller = caller
         self._known_request.begin(data, head)
         return True
@@ -185,24 +165,16 @@ class CachingConnection(HttpConnection):
         """Whether the connection accepts no more requests."""
         return bool(self._close or self._force_close)
 
-    def learn(self, request: web.Request, repeat: RepeatHandler, boundary: str) -> None:
-        """Cache the head of the current request, if its boundary was recognized."""
-        head = self._head_of(request)
-        if head is not None and head.boundary == boundary.encode("latin-1", "replace"):
-            self._heads.learn(head.key, request, repeat)
+    def take_head(self, request: web.Request, boundary: str = "") -> bytes:
+        """Return the cache key of the current request's head, once.
 
-    def learn_claimed(self, request: web.Request, claim: ClaimHandler) -> None:
-        """Cache the head of the current claimed request."""
-        head = self._head_of(request)
-        if head is not None and not head.boundary:
-            self._heads.learn_claimed(head.key, request, claim)
-
-    def _head_of(self, request: web.Request) -> RequestStart | None:
-        """Return the head of the current request, once; None if it may be another request's."""
+        Empty if the head may be another request's, or a form's ``boundary`` was not recognized.
+        """
         head, self._head = self._head, None
         if head is None or request is not self._current_request:
-            return None
-        return head if matches_request(head, request) else None
+            return b""
+        recognized = head.boundary == boundary.encode("latin-1", "replace")
+        return head.key if recognized and matches_request(head, request) else b""
 
     def hand_over(self, data: bytes, left: int) -> None:
         """Hand a request over to aiohttp: ``data`` has arrived, ``left`` bytes are outstanding."""

@@ -18,6 +18,7 @@ from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import bodies, head_parsing
 from mataserver.http.handler_results import require_room
 from mataserver.http.head_answers import AnswerSender, lasting
+from mataserver.http.head_connection import CachingConnection
 from mataserver.http.middleware import CLIENT_GONE
 from mataserver.http.revocation import LateGrant
 from mataserver.serving.dispatch import RETRIABLE
@@ -25,14 +26,29 @@ from mataserver.serving.dispatch import RETRIABLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiohttp import web
+
     from mataserver.contract.handles import Encoded
-    from mataserver.http.head_cache import KnownHead, RequestConnection
+    from mataserver.http.head_cache import KnownHead
+    from mataserver.http.infer_repeats import InferRepeat
     from mataserver.http.middleware import RequestMiddleware
     from mataserver.http.unread_output import OverdrawableShare
     from mataserver.principals import Principal
 
 MIN_UNCOPIED = 1 << 12
 """Minimum bytes of a body's part that is kept without copying."""
+
+
+def learn(request: web.Request, repeat: InferRepeat, boundary: str = "") -> None:
+    """Answer further requests with the head of this one by ``repeat``.
+
+    ``boundary`` is that of a form.
+    """
+    connection = request.protocol
+    if isinstance(connection, CachingConnection):
+        head = connection.take_head(request, boundary)
+        if head:
+            connection.heads.learn(head, request, repeat, KnownRequest)
 
 
 class KnownRequest(AnswerSender):
@@ -48,7 +64,7 @@ class KnownRequest(AnswerSender):
 
     def __init__(
         self,
-        connection: RequestConnection,
+        connection: CachingConnection,
         middleware: RequestMiddleware,
         known: KnownHead,
         share: OverdrawableShare,

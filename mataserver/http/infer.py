@@ -9,33 +9,20 @@ from aiohttp import hdrs
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import params
-from mataserver.contract.handles import ResultEvent
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import (
-    bodies,
-    codec,
-    data_uri,
-    events,
-    examples,
-    forms,
-    infer_repeats,
-)
-from mataserver.http.head_connection import learn
-from mataserver.http.infer_repeats import InferCall
+from mataserver.http import bodies, codec, events, examples, forms
+from mataserver.http.head_requests import learn
+from mataserver.http.infer_repeats import FormRepeat, ImageRepeat, Inferences, InferRepeat
 from mataserver.http.protocol import CompleteResponse
 from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.results import InferResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp import web
 
-    from mataserver.contract.bodies import Form
     from mataserver.contract.envelope import Format
-    from mataserver.contract.handles import Encoded
     from mataserver.contract.service import Context
-    from mataserver.http.infer_repeats import OnAnswer
+    from mataserver.http.infer_repeats import InferCall
     from mataserver.serving.models import ServedModels
     from mataserver.serving.observers import Observers
 
@@ -53,17 +40,6 @@ class InferRequest(Struct):
     model: codec.ModelName
     image: Annotated[str, Meta(min_length=1)]
     params: params.ApiParams | None = None
-
-
-class InferBody(Struct):
-    """``POST /v1/infer`` with JSON, as it is decoded; unknown fields are ignored."""
-
-    model: codec.ModelName
-    image: str | UnsetType | None = UNSET
-    params: dict[str, Any] | None = None
-
-
-_DECODE = codec.json_decoder(InferBody)
 
 
 class UploadForm(Struct):
@@ -98,9 +74,8 @@ class InferService(StatelessService):
 
     def __init__(self, ctx: Context, models: ServedModels, observers: Observers) -> None:
         self._ctx = ctx
-        self._models = models
-        self._observers = observers
         self._http = ctx.http
+        self._inferences = Inferences(ctx.http, models, observers)
         self._queries: dict[str, InferCall] = {}
 
     def routes(self) -> list[Route]:
@@ -140,33 +115,19 @@ class InferService(StatelessService):
                     raise bodies.UnsupportedMediaType(_UNSUPPORTED)
                 call = self._call_of_query(request)
                 return await self._run(request, call, _require_image(data))
-            call, image = await self.read_json(data)
+            call, image = await self._inferences.read_json(data)
             del data
             response = await self._run(request, call, image)
         if isinstance(response, CompleteResponse) and codec.is_json(kind):
-            learn(request, infer_repeats.JsonRepeat(self, codec.requested_format(request)))
+            learn(request, InferRepeat(self._inferences, codec.requested_format(request)))
         return response
-
-    async def read_json(self, data: bytes) -> tuple[InferCall, bytes]:
-        """Parse a JSON body; return its call and its image."""
-        model, given, image = await self._http.decode(data, _parse_json)
-        del data
-        return self._call(model, given), image
-
-    def read_small(self, data: bytes) -> tuple[InferCall, bytes]:
-        """Parse a small JSON body, without a thread."""
-        model, given, image = _parse_json(data)
-        return self._call(model, given), image
-
-    def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> InferCall:
-        return InferCall(*self._models.resolve(name, given, text=text))
 
     async def _infer_raw(self, request: web.Request) -> web.StreamResponse:
         call = self._call_of_query(request)
         async with self._http.read_body(request) as image:
             response = await self._run(request, call, _require_image(image))
         if isinstance(response, CompleteResponse):
-            learn(request, infer_repeats.ImageRepeat(self, call, codec.requested_format(request)))
+            learn(request, ImageRepeat(self._inferences, codec.requested_format(request), call))
         return response
 
     def _call_of_query(self, request: web.Request) -> InferCall:
@@ -182,7 +143,7 @@ class InferService(StatelessService):
         model = fields.pop("model", None)
         if not model:
             raise InvalidParams("model: field is required")
-        call = self._call(model, fields, text=True)
+        call = self._inferences.call(model, fields, text=True)
         if len(self._queries) >= MAX_CACHED_QUERIES:
             self._queries.clear()
         self._queries[query] = call
@@ -191,19 +152,11 @@ class InferService(StatelessService):
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         self._ctx.check_running()
         async with self._http.read_form(request) as form:
-            call = self.call_of_form(form)
-            response = await self._run(request, call, form.file)
+            response = await self._run(request, *self._inferences.of_form(form))
         if isinstance(response, CompleteResponse):
-            repeat = infer_repeats.FormRepeat(self, codec.requested_format(request))
+            repeat = FormRepeat(self._inferences, codec.requested_format(request))
             learn(request, repeat, forms.boundary(request))
         return response
-
-    def call_of_form(self, form: Form) -> InferCall:
-        """Parse an uploaded form."""
-        model = form.fields.pop("model", None)
-        if not model:
-            raise InvalidParams("model: field is required")
-        return self._call(model, form.fields, text=True)
 
     async def _run(self, request: web.Request, call: InferCall, image: bytes) -> web.StreamResponse:
         form: Format = "json"
@@ -212,33 +165,8 @@ class InferService(StatelessService):
                 items = call.model.generate_answer(image, call.params)
                 return await events.respond(request, items, self._ctx.server.unread_timeout)
             form = codec.requested_format(request)
-        answer = await self.answer(call, image, form)
+        answer = await self._inferences.answer(call, image, form)
         return codec.respond(answer.body, form=form, timing=codec.server_timing(answer))
-
-    async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
-        """Infer, and notify services."""
-        answer = await call.model.answer(image, call.params, form)
-        if self._observers.infer and self._observers:
-            spec, packed = call.plan.spec, form == "msgpack"
-            event = ResultEvent("infer", spec.name, spec.task, image, answer.body, packed)
-            self._observers.publish(event)
-        return answer
-
-    def begin(
-        self, call: InferCall, image: bytes, form: Format, on_answer: OnAnswer
-    ) -> Callable[[], None] | None:
-        """Start to infer without a task, unless services must be notified."""
-        if self._observers.infer and self._observers:
-            return None
-        return call.model.begin(image, call.params, form, on_answer)
-
-
-def _parse_json(data: bytes) -> tuple[str, dict[str, Any] | None, bytes]:
-    """Return a JSON body's model, parameters and image; large bodies are read in a thread."""
-    body = _DECODE(data)
-    if not isinstance(body.image, str):
-        raise BadRequest("image: field is required")
-    return body.model, body.params, data_uri.decode(body.image)
 
 
 def _require_image(body: bytes) -> bytes:

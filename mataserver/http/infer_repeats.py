@@ -1,11 +1,15 @@
-"""Inference requests equivalent to an earlier one, or described entirely by their bodies."""
+"""Inferences that requests describe, also those equivalent to an earlier one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mataserver.errors import MataError
-from mataserver.http import forms
+from msgspec import UNSET, Struct, UnsetType
+
+from mataserver.contract.handles import ResultEvent
+from mataserver.errors import BadRequest, InvalidParams, MataError
+from mataserver.http import codec, data_uri, forms
 from mataserver.http.budget import THREAD_DECODE_BYTES
 
 if TYPE_CHECKING:
@@ -14,11 +18,25 @@ if TYPE_CHECKING:
     from mataserver.contract.bodies import Form
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
+    from mataserver.contract.web import Http
     from mataserver.library.plan import ModelPlan
     from mataserver.params import Params
     from mataserver.serving.handle import Handle
+    from mataserver.serving.models import ServedModels
+    from mataserver.serving.observers import Observers
 
     OnAnswer = Callable[[Encoded | Exception], None]
+
+
+class InferBody(Struct):
+    """``POST /v1/infer`` with JSON, as it is decoded; unknown fields are ignored."""
+
+    model: codec.ModelName
+    image: str | UnsetType | None = UNSET
+    params: dict[str, Any] | None = None
+
+
+_DECODE = codec.json_decoder(InferBody)
 
 
 class InferCall(NamedTuple):
@@ -29,103 +47,137 @@ class InferCall(NamedTuple):
     plan: ModelPlan
 
 
-class InferenceRunner(Protocol):
-    """Runs inferences."""
+class Inferences:
+    """Reads calls and runs them."""
+
+    def __init__(self, http: Http, models: ServedModels, observers: Observers) -> None:
+        self._http = http
+        self._models = models
+        self._observers = observers
+
+    def call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> InferCall:
+        """Return the call of a model with parameters, which are ``text`` in queries and forms."""
+        return InferCall(*self._models.resolve(name, given, text=text))
 
     async def read_json(self, data: bytes) -> tuple[InferCall, bytes]:
-        """Parse a JSON body into the call and its image."""
-        ...
+        """Parse a JSON body; return its call and its image."""
+        model, given, image = await self._http.decode(data, _parse_json)
+        del data
+        return self.call(model, given), image
 
-    def read_small(self, data: bytes) -> tuple[InferCall, bytes]:
-        """Do so for a body that decodes in negligible time."""
-        ...
+    def parse_json(self, data: bytes) -> tuple[InferCall, bytes]:
+        """Do so without a thread, for a small body."""
+        model, given, image = _parse_json(data)
+        return self.call(model, given), image
 
-    def call_of_form(self, form: Form) -> InferCall:
-        """Return the call that a form describes."""
-        ...
+    def of_form(self, form: Form) -> tuple[InferCall, bytes]:
+        """Return the call that a form describes, and its image."""
+        model = form.fields.pop("model", None)
+        if not model:
+            raise InvalidParams("model: field is required")
+        return self.call(model, form.fields, text=True), form.file
 
     async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
-        """Run inference and notify services."""
-        ...
+        """Infer, and notify services."""
+        answer = await call.model.answer(image, call.params, form)
+        if self._observers.infer and self._observers:
+            spec, packed = call.plan.spec, form == "msgpack"
+            event = ResultEvent("infer", spec.name, spec.task, image, answer.body, packed)
+            self._observers.publish(event)
+        return answer
 
     def begin(
         self, call: InferCall, image: bytes, form: Format, on_answer: OnAnswer
     ) -> Callable[[], None] | None:
-        """Start inference; only if no service must be notified."""
-        ...
+        """Start to infer without a task, unless services must be notified."""
+        if self._observers.infer and self._observers:
+            return None
+        return call.model.begin(image, call.params, form, on_answer)
 
 
-class ImageRepeat(NamedTuple):
+class InferRepeat:
+    """How further requests with the head of an earlier one are answered, in its format.
+
+    This one reads JSON, which describes an inference entirely.
+    """
+
+    max_parsed: float = THREAD_DECODE_BYTES
+    """Bytes of a body that ``parse`` reads in negligible time."""
+
+    def __init__(self, inferences: Inferences, form: Format) -> None:
+        self._inferences = inferences
+        self.form = form
+
+    def is_current(self) -> bool:
+        """Whether they would still be answered the same way."""
+        return True
+
+    async def answer(self, body: bytes, boundary: bytes) -> Encoded:
+        """Answer a request with a non-empty body. Raises what the handler raises.
+
+        ``boundary`` separates the parts of a form.
+        """
+        call, image = await self._read(body, boundary)
+        del body
+        return await self._inferences.answer(call, image, self.form)
+
+    def begin(self, body: bytes, boundary: bytes, take: OnAnswer) -> Callable[[], None] | None:
+        """Start to answer without a task; return None if only ``answer`` can.
+
+        ``take`` is called later, once, with what ``answer`` returns or raises; for one of
+        ``RETRIABLE`` the caller should retry with ``answer``. Returns a function that cancels the
+        request. Raises errors of the request.
+        """
+        if len(body) > self.max_parsed:
+            return None
+        call, image = self._parse(body, boundary)
+        return self._inferences.begin(call, image, self.form, take)
+
+    async def _read(self, body: bytes, _boundary: bytes) -> tuple[InferCall, bytes]:
+        """Return a body's call and image; other requests have their turn meanwhile."""
+        return await self._inferences.read_json(body)
+
+    def _parse(self, body: bytes, _boundary: bytes) -> tuple[InferCall, bytes]:
+        """Return them at once."""
+        return self._inferences.parse_json(body)
+
+
+class FormRepeat(InferRepeat):
+    """Uploads, described entirely by the form."""
+
+    async def _read(self, body: bytes, boundary: bytes) -> tuple[InferCall, bytes]:
+        return self._inferences.of_form(await forms.read(body, boundary.decode("ascii")))
+
+    def _parse(self, body: bytes, boundary: bytes) -> tuple[InferCall, bytes]:
+        return self._inferences.of_form(forms.parse(body, boundary.decode("ascii")))
+
+
+class ImageRepeat(InferRepeat):
     """Requests with an image body, with parameters as in an earlier request."""
 
-    service: InferenceRunner
-    call: InferCall
-    form: Format
+    max_parsed = math.inf
+
+    def __init__(self, inferences: Inferences, form: Format, call: InferCall) -> None:
+        super().__init__(inferences, form)
+        self._call = call
 
     def is_current(self) -> bool:
         """Whether the model is unchanged."""
         try:
-            return self.call.model.plan() is self.call.plan
+            return self._call.model.plan() is self._call.plan
         except MataError:
             return False
 
-    async def answer(self, body: bytes, _boundary: bytes) -> Encoded:
-        """Run inference on an image."""
-        return await self.service.answer(self.call, body, self.form)
+    async def _read(self, body: bytes, _boundary: bytes) -> tuple[InferCall, bytes]:
+        return self._call, body
 
-    def begin(
-        self, body: bytes, _boundary: bytes, on_answer: OnAnswer
-    ) -> Callable[[], None] | None:
-        """Start inference on an image."""
-        return self.service.begin(self.call, body, self.form, on_answer)
+    def _parse(self, body: bytes, _boundary: bytes) -> tuple[InferCall, bytes]:
+        return self._call, body
 
 
-class JsonRepeat(NamedTuple):
-    """JSON requests, described entirely by the body."""
-
-    service: InferenceRunner
-    form: Format
-
-    def is_current(self) -> bool:
-        """Always true: the content type is JSON."""
-        return True
-
-    async def answer(self, body: bytes, _boundary: bytes) -> Encoded:
-        """Run the inference that a body describes."""
-        call, image = await self.service.read_json(body)
-        del body
-        return await self.service.answer(call, image, self.form)
-
-    def begin(
-        self, body: bytes, _boundary: bytes, on_answer: OnAnswer
-    ) -> Callable[[], None] | None:
-        """Start the inference of a body that decodes in negligible time."""
-        if len(body) > THREAD_DECODE_BYTES:
-            return None
-        call, image = self.service.read_small(body)
-        return self.service.begin(call, image, self.form, on_answer)
-
-
-class FormRepeat(NamedTuple):
-    """Uploads, described entirely by the form."""
-
-    service: InferenceRunner
-    form: Format
-
-    def is_current(self) -> bool:
-        """Always true: the content type is a form's."""
-        return True
-
-    async def answer(self, body: bytes, boundary: bytes) -> Encoded:
-        """Run the inference that a form describes."""
-        form = await forms.read(body, boundary.decode("ascii"))
-        del body
-        call, image = self.service.call_of_form(form), form.file
-        return await self.service.answer(call, image, self.form)
-
-    def begin(self, body: bytes, boundary: bytes, on_answer: OnAnswer) -> Callable[[], None] | None:
-        """Start the inference of a form that is read in negligible time."""
-        if len(body) > THREAD_DECODE_BYTES:
-            return None
-        form = forms.parse(body, boundary.decode("ascii"))
-        return self.service.begin(self.service.call_of_form(form), form.file, self.form, on_answer)
+def _parse_json(data: bytes) -> tuple[str, dict[str, Any] | None, bytes]:
+    """Return a JSON body's model, parameters and image; large bodies are read in a thread."""
+    body = _DECODE(data)
+    if not isinstance(body.image, str):
+        raise BadRequest("image: field is required")
+    return body.model, body.params, data_uri.decode(body.image)
