@@ -122,6 +122,15 @@ async def test_a_request_gives_nothing_of_the_server_away(client):
 # who asks
 
 
+async def test_a_stream_without_the_key(lab):
+    """It is closed with 4001, also by a server of a plugin's tests, which listens by aiohttp."""
+    async with (
+        aiohttp.ClientSession() as stranger,
+        stranger.ws_connect(f"{lab.url}/v1/stream/sess_000000000000") as ws,
+    ):
+        assert (await ws.receive(timeout=10)).data == 4001
+
+
 @pytest.mark.parametrize(
     ("secret", "status", "said"),
     [("lab-token", 200, b'"the lab"'), ("lab-other", 503, b"the lab is closed")],

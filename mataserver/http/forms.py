@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import MultipartSegment, PushMultipartParser, parse_options_header
 
 from mataserver.contract.bodies import Form
 from mataserver.errors import BadRequest, InvalidParams, MataError
@@ -45,6 +46,21 @@ def boundary(request: web.Request) -> str:
     if kind != FORM:
         raise FormRequired(f"Content-Type must be {FORM}")
     return limit
+
+
+@contextlib.contextmanager
+def parser(boundary: str, max_parts: int = MAX_FIELDS) -> Iterator[PushMultipartParser]:
+    """Return a parser of one form. Raises ``BadRequest`` for a malformed one."""
+    if not boundary:
+        raise BadRequest("The multipart body has no boundary")
+    try:
+        # Latin-1 accepts any bytes: names may have any encoding.
+        with PushMultipartParser(
+            boundary.encode("latin-1"), max_segment_count=max_parts, header_charset="latin-1"
+        ) as opened:
+            yield opened
+    except ValueError:  # a MultipartError, or a boundary that is not Latin-1
+        raise BadRequest("The multipart body is malformed") from None
 
 
 class _Part(NamedTuple):
@@ -86,7 +102,9 @@ def _form(parts: list[_Part], field: str) -> Form:
         raise InvalidParams(_missing_file_error(parts, field))
     if not files[0].content:
         raise BadRequest("Uploaded file is empty")
-    texts = [(each.name, _text(each)) for each in parts if each.name != field]
+    texts = [
+        (each.name, field_text(each.name, each.content)) for each in parts if each.name != field
+    ]
     return Form(files[0].content, unique_fields(texts))
 
 
@@ -109,27 +127,19 @@ def unique_fields(items: list[tuple[str, str]]) -> dict[str, str]:
 
 def _steps(data: bytes, boundary: str, found: list[_Part]) -> Iterator[None]:
     """Fill the parts that are ``found``; yield between the pieces of a large body."""
-    if not boundary:
-        raise BadRequest("The multipart body has no boundary")
     chunks: list[bytes] = []
     segment: MultipartSegment | None = None
-    try:
-        # Latin-1 accepts any bytes: file names, which are not used, may have any encoding.
-        with PushMultipartParser(
-            boundary.encode("latin-1"), max_segment_count=MAX_FIELDS, header_charset="latin-1"
-        ) as parser:
-            for piece in _pieces(data):
-                for event in parser.parse(piece):
-                    if isinstance(event, MultipartSegment):
-                        segment, chunks = event, []
-                    elif event:
-                        chunks.append(bytes(event))
-                    elif segment is not None:
-                        found.append(_part(segment, b"".join(chunks)))
-                if len(piece) < len(data):
-                    yield
-    except (MultipartError, UnicodeEncodeError, ValueError):
-        raise BadRequest("The multipart body is malformed") from None
+    with parser(boundary) as opened:
+        for piece in _pieces(data):
+            for event in opened.parse(piece):
+                if isinstance(event, MultipartSegment):
+                    segment, chunks = event, []
+                elif event:
+                    chunks.append(bytes(event))
+                elif segment is not None:
+                    found.append(_part(segment, b"".join(chunks)))
+            if len(piece) < len(data):
+                yield
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
@@ -142,19 +152,23 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _part(segment: MultipartSegment, content: bytes) -> _Part:
-    name = segment.name or ""
-    if not name.isascii():
-        name = name.encode("latin-1").decode("utf-8", "replace")
+    name = utf8(segment.name or "")
     if not name:
         raise BadRequest("The multipart body has a part without a name")
     has_file_name = "filename" in segment.header("Content-Disposition", "").lower()
     return _Part(name, content, has_file_name)
 
 
-def _text(part: _Part) -> str:
-    if len(part.content) > MAX_FIELD_BYTES:
-        raise InvalidParams(f"{part.name[:64]}: longer than {MAX_FIELD_BYTES} bytes")
+def utf8(text: str) -> str:
+    """Convert a name that was decoded as Latin-1 to UTF-8."""
+    return text.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def field_text(name: str, content: bytes | bytearray) -> str:
+    """Return the text of a field. Raises ``InvalidParams``."""
+    if len(content) > MAX_FIELD_BYTES:
+        raise InvalidParams(f"{name[:64]}: longer than {MAX_FIELD_BYTES} bytes")
     try:
-        return part.content.decode("utf-8")
+        return content.decode()
     except UnicodeDecodeError:
-        raise InvalidParams(f"{part.name[:64]}: not UTF-8 text") from None
+        raise InvalidParams(f"{name[:64]}: not UTF-8 text") from None

@@ -13,7 +13,7 @@ from aiohttp import WSMsgType, web
 from mataserver.errors import BadRequest
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.protocol import HttpConnection
-from mataserver.http.relay_sockets import close_reason
+from mataserver.http.relay_sockets import CLOSE_TIMEOUT, GOING_AWAY, close_reason
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.revocation import REVOKED_REASON, watch_revocation
 
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 ACCEPTED: web.RequestKey[web.WebSocketResponse] = web.RequestKey("accepted")
 """The WebSocket that a handler accepted: it need return nothing."""
-GOING_AWAY = 1001
 UNAUTHORIZED = 4001
-CLOSE_TIMEOUT = 5.0
-"""Seconds that a peer has to answer a close frame."""
 
 log = logging.getLogger("mataserver.http")
 
@@ -36,7 +33,7 @@ log = logging.getLogger("mataserver.http")
 class WebSocket(web.WebSocketResponse):
     """aiohttp's WebSocket, notified of invalid frames by the connection."""
 
-    _conversation: HttpConnection | None = None
+    _connection: HttpConnection | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Accept the WebSocket."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from aiohttp import hdrs
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from multipart import MultipartSegment
 
 from mataserver.contract.bodies import Saved, Upload, Uploads
 from mataserver.errors import BadRequest, InvalidParams, TooLarge, TooSlow
@@ -21,7 +21,10 @@ from mataserver.http.forms import (
     MAX_FIELDS,
     boundary,
     declared_type,
+    field_text,
+    parser,
     unique_fields,
+    utf8,
 )
 from mataserver.http.revocation import revocable_wait
 from mataserver.opening import open_file
@@ -101,18 +104,10 @@ async def _events(
     body: AsyncIterator[bytes], boundary: str, max_parts: int
 ) -> AsyncIterator[MultipartSegment | bytearray | None]:
     """Yield the starts, the bytes and the ends of a form's parts."""
-    if not boundary:
-        raise BadRequest("The multipart body has no boundary")
-    try:
-        parser = PushMultipartParser(
-            boundary.encode("latin-1"), max_segment_count=max_parts, header_charset="latin-1"
-        )
-        with parser:
-            async for chunk in body:
-                for event in parser.parse(chunk):
-                    yield event
-    except (MultipartError, UnicodeEncodeError) as error:
-        raise BadRequest("The multipart body is malformed") from error
+    with parser(boundary, max_parts) as opened:
+        async for chunk in body:
+            for event in opened.parse(chunk):
+                yield event
 
 
 class _Parts:
@@ -146,7 +141,7 @@ class _Parts:
 
     async def _handle(self, event: MultipartSegment | bytearray | None) -> None:
         if isinstance(event, MultipartSegment):
-            self._field, self._name = _utf8(event.name or ""), _utf8(event.filename or "")
+            self._field, self._name = utf8(event.name or ""), utf8(event.filename or "")
             self._size, self._text = 0, bytearray()
             self._file = await self._open_part(event, len(self.files))
         elif event is None:
@@ -164,7 +159,7 @@ class _Parts:
         if self._file is None:
             if len(self.texts) >= MAX_FIELDS:
                 raise InvalidParams(f"a form has at most {MAX_FIELDS} fields beside its files")
-            self.texts.append((self._field, _text(self._field, self._text)))
+            self.texts.append((self._field, field_text(self._field, self._text)))
             return
         path = Path(self._file.name)
         self._close()
@@ -174,18 +169,6 @@ class _Parts:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _utf8(text: str) -> str:
-    """Convert a name that was decoded as Latin-1, which accepts any bytes, to UTF-8."""
-    return text.encode("latin-1", "replace").decode("utf-8", "replace")
-
-
-def _text(name: str, data: bytearray) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise InvalidParams(f"{name[:64]}: not UTF-8 text") from None
 
 
 async def chunks(request: web.Request, limits: BodyLimits) -> AsyncIterator[bytes]:
