@@ -9,7 +9,7 @@ from mataserver.app import hosting
 from mataserver.app.hosting import ServiceFactory
 from mataserver.app.lifetime import lifetime
 from mataserver.app.server import ComposedServer
-from mataserver.http import admission, error_responses
+from mataserver.http import admission
 from mataserver.http.docs import DocsService
 from mataserver.http.frontends import FrontendsService
 from mataserver.http.health import HealthService
@@ -51,14 +51,12 @@ def build(
         *_builtin_services(composed, set_by or {}),
         *_plugin_services(composed.plugins),
     )
-    expect_handler = admission.expect_handler(composed.table, composed.gate, composed.relay)
-    expect = error_responses.with_error_form(expect_handler, composed.table.forms)
     hosting.add_services(
         composed.application,
         composed.table,
         composed.gate,
         composed.hosting.create(factories, composed.context()),
-        expect,
+        admission.expect_handler(composed.table, composed.gate, composed.relay),
     )
     composed.plugins.check_strict()
     return composed

@@ -17,6 +17,7 @@ from mataserver.app import loop_watchdog, memory_release
 from mataserver.app.composition import build
 from mataserver.app.deadline import exit_after
 from mataserver.app.reload import Reload
+from mataserver.config.addresses import base_url
 from mataserver.errors import MataError
 from mataserver.http import fast_routing, head_connection
 from mataserver.http.budget import BudgetShare
@@ -119,12 +120,7 @@ def set_address(composed: ComposedServer, host: str, port: int) -> None:
     If it listens on every address, this is the loopback.
     """
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    composed.lifecycle.set_listening(url_of(here, port))
-
-
-def url_of(host: str, port: int) -> str:
-    """Return a base URL, with brackets around an IPv6 address."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    composed.lifecycle.set_listening(base_url(here, port))
 
 
 async def drain(runner: web.BaseRunner, composed: ComposedServer) -> None:
@@ -248,7 +244,7 @@ async def run(
             raise MataError(_bind_error(settings, error)) from None
         tasks.spawn(memory_release.release_periodically(), "give freed memory back")
         tasks.spawn(loop_watchdog.watch(), "watch the event loop")
-        announce(url_of(settings.host, port), composed)
+        announce(base_url(settings.host, port), composed)
         await stop_requested.wait()
     finally:
         await tasks.close()

@@ -21,10 +21,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def base_url(host: str, port: int) -> str:
+    """Return a base URL, with brackets around an IPv6 address."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def local_url(host: str, port: int) -> str:
     """Return the URL at which this machine reaches a server that listens on ``host``."""
-    reachable = "localhost" if host in EVERY else host
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return base_url("localhost" if host in EVERY else host, port)
 
 
 def server_url(settings: Settings) -> str:

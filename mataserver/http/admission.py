@@ -8,7 +8,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from mataserver.errors import MataError, TooLarge
 from mataserver.http import auth
-from mataserver.http.error_responses import error_response
+from mataserver.http.error_responses import error_response, render
 
 if TYPE_CHECKING:
     from mataserver.contract.routes import Route
@@ -51,7 +51,8 @@ def expect_handler(
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
-            return error_response(MataError("The expectation cannot be met", status=417))
+            refusal = error_response(MataError("The expectation cannot be met", status=417))
+            return render(request, refusal, table.forms)
         if (
             table.claiming_handler(request) is not None
         ):  # the service applies its own limit and keys
@@ -60,7 +61,8 @@ def expect_handler(
         route = table.resolve(request)
         limit = table.limits(request).size
         if (request.content_length or 0) > limit:
-            return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
+            refusal = error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
+            return render(request, refusal, table.forms)
         try:
             if route is not None:
                 await admit(request, route, gate, relay)

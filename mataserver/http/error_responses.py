@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.contract.routes import ErrorForm
-    from mataserver.http.routing import Expect
 
 log = logging.getLogger("mataserver.http")
 
@@ -55,16 +54,6 @@ def as_api_error(error: web.HTTPException) -> web.Response:
     if "Allow" in error.headers:
         response.headers["Allow"] = error.headers["Allow"]
     return response
-
-
-def with_error_form(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
-    """Wrap the handler of ``Expect``, which is called before any middleware."""
-
-    async def wrapped(request: web.Request) -> web.StreamResponse | None:
-        response = await expect(request)
-        return None if response is None else render(request, response, forms)
-
-    return wrapped
 
 
 def render(

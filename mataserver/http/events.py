@@ -66,44 +66,32 @@ async def send(
     is a ``LastEvent``. If the client disconnects before it, or reads nothing for ``patience``
     seconds, the model stops between two pieces. Revoked credentials are a failure, too.
     """
-    wait = RevocableWait()
-    with watch_revocation(request, request.get(PRINCIPAL), wait.end):
-        return await _answer(request, events, wait, render_error, patience, status)
-
-
-async def _answer(
-    request: web.Request,
-    events: AsyncGenerator[bytes],
-    wait: RevocableWait,
-    render_error: Callable[[MataError], bytes],
-    patience: float,
-    status: int,
-) -> web.StreamResponse:
+    wait, begun = RevocableWait(), time.perf_counter()
 
     def next_event() -> Awaitable[bytes | None]:
         return wait.for_result(anext(events, None))
 
-    begun = time.perf_counter()
-    async with contextlib.aclosing(events):
-        first = await wait.for_result(anext(events))
-        headers = {
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-            "X-Request-Id": request[REQUEST_ID],
-            "Server-Timing": f"first;dur={(time.perf_counter() - begun) * 1e3:.3f}",
-        }
-        response = web.StreamResponse(status=status, headers=headers)
-        response.content_type, response.charset = CONTENT_TYPE, "utf-8"
-        await response.prepare(request)
-        try:
-            await _send_all(request, response, first, next_event, render_error, patience)
-            await response.write_eof()
-        except (ConnectionError, TimeoutError):
-            if METRICS_STATUS not in request:
-                request[METRICS_STATUS] = CLIENT_GONE
-            if request.transport is not None:
-                request.transport.abort()  # it is gone, or does not read: stops the model
-    return response
+    with watch_revocation(request, request.get(PRINCIPAL), wait.end):
+        async with contextlib.aclosing(events):
+            first = await wait.for_result(anext(events))
+            headers = {
+                "Cache-Control": "no-cache",
+                "X-Accel-Buffering": "no",
+                "X-Request-Id": request[REQUEST_ID],
+                "Server-Timing": f"first;dur={(time.perf_counter() - begun) * 1e3:.3f}",
+            }
+            response = web.StreamResponse(status=status, headers=headers)
+            response.content_type, response.charset = CONTENT_TYPE, "utf-8"
+            await response.prepare(request)
+            try:
+                await _send_all(request, response, first, next_event, render_error, patience)
+                await response.write_eof()
+            except (ConnectionError, TimeoutError):
+                if METRICS_STATUS not in request:
+                    request[METRICS_STATUS] = CLIENT_GONE
+                if request.transport is not None:
+                    request.transport.abort()  # it is gone, or does not read: stops the model
+        return response
 
 
 async def _send_all(

@@ -90,7 +90,7 @@ class FrontendsService(StatelessService):
             raise MataError(f"shared_dir {_describe_fault(error)}", hint=where) from error
         self._directory.held.announce = self._announce
         self._directory.held.gather = self._relay.gather
-        self._relay.open(IdentityAssertions(secret))
+        self._relay.client.open(IdentityAssertions(secret))
         self._ctx.tasks.spawn(self._send_heartbeats(), "tell the other front-ends")
         return self
 
@@ -101,7 +101,7 @@ class FrontendsService(StatelessService):
             async with asyncio.timeout(self._timeout), self._write_lock:
                 pass
         await self._directory.leave()
-        await self._relay.close()
+        await self._relay.client.close()
 
     def waiting(self) -> dict[str, str]:
         """Return why the others cannot see this one."""

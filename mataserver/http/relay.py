@@ -27,7 +27,6 @@ from mataserver.http.frontend_client import (
 if TYPE_CHECKING:
     from mataserver.contract.routes import Route
     from mataserver.frontends.directory import FrontendDirectory, PeerFrontend
-    from mataserver.frontends.identity_assertions import IdentityAssertions
     from mataserver.http.budget import Budget
     from mataserver.http.routing import RouteTable
     from mataserver.http.sockets import ServiceSockets
@@ -46,10 +45,7 @@ log = logging.getLogger("mataserver.frontends")
 
 
 class FrontendRelay:
-    """Forwards requests to the front-end that holds the named resource.
-
-    Other front-ends are contacted between ``open`` and ``close``.
-    """
+    """Forwards requests to the front-end that holds the named resource, by an open ``client``."""
 
     def __init__(
         self,
@@ -63,27 +59,19 @@ class FrontendRelay:
         trust_proxy: bool,
     ) -> None:
         self.directory = directory
-        self._client = FrontendClient(directory, trust_proxy=trust_proxy)
+        self.client = FrontendClient(directory, trust_proxy=trust_proxy)
         self._table = table
         self._budget = budget
         self._sockets = sockets
         self._metrics = metrics
         self._unread_timeout = unread_timeout
 
-    def open(self, assertions: IdentityAssertions) -> None:
-        """Start issuing and accepting identity assertions."""
-        self._client.open(assertions)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
-
     def asserted_principal(self, request: web.Request, route: Route) -> Principal | None:
         """Return the caller that another front-end asserts; None without an assertion.
 
         Raises ``InvalidAssertion``.
         """
-        assertions = self._client.assertions
+        assertions = self.client.assertions
         if not route.held or assertions is None or ASSERTION_HEADER not in request.headers:
             return None
         path = request.rel_url.raw_path_qs
@@ -133,8 +121,8 @@ class FrontendRelay:
     async def _get_json(self, request: web.Request, other: PeerFrontend, kind: Any) -> Any:
         """Return one's answer; None for one that is gone, or lacks the route."""
         path, principal = request.rel_url.raw_path_qs, auth.caller(request)
-        headers = self._client.headers(request, principal, path, other)
-        pending = self._client.session.get(
+        headers = self.client.headers(request, principal, path, other)
+        pending = self.client.session.get(
             url_of(other, path), headers=headers, allow_redirects=False
         )
         try:
@@ -149,7 +137,7 @@ class FrontendRelay:
                     raise Unavailable("A front-end does not say what it holds", retry_after=1)
                 return msgspec.json.decode(body, type=kind)
         except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError, UnicodeError) as error:
-            if self._client.is_gone(other, error):
+            if self.client.is_gone(other, error):
                 return None
             raise report_unreachable(other, error) from None
 
@@ -157,11 +145,11 @@ class FrontendRelay:
         self, request: web.Request, holder: PeerFrontend, principal: Principal
     ) -> web.StreamResponse:
         path = request.rel_url.raw_path_qs
-        headers = self._client.headers(request, principal, path, holder)
+        headers = self.client.headers(request, principal, path, holder)
         async with contextlib.AsyncExitStack() as stack:
             body = bodies.BodyReader(request, self._budget, self._table.limits(request))
             data = await stack.enter_async_context(body) if request.can_read_body else None
-            pending = self._client.session.request(
+            pending = self.client.session.request(
                 request.method,
                 url_of(holder, path),
                 headers=headers,
@@ -169,20 +157,20 @@ class FrontendRelay:
                 allow_redirects=False,
             )
             try:
-                answer = await self._client.while_alive(holder, stack.enter_async_context(pending))
+                answer = await self.client.while_alive(holder, stack.enter_async_context(pending))
                 if _is_buffered(request, answer):
-                    whole = await self._client.while_alive(holder, answer.read())
+                    whole = await self.client.while_alive(holder, answer.read())
                     kept = relay_headers.forwarded_answer(answer)
                     if request.method == hdrs.METH_HEAD and answer.content_length is not None:
                         kept[hdrs.CONTENT_LENGTH] = str(answer.content_length)
                     return web.Response(body=whole, status=answer.status, headers=kept)
                 if answer.status == auth.Unauthorized.status:  # this front-end, not the caller
-                    said = await self._client.while_alive(holder, relay_headers.read_body(answer))
+                    said = await self.client.while_alive(holder, relay_headers.read_body(answer))
                     raise report_unreachable(
                         holder, f"{answer.status}: {said[: relay_headers.LOGGED_BYTES]!r}"
                     )
             except aiohttp.ClientError as error:
-                raise self._client.connect_error(holder, error) from None
+                raise self.client.connect_error(holder, error) from None
             return await self._stream_answer(request, holder, answer)
 
     async def _stream_answer(
@@ -195,7 +183,7 @@ class FrontendRelay:
         response.content_length = answer.content_length
         await response.prepare(request)
         try:
-            while chunk := await self._client.while_alive(holder, answer.content.readany()):
+            while chunk := await self.client.while_alive(holder, answer.content.readany()):
                 async with asyncio.timeout(self._unread_timeout):
                     await response.write(chunk)
         except (aiohttp.ClientError, NotFound, TimeoutError) as error:
@@ -214,8 +202,8 @@ class FrontendRelay:
         self._metrics.relayed.add("socket")
         path = relay_headers.without_token(request)
         offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
-        headers = self._client.headers(request, principal, path, holder)
-        connecting = self._client.session.ws_connect(
+        headers = self.client.headers(request, principal, path, holder)
+        connecting = self.client.session.ws_connect(
             url_of(holder, path),
             headers=headers,
             protocols=[each.strip() for each in offered.split(",") if each.strip()],
@@ -225,13 +213,13 @@ class FrontendRelay:
             max_msg_size=0,
         )
         try:
-            far = await self._client.while_alive(holder, connecting)
+            far = await self.client.while_alive(holder, connecting)
         except (aiohttp.ClientError, NotFound) as error:
             if isinstance(error, relay_headers.UpgradeRefusedError):
                 if error.status >= 400 and error.status != auth.Unauthorized.status:
                     return web.Response(body=error.body, status=error.status, headers=error.headers)
                 report_unreachable(holder, error)  # it rejects this front-end, or is none
-            gone = isinstance(error, NotFound) or self._client.is_gone(holder, error)
+            gone = isinstance(error, NotFound) or self.client.is_gone(holder, error)
             code = NO_SESSION if gone else TRY_AGAIN
             async with self._sockets.accept_raw(request) as near:
                 await relay_sockets.close_side(
@@ -241,7 +229,7 @@ class FrontendRelay:
         chosen = [far.protocol] if far.protocol else []
         async with far, self._sockets.accept_raw(request, chosen) as near:
             with contextlib.suppress(NotFound):  # already closed as going away
-                await self._client.while_alive(holder, relay_sockets.relay_messages(near, far))
+                await self.client.while_alive(holder, relay_sockets.relay_messages(near, far))
             return near
 
 

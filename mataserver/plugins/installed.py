@@ -219,8 +219,9 @@ class Plugins(DiscoveredPlugins):
 
     def check_strict(self) -> None:
         """Raise ``PluginError`` for a broken plugin if ``plugins.strict`` is set."""
-        if self.strict:
-            _check_strict(self)
+        for plugin in self.found:
+            if self.strict and plugin.error_line is not None:
+                raise PluginError(f"plugin {plugin.name}: {plugin.error_line}")
 
 
 def _named(plugin: Plugin, text: str) -> str:
@@ -237,9 +238,3 @@ def _serves(provided: ProvidedBackend, files: ModelFiles, task: str) -> bool:
     except Exception:
         log.exception("accepts of the backend %s failed", provided.backend.name)
         return False
-
-
-def _check_strict(plugins: Plugins) -> None:
-    for plugin in plugins.found:
-        if plugin.error_line is not None:
-            raise PluginError(f"plugin {plugin.name}: {plugin.error_line}")

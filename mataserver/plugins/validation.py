@@ -32,8 +32,6 @@ HOOKS = ("settings", "backends", "engines", "sources", "brings", "check", "servi
 _SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")
 _TAKEN_ENGINES = ("auto", *_ENGINES)
-_ENGINE_NAME = re.compile(ENGINE_NAME)
-_SOURCE_NAME = re.compile(SOURCE_NAME)
 _BACKEND_FUNCTIONS = {
     "load": "spec, ctx",
     "accepts": "files",
@@ -152,15 +150,7 @@ def check_engine(engine: object, owners: dict[str, str]) -> None:
     """Validate an engine. Raises ``PluginError``. ``owners`` maps plugins' engines to plugins."""
     if not isinstance(engine, EngineSpec):
         raise PluginError(f"engines() gave a {type(engine).__name__}, not an EngineSpec")
-    if not isinstance(engine.name, str) or not _ENGINE_NAME.match(engine.name):
-        raise PluginError(
-            f"engines() gave the name {engine.name!r}: an engine's has small letters, digits and _"
-        )
-    label = f"engine {engine.name}"
-    if engine.name in _TAKEN_ENGINES:
-        raise PluginError(f"{label}: the name is the server's")
-    if engine.name in owners:
-        raise PluginError(f"{label}: the plugin {owners[engine.name]} has one of that name")
+    label = _check_name(engine.name, "engine", ENGINE_NAME, _TAKEN_ENGINES, owners)
     if not callable(engine.make):
         raise PluginError(f"{label}: make must be a function")
     check_signature(engine.make, f"{label}: make", "ctx")
@@ -171,15 +161,7 @@ def check_source(source: object, owners: dict[str, str]) -> None:
     """Validate a source. Raises ``PluginError``. ``owners`` maps plugins' sources to plugins."""
     if not isinstance(source, SourceSpec):
         raise PluginError(f"sources() gave a {type(source).__name__}, not a SourceSpec")
-    if not isinstance(source.name, str) or not _SOURCE_NAME.match(source.name):
-        raise PluginError(
-            f"sources() gave the name {source.name!r}: a source's has small letters, digits and _"
-        )
-    label = f"source {source.name}"
-    if source.name in _SOURCES:
-        raise PluginError(f"{label}: the name is the server's")
-    if source.name in owners:
-        raise PluginError(f"{label}: the plugin {owners[source.name]} has one of that name")
+    label = _check_name(source.name, "source", SOURCE_NAME, _SOURCES, owners)
     check_pickles(source.fetch, f"{label}: fetch")
     check_signature(source.fetch, f"{label}: fetch", "ctx")
     try:
@@ -192,6 +174,22 @@ def check_source(source: object, owners: dict[str, str]) -> None:
             f"{label}: stall_timeout must be above 0 and at most {MAX_STALL_TIMEOUT:g} seconds"
         )
     _check_strings(source, ("requires", "packages", "inherit"), label)
+
+
+def _check_name(
+    name: object, kind: str, pattern: str, taken: Collection[str], owners: Mapping[str, str]
+) -> str:
+    """Return an engine's or a source's label in errors; its name must be valid and new."""
+    if not isinstance(name, str) or not re.match(pattern, name):
+        article = "an" if kind == "engine" else "a"
+        raise PluginError(
+            f"{kind}s() gave the name {name!r}: {article} {kind}'s has small letters, digits and _"
+        )
+    if name in taken:
+        raise PluginError(f"{kind} {name}: the name is the server's")
+    if name in owners:
+        raise PluginError(f"{kind} {name}: the plugin {owners[name]} has one of that name")
+    return f"{kind} {name}"
 
 
 def _check_strings(owner: object, names: tuple[str, ...], label: str) -> None:
