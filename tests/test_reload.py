@@ -41,8 +41,7 @@ class Running:
         def load():
             return config.load(environ={}, directory=self._folder, engine="thread", **values)
 
-        parts = self.composed
-        await Reload(parts.catalog, parts.pool, parts.hosting, parts.maintenance, load).run()
+        await Reload(self.composed, load).run()
 
     async def found(self, model):
         """Return the detections of a picture."""

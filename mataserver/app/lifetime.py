@@ -87,19 +87,15 @@ async def _exit_service(composed: ComposedServer, name: str, service: Service) -
 
 async def _stop(composed: ComposedServer) -> None:
     """Close every session, model and worker, also after a service failed to start."""
-    try:
-        await _close_all(composed)
-    finally:
-        if composed.shutdown_task is not None:
-            composed.shutdown_task.cancel()
-
-
-async def _close_all(composed: ComposedServer) -> None:
     deadline = composed.lifecycle.deadline
     for pull in composed.pulls:
         pull.cancel()
     pulls = asyncio.gather(*composed.pulls, return_exceptions=True)
-    await finish_by(deadline, "a pull", pulls)
-    await finish_by(deadline, "the sessions", composed.sessions.close())
-    await finish_by(deadline, "the models", composed.pool.close())
-    await finish_by(deadline, "the workers", composed.engines.close())
+    try:
+        await finish_by(deadline, "a pull", pulls)
+        await finish_by(deadline, "the sessions", composed.sessions.close())
+        await finish_by(deadline, "the models", composed.pool.close())
+        await finish_by(deadline, "the workers", composed.engines.close())
+    finally:
+        if composed.shutdown_task is not None:
+            composed.shutdown_task.cancel()

@@ -15,11 +15,8 @@ from mataserver.serving import engine_set
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.app.hosting import ServiceHost
-    from mataserver.app.maintenance import Maintenance
+    from mataserver.app.server import ComposedServer
     from mataserver.config import Settings
-    from mataserver.library.catalog import Catalog
-    from mataserver.serving.pool import ModelPool
 
 log = logging.getLogger("mataserver")
 
@@ -27,18 +24,11 @@ log = logging.getLogger("mataserver")
 class Reload:
     """Reloads the configuration; ``load`` reads the settings as at the start."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        pool: ModelPool,
-        hosting: ServiceHost,
-        maintenance: Maintenance,
-        load: Callable[[], Settings],
-    ) -> None:
-        self._catalog = catalog
-        self._pool = pool
-        self._hosting = hosting
-        self._maintenance = maintenance
+    def __init__(self, composed: ComposedServer, load: Callable[[], Settings]) -> None:
+        self._catalog = composed.catalog
+        self._pool = composed.pool
+        self._hosting = composed.hosting
+        self._maintenance = composed.maintenance
         self._load = load
         self._lock = asyncio.Lock()
 

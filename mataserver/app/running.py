@@ -222,13 +222,7 @@ async def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     composed = build(settings, plugins, set_by=set_by)
-    reload = Reload(
-        composed.catalog,
-        composed.pool,
-        composed.hosting,
-        composed.maintenance,
-        reread or (lambda: settings),
-    )
+    reload = Reload(composed, reread or (lambda: settings))
     tasks = Tasks("server")
     loop.add_signal_handler(
         signal.SIGHUP, lambda: tasks.spawn(reload.run(), "read the configuration again")
