@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.claims import BodySink, PlainAnswer, RepeatedClaim, Unfinished
+    from mataserver.http.budget import BudgetShare
     from mataserver.http.head_cache import KnownHead
     from mataserver.http.head_parsing import RequestStart
     from mataserver.http.middleware import RequestMiddleware
-    from mataserver.http.unread_output import OverdrawableShare
 
 MIN_BYTES_PER_PERIOD = 1 << 15
 """Minimum bytes of a body that must arrive within each timeout period."""
@@ -55,7 +55,7 @@ class StreamedRequest(ClaimedRequest):
         connection: CachingConnection,
         middleware: RequestMiddleware,
         known: KnownHead,
-        share: OverdrawableShare,
+        share: BudgetShare,
     ) -> None:
         super().__init__(connection, middleware, known, share)
         self._needed: int | None = None

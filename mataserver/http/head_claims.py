@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.claims import RepeatedClaim, Unfinished
+    from mataserver.http.budget import BudgetShare
     from mataserver.http.head_cache import KnownHead
     from mataserver.http.head_connection import CachingConnection
     from mataserver.http.middleware import RequestMiddleware
-    from mataserver.http.unread_output import OverdrawableShare
 
 _ANSWER = (
     "HTTP/1.1 200 OK\r\n%sX-Request-Id: %s\r\nServer-Timing: total;dur=%.3f\r\n"
@@ -53,7 +53,7 @@ class ClaimedRequest(KnownRequest):
         connection: CachingConnection,
         middleware: RequestMiddleware,
         known: KnownHead,
-        share: OverdrawableShare,
+        share: BudgetShare,
     ) -> None:
         super().__init__(connection, middleware, known, share)
         self._repeat: RepeatedClaim = self._known.repeat

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mataserver.http.budget import BudgetShare
     from mataserver.http.head_cache import HeadCache, KnownHead, RepeatedRequest
     from mataserver.http.head_parsing import RequestStart
     from mataserver.http.middleware import RequestMiddleware
-    from mataserver.http.unread_output import OverdrawableShare
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class CachingConnection(HttpConnection):
     def __init__(
         self,
         server: web.Server,
-        budget: Callable[..., OverdrawableShare],
+        budget: Callable[..., BudgetShare],
         *,
         cache: HeadCache,
         **options: Any,

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.handles import Encoded
+    from mataserver.http.budget import BudgetShare
     from mataserver.http.head_cache import KnownHead
     from mataserver.http.infer_repeats import InferRepeat
     from mataserver.http.middleware import RequestMiddleware
-    from mataserver.http.unread_output import OverdrawableShare
     from mataserver.principals import Principal
 
 MIN_UNCOPIED = 1 << 12
@@ -67,7 +67,7 @@ class KnownRequest(AnswerSender):
         connection: CachingConnection,
         middleware: RequestMiddleware,
         known: KnownHead,
-        share: OverdrawableShare,
+        share: BudgetShare,
     ) -> None:
         super().__init__(connection, middleware, known)
         self.caller: Principal | None = None

@@ -7,7 +7,7 @@ library that a scanner could look up.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_fileresponse
 from aiohttp.helpers import rfc822_formatted_time
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from aiohttp import WebSocketError
 
-    from mataserver.http.unread_output import AnonymousOutput, OverdrawableShare
-    from mataserver.http.websocket_framing import FrameHandler, FrameReader
+    from mataserver.http.budget import BudgetShare
+    from mataserver.http.unread_output import AnonymousOutput
+    from mataserver.http.websocket_framing import FrameHandler
 
 _STATUS = 400
 DETAIL = "The request is not valid HTTP"
@@ -125,7 +126,7 @@ class HttpConnection(RequestHandler):
     def __init__(
         self,
         server: web.Server,
-        budget: Callable[..., OverdrawableShare],
+        budget: Callable[..., BudgetShare],
         patience: float,
         anonymous: AnonymousOutput,
         **options: Any,
@@ -146,9 +147,8 @@ class HttpConnection(RequestHandler):
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Check a WebSocket's frames before ``parser`` reads them."""
-        reader = cast("FrameReader", parser)
         share = self._budget(self._socket_owner)
-        self._frame_checker = FrameChecker(reader, share, self._fail or self._abort)
+        self._frame_checker = FrameChecker(parser, share, self._fail or self._abort)
         super().set_parser(self._frame_checker, data_received_cb)  # type: ignore[arg-type]
 
     def on_frame(self, handler: FrameHandler | None) -> None:

@@ -7,12 +7,12 @@ disconnected. This applies to all answers: plain ones, files, events, WebSocket 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
-
-from mataserver.contract.bodies import Share
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncio import Transport
+
+    from mataserver.http.budget import BudgetShare
 
 HIGH_WATER_BYTES = 65_536
 """Bytes from which a transport counts as full (asyncio's high-water mark); below this, writers do
@@ -20,14 +20,6 @@ not wait for the client."""
 MIN_READ_BYTES = 1_000_000
 """Bytes that a client must read in each interval: possible on a slow line, while one that reads a
 byte at a time is disconnected."""
-
-
-class OverdrawableShare(Share, Protocol):
-    """A budget share that can also count bytes beyond the available room."""
-
-    def hold(self, count: int) -> None:
-        """Count ``count`` bytes that are in memory already."""
-        ...
 
 
 class AnonymousOutput:
@@ -59,9 +51,7 @@ class UnreadOutput:
 
     __slots__ = ("_anonymous", "_left", "_patience", "_share", "_timer", "_transport")
 
-    def __init__(
-        self, share: OverdrawableShare, patience: float, anonymous: AnonymousOutput
-    ) -> None:
+    def __init__(self, share: BudgetShare, patience: float, anonymous: AnonymousOutput) -> None:
         self._share = share
         self._patience = patience
         self._anonymous = anonymous

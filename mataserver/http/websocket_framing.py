@@ -6,7 +6,7 @@ buffers partial messages, which must count as in flight.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiohttp import WebSocketError, WSCloseCode
 
@@ -14,6 +14,8 @@ from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aiohttp.http import WebSocketReader
 
     from mataserver.contract.bodies import Share
 
@@ -25,18 +27,6 @@ _CONTROL = 0x8
 """Opcodes from here on are control frames (ping, pong, close): short, and between fragments."""
 
 
-class FrameReader(Protocol):
-    """Parses a WebSocket's bytes."""
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Parse bytes; return whether they end the connection, and the rest."""
-        ...
-
-    def feed_eof(self) -> None:
-        """Handle the end of input."""
-        ...
-
-
 class FrameChecker:
     """Wraps a ``reader``; ``fail`` is called with errors in the client's frames.
 
@@ -45,7 +35,7 @@ class FrameChecker:
     """
 
     def __init__(
-        self, reader: FrameReader, share: Share, fail: Callable[[WebSocketError], None]
+        self, reader: WebSocketReader, share: Share, fail: Callable[[WebSocketError], None]
     ) -> None:
         self.handler: FrameHandler | None = None
         self._reader = reader
