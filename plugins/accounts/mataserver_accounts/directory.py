@@ -28,15 +28,24 @@ if TYPE_CHECKING:
     from mataserver_database import Database
 
 RETRY_SECONDS = 1.0
+BEHIND_SECONDS = 3_600.0
+"""How far the clock may be behind what another server wrote down before that is told."""
 
 T = TypeVar("T")
 
 
 class Directory:
-    """The users and keys. ``sign_out`` is called with the ids of revoked principals."""
+    """The users and keys.
+
+    ``sign_out`` is called with the ids of revoked principals; ``clock`` gives Unix seconds.
+    """
 
     def __init__(
-        self, settings: Settings, log: logging.Logger, sign_out: Callable[[str], None]
+        self,
+        settings: Settings,
+        log: logging.Logger,
+        sign_out: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -48,7 +57,8 @@ class Directory:
         self._accounts: Accounts | None = None
         self._tokens: Tokens | None = None
         self._snapshot: Snapshot | None = None
-        self._rates = KeyRates(time.time)
+        self._clock = clock
+        self._rates = KeyRates(clock)
 
     @property
     def accounts(self) -> Accounts:
@@ -67,15 +77,26 @@ class Directory:
     async def start(self, database: Database) -> None:
         """Migrate, make the first administrator, and read what there is. Raises ``MataError``."""
         await database.migrate(SCHEMA)
-        accounts = Accounts(database, Passwords())
+        accounts = Accounts(database, Passwords(), self._clock)
         await accounts.bootstrap(self._settings.username, self._settings.password_hash)
         secret = self._settings.jwt_secret or await accounts.secret("jwt")
-        self._tokens = Tokens(secret, self._settings.token_seconds)
+        self._tokens = Tokens(secret, self._settings.token_seconds, self._clock)
         self._accounts = accounts
         await accounts.secret("version")
         await self.refresh()
+        self._check_clock(_require_open(self._snapshot).newest)
         database.watch(CHANNEL, self._change_event.set)
         self._spawn(self._follow_changes())
+
+    def _check_clock(self, newest: float) -> None:
+        """Warn of a clock before the newest user or key: keys that are over would count again."""
+        behind = newest - self._clock()
+        if behind > BEHIND_SECONDS:
+            self._log.warning(
+                "the clock is %.1f days behind the newest user or key: keys and tokens whose time "
+                "is over may count again until it is set",
+                behind / 86_400.0,
+            )
 
     async def stop(self) -> None:
         """Wait for what is being done."""
@@ -97,7 +118,9 @@ class Directory:
             if before is not None and before.version == await self.accounts.version():
                 return
             everything = await self.accounts.read_all()
-            fresh = await asyncio.to_thread(Snapshot, everything, self.tokens, self._rates)
+            fresh = await asyncio.to_thread(
+                Snapshot, everything, self.tokens, self._rates, self._clock
+            )
             ended = set()
             if before is not None:
                 ended = await asyncio.to_thread(fresh.revoked_since, before)

@@ -16,6 +16,7 @@ from mataserver_jobs.infer import INFER, task_of_model
 from mataserver_jobs.infer_routes import InferRoutes
 from mataserver_jobs.job_tokens import JobTokens
 from mataserver_jobs.kinds import OWN, JobKind
+from mataserver_jobs.lived_time import LivedTime
 from mataserver_jobs.routes import Routes
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.storage import Storage
@@ -51,12 +52,14 @@ class JobsService:
         folder = Path(settings.folder) if settings.folder else ctx.data_dir / "jobs"
         min_free = settings.min_free_mb * 1_000_000
         self._storage = Storage(folder, min_free=min_free)
+        self._lived = LivedTime()
         self.uploads = Uploads(
             self._storage.root / "uploads",
             max_bytes=settings.max_upload_mb * 1_000_000,
             budget=settings.uploads_mb * 1_000_000,
             keep=settings.upload_hours * 3_600.0,
             min_free=min_free,
+            clock=self._lived.now,
         )
         self._running: list[asyncio.Task[None]] = []
 
@@ -90,9 +93,10 @@ class JobsService:
         ctx, settings = self._ctx, self._ctx.settings
         database = ctx.peer("database").database
         await database.migrate(SCHEMA)
+        await self._lived.begin(database)
         for service in ctx.peers().values():
             self._kinds.update((kind.name, kind) for kind in _kinds_of(service))
-        store = Store(database, keep=settings.keep_days * 86_400.0)
+        store = Store(database, keep=settings.keep_days * 86_400.0, lived=self._lived.now)
         self._runner = LocalRunner(
             store,
             self._kinds,
@@ -131,6 +135,7 @@ class JobsService:
     async def _close(self) -> None:
         self.desk.close()
         self._owner_cleaner.close()
+        self._lived.close()
         await asyncio.gather(self._runner.close(), self._delivery_worker.close())
 
     async def _sweep_uploads(self) -> None:
@@ -157,6 +162,7 @@ class JobsService:
         self._spawn(self._runner.run(), "run jobs")
         self._spawn(self._delivery_worker.run(), "tell webhooks")
         self._spawn(self._owner_cleaner.run(), "remove what users left")
+        self._spawn(self._lived.run(self._ctx.peer("database").database), "count the time")
         self._spawn(self.desk.sweep_periodically(SWEEP_SECONDS), "remove old jobs")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

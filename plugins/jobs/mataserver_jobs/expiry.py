@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -22,9 +22,7 @@ class Expiry(Queue):
 
     async def expired(self) -> list[str]:
         """Return the ids of the jobs whose time is over."""
-        query = sa.select(JOBS.c.id).where(
-            JOBS.c.expires_at < self._clock(), JOBS.c.state.in_(ENDED)
-        )
+        query = sa.select(JOBS.c.id).where(_kept_until() < self._lived(), JOBS.c.state.in_(ENDED))
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
 
@@ -36,7 +34,7 @@ class Expiry(Queue):
         ended = (
             sa.select(JOBS.c.id, JOBS.c.bytes_used)
             .where(JOBS.c.state.in_(ENDED))
-            .order_by(JOBS.c.finished_at, JOBS.c.id)
+            .order_by(_kept_until(), JOBS.c.finished_at, JOBS.c.id)
         )
         async with self._database.read() as connection:
             used = await connection.scalar(sa.select(sa.func.sum(JOBS.c.bytes_used)))
@@ -59,3 +57,8 @@ class Expiry(Queue):
                 query = sa.select(JOBS.c.id).where(JOBS.c.id.in_(part))
                 found.update((await connection.execute(query)).scalars())
         return found
+
+
+def _kept_until() -> Any:
+    """Return until when an ended job is kept, also of one that an older server wrote down."""
+    return sa.func.coalesce(JOBS.c.kept_until, JOBS.c.expires_at)

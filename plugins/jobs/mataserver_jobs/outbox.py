@@ -37,6 +37,7 @@ async def put(connection: Connection, record: Record, now: float) -> None:
         "attempts": 0,
         "created_at": now,
         "next_at": now,
+        "waited": 0.0,
     }
     rows = [{"id": str(uuid.uuid4()), "webhook": each, **kept} for each in webhooks]
     await connection.execute(sa.insert(DELIVERIES), rows)

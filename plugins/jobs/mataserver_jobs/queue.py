@@ -23,7 +23,7 @@ KEEP_SECONDS = 7 * 86_400.0
 class Queue:
     """The jobs in a database.
 
-    ``clock`` gives Unix seconds; a job that has ended is kept for ``keep`` seconds.
+    ``clock`` gives Unix seconds; a job that has ended is kept for ``keep`` seconds of ``lived``.
     """
 
     def __init__(
@@ -32,16 +32,19 @@ class Queue:
         clock: Callable[[], float] = time.time,
         *,
         keep: float = KEEP_SECONDS,
+        lived: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._clock = clock
         self._keep = keep
+        self._lived = lived
 
     def _end(self, state: str, message: str) -> dict[str, Any]:
         """Return what every end changes."""
         now = self._clock()
         ended = {"state": state, "stage": state, "message": message, "finished_at": now}
-        return ended | {"expires_at": now + self._keep, "holder": None, "lease_until": None}
+        kept = {"expires_at": now + self._keep, "kept_until": self._lived() + self._keep}
+        return {**ended, **kept, "holder": None, "lease_until": None}
 
     async def _update(self, record: Record, values: Mapping[str, Any]) -> bool:
         async with self._database.begin() as connection:

@@ -33,6 +33,8 @@ class Record(Struct, frozen=True, kw_only=True):
                      changes nothing.
     lease_until:     another value after each renewal of the lease: the holder's clock and the
                      seconds that the lease lasts.
+    expires_at:      when it goes by the clock at its end, for people.
+    kept_until:      when it goes: seconds of ``LivedTime``.
     bytes_used:      what its folder takes on the disk.
     """
 
@@ -56,6 +58,7 @@ class Record(Struct, frozen=True, kw_only=True):
     started_at: float | None = None
     finished_at: float | None = None
     expires_at: float | None = None
+    kept_until: float | None = None
     idempotency_key: str | None = None
     bytes_used: int = 0
 

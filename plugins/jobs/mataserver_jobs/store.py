@@ -158,7 +158,8 @@ class Store(Leases, Expiry):
                 raise Conflict(f"The job has not ended: {record.state}")
             fresh = {"state": "queued", "stage": "queued", "progress": 0.0, "cancel": False}
             fresh |= {"message": "Waiting for its turn.", "deaths": 0, "losses": 0}
-            fresh |= dict.fromkeys(("result", "error", "started_at", "finished_at", "expires_at"))
+            of_the_end = ("result", "error", "finished_at", "expires_at", "kept_until")
+            fresh |= dict.fromkeys(("started_at", *of_the_end))
             await self._change(connection, job, {**fresh, "spec": json_of(spec)})
         return await self.get(job)
 

@@ -1,4 +1,4 @@
-"""The tables: jobs, webhooks and pending deliveries."""
+"""The tables: jobs, webhooks, pending deliveries, and for how long servers have run."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ JOBS = sa.Table(
     sa.Column("started_at", sa.Float),
     sa.Column("finished_at", sa.Float),
     sa.Column("expires_at", sa.Float),
+    sa.Column("kept_until", sa.Float),
     sa.Column("idempotency_key", sa.String(200)),
     sa.Column("bytes_used", sa.BigInteger),
 )
@@ -60,4 +61,7 @@ DELIVERIES = sa.Table(
     sa.Column("attempts", sa.Integer),
     sa.Column("created_at", sa.Float),
     sa.Column("next_at", sa.Float),
+    sa.Column("waited", sa.Float),
 )
+LIVED = sa.Table("jobs_lived", _METADATA, sa.Column("seconds", sa.Float))
+"""One row: see ``LivedTime``."""

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -108,7 +109,7 @@ class UploadRoutes:
             self._uploads.create, asker(request).id, length, _name(metadata), metadata
         )
         place = f"{base}/v1/uploads/{made.id}"
-        return _answer(made, 201, {hdrs.LOCATION: place})
+        return self._answer(made, 201, {hdrs.LOCATION: place})
 
     async def show(self, request: web.Request) -> web.Response:
         """Answer the offset where an upload continues."""
@@ -117,7 +118,7 @@ class UploadRoutes:
         headers = {"Upload-Length": str(upload.length), hdrs.CACHE_CONTROL: "no-store"}
         if upload.metadata:
             headers["Upload-Metadata"] = upload.metadata
-        return _answer(upload, 200, headers)
+        return self._answer(upload, 200, headers)
 
     async def append(self, request: web.Request) -> web.Response:
         """Add a part. An older request for the same upload ends: its client has lost it."""
@@ -129,7 +130,7 @@ class UploadRoutes:
         task = asyncio.get_running_loop().create_task(self._receive(request, upload))
         self._writing[upload.id] = task
         try:
-            return _answer(await task, 204)
+            return self._answer(await task, 204)
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise
@@ -174,6 +175,14 @@ class UploadRoutes:
         )
         return found
 
+    def _answer(
+        self, upload: Upload, status: int, more: dict[str, str] | None = None
+    ) -> web.Response:
+        """Answer with the offset where an upload continues, and its expiry."""
+        until = formatdate(time.time() + self._uploads.left(upload), usegmt=True)
+        headers = {"Upload-Offset": str(upload.offset), "Upload-Expires": until}
+        return web.Response(status=status, headers=_TUS | headers | (more or {}))
+
 
 async def _finish_in_thread(function: Any, *args: Any) -> Any:
     """Return ``function(*args)``, of another thread, whose end is waited for come what may.
@@ -193,13 +202,6 @@ async def _finish_in_thread(function: Any, *args: Any) -> Any:
 def _check_version(request: web.Request) -> None:
     if request.headers.get("Tus-Resumable") != VERSION:
         raise OtherVersion(f"Tus-Resumable: expected {VERSION}")
-
-
-def _answer(upload: Upload, status: int, more: dict[str, str] | None = None) -> web.Response:
-    """Answer with the offset where an upload continues, and its expiry."""
-    until = formatdate(upload.expires_at, usegmt=True)
-    headers = {"Upload-Offset": str(upload.offset), "Upload-Expires": until}
-    return web.Response(status=status, headers=_TUS | headers | (more or {}))
 
 
 def _number(request: web.Request, name: str) -> int:

@@ -34,6 +34,8 @@ MAX_UPLOADS_OF_ONE = 1000
 """Uploads of one owner."""
 _KNOWN = "known.json"
 _DATA = "data"
+_STRAY_SECONDS = 3_600.0
+"""How long one of which nothing is known is seen before it goes."""
 _PATIENCE, _INTERVAL = 10.0, 0.02
 """Seconds that another server may keep the folder locked, and between two looks at it."""
 
@@ -41,11 +43,12 @@ log = logging.getLogger("mataserver.plugin.jobs")
 
 
 class Upload(Struct, frozen=True, kw_only=True):
-    """One upload. ``length`` and ``offset`` in bytes, times in Unix seconds.
+    """One upload. ``length`` and ``offset`` in bytes.
 
-    name:     what the client calls its file.
-    metadata: the header ``Upload-Metadata`` as it was sent.
-    job:      which job took it; its bytes are that job's now.
+    name:       what the client calls its file.
+    metadata:   the header ``Upload-Metadata`` as it was sent.
+    expires_at: when it goes, by the clock of ``Uploads``.
+    job:        which job took it; its bytes are that job's now.
     """
 
     id: str
@@ -65,7 +68,7 @@ class Uploads:
     budget:   bytes of all; of one owner half of them, or ``max_bytes``.
     keep:     seconds until one that is not gone on with is removed.
     min_free: bytes that must stay free on the disk.
-    clock:    gives Unix seconds.
+    clock:    gives seconds that are never set: ``LivedTime``.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Uploads:
         budget: int,
         keep: float,
         min_free: int,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
         self.max_bytes = max_bytes
@@ -85,6 +88,7 @@ class Uploads:
         self._min_free = min_free
         self._clock = clock
         self._create_lock = threading.Lock()
+        self._strays: dict[str, float] = {}
 
     def create(self, owner: str, length: int, name: str = "", metadata: str = "") -> Upload:
         """Begin an upload.
@@ -206,16 +210,22 @@ class Uploads:
 
     def sweep(self) -> int:
         """Remove the uploads whose time is over, or of which nothing is known; return how many."""
-        now, count = self._clock(), 0
+        now, count, strays = self._clock(), 0, dict[str, float]()
         for path in self._folders():
             known = self._read(path.name)
-            with contextlib.suppress(FileNotFoundError):  # it is being removed
-                over = known.expires_at if known else path.stat().st_mtime + self._keep
-                # One that would last longer than any can: the clock was set back.
-                if over < now or over > now + 2 * self._keep:
-                    self.remove(path.name)
-                    count += 1
+            if known is None:  # it is just being made, or cannot be read now, or a killed server's
+                strays[path.name] = self._strays.get(path.name, now)
+            over = known.expires_at if known else strays[path.name] + _STRAY_SECONDS
+            # One that would last longer than any can: another database's time went further.
+            if over < now or over > now + 2 * max(self._keep, _STRAY_SECONDS):
+                self.remove(path.name)
+                count += 1
+        self._strays = strays
         return count
+
+    def left(self, upload: Upload) -> float:
+        """Return the seconds until an upload goes, if a server runs all the while."""
+        return upload.expires_at - self._clock()
 
     def owners(self) -> set[str]:
         """Return who has uploads."""

@@ -57,7 +57,10 @@ class MadeWebhook(Webhook, frozen=True, kw_only=True):
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
-    """What a webhook is to be told: ``body``, JSON. ``attempts`` counts this one."""
+    """What a webhook is to be told: ``body``, JSON. ``attempts`` counts this one.
+
+    ``waited`` are the seconds of all pauses that it, and what was before it, was put off for.
+    """
 
     id: str
     webhook: str
@@ -65,6 +68,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     body: str
     attempts: int
     created_at: float
+    waited: float
     url: str
     secret: str
 
@@ -137,7 +141,7 @@ class Webhooks:
         first = (
             sa.select(DELIVERIES.c.id)
             .where(due, DELIVERIES.c.owner.not_in(busy))
-            .order_by(DELIVERIES.c.next_at, DELIVERIES.c.id)
+            .order_by(DELIVERIES.c.next_at, DELIVERIES.c.waited.desc(), DELIVERIES.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
             .scalar_subquery()
@@ -161,21 +165,23 @@ class Webhooks:
     async def failed(self, delivery: Delivery, error: str) -> None:
         """Retry a delivery later, and the webhook's other deliveries after that.
 
-        After a day the delivery is dropped.
+        One that has waited for a day is dropped: of pauses, since the time of day may be set.
         """
-        now = self._clock()
-        if now - delivery.created_at > GIVE_UP_SECONDS:
+        if delivery.waited > GIVE_UP_SECONDS:
             given_up = f"{error}; it was given up after {delivery.attempts} attempts"
             await self._finish_delivery(
                 delivery, sa.delete(DELIVERIES).where(_matches(delivery)), given_up
             )
             return
-        until = now + pause(delivery.attempts)
-        later = sa.case((DELIVERIES.c.next_at > until, DELIVERIES.c.next_at), else_=until)
+        now, put_off = self._clock(), pause(delivery.attempts)
+        at, until, waited = DELIVERIES.c.next_at, now + put_off, DELIVERIES.c.waited
+        added = sa.case((at >= until, 0.0), (at > now, until - at), else_=put_off)
+        later = {"next_at": sa.case((at > until, at), else_=until), "waited": waited + added}
         others = sa.and_(DELIVERIES.c.webhook == delivery.webhook, ~_matches(delivery))
         async with self._database.begin() as connection:
-            await connection.execute(sa.update(DELIVERIES).where(others).values(next_at=later))
-        again = sa.update(DELIVERIES).where(_matches(delivery)).values(next_at=until)
+            await connection.execute(sa.update(DELIVERIES).where(others).values(**later))
+        again = sa.update(DELIVERIES).where(_matches(delivery))
+        again = again.values(next_at=until, waited=waited + put_off)
         await self._finish_delivery(delivery, again, error)
 
     async def release(self, delivery: Delivery) -> None:

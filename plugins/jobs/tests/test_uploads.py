@@ -406,11 +406,28 @@ def test_they_expire(uploads, clock, tmp_path):
         uploads.get(old.id)
     assert uploads.sweep() == 1
     assert uploads.get(new.id).id == new.id
-    clock.now -= 10_000  # the clock was set back: nothing lasts longer than it may
+    clock.now -= 10_000  # another database's time is behind: nothing lasts longer than it may
     assert uploads.sweep() == 1
-    stray = tmp_path / "uploads" / "00000000-0000-4000-8000-000000000000"
-    stray.mkdir()
-    os.utime(stray, (0, 0))
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_what_nobody_knows(uploads, clock, tmp_path):
+    """A folder of which nothing is known goes, unless it is known meanwhile: it was just made."""
+    made = uploads.create("ada", 3)
+    known = tmp_path / "uploads" / made.id / "known.json"
+    kept = known.read_bytes()
+    for _ in range(2):
+        known.unlink()
+        assert uploads.sweep() == 0
+        clock.now += 3_000
+        assert uploads.sweep() == 0
+        known.write_bytes(kept)
+        uploads.extend(made)
+        assert uploads.sweep() == 0
+    known.unlink()
+    os.utime(known.parent, (0, 0))  # the time of day says nothing
+    assert uploads.sweep() == 0
+    clock.now += 3_601
     assert uploads.sweep() == 1
     assert list((tmp_path / "uploads").iterdir()) == []
 

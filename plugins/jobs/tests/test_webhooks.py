@@ -310,6 +310,43 @@ async def test_it_is_told_again_ever_later(store, kept, clock):
     assert known.last_error.startswith("the address answered 500; it was given up after")
 
 
+@pytest.mark.parametrize("days", [20_000, -20_000])
+async def test_a_clock_that_leaps_gives_nothing_up(store, kept, clock, days):
+    """What could not be told is told again, though the clock was set decades ahead or back."""
+    await kept.add("ada", "http://a/")
+    await ended(store)
+    await ended(store)
+    for _ in range(3):
+        clock.now += days * 86_400
+        await kept.failed(await kept.claim(), "no")
+    told = 0
+    while (wait := await kept.wait()) is not None:
+        clock.now += wait
+        await kept.delivered(await kept.claim())
+        told += 1
+    assert told == 2
+
+
+async def test_what_waits_is_given_up_after_a_day_too(store, kept, clock):
+    """Of ends that come all the while each is given up after a day of its own, not sooner."""
+    await kept.add("ada", "http://a/")
+    begun, over, due = {}, {}, clock.now
+    while len(over) < 3:
+        if clock.now >= due:
+            begun[await ended(store)] = clock.now
+            due += 4 * 3_600.0
+        wait = await kept.wait()
+        if wait > 0:
+            clock.now += min(wait, due - clock.now)
+            continue
+        delivery = await kept.claim()
+        await kept.failed(delivery, "no")
+        if (await kept.all())[0].last_error != "no":
+            over[json.loads(delivery.body)["data"]["id"]] = clock.now
+    for job, at in over.items():
+        assert GIVE_UP_SECONDS * 0.99 < at - begun[job] < GIVE_UP_SECONDS * 1.2
+
+
 async def test_what_waits_with_it(store, kept, clock):
     """All that a failing webhook is to be told waits; another one of the owner does not."""
     bad, good = await kept.add("ada", "http://a/"), await kept.add("ada", "http://b/")
