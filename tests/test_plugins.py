@@ -3,84 +3,24 @@
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import re
 import sys
-import textwrap
-from pathlib import Path
 from types import ModuleType
 
 import aiohttp
 import pytest
 
-from markdown_pages import ROOT
-from mataserver import config, testing
-from mataserver import plugins as plugin_host
 from mataserver.config import ConfigError, Settings
 from mataserver.contract.backend import ModelFiles
 from mataserver.errors import Unavailable
-from mataserver.plugins import PluginError, discover, discovery
-from mataserver.testing import check_plugin, installed, serving
-
-_NUMBERS = itertools.count()
-
-SOUND = """
-import msgspec; from msgspec import Struct
-from mataserver import Backend, Classification, ClassifyResult, Params, hookimpl
-
-class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    size: int = 3
-
-class Model:
-    def predict(self, images, params):
-        return [ClassifyResult([Classification("any", 1.0)]) for _ in images]
-
-class Boxes(Struct):
-    detections: list[Settings] = []
-
-def load(spec, ctx):
-    return Model()
-
-def accepts(files):
-    return files.model_type == "any"
-
-def backend(**given):
-    return Backend(**{"name": "any", "task": "classify", "source": "pip", "load": load, **given})
-"""
-HOOKS = """
-@hookimpl
-def settings():
-    return Settings
-
-@hookimpl
-def backends():
-    return [backend()]
-"""
-
-
-@pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """Write a plugin's module and return its entry point."""
-    folder = tmp_path / "modules"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-
-    def written(source, name="mine", preamble=SOUND):
-        module = f"plugin_under_test_{next(_NUMBERS)}"
-        (folder / f"{module}.py").write_text(preamble + textwrap.dedent(source))
-        return importlib.metadata.EntryPoint(name, module, plugin_host.GROUP)
-
-    return written
-
-
-def names(found):
-    """Return the names of the backends in use."""
-    return [offer.backend.name for offer in found.provided if offer.plugin.error is None]
-
-
-def given(**plugins):
-    """Return settings with ``plugins``."""
-    return Settings(plugins=plugins)
+from mataserver.plugins import PluginError, discover
+from mataserver.testing import serving
+from plugin_sources import (
+    HOOKS,
+    given,
+    names,
+    plugin_fixture,  # noqa: F401 - fixtures
+)
 
 
 def test_a_sound_plugin_is_in_use(plugin):
@@ -90,36 +30,6 @@ def test_a_sound_plugin_is_in_use(plugin):
     assert found.found[0].settings.size == 5
     assert names(found) == ["any"]
     assert found.pip_backend("any").backend.task == "classify"
-
-
-def test_settings_are_those_of_the_struct_when_none_are_given(plugin):
-    """A plugin gets the defaults of its own struct."""
-    assert discover(Settings(), [plugin(HOOKS)]).found[0].settings.size == 3
-
-
-NAMED = """
-from typing import Annotated
-from msgspec import Meta, Struct
-from mataserver import hookimpl
-
-class Named(Struct, frozen=True, forbid_unknown_fields=True):
-    size: Annotated[int, Meta(gt=0, extra={"environment": "MINE_SIZE"})] = 3
-
-@hookimpl
-def settings():
-    return Named
-"""
-
-
-def test_a_plugins_setting_may_name_a_variable(plugin):
-    """The variable wins over the configuration; where it is not set the configuration counts."""
-
-    def size(environ):
-        return discover(given(mine={"size": 5}), [plugin(NAMED)], environ).found[0].settings.size
-
-    assert [size({"MINE_SIZE": "7"}), size({"OTHER": "7"})] == [7, 5]
-    with pytest.raises(ConfigError, match="environment: MINE_SIZE: expected `int` >= 1"):
-        size({"MINE_SIZE": "0"})
 
 
 def test_hooks_may_be_methods_of_an_object(plugin):
@@ -252,6 +162,8 @@ BROKEN = {
     "backends exit": ("@hookimpl\ndef backends(): raise SystemExit", "SystemExit"),
     "it brings nothing": ("@hookimpl\ndef brings(): return None", "must return names by the names"),
 }
+
+
 WRONG_BACKENDS = {
     "unknown task": ("task='smell'", "unknown task 'smell'"),
     "another plugin's task": ("task='other.count', result=Settings", "must begin with broken."),
@@ -296,6 +208,8 @@ WRONG_BACKENDS = {
         "called with (files), and takes ()",
     ),
 }
+
+
 BROKEN |= {
     name: (f"@hookimpl\ndef backends(): return [backend({arguments})]", reason)
     for name, (arguments, reason) in WRONG_BACKENDS.items()
@@ -342,68 +256,6 @@ def test_a_reason_holds_no_folder(plugin):
     assert "/" not in found.found[0].error
 
 
-def test_two_plugins_of_one_name(plugin):
-    """The second of a name is refused, the first stays in use."""
-    other = plugin("@hookimpl\ndef backends(): return [backend(name='other')]")
-    found = discover(Settings(), [plugin(HOOKS), other])
-    assert [each.error for each in found.found] == [None, "the name 'mine' is taken"]
-    assert names(found) == ["any"]
-
-
-def test_a_plugin_cannot_be_called_strict(plugin):
-    """``plugins.strict`` is a setting, so the name is taken."""
-    found = discover(Settings(), [plugin(HOOKS, name="strict")])
-    assert found.found[0].error == "the name 'strict' is taken"
-
-
-def test_two_plugins_with_one_backend_name(plugin):
-    """The second plugin is refused and the first one's name is told."""
-    found = discover(Settings(), [plugin(HOOKS, name="a"), plugin(HOOKS, name="b")])
-    assert found.found[1].error == "backend any: the plugin a has one of that name"
-    assert names(found) == ["any"]
-
-
-BRINGS = """
-@hookimpl
-def brings():
-    return {"work": ["dig", "fill"]}
-"""
-
-
-def test_what_two_plugins_bring_to_a_third_one(plugin):
-    """The second of a name is refused before any service is made, with its backends."""
-    second = BRINGS.replace('"dig", "fill"', '"fill"') + HOOKS
-    found = discover(Settings(), [plugin(BRINGS, name="a"), plugin(second, name="b")])
-    assert [each.error for each in found.found] == [None, "'fill' is provided to work by a already"]
-    assert names(found) == []
-
-
-def test_whose_names_they_are_comes_first(plugin):
-    """A plugin's own names are not taken from it by one that is called before it."""
-    points = [plugin(BRINGS, name="a"), plugin(BRINGS, name="work"), plugin(HOOKS, name="z")]
-    found = discover(Settings(), points)
-    told = "'dig' is provided to work by work already"
-    assert [each.error for each in found.found] == [told, None, None]
-
-
-@pytest.mark.parametrize(
-    "wrong", ["{'work': [3]}", "{'work': ['']}", "{'work': 'dig'}", "{3: ['dig']}", "['dig']", "3"]
-)
-def test_what_is_brought_must_be_names(plugin, wrong):
-    """Anything but names by names puts the plugin out of use, and no other."""
-    source = f"@hookimpl\ndef brings(): return {wrong}"
-    found = discover(Settings(), [plugin(source, name="a"), plugin(HOOKS, name="b")])
-    assert found.found[0].error is not None
-    assert found.found[1].error is None
-
-
-def test_one_plugin_with_one_backend_name_twice(plugin):
-    """A plugin that gives a name twice is refused as a whole."""
-    found = discover(Settings(), [plugin("@hookimpl\ndef backends(): return [backend()] * 2")])
-    assert found.found[0].error == "backend any: the plugin mine has one of that name"
-    assert names(found) == []
-
-
 def test_accepts_that_fails_serves_nothing(plugin):
     """A failing ``accepts`` does not keep other plugins from serving a model."""
     bad = """
@@ -441,50 +293,6 @@ def test_accepts_that_refuses_says_why(plugin):
     assert found.rejection_reason(files, "depth") is None
     served = ModelFiles("org/model", "hf", config={"model_type": "any"})
     assert found.find_backend(served, "classify").backend.name == "any"
-
-
-def test_a_misspelt_setting_names_its_path(plugin):
-    """A key that the plugin does not know stops the start."""
-    with pytest.raises(ConfigError, match=r"plugins\.mine\.sise: unknown key"):
-        discover(given(mine={"sise": 5}), [plugin(HOOKS)])
-
-
-def test_a_setting_of_the_wrong_type_names_its_path(plugin):
-    """A value that the plugin cannot take stops the start."""
-    with pytest.raises(ConfigError, match=r"plugins\.mine\.size: expected `int`"):
-        discover(given(mine={"size": "big"}), [plugin(HOOKS)])
-
-
-def test_settings_of_an_unknown_plugin_are_refused(plugin):
-    """A section for a plugin that is not installed stops the start."""
-    with pytest.raises(ConfigError, match=r"plugins\.yours: no such plugin is installed"):
-        discover(given(yours={}), [plugin(HOOKS)])
-    with pytest.raises(ConfigError, match=r"plugins\.cameras: .*: pip install mataserver-cameras"):
-        discover(given(cameras={}), [plugin(HOOKS)])
-
-
-def test_the_projects_plugins_are_known_by_name():
-    """Each distribution here that takes settings is named where it is missing."""
-    taking = {
-        place.parts[-2]
-        for place in (ROOT / "plugins").glob("*/pyproject.toml")
-        for source in place.parent.glob("mataserver_*/*.py")
-        if "@hookimpl\ndef settings(" in source.read_text()
-    }
-    assert taking == discovery._PROJECT_PLUGINS
-
-
-def test_settings_of_a_plugin_without_settings_are_refused(plugin):
-    """A section for a plugin that declares no settings stops the start."""
-    source = "@hookimpl\ndef backends(): return [backend()]"
-    with pytest.raises(ConfigError, match=r"plugins\.mine: it takes no settings"):
-        discover(given(mine={"size": 1}), [plugin(source)])
-
-
-def test_settings_of_a_broken_plugin_are_left_alone(plugin):
-    """A plugin that cannot be imported keeps its section without stopping the start."""
-    found = discover(given(mine={"size": 5}), [plugin("raise RuntimeError")])
-    assert found.found[0].error.startswith("RuntimeError (plugin_under_test_")
 
 
 def test_a_module_that_is_being_imported_is_not_missing(plugin, monkeypatch):
@@ -535,89 +343,3 @@ async def test_the_api_lists_broken_plugins(plugin, tmp_path):
             "missing": [],
         }
     ]
-
-
-SHARED = """
-from typing import ClassVar
-
-class Shared(Struct, frozen=True, forbid_unknown_fields=True):
-    section: ClassVar[str] = "{}"
-    depth: int = 1
-
-@hookimpl
-def settings():
-    return Shared
-"""
-
-
-def test_a_section_is_the_plugins_or_its_distributions(plugin):
-    """A plugin takes no settings that are called like another's; its own name is allowed."""
-    (own,) = discover(given(mine={"depth": 2}), [plugin(SHARED.format("mine"))]).found
-    assert (own.section, own.settings.depth) == ("mine", 2)
-    (other,) = discover(given(), [plugin(SHARED.format("others"))]).found
-    assert other.error == "settings(): section must be 'mine'"
-
-
-PROVIDED = sorted(importlib.metadata.entry_points(group=plugin_host.GROUP).names)
-
-
-@pytest.mark.parametrize("name", PROVIDED)
-def test_installed_plugins_are_sound(name):
-    """Neither the entry module of an installed plugin nor its hooks import a framework."""
-    assert check_plugin(name) == []
-
-
-def test_this_repositorys_plugins_are_installed():
-    """The tests see every plugin of this repository."""
-    assert {"detect", "hf_ocr", "ocr", "opencv"} <= set(PROVIDED)
-
-
-def test_check_plugin_tells_what_is_not_there():
-    """A name that nothing declares is a problem, and ``installed`` raises for it."""
-    (problem,) = check_plugin("nobody-has-this")
-    assert "is it installed?" in problem
-    with pytest.raises(LookupError, match="nobody-has-this"):
-        installed("nobody-has-this")
-
-
-HEAVY = """
-@hookimpl
-def backends():
-    import cv2
-    return [backend()]
-"""
-
-
-@pytest.mark.parametrize(
-    ("source", "problem"),
-    [
-        (HOOKS, []),
-        (HEAVY, ["its import or its hooks import cv2"]),
-        ("import cv2" + HOOKS, ["its import or its hooks import cv2"]),
-        ("raise RuntimeError('no luck')", ["tried: RuntimeError: no luck"]),
-    ],
-)
-def test_check_plugin_finds_what_is_wrong(plugin, monkeypatch, source, problem):
-    """A framework that the import or a hook brings in is a problem, and so is a broken plugin."""
-    point = plugin(source, name="tried")
-    folder = Path(sys.path[0])
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    about = folder / "tried-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tried\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(f"[{point.group}]\n{point.name} = {point.value}\n")
-    importlib.invalidate_caches()
-    assert [each.partition(" (plugin_under_test_")[0] for each in check_plugin("tried")] == problem
-
-
-def test_imported_frameworks_sees_a_framework():
-    """A module that imports a framework is found out in a fresh interpreter."""
-    assert testing.imported_frameworks("cv2") == ["cv2"]
-    assert testing.imported_frameworks("mataserver.testing") == []
-
-
-def test_the_fake_plugin_is_sound():
-    """The fake plugin passes the same checks as any other."""
-    found = discover(config.Settings(), [testing.FAKE])
-    assert found.found[0].error is None
-    assert len(found.provided) == 11
