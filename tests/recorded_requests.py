@@ -113,9 +113,15 @@ def _wrong_routes() -> list[Exchange]:
     ]
 
 
+_INFER = "/v1/infer"
+
+
 def _inferring() -> list[Exchange]:
-    url = "/v1/infer"
-    found = []
+    return [*_tasks(), *_json_bodies(), *_raw_bodies(), *_uploads()]
+
+
+def _tasks() -> list[Exchange]:
+    url, found = _INFER, []
     for task in FAKES:
         name = f"fake-{task}"
         found += [
@@ -126,6 +132,10 @@ def _inferring() -> list[Exchange]:
             Exchange(f"packed {name}", "POST", url, asked(name), JSON | PACKED),
             Exchange(f"events {name}", "POST", url, asked(name), JSON | EVENTS),
         ]  # fmt: skip
+    return found
+
+
+def _json_bodies() -> list[Exchange]:
     bodies = {
         "no JSON": b"{", "a list": b"[]", "empty": b"", "no model": b'{"image":"AAAA"}',
         "no image": b'{"model":"fake-detect"}', "null image": asked("fake-detect", image=None),
@@ -149,23 +159,31 @@ def _inferring() -> list[Exchange]:
         "model gives too few": asked("fake-detect", params={"behave": "short"}),
         "model has no memory": asked("fake-detect", params={"behave": "memory"}),
     }  # fmt: skip
-    found += [Exchange(f"JSON: {name}", "POST", url, body, JSON) for name, body in bodies.items()]
-    found += [
-        Exchange(f"events: {name}", "POST", url, bodies[name], JSON | EVENTS)
+    plain = [Exchange(f"JSON: {name}", "POST", _INFER, body, JSON) for name, body in bodies.items()]
+    return plain + [
+        Exchange(f"events: {name}", "POST", _INFER, bodies[name], JSON | EVENTS)
         for name in ("no JSON", "unknown model", "model raises", "image no picture")
     ]
+
+
+def _raw_bodies() -> list[Exchange]:
+    url = _INFER
     queries = (
         "", "model=", "model=absent", "model=fake-detect&model=x", "model=fake-detect&colour=1",
         "model=fake-detect&confidence=2", "model=fake-detect&confidence=0.2",
         "model=fake-detect&confidence=x", f"model=fake-detect&prompt={'x' * 2000}",
     )  # fmt: skip
-    found += [Exchange(f"raw ?{q[:60]}", "POST", f"{url}?{q}", PNG, IMAGE) for q in queries]
-    found += [
+    found = [Exchange(f"raw ?{q[:60]}", "POST", f"{url}?{q}", PNG, IMAGE) for q in queries]
+    return [
+        *found,
         Exchange("raw, empty", "POST", f"{url}?model=fake-detect", b"", IMAGE),
         Exchange("raw, no picture", "POST", f"{url}?model=fake-detect", b"text", IMAGE),
         Exchange("text/plain", "POST", url, b"text", {"Content-Type": "text/plain"}),
         Exchange("expectation", "POST", url, asked("fake-detect"), JSON | {"Expect": "tea"}),
     ]
+
+
+def _uploads() -> list[Exchange]:
     uploads = {
         "no file": form(("model", b"fake-detect")),
         "no model": form(("file", PNG)),
@@ -176,8 +194,8 @@ def _inferring() -> list[Exchange]:
         "no text": form(("model", b"fake-detect"), ("file", PNG), ("prompt", b"\xff")),
         "no multipart": b"text",
     }
-    return found + [
-        Exchange(f"upload: {name}", "POST", f"{url}/upload", body, UPLOAD)
+    return [
+        Exchange(f"upload: {name}", "POST", f"{_INFER}/upload", body, UPLOAD)
         for name, body in uploads.items()
     ]
 

@@ -39,6 +39,66 @@ def in_base64(video_path):
     return base64.b64encode(video_path.read_bytes()).decode()
 
 
+async def propagated(api, here):
+    """Track through the whole video; check what is answered."""
+    asked = {"direction": "both", "start_frame_index": 0, "max_frames": 100, "stream": False}
+    tracked = await api.ok("POST", f"{here}/propagate", asked)
+    assert set(tracked) == {"session_id", "results", "total_frames", "processing_time_ms"}
+    assert tracked["session_id"] == "custom-session-id"
+    assert list(tracked["results"]) == [str(frame) for frame in range(COUNT)]
+    assert tracked["total_frames"] == COUNT
+    assert tracked["processing_time_ms"] > 0
+    for name, result in tracked["results"].items():
+        assert set(result) == {"frame_index", "objects"}
+        assert result["frame_index"] == int(name)
+        for each in result["objects"]:
+            assert set(each) == {"id", "mask", "box", "score"}
+            assert isinstance(each["mask"], str)
+            assert len(each["box"]) == 4
+            assert 0 <= each["score"] <= 1
+    assert any(result["objects"] for result in tracked["results"].values())
+    # Every field has a default: so has no body at all, without a content type.
+    assert (await api.ok("POST", f"{here}/propagate"))["total_frames"] == COUNT
+
+
+async def told(api, here):
+    """Check a session's status and its line of the list; return the status."""
+    status = await api.ok("GET", f"{here}/status")
+    assert status == {
+        "session_id": "custom-session-id",
+        "status": "ready",
+        "current_objects": status["current_objects"],
+        "frames_processed": COUNT,
+        "total_frames": COUNT,
+        "gpu_memory_used_mb": 0.0,
+    }
+    assert status["current_objects"] >= 2
+    (listed,) = (await api.ok("GET", SESSIONS))["sessions"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed.pop("created_at"))
+    assert listed == {
+        "session_id": "custom-session-id",
+        "type": "video",
+        "status": "ready",
+        "objects_count": status["current_objects"],
+    }
+    return status
+
+
+async def emptied(api, here, status):
+    """Remove an object and then all; check what is left each time."""
+    removed = await api.ok("DELETE", f"{here}/object/2")
+    assert removed == {"session_id": "custom-session-id", "obj_id": 2, "status": "removed"}
+    left = (await api.ok("GET", f"{here}/status"))["current_objects"]
+    assert left == status["current_objects"] - 1
+    cleared = await api.ok("POST", f"{here}/reset")
+    assert cleared == {
+        "session_id": "custom-session-id",
+        "status": "reset",
+        "objects_cleared": left,
+    }
+    assert (await api.ok("GET", f"{here}/status"))["frames_processed"] == 0
+
+
 async def test_a_session_from_start_to_end(api, video_api, video_path, in_base64):
     """The document's own walk: start, prompt, propagate, status, list, remove, reset, close."""
     body = {"video_base64": in_base64, "session_id": "custom-session-id"}
@@ -59,56 +119,8 @@ async def test_a_session_from_start_to_end(api, video_api, video_path, in_base64
     assert (given["frame_index"], given["status"]) == (0, "prompt_added")
     assert given["obj_id"] == [1, 2]
     assert len(given["masks"]) == len(given["boxes"]) == len(given["scores"]) == 2
-
-    asked = {"direction": "both", "start_frame_index": 0, "max_frames": 100, "stream": False}
-    tracked = await api.ok("POST", f"{here}/propagate", asked)
-    assert set(tracked) == {"session_id", "results", "total_frames", "processing_time_ms"}
-    assert tracked["session_id"] == "custom-session-id"
-    assert list(tracked["results"]) == [str(frame) for frame in range(COUNT)]
-    assert tracked["total_frames"] == COUNT
-    assert tracked["processing_time_ms"] > 0
-    for name, result in tracked["results"].items():
-        assert set(result) == {"frame_index", "objects"}
-        assert result["frame_index"] == int(name)
-        for each in result["objects"]:
-            assert set(each) == {"id", "mask", "box", "score"}
-            assert isinstance(each["mask"], str)
-            assert len(each["box"]) == 4
-            assert 0 <= each["score"] <= 1
-    assert any(result["objects"] for result in tracked["results"].values())
-    # Every field has a default: so has no body at all, without a content type.
-    assert (await api.ok("POST", f"{here}/propagate"))["total_frames"] == COUNT
-
-    status = await api.ok("GET", f"{here}/status")
-    assert status == {
-        "session_id": "custom-session-id",
-        "status": "ready",
-        "current_objects": status["current_objects"],
-        "frames_processed": COUNT,
-        "total_frames": COUNT,
-        "gpu_memory_used_mb": 0.0,
-    }
-    assert status["current_objects"] >= 2
-    (listed,) = (await api.ok("GET", SESSIONS))["sessions"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", listed.pop("created_at"))
-    assert listed == {
-        "session_id": "custom-session-id",
-        "type": "video",
-        "status": "ready",
-        "objects_count": status["current_objects"],
-    }
-
-    removed = await api.ok("DELETE", f"{here}/object/2")
-    assert removed == {"session_id": "custom-session-id", "obj_id": 2, "status": "removed"}
-    left = (await api.ok("GET", f"{here}/status"))["current_objects"]
-    assert left == status["current_objects"] - 1
-    cleared = await api.ok("POST", f"{here}/reset")
-    assert cleared == {
-        "session_id": "custom-session-id",
-        "status": "reset",
-        "objects_cleared": left,
-    }
-    assert (await api.ok("GET", f"{here}/status"))["frames_processed"] == 0
+    await propagated(api, here)
+    await emptied(api, here, await told(api, here))
     closed = await api.ok("DELETE", here)
     assert closed.pop("memory_freed_mb") > 0.01
     assert closed == {"session_id": "custom-session-id", "status": "closed"}
