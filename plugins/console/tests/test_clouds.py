@@ -129,7 +129,7 @@ async def click(person, x, y):
 
 
 async def test_how_a_cloud_is_looked_at(tmp_path):
-    """By height, a part cut off, without cameras, by keys; those left out say why."""
+    """From all sides and nearer, a part cut off, by height, without cameras."""
     async with before_the_cloud(tmp_path) as person:
         await places(person, planted_cloud.RED)
         assert not by_the_page(person)
@@ -147,6 +147,12 @@ async def test_how_a_cloud_is_looked_at(tmp_path):
         await person.click("Picture")
         await person.click("Cameras")
         await places(person, FRUSTUM, few=True)
+        assert await person.faults() == []
+
+
+async def test_a_cloud_is_turned_by_keys(tmp_path):
+    """Who has no mouse walks round it, and sees it all again."""
+    async with before_the_cloud(tmp_path) as person:
         before = (await places(person, planted_cloud.BLUE)).mean(0)
         await person.evaluate("document.querySelector('.viewer canvas').focus()")
         for _ in range(36):
@@ -157,7 +163,6 @@ async def test_how_a_cloud_is_looked_at(tmp_path):
         while (await places(person, planted_cloud.BLUE)).mean(0)[0] < before[0] - 5:
             await asyncio.sleep(0.1)
         assert await person.faults() == []
-        await photographs_and_pairs(person)
 
 
 async def turned(person):
@@ -180,6 +185,13 @@ async def turned(person):
     while np.ptp(await places(person, planted_cloud.GREEN), 0)[0] > np.ptp(green, 0)[0] * 1.03:
         await asyncio.sleep(0.1)
     assert not await person.evaluate("!!document.querySelector('.seen')")
+
+
+async def test_photographs_and_pairs(tmp_path):
+    """Those left out say why; one is chosen from the grid, the ring and the pairs."""
+    async with before_the_cloud(tmp_path) as person:
+        await photographs_and_pairs(person)
+        assert await person.faults() == []
 
 
 async def photographs_and_pairs(person):
