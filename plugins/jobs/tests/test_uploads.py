@@ -62,16 +62,22 @@ async def part(ask, path, at, data, **headers):
         return response.status, response.headers.get("Upload-Offset")
 
 
-async def broken_off(ask, path, at, data):
-    """Send the half of a part and vanish."""
+@contextlib.asynccontextmanager
+async def broken_off(ask, path, at, data, **headers):
+    """Send the half of a part, give what is answered, and vanish."""
     url = ask.session._base_url
     reader, writer = await asyncio.open_connection(url.host, url.port)
-    given = {**PART, "Upload-Offset": at, "Content-Length": len(data), "Host": "x"}
-    given["Authorization"] = ask.session.headers["Authorization"]
-    head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
-    writer.write(f"PATCH {path} HTTP/1.1\r\n{head}\r\n".encode() + data[: len(data) // 2])
-    await writer.drain()
-    return reader, writer
+    try:
+        given = {**PART, "Upload-Offset": at, "Content-Length": len(data), "Host": "x", **headers}
+        given["Authorization"] = ask.session.headers["Authorization"]
+        head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+        writer.write(f"PATCH {path} HTTP/1.1\r\n{head}\r\n".encode() + data[: len(data) // 2])
+        await writer.drain()
+        yield reader
+    finally:  # also what was not sent yet goes with it: a server that reads no more keeps it open
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def arrived(ask, path, least):
@@ -92,9 +98,8 @@ async def test_a_client_that_breaks_off(ask, tmp_path):
     """What arrived before a break stays; the client asks where, and goes on there."""
     name = base64.b64encode("yard é.mp4".encode()).decode()
     path = await begun(ask, len(DATA), **{"Upload-Metadata": f"filename {name},empty"})
-    _, writer = await broken_off(ask, path, 0, DATA)
-    half = await arrived(ask, path, len(DATA) // 2)
-    writer.close()
+    async with broken_off(ask, path, 0, DATA):
+        half = await arrived(ask, path, len(DATA) // 2)
     assert half == len(DATA) // 2
     assert (await part(ask, path, half + 1, b"x"))[0] == 409
     assert await part(ask, path, half, DATA[half:]) == (204, str(len(DATA)))
@@ -104,21 +109,19 @@ async def test_a_client_that_breaks_off(ask, tmp_path):
 async def test_a_connection_that_hangs(ask):
     """A client that lost its connection goes on with another; the old request ends."""
     path = await begun(ask, len(DATA))
-    reader, writer = await broken_off(ask, path, 0, DATA)
-    half = await arrived(ask, path, len(DATA) // 2)
-    assert await part(ask, path, half, DATA[half:]) == (204, str(len(DATA)))
-    assert b" 409 " in await reader.readline()
-    writer.close()
+    async with broken_off(ask, path, 0, DATA) as answer:
+        half = await arrived(ask, path, len(DATA) // 2)
+        assert await part(ask, path, half, DATA[half:]) == (204, str(len(DATA)))
+        assert b" 409 " in await answer.readline()
 
 
 async def test_a_server_that_is_killed(tmp_path):
     """After kill -9 an upload goes on where it was, and a job answers every frame of it."""
     data = video(tmp_path / "v.mp4", 40).read_bytes()
-    async with apart(tmp_path / "data") as ask:
+    async with contextlib.AsyncExitStack() as stack, apart(tmp_path / "data") as ask:
         path = await begun(ask, len(data))
-        _, writer = await broken_off(ask, path, 0, data)
+        await stack.enter_async_context(broken_off(ask, path, 0, data))
         await arrived(ask, path, len(data) // 2)
-    writer.close()
     async with apart(tmp_path / "data") as ask:
         at = await offset(ask, path)
         assert await part(ask, path, at, data[at:]) == (204, str(len(data)))
@@ -217,14 +220,8 @@ async def test_checksums(ask):
     assert await part(ask, path, 9, DATA[9:20], **checksum(DATA[9:20], "sha256")) == (204, "20")
     for unknown in ("md5 x", "sha1 x", "sha1", "sha1 " + base64.b64encode(b"short").decode()):
         assert (await part(ask, path, 20, b"x", **{"Upload-Checksum": unknown}))[0] == 400
-    url = ask.session._base_url
-    _, writer = await asyncio.open_connection(url.host, url.port)
-    given = {**PART, "Upload-Offset": 20, "Content-Length": 50_000, "Host": "x"}
-    given |= {"Authorization": ask.session.headers["Authorization"], **checksum(DATA[20:50_020])}
-    head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
-    writer.write(f"PATCH {path} HTTP/1.1\r\n{head}\r\n".encode() + DATA[20:40_000])
-    await arrived(ask, path, 1_000)
-    writer.close()
+    async with broken_off(ask, path, 20, DATA[20:], **checksum(DATA[20:])):
+        await arrived(ask, path, 1_000)
     async with asyncio.timeout(10):
         while await offset(ask, path) != 20:
             await asyncio.sleep(0.02)
@@ -294,11 +291,10 @@ async def test_an_upload_of_nothing(ask):
 async def test_giving_it_up(ask, tmp_path):
     """An upload that is given up goes at once, also while it is written."""
     path = await begun(ask, len(DATA))
-    reader, writer = await broken_off(ask, path, 0, DATA)
-    await arrived(ask, path, 1)
-    assert (await ask("DELETE", path, headers=TUS))[0] == 204
-    assert b" 409 " in await reader.readline()
-    writer.close()
+    async with broken_off(ask, path, 0, DATA) as answer:
+        await arrived(ask, path, 1)
+        assert (await ask("DELETE", path, headers=TUS))[0] == 204
+        assert b" 409 " in await answer.readline()
     async with ask.session.head(path, headers=TUS) as response:
         assert response.status == 404
     assert list((tmp_path / "jobs" / "uploads").iterdir()) == []
