@@ -34,10 +34,9 @@ MAX_UPLOADS_OF_ONE = 1000
 """Uploads of one owner."""
 _KNOWN = "known.json"
 _DATA = "data"
-_STRAY_SECONDS = 3_600.0
-"""How long one of which nothing is known is seen before it goes."""
-_PATIENCE, _INTERVAL = 10.0, 0.02
-"""Seconds that another server may keep the folder locked, and between two looks at it."""
+_STRAY_SECONDS, _PATIENCE, _INTERVAL = 3_600.0, 10.0, 0.02
+"""How long one of which nothing is known is seen before it goes; how long another server may keep
+the folder locked, and between two looks at it."""
 
 log = logging.getLogger("mataserver.plugin.jobs")
 
@@ -113,9 +112,8 @@ class Uploads:
             metadata=metadata,
             expires_at=self._clock() + self._keep,
         )
-        folder = self._root / made.id
         try:
-            folder.mkdir(parents=True)
+            (folder := self._root / made.id).mkdir(parents=True)
             (folder / _DATA).touch()
             self._write(made)
         except OSError:
@@ -213,9 +211,9 @@ class Uploads:
         now, count, strays = self._clock(), 0, dict[str, float]()
         for path in self._folders():
             known = self._read(path.name)
+            over = known.expires_at if known else self._strays.get(path.name, now + _STRAY_SECONDS)
             if known is None:  # it is just being made, or cannot be read now, or a killed server's
-                strays[path.name] = self._strays.get(path.name, now)
-            over = known.expires_at if known else strays[path.name] + _STRAY_SECONDS
+                strays[path.name] = over
             # One that would last longer than any can: another database's time went further.
             if over < now or over > now + 2 * max(self._keep, _STRAY_SECONDS):
                 self.remove(path.name)
@@ -233,13 +231,11 @@ class Uploads:
 
     def remove_of(self, owner: str) -> None:
         """Remove the uploads of an owner."""
-        for each in self._all():
-            if each.owner == owner:
-                self.remove(each.id)
+        for each in (known for known in self._all() if known.owner == owner):
+            self.remove(each.id)
 
     def _all(self) -> list[Upload]:
-        found = (self._read(path.name) for path in self._folders())
-        return [each for each in found if each is not None]
+        return [each for path in self._folders() if (each := self._read(path.name)) is not None]
 
     def _folders(self) -> list[Path]:
         if not self._root.is_dir():
