@@ -16,6 +16,7 @@ import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from mataserver_sam.callers import Caller
 from mataserver_sam.video_requests import Step
 from mataserver_sam.video_socket import VideoSocket
 
@@ -112,7 +113,7 @@ async def scripted(sessions, stopping):
 
     async def stream(request):
         socket = VideoSocket(sessions, lambda asked: asked, stopping, shutdown_timeout=0.1)
-        return await socket.serve(request, "any")
+        return await socket.serve(request, "any", Caller())
 
     app = web.Application()
     app.router.add_get("/stream", stream)
