@@ -12,13 +12,14 @@ import pytest
 from api_answers import until
 from conftest import picture, register
 from hub_stand_in import HubStandIn
-from mataserver import config, sources, testing
+from mataserver import config, testing
 from mataserver import plugins as plugin_host
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
 from mataserver.library.plans import CACHE_SECONDS
 from mataserver.library.registry import Registry
+from mataserver.sources import cache
 
 MODEL = "org/fake-model"
 FILES = {
@@ -316,4 +317,4 @@ def with_plugins(data_dir, *names):
 
 def test_cached_is_none_for_what_was_never_pulled(hub):
     """The cache knows only what is there."""
-    assert sources.cached("org/never") is None
+    assert cache.cached("org/never") is None

@@ -15,7 +15,7 @@ import pytest
 from cli_terminal import Terminal
 from hub_stand_in import HubStandIn, Repo
 from mataserver.cli.pulling import DownloadBar
-from mataserver.sources import Progress
+from mataserver.sources.messages import Progress
 
 FAKE = {"fake": "mataserver.testing:fake"}
 WEIGHTS = bytes(range(256)) * 8_192

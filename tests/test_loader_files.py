@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from mataserver import sources
 from mataserver.config import Settings
 from mataserver.plugins import Plugins
 from mataserver.serving.engine_set import EngineSet
 from mataserver.serving.loader import Loader
+from mataserver.sources import local
 from pool_rig import Rig, StandIn
 
 
@@ -42,7 +42,7 @@ async def test_a_change_is_told_once(tmp_path, caplog, plan, single, said):
     file.write_bytes(b"weights")
     path = file if single else tmp_path
     spec = dataclasses.replace(plan.spec, path=path)
-    plan = dataclasses.replace(plan, spec=spec, edition=sources.edition_of(path))
+    plan = dataclasses.replace(plan, spec=spec, edition=local.edition_of(path))
     engine = Engine()
     loader = Loader(
         Settings(), None, EngineSet(Settings(), Plugins(), {"process": engine, "thread": engine})

@@ -14,7 +14,7 @@ from conftest import picture, register
 from mataserver import testing
 from mataserver.errors import BadRequest
 from mataserver.library.plans import CACHE_SECONDS
-from mataserver.sources import OutsideLinkError, check_links
+from mataserver.sources.links import OutsideLinkError, check_links
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -17,8 +17,8 @@ from mataserver import Backend, config, testing
 from mataserver import plugins as plugin_host
 from mataserver.errors import Conflict, Unavailable
 from mataserver.plugins import Plugin, ProvidedBackend
-from mataserver.sources import Pulls, QueuePosition
-from mataserver.sources.pulls import PullSlots
+from mataserver.sources.messages import QueuePosition
+from mataserver.sources.pulls import Pulls, PullSlots
 
 CONFIG = json.dumps({"model_type": "fake"}).encode()
 WEIGHTS = bytes(200_000)

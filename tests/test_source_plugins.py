@@ -15,7 +15,7 @@ import pytest
 
 from conftest import picture
 from markdown_pages import read
-from mataserver.sources import PulledModels
+from mataserver.sources.pulled import PulledModels
 from source_rig import Asking, kept, plugin_writer
 
 CONFIG = json.dumps({"model_type": "fake"}).encode()

@@ -16,15 +16,9 @@ from huggingface_hub import scan_cache_dir
 
 from hub_stand_in import HubStandIn
 from mataserver.errors import BadRequest
-from mataserver.sources import (
-    HubUnreachable,
-    Progress,
-    cached,
-    disk_usage,
-    download,
-    fetch_config,
-    validate_repo_id,
-)
+from mataserver.sources.cache import cached, disk_usage
+from mataserver.sources.hub import HubUnreachable, download, fetch_config, validate_repo_id
+from mataserver.sources.messages import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,7 +177,7 @@ async def test_cancelled_download_ends_its_child_and_is_resumed(hub, env, tmp_pa
 
 SERVER = """
 import asyncio, sys
-from mataserver.sources import download
+from mataserver.sources.hub import download
 asyncio.run(download(sys.argv[1]))
 """
 
@@ -305,7 +299,7 @@ async def test_model_that_does_not_fit_on_the_disk_is_not_begun(hub, env, tmp_pa
 LIMITED = """
 import asyncio, resource, sys
 from mataserver.errors import BadRequest
-from mataserver.sources import download
+from mataserver.sources.hub import download
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:

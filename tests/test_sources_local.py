@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mataserver.errors import BadRequest
-from mataserver.sources import edition_of, read_config, size_of
-from mataserver.sources.local import MAX_CONFIG_BYTES
+from mataserver.sources.local import MAX_CONFIG_BYTES, edition_of, read_config, size_of
 
 
 def test_config_of_a_directory(tmp_path):

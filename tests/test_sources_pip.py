@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import tarfile
 import time
 from io import BytesIO
@@ -16,8 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mataserver.errors import BadRequest
-from mataserver.sources import install, missing
-from mataserver.sources.packages import _pins
+from mataserver.sources.packages import _pins, install
 from mataserver.sources.pip import Pip, _reason
 from package_index import Env
 
@@ -229,19 +226,3 @@ async def test_cancelled_installation_leaves_no_process(env):
 def test_reason_is_short_and_names_no_place(lines, reason):
     """The last errors of pip are told without addresses, credentials and paths."""
     assert _reason(lines) == reason
-
-
-def test_missing_modules_are_named():
-    """Modules are looked up without importing them; of dotted names the top level counts."""
-    assert missing(["json", "nowhere_at_all", "xml.dom", "nowhere_else.sub"]) == (
-        "nowhere_at_all",
-        "nowhere_else.sub",
-    )
-    script = (
-        "import sys; from mataserver.sources import missing\n"
-        "print(missing(['wave']), 'wave' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "() False\n"

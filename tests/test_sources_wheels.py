@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from mataserver.errors import BadRequest
-from mataserver.sources import install, unsuitable
+from mataserver.plugins.records import mismatched
+from mataserver.sources.packages import install
 from package_index import Env
 
 SCRIPT = "[console_scripts]\ntool = {0}:main\n"
@@ -132,6 +133,6 @@ async def test_installed_package_of_an_odd_version_is_not_replaced(env):
 
 def test_versions_that_do_not_suit_are_named():
     """Installed distributions outside of what is needed are told; absent ones are not."""
-    assert unsuitable(["pytest>=1", "pytest<1", "nobody-has-this>=3", "not a requirement"]) == (
+    assert mismatched(["pytest>=1", "pytest<1", "nobody-has-this>=3", "not a requirement"]) == (
         f"pytest {pytest.__version__}",
     )

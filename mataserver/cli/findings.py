@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import config, sources
+from mataserver import config
 from mataserver.cli import environment, extensions
 from mataserver.config import moved
 from mataserver.config.addresses import is_loopback
@@ -125,7 +126,7 @@ def _check_found(found: Plugins, findings: Findings) -> None:
         if plugin.error_line is not None:
             findings.errors.append(f"plugin {plugin.name}: {plugin.error_line}")
     for name in sorted({each.distribution for each in found.found} - {""}):
-        findings.warnings += [f"{name} needs {each}" for each in sources.unmet(name)]
+        findings.warnings += [f"{name} needs {each}" for each in _unmet(name)]
     for spec in (each for plugin in found.usable for each in plugin.sources):
         try:
             check_installed(f"The source {spec.name}", spec)
@@ -142,6 +143,30 @@ def _check_found(found: Plugins, findings: Findings) -> None:
             findings.warnings.append(
                 f"The backend {provided.backend.name} needs the system binary {binary}: not found"
             )
+
+
+def _unmet(distribution: str) -> list[str]:
+    """Return descriptions of an installed distribution's unmet requirements.
+
+    pip prevents these, unless packages are installed without dependencies or replaced later.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found = []
+    for text in importlib.metadata.requires(distribution) or ():
+        with contextlib.suppress(InvalidRequirement):
+            needed = Requirement(text)
+            if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+                continue
+            wanted = f"{needed.name}{needed.specifier}"
+            try:
+                version = importlib.metadata.version(needed.name)
+            except importlib.metadata.PackageNotFoundError:
+                found.append(f"{wanted}, which is not installed")
+            else:
+                if not needed.specifier.contains(version, prereleases=True):
+                    found.append(f"{wanted}, and {version} is installed")
+    return found
 
 
 def _check_engines(settings: Settings, plugins: Plugins, findings: Findings) -> None:

@@ -18,13 +18,13 @@ from mataserver.cli.environment import (
 )
 from mataserver.errors import MataError
 from mataserver.results import TASKS, is_task
-from mataserver.sources import PipOutput, Progress
+from mataserver.sources.messages import PipOutput, Progress
 
 if TYPE_CHECKING:
     from mataserver.library.catalog import Catalog
     from mataserver.library.registrar import Registration
     from mataserver.plugins import Plugins
-    from mataserver.sources import Step
+    from mataserver.sources.messages import Step
 
 
 _UNKNOWN_BYTES = 1 << 60

@@ -130,13 +130,13 @@ def _missing(model: str, known: Registry) -> NotFound:
 
 def _usage(name: str, entry: Entry) -> tuple[int | None, float | None]:
     """Return a model's bytes on disk and last access (Unix seconds), as far as known."""
-    from mataserver import sources
+    from mataserver.sources import cache, local
 
     if entry.source == "hf":
-        usage = sources.disk_usage(name)
+        usage = cache.disk_usage(name)
         return (None, None) if usage is None else (usage.size_bytes, usage.last_accessed)
     if entry.path is not UNSET:
-        return sources.size_of(Path(entry.path)), None
+        return local.size_of(Path(entry.path)), None
     return None, None
 
 

@@ -14,7 +14,7 @@ from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError, No
 from mataserver.http import codec, events, examples
 from mataserver.http.request_credentials import check_query
 from mataserver.http.routing import ROUTE, Body, Route, StatelessService
-from mataserver.sources import Progress, QueuePosition
+from mataserver.sources.messages import Progress, QueuePosition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.service import Context
     from mataserver.serving.models import ServedModels
-    from mataserver.sources import Step
+    from mataserver.sources.messages import Step
 
 FAILURES_KEPT = 32
 """Failed pulls that are listed; of more the oldest are forgotten."""

@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver import params, sources
 from mataserver.contract.backend import ModelFiles
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
 from mataserver.library import weights
 from mataserver.library.plugin_models import cached_entry
 from mataserver.library.registry import Entry
+from mataserver.params import parsing
+from mataserver.sources import cache
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class ConfiguredModels:
             if provided is not None and self._plugins.find_backend(ModelFiles(name, "pip"), task):
                 provided.check_installed()
                 self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
-            elif sources.cached(name) is not None:
+            elif cache.cached(name) is not None:
                 entry = Entry(task=task, source="hf", pulled_at=time.time())
                 self._catalog.match(weights.files(name, entry), task)
                 self._registry.add(name, entry)
@@ -132,6 +133,6 @@ def _check_params(setting: ModelSettings, plan: ModelPlan) -> None:
         )
     own = [part for part in plan.parts.values() if part.spec.name == setting.model]
     try:
-        params.check_defaults(setting.params, *(each.backend.params for each in (plan, *own)))
+        parsing.check_defaults(setting.params, *(each.backend.params for each in (plan, *own)))
     except InvalidParams as error:
         raise InvalidParams(f"models: {setting.model}: {error.detail}") from None

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mataserver import params
 from mataserver.contract.backend import LoadedPart
+from mataserver.params import parsing, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.config import ModelSettings
     from mataserver.contract.backend import Backend, ModelSpec
-    from mataserver.params import Params
+    from mataserver.params.table import Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,11 @@ class ModelPlan:
         ``InvalidParams`` naming the parameter.
         """
         defaults = self.settings.params
-        if isinstance(given, params.Params):
-            params.check_ceiling(given, defaults, max_tokens)
+        if isinstance(given, table.Params):
+            parsing.check_ceiling(given, defaults, max_tokens)
             return given
-        parse = params.parse_text if text else params.parse
-        named = params.check_object(given)
+        parse = parsing.parse_text if text else parsing.parse
+        named = parsing.check_object(given)
         if not named and max_tokens in self._default_params:
             return self._default_params[max_tokens]
         found = parse(named, self.backend.params, defaults=defaults, max_tokens=max_tokens)
@@ -111,7 +111,7 @@ def _check(plan: ModelPlan, found: Params) -> None:
     for label, given in found.of_parts().items():
         part = plan.parts[label]
         kind = part.backend.params
-        defaults = params.configured(part.settings.params, kind)
+        defaults = parsing.configured(part.settings.params, kind)
         _check(part, LoadedPart(None, kind, defaults).params_with(**given))
 
 

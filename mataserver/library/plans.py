@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mataserver import sources
 from mataserver.contract.backend import ModelSpec
 from mataserver.errors import NotFound, Unavailable
 from mataserver.library import weights
 from mataserver.library.plan import ModelPlan
+from mataserver.sources import links
 
 if TYPE_CHECKING:
     from mataserver.config import Settings
@@ -84,7 +84,7 @@ class ModelPlans:
     def _make_plan(self, name: str, entry: Entry, task: str) -> ModelPlan:
         try:
             files = weights.files(name, entry)
-        except sources.OutsideLinkError as error:
+        except links.OutsideLinkError as error:
             raise Unavailable(f"{name} cannot be served: {error.detail}") from None
         provided = self._plugins.find_backend(files, task)
         if provided is None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from mataserver import sources
 from mataserver.contract.source import SOURCE_NAME
 from mataserver.errors import BadRequest
 from mataserver.library.registry import Entry
+from mataserver.sources import pulled
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mataserver.contract.source import SourceSpec
     from mataserver.library.registry import Registry
     from mataserver.plugins import Plugin, Plugins
+    from mataserver.sources.messages import Progress
 
 
 _OWN = {"hf": "its id, org/name,", "pip": "its backend's name", "local": "its path"}
@@ -47,7 +48,9 @@ def find_source(name: str, plugins: Plugins) -> PluginSource | None:
         return None
     found = plugins.source(source)
     if found is not None:
-        sources.validate_reference(found[0], reference)
+        from mataserver.sources import plugin_sources  # most servers need it never
+
+        plugin_sources.validate_reference(found[0], reference)
         return PluginSource(*found, reference)
     if reference.startswith("/") or not re.match(SOURCE_NAME, source):
         return None  # an address or a path, as the hub's error says
@@ -65,13 +68,15 @@ async def pull(
     source: PluginSource,
     task: str,
     registry: Registry,
-    on_progress: Callable[[sources.Progress], None],
+    on_progress: Callable[[Progress], None],
     check: Callable[[Entry], None],
 ) -> Entry:
     """Fetch a model that ``check`` accepts; return its entry. Raises ``BadRequest``."""
+    from mataserver.sources import plugin_sources  # see above
+
     registered = registry.get(f"{source.spec.name}:{source.reference}")
     kept = None if registered is None or registered.path is UNSET else Path(registered.path)
-    path = await sources.pull(
+    path = await plugin_sources.pull(
         source.spec,
         source.plugin.settings,
         _pulled_models(registry).new(source.spec.name, source.reference, kept),
@@ -97,6 +102,6 @@ def _entry(source: PluginSource, task: str, path: Path) -> Entry:
     return Entry(task=task, source=source.spec.name, pulled_at=time.time(), path=str(path))
 
 
-def _pulled_models(registry: Registry) -> sources.PulledModels:
+def _pulled_models(registry: Registry) -> pulled.PulledModels:
     """Return the models of plugins' sources, which are beside the registry."""
-    return sources.PulledModels(registry.path.parent / sources.PULLED)
+    return pulled.PulledModels(registry.path.parent / pulled.FOLDER)

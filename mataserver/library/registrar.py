@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from mataserver import sources
 from mataserver.contract.backend import ModelFiles
 from mataserver.errors import BadRequest, Conflict, MataError
 from mataserver.library import plugin_models, removal, weights
 from mataserver.library.registry import Entry
 from mataserver.plugins.records import check_installed
+from mataserver.sources import cache, messages, pulls
 from mataserver.suggestion import describe_unknown_task, similar
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ModelRegistrar:
         self, settings: Settings, models: RegisteredModels, plugins: Plugins, plans: ModelPlans
     ) -> None:
         self.settings = settings
-        self.pulls = sources.Pulls()
+        self.pulls = pulls.Pulls()
         self._models = models
         self._registry = models.registry
         self._plugins = plugins
@@ -64,7 +64,7 @@ class ModelRegistrar:
         self,
         name: str,
         task: str,
-        on_step: Callable[[sources.Step], None] | None = None,
+        on_step: Callable[[messages.Step], None] | None = None,
         *,
         allow_pip: bool = True,
     ) -> Registration:
@@ -74,6 +74,8 @@ class ModelRegistrar:
         Raises ``BadRequest`` for any failure, ``Conflict`` while the same model is being pulled,
         ``Unavailable`` if too many are queued.
         """
+        from mataserver.sources import hub  # only a pull needs it: not the start
+
         self._check_task(task)
         with self.pulls.register(name, on_step) as pull:
             provided = self._plugins.pip_backend(name)
@@ -94,26 +96,14 @@ class ModelRegistrar:
                         lambda entry: self.match(weights.files(name, entry), task),
                     )
                 return self._register(name, entry)
-            sources.validate_repo_id(name)
+            hub.validate_repo_id(name)
             async with pull.slot():
-                self.match(ModelFiles(name, "hf", None, await self._fetch_config(name, task)), task)
-                await sources.download(name, pull.report)
+                config = await _fetch_config(name, task, self._plugins)
+                self.match(ModelFiles(name, "hf", None, config), task)
+                await hub.download(name, pull.report)
             return self._register_present(
                 name, Entry(task=task, source="hf", pulled_at=time.time())
             )
-
-    async def _fetch_config(self, name: str, task: str) -> dict[str, Any]:
-        """Return a repository's ``config.json``; if there is none, suggest similar names."""
-        try:
-            return await sources.fetch_config(name)
-        except MataError as error:
-            meant = "" if "/" in name else similar(name, self._plugins.pip_names)
-            error.detail += meant
-            if not meant and not self._plugins.serves_hub(task):
-                error.detail += (
-                    f"; no installed plugin serves models of the hub for the task {task}"
-                )
-            raise
 
     def add_local(self, path: Path, task: str, name: str | None = None) -> Registration:
         """Register a local directory or file.
@@ -167,7 +157,7 @@ class ModelRegistrar:
             _, entry = self._local_entry(path, task, name)
         elif known is not None:
             entry = msgspec.structs.replace(known, task=task)
-        elif sources.cached(name) is not None:
+        elif cache.cached(name) is not None:
             entry = Entry(task=task, source="hf", pulled_at=time.time())
         else:
             raise self._models.missing(name)
@@ -202,7 +192,7 @@ class ModelRegistrar:
         raise BadRequest(f"No installed plugin serves models of type {kind!r} for the task {task}")
 
     async def _install(
-        self, provided: ProvidedBackend, task: str, pull: sources.Pull, *, allow_pip: bool
+        self, provided: ProvidedBackend, task: str, pull: pulls.Pull, *, allow_pip: bool
     ) -> list[str]:
         backend = provided.backend
         composed = self._plugins.find_backend(ModelFiles(backend.name, "pip"), task)
@@ -213,10 +203,12 @@ class ModelRegistrar:
                 raise BadRequest(
                     f"Installing packages is turned off; install {backend.name} by hand"
                 )
+            from mataserver.sources import packages  # as above
+
             # The lock serializes changes of the environment by pip.
             async with pull.slot(), self._installing:
-                await sources.install(
-                    backend.packages, lambda line: pull.report(sources.PipOutput(line))
+                await packages.install(
+                    backend.packages, lambda line: pull.report(messages.PipOutput(line))
                 )
             if provided.missing:
                 raise BadRequest(f"{backend.name} was installed but cannot be imported")
@@ -245,3 +237,17 @@ class ModelRegistrar:
         if entry.source != "pip" and self._expects_conversion(name):
             return [f"{name} is not converted, `runtime: auto` is no more: {_EXPORT.format(name)}"]
         return []
+
+
+async def _fetch_config(name: str, task: str, plugins: Plugins) -> dict[str, Any]:
+    """Return a repository's ``config.json``; if there is none, suggest similar names."""
+    from mataserver.sources import hub  # see above
+
+    try:
+        return await hub.fetch_config(name)
+    except MataError as error:
+        meant = "" if "/" in name else similar(name, plugins.pip_names)
+        error.detail += meant
+        if not meant and not plugins.serves_hub(task):
+            error.detail += f"; no installed plugin serves models of the hub for the task {task}"
+        raise

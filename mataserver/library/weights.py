@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from mataserver import sources
 from mataserver.contract.backend import ModelFiles
+from mataserver.sources import cache, links, local
 
 if TYPE_CHECKING:
     from mataserver.library.registry import Entry
@@ -30,8 +30,8 @@ def files(name: str, entry: Entry) -> ModelFiles:
         return ModelFiles(name, "pip")
     path = _served_path(name, entry) or original_path(name, entry)
     if path is not None:
-        sources.check_links(path)
-    config = sources.read_config(path) if path is not None and path.is_dir() else {}
+        links.check_links(path)
+    config = local.read_config(path) if path is not None and path.is_dir() else {}
     return ModelFiles(name, "hf" if entry.source == "hf" else "local", path, config)
 
 
@@ -41,17 +41,17 @@ def size(name: str, entry: Entry) -> int | None:
         return None
     converted = _converted(entry)
     if converted is not None:
-        return sources.size_of(converted)
+        return local.size_of(converted)
     if entry.path is not UNSET:
-        return sources.size_of(Path(entry.path))
-    usage = sources.disk_usage(name)
+        return local.size_of(Path(entry.path))
+    usage = cache.disk_usage(name)
     return None if usage is None else usage.size_bytes
 
 
 def edition(name: str, entry: Entry) -> str:
     """Return an identifier of the version of a model's files; empty for "pip"."""
     path = None if entry.source == "pip" else _served_path(name, entry)
-    return "" if path is None else sources.edition_of(path)
+    return "" if path is None else local.edition_of(path)
 
 
 def _served_path(name: str, entry: Entry) -> Path | None:
@@ -73,5 +73,5 @@ def _converted(entry: Entry) -> Path | None:
 def original_path(name: str, entry: Entry) -> Path | None:
     """Return the path of a model's own files, present or not; None for "pip" or if not cached."""
     if entry.source == "hf":
-        return sources.cached(name)
+        return cache.cached(name)
     return None if entry.path is UNSET else Path(entry.path)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import logging
 import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mataserver import sources
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from mataserver.contract.backend import Backend, ModelFiles
     from mataserver.contract.engine import EngineSpec
@@ -90,7 +91,7 @@ class ProvidedBackend:
     @property
     def unsuitable(self) -> tuple[str, ...]:
         """The installed distributions with an incompatible version, as "name version"."""
-        return sources.unsuitable(self.backend.packages)
+        return mismatched(self.backend.packages)
 
     def with_settings(self, files: ModelFiles) -> ModelFiles:
         """Return the model's description with the plugin's settings added."""
@@ -129,7 +130,7 @@ class DiscoveredPlugins:
 def check_installed(label: str, needing: Backend | SourceSpec) -> None:
     """Raise ``Unavailable`` with the pip command if a module is missing or incompatible."""
     missing = tuple(name for name in needing.requires if not importable(name))
-    unsuitable = sources.unsuitable(needing.packages)
+    unsuitable = mismatched(needing.packages)
     if missing or unsuitable:
         needed = ", ".join(missing) or f"another version than {', '.join(unsuitable)}"
         raise Unavailable(f"{label} needs {needed}: {_pip_command(needing.packages or missing)}")
@@ -148,3 +149,17 @@ def importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
+
+
+def mismatched(packages: Sequence[str]) -> tuple[str, ...]:
+    """Return installed distributions, as "name version", that violate a package's requirement."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found = []
+    for package in packages:
+        with contextlib.suppress(InvalidRequirement, importlib.metadata.PackageNotFoundError):
+            needed = Requirement(package)
+            version = importlib.metadata.version(needed.name)
+            if not needed.specifier.contains(version, prereleases=True):
+                found.append(f"{needed.name} {version}")
+    return tuple(found)

@@ -8,13 +8,14 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mataserver import params, sources
+from mataserver import params
 from mataserver.config.needs import Needs
 from mataserver.contract.backend import LoadContext
 from mataserver.engines import confinement
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Assignment, Placement
 from mataserver.errors import MataError, Unavailable
+from mataserver.sources import links, local
 
 if TYPE_CHECKING:
     from mataserver.config import ModelSettings, Settings
@@ -161,10 +162,10 @@ def _check_files(plan: ModelPlan, logged: dict[str, str]) -> None:
     """
     if plan.spec.path is not None:
         try:
-            sources.check_links(plan.spec.path)
-        except sources.OutsideLinkError as error:
+            links.check_links(plan.spec.path)
+        except links.OutsideLinkError as error:
             raise Unavailable(f"{plan.spec.name} cannot be served: {error.detail}") from None
-        edition = sources.edition_of(plan.spec.path) if plan.edition else ""
+        edition = local.edition_of(plan.spec.path) if plan.edition else ""
         if edition not in {plan.edition, logged.get(plan.spec.name)}:
             logged[plan.spec.name] = edition
             # Other files in the folder of a single file may be its weights, or unrelated.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mataserver.params import Params
     from mataserver.results import ModelDetail, ModelInfo
     from mataserver.serving.pool import ModelPool
-    from mataserver.sources import Step
+    from mataserver.sources.messages import Step
 
 log = logging.getLogger("mataserver.models")
 

@@ -1,4 +1,4 @@
-"""Backends that are Python packages: detection of missing ones, and installation by pip.
+"""Backends that are Python packages: their installation by pip.
 
 Packages are named only by an installed plugin's ``Backend``. pip resolves with everything installed
 pinned; the chosen wheels are downloaded and inspected, and installed only if every installed module
@@ -8,10 +8,7 @@ remains unchanged: a pull adds to the environment or changes nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
-import importlib.metadata
-import importlib.util
 import re
 import sys
 import tempfile
@@ -52,52 +49,6 @@ class _Report(msgspec.Struct):
     """The relevant part of pip's installation report."""
 
     install: list[_Item]
-
-
-def missing(requires: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the modules that cannot be found, without importing any.
-
-    Only the top level of a dotted name is looked up, since finding the rest would import it.
-    """
-    return tuple(name for name in requires if not _is_importable(name.partition(".")[0]))
-
-
-def unsuitable(packages: Sequence[str]) -> tuple[str, ...]:
-    """Return installed distributions, as "name version", that violate a package's requirement."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    found = []
-    for package in packages:
-        with contextlib.suppress(InvalidRequirement, importlib.metadata.PackageNotFoundError):
-            needed = Requirement(package)
-            version = importlib.metadata.version(needed.name)
-            if not needed.specifier.contains(version, prereleases=True):
-                found.append(f"{needed.name} {version}")
-    return tuple(found)
-
-
-def unmet(distribution: str) -> list[str]:
-    """Return descriptions of an installed distribution's unmet requirements.
-
-    pip prevents these, unless packages are installed without dependencies or replaced later.
-    """
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    found = []
-    for text in importlib.metadata.requires(distribution) or ():
-        with contextlib.suppress(InvalidRequirement):
-            needed = Requirement(text)
-            if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
-                continue
-            wanted = f"{needed.name}{needed.specifier}"
-            try:
-                version = importlib.metadata.version(needed.name)
-            except importlib.metadata.PackageNotFoundError:
-                found.append(f"{wanted}, which is not installed")
-            else:
-                if not needed.specifier.contains(version, prereleases=True):
-                    found.append(f"{wanted}, and {version} is installed")
-    return found
 
 
 async def install(
@@ -189,10 +140,3 @@ def _resolved(report: bytes, home: PipEnvironment) -> list[str]:
 
 def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _is_importable(name: str) -> bool:
-    try:
-        return name in sys.modules or importlib.util.find_spec(name) is not None
-    except ValueError:
-        return False
