@@ -49,7 +49,7 @@ from mataserver.errors import (
     Unavailable,
 )
 from mataserver.late_names import LATE as _LATE
-from mataserver.params import Confidence, MaxTokens, Params, Temperature, Text, TopK
+from mataserver.params.table import Confidence, MaxTokens, Params, Temperature, Text, TopK
 from mataserver.pixels import decode_image, draw, upright_frame
 from mataserver.principals import ANYBODY, ROLES, SCOPES, Credentials, Principal
 from mataserver.results import (

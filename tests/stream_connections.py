@@ -15,7 +15,7 @@ from mataserver.http.lifecycle import Lifecycle
 from mataserver.http.stream_channel import StreamSettings
 from mataserver.http.stream_connection import Connection
 from mataserver.metrics import Metrics
-from mataserver.params import Params
+from mataserver.params.table import Params
 from mataserver.serving.background import BACKGROUND
 from mataserver.serving.handle import Handle
 from mataserver.serving.observers import Observers

@@ -7,7 +7,7 @@ import pytest
 
 from api_answers import asking, infer, refused
 from conftest import picture
-from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams
+from mataserver.params.table import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 
 PNG = picture()
 POINT, OTHER_POINT = [10, 20.5, 1], [0, 0, 0]

@@ -13,7 +13,7 @@ from api_answers import detail_of, exchange, head_of, problem
 from conftest import picture
 from mataserver.errors import MataError
 from mataserver.http import forms
-from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams
+from mataserver.params.table import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 
 PNG = picture()
 PATH = "/v1/infer/upload"

@@ -12,7 +12,7 @@ from mataserver.engines.work import Outcome, Timing
 from mataserver.engines.worker_errors import Failure, WorkerDied
 from mataserver.errors import MataError, NotFound, Unavailable
 from mataserver.metrics import Metrics
-from mataserver.params import Params
+from mataserver.params.table import Params
 from mataserver.serving.feeds.camera import Camera
 from mataserver.serving.feeds.feed import FIRST_PAUSE, MAX_PAUSE, Feed, SourceLostError
 from mataserver.serving.frames import FrameSession

@@ -9,9 +9,10 @@ import pytest
 from msgspec import Meta
 
 from api_answers import problem
-from mataserver import config, params, plugins, testing
+from mataserver import config, plugins, testing
 from mataserver.errors import InvalidParams
-from mataserver.params import Confidence, MaxTokens, Params
+from mataserver.params import parsing
+from mataserver.params.table import Confidence, MaxTokens, Params
 from mataserver.serving import description
 
 NAMES = ("hf", "ocr", "onnx", "opencv", "sam", "track")
@@ -74,12 +75,12 @@ def test_every_parameter_of_every_backend_is_told(offer):
     for name, schema in description.schema_of(kind, {}, 1_000_000)["properties"].items():
         assert schema["description"].endswith("."), name
         if schema.get("default", ""):
-            params.parse({name: schema["default"]}, kind)
+            parsing.parse({name: schema["default"]}, kind)
         for bound, step in (("minimum", -1), ("maximum", 1)):
             if bound in schema:
-                params.parse({name: schema[bound]}, kind)
+                parsing.parse({name: schema[bound]}, kind)
                 with pytest.raises(InvalidParams):
-                    params.parse({name: schema[bound] + step}, kind)
+                    parsing.parse({name: schema[bound] + step}, kind)
 
 
 async def test_one_model_tells_its_parameters(data_dir):

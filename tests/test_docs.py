@@ -13,9 +13,10 @@ import yaml
 
 from conftest import POINTS
 from markdown_pages import DOCS, PAGES, PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
-from mataserver import config, params, plugins, results
+from mataserver import config, plugins, results
 from mataserver.app import composition as app
 from mataserver.config import needs
+from mataserver.params.table import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 from mataserver.testing import installed
 
 # links and code
@@ -203,8 +204,8 @@ def test_routes_show_a_request():
 def test_parameters_are_described():
     """The table holds every parameter of the API, and which of them a form can carry."""
     described = {quoted(row[0]): row[2] for row in rows(read("api.md"), "parameter")}
-    names = params.ApiParams.__struct_fields__
-    assert described == {n: "yes" if n in params.UPLOAD_FIELDS else "no" for n in names}
+    names = ApiParams.__struct_fields__
+    assert described == {n: "yes" if n in UPLOAD_FIELDS else "no" for n in names}
 
 
 def test_parameters_name_their_tasks():
@@ -227,7 +228,7 @@ def test_own_parameters_are_described():
     actual: dict[str, set[str]] = {}
     for offer in plugins.discover(config.Settings(), installed(*PLUGINS)).provided:
         for name in offer.backend.params.__struct_fields__:
-            if name not in params.ApiParams.__struct_fields__:
+            if name not in ApiParams.__struct_fields__:
                 actual.setdefault(name, set()).add(offer.backend.name)
     assert described == actual
 
@@ -240,7 +241,7 @@ def own_parameters():
 def test_old_names_are_described():
     """The table of old names is that of the code."""
     described = {quoted(row[0]): quoted(row[1]) for row in rows(read("api.md"), "old name")}
-    assert described == params.OLD_NAMES
+    assert described == OLD_NAMES
 
 
 @pytest.mark.parametrize("task", results.TASKS)

@@ -15,7 +15,7 @@ import pytest
 from conftest import POINTS
 from mataserver import Body, Route, testing
 from mataserver.http import openapi
-from mataserver.params import UPLOAD_FIELDS, ApiParams
+from mataserver.params.table import UPLOAD_FIELDS, ApiParams
 from mataserver.principals import ANYBODY, SCOPES
 from mataserver.results import InferResponse, ModelInfo
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mataserver import Backend, ModelSpec, params
+from mataserver import Backend, ModelSpec
 from mataserver.config import ModelSettings
 from mataserver.errors import BadRequest, InvalidParams
 from mataserver.library.plan import ModelPlan
-from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams, Confidence, Params
+from mataserver.params import parsing, wording
+from mataserver.params.table import OLD_NAMES, UPLOAD_FIELDS, ApiParams, Confidence, Params
 
 FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -34,7 +35,7 @@ class Needy(Params, frozen=True, kw_only=True):
     prompt: str
 
 
-def refusal(given, kind=Own, parse=params.parse, **rules) -> str:
+def refusal(given, kind=Own, parse=parsing.parse, **rules) -> str:
     """Return the detail of parameters that must be refused."""
     with pytest.raises(InvalidParams) as caught:
         parse(given, kind, **rules)
@@ -47,19 +48,19 @@ def refusal(given, kind=Own, parse=params.parse, **rules) -> str:
 
 def test_nothing_gives_the_backends_defaults():
     """An empty object is the struct's own defaults."""
-    assert params.parse({}, Own) == Own()
+    assert parsing.parse({}, Own) == Own()
 
 
 def test_table_fields_and_own_fields_arrive():
     """Both kinds of parameters reach the struct, whole numbers as floats where they are floats."""
-    made = params.parse({"confidence": 1, "top_k": 3, "tiles": 4, "flip": True}, Own)
+    made = parsing.parse({"confidence": 1, "top_k": 3, "tiles": 4, "flip": True}, Own)
     assert made == Own(confidence=1.0, top_k=3, tiles=4, flip=True)
     assert isinstance(made.confidence, float)
 
 
 def test_fields_of_the_table_that_it_lacks_are_dropped():
     """A parameter of another task is checked and dropped."""
-    assert params.parse({"prompt": "x", "normalize": True, "detail": 1}, Own) == Own()
+    assert parsing.parse({"prompt": "x", "normalize": True, "detail": 1}, Own) == Own()
     assert refusal({"normalize": 1}).startswith("params.normalize")
 
 
@@ -83,50 +84,50 @@ def test_unknown_names_are_cut():
 def test_a_required_parameter_is_named():
     """A parameter without a default that is missing is 422."""
     assert refusal({}, Needy) == "params.prompt: field is required"
-    assert params.parse({"prompt": "?"}, Needy).prompt == "?"
+    assert parsing.parse({"prompt": "?"}, Needy).prompt == "?"
 
 
 def test_defaults_of_the_configuration():
     """They stand behind the request and before the backend; those of other tasks do nothing."""
     defaults = {"confidence": 0.1, "tiles": 2, "prompt": "not ours"}
-    assert params.parse({}, Own, defaults=defaults) == Own(confidence=0.1, tiles=2)
-    assert params.parse({"tiles": 3}, Own, defaults=defaults) == Own(confidence=0.1, tiles=3)
+    assert parsing.parse({}, Own, defaults=defaults) == Own(confidence=0.1, tiles=2)
+    assert parsing.parse({"tiles": 3}, Own, defaults=defaults) == Own(confidence=0.1, tiles=3)
 
 
 def test_prompts_of_the_configuration_are_split_too():
     """A default may be written as a request would write it."""
-    assert params.parse({}, Own, defaults={"prompts": "cat . dog"}).prompts == ["cat", "dog"]
+    assert parsing.parse({}, Own, defaults={"prompts": "cat . dog"}).prompts == ["cat", "dog"]
 
 
 def test_defaults_are_checked_at_the_start():
     """check_defaults refuses what a request could not send."""
-    params.check_defaults({"confidence": 0.1, "prompt": "x"}, Own)
+    parsing.check_defaults({"confidence": 0.1, "prompt": "x"}, Own)
     for wrong in ({"threshold": 0.1}, {"confidence": 2}, {"foo": 1}, {"tiles": "two"}):
         with pytest.raises(InvalidParams):
-            params.check_defaults(wrong, Own)
+            parsing.check_defaults(wrong, Own)
 
 
 def test_defaults_of_a_part_are_checked_too():
     """A model that is a part of itself takes the params of both structs, each by its own type."""
 
-    class Whole(params.Params, frozen=True):
+    class Whole(Params, frozen=True):
         pace: int = 1
 
-    params.check_defaults({"pace": 2, "tiles": 3, "confidence": 0.1}, Whole, Own)
+    parsing.check_defaults({"pace": 2, "tiles": 3, "confidence": 0.1}, Whole, Own)
     for wrong in ({"pace": "x"}, {"tiles": "x"}, {"foo": 1}):
         with pytest.raises(InvalidParams, match=next(iter(wrong))):
-            params.check_defaults(wrong, Whole, Own)
+            parsing.check_defaults(wrong, Whole, Own)
 
 
 def test_configured_params_are_those_of_the_backend():
     """Of a model's params in the configuration a backend gets its own; prompts become a list."""
     given = {"confidence": 0.1, "prompts": "cat . dog", "prompt": "no"}
-    assert params.configured(given, Own) == {"confidence": 0.1, "prompts": ["cat", "dog"]}
+    assert parsing.configured(given, Own) == {"confidence": 0.1, "prompts": ["cat", "dog"]}
 
 
 def test_the_ceiling_of_max_tokens_holds_where_it_is_dropped():
     """The server's maximum is part of the range."""
-    assert params.parse({"max_tokens": 100}, Own, max_tokens=100) == Own()
+    assert parsing.parse({"max_tokens": 100}, Own, max_tokens=100) == Own()
     assert "at most 100" in refusal({"max_tokens": 101}, max_tokens=100)
 
 
@@ -165,7 +166,7 @@ def test_prompts_of_points_and_boxes_must_be_finite():
 )
 def test_prompts_are_split_at_dots(text, expected):
     """Strings are split at dots but not inside numbers and never at commas; lists are taken."""
-    assert params.split_prompts(text) == expected
+    assert parsing.split_prompts(text) == expected
 
 
 @pytest.mark.parametrize("value", ["", " ", ". . .", [], ["", " "]])
@@ -177,7 +178,7 @@ def test_no_prompt_at_all_is_refused(value):
 def test_too_many_prompts_are_refused():
     """There is a limit to how many prompts one request may have."""
     assert "at most 256" in refusal({"prompts": ["x"] * 257})
-    assert len(params.parse({"prompts": ["x"] * 256}, Own).prompts) == 256
+    assert len(parsing.parse({"prompts": ["x"] * 256}, Own).prompts) == 256
 
 
 # texts
@@ -185,7 +186,7 @@ def test_too_many_prompts_are_refused():
 
 def test_texts_become_values():
     """A form's texts are converted by the types of the table and of the backend."""
-    made = params.parse_text(
+    made = parsing.parse_text(
         {"confidence": "0.25", "top_k": "7", "tiles": "2", "flip": "true"}, Own
     )
     assert made == Own(confidence=0.25, top_k=7, tiles=2, flip=True)
@@ -193,21 +194,21 @@ def test_texts_become_values():
 
 def test_texts_of_prompts_are_split():
     """A form's prompts are dot-separated."""
-    assert params.parse_text({"prompts": "cat . dog"}, Own).prompts == ["cat", "dog"]
+    assert parsing.parse_text({"prompts": "cat . dog"}, Own).prompts == ["cat", "dog"]
 
 
 def test_a_list_of_prompts_in_a_form():
     """A list in JSON is the list, not one prompt with brackets in it; what is none is refused."""
-    listed = params.parse_text({"prompts": ' ["a red car", "2.5 m. pole"]'}, Own).prompts
+    listed = parsing.parse_text({"prompts": ' ["a red car", "2.5 m. pole"]'}, Own).prompts
     assert listed == ["a red car", "2.5 m. pole"]
     for text in ('["cat", 1]', "[cat, dog]", '["cat"'):
-        assert refusal({"prompts": text}, parse=params.parse_text).startswith("prompts: write")
+        assert refusal({"prompts": text}, parse=parsing.parse_text).startswith("prompts: write")
 
 
 @pytest.mark.parametrize("name", sorted(set(ApiParams.__struct_fields__) - UPLOAD_FIELDS))
 def test_complex_fields_are_for_json(name):
     """Nine parameters cannot be told in a form."""
-    said = refusal({name: "1"}, parse=params.parse_text)
+    said = refusal({name: "1"}, parse=parsing.parse_text)
     assert said == f"{name}: only the JSON endpoint takes this parameter"
 
 
@@ -217,14 +218,14 @@ def test_complex_fields_are_for_json(name):
 )
 def test_numbers_as_people_write_them(text, number):
     """A number may lack digits beside its point; a query's plus sign arrives as a space."""
-    assert params.parse_text({"confidence": text}, Own).confidence == number
+    assert parsing.parse_text({"confidence": text}, Own).confidence == number
 
 
 def test_whole_numbers_as_people_write_them():
     """The same holds for whole numbers; a text that looks like one stays as it is."""
-    made = params.parse_text({"top_k": "+07", "prompts": "+.5"}, Own)
+    made = parsing.parse_text({"top_k": "+07", "prompts": "+.5"}, Own)
     assert (made.top_k, made.prompts) == (7, ["+", "5"])
-    assert refusal({"confidence": "+1.5"}, parse=params.parse_text) == (
+    assert refusal({"confidence": "+1.5"}, parse=parsing.parse_text) == (
         "confidence: expected `float` <= 1.0"
     )
 
@@ -234,7 +235,7 @@ def test_whole_numbers_as_people_write_them():
 )
 def test_texts_that_are_no_number(text):
     """Nothing but a finite number in range is one."""
-    assert refusal({"confidence": text}, parse=params.parse_text).startswith("confidence: ")
+    assert refusal({"confidence": text}, parse=parsing.parse_text).startswith("confidence: ")
 
 
 # messages
@@ -267,18 +268,18 @@ def test_messages_name_the_path(value, said):
     """Msgspec's message becomes path, colon, sentence."""
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert(value, Outer)
-    assert params.describe(caught.value, "root") == said
-    assert params.describe(caught.value, "") == said.removeprefix("root").lstrip(".:").strip()
+    assert wording.describe(caught.value, "root") == said
+    assert wording.describe(caught.value, "") == said.removeprefix("root").lstrip(".:").strip()
 
 
 def test_params_must_be_an_object_with_string_names():
     """check_object takes a mapping or nothing."""
-    assert params.check_object(None) == {}
-    assert params.check_object({"a": 1}) == {"a": 1}
+    assert parsing.check_object(None) == {}
+    assert parsing.check_object({"a": 1}) == {"a": 1}
     with pytest.raises(InvalidParams, match="expected `object`, got `list`"):
-        params.check_object([])
+        parsing.check_object([])
     with pytest.raises(BadRequest):
-        params.check_object({1: 1})
+        parsing.check_object({1: 1})
 
 
 # whatever a client sends
@@ -297,7 +298,7 @@ VALUES = st.recursive(
 def test_any_json_object_is_parsed_or_refused(given_):
     """Every decoded JSON object gives a struct in range, or InvalidParams in one short sentence."""
     try:
-        made = params.parse(given_, Own, max_tokens=100)
+        made = parsing.parse(given_, Own, max_tokens=100)
     except InvalidParams as error:
         detail = error.detail
     else:
@@ -313,7 +314,7 @@ def test_any_json_object_is_parsed_or_refused(given_):
 def test_any_form_is_parsed_or_refused(given_):
     """Every form gives a struct in range, or InvalidParams."""
     try:
-        made = params.parse_text(given_, Own)
+        made = parsing.parse_text(given_, Own)
     except InvalidParams:
         return
     assert 0 <= made.confidence <= 1
@@ -325,7 +326,7 @@ def test_any_form_is_parsed_or_refused(given_):
 def test_splitting_loses_nothing_but_dots(text):
     """Split prompts hold every letter of the text, no empty one, no space at their ends."""
     try:
-        prompts = params.split_prompts(text)
+        prompts = parsing.split_prompts(text)
     except InvalidParams:
         prompts = []
     assert all(prompt == prompt.strip() and prompt for prompt in prompts)

@@ -21,7 +21,7 @@ from mataserver import (
     plugins,
     testing,
 )
-from mataserver.params import Params
+from mataserver.params.table import Params
 
 PNG = picture()
 

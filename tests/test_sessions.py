@@ -13,7 +13,7 @@ import pytest
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, NotFound, OutOfMemory, Unavailable
 from mataserver.metrics import Metrics
-from mataserver.params import Params
+from mataserver.params.table import Params
 from mataserver.serving.handle import Handle
 from mataserver.serving.sessions import SessionStore
 

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 import house_shape
 from mataserver.config import ConfigError, reading
-from mataserver.params import describe
+from mataserver.params.wording import describe
 
 Letter = Annotated[str, Meta(pattern=r"^[a-z]\Z", description="a letter from a to z")]
 

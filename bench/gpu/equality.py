@@ -25,7 +25,7 @@ import tiny_segment
 import options
 from mataserver import Detection, DetectResult, ModelFiles, ModelSpec
 from mataserver.contract.backend import LoadedPart
-from mataserver.params import Params
+from mataserver.params.table import Params
 from mataserver_hf import backends
 from mataserver_hf import options as hf
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from mataserver.params import plain_number
+from mataserver.params.text_values import plain_number
 
 
 def _given(

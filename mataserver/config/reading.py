@@ -13,7 +13,8 @@ import msgspec
 
 from mataserver.config import consistency, moved
 from mataserver.config.settings import ConfigError, Settings
-from mataserver.params import describe, from_text
+from mataserver.params.text_values import from_text
+from mataserver.params.wording import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from mataserver.params import Params, build
+from mataserver.params.parsing import build
+from mataserver.params.table import Params
 
 if TYPE_CHECKING:
     import logging

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mataserver.contract.envelope import Format
-    from mataserver.params import Params
+    from mataserver.params.table import Params
     from mataserver.results import InferResponse, ModelInfo, Result
 
 

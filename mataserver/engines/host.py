@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver.engines.work import Assignment, Body, Job
-    from mataserver.params import Params
+    from mataserver.params.table import Params
     from mataserver.results import Result
 
     Image = NDArray[np.uint8]

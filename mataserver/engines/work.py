@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.engines.worker_errors import Death, Failure
     from mataserver.errors import MataError
-    from mataserver.params import Params
+    from mataserver.params.table import Params
     from mataserver.processes.landlock import Confinement
 
 Body = bytes | tuple[bytes | memoryview, ...]

@@ -8,13 +8,13 @@ import msgspec
 from aiohttp import hdrs
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import params
 from mataserver.errors import BadRequest, InvalidParams
 from mataserver.http import bodies, codec, events, examples, forms
 from mataserver.http.head_requests import learn
 from mataserver.http.infer_repeats import FormRepeat, ImageRepeat, Inferences, InferRepeat
 from mataserver.http.protocol import CompleteResponse
 from mataserver.http.routing import Body, Route, StatelessService
+from mataserver.params import table
 from mataserver.results import InferResponse
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class InferRequest(Struct):
 
     model: codec.ModelName
     image: Annotated[str, Meta(min_length=1)]
-    params: params.ApiParams | None = None
+    params: table.ApiParams | None = None
 
 
 class UploadForm(Struct):
@@ -47,16 +47,16 @@ class UploadForm(Struct):
 
     model: Annotated[codec.ModelName, examples.FILLED]
     file: Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
-    confidence: Annotated[params.Confidence, Meta(examples=[0.5])] | UnsetType = UNSET
-    prompts: Annotated[params.Text, Meta(examples=["person . car"])] | UnsetType = UNSET
-    prompt: Annotated[params.Text, Meta(examples=["What is there?"])] | UnsetType = UNSET
-    language: Annotated[params.Language, Meta(examples=["en"])] | UnsetType = UNSET
-    top_k: Annotated[params.TopK, Meta(examples=[5])] | UnsetType = UNSET
-    max_tokens: Annotated[params.MaxTokens, Meta(examples=[64])] | UnsetType = UNSET
-    temperature: Annotated[params.Temperature, Meta(examples=[0.2])] | UnsetType = UNSET
-    output_mode: Annotated[params.OutputMode, Meta(examples=["describe"])] | UnsetType = UNSET
-    ocr_type: Annotated[params.OcrType, Meta(examples=["ocr"])] | UnsetType = UNSET
-    detail: Annotated[params.Detail, Meta(examples=[1])] | UnsetType = UNSET
+    confidence: Annotated[table.Confidence, Meta(examples=[0.5])] | UnsetType = UNSET
+    prompts: Annotated[table.Text, Meta(examples=["person . car"])] | UnsetType = UNSET
+    prompt: Annotated[table.Text, Meta(examples=["What is there?"])] | UnsetType = UNSET
+    language: Annotated[table.Language, Meta(examples=["en"])] | UnsetType = UNSET
+    top_k: Annotated[table.TopK, Meta(examples=[5])] | UnsetType = UNSET
+    max_tokens: Annotated[table.MaxTokens, Meta(examples=[64])] | UnsetType = UNSET
+    temperature: Annotated[table.Temperature, Meta(examples=[0.2])] | UnsetType = UNSET
+    output_mode: Annotated[table.OutputMode, Meta(examples=["describe"])] | UnsetType = UNSET
+    ocr_type: Annotated[table.OcrType, Meta(examples=["ocr"])] | UnsetType = UNSET
+    detail: Annotated[table.Detail, Meta(examples=[1])] | UnsetType = UNSET
 
 
 def _query() -> dict[str, tuple[Any, bool, str]]:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from mataserver.errors import BadRequest, InvalidParams, TooLarge
-from mataserver.params import describe
+from mataserver.params.wording import describe
 
 MAX_STRUCTURE_BYTES = 262_144
 """Maximum bytes of a body outside of its long strings."""

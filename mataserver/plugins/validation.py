@@ -21,7 +21,7 @@ from mataserver.contract.backend import MAX_STEP_TIMEOUT, Backend
 from mataserver.contract.engine import EngineSpec
 from mataserver.contract.source import MAX_STALL_TIMEOUT, SOURCE_NAME, SourceSpec
 from mataserver.errors import MataError
-from mataserver.params import Params
+from mataserver.params.table import Params
 from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import UNSET
 
 from mataserver.library import weights
-from mataserver.params import ApiParams, configured
+from mataserver.params.parsing import configured
+from mataserver.params.table import ApiParams
 from mataserver.results import ModelDetail, ModelInfo
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mataserver.config import ModelSettings
     from mataserver.library.plan import ModelPlan
     from mataserver.library.registry import Entry
-    from mataserver.params import Params
+    from mataserver.params.table import Params
     from mataserver.serving.slots import Status
 
 _BOUNDS = (

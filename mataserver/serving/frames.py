@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Outcome, Timing
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
-    from mataserver.params import Params
+    from mataserver.params.table import Params
     from mataserver.serving.pool import ModelPool
 
 INLINE_BYTES = 65_536

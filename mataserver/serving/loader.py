@@ -8,13 +8,13 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mataserver import params
 from mataserver.config.needs import Needs
 from mataserver.contract.backend import LoadContext
 from mataserver.engines import confinement
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Assignment, Placement
 from mataserver.errors import MataError, Unavailable
+from mataserver.params import parsing
 from mataserver.sources import links, local
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Loader:
             scaled_decode=settings.scaled_decode,
             alpha=chosen.alpha or settings.alpha,
             parts=parts,
-            defaults=params.configured(plan.settings.params, plan.backend.params),
+            defaults=parsing.configured(plan.settings.params, plan.backend.params),
             max_ram=int((plan.settings.max_ram_mb or 0.0) * 1e6),
             needs=needs,
             result=plan.backend.result,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mataserver.library.plan import ModelPlan
     from mataserver.library.registry import Entry
     from mataserver.metrics import Metrics
-    from mataserver.params import Params
+    from mataserver.params.table import Params
     from mataserver.results import ModelDetail, ModelInfo
     from mataserver.serving.pool import ModelPool
     from mataserver.sources.messages import Step

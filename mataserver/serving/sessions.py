@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.metrics import Metrics
-    from mataserver.params import Params
+    from mataserver.params.table import Params
     from mataserver.principals import Principal
     from mataserver.serving.handle import Handle
 

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from mataserver import plugins as plugin_host
 from mataserver.contract.backend import Backend
 from mataserver.contract.hookspecs import hookimpl
-from mataserver.params import Confidence, Params, TopK
+from mataserver.params.table import Confidence, Params, TopK
 from mataserver.results import (
     Classification,
     ClassifyResult,
