@@ -10,7 +10,8 @@ import ssl
 
 import pytest
 
-from mataserver.sources.failures import DiskSpaceError, RepositoryError, failure
+from mataserver.sources.failures import RepositoryError, failure
+from mataserver.sources.meter import NoSpaceError
 
 
 def transport(name: str, module: str, cause: Exception | None = None) -> Exception:
@@ -58,7 +59,7 @@ def test_transport_errors_mean_an_unreachable_hub(error, reason):
     ("error", "detail"),
     [
         (RepositoryError("no weights"), ("refused", "no weights")),
-        (DiskSpaceError("too large"), ("unwritten", "too large")),
+        (NoSpaceError("too large"), ("unwritten", "too large")),
         (system(errno.ENOSPC), ("unwritten", "the disk is full: org/m cannot be stored")),
         (system(errno.EDQUOT), ("unwritten", "the disk is full: org/m cannot be stored")),
         (system(errno.EROFS), ("unwritten", "org/m cannot be stored: Read-only file system")),

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import msgspec
@@ -27,13 +28,15 @@ class Parent:
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, arguments: list[str]) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
+        self._lock = threading.Lock()
         self.arguments = arguments
 
     def send(self, message: object, data: bytes = b"") -> None:
-        """Send a message, followed by bytes whose number the message states."""
-        self._outgoing.write(msgspec.json.encode(message) + b"\n")
-        self._outgoing.write(data)
-        self._outgoing.flush()
+        """Send a message, followed by bytes whose number the message states; from any thread."""
+        with self._lock:
+            self._outgoing.write(msgspec.json.encode(message) + b"\n")
+            self._outgoing.write(data)
+            self._outgoing.flush()
 
     def messages(self, kind: Any) -> Iterator[Any]:
         """Yield the server's messages until it closes the pipe."""
@@ -55,14 +58,9 @@ class Parent:
     @classmethod
     def on_pipes(cls, arguments: list[str]) -> Self:
         """Use standard input and output; redirect libraries' output to standard error."""
-        return cls(sys.stdin.buffer, reserve_output(), arguments)
-
-
-def reserve_output() -> BinaryIO:
-    """Reserve standard output for messages; redirect libraries' output to standard error."""
-    outgoing = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return outgoing
+        outgoing = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        return cls(sys.stdin.buffer, outgoing, arguments)
 
 
 def _lower_priority(nice: int) -> None:

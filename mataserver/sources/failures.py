@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 
 from mataserver.sources import causes
 from mataserver.sources.messages import FetchFailure
+from mataserver.sources.meter import NoSpaceError
 
 _UNKNOWN = "model not found on the hub: {}"
 # Order matters: some of them are subclasses of others.
@@ -35,18 +36,13 @@ class RepositoryError(Exception):
     """The repository cannot be used; the message is for the client."""
 
 
-class DiskSpaceError(RepositoryError):
-    """There is no disk space for it; the message is for the client."""
-
-
 def failure(error: BaseException, repo_id: str) -> FetchFailure:
     """Return the failure that an exception means for the model ``repo_id``."""
     chain = list(causes.chain(error))
     for one in chain:
-        if isinstance(one, RepositoryError):
-            return FetchFailure(
-                "unwritten" if isinstance(one, DiskSpaceError) else "refused", str(one)
-            )
+        if isinstance(one, (RepositoryError, NoSpaceError)):
+            kind = "unwritten" if isinstance(one, NoSpaceError) else "refused"
+            return FetchFailure(kind, str(one))  # type: ignore[arg-type]
         if isinstance(one, HfHubHTTPError):
             return _http_failure(one, repo_id)
     for one in chain:

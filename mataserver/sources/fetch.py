@@ -17,23 +17,21 @@ import glob
 import hashlib
 import io
 import os
-import shutil
 import sys
-import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO
 
-import msgspec
 from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
 
-from mataserver.processes.child_main import reserve_output
+from mataserver.processes.child_main import Parent
 from mataserver.sources import cache
-from mataserver.sources.failures import DiskSpaceError, RepositoryError, failure
+from mataserver.sources.failures import RepositoryError, failure
 from mataserver.sources.local import MAX_CONFIG_BYTES
 from mataserver.sources.messages import Config, Downloaded, Progress
+from mataserver.sources.meter import Meter, check_space
 from mataserver.sources.selection import RepoFile, has_weights, select
 
 if TYPE_CHECKING:
@@ -44,47 +42,22 @@ if TYPE_CHECKING:
 
 _LIBRARY = "mataserver"
 _WORKERS = 4
-_POLL_SECONDS = 0.2
 # Write granularity. The library's 10 MB would lose as much at an interruption, and on a slow line
 # would look like a stall of a minute.
 _CHUNK_BYTES = 256 * 1024
 _HASH_BYTES = 64 * 1024 * 1024
-_SPARE_BYTES = 32 * 1024 * 1024
 
 
-class Reporter:
-    """Writes messages, one per line, from any thread."""
+class ProgressMeter(Meter):
+    """Measures a repository's files in the cache."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def __call__(self, message: Message) -> None:
-        """Send one message."""
-        with self._lock:
-            self._stream.write(msgspec.json.encode(message) + b"\n")
-            self._stream.flush()
-
-
-class ProgressMeter:
-    """Reports progress by polling file sizes, whatever writes them."""
-
-    def __init__(self, files: list[RepoFile], blobs: Path, report: Reporter) -> None:
+    def __init__(
+        self, files: list[RepoFile], blobs: Path, report: Callable[[Message], None]
+    ) -> None:
+        super().__init__(self.measure, report)
         self._files = files
         self._blobs = blobs
-        self._report = report
         self._total = sum(file.size for file in files)
-        self._last: Progress | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def measure(self) -> Progress:
         """Return the current progress."""
@@ -96,20 +69,6 @@ class ProgressMeter:
             done_files=sum(present),
             total_files=len(self._files),
         )
-
-    def repeat(self) -> None:
-        """Report again, as a sign of activity that changes no size."""
-        if self._last is not None:
-            self._report(self._last)
-
-    def _poll(self) -> None:
-        stopped = False
-        while not stopped:
-            stopped = self._stop.wait(_POLL_SECONDS if self._last else 0)
-            now = self.measure()
-            if now != self._last:
-                self._last = now
-                self._report(now)
 
     def _size(self, file: RepoFile) -> int:
         for name in (file.blob, file.blob + ".incomplete"):
@@ -157,7 +116,7 @@ class Repository:
         self._get(file, buffer, 0)
         return buffer.getvalue().decode(errors="replace")
 
-    def download(self, report: Reporter) -> Path:
+    def download(self, report: Callable[[Message], None]) -> Path:
         """Download the relevant files; return the snapshot's directory."""
         files = select(self.files)
         if not any(file.name == "config.json" for file in files):
@@ -167,7 +126,7 @@ class Repository:
         meter = ProgressMeter(files, self.blobs, report)
         self._check_space(meter.measure())
         with meter:
-            self._fetch_large(files, meter.repeat)
+            self._fetch_large(files, meter.alive)
             snapshot = self._complete(files)
         self._point_main_to(snapshot)
         return snapshot
@@ -177,12 +136,8 @@ class Repository:
         place = self.directory
         while not place.exists():
             place = place.parent
-        free = shutil.disk_usage(place).free
-        if needed and needed + _SPARE_BYTES > free:
-            raise DiskSpaceError(
-                f"not enough disk space for {self.repo_id}: "
-                f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
-            )
+        if needed:
+            check_space(needed, place, self.repo_id)
 
     def _fetch_large(self, files: list[RepoFile], heartbeat: Callable[[], None]) -> None:
         # Without `with`: the first failure exits the process, and thereby the other downloads.
@@ -269,7 +224,7 @@ def _remove_dead_links(snapshot: Path) -> None:
             file.unlink()
 
 
-def _execute(command: str, repo_id: str, report: Reporter) -> Message:
+def _execute(command: str, repo_id: str, report: Callable[[Message], None]) -> Message:
     try:
         repository = Repository(repo_id)
         if command == "config":
@@ -282,9 +237,9 @@ def _execute(command: str, repo_id: str, report: Reporter) -> Message:
 
 def main() -> None:
     """Execute one command and exit."""
-    command, repo_id = sys.argv[1:]
-    report = Reporter(reserve_output())
+    parent = Parent.on_pipes(sys.argv[1:])
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
-    report(_execute(command, repo_id, report))
+    command, repo_id = parent.arguments
+    parent.send(_execute(command, repo_id, parent.send))
     # Not sys.exit: it would wait for downloads still running after a failure.
     os._exit(0)

@@ -9,11 +9,9 @@ import contextlib
 import os
 import pkgutil
 import shutil
-import threading
-import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +19,7 @@ from mataserver.contract.source import SourceContext
 from mataserver.errors import MataError, Unavailable
 from mataserver.sources import causes
 from mataserver.sources.messages import Fetched, FetchFailure, FetchOrder, Progress
+from mataserver.sources.meter import SPARE_BYTES, Meter, NoSpaceError, check_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,53 +27,31 @@ if TYPE_CHECKING:
     from mataserver.processes.child_main import Parent
     from mataserver.sources.messages import FetchMessage
 
-_POLL_SECONDS = 0.2
-SPARE_BYTES = 32 * 1024 * 1024
-"""Bytes of the disk that no pull takes."""
 
-
-class NoSpaceError(MataError):
-    """The disk has no room for a model; the message is for the client."""
-
-
-class FolderMeter:
-    """Reports progress by polling a folder, whatever writes to it, and guards the disk's space."""
+class FolderMeter(Meter):
+    """Measures what arrives in a folder, and guards the disk's space."""
 
     def __init__(self, order: FetchOrder, send: Callable[[FetchMessage], None]) -> None:
+        super().__init__(self.measure, send)
         self._folder = Path(order.folder)
         self._model = order.model
         self._send = send
         self._expected = (0, 0)
-        self._last: Progress | None = None
-        self._is_alive = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def expect(self, total_bytes: int, files: int = 0) -> None:
         """Announce what will arrive. Raises ``NoSpaceError`` if the disk has no room for it."""
         needed = max(0, total_bytes - self.measure().done_bytes)
-        free = shutil.disk_usage(self._folder.parent).free
-        if needed + SPARE_BYTES > free:
-            raise NoSpaceError(
-                f"not enough disk space for {self._model}: "
-                f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
-            )
+        check_space(needed, self._folder.parent, self._model)
         self._expected = (int(total_bytes), int(files))
 
-    def alive(self) -> None:
-        """Let the next look report, even if no size has changed. May be called often."""
-        self._is_alive = True
-
     def measure(self) -> Progress:
-        """Return the current progress; a total is 0 until it is announced."""
+        """Return the current progress; a total is 0 until it is announced.
+
+        Ends this process, with the reason, once the disk is full.
+        """
+        if shutil.disk_usage(self._folder.parent).free < SPARE_BYTES:
+            self._send(full_disk(self._model))
+            os._exit(0)  # the server ends this process anyway
         sizes = []
         for folder, _, names in os.walk(self._folder):
             for name in names:
@@ -88,20 +65,6 @@ class FolderMeter:
             done_files=files,
             total_files=max(files, total_files) if total_files else 0,
         )
-
-    def _poll(self) -> None:
-        stopped, pause = False, 0.0
-        while not stopped:
-            stopped = self._stop.wait(pause)
-            began = time.monotonic()
-            now = self.measure()
-            if now != self._last or self._is_alive:
-                self._last, self._is_alive = now, False
-                self._send(now)
-            pause = max(_POLL_SECONDS, 4 * (time.monotonic() - began))  # many files take long
-            if shutil.disk_usage(self._folder.parent).free < SPARE_BYTES:
-                self._send(full_disk(self._model))
-                os._exit(0)  # the server ends this process anyway
 
 
 def full_disk(model: str) -> FetchFailure:
@@ -145,14 +108,8 @@ def _fetch(order: FetchOrder, meter: FolderMeter) -> FetchMessage:
 
 def run(parent: Parent) -> None:
     """Fetch what the server orders, and exit."""
-    lock = threading.Lock()
-
-    def send(message: FetchMessage) -> None:
-        with lock:
-            parent.send(message)
-
     for order in parent.messages(FetchOrder):
-        send(_fetch(order, FolderMeter(order, send)))
+        parent.send(_fetch(order, FolderMeter(order, parent.send)))
         break
     # Not sys.exit: it would wait for threads that the plugin's function left behind.
     os._exit(0)
