@@ -155,7 +155,7 @@ def test_what_a_worker_says(data, step):
         for at in range(0, len(data), step):
             for received in unframer.feed(data[at : at + step]):
                 alone = isinstance(received, memoryview)
-                single_job.read_answer(received, None) if alone else wire.inline_parts(received)
+                single_job.read_answer(received, None) if alone else wire.parts(received)
 
 
 PACKED = [bytes(part) for part in payload.pack({"a": (1, [2.5, b"x" * 10]), "b": {3}}).parts]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
 import socket
 import threading
 import time
@@ -48,7 +47,8 @@ class Rig:
         self.decoded_by, self.finished = {}, []
         self.begun = {name: threading.Event() for name in "abcdefgh"}
         self.held, self.gates, self.took = {}, {}, {}
-        self.reader = wire.MessageReader(self.ours)
+        self.received = []
+        self.splitter = wire.FrameSplitter()
         self.threads = WorkerThreads(self.connection, self.plan, self.decode, decoders, quick, tiny)
         self.model = threading.Thread(target=self.threads.run, name="model", daemon=True)
         self.model.start()
@@ -109,14 +109,11 @@ class Rig:
 
     def replies(self, count):
         """Return the next messages of the worker."""
-        found = []
-        while len(found) < count:
-            received = self.reader.next_frame()
-            if received is not None:
-                found.append(received.header.message)
-                continue
-            assert select.select([self.ours], [], [], SOON)[0]
-            assert self.reader.receive()
+        while len(self.received) < count:
+            data = self.ours.recv(1 << 16)  # or a timeout
+            assert data
+            self.received += [each.header.message for each in self.splitter.feed(data)]
+        found, self.received = self.received[:count], self.received[count:]
         return found
 
     def ask(self, names):

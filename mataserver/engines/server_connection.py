@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+from collections import deque
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,12 @@ from mataserver.engines.work import Job
 from mataserver.engines.worker_errors import Failure
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
 
     from mataserver.engines.arena import WorkerArena
     from mataserver.engines.work import Body, Outcome
 
+_READ_BYTES = 1 << 18
 CANCELLED = Failure(503, "The request was abandoned before it was answered")
 
 
@@ -27,21 +29,30 @@ class ServerConnection:
     def __init__(self, sock: socket.socket, memory: WorkerArena | None) -> None:
         self.sock = sock
         self._memory = memory
-        self._reader = wire.MessageReader(sock)
+        self._splitter = wire.FrameSplitter()
+        self._frames: deque[wire.Frame] = deque()
         self._lock = threading.Lock()
         self._unanswered: set[int] = set()
         self._cancelled: set[int] = set()
 
     def receive(self) -> bool:
         """Read what is available without blocking; False once the server has closed the socket."""
-        return self._reader.receive()
+        try:
+            data = self.sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._frames.extend(self._splitter.feed(data))
+        return bool(data)
 
     def next_message(self) -> wire.ReceivedMessage | list[Job] | None:
         """Return the next message that was read, None if there is none.
 
         A batch is returned as its jobs, whose images may lie in shared memory.
         """
-        while (received := self._reader.next_frame()) is not None:
+        while self._frames:
+            received = self._frames.popleft()
             if isinstance(received, memoryview):
                 jobs = [single_job.read_request(received, self._memory)]
             elif isinstance(message := received.header.message, wire.Infer):
@@ -81,17 +92,12 @@ class ServerConnection:
         return True
 
     def _jobs(self, message: wire.Infer, received: wire.ReceivedMessage) -> list[Job]:
-        header = received.header
-        found, begin = [], 0
-        for size, offset in zip(header.sizes, header.offsets, strict=True):
-            if offset != wire.INLINE and self._memory is not None:
-                found.append(self._memory.view(offset, size))
-            else:
-                found.append(received.payload[begin : begin + size])
-                begin += size
+        memory = self._memory
+        parts = wire.parts(received, memory.view if memory else None)
+        pairs = zip(message.jobs, parts[::2], parts[1::2], strict=True)
         return [
-            Job(found[2 * i], found[2 * i + 1], head.format, head.session, (message.id, i))
-            for i, head in enumerate(message.jobs)
+            Job(image, params, head.format, head.session, (message.id, index))
+            for index, (head, image, params) in enumerate(pairs)
         ]
 
     def send_outcomes(self, request: int, outcomes: Sequence[Outcome]) -> None:
@@ -118,7 +124,8 @@ class ServerConnection:
     def _send(self, framed: Callable[[], Sequence[wire.Buffer]]) -> None:
         try:
             with self._lock:
-                wire.send(self.sock, framed())
+                buffers = framed()
+                self.sock.sendall(b"".join(buffers) if len(buffers) > 1 else buffers[0])
         except OSError:
             os._exit(0)  # the server is gone
 

@@ -8,9 +8,7 @@ strictly by the types below, and a call's values by ``payload``.
 
 from __future__ import annotations
 
-import socket
 import struct
-from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,10 +18,11 @@ from mataserver.engines.work import LoadReport, Timing
 from mataserver.engines.worker_errors import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 PREFIX = struct.Struct("<IQ")
 Buffer = bytes | bytearray | memoryview
+Part = bytes | memoryview
 SHARED_MIN_BYTES = 4096
 """Parts of at least this many bytes use shared memory, if it has room."""
 INLINE = -1
@@ -31,7 +30,6 @@ INLINE = -1
 MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES = 1 << 24, 1 << 32
 MAX_ANSWER_BYTES = 1 << 29
 """Maximum size of a worker's message: twice a depth map of 64 megapixels."""
-_READ_BYTES = 1 << 18
 
 
 class JobHeader(msgspec.Struct, frozen=True):
@@ -216,42 +214,21 @@ def frame_with_header(header: Header, inline: Sequence[Buffer]) -> list[Buffer]:
     return [PREFIX.pack(len(encoded), size) + encoded, *inline]
 
 
-def inline_parts(received: ReceivedMessage) -> list[memoryview]:
-    """Return the parts of a frame that are all inline."""
-    found, begin = [], 0
-    for size in received.header.sizes:
-        found.append(received.payload[begin : begin + size])
-        begin += size
+def parts(
+    received: ReceivedMessage, shared: Callable[[int, int], Part] | None = None
+) -> list[Part]:
+    """Return the parts of a message: views of its frame, or what ``shared(offset, size)`` finds."""
+    header = received.header
+    offsets = header.offsets or [INLINE] * len(header.sizes)
+    found: list[Part] = []
+    begin = 0
+    for size, offset in zip(header.sizes, offsets, strict=True):
+        if offset != INLINE and shared is not None:
+            found.append(shared(offset, size))
+        else:
+            found.append(received.payload[begin : begin + size])
+            begin += size
     return found
-
-
-def send(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
-    """Write a frame to a blocking socket."""
-    sock.sendall(b"".join(buffers) if len(buffers) > 1 else buffers[0])
-
-
-class MessageReader:
-    """Reads frames from a socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._splitter = FrameSplitter()
-        self._complete: deque[Frame] = deque()
-
-    def receive(self) -> bool:
-        """Read what is available without blocking; False at the end of the stream."""
-        try:
-            data = self._sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        self._complete.extend(self._splitter.feed(data))
-        return bool(data)
-
-    def next_frame(self) -> Frame | None:
-        """Return the next complete frame, None if there is none."""
-        return self._complete.popleft() if self._complete else None
 
 
 class FrameSplitter:

@@ -219,15 +219,8 @@ class WorkerConnection:
         Must run for each message in turn: releasing a later message's memory releases all before
         it.
         """
-        header = received.header
-        if not header.offsets or self._memory is None:
-            return list(map(bytes, wire.inline_parts(received)))
-        found, begin = [], 0
-        for size, offset in zip(header.sizes, header.offsets, strict=True):
-            if offset == wire.INLINE:
-                found.append(bytes(received.payload[begin : begin + size]))
-                begin += size
-            else:
-                found.append(bytes(self._memory.view(offset, size)))
-        self._memory.release_up_to(header.written)
+        memory = self._memory
+        found = list(map(bytes, wire.parts(received, memory.view if memory else None)))
+        if memory is not None and received.header.offsets:
+            memory.release_up_to(received.header.written)
         return found

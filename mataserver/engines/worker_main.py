@@ -86,7 +86,7 @@ class ModelProcess:
 
     def _message_work(self, received: wire.ReceivedMessage) -> Callable[[list[DecodedJob]], None]:
         """Return the work for a message of a service, a stream or a session."""
-        message, parts = received.header.message, wire.inline_parts(received)
+        message, parts = received.header.message, wire.parts(received)
         if isinstance(message, (wire.Call, wire.OpenStream)):
             return lambda _: self._streams.call(message, parts)
         if isinstance(message, wire.Generate):
@@ -159,7 +159,7 @@ def main(sock: socket.socket, memory: int | None) -> None:
             return
     try:
         # The only pickle on this wire. It comes from the server, before any model code has run.
-        assignment: Assignment = pickle.loads(wire.inline_parts(received)[0])  # noqa: S301
+        assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301
     except (ImportError, AttributeError):
         log.exception("the model's plugin cannot be imported")
         connection.reply(

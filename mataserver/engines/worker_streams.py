@@ -32,7 +32,7 @@ class WorkerStreams:
         self._host = host
         self._streams: dict[int, Iterator[Any]] = {}
 
-    def call(self, message: wire.Call | wire.OpenStream, parts: list[memoryview]) -> None:
+    def call(self, message: wire.Call | wire.OpenStream, parts: list[wire.Part]) -> None:
         """Call a method and reply with its value, or open the stream of its items."""
         if isinstance(message, wire.OpenStream):
             self._streams[message.id] = self._open(parts)
@@ -42,7 +42,7 @@ class WorkerStreams:
                 lambda: self._host.call(*payload.unpack(parts, plain_classes.resolve_trusted)),
             )
 
-    def _open(self, parts: list[memoryview]) -> Iterator[Any]:
+    def _open(self, parts: list[wire.Part]) -> Iterator[Any]:
         """Yield the requested items; a malformed request thus fails at the first item."""
         yield from self._host.stream(*payload.unpack(parts, plain_classes.resolve_trusted))
 
