@@ -216,12 +216,12 @@ async def test_with_a_connection_a_session_does_not_expire(store, clock, metrics
     """A connected session stays; its time to live begins when the connection ends."""
     session = await create(store)
     connection = Connection()
-    store.attach(session, connection)
+    store.attach(session, connection.request_close)
     assert gauge(metrics, "mataserver_sessions_connected") == 1
     clock.now += 1000
     await store.expire()
     assert store.get(session.id) is session
-    store.detach(session, connection)
+    store.detach(session, connection.request_close)
     assert gauge(metrics, "mataserver_sessions_connected") == 0
     clock.now += 10
     await store.expire()
@@ -236,14 +236,14 @@ async def test_a_session_is_alone_with_its_model_while_no_other_is_connected(sto
     session, other = await create(store), await create(store)
     elsewhere = await store.create(store.another, Params())
     for each in (session, elsewhere):
-        store.attach(each, Connection())
+        store.attach(each, Connection().request_close)
     assert store.is_only_connected(session)
     connection = Connection()
-    store.attach(other, connection)
+    store.attach(other, connection.request_close)
     assert not store.is_only_connected(session)
     assert not store.is_only_connected(other)
     assert store.is_only_connected(elsewhere)
-    store.detach(other, connection)
+    store.detach(other, connection.request_close)
     assert store.is_only_connected(session)
 
 
@@ -264,14 +264,14 @@ async def test_the_state_is_closed_after_the_last_frame(store, pool):
     """Deleting asks the socket to leave and closes the worker's state only when it has."""
     session = await create(store)
     connection = Connection()
-    store.attach(session, connection)
+    store.attach(session, connection.request_close)
     deleting = asyncio.create_task(store.delete(session.id))
     await asyncio.sleep(0.01)
     assert connection.left == [(1000, "session deleted")]
     assert (pool.held, pool.closed) == (1, [])
     with pytest.raises(NotFound):
         store.get(session.id)
-    store.detach(session, connection)
+    store.detach(session, connection.request_close)
     await deleting
     assert (pool.held, pool.closed) == (0, [session.id])
 
@@ -280,12 +280,12 @@ async def test_a_deletion_that_is_cancelled_is_finished(store, pool):
     """A client that goes away while its session is being deleted does not keep the model held."""
     session = await create(store)
     connection = Connection()
-    store.attach(session, connection)
+    store.attach(session, connection.request_close)
     deleting = asyncio.create_task(store.delete(session.id))
     await asyncio.sleep(0.01)
     deleting.cancel()
     await asyncio.gather(deleting, return_exceptions=True)
-    store.detach(session, connection)
+    store.detach(session, connection.request_close)
     await store.close()
     assert (pool.held, pool.closed) == (0, [session.id])
 

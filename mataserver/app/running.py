@@ -137,8 +137,8 @@ async def drain(runner: web.BaseRunner, composed: ComposedServer) -> None:
     for site in list(runner.sites):
         await site.stop()
     for session in composed.sessions.all():
-        for connection in session.connections:
-            connection.request_close(GOING_AWAY, "the server is shutting down")
+        for request_close in session.connections:
+            request_close(GOING_AWAY, "the server is shutting down")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds / 2):
             await composed.sockets.close_all()

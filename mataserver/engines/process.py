@@ -29,7 +29,7 @@ async def _fork(worker: ProcessWorker, zygote: ZygoteHandle) -> int:
     with theirs, _shared() as descriptors:
         worker.use_memory(arena.ServerArena(descriptors[0]) if descriptors else None)
         await loop.create_unix_connection(lambda: worker, sock=ours)
-        return await zygote.fork(worker, [theirs.fileno(), *descriptors])
+        return await zygote.fork([theirs.fileno(), *descriptors], worker.on_exit)
 
 
 @contextlib.contextmanager

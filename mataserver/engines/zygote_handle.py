@@ -12,14 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mataserver import logs
 from mataserver.errors import Unavailable, process_start_errors
 from mataserver.processes import variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from io import FileIO
 
     from mataserver.engines.work import Placement
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver.process")
 
 STOP_GRACE = 5.0
-
-
-class ExitObserver(Protocol):
-    """Observer of a worker's exit."""
-
-    def on_exit(self, reason: str) -> None:
-        """Handle the worker's exit."""
-        ...
 
 
 class ZygoteHandle:
@@ -48,7 +40,7 @@ class ZygoteHandle:
         self._logging = (log_level, log_format)
         self._tokens = itertools.count(1)
         self._forks: dict[int, asyncio.Future[int]] = {}
-        self._children: dict[int, ExitObserver] = {}
+        self._children: dict[int, Callable[[str], None]] = {}
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,8 +113,11 @@ class ZygoteHandle:
         finally:
             os.close(writing)
 
-    async def fork(self, worker: ExitObserver, descriptors: list[int]) -> int:
-        """Fork a child that serves a socket, optionally with shared memory; return its pid."""
+    async def fork(self, descriptors: list[int], on_exit: Callable[[str], None]) -> int:
+        """Fork a child that serves a socket, optionally with shared memory; return its pid.
+
+        ``on_exit`` is called with the reason of its end.
+        """
         await asyncio.shield(self._ready)
         token = next(self._tokens)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -132,7 +127,7 @@ class ZygoteHandle:
                 raise Unavailable("The plugin's worker process could not be started")
             socket.send_fds(self._control, [json.dumps({"fork": token}).encode()], descriptors)
             pid = await future
-            self._children[pid] = worker
+            self._children[pid] = on_exit
         finally:
             self._forks.pop(token, None)
         return pid
@@ -191,9 +186,9 @@ class ZygoteHandle:
             if future is not None and not future.done():
                 future.set_exception(Unavailable("No worker process can be started now"))
         elif "exited" in message:
-            worker = self._children.pop(message["exited"], None)
-            if worker is not None:
-                worker.on_exit(_describe(message["status"]))
+            on_exit = self._children.pop(message["exited"], None)
+            if on_exit is not None:
+                on_exit(_describe(message["status"]))
 
     def _on_end(self, reason: str) -> None:
         control, self._control = self._control, None

@@ -190,13 +190,13 @@ class Streams:
     async def _run_attached(
         self, session: Session, channel: Channel, request: web.Request
     ) -> CloseReason:
-        self._sessions.attach(session, channel)
+        self._sessions.attach(session, channel.request_close)
         end = partial(channel.request_close, UNAUTHORIZED, REVOKED_REASON)
         try:
             with watch_revocation(request, request[PRINCIPAL], end):
                 return await channel.run()
         finally:
-            self._sessions.detach(session, channel)
+            self._sessions.detach(session, channel.request_close)
 
 
 async def _close(

@@ -19,11 +19,11 @@ from mataserver.sources import links, local
 
 if TYPE_CHECKING:
     from mataserver.config import ModelSettings, Settings
+    from mataserver.engines.memory import MemoryProbe
     from mataserver.engines.work import Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.processes.landlock import Confinement
     from mataserver.serving.engine_set import EngineSet
-    from mataserver.serving.slots import Probe
 
 log = logging.getLogger("mataserver.pool")
 
@@ -31,7 +31,7 @@ log = logging.getLogger("mataserver.pool")
 class Loader:
     """Loads models, each on the engine that its configuration or its backend selects."""
 
-    def __init__(self, settings: Settings, probe: Probe, engines: EngineSet) -> None:
+    def __init__(self, settings: Settings, probe: MemoryProbe, engines: EngineSet) -> None:
         self._settings = settings
         self._probe = probe
         self._engines = engines

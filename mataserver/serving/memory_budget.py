@@ -11,17 +11,21 @@ from mataserver.errors import OutOfMemory, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from mataserver.engines.memory import Gpu
+    from mataserver.engines.memory import Gpu, MemoryProbe
     from mataserver.engines.work import Worker
     from mataserver.serving.residency import Residency
-    from mataserver.serving.slots import PoolPolicy, Probe, Slot
+    from mataserver.serving.slots import PoolPolicy, Slot
 
 
 class MemoryBudget:
     """The memory budget; ``pins`` are the names of models exempt from eviction."""
 
     def __init__(
-        self, residency: Residency, probe: Probe, policy: PoolPolicy, clock: Callable[[], float]
+        self,
+        residency: Residency,
+        probe: MemoryProbe,
+        policy: PoolPolicy,
+        clock: Callable[[], float],
     ) -> None:
         self._residency = residency
         self._probe = probe

@@ -21,10 +21,11 @@ from mataserver.serving.slots import Status
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
+    from mataserver.engines.memory import MemoryProbe
     from mataserver.engines.work import Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
-    from mataserver.serving.slots import PoolPolicy, Probe, Slot
+    from mataserver.serving.slots import PoolPolicy, Slot
 
 
 class ModelPool:
@@ -33,7 +34,7 @@ class ModelPool:
     def __init__(
         self,
         loader: Callable[[ModelPlan], Awaitable[Worker]],
-        probe: Probe,
+        probe: MemoryProbe,
         metrics: Metrics,
         policy: PoolPolicy,
         clock: Callable[[], float] = time.monotonic,

@@ -21,17 +21,12 @@ if TYPE_CHECKING:
     from mataserver.principals import Principal
     from mataserver.serving.handle import Handle
 
+    RequestClose = Callable[[int, str], None]
+    """Requests the end of a session's socket, with a WebSocket close code and a reason."""
+
 NORMAL = 1000
 
 log = logging.getLogger("mataserver.sessions")
-
-
-class SessionConnection(Protocol):
-    """A session's open socket."""
-
-    def request_close(self, code: int, reason: str) -> None:
-        """Request the end of the connection, with a WebSocket close code."""
-        ...
 
 
 class FrameProducer(Protocol):
@@ -62,7 +57,7 @@ class Session(FrameSession):
         self.hold = hold
         self.used_clock = used_clock
         self.created_at = time.time()
-        self.connections: list[SessionConnection] = []
+        self.connections: list[RequestClose] = []
         self.camera: FrameProducer | None = None
         self.detached = asyncio.Event()
         self.permanent = False
@@ -175,16 +170,16 @@ class SessionStore:
             for other in self._sessions.values()
         )
 
-    def attach(self, session: Session, connection: SessionConnection) -> None:
+    def attach(self, session: Session, request_close: RequestClose) -> None:
         """Register a socket of the session, which does not expire while it has one."""
         if not session.connections:
             self._metrics.connected.inc()
-        session.connections.append(connection)
+        session.connections.append(request_close)
         session.detached.clear()
 
-    def detach(self, session: Session, connection: SessionConnection) -> None:
+    def detach(self, session: Session, request_close: RequestClose) -> None:
         """Unregister a socket; after the last one the ttl starts."""
-        session.connections.remove(connection)
+        session.connections.remove(request_close)
         self.touch(session)
         if not session.connections:
             session.detached.set()
@@ -247,8 +242,8 @@ class SessionStore:
     async def _release(self, session: Session) -> None:
         # Close the sockets first: a frame after close_session would recreate the state in the
         # worker.
-        for connection in session.connections:
-            connection.request_close(NORMAL, "session deleted")
+        for request_close in session.connections:
+            request_close(NORMAL, "session deleted")
         if session.connections:
             await session.detached.wait()
         if session.camera is not None:

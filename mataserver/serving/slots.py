@@ -1,9 +1,9 @@
-"""The model pool's records: a slot per model, memory probe and policy interfaces."""
+"""The model pool's records: a slot per model, and the policy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from mataserver.engines.memory import Gpu
     from mataserver.engines.work import Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.serving.batching import Batcher
@@ -29,26 +28,6 @@ class Status(msgspec.Struct, frozen=True):
     last_used: float | None = None
     error: str | None = None
     pinned: bool = False
-
-
-class Probe(Protocol):
-    """Source of memory figures."""
-
-    def ram_total(self) -> int:
-        """Return the usable RAM in bytes."""
-        ...
-
-    def own(self) -> int:
-        """Return the server's own memory in bytes."""
-        ...
-
-    def gpus(self) -> list[Gpu]:
-        """Return the GPUs' memory."""
-        ...
-
-    def vram_of(self, pid: int) -> int:
-        """Return a process's GPU memory in bytes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

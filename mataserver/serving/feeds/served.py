@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import Conflict
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
 
 _SERVICE = ANONYMOUS
 """The principal that services act as: as part of the server they see every session."""
-
-
-@dataclass(frozen=True, slots=True)
-class _ServiceConnection:
-    """A service that uses a session, with the callback that asks it to stop."""
-
-    request_close: Callable[[int, str], None]
 
 
 class ServedSessions:
@@ -103,11 +95,11 @@ class ServedSessions:
     @contextlib.contextmanager
     def attach(self, session_id: str, leave: Callable[[int, str], None]) -> Iterator[Session]:
         """Use a session until the context ends. Raises ``NotFound`` or ``Conflict``."""
-        session, connection = self.get(session_id), _ServiceConnection(leave)
+        session = self.get(session_id)
         if session.connections:
             raise Conflict(f"{session.id} has a connection already")
-        self._store.attach(session, connection)
+        self._store.attach(session, leave)
         try:
             yield session
         finally:
-            self._store.detach(session, connection)
+            self._store.detach(session, leave)
