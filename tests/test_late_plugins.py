@@ -169,12 +169,7 @@ async def test_defaults_of_a_late_plugin_are_registered(terminal):
     catalog.add_defaults()
     assert "rapidocr" not in registry.entries()
     terminal.install("gear-more", GEAR, mataserver={"gear": "gear_more"})  # and those not chosen
-
-    class Pool:
-        def loaded(self):
-            return []
-
-    await catalog.reconcile(Pool())
+    await catalog.refresh()
     assert "rapidocr" in registry.entries()
 
 

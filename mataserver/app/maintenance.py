@@ -65,11 +65,13 @@ class Maintenance:
         ConfiguredModels(catalog).check()
 
     async def reconcile(self) -> None:
-        """Periodically unload what is no longer registered."""
+        """Periodically discover new plugins, and unload what is no longer registered."""
         while True:
             await asyncio.sleep(self._pace.reconcile)
             try:
-                await self._catalog.reconcile(self._pool)
+                await self._catalog.refresh()
+                for name, task in self._catalog.outdated(self._pool.loaded()):
+                    await self._pool.unload(name, task, "removed")
             except Exception:
                 log.exception("the registry could not be reloaded")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+import contextlib
+from typing import TYPE_CHECKING
 
 from mataserver.errors import Conflict
 from mataserver.library import defaults, removal, weights
@@ -12,32 +13,14 @@ from mataserver.library.registered import RegisteredModels
 from mataserver.library.registrar import ModelRegistrar
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
     from mataserver.config import Settings
     from mataserver.library.registry import Registry
     from mataserver.plugins import Plugins
 
 DETECT_TO_TRACK = ("detect", "track")
 """A registered task and the other one that its model may serve in a session."""
-
-
-class LoadedModels(Protocol):
-    """The models in memory, as the catalogue needs them: implemented by the model pool."""
-
-    def count_holds(self, name: str) -> int:
-        """Return the number of a model's holders that outlive a request."""
-        ...
-
-    def loaded(self) -> list[tuple[str, str]]:
-        """Return name and task of every model in memory."""
-        ...
-
-    def unpin(self, name: str) -> bool:
-        """Make a model evictable again; return whether it was pinned."""
-        ...
-
-    async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
-        """Unload a model after its active inferences."""
-        ...
 
 
 class Catalog:
@@ -59,24 +42,23 @@ class Catalog:
         """Whether an installed backend serves a registered model for ``task``."""
         return self.plugins.find_backend(weights.files(name, self.entry(name)), task) is not None
 
-    async def remove(self, name: str, pool: LoadedModels) -> None:
-        """Unregister a model and unload it after its active inferences; its weights stay on disk.
+    @contextlib.asynccontextmanager
+    async def removing(self, name: str, holders: int) -> AsyncIterator[None]:
+        """Unregister a model, which cannot be pulled until the context ends; its weights stay.
 
         Raises ``NotFound``, and ``Conflict`` for a model that is being pulled, configured, or held
-        by a session, camera or plugin.
+        by ``holders``: sessions, cameras or plugins.
         """
         if name not in self.entries():
             raise self._models.missing(name)
         if any(setting.model == name for setting in self.settings.models):
             raise Conflict(f"{name} is a model of the configuration: it cannot be removed")
-        holders = pool.count_holds(name)
         if holders:
             raise Conflict(f"{name} is held: sessions, cameras or plugins use it ({holders})")
         with self._registrar.pulls.register(name, None):
             await asyncio.to_thread(removal.remove, name, self.registry)
             self._plans.clear()
-            pool.unpin(name)
-            await pool.unload(name, None, "removed")
+            yield
 
     def add_defaults(self) -> list[str]:
         """Register the installed default models; see ``defaults.add_defaults``."""
@@ -87,19 +69,24 @@ class Catalog:
         self.settings = self._registrar.settings = settings
         self._plans.reconfigure(settings)
 
-    async def reconcile(self, pool: LoadedModels) -> None:
-        """Unload models that were removed or changed their task; discover new plugins.
-
-        A model registered with other files is replaced at its next request.
-        """
+    async def refresh(self) -> None:
+        """Discover new plugins, and register their default models."""
         await asyncio.to_thread(self.plugins.refresh)
         if self.plugins.generation != self._generation:
             self._generation = self.plugins.generation
             self._plans.clear()
             self.add_defaults()
-        entries = self.entries()
-        for name, task in pool.loaded():
+
+    def outdated(self, loaded: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return which of the loaded models were removed or changed their task, with their tasks.
+
+        A model registered with other files is replaced at its next request.
+        """
+        found, entries = [], self.entries()
+        for name, task in loaded:
             entry = entries.get(name)
             if entry is None or (entry.task != task and (entry.task, task) != DETECT_TO_TRACK):
-                self._plans.clear()
-                await pool.unload(name, task, "removed")
+                found.append((name, task))
+        if found:
+            self._plans.clear()
+        return found

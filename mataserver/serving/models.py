@@ -157,9 +157,14 @@ class ServedModels:
         return self.catalog.add_local(path, task).name
 
     async def remove(self, model: str) -> None:
-        """Unregister a model and unload it. Raises as ``Catalog.remove``."""
+        """Unregister a model and unload it. Raises as ``Catalog.removing``."""
         # Shielded: a client that disconnects must not leave a model half removed.
-        await asyncio.shield(self.catalog.remove(model, self._pool))
+        await asyncio.shield(self._remove(model))
+
+    async def _remove(self, model: str) -> None:
+        async with self.catalog.removing(model, self._pool.count_holds(model)):
+            self._pool.unpin(model)
+            await self._pool.unload(model, None, "removed")
 
 
 def session_plan(catalog: Catalog, model: str, task: str | None) -> ModelPlan:
