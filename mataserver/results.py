@@ -14,7 +14,7 @@ replaced by text or bytes.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -157,13 +157,4 @@ Result = (
 )
 """What ``Model.predict`` returns for one image."""
 
-RESULT_TYPES: tuple[type[Struct], ...] = (
-    DetectResult,
-    SegmentResult,
-    ClassifyResult,
-    PoseResult,
-    OcrResult,
-    DepthResult,
-    EmbedResult,
-    VlmResult,
-)
+RESULT_TYPES: tuple[type[Struct], ...] = get_args(Result)

@@ -78,38 +78,19 @@ def names_at(kind: Any, path: str) -> list[str]:
 
 def patterns_of(kind: Any) -> dict[str, str]:
     """Return the string patterns in a type, with their descriptions."""
-    from msgspec import inspect
+    import msgspec
 
     found: dict[str, str] = {}
-    waiting, seen = [inspect.type_info(kind)], set[int]()
+    waiting: list[Any] = [msgspec.json.schema(kind, schema_hook=lambda _: {})]
     while waiting:
         node = waiting.pop()
-        if id(node) in seen:  # types may be recursive
-            continue
-        seen.add(id(node))
-        if isinstance(node, inspect.Metadata):
-            description = (node.extra_json_schema or {}).get("description")
-            if isinstance(node.type, inspect.StrType) and node.type.pattern and description:
-                found.setdefault(node.type.pattern, description)
-        waiting += _component_types(node)
+        if isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            if isinstance(node.get("pattern"), str) and "description" in node:
+                found.setdefault(node["pattern"], node["description"])
+            waiting += node.values()
     return found
-
-
-def _component_types(node: inspect.Type) -> list[inspect.Type]:
-    """Return the component types of a type."""
-    from msgspec import inspect
-
-    if isinstance(node, inspect.Metadata):
-        return [node.type]
-    if isinstance(node, inspect.UnionType):
-        return list(node.types)
-    if isinstance(node, inspect.StructType):
-        return [field.type for field in node.fields]
-    if isinstance(node, inspect.DictType):
-        return [node.key_type, node.value_type]
-    if isinstance(node, inspect.CollectionType):
-        return [node.item_type]
-    return list(node.item_types) if isinstance(node, inspect.TupleType) else []
 
 
 def _unwrapped(node: inspect.Type) -> Iterator[inspect.Type]:

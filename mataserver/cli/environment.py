@@ -127,7 +127,7 @@ def _quiet(log: Any) -> Iterator[None]:
         log.removeFilter(nothing)
 
 
-def table(rows: Sequence[tuple[str, ...]], numbers: Container[int]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]], numbers: Container[int] = ()) -> list[str]:
     """Return a table's lines; the columns in ``numbers`` are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

@@ -9,11 +9,9 @@ import click
 
 from mataserver import config
 from mataserver.cli import environment, extensions
-from mataserver.cli.environment import UNKNOWN, config_option
+from mataserver.cli.environment import UNKNOWN, config_option, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mataserver.plugins import Plugin, Plugins, ProvidedBackend
 
 HEADER = ("PLUGIN", "VERSION", "BACKEND", "TASK", "SOURCE", "INSTALLED")
@@ -27,7 +25,8 @@ def plugins(config_file: str | None) -> None:
     if not found.found:
         click.echo("No plugins installed.")
     else:
-        for line in _table([row for plugin in found.found for row in _rows(plugin, found)]):
+        header, *lines = table([HEADER, *(r for each in found.found for r in _rows(each, found))])
+        for line in (header, "-" * len(header), *lines):
             click.echo(line)
     _show_commands()
 
@@ -51,17 +50,6 @@ def _installation(provided: ProvidedBackend) -> str:
     if backend.system_binary and shutil.which(backend.system_binary) is None:
         return f"yes, but the system binary {backend.system_binary} is not found"
     return "yes"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in (HEADER, *rows)) for column in range(len(HEADER))]
-    widths[-1] = 0  # the last column is not padded
-    lines = [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        for row in (HEADER, *rows)
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    return lines
 
 
 def _show_commands() -> None:

@@ -57,14 +57,6 @@ class Server:
     caller_share: float
 
 
-class Blocking(Protocol):
-    """Runs a blocking function in a thread."""
-
-    async def __call__(self, function: Callable[..., Any], /, *args: Any) -> Any:
-        """Return ``function(*args)``."""
-        ...
-
-
 class Admit(Protocol):
     """Authorizes calls that did not arrive by HTTP."""
 
@@ -164,6 +156,7 @@ class Context:
     run_process: runs a child process that dies with the server.
     cluster:  the Ray cluster; raises a ``MataError`` if its package is missing.
     engine:   the engine of a name, if the configuration uses it, else None.
+    run_blocking: ``await run_blocking(function, *args)`` calls a blocking function in a thread.
     held:     ids for routes with ``held``, which any of several front-ends can resolve. Ids are
               scoped by service.
     stopping: set when the server begins to shut down. It then waits for running handlers, for up to
@@ -191,7 +184,7 @@ class Context:
     cluster: Callable[[], ClusterProcesses]
     engine: Callable[[str], Any]
     held: Held
-    run_blocking: Blocking
+    run_blocking: Callable[..., Awaitable[Any]]
     stopping: asyncio.Event
     authenticate: Callable[[Credentials], Awaitable[Principal | None]]
     admit: Admit

@@ -39,15 +39,9 @@ def boxes_of(result: Result) -> list[Annotation]:
         found = result.detections if result.detections is not UNSET else []
         return [Annotation(each.bbox, _named(each), each.label, _corners(each)) for each in found]
     if isinstance(result, SegmentResult):
-        return [
-            Annotation(s.bbox, f"{s.label[:40]} {s.confidence:.2f}", s.label)
-            for s in result.segments
-        ]
+        return [Annotation(each.bbox, _named(each), each.label) for each in result.segments]
     if isinstance(result, PoseResult):
-        return [
-            Annotation(k.bbox, f"{k.label[:40]} {k.confidence:.2f}", k.label)
-            for k in result.keypoints
-        ]
+        return [Annotation(each.bbox, _named(each), each.label) for each in result.keypoints]
     if isinstance(result, OcrResult):
         return [
             Annotation(r.bbox, r.text[:40], "text") for r in result.regions if r.bbox is not None

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mataserver.sources.local import files_below
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 # Formats of weights. A snapshot without any is left by a program that read only the configuration.
 WEIGHTS = frozenset(
@@ -69,7 +71,7 @@ def cached(repo_id: str, environment: Mapping[str, str] | None = None) -> Path |
 
 def is_complete(snapshot: Path) -> bool:
     """Whether a snapshot directory contains a loadable model."""
-    files = list(_files(snapshot))
+    files = list(files_below(snapshot))
     return (
         (snapshot / "config.json").is_file()
         and all(file.exists() for file in files)
@@ -84,7 +86,7 @@ def disk_usage(repo_id: str, environment: Mapping[str, str] | None = None) -> Di
     None if nothing is cached. The same figures as huggingface_hub's cache scan.
     """
     blobs: dict[str, os.stat_result] = {}
-    for file in _files(repository_directory(repo_id, environment) / "snapshots"):
+    for file in files_below(repository_directory(repo_id, environment) / "snapshots"):
         target = file.parent / file.readlink() if file.is_symlink() else file
         key = os.path.normpath(target)
         if key not in blobs and target.exists():
@@ -95,12 +97,6 @@ def disk_usage(repo_id: str, environment: Mapping[str, str] | None = None) -> Di
         size_bytes=sum(status.st_size for status in blobs.values()),
         last_accessed=max(status.st_atime for status in blobs.values()),
     )
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    for root, _, names in os.walk(directory):
-        for name in names:
-            yield Path(root, name)
 
 
 def _has_all_shards(files: Iterable[Path]) -> bool:

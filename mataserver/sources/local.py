@@ -62,7 +62,7 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size
     if not path.is_dir():
         return None
-    return sum(file.stat().st_size for file in _files(path) if file.is_file())
+    return sum(file.stat().st_size for file in files_below(path) if file.is_file())
 
 
 def edition_of(path: Path) -> str:
@@ -73,7 +73,7 @@ def edition_of(path: Path) -> str:
     """
     digest = hashlib.sha256()
     with contextlib.suppress(OSError):  # ignores what cannot be listed
-        for file in sorted(_files(path) if path.is_dir() else path.parent.iterdir()):
+        for file in sorted(files_below(path) if path.is_dir() else path.parent.iterdir()):
             digest.update(_stamp(file).encode())
     return digest.hexdigest()
 
@@ -86,5 +86,6 @@ def _stamp(file: Path) -> str:
     return f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
 
 
-def _files(directory: Path) -> Iterator[Path]:
+def files_below(directory: Path) -> Iterator[Path]:
+    """Yield the files below a directory, links to files included."""
     return (Path(root, name) for root, _, names in os.walk(directory) for name in names)

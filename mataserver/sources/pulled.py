@@ -24,6 +24,7 @@ import msgspec
 from mataserver.config.storage import os_errors_as
 from mataserver.errors import BadRequest
 from mataserver.sources.links import check_links
+from mataserver.sources.local import files_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,7 @@ class PartialModel:
         Raises ``BadRequest`` for no files, links that lead outside, and what is no file.
         """
         self._mark.file = file
-        found = list(_files(self.folder))
+        found = list(files_below(self.folder))
         if not found:
             raise BadRequest("the source stored no file")
         check_links(self.folder)
@@ -199,10 +200,6 @@ def _remove(directory: Path) -> None:
                 if not path.is_symlink():
                     path.chmod(0o700)  # before the walk enters it
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (Path(root, name) for root, _, names in os.walk(folder) for name in names)
 
 
 def _check_kinds(folder: Path, found: list[Path]) -> None:
