@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 from mataserver import logs
 from mataserver.engines import scratch
 from mataserver.engines.scratch import ScratchDirectory
-from mataserver.processes import kernel, seccomp
+from mataserver.processes import kernel
 
 CONTROL_BYTES = 65_536
 OOM_SCORE = 500
@@ -181,12 +181,8 @@ class Zygote:
 
 
 def main() -> None:
-    """Run as ``python -m mataserver.engines.zygote FD PARENT OPTIONS``."""
-    fd, parent, options = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-    kernel.die_with_parent(parent)
-    kernel.set_no_new_privileges()
-    if options["confined"]:
-        seccomp.restrict()
+    """Run as a module of ``processes.child_main``, with ``FD OPTIONS``."""
+    fd, options = int(sys.argv[1]), json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.path[:] = options["path"]
@@ -196,7 +192,3 @@ def main() -> None:
     kernel.adopt_orphans()
     kernel.survive_parent()  # from here on, the closed socket signals the server's end
     Zygote(socket.socket(fileno=fd)).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver import logs
 from mataserver.errors import Unavailable, process_start_errors
-from mataserver.processes import variables
+from mataserver.processes.child import build_environment, spawn_command, target_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,22 +61,20 @@ class ZygoteHandle:
         """Start the process; it does its imports in the background."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)  # noqa: FBT003 - socket's own signature
-        path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
         options = {
-            "path": path,
+            "path": [entry or os.getcwd() for entry in sys.path],  # noqa: PTH109 - as imports do
             "preload": list(self._placement.preload),
-            "confined": self._placement.confined,
             "log_level": self._logging[0],
             "log_format": self._logging[1],
         }
-        command = [sys.executable, "-P", "-m", "mataserver.engines.zygote"]
-        command += [str(theirs.fileno()), str(os.getpid()), json.dumps(options)]
-        environment = {
-            **variables.for_child(self._inherit),
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(path),
-            **dict(self._placement.environment),
-        }
+        module, placement = target_command("mataserver.engines.zygote"), self._placement
+        command, environment = spawn_command(
+            [*module, str(theirs.fileno()), json.dumps(options)],
+            build_environment(
+                {"OPENBLAS_NUM_THREADS": "1", **dict(placement.environment)}, self._inherit, 0
+            ),
+            confined=placement.confined,
+        )
         with (
             contextlib.ExitStack() as failed,
             theirs,
