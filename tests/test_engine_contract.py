@@ -148,7 +148,7 @@ def assignment(tmp_path):
     (tmp_path / "gate").touch()
     context = LoadContext(None, "cpu", "auto", 1, tmp_path, logging.getLogger("contract"))
     spec = ModelSpec("contract", "classify", "pip")
-    return Assignment(load, Params, spec, context, 1_000_000, 2, infer_timeout=5.0)
+    return Assignment(load, Params, spec, context, 2, infer_timeout=5.0)
 
 
 @contextlib.asynccontextmanager
@@ -278,7 +278,9 @@ async def test_a_hang_costs_its_own_request_only(engine, assignment):
 
 async def test_an_image_that_takes_too_long_is_refused(engine, assignment):
     """It is its sender's, 400, and the model is not blamed for it."""
-    given = dataclasses.replace(assignment, decode_timeout=0.2, max_pixels=50_000_000)
+    given = dataclasses.replace(
+        assignment, context=dataclasses.replace(assignment.context, decode_timeout=0.2)
+    )
     async with started(engine, given) as worker:
         deaths = []
         worker.on_death(deaths.append)
@@ -290,7 +292,7 @@ async def test_an_image_that_takes_too_long_is_refused(engine, assignment):
 
 async def test_a_large_image_is_decoded_smaller(engine, assignment):
     """A model that states its size sees a large JPEG at an eighth; another one sees all of it."""
-    given = dataclasses.replace(assignment, max_pixels=50_000_000, scaled_decode=True)
+    given = dataclasses.replace(assignment, scaled_decode=True)
     large = Job(picture(width=2400, height=1600, form="JPEG"), b"\x80")
     for loads, width in ((load, "2400"), (load_small, "300")):
         async with started(engine, dataclasses.replace(given, load=loads)) as worker:

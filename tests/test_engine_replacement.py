@@ -58,7 +58,7 @@ async def replicas(tmp_path):
     log = logging.getLogger("replacement")
     context = LoadContext(None, "cpu", "auto", 1, tmp_path, log)
     spec = ModelSpec("labeller", "classify", "pip")
-    assignment = Assignment(load, Params, spec, context, max_pixels=10_000, decode_threads=1)
+    assignment = Assignment(load, Params, spec, context, decode_threads=1)
     engine = ProcessEngine()
     made = Replicas(lambda _: engine.start(assignment, Placement("labeller")), 2, 2.0)
     await made.load()

@@ -296,7 +296,7 @@ async def deaths(engine, tmp_path, seed, *, crashes):
     """Play; return how workers died. Of one there are one, two or three threads that decode."""
     context = LoadContext(None, "cpu", "auto", 1, tmp_path, logging.getLogger("interleavings"))
     spec = ModelSpec("everything", "classify", "pip")
-    assignment = Assignment(load, Said, spec, context, 4_000_000, 1 + seed % 3, infer_timeout=SOON)
+    assignment = Assignment(load, Said, spec, context, 1 + seed % 3, infer_timeout=SOON)
     played = Play(engine, assignment, seed, crashes=crashes)
     async with asyncio.timeout(SOON):
         await played.run()

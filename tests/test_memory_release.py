@@ -110,7 +110,7 @@ async def test_an_idle_worker_keeps_no_pictures(tmp_path):
     spec = ModelSpec("remembering", "classify", "pip")
     engine = ProcessEngine()
     worker = await engine.start(
-        Assignment(load, Params, spec, context, 1_000_000, 2), Placement("remembering")
+        Assignment(load, Params, spec, context, 2), Placement("remembering")
     )
     try:
         batcher = Batcher(worker, max_batch=4, max_wait=0.0, queue_limit=20)

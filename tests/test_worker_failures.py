@@ -135,7 +135,7 @@ def assignment(tmp_path, how=load):
     log = logging.getLogger("accidents")
     context = LoadContext(None, "cpu", "auto", 0, tmp_path, log)
     spec = ModelSpec("careless", "classify", "pip")
-    return Assignment(how, Params, spec, context, 1_000_000, 1, infer_timeout=60.0)
+    return Assignment(how, Params, spec, context, 1, infer_timeout=60.0)
 
 
 @pytest.fixture
@@ -374,7 +374,9 @@ def load_looker(_spec, _context):
 async def test_a_slow_image_in_a_call_is_that_calls_own(tmp_path, engine_type):
     """A method that decodes for too long gets 400; what waits is told to ask again; no blame."""
     engine = engine_type()
-    given = dataclasses.replace(assignment(tmp_path, load_looker), decode_timeout=0.2)
+    given = assignment(tmp_path, load_looker)
+    impatient = dataclasses.replace(given.context, decode_timeout=0.2)
+    given = dataclasses.replace(given, context=impatient)
     started = await engine.start(given, PLACE)
     deaths = []
     started.on_death(deaths.append)

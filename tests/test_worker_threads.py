@@ -372,7 +372,7 @@ async def worker(request, tmp_path):
     engine = request.param()
     context = LoadContext(None, "cpu", "auto", 0, tmp_path, logging.getLogger("crew"))
     spec = ModelSpec("counting", "classify", "pip")
-    assignment = Assignment(load, Params, spec, context, 1_000_000, 1)
+    assignment = Assignment(load, Params, spec, context, 1)
     started = await engine.start(assignment, Placement("crew"))
     yield started
     await started.close()

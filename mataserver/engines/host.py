@@ -110,13 +110,13 @@ class ModelHost:
 
     def _read(self, job: Job) -> media.Picture:
         """Decode an image; for OCR, keep text legible against a transparent background."""
-        assigned = self._assignment
+        assigned, given = self._assignment, self._assignment.context
         legible = assigned.spec.task == "ocr"
         size = None
         # Reduced decoding depends on the file format; a mid-session change would make state jump.
         if assigned.scaled_decode and (job.session is None or not self._is_stateful):
             size = scaling.input_size(self._model, assigned.spec.task)
-        return media.reduced(job.image, assigned.max_pixels, size, assigned.alpha, legible=legible)
+        return media.reduced(job.image, given.max_pixels, size, given.alpha, legible=legible)
 
     def forward(self, batch: Sequence[DecodedJob]) -> list[tuple[DecodedJob, Any, float, bool]]:
         """Run the model on the decoded jobs; a job's failure does not affect the others.

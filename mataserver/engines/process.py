@@ -64,7 +64,7 @@ class ProcessEngine:
         """Fork a child and load the model. Raises a ``MataError`` if that fails."""
         zygote = self._zygote(placement)
         worker = ProcessWorker(
-            assignment.spec.name, assignment.infer_timeout, assignment.decode_timeout
+            assignment.spec.name, assignment.infer_timeout, assignment.context.decode_timeout
         )
         try:
             pid = await _fork(worker, zygote)

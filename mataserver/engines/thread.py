@@ -244,7 +244,7 @@ class ThreadEngine:
 
         host = ModelHost(assignment)
         name, infer_timeout = assignment.spec.name, assignment.infer_timeout
-        worker = ThreadWorker(name, infer_timeout, host, assignment.decode_timeout)
+        worker = ThreadWorker(name, infer_timeout, host, assignment.context.decode_timeout)
         try:
             await worker.load()
         except asyncio.CancelledError:  # the load may never return

@@ -12,7 +12,6 @@ from mataserver.engines.worker_errors import JobFailed
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-    from mataserver.config import Alpha
     from mataserver.config.needs import Needs
     from mataserver.contract.backend import LoadContext, Model, ModelSpec
     from mataserver.contract.envelope import Format
@@ -29,12 +28,11 @@ Body = bytes | tuple[bytes | memoryview, ...]
 class Assignment:
     """The model that a worker is started for; sent to the worker's process once.
 
-    max_pixels, decode_threads: limits of decoding, per image and per worker.
+    context:         what ``load`` is given, with the limits of decoding one image.
+    decode_threads:  threads that decode, per worker.
     infer_timeout:   seconds without progress, with requests pending, until the worker is given up.
     step_timeout:    seconds that the backend declares for one step, 0 for none.
-    decode_timeout:  seconds for one image; then the worker is replaced and the image rejected.
     scaled_decode:   whether large JPEGs may be decoded at a reduced size, if the model allows.
-    alpha:           the background of transparent pictures.
     defaults:        the params that the configuration sets, of those in ``params_type``.
     max_ram:         maximum bytes of the worker with its descendants; 0 for no limit.
     confinement:     the rules for its files, None for none.
@@ -46,13 +44,10 @@ class Assignment:
     params_type: type[Params]
     spec: ModelSpec
     context: LoadContext
-    max_pixels: int
     decode_threads: int
     infer_timeout: float = 60.0
     step_timeout: float = 0.0
-    decode_timeout: float = 10.0
     scaled_decode: bool = False
-    alpha: Alpha = "white"
     parts: Mapping[str, Assignment] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     max_ram: int = 0

@@ -181,4 +181,5 @@ def main(sock: socket.socket, memory: int | None) -> None:
     connection.reply(
         wire.Loaded(msgspec.structs.replace(report, memory=private_bytes(os.getpid())))
     )
-    ModelProcess(connection, host, assignment.decode_threads, assignment.decode_timeout).run()
+    threads, timeout = assignment.decode_threads, assignment.context.decode_timeout
+    ModelProcess(connection, host, threads, timeout).run()

@@ -94,8 +94,6 @@ class Loader:
     ) -> Assignment:
         settings = self._settings
         cores = os.cpu_count() or 1 if needs is None else needs.threads
-        # Shorter than the model's timeout, so that a slow image is blamed before the model is.
-        decode_timeout = min(settings.decode_timeout, settings.infer_timeout / 2)
         context = LoadContext(
             settings=plan.plugin_settings,
             device=device or chosen.device or settings.device,
@@ -107,7 +105,8 @@ class Loader:
             compile=chosen.compile,
             max_batch=chosen.max_batch or plan.backend.max_batch,
             alpha=chosen.alpha or settings.alpha,
-            decode_timeout=decode_timeout,
+            # Shorter than the model's timeout, so that a slow image is blamed before the model is.
+            decode_timeout=min(settings.decode_timeout, settings.infer_timeout / 2),
         )
         parts = {
             label: self._assign(part, chosen, device, needs) for label, part in plan.parts.items()
@@ -117,13 +116,10 @@ class Loader:
             params_type=plan.backend.params,
             spec=plan.spec,
             context=context,
-            max_pixels=settings.max_pixels,
             decode_threads=settings.decode_threads or cores,
             infer_timeout=settings.infer_timeout,
             step_timeout=plan.backend.step_timeout,
-            decode_timeout=decode_timeout,
             scaled_decode=settings.scaled_decode,
-            alpha=chosen.alpha or settings.alpha,
             parts=parts,
             defaults=parsing.configured(plan.settings.params, plan.backend.params),
             max_ram=int((plan.settings.max_ram_mb or 0.0) * 1e6),

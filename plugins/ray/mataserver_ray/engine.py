@@ -180,7 +180,7 @@ class RayEngine:
             worker = RayWorker(
                 name,
                 assignment.infer_timeout,
-                assignment.decode_timeout,
+                assignment.context.decode_timeout,
                 placed.node,
                 lambda: self._is_lost(placed.node, monitor, epoch),
             )
