@@ -20,7 +20,6 @@ class Cache:
     """A cache with one repository, built by hand."""
 
     def __init__(self, home: Path) -> None:
-        self.environment = {"HF_HUB_CACHE": str(home)}
         self.repository = home / "models--org--m"
         self.point_main_to(COMMIT)
 
@@ -48,7 +47,8 @@ class Cache:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     cache = Cache(tmp_path)
     cache.add("config.json")
     return cache
@@ -94,7 +94,7 @@ def test_complete_snapshot_is_found(cache, weights):
     """A snapshot with configuration and all its weights is cached."""
     for name in weights:
         cache.add(name)
-    assert cached("org/m", cache.environment) == cache.repository / "snapshots" / COMMIT
+    assert cached("org/m") == cache.repository / "snapshots" / COMMIT
 
 
 @pytest.mark.parametrize(
@@ -104,23 +104,23 @@ def test_snapshot_without_all_its_weights_is_incomplete(cache, weights):
     """What another program left by looking at the configuration is no cached model."""
     for name in weights:
         cache.add(name)
-    assert cached("org/m", cache.environment) is None
+    assert cached("org/m") is None
 
 
 def test_snapshot_without_config_is_incomplete(tmp_path):
     """Weights alone are no model."""
     cache = Cache(tmp_path)
     cache.add("model.safetensors")
-    assert cached("org/m", cache.environment) is None
+    assert cached("org/m") is None
 
 
 def test_link_to_nothing_makes_a_snapshot_incomplete(cache):
     """Contents that have been deleted under their links are noticed."""
     cache.add("model.safetensors")
     link = cache.link("extra.txt", "gone")
-    assert cached("org/m", cache.environment) is None
+    assert cached("org/m") is None
     link.unlink()
-    assert cached("org/m", cache.environment) is not None
+    assert cached("org/m") is not None
 
 
 @pytest.mark.parametrize("commit", ["", "../../elsewhere", "f" * 40])
@@ -128,13 +128,13 @@ def test_main_that_leads_nowhere_is_no_model(cache, commit):
     """A damaged or foreign reference is not followed."""
     cache.add("model.safetensors")
     cache.point_main_to(commit)
-    assert cached("org/m", cache.environment) is None
+    assert cached("org/m") is None
 
 
 def test_unknown_repository_has_no_size(cache):
     """What is not in the cache has neither snapshot nor size."""
-    assert cached("org/other", cache.environment) is None
-    assert disk_usage("org/other", cache.environment) is None
+    assert cached("org/other") is None
+    assert disk_usage("org/other") is None
 
 
 def test_disk_usage_is_the_librarys(cache):
@@ -146,7 +146,7 @@ def test_disk_usage_is_the_librarys(cache):
     plain.write_bytes(b"12345")
     os.utime(plain, (2.0, 2.0))
     cache.store("f00.incomplete", 7777, atime=99.0)
-    usage = disk_usage("org/m", cache.environment)
+    usage = disk_usage("org/m")
     (scanned,) = scan_cache_dir(cache.repository.parent).repos
     assert (usage.size_bytes, usage.last_accessed) == (scanned.size_on_disk, scanned.last_accessed)
     assert usage.size_bytes == 10 + 1000 + 50 + 5
@@ -156,4 +156,4 @@ def test_disk_usage_is_the_librarys(cache):
 def test_disk_usage_counts_what_is_left(cache):
     """A link to nothing does not hide the size of the rest."""
     cache.link("model.safetensors", "gone")
-    assert disk_usage("org/m", cache.environment).size_bytes == 10
+    assert disk_usage("org/m").size_bytes == 10

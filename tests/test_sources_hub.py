@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -45,10 +46,15 @@ def hub() -> Iterator[HubStandIn]:
         yield server
 
 
-@pytest.fixture
-def env(hub: HubStandIn, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(autouse=True)
+def env(hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     # A held transfer must end because its client does, not because it grew tired.
-    return hub.environment(tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="100")
+    variables = hub.environment(tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="100")
+    for name in os.environ.keys() - variables.keys():
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return variables
 
 
 def blob(tmp_path: Path, ending: str = "") -> Path:
@@ -102,20 +108,20 @@ def test_everything_else_is_no_id(text):
     )
 
 
-async def test_config_is_read_without_touching_the_cache(hub, env, tmp_path):
+async def test_config_is_read_without_touching_the_cache(hub, tmp_path):
     """Looking at a model's configuration leaves no half a model behind."""
-    assert await fetch_config(MODEL, environment=env) == {
+    assert await fetch_config(MODEL) == {
         "model_type": "detr",
         "limit": float("inf"),
     }
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_download_takes_one_format_and_reports_progress(hub, env):
+async def test_download_takes_one_format_and_reports_progress(hub):
     """The snapshot holds the safetensors and no duplicates, and progress runs to the end."""
     seen: list[Progress] = []
-    assert cached(MODEL, env) is None
-    snapshot = await download(MODEL, seen.append, environment=env)
+    assert cached(MODEL) is None
+    snapshot = await download(MODEL, seen.append)
     names = {str(file.relative_to(snapshot)) for file in snapshot.rglob("*")}
     assert names == {
         "config.json",
@@ -130,21 +136,21 @@ async def test_download_takes_one_format_and_reports_progress(hub, env):
     assert [one.done_bytes for one in seen] == sorted(one.done_bytes for one in seen)
     assert seen[0].done_bytes == 0
     assert seen[-1] == Progress(done_bytes=total, total_bytes=total, done_files=4, total_files=4)
-    assert cached(MODEL, env) == snapshot
+    assert cached(MODEL) == snapshot
 
 
-async def test_second_download_fetches_nothing(hub, env):
+async def test_second_download_fetches_nothing(hub):
     """A complete model is described by the hub once and no file is asked for."""
-    first = await download(MODEL, environment=env)
+    first = await download(MODEL)
     hub.requests.clear()
-    assert await download(MODEL, environment=env) == first
+    assert await download(MODEL) == first
     assert [request.path for request in hub.requests] == [f"/api/models/{MODEL}"]
 
 
-async def test_broken_connection_is_continued(hub, env):
+async def test_broken_connection_is_continued(hub):
     """A connection cut in the middle of a file is taken up where the bytes ended."""
     hub.repos[MODEL].cut_at = 1_500_000
-    snapshot = await download(MODEL, environment=env)
+    snapshot = await download(MODEL)
     assert (snapshot / "model.safetensors").read_bytes() == WEIGHTS
     first, second = hub.asked("GET", "model.safetensors")
     assert first.range is None
@@ -152,23 +158,23 @@ async def test_broken_connection_is_continued(hub, env):
 
 
 @pytest.mark.parametrize("no_ranges", [False, True])
-async def test_cancelled_download_ends_its_child_and_is_resumed(hub, env, tmp_path, no_ranges):
+async def test_cancelled_download_ends_its_child_and_is_resumed(hub, tmp_path, no_ranges):
     """What had arrived when the download was cancelled is not fetched again by the next one."""
     repo = hub.repos[MODEL]
     repo.hold_at, repo.no_ranges = 1_500_000, no_ranges
-    task = asyncio.create_task(download(MODEL, environment=env))
+    task = asyncio.create_task(download(MODEL))
     partial = blob(tmp_path, ".incomplete")
     await until(lambda: hub.holding.is_set() and partial.exists() and partial.stat().st_size > 0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(hub.dropped.wait, 30)
-    assert cached(MODEL, env) is None
+    assert cached(MODEL) is None
     kept = partial.stat().st_size
 
     repo.hold_at = None
     seen: list[Progress] = []
-    snapshot = await download(MODEL, seen.append, environment=env)
+    snapshot = await download(MODEL, seen.append)
     assert seen[0].done_bytes == kept
     assert hub.asked("GET", "model.safetensors")[-1].range == f"bytes={kept}-"
     assert (snapshot / "model.safetensors").read_bytes() == WEIGHTS
@@ -192,10 +198,10 @@ def test_killed_server_leaves_no_download_running(hub, env):
     assert hub.dropped.wait(30)
 
 
-async def test_two_downloads_of_one_model_share_the_work(hub, env):
+async def test_two_downloads_of_one_model_share_the_work(hub):
     """Two processes that pull the same model at once transfer its weights once."""
     hub.repos[MODEL].hold_at = 1000
-    tasks = [asyncio.create_task(download(MODEL, environment=env)) for _ in range(2)]
+    tasks = [asyncio.create_task(download(MODEL)) for _ in range(2)]
     await until(lambda: len([r for r in hub.requests if r.path.endswith(MODEL)]) == 2)
     hub.release()
     first, second = await asyncio.gather(*tasks)
@@ -203,16 +209,16 @@ async def test_two_downloads_of_one_model_share_the_work(hub, env):
     assert len(hub.asked("GET", "model.safetensors")) == 1
 
 
-async def test_damaged_file_is_thrown_away(hub, env, tmp_path):
+async def test_damaged_file_is_thrown_away(hub, tmp_path):
     """Wrong bytes are noticed by their hash and are not continued by the next download."""
     hub.repos[MODEL].damaged.add("model.safetensors")
     with pytest.raises(BadRequest) as caught:
-        await download(MODEL, environment=env)
+        await download(MODEL)
     assert caught.value.detail == "a file of org/detr has arrived damaged; pull it again"
     assert not blob(tmp_path).exists()
     assert not blob(tmp_path, ".incomplete").exists()
     hub.repos[MODEL].damaged.clear()
-    assert await download(MODEL, environment=env) == cached(MODEL, env)
+    assert await download(MODEL) == cached(MODEL)
 
 
 @pytest.mark.parametrize(
@@ -232,23 +238,24 @@ async def test_damaged_file_is_thrown_away(hub, env, tmp_path):
         ({"stalled": True}, True, "cannot reach the hub: it does not answer in time"),
     ],
 )
-async def test_failures_are_told_in_a_sentence(hub, env, behaviour, unreachable, detail):
+async def test_failures_are_told_in_a_sentence(hub, behaviour, unreachable, detail, monkeypatch):
     """The hub's refusals and failures become 400 with a reason."""
     hub.add("org/x", dict(FILES), **behaviour)
-    env |= {"HF_TOKEN": "hf_secret", "HF_HUB_ETAG_TIMEOUT": "1"}
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
     with pytest.raises(BadRequest) as caught:
-        await fetch_config("org/x", environment=env)
+        await fetch_config("org/x")
     assert caught.value.status == 400
     assert caught.value.detail == detail
     assert isinstance(caught.value, HubUnreachable) == unreachable
 
 
-async def test_gated_model_is_not_downloaded(hub, env):
+async def test_gated_model_is_not_downloaded(hub):
     """A gated repository can be described but not fetched, and the way out is told."""
     hub.repos[MODEL].gated = True
     with pytest.raises(BadRequest, match=r"org/detr is gated: accept its terms on its page"):
-        await download(MODEL, environment=env)
-    assert cached(MODEL, env) is None
+        await download(MODEL)
+    assert cached(MODEL) is None
 
 
 @pytest.mark.parametrize(
@@ -262,33 +269,33 @@ async def test_gated_model_is_not_downloaded(hub, env):
         ),
     ],
 )
-async def test_repository_that_is_no_model_is_refused(hub, env, files, detail):
+async def test_repository_that_is_no_model_is_refused(hub, files, detail):
     """A repository without configuration, without weights or with missing shards is no model."""
     hub.add("org/x", files)
     with pytest.raises(BadRequest) as caught:
-        await download("org/x", environment=env)
+        await download("org/x")
     assert caught.value.detail == detail
-    assert cached("org/x", env) is None
+    assert cached("org/x") is None
 
 
-async def test_config_that_is_no_config_is_refused(hub, env):
+async def test_config_that_is_no_config_is_refused(hub):
     """A repository without config.json, or with something else under that name, is refused."""
     hub.add("org/x", {"model.safetensors": b"x"})
     with pytest.raises(BadRequest, match=r"org/x has no config.json, so its kind is unknown"):
-        await fetch_config("org/x", environment=env)
+        await fetch_config("org/x")
     hub.add("org/x", {"config.json": b"<html>"})
     with pytest.raises(BadRequest, match=r"config.json is not valid JSON"):
-        await fetch_config("org/x", environment=env)
+        await fetch_config("org/x")
     hub.add("org/x", {"config.json": CONFIG}, claimed={"config.json": 10**9})
     with pytest.raises(BadRequest, match=r"config.json of org/x is too large"):
-        await fetch_config("org/x", environment=env)
+        await fetch_config("org/x")
 
 
-async def test_model_that_does_not_fit_on_the_disk_is_not_begun(hub, env, tmp_path):
+async def test_model_that_does_not_fit_on_the_disk_is_not_begun(hub, tmp_path):
     """The space is checked against the hub's sizes before a byte is fetched."""
     hub.add("org/x", dict(FILES), claimed={"model.safetensors": 10**18})
     with pytest.raises(BadRequest) as caught:
-        await download("org/x", environment=env)
+        await download("org/x")
     assert caught.value.detail.startswith(
         "not enough disk space for org/x: 1000000000000 MB are needed, "
     )
@@ -319,72 +326,73 @@ def test_disk_that_takes_no_more_is_told(hub, env):
     assert hint.endswith("/hub; HF_HOME or HF_HUB_CACHE names the directory")
 
 
-async def test_transfer_that_stops_is_given_up(hub, env, tmp_path):
+async def test_transfer_that_stops_is_given_up(hub, tmp_path):
     """A hub that stops in the middle of a file is given up, and what has arrived is kept."""
     hub.repos[MODEL].hold_at = 1_500_000
     with pytest.raises(HubUnreachable) as caught:
-        await download(MODEL, environment=env, stall_seconds=4)
+        await download(MODEL, stall_seconds=4)
     assert caught.value.detail == "cannot reach the hub: it has stopped answering"
     assert await asyncio.to_thread(hub.dropped.wait, 30)
     assert blob(tmp_path, ".incomplete").stat().st_size > 0
 
 
-async def test_absent_hub_is_told(hub, env):
+async def test_absent_hub_is_told(hub, monkeypatch):
     """Nobody listening is told with the system's reason."""
-    env["HF_ENDPOINT"] = "http://127.0.0.1:1"
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(HubUnreachable) as caught:
-        await download(MODEL, environment=env)
+        await download(MODEL)
     assert caught.value.detail == "cannot reach the hub: Connection refused"
 
 
 @pytest.mark.parametrize("outage", ["500", "offline"])
-async def test_cached_model_does_without_the_hub(hub, env, outage):
+async def test_cached_model_does_without_the_hub(hub, outage, monkeypatch):
     """A complete model in the cache can be registered with no connection; no other can."""
-    snapshot = await download(MODEL, environment=env)
+    snapshot = await download(MODEL)
     if outage == "offline":
-        env["HF_HUB_OFFLINE"] = "1"
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub.repos[MODEL].status = 500
-    assert await download(MODEL, environment=env) == snapshot
-    assert (await fetch_config(MODEL, environment=env))["model_type"] == "detr"
+    assert await download(MODEL) == snapshot
+    assert (await fetch_config(MODEL))["model_type"] == "detr"
     (snapshot / "model.safetensors").resolve().unlink()
     with pytest.raises(HubUnreachable):
-        await download(MODEL, environment=env)
+        await download(MODEL)
 
 
-async def test_token_opens_a_private_model(hub, env):
+async def test_token_opens_a_private_model(hub, monkeypatch):
     """HF_TOKEN is sent to the hub with every question."""
     hub.repos[MODEL].private = "hf_secret"
-    await download(MODEL, environment=env | {"HF_TOKEN": "hf_secret"})
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    await download(MODEL)
     assert {r.headers.get("authorization") for r in hub.requests} == {"Bearer hf_secret"}
 
 
 @pytest.mark.parametrize("fault", ["damaged", "lost"])
-async def test_new_revision_replaces_the_old_one_when_complete(hub, env, fault):
+async def test_new_revision_replaces_the_old_one_when_complete(hub, fault):
     """While an update is incomplete the old snapshot stays current; unchanged files are kept."""
-    old = await download(MODEL, environment=env)
+    old = await download(MODEL)
     hub.repos[MODEL].files |= {"config.json": b"{}", "extra.safetensors": b"y" * 100_000}
     faulty = getattr(hub.repos[MODEL], fault)
     faulty.add("extra.safetensors" if fault == "damaged" else "config.json")
     with pytest.raises(BadRequest):
-        await download(MODEL, environment=env)
-    assert cached(MODEL, env) == old
+        await download(MODEL)
+    assert cached(MODEL) == old
     faulty.clear()
-    new = await download(MODEL, environment=env)
-    assert cached(MODEL, env) == new != old
+    new = await download(MODEL)
+    assert cached(MODEL) == new != old
     assert len(hub.asked("GET", "model.safetensors")) == 1
     (scanned,) = scan_cache_dir(old.parents[2]).repos
     assert len(scanned.revisions) == 2
-    usage = disk_usage(MODEL, env)
+    usage = disk_usage(MODEL)
     assert (usage.size_bytes, usage.last_accessed) == (scanned.size_on_disk, scanned.last_accessed)
 
 
-async def test_deleted_contents_are_fetched_again(hub, env):
+async def test_deleted_contents_are_fetched_again(hub):
     """Links to contents that somebody deleted make a snapshot incomplete until the next pull."""
-    snapshot = await download(MODEL, environment=env)
+    snapshot = await download(MODEL)
     (snapshot / "model.safetensors").resolve().unlink()
     (snapshot / "stray.bin").symlink_to("../../blobs/gone")
-    assert cached(MODEL, env) is None
-    assert await download(MODEL, environment=env) == snapshot == cached(MODEL, env)
+    assert cached(MODEL) is None
+    assert await download(MODEL) == snapshot == cached(MODEL)
 
 
 def test_server_process_does_not_import_the_library():
@@ -394,17 +402,17 @@ def test_server_process_does_not_import_the_library():
     assert done.stdout == b"False\n"
 
 
-async def test_current_directory_is_not_searched_for_code(hub, env, tmp_path, monkeypatch):
+async def test_current_directory_is_not_searched_for_code(hub, tmp_path, monkeypatch):
     """A file beside the user cannot stand in for a module of the child."""
     (tmp_path / "msgspec.py").write_text("raise SystemExit('hijacked')")
     monkeypatch.chdir(tmp_path)
-    assert (await fetch_config(MODEL, environment=env))["model_type"] == "detr"
+    assert (await fetch_config(MODEL))["model_type"] == "detr"
 
 
-async def test_child_that_dies_is_an_error(hub, env, caplog):
+async def test_child_that_dies_is_an_error(hub, caplog, monkeypatch):
     """A child that ends without an answer is a failed pull, and its last words are logged."""
-    env["PYTHONIOENCODING"] = "no encoding"
+    monkeypatch.setenv("PYTHONIOENCODING", "no encoding")
     with pytest.raises(BadRequest) as caught:
-        await fetch_config(MODEL, environment=env)
+        await fetch_config(MODEL)
     assert caught.value.detail == "the download of org/detr has ended unexpectedly"
     assert "the download child failed" in caplog.text

@@ -47,18 +47,18 @@ def cache_directory(environment: Mapping[str, str] | None = None) -> Path:
     return _expand(env.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface" / "hub"
 
 
-def repository_directory(repo_id: str, environment: Mapping[str, str] | None = None) -> Path:
+def repository_directory(repo_id: str) -> Path:
     """Return the directory of a repository in the cache, existing or not."""
-    return cache_directory(environment) / "--".join(("models", *repo_id.split("/")))
+    return cache_directory() / "--".join(("models", *repo_id.split("/")))
 
 
-def cached(repo_id: str, environment: Mapping[str, str] | None = None) -> Path | None:
+def cached(repo_id: str) -> Path | None:
     """Return the snapshot directory of ``refs/main``, or None if it is missing or incomplete.
 
     A snapshot is incomplete with a broken link, without ``config.json``, without weights, or with
     missing shards.
     """
-    repository = repository_directory(repo_id, environment)
+    repository = repository_directory(repo_id)
     try:
         commit = (repository / "refs" / "main").read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -80,13 +80,13 @@ def is_complete(snapshot: Path) -> bool:
     )
 
 
-def disk_usage(repo_id: str, environment: Mapping[str, str] | None = None) -> DiskUsage | None:
+def disk_usage(repo_id: str) -> DiskUsage | None:
     """Return the size of all cached revisions of a repository, counting each content once.
 
     None if nothing is cached. The same figures as huggingface_hub's cache scan.
     """
     blobs: dict[str, os.stat_result] = {}
-    for file in files_below(repository_directory(repo_id, environment) / "snapshots"):
+    for file in files_below(repository_directory(repo_id) / "snapshots"):
         target = file.parent / file.readlink() if file.is_symlink() else file
         key = os.path.normpath(target)
         if key not in blobs and target.exists():

@@ -12,13 +12,13 @@ import msgspec
 
 from mataserver.errors import BadRequest
 from mataserver.processes import variables
-from mataserver.processes.child import replace_environment, run_process
+from mataserver.processes.child import run_process
 from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
 from mataserver.sources.messages import Config, Downloaded, FetchFailure, Message, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 STALL_SECONDS = 60.0
 
@@ -57,18 +57,17 @@ def validate_repo_id(text: str) -> str:
 async def fetch_config(
     repo_id: str,
     *,
-    environment: Mapping[str, str] | None = None,
     stall_seconds: float = STALL_SECONDS,
 ) -> dict[str, Any]:
     """Return the repository's ``config.json``, without writing to the cache.
 
     Without a connection to the hub, returns that of a complete cached snapshot. Raises
-    ``BadRequest`` (``HubUnreachable`` without either). ``environment`` replaces ``os.environ``.
+    ``BadRequest`` (``HubUnreachable`` without either).
     """
     try:
-        answer = await _run_child("config", repo_id, environment, stall_seconds)
+        answer = await _run_child("config", repo_id, stall_seconds)
     except HubUnreachable:
-        if (snapshot := cached(repo_id, environment)) is None:
+        if (snapshot := cached(repo_id)) is None:
             raise
         return await asyncio.to_thread(read_config, snapshot)
     if not isinstance(answer, Config):
@@ -80,7 +79,6 @@ async def download(
     repo_id: str,
     on_progress: Callable[[Progress], None] | None = None,
     *,
-    environment: Mapping[str, str] | None = None,
     stall_seconds: float = STALL_SECONDS,
 ) -> Path:
     """Download a repository's relevant files to the hub's cache; return the snapshot directory.
@@ -90,9 +88,9 @@ async def download(
     nothing arrives for ``stall_seconds``.
     """
     try:
-        answer = await _run_child("download", repo_id, environment, stall_seconds, on_progress)
+        answer = await _run_child("download", repo_id, stall_seconds, on_progress)
     except HubUnreachable:
-        if (snapshot := cached(repo_id, environment)) is None:
+        if (snapshot := cached(repo_id)) is None:
             raise
         log.warning("the hub cannot be reached; using the cached copy of %s", repo_id)
         return snapshot
@@ -104,16 +102,15 @@ async def download(
 async def _run_child(
     command: str,
     repo_id: str,
-    environment: Mapping[str, str] | None,
     stall_seconds: float,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Config | Downloaded:
     validate_repo_id(repo_id)
-    chosen = replace_environment(variables.for_child(variables.HUB, environment))
     async with run_process(
         _CHILD,
         (command, repo_id),
-        environment={**chosen, **_CHILD_ENVIRONMENT},
+        environment=_CHILD_ENVIRONMENT,
+        inherit=variables.HUB,
         line_limit=_LINE_LIMIT,
     ) as child:
         while True:
@@ -126,16 +123,16 @@ async def _run_child(
                 raise _unexpected_end(repo_id)
             message = _DECODER.decode(line)
             if isinstance(message, FetchFailure):
-                raise _as_client_error(message, environment)
+                raise _as_client_error(message)
             if not isinstance(message, Progress):
                 return message
             if on_progress is not None:
                 on_progress(message)
 
 
-def _as_client_error(failure: FetchFailure, environment: Mapping[str, str] | None) -> BadRequest:
+def _as_client_error(failure: FetchFailure) -> BadRequest:
     if failure.kind == "unwritten":
-        hint = f"{cache_directory(environment)}; HF_HOME or HF_HUB_CACHE names the directory"
+        hint = f"{cache_directory()}; HF_HOME or HF_HUB_CACHE names the directory"
         return BadRequest(failure.detail, hint=hint)
     return (HubUnreachable if failure.kind == "unreachable" else BadRequest)(failure.detail)
 
