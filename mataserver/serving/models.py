@@ -97,7 +97,7 @@ class ServedModels:
         """Return a handle for a session. Raises as ``session_plan``."""
         return self.get(model, session_plan(self.catalog, model, task).spec.task)
 
-    def check_session(self, model: str, task: str | None, params: Any) -> None:
+    def check_session(self, model: str, task: str | None = None, params: Any = None) -> None:
         """Raise what creating a session would raise, as far as known without loading."""
         check_session(self.catalog, self._max_tokens, model, task, params)
 

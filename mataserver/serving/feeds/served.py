@@ -9,7 +9,7 @@ from mataserver.errors import Conflict
 from mataserver.principals import ANONYMOUS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from aiohttp import web
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mataserver.serving.models import ServedModels
     from mataserver.serving.sessions import Session, SessionStore
 
-    Serve = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
+    Serve = Callable[[web.Request, str], Coroutine[Any, Any, web.StreamResponse]]
 
 _SERVICE = ANONYMOUS
 """The principal that services act as: as part of the server they see every session."""
@@ -34,7 +34,8 @@ class ServedSessions:
         self._store = store
         self._models = models
         self._cameras = cameras
-        self._serve = serve
+        self.check, self.serve = models.check_session, serve
+        self.drop, self.close = store.drop, store.delete
 
     async def create(
         self,
@@ -57,14 +58,6 @@ class ServedSessions:
             self._cameras.attach(session, source, fps, always=always)
         return session
 
-    def check(self, model: str, task: str | None = None, params: Any = None) -> None:
-        """Raise what ``create`` would raise for these arguments, without loading."""
-        self._models.check_session(model, task, params)
-
-    async def drop(self, name: str) -> None:
-        """Close a named session, if it exists."""
-        await self._store.drop(name)
-
     def camera(self, session: StreamSession) -> CameraInfo | None:
         """Return the state of a session's source, None if clients send the frames."""
         return self._cameras.info(self._store.get(session.id))
@@ -75,10 +68,6 @@ class ServedSessions:
         """Return the newest frame with its result drawn in, and its number."""
         return await self._cameras.picture(self.get(session_id, principal))
 
-    async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
-        """Answer a request as ``/v1/stream/{session_id}`` does."""
-        return await self._serve(request, session_id)
-
     def get(self, session_id: str, principal: Principal | None = None) -> Session:
         """Return a session. Raises ``NotFound``."""
         return self._store.get(session_id, principal or _SERVICE)
@@ -87,10 +76,6 @@ class ServedSessions:
         """Return every session, or those visible to a principal."""
         viewer = principal or _SERVICE
         return [each for each in self._store.all() if each.is_visible_to(viewer)]
-
-    async def close(self, session_id: str) -> None:
-        """Close a session. Raises ``NotFound`` or ``Conflict``."""
-        await self._store.delete(session_id)
 
     @contextlib.contextmanager
     def attach(self, session_id: str, leave: Callable[[int, str], None]) -> Iterator[Session]:
