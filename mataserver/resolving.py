@@ -12,12 +12,9 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiohttp import ThreadedResolver
-from aiohttp.abc import AbstractResolver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from aiohttp.abc import ResolveResult
 
 T = TypeVar("T")
 
@@ -25,20 +22,11 @@ MAX_CONCURRENT = 32
 """Maximum concurrent resolutions; more are queued."""
 
 
-class SystemResolver(AbstractResolver):
+class SystemResolver(ThreadedResolver):
     """Resolves by the system's resolver. A cancelled caller leaves a thread until it returns."""
 
     def __init__(self) -> None:
-        self._system = ThreadedResolver(cast("asyncio.AbstractEventLoop", _ThreadedLookups()))
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return the addresses of a name. Raises ``OSError``."""
-        return await self._system.resolve(host, port, family)
-
-    async def close(self) -> None:
-        """Do nothing."""
+        super().__init__(cast("asyncio.AbstractEventLoop", _ThreadedLookups()))
 
 
 class _ThreadedLookups:
