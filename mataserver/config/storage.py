@@ -1,8 +1,9 @@
-"""Operating system errors in the data or shared directory, converted to API errors."""
+"""Writes to the data or shared directory, and operating system errors there as API errors."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 from mataserver.config import PREFIX
@@ -11,6 +12,15 @@ from mataserver.errors import MataError, shortage_error
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Write a file's content, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from mataserver.config.storage import os_errors_as
+from mataserver.config.storage import os_errors_as, sync
 from mataserver.contract.source import SOURCE_NAME
 from mataserver.errors import MataError
 
@@ -180,7 +180,7 @@ class Registry:
                 temporary.unlink()
                 raise
             self._cached = (signature, models)
-            _sync_directory(self.path.parent)
+            sync(self.path.parent)
 
     def _remove_temporary_files(self) -> None:
         """Remove the temporary files of killed writers; the caller holds the lock."""
@@ -220,11 +220,3 @@ def _corrupt(reason: str) -> RegistryError:
     return RegistryError(
         f"the model registry is corrupt: {reason}; repair or remove model_registry.json"
     )
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

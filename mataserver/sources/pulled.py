@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.config.storage import os_errors_as
+from mataserver.config.storage import os_errors_as, sync
 from mataserver.errors import BadRequest
 from mataserver.sources.links import check_links
 from mataserver.sources.local import files_below
@@ -117,13 +117,14 @@ class PartialModel:
         with os_errors_as("could not write the pulled models", self._directory):
             (self._directory / _MARK).write_bytes(msgspec.json.encode(self._mark) + b"\n")
             for folder, _, names in os.walk(self._directory, topdown=False):
-                for name in (*names, ""):
-                    _sync(Path(folder, name))
+                for path in (*(Path(folder, name) for name in names), Path(folder)):
+                    if not path.is_symlink():
+                        sync(path)
             _give_to_owner(target.parents[2], self._directory)
             self._directory.rename(target)
             self._directory = target
             (target / _LOCK).unlink()
-            _sync(target.parent)
+            sync(target.parent)
         return _served(target, self._mark)
 
     def accept(self) -> None:
@@ -215,16 +216,6 @@ def _check_kinds(folder: Path, found: list[Path]) -> None:
             raise BadRequest(f"{shown} is neither a file nor a directory")
         if status.st_nlink > names[status.st_dev, status.st_ino]:
             raise BadRequest(f"{shown} is a hard link to a file out of the model's directory")
-
-
-def _sync(path: Path) -> None:
-    if path.is_symlink():
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _give_to_owner(root: Path, version: Path) -> None:
