@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import Failure
+from mataserver.sources import local
 
 if TYPE_CHECKING:
     from mataserver.errors import MataError
@@ -25,7 +25,7 @@ class LastingFailure:
     """
 
     plan: ModelPlan
-    fingerprint: tuple[tuple[str, int, int], ...]
+    fingerprint: tuple[str, ...]
     failure: Failure
     until: float
 
@@ -43,17 +43,10 @@ class LastingFailure:
             raise self.failure.error()
 
 
-def fingerprint(plan: ModelPlan) -> tuple[tuple[str, int, int], ...]:
-    """Return path, size and mtime of a load's inputs: the model's files, and the packages.
+def fingerprint(plan: ModelPlan) -> tuple[str, ...]:
+    """Return the editions of a load's inputs: of the model's files, and of the packages.
 
     A package directory changes when a package is installed or removed. Blocking.
     """
-    places = [each.spec.path for each in (plan, *plan.parts.values())]
-    roots = [place for place in places if place is not None]
-    files = [file for root in roots for file in (root, *root.rglob("*"))]
-    found = []
-    for path in sorted({*files, *map(Path, sys.path)}):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            found.append((str(path), status.st_size, status.st_mtime_ns))
-    return tuple(found)
+    paths = [each.spec.path for each in plan.with_parts if each.spec.path is not None]
+    return (*map(local.edition_of, paths), *(local.stamp(Path(place)) for place in sys.path))

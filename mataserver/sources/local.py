@@ -74,11 +74,12 @@ def edition_of(path: Path) -> str:
     digest = hashlib.sha256()
     with contextlib.suppress(OSError):  # ignores what cannot be listed
         for file in sorted(files_below(path) if path.is_dir() else path.parent.iterdir()):
-            digest.update(_stamp(file).encode())
+            digest.update(stamp(file).encode())
     return digest.hexdigest()
 
 
-def _stamp(file: Path) -> str:
+def stamp(file: Path) -> str:
+    """Return a file's or directory's path, size and times as a line of text."""
     try:
         status = file.stat()
     except OSError:  # a broken link, or removed concurrently
