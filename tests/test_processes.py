@@ -119,16 +119,6 @@ async def test_errors_among_the_output():
         assert await child.last_words() == ""
 
 
-async def test_a_child_is_given_all_that_it_reads():
-    """One that reads it says so; one that reads nothing is no error."""
-    async with run_process(["wc", "-c"]) as child:
-        await child.give(b"x" * 300_000)
-        assert int(await child.output.read()) == 300_000
-    async with run_process(["true"]) as child:
-        await child.wait()
-        await child.give(b"x" * 300_000)
-
-
 async def test_the_signal_that_asks_a_child_to_end():
     """A child may be asked by another signal; what is not read of its output holds nothing up."""
     script = "trap 'echo stopped >&2; exit 0' INT; seq 100000; while :; do sleep 0.05; done"

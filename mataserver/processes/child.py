@@ -75,12 +75,6 @@ class Child:
         self.write(data)
         await self._drain()
 
-    async def give(self, data: bytes) -> None:
-        """Write all its input and close it; a child that does not read it is no error."""
-        with contextlib.suppress(ConnectionError):
-            await self.feed(data)
-        self.close_input()
-
     async def _drain(self) -> None:
         """Wait until the pipe has room."""
         await cast("StreamWriter", self._process.stdin).drain()
