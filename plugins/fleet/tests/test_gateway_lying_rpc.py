@@ -13,7 +13,7 @@ from rebinding import NAME, RebindingResolver
 from test_gateway_rpc import CATS, GRPC, INFER, Door, Peer, door, rest, until  # noqa: F401
 from upstreams import Upstream
 
-from mataserver_fleet.gateway import channels
+from mataserver_fleet.gateway import channels, protobuf
 from mataserver_fleet.gateway.rpc import SERVICE, RpcGateway
 from mataserver_fleet.gateway.snapshot import Target
 
@@ -226,3 +226,38 @@ async def test_a_stream_beside_calls_that_are_refused(tmp_path, monkeypatch):
         assert [await call.read(), await call.read()] == [b"one1", b"one2"]
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+async def test_an_answer_that_is_too_large(door, liar, monkeypatch, method):  # noqa: F811
+    """It is the server's failure, told in the gateway's words, and no limit of the consumer's.
+
+    What a server itself says of exhausted resources is passed on.
+    """
+    monkeypatch.setattr(channels, "MAX_ANSWER_BYTES", 1 << 20)
+    liar.name = bytes(1 << 20)
+    ask = door.channel.stream_stream(f"/{SERVICE}/{method}")  # also for a single answer
+    ends = []
+    for name, code in ((liar.name, None), (b"liar", grpc.StatusCode.RESOURCE_EXHAUSTED)):
+        liar.name, liar.code, liar.told = name, code, "No memory is left"
+        call = ask(iter([INFER]), metadata=(("apikey", KEY),))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await rest(call)
+        ends.append((error.value.code().name, error.value.details()))
+    assert ends == [
+        ("INTERNAL", "The server's answer is over the limit of 1 MiB"),
+        ("RESOURCE_EXHAUSTED", "No memory is left"),
+    ]
+    assert counted(door.stand)[:2] == (2, 1)
+
+
+async def test_a_server_that_does_not_say_whether_it_has_the_model(door, liar, upstreams):  # noqa: F811
+    """It has said nothing: what it answered is about the request, and another is not asked."""
+    liar.code, liar.told = grpc.StatusCode.NOT_FOUND, "no such output"
+    server = door.stand.gateway.servers.get(Target("127.0.0.1", door.targets[0].port))
+    await door.stand.gateway.prober.close()  # what a call finds is looked at alone
+    upstreams[0].hangs = True
+    for version in (b"", protobuf.text(2, "7")):
+        server.unready.clear()
+        assert await door.ask(message=INFER + version) == "NOT_FOUND"
+    assert (len(liar.seen), door.peers[1].seen) == (2, [])

@@ -160,10 +160,19 @@ async def raw(stand, path, method="POST", host="localhost"):  # noqa: F811
         ({"apikey": KEY}, 200),
         ({"Authorization": f"bearer {KEY}"}, 200),
         ({"apikey": "schlüssel"}, 401),
+        ({"apikey": "nobody's", "Authorization": f"Bearer {KEY}"}, 200),
+        ({"apikey": KEY, "Authorization": "Bearer nobody's"}, 200),
+        ({"apikey": KEY, "Authorization": "Basic bm8="}, 200),
+        ({"apikey": KEY, "Authorization": f"Bearer {KEY}"}, 200),
+        ({"apikey": KEY, "Authorization": "Bearer key-of-ben"}, 400),
+        ({"apikey": "key-of-ben", "Authorization": f"Bearer {KEY}"}, 400),
     ],
 )
 async def test_who_may_ask(stand, upstreams, targets, headers, status):  # noqa: F811
-    """Without a key that is known 401, with one that the application does not know 403."""
+    """Without a key that is known 401, with one that the application does not know 403.
+
+    An unknown one beside it is a proxy's. Of two that are known a proxy may have checked the other.
+    """
     stand.follow(application(*targets[:1]))
     found, answer, fields = await stand.ask(key=None, headers=headers)
     assert found == status

@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 from aiohttp import web
-from gateway_stand import application, stand  # noqa: F401
+from gateway_stand import INFER, application, stand, upstreams  # noqa: F401
 from upstreams import Upstream
 
 from mataserver_fleet.gateway.probes import Prober
@@ -69,6 +69,7 @@ class Hanging(Upstream):
         super().__init__("hanging")
         self.hanging = set()
         self.late = 0
+        self.refusing = False
 
     async def answer(self, request):
         """Hang, or answer."""
@@ -76,6 +77,12 @@ class Hanging(Upstream):
             self.late += 1
             await asyncio.Event().wait()
         return await super().answer(request)
+
+    async def inferred(self, request):
+        """Refuse an inference, if so told."""
+        if self.refusing:
+            return web.json_response({"error": "a tensor is wrong"}, status=400)
+        return await super().inferred(request)
 
 
 @pytest.fixture
@@ -129,10 +136,30 @@ async def test_a_model_that_does_not_say_once(stand, hanging):  # noqa: F811
     hanging.hanging.clear()
     assert await prober.probe(target, server, path)
     hanging.hanging.add("ants")
-    assert [await prober.probe(target, server, path) for _ in range(2)] == [True, False]
+    assert [await prober.probe(target, server, path) for _ in range(2)] == [True, None]
     assert not server.serves(path)
-    assert not await prober.probe(target, server, path + "/unknown")
+    assert await prober.probe(target, server, path + "/unknown") is None
+    assert not await prober.says_not_ready(target, server, path)
     assert server.late.keys() == {path}
+
+
+@pytest.mark.parametrize("path", [INFER, INFER.replace("/infer", "/versions/7/infer")])
+async def test_an_answer_whose_server_then_does_not_say(stand, hanging, upstreams, path):  # noqa: F811
+    """A refusal is the server's word, unless it says that it has not the model: it says nothing.
+
+    Nobody else is asked the same, whichever version the client names.
+    """
+    hanging.refusing = True
+    target = Target("127.0.0.1", hanging.port, 1e6)
+    stand.follow(application(target, Target("127.0.0.1", upstreams[0].port)))
+    await stand.ready()
+    await stand.gateway.prober.close()  # what a request finds is looked at alone
+    server = stand.gateway.servers.get(target)
+    hanging.hanging.add("/ready")
+    for _ in range(3):
+        server.unready.clear()
+        assert (await stand.ask(path))[:2] == (400, {"error": "a tensor is wrong"})
+    assert (len(hanging.seen), upstreams[0].seen, server.is_alive) == (3, [], True)
 
 
 async def test_many_who_find_a_server_late(stand, hanging):  # noqa: F811
@@ -145,7 +172,7 @@ async def test_many_who_find_a_server_late(stand, hanging):  # noqa: F811
     hanging.hanging.add("/v2/")
     path = "/v2/models/cats/ready"
     asking = [stand.gateway.prober.probe(target, server, path) for _ in range(20)]
-    assert await asyncio.gather(*asking) == [False] * 20
+    assert await asyncio.gather(*asking) == [None] * 20
     assert (hanging.late >= 20, server.is_suspect, server.is_alive) == (True, True, True)
     assert not await stand.gateway.prober.probe(target, server, path)
     assert not server.is_alive

@@ -190,6 +190,7 @@ async def test_the_admin_plane_is_not_there(door, method):
         ((("apikey", "nobody's"), ("apikey", KEY)), "INVALID_ARGUMENT"),
         ((("authorization", "Basic a"), ("authorization", f"Bearer {KEY}")), "INVALID_ARGUMENT"),
         ((("apikey", KEY), ("application", "other"), ("application", "shop")), "INVALID_ARGUMENT"),
+        ((("apikey", KEY), ("authorization", "Bearer key-of-ben")), "INVALID_ARGUMENT"),
     ],
 )
 async def test_who_may_call(door, metadata, code):

@@ -89,6 +89,9 @@ async def test_whose_a_session_is(shop):
             await shop.http.ws_connect(url, headers=fields)
         assert error.value.status == status
     assert (await shop.ask("DELETE", f"/v1/sessions/{identity}", shop.keys[1]))[0] == 404
+    with pytest.raises(aiohttp.WSServerHandshakeError) as error:
+        await shop.http.ws_connect(f"{url}?token={shop.keys[1]}", headers={"apikey": shop.keys[0]})
+    assert error.value.status == 400, "two keys"
     async with shop.http.ws_connect(f"{url}?token={shop.keys[0]}") as socket:
         await socket.send_bytes(picture(5))
         assert "detections" in await socket.receive_json(timeout=10)

@@ -14,11 +14,13 @@ class Upstream:
     """A server of the inference protocol that tells what it was sent.
 
     ready: versions that it says are ready, "" for the model as a whole.
+    hangs: whether it does not say whether a model is ready.
     """
 
     def __init__(self, name):
         self.name = name
         self.ready = {"", "1", "2", "3"}
+        self.hangs = False
         self.seen = []
         self.pause = asyncio.Event()
         self.pause.set()
@@ -40,6 +42,8 @@ class Upstream:
         if path == "/v2/health/live":  # a probe, too, where readiness was told too late
             return web.Response()
         if path.endswith("/ready"):
+            if self.hangs:
+                await asyncio.Event().wait()
             parts = path.split("/")
             version = parts[-2] if parts[-3] == "versions" else ""
             return web.Response(status=200 if version in self.ready else 400)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from mataserver import NotFound
+from mataserver import BadRequest, NotFound
 from mataserver_fleet.gateway.grants import InvalidKey, NotLinked
-from mataserver_fleet.gateway.keys import key_of_request
+from mataserver_fleet.gateway.keys import keys_of_request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiohttp import web
 
     from mataserver import MataError
@@ -17,27 +19,37 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Application, Consumer, Snapshot
 
 
+class TwoKeys(BadRequest):
+    """400: two keys that are known."""
+
+
 def authenticate(snapshot: Snapshot, request: web.Request, application: Application) -> Consumer:
     """Return the consumer whose key a request carries.
 
-    Raises ``InvalidKey``, ``NotLinked``, and as ``key_of_request``.
+    Raises ``InvalidKey``, ``NotLinked``, ``TwoKeys``, and as ``keys_of_request``.
     """
-    key = key_of_request(request)
-    if not key:
+    keys = keys_of_request(request)
+    if not keys:
         raise InvalidKey("No API key: send it as apikey or Authorization: Bearer")
-    consumer = consumer_of_key(snapshot, key)
+    consumer = consumer_of_keys(snapshot, keys)
     if consumer.id not in application.consumers:
         raise NotLinked(f"{consumer.name} may not use this application")
     return consumer
 
 
-def consumer_of_key(snapshot: Snapshot, key: str) -> Consumer:
-    """Return the consumer that a key belongs to. Raises ``InvalidKey``."""
-    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-    consumer = snapshot.consumers.get(digest)
-    if consumer is None:
+def consumer_of_keys(snapshot: Snapshot, keys: Iterable[str]) -> Consumer:
+    """Return the consumer of the only key that is known; some clients send one in two fields.
+
+    An unknown one beside it is a proxy's own. Raises ``InvalidKey``, and ``TwoKeys`` where two are
+    known: a proxy may have checked the other one.
+    """
+    digests = {hashlib.sha256(each.encode("utf-8", "surrogateescape")).digest() for each in keys}
+    known = [found for each in digests if (found := snapshot.consumers.get(each)) is not None]
+    if not known:
         raise InvalidKey("Invalid API key")
-    return consumer
+    if len(known) > 1:
+        raise TwoKeys("The request has two different keys: send one")
+    return known[0]
 
 
 def check_any(snapshot: Snapshot, scope: Scope, request: web.Request) -> None:

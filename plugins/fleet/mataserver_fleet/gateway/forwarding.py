@@ -235,17 +235,18 @@ class Forwarder:
     ) -> None:
         """Raise ``UpstreamFailure`` for an answer that says that the model is not here.
 
-        A Triton that has just restarted says 400 for each model that it does not have yet. What the
-        last one says of a version that the client named is the client's: there may be none.
+        A Triton that has just restarted says 400 for each model that it does not have yet; one that
+        does not say in time may have it. What the last one says of a version that the client named
+        is the client's: there may be none.
         """
         place, version, verb = call.match
-        if verb not in {"infer", IMAGE_VERB} or call.destination is not None:
-            return
-        if destination.target.kind == "own":
+        own = destination.target.kind == "own"
+        if own or verb not in {"infer", IMAGE_VERB} or call.destination is not None:
             return
         path = place.route.path(destination.version, "ready")
         server = self._servers.get(destination.target)
-        if await self._prober.probe(destination.target, server, path):
+        has = await self._prober.probe(destination.target, server, path)
+        if has or (has is None and server.is_alive):
             return
         attempted = tried | {destination.target.url}
         if version and self._selector.choose(place, version, None, attempted) is None:

@@ -1,4 +1,4 @@
-"""The key that a consumer shows, wherever it stands."""
+"""The keys that a consumer shows, wherever they stand."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 
-def key_of_request(request: web.Request) -> str:
-    """Return the key that a request shows, empty where it shows none.
+def keys_of_request(request: web.Request) -> list[str]:
+    """Return the keys that a request shows.
 
-    Raises ``BadRequest`` for one that is there twice.
+    Raises ``BadRequest`` for a field that is there twice.
     """
     headers = request.headers
-    given = {name: headers.getall(name, ()) for name in ("apikey", "authorization")}
-    if key := key_in_fields(given):
-        return key
+    shown = keys_in_fields({name: headers.getall(name, ()) for name in ("apikey", "authorization")})
     if headers.get("Upgrade", "").lower() == "websocket":
         # A browser's script can set no header of one.
-        return sole_value("token", request.query.getall("token", ()))
-    return ""
+        token = sole_value("token", request.query.getall("token", ()))
+        shown += [token] if token else []
+    return shown
 
 
-def key_in_fields(given: Mapping[str, Sequence[str]]) -> str:
-    """Return the key among header fields or metadata, by lower name; empty where there is none.
+def keys_in_fields(given: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the keys among header fields or metadata, by lower name.
 
-    Raises ``BadRequest`` for one that is there twice.
+    Raises ``BadRequest`` for a field that is there twice.
     """
     key, shown = (sole_value(name, given.get(name, ())) for name in ("apikey", "authorization"))
     scheme, _, value = shown.partition(" ")
-    return key or (value.strip() if scheme.lower() == "bearer" else "")
+    bearer = value.strip() if scheme.lower() == "bearer" else ""
+    return [each for each in (key, bearer) if each]

@@ -89,9 +89,10 @@ class Prober:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def probe(self, target: Target, server: Server, path: str) -> bool:
-        """Probe a server now; return whether it serves a model."""
+    async def probe(self, target: Target, server: Server, path: str) -> bool | None:
+        """Probe a server now; return whether it serves a model, None where it did not say."""
         url, begun = target.url, self._servers.clock()
+        said = True
         try:
             if target.kind == "triton":
                 await self._resolver.check_literal(target)
@@ -103,8 +104,8 @@ class Prober:
             if not (late and target.kind == "triton" and await self._is_live(url)):
                 if not late or begun >= server.missed_at:  # several that wait are late once
                     self._note_miss(url, server, error)
-                return False
-            ready = self._stays_ready(url, server, path, begun)
+                return None
+            ready, said = self._stays_ready(url, server, path, begun), False
         else:
             server.late.pop(path, None)
         now = self._servers.clock()
@@ -114,7 +115,7 @@ class Prober:
             return server.serves(path)
         if path in self._paths.get(url, ()):  # any other is looked at this once
             server.set_ready(path, ready=ready, now=now)
-        return ready
+        return ready if said or ready else None
 
     def _stays_ready(self, url: str, server: Server, path: str, begun: float) -> bool:
         """Whether a model whose probe was late still counts as ready, if it was.
@@ -130,9 +131,9 @@ class Prober:
     async def says_not_ready(self, target: Target, server: Server, path: str) -> bool:
         """Whether a server that is asked now says that it has not a model.
 
-        One that does not answer has said nothing.
+        One that does not answer, or too late, has said nothing.
         """
-        return not (await self.probe(target, server, path) or server.missed_probes)
+        return await self.probe(target, server, path) is False
 
     def _update_models(self, target: Target, server: Server) -> None:
         """Note which models a mataserver has."""
@@ -163,10 +164,10 @@ class Prober:
     async def _probe_all(self, target: Target, server: Server) -> bool:
         """Look at a server once; return whether all of its models are there."""
         if target.kind != "triton":
-            return await self.probe(target, server, "")
+            return bool(await self.probe(target, server, ""))
         all_ready = True
         for path in sorted(self._paths.get(target.url, ())):
-            all_ready = await self.probe(target, server, path) and all_ready
+            all_ready = bool(await self.probe(target, server, path)) and all_ready
             if server.missed_probes:
                 break
         return all_ready

@@ -15,9 +15,10 @@ import grpc
 
 from mataserver import MataError, NotFound, sole_value
 from mataserver_fleet.gateway import callers, protobuf
+from mataserver_fleet.gateway.channels import outcome_of
 from mataserver_fleet.gateway.grants import InvalidKey, NotLinked
 from mataserver_fleet.gateway.inspection import region_refusal
-from mataserver_fleet.gateway.keys import key_in_fields
+from mataserver_fleet.gateway.keys import keys_in_fields
 from mataserver_fleet.gateway.rpc_forwarding import (
     SERVICE,
     RpcCall,
@@ -153,8 +154,8 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             answer = await self._forwarding.answer(call, context)
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
-            code = error.code()
-            await context.abort(code, error.details() or "")
+            code, told = outcome_of(error)
+            await context.abort(code, told)
         except MataError as error:
             code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
             raise
@@ -192,9 +193,10 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             if stream.refusal is not None:
                 raise stream.refusal
         except grpc.aio.AioRpcError as error:
-            if error.code() in _FAILED_CODES:  # its messages were counted as they came
+            code, told = outcome_of(error)
+            if code in _FAILED_CODES:  # its messages were counted as they came
                 self._gateway.usage.add(_subject(caller, place), UsageCount(failed=1))
-            await context.abort(error.code(), error.details() or "")
+            await context.abort(code, told)
         except MataError as error:
             await _abort(context, error)
         except OSError:  # the server has no address that may be asked
@@ -234,11 +236,11 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         given: dict[str, list[str]] = {}
         for name, value in context.invocation_metadata() or ():
             given.setdefault(name, []).append(str(value))
-        key = key_in_fields(given)
-        if not key:
+        keys = keys_in_fields(given)
+        if not keys:
             raise InvalidKey("No API key: send it as apikey or authorization in the metadata")
         application = sole_value("application", given.get("application", ()))
-        return Caller(callers.consumer_of_key(self._gateway.snapshot, key), application)
+        return Caller(callers.consumer_of_keys(self._gateway.snapshot, keys), application)
 
     def _place(self, caller: Caller, model: str) -> Place:
         """Return the route to a model. Raises ``NotFound`` and ``NotLinked``."""
