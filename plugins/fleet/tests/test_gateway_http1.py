@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from rebinding import HttpWithResolver, RebindingResolver
@@ -74,10 +75,44 @@ def test_a_body_in_chunks(step):
     chunks, found, data = ChunkedDecoder(), b"", BODY + b"next"
     at = 0
     while not chunks.ended:
-        found += b"".join(chunks.feed(data[at : at + step]))
+        found += chunks.feed(data[at : at + step])
         at += step
     assert found == b"abc0123456789"
     assert (chunks.rest + data[at:]) == b"next"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_chunks_of_any_size(seed):
+    """Tiny and large ones, however they are cut and spelt, hold what was put into them."""
+    draw = random.Random(seed)
+    pieces = [draw.randbytes(draw.choice([1, 2, 9, 10, 15, 16, 17, 300])) for _ in range(300)]
+    spellings = ["%x", "%X", "0%x", "%x;a=b", "%x "]
+    lines = [draw.choice(spellings) % len(piece) for piece in pieces]
+    body = b"".join(
+        line.encode() + b"\r\n" + piece + b"\r\n" for line, piece in zip(lines, pieces, strict=True)
+    )
+    chunks, found, data = ChunkedDecoder(), b"", body + b"0\r\n\r\n"
+    while data:
+        cut = draw.choice([1, 5, 100, 5_000])
+        found += chunks.feed(data[:cut])
+        data = data[cut:]
+    assert (found, chunks.ended, chunks.rest) == (b"".join(pieces), True, b"")
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 50])
+def test_tiny_chunks_are_read_many_at_a_time(size, monkeypatch):
+    """A reading of small chunks must not hold up everybody else: none is a step of its own."""
+    steps = []
+    read_line = ChunkedDecoder._feed_line
+    monkeypatch.setattr(
+        ChunkedDecoder, "_feed_line", lambda self, line: (steps.append(1), read_line(self, line))
+    )
+    chunk = b"%x\r\n" % size + b"a" * size + b"\r\n"
+    count = (1 << 18) // len(chunk)
+    chunks = ChunkedDecoder()
+    assert chunks.feed(chunk * count + b"3\r\nab") == b"a" * (size * count) + b"ab"
+    assert chunks.feed(b"c\r\n0\r\n\r\n") == b"c"
+    assert (chunks.ended, len(steps) < 10) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +122,8 @@ def test_a_body_in_chunks(step):
         b"\r\n",
         b"-1\r\n",
         b"3\r\nabcd\r\n",
+        b"1\r\na\r\n1\r\nab\r\n",
+        b"1\r\na\r\n1\ra\r\n",
         b"1" * 16 + b"\r\n",
         b"3 x\r\n",
         b"x" * 70_000,

@@ -19,6 +19,17 @@ CACHED_HEAD_BYTES = 512
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\0]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?")
+_SIZE_LINE = re.compile(_SIZE.pattern + rb"\r\n")
+_TINY = range(1, 16)
+"""Bytes of chunks that are read many at a time. A server that sends a byte in each, as one at fault
+or one that means harm may, would else take the event loop for a tenth of a second at each reading.
+"""
+_TINY_RUN = re.compile(
+    rb"(?:%b)++" % b"|".join(rb"(?i:%x)\r\n[\s\S]{%d}\r\n" % (n, n) for n in _TINY)
+)
+_TINY_CHUNK = re.compile(
+    rb"[1-9A-Fa-f]\r\n(%b)\r\n" % b"|".join(rb"(?<=(?i:%x)\r\n)[\s\S]{%d}" % (n, n) for n in _TINY)
+)
 _BODYLESS = frozenset({204, 304})
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -109,7 +120,7 @@ class ChunkedDecoder:
         self._trailer = False
         self._trailer_left = MAX_HEAD_BYTES
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> bytes:
         """Return what some bytes hold of the body; ``rest`` is what follows its end.
 
         Raises ``MalformedError``.
@@ -124,6 +135,8 @@ class ChunkedDecoder:
                 at += len(piece)
                 self._remaining -= len(piece)
                 continue
+            if not self._remaining and not self._trailer:
+                at = _whole_chunks(data, at, found)
             end = data.find(b"\r\n", at)
             if end < 0:
                 if size - at > MAX_HEAD_BYTES:
@@ -134,7 +147,7 @@ class ChunkedDecoder:
             at = end + 2
         if self.ended:
             self.rest = data[at:]
-        return found
+        return found[0] if len(found) == 1 else b"".join(found)
 
     def _feed_line(self, line: bytes) -> None:
         """Take the line before a chunk, the end of one, or one of the trailer."""
@@ -154,3 +167,24 @@ class ChunkedDecoder:
             count = int(size[1], 16)
             self._trailer = count == 0
             self._remaining = count + 2 if count else 0
+
+
+def _whole_chunks(data: bytes, at: int, found: list[bytes]) -> int:
+    """Add what the chunks hold that begin at a place and are all there; return where they end.
+
+    None is the last, and none is malformed.
+    """
+    while True:
+        run = _TINY_RUN.match(data, at)
+        if run is not None:
+            found += _TINY_CHUNK.findall(data, at, run.end())
+            at = run.end()
+        line = _SIZE_LINE.match(data, at)
+        if line is None:
+            return at
+        start = line.end()
+        end = start + int(line[1], 16)
+        if start == end or data[end : end + 2] != b"\r\n":
+            return at
+        found.append(data[start:end])
+        at = end + 2

@@ -67,7 +67,7 @@ class IncomingResponse:
         if self._head is None or not data:
             return
         if self._chunks is not None:
-            for piece in self._chunks.feed(data):
+            if piece := self._chunks.feed(data):
                 self._append(piece)
             self._ended = self._chunks.ended
             if self._chunks.rest:
