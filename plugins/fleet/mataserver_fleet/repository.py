@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_CONFIG_BYTES = 32_000_000
 """Bytes of all configurations together: there may be ten thousand."""
+TOTAL_SECONDS = 60.0
+"""Seconds for all answers together: each may come late, and each model's is one."""
 
 
 class RepositoryModel(Struct, kw_only=True):
@@ -38,6 +41,15 @@ class RepositoryList(Struct, kw_only=True):
 
 
 async def repository(client: TritonClient, *, full: bool) -> RepositoryList:
+    """Ask a Triton for its models by name. Raises ``TritonError``, also for one that takes long."""
+    try:
+        async with asyncio.timeout(TOTAL_SECONDS):
+            return await _ask(client, full=full)
+    except TimeoutError:
+        raise TritonError(f"It did not describe its models within {TOTAL_SECONDS:g} s") from None
+
+
+async def _ask(client: TritonClient, *, full: bool) -> RepositoryList:
     """Ask a Triton for its models by name. Raises ``TritonError``.
 
     Its index may lack what was pushed to it, and lists hidden folders, which are left out.

@@ -13,7 +13,7 @@ from mataserver_database import finish
 from mataserver_fleet.leadership import RENEW_SECONDS, LeaderLease
 from mataserver_fleet.shared_path import SharedPaths
 from mataserver_fleet.store import pause
-from mataserver_fleet.tables import TRITONS
+from mataserver_fleet.tables import COUNTS, TRITONS
 from mataserver_fleet.triton_client import Address, TritonClient
 from mataserver_fleet.triton_metrics import TritonMetrics
 from mataserver_fleet.triton_watch import TritonWatch
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 METRICS_SECONDS = 3.0
 """Maximum age of the metrics' values."""
+IDLE_SECONDS = 5.0
+"""How often a server looks for the first Triton, of which it may not have been notified."""
 
 
 class TritonSupervisor:
@@ -45,6 +47,7 @@ class TritonSupervisor:
         self._metrics_at = 0.0
         self._database_error = ""
         self._is_leader = False
+        self._is_idle = True
         self._version: str | None = None
         ctx.metrics.register(self._metrics)
 
@@ -54,10 +57,8 @@ class TritonSupervisor:
         with self._changes.listen() as changed:
             while True:
                 try:
-                    if loop.time() >= self._renew_at:
-                        self._renew_at = loop.time() + RENEW_SECONDS
-                        self._is_leader = await finish(self._lease.acquire())
-                        self._database_error = ""
+                    if self._is_idle or loop.time() >= self._renew_at:
+                        await self._renew(loop.time())
                     await self._update_watches()
                     await self._read_metrics(loop.time())
                 except MataError as error:  # the database is away: there is no leader
@@ -66,6 +67,26 @@ class TritonSupervisor:
                     self._database_error, self._is_leader, self._version = error.detail, False, None
                     await self._watch_only({})
                 await pause(changed, max(0.0, self._renew_at - loop.time()))
+
+    async def _renew(self, now: float) -> None:
+        """Take or renew the lease; nobody holds it, and nothing is written, without a Triton."""
+        self._renew_at = now + RENEW_SECONDS
+        if not self._watches and (self._is_leader or self._is_idle):
+            self._is_idle = await finish(self._is_empty())
+        if not self._is_idle:
+            self._is_leader = await finish(self._lease.acquire())
+        else:
+            self._renew_at = now + IDLE_SECONDS
+            if self._is_leader:
+                self._is_leader = False
+                await finish(self._lease.release())
+        self._database_error = ""
+
+    async def _is_empty(self) -> bool:
+        """Whether there is no Triton, and nothing that one has counted."""
+        found = sa.select(sa.or_(*(sa.exists(sa.select(each)) for each in (TRITONS, COUNTS))))
+        async with self._store.read() as connection:
+            return not await connection.scalar(found)
 
     async def stop(self) -> None:
         """Stop watching, and release the lease to another server."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
+from aiohttp import web
 from commands_client import client, url
 from onnx_files import adding
 from stand_in_triton import stand_ins
 from test_models import CONFIG, form, push
+
+from mataserver_fleet import repository
 
 __all__ = ["client", "url"]
 
@@ -130,3 +134,21 @@ async def test_versions_told_apart(client, run):
     ])  # fmt: skip
     assert await run("models", "diff", "shelf", "2", "2") == (0, "", "")
     assert await run("models", "diff", "shelf", "1", "9") == (1, "", "shelf has no version 9")
+
+
+async def test_a_triton_that_answers_slowly(client, monkeypatch):
+    """It may have ten thousand models: the time for all of its answers is limited, not for each."""
+    monkeypatch.setattr(repository, "TOTAL_SECONDS", 0.5)
+
+    async def slow(_request):
+        await asyncio.sleep(0.1)
+        return web.json_response(MADE_UP)
+
+    async with stand_ins(1) as (triton,):
+        for number in range(100):
+            triton.models[f"m{number}"] = {"config": MADE_UP, "files": {}, "versions": ["1"]}
+        await client.made("/api/tritons", {"name": "t", "host": "127.0.0.1", "port": triton.port})
+        triton.faults["/config"] = slow
+        status, told = await client.ask("GET", "/api/tritons/t/repository")
+        assert status == 502
+        assert told["detail"] == "It did not describe its models within 0.5 s"

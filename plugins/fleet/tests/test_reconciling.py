@@ -19,7 +19,7 @@ from mataserver_fleet.placements import Placement, Placements
 from mataserver_fleet.reconciler import Reconciler
 from mataserver_fleet.retry_delays import RetryDelays
 from mataserver_fleet.store import Store
-from mataserver_fleet.tables import PLACEMENTS, SCHEMA
+from mataserver_fleet.tables import FACTS, PLACEMENTS, SCHEMA
 
 OK = {"status": "ok"}
 
@@ -444,6 +444,32 @@ async def test_two_servers(serve, fleets, url, tmp_path):
         status, done = await other.ask("POST", "/api/models/m/load")
         assert (status, done["status"]) == (200, "ok")
         assert len(fleet.tritons[0].pushes) == 1
+
+
+async def test_a_fleet_without_tritons(fleets, url, tmp_path):
+    """Nobody holds the lease while there is nothing to manage, so nothing is written."""
+    async with fleets(1, registered=0) as fleet:
+        database = Database(tmp_path, url)
+        query = sa.select(FACTS.c.until).where(FACTS.c.name == "leader")
+
+        async def lease():
+            async with database.read() as connection:
+                return [await connection.scalar(query)]
+
+        try:
+            await fleet.client.ask("DELETE", "/api/models/m")
+            assert await lease() == [None]
+            for _ in range(2):
+                await fleet.register(0)
+                assert (await lease())[0] > 0
+                assert (await fleet.client.ask("DELETE", "/api/tritons/t0"))[0] == 200
+
+                async def is_released():
+                    return await lease() == [0]
+
+                await until(is_released)
+        finally:
+            await database.close()
 
 
 @pytest.mark.parametrize("step", [0.1, -86_400.0])
