@@ -35,6 +35,13 @@ def application(*targets, name="shop", model="cats", route=None, **more):
     return Application(name, routes=(made,), **{"consumers": frozenset({1}), **more})
 
 
+async def eventually(condition):
+    """Wait until something holds."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 class GatewayRig:
     """A server with the gateway, and a client of it."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import subprocess
 import sys
 import time
@@ -18,25 +17,17 @@ from gateway_stand import (  # noqa: F401
     INFER,
     KEY,
     application,
-    consumer,
+    eventually,
     stand,
-    stand_on,
     targets,
     upstreams,
 )
 from upstreams import RawServer, Upstream
 
-from mataserver_fleet.gateway.snapshot import Application, Release, Target
+from mataserver_fleet.gateway.snapshot import Application, Target
 
 CLOSED = Target("127.0.0.1", 9)
 """Where nobody listens."""
-
-
-async def eventually(condition, seconds=5.0):
-    """Wait until something holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_server_that_cannot_be_reached(stand, upstreams, targets):  # noqa: F811
@@ -188,96 +179,6 @@ async def test_a_server_that_hangs(stand, upstreams, targets):  # noqa: F811
     await eventually(lambda: upstreams[0].cancelled == 1)
 
 
-async def test_a_server_that_stops_answering_probes(stand, upstreams, targets):  # noqa: F811
-    """What hangs in a server that turns out to be dead is sent to another, where it may be."""
-
-    async def act(_writer):
-        await asyncio.sleep(30)
-
-    async with RawServer(act) as server:
-        dead = Target("127.0.0.1", server.port, 1e6)
-        stand.follow(application(dead, targets[0], resend=True, timeout=20.0))
-        await eventually(lambda: stand.gateway.servers.get(dead).recovered_at == 0.0)
-        asking = asyncio.ensure_future(stand.ask())
-        await eventually(lambda: server.asked == 1)
-        stand.gateway.servers.get(dead).mark_dead()
-        assert (await asking)[0] == 200
-    assert len(upstreams[0].seen) == 1
-
-
-async def test_a_model_that_is_not_ready(stand, upstreams, targets):  # noqa: F811
-    """A server that has not the model is not asked for it; when it has it, it is asked again."""
-    upstreams[0].ready.clear()
-    stand.follow(application(*targets))
-    await eventually(lambda: stand.gateway.servers.get(targets[0]).unready)
-    for _ in range(10):
-        assert (await stand.ask())[1]["server"] == "two"
-    upstreams[0].ready.add("")
-    await eventually(lambda: not stand.gateway.servers.get(targets[0]).unready)
-    upstreams[1].ready.clear()
-    await eventually(lambda: stand.gateway.servers.get(targets[1]).unready)
-    assert (await stand.ask())[1]["server"] == "one"
-    upstreams[0].ready.clear()
-    await eventually(lambda: stand.gateway.servers.get(targets[0]).unready)
-    assert (await stand.ask())[0] == 503
-
-
-async def test_a_server_that_lost_its_models(stand, upstreams, targets):  # noqa: F811
-    """One that restarted says 400 for a model that it does not have yet: another is asked."""
-
-    class Restarted(Upstream):
-        async def inferred(self, request):
-            self.ready.clear()
-            return web.json_response({"error": "unknown model"}, status=400)
-
-    server = Restarted("restarted")
-    await server.start()
-    stand.follow(application(Target("127.0.0.1", server.port, 1e6), targets[0]))
-    assert (await stand.ask())[1]["server"] == "one"
-    assert (await stand.ask())[1]["server"] == "one"
-    assert len(server.seen) == 1
-    await server.stop()
-
-
-async def test_a_version_that_nobody_has(stand, upstreams, targets):  # noqa: F811
-    """What a server says of it is the client's, once all were asked; nobody is doubted for it."""
-
-    class Without(Upstream):
-        async def inferred(self, request):
-            return web.json_response({"error": "unknown version"}, status=400)
-
-    servers = [Without("a"), Without("b")]
-    for server in servers:
-        await server.start()
-    pair = [Target("127.0.0.1", each.port) for each in servers]
-    stand.follow(application(*pair))
-    for number in range(10, 14):
-        path = INFER.replace("/infer", f"/versions/{number}/infer")
-        assert (await stand.ask(path))[:2] == (400, {"error": "unknown version"})
-    assert [len(each.seen) for each in servers] == [4, 4]
-    for each in pair:
-        known = stand.gateway.servers.get(each)
-        assert (known.is_suspect, known.unready) == (False, set())
-    for server in servers:
-        await server.stop()
-
-
-async def test_a_probe_that_is_late(stand, upstreams, targets):  # noqa: F811
-    """A server that is late for one probe is asked after others; for two in a row it is dead."""
-    known = stand.gateway.servers.get(targets[0])
-    stand.follow(application(targets[0]))
-    probes = stand.gateway.prober
-    late = TimeoutError()
-    probes._note_miss(targets[0].url, known, late)
-    assert (known.is_suspect, known.is_alive) == (True, True)
-    assert (await stand.ask())[0] == 200
-    await eventually(lambda: not known.is_suspect)
-    for _ in range(2):
-        probes._note_miss(targets[0].url, known, late)
-    assert not known.is_alive
-    await eventually(lambda: known.is_alive)
-
-
 async def test_an_upload_that_takes_longer_than_an_answer_may(stand, upstreams, targets):  # noqa: F811
     """The time of an answer begins when the body has gone on."""
     stand.follow(application(targets[0], timeout=0.6))
@@ -351,22 +252,6 @@ async def test_kill_9_under_load(stand):  # noqa: F811
     assert len(found) > 100
 
 
-async def test_who_is_less_busy_is_asked(stand, upstreams, targets):  # noqa: F811
-    """A server that is slow gets fewer requests than one that is quick."""
-    stand.follow(application(*targets))
-    await asyncio.gather(*(stand.ask() for _ in range(40)))
-    assert min(len(each.seen) for each in upstreams) >= 10
-    upstreams[0].pause.clear()
-    before = [len(each.seen) for each in upstreams]
-    slow = [asyncio.ensure_future(stand.ask()) for _ in range(4)]
-    await eventually(lambda: len(upstreams[0].seen) >= before[0] + 2)
-    for _ in range(20):
-        await stand.ask()
-    assert len(upstreams[0].seen) - before[0] <= 4
-    upstreams[0].pause.set()
-    assert {status for status, _, _ in await asyncio.gather(*slow)} == {200}
-
-
 async def test_a_client_that_leaves(stand, upstreams, targets):  # noqa: F811
     """The request to the server is cancelled, and counts as busy no more."""
     upstreams[0].pause.clear()
@@ -409,81 +294,6 @@ async def test_a_client_that_reads_slowly(stand):  # noqa: F811
     assert (count.failed, count.bytes_out < 100_000_000) == (1, True)
     writer.transport.abort()
     await server.stop()
-
-
-async def test_limits(stand, targets):  # noqa: F811
-    """More than a consumer may ask is 429 with a time; others are not held up by that."""
-    two = frozenset({1, 2})
-    known = [consumer(1, KEY, rate=3), consumer(2, "key-of-ben", quota=2)]
-    stand.follow(application(targets[0], consumers=two), consumers=known)
-    assert [(await stand.ask())[0] for _ in range(5)] == [200, 200, 200, 429, 429]
-    _, answer, headers = await stand.ask()
-    assert "3 requests a minute" in answer["error"]
-    assert int(headers["Retry-After"]) <= 20
-    found = [(await stand.ask(key="key-of-ben"))[0] for _ in range(3)]
-    assert found == [200, 200, 429]
-
-
-async def test_versions_by_weight(stand, upstreams, targets):  # noqa: F811
-    """Requests that name no version are divided; one that is not ready leaves its share."""
-    route = {"releases": (Release("1", 1.0), Release("2", 3.0))}
-    stand.follow(application(targets[0], route=route))
-    for _ in range(80):
-        await stand.ask()
-    asked = [each.path for each in upstreams[0].seen]
-    assert set(asked) == {f"/v2/models/cats/versions/{number}/infer" for number in (1, 2)}
-    assert 40 <= sum("/2/" in each for each in asked) <= 76
-    upstreams[0].ready.discard("2")
-    await eventually(lambda: stand.gateway.servers.get(targets[0]).unready)
-    upstreams[0].seen.clear()
-    for _ in range(10):
-        assert (await stand.ask())[0] == 200
-    assert {each.path for each in upstreams[0].seen} == {"/v2/models/cats/versions/1/infer"}
-
-
-async def test_a_mirror(stand, upstreams, targets):  # noqa: F811
-    """A copy goes to the version that is tried out; its answers, late or wrong, change nothing."""
-    stand.follow(application(targets[0], route={"mirror": "3"}))
-    assert (await stand.ask(body=b'{"a":1}'))[1]["path"] == "/v2/models/cats/infer"
-    await eventually(lambda: len(upstreams[0].seen) == 2)
-    copy = next(each for each in upstreams[0].seen if "/versions/3/" in each.path)
-    assert (copy.body, copy.headers["Content-Type"]) == (b'{"a":1}', "application/octet-stream")
-    upstreams[0].ready.discard("3")
-    assert next(iter(stand.gateway.usage.total.values())).requests == 1
-
-
-async def test_a_sequence_stays_where_it_began(stand, upstreams, targets):  # noqa: F811
-    """Its requests go to one server, busy or not; another's sequence to any; no copy is made."""
-    stand.follow(application(*targets, route={"mirror": "3"}))
-
-    def body(number, **more):
-        return json_of({"parameters": {"sequence_id": number, **more}, "inputs": []})
-
-    for number in range(1, 9):
-        _, first, _ = await stand.ask(body=body(number, sequence_start=True))
-        for _ in range(4):
-            assert (await stand.ask(body=body(number)))[1]["server"] == first["server"]
-    assert all(each.seen for each in upstreams)
-    assert not any("/versions/3/" in s.path for each in upstreams for s in each.seen)
-
-
-async def test_a_sequence_whose_server_is_gone(stand, upstreams, targets):  # noqa: F811
-    """It cannot go on elsewhere: 503 or 502 until it is begun anew."""
-    stand.follow(application(*targets, resend=True))
-    start = json_of({"parameters": {"sequence_id": "a", "sequence_start": True}})
-    _, answer, _ = await stand.ask(body=start)
-    lost = next(each for each in upstreams if each.name == answer["server"])
-    await lost.stop()
-    goes_on = json_of({"parameters": {"sequence_id": "a"}})
-    assert (await stand.ask(body=goes_on))[0] in {502, 503}
-    _, answer, _ = await stand.ask(body=start)
-    assert answer["server"] != lost.name
-    assert (await stand.ask(body=goes_on))[1]["server"] == answer["server"]
-
-
-def json_of(value):
-    """Return a value as JSON."""
-    return json.dumps(value).encode()
 
 
 async def test_another_snapshot_amid_requests(stand, upstreams, targets):  # noqa: F811

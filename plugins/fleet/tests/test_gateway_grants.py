@@ -12,10 +12,11 @@ from gateway_stand import (  # noqa: F401
     KEY,
     application,
     consumer,
+    eventually,
     stand,
     upstreams,
 )
-from test_gateway_heads import Line, eventually, request
+from test_gateway_heads import Line, request
 from test_gateway_rpc import GRPC, door  # noqa: F401
 from test_gateway_rpc import INFER as MESSAGE
 from test_gateway_streams import picture, shop  # noqa: F401

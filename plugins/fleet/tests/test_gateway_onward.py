@@ -20,8 +20,16 @@ from gateway_reader import (
     tensors,
     well,
 )
-from gateway_stand import KEY, application, consumer, stand, targets, upstreams  # noqa: F401
-from test_gateway_heads import Line, eventually, request
+from gateway_stand import (  # noqa: F401
+    KEY,
+    application,
+    consumer,
+    eventually,
+    stand,
+    targets,
+    upstreams,
+)
+from test_gateway_heads import Line, request
 
 from mataserver_fleet.gateway.bodies import LARGE_PIECE_BYTES, PIECE_BYTES
 

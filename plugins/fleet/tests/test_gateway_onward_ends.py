@@ -14,8 +14,8 @@ from gateway_reader import (
     tensors,
     well,
 )
-from gateway_stand import application, stand, targets, upstreams  # noqa: F401
-from test_gateway_heads import Line, eventually
+from gateway_stand import application, eventually, stand, targets, upstreams  # noqa: F401
+from test_gateway_heads import Line
 
 
 @pytest.mark.parametrize("came", [300_000, 2_000_000])

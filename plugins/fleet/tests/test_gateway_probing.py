@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 from aiohttp import web
-from gateway_stand import INFER, application, stand, upstreams  # noqa: F401
+from gateway_stand import INFER, application, eventually, stand, upstreams  # noqa: F401
 from upstreams import Upstream
 
 from mataserver_fleet.gateway.probes import Prober
@@ -50,13 +50,6 @@ async def test_a_word_that_has_no_end(aiohttp_server, kind):
         assert not await probes.probe(target, server, "/v2/models/m/versions/1/ready")
         assert (server.missed_probes, server.is_alive) == (1, False)
     assert len(sent) < 40, "megabytes, most of them in the system's buffers"
-
-
-async def eventually(condition):
-    """Wait until something holds."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Hanging(Upstream):

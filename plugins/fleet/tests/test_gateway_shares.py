@@ -6,8 +6,8 @@ import asyncio
 
 import grpc
 import pytest
-from gateway_stand import KEY, application, stand_on, targets, upstreams  # noqa: F401
-from test_gateway_heads import Line, eventually, request
+from gateway_stand import KEY, application, eventually, stand_on, targets, upstreams  # noqa: F401
+from test_gateway_heads import Line, request
 from test_gateway_rpc import GRPC, INFER, SERVICE, Peer
 
 from mataserver_fleet.gateway.rpc import RpcGateway

@@ -1,0 +1,78 @@
+"""Which of several servers manages the Tritons, with stand-ins, on both databases."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import sqlalchemy as sa
+from stand_in_fleet import FAST, until
+
+from mataserver_database import Database
+from mataserver_fleet.leadership import LEASE_SECONDS, LeaderLease
+from mataserver_fleet.store import Store
+from mataserver_fleet.tables import FACTS, SCHEMA
+
+OK = {"status": "ok"}
+
+
+async def test_two_servers(serve, fleets, url, tmp_path):
+    """Of several servers on one database one looks after the Tritons; each can load."""
+    async with fleets(1) as fleet, serve(fleet=FAST) as other:
+        status, done = await other.ask("POST", "/api/models/m/load")
+        assert (status, done["status"]) == (200, "ok")
+        assert len(fleet.tritons[0].pushes) == 1
+
+
+async def test_a_fleet_without_tritons(fleets, url, tmp_path):
+    """Nobody holds the lease while there is nothing to manage, so nothing is written."""
+    async with fleets(1, registered=0) as fleet:
+        database = Database(tmp_path, url)
+        query = sa.select(FACTS.c.until).where(FACTS.c.name == "leader")
+
+        async def lease():
+            async with database.read() as connection:
+                return [await connection.scalar(query)]
+
+        try:
+            await fleet.client.ask("DELETE", "/api/models/m")
+            assert await lease() == [None]
+            for _ in range(2):
+                await fleet.register(0)
+                assert (await lease())[0] > 0
+                assert (await fleet.client.ask("DELETE", "/api/tritons/t0"))[0] == 200
+
+                async def is_released():
+                    return await lease() == [0]
+
+                await until(is_released)
+        finally:
+            await database.close()
+
+
+@pytest.mark.parametrize("step", [0.1, -86_400.0])
+async def test_the_lease(url, tmp_path, step):
+    """One server holds it; another takes it when it was not renewed, or was given up.
+
+    That is so whatever the clock of the day does, which changes by ``step`` at each look.
+    """
+    days, now = itertools.count(1e9, step), [1000.0]
+    database = Database(tmp_path, url)
+    await database.migrate(SCHEMA)
+    store = Store(database, lambda: next(days))
+    first, second = (LeaderLease(store, lambda: now[0]) for _ in range(2))
+    try:
+        assert await first.acquire()
+        assert not await second.acquire()
+        now[0] += LEASE_SECONDS - 0.1
+        assert await first.acquire()
+        assert not await second.acquire()
+        now[0] += LEASE_SECONDS - 0.1
+        assert not await second.acquire()
+        now[0] += LEASE_SECONDS / 2  # two looks at least tell that it stands still
+        assert await second.acquire()
+        assert not await first.acquire()
+        await second.release()
+        assert await first.acquire()
+    finally:
+        await database.close()
