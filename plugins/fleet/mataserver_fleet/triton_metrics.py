@@ -5,6 +5,7 @@ A collector must not wait for the database: its values are a few seconds old at 
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,7 @@ from mataserver_fleet.tables import COUNTS, MODELS, PLACEMENTS, TRITONS
 from mataserver_fleet.tritons import TritonReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from prometheus_client import Metric
 
@@ -25,16 +26,27 @@ _TRITON, _PLACE = ("triton",), ("model", "triton")
 _COUNTED = ("model", "version", "triton")
 
 
-class TritonMetrics:
-    """A collector. It has no samples before the first ``read`` and after ``forget``."""
+MAX_AGE_SECONDS = 6.0
+"""Seconds for which what was read is shown: a server that is cut off from the database is not told
+that another one looks after the Tritons by now."""
 
-    def __init__(self) -> None:
+
+class TritonMetrics:
+    """A collector. It has no samples before the first ``read`` and after ``forget``.
+
+    ``clock`` gives seconds that are never set.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._read_at = float("-inf")
         self._tritons: Sequence[Any] = ()
         self._placements: Sequence[Any] = ()
         self._counts: Sequence[Any] = ()
 
     async def read(self, store: Store) -> None:
         """Read how the fleet is. Raises ``Busy``."""
+        begun = self._clock()
         name = sa.func.coalesce(TRITONS.c.name, sa.cast(COUNTS.c.triton_id, sa.String))
         of_model = MODELS.c.id == COUNTS.c.model_id
         counted = (
@@ -55,6 +67,7 @@ class TritonMetrics:
             self._tritons = (await connection.execute(seen)).all()
             self._placements = (await connection.execute(placed)).all()
             self._counts = (await connection.execute(counted)).all()
+        self._read_at = begun
 
     def forget(self) -> None:
         """Drop all samples: another server supervises the Tritons."""
@@ -65,7 +78,9 @@ class TritonMetrics:
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the figures."""
+        """Return the figures; none that are old."""
+        if self._clock() - self._read_at > MAX_AGE_SECONDS:
+            self.forget()
         up = GaugeMetricFamily("mataserver_fleet_triton_up", "Whether it is ready.", labels=_TRITON)
         used = GaugeMetricFamily(
             "mataserver_fleet_gpu_memory_used_bytes",

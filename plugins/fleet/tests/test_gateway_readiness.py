@@ -5,9 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from aiohttp import web
-from gateway_stand import INFER, application, eventually, stand, targets, upstreams  # noqa: F401
+from gateway_stand import (  # noqa: F401
+    INFER,
+    application,
+    eventually,
+    stand,
+    stand_on,
+    targets,
+    upstreams,
+)
 from upstreams import RawServer, Upstream
 
+from mataserver_fleet.gateway import probes
 from mataserver_fleet.gateway.snapshot import Target
 
 
@@ -99,3 +108,16 @@ async def test_a_probe_that_is_late(stand, upstreams, targets):  # noqa: F811
         probes._note_miss(targets[0].url, known, late)
     assert not known.is_alive
     await eventually(lambda: known.is_alive)
+
+
+async def test_a_change_of_the_fleet_is_looked_at_now(tmp_path, upstreams, targets, monkeypatch):  # noqa: F811
+    """It may be that a model was loaded: who loads it and then asks must not wait for a look."""
+    monkeypatch.setattr(probes, "RETRY_SECONDS", 3600.0)
+    upstreams[0].ready.clear()
+    async with stand_on(tmp_path, probe=3600.0) as patient:
+        patient.follow(application(targets[0]))
+        await eventually(lambda: patient.gateway.servers.get(targets[0]).unready)
+        upstreams[0].ready.add("")
+        patient.follow(application(targets[0]))
+        await eventually(lambda: not patient.gateway.servers.get(targets[0]).unready)
+        assert (await patient.ask())[0] == 200

@@ -12,6 +12,7 @@ from mataserver_database import Database
 from mataserver_fleet.leadership import LEASE_SECONDS, LeaderLease
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import FACTS, SCHEMA
+from mataserver_fleet.triton_metrics import MAX_AGE_SECONDS, TritonMetrics
 
 OK = {"status": "ok"}
 
@@ -74,5 +75,27 @@ async def test_the_lease(url, tmp_path, step):
         assert not await first.acquire()
         await second.release()
         assert await first.acquire()
+    finally:
+        await database.close()
+
+
+async def test_metrics_of_a_server_that_is_cut_off(fleets, url, tmp_path):
+    """What it read is shown for seconds only: another server leads and shows the same by then."""
+    now = [0.0]
+    metrics = TritonMetrics(lambda: now[0])
+    database = Database(tmp_path, url)
+
+    def shown():
+        return {each.name for family in metrics.collect() for each in family.samples}
+
+    try:
+        async with fleets(1):
+            assert not shown()
+            await metrics.read(Store(database))
+            assert "mataserver_fleet_triton_up" in shown()
+            now[0] = MAX_AGE_SECONDS
+            assert "mataserver_fleet_triton_up" in shown()
+            now[0] += 0.1
+            assert not shown()
     finally:
         await database.close()

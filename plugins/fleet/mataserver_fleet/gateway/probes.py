@@ -63,7 +63,10 @@ class Prober:
         self._tasks: dict[Target, asyncio.Task[None]] = {}
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Probe the servers of a snapshot, and no others."""
+        """Probe the servers of a snapshot, and no others.
+
+        Those that lack a model are probed now: the change may be that they have it.
+        """
         wanted: dict[Target, dict[str, str]] = {each: {} for each in snapshot.peers}
         for route in snapshot.routes():
             paths = {route.path(each.version, "ready"): route.model for each in route.releases}
@@ -80,6 +83,8 @@ class Prober:
                 self._tasks[target] = asyncio.ensure_future(self._probe_forever(target, server))
             elif target.kind != "triton":
                 self._update_models(target, server)
+            elif server.unready:
+                server.probe_now.set()
 
     async def close(self) -> None:
         """Stop all probes."""
