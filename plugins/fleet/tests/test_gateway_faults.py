@@ -233,14 +233,14 @@ async def test_kill_9_under_load(stand):  # noqa: F811
     try:
         for _ in range(3):
             before = len(found)
-            await eventually(lambda b=before: (200, port) in found[b:], 20.0)
+            await eventually(lambda b=before: (200, port) in found[b:])
             dying.kill()
             dying.wait()
             dying.stdout.close()
             await asyncio.sleep(0.3)
             dying, _ = await asyncio.to_thread(started, port)
         before = len(found)
-        await eventually(lambda: (200, port) in found[before:], 20.0)
+        await eventually(lambda: (200, port) in found[before:])
     finally:
         done.set()
         await asyncio.gather(*workers)
