@@ -18,11 +18,11 @@ from gateway_stand import (  # noqa: F401
     targets,
     upstreams,
 )
-from test_gateway_rpc import CATS, GRPC, door, parameter, rest  # noqa: F401
+from test_gateway_rpc import CATS, GRPC, Door, door, parameter, rest, until  # noqa: F401
 from test_gateway_rpc import INFER as MESSAGE
 
 from mataserver_fleet.gateway import protobuf
-from mataserver_fleet.gateway.rpc import SERVICE
+from mataserver_fleet.gateway.rpc import SERVICE, RpcGateway
 
 BEN = "key-of-ben"
 DOGS = protobuf.text(1, "dogs")
@@ -152,11 +152,40 @@ async def test_a_stream_after_its_consumer_was_unlinked(two_applications):
     assert len(two_applications.peers[0].seen) == 1
 
 
+async def test_answers_that_nobody_reads(door):  # noqa: F811
+    """They are in flight until their client reads them or is gone, and a part of all at most."""
+    budget, peer = door.stand.server.composed.budget, door.peers[0]
+    peer.name = bytes(3_000_000)
+    call = b"\0" + len(CATS).to_bytes(4, "big") + CATS
+    unread = frame(_HEADERS, 1, call_of(KEY), _END_HEADERS) + frame(_DATA, 1, call, _END_STREAM)
+    options = [("grpc.max_receive_message_length", -1)]
+    limits = door.stand.rpc_port(max_inflight=8_000_000)
+    async with contextlib.AsyncExitStack() as stack:
+        rpc = await stack.enter_async_context(RpcGateway(door.stand.gateway, limits))
+        address = f"127.0.0.1:{rpc.port}"
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options))
+        reading = Door(door.stand, channel, door.peers, door.targets)
+        _, writer = await asyncio.open_connection("127.0.0.1", rpc.port)
+        stack.callback(writer.transport.abort)
+        writer.write(_PREFACE + frame(_SETTINGS, 0) + unread)
+        await until(lambda: budget.taken > 3_000_000)
+        assert await reading.ask(message=CATS) == "UNAVAILABLE"
+        (counted,) = door.stand.gateway.usage.total.values()
+        assert (counted.requests, counted.failed) == (2, 1)
+        peer.name = b"one"
+        assert await reading.ask(message=CATS) == b"one:" + CATS
+        writer.transport.abort()
+        await until(lambda: not budget.taken)
+        peer.name = bytes(3_000_000)
+        assert len(await reading.ask(message=CATS)) == 3_000_001 + len(CATS)
+        await until(lambda: not budget.taken)
+
+
 # floods of HTTP/2: see RFC 9113, section 10.5
 
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _CONTINUATION = 0, 1, 3, 4, 6, 9
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_END_HEADERS = 4
+_END_STREAM, _END_HEADERS = 1, 4
 
 
 def frame(kind, stream, payload=b"", flags=0):

@@ -133,14 +133,18 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         share = self._gateway.share(caller.consumer)
         try:
             message = await self._read_first(context, caller, share)
-            return await self._answer_counted(name, caller, message, context)
+            return await self._answer_counted(name, caller, message, share, context)
         finally:
             share.give_back()
 
     async def _answer_counted(
-        self, name: str, caller: Caller, message: bytes, context: Any
+        self, name: str, caller: Caller, message: bytes, share: Share, context: Any
     ) -> bytes:
-        """Return the answer to a message, and count it as usage."""
+        """Return the answer to a message, and count it as usage.
+
+        An answer is in memory until its client reads it, which may never be: it is in flight as the
+        message was.
+        """
         requested = protobuf.requested_model(message, infer=name == "ModelInfer")
         place = self._place(caller, requested.model)
         if name == "ModelInfer":
@@ -151,7 +155,10 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         begun = clock()
         try:
             call = RpcCall(name, message, requested, place, caller.consumer)
-            answer = await self._forwarding.answer(call, context)
+            received = await self._forwarding.answer(call, context)
+            share.give_back()
+            self._rpc_port.answer(context, self._gateway.share(caller.consumer), len(received))
+            answer = received
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
             code, told = outcome_of(error)
