@@ -235,9 +235,8 @@ class Forwarder:
     ) -> None:
         """Raise ``UpstreamFailure`` for an answer that says that the model is not here.
 
-        A Triton that has just restarted says 400 for each model that it does not have yet; one that
-        does not say in time may have it. What the last one says of a version that the client named
-        is the client's: there may be none.
+        A Triton that just restarted says 400 for each model that it does not have yet; one that is
+        late may have it. What the last one says of a version that the client named is the client's.
         """
         place, version, verb = call.match
         own = destination.target.kind == "own"

@@ -140,11 +140,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _answer_counted(
         self, name: str, caller: Caller, message: bytes, share: Share, context: Any
     ) -> bytes:
-        """Return the answer to a message, and count it as usage.
-
-        An answer is in memory until its client reads it, which may never be: it is in flight as the
-        message was.
-        """
+        """Return the answer to a message, in flight until it is read; count it as usage."""
         requested = protobuf.requested_model(message, infer=name == "ModelInfer")
         place = self._place(caller, requested.model)
         if name == "ModelInfer":
