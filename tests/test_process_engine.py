@@ -14,8 +14,10 @@ import aiohttp
 import psutil
 import pytest
 
+from api_answers import until
 from conftest import picture, register
 from mataserver import testing
+from mataserver.engines import zygote_handle
 from mataserver.engines.scratch import PREFIX
 
 PNG = picture()
@@ -173,6 +175,24 @@ async def test_a_killed_zygote_is_replaced(processes):
     while (answer := await ask(processes))[0] != 200:
         assert time.monotonic() < deadline, answer
         await asyncio.sleep(0.1)
+
+
+async def test_a_zygote_of_another_edition_is_refused(processes, monkeypatch):
+    """An upgrade under a running server: a worker of the new code would speak another wire."""
+    assert (await ask(processes))[0] == 200
+    monkeypatch.setattr(zygote_handle, "EDITION", "the server's, which was replaced on disk")
+    for process in descendants():
+        process.kill()
+
+    async def refused():
+        return "changed on disk while it runs; restart the server" in str(await ask(processes))
+
+    async def served():
+        return (await ask(processes))[0] == 200
+
+    await until(refused)
+    monkeypatch.undo()
+    await until(served)
 
 
 async def test_a_fork_that_fails_is_answered_and_costs_nobody_else(processes):

@@ -10,7 +10,7 @@ they are reparented to the zygote, which kills them.
 The zygote also removes each worker's temporary directory after its end.
 
 Control messages are JSON, one per datagram: ``{"fork": token}`` with the worker's socket and shared
-memory attached, ``{"kill": pid}``; answered by ``{"ready": true}``, ``{"forked": token, "pid":
+memory attached, ``{"kill": pid}``; answered by ``{"ready": edition}``, ``{"forked": token, "pid":
 pid}`` and ``{"exited": pid, "status": wait status}``, or ``{"failed": token}``.
 """
 
@@ -31,6 +31,7 @@ from typing import Any, NoReturn
 
 from mataserver import logs
 from mataserver.engines import scratch
+from mataserver.engines.edition import EDITION
 from mataserver.engines.scratch import ScratchDirectory
 from mataserver.processes import kernel
 
@@ -75,7 +76,7 @@ class Zygote:
         """Serve until the server closes the control socket."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
-        self._send({"ready": True})
+        self._send({"ready": EDITION})
         while True:
             readable, _, _ = select.select([self._control, self._wakeup_read], [], [])
             if self._wakeup_read in readable:

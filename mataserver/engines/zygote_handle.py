@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mataserver import logs
+from mataserver.engines.edition import EDITION
 from mataserver.errors import Unavailable, process_start_errors
 from mataserver.processes.child import build_environment, spawn_command, target_command
 
@@ -170,9 +171,12 @@ class ZygoteHandle:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _on_message(self, message: dict[str, int]) -> None:
-        if "ready" in message:
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if message.get("ready") == EDITION:
             self._ready.set_result(None)
+        elif "ready" in message:
+            self._kill_all()
+            self._on_end("mataserver was changed on disk while it runs; restart the server")
         elif "forked" in message:
             future = self._forks.get(message["forked"])
             if future is not None and not future.done():

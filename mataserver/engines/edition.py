@@ -1,0 +1,23 @@
+"""Which edition of the code a process runs: a server and its workers must run the same.
+
+A package that is upgraded under a running server is imported by the next zygote, whose workers
+would speak another wire: an answer was then 200 with stray bytes in front.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def _digest() -> str:
+    """Return a digest of the modules that define what server and worker exchange."""
+    found = hashlib.sha256()
+    engines = Path(__file__).parent
+    for each in sorted((*engines.glob("*.py"), *engines.parent.glob("*.py"))):
+        found.update(each.read_bytes())
+    return found.hexdigest()
+
+
+EDITION = _digest()
+"""Read at the start: the files may be others later."""
