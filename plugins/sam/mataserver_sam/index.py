@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 _FALLBACK_RATE = 25.0
+_BEFORE_ZERO = (
+    "The video's first frame is before the file's time 0, where a Matroska file cannot be searched:"
+    " convert it, for example with `ffmpeg -i FILE NEW.mp4`"
+)
+"""libav's search ends at time 0: a later frame was shown for those before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +141,12 @@ def build_index(container: InputContainer, stream: av.VideoStream, limits: Limit
     """
     shown, keys, longest = array("q"), array("q"), 0
     decoded = array("q")
-    count = 0
+    count = untimed = 0
     for packet in _packets(container, stream):
         count += 1
         if count > limits.frames:
             raise BadRequest(f"The video has more than {limits.frames} frames")
+        untimed += packet.pts is None and packet.dts is None
         if packet.dts is not None:
             decoded.append(packet.dts)
         if packet.pts is not None:
@@ -150,6 +156,8 @@ def build_index(container: InputContainer, stream: av.VideoStream, limits: Limit
                 keys.append(packet.pts)
     if not count:
         raise BadRequest("The video has no frames")
+    if "matroska" in container.format.name and (untimed or min(shown, default=0) < 0):
+        raise BadRequest(_BEFORE_ZERO)
     index = (
         _timed(shown, keys, longest, stream)
         if _reliable(shown, count, container, stream)

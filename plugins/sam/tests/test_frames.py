@@ -218,6 +218,32 @@ def test_a_truncated_matroska_is_refused(movies, tmp_path, kind):
     assert 0 < len(opened(tmp_path / f"live.{kind}")) < 20
 
 
+def _moved(path, target, seconds):
+    """Copy a file with every timestamp moved, and no rule against those below 0; return it."""
+    with (
+        av.open(str(path)) as source,
+        av.open(str(target), "w", options={"avoid_negative_ts": "disabled"}) as copy,
+    ):
+        (stream,) = source.streams.video
+        made = copy.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.pts += int(seconds / packet.time_base)
+                packet.dts, packet.stream = None, made  # Matroska keeps none
+                copy.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_a_matroska_that_begins_before_its_time_0_is_refused(movies, tmp_path, codec):
+    """A search in it ends at 0: frames before it would show one that comes later."""
+    whole = movies.write(tmp_path / "whole.mkv", COUNT, codec)
+    late = opened(_moved(whole, tmp_path / "late.mkv", 0.5))
+    assert [movies.number(late.frame(each)) for each in (0, 1, 20)] == [0, 1, 20]
+    with pytest.raises(BadRequest, match="before the file's time 0, where"):
+        opened(_moved(whole, tmp_path / "early.mkv", -0.5))
+
+
 REFUSED = {
     "noise": b"x" * 5_000,
     "nothing": b"",
