@@ -118,8 +118,9 @@ def names(server):
     return sorted(s.id for s in server.composed.sessions.all() if s.camera is not None)
 
 
-async def test_cameras_come_go_and_change(tmp_path, video):
+async def test_cameras_come_go_and_change(tmp_path, video, caplog):
     """Cameras are opened, closed and opened anew; one whose entry is the same stays open."""
+    caplog.set_level(logging.INFO)
     door = {"name": "door", "source": str(video), "model": "fake-detect"}
     shelf = {**door, "name": "shelf"}
     async with running(tmp_path, **filming(door)) as server:
@@ -128,6 +129,9 @@ async def test_cameras_come_go_and_change(tmp_path, video):
         await server.reload(**filming(door, shelf))
         await until(lambda: names(server) == ["door", "shelf"])
         assert server.composed.sessions.get("door") is kept
+        assert "read again; changed plugins: cameras" in caplog.text
+        await server.reload(**filming(door, shelf))
+        assert "read again; changed nothing" in caplog.text
         await server.reload(**filming({**door, "fps": 5.0}))
         await until(lambda: names(server) == ["door"])
         await until(lambda: server.composed.sessions.all()[0].camera.fps == 5.0)

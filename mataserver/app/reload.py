@@ -72,7 +72,12 @@ class Reload:
         self._catalog.reconfigure(settings)
         self._maintenance.retry_configured()
         apply()
-        model_names = ", ".join(sorted(changed)) or "none"
-        log.info("the configuration was read again; changed models: %s", model_names)
+        sections = old.plugins.keys() | settings.plugins.keys()
+        kinds = {
+            "models": changed,
+            "plugins": {n for n in sections if old.plugins.get(n) != settings.plugins.get(n)},
+        }
+        found = (f"{kind}: {', '.join(sorted(names))}" for kind, names in kinds.items() if names)
+        log.info("the configuration was read again; changed %s", "; ".join(found) or "nothing")
         await asyncio.gather(*(self._pool.unload(name, None, "changed") for name in changed))
         self._maintenance.request_reload(changed)
