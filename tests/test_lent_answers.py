@@ -52,7 +52,7 @@ def on_uvloop(test):
 @contextlib.asynccontextmanager
 async def serving(folder):
     """Give a server whose model has a process of its own."""
-    register(folder, {"fake-depth": "depth"})
+    register(folder, {"fake-depth": "depth", "fake-detect": "detect"})
     async with testing.serving(folder, engine="process", decode_threads=2) as server:
         yield server
 
@@ -105,6 +105,19 @@ async def test_what_a_client_has_not_read_is_not_written_over(tmp_path, monkeypa
         assert is_depth_of(await late.read(), WIDTHS[0])
     assert hits == 1
     assert len(calls) == OTHERS + 1
+
+
+@on_uvloop
+async def test_a_large_answer_stands_behind_the_small_one_before_it(tmp_path):
+    """Asked for in one segment: the loop sends a small one later than a large one is written."""
+    small, large = asking(640, "/v1/infer?model=fake-detect"), asking(640)
+    async with serving(tmp_path) as served, peer_of(served) as peer:
+        for each in (small, large):
+            await peer.warm(each)
+        peer.writer.write((small + large) * 4)
+        for _ in range(4):
+            assert "detections" in msgspec.msgpack.decode((await peer.read())[2])
+            assert is_depth_of(await peer.read(), 640)
 
 
 @on_uvloop

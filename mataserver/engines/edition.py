@@ -12,10 +12,10 @@ from pathlib import Path
 
 def _digest() -> str:
     """Return a digest of the modules that define what server and worker exchange."""
-    found = hashlib.sha256()
-    engines = Path(__file__).parent
-    for each in sorted((*engines.glob("*.py"), *engines.parent.glob("*.py"))):
-        found.update(each.read_bytes())
+    found, package = hashlib.sha256(), Path(__file__).parents[1]
+    for folder in (".", "config", "contract", "engines", "params", "processes"):
+        for each in sorted(package.joinpath(folder).glob("*.py")):
+            found.update(each.read_bytes())
     return found.hexdigest()
 
 

@@ -39,7 +39,12 @@ def lasting(result: Encoded | Exception) -> Encoded | Exception:
 
 
 def _write_long(transport: asyncio.WriteTransport, head: bytes, body: bytes | memoryview) -> None:
-    """Write a head and a long body; what the socket takes at once is not copied."""
+    """Write a head and a long body; what the socket takes at once is not copied.
+
+    In this turn of the loop nothing else may have been written: uvloop keeps that until the turn
+    ends, and its buffer does not show it. An answer comes in a later turn than the one before it,
+    since a pipelined request is only begun then.
+    """
     sent, sock = 0, transport.get_extra_info("socket")  # None in this process
     is_plain = sock is not None and transport.get_extra_info("sslcontext") is None
     # Not ``writelines``: a transport keeps what it could not send, and the body may be a view of

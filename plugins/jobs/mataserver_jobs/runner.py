@@ -93,9 +93,9 @@ class LocalRunner:
             self._wake.clear()
             try:
                 await self._recover()
-                if self._hindrance == "database":
-                    self._hindrance = ""
                 await self._claim()
+                if self._hindrance == "database":  # not before: some can be read, not written
+                    self._hindrance = ""
             except MataError as error:  # a database that does not answer now does later
                 self._note_hindrance("database", error.detail)
             with contextlib.suppress(TimeoutError):

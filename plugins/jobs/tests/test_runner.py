@@ -16,7 +16,7 @@ import psutil
 import pytest
 from serving_jobs import children_of_jobs
 
-from mataserver import run_process
+from mataserver import Unavailable, run_process
 from mataserver_database import Database
 from mataserver_jobs import process_identity
 from mataserver_jobs.leases import LEASE_SECONDS
@@ -97,6 +97,24 @@ async def test_what_hinders_work_is_logged_once(queue, kinds, tmp_path, caplog, 
         await looked(runner, looks, len(looks) + 3)
     hindrances = [text for text in caplog.messages if text.startswith("no work")]
     assert hindrances == ["no work is taken now: the disk is nearly full"] * 2
+
+
+async def test_a_database_that_only_reads_is_told_once(queue, kinds, tmp_path, caplog, monkeypatch):
+    """Leases and jobs that wait can be read, and no job be taken: one line for all looks."""
+    looks = []
+
+    async def claim(*_):
+        looks.append(None)
+        raise Unavailable("The database is read-only")
+
+    monkeypatch.setattr(queue, "claim", claim)
+    await queue.submit("count", "ada", {"to": 1})
+    async with running(queue, kinds, tmp_path) as runner, asyncio.timeout(30):
+        while len(looks) < 4:
+            runner.wake()
+            await asyncio.sleep(0.01)
+    hindrances = [text for text in caplog.messages if text.startswith("no work")]
+    assert hindrances == ["no work is taken now: The database is read-only"]
 
 
 @pytest.mark.parametrize(

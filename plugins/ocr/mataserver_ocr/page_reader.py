@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mataserver import TextRegion, Unavailable
+from mataserver import BadRequest, TextRegion
 from mataserver_ocr import orientation, quads, regions, strips
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class PageReader:
     def read(self, image: Image, least: float) -> OcrResult:
         """Return the lines of an image RGB uint8 ``[H, W, 3]`` in reading order.
 
-        Lines whose confidence is below ``least``, 0 to 1, are left out. Raises ``Unavailable`` when
+        Lines whose confidence is below ``least``, 0 to 1, are left out. Raises ``BadRequest`` when
         it takes longer than the setting ``timeout``: a page of thousands of lines would otherwise
         take so long that the server ends the worker, and others' requests with it.
         """
@@ -77,7 +77,7 @@ class PageReader:
 
     def _check_time(self) -> None:
         if monotonic() > self._deadline:
-            raise Unavailable(
+            raise BadRequest(
                 f"The picture was not read within {self._timeout:g} s: it has too much text"
             )
 

@@ -51,7 +51,7 @@ class Engine(Protocol):
     def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
         """Return the columns of Tesseract's table: one row per block, paragraph, line and word.
 
-        Raises ``Unavailable`` when it takes longer than the setting ``timeout``.
+        Raises ``BadRequest`` when it takes longer than the setting ``timeout``.
         """
         ...
 

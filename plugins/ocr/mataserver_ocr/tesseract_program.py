@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Unavailable
+from mataserver import BadRequest, Unavailable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,9 +58,9 @@ class Program:
         return table
 
 
-def too_slow(seconds: float) -> Unavailable:
-    """Return the error for a picture that exceeded the timeout."""
-    return Unavailable(f"tesseract did not finish this image within {seconds:g} s")
+def too_slow(seconds: float) -> BadRequest:
+    """Return the error for a picture that exceeded the timeout: asking again does not help."""
+    return BadRequest(f"tesseract did not finish this image within {seconds:g} s")
 
 
 def _portable(image: Image) -> Any:

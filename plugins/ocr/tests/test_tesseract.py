@@ -123,9 +123,9 @@ def test_segmentation_is_a_setting(load, write):
 
 @installed
 def test_a_slow_image_is_given_up(load, write, page):
-    """After the configured seconds the request is answered with 503 and says why."""
+    """After the configured seconds the request is answered with 400 and says why."""
     engine = load("tesseract", timeout=0.001)
-    with pytest.raises(Unavailable, match=r"within 0\.001 s"):
+    with pytest.raises(BadRequest, match=r"within 0\.001 s"):
         read(engine, write(page, size=(1000, 560), letters=28))
 
 

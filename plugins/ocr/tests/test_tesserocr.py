@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from mataserver import Unavailable
+from mataserver import BadRequest, Unavailable
 from mataserver_ocr.options import TesseractSettings
 from mataserver_ocr.tesseract import Tesseract, TesseractParams
 from mataserver_ocr.tesserocr import InProcess
@@ -64,9 +64,9 @@ def test_lines_are_those_of_the_table():
 
 
 def test_a_slow_image_is_given_up_and_cleared():
-    """After the configured seconds the answer is 503, and the picture is gone."""
+    """After the configured seconds the answer is 400, and the picture is gone."""
     library = StandIn(in_time=False)
-    with pytest.raises(Unavailable, match="within 30 s"):
+    with pytest.raises(BadRequest, match="within 30 s"):
         model(library).predict([PICTURE], [TesseractParams()])
     assert library.cleared == 1
 

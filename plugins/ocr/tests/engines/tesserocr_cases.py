@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mataserver import Unavailable
+from mataserver import BadRequest, Unavailable
 from mataserver_ocr.tesseract import TesseractParams
 from mataserver_ocr.tesserocr import InProcess
 
@@ -51,9 +51,9 @@ def test_pictures_do_not_leak_into_each_other(inside, write):
 
 
 def test_a_slow_image_is_given_up(load, write, page):
-    """After the configured seconds the request is answered with 503; the next one is read."""
+    """After the configured seconds the request is answered with 400; the next one is read."""
     model = load("tesseract", in_process=True, timeout=0.001)
-    with pytest.raises(Unavailable, match=r"within 0\.001 s"):
+    with pytest.raises(BadRequest, match=r"within 0\.001 s"):
         read(model, write(page * 3, size=(2000, 3000), letters=48))
 
 
