@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,9 @@ def patterns_of(kind: Any) -> dict[str, str]:
     import msgspec
 
     found: dict[str, str] = {}
-    waiting: list[Any] = [msgspec.json.schema(kind, schema_hook=lambda _: {})]
+    waiting: list[Any] = []
+    with contextlib.suppress(TypeError):  # it has no schema, as with a default that is raw bytes
+        waiting.append(msgspec.json.schema(kind, schema_hook=lambda _: {}))
     while waiting:
         node = waiting.pop()
         if isinstance(node, list):

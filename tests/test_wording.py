@@ -73,3 +73,17 @@ def test_every_pattern_is_told_in_words():
                     mute.append(f"{path}:{node.lineno}")
     assert patterns > 30
     assert mute == []
+
+
+class Opaque(Struct):
+    """A type without a schema."""
+
+    one: Letter = "a"
+    rest: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def test_a_type_without_a_schema():
+    """The library's own sentence is told, and no error of ours stands in its place."""
+    with pytest.raises(msgspec.ValidationError) as raised:
+        msgspec.convert({"one": "A"}, Opaque)
+    assert describe(raised.value, "", Opaque).startswith("one: expected")

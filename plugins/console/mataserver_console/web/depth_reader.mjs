@@ -1,6 +1,6 @@
 // Reading a map of depths: the value under the pointer, and at places that a click keeps.
 import { valueAt } from "./depth.mjs";
-import { html, useEffect, useState } from "./html.mjs";
+import { html, useState } from "./html.mjs";
 
 const DRAG = 5;  // pixels that a click may move
 const MOST = 8;
@@ -14,7 +14,6 @@ export function DepthReader({ depth, width, height }) {
   const [here, setHere] = useState(/** @type {{x: number, y: number} | null} */ (null));
   const [kept, setKept] = useState(/** @type {{x: number, y: number}[]} */ ([]));
   const [from, setFrom] = useState([0, 0]);
-  useEffect(() => setKept([]), [width, height]);  // of another picture
   const at = (event) => {
     const rect = event.currentTarget.getBoundingClientRect();
     return { x: (event.clientX - rect.left) / rect.width, y: (event.clientY - rect.top) / rect.height, rect };

@@ -97,7 +97,7 @@ export function Stage({ picture, items, hover, setHover, show, depth, old, zoom,
       <${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${hover} boxes=${show.boxes} fill=${show.fill} text=${reading}/>
       ${reading && html`<${Reading} items=${items} scale=${scale}/>`}
       ${show.labels && scale > 0 && html`<${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${hover} scores=${show.scores}/>`}
-      ${depth && html`<${DepthReader} depth=${depth} width=${width} height=${height}/>`}
+      ${depth && html`<${DepthReader} key=${picture.url} depth=${depth} width=${width} height=${height}/>`}
       ${children?.(scale)}
     </div></div>`;
 }
