@@ -34,6 +34,8 @@ DECODED_CONFIDENCE = 1.0
 UNREAD_CONFIDENCE = 0.5
 MAX_RATIO = 8
 """The aspect ratio up to which the older detector searches too."""
+MULTI_BYTE = ("utf-16-be", "gb18030", "big5", "euc_kr", "cp932")
+"""Their characters often have the bytes of others in UTF-8: where stated, they are tried first."""
 
 
 class QrParams(Params, frozen=True):
@@ -116,11 +118,12 @@ def text_of(payload: bytes, modules: Any = None) -> str:
 
     OpenCV returns a code's bytes as UTF-8 (those that are no UTF-8 it takes for ISO 8859-1, the
     standard's default). The characters of the Kanji mode, in Shift JIS, and all bytes of a code
-    that states its character set it returns as they are stored.
+    that states its character set it returns as they are stored. A stated multi-byte set is tried
+    before UTF-8; one of single bytes after it, as it refuses hardly any text in UTF-8.
     """
     plain = payload.isascii() and b"\0" not in payload  # UTF-16 may have such bytes
     stated = None if plain or modules is None else character_set(modules)
-    order = (stated, "utf-8") if stated == "utf-16-be" else ("utf-8", stated or "cp932")
+    order = (stated, "utf-8") if stated in MULTI_BYTE else ("utf-8", stated or "cp932")
     for encoding in order:
         with contextlib.suppress(UnicodeDecodeError):
             return payload.decode(encoding)

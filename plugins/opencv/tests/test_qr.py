@@ -124,8 +124,15 @@ STATED = {
             "/QBVvEwsW/gkq/vqMFkVEuUWuq//gx+t0WM0nRoupwl9ylsEmHOIi5/iNkZul4A="
         ),
     ),
+    "票": (21, "/sP8EtBujrt1ZdunLsEFB/qv4AwALqRP4Gng1EvQmyS+8IBtO/kzcFhIupz10/ouossEH5/gs4A="),
+    "簡": (21, "/pP8EBBunLt1tdunrsEFB/qv4AcALvxLzKn86UvLc6N2kIBiO/iTcF1KutKV0uousksE/5/lM4A="),
+    "청": (21, "/gP8F5Buhrt0NduhrsFpB/qv4BsAD1MTTjKh5RERMo6unYB0j/o+0F8dutZF0KFuiZEEQr/lGoA="),
+    "ﾃｱ": (21, "/tP8EZBujrt1NdulrsERB/qv4AUALqxOg2njzsoqj6yz1IBZO/ljcFrKurD909ousUsEC5/nc4A="),
 }
-"""Codes by segno that state ISO 8859-7, UTF-16 and, of version 7 in five blocks, Windows-1251."""
+"""Codes by segno that state ISO 8859-7, UTF-16 and, of version 7 in five blocks, Windows-1251.
+
+Then GB18030, Big5, EUC-KR and Shift JIS, with bytes that are another text in UTF-8.
+"""
 
 
 @pytest.mark.parametrize("text", STATED)
