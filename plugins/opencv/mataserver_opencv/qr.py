@@ -121,13 +121,16 @@ def text_of(payload: bytes, modules: Any = None) -> str:
     that states its character set it returns as they are stored. A stated multi-byte set is tried
     before UTF-8; one of single bytes after it, as it refuses hardly any text in UTF-8.
     """
-    plain = payload.isascii() and b"\0" not in payload  # UTF-16 may have such bytes
-    stated = None if plain or modules is None else character_set(modules)
+    stated = None if _is_plain(payload) or modules is None else character_set(modules)
     order = (stated, "utf-8") if stated in MULTI_BYTE else ("utf-8", stated or "cp932")
     for encoding in order:
         with contextlib.suppress(UnicodeDecodeError):
             return payload.decode(encoding)
     return payload.decode("iso-8859-1")
+
+
+def _is_plain(payload: bytes) -> bool:
+    return payload.isascii() and b"\0" not in payload  # UTF-16 may have such bytes
 
 
 def _decode(detector: Any, gray: Any, quads: Any) -> list[str]:
@@ -138,8 +141,10 @@ def _decode(detector: Any, gray: Any, quads: Any) -> list[str]:
         _, payloads, squares = detector.decodeBytesMulti(gray, quads)
     except cv2.error:  # corners that its geometry checks refuse
         return [""] * len(quads)
-    if not len(payloads) == len(squares) == len(quads):
+    if len(payloads) != len(quads):
         return [""] * len(quads)
+    if len(squares) != len(payloads):  # those of unreadable codes are left out: whose is which?
+        return [text_of(payload) if _is_plain(payload) else "" for payload in payloads]
     return [
         text_of(payload, modules) if payload else ""
         for payload, modules in zip(payloads, squares, strict=True)

@@ -79,6 +79,28 @@ def test_a_code_beside_an_unreadable_one_does_not_name_it(codes):
     assert sorted(labels) == ["neighbour", "qr"]
 
 
+@pytest.mark.parametrize("seed", [16, 44, 52])
+def test_codes_beside_an_unreadable_one_are_read(codes, seed):
+    """The texts that were decoded in the whole picture stay: alone, some cannot be read again."""
+    generator = np.random.default_rng(seed)
+    damaged = int(generator.integers(4))
+    texts = [f"https://example.org/pallet/{seed}-{i}" for i in range(4)]
+    a, b, c, d = (
+        drawn(
+            text,
+            size=260,
+            module=int(generator.integers(3, 6)),
+            angle=generator.uniform(0, 360),
+            damage=12 if i == damaged else 0,
+        )[0]
+        for i, text in enumerate(texts)
+    )
+    labels = [
+        code.label for code in found(codes, np.vstack([np.hstack([a, b]), np.hstack([c, d])]))
+    ]
+    assert sorted(labels) == sorted([*texts[:damaged], *texts[damaged + 1 :], "qr"])
+
+
 def test_an_unreadable_code_is_labelled_qr(codes):
     """A code that is found but not decoded has half the confidence, and can be filtered out."""
     image, box = drawn("https://example.org/pallet/42", damage=12)
@@ -135,18 +157,31 @@ Then GB18030, Big5, EUC-KR and Shift JIS, with bytes that are another text in UT
 """
 
 
-@pytest.mark.parametrize("text", STATED)
-def test_a_code_that_states_its_characters(codes, text):
-    """Its bytes are read in the character set that it states (ECI), not in a likelier one."""
+def stated(text):
+    """Return the modules of the code in ``STATED``, and its picture: six pixels a module."""
     side, packed = STATED[text]
     bits = np.unpackbits(np.frombuffer(base64.b64decode(packed), np.uint8))[: side * side]
     modules = np.where(bits.reshape(side, side), 0, 255).astype(np.uint8)
     square = np.pad(np.kron(modules, np.ones((6, 6), np.uint8)), 40, constant_values=255)
+    return modules, np.repeat(square[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("text", STATED)
+def test_a_code_that_states_its_characters(codes, text):
+    """Its bytes are read in the character set that it states (ECI), not in a likelier one."""
+    modules, image = stated(text)
     for turns in range(4):
-        [code] = found(codes, np.repeat(np.rot90(square, turns)[..., None], 3, axis=2))
+        [code] = found(codes, np.rot90(image, turns).copy())
         assert (code.label, code.confidence) == (text, 1.0)
     assert character_set(modules[:, ::-1]) is None
     assert character_set(modules[:-1]) is None
+
+
+def test_stated_characters_beside_an_unreadable_code(codes):
+    """Of which code the modules are is unknown there, so the code is read again, alone."""
+    _, image = stated("票")
+    bad, _ = drawn("https://example.org/pallet/42", size=len(image), damage=12)
+    assert sorted(code.label for code in found(codes, np.hstack([image, bad]))) == ["qr", "票"]
 
 
 def test_pictures_without_codes_give_none(codes, picture):
