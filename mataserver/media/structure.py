@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mataserver.errors import BadRequest
 from mataserver.media import jpeg
@@ -17,11 +17,16 @@ MAX_CHUNKS = 65_536
 MAX_PROFILE = 65_536
 MAX_DIRECTORIES = 64
 """Maximum places that look like TIFF directories. A picture has one; others are accidental."""
+MAX_PAGES = 16
+"""Maximum pages of a TIFF among which the picture is sought."""
+_MAX_ENTRIES = 4096
+"""Maximum entries of a directory that libtiff reads."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BESIDE = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 _TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
 _BIG_TIFF_STARTS = {b"II+\0": "<", b"MM\0+": ">"}
 _ONES, _TWOS, _FOURS = frozenset({1, 2, 6, 7}), frozenset({3, 8}), frozenset({4, 9, 11, 13})
+_SUBFILE_TYPE = 254
 _TILES = frozenset({322, 323})
 _EXIF, _RAW_PROFILE = b"Exif\0\0", "Raw profile type exif"
 
@@ -37,12 +42,12 @@ def check(data: bytes | memoryview) -> None:
     elif data[:8] == _PNG:
         if sum(1 for _ in _chunks(data)) > MAX_CHUNKS:
             raise BadRequest(f"image cannot be decoded: it has over {MAX_CHUNKS} chunks")
-    elif not _all_fit(data) or _has_duplicate_tile_tags(memoryview(data)):
+    elif not _all_fit(data) or not _are_sound(memoryview(data)):
         raise BadRequest("image cannot be decoded: its metadata are damaged")
 
 
 def _all_fit(data: bytes | memoryview) -> bool:
-    """Whether all directories of a file are plausible, and few enough to be checked."""
+    """Whether all directories within an AVIF are plausible, and few enough to be checked."""
     found = list(islice(_directories(data), MAX_DIRECTORIES + 1))
     return len(found) <= MAX_DIRECTORIES and all(map(fits, found))
 
@@ -81,10 +86,8 @@ def _chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _directories(data: bytes | memoryview) -> Iterator[memoryview]:
-    """Yield possible TIFF directories that Pillow parses on opening a file: TIFF's, AVIF's."""
+    """Yield possible TIFF directories that Pillow parses on opening an AVIF."""
     view = memoryview(data)
-    if bytes(data[:4]) in _TIFF_STARTS or bytes(data[:4]) in _BIG_TIFF_STARTS:
-        yield view
     if data[4:8] == b"ftyp":
         whole = bytes(data)
         for start in _TIFF_STARTS:
@@ -99,31 +102,95 @@ def fits(data: memoryview) -> bool:
 
     (TIFF 6.0, section 2; with the larger numbers of BigTIFF.)
     """
-    return sum(_size(kind) * number for _, kind, number in _entries(data)) <= len(data)
+    layout = _layout(data)
+    if layout is None:
+        return True
+    first = _directory(data, layout, _number(layout.offset, data, layout.start))
+    return sum(each.size for each in first) <= len(data)
 
 
-def _has_duplicate_tile_tags(data: memoryview) -> bool:
-    """Whether a TIFF repeats a tile size: Pillow uses the last value, libtiff the first."""
-    tags = [tag for tag, _, _ in _entries(data) if tag in _TILES]
-    return len(tags) > len(set(tags))
+class _Entry(NamedTuple):
+    """An entry of a directory: its tag, the size of its values, and these or where they are."""
+
+    tag: int
+    size: int
+    value: bytes
 
 
-def _entries(data: memoryview) -> Iterator[tuple[int, int, int]]:
-    """Yield tag, kind and number of values of the entries of a TIFF's first directory."""
+class _Layout(NamedTuple):
+    """How a TIFF writes its numbers, and where it tells the place of its first directory."""
+
+    offset: struct.Struct
+    length: struct.Struct
+    entry: struct.Struct
+    start: int
+
+
+def _are_sound(data: memoryview) -> bool:
+    """Whether a TIFF's directories fit into the file, and repeat no tile size.
+
+    Of a tile size that is repeated Pillow uses the last value, libtiff the first.
+    """
+    for entries in _pages(data):
+        tiles = [each.tag for each in entries if each.tag in _TILES]
+        size = sum(each.size for each in entries)
+        if len(entries) > _MAX_ENTRIES or len(tiles) > len(set(tiles)) or size > len(data):
+            return False
+    return True
+
+
+def _pages(data: memoryview) -> Iterator[list[_Entry]]:
+    """Yield the directories of a TIFF up to that of its picture, which are all that is read.
+
+    A page that may be a reduced copy is passed over, so the next one may be read too.
+    """
+    layout = _layout(data)
+    if layout is None:
+        return
+    at = _number(layout.offset, data, layout.start)
+    seen: set[int] = set()
+    while at and at not in seen and len(seen) < MAX_PAGES:  # Pillow ends at a loop as well
+        seen.add(at)
+        entries = list(islice(_directory(data, layout, at), _MAX_ENTRIES + 1))
+        yield entries
+        if not any(map(_may_mark_reduced, entries)):
+            return
+        behind = at + layout.length.size + _number(layout.length, data, at) * layout.entry.size
+        at = _number(layout.offset, data, behind)
+
+
+def _may_mark_reduced(entry: _Entry) -> bool:
+    """Whether Pillow may read the lowest bit of NewSubfileType as 1, of whatever type it is."""
+    elsewhere = entry.size > len(entry.value)
+    return entry.tag == _SUBFILE_TYPE and (elsewhere or any(byte & 1 for byte in entry.value))
+
+
+def _layout(data: memoryview) -> _Layout | None:
     start = bytes(data[:4])
     big = start in _BIG_TIFF_STARTS
     order = _TIFF_STARTS.get(start) or _BIG_TIFF_STARTS.get(start)
     if order is None:
-        return
-    try:
-        (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
-    except struct.error:
-        return  # Pillow reads none either
-    entry = struct.Struct(order + ("HHQ8x" if big else "HHI4x"))
-    begin = at + (8 if big else 2)
-    end = begin + min(count, (len(data) - begin) // entry.size) * entry.size
-    yield from entry.iter_unpack(data[begin : max(begin, end)])
+        return None
+    forms = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
+    offset, length, entry = (struct.Struct(order + form) for form in forms)
+    return _Layout(offset, length, entry, 8 if big else 4)
+
+
+def _number(form: struct.Struct, data: memoryview, at: int) -> int:
+    """Return a number of a file; 0 where it is beyond the end, and Pillow reads none either."""
+    if at + form.size > len(data):
+        return 0
+    return int(form.unpack_from(data, at)[0])
+
+
+def _directory(data: memoryview, layout: _Layout, at: int) -> Iterator[_Entry]:
+    """Yield the entries of a directory that are within the file."""
+    begin = at + layout.length.size
+    room = (len(data) - begin) // layout.entry.size
+    end = begin + max(0, min(_number(layout.length, data, at), room)) * layout.entry.size
+    if begin < end:
+        for tag, kind, number, value in layout.entry.iter_unpack(data[begin:end]):
+            yield _Entry(tag, _size(kind) * number, value)
 
 
 def _size(kind: int) -> int:

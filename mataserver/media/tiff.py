@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ImagePalette, TiffImagePlugin
 
 from mataserver.errors import BadRequest
+from mataserver.media import structure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +27,6 @@ _MISREAD_PLANES = frozenset({"LA", "LAB", "La", "PA"})
 """Modes that Pillow gets wrong where each channel is stored by itself."""
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _SUBFILE_TYPE, _SUBFILES, _REDUCED = 254, 330, 1
-_MAX_PAGES = 16
 _MAX_BITS = 16
 _DAMAGED = "image cannot be decoded: its metadata are damaged"
 _PADDED = 2
@@ -38,7 +38,7 @@ def select_page(picture: Image.Image) -> None:
 
     Raises ``BadRequest`` for a raw photograph (DNG and its like), whose only page is one.
     """
-    for page in range(_MAX_PAGES):
+    for page in range(structure.MAX_PAGES):
         try:
             picture.seek(page)
         except EOFError:
