@@ -147,7 +147,7 @@ def test_a_directory_at_no_place_is_refused(sort, place):
 
 
 @pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)
-@pytest.mark.parametrize("tags", [{258: 7}, {256: 0}, {262: 9_999}, {277: 1_000}])
+@pytest.mark.parametrize("tags", [{259: 34_712}, {258: 7}, {256: 0}, {262: 9_999}, {277: 1_000}])
 @pytest.mark.parametrize("before", [0, 1, 3])
 def test_a_picture_that_cannot_be_read_is_refused(sort, tags, before):
     """Behind a thumbnail as in front: its compression, its samples, its size."""

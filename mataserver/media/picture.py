@@ -36,7 +36,11 @@ _DAMAGED = (
     TypeError,
     ArithmeticError,  # a number of the metadata that is infinite
 )
-_NO_PICTURE = (UnidentifiedImageError, *_DAMAGED)
+_NO_PICTURE = (
+    UnidentifiedImageError,
+    KeyError,  # an unknown compression of a TIFF's later page; `open` catches the first one's
+    *_DAMAGED,
+)
 _MAX_SCALE = max(MARGINS)
 _TRANSPOSED_ORIENTATIONS = frozenset({5, 6, 7, 8})
 _TRANSPOSED = {
