@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from mataserver import media
@@ -144,6 +145,21 @@ def test_pages_in_a_circle_end(sort, then):
 def test_a_directory_at_no_place_is_refused(sort, place):
     """An offset of 64 bits may be larger than any place in memory."""
     assert "unknown format" in refused(sort.start + sort.packed("Q", place) + bytes(64))
+
+
+@pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)
+@pytest.mark.parametrize("before", [0, 1, 15])
+def test_the_pixels_are_those_of_the_page(sort, before):
+    """They are white where the thumbnails are black."""
+    data = tiff(sort, *[Page()] * before, Page(0, {262: 0}))
+    assert np.array_equal(media.decode(data, LIMIT)[..., 0].ravel(), 255 - np.arange(64))
+
+
+@pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_a_page_that_libtiff_cannot_read_is_refused(sort, before):
+    """A picture without depth: as a later page it was black for Pillow."""
+    assert "truncated or damaged" in refused(tiff(sort, *[Page()] * before, Page(0, {32_998: 0})))
 
 
 @pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)

@@ -148,7 +148,7 @@ def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
         else:
             picture = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
             if picture.format == "TIFF":
-                tiff.select_page(picture)
+                picture = tiff.selected_page(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadRequest(f"image is too large: at most {max_pixels} pixels") from None
     except _NO_PICTURE:

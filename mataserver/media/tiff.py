@@ -5,17 +5,19 @@ TIFF 6.0: BitsPerSample, PhotometricInterpretation and SampleFormat.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import ImagePalette, TiffImagePlugin
+from PIL import Image, ImagePalette, TiffImagePlugin
 
 from mataserver.errors import BadRequest
 from mataserver.media import structure
 
 if TYPE_CHECKING:
+    from io import BytesIO
+
     from numpy.typing import NDArray
-    from PIL import Image
 
 # Pillow's own reader of uncompressed TIFFs takes separate planes of 16 bits for planes of 8.
 TiffImagePlugin.READ_LIBTIFF = True
@@ -27,14 +29,16 @@ _MISREAD_PLANES = frozenset({"LA", "LAB", "La", "PA"})
 """Modes that Pillow gets wrong where each channel is stored by itself."""
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _SUBFILE_TYPE, _SUBFILES, _REDUCED = 254, 330, 1
+_BIG = b"+"
+"""The third byte of a BigTIFF, according to Pillow."""
 _MAX_BITS = 16
 _DAMAGED = "image cannot be decoded: its metadata are damaged"
 _PADDED = 2
 """How much larger than a picture may be its tiles are at most: those at its edges are filled up."""
 
 
-def select_page(picture: Image.Image) -> None:
-    """Go to the first page that is not a reduced copy of another, as a thumbnail in front is.
+def selected_page(picture: Image.Image) -> Image.Image:
+    """Return the first page that is not a reduced copy of another, as a thumbnail in front is.
 
     Raises ``BadRequest`` for a raw photograph (DNG and its like), whose only page is one.
     """
@@ -44,13 +48,29 @@ def select_page(picture: Image.Image) -> None:
         except EOFError:
             break
         if not _tag(picture, _SUBFILE_TYPE, 0) & _REDUCED:
-            return
+            return _as_first(picture) if page else picture
     picture.seek(0)
     if _SUBFILES in picture.tag_v2:  # type: ignore[attr-defined] # a TiffImageFile
         raise BadRequest(
             "image is a TIFF that shows only a reduced copy of its picture, as a raw photograph "
             "does: convert it"
         )
+    return picture
+
+
+def _as_first(picture: Image.Image) -> Image.Image:
+    """Return the current page as the first one of its file.
+
+    Pillow reports that libtiff cannot read the first page. Another one it leaves black.
+    """
+    file: BytesIO = picture.fp  # type: ignore[attr-defined] # a TiffImageFile
+    tags = picture.tag_v2  # type: ignore[attr-defined] # a TiffImageFile
+    file.seek(2)
+    big = file.read(1) == _BIG
+    file.seek(8 if big else 4)
+    file.write(struct.pack(("<" if tags.prefix == b"II" else ">") + "IQ"[big], tags.offset))
+    file.seek(0)
+    return Image.open(file, formats=("TIFF",))
 
 
 def check(picture: Image.Image) -> None:
