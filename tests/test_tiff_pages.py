@@ -132,6 +132,14 @@ def test_pages_that_are_not_read_may_be_damaged(sort):
         assert media.decode(tiff(sort, *pages), LIMIT).shape == (8, 8, 3)
 
 
+@pytest.mark.parametrize("start", [b"II\0*", b"MM*\0"])
+def test_a_start_whose_version_has_the_other_byte_order_is_refused(start):
+    """Pillow reads such files, whose directories would not be checked."""
+    sort = SORTS["little" if start[:1] == b"I" else "big-endian"]
+    whole = tiff(sort, Page(0, beside=SHARED))
+    assert DAMAGED in refused(start + whole[4:])
+
+
 @pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)
 @pytest.mark.parametrize("then", [0, 1])
 def test_pages_in_a_circle_end(sort, then):

@@ -24,6 +24,8 @@ _MAX_ENTRIES = 4096
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BESIDE = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 _TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
+_FALSE_TIFF_STARTS = (b"II\0*", b"MM*\0")
+"""Pillow takes them for TIFFs, libtiff does not."""
 _BIG_TIFF_STARTS = {b"II+\0": "<", b"MM\0+": ">"}
 _ONES, _TWOS, _FOURS = frozenset({1, 2, 6, 7}), frozenset({3, 8}), frozenset({4, 9, 11, 13})
 _SUBFILE_TYPE = 254
@@ -42,7 +44,7 @@ def check(data: bytes | memoryview) -> None:
     elif data[:8] == _PNG:
         if sum(1 for _ in _chunks(data)) > MAX_CHUNKS:
             raise BadRequest(f"image cannot be decoded: it has over {MAX_CHUNKS} chunks")
-    elif not _all_fit(data) or not _are_sound(memoryview(data)):
+    elif data[:4] in _FALSE_TIFF_STARTS or not _all_fit(data) or not _are_sound(memoryview(data)):
         raise BadRequest("image cannot be decoded: its metadata are damaged")
 
 
