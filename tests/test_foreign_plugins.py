@@ -91,7 +91,7 @@ def test_chunks_of_servers(data, step):
         chunks, found = http1.ChunkedDecoder(), []
         try:
             for at in range(0, len(data), size):
-                found += chunks.feed(data[at : at + size])
+                found.append(chunks.feed(data[at : at + size]))
                 if chunks.ended:
                     break
         except http1.MalformedError:

@@ -42,7 +42,7 @@ async def test_the_cameras_of_the_server_come_first(tmp_path):
 
 
 async def test_a_row_of_the_fleet_is_whole(tmp_path):
-    """A phone's row has what a wide one has: version, GPU's memory, how much a model is asked."""
+    """A phone has what a wide screen has: version, GPU's memory, how much a model is asked."""
     async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
         await person.screen(**PHONE)
         given = {"name": "gpu-1", "host": "127.0.0.1", "port": triton.port}
@@ -52,11 +52,11 @@ async def test_a_row_of_the_fleet_is_whole(tmp_path):
         await asked(server, "POST", "/api/models/shelf/load", json={})
         await asked(server, "POST", "/api/consumers", json={"name": "till", "rate": 90})
         await person.go("fleet")
-        row = "document.querySelector('tr[data-triton=gpu-1]')?.innerText"
+        row = "document.querySelector('[data-triton=gpu-1]')?.innerText"
         await person.until(f"{row}?.includes('1.0 GB of 24.0 GB')")
         told = await person.evaluate(row)
-        assert "version 2." in told
-        assert "serves 1 version" in told
+        assert "Triton 2." in told
+        assert "1 version, all as wanted" in told
         await person.go("fleet?part=models")
         await person.until(
             "document.querySelector('tr[data-model=shelf]')?.innerText.includes('0 inferences')"

@@ -163,6 +163,8 @@ async def test_tables_of_before(tmp_path):
     with sqlite3.connect(tmp_path / "mataserver.db") as old:
         old.execute("DROP TABLE jobs_deliveries")
         old.execute("DROP TABLE jobs_webhooks")
+        old.execute("DROP TABLE jobs_lived")
+        old.execute("ALTER TABLE jobs DROP COLUMN kept_until")
         old.execute("UPDATE jobs_version SET version_num = '0001'")
     old.close()
     async with asking(tmp_path) as ask:

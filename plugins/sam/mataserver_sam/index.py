@@ -10,13 +10,12 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median_low
 from typing import TYPE_CHECKING
 
 from mataserver import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import av
     from av.container import InputContainer
@@ -106,6 +105,12 @@ class Index:
         return self._shown[number] if self._shown else 0
 
 
+def _usual(steps: Iterable[int]) -> int:
+    """Return the median of steps, the lower of two."""
+    ordered = sorted(steps)
+    return ordered[(len(ordered) - 1) // 2]
+
+
 class _Places:
     """The decoding timestamps of a file whose frames have no others, such as an AVI's.
 
@@ -116,7 +121,7 @@ class _Places:
     def __init__(self, stamps: array[int], tick: float) -> None:
         self._stamps = stamps
         self._tick = tick
-        self._step = median_low(after - before for before, after in pairwise(stamps))
+        self._step = _usual(after - before for before, after in pairwise(stamps))
         self._first = 0
 
     def begin(self, timestamp: int) -> None:
@@ -225,7 +230,7 @@ def _counted(decoded: array[int], count: int, stream: av.VideoStream) -> Index:
     places = _Places(decoded, tick) if tick and ascending and len(decoded) == count > 1 else None
     if places is None:
         steps = [after - before for before, after in pairwise(decoded)]
-        step = median_low(steps) * tick if steps else 0.0
+        step = _usual(steps) * tick if steps else 0.0
         seconds = count * step if step > 0 else count / _rate(stream)
     else:
         seconds = places.time(count)
