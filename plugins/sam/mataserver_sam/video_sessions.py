@@ -226,11 +226,9 @@ class VideoSessions:
         """Periodically close unused sessions, and detect lost ones."""
         while True:
             await asyncio.sleep(min(self._ttl / 4, 5.0))
-            old = self._clock() - self._ttl
             for session in self.all():
-                if self._open.get(session.key) is not session:
-                    continue  # lost meanwhile, and perhaps opened anew by its caller
-                if session.idle.is_set() and session.last_used < old:
+                unused = session.idle.is_set() and session.last_used < self._clock() - self._ttl
+                if unused and self._open.get(session.key) is session:  # not lost meanwhile
                     self._log.info("video session %s expired", session.id)
                     with contextlib.suppress(MataError):
                         await self._closed(session)
