@@ -92,13 +92,13 @@ function Row({ model, sessions, figures }) {
 }
 
 /** One device's memory as a bar: what models hold, what else is in use, what is free. */
-function Device({ title, total, used, held, none }) {
+function Device({ title, total, used, held, others, none }) {
   const shown = held.slice(0, SHOWN), rest = held.slice(SHOWN);
   const parts = shown.map(([name, mb], at) => [parted(name)[1], mb, `c${at + 1}`]);
   const sum = (all) => all.reduce((most, [, mb]) => most + mb, 0);
   if (rest.length) parts.push([`${rest.length} more models`, sum(rest), "c5"]);
   const other = Math.max(0, used - sum(held)), free = Math.max(0, total - Math.max(used, sum(held)));
-  if (other) parts.push(["other programs", other, "c6"]);
+  if (other) parts.push([others, other, "c6"]);
   return html`<section class="card pad stack-12" aria-label=${title} data-device=${title}><div class="row between wrap"><h2>${title}</h2>
       <span><b>${size(used)}</b> <span class="quiet">of ${size(total)} used</span></span></div>
     <div class="timing tall" role="img" aria-label=${[...parts, ["free", free]].map(([name, mb]) => `${name} ${size(mb)}`).join(", ")}>
@@ -114,7 +114,7 @@ function Memory({ models }) {
   const onGpu = (each) => vram.get(each.model) ?? 0;
   const gpus = devices.length - 1;
   return html`<div class=${devices.length > 1 ? "two-up" : "stack-12"}>${devices.map(([name, { total, used }]) => html`<${Device} key=${name} title=${name === "ram" ? "Memory of this machine" : `GPU ${name.split(":")[1]}`}
-    total=${total} used=${used} held=${name === "ram" ? held((each) => each.memory_mb - onGpu(each)) : gpus === 1 ? held(onGpu) : []} none=${name === "ram" && "No model is in memory: the first request to one loads it."}/>`)}</div>`;
+    total=${total} used=${used} held=${name === "ram" ? held((each) => each.memory_mb - onGpu(each)) : gpus === 1 ? held(onGpu) : []} others=${name === "ram" ? "server, other programs" : "other programs"} none=${name === "ram" && "No model is in memory: the first request to one loads it."}/>`)}</div>`;
 }
 
 /** What can be pulled: backends whose model comes with their packages, and names on the hub. */
