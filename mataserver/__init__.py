@@ -120,6 +120,7 @@ __all__ = [
     "LastEvent",
     "LoadContext",
     "LoadedPart",
+    "LoopHistogram",
     "MataError",
     "MaxTokens",
     "Model",
@@ -246,6 +247,7 @@ if TYPE_CHECKING:
     from mataserver.media.videos import encode as encode_frame
     from mataserver.media.videos import frames as read_video
     from mataserver.media.videos import reason as video_problem
+    from mataserver.metrics import LoopHistogram
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes.child import (
         Child,

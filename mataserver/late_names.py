@@ -11,6 +11,7 @@ LATE = {
         "mataserver.library.configuration",
     ),
     "ConfigError": "mataserver.config",
+    "LoopHistogram": "mataserver.metrics",
     "Needs": "mataserver.config.needs",
     "JSON_LIMIT": "mataserver.http.json_body:MAX_STRUCTURE_BYTES",
     **dict.fromkeys(

@@ -296,7 +296,7 @@ async def test_limits_and_usage(door):
         2 * len(INFER),
         2 * len(INFER) + 8,
     )
-    latencies = door.stand.gateway.usage.latencies.family()
+    (latencies,) = door.stand.gateway.usage.latencies.collect()
     assert [each.value for each in latencies.samples if each.name.endswith("_count")] == [2.0]
 
 

@@ -42,7 +42,7 @@ class GatewayCollector:
             for subject, count in totals:
                 family.add_metric(list(subject), getattr(count, name))
             yield family
-        yield self._usage.latencies.family()
+        yield from self._usage.latencies.collect()
         alive = GaugeMetricFamily(
             "mataserver_gateway_server_up", "Whether a server answers probes.", labels=["server"]
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from mataserver_fleet.gateway.latencies import Latencies
+from mataserver import LoopHistogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,11 @@ class Usage:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self.total: dict[Subject, UsageCount] = {}
-        self.latencies = Latencies()
+        self.latencies = LoopHistogram(
+            "mataserver_gateway_request_seconds",
+            "Time from a request's head, or from its body where that is gathered, to its answer.",
+            ("application", "model"),
+        )
         self._pending: dict[tuple[int, Subject], UsageCount] = {}
 
     def note(
@@ -62,7 +66,7 @@ class Usage:
     ) -> None:
         """Count a request that was answered, and the time that it took where that is known."""
         if seconds is not None:
-            self.latencies.observe(subject.application, subject.model, seconds)
+            self.latencies.observe(seconds, subject.application, subject.model)
         self.add(subject, UsageCount(1, int(status >= 500), bytes_in, bytes_out))
 
     def add(self, subject: Subject, one: UsageCount) -> None:
