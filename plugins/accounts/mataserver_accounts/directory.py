@@ -84,7 +84,7 @@ class Directory:
         self._accounts = accounts
         await accounts.secret("version")
         await self.refresh()
-        self._check_clock(_require_open(self._snapshot).newest)
+        self._check_clock(_require_open(self._snapshot).newest())
         database.watch(CHANNEL, self._change_event.set)
         self._spawn(self._follow_changes())
 

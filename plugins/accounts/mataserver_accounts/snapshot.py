@@ -76,9 +76,12 @@ class Snapshot:
         self._users = {user.id: (user, generation) for user, generation in everything.users}
         self._keys = {known: (key, self._of_key(key)) for known, key in everything.keys}
         self._revoked = everything.revoked
-        made = [user.created_at for user, _ in everything.users]
-        made += [key.created_at for _, key in everything.keys]
-        self.newest = max(made, default=0.0)
+
+    def newest(self) -> float:
+        """Return when the newest user or key was made; 0 without any."""
+        made = [user.created_at for user, _ in self._users.values()]
+        made += [key.created_at for key, _ in self._keys.values()]
+        return max(made, default=0.0)
 
     def revoked_since(self, before: Snapshot) -> set[str]:
         """Return the ids of principals and tokens that were revoked since another snapshot."""

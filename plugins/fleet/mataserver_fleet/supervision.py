@@ -69,7 +69,7 @@ class TritonSupervisor:
                 await pause(changed, max(0.0, self._renew_at - loop.time()))
 
     async def _renew(self, now: float) -> None:
-        """Take or renew the lease; nobody holds it, and nothing is written, without a Triton."""
+        """Take or renew the lease; nobody holds it, and nothing is written, of an empty fleet."""
         self._renew_at = now + RENEW_SECONDS
         if not self._watches and (self._is_leader or self._is_idle):
             self._is_idle = await finish(self._is_empty())

@@ -67,7 +67,6 @@ class Delivery(Struct, frozen=True, kw_only=True):
     owner: str
     body: str
     attempts: int
-    created_at: float
     waited: float
     url: str
     secret: str
@@ -156,7 +155,8 @@ class Webhooks:
             where = sa.select(WEBHOOKS.c.url, WEBHOOKS.c.secret)
             where = where.where(WEBHOOKS.c.id == row["webhook"])
             known = (await connection.execute(where)).mappings().one()
-        return Delivery(**{name: row[name] for name in row if name != "next_at"}, **known)
+        kept = row.keys() - {"next_at", "created_at"}
+        return Delivery(**{name: row[name] for name in kept}, **known)
 
     async def delivered(self, delivery: Delivery) -> None:
         """Note that a webhook knows."""

@@ -95,8 +95,8 @@ class Tesseract:
         An upside-down or sideways page is read rotated; its boxes are the image's.
 
         Raises ``InvalidParams`` for an unknown language, ``Unavailable`` for one whose data is not
-        installed and when an image takes longer than the setting ``timeout``, ``BadRequest`` for a
-        picture longer than 32,767 pixels.
+        installed, ``BadRequest`` for a picture longer than 32,767 pixels, and for one that takes
+        longer than the setting ``timeout``.
         """
         return [
             self._read(image, self.codes(one.language or self._settings.language), one.confidence)

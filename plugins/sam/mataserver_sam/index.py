@@ -106,7 +106,7 @@ class Index:
 
 
 def _usual(steps: Iterable[int]) -> int:
-    """Return the median of steps, the lower of two."""
+    """Return the median of steps, the lower of two; the server starts without ``statistics``."""
     ordered = sorted(steps)
     return ordered[(len(ordered) - 1) // 2]
 

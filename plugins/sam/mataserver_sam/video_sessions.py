@@ -84,11 +84,10 @@ class VideoSessions:
 
     def all(self, caller: Caller = _EVERYONE) -> list[Session]:
         """Return the open sessions, without those whose worker died."""
-        for session in list(self._open.values()):
-            self._is_alive(session)
-        return [each for each in self._open.values() if caller.may_see(each.owner)]
+        alive = [each for each in list(self._open.values()) if self._is_alive(each)]
+        return [each for each in alive if caller.may_see(each.owner)]
 
-    def get(self, name: str, caller: Caller = _EVERYONE) -> Session:
+    def get(self, name: str, caller: Caller) -> Session:
         """Return an open session. Raises ``NotFound``, and ``Conflict`` as ``_find``."""
         session, ended = self._find(name, caller)
         if session is not None:
@@ -97,7 +96,7 @@ class VideoSessions:
             raise NotFound(f"Session {name} is lost: the model's worker ended")
         raise NotFound(f"Session not found: {name[:128]}")
 
-    def status(self, name: str, caller: Caller = _EVERYONE) -> SessionStatus:
+    def status(self, name: str, caller: Caller) -> SessionStatus:
         """Return the status of a session, also of one that has ended. Raises as ``get``."""
         session, ended = self._find(name, caller)
         if session is not None:
@@ -109,12 +108,13 @@ class VideoSessions:
     def _find(self, name: str, caller: Caller) -> tuple[Session | None, SessionStatus | None]:
         """Return an open session, or the final status of an ended one; neither if unknown.
 
-        The caller's own comes first, also when it has ended: whoever closes one twice must not
-        close another's. Raises ``Conflict`` for the name of several other callers' sessions.
+        The caller's own comes first, also when it has ended or is being opened: whoever closes one
+        twice must not close another's. Raises ``Conflict`` for several other callers' sessions.
         """
+        own = caller.id, name
+        if own not in self._open and (own in self._ended or own in self._pending):
+            return None, self._ended.status(name, Caller(caller.id))
         found = [each for each in caller.find(self._open, name) if self._is_alive(each)]
-        if (own := (caller.id, name)) in self._ended and own not in self._open:
-            found = []
         if len(found) > 1:
             raise Conflict(f"Several callers have a session {name}: only its owner can use it")
         return (found[0], None) if found else (None, self._ended.status(name, caller))
@@ -178,14 +178,14 @@ class VideoSessions:
             jpeg: bytes = await model.call("video", "picture", worker_id(session.key), frame)
         return jpeg
 
-    async def close(self, name: str, caller: Caller = _EVERYONE) -> Closed:
+    async def close(self, name: str, caller: Caller) -> Closed:
         """Close a session after its current work; a propagation stops at its current frame.
 
         It is closed even if the caller is cancelled, and one that is being opened as soon as it is
-        open: a client that chose the name may close it without waiting for the answer. Raises as
-        ``get``.
+        open: a client that named it need not wait for the answer. Raises as ``get``.
         """
-        await self._pending.wait(name, caller)
+        if (caller.id, name) not in self._open:
+            await self._pending.wait(name, caller)
         return await self._closed(self.get(name, caller))
 
     async def _closed(self, session: Session) -> Closed:

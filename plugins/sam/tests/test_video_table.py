@@ -28,6 +28,8 @@ from mataserver_sam.video_sessions import VideoSessions
 INFO = VideoInfo(8, 10.0, Resolution(80, 64), 0.8)
 ASKED = StartRequest(video_path="/video", session_id="a")
 ADMIN = Caller("key:admin", sees_all=True)
+OWNER = Caller()
+"""Who starts a session without a name of an owner."""
 
 
 class Model:
@@ -133,30 +135,30 @@ async def test_one_caller_has_a_share_of_the_sessions(served):
 async def test_a_failed_session_can_be_reset(sessions, served):
     """When the model fails the session is in error: nothing but reset and close is served."""
     await sessions.start(ASKED)
-    session = sessions.get("a")
+    session = sessions.get("a", OWNER)
     served.model.failure = MataError("The model failed: RuntimeError")
     with pytest.raises(MataError, match="The model failed"):
         await session.call("prompt")
-    assert sessions.status("a").status == "error"
+    assert sessions.status("a", OWNER).status == "error"
     served.model.failure = None
     with pytest.raises(Conflict, match="has failed: reset or close it"):
         await session.call("prompt")
     assert await session.call("reset", repair=True) == (2, SessionUsage())
-    assert sessions.status("a").status == "ready"
+    assert sessions.status("a", OWNER).status == "ready"
 
 
 async def test_a_failed_propagation_is_an_error_too(sessions, served):
     """Frames before the failure are told, then the session is in error; it can be closed."""
     await sessions.start(ASKED)
     served.model.failure = MataError("Out of memory", status=507)
-    steps = sessions.get("a").propagate(PropagateRequest())
+    steps = sessions.get("a", OWNER).propagate(PropagateRequest())
     seen = [(await anext(steps)).frame_index for _ in range(2)]
     with pytest.raises(MataError, match="Out of memory"):
         await anext(steps)
-    status = sessions.status("a")
+    status = sessions.status("a", OWNER)
     assert (seen, status.status, status.frames_processed) == ([0, 1], "error", 2)
     assert status.gpu_memory_used_mb == 7.0
-    assert (await sessions.close("a")).memory_freed_mb == 5.0
+    assert (await sessions.close("a", OWNER)).memory_freed_mb == 5.0
     assert served.held == 0
 
 
@@ -183,7 +185,7 @@ async def test_a_session_is_closed_while_it_opens(sessions, served):
     starting = asyncio.create_task(sessions.start(ASKED))
     while not served.model.asked:
         await asyncio.sleep(0)
-    closing = asyncio.create_task(sessions.close("a"))
+    closing = asyncio.create_task(sessions.close("a", OWNER))
     await asyncio.sleep(0)
     served.model.go_on.set()
     await starting
@@ -240,21 +242,48 @@ async def test_an_administrator_s_own_session_comes_first(sessions):
     assert sessions.get("a", Caller("key:one")).owner == "key:one"
 
 
+async def test_an_administrator_s_session_that_is_being_opened_comes_first(sessions, served):
+    """Until it is open, an administrator finds none of that name; closing waits for no other."""
+    one = Caller("key:one")
+    await sessions.start(ASKED, one.id)
+    served.model.go_on.clear()
+    starting = asyncio.create_task(sessions.start(ASKED, ADMIN.id))
+    while len(served.model.asked) < 2:
+        await asyncio.sleep(0)
+    for find in (sessions.get, sessions.status):
+        with pytest.raises(NotFound):
+            find("a", ADMIN)
+    served.model.go_on.set()
+    await starting
+    await sessions.close("a", one)
+    served.model.go_on.clear()
+    again = asyncio.create_task(sessions.start(ASKED, one.id))
+    while served.model.asked.count("open") < 3:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(sessions.close("a", ADMIN))
+    while served.model.asked[-1] != "close":  # and the other is still being opened
+        await asyncio.sleep(0)
+    served.model.go_on.set()
+    assert (await closing).status == "closed"
+    await again
+    assert sessions.get("a", one).owner == one.id
+
+
 async def test_a_close_goes_on_without_its_client(sessions, served):
     """A session whose close nobody waits for any more is closed all the same, and only once."""
     await sessions.start(ASKED)
     served.model.go_on.clear()
-    closing = [asyncio.create_task(sessions.close("a")) for _ in range(2)]
+    closing = [asyncio.create_task(sessions.close("a", OWNER)) for _ in range(2)]
     while "close" not in served.model.asked:
         await asyncio.sleep(0)
     with pytest.raises(Conflict, match="is busy"):
-        await sessions.get("a").call("prompt")
+        await sessions.get("a", OWNER).call("prompt")
     closing[0].cancel()
     served.model.go_on.set()
     assert (await closing[1]).status == "closed"
     assert served.model.asked == ["open", "close"]
     with pytest.raises(NotFound):
-        await sessions.close("a")
+        await sessions.close("a", OWNER)
 
 
 async def test_a_replaced_worker_has_none_of_the_sessions(sessions, served):
@@ -265,11 +294,11 @@ async def test_a_replaced_worker_has_none_of_the_sessions(sessions, served):
         await sessions.start(StartRequest(video_path="/video"))
     served.loaded_at = 2.0
     assert sessions.all() == []
-    assert sessions.status("a").status == "error"
+    assert sessions.status("a", OWNER).status == "error"
     with pytest.raises(NotFound, match="Session a is lost"):
-        sessions.get("a")
+        sessions.get("a", OWNER)
     await sessions.start(ASKED)
-    assert sessions.status("a").status == "ready"
+    assert sessions.status("a", OWNER).status == "ready"
     assert served.held == 1
 
 
@@ -277,11 +306,11 @@ async def test_ended_sessions_are_forgotten_at_last(sessions):
     """The status of a session that ended can be asked for, until many others have ended."""
     for number in range(MAX_ENDED + 1):
         await sessions.start(StartRequest(video_path="/video", session_id=f"s{number}"))
-        await sessions.close(f"s{number}")
-    assert sessions.status(f"s{MAX_ENDED}").status == "closed"
-    assert sessions.status("s1").status == "closed"
+        await sessions.close(f"s{number}", OWNER)
+    assert sessions.status(f"s{MAX_ENDED}", OWNER).status == "closed"
+    assert sessions.status("s1", OWNER).status == "closed"
     with pytest.raises(NotFound):
-        sessions.status("s0")
+        sessions.status("s0", OWNER)
 
 
 async def test_a_server_that_stops_closes_every_session(served):

@@ -1,7 +1,7 @@
 // What the gateway counted, look after look: the figures and curves of Fleet stand on it.
 import { html, useMemo } from "./html.mjs";
 import { Chart, Legend } from "./chart.mjs";
-import { EVERY, KEPT, perSecond, quantile, samples, short } from "./metrics.mjs";
+import { EVERY, KEPT, ordered, perSecond, quantile, samples, short, tally } from "./metrics.mjs";
 import { useSource } from "./source.mjs";
 
 const COUNTS = { requests: "requests", failed: "failed", in: "bytes_in", out: "bytes_out" };
@@ -10,46 +10,35 @@ const looks = [];
 const events = [];
 const last = new Map();
 
-/** Counts of buckets by their upper bound, summed over several. */
-function add(buckets, le, value) {
-  const bound = le === "+Inf" ? Infinity : Number(le);
-  buckets.set(bound, (buckets.get(bound) ?? 0) + value);
-}
-
-/** The gateway's counts by consumer, application and model, its servers, what Tritons inferred. */
+/** The gateway's counts by consumer, application and model, its servers, what Tritons inferred; of each application and of all ("") what was asked and how long it took. */
 export function counted(text) {
-  const rows = new Map(), servers = new Map(), tritons = new Map(), took = new Map();
-  for (const { name, labels, value } of samples(text)) {
+  const rows = new Map(), servers = new Map(), tritons = new Map(), apps = new Map();
+  const sum = (app) => { if (!apps.has(app)) apps.set(app, { requests: 0, failed: 0, took: new Map() }); return apps.get(app); };
+  for (const sample of samples(text)) {
+    const { name, labels, value } = sample;
     const part = Object.keys(COUNTS).find((key) => name === `mataserver_gateway_${COUNTS[key]}_total`);
     if (part) {
       const key = [labels.application, labels.model, labels.consumer].join("\u0000");
       const row = rows.get(key) ?? { key, ...labels, requests: 0, failed: 0, in: 0, out: 0 };
       rows.set(key, { ...row, [part]: value });
+      if (part === "requests" || part === "failed") for (const app of ["", labels.application]) sum(app)[part] += value;
     }
     const figure = { mataserver_gateway_server_up: "up", mataserver_gateway_outstanding: "outstanding" }[name];
     if (figure) servers.set(labels.server, { ...servers.get(labels.server), server: labels.server, [figure]: value });
     if (name === "mataserver_fleet_inferences_total") tritons.set(labels.triton, (tritons.get(labels.triton) ?? 0) + value);
-    if (name === TOOK) {
-      if (!took.has(labels.application)) took.set(labels.application, new Map());
-      add(took.get(labels.application), labels.le, value);
-    }
+    if (name === TOOK) for (const app of ["", labels.application]) tally(sum(app).took, sample);
   }
-  return { rows: [...rows.values()].sort((a, b) => b.requests - a.requests), servers: [...servers.values()], tritons, took };
+  return { rows: [...rows.values()].sort((a, b) => b.requests - a.requests), servers: [...servers.values()], tritons, apps };
 }
 
-/** The sum of a count in a look, of one application or of all. */
-export const total = (look, key, app) => look.rows.reduce((sum, row) => sum + (app === undefined || row.application === app ? row[key] : 0), 0);
-
-const buckets = (look, app) => {
-  const all = new Map();
-  for (const [name, own] of look.took) if (app === undefined || name === app) for (const [le, value] of own) add(all, le, value);
-  return [...all].sort((a, b) => a[0] - b[0]);
-};
+const NONE = { requests: 0, failed: 0, took: new Map() };
+/** What a look counted of an application, or of all. */
+const of = (look, app = "") => look.apps.get(app) ?? NONE;
 
 /** The looks since the counts last began anew, as a restart of the server has it. */
 function unbroken() {
   let from = looks.length - 1;
-  while (from > 0 && total(looks[from - 1], "requests") <= total(looks[from], "requests")) from -= 1;
+  while (from > 0 && of(looks[from - 1]).requests <= of(looks[from]).requests) from -= 1;
   return looks.slice(Math.max(0, from));
 }
 
@@ -57,13 +46,13 @@ function unbroken() {
 export function figuresOf(app) {
   const own = unbroken();
   if (own.length < 2) return { rate: null, p95: null, errors: null };
-  const [first, end] = [own[0], own[own.length - 1]];
-  const requests = total(end, "requests", app) - total(first, "requests", app);
-  const p95 = quantile(buckets(first, app), buckets(end, app), 0.95);
+  const [first, end] = [own[0], own[own.length - 1]], [before, after] = [of(first, app), of(end, app)];
+  const requests = after.requests - before.requests;
+  const p95 = quantile(ordered(before.took), ordered(after.took), 0.95);
   return {
     rate: requests / ((end.at - first.at) / 1000),
     p95: p95 === null ? null : p95 * 1000,
-    errors: requests ? (total(end, "failed", app) - total(first, "failed", app)) / requests : null,
+    errors: requests ? (after.failed - before.failed) / requests : null,
   };
 }
 
@@ -76,7 +65,7 @@ export function inferred(triton) {
   return count < 0 ? null : count / ((end.at - first.at) / 1000);
 }
 
-export const rates = (key, app) => perSecond(looks, (look) => total(look, key, app));
+export const rates = (key, app) => perSecond(looks, (look) => of(look, app)[key]);
 
 /** Note which Tritons have another state than at the last look. */
 export function noteStates(tritons) {

@@ -24,15 +24,20 @@ export function samples(text) {
 
 const sum = (all, name, fits = (_labels) => true) => all.reduce((total, each) => total + (each.name === name && fits(each.labels) ? each.value : 0), 0);
 
+/** Add a sample of a histogram's buckets to the counts by upper bound. */
+export function tally(found, { labels, value }) {
+  const le = labels.le === "+Inf" ? Infinity : Number(labels.le);
+  found.set(le, (found.get(le) ?? 0) + value);
+}
+
+/** Counts by upper bound, the least bound first. */
+export const ordered = (found) => [...found].sort((a, b) => a[0] - b[0]);
+
 /** Cumulative counts of a histogram's buckets, over all its labels that fit. */
 function buckets(all, name, fits) {
   const found = new Map();
-  for (const each of all) {
-    if (each.name !== `${name}_bucket` || !fits(each.labels)) continue;
-    const le = each.labels.le === "+Inf" ? Infinity : Number(each.labels.le);
-    found.set(le, (found.get(le) ?? 0) + each.value);
-  }
-  return [...found].sort((a, b) => a[0] - b[0]);
+  for (const each of all) if (each.name === `${name}_bucket` && fits(each.labels)) tally(found, each);
+  return ordered(found);
 }
 
 /** A quantile of what a histogram counted between two looks, by straight lines within a bucket; null for nothing. */

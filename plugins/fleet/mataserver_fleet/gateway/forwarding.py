@@ -18,7 +18,7 @@ from mataserver_fleet.gateway.exchange import (
     check_key_accepted,
 )
 from mataserver_fleet.gateway.http1 import MalformedError
-from mataserver_fleet.gateway.relaying import relay
+from mataserver_fleet.gateway.relaying import CLIENT_CLOSED, relay
 from mataserver_fleet.gateway.snapshot import IMAGE_VERB
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Call:
         self.fields = fields
         self.begun = asyncio.get_running_loop().time()
         self.body: BufferedBody | StreamingBody | SentBody | None = None
-        self.status, self.bytes_out = 499, 0
+        self.status, self.bytes_out = CLIENT_CLOSED, 0
         self.step: SequenceStep | None = None
         self.destination: Destination | None = None
 

@@ -21,8 +21,8 @@ _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?")
 _SIZE_LINE = re.compile(_SIZE.pattern + rb"\r\n")
 _TINY = range(1, 16)
-"""Bytes of chunks that are read many at a time. A server that sends a byte in each, as one at fault
-or one that means harm may, would else take the event loop for a tenth of a second at each reading.
+"""Bytes of chunks that are read many at a time. A server at fault that sends a byte in each would
+else take the event loop for a tenth of a second at each reading.
 """
 _TINY_RUN = re.compile(
     rb"(?:%b)++" % b"|".join(rb"(?i:%x)\r\n[\s\S]{%d}\r\n" % (n, n) for n in _TINY)
@@ -147,7 +147,7 @@ class ChunkedDecoder:
             at = end + 2
         if self.ended:
             self.rest = data[at:]
-        return found[0] if len(found) == 1 else b"".join(found)
+        return b"".join(found)
 
     def _feed_line(self, line: bytes) -> None:
         """Take the line before a chunk, the end of one, or one of the trailer."""
