@@ -42,7 +42,7 @@ SORTS = {
     "BigTIFF": Sort(b"II+\0\x08\0\0\0", "<", "Q", "Q", "HHQQ", 16),
 }
 BIG_ENDIAN_BIG_TIFF = Sort(b"MM\0+\0\x08\0\0", ">", "Q", "Q", "HHQQ", 16)
-"""Pillow reads none."""
+"""Pillow takes one for a small TIFF, whose directory is elsewhere."""
 SHARED = [(0x8000 + each, 7, 1_000_000, 8) for each in range(500)]
 """Entries of half a gigabyte in the same megabyte of the file."""
 BROAD = [(322, 4, 1, 64), (322, 4, 1, 10_240)]
@@ -102,11 +102,11 @@ def test_a_page_whose_entries_share_their_values_is_refused(sort, before):
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_big_endian_big_tiff_is_refused_for_its_entries(before):
-    """It is checked before Pillow sees it, so a Pillow that reads it will be safe."""
-    pages = [Page()] * before
-    data = tiff(BIG_ENDIAN_BIG_TIFF, *pages, Page(0, beside=SHARED), behind=1_000_000)
-    assert DAMAGED in refused(data)
+def test_a_big_endian_big_tiff_is_refused(before):
+    """What Pillow would read of it is not what was checked, nor what libtiff decodes."""
+    for page in (Page(0, beside=SHARED), Page(0)):
+        data = tiff(BIG_ENDIAN_BIG_TIFF, *[Page()] * before, page, behind=1_000_000)
+        assert DAMAGED in refused(data)
 
 
 @pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)
@@ -149,9 +149,9 @@ def test_pages_in_a_circle_end(sort, then):
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("place", [1 << 40, 1 << 63, (1 << 64) - 1])
-@pytest.mark.parametrize("sort", [SORTS["BigTIFF"], BIG_ENDIAN_BIG_TIFF], ids=["II", "MM"])
-def test_a_directory_at_no_place_is_refused(sort, place):
+def test_a_directory_at_no_place_is_refused(place):
     """An offset of 64 bits may be larger than any place in memory."""
+    sort = SORTS["BigTIFF"]
     assert "unknown format" in refused(sort.start + sort.packed("Q", place) + bytes(64))
 
 

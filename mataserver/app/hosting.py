@@ -108,10 +108,11 @@ class ServiceHost:
         """The sections of ``plugins:`` that can be reconfigured at run time."""
         return {plugin.section for plugin, _ in self._reconfigurable}
 
-    def reconfigure(self, settings: Settings) -> Callable[[], None]:
+    def reconfigure(self, settings: Settings) -> Callable[[], set[str]]:
         """Validate reread settings with the services; return a function that applies them.
 
-        Raises a ``MataError`` for invalid ones; then nothing has changed.
+        It returns the sections that changed. Raises a ``MataError`` for invalid ones; then nothing
+        has changed.
         """
         applied: list[tuple[Plugin, Any, Callable[[], None]]] = []
         variables = config.variables(Path.cwd())
@@ -121,10 +122,11 @@ class ServiceHost:
             if read != plugin.settings:
                 applied.append((plugin, read, service.reconfigure(read)))
 
-        def apply() -> None:
+        def apply() -> set[str]:
             for plugin, read, take in applied:
                 plugin.settings = read
                 take()
+            return {plugin.section for plugin, _, _ in applied}
 
         return apply
 

@@ -65,18 +65,13 @@ class Reload:
         if names:
             log.warning("restart the server to change %s", ", ".join(names))
 
-    async def _apply(self, settings: Settings, apply: Callable[[], None]) -> None:
+    async def _apply(self, settings: Settings, apply: Callable[[], set[str]]) -> None:
         old = self._catalog.settings
         names = [setting.model for setting in (*old.models, *settings.models)]
         changed = {name for name in names if old.model(name) != settings.model(name)}
         self._catalog.reconfigure(settings)
         self._maintenance.retry_configured()
-        apply()
-        sections = old.plugins.keys() | settings.plugins.keys()
-        kinds = {
-            "models": changed,
-            "plugins": {n for n in sections if old.plugins.get(n) != settings.plugins.get(n)},
-        }
+        kinds = {"models": changed, "plugins": apply()}
         found = (f"{kind}: {', '.join(sorted(names))}" for kind, names in kinds.items() if names)
         log.info("the configuration was read again; changed %s", "; ".join(found) or "nothing")
         await asyncio.gather(*(self._pool.unload(name, None, "changed") for name in changed))

@@ -108,7 +108,6 @@ class ComposedServer:
         self.metrics.before_render(self.cameras.count)
         self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
         self.metrics.before_render(self.pool.set_queue_gauges)
-        self.metrics.before_render(lambda: self.metrics.set_devices(self.memory.devices()))
         self.pulls: set[asyncio.Task[Any]] = set()
         self.shutdown_task: asyncio.Task[None] | None = None
         self._document = b""

@@ -88,9 +88,9 @@ def ram_total() -> int:
     return min(_machine_ram(), *_cgroup_figures("memory.max", "memory/memory.limit_in_bytes"))
 
 
-def ram_used() -> int:
+def _ram_used(total: int) -> int:
     """Return how much of ``ram_total`` is in use, without file caches that can be dropped."""
-    if ram_total() < _machine_ram():
+    if total < _machine_ram():
         names = "memory.current", "memory/memory.usage_in_bytes"
         used, cached = max(_cgroup_figures(*names)), 0
         for path in ("memory.stat", "memory/memory.stat"):
@@ -168,7 +168,8 @@ class MemoryProbe:
     def devices(self) -> list[tuple[str, int, int]]:
         """Return name, total and used memory of "ram", and of the GPUs "cuda:0" and so on."""
         gpus = [(f"cuda:{number}", gpu.total, gpu.used) for number, gpu in enumerate(self.gpus())]
-        return [("ram", self.ram_total(), ram_used()), *gpus]
+        total = self.ram_total()
+        return [("ram", total, _ram_used(total)), *gpus]
 
     def vram_of(self, pid: int) -> int:
         """Return the GPU memory that ``pid`` holds on all GPUs, in bytes; 0 when unknown."""
@@ -186,11 +187,11 @@ class MemoryProbe:
 
     def _load_nvml(self) -> Any:
         if not self._is_initialized:
-            self._is_initialized = True
             if has_gpu_driver():
                 import pynvml  # 2 MB, which a machine without a driver has no use for
 
                 with contextlib.suppress(pynvml.NVMLError):
                     pynvml.nvmlInit()
                     self._nvml = pynvml
+            self._is_initialized = True  # last: other threads ask meanwhile; NVML counts its users
         return self._nvml

@@ -49,20 +49,19 @@ def expect_handler(
 ) -> Expect:
     """Return the handler of ``Expect``: it does not request a body that would be rejected."""
 
+    def refuse(request: web.Request, error: MataError) -> web.StreamResponse:
+        return render(request, error_response(error), table.forms)
+
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
-            refusal = error_response(MataError("The expectation cannot be met", status=417))
-            return render(request, refusal, table.forms)
-        if (
-            table.claiming_handler(request) is not None
-        ):  # the service applies its own limit and keys
+            return refuse(request, MataError("The expectation cannot be met", status=417))
+        if table.claiming_handler(request) is not None:  # its service has own limits and keys
             _send_continue(request)
             return None
         route = table.resolve(request)
         limit = table.limits(request).size
         if (request.content_length or 0) > limit:
-            refusal = error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
-            return render(request, refusal, table.forms)
+            return refuse(request, TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
             if route is not None:
                 await admit(request, route, gate, relay)

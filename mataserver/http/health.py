@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -133,6 +134,8 @@ class HealthService(StatelessService):
         return codec.respond({"status": "ready", **self._readiness.details()})
 
     async def _render(self, _request: web.Request) -> web.Response:
+        # In a thread: a GPU's driver may take long, most of all the first time.
+        self._metrics.set_devices(await asyncio.to_thread(self._probe.devices))
         body = self._metrics.render()
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 

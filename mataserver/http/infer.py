@@ -140,10 +140,7 @@ class InferService(StatelessService):
         for name, text in fields.items():
             if len(text) > MAX_QUERY_TEXT:
                 raise InvalidParams(f"{name[:64]}: at most {MAX_QUERY_TEXT} characters in a query")
-        model = fields.pop("model", None)
-        if not model:
-            raise InvalidParams("model: field is required")
-        call = self._inferences.call(model, fields, text=True)
+        call = self._inferences.of_fields(fields)
         if len(self._queries) >= MAX_CACHED_QUERIES:
             self._queries.clear()
         self._queries[query] = call

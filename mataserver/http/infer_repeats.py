@@ -72,10 +72,14 @@ class Inferences:
 
     def of_form(self, form: Form) -> tuple[InferCall, bytes]:
         """Return the call that a form describes, and its image."""
-        model = form.fields.pop("model", None)
+        return self.of_fields(form.fields), form.file
+
+    def of_fields(self, fields: dict[str, str]) -> InferCall:
+        """Return the call that the fields of a query or a form describe."""
+        model = fields.pop("model", None)
         if not model:
             raise InvalidParams("model: field is required")
-        return self.call(model, form.fields, text=True), form.file
+        return self.call(model, fields, text=True)
 
     async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
         """Infer, and notify services."""
@@ -125,8 +129,9 @@ class InferRepeat:
         """Start to answer without a task; return None if only ``answer`` can.
 
         ``take`` is called later, once, with what ``answer`` returns or raises; for one of
-        ``RETRIABLE`` the caller should retry with ``answer``. Returns a function that cancels the
-        request. Raises errors of the request.
+        ``RETRIABLE`` the caller should retry with ``answer``. Its body may be a memoryview that is
+        valid only during that call. Returns a function that cancels the request. Raises errors of
+        the request.
         """
         if len(body) > self.max_parsed:
             return None

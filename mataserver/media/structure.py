@@ -24,11 +24,11 @@ _MAX_ENTRIES = 4096
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BESIDE = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 _TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
-_FALSE_TIFF_STARTS = (b"II\0*", b"MM*\0")
-"""Pillow takes them for TIFFs, libtiff does not."""
-_BIG_TIFF_STARTS = {b"II+\0": "<", b"MM\0+": ">"}
+_FALSE_TIFF_STARTS = (b"II\0*", b"MM*\0", b"MM\0+")
+"""Pillow takes them for TIFFs, libtiff does not, or finds another first directory (BigTIFF)."""
+_BIG_TIFF_STARTS = {b"II+\0": "<"}
 _ONES, _TWOS, _FOURS = frozenset({1, 2, 6, 7}), frozenset({3, 8}), frozenset({4, 9, 11, 13})
-_SUBFILE_TYPE = 254
+SUBFILE_TYPE = 254
 _TILES = frozenset({322, 323})
 _EXIF, _RAW_PROFILE = b"Exif\0\0", "Raw profile type exif"
 
@@ -104,7 +104,7 @@ def fits(data: memoryview) -> bool:
 
     (TIFF 6.0, section 2; with the larger numbers of BigTIFF.)
     """
-    layout = _layout(data)
+    layout = layout_of(data)
     if layout is None:
         return True
     first = _directory(data, layout, _number(layout.offset, data, layout.start))
@@ -119,7 +119,7 @@ class _Entry(NamedTuple):
     value: bytes
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """How a TIFF writes its numbers, and where it tells the place of its first directory."""
 
     offset: struct.Struct
@@ -146,7 +146,7 @@ def _pages(data: memoryview) -> Iterator[list[_Entry]]:
 
     A page that may be a reduced copy is passed over, so the next one may be read too.
     """
-    layout = _layout(data)
+    layout = layout_of(data)
     if layout is None:
         return
     at = _number(layout.offset, data, layout.start)
@@ -164,10 +164,11 @@ def _pages(data: memoryview) -> Iterator[list[_Entry]]:
 def _may_mark_reduced(entry: _Entry) -> bool:
     """Whether Pillow may read the lowest bit of NewSubfileType as 1, of whatever type it is."""
     elsewhere = entry.size > len(entry.value)
-    return entry.tag == _SUBFILE_TYPE and (elsewhere or any(byte & 1 for byte in entry.value))
+    return entry.tag == SUBFILE_TYPE and (elsewhere or any(byte & 1 for byte in entry.value))
 
 
-def _layout(data: memoryview) -> _Layout | None:
+def layout_of(data: memoryview) -> Layout | None:
+    """Return how a TIFF is written; None for another file."""
     start = bytes(data[:4])
     big = start in _BIG_TIFF_STARTS
     order = _TIFF_STARTS.get(start) or _BIG_TIFF_STARTS.get(start)
@@ -175,7 +176,7 @@ def _layout(data: memoryview) -> _Layout | None:
         return None
     forms = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
     offset, length, entry = (struct.Struct(order + form) for form in forms)
-    return _Layout(offset, length, entry, 8 if big else 4)
+    return Layout(offset, length, entry, 8 if big else 4)
 
 
 def _number(form: struct.Struct, data: memoryview, at: int) -> int:
@@ -185,7 +186,7 @@ def _number(form: struct.Struct, data: memoryview, at: int) -> int:
     return int(form.unpack_from(data, at)[0])
 
 
-def _directory(data: memoryview, layout: _Layout, at: int) -> Iterator[_Entry]:
+def _directory(data: memoryview, layout: Layout, at: int) -> Iterator[_Entry]:
     """Yield the entries of a directory that are within the file."""
     begin = at + layout.length.size
     room = (len(data) - begin) // layout.entry.size

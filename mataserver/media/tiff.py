@@ -5,7 +5,6 @@ TIFF 6.0: BitsPerSample, PhotometricInterpretation and SampleFormat.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +27,7 @@ _MIN_IS_WHITE, _SEPARATE, _SIGNED, _YCBCR = 0, 2, 2, 6
 _MISREAD_PLANES = frozenset({"LA", "LAB", "La", "PA"})
 """Modes that Pillow gets wrong where each channel is stored by itself."""
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
-_SUBFILE_TYPE, _SUBFILES, _REDUCED = 254, 330, 1
-_BIG = b"+"
+_SUBFILES, _REDUCED = 330, 1
 """The third byte of a BigTIFF, according to Pillow."""
 _MAX_BITS = 16
 _DAMAGED = "image cannot be decoded: its metadata are damaged"
@@ -47,7 +45,7 @@ def selected_page(picture: Image.Image) -> Image.Image:
             picture.seek(page)
         except EOFError:
             break
-        if not _tag(picture, _SUBFILE_TYPE, 0) & _REDUCED:
+        if not _tag(picture, structure.SUBFILE_TYPE, 0) & _REDUCED:
             return _as_first(picture) if page else picture
     picture.seek(0)
     if _SUBFILES in picture.tag_v2:  # type: ignore[attr-defined] # a TiffImageFile
@@ -64,11 +62,11 @@ def _as_first(picture: Image.Image) -> Image.Image:
     Pillow reports that libtiff cannot read the first page. Another one it leaves black.
     """
     file: BytesIO = picture.fp  # type: ignore[attr-defined] # a TiffImageFile
-    tags = picture.tag_v2  # type: ignore[attr-defined] # a TiffImageFile
-    file.seek(2)
-    big = file.read(1) == _BIG
-    file.seek(8 if big else 4)
-    file.write(struct.pack(("<" if tags.prefix == b"II" else ">") + "IQ"[big], tags.offset))
+    with file.getbuffer() as data:
+        layout = structure.layout_of(data)
+        assert layout is not None  # noqa: S101 - for the type checker: Pillow opened it
+        at = picture.tag_v2.offset  # type: ignore[attr-defined] # a TiffImageFile
+        layout.offset.pack_into(data, layout.start, at)
     file.seek(0)
     return Image.open(file, formats=("TIFF",))
 

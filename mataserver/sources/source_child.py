@@ -32,7 +32,7 @@ class FolderMeter(Meter):
     """Measures what arrives in a folder, and guards the disk's space."""
 
     def __init__(self, order: FetchOrder, send: Callable[[FetchMessage], None]) -> None:
-        super().__init__(self.measure, send)
+        super().__init__(self._guarded, send)
         self._folder = Path(order.folder)
         self._model = order.model
         self._send = send
@@ -45,13 +45,7 @@ class FolderMeter(Meter):
         self._expected = (int(total_bytes), int(files))
 
     def measure(self) -> Progress:
-        """Return the current progress; a total is 0 until it is announced.
-
-        Ends this process, with the reason, once the disk is full.
-        """
-        if shutil.disk_usage(self._folder.parent).free < SPARE_BYTES:
-            self._send(full_disk(self._model))
-            os._exit(0)  # the server ends this process anyway
+        """Return the current progress; a total is 0 until it is announced."""
         sizes = []
         for folder, _, names in os.walk(self._folder):
             for name in names:
@@ -65,6 +59,13 @@ class FolderMeter(Meter):
             done_files=files,
             total_files=max(files, total_files) if total_files else 0,
         )
+
+    def _guarded(self) -> Progress:
+        """Return the progress; end this process, with the reason, once the disk is full."""
+        if shutil.disk_usage(self._folder.parent).free < SPARE_BYTES:
+            self._send(full_disk(self._model))
+            os._exit(0)  # the server ends this process anyway
+        return self.measure()
 
 
 def full_disk(model: str) -> FetchFailure:
