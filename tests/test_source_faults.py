@@ -15,6 +15,7 @@ import pytest
 
 from api_answers import until
 from mataserver.sources.messages import FetchOrder
+from mataserver.sources.meter import NoSpaceError
 from mataserver.sources.source_child import FolderMeter
 from source_rig import Asking, kept, plugin_writer
 
@@ -197,6 +198,21 @@ def test_a_folder_that_is_replaced_is_measured_on(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "weights").write_bytes(b"12345")
     assert sent[-1].done_bytes == 5
+
+
+def test_announcing_more_than_the_disk_holds_raises(tmp_path, monkeypatch):
+    """A plugin may catch it, and fetch something smaller: its process goes on."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "weights").write_bytes(b"x" * 1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 50_000_000))
+    folder = str(tmp_path / "files")
+    order = FetchOrder("m:f", "odd", "odd:x", "x", folder, msgspec.Raw(b"null"), None)
+    meter = FolderMeter(order, [].append)
+    with pytest.raises(NoSpaceError, match="not enough disk space for m:f: 20 MB are needed"):
+        meter.expect(21_000_000)
+    assert meter.measure().total_bytes == 0
+    meter.expect(5_000_000)
+    assert meter.measure().total_bytes == 5_000_000
 
 
 async def test_a_source_without_its_package_is_503(plugin, ask):
