@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,15 +78,13 @@ class Desk:
         """
         job = str(uuid.uuid4())
         draft: Draft | None = None
-        held: int | None = None
+        held = contextlib.ExitStack()  # else ``sweep`` would take it for a dead server's
         try:
-            folder = await finish(asyncio.to_thread(self.storage.make, job))
-            held = self.storage.hold(job)  # else ``sweep`` would take it for a dead server's
+            folder = await finish(asyncio.to_thread(self.storage.make, job, held))
             draft = Draft(job, folder)
             yield draft
         finally:
-            if held is not None:
-                os.close(held)
+            held.close()
             if draft is None or not draft.submitted:
                 await finish(asyncio.to_thread(self.storage.remove, job))
 

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from mataserver_database import Database
 
 PERIOD_SECONDS = 60.0
-"""How often it is written down: what a server that is killed loses of it."""
+"""How often it is written down: what a server that is killed loses of it at most."""
+_FIRST_SECONDS = 2.0
+"""When it is written down first; then after twice as long each time, up to the period. So a server
+that is killed has written down a third of its life at least: jobs grow old also where each server
+is killed within the first minute."""
 _ROUNDING = 1.0
 """Seconds that are not worth a transaction."""
 
@@ -66,10 +70,12 @@ class LivedTime:
 
     async def run(self, database: Database) -> None:
         """Advance now and then, and at the end, until ``close``."""
+        pause = _FIRST_SECONDS
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PERIOD_SECONDS):
+                async with asyncio.timeout(pause):
                     await self._stopping.wait()
+            pause = min(2 * pause, PERIOD_SECONDS)
             with contextlib.suppress(MataError):  # a database that is busy: the next time
                 await self.advance(database)
             if self._stopping.is_set():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 _MADE_BY = ".boot"
 """The file of a job's folder that names the boot of the machine which made it."""
+_NEW, _GONE = ".new.", ".gone."
+"""How the names begin of folders that are not a job's yet, or not any more. One is made or removed
+under such a name, and renamed in one step: a server that is killed in the middle leaves no folder
+of a job that lacks a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +48,23 @@ class Storage:
         """Return the folder of a job."""
         return self._root / job
 
-    def make(self, job: str) -> Path:
+    def make(self, job: str, held: contextlib.ExitStack) -> Path:
         """Make the folder of a new job; return that of what it is given.
 
-        Raises ``OutOfMemory`` (507) when the disk is nearly full.
+        It is locked until ``held`` is closed or the process ends. Raises ``OutOfMemory`` (507) when
+        the disk is nearly full.
         """
         self.check_room()
-        made = self.folder(job) / "input"
-        made.mkdir(parents=True)
-        (self.folder(job) / _MADE_BY).write_text(boot(), encoding="ascii")
-        return made
-
-    def hold(self, job: str) -> int:
-        """Lock the folder of a draft, until the descriptor is closed or the process ends."""
-        return hold(self.folder(job))
+        made = self._root / f"{_NEW}{boot()}.{job}"
+        try:
+            (made / "input").mkdir(parents=True)
+            (made / _MADE_BY).write_text(boot(), encoding="ascii")
+            held.callback(os.close, hold(made))
+            made.rename(self.folder(job))
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        return self.folder(job) / "input"
 
     def has_room(self) -> bool:
         """Whether the disk has as much room as another job asks for."""
@@ -74,7 +83,10 @@ class Storage:
 
     def remove(self, job: str) -> None:
         """Remove everything of a job."""
-        shutil.rmtree(self.folder(job), ignore_errors=True)
+        going = self._root / f"{_GONE}{uuid.uuid4()}"
+        with contextlib.suppress(OSError):  # it was not made, or is being removed
+            self.folder(job).rename(going)
+        shutil.rmtree(going, ignore_errors=True)
 
     def files(self, job: str) -> list[OutputFile]:
         """Return the files of a job's result, by name; what is a link is none."""
@@ -103,7 +115,10 @@ class Storage:
             return b""
 
     def orphans(self) -> list[str]:
-        """Return the folders that no draft holds, which may be of removed jobs."""
+        """Return the folders that no draft holds, which may be of removed jobs.
+
+        Those are removed of which a server that was killed made, or removed, a part.
+        """
         if not self._root.is_dir():
             return []
         found = []
@@ -111,7 +126,15 @@ class Storage:
             with contextlib.suppress(FileNotFoundError):  # it is being removed
                 if is_id(path.name) and is_left(path, _made_by(path)):
                     found.append(path.name)
+                elif path.name.startswith(_GONE) or _is_left_new(path):
+                    shutil.rmtree(path, ignore_errors=True)
         return found
+
+
+def _is_left_new(folder: Path) -> bool:
+    """Whether a folder is not a job's yet, and its server was killed."""
+    made_in = folder.name.removeprefix(_NEW)
+    return made_in != folder.name and is_left(folder, made_in.partition(".")[0])
 
 
 def _made_by(folder: Path) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
+import sys
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -77,7 +81,8 @@ def aged(folder):
 
 async def test_what_a_killed_server_left_of_an_upload_is_removed(desk):
     """Its folder is of no job and of no draft: it goes with the next sweep, at the start too."""
-    killed = desk.storage.make("00000000-0000-4000-8000-000000000000")
+    with contextlib.ExitStack() as held:
+        killed = desk.storage.make("00000000-0000-4000-8000-000000000000", held)
     (killed / ".0123.part").write_bytes(b"half of a film")
     aged(killed.parent)
     async with desk.draft() as draft:
@@ -93,9 +98,23 @@ async def test_what_a_killed_server_left_of_an_upload_is_removed(desk):
     assert [path.name for path in desk.storage.root.iterdir()] == [record.id]
 
 
+async def test_a_server_that_is_killed_at_any_step(tmp_path):
+    """While it makes a job's folder, or removes one: the next sweep leaves nothing of it."""
+    script = Path(__file__).with_name("killed_at_each_step.py")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, script, tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    told = (await process.communicate())[0].decode()
+    assert process.returncode == 0
+    steps = re.fullmatch(r"make took (\d+) steps\nremove took (\d+) steps\n", told)
+    assert steps, told
+    assert all(int(each) > 5 for each in steps.groups())
+
+
 async def test_what_another_machine_receives_stays_for_a_day(desk):
     """Its lock need not be seen here, and its folder is as old as the beginning of a large file."""
-    folder = desk.storage.make("00000000-0000-4000-8000-000000000000").parent
+    with contextlib.ExitStack() as held:
+        folder = desk.storage.make("00000000-0000-4000-8000-000000000000", held).parent
     (folder / ".boot").write_text("another-boot")
     aged(folder)
     await desk.sweep()

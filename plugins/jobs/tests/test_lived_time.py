@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-from serving_jobs import asking
+import asyncio
 
+import pytest
+from serving_jobs import apart, asking
+
+from mataserver_database import Database
 from mataserver_jobs.lived_time import PERIOD_SECONDS, LivedTime
 from mataserver_jobs.store import Store
 from mataserver_jobs.uploads import Uploads
@@ -147,3 +150,18 @@ async def test_a_server_writes_down_what_it_lived(tmp_path):
         jobs._lived._read_at -= 30.0  # half a minute ago
     async with asking(tmp_path) as ask:
         assert ask.served.service("jobs")._lived.now() >= begun + 30.0
+
+
+async def test_servers_that_are_killed_in_their_first_minute(tmp_path):
+    """What they lived through adds up, well before the period is over."""
+    seconds = []
+    for _ in range(2):
+        async with apart(tmp_path), asyncio.timeout(PERIOD_SECONDS / 2):
+            database = Database(tmp_path)
+            begun = (await lived(database, Steady())).now()
+            while (now := (await lived(database, Steady())).now()) == begun:
+                await asyncio.sleep(0.1)
+            await database.close()
+        seconds += begun, now
+    first, second, third, fourth = seconds
+    assert first < second <= third < fourth
