@@ -12,6 +12,7 @@ import pytest
 from api_answers import head_of, problem, until
 from conftest import POINTS, picture
 from mataserver import testing
+from mataserver.app.running import CONNECTION_OPTIONS
 from mataserver.http.budget import Budget, BudgetShare
 from mataserver.http.unread_output import MIN_READ_BYTES, AnonymousOutput, UnreadOutput
 from service_plugins import folder, plugin
@@ -24,6 +25,9 @@ ASK = {"Accept": "application/msgpack", "Content-Type": "image/png"}
 PATIENT = 600.0
 GENEROUS = 30.0
 MUCH = """
+import asyncio
+import socket
+
 from mataserver import Route
 
 class Service(Base):
@@ -34,6 +38,7 @@ class Service(Base):
             Route("GET", "/v1/events", self.events, needs="infer"),
             Route("GET", "/v1/pieces", self.pieces, needs="infer"),
             Route("GET", "/v1/file", self.file, needs="infer"),
+            Route("GET", "/v1/little", self.little, needs="infer"),
             Route("GET", "/v1/socket", self.socket, needs="infer", socket=True),
         ]
 
@@ -55,6 +60,19 @@ class Service(Base):
         await answer.prepare(request)
         while True:
             await answer.write(bytes(100_000))
+
+    async def little(self, request):
+        answer = web.StreamResponse()
+        if "last" in request.query:
+            answer.force_close()
+        await answer.prepare(request)
+        sock = request.transport.get_extra_info("socket")  # the kernel takes no more, also later
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        while request.transport.get_write_buffer_size() < 30_000:
+            await answer.write(bytes(10_000))
+            await asyncio.sleep(0)
+        self.asked += 1
+        return answer
 
     async def file(self, request):
         path = self.ctx.data_dir / "much"
@@ -204,6 +222,30 @@ async def test_who_reads_nothing_is_given_up(plugin, folder, path):
             await until(lambda: budget.taken > 0, GENEROUS)
             await until(lambda: budget.taken == 0 and not connections.active, GENEROUS)
             await rest(peer)  # it ends, or this does not
+
+
+@pytest.mark.parametrize("path", ["little", "little?last"])
+async def test_who_leaves_the_rest_of_an_answer_is_given_up(plugin, folder, path, monkeypatch):
+    """A connection that closes, after its last answer or idle, does not wait for ever.
+
+    What is left is too little to pause the writer, which is what is watched while it is open.
+    """
+    monkeypatch.setitem(CONNECTION_OPTIONS, "keepalive_timeout", 0.5)
+    points, chosen = [*POINTS, plugin(MUCH)], {"unread_timeout": 0.5, "max_connections": 1}
+    async with (
+        testing.serving(folder, entry_points=points, engine="thread", **chosen) as server,
+        unread(server, head_of(server, f"/v1/{path}", method="GET")),
+    ):
+        await until(lambda: server.service("lab").asked, GENEROUS)
+
+        async def status():
+            async with aiohttp.request("GET", server.url + "/health") as response:
+                return response.status
+
+        async with asyncio.timeout(GENEROUS):
+            while await status() != 200:
+                await asyncio.sleep(0.05)
+        assert server.composed.budget.taken == 0
 
 
 async def test_strangers_take_no_room_of_others(plugin, folder):

@@ -7,7 +7,7 @@ library that a scanner could look up.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_fileresponse
 from aiohttp.helpers import rfc822_formatted_time
@@ -17,6 +17,7 @@ from mataserver.http.unread_output import UnreadOutput
 from mataserver.http.websocket_framing import FrameChecker
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from aiohttp import WebSocketError
@@ -121,7 +122,9 @@ class HttpConnection(RequestHandler):
     request's caller is unknown.
     """
 
-    __slots__ = ("_budget", "_fail", "_frame_checker", "_socket_owner", "_unread", "is_anonymous")
+    __slots__ = (
+        "_budget", "_fail", "_frame_checker", "_socket_owner", "_unread", "_wire", "is_anonymous",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -134,10 +137,27 @@ class HttpConnection(RequestHandler):
         super().__init__(server, **options)
         self._budget = budget
         self._unread = UnreadOutput(budget(), patience, anonymous)
+        self._wire: asyncio.Transport | None = None  # aiohttp's is None once it is closing
         self.is_anonymous = False
         self._frame_checker: FrameChecker | None = None
         self._fail: Callable[[WebSocketError], None] | None = None
         self._socket_owner: str | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start serving requests."""
+        self._wire = cast("asyncio.Transport", transport)
+        super().connection_made(transport)
+        if self._task_handler is not None:
+            self._task_handler.add_done_callback(self._limit_closing)
+
+    def _limit_closing(self, _task: asyncio.Task[None]) -> None:
+        """Limit how long a connection without further requests waits for its client to read.
+
+        A transport closes when its buffer is empty: never, if the client stops reading, and below
+        the high-water mark writing was not paused.
+        """
+        if self._wire is not None and self._wire.is_closing():
+            self._unread.begin(self._wire, anonymous=self.is_anonymous)
 
     def begin_websocket(
         self, fail: Callable[[WebSocketError], None], owner: str | None = None
@@ -164,12 +184,13 @@ class HttpConnection(RequestHandler):
     def pause_writing(self) -> None:
         """Pause writing: the client is slower than the server."""
         super().pause_writing()
-        if self.transport is not None:
-            self._unread.begin(self.transport, anonymous=self.is_anonymous)
+        if self._wire is not None:
+            self._unread.begin(self._wire, anonymous=self.is_anonymous)
 
     def resume_writing(self) -> None:
-        """Resume writing: the client has read."""
-        self._unread.end()
+        """Resume writing: the client has read, not necessarily all if the connection closes."""
+        if self._wire is None or not self._wire.is_closing():
+            self._unread.end()
         super().resume_writing()
 
     def close_websocket(self, code: int, reason: str) -> None:
@@ -181,6 +202,7 @@ class HttpConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release the connection's resources."""
+        self._wire = None
         self._unread.end()
         if self._frame_checker is not None:
             self._frame_checker.end()
