@@ -141,12 +141,13 @@ export function Cloud({ job, figures, chosen, choose, follow }) {
   const models = figures.clusters.filter((model) => model.filename);
   const [at, setAt] = useState(0);
   const model = models[at];
-  const pick = (name) => {
+  const show = (name) => {
     const own = models.findIndex((each) => each.name === figures.images.find((image) => image.name === name)?.model);
     if (own >= 0) setAt(own);
-    choose(name);
   };
-  useEffect(() => { if (chosen) pick(chosen); }, [chosen]);
+  const pick = (name) => { show(name); choose(name); };
+  // It chooses nothing: it may run after the next choice, and the two would undo each other for ever.
+  useEffect(() => { if (chosen) show(chosen); }, [chosen]);
   if (!model) return html`<div class="pad stack-12"><p>These photographs gave no model. Why, stands beside each at the right.</p></div>`;
   return html`${models.length > 1 && html`<label class="row models-of"><span class="soft">Model</span><select class="field" value=${at} onChange=${(event) => { choose(""); setAt(Number(event.target.value)); }}>
       ${models.map((each, i) => html`<option key=${each.name} value=${i}>${each.name}: ${count(each.num_images, "photograph")}, ${count(each.num_points3D, "point")}</option>`)}</select></label>`}
