@@ -19,7 +19,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-airflow test-api test-ray test-binary fuzz soak soak-server binary lock release audit check shape bench bench-console clean
+.PHONY: help demo demo-fleet serve setup compile test test-again test-engines test-clients test-airflow test-api test-ray test-binary fuzz soak soak-server binary lock release audit check shape bench bench-console clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -50,6 +50,9 @@ serve: $(VENV)/.demo  ## the server with config.yaml
 	$(BIN)/mataserver serve --config config.yaml
 
 setup: $(VENV)/.setup  ## .venv with the core, every plugin and the development tools
+
+compile: $(VENV)/.setup  ## what is installed as bytecode, for which pip takes one core and this all of them
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # a few files are templates, or of other Pythons
 
 test: $(VENV)/.setup  ## every test
 	$(BIN)/python -m pytest -n auto --dist loadfile

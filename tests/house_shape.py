@@ -162,6 +162,7 @@ def knowing(template: str) -> list[str]:
     ]
 
 
+@cache
 def figures() -> list[Figure]:
     """Count everything."""
     core = sources(ROOT / CORE)

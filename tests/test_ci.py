@@ -44,8 +44,10 @@ def test_times_are_told_and_the_summary_is_last(run):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     table = lines[lines.index("== what each part took, of 2400 s") + 1 : -1]
-    names = ["packages", "setup", "check", "engines", "clients", "fleet", "tests", "all"]
-    assert [line.split()[2] for line in table] == names
+    names = [line.split()[2] for line in table]
+    names.remove("check")  # which ends beside the next ones
+    ordered = ["packages", "setup", "compile", "engines", "clients", "fleet", "tests", "all"]
+    assert names == ordered
     assert all(line.split()[0].isdecimal() for line in table)
     assert lines[-1] == "=== 7 passed in 1.00s ==="
 
@@ -56,10 +58,23 @@ def test_a_part_that_fails_ends_it(run, target):
     done = run(f'[ "$1" != {target} ] || {{ echo "=== 1 failed ==="; exit 2; }}')
     assert done.returncode == 2
     made = [line for line in done.stdout.splitlines() if line.startswith("made ")]
-    assert made[-1] == f"made {target}"
+    made.sort(key="made check".__eq__)  # it ends beside the next ones, and is told where they end
+    assert (made if target == "check" else made[:-1])[-1] == f"made {target}"
+    assert "made test" not in made or target == "test"
     assert "what each part took" in done.stdout
     if target == "test":
         assert done.stdout.splitlines()[-1] == "=== 1 failed ==="
+
+
+def test_checks_that_fail_beside_another_part_are_told_too(run):
+    """Both parts' words are there, and none is left behind."""
+    done = run(
+        '[ "$1" != check ] || { sleep 0.3; echo "the checks say"; exit 2; }\n'
+        '[ "$1" != test-engines ] || { echo "=== 1 failed ==="; exit 3; }'
+    )
+    assert done.returncode == 3
+    assert "the checks say" in done.stdout
+    assert "made test-clients" not in done.stdout
 
 
 def test_the_whole_has_a_limit(run):

@@ -24,8 +24,12 @@ REACHED = {
 def test_a_goal_that_was_reached_is_kept(name):
     """A figure of ``make shape`` that got to its goal is still there."""
     [figure] = [each for each in house_shape.figures() if each.name == name]
-    found = house_shape.circles(), house_shape.below_the_root(), house_shape.too_large()
-    assert figure.reached, (figure, *found)
+    assert figure.reached, (
+        figure,
+        house_shape.circles(),
+        house_shape.below_the_root(),
+        house_shape.too_large(),
+    )
 
 
 def test_a_goal_that_is_reached_is_held():
