@@ -2,7 +2,8 @@
 
 CLIP (Radford et al. 2021, arXiv:2103.00020) was trained to pick one text among several: its scores
 are a softmax over the prompts. SigLIP (arXiv:2303.15343) and SigLIP 2 (arXiv:2502.14786) were
-trained to judge each pair separately: their scores are sigmoids and need not sum to one.
+trained to judge each pair separately: their scores are sigmoids and need not sum to one. Both read
+lower case.
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ class ZeroShotClassifier:
 
     def _encode(self, texts: tuple[str, ...]) -> Any:
         """Return the features of ``texts``, ``[len(texts), D]``, each of length one."""
+        if self._independent:
+            # Both were trained on lower case only (SigLIP 2's paper, section 2). The tokenizer that
+            # SigLIP 2's checkpoints name keeps capitals.
+            texts = tuple(text.lower() for text in texts)
         if max(map(len, self._tokenizer(list(texts))["input_ids"])) > self._longest:
             raise InvalidParams(
                 f"params.prompts: a prompt is longer than the {self._longest} tokens that this "

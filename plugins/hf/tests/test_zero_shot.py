@@ -29,6 +29,7 @@ def directly(path, image, sentences):
     ).eval()
     filled = {"padding": True}
     if network.config.model_type != "clip":
+        sentences = [each.lower() for each in sentences]  # as SigLIP was trained
         filled = {"padding": "max_length", "max_length": 64, "truncation": True}
     text = AutoTokenizer.from_pretrained(path)(sentences, return_tensors="pt", **filled)
     pixels = AutoImageProcessor.from_pretrained(path)(
@@ -68,6 +69,19 @@ def test_batch_equals_single(name, model, picture):
         assert scores(result) == pytest.approx(scores(single), abs=1e-5)
     assert set(scores(batch[1])) == {"car", "dog"}
     assert len(scores(batch[2])) == 1
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2"])
+def test_siglip_reads_lower_case(name, model, picture):
+    """Capitals change no score: SigLIP 2's tokenizer keeps them, and its training had none."""
+    image = picture(90, 150)
+    [small] = model(name).predict([image], [wanted(prompt_template="this is {}.")])
+    capitals = wanted(prompts=("Cat", "A Red BOX", "person"), prompt_template="This is {}.")
+    [capital] = model(name).predict([image], [capitals])
+    assert [each.confidence for each in capital.classifications] == [
+        each.confidence for each in small.classifications
+    ]
+    assert set(scores(capital)) == {"Cat", "A Red BOX", "person"}
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
