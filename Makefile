@@ -54,8 +54,11 @@ setup: $(VENV)/.setup  ## .venv with the core, every plugin and the development 
 compile: $(VENV)/.setup  ## what is installed as bytecode, for which pip takes one core and this all of them
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # a few files are templates, or of other Pythons
 
+# Its workers wait for servers, browsers and children: one more than there are cores.
+WORKERS ?= $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
+
 test: $(VENV)/.setup  ## every test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-again: $(VENV)/.setup  ## the tests that failed the last time, one after the other
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none

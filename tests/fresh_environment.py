@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,10 @@ class Environment:
     def made(cls, folder, *packages):
         """Make an environment that holds the core and ``packages``, and nothing else."""
         environment = cls.empty(folder)
-        environment.install(CLIENT, ROOT, *packages)
+        with tempfile.TemporaryDirectory() as wheels:
+            for name, data in built().items():
+                Path(wheels, name).write_bytes(data)
+            environment.install(*Path(wheels).iterdir(), *packages)
         return environment
 
     @classmethod
@@ -39,7 +44,9 @@ class Environment:
     def install(self, *packages):
         """Install packages with pip."""
         pip = [sys.executable, "-m", "pip", "--python", self.folder / "bin" / "python", "install"]
-        subprocess.run([*pip, "--quiet", *packages], check=True)
+        # The variable means the opposite of its value. Most of what is installed is never imported.
+        uncompiled = {**os.environ, "PIP_NO_COMPILE": "0"}
+        subprocess.run([*pip, "--quiet", *packages], check=True, env=uncompiled)
 
     def run(self, program, *arguments, directory, check=True):
         """Run a program of the environment in ``directory``; return what it printed."""
@@ -71,6 +78,16 @@ class Environment:
             server.stdout.read()
             assert server.wait(timeout=30) == 0
             server.stdout.close()
+
+
+@functools.cache
+def built():
+    """Return the wheels of the client and the core by name, built as pip builds them: once."""
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+    with tempfile.TemporaryDirectory() as wheels:
+        environment = {**os.environ, "PIP_NO_COMPILE": "0"}
+        subprocess.run([*pip, wheels, CLIENT, ROOT], check=True, env=environment)
+        return {each.name: each.read_bytes() for each in Path(wheels).iterdir()}
 
 
 def _variables(directory):
