@@ -6,8 +6,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from mataserver.errors import shortage_error
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+
+    Work = Coroutine[Any, Any, Any]
+
+SHORTAGE_PAUSE = 5.0
+"""Seconds after which work that lacked memory, threads or the like is begun again."""
 
 log = logging.getLogger("mataserver.tasks")
 
@@ -20,12 +27,14 @@ class Tasks:
         self._running: set[asyncio.Task[Any]] = set()
         self._failed: dict[str, str] = {}
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    def spawn(self, work: Work | Callable[[], Work], name: str) -> asyncio.Task[Any]:
         """Run a coroutine in the background until it returns or the service ends.
 
         Its exception is logged, and stays in ``failed`` until a task of that name is spawned again.
-        It is not restarted: it must handle recoverable errors itself.
+        It is not restarted: it must handle recoverable errors itself. A function that returns the
+        coroutine is called again if memory, threads, file descriptors or disk space ran out.
         """
+        coroutine = self._outlast_shortages(work, name) if callable(work) else work
         self._failed.pop(name, None)
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self.owner}: {name}")
         self._running.add(task)
@@ -43,6 +52,21 @@ class Tasks:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+    async def _outlast_shortages(self, begin: Callable[[], Work], name: str) -> object:
+        """Do some work; begin it again, after a pause, as long as the system lacks resources."""
+        while True:
+            try:
+                return await begin()
+            except Exception as error:
+                shortage = shortage_error(error)
+                if shortage is None:
+                    raise
+                log.warning(
+                    "%s: the task %r begins again in %g s: %s",
+                    self.owner, name, SHORTAGE_PAUSE, shortage.detail,
+                )  # fmt: skip
+            await asyncio.sleep(SHORTAGE_PAUSE)
 
     def _done(self, task: asyncio.Task[Any], name: str) -> None:
         self._running.discard(task)

@@ -40,6 +40,24 @@ def test_a_process_that_can_start_no_thread_ends_in_time():
     assert (done.returncode, done.stdout) == (-signal.SIGALRM, "503\n"), done.stderr
 
 
+THREAD_DIES = """
+import _thread, threading, time
+from mataserver.app.deadline import exit_after
+
+threading._start_new_thread = _thread.start_new_thread = lambda *_: 0
+exit_after(0.2)
+time.sleep(30)
+"""
+
+
+def test_a_process_whose_threads_die_at_once_ends_in_time():
+    """Without memory a thread may end before it says that it began: nobody waits for that."""
+    done = subprocess.run(
+        [sys.executable, "-c", THREAD_DIES], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert done.returncode == -signal.SIGALRM, done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [

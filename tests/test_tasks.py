@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 
 from mataserver.tasks import Tasks
@@ -49,3 +50,22 @@ async def test_the_end_is_waited_for():
     await tasks.close()
     assert cleaned == [True]
     assert tasks.failed == {}
+
+
+async def test_work_that_lacks_resources_is_begun_again(monkeypatch, caplog):
+    """Memory or threads that run out for a while do not end it for good; a bug does."""
+    monkeypatch.setattr("mataserver.tasks.SHORTAGE_PAUSE", 0.0)
+    tasks, begun = Tasks("lab"), []
+    errors = [MemoryError(), RuntimeError("can't start new thread"), OSError(errno.EMFILE, "")]
+
+    async def work():
+        begun.append(True)
+        if errors:
+            raise errors.pop(0)
+        return await fail()
+
+    await asyncio.wait([tasks.spawn(work, "count")])
+    await asyncio.sleep(0)
+    assert len(begun) == 4
+    assert tasks.failed == {"count": "RuntimeError"}
+    assert "lab: the task 'count' begins again in 0 s: The server is out of memory" in caplog.text

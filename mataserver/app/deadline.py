@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import contextlib
 import logging
 import os
 import signal
-import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 30.0
 """Timeout in seconds for a clean-up without a shutdown request: after a failed start."""
+
+_KERNEL_DELAY = 0.25
+"""Seconds that the kernel waits longer, so that the thread can say why the process ends."""
 
 log = logging.getLogger("mataserver")
 
@@ -35,16 +40,20 @@ async def finish_by(deadline: float | None, what: str, cleanup: Awaitable[object
 
 
 def exit_after(seconds: float) -> None:
-    """Exit the process after ``seconds``, whatever its loop and threads are doing."""
+    """Exit the process after ``seconds``, whatever its loop and threads are doing.
+
+    A thread says why. Without memory it may not start, or die at once, which ``threading`` would
+    wait for without end: so it is started without, and the kernel ends the process if it did not.
+    """
 
     def end() -> None:
-        log.error("the shutdown did not end in time")
-        os._exit(1)
+        time.sleep(seconds)
+        try:
+            log.error("the shutdown did not end in time")
+        finally:
+            os._exit(1)
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    try:
-        timer.start()
-    except RuntimeError:  # no thread can be started: the kernel ends us then, without a word
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds + _KERNEL_DELAY)
+    with contextlib.suppress(RuntimeError, MemoryError):
+        _thread.start_new_thread(end, ())

@@ -33,8 +33,8 @@ def lifetime(composed: ComposedServer) -> Callable[[web.Application], AsyncItera
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(_stop, composed)
             composed.engines.open()
-            own.spawn(maintenance.reconcile(), "follow the registry")
-            own.spawn(maintenance.preload(), "preload")
+            own.spawn(maintenance.reconcile, "follow the registry")
+            own.spawn(maintenance.preload, "preload")
             try:
                 for name, service in composed.hosting.services:
                     await _enter_service(name, service)

@@ -236,8 +236,8 @@ async def run(
             port = await listen(runner, composed, settings.host, settings.port)
         except OSError as error:
             raise MataError(_bind_error(settings, error)) from None
-        tasks.spawn(memory_release.release_periodically(), "give freed memory back")
-        tasks.spawn(loop_watchdog.watch(), "watch the event loop")
+        tasks.spawn(memory_release.release_periodically, "give freed memory back")
+        tasks.spawn(loop_watchdog.watch, "watch the event loop")
         announce(base_url(settings.host, port), composed)
         await stop_requested.wait()
     finally:

@@ -91,7 +91,7 @@ class FrontendsService(StatelessService):
         self._directory.held.announce = self._announce
         self._directory.held.gather = self._relay.gather
         self._relay.client.open(IdentityAssertions(secret))
-        self._ctx.tasks.spawn(self._send_heartbeats(), "tell the other front-ends")
+        self._ctx.tasks.spawn(self._send_heartbeats, "tell the other front-ends")
         return self
 
     async def __aexit__(self, *exc: object) -> None:

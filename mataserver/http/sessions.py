@@ -84,7 +84,7 @@ class SessionsService(StatelessService):
 
     async def __aenter__(self) -> Self:
         """Start expiring sessions."""
-        self._ctx.tasks.spawn(self._sessions.watch(), "expire sessions")
+        self._ctx.tasks.spawn(self._sessions.watch, "expire sessions")
         return self
 
     def routes(self) -> list[Route]:

@@ -36,7 +36,7 @@ class Cameras:
 
     async def __aenter__(self) -> Self:
         """Open the cameras of the configuration."""
-        self._ctx.tasks.spawn(self._registry.run(), "keep cameras")
+        self._ctx.tasks.spawn(self._registry.run, "keep cameras")
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -38,7 +38,7 @@ class Database:
     driver that is cancelled in mid-statement keeps its transaction open, and with it others out.
 
     Whatever fails because the database is locked, gone or full is raised as ``Busy``, the last as
-    its child ``Full``, whose sentence tells no statement and no value.
+    its children ``Full`` and ``Exhausted``, whose sentence tells no statement and no value.
     """
 
     def __init__(

@@ -38,6 +38,8 @@ _OPERATOR_ERRORS = frozenset({"42P01", "42501", "3F000"})
 
 Migrations made the tables and wrote to them: somebody restores a copy, or has taken rights away.
 """
+_NO_THREAD_MESSAGE = "can't start new thread"
+"""What Python says, which has no class for it."""
 _BUSY = "The database does not answer now"
 _UNFIT = "A value is none that the database holds: a number out of range, text too long or no text"
 
@@ -50,6 +52,12 @@ class Busy(Unavailable):
 
 class Full(Busy):
     """507: the disk of the database has no room for what is written. What was there stays."""
+
+    status = 507
+
+
+class Exhausted(Busy):
+    """507: there is no memory for a statement."""
 
     status = 507
 
@@ -69,7 +77,8 @@ def translated_errors() -> Iterator[None]:
     no name for.
     """
     try:
-        yield
+        with _translated_shortages():
+            yield
     except _CALLER_ERRORS as error:
         if getattr(error.orig, "sqlstate", None) not in _OPERATOR_ERRORS:
             raise
@@ -89,6 +98,21 @@ def translated_errors() -> Iterator[None]:
     except OSError as error:
         log.warning("the database cannot be reached: %s", error)
         raise Busy(_BUSY, retry_after=1) from error
+
+
+@contextlib.contextmanager
+def _translated_shortages() -> Iterator[None]:
+    """Raise a lack of memory or threads as ``Busy``, as for others: the next time may succeed."""
+    try:
+        yield
+    except MemoryError as error:
+        log.warning("the database failed: there is no memory")
+        raise Exhausted("The server is out of memory", retry_after=1) from error
+    except RuntimeError as error:
+        if str(error) != _NO_THREAD_MESSAGE:
+            raise
+        log.warning("the database failed: %s", error)
+        raise Busy("The server can start no more processes and threads", retry_after=1) from error
 
 
 def reason_of(error: Busy) -> str:

@@ -153,6 +153,27 @@ async def test_a_full_disk(database, schema):
     assert await texts(database) == ["before", "after"]
 
 
+async def lack(database, error):
+    """Write, and fail before the end."""
+    async with database.begin() as connection:
+        await connection.execute(sa.insert(NOTES).values(text="half"))
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(MemoryError(), 507), (RuntimeError("can't start new thread"), 503)]
+)
+async def test_no_memory_and_no_threads(database, schema, error, status):
+    """What lacks them changes nothing and can be tried again, by clients and by loops."""
+    await database.migrate(schema)
+    with pytest.raises(Busy) as told:
+        await lack(database, error)
+    assert told.value.status == status
+    assert await texts(database) == []
+    with pytest.raises(RuntimeError, match="a bug"):
+        await lack(database, RuntimeError("a bug"))
+
+
 async def stars(database):
     """Return the stars of the first note."""
     async with database.read() as connection:

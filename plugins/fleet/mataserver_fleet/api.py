@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -83,8 +84,8 @@ class FleetService:
         )
         spawn = self._ctx.tasks.spawn
         self._tasks = [
-            spawn(self._look_after_tritons(self._supervisor), "look after the Tritons"),
-            spawn(self._remove_old_files(store), "remove old files"),
+            spawn(partial(self._look_after_tritons, self._supervisor), "look after the Tritons"),
+            spawn(partial(self._remove_old_files, store), "remove old files"),
         ]
         return self
 

@@ -61,7 +61,7 @@ class JobsService:
             min_free=min_free,
             clock=self._lived.now,
         )
-        self._running: list[asyncio.Task[None]] = []
+        self._running: set[asyncio.Task[None]] = set()
 
     def routes(self) -> Iterable[Route]:
         """Return the routes."""
@@ -124,7 +124,7 @@ class JobsService:
         database.watch(PROGRESS, self.desk.changed)
         ctx.tasks.spawn(self._run(), "begin to run jobs")
         ctx.tasks.spawn(self._stop_on_shutdown(), "stop jobs")
-        ctx.tasks.spawn(self._sweep_uploads(), "remove old uploads")
+        ctx.tasks.spawn(self._sweep_uploads, "remove old uploads")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -159,20 +159,27 @@ class JobsService:
     async def _run(self) -> None:
         """Run jobs, deliver webhooks and remove what is old, once the server accepts requests."""
         self._tokens.url = await self._ctx.address()
-        self._spawn(self._runner.run(), "run jobs")
-        self._spawn(self._delivery_worker.run(), "tell webhooks")
-        self._spawn(self._owner_cleaner.run(), "remove what users left")
-        self._spawn(self._lived.run(self._ctx.peer("database").database), "count the time")
-        self._spawn(self.desk.sweep_periodically(SWEEP_SECONDS), "remove old jobs")
+        self._spawn(self._runner.run, "run jobs")
+        self._spawn(self._delivery_worker.run, "tell webhooks")
+        self._spawn(self._owner_cleaner.run, "remove what users left")
+        database = self._ctx.peer("database").database
+        self._spawn(functools.partial(self._lived.run, database), "count the time")
+        sweep = functools.partial(self.desk.sweep_periodically, SWEEP_SECONDS)
+        self._spawn(sweep, "remove old jobs")
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, begin: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         """Do some work that stops by being asked, and is looked after as a task of the context's.
 
         Those are cancelled: a claim would be left behind, and a driver in mid-statement.
         """
-        task = asyncio.create_task(work)
-        self._running.append(task)
-        self._ctx.tasks.spawn(_watch(task), name)
+
+        async def work() -> None:
+            task = asyncio.create_task(begin())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            await asyncio.shield(task)
+
+        self._ctx.tasks.spawn(work, name)
 
     async def _stop_on_shutdown(self) -> None:
         """Stop the jobs as soon as the server shuts down: it no longer answers them."""
@@ -187,7 +194,3 @@ def _kinds_of(service: Any) -> Iterable[JobKind]:
     if not all(isinstance(each, JobKind) for each in found):
         raise MataError("jobs() must return a list of JobKind")
     return found
-
-
-async def _watch(task: asyncio.Task[None]) -> None:
-    await asyncio.shield(task)

@@ -82,8 +82,8 @@ class ReconstructService:
         self.retraining = Retraining(ctx, database)
         desk = ctx.peer("jobs").desk
         self.recorder = DriftRecorder(ctx, desk, self.history, self._gauges, self.retraining)
-        ctx.tasks.spawn(self._matcher_status.watch(), "load the matcher")
-        ctx.tasks.spawn(self._record(), "note the reconstructions")
+        ctx.tasks.spawn(self._matcher_status.watch, "load the matcher")
+        ctx.tasks.spawn(self._record, "note the reconstructions")
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -93,9 +93,9 @@ class DataPlane:
             raise
         self._store = store
         self._tasks = (
-            self._ctx.tasks.spawn(self._updater.watch(), "gateway"),
-            self._ctx.tasks.spawn(self._accounting.run(), "usage"),
-            self._ctx.tasks.spawn(self._publish_own(), "own models"),
+            self._ctx.tasks.spawn(self._updater.watch, "gateway"),
+            self._ctx.tasks.spawn(self._accounting.run, "usage"),
+            self._ctx.tasks.spawn(self._publish_own, "own models"),
         )
 
     @property
