@@ -14,6 +14,7 @@ import contextlib
 import io
 import itertools
 import math
+import re
 import sys
 import tempfile
 import zipfile
@@ -35,6 +36,7 @@ import test_fleet  # noqa: E402
 from console_pages import KEYS, asked, served, shown  # noqa: E402
 from planted import TASKS  # noqa: E402
 
+import mataserver_console  # noqa: E402
 from conftest import FAKES, register  # noqa: E402
 from mataserver import testing  # noqa: E402
 
@@ -56,6 +58,11 @@ SCREENS = {
     "dark": {"dark": True},
     "phone": {"width": 390, "height": 844, "phone": True},
 }
+
+TOKENS = Path(mataserver_console.__file__).parent / "web" / "tokens.css"
+MARKS = re.findall(r"-mark: light-dark\(#(\w{6}), #(\w{6})\)", TOKENS.read_text())
+STATES = [byte for pair in MARKS for each in pair for byte in bytes.fromhex(each)]
+"""The colours of the states, light and dark, as a palette has them."""
 
 
 @contextlib.asynccontextmanager
@@ -90,17 +97,24 @@ def camera(path: Path) -> str:
     return f"--use-file-for-fake-video-capture={path}"
 
 
+def palette(image: Image.Image) -> Image.Image:
+    """Return the picture's colours, and those of the states: a dot is too small to have its own."""
+    own = image.quantize(160, kmeans=2).getpalette() or []
+    made = Image.new("P", (1, 1))
+    made.putpalette([*own[: 3 * 160], *STATES])
+    return made
+
+
 async def take(person: Person, name: str) -> None:
     """Write a page's picture in each form."""
     for form, screen in SCREENS.items():
         await person.screen(**screen)
         await asyncio.sleep(1)
-        made = await person.page.call("Page.captureScreenshot", format="png")
-        image = Image.open(io.BytesIO(base64.b64decode(made["data"]))).convert("RGB")
+        shot = await person.page.call("Page.captureScreenshot", format="png")
+        image = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
         image.thumbnail((1024, 844), Image.Resampling.LANCZOS)
-        image.quantize(160, kmeans=2, dither=Image.Dither.NONE).save(
-            TARGET / f"console-{name}-{form}.png", optimize=True
-        )
+        made = image.quantize(palette=palette(image), dither=Image.Dither.NONE)
+        made.save(TARGET / f"console-{name}-{form}.png", optimize=True)
     await person.screen()
 
 

@@ -308,3 +308,32 @@ async def test_what_cannot_be(tmp_path, film, settings, sends, said):
             await person.choose("input[data-video]", data, "moving.mp4")
         await person.sees(said)
         await sessions(server, 0)
+
+
+async def test_clicks_are_taken_back_before_they_are_answered(tmp_path, film):
+    """One that waits is never sent, one that was sent goes as soon as it is answered."""
+    marks = "document.querySelectorAll('.clicks .point').length"
+    async with before(tmp_path) as (_, person):
+        await opened(person, film)
+        await person.evaluate("""window.real = fetch; window.held = []; window.sent = 0;
+          window.fetch = async (path, options) => {
+            if (!/prompt$/.test(path)) return real(path, options);
+            sent += 1;
+            await new Promise((go) => held.push(go));
+            return real(path, options);
+          }; 0""")
+        for number, x in enumerate((0.2, 0.4, 0.6), 1):
+            await person.point(".clicks", x, 0.5)
+            await person.until(f"{marks} === {number}")
+        await person.until("window.held.length === 1")
+        for number in (2, 1, 0):
+            await person.press("z")
+            await person.until(f"{marks} === {number}")
+        await person.evaluate("held[0](); 0")
+        await person.until("document.querySelector('.toolbar [aria-label=\"Take back\"]').disabled")
+        assert await person.evaluate(f"{BOXES}.length") == 0
+        await person.point(".clicks", 0.3, 0.5)
+        await person.until("window.held.length === 2")
+        await person.evaluate("held[1](); 0")
+        await person.until(f"{BOXES}.length === 1")
+        assert await person.evaluate("window.sent") == 2

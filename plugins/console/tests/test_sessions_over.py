@@ -79,3 +79,18 @@ async def test_what_changes_something(tmp_path):
                 await person.click("Load", f"tr[data-model={loaded}]")
             await person.until(f"!!document.querySelector('tr[data-model={loaded}] .state.ok')")
         assert (await asked(server, "GET", "/v1/models/many"))["state"] == "unloaded"
+
+
+async def test_somebody_else(tmp_path):
+    """Nothing that the one looked at is left for the other, in the same tab either."""
+    keys = ["test-key", {"key": "other-key", "name": "other", "scopes": ["admin"]}]
+    async with served(tmp_path, api_keys=keys) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give(name="secret.png")
+        await person.until("document.querySelectorAll('.found li[data-n]').length > 3")
+        await person.evaluate(END)
+        await person.click("Run", ".left")
+        await before(person, "other-key")
+        await person.until("document.querySelector('.me')?.innerText.startsWith('other')")
+        await person.sees("Drop a picture here")
+        assert "secret.png" not in await person.text()

@@ -116,9 +116,10 @@ function Gate({ said }) {
 
 function App({ said }) {
   const me = useCell(who);
-  const [seen, setSeen] = useState(false);
-  useEffect(() => { if (me) setSeen(true); }, [me]);
-  return html`${me || seen ? html`<${Signed}/>` : html`<${Shell}/>`}${me === null && html`<${Gate} said=${said}/>`}`;
+  const [seen, setSeen] = useState("");
+  useEffect(() => { if (me) setSeen(me.id); }, [me]);
+  // The page stays while its person signs in again; somebody else begins with an empty one.
+  return html`${me || seen ? html`<${Signed} key=${me?.id ?? seen}/>` : html`<${Shell}/>`}${me === null && html`<${Gate} said=${said}/>`}`;
 }
 
 // On its way while the server is asked who this is; what fails is told when the page is opened.

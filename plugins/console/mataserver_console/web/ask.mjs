@@ -55,7 +55,7 @@ export default function Ask() {
   const { query } = useRoute();
   const chosen = useModel((model) => model.task === "vlm");
   const name = chosen.listed && chosen.known && !chosen.model ? chosen.models[0]?.model ?? "" : chosen.name;
-  const { picture, take, pick, error: wrongPicture, setError } = usePicture();
+  const { picture, take, pick, coming, error: wrongPicture, setError } = usePicture();
   const { data } = useSource(name && may("models:read") ? `v1/models/${encodeURIComponent(name)}?include=params` : null);
   const schema = data?.params && { ...data.params, properties: Object.fromEntries(Object.entries(data.params.properties).filter(([each]) => each !== "prompt")) };
   const given = givenOf(query, schema?.properties);
@@ -84,9 +84,9 @@ export default function Ask() {
   };
   return html`<${Bar} title="Ask"><${Picker} models=${chosen.models} listed=${chosen.listed} value=${name} choose=${(model) => amend({ model })}/><span class="grow"></span>
       ${turns.length > 0 && html`<${Button} bare disabled=${busy} onClick=${() => setTurns([])}>Clear<//>`}<//>
-    <div class=${`asking fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture">
+    <div class=${`asking fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture">${coming && html`<div class="running"><i></i></div>`}
         ${picture ? html`<div class="stage"><img class="whole" src=${picture.url} alt=${picture.name}/></div>` : html`<${Empty} task="vlm" take=${take} pick=${pick} onError=${setError}/>`}
-        ${picture && html`<section class="sect pictures"><${Examples} task="vlm" chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/>${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>`}</section>
+        ${picture && html`<section class="sect pictures"><${Examples} task="vlm" chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/></section>`}${wrongPicture && html`<p class="pad err" role="alert">${wrongPicture.message}</p>`}</section>
       <section class="talk" aria-label="Talk"><div class="scroll" tabindex="-1">
           ${chosen.known && !name && html`<div class="pad"><${Note}>No model that writes is registered yet. One of the task vlm comes from the hub, by the page Models.<//></div>`}
           ${name && !turns.length && html`<div class="pad stack-12"><h2>Ask about the picture</h2><p class="help">${picture ? "The answer is written as it comes. For example:" : "Take a picture at first. Then, for example:"}</p>

@@ -8,6 +8,8 @@ import { useFit } from "./stage.mjs";
 const STEP = 0.01;
 const DRAG = 5;
 const LEAST = 0.005;
+/** @type {[number, number]} */
+const MIDDLE = [0.5, 0.5];
 const TOOLS = [["add", "Add", "plus", "1"], ["remove", "Remove", "minus", "2"], ["box", "Box", "box", "3"]];
 const within = (value) => Math.max(0, Math.min(1, value));
 
@@ -82,12 +84,14 @@ export function Clicks({ shot, tool, idle = false, beside, onPoint, onBox, child
   const press = (event) => {
     const step = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] }[event.key];
     const far = event.shiftKey ? 5 : 1;
-    if (step) { const [x, y] = cross ?? [0.5, 0.5]; setCross([within(x + step[0] * far), within(y + step[1] * far)]); }
-    else if (event.key === "Enter" && cross && !idle) onPoint(cross[0], cross[1], tool === "remove" ? 0 : 1);
+    if (step) { const [x, y] = cross ?? MIDDLE; setCross([within(x + step[0] * far), within(y + step[1] * far)]); }
+    else if (event.key === "Enter" && !cross) setCross(MIDDLE);
+    else if (event.key === "Enter" && !idle) onPoint(cross[0], cross[1], tool === "remove" ? 0 : 1);
     else return;
     event.preventDefault();
   };
-  return html`<div class="stage" ref=${box} tabindex="0" role="application" aria-label="Picture: arrows move a cross, Enter sets a point" onKeyDown=${press} onContextMenu=${(event) => event.preventDefault()}>
+  const focus = (event) => { if (event.currentTarget.matches(":focus-visible")) setCross((now) => now ?? MIDDLE); };  // who comes by the keyboard sees where Enter points
+  return html`<div class="stage" ref=${box} tabindex="0" role="application" aria-label="Picture: arrows move a cross, Enter sets a point" onFocus=${focus} onKeyDown=${press} onContextMenu=${(event) => event.preventDefault()}>
     <div class=${`shot ${idle ? "" : "clicks"}`} style=${{ width: `${width * scale}px`, height: `${height * scale}px` }} onPointerDown=${down}>
       <img src=${shot.url} alt=${shot.name} width=${width} height=${height} draggable="false"/>
       ${children(scale)}

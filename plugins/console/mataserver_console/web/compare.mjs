@@ -121,7 +121,7 @@ export default function Compare() {
   const { query } = useRoute();
   const first = useModel();
   const second = useSecond(first);
-  const { picture, take, pick, error: wrongPicture, setError } = usePicture();
+  const { picture, take, pick, coming, error: wrongPicture, setError } = usePicture();
   const [auto, setAuto] = useAuto();
   const lane = useRef(null);
   lane.current ??= new Lane();
@@ -160,7 +160,7 @@ export default function Compare() {
         ${buttons.map(([name, text]) => html`<${Button} small key=${name} pressed=${show[name]} onClick=${() => toggle(name)}>${text}<//>`)}<span class="grow"></span>
         ${picture && html`<${Zoom} zoom=${zoom} setZoom=${setZoom} percent=${Math.round(scale * 100)}/>`}</div>
         ${picture ? html`<div class="sides" onScrollCapture=${link}>${trials.map((trial, at) => html`<${Side} key=${SIDES[at]} letter=${SIDES[at]} trial=${trial} picture=${picture} hover=${hover[SIDES[at]]} setHover=${mark(SIDES[at])} show=${show} zoom=${zoom} setScale=${at ? undefined : setScale}/>`)}</div>`
-          : html`<div class="stagebox"><${Empty} task=${first.model?.task} take=${take} pick=${pick} onError=${setError}/></div>`}
+          : html`<div class="stagebox">${coming && html`<div class="running"><i></i></div>`}<${Empty} task=${first.model?.task} take=${take} pick=${pick} onError=${setError}/></div>`}
         <div class="sides codes">${trials.map((trial, at) => html`<${Code} key=${SIDES[at]} request=${{ model: trial.chosen.name, params: trial.given, file: picture?.name ?? "picture.jpg" }}/>`)}</div></section>
       <aside class="panel right" aria-label="Answers"><div class="scroll" tabindex="-1"><${Race} trials=${trials}/>
         ${scored.length > 0 && html`<${From} items=${scored} from=${a.from} setFrom=${(value) => amend({ from: value || undefined })}/>`}

@@ -10,12 +10,13 @@ import { Icon } from "./icons.mjs";
 import { NewJob } from "./new_job.mjs";
 import { Photographs } from "./photographs.mjs";
 import { amend, useRoute } from "./route.mjs";
-import { refresh, useSource } from "./source.mjs";
+import { passes, refresh, useSource } from "./source.mjs";
 
 const KINDS = { queued: "off", running: "busy", done: "ok", failed: "bad", cancelled: "off" };
 const STAGES = { reconstruct: ["extracting", "matching", "triangulating", "decimating"] };
 const LIST = "v1/jobs?limit=200&omit=result";
 const ENDED = new Set(["done", "failed", "cancelled"]);
+const PAUSE = 3000;  // milliseconds until a job is asked for again
 
 const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 1000) - job.started_at) : "");
 /** The name that a data set of photographs was given. */
@@ -37,28 +38,44 @@ function useJob(id) {
   useEffect(() => {
     if (!me) return undefined;  // the session is over: it is listened to again by who signs in
     setError(null);
-    let left = false;
+    const control = new AbortController();
+    const { signal } = control;
     /** @type {EventSource | undefined} */
     let stream;
-    let state = "";
+    let state = "", told = 0, timer = 0, looking = false;
     const take = (said) => {
       if (state && said.state !== state) refresh(LIST);  // the list says the same at once
       state = said.state;
+      told += 1;
       setJob(said);
       setError(null);
+      if (ENDED.has(state)) stream?.close();
     };
-    const read = () => ask(`v1/jobs/${id}`);
     const listen = () => {
+      stream?.close();
       const events = stream = new EventSource(`v1/jobs/${id}/events`);
-      events.addEventListener("job", (event) => take(JSON.parse(event.data)));
-      events.addEventListener("end", (event) => { take(JSON.parse(event.data)); events.close(); });
-      events.onerror = () => read().then(setJob, (failure) => { setError(failure); if (failure.status) events.close(); });
+      for (const name of ["job", "end"]) events.addEventListener(name, (event) => take(JSON.parse(event.data)));
+      events.onerror = look;
     };
-    read().then(
-      (said) => { if (left) return; take(said); if (!ENDED.has(said.state)) listen(); },
-      (failure) => { if (left) return; setError(failure); if (!failure.status) listen(); },  // it goes on by itself when there is an answer
-    );
-    return () => { left = true; stream?.close(); };
+    /** Read what it is. A refusal ends a stream for good, so it is begun anew; what the stream told meanwhile is newer. */
+    const look = async () => {
+      if (looking) return;
+      clearTimeout(timer);
+      looking = true;
+      const before = told;
+      try {
+        const said = await ask(`v1/jobs/${id}`, { signal });
+        if (signal.aborted) return;
+        if (told === before) take(said);
+        if (!ENDED.has(state) && (stream?.readyState ?? EventSource.CLOSED) === EventSource.CLOSED) listen();
+      } catch (failure) {
+        if (signal.aborted) return;
+        setError(failure);
+        if (passes(failure)) timer = setTimeout(look, PAUSE); else stream?.close();
+      } finally { looking = false; }
+    };
+    look();
+    return () => { control.abort(); clearTimeout(timer); stream?.close(); };
   }, [id, turn, me]);
   const follow = (said) => { setJob(said); setTurn((n) => n + 1); };
   return { job, error, follow };

@@ -1,4 +1,5 @@
 // The picture that is asked about: a file, what was dropped or pasted, a camera's frame, an example.
+import { send } from "./api.mjs";
 import { Button, Dialog, Note } from "./controls.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { keep } from "./kept.mjs";
@@ -35,7 +36,7 @@ async function smaller(bitmap) {
 }
 
 export async function exampleOf(name) {
-  const answer = await fetch(`console/pictures/${name}`);
+  const answer = await send(`console/pictures/${name}`);
   return pictureOf(await answer.blob(), name);
 }
 

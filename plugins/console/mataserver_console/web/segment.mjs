@@ -83,7 +83,7 @@ function useThings(picture, one) {
     setNow((key) => (before.some((each) => each.key === key) ? key : before.at(-1).key));
   };
   const drop = (key) => { past.current.push(things); const left = things.filter((each) => each.key !== key); setThings(left.length ? left : [fresh(key + 1)]); if (key === now) setNow(left.at(-1)?.key ?? key + 1); };
-  return { things, now, setNow, ...state, change, add, find, undo, drop, again: () => run(things.find((each) => each.key === now)),
+  return { things, now, setNow, ...state, change, add, find, undo: past.current.length ? undo : undefined, drop, again: () => run(things.find((each) => each.key === now)),
     take: (mask) => { past.current.push(things); setThings(things.map((each) => (each.key === now ? { ...each, masks: [outlined(mask)] } : each))); } };
 }
 
@@ -154,7 +154,7 @@ export default function Segment() {
 }
 
 function Picture({ head, model, none }) {
-  const { picture, take, pick, error: wrongPicture, setError } = usePicture();
+  const { picture, take, pick, coming, error: wrongPicture, setError } = usePicture();
   const [opacity, setOpacity] = useState(0.42);
   const can = (name) => !model?.loaded || (model.capabilities.includes(name));
   const all = useThings(picture, !can("text_prompt"));
@@ -167,7 +167,7 @@ function Picture({ head, model, none }) {
   return html`<${Bar} title="Segment">${head}<span class="grow"></span>
       ${masks.length > 0 && html`<${Button} icon="download" onClick=${download}>Masks<//>`}<//>
     <div class=${`work two fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture"><${Tools} tool=${tool} setTool=${setTool} undo=${all.undo} opacity=${opacity} setOpacity=${setOpacity}/>
-        <div class="stagebox">${all.busy && html`<div class="running"><i></i></div>`}${picture ? html`<${Canvas} picture=${picture} all=${all} tool=${tool} opacity=${opacity} loaded=${!model || model.loaded}/>` : html`<${Empty} task="segment" take=${take} pick=${pick} onError=${setError}/>`}</div>
+        <div class="stagebox">${(all.busy || coming) && html`<div class="running"><i></i></div>`}${picture ? html`<${Canvas} picture=${picture} all=${all} tool=${tool} opacity=${opacity} loaded=${!model || model.loaded}/>` : html`<${Empty} task="segment" take=${take} pick=${pick} onError=${setError}/>`}</div>
         <${Code} made=${POSTED} request=${programmed(thing, !can("text_prompt"), picture?.name ?? "picture.jpg")}/></section>
       <aside class="panel right" aria-label="Objects"><section class="sect"><div class="row between"><h2>Objects</h2><${Button} small icon="plus" onClick=${all.add}>New object<kbd>N</kbd><//></div>
           ${picture && html`<${Ways} take=${take} onError=${setError}/>`}${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>

@@ -4,31 +4,62 @@ import { cell, useCell } from "./cell.mjs";
 import { useEffect } from "./html.mjs";
 
 const PAUSES = [1, 2, 4, 8, 15];
+const LATE = 60_000;  // milliseconds: a connection that broke without a word never answers
+const AGAIN = 5;  // seconds: what is asked once, and was refused for now
 const sources = new Map();
+
+/** Whether a refusal is of a state of the server, or of a proxy before it: the same may be answered later. */
+export const passes = ({ status = 0 }) => status === 0 || status === 408 || status === 429 || status >= 500;
 
 class Source {
   constructor(path) {
     this.path = path;
-    this.cell = cell({ data: null, error: null, at: 0 });
+    this.cell = cell({ data: null, error: /** @type {any} */ (null), at: 0 });
     this.wishes = new Set();
     this.timer = 0;
+    this.asked = this.told = 0;  // the number of the last request, and of the one whose answer is shown
+    this.flying = 0;  // the number of a request that is on its way
   }
 
+  /** Ask now: what is under way may be of before a change. Of answers that come out of order the newest stays. */
   async refresh() {
     clearTimeout(this.timer);
+    const turn = this.flying = this.asked += 1;
+    const options = { again: false, signal: AbortSignal.timeout(LATE) };
     try {
-      const data = this.path === "metrics" ? await (await send(this.path, { again: false })).text() : await ask(this.path, { again: false });
-      this.cell.set({ data, error: null, at: Date.now() });
+      const data = this.path === "metrics" ? await (await send(this.path, options)).text() : await ask(this.path, options);
+      this.take(turn, { data, error: null, at: Date.now() });
     } catch (error) {
       // Who signs in asks everything again: until then what is known stays.
-      if (!isAbort(error) && !(error.status === 401 && who.get() === null)) this.cell.set({ ...this.cell.get(), error });
+      if (!isAbort(error) && !(error.status === 401 && who.get() === null)) this.take(turn, { ...this.cell.get(), error });
     }
-    this.plan();
+    if (turn === this.flying) this.flying = 0;
+    if (turn === this.asked) this.plan();
+  }
+
+  take(turn, said) {
+    if (turn < this.told) return;
+    this.told = turn;
+    this.cell.set(said);
+  }
+
+  /** Ask, unless an answer has just come or is on its way. */
+  want() {
+    if (this.flying === this.asked && this.flying) return;
+    if (Date.now() - this.cell.get().at > 1000) this.refresh(); else this.plan();
+  }
+
+  /** Forget what is known, and what is on its way. */
+  forget() {
+    this.told = this.asked += 1;
+    this.cell.set({ data: null, error: null, at: 0 });
   }
 
   plan() {
     clearTimeout(this.timer);
-    const every = Math.min(...this.wishes);
+    const { error } = this.cell.get();
+    const again = error && passes(error) ? Math.max(AGAIN, error.wait ?? 0) : Infinity;
+    const every = Math.min(...this.wishes, again);
     if (!this.wishes.size || every === Infinity || document.hidden) return;
     this.timer = setTimeout(() => this.refresh(), every * 1000);
   }
@@ -46,8 +77,7 @@ export function useSource(path, every = Infinity) {
     if (!path) return undefined;
     const wish = new Number(every);  // an object: two may wish the same
     source.wishes.add(wish);
-    if (Date.now() - source.cell.get().at > 1000) source.refresh();
-    else source.plan();
+    source.want();
     return () => { source.wishes.delete(wish); source.plan(); };
   }, [path, every]);
   return useCell(source.cell);
@@ -63,7 +93,7 @@ export function refreshAll() {
 
 /** Forget what one person saw before another signs in. */
 export function forget() {
-  for (const source of sources.values()) source.cell.set({ data: null, error: null, at: 0 });
+  for (const source of sources.values()) source.forget();
 }
 
 let tries = 0;
@@ -84,8 +114,8 @@ export async function tryAgain() {
   tries += 1;
   const pause = PAUSES[Math.min(tries, PAUSES.length - 1)] * 1000;
   try {
-    await send("v1/health");
-    if (who.get()) await ask("v1/session").then(who.set, () => who.set(null));
+    await send("v1/health", { signal: AbortSignal.timeout(LATE) });
+    if (who.get()) await ask("v1/session").then(who.set, () => {});  // one that is over is told by its refusal
   } catch {
     silence.set({ since: silence.get()?.since ?? Date.now(), next: Date.now() + pause });
   }

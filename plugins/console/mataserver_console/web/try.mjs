@@ -46,10 +46,22 @@ export function usePicture() {
   useEffect(() => {
     kept("picture").then((found) => found && pictureOf(found.blob, found.name)).then((found) => found && setPicture((now) => now ?? found));
   }, []);
-  const take = async (blob, name) => { setError(null); setPicture(remember(await pictureOf(blob, name))); };
-  const pick = async (name) => { setError(null); setPicture(remember(await exampleOf(name))); };
+  const [coming, setComing] = useState(false);
+  const turn = useRef(0);  // a picture that takes long to come does not replace one that was chosen later
+  const come = async (made) => {
+    const own = turn.current += 1;
+    setError(null);
+    setComing(true);
+    try {
+      const found = await made;
+      if (own === turn.current) setPicture(remember(found)); else URL.revokeObjectURL(found.url);
+    } catch (failure) { if (own === turn.current) setError(failure); }
+    if (own === turn.current) setComing(false);
+  };
+  const take = (blob, name) => come(pictureOf(blob, name));
+  const pick = (name) => come(exampleOf(name));
   useEffect(() => () => { if (picture?.url) URL.revokeObjectURL(picture.url); }, [picture]);
-  return { picture, take, pick, error, setError };
+  return { picture, take, pick, coming, error, setError };
 }
 
 function Answer({ answer, items, shown, hover, setHover, from, setFrom, outlines, times, error, run }) {
@@ -77,7 +89,7 @@ function Answer({ answer, items, shown, hover, setHover, from, setFrom, outlines
 export default function Try() {
   const { query } = useRoute();
   const chosen = useModel();
-  const { picture, take, pick, error: wrongPicture, setError } = usePicture();
+  const { picture, take, pick, coming, error: wrongPicture, setError } = usePicture();
   const [auto, setAuto] = useAuto();
   const trial = useTrial({ chosen, picture, auto });
   const { schema, noSchema, given, setGiven, needs, run, items, shown, depth, outlines, from, task } = trial;
@@ -118,7 +130,7 @@ export default function Try() {
       <section class="mid" aria-label="Picture and code"><div class="toolbar">
         ${buttons.map(([name, text]) => html`<${Button} small key=${name} pressed=${show[name]} onClick=${() => toggle(name)}>${text}<//>`)}<span class="grow"></span>
         ${picture && html`<${Zoom} zoom=${zoom} setZoom=${setZoom} percent=${Math.round(scale * 100)} full=${() => stage.current?.requestFullscreen?.()}/>`}</div>
-        <div class="stagebox">${picture ? html`<${Stage} picture=${picture} items=${shown} hover=${hover} setHover=${setHover} show=${show} depth=${depth} old=${trial.old}
+        <div class="stagebox">${coming && html`<div class="running"><i></i></div>`}${picture ? html`<${Stage} picture=${picture} items=${shown} hover=${hover} setHover=${setHover} show=${show} depth=${depth} old=${trial.old}
           zoom=${zoom} onScale=${setScale} stage=${stage}/>` : html`<${Empty} task=${chosen.model?.task} take=${take} pick=${pick} onError=${setError}/>`}
           <${Busy} run=${run} seconds=${trial.seconds} model=${chosen.model}/></div>
         ${picture?.unseen && html`<div class="foot help">This browser cannot show this picture itself. The server can read it.</div>`}

@@ -80,9 +80,11 @@ export function useFilm() {
     const own = slot.current;
     if (own.key === null && !own.begun && !given.box && !given.points[0][2]) { set((old) => ({ ...old, missing: "A new object begins with a click on it." })); return; }
     own.begun = true;
-    const pointed = { frame, ...given };
+    const pointed = { frame, ...given, sent: false, dropped: false };
     waiting.current.push(pointed);
     work(async (session, known) => {
+      if (pointed.dropped) return;
+      pointed.sent = true;
       try {
         const thing = known.get(own.key);
         const answer = await session.prompt(frame, [promptOf(given)], thing?.id ?? null);
@@ -111,8 +113,18 @@ export function useFilm() {
     known.drop(key);
     if (slot.current.key === key) slot.current = { key: known.things.at(-1)?.key ?? null };
   });
-  const undo = () => work(async (session, known) => {
+  /** Take back the last point; one that waits is taken at once, one that was sent as soon as it is answered. */
+  const undo = () => {
+    const last = waiting.current.at(-1);
+    waiting.current = waiting.current.slice(0, -1);
+    bump();
+    if (!last || last.sent) { back(last); return; }
+    last.dropped = true;
+    slot.current.begun = slot.current.key !== null || waiting.current.length > 0;
+  };
+  const back = (last) => work(async (session, known) => {
     const thing = known.get(slot.current.key);
+    if (!thing?.pointed.length || (last && thing.pointed.at(-1) !== last)) return;  // it was refused
     const kept = thing.pointed.slice(0, -1), { frame } = thing.pointed.at(-1);
     await taken(session, thing);
     thing.id = null;
@@ -152,7 +164,7 @@ export function useFilm() {
   const current = tracks.current.get(slot.current.key);
   return {
     ...state, version, tracks: tracks.current, now: slot.current.key, waiting: waiting.current, session: film.current,
-    canUndo: Boolean(current && !current.word && current.pointed.length && !state.tracking && state.phase === "open"),
+    canUndo: Boolean((waiting.current.length || (current && !current.word && current.pointed.length)) && !state.tracking && state.phase === "open"),
     open, close, again, choose, point, find, remove, undo, reset, track, fail,
     stop: () => film.current?.stop(), picture: (frame) => film.current.picture(frame), drawn: (asked) => film.current.drawn(asked),
   };
