@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +20,7 @@ __all__ = [
     "begin",
     "database",
     "empty_database",
+    "once",
     "orbit",
     "postgres",
     "reconstructed",
@@ -93,10 +98,32 @@ def begin():
 
 
 @pytest.fixture(scope="session")
-def orbit(tmp_path_factory):
+def once(tmp_path_factory):
+    """``once(name, make)`` is what ``make(folder)`` returns, called by one worker for all of them.
+
+    Tests only read what is in the folder: others read it at the same time.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def made(name, make):
+        folder, told = base / name, base / f"{name}.pickle"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not told.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that has died
+                folder.mkdir()
+                told.write_bytes(pickle.dumps(make(folder)))
+        return pickle.loads(told.read_bytes())
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def orbit(once):
     """Sixteen photographs around a scene, 800 by 600: their folder and poses."""
-    folder = tmp_path_factory.mktemp("orbit")
-    return folder, rendered.orbit(folder, 1, 16, "a_")
+    return once("orbit", lambda folder: (folder, rendered.orbit(folder, 1, 16, "a_")))
 
 
 @pytest.fixture(scope="session")
@@ -117,9 +144,9 @@ def whole(orbit, reconstructed):
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory):
+def scene(once):
     """Six small photographs, a step apart, and their truth: enough for a model, and quick."""
-    return planted_scene.plant(tmp_path_factory.mktemp("scene"))
+    return once("scene", planted_scene.plant)
 
 
 @pytest.fixture(scope="session")
