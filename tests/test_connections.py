@@ -15,6 +15,10 @@ from api_answers import answer, connection, detail_of, head_of, until
 from mataserver import testing
 from mataserver.http import connection_limit
 from mataserver.logs import RateLimitedLog
+from mataserver.testing.fakes import FAKE
+from service_plugins import folder, plugin
+
+__all__ = ["folder", "plugin"]
 
 HEALTH = "/v1/health"
 
@@ -186,3 +190,40 @@ async def test_refusals_of_requests_are_counted_in_the_log(data_dir, caplog):
         assert statuses == [201] + [503] * 19
         lines = [each.message for each in caplog.records if "concurrent sessions" in each.message]
         assert len(lines) in {1, 2}
+
+
+PORTS = """
+from mataserver import RpcPort
+
+class Service(Base):
+    async def __aenter__(self):
+        self.ports = [RpcPort(self.ctx.server, self.ctx.stopping, 0) for _ in range(2)]
+        for port in self.ports:
+            await port.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc):
+        for port in self.ports:
+            await port.__aexit__(*exc)
+"""
+
+
+async def accepted(folder, points):
+    """Return how many connections a server accepts, and how many its gRPC ports may have."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(few_descriptors(300))
+        serving = testing.serving(folder, entry_points=points, max_connections=5_000)
+        server = await stack.enter_async_context(serving)
+        count = 0
+        while await asked(server, *await stack.enter_async_context(connection(server))) == 200:
+            count += 1
+        return count, sum(server.composed.server_settings.rpc_connections)
+
+
+async def test_http_leaves_the_descriptors_of_grpc(plugin, folder):
+    """The library of gRPC asks nobody: what its ports may take is not given to others."""
+    without, none = await accepted(folder, [FAKE])
+    count, others = await accepted(folder, [FAKE, plugin(PORTS)])
+    assert none == 0 < others < 300
+    # Both ends of a connection are here, and the ports have descriptors of their own.
+    assert count <= without - others // 2

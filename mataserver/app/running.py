@@ -91,7 +91,8 @@ async def listen(runner: web.AppRunner, composed: ComposedServer, host: str, por
     limit = composed.settings.max_connections
     if composed.settings.short_way and fast_routing.is_supported() and runner.server is not None:
         fast_routing.install(runner.server, composed.application, composed.table)
-    site = ListeningSite(runner, host, port, limit, _connection_factory(composed))
+    others = sum(composed.server_settings.rpc_connections)
+    site = ListeningSite(runner, host, port, limit, _connection_factory(composed), others)
     await site.start()
     composed.in_process.accept = site.factory.make_connection
     chosen: int = runner.addresses[0][1]

@@ -23,7 +23,7 @@ from mataserver.http import openapi, origins, protocol
 from mataserver.http.auth import AllowedPages, Authenticator
 from mataserver.http.browsers import BrowserSessions, HostNames
 from mataserver.http.budget import Budget
-from mataserver.http.connection_limit import default_limit
+from mataserver.http.connection_limit import UNLIMITED, default_limit
 from mataserver.http.cookies import Cookies
 from mataserver.http.head_cache import HeadCache
 from mataserver.http.in_process import InProcessConnector
@@ -110,6 +110,7 @@ class ComposedServer:
         self.metrics.before_render(self.pool.set_queue_gauges)
         self.pulls: set[asyncio.Task[Any]] = set()
         self.shutdown_task: asyncio.Task[None] | None = None
+        self.server_settings = _server_settings(settings)
         self._document = b""
         self._described_tasks: dict[str, Any] = {}
 
@@ -129,7 +130,7 @@ class ComposedServer:
         """Return what makes a service's context from what is its own."""
         return partial(
             Context,
-            server=_server_settings(self.settings),
+            server=self.server_settings,
             version=mataserver.__version__,
             data_dir=self.settings.data_path,
             metrics=self.metrics.registry,
@@ -291,6 +292,6 @@ def _server_settings(settings: Settings) -> Server:
         unread_timeout=settings.unread_timeout,
         body_timeout=settings.body_timeout,
         max_inflight=int(settings.max_inflight_mb * 1e6),
-        max_connections=settings.max_connections or default_limit(),
+        max_connections=min(settings.max_connections or UNLIMITED, default_limit()),
         caller_share=settings.caller_share,
     )

@@ -73,6 +73,7 @@ class RpcPort:
             self.port = self._server.add_insecure_port(where)
         except RuntimeError:
             raise MataError(f"cannot listen on {where} for gRPC") from None
+        self._limits.rpc_connections.append(connections)
         await self._server.start()
         self._draining = asyncio.create_task(self._drain())
         return self

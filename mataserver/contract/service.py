@@ -6,7 +6,7 @@ the server's lifetime.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from mataserver.errors import Unavailable
@@ -35,8 +35,9 @@ class Server:
     """The server's settings that a service may need. Sizes in bytes, times in seconds.
 
     ``max_inflight`` limits the total of all request bodies; ``max_connections`` defaults to what
-    the file descriptor limit allows. ``caller_share`` is the part of a limit that one caller with a
-    key may have.
+    the file descriptor limit allows, and is no more than that. ``caller_share`` is the part of a
+    limit that one caller with a key may have. ``rpc_connections``: how many connections each open
+    gRPC port may have, whose descriptors HTTP leaves.
     """
 
     host: str
@@ -55,6 +56,7 @@ class Server:
     max_inflight: int
     max_connections: int
     caller_share: float
+    rpc_connections: list[int] = field(default_factory=list)
 
 
 class Admit(Protocol):

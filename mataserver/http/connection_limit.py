@@ -68,14 +68,16 @@ class DescriptorReserve:
 
     ``listener`` is the listening socket's. Connections may take half of those that are free when
     the server begins to listen, if the limit is so low that the reserve would leave them fewer.
+    ``others`` are left to connections of other ports, which their library accepts without asking.
     """
 
-    def __init__(self, listener: int) -> None:
+    def __init__(self, listener: int, others: int = 0) -> None:
         self._listener = listener
         soft = _open_files_limit() or UNLIMITED
         used = self._next() or soft
-        self._end = max(soft - reserved_descriptors(soft), used + (soft - used) // 2)
-        self.lingering = max(1, min(MAX_LINGERING, (soft - self._end) // 8))
+        left = soft - others
+        self._end = max(left - reserved_descriptors(soft), used + (left - used) // 2)
+        self.lingering = max(1, min(MAX_LINGERING, (left - self._end) // 8))
 
     def is_reached(self) -> bool:
         """Whether another connection would leave fewer."""
@@ -159,10 +161,11 @@ class ConnectionFactory:
 class ListeningSite(web.BaseSite):
     """One listening address, with an ``ConnectionFactory`` as protocol factory.
 
-    ``make_protocol`` creates a connection's protocol. ``factory`` exists once it listens.
+    ``make_protocol`` creates a connection's protocol; ``others`` are the connections that other
+    ports may have. ``factory`` exists once it listens.
     """
 
-    __slots__ = ("_host", "_limit", "_make_protocol", "_port", "factory")
+    __slots__ = ("_host", "_limit", "_make_protocol", "_others", "_port", "factory")
 
     def __init__(
         self,
@@ -171,9 +174,10 @@ class ListeningSite(web.BaseSite):
         port: int,
         limit: int,
         make_protocol: Callable[[web.Server], HttpConnection],
+        others: int = 0,
     ) -> None:
         super().__init__(runner)
-        self._host, self._port = host, port
+        self._host, self._port, self._others = host, port, others
         self._limit = limit or default_limit()
         self._make_protocol = make_protocol
 
@@ -193,4 +197,4 @@ class ListeningSite(web.BaseSite):
         self._server = await loop.create_server(
             factory, self._host, self._port, backlog=self._backlog
         )
-        factory.reserve = DescriptorReserve(self._server.sockets[0].fileno())
+        factory.reserve = DescriptorReserve(self._server.sockets[0].fileno(), self._others)
