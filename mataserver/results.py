@@ -106,11 +106,15 @@ class PoseResult(Struct, frozen=True):
 
 
 class OcrResult(Struct, frozen=True):
-    """Task ``ocr``: ``text`` is the regions' texts joined by newlines."""
+    """Task ``ocr``: ``text`` is the regions' texts joined by newlines.
+
+    ``usage`` is set by models that write the text token by token, which may be cut off.
+    """
 
     tasks: ClassVar[tuple[str, ...]] = ("ocr",)
     text: str
     regions: list[TextRegion]
+    usage: Usage | UnsetType = UNSET
 
 
 class DepthResult(Struct, frozen=True):

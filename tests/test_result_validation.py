@@ -169,6 +169,7 @@ def test_rounding_is_put_right(given, served):
         ("ocr", OcrResult(None, []), "text is a NoneType"),
         ("ocr", OcrResult("a", [TextRegion(b"a", None, 1.0)]), r"regions\[0\].text is not a str"),
         ("vlm", VlmResult("a", entities=[Entity("a", 1.0, [])]), r"\[0\].attributes is not a dict"),
+        ("ocr", OcrResult("a", [], Usage(-1, 2)), "usage must be a Usage of whole numbers"),
         ("vlm", VlmResult("a", usage=(1, 2)), "usage must be a Usage of whole numbers"),
         ("vlm", VlmResult("a", usage=Usage(1.5, 2)), "usage must be a Usage of whole numbers"),
         ("depth", DepthResult(np.ones((2, 3))), "depth_map must be a float32 array of 2"),

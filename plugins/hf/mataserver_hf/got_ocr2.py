@@ -6,11 +6,12 @@ tables and formulas. It returns neither boxes nor scores.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Literal
 
-from mataserver import MaxTokens, Params
+from mataserver import MaxTokens, Params, Usage
 from mataserver_hf import installation
-from mataserver_hf.trocr import text_result
+from mataserver_hf.trocr import text_result, written_usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,15 +56,14 @@ class GotOcr2:
         for wanted in dict.fromkeys(params):
             # Pages with equal parameters have prompts of one length, so a batch needs no padding.
             alike = [index for index, each in enumerate(params) if each == wanted]
-            texts = self._read([images[index] for index in alike], wanted)
-            found.update(zip(alike, map(text_result, texts), strict=True))
+            found.update(zip(alike, self._read([images[i] for i in alike], wanted), strict=True))
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
         """Free the weights."""
         self._network.close()
 
-    def _read(self, images: list[Image], params: GotOcr2Params) -> list[str]:
+    def _read(self, images: list[Image], params: GotOcr2Params) -> list[OcrResult]:
         prompt = self._processor(
             images,
             format=params.ocr_type == "format",
@@ -79,9 +79,22 @@ class GotOcr2:
             stop_strings=END,
             max_new_tokens=params.max_tokens,
         )
-        written = tokens[:, prompt["input_ids"].shape[1] :]
+        asked = prompt["input_ids"].shape[1]
+        written = tokens[:, asked:]
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [text.partition(END)[0] for text in texts]
+        return [
+            text_result(text.partition(END)[0], self._usage(row, asked))
+            for text, row in zip(texts, written.tolist(), strict=True)
+        ]
+
+    def _usage(self, row: list[int], asked: int) -> Usage:
+        """Count the tokens of a page, up to the one that completes ``END``."""
+        decode = self._processor.tokenizer.decode
+        length = bisect_left(range(len(row) + 1), 1, key=lambda end: END in decode(row[:end]))
+        usage = written_usage(row, self._network.end_tokens, asked)
+        if length > len(row) or usage.completion_tokens < length:
+            return usage
+        return Usage(asked, length)
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> GotOcr2:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mataserver import MaxTokens, OcrResult, Params, TextRegion
+from mataserver import MaxTokens, OcrResult, Params, TextRegion, Usage
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -62,8 +62,10 @@ class TrOcr:
             for indices, tensors in self._preprocessor.groups([images[i] for i in chosen]):
                 tokens = self._network.run(tensors, "generate", max_new_tokens=length)
                 texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-                for index, text in zip(indices, texts, strict=True):
-                    found[chosen[index]] = text_result(text)
+                # The first token of each row is the decoder's start.
+                for index, text, row in zip(indices, texts, tokens[:, 1:].tolist(), strict=True):
+                    usage = written_usage(row, self._network.end_tokens)
+                    found[chosen[index]] = text_result(text, usage)
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
@@ -71,10 +73,21 @@ class TrOcr:
         self._network.close()
 
 
-def text_result(text: str) -> OcrResult:
+def text_result(text: str, usage: Usage) -> OcrResult:
     """Return the result of a model without boxes and scores: one region, or none without text."""
     stripped = text.strip()
-    return OcrResult(stripped, [TextRegion(stripped, None, 1.0)] if stripped else [])
+    return OcrResult(stripped, [TextRegion(stripped, None, 1.0)] if stripped else [], usage)
+
+
+def written_usage(row: Sequence[int], ends: Container[int], prompt: int = 0) -> Usage:
+    """Count the tokens that were written for one image, up to its first of ``ends``.
+
+    What follows is padding, up to the length of the batch. A text without an end was cut off.
+    """
+    for place, token in enumerate(row):
+        if token in ends:
+            return Usage(prompt, place + 1)
+    return Usage(prompt, len(row), truncated=True)
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> TrOcr:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mataserver import ModelFiles, TextRegion
+from mataserver import ModelFiles, TextRegion, Usage
 from mataserver_hf import got_ocr2
 from mataserver_hf.got_ocr2 import GotOcr2Params
 
@@ -66,6 +66,22 @@ def test_max_tokens_cuts_the_text(model, page, tiny_reading):
     )
     text = tiny_reading.WRITTEN["ocr"]
     assert [result.text for result in results] == [text[:3], text]
+    cut, whole = (result.usage for result in results)
+    assert (cut.completion_tokens, cut.truncated) == (3, True)
+    assert (whole.completion_tokens, whole.truncated) == (len(text) + 1, False)
+    assert cut.prompt_tokens == whole.prompt_tokens > 0
+
+
+def test_padding_is_not_counted(model):
+    """A page that ends before others of its batch is padded: its tokens end with the page."""
+    reader = model("got_ocr2")
+    tokenizer = reader._processor.tokenizer
+    page = tokenizer("plain", add_special_tokens=False)["input_ids"]
+    end = tokenizer(got_ocr2.END, add_special_tokens=False)["input_ids"]
+    padding = [tokenizer.pad_token_id] * 4
+    assert reader._usage([*page, *end, *padding], 7) == Usage(7, len(page) + len(end))
+    assert reader._usage([*page, tokenizer.eos_token_id], 7) == Usage(7, len(page) + 1)
+    assert reader._usage(page, 7) == Usage(7, len(page), truncated=True)
 
 
 @pytest.mark.parametrize("shape", [(3, 40), (1, 30), (3, 3)])

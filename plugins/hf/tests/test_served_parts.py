@@ -74,3 +74,4 @@ async def test_pose_and_text_are_served(http, checkpoint, model, picture, tiny_r
     answer = await ask(http, "trocr", np.full((24, 96, 3), grey, np.uint8), max_tokens="4")
     assert answer["text"] == text[:4]
     assert answer["regions"] == [{"text": text[:4], "bbox": None, "confidence": 1.0}]
+    assert answer["usage"] == {"prompt_tokens": 0, "completion_tokens": 4, "truncated": True}

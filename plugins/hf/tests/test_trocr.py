@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mataserver import MataError, ModelFiles, ModelSpec, TextRegion
+from mataserver import MataError, ModelFiles, ModelSpec, TextRegion, Usage
 from mataserver_hf import trocr
 from mataserver_hf.trocr import TrOcrParams
 
@@ -57,6 +57,21 @@ def test_max_tokens_cuts_each_image_by_itself(model, tiny_reading):
         [line(grey)] * 3, [TrOcrParams(max_tokens=each) for each in (4, 1000, 2)]
     )
     assert [result.text for result in results] == [text[:4], text, text[:2]]
+    assert [result.usage for result in results] == [
+        Usage(0, 4, truncated=True),
+        Usage(0, len(text) + 1),  # with the token that ends it
+        Usage(0, 2, truncated=True),
+    ]
+
+
+def test_lines_of_a_batch_end_by_themselves(model, tiny_reading):
+    """A shorter line is padded to the longest of the batch: the padding is not counted."""
+    results = model("trocr").predict(
+        [line(each) for each in tiny_reading.LINES], [TrOcrParams()] * 2
+    )
+    assert [result.usage for result in results] == [
+        Usage(0, len(text) + 1) for text in tiny_reading.LINES.values()
+    ]
 
 
 def test_the_decoder_has_a_length(model):
@@ -75,8 +90,11 @@ def test_the_decoder_has_a_length(model):
 
 def test_no_text_has_no_region(model, tiny_reading):
     """A picture in which nothing is read gives an empty text and an empty list."""
-    assert trocr.text_result("  \n") == trocr.OcrResult("", [])
-    assert trocr.text_result(" a\n") == trocr.OcrResult("a", [TextRegion("a", None, 1.0)])
+    usage = Usage(0, 2)
+    assert trocr.text_result("  \n", usage) == trocr.OcrResult("", [], usage)
+    assert trocr.text_result(" a\n", usage) == trocr.OcrResult(
+        "a", [TextRegion("a", None, 1.0)], usage
+    )
 
 
 def test_the_pooler_may_be_missing_and_nothing_else(checkpoint, context, tmp_path):
