@@ -63,11 +63,17 @@ def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> lis
     return told
 
 
-CONFUSABLE = (
-    "Some photographs may show two places that look alike: if the model lies on top of itself, "
-    "ask for cluster: louvain."
-)
-"""The advice where one scene splits into several that few pairs connect."""
+def overlaid(model: str, names: tuple[str, str], *, separable: bool) -> str:
+    """Return the advice about a model that lies on top of itself.
+
+    ``names`` are two photographs that contradict each other. ``separable``: ``louvain`` would put
+    them into two scenes.
+    """
+    remedy = "ask for cluster: louvain" if separable else "reconstruct the two places one by one"
+    return (
+        f"{model} lies on top of itself: {names[0]} and {names[1]} should show the same place and "
+        f"show two, which look alike in part. To separate them, {remedy}."
+    )
 
 
 def _unplaced(graph: Graph) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,12 +16,6 @@ MIN_INLIERS = 15
 """The least number of geometrically consistent matches of a pair."""
 
 _RESOLUTION = 0.3
-_CONFUSABLE = 0.3
-_BRIDGE = 0.5
-"""The share of neighbours' median matches that look-alikes do not reach.
-
-Two scenes with one box in common had 0.06 of them, a video 1.0, a walk along a building 0.6.
-"""
 _BLOCK = 1_024
 """Points per matrix product: their counts are exact in 32 bits."""
 _FLAT = frozenset({"PANORAMIC", "PLANAR_OR_PANORAMIC"})
@@ -122,29 +115,6 @@ def _shared_points(tracks: list[list[int]], numbers: list[int]) -> NDArray[np.fl
             row[[place[number] for number in track]] = 1
         found += sees.T @ sees
     return found
-
-
-def may_be_confused(graph: Graph) -> bool:
-    """Whether one scene may be several that share a look-alike, because it splits too well.
-
-    A long walk or a video splits as well; but there some pair between the parts matches as
-    neighbours do. A look-alike is a small part of its photographs.
-    """
-    import networkx as nx
-
-    network = _network(graph)
-    largest: set[str] = max(nx.connected_components(network), key=len, default=set())
-    part = network.subgraph(largest)
-    if part.number_of_edges() == 0:
-        return False
-    parts = nx.community.louvain_communities(part, resolution=_RESOLUTION, seed=0)
-    if len(parts) < 2 or nx.community.modularity(part, parts) <= _CONFUSABLE:
-        return False
-    place = {file: at for at, files in enumerate(parts) for file in files}
-    strengths = nx.get_edge_attributes(part, "weight")
-    between = [n for (one, two), n in strengths.items() if place[one] != place[two]]
-    nearest = [max(tie["weight"] for tie in part[file].values()) for file in part]
-    return bool(max(between, default=0) < _BRIDGE * median(nearest))
 
 
 def _network(graph: Graph) -> nx.Graph[str]:

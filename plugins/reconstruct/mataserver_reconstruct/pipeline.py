@@ -20,6 +20,7 @@ from mataserver_reconstruct import (
     level,
     mapping,
     matchers,
+    overlaid,
     pairing,
     photos,
     report,
@@ -184,9 +185,7 @@ def _write(job: Job, made: Workspace, found: _Findings, *, partial: bool = False
     scenes, placed, scales = _placed(made, found)
     judged = verdicts.judge(found.photos, found.pairs, scenes, placed)
     told = found.advice + advice.after(found.pairs, [each for each, _ in found.scenes], judged)
-    if graph.may_be_confused(found.pairs):
-        told.append(advice.CONFUSABLE)
-    told += scales
+    told += _overlaid(made, found, placed) + scales
     dense = found.dense + [_NONE] * (len(placed) - len(found.dense))
     clouds = [_cloud(made, *each) for each in zip(placed, dense, strict=True)]
     outcome = Outcome(job.id, judged, found.pairs, placed, clouds, told, partial)
@@ -195,6 +194,21 @@ def _write(job: Job, made: Workspace, found: _Findings, *, partial: bool = False
     keypoints = database.keypoints(made, shown) if shown else {}
     photos.write_atomically(job.output / REPORT, report.write(made, outcome, keypoints).encode())
     return figures
+
+
+def _overlaid(made: Workspace, found: _Findings, placed: list[Model]) -> list[str]:
+    """Return the advice about models that lie on top of themselves."""
+    names = {photo.file: photo.name for photo in found.photos}
+    told = []
+    for model in placed:
+        pair = overlaid.contradiction(model, made.folder)
+        if pair is None:
+            continue
+        scenes = graph.clusters(found.pairs, "louvain")
+        separable = not any(set(pair) <= set(files) for files in scenes)
+        one, two = (names[file] for file in pair)
+        told.append(advice.overlaid(model.name, (one, two), separable=separable))
+    return told
 
 
 def _placed(made: Workspace, found: _Findings) -> tuple[list[list[str]], list[Model], list[str]]:

@@ -43,32 +43,20 @@ def test_scenes_are_those_that_match():
     assert graph.clusters(found, "components") == [["a", "c", "f"], ["b"], ["d"], ["e"]]
 
 
-def test_scenes_with_a_look_alike_are_told_and_parted():
-    """Two scenes that a few pairs tie together are told; louvain parts them, not a whole one."""
+def test_louvain_parts_scenes_with_a_look_alike():
+    """Two scenes that a few pairs tie together are one by components; louvain parts them."""
     two = linked("abcdefgh", "ijklmnop")
     tied = Graph(two.keypoints, [*two.pairs, Pair("a", "i", 45, ""), Pair("b", "j", 30, "")])
     assert len(graph.clusters(tied, "components")) == 1
     assert [len(each) for each in graph.clusters(tied, "louvain")] == [8, 8]
-    assert graph.may_be_confused(tied)
-    one = linked("abcdefgh")
-    assert len(graph.clusters(one, "louvain")) == 1
-    assert not graph.may_be_confused(one)
-    assert not graph.may_be_confused(Graph({"a": 9}, []))
+    assert len(graph.clusters(linked("abcdefgh"), "louvain")) == 1
 
 
-def test_a_video_is_no_look_alike():
-    """Frames match those near them, so that a long one falls apart well; neighbours tie it."""
-    frames = [f"{at:02d}" for at in range(30)]
-    pairs = [
-        Pair(one, two, 1_000 - 150 * (int(two) - int(one)), "")
-        for one in frames
-        for two in frames
-        if 0 < int(two) - int(one) < 6
-    ]
-    assert not graph.may_be_confused(Graph(dict.fromkeys(frames, 4_000), pairs))
-    cut = [pair for pair in pairs if not pair.first < "15" <= pair.second]
-    tied = [*cut, Pair("03", "27", 200, ""), Pair("04", "26", 150, "")]
-    assert graph.may_be_confused(Graph(dict.fromkeys(frames, 4_000), tied))
+def test_a_model_on_top_of_itself_is_told_with_the_remedy():
+    """Louvain is named where it would put the two photographs apart."""
+    told = [advice.overlaid("m", ("a.jpg", "b.jpg"), separable=each) for each in (True, False)]
+    assert all("m lies on top of itself: a.jpg and b.jpg should show" in each for each in told)
+    assert ["cluster: louvain" in each for each in told] == [True, False]
 
 
 def test_a_model_that_places_nothing_of_its_own_is_left_out():
