@@ -35,7 +35,8 @@ class GotOcr2Params(Params, frozen=True):
     """How to write a page down.
 
     ocr_type:   "ocr" plain text, "format" Markdown and LaTeX.
-    max_tokens: where the text is cut off; the default is what the authors use for a full page.
+    max_tokens: where the text is cut off; the default is what the authors use for a full page. The
+                model's own length is a limit beyond it.
     """
 
     ocr_type: Literal["ocr", "format"] = "ocr"
@@ -49,6 +50,7 @@ class GotOcr2:
         """Keep the loaded parts; ``processor`` is GOT-OCR2's own, for prompts and pictures."""
         self._network = network
         self._processor = processor
+        self._longest: int = network.config.get_text_config().max_position_embeddings
 
     def predict(self, images: Sequence[Image], params: Sequence[GotOcr2Params]) -> list[OcrResult]:
         """Return the text of each image, as one region without box, its confidence 1.0."""
@@ -70,16 +72,15 @@ class GotOcr2:
             input_data_format="channels_last",
             return_tensors="pt",
         )
-        tokenizer = self._processor.tokenizer
+        tokenizer, asked = self._processor.tokenizer, prompt["input_ids"].shape[1]
         tokens = self._network.run(
             dict(prompt.items()),
             "generate",
             do_sample=False,
             tokenizer=tokenizer,
             stop_strings=END,
-            max_new_tokens=params.max_tokens,
+            max_new_tokens=min(params.max_tokens, max(1, self._longest - asked)),
         )
-        asked = prompt["input_ids"].shape[1]
         written = tokens[:, asked:]
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
         return [

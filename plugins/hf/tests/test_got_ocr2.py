@@ -72,6 +72,21 @@ def test_max_tokens_cuts_the_text(model, page, tiny_reading):
     assert cut.prompt_tokens == whole.prompt_tokens > 0
 
 
+def test_the_model_has_a_length(model, page):
+    """A limit beyond the model's positions is lowered to them instead of overrunning them."""
+    import torch
+
+    reader = model("got_ocr2")
+    with torch.no_grad():
+        head = reader._network._module.get_output_embeddings().weight
+        before = head.clone()
+        head.zero_()  # every token scores alike, so the first is written for ever
+        [result] = reader.predict([page], [GotOcr2Params(max_tokens=10_000)])
+        head.copy_(before)
+    assert result.usage.truncated
+    assert result.usage.prompt_tokens + result.usage.completion_tokens == reader._longest == 1024
+
+
 def test_padding_is_not_counted(model):
     """A page that ends before others of its batch is padded: its tokens end with the page."""
     reader = model("got_ocr2")

@@ -72,6 +72,14 @@ def test_what_changes_no_answer_is_passed_over(name):
     assert read(**{name: "x"}) == read()
 
 
+def test_what_a_message_does_not_have_is_passed_over():
+    """A name, and fields of other providers in a message or a part, change no answer."""
+    [message] = MESSAGES
+    text, image = message["content"]
+    marked = {**text, "cache_control": {"type": "ephemeral"}}
+    assert read(messages=[{**message, "name": "Ada", "content": [marked, image]}]) == read()
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'{"model": "\xff"}', b"[" * 9_999])
 def test_what_is_no_object(body):
     """A body that is no JSON object is refused."""
