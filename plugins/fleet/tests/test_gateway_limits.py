@@ -110,6 +110,27 @@ def test_a_quota_and_requests_under_way():
     assert admitted(limits, who, 1) == 0
 
 
+def test_a_quota_that_is_set_while_requests_are_under_way():
+    """What was granted before, and not written down yet, counts."""
+    limits, free = RateLimiter(Clock(), Clock()), consumer(1, "a")
+    assert admitted(limits, free, 3) == 3
+    who = consumer(1, "a", quota=4)
+    assert admitted(limits, who, 3) == 1
+    limits.settle({NAME: 2}, {NAME: 2}, 20_000, 1)
+    assert admitted(limits, who, 3) == 0
+    assert admitted(limits, consumer(1, "a", quota=2), 1) == 0
+
+
+def test_a_day_begins_with_what_was_settled():
+    """Also where nobody asks between midnight and then."""
+    clock = Clock(20_001 * DAY - 0.5)
+    limits, who = RateLimiter(clock, clock), consumer(1, "a", quota=2)
+    assert admitted(limits, who, 1) == 1
+    clock.now += 1.0
+    limits.settle({NAME: 2}, {}, 20_001, 2)
+    assert admitted(limits, who, 1) == 0
+
+
 def test_what_the_rate_refuses_is_not_of_the_quota():
     """And what the quota refuses is not of the rate."""
     clock = Clock()
@@ -160,7 +181,7 @@ async def test_gateways_that_write_the_same_counts_at_once(postgres, tmp_path, c
     await databases[0].migrate(SCHEMA)
     here, there = (types.SimpleNamespace(usage=Usage(), limits=RateLimiter()) for _ in range(2))
     accounts = [
-        Accounting(Store(database), gateway, 1.0)
+        Accounting(Store(database), gateway, 1.0, tmp_path)
         for database, gateway in zip(databases, (here, there), strict=True)
     ]
     subjects = [Subject(f"consumer-{number}", "app", "model") for number in range(200)]
@@ -185,9 +206,10 @@ async def test_gateways_whose_clocks_differ(postgres, tmp_path, days):
     clocks = (lambda: next(now)), (lambda: next(now) + days * 86_400)
     counts = [], []
     for clock, count in zip(clocks, counts, strict=True):
-        limits = types.SimpleNamespace(settle=lambda *given, count=count: count.append(given[-1]))
+        limits = RateLimiter()
+        limits.settle = lambda *given, count=count: count.append(given[-1])
         gateway = types.SimpleNamespace(usage=Usage(), limits=limits)
-        accounts = Accounting(Store(database, clock), gateway, 1.0)
+        accounts = Accounting(Store(database, clock), gateway, 1.0, tmp_path)
         await accounts.settle()
         count.append(accounts)
     for count in (*counts, *counts):

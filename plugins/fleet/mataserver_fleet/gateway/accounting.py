@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -13,11 +14,13 @@ import sqlalchemy as sa
 
 from mataserver import Unavailable
 from mataserver_database import LeaseWatch, by_code_point, finish
+from mataserver_fleet.gateway.presence import PresenceFile
 from mataserver_fleet.gateway.usage import DAY
 from mataserver_fleet.tables import FACTS, USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from mataserver_database import Connection
     from mataserver_fleet.gateway.gateway import Gateway
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 ALIVE_SECONDS = 30.0
 """Seconds after its last heartbeat for which a gateway counts as alive."""
+SOON_SECONDS = 0.1
+"""Seconds between two times that are sooner than usual, since a quota is nearly used up; at most a
+tenth of the time is spent on them, where the database is slow."""
+_SOON_SHARE = 0.1
 _NAME = "gateway-"
 _SUMS = ("requests", "failed", "bytes_in", "bytes_out")
 
@@ -35,25 +42,40 @@ log = logging.getLogger("mataserver.plugin.fleet")
 class Accounting:
     """Settles the gateway's counts with the database every ``interval`` seconds.
 
-    SQLite belongs to one server: there are no other gateways to count, and nothing is written
-    while no requests arrive.
+    It does so sooner where the gateway grants what other gateways may have granted meanwhile.
+
+    folder: where gateways on a SQLite database show that they run. Nothing is written while no
+            requests arrive, and nothing read by a gateway that is alone.
     """
 
-    def __init__(self, store: Store, gateway: Gateway, interval: float) -> None:
+    def __init__(self, store: Store, gateway: Gateway, interval: float, folder: Path) -> None:
         self._store = store
         self._gateway = gateway
         self._interval = interval
         self._name = _NAME + secrets.token_hex(12)
         self._watch = LeaseWatch(ALIVE_SECONDS)
-        self._is_only_gateway = store.database.dialect == "sqlite"
-        self._has_settled = False
+        is_sqlite = store.database.dialect == "sqlite"
+        self._presence = PresenceFile(folder, self._name) if is_sqlite else None
+        self._gateways = 0
         self._lock = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Show the other gateways that this one runs, and settle."""
+        if self._presence is not None:
+            await asyncio.to_thread(self._presence.begin)
+        await self.settle()
 
     async def run(self) -> None:
         """Settle again and again."""
+        clock, soon = asyncio.get_running_loop().time, self._gateway.limits.settle_soon
         while True:
+            begun = clock()
             await self.settle()
-            await asyncio.sleep(self._interval)
+            gap = min(self._interval, max(SOON_SECONDS, (clock() - begun) / _SOON_SHARE))
+            await asyncio.sleep(gap)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval - gap):
+                    await soon.wait()
 
     async def settle(self) -> None:
         """Write the pending counts, and read what other gateways have counted today."""
@@ -61,12 +83,15 @@ class Accounting:
             await self._settle()
 
     async def _settle(self) -> None:
-        taken = self._gateway.usage.take()
-        if self._is_only_gateway and self._has_settled and not taken:
-            return
+        self._gateway.limits.settle_soon.clear()
+        taken, gateways = self._gateway.usage.take(), 0
+        if self._presence is not None:
+            gateways = 1 + await asyncio.to_thread(self._presence.others)
+            if gateways == self._gateways == 1 and not taken:
+                return
         today = int(self._store.clock() // DAY)
         try:
-            gateways, used = await finish(self._write(taken, today))
+            gateways, used = await finish(self._write(taken, today, gateways))
         except Unavailable:
             self._gateway.usage.give_back(taken)
             return
@@ -74,28 +99,37 @@ class Accounting:
         for (day, subject), count in taken.items():
             own[subject.consumer] += count.requests if day == today else 0
         self._gateway.limits.settle(used, own, today, gateways)
-        self._has_settled = True
+        self._gateways = gateways
 
     async def close(self) -> None:
         """Write the last counts and unregister this gateway."""
         await self.settle()
-        if self._is_only_gateway:
+        if self._presence is not None:
+            self.withdraw()
             return
         try:
             await finish(self._unregister())
         except Unavailable:
             log.warning("the latest requests could not be counted: the database does not answer")
 
+    def withdraw(self) -> None:
+        """Let gateways on SQLite know that this one does not run."""
+        if self._presence is not None:
+            self._presence.close()
+
     async def _write(
-        self, taken: Mapping[tuple[int, Subject], UsageCount], today: int
+        self, taken: Mapping[tuple[int, Subject], UsageCount], today: int, gateways: int
     ) -> tuple[int, dict[str, int]]:
-        """Add counts; return how many gateways live, and today's requests by consumer."""
-        now = self._store.clock()
-        async with self._store.database.begin() as connection:
+        """Add counts; return how many gateways live, and today's requests by consumer.
+
+        ``gateways`` is 0 where only the database tells.
+        """
+        now, database = self._store.clock(), self._store.database
+        async with database.begin() if taken or not gateways else database.read() as connection:
             # In one order: two gateways that update the same rows would wait for one another.
             for (day, subject), count in sorted(taken.items(), key=lambda each: each[0]):
                 await connection.execute(self._upsert(subject, count, day))
-            gateways = 1 if self._is_only_gateway else await self._count_gateways(connection, now)
+            gateways = gateways or await self._count_gateways(connection, now)
             sums = (
                 sa.select(USAGE.c.consumer, sa.func.sum(USAGE.c.requests))
                 .where(USAGE.c.day == today)

@@ -80,15 +80,17 @@ class DataPlane:
         """Start answering. Raises ``Unavailable``."""
         await self._gateway.__aenter__()
         self._rpc_gateway = _rpc_gateway(self._ctx, self._gateway)
+        follow, timeout = self._gateway.follow, self._settings.timeout
+        self._updater = SnapshotUpdater(store, follow, timeout, _peers(self._settings))
+        folder = self._ctx.data_dir / "gateways"
+        self._accounting = Accounting(store, self._gateway, self._settings.settle, folder)
         try:
-            follow, timeout = self._gateway.follow, self._settings.timeout
-            self._updater = SnapshotUpdater(store, follow, timeout, _peers(self._settings))
-            self._accounting = Accounting(store, self._gateway, self._settings.settle)
             await self._updater.start()
-            await self._accounting.settle()  # before the first request: a quota may be used up
+            await self._accounting.begin()  # before the first request: a quota may be used up
             if self._rpc_gateway is not None:
                 await self._rpc_gateway.__aenter__()
         except BaseException:
+            self._accounting.withdraw()
             await self._gateway.__aexit__()
             raise
         self._store = store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Consumer
 
 MINUTE = 60.0
+_GRANTED_UNSEEN = 20
+"""A gateway asks what the others have granted once it has granted itself a part of what is left of
+a quota: all gateways together a twentieth."""
 
 
 class TooManyRequests(MataError):
@@ -47,7 +51,8 @@ class RateLimiter:
     ticks: seconds of a clock that nobody sets, by which a minute is measured: after the hour was
            put back a consumer would wait for an hour.
 
-    gateways: how many share the rates; each grants its part. The daily count is of all.
+    gateways:    how many share the rates; each grants its part. The daily count is of all.
+    settle_soon: set where the other gateways' requests should be asked for before it is time.
     """
 
     def __init__(
@@ -58,19 +63,28 @@ class RateLimiter:
         self._clock = clock
         self._ticks = ticks
         self.gateways = 1
+        self.settle_soon = asyncio.Event()
         self._buckets: dict[int, _Bucket] = {}
         self._settled: dict[str, int] = {}
         self._unsettled: dict[str, int] = {}
+        self._fresh: dict[str, int] = {}
         self._day = self._today()
 
     def admit(self, consumer: Consumer) -> None:
         """Count a request. Raises ``TooManyRequests`` for one that is too many."""
-        if consumer.quota is not None:
-            self._check_quota(consumer.name, consumer.quota)
+        name, quota = consumer.name, consumer.quota
+        self._begin_day()
+        if quota is not None:
+            self._check_quota(name, quota)
         if consumer.rate is not None:
             self._check_rate(consumer, consumer.rate)
-        if consumer.quota is not None:
-            self._unsettled[consumer.name] = self._unsettled.get(consumer.name, 0) + 1
+        # Also without a quota: it may be given one while the request is under way.
+        self._unsettled[name] = self._unsettled.get(name, 0) + 1
+        if quota is not None and self.gateways > 1:
+            self._fresh[name] = fresh = self._fresh.get(name, 0) + 1
+            left = quota - self._settled.get(name, 0) - self._unsettled[name]
+            if fresh * self.gateways * _GRANTED_UNSEEN >= left:
+                self.settle_soon.set()
 
     def settle(self, used: dict[str, int], own: dict[str, int], day: int, gateways: int) -> None:
         """Update the counts of all gateways for a day.
@@ -79,6 +93,8 @@ class RateLimiter:
              Those that are under way stay counted here.
         """
         self.gateways = max(1, gateways)
+        self._fresh.clear()
+        self._begin_day()
         if day != self._day:
             return
         self._settled = used
@@ -103,13 +119,16 @@ class RateLimiter:
         if wait:
             raise TooManyRequests(f"More than {rate} requests a minute", retry_after=wait)
 
-    def _check_quota(self, name: str, quota: int) -> None:
+    def _begin_day(self) -> None:
+        """Count anew where it is another day."""
         today = self._today()
         if today != self._day:
             self._day = today
             self._settled, self._unsettled = {}, {}
+
+    def _check_quota(self, name: str, quota: int) -> None:
         if self._settled.get(name, 0) + self._unsettled.get(name, 0) >= quota:
-            wait = (today + 1) * DAY - self._clock()
+            wait = (self._day + 1) * DAY - self._clock()
             raise TooManyRequests(
                 f"The quota of {quota} requests a day is used up", retry_after=wait
             )
