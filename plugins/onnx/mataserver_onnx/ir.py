@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
+from xml.parsers import expat
 
 from mataserver import MataError
 from mataserver_onnx.ends import Operator, trace
 from mataserver_onnx.graph import FLOAT, FLOAT16, Graph, Port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from mataserver_onnx.graph import Dim
@@ -30,7 +29,11 @@ _KINDS = {
     "U64": 13,
 }
 """Numbers of ``TensorProto.DataType`` by OpenVINO's names."""
-_MAX_BYTES = 256 * 2**20
+_MAX_BYTES = 64 * 2**20
+_MAX_ELEMENTS = 2_000_000
+_MAX_DEPTH = 256
+_LAYER, _EDGE = ["net", "layers", "layer"], ["net", "edges", "edge"]
+"""Where the network's own layers and edges are; those of a loop's body lie deeper."""
 _NOT_IR = "the file is not an OpenVINO model, or not the whole of one"
 
 
@@ -47,31 +50,23 @@ def read(path: Path) -> Graph:
 
 @lru_cache(maxsize=64)
 def _read(path: Path, _changed: int, _size: int) -> Graph:
-    kinds: dict[str, str] = {}
-    ports: dict[str, Port] = {}
-    before: dict[str, dict[int, str]] = {}
+    found = _Description()
     try:
-        for element in _elements(path):
-            if element.tag == "edge":
-                to = before.setdefault(element.get("to-layer", ""), {})
-                to[int(element.get("to-port", "0"))] = element.get("from-layer", "")
-                continue
-            number = element.get("id", "")
-            kinds[number] = element.get("type", "")
-            if kinds[number] in {"Parameter", "Result"}:
-                ports[number] = _port(element)
-    except (ET.ParseError, ValueError) as error:
+        with path.open("rb") as file:
+            found.parser().ParseFile(file)
+    except (expat.ExpatError, ValueError) as error:
         raise MataError(_NOT_IR) from error
     inputs, outputs = (
-        {number: port for number, port in ports.items() if kinds[number] == kind}
+        {number: port for number, port in found.ports.items() if found.kinds[number] == kind}
         for kind in ("Parameter", "Result")
     )
     if not inputs or not outputs:
         raise MataError(_NOT_IR)
+    ends = {port.name: _end(number, found.kinds, found.before) for number, port in outputs.items()}
     return Graph(
         tuple(inputs.values()),
         tuple(outputs.values()),
-        ends={port.name: _end(number, kinds, before) for number, port in outputs.items()},
+        ends=ends,
         external={path.with_suffix(".bin").name: 0},
     )
 
@@ -88,21 +83,79 @@ def _end(result: str, kinds: dict[str, str], before: dict[str, dict[int, str]]) 
     return trace(first, producer)
 
 
-def _elements(path: Path) -> Iterator[ET.Element]:
-    """Yield the layers, then the edges, and release each."""
-    # expat itself limits the expansion of entities, and resolves no external ones.
-    for _, element in ET.iterparse(path):  # noqa: S314 - no more than the runtime itself will parse
-        if element.tag in {"layer", "edge"}:
-            yield element
-            element.clear()
+class _Description:
+    """Collects the layers and edges from the events of a parser.
+
+    The file may be a stranger's, and the server reads it: no tree of its elements is kept, and the
+    handlers raise ``ValueError`` for entities, which can stand for any amount of text, and for more
+    elements than a network has.
+
+    kinds:  each layer's type, by its number.
+    ports:  the port of each ``Parameter`` and ``Result``.
+    before: the layer that each of a layer's inputs comes from.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.kinds: dict[str, str] = {}
+        self.ports: dict[str, Port] = {}
+        self.before: dict[str, dict[int, str]] = {}
+        self._path: list[str] = []
+        self._elements = 0
+        self._layer: dict[str, str] | None = None  # the layer that is read, if its port is needed
+        self._port: dict[str, str] | None = None
+        self._dims: list[int] = []
+        self._text: str | None = None
+
+    def parser(self) -> expat.XMLParserType:
+        """Return a parser that reports to this object."""
+        made = expat.ParserCreate()
+        made.buffer_text = True
+        made.StartDoctypeDeclHandler = _refuse_document_type
+        made.StartElementHandler = self._start
+        made.EndElementHandler = self._end
+        made.CharacterDataHandler = self._characters
+        return made
+
+    def _start(self, tag: str, given: dict[str, str]) -> None:
+        self._elements += 1
+        self._path.append(tag)
+        if self._elements > _MAX_ELEMENTS or len(self._path) > _MAX_DEPTH:
+            raise ValueError("more elements than a network has")
+        if self._path == _EDGE:
+            to = self.before.setdefault(given.get("to-layer", ""), {})
+            to[int(given.get("to-port", "0"))] = given.get("from-layer", "")
+        elif self._path == _LAYER:
+            kind = self.kinds[given.get("id", "")] = given.get("type", "")
+            if kind in {"Parameter", "Result"}:
+                self._layer, self._port, self._dims = given, None, []
+        elif self._layer is not None and tag == "port" and self._port is None:
+            self._port = given
+        elif self._port is not None and tag == "dim":
+            self._text = ""
+
+    def _characters(self, text: str) -> None:
+        if self._text is not None:
+            self._text += text
+
+    def _end(self, tag: str) -> None:
+        if self._text is not None and tag == "dim":
+            self._dims.append(int(self._text))
+            self._text = None
+        elif self._layer is not None and self._path == _LAYER:
+            self.ports[self._layer.get("id", "")] = _port(self._layer, self._port, self._dims)
+            self._layer = self._port = None
+        self._path.pop()
 
 
-def _port(layer: ET.Element) -> Port:
-    """Read a layer's only port; a dimension of -1 has any length."""
-    port = layer.find(".//port")
+def _refuse_document_type(*_: object) -> None:
+    raise ValueError("a document type, which may define entities")
+
+
+def _port(layer: dict[str, str], port: dict[str, str] | None, sides: list[int]) -> Port:
+    """Return a layer's only port; a dimension of -1 has any length."""
     if port is None:
         raise ValueError("a layer without a port")
     names = layer.get("output_names") or port.get("names") or layer.get("name") or ""
-    sides = [int(side.text or "") for side in port.findall("dim")]
     dims: tuple[Dim, ...] = tuple("" if side < 0 else side for side in sides)
     return Port(names.partition(",")[0], dims, _KINDS.get(port.get("precision", ""), 0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tracemalloc
 
 import onnx
 import pytest
@@ -171,6 +173,40 @@ def test_what_is_no_openvino_model_is_refused(content, tmp_path):
     (tmp_path / "a.xml").write_text(content)
     with pytest.raises(MataError, match="not an OpenVINO model"):
         ir.read(tmp_path / "a.xml")
+
+
+ENTITIES = f"""<!DOCTYPE net [<!ENTITY a "{"A" * 9_000}">]>"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ENTITIES + IR.partition("?>")[2].replace("</net>", f"<!--{'c' * 10**6}-->&a;</net>"),
+        IR.replace("</net>", "<a/>" * 2_000_001 + "</net>"),
+        IR.replace("</net>", "<a>" * 500 + "</a>" * 500 + "</net>"),
+    ],
+    ids=["entities", "elements", "depth"],
+)
+def test_openvinos_files_of_strangers_do_not_fill_memory(content, tmp_path):
+    """Entities stand for any amount of text, and elements cost more memory than their bytes."""
+    (tmp_path / "a.xml").write_text(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MataError, match="not an OpenVINO model"):
+            ir.read(tmp_path / "a.xml")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_loops_body_is_not_the_network(tmp_path):
+    """The layers in a body have numbers of their own, and its parameters are no inputs."""
+    body = "".join(re.findall("<layers>.*</edges>", IR, re.DOTALL)).replace('"0"', '"7"')
+    loop = f'<layer id="3" name="loop" type="Loop"><body>{body}</body></layer></layers><edges>'
+    (tmp_path / "a.xml").write_text(IR.replace("</layers><edges>", loop))
+    (tmp_path / "b.xml").write_text(IR)
+    found, plain = ir.read(tmp_path / "a.xml"), ir.read(tmp_path / "b.xml")
+    assert (found.inputs, found.outputs, found.ends) == (plain.inputs, plain.outputs, plain.ends)
 
 
 # directories
