@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 32_767
 """Tesseract's own limit, in pixels."""
+NO_LANGUAGES = frozenset({"equ", "osd"})
+"""Data that Tesseract lists among its languages: for formulas, and for the direction of a page.
+
+Read as a language, "osd" mixes the letters of all scripts.
+"""
 LOW_CONFIDENCE, MIN_GAIN = 0.75, 0.15
 """A page with a lower mean confidence (0 to 1) is read rotated by 180 degrees too; that result is
 returned if it gains ``MIN_GAIN``. Tesseract detects lines of four directions and reads two."""
@@ -84,7 +89,7 @@ class Tesseract:
     ) -> None:
         """Keep the parts; ``installed`` are the names of the engine's language data."""
         self._settings = settings
-        self._installed = installed
+        self._installed = installed - NO_LANGUAGES
         self._engine = engine
 
     def predict(

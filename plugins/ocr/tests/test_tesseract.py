@@ -114,6 +114,13 @@ def test_every_name_of_an_installed_language_is_taken(engine, write, language):
     assert read(engine, write("Harbour"), language=language).text == "Harbour"
 
 
+@pytest.mark.parametrize("data", ["osd", "equ", "eng+osd"])
+def test_data_that_is_no_language_is_refused(data):
+    """Tesseract lists its data for directions as a language, and would read a page with it."""
+    with pytest.raises(InvalidParams, match=r"^params\.language: unknown language '(osd|equ)'"):
+        knowing("eng", "equ", "osd").codes(data)
+
+
 @installed
 def test_segmentation_is_a_setting(load, write):
     """As one line (mode 7) a picture of one line is read whole."""
