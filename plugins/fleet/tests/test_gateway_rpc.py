@@ -33,7 +33,7 @@ class Peer(grpc.GenericRpcHandler):
 
     def __init__(self, name):
         self.name = name.encode()
-        self.seen = []
+        self.seen, self.metadata = [], []
         self.code = None
         self.pause = asyncio.Event()
         self.pause.set()
@@ -56,6 +56,7 @@ class Peer(grpc.GenericRpcHandler):
 
         async def call(message, context):
             self.seen.append((details.method, message))
+            self.metadata.append(dict(context.invocation_metadata()))
             try:
                 await self.pause.wait()
             except asyncio.CancelledError:
@@ -67,7 +68,8 @@ class Peer(grpc.GenericRpcHandler):
 
         return grpc.unary_unary_rpc_method_handler(call)
 
-    async def stream(self, messages, _context):
+    async def stream(self, messages, context):
+        self.metadata.append(dict(context.invocation_metadata()))
         async for message in messages:
             self.seen.append(("stream", message))
             for number in (b"1", b"2"):
@@ -127,6 +129,21 @@ async def test_a_message_is_as_large_as_a_body(door):
     over = CATS + b"\x3a\x80\xa4\xe8\x03" + bytes(8_000_000)
     assert await door.ask(message=over) == "RESOURCE_EXHAUSTED"
     assert len(door.peers[0].seen) == 1
+
+
+async def test_a_server_is_told_who_calls(door):
+    """Of calls and of streams, as by REST; not the key, nor what a client says of itself."""
+    forged = (("apikey", KEY), ("x-consumer-username", "root"), ("x-forwarded-for", "10.9.9.9"))
+    assert await door.ask(metadata=forged) == b"one:" + INFER
+    call = door.channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=forged)
+    await call.write(INFER)
+    assert await call.read() == b"one1"
+    call.cancel()
+    assert len(door.peers[0].metadata) == 2
+    for told in door.peers[0].metadata:
+        assert told["x-consumer-username"] == "consumer-1"
+        assert told["x-forwarded-for"] == "127.0.0.1"
+        assert KEY not in told.values()
 
 
 async def test_messages_count_as_bytes_in_flight(door):

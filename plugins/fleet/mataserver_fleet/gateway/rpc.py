@@ -183,7 +183,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             stream = ServerStream(
                 functools.partial(self._admit_message, caller, destination),
                 self._gateway.servers.get(destination.target),
-                upstream_metadata(destination.target, caller.consumer),
+                upstream_metadata(destination.target, caller.consumer, context.peer()),
                 share,
             )
             channel = await self._forwarding.channels.get(destination.target)

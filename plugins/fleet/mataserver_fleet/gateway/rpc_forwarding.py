@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
 import grpc
 
@@ -114,7 +115,7 @@ class RpcForwarder:
         if left is not None:
             seconds = min(left, seconds)
         method = channel.unary_unary(f"/{SERVICE}/{call.name}")
-        metadata = upstream_metadata(destination.target, call.consumer)
+        metadata = upstream_metadata(destination.target, call.consumer, context.peer())
         server.begin()
         try:
             return bytes(await method(sent, timeout=seconds, metadata=metadata))
@@ -127,10 +128,18 @@ def adds_version(requested: protobuf.RequestedModel, destination: Destination) -
     return bool(destination.version) and not requested.version
 
 
-def upstream_metadata(target: Target, consumer: Consumer) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that a server is sent: the gateway's key, where it wants one."""
+def upstream_metadata(target: Target, consumer: Consumer, peer: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that a server is sent: the gateway's key where it wants one, who calls.
+
+    peer: the consumer's address as gRPC names it.
+    """
     key = target.key_for(consumer.id) if target.token else ""
-    return (("authorization", f"Bearer {key}"),) if key else ()
+    address = unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")
+    return (
+        ("x-consumer-username", consumer.name),
+        *((("x-forwarded-for", address),) if address else ()),
+        *((("authorization", f"Bearer {key}"),) if key else ()),
+    )
 
 
 def no_server() -> Unavailable:
