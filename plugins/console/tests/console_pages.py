@@ -96,13 +96,15 @@ class Person:
 
     async def choose_all(self, selector, paths):
         """Choose several files at once."""
-        await self.until(f"!!document.querySelector({json.dumps(selector)})")
-        root = await self.page.call("DOM.getDocument")
-        node = root["root"]["nodeId"]
-        found = await self.page.call("DOM.querySelector", nodeId=node, selector=selector)
-        await self.page.call(
-            "DOM.setFileInputFiles", files=[str(path) for path in paths], nodeId=found["nodeId"]
-        )
+        while True:
+            await self.until(f"!!document.querySelector({json.dumps(selector)})")
+            with contextlib.suppress(KeyError):  # the page drew another one since it was found
+                root = (await self.page.call("DOM.getDocument"))["root"]["nodeId"]
+                found = await self.page.call("DOM.querySelector", nodeId=root, selector=selector)
+                node = found["nodeId"]
+                files = [str(path) for path in paths]
+                await self.page.call("DOM.setFileInputFiles", files=files, nodeId=node)
+                return
 
     async def give(self, data=SQUARE, name="square.png"):
         """Choose a picture."""
