@@ -46,6 +46,7 @@ class FileStore:
     def __init__(self, root: Path, *, unfinished: float) -> None:
         self._root = root
         self._unfinished = unfinished
+        self._seen: dict[Path, float] = {}
 
     @contextlib.contextmanager
     def upload_folder(self) -> Iterator[Path]:
@@ -105,12 +106,21 @@ class FileStore:
             return target, offset + more
 
     def clean_up(self, used: set[str]) -> None:
-        """Remove old files that no version has, and what was never finished."""
-        old = time.time() - KEEP_SECONDS
+        """Remove old files that no version has, and what was never finished.
+
+        Only what is as it was at the last look: when the clock is set, by decades perhaps, all
+        seems old at once, also what is being uploaded.
+        """
+        old, before, self._seen = time.time() - KEEP_SECONDS, self._seen, {}
         for path in [*self._root.glob("blobs/*/*"), *self._root.glob("unfinished/*")]:
             with contextlib.suppress(FileNotFoundError):
-                if path.name not in used and path.stat().st_mtime < old:
+                if path.name in used:
+                    continue
+                written = path.stat().st_mtime
+                if written < old and before.get(path) == written:
                     path.unlink()
+                else:
+                    self._seen[path] = written
         for path in self._root.glob("uploads/*"):
             with contextlib.suppress(FileNotFoundError):
                 if is_left(path, path.name.partition(".")[0]):

@@ -43,3 +43,22 @@ def test_that_of_another_machine_stays_for_a_day(tmp_path):
     os.utime(filling, (time.time() - UNKNOWN_SECONDS - 60,) * 2)
     files.clean_up(set())
     assert not filling.exists()
+
+
+def test_a_clock_that_is_set_removes_no_upload(tmp_path, monkeypatch):
+    """What arrives while the clock leaps decades stays; what nobody goes on with goes later."""
+    files = FileStore(tmp_path, unfinished=1e9)
+    chunk = tmp_path / "chunk"
+    chunk.write_bytes(b"12345")
+    target, size = files.append("model", chunk, 0, 100)
+    leap = time.time() + 50 * 365 * 86_400.0
+    monkeypatch.setattr("time.time", lambda: leap)
+    files.clean_up(set())
+    assert files.append("model", chunk, size, 100) == (target, 10)
+    os.utime(target, (leap, leap))  # as the system's clock would
+    for _ in range(2):
+        files.clean_up(set())
+    assert target.read_bytes() == b"1234512345"
+    leap += 2 * 86_400.0
+    files.clean_up(set())
+    assert not target.exists()
