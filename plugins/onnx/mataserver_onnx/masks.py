@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Size = tuple[int, int]
 
 _MASK_THRESHOLD = 0.5
-"""The least probability of a pixel that belongs to the only class."""
+"""The least probability of a pixel that belongs to a class that excludes no other."""
 
 
 class ScoredMask(NamedTuple):
@@ -39,20 +39,26 @@ class ScoredMask(NamedTuple):
 
 
 def semantic(
-    logits: Array, probabilities: Array, size: Size, confidence: float
+    logits: Array,
+    probabilities: Array,
+    size: Size,
+    confidence: float,
+    *,
+    independent: bool = False,
 ) -> Iterator[ScoredMask]:
     """Assign each pixel to the class of the largest resized logit; yield one segment per class.
 
     ``logits`` and ``probabilities`` are ``[C, h, w]``. A segment's confidence is the mean, over its
     pixels, of the class's probability at the network's own resolution; those below ``confidence``
-    are left out. If there is only one class, its segment is the pixels of at least
-    ``_MASK_THRESHOLD``.
+    are left out. If the classes are ``independent``, or there is only one, a class's segment is the
+    pixels of at least ``_MASK_THRESHOLD``: there may be none, and segments may overlap.
     """
-    if len(probabilities) == 1:
-        own = resample.bilinear(probabilities[0], size)
-        mask = own >= _MASK_THRESHOLD
-        if mask.any() and (mean := float(own[mask].mean())) >= confidence:
-            yield ScoredMask(0, min(mean, 1.0), mask)
+    if independent or len(probabilities) == 1:
+        for index, each in enumerate(probabilities):
+            own = resample.bilinear(each, size)
+            mask = own >= _MASK_THRESHOLD
+            if mask.any() and (mean := float(own[mask].mean())) >= confidence:
+                yield ScoredMask(index, min(mean, 1.0), mask)
         return
     winner = largest_maps(logits, size)
     for label in np.flatnonzero(np.bincount(winner.ravel(), minlength=len(logits))):

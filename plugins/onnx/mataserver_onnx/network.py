@@ -74,6 +74,8 @@ class Network:
         run_config = session_config(ctx.settings, options, ctx, self.bundle.network.suffix)
         self._session = open_session(self.bundle, self.outputs, run_config, size)
         self._float = np.float16 if self._input.kind == FLOAT16 else np.float32
+        side = self._input.dims[0]
+        self._batch_size = side if isinstance(side, int) and side > 0 else None
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -93,8 +95,13 @@ class Network:
         for index, (values, _) in enumerate(prepared):
             alike.setdefault(values.shape, []).append(index)
         for indices in alike.values():
-            for part in self._batches(indices):
+            waiting = indices
+            while waiting:
+                part = waiting[: self._batch_size]
                 outputs = self._forward([prepared[index] for index in part])
+                if outputs is None:
+                    continue  # once more, each alone
+                waiting = waiting[len(part) :]
                 for row, index in enumerate(part):
                     own = [_finite(output[row]) for output in outputs]
                     yield index, own, prepared[index][1]
@@ -113,16 +120,13 @@ class Network:
         """Free the network."""
         self._session.close()
 
-    def _batches(self, indices: list[int]) -> Iterator[list[int]]:
-        """Split a batch if the network takes a fixed batch size only."""
-        side = self._input.dims[0]
-        step = side if isinstance(side, int) and side > 0 else len(indices)
-        for start in range(0, len(indices), step):
-            yield indices[start : start + step]
+    def _forward(self, part: list[tuple[NDArray[np.float32], Placement]]) -> list[Any] | None:
+        """Return the outputs, or None if the images must be run one by one from now on.
 
-    def _forward(self, part: list[tuple[NDArray[np.float32], Placement]]) -> list[Any]:
-        side = self._input.dims[0]
-        missing = side - len(part) if isinstance(side, int) else 0
+        A network whose file takes any batch may have been traced with one image: it mixes the
+        answers of several. Raises ``MataError`` where one image has not one answer.
+        """
+        missing = (self._batch_size or len(part)) - len(part)
         padded = part + part[-1:] * missing  # fill up a fixed batch size
         values = np.stack([each for each, _ in padded]).astype(self._float, copy=False)
         ordered = values.transpose(0, 2, 3, 1) if self._channels_last else values
@@ -134,7 +138,13 @@ class Network:
                 sizes = [place.size[::-1] for _, place in padded]
                 feeds[port.name] = np.array(sizes, _SIZE_DTYPES.get(port.kind, np.int64))
         answers = self._session.run(feeds)
-        return [answers[name] for name in self.outputs]
+        outputs = [answers[name] for name in self.outputs]
+        if all(np.shape(each)[:1] == (len(padded),) for each in outputs):
+            return outputs
+        if len(padded) == 1 or self._batch_size:
+            raise MataError("the network does not give one answer per picture")
+        self._batch_size = 1
+        return None
 
 
 def _mask_shape(port: Port, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -47,6 +47,11 @@ class ScoreActivation(NamedTuple):
     is_mixed: bool = False
     is_certain: bool = True
 
+    @property
+    def is_independent(self) -> bool:
+        """Whether each class is scored for itself, and excludes no other."""
+        return "sigmoid" in {self.activation, self.in_graph}
+
     def __str__(self) -> str:
         """Return it in words."""
         applied = "nothing" if self.activation == "none" else self.activation

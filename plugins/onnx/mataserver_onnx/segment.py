@@ -80,7 +80,13 @@ class Segmenter:
             return masks.instances(self._network.layout, outputs, place, options)
         self._network.labels.check(len(outputs[0]))
         shares = scores.apply(self._activation, outputs[0], axis=0)
-        return masks.semantic(outputs[0], shares, place.size, params.confidence)
+        return masks.semantic(
+            outputs[0],
+            shares,
+            place.size,
+            params.confidence,
+            independent=self._activation.is_independent,
+        )
 
     def _segment(self, found: ScoredMask) -> Segment:
         """Return a segment whose box spans the outer edges of its outermost pixels."""

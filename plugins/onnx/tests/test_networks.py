@@ -344,3 +344,37 @@ def test_memory_that_runs_out_is_told_as_such(context, tmp_path):
     config = session_config(Settings(), ModelOptions(), context(), ".onnx")
     for text in ("Failed to allocate memory for requested buffer", "std::bad_alloc"):
         assert isinstance(runtime_failure(RuntimeError(text), "it failed", config), OutOfMemory)
+
+
+def test_a_network_that_loses_the_batch_is_run_picture_by_picture(planted, load, tmp_path):
+    """Traced with one picture, it runs several together and gives one answer for all."""
+    build = planted.Builder((32, 48))
+    mean = build.op("ReduceMean", "images", build.constant([2, 3], np.int64), keepdims=0)
+    build.give("logits", build.op("Reshape", mean, build.constant([1, -1], np.int64)), ["batch", 3])
+    model = load(build.save(tmp_path / "a.onnx"), "classify", **PLAIN)
+    pictures = [solid((255, 0, 0)), solid((0, 255, 0)), solid((0, 0, 255))]
+    for _ in range(2):
+        results = model.predict(pictures, [ClassifyParams(top_k=1)] * 3)
+        found = [each.label for result in results for each in result.classifications]
+        assert found == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
+def test_classes_of_pixels_that_exclude_no_other(planted, load, tmp_path):
+    """With a sigmoid each class has its own pixels: those of neither class are not the first's."""
+    build = planted.Builder((32, 32))
+    weights = np.zeros((2, 3, 1, 1), np.float32)
+    weights[0, 0] = weights[1, 2] = 12
+    sums = build.op("Conv", "images", build.constant(weights), build.constant([-6, -6.1]))
+    build.nodes.append(onnx.helper.make_node("Sigmoid", [sums], ["masks"]))
+    sides = [*build.sides[:1], 2, 32, 32]
+    build.outputs.append(onnx.helper.make_tensor_value_info("masks", build.kind, sides))
+    image = solid((0, 0, 0), 32, 32)
+    image[2:12, 2:12] = (255, 0, 0)
+    image[20:28, 20:28] = (0, 0, 255)
+    image[10:14, 10:14] = (255, 0, 255)
+    [result] = load(build.save(tmp_path / "a.onnx"), "segment", **PLAIN).predict(
+        [image], [SegmentParams()]
+    )
+    masks = {each.label: each.mask for each in result.segments}
+    assert np.array_equal(masks["LABEL_0"], image[..., 0] > 0)
+    assert np.array_equal(masks["LABEL_1"], image[..., 2] > 0)
