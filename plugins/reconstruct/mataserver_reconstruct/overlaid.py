@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,17 +47,25 @@ class _Seen(NamedTuple):
     grey: NDArray[np.uint8]
 
 
-def contradiction(model: Model, folder: Path) -> tuple[str, str] | None:
+def contradiction(
+    model: Model, folder: Path, stopping: Callable[[], bool] = lambda: False
+) -> tuple[str, str] | None:
     """Return two photographs that contradict each other if a model lies on top of itself.
 
-    ``folder`` holds the working copies.
+    ``folder`` holds the working copies. None once ``stopping``: 1,000 photographs take seconds, and
+    a job that is stopped has to write its result.
     """
     reliable = model.errors < _ERROR
-    seen = [_seen(model, view, reliable, folder) for view in model.views]
-    alike = [
-        (min(_likeness(seen[one], seen[two]), _likeness(seen[two], seen[one])), one, two)
-        for one, two in _near(model)
-    ]
+    seen, alike = [], []
+    for view in model.views:
+        if stopping():
+            return None
+        seen.append(_seen(model, view, reliable, folder))
+    for one, two in _near(model):
+        if stopping():
+            return None
+        both = _likeness(seen[one], seen[two]), _likeness(seen[two], seen[one])
+        alike.append((min(both), one, two))
     compared = [each for each in alike if np.isfinite(each[0])]
     different = [each for each in compared if each[0] < _DIFFERENT]
     if len(different) < max(_PAIRS, _SHARE * len(compared)):

@@ -185,7 +185,7 @@ def _write(job: Job, made: Workspace, found: _Findings, *, partial: bool = False
     scenes, placed, scales = _placed(made, found)
     judged = verdicts.judge(found.photos, found.pairs, scenes, placed)
     told = found.advice + advice.after(found.pairs, [each for each, _ in found.scenes], judged)
-    told += _overlaid(made, found, placed) + scales
+    told += _overlaid(job, made, found, placed) + scales
     dense = found.dense + [_NONE] * (len(placed) - len(found.dense))
     clouds = [_cloud(made, *each) for each in zip(placed, dense, strict=True)]
     outcome = Outcome(job.id, judged, found.pairs, placed, clouds, told, partial)
@@ -196,12 +196,12 @@ def _write(job: Job, made: Workspace, found: _Findings, *, partial: bool = False
     return figures
 
 
-def _overlaid(made: Workspace, found: _Findings, placed: list[Model]) -> list[str]:
+def _overlaid(job: Job, made: Workspace, found: _Findings, placed: list[Model]) -> list[str]:
     """Return the advice about models that lie on top of themselves."""
     names = {photo.file: photo.name for photo in found.photos}
     told = []
     for model in placed:
-        pair = overlaid.contradiction(model, made.folder)
+        pair = overlaid.contradiction(model, made.folder, lambda: job.stopping)
         if pair is None:
             continue
         scenes = graph.clusters(found.pairs, "louvain")

@@ -72,6 +72,9 @@ def test_what_surrounds_a_look_alike_contradicts(tmp_path):
     pair = overlaid.contradiction(truth(one | other), tmp_path)
     assert pair is not None
     assert {name[0] for name in pair} == {"p", "q"}
+    asked = iter([*[False] * 12, *[True] * 100])  # stopped while pictures are compared
+    assert overlaid.contradiction(truth(one | other), tmp_path, lambda: next(asked)) is None
+    assert len(list(asked)) == 99
 
 
 def test_distant_views_of_one_place_do_not_contradict(tmp_path):
