@@ -119,6 +119,11 @@ def _from_config(config: Mapping[str, Any]) -> dict[int, str]:
     return _by_index(config.get("id2label")) or {}
 
 
+def _text(name: object) -> str:
+    """Return a name that can be sent; JSON writes an emoji as two halves, which Python keeps."""
+    return str(name).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _by_index(given: object) -> dict[int, str] | None:
     """Return names by index, or None for a value that is neither a list nor a dict of them."""
     pairs = enumerate(given) if isinstance(given, list | tuple) else None
@@ -127,7 +132,7 @@ def _by_index(given: object) -> dict[int, str] | None:
     if pairs is None:
         return None
     try:
-        found = {int(key): str(name) for key, name in pairs}
+        found = {int(key): _text(name) for key, name in pairs}
     except (TypeError, ValueError):
         return None
     return found if all(0 <= key < _MAX_LABELS for key in found) else None

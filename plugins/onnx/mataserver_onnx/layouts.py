@@ -181,7 +181,7 @@ def _by_name(graph: Graph) -> LayoutName | None:
         "rf-detr-seg": outputs.fits(graph, "rf-detr-seg"),
         "rf-detr": outputs.fits(graph, "rf-detr"),
         "depth": graph.output("predicted_depth") is not None,
-        "vector": any(graph.output(name) for name in (*outputs.VECTORS, "last_hidden_state")),
+        "vector": outputs.named_vector(graph) is not None,
     }
     return next((name for name, seen in signs.items() if seen), None)
 

@@ -218,12 +218,19 @@ def class_outputs(graph: Graph) -> list[Port]:
     ]
 
 
+def named_vector(graph: Graph) -> Port | None:
+    """Return the output called as embeddings are; a map of a convolutional network has no token."""
+    ports = [graph.output(name) for name in (*VECTORS, "last_hidden_state")]
+    port = next((each for each in ports if each is not None), None)
+    is_map = port is not None and port.name not in VECTORS and len(port.dims) > 3
+    return None if is_map else port
+
+
 def vector_output(graph: Graph) -> Port | None:
     """Return the output that is an image's embedding, or whose first token is."""
-    for name in (*VECTORS, "last_hidden_state"):
-        port = graph.output(name)
-        if port is not None:
-            return port
+    named = named_vector(graph)
+    if named is not None:
+        return named
     [first, *others] = graph.outputs
     return first if not others and len(first.dims) == 2 else None
 

@@ -25,6 +25,7 @@ def test_a_class_without_a_name_is_called_by_its_number():
         (NOTED, {"id2label": {"0": "x", "1": "y"}}, ["cat", "dog"]),
         (PLAIN, {"id2label": {"0": "x", "1": "y"}}, ["x", "y"]),
         (Graph((), (), {"names": "['cat', 'dog']"}), {}, ["cat", "dog"]),
+        (Graph((), (), {"names": '["\\ud83d\\ude00", "\\ud83d"]'}), {}, ["\U0001f600", "\ufffd"]),
         (Graph((), (), {"names": "__import__('os')"}), {"id2label": {"0": "x"}}, ["x", "LABEL_1"]),
         (Graph((), (), {"names": "{0: "}), {}, ["LABEL_0", "LABEL_1"]),
         (PLAIN, {"id2label": ["x"]}, ["x", "LABEL_1"]),

@@ -378,3 +378,12 @@ def test_classes_of_pixels_that_exclude_no_other(planted, load, tmp_path):
     masks = {each.label: each.mask for each in result.segments}
     assert np.array_equal(masks["LABEL_0"], image[..., 0] > 0)
     assert np.array_equal(masks["LABEL_1"], image[..., 2] > 0)
+
+
+def test_a_map_without_a_token_is_no_vector(planted, load, tmp_path):
+    """The last state of a convolutional network was returned as a vector of all its places."""
+    build = planted.Builder((32, 48))
+    pooled = build.op("AveragePool", "images", kernel_shape=[8, 8], strides=[8, 8])
+    build.give("last_hidden_state", pooled, ["batch", 3, 4, 6])
+    with pytest.raises(MataError, match="not recognised"):
+        load(build.save(tmp_path / "a.onnx"), "embed", **PLAIN)
