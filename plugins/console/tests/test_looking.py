@@ -278,3 +278,34 @@ async def test_a_camera_is_added(tmp_path, names):
             told = "pip install mataserver-cameras (./plugins/cameras in a checkout), then start"
             await person.until(f"document.querySelector('dialog').innerText.includes('{told}')")
             assert await asked(server, "GET", "/v1/sessions") == []
+
+
+async def test_a_picture_that_is_kept_is_told_as_old(tmp_path):
+    """What a camera showed before the server stopped answering; who looks away asks for nothing."""
+    video = make_video(tmp_path / "shelf.mp4")
+    count = """window.real ??= fetch; window.looks = 0; window.down = false;
+      window.fetch = (path, options) => {
+        if (!/snapshot$/.test(path)) return real(path, options);
+        window.looks += 1;
+        return down ? Promise.reject(new TypeError("unreachable")) : real(path, options);
+      }; 0"""
+    hide = """Object.defineProperty(document, "hidden", { configurable: true, get: () => %s });
+      document.dispatchEvent(new Event("visibilitychange")); 0"""
+    async with (
+        served(tmp_path, "cameras", plugins={"cameras": {"camera_paths": ["/"]}}) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        asking = {"source": str(video), "model": "fake-detect"}
+        await asked(server, "POST", "/v1/cameras", json=asking)
+        await person.evaluate(count)
+        await person.go("live")
+        await person.until("!!document.querySelector('.tile img')")
+        assert await person.evaluate("!document.querySelector('.tile .glass')")
+        await person.evaluate("window.down = true; 0")
+        await person.until("/^of .* ago|^of now/.test(document.querySelector('.glass')?.innerText)")
+        await person.evaluate(hide % "true")
+        until_now = await person.evaluate("window.looks")
+        await person.evaluate("new Promise((done) => setTimeout(done, 3500))")
+        assert await person.evaluate("window.looks") == until_now
+        await person.evaluate(hide % "false" + "; window.down = false; 0")
+        await person.until("!document.querySelector('.tile .glass')")

@@ -43,6 +43,7 @@ function useLeaps(open) {
     const press = (event) => {
       if (event.key?.toLowerCase() === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey) { event.preventDefault(); open("find"); return; }
       if (!letters() || event.target.closest("input, textarea, select, [contenteditable]") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (document.querySelector("dialog[open]")) { waits = 0; return; }  // it may show a key that is shown once
       if (event.key === "?") open("keys");
       else if (event.key === "g") waits = Date.now();
       else if (Date.now() - waits < 1500 && LEAP[event.key]) { go(LEAP[event.key]); waits = 0; }

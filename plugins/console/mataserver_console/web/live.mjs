@@ -119,26 +119,31 @@ function Video({ video, stream, items, tracks }) {
 
 function Tile({ session }) {
   const { camera } = session;
-  const [shot, setShot] = useState({ url: "", error: "" });
+  const [shot, setShot] = useState({ url: "", at: 0, error: "" });
   useEffect(() => {
     const control = new AbortController();
-    let timer = 0, last = "";
+    let timer = 0, last = "", busy = false;
     const look = async () => {
+      clearTimeout(timer);
+      if (document.hidden || busy) return;  // it goes on once the page is seen
+      busy = true;
       try {
         const answer = await send(`v1/sessions/${encodeURIComponent(session.session_id)}/snapshot`, { signal: control.signal });
         const url = URL.createObjectURL(await answer.blob());
         URL.revokeObjectURL(last);
         last = url;
-        setShot({ url, error: "" });
+        setShot({ url, at: Date.now() / 1000, error: "" });
       } catch (error) { if (!isAbort(error)) setShot((old) => ({ ...old, error: error.message })); else return; }
+      busy = false;
       timer = setTimeout(look, 3000);
     };
     look();
-    return () => { control.abort(); clearTimeout(timer); URL.revokeObjectURL(last); };
+    document.addEventListener("visibilitychange", look);
+    return () => { control.abort(); clearTimeout(timer); document.removeEventListener("visibilitychange", look); URL.revokeObjectURL(last); };
   }, [session.session_id]);
   const kind = { connected: "ok", connecting: "busy", failed: "bad", idle: "off" }[camera.state] ?? "off";
   const why = camera.problem ?? shot.error;
-  return html`<article class="card tile"><div class="tpic">${shot.url && camera.state !== "failed" ? html`<img src=${shot.url} alt=${`What ${session.session_id} shows`}/>`
+  return html`<article class="card tile"><div class="tpic">${shot.url && camera.state !== "failed" ? html`<img src=${shot.url} alt=${`What ${session.session_id} shows`}/>${shot.error && html`<span class="glass vl"><${State} kind="bad"><span title=${shot.error}>of ${ago(shot.at)}</span><//></span>`}`
     : html`<div class="nopic">${why ? html`<${Icon} name="warn"/><span>${why}</span>` : html`<span class="quiet">Waiting for a picture</span>`}</div>`}</div>
     <div class="tfoot"><div class="row between"><b class="cut strong">${session.session_id}</b><${State} kind=${kind}>${camera.state}<//></div>
       <div class="row between quiet"><span class="cut">${session.model}</span><span class="nowrap">${camera.source}</span></div></div></article>`;
