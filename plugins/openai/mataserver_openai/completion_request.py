@@ -19,6 +19,9 @@ from mataserver import (
 
 MAX_STOPS = 4
 _ROLES = {"system": "system_prompt", "developer": "system_prompt", "user": "prompt"}
+_EARLIER = ("assistant", "tool", "function")
+_DEEPEST = 5
+"""Levels of a body down to the field of an image: message, its place, part, its place, image."""
 _STREAMED = "stream_options: only with stream"
 
 ChatTemperature = Annotated[float, Meta(ge=0.0, le=2.0)]
@@ -27,37 +30,42 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
-class ImageUrl(Struct):
+class ImageUrl(Struct, forbid_unknown_fields=True):
     """``url`` is a data URI; ``detail`` is accepted, a model reads all of an image anyway."""
 
     url: Annotated[str, Meta(min_length=1)]
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
-class TextPart(Struct, tag_field="type", tag="text"):
-    """Text within a message."""
+class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
+    """Text within a message. The two hints are for another provider's cache: ignored."""
 
     text: str
+    cache_control: Any = None
+    prompt_cache_breakpoint: Any = None
 
 
-class ImagePart(Struct, tag_field="type", tag="image_url"):
-    """An image within a message."""
+class ImagePart(Struct, tag_field="type", tag="image_url", forbid_unknown_fields=True):
+    """An image within a message. The hints as at a text."""
 
     image_url: ImageUrl
+    cache_control: Any = None
+    prompt_cache_breakpoint: Any = None
 
 
 Part = TextPart | ImagePart
 
 
-class Message(Struct):
-    """One message; the content of a user's may hold an image."""
+class Message(Struct, forbid_unknown_fields=True):
+    """One message; the content of a user's may hold an image. Its name is ignored, and the hint."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
     name: str | None = None
+    cache_control: Any = None
 
 
-class StreamOptions(Struct):
+class StreamOptions(Struct, forbid_unknown_fields=True):
     """What a stream holds beside the text."""
 
     include_usage: bool = False
@@ -138,6 +146,7 @@ def read(data: bytes) -> CompletionRequest:
         value = fields.pop(name, None)
         if value is not None and not any(_same(value, each) for each in neutral):
             raise BadRequest(f"{name}: not supported by the models of this server")
+    _check_roles(fields.get("messages"))
     asked = _typed(fields)
     if asked.stream_options is not None and not asked.stream:
         raise BadRequest(_STREAMED)
@@ -156,11 +165,36 @@ def _same(value: object, neutral: object) -> bool:
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
+def _check_roles(messages: object) -> None:
+    """Refuse the turns of others before their own fields, such as ``tool_calls``, are looked at."""
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role in _EARLIER:
+            raise BadRequest(
+                f"messages[{index}].role: {role!r} is not supported: a model answers one "
+                "question and is told of no earlier answers"
+            )
+
+
 def _typed(fields: dict[str, Any]) -> ChatRequest:
     try:
-        return convert_json(fields, ChatRequest)
+        return convert_json(_without_nulls(fields), ChatRequest)
     except InvalidParams as error:
         raise BadRequest(error.detail) from None
+
+
+def _without_nulls(value: Any, depth: int = _DEEPEST) -> Any:
+    """Return a JSON value without the fields that are null: clients write out all they know."""
+    if depth < 0:
+        return value
+    if isinstance(value, list):
+        return [
+            _without_nulls(each, depth - 1) if isinstance(each, dict) else each for each in value
+        ]
+    if isinstance(value, dict):
+        given = ((name, each) for name, each in value.items() if each is not None)
+        return {name: _without_nulls(each, depth - 1) for name, each in given}
+    return value
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -198,12 +232,7 @@ def _dialogue(messages: list[Message]) -> tuple[bytes, dict[str, str]]:
     said: dict[str, list[str]] = {"system_prompt": [], "prompt": []}
     images: list[str] = []
     for index, message in enumerate(messages):
-        name = _ROLES.get(message.role)
-        if name is None:
-            raise BadRequest(
-                f"messages[{index}].role: {message.role!r} is not supported: a model answers one "
-                "question and is told of no earlier answers"
-            )
+        name = _ROLES[message.role]
         for part in _parts(message):
             if isinstance(part, TextPart):
                 said[name].append(part.text)

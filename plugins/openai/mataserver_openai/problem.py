@@ -6,7 +6,7 @@ import re
 
 from msgspec import Struct
 
-_FIELD = re.compile(r"(?:params\.)?([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
+_FIELD = re.compile(r"(?:params\.)?([a-z_]\w*(?:\[\d+\])?(?:\.[a-z_]\w*(?:\[\d+\])?)*): ")
 
 
 class ChatError(Struct):

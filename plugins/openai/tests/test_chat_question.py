@@ -9,6 +9,7 @@ import pytest
 
 from mataserver import BadRequest
 from mataserver_openai import completion_request
+from mataserver_openai.problem import chat_problem
 
 URI = "data:image/png;base64," + base64.b64encode(b"pixels").decode()
 IMAGE = {"type": "image_url", "image_url": {"url": URI, "detail": "high"}}
@@ -72,12 +73,59 @@ def test_what_changes_no_answer_is_passed_over(name):
     assert read(**{name: "x"}) == read()
 
 
-def test_what_a_message_does_not_have_is_passed_over():
-    """A name, and fields of other providers in a message or a part, change no answer."""
-    [message] = MESSAGES
-    text, image = message["content"]
-    marked = {**text, "cache_control": {"type": "ephemeral"}}
-    assert read(messages=[{**message, "name": "Ada", "content": [marked, image]}]) == read()
+def with_user(message=None, text=None, image=None, url=None):
+    """Return the usual messages with further fields in the user's, in its parts or in the image."""
+    picture = {**IMAGE, "image_url": {**IMAGE["image_url"], **(url or {})}, **(image or {})}
+    question = {"type": "text", "text": "what?", **(text or {})}
+    return [{"role": "user", "content": [question, picture], **(message or {})}]
+
+
+def test_names_and_hints_for_a_cache_are_passed_over():
+    """A message's name, and what only another provider's cache reads, change no answer."""
+    hints = {
+        "cache_control": {"type": "ephemeral"},
+        "prompt_cache_breakpoint": {"mode": "explicit"},
+    }
+    of_message = {"name": "Ada", "cache_control": {"type": "ephemeral"}}
+    assert read(messages=with_user(of_message, hints, hints)) == read()
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"stream": True, "stream_options": {"include_usag": True}}, "stream_options.include_usag"),
+        ({"messages": with_user({"contents": "x"})}, "messages[0].contents"),
+        ({"messages": with_user({"tool_calls": [{}]})}, "messages[0].tool_calls"),
+        ({"messages": with_user(text={"txt": "x"})}, "messages[0].content[0].txt"),
+        ({"messages": with_user(image={"max_pixels": 9})}, "messages[0].content[1].max_pixels"),
+        (
+            {"messages": with_user(url={"maxPixels": 9})},
+            "messages[0].content[1].image_url.maxPixels",
+        ),
+    ],
+)
+def test_what_an_object_within_does_not_have_is_refused(fields, where):
+    """At every level: a misspelt field, or one of another server, is not ignored in silence."""
+    with pytest.raises(BadRequest) as refused:
+        read(**fields)
+    assert refused.value.detail.startswith(f"{where}: unknown key")
+    assert chat_problem(400, refused.value.detail).error.param == where
+
+
+def test_null_within_is_left_out():
+    """Clients that write out every field they know send null in what they do not use."""
+    nulls = {"tool_calls": None, "refusal": None, "name": None}
+    within = with_user(nulls, {"image_url": None}, {"text": None}, {"detail": None, "format": None})
+    options = {"include_usage": None, "other": None}
+    assert read(messages=within, stream=True, stream_options=options) == read(stream=True)
+
+
+@pytest.mark.parametrize("role", ["assistant", "tool", "function"])
+def test_earlier_turns_are_refused_for_what_they_are(role):
+    """The reason is the role, whatever else such a message has."""
+    earlier = {"role": role, "content": None, "tool_calls": [{"id": "x"}], "annotations": []}
+    with pytest.raises(BadRequest, match=rf"^messages\[1\]\.role: '{role}' is not supported"):
+        read(messages=[*MESSAGES, earlier])
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'{"model": "\xff"}', b"[" * 9_999])
