@@ -58,8 +58,9 @@ class MemoryPruner:
             else:
                 self._strip(passed[number], keep_memory=distance <= self.memories)
         for output in outputs["cond_frame_outputs"].values():
-            output.pop("high_res_masks", None)
-            self._compact_output(output)
+            if len(output) > 1:  # a bare pointer was compacted with the rest
+                output.pop("high_res_masks", None)
+                self._compact_output(output)
 
     def _strip(self, output: dict[str, Any], *, keep_memory: bool) -> None:
         for name in _UNUSED if keep_memory else (*_UNUSED, *_MEMORY):
@@ -81,11 +82,43 @@ class MemoryPruner:
         return self.positions[key]
 
 
-def prune_conditioning(conditioning: Outputs, frame: int, limit: int) -> None:
-    """Keep an object's first conditioning frame, and the ``limit`` nearest to ``frame``."""
-    later = list(conditioning)[1:]
-    for number in sorted(later, key=lambda each: abs(each - frame))[limit:]:
-        del conditioning[number]
+def prune_conditioning(
+    conditioning: Outputs, frame: int, selected: int, pinned: range = NO_FRAMES
+) -> None:
+    """Leave an object's conditioning frames their pointers, and few of them their memories.
+
+    A step reads the pointers of all, and the memories of the ``selected`` nearest, at least one
+    on either side. So the first keeps its memory, and as many on either side of ``frame`` and of
+    the start of ``pinned``, where a step back begins.
+    """
+    kept = set(list(conditioning)[:1])
+    for place in {frame, pinned.start} if pinned else {frame}:
+        before = sorted(number for number in conditioning if number <= place)
+        after = sorted(number for number in conditioning if number > place)
+        kept |= {*before[-selected:], *after[:selected]}
+    for number, output in conditioning.items():
+        if number not in kept:
+            for name in (*_UNUSED, *_MEMORY):
+                output.pop(name, None)
+
+
+def forget_bare(conditioning: Outputs, frame: int) -> None:
+    """Forget a conditioning frame without memory that is run again: it has no result to repeat."""
+    if frame in conditioning and _MEMORY[0] not in conditioning[frame]:
+        del conditioning[frame]
+
+
+def select_with_memory(tracker: Any) -> None:
+    """Have a tracker select its conditioning frames among those that still have their memory."""
+    select = type(tracker)._select_closest_cond_frames  # noqa: SLF001 - transformers has no other way
+
+    def select_remembered(
+        frame_idx: int, cond_frame_outputs: Outputs, max_cond_frame_num: int
+    ) -> Any:
+        remembered = {n: each for n, each in cond_frame_outputs.items() if _MEMORY[0] in each}
+        return select(tracker, frame_idx, remembered, max_cond_frame_num)
+
+    tracker._select_closest_cond_frames = select_remembered  # noqa: SLF001 - as above
 
 
 def held_bytes(*things: Any, shared: Any = ()) -> dict[str, int]:

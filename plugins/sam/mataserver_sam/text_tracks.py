@@ -10,7 +10,12 @@ from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenc
 from mataserver import InvalidParams
 from mataserver_sam.frame_object import FrameObject, resolve_overlaps
 from mataserver_sam.masks import resize_to_mask
-from mataserver_sam.memory_pruning import NO_FRAMES, prune_conditioning
+from mataserver_sam.memory_pruning import (
+    NO_FRAMES,
+    forget_bare,
+    prune_conditioning,
+    select_with_memory,
+)
 from mataserver_sam.prompt_decoder import finite
 
 if TYPE_CHECKING:
@@ -20,9 +25,6 @@ if TYPE_CHECKING:
     from mataserver_sam.footage import Footage
     from mataserver_sam.network import Network
     from mataserver_sam.weights import Weights
-
-MAX_CONDITIONING = 8
-"""How many of the frames on which the detector confirmed an object (every 16th) are kept."""
 
 MAX_TEXTS = 64
 """How many texts one session looks for: each is a pass of the detector on every frame."""
@@ -77,6 +79,7 @@ class TextTracks:
         self.session.processed_frames = footage
         self.session.cache = features
         self._pruner = network.pruner
+        select_with_memory(self._model.tracker_model)
         self.logits: dict[int, torch.Tensor] = {}
         """Of the objects on the last frame, ``[h, w]`` by number; removed ones among them."""
         self._scores: dict[int, float] = {}
@@ -127,6 +130,7 @@ class TextTracks:
         session = self.session
         for outputs in session.output_dict_per_obj.values():
             self._pruner.prepare_step(outputs, frame, reverse=reverse)
+            forget_bare(outputs["cond_frame_outputs"], frame)
         found = self._model(session, frame_idx=frame, reverse=reverse)
         unseen = session.remove_marked() | set(found.suppressed_obj_ids or ())
         self._scores = dict(found.obj_id_to_tracker_score)
@@ -167,9 +171,10 @@ class TextTracks:
     def _prune(self, frame: int, pinned: range) -> None:
         """Drop what no later frame needs; transformers would copy all of it for every frame."""
         session = self.session
+        selected = self._model.tracker_model.config.max_cond_frame_num
         for index, outputs in session.output_dict_per_obj.items():
             self._pruner.prune(outputs, frame, pinned)
-            prune_conditioning(outputs["cond_frame_outputs"], frame, MAX_CONDITIONING)
+            prune_conditioning(outputs["cond_frame_outputs"], frame, selected, pinned)
             session.mask_inputs_per_obj[index].clear()
             session.frames_tracked_per_obj[index].clear()
         for by_frame in (session.obj_id_to_tracker_score_frame_wise, session.suppressed_obj_ids):
