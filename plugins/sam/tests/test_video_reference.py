@@ -32,7 +32,7 @@ BOTH = [
     *((frame, True) for frame in range(MIDDLE - 1, -1, -1)),
 ]
 CONFIRMING = {"high_conf_thresh": -9.0, "high_iou_thresh": 0.0, "recondition_every_nth_frame": 4}
-OFTEN = {**CONFIRMING, "recondition_every_nth_frame": 1}
+OFTEN = {**CONFIRMING, "recondition_every_nth_frame": 1, "min_trk_keep_alive": -9}
 """On each frame: more frames than a step selects, as a long video has with every 16th."""
 LEAVING = {
     "hotstart_delay": 15,
@@ -222,7 +222,7 @@ def test_bookkeeping_stays_small(network, footage, model):
 
     A confirmed frame leaves its pointer, and few of them their memory.
     """
-    model(**{**OFTEN, "min_trk_keep_alive": -9})
+    model(**OFTEN)
     tracks = our_texts(network, footage)
     sizes = []
     for _ in range(3):
