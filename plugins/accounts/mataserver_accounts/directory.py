@@ -53,7 +53,6 @@ class Directory:
         self._lock = asyncio.Lock()
         self._change_event = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._running: set[asyncio.Task[Any]] = set()
         self._accounts: Accounts | None = None
         self._tokens: Tokens | None = None
         self._snapshot: Snapshot | None = None
@@ -86,7 +85,6 @@ class Directory:
         await self.refresh()
         self._check_clock(_require_open(self._snapshot).newest())
         database.watch(CHANNEL, self._change_event.set)
-        self._spawn(self._follow_changes())
 
     def _check_clock(self, newest: float) -> None:
         """Warn of a clock before the newest user or key: keys that are over would count again."""
@@ -98,11 +96,10 @@ class Directory:
                 behind / 86_400.0,
             )
 
-    async def stop(self) -> None:
-        """Wait for what is being done."""
+    def stop(self) -> None:
+        """Let ``follow_changes`` return once it has read what it reads."""
         self._stopping.set()
         self._change_event.set()
-        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def change(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what ``work`` gives; what it changed is in force when this returns.
@@ -137,8 +134,9 @@ class Directory:
             self._change_event.set()
         return result
 
-    async def _follow_changes(self) -> None:
-        """Follow what other processes change, until the end."""
+    async def follow_changes(self) -> None:
+        """Follow what other processes change, until the end. It may be begun again if it failed."""
+        self._change_event.set()  # a change may be what it failed at
         while True:
             await self._change_event.wait()
             if self._stopping.is_set():
@@ -152,12 +150,6 @@ class Directory:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRY_SECONDS):
                         await self._stopping.wait()
-
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
 
 
 def _require_open(part: T | None) -> T:

@@ -101,6 +101,7 @@ class SamService:
     async def __aenter__(self) -> Self:
         """Start."""
         await self._sessions.__aenter__()
+        self._ctx.tasks.spawn(self._sessions.close_expired, "close unused sessions")
         self._ctx.tasks.spawn(self._drop_expired_images, "forget images")
         return self
 

@@ -67,9 +67,8 @@ class VideoSessions:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """Start to close unused sessions."""
+        """Start."""
         self._sources.remove_leftovers()
-        self._spawn(self._close_expired())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -222,8 +221,8 @@ class VideoSessions:
             self._spawn(session.exit_stack.aclose())
         return False
 
-    async def _close_expired(self) -> None:
-        """Periodically close unused sessions, and detect lost ones."""
+    async def close_expired(self) -> None:
+        """Periodically close unused sessions, and detect lost ones; runs until cancelled."""
         while True:
             await asyncio.sleep(min(self._ttl / 4, 5.0))
             for session in self.all():
