@@ -51,6 +51,7 @@ LAYOUTS: dict[LayoutName, Layout] = {
     "yolo-v5-seg": Layout("segment", *_YOLO),
     "yolo-v6": Layout("detect", *_YOLO),
     "yolo-v8": Layout("detect", *_YOLO),
+    "yolo-v8-rows": Layout("detect", *_YOLO),
     "yolo-seg": Layout("segment", *_YOLO),
     "yolo-pose": Layout("pose", *_YOLO),
     "yolo-obb": Layout("detect", *_YOLO),

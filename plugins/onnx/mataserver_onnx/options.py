@@ -17,6 +17,7 @@ LayoutName = Literal[
     "yolo-v5-seg",
     "yolo-v6",
     "yolo-v8",
+    "yolo-v8-rows",
     "yolo-seg",
     "yolo-pose",
     "yolo-obb",

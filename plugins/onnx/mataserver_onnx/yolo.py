@@ -44,7 +44,8 @@ class Form:
     fixed:         the numbers of an answer besides those of classes, masks and keypoints.
     has_classes:   whether each class has a number of its own.
     in_columns:    whether an answer is a column.
-    is_foreign:    whether it is not from Ultralytics' exporters, which always write metadata.
+    is_foreign:    whether it is not from Ultralytics' exporters, which always write metadata. Such
+                   a layout must be stated, as its rows look like those of others.
     """
 
     task: Literal["detect", "segment", "pose", "obb"]
@@ -62,6 +63,7 @@ FORMS: dict[LayoutName, Form] = {
     "yolox": Form("detect", "anchors", 5, is_foreign=True),
     "yolox-decoded": Form("detect", "anchors", 5, is_foreign=True),
     "yolo-v8": Form("detect", "anchors", 4, in_columns=True),
+    "yolo-v8-rows": Form("detect", "anchors", 4, is_foreign=True),
     "yolo-seg": Form("segment", "anchors", 4, in_columns=True),
     "yolo-pose": Form("pose", "anchors", 4, in_columns=True),
     "yolo-obb": Form("obb", "anchors", 5, in_columns=True),
@@ -112,7 +114,7 @@ def recognise(graph: Graph, metadata: ExporterMetadata, size: Size | None) -> La
         return None
     fitting = {name for name in FORMS if _fits(name, graph, metadata, size)}
     kept = sorted(name for name in fitting if _metadata_allows(FORMS[name], metadata))
-    if len(kept) == 1:
+    if len(kept) == 1 and not FORMS[kept[0]].is_foreign:
         return kept[0]
     if kept:
         raise MataError(

@@ -94,6 +94,11 @@ def yolo_v8(outputs: Sequence[Array], place: Placement, options: ReadOptions) ->
     return _suppress_overlaps(columns[:4, likely].T, scores[:, likely].T, likely, place, options)
 
 
+def yolo_v8_rows(outputs: Sequence[Array], place: Placement, options: ReadOptions) -> Detections:
+    """Read rows of (x, y, w, h, each class): there is no objectness before the classes."""
+    return yolo_v8([outputs[0].T], place, options)
+
+
 def _suppress_overlaps(
     boxes: Array, scores: Array, rows: Indices, place: Placement, options: ReadOptions
 ) -> Detections:

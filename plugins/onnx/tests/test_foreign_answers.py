@@ -77,6 +77,7 @@ def test_numbers_of_another_layout_are_an_error(layout, outputs, said):
     [
         ("yolo-v5", [rows(*PIXELS, 0.9, *PROBABILITIES)]),
         ("yolo-v8", [rows(*PIXELS, *PROBABILITIES).T]),
+        ("yolo-v8-rows", [rows(*PIXELS, *PROBABILITIES)]),
         ("yolo-obb", [rows(*PIXELS, *PROBABILITIES, 0.0).T]),
         ("yolo-v10", [rows(29, 16, 67, 48, 0.9, 1)]),
         ("rt-detr-deploy", deployed(CORNERS)),

@@ -278,7 +278,7 @@ def test_numbers_of_classes_are_no_depth_and_shares_no_vector():
 def test_a_stated_layout_counts():
     """What is not recognised can be stated, if it may be that."""
     graph = only(1, 8400, 85)
-    for name in ("yolo-v5", "yolox"):
+    for name in ("yolo-v5", "yolox", "yolo-v8-rows"):
         assert layouts.choose(graph, {}, "detect", ModelOptions(layout=name)) == name
     stated = ModelOptions(layout="rt-detr")
     assert layouts.choose(DETR, {"model_type": "detr"}, "detect", stated) == "rt-detr"
@@ -292,8 +292,9 @@ def test_a_stated_layout_counts():
             only(1, 8400, 85),
             "detect",
             None,
-            r"output0 \[1, 8400, 85\] may be those of yolo-v6 or yolox or yolox-decoded; state the",
+            r"output0 \[1, 8400, 85\] may be those of yolo-v6 or yolo-v8-rows or yolox or yolox-d",
         ),
+        (only(1, 8400, 5), "detect", None, "may be those of yolo-v8-rows; state the layout"),
         (only(1, 1000), "detect", None, "not recognised"),
         (DETR, "detect", None, "may be those of detr or rt-detr"),
         (only(1, 84, 8400), "segment", "yolo-v8", "for the task detect, not segment"),
@@ -331,6 +332,7 @@ def test_the_image_is_found_among_the_inputs():
         (DETR, "rt-detr", 80),
         (only(1, 25200, 85), "yolo-v5", 80),
         (only(1, 84, 8400), "yolo-v8", 80),
+        (only(1, 8400, 84), "yolo-v8-rows", 80),
         (only(1, 300, 6), "yolo-v10", None),
         (only(1, 56, 8400), "yolo-pose", 1),
         (only(1, 20, 8400), "yolo-obb", 15),

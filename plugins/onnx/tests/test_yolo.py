@@ -67,6 +67,30 @@ def test_batch_equals_single(name, batch, planted, load, picture, tmp_path):
     assert len({single.detections[0].bbox for single in singles}) == 5
 
 
+def test_transposed_answers_are_refused_until_stated_and_then_the_same(
+    planted, load, picture, tmp_path
+):
+    """Rows of 4 + C have no objectness, and look like those of YOLOv6 and YOLOX, which have one."""
+    columns = planted.yolo_v8(tmp_path / "columns.onnx")
+    network = onnx.load(columns)
+    [answers] = network.graph.output
+    for node in network.graph.node:
+        node.output[:] = ["columns" if name == answers.name else name for name in node.output]
+    turn = onnx.helper.make_node("Transpose", ["columns"], [answers.name], perm=[0, 2, 1])
+    network.graph.node.append(turn)
+    _, width, count = answers.type.tensor_type.shape.dim
+    width.dim_value, count.dim_value = count.dim_value, width.dim_value
+    onnx.save(network, tmp_path / "rows.onnx")
+    with pytest.raises(MataError, match=r"yolo-v6 or yolo-v8-rows or yolox .*state the layout"):
+        load(tmp_path / "rows.onnx", "detect")
+    turned = load(tmp_path / "rows.onnx", "detect", layout="yolo-v8-rows")
+    images = [picture(*size, box) for size, box in EXACT]
+    found = find(turned, *images)
+    assert found == find(load(columns, "detect"), *images)
+    boxes = [each.detections[0].bbox for each in found]
+    assert boxes == [pytest.approx(box, abs=0.01) for _, box in EXACT]
+
+
 def test_overlapping_boxes_of_a_class_are_one(yolo, picture):
     """The weaker of two boxes goes unless ``overlap`` lets both stay."""
     model = yolo("yolo-v8")
