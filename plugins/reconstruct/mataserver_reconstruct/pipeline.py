@@ -86,11 +86,11 @@ def run(job: Job) -> dict[str, Any]:
     try:
         _map(job, made, found)
         _densify(job, made, found)
+        job.report(stages.DECIMATING, 0, 1, "the clouds are cleaned and thinned")
     except BaseException:
         if job.stopping:
             _write_partial(job, made, found)
         raise
-    job.report(stages.DECIMATING, 0, 1, "the clouds are cleaned and thinned")
     figures = _write(job, made, found)
     last = " ".join(figures["advice"]) or "the files are written"
     job.report(stages.DECIMATING, 1, 1, last)

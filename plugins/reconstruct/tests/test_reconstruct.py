@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from test_cloud import read_ply
 
-from mataserver_reconstruct import imc, local_process, mapping
+from mataserver_reconstruct import imc, local_process, mapping, pipeline
+from mataserver_reconstruct.local import JobStopped, LocalJob
 
 # Two cores that others use as well make minutes of what takes seconds alone.
 pytestmark = pytest.mark.timeout(900)
@@ -246,6 +247,22 @@ def test_a_stopped_mapping_leaves_its_part(orbit, begin, tmp_path):
     placed = [name for name, row in found.items() if np.isfinite(row.centre).all()]
     assert 3 <= len(placed) < 16
     assert "It was stopped" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_stopped_after_the_last_photograph_it_leaves_all(orbit, tmp_path):
+    """A stop between the mapping's last step and the next stage loses no model."""
+
+    def progress(stage, done, _total, _message):
+        if stage == "triangulating" and done >= 0.8:  # one of the five finds no place
+            job.stop()
+
+    source = quick(orbit, tmp_path, 5)
+    job = LocalJob(tmp_path / "out", source, QUICK, progress)
+    with pytest.raises(JobStopped):
+        pipeline.run(job)
+    assert '"partial": true' in (tmp_path / "out" / "result.json").read_text()
+    found = imc.read((tmp_path / "out" / "submission.csv").read_text())
+    assert sum(np.isfinite(row.centre).all() for row in found.values()) >= 4
 
 
 def test_it_ends_with_whoever_waits(orbit, begin, tmp_path):
