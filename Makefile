@@ -55,7 +55,7 @@ compile: $(VENV)/.setup  ## what is installed as bytecode, for which pip takes o
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # a few files are templates, or of other Pythons
 
 # Its workers wait for servers, browsers and children: one more than there are cores.
-WORKERS ?= $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
+WORKERS ?= $(shell $(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() + 1)')
 
 test: $(VENV)/.setup  ## every test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -125,6 +125,31 @@ async def test_metrics_are_prometheus_text(http):
     assert line in text.splitlines()
 
 
+class NoThread(OneGpu):
+    """One whose memory was read once; then the system had no thread left."""
+
+    count = 0
+
+    def devices(self):
+        """Return it."""
+        self.count += 1
+        if self.count > 1:
+            raise RuntimeError("can't start new thread")
+        return super().devices()
+
+
+async def test_metrics_without_a_thread(data_dir):
+    """They are given all the same, with what was read of the devices before."""
+    async with (
+        testing.serving(data_dir, engine="thread", probe=NoThread()) as served,
+        aiohttp.ClientSession(served.url) as session,
+    ):
+        for _ in range(2):
+            async with session.get("/metrics") as response:
+                assert response.status == 200
+                assert 'kind="used"' in await response.text()
+
+
 async def test_memory_of_the_devices(data_dir):
     """The machine's memory is what its kernel tells, the GPU's what its driver tells."""
     async with (

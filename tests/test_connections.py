@@ -14,6 +14,7 @@ import aiohttp
 from api_answers import answer, connection, detail_of, head_of, until
 from mataserver import testing
 from mataserver.http import connection_limit
+from mataserver.http.connection_limit import DescriptorReserve
 from mataserver.logs import RateLimitedLog
 from mataserver.testing.fakes import FAKE
 from service_plugins import folder, plugin
@@ -227,3 +228,10 @@ async def test_http_leaves_the_descriptors_of_grpc(plugin, folder):
     assert none == 0 < others < 300
     # Both ends of a connection are here, and the ports have descriptors of their own.
     assert count <= without - others // 2
+
+
+def test_grpc_leaves_http_some_descriptors(monkeypatch):
+    """Also where its ports may take more than are free when the server begins to listen."""
+    monkeypatch.setattr(connection_limit, "_open_files_limit", lambda: 256)
+    monkeypatch.setattr(DescriptorReserve, "_next", lambda _: 166)
+    assert not DescriptorReserve(0, others=96).is_reached()

@@ -76,7 +76,9 @@ class DescriptorReserve:
         soft = _open_files_limit() or UNLIMITED
         used = self._next() or soft
         left = soft - others
-        self._end = max(left - reserved_descriptors(soft), used + (left - used) // 2)
+        # Other ports leave HTTP a quarter of what is free, however many they may accept.
+        half = max((left - used) // 2, (soft - used) // 4)
+        self._end = max(left - reserved_descriptors(soft), used + half)
         self.lingering = max(1, min(MAX_LINGERING, (left - self._end) // 8))
 
     def is_reached(self) -> bool:

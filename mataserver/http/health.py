@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mataserver.http.readiness import Readiness
     from mataserver.metrics import Metrics
     from mataserver.plugins import Plugin, Plugins
+
+log = logging.getLogger("mataserver.http")
 
 
 class Health(Struct):
@@ -135,7 +138,10 @@ class HealthService(StatelessService):
 
     async def _render(self, _request: web.Request) -> web.Response:
         # In a thread: a GPU's driver may take long, most of all the first time.
-        self._metrics.set_devices(await asyncio.to_thread(self._probe.devices))
+        try:
+            self._metrics.set_devices(await asyncio.to_thread(self._probe.devices))
+        except (MemoryError, RuntimeError):  # no memory, no thread: what the others show just now
+            log.warning("the memory of the devices cannot be read now", exc_info=True)
         body = self._metrics.render()
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 

@@ -28,7 +28,6 @@ _MISREAD_PLANES = frozenset({"LA", "LAB", "La", "PA"})
 """Modes that Pillow gets wrong where each channel is stored by itself."""
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _SUBFILES, _REDUCED = 330, 1
-"""The third byte of a BigTIFF, according to Pillow."""
 _MAX_BITS = 16
 _DAMAGED = "image cannot be decoded: its metadata are damaged"
 _PADDED = 2

@@ -41,7 +41,7 @@ class ZeroShotParams(ClassifyParams, frozen=True):
     prompts:         the classes; each is the label of its score. Needed.
     prompt_template: the sentence that the text encoder reads, with the prompt in place of ``{}``.
                      The default is the one that transformers' own pipeline uses; ``{}`` alone
-                     sends the prompts as they are.
+                     sends the prompts alone. SigLIP and SigLIP 2 read lower case.
     """
 
     prompts: tuple[Text, ...] = ()

@@ -96,7 +96,7 @@ def test_logits_on_request(name, model, checkpoint, picture):
 
 
 def test_template(model, checkpoint, picture):
-    """The template says what the text encoder reads; ``{}`` alone sends the prompts as they are."""
+    """The template says what the text encoder reads; ``{}`` sends the prompts alone."""
     image = picture(90, 150)
     [result] = model("clip").predict([image], [wanted(prompt_template="{}")])
     logits = directly(checkpoint("clip"), image, list(PROMPTS))

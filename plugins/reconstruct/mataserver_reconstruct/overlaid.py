@@ -64,8 +64,9 @@ def contradiction(
     for one, two in _near(model):
         if stopping():
             return None
-        both = _likeness(seen[one], seen[two]), _likeness(seen[two], seen[one])
-        alike.append((min(both), one, two))
+        # Of a pair that compares in one direction only nothing is concluded: NaN is not the least.
+        least = np.minimum(_likeness(seen[one], seen[two]), _likeness(seen[two], seen[one]))
+        alike.append((float(least), one, two))
     compared = [each for each in alike if np.isfinite(each[0])]
     different = [each for each in compared if each[0] < _DIFFERENT]
     if len(different) < max(_PAIRS, _SHARE * len(compared)):

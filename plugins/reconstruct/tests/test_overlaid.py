@@ -77,6 +77,20 @@ def test_what_surrounds_a_look_alike_contradicts(tmp_path):
     assert len(list(asked)) == 99
 
 
+@pytest.mark.parametrize("known", [1, -1])
+def test_what_compares_in_one_direction_only_is_no_contradiction(tmp_path, monkeypatch, known):
+    """Whichever of two photographs comes first."""
+    found = taken(tmp_path, "p", place(31), np.linspace(0, 0.6, 5))
+    order = {name: at for at, name in enumerate(found)}
+
+    def likeness(one, other):
+        ahead = order[other.view.file] - order[one.view.file]
+        return 0.0 if ahead * known > 0 else float("nan")
+
+    monkeypatch.setattr(overlaid, "_likeness", likeness)
+    assert overlaid.contradiction(truth(found), tmp_path) is None
+
+
 def test_distant_views_of_one_place_do_not_contradict(tmp_path):
     """Nothing is told of cameras so far apart that each sees what the other cannot."""
     apart = np.r_[np.linspace(0, 0.4, 4), np.linspace(1.6, 2, 4)]
