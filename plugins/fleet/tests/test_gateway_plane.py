@@ -16,6 +16,7 @@ from upstreams import Upstream
 from mataserver.testing import installed
 from mataserver_database import Database
 from mataserver_database.testing import running_postgres
+from mataserver_fleet.gateway.dataplane import as_cell
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import MODELS, SCHEMA, TRITONS
 
@@ -198,3 +199,12 @@ async def test_the_database_goes_away(tmp_path, serve, upstream):
             assert (await client.ask("GET", "/ready"))[0] == 503
             for _ in range(5):
                 assert (await asked(client, key))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [("=1+1", "'=1+1"), ("@x", "'@x"), ("-2", "'-2"), ("\tx", "'\tx"), ("a=b", "a=b"), (-2, -2)],
+)
+def test_no_name_is_a_formula(value, cell):
+    """What is counted of a model with an odd name does nothing in a spreadsheet."""
+    assert as_cell(value) == cell

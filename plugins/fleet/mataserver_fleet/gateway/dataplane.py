@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CSV = "text/csv"
 COLUMNS = ("day", "consumer", "application", "model", "requests", "failed", "bytes_in", "bytes_out")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _DAYS: dict[str, tuple[Any, bool, str]] = {
     "since": (str, False, "The first day, as YYYY-MM-DD, of UTC [today]."),
     "until": (str, False, "The last day [today]."),
@@ -169,8 +170,17 @@ class DataPlane:
         writer.writerow(COLUMNS)
         async with store.read() as connection:
             for row in await rows(connection, since, until):
-                writer.writerow([date_of(row["day"]), *(row[name] for name in COLUMNS[1:])])
+                told = (as_cell(row[name]) for name in COLUMNS[1:])
+                writer.writerow([date_of(row["day"]), *told])
         return out.getvalue()
+
+
+def as_cell(value: str | int) -> str | int:
+    """Return a value as a spreadsheet shows it: a name that it took for a formula gets a ``'``.
+
+    A model may be called ``=1+1``, and an operator opens the file (OWASP, "CSV injection").
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _rpc_gateway(ctx: Context, gateway: Gateway) -> RpcGateway | None:
