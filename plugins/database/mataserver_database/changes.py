@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from mataserver_database.connection import connected, transaction
+from mataserver_database.failures import Busy, translated_shortages
 from mataserver_database.finishing import finish
 from mataserver_database.migrations import has_table
 
@@ -98,8 +99,9 @@ class ChangeNotifier:
         """Listen until the end; whenever that begins, anything may have changed."""
         while not self._closing.is_set():
             try:
-                await (self._listen() if self._notifies else self._poll())
-            except (OSError, sa.exc.SQLAlchemyError, self._driver_error) as error:
+                with translated_shortages():  # a connection takes a thread
+                    await (self._listen() if self._notifies else self._poll())
+            except (OSError, sa.exc.SQLAlchemyError, self._driver_error, Busy) as error:
                 log.warning(
                     "notifications of other processes are interrupted: %s", type(error).__name__
                 )

@@ -77,7 +77,7 @@ def translated_errors() -> Iterator[None]:
     no name for.
     """
     try:
-        with _translated_shortages():
+        with translated_shortages():
             yield
     except _CALLER_ERRORS as error:
         if getattr(error.orig, "sqlstate", None) not in _OPERATOR_ERRORS:
@@ -101,7 +101,7 @@ def translated_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _translated_shortages() -> Iterator[None]:
+def translated_shortages() -> Iterator[None]:
     """Raise a lack of memory or threads as ``Busy``, as for others: the next time may succeed."""
     try:
         yield
