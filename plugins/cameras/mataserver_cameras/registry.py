@@ -58,10 +58,12 @@ class CameraRegistry:
                 await self._apply_configuration()
                 await self._changed.wait()
         finally:
-            for _, task in self._open_tasks.values():
-                task.cancel()
-            tasks = (task for _, task in self._open_tasks.values())
-            await asyncio.gather(*tasks, return_exceptions=True)
+            tasks = {name: task for name, (_, task) in self._open_tasks.items()}
+            for name, task in tasks.items():
+                if not task.done():
+                    task.cancel()
+                    del self._open_tasks[name]  # this may be begun again, after a shortage
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
 
     async def _apply_configuration(self) -> None:
         """Close the cameras that are gone or changed, and open those that are not open."""
@@ -70,14 +72,13 @@ class CameraRegistry:
             if wanted.get(name) != camera:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+                await self._sessions.drop(name)
                 del self._open_tasks[name]
                 self.waiting.pop(_ready_name(camera), None)
-                await self._sessions.drop(name)
         for name, camera in wanted.items():
             if name not in self._open_tasks:
                 self.waiting[_ready_name(camera)] = "loading"
                 task = asyncio.create_task(self._open_with_retries(camera))
-                task.add_done_callback(self._log_failure)
                 self._open_tasks[name] = (camera, task)
 
     async def _open_with_retries(self, camera: CameraSettings) -> None:
@@ -88,10 +89,13 @@ class CameraRegistry:
             except MataError as error:
                 self._log.error("%s: %s", ready_name, error.detail)
                 self.waiting[ready_name] = error.detail
-                await asyncio.sleep(self._retry)
+            except Exception:  # noqa: BLE001 - nobody else tries again, and a lack of memory passes
+                self._log.exception("%s could not be opened", ready_name)
+                self.waiting[ready_name] = "could not be opened"
             else:
                 self.waiting.pop(ready_name, None)
                 return
+            await asyncio.sleep(self._retry)
 
     async def _open(self, camera: CameraSettings) -> None:
         await self._sessions.create(
@@ -103,10 +107,6 @@ class CameraRegistry:
             fps=camera.fps,
             always=camera.always,
         )
-
-    def _log_failure(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._log.error("a camera could not be kept", exc_info=task.exception())
 
 
 def _ready_name(camera: CameraSettings) -> str:

