@@ -66,50 +66,61 @@ class Accounting:
         await self.settle()
 
     async def run(self) -> None:
-        """Settle again and again."""
+        """Settle again and again, and no sooner than usual while the database is away."""
         clock, soon = asyncio.get_running_loop().time, self._gateway.limits.settle_soon
         while True:
             begun = clock()
-            await self.settle()
-            gap = min(self._interval, max(SOON_SECONDS, (clock() - begun) / _SOON_SHARE))
+            is_settled = await self.settle()
+            earliest = max(SOON_SECONDS, (clock() - begun) / _SOON_SHARE)
+            gap = min(self._interval, earliest) if is_settled else self._interval
             await asyncio.sleep(gap)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval - gap):
                     await soon.wait()
 
-    async def settle(self) -> None:
-        """Write the pending counts, and read what other gateways have counted today."""
-        async with self._lock:
-            await self._settle()
+    async def settle(self) -> bool:
+        """Write the pending counts, and read what other gateways have counted today.
 
-    async def _settle(self) -> None:
-        self._gateway.limits.settle_soon.clear()
-        taken, gateways = self._gateway.usage.take(), 0
-        if self._presence is not None:
-            gateways = 1 + await asyncio.to_thread(self._presence.others)
-            if gateways == self._gateways == 1 and not taken:
-                return
-        today = int(self._store.clock() // DAY)
+        Returns False where the database does not answer.
+        """
+        async with self._lock:
+            self._gateway.limits.settle_soon.clear()
+            gateways = 0
+            # Before anything is taken: it may be cancelled, or there may be no thread for it.
+            if self._presence is not None:
+                gateways = 1 + await asyncio.to_thread(self._presence.others)
+                if gateways == self._gateways == 1 and not self._gateway.usage.is_pending:
+                    return True
+            return await finish(self._settle(gateways))
+
+    async def _settle(self, gateways: int) -> bool:
+        """Settle to the end: what is not written is given back, and only that."""
+        today, taken = int(self._store.clock() // DAY), self._gateway.usage.take()
         try:
-            gateways, used = await finish(self._write(taken, today, gateways))
-        except Unavailable:
+            gateways, used = await self._write(taken, today, gateways)
+        except BaseException as error:
             self._gateway.usage.give_back(taken)
-            return
+            if isinstance(error, Unavailable):
+                return False
+            raise
         own: Counter[str] = Counter()
         for (day, subject), count in taken.items():
             own[subject.consumer] += count.requests if day == today else 0
         self._gateway.limits.settle(used, own, today, gateways)
         self._gateways = gateways
+        return True
 
     async def close(self) -> None:
         """Write the last counts and unregister this gateway."""
-        await self.settle()
-        if self._presence is not None:
-            self.withdraw()
-            return
         try:
-            await finish(self._unregister())
+            is_settled = await self.settle()
+            if self._presence is None:
+                await finish(self._unregister())
         except Unavailable:
+            is_settled = False
+        finally:
+            self.withdraw()
+        if not is_settled:
             log.warning("the latest requests could not be counted: the database does not answer")
 
     def withdraw(self) -> None:

@@ -79,6 +79,11 @@ class Usage:
         else:
             pending.add(one)
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._pending)
+
     def take(self) -> dict[tuple[int, Subject], UsageCount]:
         """Return what was counted since the last time; who cannot keep it gives it back."""
         taken, self._pending = self._pending, {}

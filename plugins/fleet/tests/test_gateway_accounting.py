@@ -1,0 +1,147 @@
+"""Counts of requests on their way to the database, where that or the system fails."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import types
+
+import pytest
+
+from mataserver import Unavailable
+from mataserver_database import Database
+from mataserver_fleet.gateway import accounting
+from mataserver_fleet.gateway.accounting import Accounting, rows
+from mataserver_fleet.gateway.limits import RateLimiter
+from mataserver_fleet.gateway.usage import DAY, Subject, Usage
+from mataserver_fleet.store import Store
+from mataserver_fleet.tables import SCHEMA
+
+ANNA = Subject("anna", "shop", "cats")
+
+
+@pytest.fixture
+async def database(tmp_path):
+    made = Database(tmp_path)
+    await made.migrate(SCHEMA)
+    yield made
+    await made.close()
+
+
+def gateway():
+    return types.SimpleNamespace(usage=Usage(), limits=RateLimiter())
+
+
+async def written(database):
+    async with database.read() as connection:
+        return sum(row["requests"] for row in await rows(connection, 0, 10**6))
+
+
+async def test_without_a_thread_nothing_is_lost(database, tmp_path):
+    """What could not be written is written the next time."""
+    asked = gateway()
+    accounts = Accounting(Store(database), asked, 1.0, tmp_path / "gateways")
+    asked.usage.note(ANNA, 200, 1, 1)
+    counted = accounts._presence.others
+
+    def no_thread():
+        raise RuntimeError("can't start new thread")
+
+    accounts._presence.others = no_thread
+    with pytest.raises(RuntimeError, match="thread"):
+        await accounts.settle()
+    accounts._presence.others = counted
+    assert await accounts.settle()
+    assert await written(database) == 1
+
+
+async def test_without_memory_nothing_is_lost(database, tmp_path, monkeypatch):
+    """Nor where a statement cannot even be made."""
+    asked = gateway()
+    accounts = Accounting(Store(database), asked, 1.0, tmp_path / "gateways")
+    asked.usage.note(ANNA, 200, 1, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(accounting, "_insert", lambda _: (_ for _ in ()).throw(ValueError))
+        with pytest.raises(ValueError):  # noqa: PT011 - any that the database does not translate
+            await accounts.settle()
+    assert await accounts.settle()
+    assert await written(database) == 1
+
+
+async def test_the_end_of_the_server_loses_and_doubles_nothing(database, tmp_path):
+    """The task is cancelled while it looks for other gateways, then the last counts are written."""
+    asked, looks, ended = gateway(), asyncio.Event(), threading.Event()
+    accounts = Accounting(Store(database), asked, 3600.0, tmp_path / "gateways")
+    asked.usage.note(ANNA, 200, 1, 1)
+    counted, loop = accounts._presence.others, asyncio.get_running_loop()
+
+    def slow():
+        loop.call_soon_threadsafe(looks.set)
+        ended.wait(20)
+        return counted()
+
+    accounts._presence.others = slow
+    running = asyncio.create_task(accounts.run())
+    await looks.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    ended.set()
+    accounts._presence.others = counted
+    await accounts.close()
+    assert await written(database) == 1
+
+
+async def test_a_cancelled_write_is_counted_once(database, tmp_path):
+    """It is completed, so it is not written again."""
+    asked, begun = gateway(), asyncio.Event()
+    accounts = Accounting(Store(database), asked, 3600.0, tmp_path / "gateways")
+    asked.usage.note(ANNA, 200, 1, 1)
+    write = accounts._write
+
+    async def noted(*given):
+        begun.set()
+        return await write(*given)
+
+    accounts._write = noted
+    running = asyncio.create_task(accounts.run())
+    await begun.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await accounts.close()
+    assert await written(database) == 1
+
+
+class Away:
+    """A transaction of a database that is away."""
+
+    begun = 0
+
+    async def __aenter__(self):
+        Away.begun += 1
+        raise Unavailable("away")
+
+    async def __aexit__(self, *exc):
+        pass
+
+
+async def test_a_database_that_is_away_is_asked_as_often_as_usual(tmp_path, monkeypatch):
+    """Though a quota is nearly used up, so that others would be asked for sooner."""
+    database = types.SimpleNamespace(dialect="postgresql", begin=Away, read=Away)
+    asked, waits = gateway(), []
+    asked.limits.gateways = 2
+    store = types.SimpleNamespace(database=database, clock=lambda: DAY)
+    accounts = Accounting(store, asked, 5.0, tmp_path)
+    consumer = types.SimpleNamespace(id=1, name="anna", quota=10, rate=None)
+
+    async def wait(seconds):
+        waits.append(seconds)
+        asked.limits.admit(consumer)
+        assert asked.limits.settle_soon.is_set()
+        if len(waits) == 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(accounting, "asyncio", types.SimpleNamespace(**vars(asyncio)))
+    monkeypatch.setattr(accounting.asyncio, "sleep", wait)
+    with pytest.raises(asyncio.CancelledError):
+        await accounts.run()
+    assert (waits, Away.begun) == ([5.0] * 3, 3)
