@@ -64,8 +64,11 @@ class TritonSupervisor:
                 except MataError as error:  # the database is away: there is no leader
                     if error.detail != self._database_error:
                         self._ctx.log.warning("the fleet is not managed now: %s", error.detail)
-                    self._database_error, self._is_leader, self._version = error.detail, False, None
-                    await self._watch_only({})
+                    self._database_error = error.detail
+                    await self._stop_leading()
+                except Exception:  # such as a shortage: another server leads before this goes on
+                    await self._stop_leading()
+                    raise
                 await pause(changed, max(0.0, self._renew_at - loop.time()))
 
     async def _renew(self, now: float) -> None:
@@ -81,6 +84,11 @@ class TritonSupervisor:
                 self._is_leader = False
                 await finish(self._lease.release())
         self._database_error = ""
+
+    async def _stop_leading(self) -> None:
+        """Watch nothing until the lease is renewed."""
+        self._is_leader, self._version = False, None
+        await self._watch_only({})
 
     async def _is_empty(self) -> bool:
         """Whether there is no Triton, and nothing that one has counted."""
@@ -108,8 +116,7 @@ class TritonSupervisor:
         A database's own notifications are of any change; the version shows the fleet's own.
         """
         if not self._is_leader:
-            self._version = None
-            await self._watch_only({})
+            await self._stop_leading()
             return
         version = await finish(self._store.version()) or ""
         if version == self._version and not await self._drop_failed():

@@ -99,3 +99,26 @@ async def test_metrics_of_a_server_that_is_cut_off(fleets, url, tmp_path):
             assert not shown()
     finally:
         await database.close()
+
+
+async def test_a_leader_that_lacks_threads_stops_watching(fleets, url, tmp_path, monkeypatch):
+    """Its lease is over before it goes on: two servers would manage the Tritons."""
+    monkeypatch.setattr("mataserver.tasks.SHORTAGE_PAUSE", 0.05)
+    async with fleets(1) as fleet:
+        supervisor = fleet.client.server.service("fleet")._supervisor
+
+        async def no_thread():
+            raise RuntimeError("can't start new thread")
+
+        async def watches():
+            return bool(supervisor._watches)
+
+        async def watches_none():
+            return not supervisor._watches and not supervisor._is_leader
+
+        assert await watches()
+        with monkeypatch.context() as patched:
+            patched.setattr(supervisor._lease, "acquire", no_thread)
+            await until(watches_none, 5)
+        await until(watches)
+        await fleet.state(0, "ready")
