@@ -7,12 +7,21 @@ arrive, and a gateway that was killed does not count from that moment on.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+_HIDDEN = "."
+_LEFT_SECONDS = 60.0
+"""After so long a file that is not yet locked is one of a gateway that was killed as it began."""
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class PresenceFile:
@@ -22,41 +31,70 @@ class PresenceFile:
         self._folder = folder
         self._path = folder / name
         self._file: int | None = None
+        self._others = 0
+        self._is_closed = False
 
     def begin(self) -> None:
-        """Make the file; others see it only once it is locked. Nothing where it cannot be made.
+        """Make the file; others see it only once it is locked.
 
-        The database is in the same folder: on a disk that is full it tells more.
+        Where it cannot be made, the next look at others tries again. The database is in the same
+        folder: on a disk that is full it tells more.
         """
-        hidden = self._folder / f".{self._path.name}"
+        hidden = self._folder / f"{_HIDDEN}{self._path.name}"
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = os.open(hidden, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            hidden.rename(self._path)
+            file = os.open(hidden, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                hidden.rename(self._path)
+            except BaseException:
+                os.close(file)
+                hidden.unlink(missing_ok=True)
+                raise
+            self._file = file
 
     def others(self) -> int:
-        """Return how many other gateways run; remove the files of those that do not."""
+        """Return how many other gateways run; remove the files of those that do not.
+
+        Without file descriptors, or memory, it is as many as the last time: one that believed to be
+        alone would grant all of each quota.
+        """
+        if self._file is None and not self._is_closed:
+            self.begin()
         try:
-            files = list(self._folder.iterdir())
-        except OSError:
-            return 0
-        others = (each for each in files if each != self._path and not each.name.startswith("."))
-        return sum(_is_locked(each) for each in others)
+            self._others = sum(_is_locked(each) for each in self._candidates())
+        except OSError as error:
+            if error.errno not in _SHORTAGES:
+                return 0
+        return self._others
 
     def close(self) -> None:
         """Remove the file."""
+        self._is_closed = True
         if self._file is not None:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
+
+    def _candidates(self) -> Iterator[Path]:
+        """Yield the other gateways' files, and hidden ones that were left."""
+        old = time.time() - _LEFT_SECONDS
+        for path in list(self._folder.iterdir()):
+            if path.name.startswith(_HIDDEN):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < old:
+                        yield path
+            elif path != self._path:
+                yield path
 
 
 def _is_locked(path: Path) -> bool:
     """Whether a gateway has a file; one that nobody has is removed."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two may look at the same time
