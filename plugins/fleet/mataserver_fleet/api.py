@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mataserver_fleet.options import Settings
 
 CLEANUP_SECONDS = 3600.0
+SECOND_LOOK_SECONDS = 60.0
+"""After the first look for old files, which removes none: not every server runs for an hour."""
 PREFIXES = tuple(
     f"/api/{name}"
     for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout", "usage")
@@ -107,13 +110,13 @@ class FleetService:
     async def _remove_old_files(self, store: Store) -> None:
         """Remove files that nothing needs, now and then."""
         await self._ctx.address()
-        while True:
+        for seconds in chain((SECOND_LOOK_SECONDS,), repeat(CLEANUP_SECONDS)):
             try:
                 used = await finish(Models(store).digests())
                 await asyncio.to_thread(self._components.files.clean_up, used)
             except MataError as error:  # the database is away
                 self._ctx.log.warning("old files stay for now: %s", error.detail)
-            await asyncio.sleep(CLEANUP_SECONDS)
+            await asyncio.sleep(seconds)
 
 
 _HANDLERS = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+from stand_in_fleet import until
+
 from mataserver_database import boot
 from mataserver_database.held_folders import UNKNOWN_SECONDS
 from mataserver_fleet.files import FileStore
@@ -62,3 +64,20 @@ def test_a_clock_that_is_set_removes_no_upload(tmp_path, monkeypatch):
     leap += 2 * 86_400.0
     files.clean_up(set())
     assert not target.exists()
+
+
+async def test_a_server_that_runs_for_minutes_removes_old_files(serve, tmp_path, monkeypatch):
+    """Its second look comes soon: only what stood still since the first is removed."""
+    monkeypatch.setattr("mataserver_fleet.api.SECOND_LOOK_SECONDS", 0.05)
+    old, new = (tmp_path / "fleet" / "blobs" / name[:2] / name for name in ("old", "new"))
+    for path in (old, new):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    os.utime(old, (0, 0))
+    async with serve():
+
+        async def is_gone():
+            return not old.exists()
+
+        await until(is_gone)
+        assert new.exists()
