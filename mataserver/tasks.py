@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +60,14 @@ class Tasks:
             try:
                 return await begin()
             except Exception as error:
-                shortage = shortage_error(error)
-                if shortage is None:
+                detail = _shortage_detail(error)
+                if detail is None:
                     raise
-                log.warning(
-                    "%s: the task %r begins again in %g s: %s",
-                    self.owner, name, SHORTAGE_PAUSE, shortage.detail,
-                )  # fmt: skip
+                with contextlib.suppress(MemoryError):
+                    log.warning(
+                        "%s: the task %r begins again in %g s: %s",
+                        self.owner, name, SHORTAGE_PAUSE, detail,
+                    )  # fmt: skip
             await asyncio.sleep(SHORTAGE_PAUSE)
 
     def _done(self, task: asyncio.Task[Any], name: str) -> None:
@@ -76,3 +78,12 @@ class Tasks:
         if error is not None:
             self._failed[name] = type(error).__name__
             log.error("%s: the task %r failed", self.owner, name, exc_info=error)
+
+
+def _shortage_detail(error: Exception) -> str | None:
+    """Return which resource ran out; None for a failure, or a group of some, of another kind."""
+    if isinstance(error, ExceptionGroup):
+        details = [_shortage_detail(each) for each in error.exceptions]
+        return details[0] if all(details) else None
+    shortage = shortage_error(error)
+    return None if shortage is None else shortage.detail

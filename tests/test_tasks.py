@@ -57,15 +57,15 @@ async def test_work_that_lacks_resources_is_begun_again(monkeypatch, caplog):
     monkeypatch.setattr("mataserver.tasks.SHORTAGE_PAUSE", 0.0)
     tasks, begun = Tasks("lab"), []
     errors = [MemoryError(), RuntimeError("can't start new thread"), OSError(errno.EMFILE, "")]
+    errors.append(ExceptionGroup("two", [MemoryError(), ExceptionGroup("one", [MemoryError()])]))
+    errors.append(ExceptionGroup("two", [MemoryError(), ValueError()]))
 
     async def work():
         begun.append(True)
-        if errors:
-            raise errors.pop(0)
-        return await fail()
+        raise errors.pop(0)
 
     await asyncio.wait([tasks.spawn(work, "count")])
     await asyncio.sleep(0)
-    assert len(begun) == 4
-    assert tasks.failed == {"count": "RuntimeError"}
+    assert len(begun) == 5
+    assert tasks.failed == {"count": "ExceptionGroup"}
     assert "lab: the task 'count' begins again in 0 s: The server is out of memory" in caplog.text

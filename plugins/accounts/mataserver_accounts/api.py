@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING, Self
 
@@ -58,13 +57,11 @@ class AccountsService:
         """Start. Raises ``MataError`` when accounts cannot be used as they are set up."""
         check_enabled(os.environ.get("AUTH_ENABLED", ""), self._ctx.server.auth_mode)
         await self._directory.start(self._ctx.peer("database").database)
-        self._following = self._ctx.tasks.spawn(self._directory.follow_changes, "follow accounts")
+        self._ctx.tasks.spawn(self._directory.follow_changes, "follow accounts")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop."""
-        self._directory.stop()
-        await asyncio.gather(self._following, return_exceptions=True)
+        """Stop: the server has ended what follows changes."""
 
 
 def check_enabled(wish: str, mode: str) -> None:

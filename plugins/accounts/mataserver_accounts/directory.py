@@ -7,7 +7,6 @@ soon as the database tells them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,7 +51,6 @@ class Directory:
         self._sign_out = sign_out
         self._lock = asyncio.Lock()
         self._change_event = asyncio.Event()
-        self._stopping = asyncio.Event()
         self._accounts: Accounts | None = None
         self._tokens: Tokens | None = None
         self._snapshot: Snapshot | None = None
@@ -96,11 +94,6 @@ class Directory:
                 behind / 86_400.0,
             )
 
-    def stop(self) -> None:
-        """Let ``follow_changes`` return once it has read what it reads."""
-        self._stopping.set()
-        self._change_event.set()
-
     async def change(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what ``work`` gives; what it changed is in force when this returns.
 
@@ -129,27 +122,25 @@ class Directory:
         result = await work
         try:
             await self.refresh()
-        except MataError as error:  # it is done, and must not look as if it were not
-            self._log.warning("reloading the accounts failed and will be retried: %s", error.detail)
+        except Exception as error:  # noqa: BLE001 - it is done, and must not look as if it were not
+            # Lack of a thread or memory, too: it is read again, by who follows changes.
+            told = error.detail if isinstance(error, MataError) else repr(error)
+            self._log.warning("reloading the accounts failed and will be retried: %s", told)
             self._change_event.set()
         return result
 
     async def follow_changes(self) -> None:
-        """Follow what other processes change, until the end. It may be begun again if it failed."""
+        """Follow what other processes change, until cancelled; it may be begun again."""
         self._change_event.set()  # a change may be what it failed at
         while True:
             await self._change_event.wait()
-            if self._stopping.is_set():
-                return
             self._change_event.clear()
             try:
-                await self.refresh()
+                await finish(self.refresh())
             except MataError as error:
                 self._log.warning("accounts cannot be read now: %s", error.detail)
                 self._change_event.set()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RETRY_SECONDS):
-                        await self._stopping.wait()
+                await asyncio.sleep(RETRY_SECONDS)
 
 
 def _require_open(part: T | None) -> T:

@@ -22,6 +22,5 @@ async def test_a_clock_before_the_newest_key(database, accounts, clock, caplog, 
     log = logging.getLogger("mataserver.plugin.accounts")
     directory = Directory(Settings(), log, lambda _identity: None, clock)
     await directory.start(database)
-    directory.stop()
     (expected,) = [each.message for each in caplog.records if "clock" in each.message] or [""]
     assert ("the clock is 400.0 days behind the newest user or key" in expected) is told

@@ -9,9 +9,10 @@ import time
 import jwt
 
 from mataserver import EXAMPLE_IMAGE
-from mataserver_accounts import key_routes
+from mataserver_accounts import directory, key_routes
 from mataserver_accounts.directory import Directory
 from mataserver_accounts.keys import Keys
+from mataserver_accounts.snapshot import Snapshot
 from mataserver_accounts.tokens import ALGORITHM, AUDIENCE
 
 SECRET = "a secret of the test that is long enough"
@@ -192,25 +193,40 @@ async def test_two_servers(serve):
 async def test_a_revocation_after_a_server_had_no_memory(serve, monkeypatch):
     """A server that had none while it read what another changed reads it again, and later ones."""
     monkeypatch.setattr("mataserver.tasks.SHORTAGE_PAUSE", 0.0)
-    refresh, failed = Directory.refresh, []
+    refresh, starved, failed = Directory.refresh, [], []
 
-    async def starved(directory):
-        name = asyncio.current_task().get_name()
-        if "follow accounts" in name and made and name not in failed:
-            failed.append(name)
+    async def without_memory(directory):
+        if directory in starved and not failed:
+            failed.append(directory)
             raise MemoryError
         await refresh(directory)
 
-    made = []
-    monkeypatch.setattr(Directory, "refresh", starved)
+    monkeypatch.setattr(Directory, "refresh", without_memory)
     async with serve() as here, serve() as there:
         _, token = await here.user("ada")
         key = (await here.ask("POST", "/v1/keys", token, json={"name": "k"}))[1]
         await until_status(there, key["key"], 200)
-        made.append(key)
+        starved.append(there.server.service("accounts")._directory)
         await here.ask("DELETE", f"/v1/keys/{key['id']}", token)
         await until_status(there, key["key"], 403)
         assert failed
+
+
+async def test_a_change_whose_reading_lacks_a_thread(client, monkeypatch):
+    """It is done, and is answered so; it is read as soon as there is one."""
+    _, token = await client.user("ada")
+    key = (await client.ask("POST", "/v1/keys", token, json={"name": "k"}))[1]
+    failures = [RuntimeError("can't start new thread")]
+
+    def without_thread(*given):
+        if failures:
+            raise failures.pop()
+        return Snapshot(*given)
+
+    monkeypatch.setattr(directory, "Snapshot", without_thread)
+    assert (await client.ask("DELETE", f"/v1/keys/{key['id']}", token))[0] == 204
+    assert not failures
+    await until_status(client, key["key"], 403)
 
 
 async def until_status(client, secret, wanted):

@@ -106,8 +106,8 @@ class SnapshotUpdater:
     async def _is_stale(self) -> bool:
         try:
             version = await finish(self._store.version())
-        except Unavailable:
-            self._note_failure()
+        except Unavailable as error:
+            self._note_failure(error.detail)
             return False
         stale = version != self._version
         if not stale:
@@ -117,20 +117,23 @@ class SnapshotUpdater:
     async def _try_read(self) -> bool:
         try:
             await self._read()
-        except Unavailable:
-            self._note_failure()
+        except Unavailable as error:
+            self._note_failure(error.detail)
             return False
         return True
 
-    def _note_failure(self) -> None:
+    def _note_failure(self, reason: str) -> None:
         if self._stale_since is None:
             self._stale_since = time.monotonic()
-            log.warning("the gateway continues with what it knows: the database does not answer")
+            log.warning("the gateway continues with what it knows: %s", reason)
 
     async def _read(self) -> None:
         version, tables = await finish(self._read_tables())
         given = (tables, self._timeout, self._own, self._peers)
-        made = await asyncio.to_thread(reading.snapshot, *given)
+        try:
+            made = await asyncio.to_thread(reading.snapshot, *given)
+        except (MemoryError, RuntimeError) as error:  # no memory or no thread: read again later
+            raise Unavailable(f"what has changed cannot be read now: {error!r}") from error
         self._follow(made)
         self._version, self._stale_since = version, None
 
