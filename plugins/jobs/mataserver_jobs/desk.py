@@ -166,7 +166,7 @@ class Desk:
         for job in going:
             with contextlib.suppress(NotFound, Conflict):  # another server, or a restart, was first
                 await self.remove(job)
-        old = await asyncio.to_thread(self.storage.orphans)
+        old = await asyncio.to_thread(self.storage.sweep)
         for job in set(old) - (await self.store.known(old) if old else set()):
             await asyncio.to_thread(self.storage.remove, job)
         return len(going)

@@ -114,10 +114,10 @@ class Storage:
         except FileNotFoundError:
             return b""
 
-    def orphans(self) -> list[str]:
-        """Return the folders that no draft holds, which may be of removed jobs.
+    def sweep(self) -> list[str]:
+        """Remove the folders of which a killed server made, or removed, a part.
 
-        Those are removed of which a server that was killed made, or removed, a part.
+        Return the others that no draft holds: those may be of removed jobs.
         """
         if not self._root.is_dir():
             return []

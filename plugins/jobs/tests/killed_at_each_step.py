@@ -34,7 +34,7 @@ def left(storage):
     """Return what is below the root some minutes later, once it was swept."""
     for path in storage.root.rglob("*"):
         os.utime(path, (time.time() - 300,) * 2)
-    for job in storage.orphans():
+    for job in storage.sweep():
         storage.remove(job)
     return [str(path.relative_to(storage.root)) for path in storage.root.rglob("*")]
 
