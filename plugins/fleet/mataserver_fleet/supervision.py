@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from mataserver import MataError
 from mataserver_database import finish
-from mataserver_fleet.leadership import RENEW_SECONDS, LeaderLease
+from mataserver_fleet.leadership import LEASE_SECONDS, RENEW_SECONDS, LeaderLease
 from mataserver_fleet.shared_path import SharedPaths
 from mataserver_fleet.store import pause
 from mataserver_fleet.tables import COUNTS, TRITONS
@@ -47,6 +47,8 @@ class TritonSupervisor:
         self._metrics_at = 0.0
         self._database_error = ""
         self._is_leader = False
+        self._lapse: asyncio.TimerHandle | None = None
+        self._lapsed: asyncio.Task[None] | None = None
         self._is_idle = True
         self._version: str | None = None
         ctx.metrics.register(self._metrics)
@@ -77,13 +79,34 @@ class TritonSupervisor:
         if not self._watches and (self._is_leader or self._is_idle):
             self._is_idle = await finish(self._is_empty())
         if not self._is_idle:
-            self._is_leader = await finish(self._lease.acquire())
+            self._lead(now, is_leader=await finish(self._lease.acquire()))
         else:
             self._renew_at = now + IDLE_SECONDS
             if self._is_leader:
                 self._is_leader = False
                 await finish(self._lease.release())
         self._database_error = ""
+
+    def _lead(self, begun: float, *, is_leader: bool) -> None:
+        """Lead, or not, for as long as a lease lasts whose renewal began then.
+
+        A statement of a database that hangs takes longer, and another server leads meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        if self._lapse is not None:
+            self._lapse.cancel()
+        if not self._is_leader:
+            self._version = None  # nothing is watched: look whatever was seen before
+        until = begun + LEASE_SECONDS
+        self._is_leader = is_leader and loop.time() < until
+        self._lapse = loop.call_at(until, self._end_lapsed) if self._is_leader else None
+        if is_leader and not self._is_leader:
+            self._renew_at = 0.0  # it came too late to tell
+
+    def _end_lapsed(self) -> None:
+        """Stop leading while ``run`` waits for the database."""
+        self._is_leader = False
+        self._lapsed = asyncio.get_running_loop().create_task(self._stop_leading())
 
     async def _stop_leading(self) -> None:
         """Watch nothing until the lease is renewed."""
@@ -98,6 +121,8 @@ class TritonSupervisor:
 
     async def stop(self) -> None:
         """Stop watching, and release the lease to another server."""
+        if self._lapse is not None:
+            self._lapse.cancel()
         await self._watch_only({})
         with contextlib.suppress(MataError):
             await finish(self._lease.release())
@@ -132,7 +157,8 @@ class TritonSupervisor:
         for key, watch in failed.items():
             name = watch.address.name
             self._ctx.log.error("watching %s failed", name, exc_info=watch.failure)
-            await self._watches.pop(key).stop()
+            if self._watches.get(key) is watch:
+                await self._watches.pop(key).stop()
         return bool(failed)
 
     async def _addresses(self) -> dict[int, Address]:
@@ -154,7 +180,7 @@ class TritonSupervisor:
         """Watch these Tritons and no others."""
         ended = [key for key, watch in self._watches.items() if addresses.get(key) != watch.address]
         await asyncio.gather(*(self._watches.pop(key).stop() for key in ended))
-        for key, address in addresses.items():
+        for key, address in addresses.items() if self._is_leader else ():
             if key not in self._watches:
                 shared = self._shared.get(address.path)
                 client = TritonClient(self._ctx, address, self._upload_lock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
@@ -120,5 +121,68 @@ async def test_a_leader_that_lacks_threads_stops_watching(fleets, url, tmp_path,
         with monkeypatch.context() as patched:
             patched.setattr(supervisor._lease, "acquire", no_thread)
             await until(watches_none, 5)
+        await until(watches)
+        await fleet.state(0, "ready")
+
+
+async def test_a_leader_whose_database_hangs_stops_watching(fleets, url, tmp_path, monkeypatch):
+    """Its lease ends before the statement does, which then does not make it the leader."""
+    async with fleets(1) as fleet:
+        supervisor = fleet.client.server.service("fleet")._supervisor
+        hangs, led, clock = asyncio.Event(), [], asyncio.get_running_loop().time
+        begun = clock() + 3600
+
+        async def hung():
+            nonlocal begun
+            begun = clock()
+            await hangs.wait()
+            return True
+
+        async def watches():
+            return bool(supervisor._watches)
+
+        async def watches_none():
+            return not supervisor._watches and not supervisor._is_leader
+
+        assert await watches()
+        acquire = supervisor._lease.acquire
+
+        async def is_too_late():
+            return clock() > begun + LEASE_SECONDS
+
+        async def renewed():
+            led.append(supervisor._is_leader)
+            return await acquire()
+
+        monkeypatch.setattr(supervisor._lease, "acquire", hung)
+        await until(watches_none)
+        await until(is_too_late)
+        monkeypatch.setattr(supervisor._lease, "acquire", renewed)
+        hangs.set()
+        await until(watches)
+        assert led[0] is False
+        await fleet.state(0, "ready")
+
+
+async def test_a_leader_that_hangs_as_it_looks_for_changes(fleets, url, tmp_path, monkeypatch):
+    """It stops watching as well, and watches again once the database answers."""
+    async with fleets(1) as fleet:
+        supervisor = fleet.client.server.service("fleet")._supervisor
+        hangs, version = asyncio.Event(), supervisor._store.version
+
+        async def hung():
+            await hangs.wait()
+            return await version()
+
+        async def watches():
+            return bool(supervisor._watches)
+
+        async def watches_none():
+            return not supervisor._watches and not supervisor._is_leader
+
+        with monkeypatch.context() as patched:
+            patched.setattr(supervisor._store, "version", hung)
+            await until(watches_none)
+        hangs.set()
         await until(watches)
         await fleet.state(0, "ready")
