@@ -226,8 +226,8 @@ async def test_http_leaves_the_descriptors_of_grpc(plugin, folder):
     without, none = await accepted(folder, [FAKE])
     count, others = await accepted(folder, [FAKE, plugin(PORTS)])
     assert none == 0 < others < 300
-    # Both ends of a connection are here, and the ports have descriptors of their own.
-    assert count <= without - others // 2
+    # Both ends of a connection are here, and at least half of what is left to them is not taken.
+    assert count <= without - others // 4
 
 
 def test_grpc_leaves_http_some_descriptors(monkeypatch):

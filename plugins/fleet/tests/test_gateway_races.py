@@ -12,11 +12,14 @@ WAYS = {"protocols": frozenset({"http", "grpc"})}
 
 
 async def test_a_quota_by_http(stand, upstreams, targets):  # noqa: F811
-    """On new connections and on such as are known: it is granted and no more, however raced for."""
+    """On new connections and on such as are known: it is granted and no more, however raced for.
+
+    What was granted earlier that day counts.
+    """
     stand.follow(application(*targets[:1]))
     assert {each[0] for each in await asyncio.gather(*(stand.ask() for _ in range(8)))} == {200}
     before = len(upstreams[0].seen)
-    stand.follow(application(*targets[:1]), consumers=[consumer(1, KEY, quota=12)])
+    stand.follow(application(*targets[:1]), consumers=[consumer(1, KEY, quota=20)])
     found = [each[0] for each in await asyncio.gather(*(stand.ask() for _ in range(60)))]
     assert (found.count(200), found.count(429)) == (12, 48), found
     assert len(upstreams[0].seen) == before + 12
