@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
@@ -87,11 +88,13 @@ class CameraRegistry:
             try:
                 await self._open(camera)
             except MataError as error:
-                self._log.error("%s: %s", ready_name, error.detail)
                 self.waiting[ready_name] = error.detail
-            except Exception:  # noqa: BLE001 - nobody else tries again, and a lack of memory passes
-                self._log.exception("%s could not be opened", ready_name)
+                with contextlib.suppress(MemoryError):
+                    self._log.error("%s: %s", ready_name, error.detail)
+            except Exception as error:  # noqa: BLE001 - nobody else tries again; shortages pass
                 self.waiting[ready_name] = "could not be opened"
+                with contextlib.suppress(MemoryError):  # the log needs some, too
+                    self._log.error("%s could not be opened", ready_name, exc_info=error)
             else:
                 self.waiting.pop(ready_name, None)
                 return

@@ -71,6 +71,22 @@ async def test_no_memory_while_one_is_opened(kept):
     await until(lambda: not registry.waiting)
 
 
+async def test_no_memory_for_the_log_either(kept, monkeypatch):
+    """It is tried again, though what failed could not be logged."""
+    sessions = Sessions(create=2)
+    logged = []
+
+    def log(*_, **__):
+        logged.append("failed")
+        raise MemoryError
+
+    monkeypatch.setattr(logging.getLogger("c"), "_log", log)
+    registry = kept(sessions, "door")
+    await until(lambda: sessions.open == ["door"])
+    await until(lambda: not registry.waiting)
+    assert len(logged) == 2
+
+
 async def test_no_memory_while_one_is_closed(kept):
     """What was open stays so, what is gone is closed, and what was being opened is opened."""
     sessions = Sessions()
