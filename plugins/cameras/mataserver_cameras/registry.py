@@ -60,11 +60,12 @@ class CameraRegistry:
                 await self._changed.wait()
         finally:
             tasks = {name: task for name, (_, task) in self._open_tasks.items()}
-            for name, task in tasks.items():
-                if not task.done():
-                    task.cancel()
-                    del self._open_tasks[name]  # this may be begun again, after a shortage
+            for task in tasks.values():
+                task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
+            for name, task in tasks.items():
+                if task.cancelled():
+                    del self._open_tasks[name]  # this may be begun again, after a shortage
 
     async def _apply_configuration(self) -> None:
         """Close the cameras that are gone or changed, and open those that are not open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -93,14 +94,18 @@ class FleetService:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Stop."""
-        await self._data_plane.end()
+        """Stop. What fails, as without a thread, leaves nothing after it undone."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(finished)
+            if self._supervisor is not None:
+                stack.push_async_callback(self._supervisor.stop)
+            stack.push_async_callback(self._end_tasks)
+            await self._data_plane.end()
+
+    async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._supervisor is not None:
-            await self._supervisor.stop()
-        await finished()
 
     async def _look_after_tritons(self, supervisor: TritonSupervisor) -> None:
         """Look after them once the server listens, which must not wait for it."""
