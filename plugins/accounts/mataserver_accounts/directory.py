@@ -7,6 +7,7 @@ soon as the database tells them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -123,10 +124,12 @@ class Directory:
         try:
             await self.refresh()
         except Exception as error:  # noqa: BLE001 - it is done, and must not look as if it were not
-            # Lack of a thread or memory, too: it is read again, by who follows changes.
-            told = error.detail if isinstance(error, MataError) else repr(error)
-            self._log.warning("reloading the accounts failed and will be retried: %s", told)
-            self._change_event.set()
+            self._change_event.set()  # it is read again by what follows changes
+            if isinstance(error, MataError):
+                self._log.warning("reading the accounts failed, and follows: %s", error.detail)
+            else:
+                with contextlib.suppress(MemoryError):
+                    self._log.exception("reading the accounts failed, and follows")
         return result
 
     async def follow_changes(self) -> None:

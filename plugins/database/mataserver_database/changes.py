@@ -102,9 +102,10 @@ class ChangeNotifier:
                 with translated_shortages():  # a connection takes a thread
                     await (self._listen() if self._notifies else self._poll())
             except (OSError, sa.exc.SQLAlchemyError, self._driver_error, Busy) as error:
-                log.warning(
-                    "notifications of other processes are interrupted: %s", type(error).__name__
-                )
+                with contextlib.suppress(MemoryError):
+                    log.warning(
+                        "notifications of other processes are interrupted: %s", type(error).__name__
+                    )
                 await self._pause(RETRY_SECONDS)
 
     async def _poll(self) -> None:

@@ -106,7 +106,8 @@ def translated_shortages() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        log.warning("the database failed: there is no memory")
+        with contextlib.suppress(MemoryError):  # nor for this, perhaps
+            log.warning("the database failed: there is no memory")
         raise Exhausted("The server is out of memory", retry_after=1) from error
     except RuntimeError as error:
         if str(error) != _NO_THREAD_MESSAGE:
