@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import metrics
+from mataserver.errors import shortage_error
 from mataserver.http import codec, readiness
 from mataserver.http.request_credentials import check_query
 from mataserver.http.routing import Body, Route, StatelessService
@@ -140,8 +141,11 @@ class HealthService(StatelessService):
         # In a thread: a GPU's driver may take long, most of all the first time.
         try:
             self._metrics.set_devices(await asyncio.to_thread(self._probe.devices))
-        except (MemoryError, RuntimeError):  # no memory, no thread: what the others show just now
-            log.warning("the memory of the devices cannot be read now", exc_info=True)
+        except Exception as error:  # no memory, no thread: just what the other metrics show then
+            shortage = shortage_error(error)
+            if shortage is None:
+                raise
+            log.warning("the memory of the devices cannot be read now: %s", shortage.detail)
         body = self._metrics.render()
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 

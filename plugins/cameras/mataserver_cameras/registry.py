@@ -70,6 +70,9 @@ class CameraRegistry:
     async def _apply_configuration(self) -> None:
         """Close the cameras that are gone or changed, and open those that are not open."""
         wanted = self._wanted
+        known = [*wanted.values(), *(camera for camera, _ in self._open_tasks.values())]
+        for ready_name in self.waiting.keys() - set(map(_ready_name, known)):
+            del self.waiting[ready_name]  # its opening ended when this did, and nobody wants it now
         for name, (camera, task) in list(self._open_tasks.items()):
             if wanted.get(name) != camera:
                 task.cancel()

@@ -99,3 +99,17 @@ async def test_no_memory_while_one_is_closed(kept):
     sessions.opening.set()
     await until(lambda: sorted(sessions.open) == ["gate", "shelf"])
     await until(lambda: not registry.waiting)
+
+
+async def test_one_that_nobody_wants_after_a_shortage(kept):
+    """/ready waits for none of which the opening ended with the shortage."""
+    sessions = Sessions()
+    registry = kept(sessions, "door")
+    await until(lambda: sessions.open == ["door"])
+    sessions.opening.clear()
+    registry.set_cameras([camera("door"), camera("gate")])
+    await until(lambda: "gate" in registry._open_tasks)
+    sessions.failures["drop"] = 1
+    registry.set_cameras([])
+    await until(lambda: not sessions.open)
+    await until(lambda: not registry.waiting)

@@ -79,7 +79,11 @@ class TritonSupervisor:
         if not self._watches and (self._is_leader or self._is_idle):
             self._is_idle = await finish(self._is_empty())
         if not self._is_idle:
-            self._lead(now, is_leader=await finish(self._lease.acquire()))
+            is_leader = await finish(self._lease.acquire())
+            if self._lapsed is not None:  # what was watched before ends before it is watched anew
+                await asyncio.shield(self._lapsed)
+                self._lapsed = None
+            self._lead(now, is_leader=is_leader)
         else:
             self._renew_at = now + IDLE_SECONDS
             if self._is_leader:
@@ -105,8 +109,8 @@ class TritonSupervisor:
 
     def _end_lapsed(self) -> None:
         """Stop leading while ``run`` waits for the database."""
-        self._is_leader = False
-        self._lapsed = asyncio.get_running_loop().create_task(self._stop_leading())
+        self._is_leader, self._version = False, None
+        self._lapsed = asyncio.get_running_loop().create_task(self._watch_only({}))
 
     async def _stop_leading(self) -> None:
         """Watch nothing until the lease is renewed."""
@@ -123,6 +127,7 @@ class TritonSupervisor:
         """Stop watching, and release the lease to another server."""
         if self._lapse is not None:
             self._lapse.cancel()
+        await asyncio.gather(*filter(None, [self._lapsed]), return_exceptions=True)
         await self._watch_only({})
         with contextlib.suppress(MataError):
             await finish(self._lease.release())

@@ -17,6 +17,7 @@ from mataserver.testing import installed
 from mataserver_database import Database
 from mataserver_database.testing import running_postgres
 from mataserver_fleet.gateway.dataplane import as_cell
+from mataserver_fleet.gateway.usage import Subject
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import MODELS, SCHEMA, TRITONS
 
@@ -208,3 +209,11 @@ async def test_the_database_goes_away(tmp_path, serve, upstream):
 def test_no_name_is_a_formula(value, cell):
     """What is counted of a model with an odd name does nothing in a spreadsheet."""
     assert as_cell(value) == cell
+
+
+async def test_usage_of_a_model_with_the_name_of_a_formula(serve):
+    """Its cell is no formula."""
+    async with serve() as client:
+        counted = client.server.service("fleet")._data_plane._gateway.usage
+        counted.note(Subject("till", "shop", "=1+1"), 200, 1, 1)
+        assert [each["model"] for each in await usage(client)] == ["'=1+1"]

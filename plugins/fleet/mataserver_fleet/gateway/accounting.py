@@ -113,7 +113,10 @@ class Accounting:
     async def close(self) -> None:
         """Write the last counts and unregister this gateway."""
         try:
-            is_settled = await self.settle()
+            # Without a look at the others: there may be no thread for it.
+            gateways = 0 if self._presence is None else max(1, self._gateways)
+            async with self._lock:
+                is_settled = await finish(self._settle(gateways))
             if self._presence is None:
                 await finish(self._unregister())
         except Unavailable:

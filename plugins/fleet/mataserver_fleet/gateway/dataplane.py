@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CSV = "text/csv"
 COLUMNS = ("day", "consumer", "application", "model", "requests", "failed", "bytes_in", "bytes_out")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _DAYS: dict[str, tuple[Any, bool, str]] = {
     "since": (str, False, "The first day, as YYYY-MM-DD, of UTC [today]."),
     "until": (str, False, "The last day [today]."),

@@ -101,8 +101,10 @@ def _is_locked(path: Path) -> bool:
         path.unlink(missing_ok=True)
     except BlockingIOError:
         return True
-    except OSError:  # a file system without locks
-        return False
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
+        return False  # a file system without locks
     finally:
         os.close(file)
     return False

@@ -117,8 +117,8 @@ class SnapshotUpdater:
     async def _try_read(self) -> bool:
         try:
             await self._read()
-        except Unavailable as error:
-            self._note_failure(error.detail)
+        except (Unavailable, MemoryError) as error:
+            self._note_failure(getattr(error, "detail", "there is no memory to read what changed"))
             return False
         return True
 
@@ -132,8 +132,8 @@ class SnapshotUpdater:
         given = (tables, self._timeout, self._own, self._peers)
         try:
             made = await asyncio.to_thread(reading.snapshot, *given)
-        except (MemoryError, RuntimeError) as error:  # no memory or no thread: read again later
-            raise Unavailable(f"what has changed cannot be read now: {error!r}") from error
+        except RuntimeError:  # no thread; another fault is raised again
+            made = reading.snapshot(*given)
         self._follow(made)
         self._version, self._stale_since = version, None
 
