@@ -47,6 +47,7 @@ from mataserver.errors import (
     TooLarge,
     TooSlow,
     Unavailable,
+    shortage_error,
 )
 from mataserver.late_names import LATE as _LATE
 from mataserver.params.table import Confidence, MaxTokens, Params, Temperature, Text, TopK
@@ -205,6 +206,7 @@ __all__ = [
     "run_process",
     "run_worker",
     "server_options",
+    "shortage_error",
     "sole_value",
     "spawn_command",
     "static",

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import resource
-from pathlib import Path
 
 import aiohttp
 
@@ -17,6 +16,7 @@ from mataserver.http import connection_limit
 from mataserver.http.connection_limit import DescriptorReserve
 from mataserver.logs import RateLimitedLog
 from mataserver.testing.fakes import FAKE
+from open_files import few_descriptors
 from service_plugins import folder, plugin
 
 __all__ = ["folder", "plugin"]
@@ -125,18 +125,6 @@ async def test_a_worker_that_finds_no_descriptor_is_503(data_dir, caplog):
                 return response.status == 200
 
         await until(ready, 30.0)
-
-
-@contextlib.contextmanager
-def few_descriptors(count: int):
-    """Let the process open about ``count`` more files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    last = max(int(each.name) for each in Path("/proc/self/fd").iterdir())  # with gaps below
-    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1 + count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_connections_leave_descriptors_whatever_the_limit(data_dir, caplog):

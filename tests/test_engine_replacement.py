@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import signal
 import time
 
@@ -18,6 +17,7 @@ from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Assignment, Placement
+from open_files import no_descriptors
 
 LOADS, HANGS = "loads", "hangs"
 ENOUGH = 60.0
@@ -85,17 +85,6 @@ async def test_a_replacement_that_hangs_is_given_up(replicas, tmp_path, caplog):
     await until(lambda: len(replicas.pids) == 2, ENOUGH)
     assert set(replicas.pids) <= set(loads(tmp_path))
     assert "a replica cannot be replaced: it did not load within 2 s" in caplog.text
-
-
-@contextlib.contextmanager
-def no_descriptors():
-    """Let this process open no file more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_replacement_that_the_system_refuses_is_tried_again(replicas, caplog):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from mataserver import InvalidParams, Unavailable
+from mataserver import InvalidParams, OutOfMemory, Unavailable, shortage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +38,6 @@ _OPERATOR_ERRORS = frozenset({"42P01", "42501", "3F000"})
 
 Migrations made the tables and wrote to them: somebody restores a copy, or has taken rights away.
 """
-_NO_THREAD_MESSAGE = "can't start new thread"
-"""What Python says, which has no class for it."""
 _BUSY = "The database does not answer now"
 _UNFIT = "A value is none that the database holds: a number out of range, text too long or no text"
 
@@ -105,15 +103,14 @@ def translated_shortages() -> Iterator[None]:
     """Raise a lack of memory or threads as ``Busy``, as for others: the next time may succeed."""
     try:
         yield
-    except MemoryError as error:
-        with contextlib.suppress(MemoryError):  # nor for this, perhaps
-            log.warning("the database failed: there is no memory")
-        raise Exhausted("The server is out of memory", retry_after=1) from error
-    except RuntimeError as error:
-        if str(error) != _NO_THREAD_MESSAGE:
+    except (MemoryError, RuntimeError) as error:
+        shortage = shortage_error(error)
+        if shortage is None:
             raise
-        log.warning("the database failed: %s", error)
-        raise Busy("The server can start no more processes and threads", retry_after=1) from error
+        with contextlib.suppress(MemoryError):  # for the log, too, there may be none
+            log.warning("the database failed: %s", shortage.detail)
+        kind = Exhausted if isinstance(shortage, OutOfMemory) else Busy
+        raise kind(shortage.detail, retry_after=1) from error
 
 
 def reason_of(error: Busy) -> str:

@@ -13,6 +13,8 @@ from mataserver_database.fixtures import empty_database, postgres, url
 __all__ = ["database", "empty_database", "place", "postgres", "schema", "url"]
 
 HERE = Path(__file__).parent
+if str(HERE) not in sys.path:  # behind all others, whose tests have a conftest too
+    sys.path.append(str(HERE))
 
 
 @pytest.fixture
@@ -28,8 +30,7 @@ def database(empty_database):
 
 
 @pytest.fixture
-def schema(monkeypatch):
+def schema():
     """The schema of a guest with two migrations."""
-    monkeypatch.syspath_prepend(str(HERE))
     sys.modules.pop("guest_tables", None)
     return Schema("guest", "guest_tables")

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import shutil
 import subprocess
 import sys
 
 import pytest
 import sqlalchemy as sa
+from database_notes import NOTES, fail, texts, write
 
 from mataserver import MataError
 from mataserver_database import Busy, Database, Full, NewerSchemaError, Schema, Unfit
-
-NOTES = sa.table("notes", sa.column("id"), sa.column("text"), sa.column("stars"))
-
-
-async def texts(database):
-    """Return the notes, by their numbers."""
-    async with database.read() as connection:
-        return list(await connection.scalars(sa.select(NOTES.c.text).order_by(NOTES.c.id)))
-
-
-async def write(database, text, **more):
-    """Write a note."""
-    async with database.begin() as connection:
-        await connection.execute(sa.insert(NOTES).values(text=text, **more))
-
-
-async def fail(database, statement):
-    """Announce and execute something, then fail."""
-    async with database.begin() as connection:
-        await database.announce(connection, "notes")
-        await connection.execute(statement)
-        1 / 0  # noqa: B018
 
 
 async def test_what_was_written_is_read(database, schema):
@@ -303,80 +281,6 @@ async def test_closing_leaves_no_connection(place, schema):
     again = Database(*place)
     assert await texts(again) == ["last"]
     await again.close()
-
-
-async def test_the_end_is_no_interruption(database, schema, caplog):
-    """One that hears of changes and is closed says nothing of a connection that was lost."""
-    await database.migrate(schema)
-    heard = asyncio.Event()
-    database.watch("notes", heard.set)
-    numbers = itertools.count()
-    while not heard.is_set():  # what is announced is heard once it listens
-        async with database.begin() as connection:
-            await connection.execute(sa.insert(NOTES).values(text=str(next(numbers))))
-            await database.announce(connection, "notes")
-        await asyncio.sleep(0.05)
-    await database.close()
-    assert "interrupted" not in caplog.text
-
-
-async def settled(heard):
-    """Wait until a watcher was told for the first time, and forget it."""
-    async with asyncio.timeout(20):
-        await heard.wait()
-    await asyncio.sleep(0.1)
-    heard.clear()
-
-
-async def test_changes_before_the_watch_are_not_missed(place, schema):
-    """Each who begins to watch is told once: others may have changed it since they read."""
-    mine, theirs = Database(*place), Database(*place)
-    await mine.migrate(schema)
-    for _ in range(2):
-        heard = asyncio.Event()
-        async with theirs.begin() as connection:
-            await theirs.announce(connection, "notes")
-        mine.watch("notes", heard.set)
-        await settled(heard)
-    await mine.close()
-    await theirs.close()
-
-
-async def test_changes_of_others_are_told(place, schema):
-    """A watcher hears within a second of what another process announced."""
-    mine, theirs = Database(*place), Database(*place)
-    await mine.migrate(schema)
-    heard, others = asyncio.Event(), []
-    mine.watch("notes", heard.set)
-    mine.watch("others", lambda: others.append(1))
-    await settled(heard)
-    others.clear()
-    await write(theirs, "not announced")
-    await asyncio.sleep(0.5)
-    assert not heard.is_set()
-    async with theirs.begin() as connection:
-        await connection.execute(sa.insert(NOTES).values(text="news"))
-        await theirs.announce(connection, "notes")
-    async with asyncio.timeout(20):
-        await heard.wait()
-    assert others == []
-    await mine.close()
-    await theirs.close()
-
-
-async def test_announcements_that_are_not_committed_are_not_heard(place, schema):
-    """A transaction that fails tells nobody."""
-    mine, theirs = Database(*place), Database(*place)
-    await mine.migrate(schema)
-    heard = asyncio.Event()
-    mine.watch("notes", heard.set)
-    await settled(heard)
-    with pytest.raises(ZeroDivisionError):
-        await fail(theirs, sa.insert(NOTES).values(text="news"))
-    await asyncio.sleep(0.6)
-    assert not heard.is_set()
-    await mine.close()
-    await theirs.close()
 
 
 async def test_foreign_keys_hold(database):

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import resource
 import time
 import types
 from pathlib import Path
@@ -15,37 +14,30 @@ import pytest
 
 from mataserver_fleet.gateway import presence
 from mataserver_fleet.gateway.presence import PresenceFile
+from open_files import no_descriptors
 
 
-@pytest.fixture
-def two(tmp_path):
-    """Two gateways that run."""
+@contextlib.contextmanager
+def gateways(folder, count):
+    """Give gateways that run."""
     with contextlib.ExitStack() as running:
-        made = [PresenceFile(tmp_path, f"gateway-{number}") for number in range(2)]
+        made = [PresenceFile(folder, f"gateway-{number}") for number in range(count)]
         for each in made:
             each.begin()
             running.callback(each.close)
         yield made
 
 
-@contextlib.contextmanager
-def no_descriptors():
-    """Have this process open no more files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+@pytest.fixture
+def two(tmp_path):
+    """Two gateways that run."""
+    with gateways(tmp_path, 2) as made:
+        yield made
 
 
 def test_the_file_of_a_gateway_that_was_killed(tmp_path):
     """It does not count, and is removed; those of gateways that run stay."""
-    with contextlib.ExitStack() as running:
-        every = [PresenceFile(tmp_path, f"gateway-{number}") for number in range(3)]
-        for each in every:
-            each.begin()
-            running.callback(each.close)
+    with gateways(tmp_path, 3) as every:
         (tmp_path / "gateway-killed").touch()
         assert [each.others() for each in every] == [2, 2, 2]
         assert len(list(tmp_path.iterdir())) == 3
@@ -81,6 +73,8 @@ def test_a_gateway_that_began_without_descriptors_is_seen_later(tmp_path, two):
     late = PresenceFile(tmp_path, "gateway-late")
     with no_descriptors():
         late.begin()
+        with pytest.raises(OSError, match="Too many open files"):  # not: it is alone
+            late.others()
     assert two[0].others() == 1
     assert late.others() == 2
     assert two[0].others() == 2

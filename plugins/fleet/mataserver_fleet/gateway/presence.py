@@ -31,7 +31,7 @@ class PresenceFile:
         self._folder = folder
         self._path = folder / name
         self._file: int | None = None
-        self._others = 0
+        self._others: int | None = None
         self._is_closed = False
 
     def begin(self) -> None:
@@ -57,7 +57,7 @@ class PresenceFile:
         """Return how many other gateways run; remove the files of those that do not.
 
         Without file descriptors, or memory, it is as many as the last time: one that believed to be
-        alone would grant all of each quota.
+        alone would grant all of each quota. Raises ``OSError`` where that is not known.
         """
         if self._file is None and not self._is_closed:
             self.begin()
@@ -66,6 +66,8 @@ class PresenceFile:
         except OSError as error:
             if error.errno not in _SHORTAGES:
                 return 0
+            if self._others is None:
+                raise
         return self._others
 
     def close(self) -> None:
