@@ -98,6 +98,7 @@ class AppRoutes:
         ``Forbidden``, ``StaleError``, ``Conflict`` for a path that another route has.
         """
         async with self._store.change() as connection:
+            await self._store.hold(connection, "applications")
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
             check_revision(row, expected)
@@ -121,6 +122,7 @@ class AppRoutes:
     ) -> int:
         """Remove a route. Raises ``NotFound``, ``Forbidden``, ``StaleError``."""
         async with self._store.change() as connection:
+            await self._store.hold(connection, "applications")
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
             check_revision(row, expected)

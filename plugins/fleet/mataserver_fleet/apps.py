@@ -116,6 +116,7 @@ class Apps:
         Raises ``NotFound``, ``Forbidden``, ``Conflict``, ``StaleError``.
         """
         async with self._store.change() as connection:
+            await self._store.hold(connection, "applications")
             row = await find(connection, APPS, identity, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
             _check_host(row, requested, principal)
@@ -137,6 +138,15 @@ async def touch_app(connection: Connection, row: sa.RowMapping, now: float) -> i
     """Note that an application, its routes or its consumers changed; return its revision now."""
     await _update(connection, row, {"updated_at": now})
     return int(row["revision"]) + 1
+
+
+async def touch_apps(connection: Connection, chosen: sa.Select[tuple[int]], now: float) -> None:
+    """Note that some applications lose a route or a consumer, which goes as a whole.
+
+    ``chosen`` gives their ids.
+    """
+    change = sa.update(APPS).where(APPS.c.id.in_(chosen))
+    await connection.execute(change.values(updated_at=now, revision=APPS.c.revision + 1))
 
 
 async def _update(connection: Connection, row: sa.RowMapping, values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import InvalidParams, NotFound
 from mataserver_database import Sorting
-from mataserver_fleet.apps import touch_app
+from mataserver_fleet.apps import touch_app, touch_apps
 from mataserver_fleet.pages import date
 from mataserver_fleet.permissions import check_manages, check_owns
 from mataserver_fleet.store import check_revision, find, insert
@@ -140,6 +140,7 @@ class Consumers:
         ``Forbidden`` and, for an application of another revision than is expected, ``StaleError``.
         """
         async with self._store.change() as connection:
+            await self._store.hold(connection, "applications")
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
             check_revision(row, expected)
@@ -163,6 +164,7 @@ class Consumers:
         Raises ``NotFound``, ``Forbidden`` and ``StaleError``.
         """
         async with self._store.change() as connection:
+            await self._store.hold(connection, "applications")
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
             check_revision(row, expected)
@@ -208,8 +210,11 @@ class Consumers:
     async def remove(self, identity: str, expected: Tags | None) -> sa.RowMapping:
         """Remove a consumer. Raises ``NotFound`` and ``StaleError``."""
         async with self._store.change() as connection:
+            await self._store.hold(connection, "applications")
             row = await find(connection, CONSUMERS, identity, "Consumer", lock=True)
             check_revision(row, expected)
+            linked = sa.select(LINKS.c.app_id).where(LINKS.c.consumer_id == row["id"])
+            await touch_apps(connection, linked, self._store.clock())
             await connection.execute(sa.delete(CONSUMERS).where(CONSUMERS.c.id == row["id"]))
         return row
 

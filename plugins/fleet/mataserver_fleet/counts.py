@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from mataserver_database import Connection
+    from mataserver_fleet.leadership import LeaderLease
     from mataserver_fleet.store import Store
     from mataserver_fleet.triton_answers import ModelCount
 
@@ -38,10 +39,15 @@ class CountTotal(NamedTuple):
 
 
 class ModelCounts:
-    """Keeps the counts."""
+    """Keeps the counts.
 
-    def __init__(self, store: Store) -> None:
+    lease: what a server that writes holds. One that stood still, and is not told yet that another
+           leads, writes nothing: an older count than the last would look like a new beginning.
+    """
+
+    def __init__(self, store: Store, lease: LeaderLease | None = None) -> None:
         self._store = store
+        self._lease = lease
 
     async def note(
         self, triton: int, reported: Sequence[ModelCount], but: Container[int] = ()
@@ -56,6 +62,8 @@ class ModelCounts:
 
     async def _note(self, triton: int, reported: Sequence[ModelCount], but: Container[int]) -> None:
         async with self._store.database.begin() as connection:
+            if not await self._may_write(connection):
+                return
             named = sa.select(MODELS.c.name, MODELS.c.id)
             models = {row.name: row.id for row in await connection.execute(named)}
             query = sa.select(COUNTS).where(COUNTS.c.triton_id == triton)
@@ -75,7 +83,11 @@ class ModelCounts:
     async def reset(self, triton: int, model: int) -> None:
         """Take a model that was loaded for one that counts from 0."""
         async with self._store.database.begin() as connection:
-            await self._reset(connection, triton, model, None)
+            if await self._may_write(connection):
+                await self._reset(connection, triton, model, None)
+
+    async def _may_write(self, connection: Connection) -> bool:
+        return self._lease is None or await self._lease.is_held(connection)
 
     async def _reset(
         self, connection: Connection, triton: int, model: int, version: int | None

@@ -14,6 +14,7 @@ from mataserver_fleet.tables import FACTS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mataserver_database import Connection
     from mataserver_fleet.store import Store
 
 LEASE_SECONDS = 3.0
@@ -45,6 +46,10 @@ class LeaderLease:
                 return bool((await connection.execute(taking)).rowcount)
         except sa.exc.IntegrityError:  # another was quicker
             return False
+
+    async def is_held(self, connection: Connection) -> bool:
+        """Whether no other server has taken the lease since this one did, in a transaction."""
+        return await connection.scalar(sa.select(FACTS.c.value).where(_ROW)) == self._name
 
     def _may_take(self, holder: str, until: float) -> bool:
         """Whether the lease is this server's, was given up, or stood still for as long as it lasts.

@@ -154,6 +154,7 @@ class ModelHandlers:
         async with self._ctx.http.read_json(request, ModelChange) as requested:
             work = self._models.describe(identity, requested.description, expected(request))
             row = await finish(work)
+        self._note(request, "described", row)
         (shown,) = await finish(self._views(request).models([row]))
         return tagged(self._ctx, ChangedModel(**shown), row["revision"])
 

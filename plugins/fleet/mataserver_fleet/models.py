@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from mataserver import Conflict, InvalidParams, NotFound
 from mataserver_database import Sorting, by_code_point
+from mataserver_fleet.apps import touch_apps
 from mataserver_fleet.files import Blob
 from mataserver_fleet.store import check_revision, find, insert, text
 from mataserver_fleet.tables import APPS, FILES, MODELS, PLACEMENTS, ROUTES, VERSIONS
@@ -122,11 +123,19 @@ class Models:
             await _check_not_offered(connection, row, force=force)
 
     async def remove(self, identity: str, *, force: bool) -> sa.RowMapping:
-        """Forget a model. Raises ``NotFound``, ``Conflict`` for one that an application offers."""
+        """Forget a model that is wanted nowhere.
+
+        Raises ``NotFound``, ``Conflict`` for one that an application offers, unless ``force``, and
+        for one that is wanted again by now: nobody would know that its Tritons have it.
+        """
         async with self._store.change() as connection:
+            await self._store.hold(connection, "applications")
             row = await find(connection, MODELS, identity, "Model", lock=True)
             await _check_not_offered(connection, row, force=force)
+            await _check_not_wanted(connection, row)
             own = (ROUTES.c.model == row["name"], ROUTES.c.own.is_(False))
+            offering = sa.select(ROUTES.c.app_id).where(*own)
+            await touch_apps(connection, offering, self._store.clock())
             await connection.execute(sa.delete(ROUTES).where(*own))
             await connection.execute(sa.delete(MODELS).where(MODELS.c.id == row["id"]))
         return row
@@ -139,6 +148,7 @@ class Models:
         With ``force`` also one in use.
         """
         async with self._store.change() as connection:
+            await self._store.hold(connection, "applications")
             row = await find(connection, MODELS, identity, "Model", lock=True)
             check_revision(row, expected)
             await touch_model(connection, row)
@@ -227,6 +237,13 @@ async def _check_not_offered(connection: Connection, model: sa.RowMapping, *, fo
     apps = sorted(await connection.scalars(query))
     if apps and not force:
         raise Conflict(f"{model['name']} is offered by {apps[0]}: take it out, or use force=true")
+
+
+async def _check_not_wanted(connection: Connection, model: sa.RowMapping) -> None:
+    own = (PLACEMENTS.c.model_id == model["id"], PLACEMENTS.c.wanted)
+    placed = await connection.execute(sa.select(PLACEMENTS.c.triton_id).where(*own))
+    if model["everywhere"] or placed.first() is not None:
+        raise Conflict(f"{model['name']} was loaded again meanwhile: it stays")
 
 
 async def _use(connection: Connection, model: sa.RowMapping, version: int) -> str:

@@ -68,6 +68,7 @@ class PlacementRequests:
         ``NotFound``, ``InvalidParams``, ``Conflict``, and ``StaleError`` for a changed model.
         """
         async with self._store.change() as connection:
+            await self._store.hold(connection, "placements")
             row = await find(connection, MODELS, model, "Model", lock=True)
             check_revision(row, expected)
             chosen = await _requested_versions(connection, row, versions)
@@ -82,6 +83,7 @@ class PlacementRequests:
     ) -> PlacementRequest:
         """Withdraw a model from a Triton, or from all. Raises ``NotFound`` and ``StaleError``."""
         async with self._store.change() as connection:
+            await self._store.hold(connection, "placements")
             row = await find(connection, MODELS, model, "Model", lock=True)
             check_revision(row, expected)
             tritons = await _tritons(connection, triton)
@@ -98,6 +100,7 @@ class PlacementRequests:
         ``NotFound``, ``StaleError``, and ``Conflict`` where there is none to go back to.
         """
         async with self._store.change() as connection:
+            await self._store.hold(connection, "placements")
             row = await find(connection, MODELS, model, "Model", lock=True)
             check_revision(row, expected)
             everywhere = _numbers(row["everywhere_versions"]) if row["everywhere"] else []

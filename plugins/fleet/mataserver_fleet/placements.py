@@ -119,9 +119,10 @@ class Placements:
             PLACEMENTS.c.done <= outcome.generation,
         )
         async with self._store.change() as connection:
-            await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
+            # In this order, by which a removed model goes: else the two would wait for one another.
             if outcome.last_good:
                 await _note_served(connection, model, outcome.last_good, values["changed_at"])
+            await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
 
     async def note_lost(
         self, triton: int, found: Sequence[tuple[Placement, tuple[int, ...]]]

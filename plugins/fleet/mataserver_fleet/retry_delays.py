@@ -21,7 +21,7 @@ class _RetryDelay(NamedTuple):
 
 
 class RetryDelays:
-    """The waits of one Triton's models. ``clock`` gives seconds.
+    """The waits of one Triton's models. ``clock`` gives seconds, and is never set.
 
     A wait belongs to a generation of a placement: a new request is tried immediately.
     """

@@ -62,6 +62,15 @@ class Store:
         for callback in self.after_change:
             await callback()
 
+    async def hold(self, connection: Connection, what: str) -> None:
+        """Have a transaction be the only one of its kind until it ends.
+
+        For what is looked at before it is changed, and is not in the row that is locked: in
+        PostgreSQL two at the same moment would not see each other's. It comes before any other
+        lock, so that no two wait for one another.
+        """
+        await self.database.serialize(connection, f"fleet {what}")
+
     async def bump_version(self, connection: Connection) -> None:
         """Have a transaction count as a change: the version is another one, and announced."""
         fresh = str(uuid.uuid4())

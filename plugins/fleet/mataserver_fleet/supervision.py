@@ -189,5 +189,7 @@ class TritonSupervisor:
             if key not in self._watches:
                 shared = self._shared.get(address.path)
                 client = TritonClient(self._ctx, address, self._upload_lock)
-                made = TritonWatch(self._ctx, self._store, self._files, key, client, shared)
+                made = TritonWatch(
+                    self._ctx, self._store, self._files, key, client, shared, lease=self._lease
+                )
                 self._watches[key] = made

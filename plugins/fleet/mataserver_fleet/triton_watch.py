@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from mataserver import Context
     from mataserver_fleet.files import FileStore
+    from mataserver_fleet.leadership import LeaderLease
     from mataserver_fleet.placements import Placement
     from mataserver_fleet.shared_path import SharedPath
     from mataserver_fleet.store import Store
@@ -53,6 +55,8 @@ class TritonWatch:
         key: int,
         client: TritonClient,
         shared: SharedPath | None,
+        *,
+        lease: LeaderLease,
     ) -> None:
         self.address = client.address
         self._ctx = ctx
@@ -62,12 +66,12 @@ class TritonWatch:
         self._placements = Placements(store)
         limit = ctx.settings.load_timeout
         self._reconciler = Reconciler(self._placements, files, self._client, limit, shared)
-        self._counts = ModelCounts(store)
+        self._counts = ModelCounts(store, lease)
         self._changed = asyncio.Event()
         self._reconcile_tasks: dict[int, asyncio.Task[None]] = {}
-        self._retry_delays = RetryDelays(store.clock)
+        self._retry_delays = RetryDelays(time.monotonic)
         self._last_report: tuple[str, str, TritonReport | None] = ("", "", None)
-        self._reported_at = 0.0
+        self._reported_at = float("-inf")
         self._last_counts: Sequence[ModelCount] = ()
         self._last_versions: list[tuple[str, int]] | None = None
         self._look_count = 0
@@ -107,7 +111,7 @@ class TritonWatch:
 
     def _next_delay(self) -> float:
         """Return the seconds until the next look: fewer where it has been away for a short time."""
-        probe, now = float(self._ctx.settings.probe), self._store.clock()
+        probe, now = float(self._ctx.settings.probe), time.monotonic()
         if self._last_report[0] == "ready":
             self._away_since = None
             return probe
@@ -131,16 +135,18 @@ class TritonWatch:
         """
         await self._client.check_live()
         described = await self._client.describe()
+        busy = frozenset(self._reconcile_tasks)  # any may end while the Triton is asked
         counts = sorted(await self._client.counts())
         if self._last_report[0] != "ready":
             self._retry_delays.clear_refused()
-        wrong = await self._find_unsettled(counts)
+        if counts != self._last_counts:
+            # Before anything is sent: a load has the Triton count from 0.
+            await finish(self._counts.note(self._key, counts, busy))
+        wrong = await self._find_unsettled(counts, busy)
+        self._last_counts = () if busy or wrong else counts
         for placement, serving in wrong:
             task = asyncio.get_running_loop().create_task(self._reconcile(placement, serving))
             self._reconcile_tasks[placement.model] = task
-        if counts != self._last_counts:
-            await finish(self._counts.note(self._key, counts, set(self._reconcile_tasks)))
-            self._last_counts = () if self._reconcile_tasks else counts
         if self._look_count % GPU_EVERY == 0 and (self._gpu_task is None or self._gpu_task.done()):
             self._gpu_task = asyncio.get_running_loop().create_task(self._read_gpus())
         self._look_count += 1
@@ -156,9 +162,12 @@ class TritonWatch:
             self._ctx.log.info("%s has no metrics now: %s", self.address.name, error.detail)
 
     async def _find_unsettled(
-        self, counts: Sequence[ModelCount]
+        self, counts: Sequence[ModelCount], busy: frozenset[int]
     ) -> list[tuple[Placement, tuple[int, ...]]]:
         """Return the placements that are not as they are wanted, with what is served of each.
+
+        The models of ``busy`` were worked on when the Triton was asked: what it said of one may be
+        older than the result that is stored by now, and would look like a loss.
 
         Whether a model is still what was sent is asked now and then, and whenever something at
         the Triton changed: for many models it is many questions.
@@ -169,7 +178,7 @@ class TritonWatch:
         lost: list[tuple[Placement, tuple[int, ...]]] = []
         for placement in await finish(self._placements.at(self._key)):
             waits = self._retry_delays.is_waiting(placement.model, placement.generation)
-            if placement.model in self._reconcile_tasks or waits:
+            if placement.model in busy or waits:
                 continue
             serving = tuple(sorted({each.number for each in counts if each.name == placement.name}))
             if await self._reconciler.is_settled(placement, serving, deep=deep):
@@ -179,19 +188,19 @@ class TritonWatch:
             found.append((placement, serving))
         if lost:
             await finish(self._placements.note_lost(self._key, lost))
-        self._last_versions = (
-            versions  # not before all of them were asked: the next look asks again
-        )
+        # Not before all of them were asked: the next look asks again. It does too where work has
+        # ended meanwhile.
+        self._last_versions = versions if busy <= self._reconcile_tasks.keys() else None
         return found
 
     async def _report(self, state: str, reason: str, seen: TritonReport | None) -> None:
         """Store its state: immediately where it changed, and from time to time that it answered."""
-        now, report = self._store.clock(), (state, reason, seen)
+        now, report = time.monotonic(), (state, reason, seen)
         if report == self._last_report and now - self._reported_at < NOTE_SECONDS:
             return
         values: dict[str, Any] = {"state": state, "reason": reason}
         values |= {"seen": text(seen)} if seen is not None else {}
-        values |= {"answered_at": now} if state != "offline" else {}
+        values |= {"answered_at": self._store.clock()} if state != "offline" else {}
         changed = self._last_report[:2] != report[:2]
         await finish(self._store_report(values, changed=changed))
         self._last_report, self._reported_at = report, now

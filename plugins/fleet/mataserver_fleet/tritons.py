@@ -15,7 +15,7 @@ from mataserver_database import Sorting
 from mataserver_fleet.pages import date
 from mataserver_fleet.placement_requests import place_everywhere
 from mataserver_fleet.store import check_revision, find, insert
-from mataserver_fleet.tables import PLACEMENTS, TRITONS
+from mataserver_fleet.tables import MODELS, PLACEMENTS, TRITONS
 
 if TYPE_CHECKING:
     from mataserver_database import Connection, Page, Rows
@@ -160,6 +160,7 @@ class Tritons:
             "revision": 1,
         }
         async with self._store.change(f"A Triton called {name} exists already") as connection:
+            await self._store.hold(connection, "placements")
             await _check_free(connection, row, None)
             key = await insert(connection, TRITONS, row)
             await place_everywhere(connection, key, row["created_at"])
@@ -185,12 +186,16 @@ class Tritons:
     ) -> sa.RowMapping:
         """Forget a Triton. Raises ``NotFound``, ``StaleError``, ``Conflict`` for one in use."""
         async with self._store.change() as connection:
+            await self._store.hold(connection, "placements")
             row = await find(connection, TRITONS, identity, "Triton", lock=True)
             check_revision(row, expected)
             own = (PLACEMENTS.c.triton_id == row["id"], PLACEMENTS.c.wanted)
-            used = (await connection.execute(sa.select(PLACEMENTS.c.model_id).where(*own))).first()
-            if used is not None and not force:
+            used = list(await connection.scalars(sa.select(PLACEMENTS.c.model_id).where(*own)))
+            if used and not force:
                 raise Conflict(f"{row['name']} has models: unload them first, or use force=true")
+            # Where a model is wanted belongs to what its tag is of.
+            change = sa.update(MODELS).where(MODELS.c.id.in_(used))
+            await connection.execute(change.values(revision=MODELS.c.revision + 1))
             await connection.execute(sa.delete(TRITONS).where(TRITONS.c.id == row["id"]))
         return row
 

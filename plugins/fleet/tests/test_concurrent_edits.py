@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 
 from onnx_files import adding
@@ -55,13 +56,18 @@ def _request(given, headers):
     return {**body, "headers": headers}
 
 
-async def test_each_change_by_its_tag(serve):
-    """With the tag that was read it is done, the same again is 412; with an old one nothing is."""
+async def test_each_change_by_its_tag(serve, caplog):
+    """With the tag that was read it is done, the same again is 412; with an old one nothing is.
+
+    The log says who did it.
+    """
+    caplog.set_level(logging.INFO, logger="mataserver.plugin.fleet")
     async with stand_ins(1) as (triton,), serve(fleet={"probe": 0.1}) as client:
         await client.made("/api/tritons", {"name": "t", "host": "127.0.0.1", "port": triton.port})
         await push(client, "m", {"model.onnx": adding(1)})
         await client.made("/api/apps", {"name": "a"})
         await client.person("ada")
+        _, me = await client.ask("GET", "/v1/me")
         for read, method, path, given in EDITS:
             await client.ask("GET", read)
             tag = client.headers["ETag"]
@@ -69,12 +75,41 @@ async def test_each_change_by_its_tag(serve):
             assert (stale, set(answer)) == (412, {"detail", "error"}), (method, path, answer)
             assert (await client.ask("GET", read))[0] == 200
             assert client.headers["ETag"] == tag, (method, path)
+            caplog.clear()
             status, answer = await client.ask(method, path, **_request(given, {"If-Match": tag}))
             assert status in {200, 201}, (method, path, answer)
+            assert f"({me['id']}) " in caplog.text, (method, path)
             again, _ = await client.ask(method, path, **_request(given, {"If-Match": tag}))
             assert again in {404, 412}, (method, path)
             if again == 404:
                 assert method == "DELETE"
+
+
+async def test_what_goes_as_a_whole_changes_what_had_it(serve):
+    """An application that loses a consumer or a model, a model that loses a Triton: by its tag."""
+    async with stand_ins(1) as (triton,), serve(fleet={"probe": 0.1}) as client:
+        await client.made("/api/tritons", {"name": "t", "host": "127.0.0.1", "port": triton.port})
+        await push(client, "m", {"model.onnx": adding(1)})
+        assert (await client.ask("POST", "/api/models/m/load"))[0] == 200
+        await client.made("/api/apps", {"name": "a"})
+        await client.made("/api/apps", {"name": "other"})
+        await client.made("/api/apps/a/routes/m")
+        await client.made("/api/apps/a/consumers/c")
+        for read, removed in (
+            ("/api/apps/a", "/api/consumers/c"),
+            ("/api/models/m", "/api/tritons/t?force=true"),
+            ("/api/apps/a", "/api/models/m?force=true"),
+        ):
+            tags = []
+            for each in (read, "/api/apps/other"):
+                await client.ask("GET", each)
+                tags.append(client.headers["ETag"])
+            assert (await client.ask("DELETE", removed))[0] == 200
+            for each, tag, status in zip((read, "/api/apps/other"), tags, (412, 200), strict=True):
+                words = {"description": "d"} if "models" in each else {"retries": 1}
+                headers = {"If-Match": tag}
+                found, _ = await client.ask("PATCH", each, json=words, headers=headers)
+                assert found == status, (each, removed)
 
 
 async def test_every_route_that_changes_a_thing_knows_it(client):

@@ -10,9 +10,11 @@ import sqlalchemy as sa
 from stand_in_fleet import FAST, until
 
 from mataserver_database import Database
+from mataserver_fleet.counts import ModelCounts
 from mataserver_fleet.leadership import LEASE_SECONDS, LeaderLease
 from mataserver_fleet.store import Store
-from mataserver_fleet.tables import FACTS, SCHEMA
+from mataserver_fleet.tables import FACTS, MODELS, SCHEMA
+from mataserver_fleet.triton_answers import ModelCount
 from mataserver_fleet.triton_metrics import MAX_AGE_SECONDS, TritonMetrics
 
 OK = {"status": "ok"}
@@ -76,6 +78,32 @@ async def test_the_lease(url, tmp_path, step):
         assert not await first.acquire()
         await second.release()
         assert await first.acquire()
+    finally:
+        await database.close()
+
+
+async def test_counts_of_a_server_that_stood_still(url, tmp_path):
+    """What it read before another server took the lease is not counted once more."""
+    now = [1000.0]
+    database = Database(tmp_path, url)
+    await database.migrate(SCHEMA)
+    store = Store(database)
+    leases = [LeaderLease(store, lambda: now[0]) for _ in range(2)]
+    first, second = (ModelCounts(store, lease) for lease in leases)
+    row = {"name": "m", "description": "", "everywhere": False, "everywhere_versions": "[]"}
+    try:
+        async with database.begin() as connection:
+            await connection.execute(sa.insert(MODELS).values(**row, created_at=0.0, revision=1))
+            model = await connection.scalar(sa.select(MODELS.c.id))
+        assert await leases[0].acquire()
+        await first.note(1, [ModelCount("m", 1, 100, 100, 0.0)])
+        while not await leases[1].acquire():
+            now[0] += LEASE_SECONDS / 2
+        await second.note(1, [ModelCount("m", 1, 150, 150, 0.0)])
+        await first.note(1, [ModelCount("m", 1, 120, 120, 0.0)])
+        await first.reset(1, model)
+        await second.note(1, [ModelCount("m", 1, 160, 160, 0.0)])
+        assert (await second.totals([model]))[model][1].inferences == 160
     finally:
         await database.close()
 

@@ -8,6 +8,7 @@ from onnx_files import adding
 from stand_in_fleet import until
 from test_models import form
 
+from mataserver_fleet.loading import ModelLoader
 from mataserver_fleet.placements import Placement
 from mataserver_fleet.reconciler import Reconciler
 
@@ -80,6 +81,46 @@ async def test_versions_are_sent_together(fleets):
         assert states == {"1": "ready", "2": "unloaded"}
         await fleet.client.ask("POST", f"{path}?load=true", data=form({"model.onnx": adding(3)}))
         assert fleet.tritons[0].models["m"]["versions"] == ["3"]
+
+
+async def test_a_load_that_ends_while_its_triton_is_looked_at(fleets):
+    """What the Triton said before is not taken for a loss, and counts for nothing twice."""
+    async with fleets(1, timeout=20.0, load_timeout=30.0) as fleet:
+        await fleet.load()
+        (triton,) = fleet.tritons
+        path = "/api/models/m/versions"
+        await fleet.client.ask("POST", path, data=form({"model.onnx": adding(2)}))
+        triton.asked("m", "1", 5)
+
+        async def is_counted():
+            return (await fleet.model())["inference_count"] == "5"
+
+        await until(is_counted)
+        loads, looked, loaded, looks = asyncio.Event(), asyncio.Event(), asyncio.Event(), []
+
+        async def load(request):
+            loads.set()
+            await looked.wait()
+            return await triton._load(request)
+
+        async def stats(request):
+            looks.append(1)
+            told = await triton._stats(request)
+            if loads.is_set() and not looked.is_set():
+                looked.set()
+                await loaded.wait()
+            return told
+
+        triton.faults = {"/m/load": load, "/models/stats": stats}
+        assert (await fleet.load(versions=[1, 2]))[0] == 200
+        loaded.set()
+        before = len(looks)
+        await until(lambda: asyncio.sleep(0, len(looks) > before + 2))
+        model = await fleet.model()
+        assert {each["state"] for each in model["versions"]} == {"ready"}
+        assert model["inference_count"] == "5"
+        assert len(triton.pushes) == 2
+        triton.faults = {}
 
 
 async def test_one_that_comes_back_gets_its_models(fleets):
@@ -272,3 +313,22 @@ async def test_a_triton_in_use(fleets):
         assert (await fleet.client.ask("DELETE", "/api/tritons/t0?force=true")) == (200, OK)
         assert await fleet.client.ask("DELETE", "/api/models/m") == (200, OK)
         assert fleet.tritons[1].models == {}
+
+
+async def test_a_model_that_is_loaded_while_it_is_removed(fleets, monkeypatch):
+    """It stays: its Triton would serve it for ever, and nobody would know."""
+    async with fleets(1) as fleet:
+        await fleet.load()
+        unload = ModelLoader.unload
+
+        async def unload_and_load(self, *given):
+            done = await unload(self, *given)
+            assert (await fleet.load())[0] == 200
+            return done
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ModelLoader, "unload", unload_and_load)
+            assert (await fleet.client.ask("DELETE", "/api/models/m?force=true"))[0] == 409
+        assert (await fleet.model())["state"] == "ready"
+        assert await fleet.client.ask("DELETE", "/api/models/m") == (200, OK)
+        assert fleet.tritons[0].models == {}

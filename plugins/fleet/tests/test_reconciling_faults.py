@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import sqlalchemy as sa
 from aiohttp import web
 from stand_in_fleet import FAST, until
 from stand_in_triton import stand_ins
 
+from mataserver_fleet import retry_delays, triton_watch
+from mataserver_fleet.pages import date
 from mataserver_fleet.placements import Placements
 from mataserver_fleet.retry_delays import RetryDelays
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import PLACEMENTS
 
 OK = {"status": "ok"}
+DAY = 86_400.0
 
 
 async def test_tritons_that_lie(fleets):
@@ -100,11 +104,34 @@ async def test_a_push_that_breaks_off(fleets):
         assert (await fleet.model())["tritons"][0]["reason"] == ""
 
 
+async def test_a_clock_that_is_set_back(fleets, monkeypatch):
+    """A model that waits is tried again in its time, and it is told when its Triton answered."""
+    monkeypatch.setattr(retry_delays, "FIRST", 0.3)
+    monkeypatch.setattr(triton_watch, "NOTE_SECONDS", 0.1)
+    async with fleets(1, registered=0) as fleet:
+        (triton,), back = fleet.tritons, [0.0]
+        store = fleet.client.server.service("fleet")._components.store
+        monkeypatch.setattr(store, "clock", lambda: time.time() - back[0])
+        await fleet.register(0)
+        triton.refuse = lambda _files: "bad file"
+        assert (await fleet.load())[0] == 502
+        back[0] += DAY
+        triton.refuse = None
+        await fleet.model("ready")
+        back[0] += DAY
+        behind = date(store.clock() + DAY / 2)
+
+        async def is_told():
+            return (await fleet.state(0, "ready"))["answered_at"] < behind
+
+        await until(is_told)
+
+
 def test_how_long_a_model_waits():
     """Twice as long each time, up to a minute, and for what it is of alone."""
     now = [0.0]
-    retry_delays = RetryDelays(lambda: now[0])
-    assert [retry_delays.start(1, 7, interrupted=True) for _ in range(7)] == [
+    delays = RetryDelays(lambda: now[0])
+    assert [delays.start(1, 7, interrupted=True) for _ in range(7)] == [
         0,
         5,
         10,
@@ -113,19 +140,19 @@ def test_how_long_a_model_waits():
         60,
         60,
     ]
-    assert [retry_delays.start(2, 7, interrupted=False) for _ in range(3)] == [5, 10, 20]
+    assert [delays.start(2, 7, interrupted=False) for _ in range(3)] == [5, 10, 20]
     assert (
-        retry_delays.is_waiting(1, 7),
-        retry_delays.is_waiting(1, 8),
-        retry_delays.is_waiting(3, 7),
+        delays.is_waiting(1, 7),
+        delays.is_waiting(1, 8),
+        delays.is_waiting(3, 7),
     ) == (True, False, False)
-    retry_delays.clear_refused()
-    assert (retry_delays.is_waiting(1, 7), retry_delays.is_waiting(2, 7)) == (True, False)
+    delays.clear_refused()
+    assert (delays.is_waiting(1, 7), delays.is_waiting(2, 7)) == (True, False)
     now[0] = 60.0
-    assert not retry_delays.is_waiting(1, 7)
-    assert retry_delays.start(1, 8, interrupted=True) == 0
-    retry_delays.clear(1)
-    assert retry_delays.start(1, 8, interrupted=False) == 5
+    assert not delays.is_waiting(1, 7)
+    assert delays.start(1, 8, interrupted=True) == 0
+    delays.clear(1)
+    assert delays.start(1, 8, interrupted=False) == 5
 
 
 async def test_a_port_of_grpc_that_is_none(fleets):
