@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import types
+import uuid
 
 import pytest
+import sqlalchemy as sa
 
 from mataserver import Unavailable
 from mataserver_database import Database
+from mataserver_database.testing import new_database
 from mataserver_fleet.gateway import accounting
 from mataserver_fleet.gateway.accounting import Accounting, rows
 from mataserver_fleet.gateway.limits import RateLimiter
 from mataserver_fleet.gateway.usage import DAY, Subject, Usage
 from mataserver_fleet.store import Store
-from mataserver_fleet.tables import SCHEMA
+from mataserver_fleet.tables import FACTS, SCHEMA
 
 ANNA = Subject("anna", "shop", "cats")
 
 
+@contextlib.asynccontextmanager
+async def opened(made):
+    """Give a database that is closed in the end."""
+    try:
+        await made.migrate(SCHEMA)
+        yield made
+    finally:
+        await made.close()
+
+
 @pytest.fixture
 async def database(tmp_path):
-    made = Database(tmp_path)
-    await made.migrate(SCHEMA)
-    yield made
-    await made.close()
+    async with opened(Database(tmp_path)) as made:
+        yield made
 
 
 def gateway():
@@ -33,6 +45,7 @@ def gateway():
 
 
 async def written(database):
+    """Return how many requests the database has counted."""
     async with database.read() as connection:
         return sum(row["requests"] for row in await rows(connection, 0, 10**6))
 
@@ -109,6 +122,90 @@ async def test_a_cancelled_write_is_counted_once(database, tmp_path):
     await asyncio.gather(running, return_exceptions=True)
     await accounts.close()
     assert await written(database) == 1
+
+
+class LosesWord(Database):
+    """A database that stores what it is given, and once loses the word of that."""
+
+    loses = False
+
+    @contextlib.asynccontextmanager
+    async def begin(self):
+        async with super().begin() as connection:
+            yield connection
+        if self.loses:
+            self.loses = False
+            raise Unavailable("the connection was lost")
+
+
+async def test_what_was_written_without_word_of_it_counts_once(url, tmp_path):
+    """And what came since is written with it."""
+    async with opened(LosesWord(tmp_path, url)) as database:
+        asked = gateway()
+        accounts = Accounting(Store(database), asked, 1.0, tmp_path / "gateways")
+        await accounts.begin()
+        for number in range(2):
+            database.loses = True
+            for _ in range(3):
+                asked.usage.note(ANNA, 200, 1, 1)
+            assert not await accounts.settle()
+            assert await written(database) == 7 * number + 3
+            for _ in range(4):
+                asked.usage.note(ANNA, 200, 1, 1)
+            assert await accounts.settle()
+            assert await written(database) == 7 * number + 7
+        await accounts.close()
+        async with database.read() as connection:
+            assert not list(await connection.execute(sa.select(FACTS)))
+
+
+async def test_a_batch_whose_transaction_is_still_at_work(postgres, tmp_path):
+    """The database waits with it for the end of that, though its connection was given up."""
+    url = await new_database(postgres, f"test_{uuid.uuid4().hex}")
+    async with opened(Database(tmp_path, url)) as database:
+        asked, begun, ends = gateway(), asyncio.Event(), asyncio.Event()
+        accounts = Accounting(Store(database), asked, 1.0, tmp_path)
+        count = accounts._count_gateways
+        asked.usage.note(ANNA, 200, 1, 1)
+
+        async def slow(*given):
+            begun.set()
+            await ends.wait()
+            return await count(*given)
+
+        accounts._count_gateways = slow
+        first = asyncio.create_task(accounts._settle(0))
+        await begun.wait()
+        accounts._count_gateways = count
+        second = asyncio.create_task(accounts._settle(0))
+        waiting = sa.text(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        async with asyncio.timeout(20):
+            while not second.done():
+                async with database.read() as connection:
+                    if await connection.scalar(waiting):
+                        break
+        ends.set()
+        assert await asyncio.gather(first, second) == [True, True]
+        assert await written(database) == 1
+
+
+async def test_numbers_of_gateways_that_were_killed_go(database, tmp_path):
+    """After a month, and not before: one may still have to write its last batch anew."""
+    now = [40 * DAY]
+    for name, day in (("old", 1), ("new", 39)):
+        row = {"name": f"written-{name}", "value": "7", "until": day * DAY}
+        async with database.begin() as connection:
+            await connection.execute(sa.insert(FACTS).values(**row))
+    asked = gateway()
+    accounts = Accounting(Store(database, lambda: now[0]), asked, 1.0, tmp_path / "gateways")
+    asked.usage.note(ANNA, 200, 1, 1)
+    assert await accounts.settle()
+    async with database.read() as connection:
+        names = set(await connection.scalars(sa.select(FACTS.c.name)))
+    assert names == {"written-new", accounts._written}
 
 
 class Away:

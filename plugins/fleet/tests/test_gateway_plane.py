@@ -7,6 +7,7 @@ import base64
 import contextlib
 import csv
 import io
+import types
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from upstreams import Upstream
 from mataserver.testing import installed
 from mataserver_database import Database
 from mataserver_database.testing import running_postgres
+from mataserver_fleet.gateway import reading, updating
 from mataserver_fleet.gateway.dataplane import as_cell
 from mataserver_fleet.gateway.usage import Subject
 from mataserver_fleet.store import Store
@@ -106,6 +108,42 @@ async def test_what_another_process_changes(tables, serve, upstream):
         async with asyncio.timeout(1.0):
             while (await asked(client, key))[0] != 503:
                 await asyncio.sleep(0.02)
+
+
+async def test_a_change_that_there_is_no_memory_to_read(tables, serve, upstream, monkeypatch):
+    """It is stored and answered so, ``/ready`` tells, and it is in force once it can be read."""
+    async with serve() as client:
+        key = await shop(client, upstream)
+        made, has_memory = reading.snapshot, asyncio.Event()
+
+        def short(*given):
+            if not has_memory.is_set():
+                raise MemoryError
+            return made(*given)
+
+        monkeypatch.setattr(reading, "snapshot", short)
+        assert (await client.ask("DELETE", "/api/apps/shop/consumers/till"))[0] == 200
+        assert (await asked(client, key))[0] == 200
+        assert (await client.ask("GET", "/ready"))[0] == 503
+        has_memory.set()
+        async with asyncio.timeout(20):
+            while (await asked(client, key))[0] != 403:
+                await asyncio.sleep(0.05)
+        assert (await client.ask("GET", "/ready"))[0] == 200
+
+
+async def test_a_change_that_there_is_no_thread_to_read(tables, serve, upstream, monkeypatch):
+    """It is read without one, and in force at once."""
+    async with serve() as client:
+        key = await shop(client, upstream)
+
+        async def no_thread(*_given):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(updating, "asyncio", types.SimpleNamespace(**vars(asyncio)))
+        monkeypatch.setattr(updating.asyncio, "to_thread", no_thread)
+        assert (await client.ask("DELETE", "/api/apps/shop/consumers/till"))[0] == 200
+        assert (await asked(client, key))[0] == 403
 
 
 async def test_usage_is_kept(tables, serve, upstream):

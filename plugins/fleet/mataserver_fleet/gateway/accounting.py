@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -33,10 +33,20 @@ SOON_SECONDS = 0.1
 """Seconds between two times that are sooner than usual, since a quota is nearly used up; at most a
 tenth of the time is spent on them, where the database is slow."""
 _SOON_SHARE = 0.1
-_NAME = "gateway-"
+_NAME, _WRITTEN = "gateway-", "written-"
+"""What the names begin with of facts: a gateway's heartbeat, and the number of its last batch."""
+_KEPT_SECONDS = 30 * DAY
+"""Seconds for which the last batch's number of a gateway that was killed is kept."""
 _SUMS = ("requests", "failed", "bytes_in", "bytes_out")
 
 log = logging.getLogger("mataserver.plugin.fleet")
+
+
+class _Batch(NamedTuple):
+    """Counts that are written together, under a number that is the gateway's next each time."""
+
+    number: int
+    counts: Mapping[tuple[int, Subject], UsageCount]
 
 
 class Accounting:
@@ -52,7 +62,10 @@ class Accounting:
         self._store = store
         self._gateway = gateway
         self._interval = interval
-        self._name = _NAME + secrets.token_hex(12)
+        identity = secrets.token_hex(12)
+        self._name, self._written = _NAME + identity, _WRITTEN + identity
+        self._batch: _Batch | None = None
+        self._batches = 0
         self._watch = LeaseWatch(ALIVE_SECONDS)
         is_sqlite = store.database.dialect == "sqlite"
         self._presence = PresenceFile(folder, self._name) if is_sqlite else None
@@ -89,26 +102,39 @@ class Accounting:
             # Before anything is taken: it may be cancelled, or there may be no thread for it.
             if self._presence is not None:
                 gateways = 1 + await asyncio.to_thread(self._presence.others)
-                if gateways == self._gateways == 1 and not self._gateway.usage.is_pending:
+                pending = self._batch is not None or self._gateway.usage.is_pending
+                if gateways == self._gateways == 1 and not pending:
                     return True
             return await finish(self._settle(gateways))
 
     async def _settle(self, gateways: int) -> bool:
-        """Settle to the end: what is not written is given back, and only that."""
-        today, taken = int(self._store.clock() // DAY), self._gateway.usage.take()
+        """Settle to the end.
+
+        A batch whose writing fails is written anew the next time, before what came since: the
+        database may have it, and have lost the word of that.
+        """
+        is_anew = self._batch is not None
         try:
-            gateways, used = await self._write(taken, today, gateways)
-        except BaseException as error:
-            self._gateway.usage.give_back(taken)
-            if isinstance(error, Unavailable):
-                return False
-            raise
+            await self._settle_batch(gateways)
+            if is_anew and self._gateway.usage.is_pending:
+                await self._settle_batch(gateways)
+        except Unavailable:
+            return False
+        return True
+
+    async def _settle_batch(self, gateways: int) -> None:
+        today = int(self._store.clock() // DAY)
+        if self._batch is None and (taken := self._gateway.usage.take()):
+            self._batches += 1
+            self._batch = _Batch(self._batches, taken)
+        batch = self._batch
+        gateways, used = await self._write(batch, today, gateways)
+        self._batch = None
         own: Counter[str] = Counter()
-        for (day, subject), count in taken.items():
+        for (day, subject), count in batch.counts.items() if batch is not None else ():
             own[subject.consumer] += count.requests if day == today else 0
         self._gateway.limits.settle(used, own, today, gateways)
         self._gateways = gateways
-        return True
 
     async def close(self) -> None:
         """Write the last counts and unregister this gateway."""
@@ -117,7 +143,7 @@ class Accounting:
             gateways = 0 if self._presence is None else max(1, self._gateways)
             async with self._lock:
                 is_settled = await finish(self._settle(gateways))
-            if self._presence is None:
+            if self._presence is None or self._batches:
                 await finish(self._unregister())
         except Unavailable:
             is_settled = False
@@ -132,17 +158,19 @@ class Accounting:
             self._presence.close()
 
     async def _write(
-        self, taken: Mapping[tuple[int, Subject], UsageCount], today: int, gateways: int
+        self, batch: _Batch | None, today: int, gateways: int
     ) -> tuple[int, dict[str, int]]:
         """Add counts; return how many gateways live, and today's requests by consumer.
 
         ``gateways`` is 0 where only the database tells.
         """
         now, database = self._store.clock(), self._store.database
-        async with database.begin() if taken or not gateways else database.read() as connection:
-            # In one order: two gateways that update the same rows would wait for one another.
-            for (day, subject), count in sorted(taken.items(), key=lambda each: each[0]):
-                await connection.execute(self._upsert(subject, count, day))
+        writes = batch is not None or not gateways
+        async with database.begin() if writes else database.read() as connection:
+            if batch is not None and await self._is_new(connection, batch.number, now):
+                # In one order: two gateways that update the same rows would wait for one another.
+                for (day, subject), count in sorted(batch.counts.items(), key=lambda each: each[0]):
+                    await connection.execute(self._upsert(subject, count, day))
             gateways = gateways or await self._count_gateways(connection, now)
             sums = (
                 sa.select(USAGE.c.consumer, sa.func.sum(USAGE.c.requests))
@@ -151,6 +179,25 @@ class Accounting:
             )
             used = {name: int(number) for name, number in await connection.execute(sums)}
         return gateways, used
+
+    async def _is_new(self, connection: Connection, number: int, now: float) -> bool:
+        """Note that a batch is written; return False for one that was.
+
+        The transaction that wrote it may still be at work, if its connection was lost: it is waited
+        for.
+        """
+        await self._store.database.serialize(connection, self._written)
+        own, values = FACTS.c.name == self._written, {"value": str(number), "until": now}
+        known = await connection.scalar(sa.select(FACTS.c.value).where(own))
+        if known == values["value"]:
+            return False
+        if known is not None:
+            await connection.execute(sa.update(FACTS).where(own).values(**values))
+            return True
+        left = (FACTS.c.name.startswith(_WRITTEN), FACTS.c.until < now - _KEPT_SECONDS)
+        await connection.execute(sa.delete(FACTS).where(*left))
+        await connection.execute(sa.insert(FACTS).values(name=self._written, **values))
+        return True
 
     def _upsert(self, subject: Subject, count: UsageCount, day: int) -> Any:
         values = {"day": day, **subject._asdict(), **{n: getattr(count, n) for n in _SUMS}}
@@ -173,8 +220,9 @@ class Accounting:
         return len(found.keys() - gone)
 
     async def _unregister(self) -> None:
+        names = [self._name] if self._batch is not None else [self._name, self._written]
         async with self._store.database.begin() as connection:
-            await connection.execute(sa.delete(FACTS).where(FACTS.c.name == self._name))
+            await connection.execute(sa.delete(FACTS).where(FACTS.c.name.in_(names)))
 
 
 def _insert(dialect: str) -> Any:

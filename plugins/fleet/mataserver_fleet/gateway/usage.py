@@ -85,11 +85,6 @@ class Usage:
         return bool(self._pending)
 
     def take(self) -> dict[tuple[int, Subject], UsageCount]:
-        """Return what was counted since the last time; who cannot keep it gives it back."""
+        """Return what was counted since the last time."""
         taken, self._pending = self._pending, {}
         return taken
-
-    def give_back(self, taken: dict[tuple[int, Subject], UsageCount]) -> None:
-        """Have it taken again the next time."""
-        for key, count in taken.items():
-            self._pending.setdefault(key, UsageCount()).add(count)
