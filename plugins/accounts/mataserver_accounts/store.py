@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,13 +41,14 @@ class Accounts(Users, Keys):
 
     async def revoke_token(self, token_id: str, until: float) -> None:
         """Refuse a token from now until it would have ended by itself."""
-        async with self._database.begin() as connection:
-            old = REVOKED.c.until < self._clock() - _KEEP_SECONDS
-            await connection.execute(sa.delete(REVOKED).where(old))
-            found = await connection.scalar(sa.select(REVOKED.c.id).where(REVOKED.c.id == token_id))
-            if found is None:
-                await connection.execute(sa.insert(REVOKED).values(id=token_id, until=until))
-            await self._announce(connection)
+        with contextlib.suppress(sa.exc.IntegrityError):  # another request has revoked it just now
+            async with self._database.begin() as connection:
+                old = REVOKED.c.until < self._clock() - _KEEP_SECONDS
+                await connection.execute(sa.delete(REVOKED).where(old))
+                known = sa.select(REVOKED.c.id).where(REVOKED.c.id == token_id)
+                if await connection.scalar(known) is None:
+                    await connection.execute(sa.insert(REVOKED).values(id=token_id, until=until))
+                await self._announce(connection)
 
     async def secret(self, name: str) -> str:
         """Return a secret of the database, made when it is first asked for."""

@@ -221,6 +221,13 @@ async def test_tokens(accounts, snapshot, tokens, clock):
         (await snapshot()).owner_of(token)
 
 
+async def test_a_token_that_is_revoked_by_several_at_once(accounts, clock):
+    """Whoever was not the first has revoked it, too."""
+    token = str(uuid.uuid4())
+    await asyncio.gather(*(accounts.revoke_token(token, clock.now + 900) for _ in range(10)))
+    assert (await accounts.read_all()).revoked == {token}
+
+
 async def test_a_clock_that_is_set_back(accounts, snapshot, tokens, clock):
     """What was revoked stays so, also where the clock was an hour ahead for a while."""
     ada = await accounts.add_user("ada", "x", "developer")

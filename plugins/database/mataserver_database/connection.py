@@ -119,10 +119,16 @@ async def connected(engine: sa.Engine) -> AsyncIterator[Connection]:
 
 @contextlib.asynccontextmanager
 async def transaction(engine: sa.Engine, *, writing: bool) -> AsyncIterator[Connection]:
-    """Give a connection in a transaction; it is committed unless something raises."""
+    """Give a connection in a transaction; it is committed unless something raises.
+
+    One that does not write reads one state of the database.
+    """
     async with connected(engine) as connection:
         if writing:
             connection.plain.execution_options(**{WRITING: True})
+        elif engine.dialect.name == "postgresql":
+            # Else each statement reads the state that there is when it begins.
+            connection.plain.execution_options(isolation_level="REPEATABLE READ")
         await connection.call(connection.plain.begin)
         yield connection
         await connection.call(connection.plain.commit)

@@ -52,6 +52,24 @@ async def test_a_value_that_it_does_not_hold(database, schema, value):
     assert await texts(database) == ["next"]
 
 
+async def test_what_is_read_is_of_one_moment(place, schema):
+    """Whatever another process writes meanwhile; the next reading finds that."""
+    reader, writer = Database(*place), Database(*place)
+    try:
+        await reader.migrate(schema)
+        await write(writer, "before")
+        query = sa.select(NOTES.c.text)
+        async with reader.read() as connection:
+            assert list(await connection.scalars(query)) == ["before"]
+            await write(writer, "meanwhile")
+            assert list(await connection.scalars(query)) == ["before"]
+        assert await texts(reader) == ["before", "meanwhile"]
+        await write(reader, "after")  # by the connection that was read from
+    finally:
+        await reader.close()
+        await writer.close()
+
+
 async def test_writers_wait_for_each_other(place, schema):
     """Fifty transactions that read and then write, of two processes at once, lose nothing."""
     databases = [Database(*place), Database(*place)]

@@ -23,6 +23,8 @@ async def put(connection: Connection, record: Record, now: float) -> None:
     The job as it stands is kept: it may be removed, or run again, before they hear of it.
     """
     owned = sa.select(WEBHOOKS.c.id).where(WEBHOOKS.c.owner == record.owner)
+    # One that was removed before the delivery is stored would be an error, and the end not stored.
+    owned = owned.with_for_update(read=True, key_share=True)
     webhooks = (await connection.scalars(owned)).all()
     if not webhooks:
         return

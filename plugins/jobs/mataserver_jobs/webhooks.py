@@ -160,7 +160,7 @@ class Webhooks:
 
     async def delivered(self, delivery: Delivery) -> None:
         """Note that a webhook knows."""
-        await self._finish_delivery(delivery, sa.delete(DELIVERIES).where(_matches(delivery)), None)
+        await self._finish_delivery(delivery, None, sa.delete(DELIVERIES).where(_matches(delivery)))
 
     async def failed(self, delivery: Delivery, error: str) -> None:
         """Retry a delivery later, and the webhook's other deliveries after that.
@@ -169,20 +169,21 @@ class Webhooks:
         """
         if delivery.waited > GIVE_UP_SECONDS:
             given_up = f"{error}; it was given up after {delivery.attempts} attempts"
-            await self._finish_delivery(
-                delivery, sa.delete(DELIVERIES).where(_matches(delivery)), given_up
-            )
+            dropped = sa.delete(DELIVERIES).where(_matches(delivery))
+            await self._finish_delivery(delivery, given_up, dropped)
             return
         now, put_off = self._clock(), pause(delivery.attempts)
         at, until, waited = DELIVERIES.c.next_at, now + put_off, DELIVERIES.c.waited
         added = sa.case((at >= until, 0.0), (at > now, until - at), else_=put_off)
         later = {"next_at": sa.case((at > until, at), else_=until), "waited": waited + added}
         others = sa.and_(DELIVERIES.c.webhook == delivery.webhook, ~_matches(delivery))
-        async with self._database.begin() as connection:
-            await connection.execute(sa.update(DELIVERIES).where(others).values(**later))
         again = sa.update(DELIVERIES).where(_matches(delivery))
-        again = again.values(next_at=until, waited=waited + put_off)
-        await self._finish_delivery(delivery, again, error)
+        await self._finish_delivery(
+            delivery,
+            error,
+            sa.update(DELIVERIES).where(others).values(**later),
+            again.values(next_at=until, waited=waited + put_off),
+        )
 
     async def release(self, delivery: Delivery) -> None:
         """Have a delivery made by the next server: this one stops before it knows the result."""
@@ -191,12 +192,15 @@ class Webhooks:
             update = sa.update(DELIVERIES).where(_matches(delivery)).values(**values)
             await connection.execute(update)
 
-    async def _finish_delivery(self, delivery: Delivery, statement: Any, error: str | None) -> None:
+    async def _finish_delivery(
+        self, delivery: Delivery, error: str | None, *statements: sa.Executable
+    ) -> None:
         told = {"last_at": self._clock(), "last_error": error}
+        update = sa.update(WEBHOOKS).where(WEBHOOKS.c.id == delivery.webhook).values(**told)
         async with self._database.begin() as connection:
-            await connection.execute(statement)
-            update = sa.update(WEBHOOKS).where(WEBHOOKS.c.id == delivery.webhook).values(**told)
-            await connection.execute(update)
+            await connection.execute(update)  # first, as who removes the webhook locks it first
+            for statement in statements:
+                await connection.execute(statement)
             await self._database.announce(connection, CHANNEL)
 
 
