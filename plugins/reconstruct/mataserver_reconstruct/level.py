@@ -2,7 +2,9 @@
 
 Structure from motion has no gravity. People hold cameras level far more often than rolled, so up is
 the direction perpendicular to all cameras' right axes; where all look the same way, it is the mean
-of their up axes. A plane that holds much of the cloud and is nearly level refines it.
+of their up axes. The up axes of cameras that look straight down, as those of drones, cancel each
+other, or say nothing of up: then it is the opposite of where they look. A plane that holds much of
+the cloud and is nearly level refines it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float64]
 
 _SPREAD = 0.15  # of the right axes: with less, they do not determine up
+_AHEAD = 0.1  # the weight of where cameras look beside their up axes: more look down than up
+_CANCELLED = 0.8  # length of the mean of the up axes, below which some are opposite to others
 _TILT = np.cos(np.radians(15))
 _DRAWS = 400
 _SHARE = 0.15  # the least share of the points on a ground
@@ -35,24 +39,40 @@ def extent(xyz: NDArray[np.float64]) -> float:
 
 def up(rotations: NDArray[np.float64]) -> Vector:
     """Return the unit vector that is up according to the cameras' rotations ``[n, 3, 3]``."""
-    mean = -rotations[:, 1].mean(axis=0)
-    right = rotations[:, 0]
-    _, strength, axes = np.linalg.svd(right, full_matrices=True)
-    if len(right) > 2 and strength[1] > _SPREAD * np.sqrt(len(right)):
-        axis: Vector = axes[2]
-        return axis if axis @ mean >= 0 else -axis
+    mean, ahead = -rotations[:, 1].mean(axis=0), rotations[:, 2].mean(axis=0)
+    if look_around(rotations):
+        axis: Vector = np.linalg.svd(rotations[:, 0], full_matrices=True)[2][2]
+        return axis if axis @ (mean - _AHEAD * ahead) >= 0 else -axis
+    length = float(np.linalg.norm(mean))
+    if length < min(_CANCELLED, float(np.linalg.norm(ahead))):
+        return opposite(rotations)
     return _unit(mean)
 
 
-def level_model(model: Model, seed: int) -> Model:
-    """Return a model with z up, its ground at 0 and its middle at the origin."""
+def look_around(rotations: NDArray[np.float64]) -> bool:
+    """Whether cameras look in so many directions that they determine what is up."""
+    strength = np.linalg.svd(rotations[:, 0], compute_uv=False)
+    return len(rotations) > 2 and bool(strength[1] > _SPREAD * np.sqrt(len(rotations)))
+
+
+def opposite(rotations: NDArray[np.float64]) -> Vector:
+    """Return the unit vector that is up if the cameras look down."""
+    return _unit(-rotations[:, 2].mean(axis=0))
+
+
+def level_model(model: Model, seed: int, normal: Vector | None = None) -> Model:
+    """Return a model with z up, its ground at 0 and its middle at the origin.
+
+    ``normal`` is up, nearly, by default as the cameras tell it.
+    """
     if not model.views or not len(model.xyz):
         return model
-    normal = up(np.array([view.rotation for view in model.views]))
+    if normal is None:
+        normal = up(model.rotations)
     found = ground(model, normal, seed)
     if found is not None:
         normal = found[0]
-    turn = _to_z(normal)
+    turn = to_z(normal)
     middle = np.median(model.xyz, axis=0)
     height = found[1] if found is not None else float(normal @ middle)
     shift = -(turn @ middle)
@@ -92,7 +112,7 @@ def _refine(xyz: Vector, plane: tuple[Vector, float], thick: float) -> tuple[Vec
     return axis, float(axis @ middle)
 
 
-def _to_z(normal: Vector) -> NDArray[np.float64]:
+def to_z(normal: Vector) -> NDArray[np.float64]:
     """Return the smallest rotation that takes a unit vector to (0, 0, 1)."""
     axis = np.cross(normal, [0.0, 0.0, 1.0])
     if normal[2] < -0.999_999:

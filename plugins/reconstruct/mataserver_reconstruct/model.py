@@ -84,6 +84,11 @@ class Model:
         """The positions of the cameras, ``[n, 3]``."""
         return np.array([view.centre for view in self.views])
 
+    @property
+    def rotations(self) -> NDArray[np.float64]:
+        """The rotations of the cameras, ``[n, 3, 3]``."""
+        return np.array([view.rotation for view in self.views])
+
     def transformed(
         self, turn: NDArray[np.float64], shift: NDArray[np.float64], scale: float
     ) -> Model:

@@ -215,10 +215,13 @@ def _placed(made: Workspace, found: _Findings) -> tuple[list[list[str]], list[Mo
     """Return the scenes with models, the models, largest first, and notes on their scales."""
     have = [each for each in found.scenes if each[1]]
     have.sort(key=lambda each: (-each[1][0].num_reg_images(), each[0]))
-    placed = [
-        level.level_model(models.model_from(model, cluster, index), made.spec.seed)
+    lying = [
+        models.model_from(model, cluster, index)
         for cluster, (_, of_scene) in enumerate(have)
         for index, model in enumerate(of_scene)
+    ]
+    placed = [
+        level.level_model(model, made.spec.seed, scale.up(model, found.photos)) for model in lying
     ]
     placed.sort(key=lambda model: (-len(model.views), -len(model.xyz)))
     sized = [scale.apply_scale(model, found.photos, made.spec.scale) for model in placed]

@@ -7,12 +7,14 @@ scale only where the cameras were far apart; altitudes are worse than positions 
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mataserver import BadRequest
+from mataserver_reconstruct import level
 from mataserver_reconstruct.model import Scale
 from mataserver_reconstruct.native import pycolmap
 from mataserver_reconstruct.spec import NONE, parse_length
@@ -37,6 +39,7 @@ _GPS_ERROR = 0.5  # metres: the least assumed error of positions, however well t
 _PAIRS = 2_000  # of cameras for the first estimate
 _OUTLYING = 2.5 * 1.4826  # times the median error, above which a position is an outlier
 _NEAR = 0.05  # of the picture's longer side: the largest distance of the nearest point
+_PITCHES = np.radians(np.arange(0, 91, 5))  # of cameras that look down
 _NEXT = 3  # nearest points whose median depth a mark gets
 
 
@@ -113,22 +116,26 @@ def _undistorted(view: View, pixel: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _photo(mark: Mark, photos: Sequence[Photo]) -> Photo:
-    for photo in photos:
-        if photo.file and mark.image in {photo.name, photo.path}:
-            return photo
+    for form in (str, _composed):
+        for photo in photos:
+            if photo.file and form(mark.image) in {form(photo.name), form(photo.path)}:
+                return photo
     raise BadRequest(f"scale: there is no photograph {mark.image!r} that can be read")
 
 
+def _composed(name: str) -> str:
+    """Return a name with composed letters: macOS stores ü as u and two dots, nobody types that."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _by_gps(model: Model, photos: Sequence[Photo]) -> Model:
-    positions = {photo.file: photo.exif.gps for photo in photos if photo.exif.gps}
-    known = [at for at, view in enumerate(model.views) if view.file in positions]
+    known, ground = _positions(model, photos)
     if len(known) < MIN_POSITIONS:
         raise UnknownScaleError(
             f"{len(known)} of its photographs tell by GPS where they were taken, "
             f"and {MIN_POSITIONS} at least must"
         )
     centres = model.centres[known]
-    ground = _local_metres([positions[model.views[at].file] for at in known])
     factor, error = fit_similarity(centres[:, 0] + 1j * centres[:, 1], ground)
     if error > MAX_ERROR:
         extent = float(np.abs(ground - ground.mean()).max()) * 2
@@ -141,12 +148,46 @@ def _by_gps(model: Model, photos: Sequence[Photo]) -> Model:
     return replace(model.transformed(turn, np.zeros(3), abs(factor)), scale=Scale("GPS", error))
 
 
+def up(model: Model, photos: Sequence[Photo]) -> NDArray[np.float64]:
+    """Return the unit vector that is up in a model, nearly.
+
+    Cameras that all look one way may stand level before a wall, or look down from a drone that
+    never turned. Where GPS knows their positions, these fit the plan for some pitches only.
+    """
+    usual, down = level.up(model.rotations), level.opposite(model.rotations)
+    known, ground = _positions(model, photos)
+    if len(known) < MIN_POSITIONS + 2 or level.look_around(model.rotations):
+        return usual
+    tried = np.cos(_PITCHES)[:, None] * usual + np.sin(_PITCHES)[:, None] * down
+    tried /= np.linalg.norm(tried, axis=1, keepdims=True)
+    errors = np.array([_plan_error(model.centres[known], each, ground) for each in tried])
+    least = float(errors.min())
+    if least > MAX_ERROR or errors[0] < 2 * least:
+        return usual
+    return np.asarray(tried[int(np.median(np.flatnonzero(errors < 1.1 * least)))], np.float64)
+
+
+def _plan_error(centres: NDArray[np.float64], normal: NDArray[np.float64], ground: Plan) -> float:
+    """Return the error of the scale by GPS if ``normal`` is up."""
+    flat = centres @ level.to_z(normal).T
+    return fit_similarity(flat[:, 0] + 1j * flat[:, 1], ground)[1]
+
+
+def _positions(model: Model, photos: Sequence[Photo]) -> tuple[list[int], Plan]:
+    """Return the views of a model with a GPS position, and these: metres east and north."""
+    positions = {photo.file: photo.exif.gps for photo in photos if photo.exif.gps}
+    known = [at for at, view in enumerate(model.views) if view.file in positions]
+    return known, _local_metres([positions[model.views[at].file] for at in known])
+
+
 def _local_metres(places: Sequence[tuple[float, float, float] | None]) -> Plan:
     """Return metres east and, as the imaginary part, north of the first position.
 
     On the ellipsoid (WGS 84): on a sphere a walk to the north would be up to 0.6 % too long.
     """
     ground = np.array([(*place[:2], 0.0) for place in places if place is not None])
+    if not len(ground):
+        return np.empty(0, np.complex128)
     metres = pycolmap.GPSTransform().ellipsoid_to_enu(ground, *ground[0])
     return np.asarray(metres[:, 0] + 1j * metres[:, 1], np.complex128)
 

@@ -64,6 +64,45 @@ def test_a_model_is_set_upright(seed, count):
         assert np.allclose(seen, again)
 
 
+def above(yaw, pitch, rng):
+    """Return the pose of a drone's camera that looks down by ``pitch``; it never hangs quite so."""
+    yaw, pitch = np.radians(np.array([yaw, pitch]) + rng.normal(0, 2, 2))
+    ahead = np.array([np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
+    right = np.array([np.cos(yaw), -np.sin(yaw), 0])
+    rotation = np.stack([right, np.cross(ahead, right), ahead])
+    return rendered.Pose(rotation, -rotation @ [*rng.uniform(-4, 4, 2), 9.0])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("yaws", "pitch"),
+    [
+        ([0] * 4 + [180] * 4, 90),  # to and fro, as surveys are flown
+        ([0] * 4 + [180] * 4 + [0] * 4, 90),
+        ([0] * 4 + [180] * 4, 80),
+        ([0] * 4 + [180] * 4 + [90] * 4 + [270] * 4, 90),  # crosswise
+        (range(0, 360, 31), 90),  # by hand
+        (range(0, 360, 31), -75),  # a ceiling
+    ],
+)
+def test_cameras_that_look_down_tell_what_is_up(yaws, pitch, seed):
+    """The up axes of a drone's cameras cancel each other or say nothing: it is not upside down."""
+    rng = np.random.default_rng(seed)
+    rotations = np.array([above(yaw, pitch, rng).rotation for yaw in yaws])
+    assert level.up(rotations)[2] > np.cos(np.radians(10))
+    turn = turned(seed)
+    assert level.up(rotations @ turn.T) @ turn[:, 2] > np.cos(np.radians(10))
+
+
+def test_a_survey_by_a_drone_is_set_upright():
+    """Its ground is at 0, below the cameras, whatever way it lay."""
+    rng = np.random.default_rng(1)
+    lying = model(scene(), [above(yaw, 90, rng) for yaw in [0] * 5 + [180] * 4])
+    upright = level.level_model(lying.transformed(turned(3), RNG.normal(size=3), 0.3), 0)
+    assert np.abs(upright.xyz[:4000, 2]).max() < 0.03
+    assert (upright.centres[:, 2] > 2.5).all()
+
+
 def test_without_a_ground_the_cameras_tell_what_is_up():
     """Level cameras that look all ways say what is up, though they look down."""
     lying = model(RNG.normal(size=(500, 3)), around(9)).transformed(turned(1), np.zeros(3), 1.0)

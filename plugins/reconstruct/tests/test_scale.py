@@ -147,6 +147,52 @@ def test_gps_that_tells_no_scale_is_refused(metres, noise, told, why):
     assert why in said
 
 
+@pytest.mark.parametrize(
+    ("axes", "told", "up"),
+    [
+        ([0, 1], 12, [0, 0, -1]),  # a drone that looks down: the model's y axis is south
+        ([0, 2], 12, [0, -1, 0]),  # who walks before a wall, to and fro
+        ([0, 1], 5, [0, -1, 0]),  # too few positions
+    ],
+    ids=["drone", "wall", "few"],
+)
+def test_gps_tells_who_looks_down(axes, told, up):
+    """Cameras that all look one way look ahead or down: their positions fit the plan of one."""
+    rng = np.random.default_rng(3)
+    seen = rng.uniform(-30, 30, (12, 3))
+    centres = seen + rng.normal(0, 0.5, (12, 3))
+    photos = [
+        photo(f"{at}.jpg", place([x, -y] if axes[1] == 1 else [x, y]) if at < told else None)
+        for at, (x, y) in enumerate(seen[:, axes])
+    ]
+    assert scale.up(model(centres, 7.0), photos) @ up > np.cos(np.radians(12))
+
+
+@pytest.mark.parametrize("pitch", [30, 60, 80])
+def test_gps_tells_how_far_they_look_down(pitch):
+    """A drone that never turned and looks obliquely: up is neither theirs nor opposite to it."""
+    rng = np.random.default_rng(3)
+    flown = np.c_[rng.uniform(-30, 30, (12, 2)), rng.normal(0, 0.3, 12)]
+    turn = np.radians(90 + pitch)  # of the world, whose z is up, to cameras that look ahead
+    tilt = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+    photos = [photo(f"{at}.jpg", place(each[:2])) for at, each in enumerate(flown)]
+    found = scale.up(model(flown @ tilt.T, 7.0), photos)
+    assert found @ tilt[:, 2] > np.cos(np.radians(12))
+
+
+def test_names_in_any_form_of_unicode():
+    """A file that macOS named u and two dots is found as ü is typed, its twin by its own name."""
+    apart, composed = photo("u\u0308.jpg"), photo("\u00fc.jpg", file="a.jpg")
+    scale.check(Spec(scale="\u00fc.jpg:1,2 u\u0308.jpg:3,4 5"), [apart])
+    pose = rendered.looking(np.array([4.0, 1.0, 2.0]), [0, 0, 0.5])
+    xyz = np.random.default_rng(3).normal(0, 0.2, (50, 3)) + np.array([0, 0, 0.5])
+    view, ones = seen_by(pose, xyz, 0.0), np.ones(50)
+    given = Model(0, 0, [view], xyz, np.zeros((50, 3), np.uint8), ones, ones)
+    one, two = (f"{x:.1f},{y:.1f}" for x, y in view.keypoints[:2])
+    _, said = scale.apply_scale(given, [apart, composed], f"\u00fc.jpg:{one} \u00fc.jpg:{two} 2")
+    assert said == "cluster0_model0 is in metres, by length."
+
+
 def test_one_position_for_all_is_refused():
     """A phone that tells the same place for every photograph tells no scale."""
     centres = walked(16, 80, 1)
