@@ -84,10 +84,12 @@ def _collected(places: Sequence[Path]) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="mataserver-") as made:
         for number, place in enumerate(places):
-            link = Path(made, place.name)
-            if link.is_symlink():
-                link = Path(made, f"{number + 1}-{place.name}")
-            link.symlink_to(place.resolve())
+            target = place.resolve()
+            name = target.name or "all"  # of "/"; of "." it is that of the folder
+            link = Path(made, name)
+            if link.is_symlink() or name.startswith("."):  # hidden, but it was named
+                link = Path(made, f"{number + 1}-{name}")
+            link.symlink_to(target)
         yield Path(made)
 
 

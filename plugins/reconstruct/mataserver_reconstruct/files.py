@@ -6,3 +6,5 @@ CAMERAS, CSV, CSV_WITH_ID = "cameras.json", "submission.csv", "submission_id.csv
 PAIRS, REPORT, RESULT = "pairs.json", "report.html", "result.json"
 PHOTOS, MANIFEST = "photos", "photos.json"
 """In ``work``: the prepared photographs, and the manifest that describes each."""
+MARK = "features.json"
+"""In ``work``, too: the options and files that its features are of."""

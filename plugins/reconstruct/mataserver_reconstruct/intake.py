@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver import BadRequest
 from mataserver_reconstruct import archive
+from mataserver_reconstruct.files import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ def list_photos(folder: Path, limits: Limits) -> tuple[list[Source], list[str]]:
 
     Raises ``BadRequest`` for an archive that is refused, too many photographs, and none.
     """
-    sources = list(_sources(folder))
+    sources = list(find_sources(folder))
     paths: list[str] = []
     many = sum(source.is_archive for source in sources) > 1
     for source in sources:
@@ -54,10 +55,19 @@ def read(sources: list[Source], limits: Limits) -> Iterator[bytes]:
         if source.is_archive:
             for _, data in archive.pictures(source.path, limits):
                 yield data
-        elif source.path.stat().st_size > limits.max_image_bytes:
-            yield b""  # reported as unreadable: the other photographs of a folder can still be used
         else:
-            yield source.path.read_bytes()
+            yield _read_file(source.path, limits)
+
+
+def _read_file(path: Path, limits: Limits) -> bytes:
+    """Return the bytes of a photograph; none where it is too large or its disk does not give them.
+
+    It is then reported as unreadable: the other photographs of a folder can still be used.
+    """
+    try:
+        return b"" if path.stat().st_size > limits.max_image_bytes else path.read_bytes()
+    except OSError:
+        return b""
 
 
 def unique_names(paths: list[str]) -> list[str]:
@@ -85,9 +95,14 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
-def _sources(folder: Path) -> Iterator[Source]:
-    """Yield the archives and photographs in a folder and below, by name."""
-    for path in sorted(_walk(folder), key=lambda path: natural_key(str(path.relative_to(folder)))):
+def find_sources(folder: Path) -> Iterator[Source]:
+    """Yield the archives and photographs in a folder and below, by name.
+
+    Links to folders are followed. Not hidden files, nor the working copies of reconstructions: an
+    output may lie among its photographs.
+    """
+    found = _walk(folder, set())
+    for path in sorted(found, key=lambda path: natural_key(str(path.relative_to(folder)))):
         name = path.relative_to(folder).as_posix()
         if archive.is_picture(name):
             yield Source(path, name, is_archive=False)
@@ -95,12 +110,20 @@ def _sources(folder: Path) -> Iterator[Source]:
             yield Source(path, name, is_archive=True)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the files in a folder and below; ``seen`` are folders that are not entered again.
+
+    Sorted, so that of two ways to a folder the same one is taken each time.
+    """
+    real = folder.resolve()
+    if real in seen or (folder / MARK).exists():
+        return
+    seen.add(real)
+    for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _walk(path)
+            yield from _walk(path, seen)
         elif path.is_file():
             yield path
 

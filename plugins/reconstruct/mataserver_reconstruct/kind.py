@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from mataserver import OutOfMemory
 from mataserver_jobs import JobKind
-from mataserver_jobs.disk import FULL, is_full
+from mataserver_jobs.disk import FULL
+from mataserver_reconstruct import room
 from mataserver_reconstruct.spec import Spec
 from mataserver_reconstruct.stages import STAGES
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 NAME = "reconstruct"
 ARCHIVE = "photos.zip"
 """The name of the uploaded file in a job's input."""
-_ROOM = 4_000_000  # bytes: COLMAP reports that it cannot write, and not why
 
 
 class ReconstructionSpec(Spec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,8 +39,7 @@ def reconstruct(job: Job) -> dict[str, Any]:
     try:
         return pipeline.run(job)
     except (OSError, RuntimeError) as error:
-        full = isinstance(error, OSError) and is_full(error)
-        if full or shutil.disk_usage(job.folder).free < _ROOM:
+        if room.is_missing(error, job.folder):
             raise OutOfMemory(FULL) from error
         raise
 

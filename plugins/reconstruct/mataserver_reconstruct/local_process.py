@@ -17,6 +17,7 @@ from msgspec import Struct
 
 import mataserver_reconstruct
 from mataserver import MataError
+from mataserver_reconstruct import room
 from mataserver_reconstruct.local import JobStopped, LocalJob
 
 
@@ -82,6 +83,13 @@ def _run(job: LocalJob) -> EndMessage:
         return EndMessage("stopped")
     except MataError as error:
         return EndMessage("refused", why=error.detail)
+    except (OSError, RuntimeError) as error:
+        if room.is_missing(error, job.output):
+            why = "the disk is full; the same command goes on with it once there is room"
+            return EndMessage("refused", why=why)
+        if isinstance(error, OSError) and error.filename:
+            return EndMessage("refused", why=f"{error.filename}: {error.strerror}")
+        raise
 
 
 def _watch(job: LocalJob) -> None:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mataserver_reconstruct import intake
 from mataserver_reconstruct import photos as photographs
-from mataserver_reconstruct.files import PHOTOS
+from mataserver_reconstruct.files import MARK, PHOTOS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from mataserver_reconstruct.intake import Source
     from mataserver_reconstruct.job import Job
     from mataserver_reconstruct.native import Native
     from mataserver_reconstruct.photos import Photo
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 MATCHER_FOLDER = "found"
 """The folder of the matchers' files beside COLMAP's database."""
-_MARK = "features.json"
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,9 @@ def discard_stale(job: Job, spec: Spec, matchers: Matchers) -> None:
 
     State of the same options and files is kept, so that an attempt continues the last one.
     """
-    files = sorted(
-        (path.relative_to(job.input).as_posix(), path.stat().st_size)
-        for path in job.input.rglob("*")
-        if path.is_file()
-    )
+    files = [(source.name, *_state(source)) for source in intake.find_sources(job.input)]
     asked = msgspec.json.encode([spec.feature_options, matchers, files])
-    mark = job.work / _MARK
+    mark = job.work / MARK
     digest = hashlib.sha256(asked).hexdigest().encode()
     if mark.exists() and mark.read_bytes() == digest:
         return
@@ -89,3 +86,12 @@ def discard_stale(job: Job, spec: Spec, matchers: Matchers) -> None:
         path.unlink()
     shutil.rmtree(job.work / MATCHER_FOLDER, ignore_errors=True)
     photographs.write_atomically(mark, digest)
+
+
+def _state(source: Source) -> tuple[int, int]:
+    """Return what changes with a source: its size and, of a photograph, when it was written.
+
+    Uncompressed ones are of one size. Archives reach another node of a cluster without their times.
+    """
+    found = source.path.stat()
+    return found.st_size, 0 if source.is_archive else found.st_mtime_ns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import time
 
 import psutil
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -17,11 +20,18 @@ COMMAND = [sys.executable, "-m", "mataserver", "reconstruct"]
 SMALL = ["--max-size", 640, "--max-keypoints", 1024]
 
 
-def ran(*arguments):
+def ran(*arguments, cwd=None):
     """Return how the command ends."""
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
     )
+
+
+def blank():
+    """Return a picture of nothing."""
+    out = io.BytesIO()
+    Image.new("RGB", (320, 240), (200, 200, 200)).save(out, "PNG")
+    return out.getvalue()
 
 
 def test_photographs_become_files(orbit, tmp_path):
@@ -34,6 +44,20 @@ def test_photographs_become_files(orbit, tmp_path):
     assert " 30 %  " in done.stderr or " 31 %  " in done.stderr
     assert "\nmine,cluster0,a_000.jpg," in (tmp_path / "out" / "submission.csv").read_text()
     assert len(list((tmp_path / "out").glob("*.ply"))) == 1
+
+
+def test_places_of_every_sort(tmp_path):
+    """The folder one is in, hidden ones, two of one name, one within another: each file once."""
+    for name in ("here", ".hidden", "x/day", "y/day"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").write_bytes(blank())
+    places = [".", "../.hidden", "../x/day", "../y/day", "../x/day/.."]
+    done = ran(*places, "-o", tmp_path / "out", cwd=tmp_path / "here")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {image["path"] for image in result["images"]} == {
+        "here/a.png", "2-.hidden/a.png", "day/a.png", "4-day/a.png",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
