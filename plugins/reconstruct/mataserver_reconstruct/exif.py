@@ -8,7 +8,7 @@ import struct
 from typing import Any
 
 from msgspec import Struct
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 _MAKE, _MODEL, _DETAILS, _GPS = 0x010F, 0x0110, 0x8769, 0x8825
 _FOCAL, _FOCAL_35, _LENS = 0x920A, 0xA405, 0xA434
@@ -17,7 +17,17 @@ _PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0}
 _ROUNDED = 0.02  # how far proportions may differ when sides are rounded
 _FULL_FRAME = 36.0  # the width, in millimetres, that equivalent focal lengths mean
-_DAMAGED = (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, struct.error)
+DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for metadata that it cannot read, also of a picture that can be decoded."""
 
 
 class Exif(Struct, frozen=True):
@@ -44,7 +54,7 @@ def read(data: bytes) -> Exif:
             width, height = picture.size
             exif = picture.getexif()
             details, place = exif.get_ifd(_DETAILS), exif.get_ifd(_GPS)
-    except (*_DAMAGED, UnidentifiedImageError, Image.DecompressionBombError):
+    except DAMAGED:
         return Exif()
     words = [_text(exif.get(_MAKE)), _text(exif.get(_MODEL)), _text(details.get(_LENS))]
     focal = _number(details.get(_FOCAL))
@@ -88,7 +98,9 @@ def _taken_size(details: Any, width: int, height: int) -> float:
 
 def _gps(place: Any) -> tuple[float, float, float] | None:
     latitude, longitude = _degrees(place.get(2)), _degrees(place.get(4))
-    if latitude is None or longitude is None or (latitude == 0 and longitude == 0):
+    if latitude is None or longitude is None or latitude > 90:
+        return None
+    if latitude == 0 and longitude == 0:  # what a camera without a fix writes
         return None
     south, west = _text(place.get(1)) == "S", _text(place.get(3)) == "W"
     height = _number(place.get(6)) * (-1 if place.get(5) in {1, b"\x01"} else 1)

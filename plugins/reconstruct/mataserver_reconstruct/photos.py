@@ -82,12 +82,15 @@ def prepare(job: Job, spec: Spec) -> list[Photo]:
     folder = job.work / PHOTOS
     folder.mkdir(parents=True, exist_ok=True)
     names = intake.unique_names(paths)
+    # COLMAP's results depend on the order of its files: that of an archive must not matter.
+    order = sorted(range(len(names)), key=lambda at: intake.natural_key(names[at]))
+    number = {at: rank for rank, at in enumerate(order)}
 
     def read() -> Iterator[tuple[bytes, str, str, Path]]:
         for at, data in enumerate(intake.read(sources, spec.limits)):
             told = f"photograph {at + 1} of {len(paths)}"
             job.report(stages.EXTRACTING, at, len(paths), told)
-            yield data, names[at], paths[at], folder / f"{at:05d}.jpg"
+            yield data, names[at], paths[at], folder / f"{number[at]:05d}.jpg"
 
     # Pillow's warnings are ignored. Filters apply to the whole process: they are set once, before
     # the threads start, which would otherwise restore each other's.
@@ -130,7 +133,7 @@ def _map_in_threads(
 
 def _prepare_one(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Photo:
     if not data:
-        return Photo(name=name, path=path, problem="it is empty or too large")
+        return Photo(name=name, path=path, problem="it is empty, too large, or its disk fails")
     digest = hashlib.sha256(data).hexdigest()[:16]
     try:
         pixels = decode_image(data, spec.limits.max_pixels)
@@ -156,13 +159,16 @@ def _prepare_one(data: bytes, name: str, path: str, file: Path, spec: Spec) -> P
 
 def _copy_unchanged(data: bytes, pixels: NDArray[np.uint8], file: Path) -> bool:
     """Write a JPEG's own bytes where nothing changes: encoding it again loses quality."""
-    with Image.open(io.BytesIO(data)) as picture:
-        plain = picture.format == "JPEG" and picture.mode == "RGB"
-        upright = picture.getexif().get(0x0112, 1) == 1
-        if not (plain and upright and picture.size == pixels.shape[1::-1]):
-            return False
-    file.write_bytes(data)
-    return True
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            plain = picture.format == "JPEG" and picture.mode == "RGB"
+            upright = picture.getexif().get(0x0112, 1) == 1
+            same = plain and upright and picture.size == pixels.shape[1::-1]
+    except exif.DAMAGED:
+        return False
+    if same:
+        file.write_bytes(data)
+    return same
 
 
 def readable(photos: list[Photo]) -> list[Photo]:

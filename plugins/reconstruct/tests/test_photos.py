@@ -163,6 +163,35 @@ def test_a_bad_photograph_is_told_and_the_others_are_used(prepared):
             assert (folder / photo.file).exists()
 
 
+def png_chunk(kind, body):
+    """Return a part of a PNG."""
+    check = struct.pack(">I", zlib.crc32(kind + body))
+    return struct.pack(">I", len(body)) + kind + body + check
+
+
+def segment(marker, body):
+    """Return a part of a JPEG."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * 2_000_000)),
+        png_chunk(b"eXIf", b"garbage"),
+        png_chunk(b"iCCP", b"x\0\0garbage"),
+        segment(0xE0, b"JFIF\0"),
+        segment(0xEE, b"Adobe"),
+    ],
+    ids=["text", "exif", "profile", "jfif", "adobe"],
+)
+def test_metadata_that_cannot_be_read_cost_nothing(part, prepared):
+    """A picture that can be decoded is used, whatever Pillow says of its metadata."""
+    plain, at = (KINDS["b.png"], 33) if part[0] == 0 else (KINDS["a.jpg"], 2)
+    found, _ = prepared({"a.jpg": plain[:at] + part + plain[at:], "b.jpg": KINDS["a.jpg"]})
+    assert [(photo.width, photo.problem) for photo in found] == [(160, "")] * 2
+
+
 def test_names_are_kept_apart(prepared):
     """Names that collide, or that no file system may like, are each found again."""
     names = ["x/001.jpg", "y/001.jpg", "ä ö 写真.jpg", "a\u0308.jpg", "ä.jpg", "A.JPG", "a.jpg"]
@@ -177,6 +206,18 @@ def test_order_is_that_of_people(prepared):
     """Photographs come in the order of their numbers."""
     found, _ = prepared({f"p{number}.jpg": KINDS["a.jpg"] for number in (10, 2, 1, 33)})
     assert [photo.name for photo in found] == ["p1.jpg", "p2.jpg", "p10.jpg", "p33.jpg"]
+
+
+def test_the_order_of_an_archive_does_not_matter(prepared):
+    """COLMAP's results depend on the order of its files: it is that of the names."""
+    names = ["p10.jpg", "p2.jpg", "x/p1.jpg", "p1.JPG"]
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for at, name in enumerate(names):
+            archive.writestr(name, encoded("PNG", quality=90 + at))
+    found, _ = prepared({"photos.zip": out.getvalue()})
+    assert [photo.path for photo in found] == ["p1.JPG", "x/p1.jpg", "p2.jpg", "p10.jpg"]
+    assert [photo.file for photo in found] == [f"{at:05d}.jpg" for at in range(4)]
 
 
 def test_archives_and_files_together(tmp_path):
