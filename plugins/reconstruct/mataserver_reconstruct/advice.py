@@ -55,10 +55,23 @@ def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> lis
     elif len(read) >= 3 and placed < len(read):
         lost = [verdict.photo.name for verdict in read if verdict.pose is None]
         told.append(f"{_count(len(lost), 'photograph')} found no place: {_some(lost)}.")
-    parts = sum(len(files) >= 3 for files in scenes)
+    return told + _scenes(graph, scenes, {verdict.model for verdict in read if verdict.model})
+
+
+def _scenes(graph: Graph, scenes: list[list[str]], models: set[str]) -> list[str]:
+    """Return the advice about several scenes, and about several models of one."""
+    told = []
+    parts = len({name.partition("_")[0] for name in models})
     if parts > 1:
+        of_scene = {file: at for at, files in enumerate(scenes) for file in files}
+        pairs = ((of_scene.get(pair.first), of_scene.get(pair.second)) for pair in graph.pairs)
+        apart = all(None in pair or pair[0] == pair[1] for pair in pairs)
+        how = "show {} scenes that share nothing" if apart else "were separated into {} scenes"
+        told.append(f"The photographs {how.format(parts)}; each has its own model.")
+    if len(models) > parts:
         told.append(
-            f"The photographs show {parts} scenes that share nothing; each has its own model."
+            f"The {len(models)} models are of {_count(parts, 'scene')}: too little connects the "
+            "parts of a scene to be one model. Take photographs in between."
         )
     return told
 

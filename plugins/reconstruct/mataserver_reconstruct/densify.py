@@ -42,6 +42,7 @@ def dense_cloud(workspace: Workspace, model: Model, done: Callable[[int], None])
         done(number + 1)
     parts = Cloud(np.empty((0, 3)), np.empty((0, 3), np.uint8))
     for view in model.views:
+        done(len(model.views))  # it ends a job that is to stop
         fresh = _confirmed(workspace, model, view, around[view.file], folder)
         parts = Cloud(np.r_[parts.xyz, fresh.xyz], np.r_[parts.rgb, fresh.rgb])
         if len(parts.xyz) > _MOST:

@@ -85,6 +85,7 @@ class Downloads:
         path = work / _ZIP
         if path.exists() and path.stat().st_mtime >= max(f.path.stat().st_mtime for f in files):
             return path
+        work.mkdir(exist_ok=True)  # not there where it ran on a node without a shared folder
         with tempfile.NamedTemporaryFile(dir=work, suffix=".new", delete=False) as fresh:
             made = Path(fresh.name)
             try:

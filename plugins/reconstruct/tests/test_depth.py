@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 import rendered
 from PIL import Image
 
-from mataserver_reconstruct import depth
+from mataserver_reconstruct import densify, depth
+from mataserver_reconstruct.cloud import Cloud
 from mataserver_reconstruct.model import Model, View
+from mataserver_reconstruct.spec import Spec
 
 SIZE, FOCAL = (320, 240), 352.0
 MATRIX = np.array([[FOCAL, 0, 160.0], [0, FOCAL, 120.0], [0, 0, 1]])
@@ -91,3 +95,29 @@ def test_views_that_share_nothing_are_no_neighbours(known):
     assert depth.neighbours(alone, model) == []
     same = Model(0, 0, [model.views[0]] * 2, model.xyz, model.rgb, model.errors, model.tracks)
     assert depth.neighbours(model.views[0], same) == []
+
+
+class Stopped(BaseException):
+    """What a job raises that is to stop."""
+
+
+def test_a_job_is_stopped_while_depths_are_compared(known, tmp_path, monkeypatch):
+    """The last photograph's depths are found: not all are compared before it stops."""
+    folder, model, _ = known
+    compared = []
+
+    def confirmed(_workspace, _model, view, *_):
+        compared.append(view.file)
+        return Cloud(np.zeros((1, 3)), np.zeros((1, 3), np.uint8))
+
+    def done(number):
+        if compared:
+            raise Stopped
+        assert 1 <= number <= len(model.views)
+
+    monkeypatch.setattr(densify, "_find", lambda *_: None)
+    monkeypatch.setattr(densify, "_confirmed", confirmed)
+    made = SimpleNamespace(work=tmp_path, folder=folder, spec=Spec())
+    with pytest.raises(Stopped):
+        densify.dense_cloud(made, model, done)
+    assert compared == ["0.png"]

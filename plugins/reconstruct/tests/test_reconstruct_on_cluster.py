@@ -50,4 +50,6 @@ async def test_a_reconstruction_outlives_its_node(strip, tmp_path, cluster, monk
         assert (await ask("GET", f"/v1/jobs/{job}"))[1]["attempt"] == 2
         status, text = await ask("GET", f"/download/jobs/{job}/csv")
         assert (status, len(text.splitlines())) == (200, 7)
+        status, clouds = await ask("GET", f"/download/jobs/{job}")
+        assert (status, clouds[:2]) == (200, b"PK")
     assert not list(nodes.glob("mataserver-job-*/work"))

@@ -186,6 +186,41 @@ def test_what_is_seen_after(found, models, said):
     assert said in " ".join(advice.after(found, scenes, verdicts))
 
 
+def told_after(found, models, how="components"):
+    """Return what is said of models."""
+    scenes = graph.clusters(found, how)
+    verdicts = judge([photo(name) for name in found.keypoints], found, scenes, models)
+    return " ".join(advice.after(found, scenes, verdicts))
+
+
+def test_scenes_are_counted_that_have_a_model():
+    """A scene without one is not told to have one."""
+    found = linked("abcdefghi", "xyz")
+    said = told_after(found, [model(0, 0, "abcdefghi")])
+    assert "scenes" not in said
+    assert "3 photographs found no place: x, y, z." in said
+
+
+def test_scenes_that_louvain_parted_share_something():
+    """It is not said that they share nothing."""
+    two = linked("abcdefgh", "ijklmnop")
+    tied = Graph(two.keypoints, [*two.pairs, Pair("a", "i", 45, ""), Pair("b", "j", 30, "")])
+    models = [model(0, 0, "abcdefgh"), model(1, 0, "ijklmnop")]
+    assert told_after(tied, models, "louvain") == (
+        "The photographs were separated into 2 scenes; each has its own model."
+    )
+    assert "2 scenes that share nothing" in told_after(two, models)
+
+
+def test_several_models_of_one_scene_are_told():
+    """All photographs have a place, and yet not in one model: why, and what to do."""
+    said = told_after(linked("abcdefgh"), [model(0, 0, "abcd"), model(0, 1, "efgh")])
+    assert said == (
+        "The 2 models are of 1 scene: too little connects the parts of a scene to be one model. "
+        "Take photographs in between."
+    )
+
+
 def test_the_chart_shows_each_photograph_and_pair():
     """Names are escaped; each photograph is a dot and each pair a line."""
     found = linked(["<a>", "b"])
