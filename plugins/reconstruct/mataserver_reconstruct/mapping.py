@@ -168,7 +168,7 @@ def _usable_models(models: Iterable[Any]) -> list[Any]:
 
 def _options(workspace: Workspace, files: list[str], snapshots: Path, attempt: int) -> Any:
     """Return options for deterministic models: one thread, seeds."""
-    seed = workspace.spec.seed + attempt
+    seed = (workspace.spec.seed + attempt) % 2**31  # COLMAP takes no larger one
     pycolmap.set_random_seed(seed)
     options = pycolmap.IncrementalPipelineOptions()
     options.image_names = files
