@@ -35,6 +35,14 @@ def before(photos: list[Photo], camera: str) -> list[str]:
     return [*told, *_repeated(good), *_blurred(good), *_cameras(good, camera)]
 
 
+def left_out(names: list[str]) -> list[str]:
+    """Return the advice about photographs in a format that is not read."""
+    if not names:
+        return []
+    which = f"{_count(len(names), 'photograph')} {'is' if len(names) == 1 else 'are'}"
+    return [f"{which} in a format that is not read: {_some(names)}. Convert them to JPEG or PNG."]
+
+
 def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> list[str]:
     """Return the advice after the models were built."""
     read = [verdict for verdict in verdicts if verdict.status != "unreadable"]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PICTURES = frozenset(
     ".jpg .jpeg .jpe .png .tif .tiff .bmp .webp .avif .heic .heif".split()  # noqa: SIM905 - reads well
 )
+_OTHER_FORMATS = frozenset(
+    ".dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .raf .orf .rw2 .pef .srw .x3f .iiq .3fr .gif .jxl .jp2 .psd".split()  # noqa: E501, SIM905 - the same
+)
 _ARCHIVES = frozenset(".zip .7z .rar .tar .gz .tgz .bz2 .xz .zst .lz4 .cab .iso".split())  # noqa: SIM905 - the same
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_NAME = 1_000
@@ -53,10 +56,17 @@ _ZIP_ERRORS = (
 
 def is_picture(name: str) -> bool:
     """Whether a name is that of a photograph; hidden and system files are not."""
-    path = PurePosixPath(name)
-    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
-        return False
-    return path.suffix.lower() in PICTURES
+    return not _is_hidden(name) and PurePosixPath(name).suffix.lower() in PICTURES
+
+
+def is_of_other_format(name: str) -> bool:
+    """Whether a name is that of a photograph that is not read, as raw ones are."""
+    return not _is_hidden(name) and PurePosixPath(name).suffix.lower() in _OTHER_FORMATS
+
+
+def _is_hidden(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def inspect(file: Path, limits: Limits) -> list[zipfile.ZipInfo]:
@@ -90,6 +100,12 @@ def pictures(file: Path, limits: Limits) -> Iterator[tuple[str, bytes]]:
             if len(data) > limits.max_image_bytes:
                 raise _entry_error(entry, "is larger than it says")
             yield entry.filename, data
+
+
+def names(file: Path) -> list[str]:
+    """Return the names of the files in an archive that was inspected."""
+    with _open_zip(file) as archive:
+        return [entry.filename for entry in archive.infolist() if not entry.is_dir()]
 
 
 def verify_contents(file: Path, entries: list[zipfile.ZipInfo]) -> None:

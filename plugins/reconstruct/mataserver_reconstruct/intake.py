@@ -59,6 +59,24 @@ def read(sources: list[Source], limits: Limits) -> Iterator[bytes]:
             yield _read_file(source.path, limits)
 
 
+def left_out(folder: Path) -> list[str]:
+    """Return the names of photographs in a format that is not read, of those without a twin.
+
+    Many cameras write a raw photograph and a JPEG of the same name.
+    """
+    names = []
+    for path in _walk(folder, set()):
+        name = path.relative_to(folder).as_posix()
+        names += archive.names(path) if _is_archive(path) else [name]
+    twins = {_stem(name) for name in names if archive.is_picture(name)}
+    lost = [name for name in names if archive.is_of_other_format(name) and _stem(name) not in twins]
+    return sorted((PurePosixPath(name).name for name in lost), key=natural_key)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")).casefold()
+
+
 def _read_file(path: Path, limits: Limits) -> bytes:
     """Return the bytes of a photograph; none where it is too large or its disk does not give them.
 
@@ -106,7 +124,7 @@ def find_sources(folder: Path) -> Iterator[Source]:
         name = path.relative_to(folder).as_posix()
         if archive.is_picture(name):
             yield Source(path, name, is_archive=False)
-        elif path.suffix.lower() == ".zip" or _looks_packed(path):
+        elif _is_archive(path):
             yield Source(path, name, is_archive=True)
 
 
@@ -128,6 +146,6 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
             yield path
 
 
-def _looks_packed(path: Path) -> bool:
-    """Whether a file without an ending, as uploads are stored, is an archive."""
-    return not path.suffix and zipfile.is_zipfile(path)
+def _is_archive(path: Path) -> bool:
+    """Whether a file is an archive, also one without an ending, as uploads are stored."""
+    return path.suffix.lower() == ".zip" or (not path.suffix and zipfile.is_zipfile(path))

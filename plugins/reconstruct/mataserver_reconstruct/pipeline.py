@@ -17,6 +17,7 @@ from mataserver_reconstruct import (
     database,
     densify,
     graph,
+    intake,
     level,
     mapping,
     matchers,
@@ -80,7 +81,7 @@ def run(job: Job) -> dict[str, Any]:
     every = photos.prepare(job, asked)
     scale.check(asked, every)
     made = workspace.Workspace(job.work, photos.readable(every), asked, Native(job), settings)
-    told = advice.before(every, asked.camera)
+    told = advice.left_out(intake.left_out(job.input)) + advice.before(every, asked.camera)
     job.report(stages.EXTRACTING, 1, 1, " ".join(told) or f"{len(every)} photographs are read")
     found = _Findings(every, told, _match_photos(job, made))
     try:

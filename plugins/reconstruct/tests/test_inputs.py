@@ -6,12 +6,13 @@ import os
 import resource
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mataserver_reconstruct import intake, photos
+from mataserver_reconstruct import advice, intake, photos
 from mataserver_reconstruct.local import LocalJob
 from mataserver_reconstruct.spec import Limits, Spec
 from mataserver_reconstruct.weights import Matchers
@@ -64,6 +65,21 @@ def test_an_output_among_the_photographs_is_none_of_them(output, tmp_path):
     assert attempt(tmp_path, tmp_path / output) == first == {"a.bmp": 50.0, "day/b.bmp": 90.0}
     assert (tmp_path / output / "work" / "photos.json").stat() == manifest  # gone on with
     assert attempt(tmp_path, tmp_path / "other") == first
+
+
+def test_photographs_of_other_formats_are_told(tmp_path):
+    """A raw photograph without a JPEG beside it is missing in the model: that is said."""
+    for name in ("1.jpg", "1.CR2", "x/2.dng", ".3.dng", "y/1.NEF", "notes.txt", "clip.mov"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        for name in ("a/10.raf", "a/b.JPG", "a/B.arw", "__MACOSX/a/._c.arw"):
+            archive.writestr(name, b"x")
+    lost = intake.left_out(tmp_path)
+    assert lost == ["1.NEF", "2.dng", "10.raf"]
+    said = "3 photographs are in a format that is not read: 1.NEF, 2.dng, 10.raf."
+    assert advice.left_out(lost) == [f"{said} Convert them to JPEG or PNG."]
+    assert advice.left_out([]) == []
 
 
 def test_a_circle_of_links_ends(tmp_path):
