@@ -143,7 +143,9 @@ def _prepare_one(data: bytes, name: str, path: str, file: Path, spec: Spec) -> P
     told = exif.read(data)
     height, width = small.shape[:2]
     if not _copy_unchanged(data, small, file):
-        Image.fromarray(small).save(file, "JPEG", quality=_QUALITY, exif=exif.write(told))
+        out = io.BytesIO()  # to a file Pillow takes a write for whole that a full disk cut off
+        Image.fromarray(small).save(out, "JPEG", quality=_QUALITY, exif=exif.write(told))
+        file.write_bytes(out.getvalue())
     return Photo(
         name=name,
         path=path,

@@ -99,8 +99,10 @@ def test_a_file_that_its_disk_does_not_give_is_unreadable(tmp_path):
 
 
 def test_a_full_disk_is_told_in_a_line(tmp_path):
-    """The command says what to do, without a trace."""
-    bitmap(tmp_path / "in" / "a.bmp", 50)
+    """The command says what to do, without a trace, where a working copy finds no room."""
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "in" / "a.bmp")
     command = [sys.executable, "-m", "mataserver", "reconstruct", tmp_path / "in", "-o"]
     done = subprocess.run(
         [*map(str, command), str(tmp_path / "out")],

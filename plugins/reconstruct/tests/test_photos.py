@@ -187,7 +187,7 @@ def segment(marker, body):
 )
 def test_metadata_that_cannot_be_read_cost_nothing(part, prepared):
     """A picture that can be decoded is used, whatever Pillow says of its metadata."""
-    plain, at = (KINDS["b.png"], 33) if part[0] == 0 else (KINDS["a.jpg"], 2)
+    plain, at = (KINDS["b.png"], 33) if part[0] == 0 else (encoded("JPEG"), 2)
     found, _ = prepared({"a.jpg": plain[:at] + part + plain[at:], "b.jpg": KINDS["a.jpg"]})
     assert [(photo.width, photo.problem) for photo in found] == [(160, "")] * 2
 
