@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mataserver.errors import MataError
-from mataserver_client import Client, ConnectionFailed
+from mataserver_client import Client, ConnectionFailed, MataError
 
 CHUNK_SIZE = 8_000_000
 TUS_HEADERS = {"Tus-Resumable": "1.0.0"}

@@ -198,3 +198,13 @@ async def test_the_clients_iterate_over_pieces(server):
         return None
 
     assert await asyncio.to_thread(plain) == "6"
+
+
+async def test_the_client_takes_a_result_of_any_length(server):
+    """The event of a whole depth map is longer than the buffers between."""
+    image = picture(400, 300)
+    async with AsyncClient(server.url, server.key) as client:
+        (streamed,) = [item async for item in client.generate("fake-depth", image)]
+        asked = await client.infer("fake-depth", image)
+    assert len(streamed.depth_map) > 500_000
+    assert streamed.depth_map == asked.depth_map

@@ -10,6 +10,7 @@ import aiohttp
 
 from mataserver_client import images
 from mataserver_client.errors import MataError
+from mataserver_client.failures import ConnectionFailed
 from mataserver_client.replies import Failure, Token
 from mataserver_client.requests import Requests
 from mataserver_client.results import InferResponse
@@ -61,16 +62,19 @@ class InferenceRequests(Requests):
         Raises as ``infer`` does.
         """
         text = base64.b64encode(await images.read(image)).decode("ascii")
-        body = encode({"model": model, "image": text, "params": params})
+        body, answered = encode({"model": model, "image": text, "params": params}), False
         async with contextlib.aclosing(self._transport.events("/v1/infer", body)) as events:
             async for kind, data in events:
                 answer = Answer(data, msgpack=False)
                 if kind == "token":
                     yield answer.decode(Token).text
                 elif kind == "result":
+                    answered = True
                     yield answer.decode(InferResponse)
                 else:
                     raise MataError(answer.decode(Failure).detail)
+        if not answered:
+            raise ConnectionFailed("The server's events ended before its answer")
 
     async def _infer(self, path: str, **request: Any) -> InferResponse:
         return (await self._transport.request("POST", path, **request)).decode(InferResponse)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mataserver_client.transport import Answer
 
-_QUEUE = re.compile(r'^\w+_queue_length\{model=("(?:[^"\\\\]|\\\\.)*")\} (\S+)$', re.MULTILINE)
+_QUEUE = re.compile(r'^\w+_queue_length\{model=("(?:[^"\\]|\\.)*")\} (\S+)$', re.MULTILINE)
 
 
 class Requests:

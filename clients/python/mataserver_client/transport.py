@@ -131,7 +131,7 @@ class Transport:
                 if response.status >= 300:
                     body = await response.read()
                     raise self._without_key(from_answer(response.status, response.headers, body))
-                while block := await response.content.readuntil(b"\n\n"):
+                async for block in _event_blocks(response.content):
                     kind, _, text = block.strip().partition(b"\n")
                     yield kind.removeprefix(b"event: ").decode(), text.removeprefix(b"data: ")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -193,6 +193,21 @@ class Transport:
 def _paced(data: bytes | aiohttp.FormData | None) -> io.BytesIO | bytes | aiohttp.FormData | None:
     """Return a body so that a large one is written in pieces, beside what else the loop does."""
     return io.BytesIO(data) if isinstance(data, bytes) and len(data) > _PIECE else data
+
+
+async def _event_blocks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """Yield each event, of any length: a result may hold a whole depth map or many masks.
+
+    The reader's own ``readuntil`` refuses what is over 128 KiB. An unfinished end is no event.
+    """
+    buffer = bytearray()
+    async for piece in content.iter_any():
+        searched = max(0, len(buffer) - 1)  # the empty line may straddle two pieces
+        buffer += piece
+        while (end := buffer.find(b"\n\n", searched)) >= 0:
+            yield bytes(buffer[:end])
+            del buffer[: end + 2]
+            searched = 0
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

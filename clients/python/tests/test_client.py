@@ -308,3 +308,26 @@ async def test_a_closed_client_says_so():
     client = AsyncClient()
     with pytest.raises(RuntimeError, match="closed"):
         await client.health()
+
+
+@pytest.mark.parametrize("rest", [b"", b"event: result\ndata: {}"])
+async def test_events_that_end_before_the_answer(rest):
+    """What a proxy cuts off is no whole answer, and an unfinished event is none."""
+    begun = b'event: token\ndata: {"text": "A cat"}\n\n' + rest
+    cut = Refusal(200, begun, {"Content-Type": "text/event-stream"})
+    found = []
+    async with connected(StandIn(refusals=[cut])) as client:
+        with pytest.raises(ConnectionFailed, match="ended before its answer"):
+            await collect(client.generate(BOXES, picture(5)), found)
+    assert found == ["A cat"]
+
+
+async def test_queues_of_models_with_odd_names():
+    """Names are written in the metrics with a backslash before quotes and backslashes."""
+    lines = (
+        b'mataserver_queue_length{model="plain"} 2.0\n'
+        b'mataserver_queue_length{model="the \\"best\\" of C:\\\\"} 3.0\n'
+    )
+    told = Refusal(200, lines, {"Content-Type": "text/plain"})
+    async with connected(StandIn(refusals=[told])) as client:
+        assert await client.queues() == {"plain": 2, 'the "best" of C:\\': 3}
