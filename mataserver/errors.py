@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BadRequest",
     "Conflict",
+    "ExitError",
     "InvalidParams",
     "MataError",
     "NotFound",
@@ -32,6 +33,7 @@ __all__ = [
     "TooLarge",
     "TooSlow",
     "Unavailable",
+    "exit_as_error",
     "process_start_errors",
     "shortage_error",
 ]
@@ -51,6 +53,23 @@ class TooSlow(MataError):
     """408: the body did not arrive in time."""
 
     status = 408
+
+
+class ExitError(RuntimeError):
+    """Code of a plugin called ``sys.exit``, which would end the event loop and so the server."""
+
+    def __init__(self, exit_call: SystemExit) -> None:
+        super().__init__(f"sys.exit({exit_call.code!r}) was called")
+        self.__cause__ = exit_call  # its traceback says where
+
+
+@contextlib.contextmanager
+def exit_as_error() -> Iterator[None]:
+    """Convert ``sys.exit`` in a plugin's code to ``ExitError``, which is a failure like others."""
+    try:
+        yield
+    except SystemExit as error:
+        raise ExitError(error) from error
 
 
 def shortage_error(error: Exception) -> MataError | None:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mataserver.errors import shortage_error
+from mataserver.errors import exit_as_error, shortage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -37,9 +37,11 @@ class Tasks:
         """
         coroutine = self._outlast_shortages(work, name) if callable(work) else work
         self._failed.pop(name, None)
-        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self.owner}: {name}")
+        guarded = _without_exit(coroutine)
+        task = asyncio.get_running_loop().create_task(guarded, name=f"{self.owner}: {name}")
         self._running.add(task)
         task.add_done_callback(lambda done: self._done(done, name))
+        task.add_done_callback(lambda _: coroutine.close())  # cancelled before it had begun
         return task
 
     @property
@@ -78,6 +80,12 @@ class Tasks:
         if error is not None:
             self._failed[name] = type(error).__name__
             log.error("%s: the task %r failed", self.owner, name, exc_info=error)
+
+
+async def _without_exit(work: Work) -> object:
+    """Do some work; ``sys.exit`` in it is a failure like others, and does not end the server."""
+    with exit_as_error():
+        return await work
 
 
 def _shortage_detail(error: Exception) -> str | None:

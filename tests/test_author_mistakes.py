@@ -243,3 +243,21 @@ async def test_the_data_directory_may_be_a_text(tmp_path):
     """As ``tempfile`` gives it."""
     async with serving(str(tmp_path / "data"), entry_points=()) as server:
         assert server.url
+
+
+@pytest.mark.parametrize(
+    ("method", "reply", "status", "told"),
+    [
+        ("ready", "{'x': object()}", 200, {"status": "ready"}),
+        ("waiting", "{'x': 5}", 503, {"lab": "it cannot tell whether it is ready"}),
+        ("waiting", "{'x': object()}", 503, {"lab": "it cannot tell whether it is ready"}),
+    ],
+)
+async def test_what_readiness_cannot_tell(plugin, mata_client, method, reply, status, told):  # noqa: F811
+    """What is no JSON, or no text where there are texts, is logged and does not fail ``/ready``."""
+    client = await mata_client(
+        plugin(f"class Service(Base):\n    def {method}(self): return {reply}")
+    )
+    answer = await client.get("/ready")
+    found = await answer.json()
+    assert (answer.status, found.get("waiting", found)) == (status, told)

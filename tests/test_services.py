@@ -93,9 +93,9 @@ async def test_ping_is_merged_into_health(http):
     assert "lab" not in (await read(http, "/v1/health"))[1]
 
 
-@pytest.mark.parametrize("reply", ["1 / 0", "['no', 'mapping', 'at', 'all']"])
+@pytest.mark.parametrize("reply", ["1 / 0", "['no', 'mapping', 'at', 'all']", "{'x': object()}"])
 async def test_a_failing_ping_leaves_health_alone(plugin, mata_client, reply, caplog):
-    """A ``ping()`` that raises or returns no mapping is logged, and ``/health`` answers."""
+    """A ``ping()`` that raises or returns what is no JSON is logged, and ``/health`` answers."""
     source = f"class Service(Base):\n    def ping(self): return {reply}"
     http = await mata_client(plugin(source))
     status, health = await read(http, "/health")

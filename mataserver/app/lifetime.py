@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mataserver.app.deadline import finish_by
+from mataserver.errors import exit_as_error
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ async def _enter_service(name: str, service: Service) -> None:
         SLOW_START_SECONDS, _warn_slow_start, name, starting
     )
     try:
-        await starting
+        with exit_as_error():
+            await starting
     except Exception as error:
         error.add_note(f"The server cannot start: the service of {name} failed to.")
         raise
@@ -81,8 +83,11 @@ def _warn_slow_start(name: str, starting: object) -> None:
 
 
 async def _exit_service(composed: ComposedServer, name: str, service: Service) -> None:
-    cleanup = service.__aexit__(None, None, None)
-    await finish_by(composed.lifecycle.deadline, name, cleanup)
+    async def leave() -> None:
+        with exit_as_error():
+            await service.__aexit__(None, None, None)
+
+    await finish_by(composed.lifecycle.deadline, name, leave())
 
 
 async def _stop(composed: ComposedServer) -> None:

@@ -16,7 +16,6 @@ from mataserver import __version__
 from mataserver.cli import extensions
 from mataserver.cli.extensions import ALIASES, COMMANDS
 from mataserver.errors import MataError
-from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,9 +57,9 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; suggest a similar name if there is none."""
+        """Find the command; say what there is instead if there is none."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            ctx.fail(f"no such command: {args[0]}{similar(args[0], self.list_commands(ctx))}")
+            ctx.fail(extensions.describe_missing(args[0], self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

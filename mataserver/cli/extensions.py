@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mataserver.entry_points import describe_problem, module_of
 from mataserver.errors import MataError
+from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +37,17 @@ COMMANDS = {
 """The built-in commands, with their locations below this package."""
 
 ALIASES = {"ls": "list", "warmup": "load"}
+
+PROJECT_COMMANDS = {
+    "export": "onnx",
+    "fleet": "fleet",
+    "jobs": "jobs",
+    "keys": "accounts",
+    "passwd": "accounts",
+    "reconstruct": "reconstruct",
+    "users": "accounts",
+}
+"""The commands of this project's plugins, with the plugin to install."""
 
 RESERVED = frozenset({*COMMANDS, *ALIASES})
 """Names that plugins' commands cannot have."""
@@ -66,9 +79,22 @@ def found() -> dict[str, Extension]:
     return {name: _extension(name, points[name]) for name in sorted(points)}
 
 
+def describe_missing(name: str, known: Sequence[str]) -> str:
+    """Return why there is no such command, with the package that brings it, or a similar one."""
+    plugin = PROJECT_COMMANDS.get(name)
+    if plugin is None:
+        return f"no such command: {name}{similar(name, known)}"
+    return (
+        f"the command {name} needs a package: pip install mataserver-{plugin} "
+        f"(./plugins/{plugin} in a checkout)"
+    )
+
+
 def _extension(name: str, points: Sequence[importlib.metadata.EntryPoint]) -> Extension:
-    owners = sorted(point.module if point.dist is None else point.dist.name for point in points)
-    rejection = "only one may bring it" if len(points) > 1 else None
+    owners = sorted(module_of(point) if point.dist is None else point.dist.name for point in points)
+    rejection = None if module_of(points[0]) else describe_problem(points[0])
+    if len(points) > 1:
+        rejection = "only one may bring it"
     if name in RESERVED:
         rejection = "the name is taken"
     return Extension(name, " and ".join(owners), points[0], rejection)
@@ -96,7 +122,7 @@ class ExtensionCommand(click.Command):
             raise self._unusable(f"refused: {self._extension.rejection}")
         try:
             command = self._extension.point.load()
-        except Exception as error:  # noqa: BLE001 - plugin load: whatever it raises is its own
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it raises is its own
             raise self._unusable(f"broken: {type(error).__name__}: {error}") from None
         if not isinstance(command, click.Command):
             raise self._unusable(f"broken: it is a {type(command).__name__}, not a click command")
@@ -111,7 +137,7 @@ def _docstring(point: importlib.metadata.EntryPoint) -> str | None:
 
     The help lists the commands of all plugins, and a slow or broken one must not affect it.
     """
-    source = _source(point.module)
+    source = _source(module_of(point))
     try:
         tree = ast.parse(source.read_bytes()) if source is not None else None
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -125,7 +151,7 @@ def _docstring(point: importlib.metadata.EntryPoint) -> str | None:
 def _source(module: str) -> Path | None:
     """Return the file of a module; ``importlib.util.find_spec`` would import its package."""
     path, spec = None, None
-    names = module.split(".")
+    names = module.split(".") if module else []
     for depth in range(1, len(names) + 1):
         spec = PathFinder.find_spec(".".join(names[:depth]), path)
         if spec is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from mataserver.entry_points import module_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
@@ -47,10 +49,10 @@ def apply_moves(
     kept = dict(written)
     if declared is None:
         declared = importlib.metadata.entry_points(group=GROUP)
-    points = {point.name: point for point in declared}
+    points = {point.name: point for point in declared if module_of(point)}
     for name in sorted(unknown):
         if name in points:
-            _move(kept, name, points[name].module, points[name].attr)
+            _move(kept, name, module_of(points[name]), points[name].attr)
         elif name in _PACKAGES:
             raise ValueError(f"{name}: needs a package: pip install {_PACKAGES[name]}")
     return kept

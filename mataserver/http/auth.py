@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 
-from mataserver.errors import MataError
+from mataserver.errors import MataError, exit_as_error
 from mataserver.http import proxies, request_credentials
 from mataserver.http.browsers import SAFE_METHODS, cookie_name, is_cookie_valid, is_foreign, is_own
 from mataserver.http.key_owners import KeyOwners
@@ -215,7 +215,8 @@ class Authenticator:
         if principal is not None:
             return principal
         for authenticate in self.authenticators:
-            given: object = await authenticate(credentials)
+            with exit_as_error():  # it may be a call of gRPC's that asks
+                given: object = await authenticate(credentials)
             if isinstance(given, Principal):
                 return given
             if given is not None:

@@ -71,7 +71,7 @@ def render(
         return response  # it has its own form, such as that of a probe
     try:
         response.body = codec.encode(form(response.status, detail))
-    except Exception:
+    except (Exception, SystemExit):
         log.exception("a form of errors failed: %s is told in the server's own", response.status)
     return response
 

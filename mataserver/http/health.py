@@ -126,7 +126,7 @@ class HealthService(StatelessService):
             "version": info.version,
             "gpu_available": info.gpu_available,
         }
-        for _, found in readiness.call_services(self._services, "ping", dict):
+        for _, found in readiness.call_services(self._services, "ping", readiness.json_object):
             answer.update(found or {})
         return codec.respond(answer)
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
 
-from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
+from mataserver.errors import (
+    BadRequest,
+    ExitError,
+    MataError,
+    NotFound,
+    Unavailable,
+    shortage_error,
+)
 from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit
 from mataserver.http.error_responses import as_api_error, error_response
@@ -168,6 +175,8 @@ class _Dispatcher:
                 if allowed:
                     return as_api_error(web.HTTPMethodNotAllowed(request.method, sorted(allowed)))
             return self.refuse(request, error)
+        except SystemExit as error:  # of a plugin: on the event loop it would end the server
+            return self.refuse(request, ExitError(error))
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:
         """Return the answer to an error."""

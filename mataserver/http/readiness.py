@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -45,7 +47,7 @@ class Readiness:
             status = self._pool.status(name, task)
             if status.state not in {"ready", "active", "idle"}:
                 found.setdefault(name, status.error or status.state)
-        for name, waits in call_services(self._services, "waiting", dict):
+        for name, waits in call_services(self._services, "waiting", _reasons):
             found |= {name: "it cannot tell whether it is ready"} if waits is None else waits
         if self._lifecycle.is_draining:
             found["server"] = "draining"
@@ -54,7 +56,7 @@ class Readiness:
     def details(self) -> dict[str, Any]:
         """Return what services add to a ready server's answer, and the failed tasks."""
         found: dict[str, Any] = {}
-        for _, ready in call_services(self._services, "ready", dict):
+        for _, ready in call_services(self._services, "ready", json_object):
             found.update(ready or {})
         failed = {
             f"{tasks.owner}: {name}": why
@@ -80,10 +82,22 @@ def call_services(
             continue
         try:
             found: T | None = kind(method_of())
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("%s() of the plugin %s failed", method, name)
             found = None
         yield name, found
+
+
+def json_object(given: Any) -> dict[str, Any]:
+    """Return what a service adds to an answer. Raises ``TypeError`` if JSON cannot hold it."""
+    found = dict(given)
+    msgspec.json.encode(found)
+    return found
+
+
+def _reasons(given: Any) -> dict[str, str]:
+    """Return what a service waits for. Raises ``ValidationError`` for anything but texts."""
+    return msgspec.convert(dict(given), dict[str, str])
 
 
 def as_sentence(found: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiohttp import web
 
 from mataserver.contract.routes import Body, Route
+from mataserver.errors import exit_as_error
 
 __all__ = ["CLAIMED", "ROUTE", "Body", "BodyLimits", "Route", "RouteTable", "StatelessService"]
 
@@ -100,7 +101,8 @@ class RouteTable:
         if CLAIMED in request:
             return request[CLAIMED]
         for claims in self.claims:
-            handler = claims(request)
+            with exit_as_error():
+                handler = claims(request)
             if handler is not None:
                 request[CLAIMED] = handler
                 return handler

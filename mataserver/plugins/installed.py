@@ -127,7 +127,7 @@ class Plugins(DiscoveredPlugins):
                 each.backend.serves(each.with_settings(files), task)
             except MataError as error:
                 return error.detail
-            except Exception:  # noqa: S112 - logged by find_backend()
+            except (Exception, SystemExit):  # noqa: S112 - logged by find_backend()
                 continue
         return None
 
@@ -137,10 +137,10 @@ class Plugins(DiscoveredPlugins):
             return True
         try:
             parts = provided.backend.parts(files, provided.plugin.settings)
-        except Exception:
+            own = [part.task for part in parts.values() if part.model == files.name]
+        except (Exception, SystemExit):
             log.exception("backend %s: parts failed", provided.backend.name)
             return False
-        own = [part.task for part in parts.values() if part.model == files.name]
         return all(self.find_backend(files, task) is not None for task in own)
 
     def pip_backend(self, name: str) -> ProvidedBackend | None:
@@ -235,6 +235,6 @@ def _serves(provided: ProvidedBackend, files: ModelFiles, task: str) -> bool:
         return bool(provided.backend.serves(provided.with_settings(files), task))
     except MataError:  # reported by rejection_reason()
         return False
-    except Exception:
+    except (Exception, SystemExit):
         log.exception("accepts of the backend %s failed", provided.backend.name)
         return False

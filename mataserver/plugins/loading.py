@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import config
+from mataserver.entry_points import describe_problem, module_of
 from mataserver.errors import MataError
 from mataserver.plugins import validation
 from mataserver.plugins.records import Plugin, ProvidedBackend, log
@@ -37,10 +38,11 @@ _DIRECTORIES = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 
 def plugin_record(point: importlib.metadata.EntryPoint) -> Plugin:
     """Return the record of a plugin without importing it."""
-    plugin = Plugin(point.name, module=point.module)
+    plugin = Plugin(point.name, module=module_of(point))
     if point.dist is not None:
         metadata = point.dist.metadata  # parses the file anew at every access: read it once
-        plugin.distribution, plugin.version = metadata["Name"], metadata["Version"]
+        # Both are None where half an installation has left no METADATA.
+        plugin.distribution, plugin.version = metadata["Name"] or "", metadata["Version"] or ""
     return plugin
 
 
@@ -85,7 +87,7 @@ def record_uninstall(plugin: Plugin) -> None:
 
 def record_version_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
     """Record that a version other than the imported one was installed."""
-    version = plugin.version if point.dist is None else point.dist.version
+    version = plugin.version if point.dist is None else point.dist.version or ""
     note = f"version {version} was installed: restart the server to use it"
     if version == plugin.version and plugin.note == _UNINSTALLED:
         plugin.note = None  # the same is here again
@@ -98,6 +100,8 @@ def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, taken: set[str])
     try:
         if point.name in taken or point.name in {"strict", "disabled"}:
             raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
+        if not plugin.module:
+            raise PluginError(describe_problem(point))  # noqa: TRY301
         plugin.hooks = validation.hooks(point.load())
     except (Exception, SystemExit) as error:
         reject(plugin, error)

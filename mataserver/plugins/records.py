@@ -102,10 +102,11 @@ class ProvidedBackend:
         if self.backend.facts is None:
             return {}
         try:
-            return self.backend.facts(self.with_settings(files))
+            found = dict(self.backend.facts(self.with_settings(files)))
+            return {str(name): str(fact) for name, fact in found.items()}
         except MataError as error:
             return {"problem": error.detail}
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("backend %s: facts failed", self.backend.name)
             return {}
 

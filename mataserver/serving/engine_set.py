@@ -100,7 +100,7 @@ class EngineSet:
         for name, engine in list(self._made.items()):
             try:
                 found |= getattr(engine, "waiting", {})
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("the engine %s does not say what it waits for", name)
                 found[f"engine {name}"] = "it does not say what it waits for"
         return found
@@ -116,7 +116,7 @@ class EngineSet:
         for name in names:
             try:
                 await self._made[name].close()
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("the engine %s did not stop", name)
 
     def _make(self, spec: EngineSpec, plugin: Plugin | None) -> Engine:
@@ -137,7 +137,7 @@ class EngineSet:
             made = spec.make(context)
         except MataError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _failure(spec.name, error) from error
         for method in ("start", "close"):
             if not inspect.iscoroutinefunction(getattr(made, method, None)):
@@ -203,10 +203,10 @@ def _open(name: str, engine: Any) -> None:
             engine.open()
         except MataError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _failure(name, error) from error
 
 
-def _failure(name: str, error: Exception) -> MataError:
+def _failure(name: str, error: Exception | SystemExit) -> MataError:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     return MataError(f"the engine {name} cannot start: {reason}")

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import WorkerDied
-from mataserver.errors import MataError, Unavailable, shortage_error
+from mataserver.errors import MataError, Unavailable, exit_as_error, shortage_error
 from mataserver.serving.autoscaler import Autoscaler
 from mataserver.serving.batching import Batcher
 from mataserver.serving.lasting_failure import LastingFailure
@@ -90,7 +90,8 @@ class LoadCoordinator:
             await self._wait_for_unload(slot)
             await self._budget.make_room(slot)
             async with asyncio.timeout(self._policy.load_timeout):
-                worker = await self._loader(slot.plan)
+                with exit_as_error():  # an engine may be a plugin's
+                    worker = await self._loader(slot.plan)
         except TimeoutError:
             limit = self._policy.load_timeout
             self._record_failure(slot, MataError(f"The model did not load within {limit:g} s"))

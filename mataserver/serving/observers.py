@@ -80,7 +80,7 @@ class _Queue:
                 await self._available.wait()
             try:
                 await on_result(self._events.popleft())
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
                 kind = type(error).__name__
                 line = f"on_result() of the plugin {self.name} failed: {kind}: {error}"
                 self._failures.warn(kind, line, error)

@@ -79,7 +79,7 @@ class Feed:
         if frames is not None:
             try:
                 await frames.aclose()
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception("a source failed when it was closed")
 
 
@@ -92,7 +92,7 @@ def _as_source_lost() -> Iterator[None]:
         raise
     except MataError as error:
         raise SourceLostError(error.detail) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SourceLostError("it has failed") from error
 
 

@@ -50,7 +50,7 @@ def model_modules(assignment: Assignment) -> Iterator[str]:
 def _plugins() -> dict[str, tuple[str, str]]:
     """Map each package with a plugin to the name and version of its distribution."""
     return {
-        point.module.partition(".")[0]: (point.dist.name, point.dist.version)
+        point.value.partition(":")[0].partition(".")[0]: (point.dist.name, point.dist.version)
         for point in metadata.entry_points(group=GROUP)
         if point.dist is not None
     }
