@@ -215,13 +215,9 @@ class Authenticator:
         if principal is not None:
             return principal
         for authenticate in self.authenticators:
-            with exit_as_error():  # it may be a call of gRPC's that asks
-                given: object = await authenticate(credentials)
-            if isinstance(given, Principal):
-                return given
-            if given is not None:
-                name = getattr(authenticate, "__qualname__", "authenticate")
-                raise TypeError(f"{name}() gave {type(given).__name__}, not a Principal")
+            principal = await _ask(authenticate, credentials)
+            if principal is not None:
+                return principal
         return None
 
     def _by_cookie(self, request: web.Request) -> Principal | None:
@@ -297,3 +293,13 @@ def _unknown_error(credentials: Credentials) -> MataError:
     if len(parts) == 3 and parts[0].startswith("eyJ"):
         return Unauthorized("Invalid or expired token")
     return UnknownKey(INVALID_KEY)
+
+
+async def _ask(authenticate: Authenticate, credentials: Credentials) -> Principal | None:
+    """Return whom a service takes the credentials for. Raises ``TypeError`` for anything else."""
+    with exit_as_error():  # it may be a call of gRPC's that asks
+        given: object = await authenticate(credentials)
+    if given is None or isinstance(given, Principal):
+        return given
+    name = getattr(authenticate, "__qualname__", "authenticate")
+    raise TypeError(f"{name}() gave {type(given).__name__}, not a Principal")
