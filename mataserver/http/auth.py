@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 
-from mataserver.errors import MataError, exit_as_error
+from mataserver.errors import MataError
 from mataserver.http import proxies, request_credentials
 from mataserver.http.browsers import SAFE_METHODS, cookie_name, is_cookie_valid, is_foreign, is_own
-from mataserver.http.key_owners import KeyOwners
+from mataserver.http.key_owners import KeyOwners, ask
 from mataserver.http.request_credentials import DuplicateValue, credentials_of_metadata, is_socket
-from mataserver.principals import ANONYMOUS, Credentials, Principal
+from mataserver.principals import ANONYMOUS, Credentials
 from mataserver.serving.background import BACKGROUND
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Iterable
 
     from mataserver.config.credentials import KeyRing
     from mataserver.http.browsers import BrowserSessions, HostNames
+    from mataserver.http.key_owners import Authenticate
     from mataserver.http.revocation import Revocations
-    from mataserver.principals import Scheme
-
-    Authenticate = Callable[[Credentials], Awaitable[Principal | None]]
+    from mataserver.principals import Principal, Scheme
 
 CSRF = "X-CSRF-Token"
 INVALID_KEY = "Invalid API key"
@@ -215,7 +214,7 @@ class Authenticator:
         if principal is not None:
             return principal
         for authenticate in self.authenticators:
-            principal = await _ask(authenticate, credentials)
+            principal = await ask(authenticate, credentials)
             if principal is not None:
                 return principal
         return None
@@ -293,13 +292,3 @@ def _unknown_error(credentials: Credentials) -> MataError:
     if len(parts) == 3 and parts[0].startswith("eyJ"):
         return Unauthorized("Invalid or expired token")
     return UnknownKey(INVALID_KEY)
-
-
-async def _ask(authenticate: Authenticate, credentials: Credentials) -> Principal | None:
-    """Return whom a service takes the credentials for. Raises ``TypeError`` for anything else."""
-    with exit_as_error():  # it may be a call of gRPC's that asks
-        given: object = await authenticate(credentials)
-    if given is None or isinstance(given, Principal):
-        return given
-    name = getattr(authenticate, "__qualname__", "authenticate")
-    raise TypeError(f"{name}() gave {type(given).__name__}, not a Principal")

@@ -1,14 +1,18 @@
-"""Synchronous resolution of secrets to principals, by services that support it."""
+"""Resolution of secrets to principals by services, synchronously by those that support it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mataserver.errors import exit_as_error
 from mataserver.principals import Principal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from mataserver.principals import Credentials
+
+    Authenticate = Callable[[Credentials], Awaitable[Principal | None]]
     OwnerOf = Callable[[str], Principal | None]
 
 
@@ -44,3 +48,13 @@ class KeyOwners:
             if found is not None:
                 return found if isinstance(found, Principal) and not found.background else None
         return None
+
+
+async def ask(authenticate: Authenticate, credentials: Credentials) -> Principal | None:
+    """Return whom a service takes the credentials for. Raises ``TypeError`` for anything else."""
+    with exit_as_error():  # it may be a call of gRPC's that asks
+        given: object = await authenticate(credentials)
+    if given is None or isinstance(given, Principal):
+        return given
+    name = getattr(authenticate, "__qualname__", "authenticate")
+    raise TypeError(f"{name}() gave {type(given).__name__}, not a Principal")
