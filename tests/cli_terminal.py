@@ -166,6 +166,14 @@ def serving(terminal: Terminal, *arguments: str) -> Iterator[Server]:
             server.end()
 
 
+def said(server: Server, words: str) -> None:
+    """Wait until a server has logged something."""
+    until = time.monotonic() + 30
+    while words not in server.log:
+        assert time.monotonic() < until, server.log
+        time.sleep(0.05)
+
+
 def all_gone(pids: list[int], seconds: float = 10.0) -> bool:
     """Whether the processes have ended, or end soon."""
     until = time.monotonic() + seconds

@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from cli_terminal import Terminal, all_gone, serving
+from cli_terminal import Terminal, all_gone, said, serving
 from conftest import register
 from mataserver import __version__
 
@@ -273,3 +273,43 @@ def test_a_server_that_speaks_no_tls(server, terminal):
     result = terminal.run("ps", "--url", f"https://{where}")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == f"error: {where} does not speak TLS: is its address http://?\n"
+
+
+TAKES_SIGNALS = """
+import signal
+from mataserver import hookimpl
+
+TAKEN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+def take():
+    for number in TAKEN:
+        signal.signal(number, signal.SIG_IGN)
+
+class Service:
+    def routes(self):
+        return []
+
+    async def __aenter__(self):
+        {0}
+
+    async def __aexit__(self, *exc):
+        pass
+
+@hookimpl
+def service(ctx):
+    return Service()
+
+{1}
+"""
+
+
+@pytest.mark.parametrize("places", [("pass", "take()"), ("take()", "")], ids=["import", "start"])
+def test_a_plugin_that_takes_the_signals(terminal, places):
+    """Some libraries handle or ignore them when they are imported: the server still ends."""
+    points = {"taker": "taker"}
+    terminal.install("taker", TAKES_SIGNALS.format(*places), mataserver=points)
+    with serving(terminal) as server:
+        assert "taker 1.0" in server.value("plugins")
+        server.process.send_signal(signal.SIGHUP)
+        said(server, "the configuration was read again")
+        assert server.end() == 0

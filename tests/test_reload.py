@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import signal
-import time
 import urllib.request
 
 import aiohttp
@@ -14,7 +13,7 @@ import pytest
 
 from api_answers import until
 from camera_peers import POINTS
-from cli_terminal import Terminal, serving
+from cli_terminal import Terminal, said, serving
 from conftest import FAKES, picture, register
 from mataserver import config, testing
 from mataserver.app.maintenance import MaintenanceIntervals
@@ -175,14 +174,6 @@ async def test_settings_that_need_a_restart_are_named(tmp_path, caplog):
         assert "restart the server to change infer_timeout, max_sessions" in caplog.text
         assert "changed models: fake-ocr" in caplog.text
         assert server.composed.catalog.settings.max_sessions == 10
-
-
-def said(server, words):
-    """Wait until a server has logged something."""
-    end = time.monotonic() + 30
-    while words not in server.log:
-        assert time.monotonic() < end, server.log
-        time.sleep(0.05)
 
 
 def test_sighup(tmp_path, monkeypatch):

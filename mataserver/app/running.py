@@ -186,6 +186,17 @@ async def _cancel_slow_work(composed: ComposedServer, half_time: float) -> None:
         pull.cancel()
 
 
+def _set_handlers(handlers: Mapping[signal.Signals, Callable[[], object]]) -> None:
+    """Handle the signals on the running loop, whoever handled or ignored them before."""
+    loop = asyncio.get_running_loop()
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+
+
+def _read_again(tasks: Tasks, reload: Reload) -> None:
+    tasks.spawn(reload.run(), "read the configuration again")
+
+
 def _bind_error(settings: Settings, error: OSError) -> str:
     """Explain why the server cannot listen, with a remedy."""
     where = f"{settings.host}:{settings.port}"
@@ -212,26 +223,27 @@ async def run(
     kernel.hide_memory()
     memory_release.retain_freed_memory()
     stop_requested = asyncio.Event()
-    loop = asyncio.get_running_loop()
 
-    def on_signal(number: int) -> None:
+    def on_signal(number: signal.Signals) -> None:
         if stop_requested.is_set():
             os._exit(128 + number)  # a second signal exits at once; the workers die with the server
         stop_requested.set()
         exit_after(settings.drain_timeout + 1.5 * EXIT_GRACE_SECONDS)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
+    handlers: dict[signal.Signals, Callable[[], object]] = {
+        each: partial(on_signal, each) for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    _set_handlers(handlers)
     composed = build(settings, plugins, set_by=set_by)
     reload = Reload(composed, reread or (lambda: settings))
     tasks = Tasks("server")
-    loop.add_signal_handler(
-        signal.SIGHUP, lambda: tasks.spawn(reload.run(), "read the configuration again")
-    )
+    handlers[signal.SIGHUP] = partial(_read_again, tasks, reload)
+    _set_handlers(handlers)  # again: a plugin's import may have taken them, and so may a service
     runner = make_runner(composed)
     if not await set_up(runner, composed, stop_requested):
         await tasks.close()
         return
+    _set_handlers(handlers)
     try:
         try:
             port = await listen(runner, composed, settings.host, settings.port)
