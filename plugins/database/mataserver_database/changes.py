@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from mataserver_database.answer_limit import ANSWER_SECONDS, answer_limit
 from mataserver_database.connection import connected, transaction
 from mataserver_database.failures import Busy, translated_shortages
 from mataserver_database.finishing import finish
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.25
 """How soon a change that another process made in SQLite is seen."""
 RETRY_SECONDS = 1.0
+HEARTBEAT_SECONDS = 5.0
+"""How often a PostgreSQL that has notified of nothing is asked whether it is there.
+
+A connection that a firewall has forgotten, or whose server has lost its power, is silent as well.
+"""
 _CHANNEL = "mataserver"
 """The one name that PostgreSQL's notifications go by; what they say is the thing that changed."""
 _NOTIFY = sa.text(f"SELECT pg_notify('{_CHANNEL}', :channel)")
@@ -37,6 +43,7 @@ _COUNT = sa.text(
     "ON CONFLICT (channel) DO UPDATE SET announced = announced + 1"
 )
 _VERSION = "PRAGMA data_version"
+_HEARTBEAT = "SELECT 1"
 
 log = logging.getLogger("mataserver.plugin.database")
 
@@ -90,10 +97,12 @@ class ChangeNotifier:
         return self._engine.dialect.name == "postgresql"
 
     @property
-    def _driver_error(self) -> type[Exception]:
-        """What the driver itself raises."""
-        error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
-        return error
+    def _driver_errors(self) -> tuple[type[Exception], ...]:
+        """What the driver itself raises; that of PostgreSQL is asked past SQLAlchemy's names."""
+        known: Any = self._engine.dialect.loaded_dbapi
+        if not self._notifies:
+            return (known.Error,)
+        return known.Error, known.asyncpg.PostgresError, known.asyncpg.InterfaceError
 
     async def _listen_until_closed(self) -> None:
         """Listen until the end; whenever that begins, anything may have changed."""
@@ -101,7 +110,7 @@ class ChangeNotifier:
             try:
                 with translated_shortages():  # a connection takes a thread
                     await (self._listen() if self._notifies else self._poll())
-            except (OSError, sa.exc.SQLAlchemyError, self._driver_error, Busy) as error:
+            except (OSError, sa.exc.SQLAlchemyError, Busy, *self._driver_errors) as error:
                 with contextlib.suppress(MemoryError):
                     log.warning(
                         "notifications of other processes are interrupted: %s", type(error).__name__
@@ -134,11 +143,18 @@ class ChangeNotifier:
         async with connected(self._engine) as connection:
             driver: Any = connection.plain.connection.driver_connection
             driver.add_termination_listener(lambda _connection: lost.set())
-            await driver.add_listener(_CHANNEL, self._on_notification)
-            self._notify_all()
+            limit = self._engine.get_execution_options().get(ANSWER_SECONDS)
             waits = [asyncio.ensure_future(event.wait()) for event in (lost, self._closing)]
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                with answer_limit(driver, limit):
+                    await driver.add_listener(_CHANNEL, self._on_notification)
+                self._notify_all()
+                while not (lost.is_set() or self._closing.is_set()):
+                    with answer_limit(driver, limit):
+                        await driver.execute(_HEARTBEAT)
+                    await asyncio.wait(
+                        waits, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    )
                 interrupted = lost.is_set()  # before it is ended from here
             finally:
                 for wait in waits:

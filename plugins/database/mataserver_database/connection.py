@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy.util import greenlet_spawn
 
+from mataserver_database.answer_limit import ANSWER_SECONDS, answer_limit
 from mataserver_database.finishing import finish
 
 if TYPE_CHECKING:
@@ -29,12 +30,15 @@ WRITING = "mataserver_writing"
 class Connection:
     """A connection of ``Database``: its statements go to their end, also when a waiter leaves.
 
-    Their arguments and results are those of ``sqlalchemy.Connection``; results are whole.
+    Their arguments and results are those of ``sqlalchemy.Connection``; results are whole. A
+    PostgreSQL that does not answer in time loses the connection.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._opened: sa.Connection | None = None
+        self._driver: Any = None
+        self._limit: float | None = engine.get_execution_options().get(ANSWER_SECONDS)
 
     @property
     def plain(self) -> sa.Connection:
@@ -86,8 +90,11 @@ class Connection:
         return await self.call(self.plain.exec_driver_sql, statement, values)
 
     async def run_sync(self, function: Callable[..., T], *values: Any) -> T:
-        """Call a blocking function with SQLAlchemy's connection and values."""
-        return await self.call(function, self.plain, *values)
+        """Call a blocking function with SQLAlchemy's connection and values.
+
+        It may execute many statements, and take as long as they do.
+        """
+        return await finish(greenlet_spawn(function, self.plain, *values))
 
     async def open(self) -> None:
         """Take a connection of the engine's."""
@@ -99,11 +106,13 @@ class Connection:
             await self.call(self._opened.close)
 
     async def call(self, function: Callable[..., T], *values: Any) -> T:
-        """Call what waits for the database, a method of ``plain`` say."""
-        return await finish(greenlet_spawn(function, *values))
+        """Call what waits for one answer of the database, a method of ``plain`` say."""
+        with answer_limit(self._driver, self._limit):
+            return await finish(greenlet_spawn(function, *values))
 
     def _open(self) -> None:
         self._opened = self._engine.connect()  # kept at once: who waits may be cancelled
+        self._driver = self._opened.connection.driver_connection
 
 
 @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from mataserver import MataError
+from mataserver_database.answer_limit import ANSWER_SECONDS, SLACK_SECONDS, limit_pool
 from mataserver_database.connection import WRITING
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ def sqlite(path: Path, timeout: float) -> sa.Engine:
 def postgres(url: str, timeout: float, pool: int) -> sa.Engine:
     """Return an engine on PostgreSQL. Raises ``MataError`` without the driver."""
     parsed = sa.make_url(url).set(drivername="postgresql+asyncpg")
+    seconds = timeout + SLACK_SECONDS
     try:
-        return sa.create_engine(
+        engine = sa.create_engine(
             parsed,
             pool_size=pool,
             pool_timeout=timeout,
             pool_pre_ping=True,
             hide_parameters=True,
+            execution_options={ANSWER_SECONDS: seconds},
             connect_args={
                 "timeout": timeout,
                 "server_settings": {
@@ -61,3 +64,5 @@ def postgres(url: str, timeout: float, pool: int) -> sa.Engine:
         raise MataError(
             "plugins.database.url needs a package: pip install 'mataserver-database[postgres]'"
         ) from None
+    limit_pool(engine, seconds)
+    return engine

@@ -38,7 +38,7 @@ _OPERATOR_ERRORS = frozenset({"42P01", "42501", "3F000"})
 
 Migrations made the tables and wrote to them: somebody restores a copy, or has taken rights away.
 """
-_BUSY = "The database does not answer now"
+BUSY = "The database does not answer now"
 _UNFIT = "A value is none that the database holds: a number out of range, text too long or no text"
 
 log = logging.getLogger("mataserver.plugin.database")
@@ -81,21 +81,21 @@ def translated_errors() -> Iterator[None]:
         if getattr(error.orig, "sqlstate", None) not in _OPERATOR_ERRORS:
             raise
         log.warning("the database failed: %s", error.orig)
-        raise Busy(_BUSY, retry_after=1) from error
+        raise Busy(BUSY, retry_after=1) from error
     except (OverflowError, UnicodeEncodeError) as error:
         raise Unfit(_UNFIT) from error
     except sa.exc.TimeoutError as error:
-        raise Busy(_BUSY, retry_after=1) from error
+        raise Busy(BUSY, retry_after=1) from error
     except sa.exc.DBAPIError as error:
         if isinstance(error, sa.exc.DataError) or _is_of_values(error.orig):
             raise Unfit(_UNFIT) from error
         log.warning("the database failed: %s", error.orig)
         if _is_full(error.orig):
             raise Full("The disk of the database is full") from error
-        raise Busy(_BUSY, retry_after=1) from error
+        raise Busy(BUSY, retry_after=1) from error
     except OSError as error:
         log.warning("the database cannot be reached: %s", error)
-        raise Busy(_BUSY, retry_after=1) from error
+        raise Busy(BUSY, retry_after=1) from error
 
 
 @contextlib.contextmanager

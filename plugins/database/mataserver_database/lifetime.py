@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import Unavailable
 from mataserver_database.database import FILE, Database
-from mataserver_database.failures import Busy, reason_of
+from mataserver_database.failures import BUSY, Busy, reason_of
 
 if TYPE_CHECKING:
     from mataserver import Context
@@ -77,9 +77,17 @@ class DatabaseService:
                 async with asyncio.timeout(PROBE_SECONDS):
                     await self._stopping.wait()
                 return
-            try:
-                await database.check()
-            except Busy as error:
-                self._problem = error.detail
-            else:
-                self._problem = ""
+            await self._check(database)
+
+    async def _check(self, database: Database) -> None:
+        """Note whether the database answers, and at once when it takes too long."""
+        checking = asyncio.ensure_future(database.check())
+        await asyncio.wait([checking], timeout=self._ctx.settings.timeout)
+        if not checking.done():
+            self._problem = BUSY
+        try:
+            await checking
+        except Busy as error:
+            self._problem = error.detail
+        else:
+            self._problem = ""

@@ -21,8 +21,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     url:     a PostgreSQL database; without one, SQLite in ``mataserver.db`` of the data directory.
              Also ``DATABASE_URL``.
-    timeout: seconds that a statement may wait for a connection or for another's lock.
-    pool:    connections kept open to PostgreSQL.
+    timeout: seconds that a statement may take, or wait for a connection or for another's lock.
+    pool:    connections kept open to PostgreSQL; there may be ten more for a while.
     """
 
     url: Annotated[Url | None, Meta(extra={"environment": "DATABASE_URL"})] = None

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mataserver_jobs.store import Store
 
 RENEW_SECONDS = LEASE_SECONDS / 3
+HOLD_SECONDS = LEASE_SECONDS - 1.0
+"""After which time without a renewal a process is stopped: soon another server may run the job."""
 MIN_POLL_SECONDS = 0.2
 """How often a job is looked at, at most, for a cancellation."""
 REPORT_SECONDS = 0.5
@@ -55,6 +57,8 @@ class Attempt:
         self._finished = asyncio.Event()
         self._cancel_requested = asyncio.Event()
         self._wake_event = asyncio.Event()
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._is_held = False
         self.is_cancelled = False
         self.is_lease_lost = False
 
@@ -92,14 +96,19 @@ class Attempt:
         finally:
             self._finished.set()
             self._wake_event.set()
+            if self._hold_timer is not None:
+                self._hold_timer.cancel()
             stopping.cancel()
             await asyncio.gather(*writing, stopping, return_exceptions=True)
             await self._store_report()
 
     async def _renew(self) -> None:
         """Keep the lease; notice a cancellation, and that the claim is no longer valid."""
+        loop = asyncio.get_running_loop()
+        self._hold_after(loop.time())
         while not self._finished.is_set():
             self._wake_event.clear()
+            begun = loop.time()
             try:
                 record = await self._store.renew(self._record)
             except MataError:  # the next time may succeed before the lease is over
@@ -109,11 +118,33 @@ class Attempt:
                 self.is_lease_lost = True
                 self._process.signal(signal.SIGKILL)
                 return
+            self._hold_after(begun)
             if record.cancel and not self.is_cancelled:
                 self.is_cancelled = True
                 self._cancel_requested.set()
             await pause(self._finished, MIN_POLL_SECONDS)  # others' news are no hurry
             await pause(self._wake_event, RENEW_SECONDS)
+
+    def _hold_after(self, renewed: float) -> None:
+        """Let the process go on, until the lease that was renewed then may be another's.
+
+        A server that is cut off from the database alone still has the job's folder, in which the
+        process of another server would work at the same time.
+        """
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+        at = renewed + HOLD_SECONDS
+        self._hold_timer = asyncio.get_running_loop().call_at(at, self._hold)
+        if self._is_held:
+            self._is_held = False
+            log.warning("job %s goes on: its lease is renewed", self._record.id)
+            self._process.signal(signal.SIGCONT)
+
+    def _hold(self) -> None:
+        """Stop the process where it is."""
+        self._is_held = True
+        log.warning("job %s is stopped until its lease can be renewed", self._record.id)
+        self._process.signal(signal.SIGSTOP)
 
     async def _report_periodically(self) -> None:
         while not self._finished.is_set():

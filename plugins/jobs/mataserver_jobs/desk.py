@@ -12,6 +12,7 @@ import msgspec
 
 from mataserver import Conflict, InvalidParams, MataError, NotFound, describe_error
 from mataserver_database import finish
+from mataserver_jobs.followed_jobs import FollowedJobs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -46,6 +47,7 @@ class Desk:
         budget: int,
     ) -> None:
         self.store = store
+        self.followed = FollowedJobs(store)
         self.storage = storage
         self._kinds = kinds
         self._wake = wake

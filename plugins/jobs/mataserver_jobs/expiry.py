@@ -13,7 +13,7 @@ from mataserver_jobs.table import JOBS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_BATCH = 1000
+BATCH = 1000
 """How many ids a statement names: databases bound the parameters of one."""
 
 
@@ -53,7 +53,7 @@ class Expiry(Queue):
         """Return which of these ids are of jobs."""
         found: set[str] = set()
         async with self._database.read() as connection:
-            for part in (jobs[at : at + _BATCH] for at in range(0, len(jobs), _BATCH)):
+            for part in (jobs[at : at + BATCH] for at in range(0, len(jobs), BATCH)):
                 query = sa.select(JOBS.c.id).where(JOBS.c.id.in_(part))
                 found.update((await connection.execute(query)).scalars())
         return found

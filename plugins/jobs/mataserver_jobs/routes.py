@@ -140,7 +140,7 @@ class Routes:
         with self._desk.watching() as changed:
             while True:
                 changed.clear()
-                record = await self._desk.store.get(job)
+                record = await self._desk.followed.get(job)
                 view = JobView.of(self._desk.shown(record))
                 if view.tag != seen:
                     yield ("end" if record.ended else "job"), view, view.tag

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from mataserver import Conflict, NotFound
 from mataserver_database import Page, Sorting
-from mataserver_jobs.expiry import Expiry
+from mataserver_jobs.expiry import BATCH, Expiry
 from mataserver_jobs.leases import Leases
 from mataserver_jobs.record import Record, is_id
 from mataserver_jobs.rows import json_of, locked, record_of, row_of
@@ -106,6 +106,15 @@ class Store(Leases, Expiry):
         if row is None:
             raise NotFound(f"Job not found: {job[:64]}")
         return record_of(row)
+
+    async def get_all(self, jobs: Sequence[str]) -> dict[str, Record]:
+        """Return those of some jobs that there are, by their ids."""
+        found: dict[str, Record] = {}
+        async with self._database.read() as connection:
+            for part in (jobs[at : at + BATCH] for at in range(0, len(jobs), BATCH)):
+                rows = await connection.execute(sa.select(JOBS).where(JOBS.c.id.in_(part)))
+                found.update((row["id"], record_of(row)) for row in rows.mappings())
+        return found
 
     async def find(
         self,
