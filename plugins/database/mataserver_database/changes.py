@@ -106,11 +106,12 @@ class ChangeNotifier:
 
     async def _listen_until_closed(self) -> None:
         """Listen until the end; whenever that begins, anything may have changed."""
+        failures = (OSError, sa.exc.SQLAlchemyError, Busy, *self._driver_errors)
         while not self._closing.is_set():
             try:
                 with translated_shortages():  # a connection takes a thread
                     await (self._listen() if self._notifies else self._poll())
-            except (OSError, sa.exc.SQLAlchemyError, Busy, *self._driver_errors) as error:
+            except failures as error:
                 with contextlib.suppress(MemoryError):
                     log.warning(
                         "notifications of other processes are interrupted: %s", type(error).__name__
