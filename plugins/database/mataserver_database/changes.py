@@ -106,7 +106,12 @@ class ChangeNotifier:
 
     async def _listen_until_closed(self) -> None:
         """Listen until the end; whenever that begins, anything may have changed."""
-        failures = (OSError, sa.exc.SQLAlchemyError, Busy, *self._driver_errors)
+        failures: tuple[type[Exception], ...] = (
+            OSError,
+            sa.exc.SQLAlchemyError,
+            Busy,
+            *self._driver_errors,
+        )
         while not self._closing.is_set():
             try:
                 with translated_shortages():  # a connection takes a thread
