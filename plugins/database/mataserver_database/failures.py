@@ -94,7 +94,7 @@ def translated_errors() -> Iterator[None]:
             raise Full("The disk of the database is full") from error
         raise Busy(BUSY, retry_after=1) from error
     except OSError as error:
-        log.warning("the database cannot be reached: %s", error)
+        log.warning("the database cannot be reached: %s", _text_of(error))
         raise Busy(BUSY, retry_after=1) from error
 
 
@@ -116,7 +116,12 @@ def translated_shortages() -> Iterator[None]:
 def reason_of(error: Busy) -> str:
     """Return what the driver or the system said, for who runs the server."""
     cause = error.__cause__
-    return str(getattr(cause, "orig", cause))
+    return _text_of(getattr(cause, "orig", cause))
+
+
+def _text_of(error: object) -> str:
+    """Return what an error says; that of a time that is over says nothing."""
+    return str(error) or "no answer in time"
 
 
 def _is_of_values(error: object) -> bool:

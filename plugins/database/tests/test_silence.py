@@ -9,6 +9,7 @@ import pytest
 from database_notes import NOTES, texts, write
 from silent_way import SilentWay
 
+from mataserver import MataError
 from mataserver.testing import installed, serving
 from mataserver_database import Busy, Database, answer_limit, changes
 from mataserver_database.testing import new_database
@@ -110,6 +111,17 @@ async def test_an_answer_that_does_not_come(tmp_path, place, schema, statement):
         await write(database, "after")
         assert await texts(database) == ["before", "after"]
         await database.close()
+
+
+async def test_a_start_says_that_nothing_was_answered(tmp_path, place):
+    """The error of a time that is over says nothing itself."""
+    async with SilentWay(place) as way:
+        way.silence(new=True)
+        plugins = {"database": {"url": way.url, "timeout": 0.3}}
+        with pytest.raises(MataError) as told:
+            async with serving(tmp_path, entry_points=installed("database"), plugins=plugins):
+                pass
+    assert told.value.hint == "plugins.database.url: no answer in time"
 
 
 async def test_the_end_of_a_silent_database(tmp_path, place, schema):
