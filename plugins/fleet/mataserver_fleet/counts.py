@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from mataserver_fleet.tables import COUNTS, MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from mataserver_database import Connection
     from mataserver_fleet.leadership import LeaderLease
@@ -50,17 +50,23 @@ class ModelCounts:
         self._lease = lease
 
     async def note(
-        self, triton: int, reported: Sequence[ModelCount], but: Container[int] = ()
+        self,
+        triton: int,
+        reported: Sequence[ModelCount],
+        busy: Mapping[int, Container[int]] | None = None,
     ) -> None:
         """Add the counts that a Triton reports; a version that it omits restarts at 0.
 
-        The models of ``but`` are skipped, and all where one is removed at the same time: the next
-        call adds them.
+        busy: models of which no other versions than these are looked at.
+
+        None is added where a model is removed at the same time: the next call adds them.
         """
         with contextlib.suppress(sa.exc.IntegrityError):
-            await self._note(triton, reported, but)
+            await self._note(triton, reported, busy or {})
 
-    async def _note(self, triton: int, reported: Sequence[ModelCount], but: Container[int]) -> None:
+    async def _note(
+        self, triton: int, reported: Sequence[ModelCount], busy: Mapping[int, Container[int]]
+    ) -> None:
         async with self._store.database.begin() as connection:
             if not await self._may_write(connection):
                 return
@@ -73,11 +79,11 @@ class ModelCounts:
                 (models[each.name], each.number): each for each in reported if each.name in models
             }
             for key, each in counts.items():
-                if key[0] not in but:
+                if key[0] not in busy or key[1] in busy[key[0]]:
                     await _add(connection, triton, key, known.get(key), each)
             gone = {key for key, row in known.items() if row["seen_inferences"]} - set(counts)
             for model, version in gone:
-                if model not in but:
+                if model not in busy:
                     await self._reset(connection, triton, model, version)
 
     async def reset(self, triton: int, model: int) -> None:

@@ -18,6 +18,7 @@ from mataserver_fleet.retry_delays import RetryDelays
 from mataserver_fleet.store import pause, text
 from mataserver_fleet.tables import TRITONS
 from mataserver_fleet.triton_answers import TritonError
+from mataserver_fleet.triton_counts import TritonCounts
 from mataserver_fleet.tritons import ServedModel, TritonReport
 
 if TYPE_CHECKING:
@@ -66,13 +67,12 @@ class TritonWatch:
         self._placements = Placements(store)
         limit = ctx.settings.load_timeout
         self._reconciler = Reconciler(self._placements, files, self._client, limit, shared)
-        self._counts = ModelCounts(store, lease)
+        self._counts = TritonCounts(ModelCounts(store, lease), key)
         self._changed = asyncio.Event()
         self._reconcile_tasks: dict[int, asyncio.Task[None]] = {}
         self._retry_delays = RetryDelays(time.monotonic)
         self._last_report: tuple[str, str, TritonReport | None] = ("", "", None)
         self._reported_at = float("-inf")
-        self._last_counts: Sequence[ModelCount] = ()
         self._last_versions: list[tuple[str, int]] | None = None
         self._look_count = 0
         self._gpus: list[Gpu] = []
@@ -139,12 +139,11 @@ class TritonWatch:
         counts = sorted(await self._client.counts())
         if self._last_report[0] != "ready":
             self._retry_delays.clear_refused()
-        if counts != self._last_counts:
-            # Before anything is sent: a load has the Triton count from 0.
-            await finish(self._counts.note(self._key, counts, busy))
+        await self._counts.note(counts, busy)  # before anything is sent
         wrong = await self._find_unsettled(counts, busy)
-        self._last_counts = () if busy or wrong else counts
         for placement, serving in wrong:
+            kept = placement.versions if placement.wanted else ()
+            self._counts.begin(placement.model, set(serving) - set(kept))
             task = asyncio.get_running_loop().create_task(self._reconcile(placement, serving))
             self._reconcile_tasks[placement.model] = task
         if self._look_count % GPU_EVERY == 0 and (self._gpu_task is None or self._gpu_task.done()):
@@ -218,7 +217,7 @@ class TritonWatch:
         try:
             outcome = await self._reconciler.reconcile(placement, serving)
             if outcome.counts_reset:
-                await finish(self._counts.reset(self._key, placement.model))
+                await self._counts.reset(placement.model)
             if outcome.state == "failed":
                 self._retry_delays.start(placement.model, placement.generation, interrupted=False)
             else:
@@ -240,4 +239,5 @@ class TritonWatch:
                 await finish(self._placements.note_reason(placement, self._key, reason))
         finally:
             self._reconcile_tasks.pop(placement.model, None)
+            self._counts.end(placement.model)
             self._last_versions = None  # changes during the work were not checked

@@ -123,6 +123,39 @@ async def test_a_load_that_ends_while_its_triton_is_looked_at(fleets):
         triton.faults = {}
 
 
+async def test_what_is_asked_while_a_model_is_loaded(fleets):
+    """The version that is replaced counts as long as it answers, and nothing counts twice."""
+    async with fleets(1, load_timeout=30.0) as fleet:
+        await fleet.load()
+        (triton,) = fleet.tritons
+        goes_on, loads = asyncio.Event(), asyncio.Event()
+
+        async def counted(number):
+            async def found():
+                return (await fleet.model())["inference_count"] == str(number)
+
+            await until(found)
+
+        async def load(request):
+            loads.set()
+            await goes_on.wait()
+            return await triton._load(request)
+
+        triton.faults = {"/m/load": load}
+        sent = {"data": form({"model.onnx": adding(2)})}
+        path = "/api/models/m/versions?load=true"
+        loading = asyncio.create_task(fleet.client.ask("POST", path, **sent))
+        await loads.wait()
+        for times in (5, 6):
+            triton.asked("m", "1", times)
+            await counted(triton.counts["m", "1"])
+        goes_on.set()
+        assert (await loading)[0] == 201
+        triton.asked("m", "2", 3)
+        await counted(14)
+        triton.faults = {}
+
+
 async def test_one_that_comes_back_gets_its_models(fleets):
     """A Triton that died and comes back has its models at once; so has one that joins later."""
     async with fleets(2, registered=1) as fleet:
