@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError
-from mataserver_onnx import graph, ir
+from mataserver_onnx import graph, ir, metadata_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ class Bundle:
     network:   the ``.onnx`` or ``.xml`` file.
     root:      the directory of ``config.json``, ``preprocessor_config.json`` and label files.
     graph:     the description of the graph in the network's file.
-    config:    the decoded ``config.json``, or empty.
+    config:    the decoded ``config.json``, or empty; also with the settings of timm's processor.
     processor: the image processor's settings, from either file that holds them, or empty.
     """
 
@@ -56,13 +56,12 @@ def open_bundle(path: Path, wanted: str = "") -> Bundle:
     network = find_network(path, wanted)
     root = path if path.is_dir() else path.parent
     found = read_graph(network)
-    return Bundle(
-        network=network,
-        root=root,
-        graph=found,
-        config=_json(root / "config.json"),
-        processor=image_settings(root),
-    )
+    if network.suffix == ".xml":
+        found = replace(found, metadata=metadata_file.read(network.parent))
+    config, processor = _json(root / "config.json"), image_settings(root)
+    if isinstance(processor.get("pretrained_cfg"), dict):  # transformers' processor for timm
+        config, processor = config | {"pretrained_cfg": processor["pretrained_cfg"]}, {}
+    return Bundle(network=network, root=root, graph=found, config=config, processor=processor)
 
 
 def image_settings(root: Path) -> dict[str, Any]:
@@ -96,10 +95,21 @@ def find_network(path: Path, wanted: str = "") -> Path:
     return _only_network(path)
 
 
-def _only_network(path: Path) -> Path:
+def networks(path: Path) -> list[Path]:
+    """Return the networks of a directory: ONNX files, or else OpenVINO's with their weights."""
     found = sorted(file for pattern in ("*.onnx", "onnx/*.onnx") for file in path.glob(pattern))
+    return found or sorted(
+        file
+        for pattern in ("*.xml", "openvino/*.xml")
+        for file in path.glob(pattern)
+        if file.with_suffix(".bin").is_file()
+    )
+
+
+def _only_network(path: Path) -> Path:
+    found = networks(path)
     if not found:
-        raise MataError("the model's directory holds no .onnx file")
+        raise MataError("the model's directory holds no .onnx file, and no .xml with its .bin")
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(path)) for file in found[:6])
         raise AmbiguousNetworkError(

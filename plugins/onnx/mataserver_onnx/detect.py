@@ -69,13 +69,13 @@ class Detector:
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
     ) -> list[DetectResult]:
         """Return the detections of each image, best first."""
-        from mataserver_onnx import boxes, detections, raw_detections
+        from mataserver_onnx import boxes, detections
 
         labels = self._network.labels
         most = _PAIRS.get(str(self._network.bundle.config.get("model_type")))
         results: dict[int, DetectResult] = {}
         for index, outputs, place in self._network.run(images):
-            options = raw_detections.ReadOptions(
+            options = self._network.read_options(
                 params[index].confidence, params[index].overlap, most
             )
             found = detections.read(self._network.layout, outputs, place, options)

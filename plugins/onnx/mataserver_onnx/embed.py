@@ -50,17 +50,29 @@ class Embedder:
         """Return a float32 vector ``[D]`` of each image.
 
         Of a vector per token the first is returned, that of the class token. Raises ``MataError``
-        for a vector of zeros, which has no direction.
+        where there is none, and for a vector of zeros, which has no direction.
         """
         found = {
-            index: EmbedResult(_unit(output[0] if output.ndim == 2 else output.ravel()))
-            for index, [output], _ in self._network.run(images)
+            index: EmbedResult(_unit(_vector(output, place.input_size)))
+            for index, [output], place in self._network.run(images)
         }
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
         """Free the network."""
         self._network.close()
+
+
+def _vector(output: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the vector in the output for an image, for inputs of a (height, width)."""
+    from mataserver_onnx import outputs
+
+    if output.ndim == 2:
+        outputs.check_class_token(len(output), size)
+        output = output[0]
+    elif output.size > len(output):
+        raise MataError("the network gave a vector for each place of the image, and none for all")
+    return output.ravel()
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

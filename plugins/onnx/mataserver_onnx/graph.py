@@ -29,6 +29,8 @@ WHOLE_NUMBERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
 """Numbers of ``TensorProto.DataType``."""
 
 _EXTERNAL = 1
+_FIRST_NEGATIVE = 2**63
+"""Of the 64 bits of an integer, those from here on are a negative one."""
 _NOT_ONNX = "the file is not an ONNX model, or not the whole of one"
 
 
@@ -198,9 +200,11 @@ def _tensor_type(tensor: Message) -> tuple[int, tuple[Dim, ...]]:
 
 
 def _dim(dim: Message) -> Dim:
+    """Return a dimension; some exporters write -1 for any length, as 64 bits without a sign."""
     for number, value in dim.fields():
         if number == 1:
-            return number_of(value)
+            side = number_of(value)
+            return side if side < _FIRST_NEGATIVE else ""
         if number == 2:
             return message_of(value).text()
     return ""

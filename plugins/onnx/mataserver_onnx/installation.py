@@ -119,5 +119,5 @@ def _is_network(given: ModelFiles) -> bool:
     path = given.path
     if path is None or not path.is_dir():
         return path is not None and path.suffix in files.SUFFIXES
-    names = ("*.onnx", "onnx/*.onnx", "openvino_model.xml", "openvino/openvino_model.xml")
-    return any(next(path.glob(name), None) is not None for name in names)
+    names = ("openvino_model.xml", "openvino/openvino_model.xml")  # refused without its weights
+    return any((path / name).is_file() for name in names) or bool(files.networks(path))

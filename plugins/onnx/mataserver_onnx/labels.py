@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 8 * 2**20
 _MAX_LABELS = 1_000_000
+_SEPARATORS = ("\n", ";", ",")
+_NO_SYNTAX = frozenset("[](){}:'\"")
+"""Characters that are no part of names without quotes: they belong to some other notation."""
 
 
 class Labels:
@@ -61,14 +64,18 @@ class Labels:
         raise MataError(f"the network has {classes} classes, but {len(known)} labels are given")
 
 
-def find(graph: Graph, config: Mapping[str, Any], file: Path | None) -> Labels:
+def find(
+    graph: Graph, config: Mapping[str, Any], file: Path | None, classes: int | None = None
+) -> Labels:
     """Return the labels: from ``file``, else the network's metadata, else the config.
 
-    Raises ``MataError`` for a file that cannot be used.
+    ``classes`` is the number of the network's classes, if it is known. Raises ``MataError`` for a
+    file that cannot be used.
     """
     if file is not None:
         return Labels(_from_file(file))
-    return Labels(from_metadata(graph) or _from_config(config))
+    noted = from_metadata(graph) or _plain_names(graph, classes)
+    return Labels(noted or _from_config(config))
 
 
 def count(graph: Graph, config: Mapping[str, Any]) -> int | None:
@@ -80,7 +87,7 @@ def _from_file(file: Path) -> dict[int, str]:
     try:
         with file.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # Windows' editors begin a file with a mark
     except OSError as error:
         raise MataError(f"the labels cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -108,15 +115,41 @@ def _from_json(text: str) -> dict[int, str]:
 
 def from_metadata(graph: Graph) -> dict[int, str]:
     """Return the names in Ultralytics' metadata: ``names``, a Python dict or list."""
-    text = graph.metadata.get("names", "")
-    try:
-        return _by_index(ast.literal_eval(text)) or {} if text else {}
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    return _noted(graph) or {}
+
+
+def are_unreadable(graph: Graph) -> bool:
+    """Whether the metadata has ``names`` that are neither a Python dict nor a list."""
+    return _noted(graph) is None
+
+
+def _noted(graph: Graph) -> dict[int, str] | None:
+    """Return the names in the metadata, by index; None for those that are in no known form."""
+    text = graph.metadata.get("names", "").strip()
+    if not text:
         return {}
+    try:
+        return _by_index(ast.literal_eval(text))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def _plain_names(graph: Graph, classes: int | None) -> dict[int, str]:
+    """Return names without quotes in the metadata, as ``cat,dog``, if there is one per class.
+
+    A comma may be part of a name, so another number of them proves nothing.
+    """
+    text = graph.metadata.get("names", "").strip()
+    if classes is None or not are_unreadable(graph) or not _NO_SYNTAX.isdisjoint(text):
+        return {}
+    separator = next((each for each in _SEPARATORS if each in text), _SEPARATORS[0])
+    found = [part.strip() for part in text.split(separator)]
+    return dict(enumerate(found)) if len(found) == classes and all(found) else {}
 
 
 def _from_config(config: Mapping[str, Any]) -> dict[int, str]:
-    return _by_index(config.get("id2label")) or {}
+    named = config.get("id2label") or config.get("label_names")  # the latter is timm's
+    return _by_index(named) or {}
 
 
 def _text(name: object) -> str:

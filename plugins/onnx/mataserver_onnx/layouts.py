@@ -131,7 +131,13 @@ def serves(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOpt
         tasks = {TASKS[name] for name in candidates(graph, config, options)}
     if tasks and task not in tasks:
         return False
-    check_labels(graph, config, choose(graph, config, task, options), options)
+    layout = choose(graph, config, task, options)
+    check_labels(graph, config, layout, options)
+    if layout == "vector":
+        [name] = outputs.output_names(graph, config, layout, options)
+        port = graph.output(name)
+        tokens = port.dims[1] if port is not None and len(port.dims) == 3 else 1
+        outputs.check_class_token(tokens, outputs.graph_size(graph))
     return True
 
 
@@ -173,7 +179,7 @@ def _by_name(graph: Graph) -> LayoutName | None:
     """Recognise outputs with their exporters' usual names."""
     logits = graph.output("logits")
     if logits is not None:
-        if len(logits.dims) == 4 and outputs.classes_last(graph, logits):
+        if len(logits.dims) == 4 and not outputs.fits(graph, "semantic"):
             return None
         ranks: dict[int, LayoutName] = {2: "classes", 4: "semantic"}
         return ranks.get(len(logits.dims))

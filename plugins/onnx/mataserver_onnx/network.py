@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mataserver import MataError
+from mataserver import MataError, OutOfMemory
 from mataserver_onnx import bundle as files
 from mataserver_onnx import labels, layouts, outputs, preparation_choice
 from mataserver_onnx.graph import FLOAT, FLOAT16, INT32
+from mataserver_onnx.raw_detections import ReadOptions
 from mataserver_onnx.runtimes import open_session
 from mataserver_onnx.session import session_config
 
@@ -61,12 +62,19 @@ class Network:
         self.bundle: Bundle = files.open_bundle(spec.path, options.file)
         graph, config = self.bundle.graph, self.bundle.config
         self.layout: LayoutName = layouts.choose(graph, config, spec.task, options)
-        self.labels = labels.find(graph, config, _label_file(self.bundle, options))
         self.tail = outputs.tail(graph, self.layout, options)
         self.keypoints = outputs.keypoints(graph, options)
         classes = outputs.class_count(graph, config, self.layout, options)
+        self.labels = labels.find(graph, config, _label_file(self.bundle, options), classes)
         if classes is not None:
             outputs.check_labels(self.labels, classes, self.layout)
+        if not self.labels and labels.are_unreadable(graph):
+            self.log.warning(
+                "%s: the names of classes in its metadata are not understood; state labels under "
+                "plugins.onnx.models",
+                spec.name,
+            )
+        self._objectness_only = outputs.objectness_is_score(graph, self.layout, classes)
         self._input = _image_port(self.bundle)
         self._channels_last = outputs.channels_last(self._input)
         self.preparation, size = preparation_choice.choose(self.bundle, self.layout, options)
@@ -75,12 +83,19 @@ class Network:
         self._session = open_session(self.bundle, self.outputs, run_config, size)
         self._float = np.float16 if self._input.kind == FLOAT16 else np.float32
         side = self._input.dims[0]
-        self._batch_size = side if isinstance(side, int) and side > 0 else None
+        stated = side if isinstance(side, int) and side > 0 else None
+        self._batch_size = stated or self._session.batch_size
 
     @property
     def input_size(self) -> tuple[int, int] | None:
         """The smallest (height, width) that images are resized to; None if they are not."""
         return self.preparation.resized_to
+
+    def read_options(
+        self, confidence: float, overlap: float, max_pairs: int | None = None
+    ) -> ReadOptions:
+        """Return what to read from this network's answers, for the parameters of a request."""
+        return ReadOptions(confidence, overlap, max_pairs, self.tail, self._objectness_only)
 
     def run(
         self, images: Sequence[NDArray[np.uint8]]
@@ -123,8 +138,8 @@ class Network:
     def _forward(self, part: list[tuple[NDArray[np.float32], Placement]]) -> list[Any] | None:
         """Return the outputs, or None if the images must be run one by one from now on.
 
-        A network whose file takes any batch may have been traced with one image: it mixes the
-        answers of several. Raises ``MataError`` where one image has not one answer.
+        A network whose file takes any batch may have been traced with one image: it fails for
+        several, or mixes their answers. Raises ``MataError`` where one image has not one answer.
         """
         missing = (self._batch_size or len(part)) - len(part)
         padded = part + part[-1:] * missing  # fill up a fixed batch size
@@ -137,12 +152,19 @@ class Network:
             elif port.name == "orig_target_sizes":
                 sizes = [place.size[::-1] for _, place in padded]
                 feeds[port.name] = np.array(sizes, _SIZE_DTYPES.get(port.kind, np.int64))
-        answers = self._session.run(feeds)
-        outputs = [answers[name] for name in self.outputs]
+        divisible = len(padded) > 1 and not self._batch_size
+        try:
+            answers = self._session.run(feeds)
+        except MataError as error:
+            if isinstance(error, OutOfMemory) or not divisible:
+                raise
+            answers = {}
+        outputs: list[Any] = [answers.get(name) for name in self.outputs]
         if all(np.shape(each)[:1] == (len(padded),) for each in outputs):
             return outputs
-        if len(padded) == 1 or self._batch_size:
+        if not divisible:
             raise MataError("the network does not give one answer per picture")
+        self.log.warning("the network cannot take several pictures: each is run alone from now on")
         self._batch_size = 1
         return None
 

@@ -42,6 +42,8 @@ _FATAL = 4
 class OnnxRuntimeSession:
     """A network on ONNX Runtime's execution providers."""
 
+    batch_size: int | None = None
+
     def __init__(self, bundle: Bundle, outputs: Sequence[str], config: SessionConfig) -> None:
         """Open the network.
 

@@ -61,26 +61,34 @@ class OpenVinoSession:
             raise Unavailable(f"the runtime openvino has no device {config.device}")
         if bundle.graph.opset > NEWEST_OPSET:
             raise opset_too_new(bundle.graph.opset)
-        openvino = import_openvino()
-        self._config = config
+        self._bundle, self._config, self._input_size = bundle, config, input_size
         self._outputs = list(outputs)
+        self.batch_size: int | None = None
+        self._request: Any = self._open()
+
+    def _open(self) -> Any:
+        openvino = import_openvino()
         try:
-            with _without_links(bundle, config) as path:
-                model = _with_outputs(openvino, openvino.Core().read_model(path), outputs)
-                _fix_input_size(model, input_size)
-                compiled = openvino.Core().compile_model(model, "CPU", _options(config))
-            self._request: Any = compiled.create_infer_request()
+            with _without_links(self._bundle, self._config) as path:
+                model = _with_outputs(openvino, openvino.Core().read_model(path), self._outputs)
+                _fix_input_size(model, self._input_size)
+                self.batch_size = _batch_size(model)
+                compiled = openvino.Core().compile_model(model, "CPU", _options(self._config))
+            return compiled.create_infer_request()
         except RuntimeError as error:
             raise runtime_failure(
-                error, "the network cannot be opened by openvino", config
+                error, "the network cannot be opened by openvino", self._config
             ) from error
 
     def run(self, feeds: Arrays) -> dict[str, Any]:
         """Compute the outputs. Raises ``MataError``."""
+        request, self._request = self._request or self._open(), None
         try:
-            values = self._request.infer(dict(feeds), share_inputs=True)
+            values = request.infer(dict(feeds), share_inputs=True)
         except RuntimeError as error:
+            # A network that has failed once fails or gives old answers from then on: open it anew.
             raise runtime_failure(error, "the network has failed", self._config) from error
+        self._request = request
         return {name: values[name].copy() for name in self._outputs}
 
     def close(self) -> None:
@@ -108,6 +116,16 @@ def _with_outputs(openvino: Any, model: Any, outputs: Sequence[str]) -> Any:
     if len(wanted) == len(model.outputs):
         return model
     return openvino.Model(wanted, model.get_parameters())
+
+
+def _batch_size(model: Any) -> int | None:
+    """Return the number of answers of a network whatever it is given; None if it follows that.
+
+    A constant shape holds it. For another number of images OpenVINO would fail, or on one thread
+    answer with whatever is in memory.
+    """
+    first = [shape[0] for port in model.outputs if len(shape := port.get_partial_shape())]
+    return next((side.get_length() for side in first if side.is_static), None)
 
 
 def _fix_input_size(model: Any, input_size: tuple[int, int] | None) -> None:

@@ -59,9 +59,10 @@ class ModelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 adds bars around it, "corner" to the right and below, "crop" cuts off what is
                 too long.
     rescale:    pixels of 0 to 255 are multiplied by it,
-    mean, std:  then the mean is taken off and the rest divided by the deviation, for red, green
-                and blue.
-    channels:   the order in which the network takes colours; blue first for YOLOX alone.
+    mean, std:  then the mean is taken off and the rest divided by the deviation, in the order of
+                ``channels``.
+    channels:   the order in which the network takes colours, blue first for YOLOX alone; with a
+                processor, the processor's.
     runtime, precision, providers, threads: instead of the plugin's.
     """
 

@@ -11,7 +11,7 @@ from mataserver_onnx.graph import WHOLE_NUMBERS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mataserver_onnx.graph import Graph, Port
+    from mataserver_onnx.graph import Dim, Graph, Port
     from mataserver_onnx.options import LayoutName, ModelOptions
 
     Size = tuple[int, int]
@@ -77,7 +77,8 @@ def fits(graph: Graph, layout: LayoutName) -> bool:
     if layout == "classes":
         return bool(class_outputs(graph))
     return any(
-        len(port.dims) == 4 and not classes_last(graph, port) for port in _main_output(graph)
+        len(port.dims) == 4 and port.kind not in WHOLE_NUMBERS and not classes_last(graph, port)
+        for port in _main_output(graph)
     )
 
 
@@ -148,6 +149,17 @@ def tail(graph: Graph, layout: LayoutName, options: ModelOptions) -> int:
     if found is None or form is None:
         return 0
     return yolo.tail(form, found, keypoints(graph, options))
+
+
+def objectness_is_score(graph: Graph, layout: LayoutName, classes: int | None) -> bool:
+    """Whether a score is the objectness alone, and not times the class's number.
+
+    YOLOv7 does not train the number of an only class, and ignores it. YOLOv5, which multiplies by
+    it, writes metadata.
+    """
+    if layout not in {"yolo-v5", "yolo-v5-seg"} or classes != 1:
+        return False
+    return not exporter_metadata.read(graph).is_known_exporter
 
 
 def keypoints(graph: Graph, options: ModelOptions) -> tuple[int, int]:
@@ -222,8 +234,26 @@ def named_vector(graph: Graph) -> Port | None:
     """Return the output called as embeddings are; a map of a convolutional network has no token."""
     ports = [graph.output(name) for name in (*VECTORS, "last_hidden_state")]
     port = next((each for each in ports if each is not None), None)
-    is_map = port is not None and port.name not in VECTORS and len(port.dims) > 3
-    return None if is_map else port
+    if port is None or len(port.dims) <= 3:
+        return port
+    pooled = all(side == 1 or not isinstance(side, int) for side in port.dims[2:])
+    return port if port.name in VECTORS and pooled else None
+
+
+def check_class_token(tokens: Dim, size: Size | None) -> None:
+    """Raise ``MataError`` when a network has no token besides those of an image's patches.
+
+    The first would be the vector of the upper left corner, as in SigLIP and Swin.
+    """
+    if size is None or not isinstance(tokens, int) or tokens == 1:
+        return
+    height, width = size
+    sides = (side for side in range(2, min(size) + 1) if not (height % side or width % side))
+    if any((height // side) * (width // side) == tokens for side in sides):
+        raise MataError(
+            f"the network gives {tokens} vectors, one for each patch of the image, and none for "
+            "the whole: export it with pooler_output or image_embeds"
+        )
 
 
 def vector_output(graph: Graph) -> Port | None:

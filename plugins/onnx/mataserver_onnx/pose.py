@@ -48,13 +48,13 @@ class PoseEstimator:
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[PoseParams]
     ) -> list[PoseResult]:
         """Return the instances of each image, best first."""
-        from mataserver_onnx import detections, raw_detections
+        from mataserver_onnx import detections
 
         network = self._network
         results: dict[int, PoseResult] = {}
         for index, outputs, place in network.run(images):
             own = params[index]
-            options = raw_detections.ReadOptions(own.confidence, own.overlap, tail=network.tail)
+            options = network.read_options(own.confidence, own.overlap)
             found = detections.read(network.layout, outputs, place, options)
             results[index] = PoseResult(self._instances(found, outputs[0], place))
         return [results[index] for index in range(len(images))]

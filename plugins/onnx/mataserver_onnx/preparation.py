@@ -79,7 +79,7 @@ class Preparation:
         """Keep the parameters.
 
         plan:      the geometry for an image of a height and a width.
-        table:     ``[3, 256]``, the value of each byte of each channel.
+        table:     ``[3, 256]``, the value of each byte of each channel, in the network's order.
         flip:      the network takes blue first.
         letterbox: the (height, width) that bars fill up to.
         corner:    the image lies in the upper left of them, and not in the middle.
@@ -231,9 +231,14 @@ def cropped(size: Size, part: float = 1.0) -> Callable[[int, int], Geometry]:
     Exactly as torchvision's ``Resize`` and ``CenterCrop``, with which such networks are trained:
     the longer side is rounded down.
     """
+    return cropped_from((round(size[0] / part), round(size[1] / part)), size)
+
+
+def cropped_from(whole: Size, size: Size) -> Callable[[int, int], Geometry]:
+    """Resize to the smallest size around ``whole`` that keeps the aspect ratio, and crop."""
 
     def plan(height: int, width: int) -> Geometry:
-        rows, columns = (round(side / part) for side in size)
+        rows, columns = whole
         if rows * width > columns * height:
             resized = rows, max(columns, int(rows * width / height))
         else:

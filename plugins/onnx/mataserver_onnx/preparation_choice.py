@@ -5,28 +5,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
-from mataserver_onnx import exporter_metadata, processor
+from mataserver_onnx import exporter_metadata, processor, timm_settings
 from mataserver_onnx.layouts import LAYOUTS
 from mataserver_onnx.options import Resize
-from mataserver_onnx.preparation import Preparation, cropped, fitted, stretched, table
+from mataserver_onnx.preparation import (
+    Geometry,
+    Preparation,
+    cropped,
+    cropped_from,
+    fitted,
+    stretched,
+    table,
+)
 from mataserver_onnx.sizes import size_of
 
 if TYPE_CHECKING:
     from mataserver_onnx.bundle import Bundle
     from mataserver_onnx.graph import Graph
     from mataserver_onnx.options import LayoutName, ModelOptions
+    from mataserver_onnx.timm_settings import TimmSettings
 
     Size = tuple[int, int]
 
 _UNCROPPED = frozenset[Resize]({"stretch", "letterbox", "corner"})
+_SEE_A_PART: frozenset[LayoutName] = frozenset({"classes", "vector"})
+"""The layouts whose networks may see the centre of a picture only."""
 _ALLOWED_RESIZES: dict[str, frozenset[Resize]] = {
     **{
         name: _UNCROPPED
         for name, layout in LAYOUTS.items()
         if layout.resize in {"letterbox", "corner"}
     },
-    "classes": _UNCROPPED | {"crop"},
-    "vector": _UNCROPPED | {"crop"},
+    **dict.fromkeys(_SEE_A_PART, _UNCROPPED | {"crop"}),
 }
 """Resizing methods besides stretching, where the answer is about places or the whole image."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -40,12 +50,14 @@ def choose(
 ) -> tuple[Preparation, Size | None]:
     """Return the preparation of images, and the (height, width) of all inputs, if it is fixed.
 
-    ``preprocessor_config.json`` is used unless the settings state a preparation. Raises
-    ``MataError`` when a needed size is not stated, or two contradict each other.
+    ``preprocessor_config.json``, or what timm wrote, is used unless the settings state a
+    preparation. Raises ``MataError`` when a needed size is not stated, or two contradict each
+    other.
     """
     size = size_of(bundle, layout, options)
     if bundle.processor and not options.states_preparation:
-        made = processor.read(bundle.processor, size)
+        blue_first = None if options.channels == "auto" else options.channels == "bgr"
+        made = processor.read(bundle.processor, size, blue_first=blue_first)
         if made.crops and "crop" not in _ALLOWED_RESIZES.get(layout, ()):
             raise MataError(
                 f"the model's image processor cuts off parts of images, which does not go with "
@@ -54,7 +66,23 @@ def choose(
             )
         return made, size or made.fixed_size
     assert size is not None  # noqa: S101 - for the type checker: ``size_of`` ensures it
+    described = timm_settings.read(bundle.config)
+    if described is not None and layout in _SEE_A_PART and not options.states_preparation:
+        return _from_timm(described, size, flip=options.channels == "bgr"), size
     return _from_options(bundle.graph, layout, options, size), size
+
+
+def _from_timm(given: TimmSettings, size: Size, *, flip: bool) -> Preparation:
+    """Prepare as timm does in validation."""
+    whole = given.resized(size)
+    squashed = Geometry(whole, size, rounded=True)
+    values = table(1 / 255, [(given.mean, given.std)])
+    return Preparation(
+        (lambda _height, _width: squashed) if given.squashes else cropped_from(whole, size),
+        values[::-1] if flip else values,
+        resample=given.resample,
+        flip=flip,
+    )
 
 
 def _from_options(
@@ -64,9 +92,10 @@ def _from_options(
     found = exporter_metadata.read(graph)
     ultralytics = layout == "classes" and found.task == "classify"
     usual = "plain" if ultralytics else LAYOUTS[layout].pixels
-    normalised = usual == "imagenet"
-    mean = options.mean or (_MEAN if normalised else (0.0, 0.0, 0.0))
-    std = options.std or (_STD if normalised else (1.0, 1.0, 1.0))
+    flip = options.channels == "bgr" or (options.channels == "auto" and usual == "bytes")
+    usual_mean, usual_std = (_MEAN, _STD) if usual == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
+    order = -1 if flip else 1
+    mean, std = options.mean or usual_mean[::order], options.std or usual_std[::order]
     rescale = options.rescale if options.rescale is not None else _RESCALE[usual]
     resize = LAYOUTS[layout].resize if options.resize == "auto" else options.resize
     if resize not in _ALLOWED_RESIZES.get(layout, {"stretch"}):
@@ -78,7 +107,7 @@ def _from_options(
     return Preparation(
         fitted(size) if boxed else plans[resize],
         table(rescale, [(mean, std)]),
-        flip=options.channels == "bgr" or (options.channels == "auto" and usual == "bytes"),
+        flip=flip,
         letterbox=size if boxed else None,
         corner=resize == "corner",
     )

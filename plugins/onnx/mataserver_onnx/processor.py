@@ -34,11 +34,14 @@ def type_of(settings: Mapping[str, Any]) -> str:
     return name.replace("FeatureExtractor", "ImageProcessor")
 
 
-def read(settings: Mapping[str, Any], stretch: Size | None = None) -> Preparation:
+def read(
+    settings: Mapping[str, Any], stretch: Size | None = None, *, blue_first: bool | None = None
+) -> Preparation:
     """Return the preparation that an image processor's settings describe.
 
     ``stretch`` is the (height, width) of a network with a fixed input, which replaces a processor
-    that keeps the aspect ratio. Raises ``MataError`` for an unsupported type or setting.
+    that keeps the aspect ratio; ``blue_first`` is the order of colours, if it is not the
+    processor's. Raises ``MataError`` for an unsupported type or setting.
     """
     name = type_of(settings)
     kind = PROCESSORS.get(name)
@@ -50,6 +53,8 @@ def read(settings: Mapping[str, Any], stretch: Size | None = None) -> Preparatio
     try:
         others = kind.ignored | (_SPECIAL - kind.extra.keys())
         own = {key: value for key, value in settings.items() if key not in others}
+        if blue_first is not None:
+            own["do_flip_channel_order"] = blue_first
         plan = _ProcessorSettings(kind, {**kind.extra, **own})
         return plan.preparation(stretch)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -82,11 +87,12 @@ class _ProcessorSettings:
         if stretch is not None and fixed is None:
             plan = stretched(stretch)
         resample = self._settings.get("resample")
+        flip, table = bool(self._settings.get("do_flip_channel_order")), self._table()
         return Preparation(
             plan,
-            self._table(),
+            table[::-1] if flip else table,  # each colour keeps its own mean and deviation
             resample=self._kind.resample if resample is None else int(resample),
-            flip=bool(self._settings.get("do_flip_channel_order")),
+            flip=flip,
         )
 
     def _table(self) -> Any:

@@ -58,12 +58,14 @@ class ReadOptions(NamedTuple):
     overlap:    the overlap above which two boxes are one object.
     max_pairs:  how many pairs of a query and a class are read; None is one per query.
     tail:       how many trailing numbers of an answer belong to its mask or keypoints.
+    objectness_only: whether the score is the objectness, and not that times the class's.
     """
 
     confidence: float
     overlap: float
     max_pairs: int | None = None
     tail: int = 0
+    objectness_only: bool = False
 
 
 class LayoutMismatchError(ValueError):
@@ -95,15 +97,18 @@ def best_classes(scores: Array, options: ReadOptions) -> tuple[Indices, Array, I
 def end2end_rows(rows: Array, options: ReadOptions) -> tuple[Indices, Indices]:
     """Return the rows that reach the confidence, best first, and their classes.
 
-    ``rows`` are the output of a network that suppresses repeated boxes itself.
+    ``rows`` are the output of a network that suppresses repeated boxes itself. It fills up the rest
+    of them with scores of 0, which are no detections.
     """
     check_scores(rows[:, 4])
-    if (np.abs(rows[:, 5] - np.rint(rows[:, 5])) > ROUNDING).any():
+    classes = np.rint(rows[:, 5])  # a class in 8 or 16 bits may be 1.996, which is 2
+    if (np.abs(rows[:, 5] - classes) > ROUNDING).any():
         raise LayoutMismatchError("a class number is not a whole number")
     best = sorted_above(rows[:, 4], options.confidence)
-    if (rows[best, 5] < 0).any():
+    best = best[rows[best, 4] > 0]
+    if (classes[best] < 0).any():
         raise LayoutMismatchError("a class number is below 0")
-    return best, rows[best, 5].astype(np.intp)
+    return best, classes[best].astype(np.intp)
 
 
 def check_pixels(boxes: Array) -> None:

@@ -73,10 +73,9 @@ class Segmenter:
         self, outputs: list[NDArray[np.float32]], place: Placement, params: SegmentParams
     ) -> Iterator[ScoredMask]:
         from mataserver_onnx import masks, scores
-        from mataserver_onnx.raw_detections import ReadOptions
 
         if self._activation is None:
-            options = ReadOptions(params.confidence, params.overlap, tail=self._network.tail)
+            options = self._network.read_options(params.confidence, params.overlap)
             return masks.instances(self._network.layout, outputs, place, options)
         self._network.labels.check(len(outputs[0]))
         shares = scores.apply(self._activation, outputs[0], axis=0)

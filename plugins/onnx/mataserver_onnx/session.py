@@ -29,7 +29,12 @@ _OPERATOR = re.compile(
 
 
 class Session(Protocol):
-    """An open network."""
+    """An open network.
+
+    batch_size: the only number of images that it takes, if the runtime knows that there is one.
+    """
+
+    batch_size: int | None
 
     def run(self, feeds: Arrays) -> dict[str, Any]:
         """Compute the requested outputs from arrays by the inputs' names."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
-from mataserver_onnx import exporter_metadata
+from mataserver_onnx import exporter_metadata, timm_settings
 from mataserver_onnx.layouts import LAYOUTS
 from mataserver_onnx.outputs import graph_size
 
 if TYPE_CHECKING:
     from mataserver_onnx.bundle import Bundle
-    from mataserver_onnx.graph import Graph
     from mataserver_onnx.options import LayoutName, ModelOptions
 
     Size = tuple[int, int]
@@ -35,14 +34,17 @@ def size_of(bundle: Bundle, layout: LayoutName, options: ModelOptions) -> Size |
         raise MataError(
             f"input_size: the network takes images of {own[1]}x{own[0]} pixels and no others"
         )
-    return own or options.input_size or _usual_size(bundle.graph, layout)
+    return own or options.input_size or _usual_size(bundle, layout)
 
 
-def _usual_size(graph: Graph, layout: LayoutName) -> Size:
-    """Return the size in the exporter's metadata, or YOLO's default."""
-    noted = exporter_metadata.read(graph).size
+def _usual_size(bundle: Bundle, layout: LayoutName) -> Size:
+    """Return the size in the exporter's metadata, that of timm, or YOLO's default."""
+    noted = exporter_metadata.read(bundle.graph).size
     if noted is not None:
         return noted
+    described = timm_settings.read(bundle.config)
+    if described is not None and described.size is not None:
+        return described.size
     if LAYOUTS[layout].resize in {"letterbox", "corner"}:
         return YOLO_SIDE, YOLO_SIDE
     raise MataError(

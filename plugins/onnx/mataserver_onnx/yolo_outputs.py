@@ -45,6 +45,8 @@ def _objectness_rows(rows: Array, place: Placement, options: ReadOptions) -> Det
     likely = np.flatnonzero(rows[:, 4] >= options.confidence)
     shares = rows[likely, 5 : rows.shape[1] - options.tail]
     check_scores(shares)
+    if options.objectness_only:
+        shares = np.ones_like(shares)
     return _suppress_overlaps(rows[likely, :4], shares * rows[likely, 4:5], likely, place, options)
 
 

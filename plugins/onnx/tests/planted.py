@@ -153,6 +153,16 @@ def yolo_v5(path: Path, size: Sequence[int] = (64, 96), **options: Any) -> Path:
     return build.save(path, **options)
 
 
+def one_class(path: Path, size: Sequence[int] = (64, 96), **options: Any) -> Path:
+    """YOLOv7 of one class, whose number it does not train: it is near 0.5 everywhere."""
+    build = Builder(size)
+    _, middle, sure = _answer(build, [SCORE, 0.5])
+    row = build.op("Concat", middle, sure, axis=1)
+    count = 3 * _anchors(size)
+    build.give("output", build.rows(row, _noise(count - 1, 6)), ["batch", count, 6])
+    return build.save(path, **options)
+
+
 def yolo_v10(path: Path, size: Sequence[int] = (64, 96), **options: Any) -> Path:
     """YOLOv10: finished rows of corners, score and class."""
     build = Builder(size, options.pop("batch", "batch"))

@@ -91,6 +91,25 @@ def test_its_own_numbers_are_read(layout, outputs):
     assert found.boxes.tolist() == [pytest.approx([29, 16, 67, 48], abs=1e-4)]
 
 
+@pytest.mark.parametrize("label", [1.992, 2.0, 2.008])
+def test_a_class_number_is_rounded(label):
+    """In 8 or 16 bits the class 2 may be a little less, which is not the class 1."""
+    for layout, outputs in (
+        ("yolo-v10", [rows(*CORNERS, 0.9, label)]),
+        ("yolo-v26-obb", [rows(*PIXELS, 0.9, label, 0.2)]),
+        ("rt-detr-deploy", deployed(CORNERS, label=label)),
+    ):
+        assert read(layout, outputs).labels.tolist() == [2]
+
+
+@pytest.mark.parametrize("label", [0.0, -1.0])
+def test_rows_that_fill_up_the_answer_are_no_detections(label):
+    """A network that gives a fixed number of rows ends with empty ones, whatever is asked for."""
+    answers = np.array([[*CORNERS, 0.9, 1], *[[0, 0, 0, 0, 0, label]] * 5], np.float32)
+    found = detections.read("yolo-v10", [answers], PLACE, ReadOptions(0.0, 0.7))
+    assert found.labels.tolist() == [1]
+
+
 def test_a_single_box_that_ends_before_it_begins_is_left_out():
     """An unsure answer among good ones costs nobody theirs."""
     good = [[5, 5, 60, 60, 0.9, 1], [10, 10, 40, 40, 0.8, 0]]

@@ -28,6 +28,7 @@ def test_a_class_without_a_name_is_called_by_its_number():
         (Graph((), (), {"names": '["\\ud83d\\ude00", "\\ud83d"]'}), {}, ["\U0001f600", "\ufffd"]),
         (Graph((), (), {"names": "__import__('os')"}), {"id2label": {"0": "x"}}, ["x", "LABEL_1"]),
         (Graph((), (), {"names": "{0: "}), {}, ["LABEL_0", "LABEL_1"]),
+        (PLAIN, {"label_names": ["x", "y"]}, ["x", "y"]),
         (PLAIN, {"id2label": ["x"]}, ["x", "LABEL_1"]),
         (PLAIN, {"id2label": {"a": "x"}}, ["LABEL_0", "LABEL_1"]),
     ],
@@ -72,6 +73,34 @@ def test_a_file_that_cannot_be_used_is_told(name, content, said, tmp_path):
     with pytest.raises(MataError, match=said) as caught:
         labels.find(PLAIN, {}, tmp_path / name)
     assert str(tmp_path) not in caught.value.detail
+
+
+@pytest.mark.parametrize("names", ["cat,dog", "cat, dog", "cat;dog", "cat\ndog\n"])
+def test_names_without_quotes_are_read_where_their_number_is_right(names):
+    """Some write them as text: read only if there is one per class, for they may hold commas."""
+    graph = Graph((), (), {"names": names})
+    found = labels.find(graph, {}, None, 2)
+    assert [found[0], found[1]] == ["cat", "dog"]
+    assert labels.are_unreadable(graph)
+    assert [len(labels.find(graph, {}, None, count)) for count in (None, 1, 3)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("names", ['{"cat": 0, "dog": 1}', "cat: 0, dog: 1", "['cat', 'dog'"])
+def test_another_notation_is_not_taken_for_names(names):
+    """What is not understood is no name: it is told when the model is loaded."""
+    graph = Graph((), (), {"names": names})
+    assert len(labels.find(graph, {}, None, 2)) == 0
+    assert labels.are_unreadable(graph)
+    assert not labels.are_unreadable(NOTED)
+    assert not labels.are_unreadable(PLAIN)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "cat\ndog"), ("a.json", '["cat", "dog"]')])
+def test_the_mark_of_a_windows_editor_is_no_part_of_a_name(name, content, tmp_path):
+    """A file saved as "UTF-8 with BOM" begins with a character that nobody sees."""
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    found = labels.find(PLAIN, {}, tmp_path / name)
+    assert [found[0], found[1]] == ["cat", "dog"]
 
 
 def test_a_wrong_number_of_labels_is_an_error():

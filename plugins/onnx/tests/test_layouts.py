@@ -275,6 +275,16 @@ def test_numbers_of_classes_are_no_depth_and_shares_no_vector():
     assert layouts.candidates(shares, {}) == {"classes"}
 
 
+@pytest.mark.parametrize("sides", [("b", 1, 64, 64), ("b", 21, 64, 64)])
+def test_numbers_of_classes_are_no_scores_of_them(sides):
+    """The sigmoid of a class's number would make every pixel one of the first class."""
+    image = Port("images", (1, 3, 64, 64))
+    for name, options in (("logits", ANY), ("out", ModelOptions(layout="semantic"))):
+        best = Graph((image,), (Port(name, sides, kind=7),))
+        with pytest.raises(MataError, match=r"not recognised|not those of semantic"):
+            layouts.choose(best, {}, "segment", options)
+
+
 def test_a_stated_layout_counts():
     """What is not recognised can be stated, if it may be that."""
     graph = only(1, 8400, 85)

@@ -140,19 +140,6 @@ def test_a_depth_per_pixel(planted, load, tmp_path):
     assert not flat.depth_map.any()
 
 
-@pytest.mark.parametrize("shape", ["classes", "tokens"])
-def test_a_vector_of_length_one(shape, planted, load, tmp_path):
-    """A vector, or the first token's, is scaled to length one; zeros have no direction."""
-    name = {"classes": "pooler_output", "tokens": "last_hidden_state"}[shape]
-    path = planted.colours(tmp_path / "a.onnx", shape, name=name)
-    model = load(path, "embed", **PLAIN)
-    [result] = model.predict([solid((255, 0, 255))], [None])
-    assert result.embedding == pytest.approx([0.5**0.5, 0, 0.5**0.5], abs=1e-6)
-    assert result.embedding.dtype == np.float32
-    with pytest.raises(MataError, match="vector of zeros"):
-        model.predict([solid((0, 0, 0))], [None])
-
-
 def test_labels_of_a_file(planted, load, tmp_path):
     """A file of labels is looked for beside the network."""
     planted.colours(tmp_path / "a.onnx", "classes")
@@ -346,19 +333,6 @@ def test_memory_that_runs_out_is_told_as_such(context, tmp_path):
         assert isinstance(runtime_failure(RuntimeError(text), "it failed", config), OutOfMemory)
 
 
-def test_a_network_that_loses_the_batch_is_run_picture_by_picture(planted, load, tmp_path):
-    """Traced with one picture, it runs several together and gives one answer for all."""
-    build = planted.Builder((32, 48))
-    mean = build.op("ReduceMean", "images", build.constant([2, 3], np.int64), keepdims=0)
-    build.give("logits", build.op("Reshape", mean, build.constant([1, -1], np.int64)), ["batch", 3])
-    model = load(build.save(tmp_path / "a.onnx"), "classify", **PLAIN)
-    pictures = [solid((255, 0, 0)), solid((0, 255, 0)), solid((0, 0, 255))]
-    for _ in range(2):
-        results = model.predict(pictures, [ClassifyParams(top_k=1)] * 3)
-        found = [each.label for result in results for each in result.classifications]
-        assert found == ["LABEL_0", "LABEL_1", "LABEL_2"]
-
-
 def test_classes_of_pixels_that_exclude_no_other(planted, load, tmp_path):
     """With a sigmoid each class has its own pixels: those of neither class are not the first's."""
     build = planted.Builder((32, 32))
@@ -378,12 +352,3 @@ def test_classes_of_pixels_that_exclude_no_other(planted, load, tmp_path):
     masks = {each.label: each.mask for each in result.segments}
     assert np.array_equal(masks["LABEL_0"], image[..., 0] > 0)
     assert np.array_equal(masks["LABEL_1"], image[..., 2] > 0)
-
-
-def test_a_map_without_a_token_is_no_vector(planted, load, tmp_path):
-    """The last state of a convolutional network was returned as a vector of all its places."""
-    build = planted.Builder((32, 48))
-    pooled = build.op("AveragePool", "images", kernel_shape=[8, 8], strides=[8, 8])
-    build.give("last_hidden_state", pooled, ["batch", 3, 4, 6])
-    with pytest.raises(MataError, match="not recognised"):
-        load(build.save(tmp_path / "a.onnx"), "embed", **PLAIN)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mataserver import BadRequest, MataError
 from mataserver_onnx import processor
+from mataserver_onnx.classify import ClassifyParams
 from mataserver_onnx.preparation import (
     GREY,
     Placement,
@@ -211,6 +212,27 @@ def test_colours_are_turned_and_normalised():
             (byte * 0.01 - mean) / std for byte, mean, std in zip(order, *steps[0], strict=True)
         ]
         assert values == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("has_processor", [False, True])
+def test_blue_first_keeps_each_colours_mean(has_processor, planted, load, tmp_path):
+    """The setting counts with a processor, too, and red is normalised as red wherever it stands."""
+    planted.colours(tmp_path / "model.onnx", "classes", gain=1.0)
+    settings = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": 32, "width": 48},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    if has_processor:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    model = load(tmp_path, "classify", channels="bgr")
+    image = np.full((32, 48, 3), (51, 102, 204), np.uint8)
+    [result] = model.predict([image], [ClassifyParams(use_softmax=False)])
+    found = {each.label: each.confidence for each in result.classifications}
+    blue, green, red = (0.8 - 0.406) / 0.225, (0.4 - 0.456) / 0.224, (0.2 - 0.485) / 0.229
+    expected = {"LABEL_0": blue, "LABEL_1": green, "LABEL_2": red}
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_place_is_undone_in_both_directions():

@@ -10,6 +10,7 @@ from mataserver import MataError
 from mataserver_onnx.detect import DetectParams
 from mataserver_onnx.segment import SegmentParams
 
+SCORE = 0.9
 YOLO = ("yolo-v5", "yolo-v8", "yolo-v10")
 # (height, width) of the picture and a rectangle in it. The networks take 64 x 96: these pictures
 # fit without resizing, or are halved or doubled, so that the edges stay where they are.
@@ -65,6 +66,17 @@ def test_batch_equals_single(name, batch, planted, load, picture, tmp_path):
     singles = [find(model, image)[0] for image in images]
     assert find(model, *images) == singles
     assert len({single.detections[0].bbox for single in singles}) == 5
+
+
+def test_the_score_of_an_only_class(planted, load, picture, tmp_path):
+    """YOLOv7 ignores the number of an only class, YOLOv5, which writes metadata, does not."""
+    image = picture(64, 96, (10, 20, 50, 44))
+    yolo_v7 = load(planted.one_class(tmp_path / "v7.onnx"), "detect")
+    yolo_v5 = load(planted.one_class(tmp_path / "v5.onnx", stride="32", names="['a']"), "detect")
+    for model, score in ((yolo_v7, SCORE), (yolo_v5, SCORE / 2)):
+        [found] = find(model, image, confidence=0.3)[0].detections
+        assert found.confidence == pytest.approx(score, abs=1e-6)
+        assert found.bbox == pytest.approx((10, 20, 50, 44), abs=1e-4)
 
 
 def test_transposed_answers_are_refused_until_stated_and_then_the_same(
@@ -127,6 +139,20 @@ def test_the_metadata_of_a_network_that_takes_any_size(planted, load, picture, t
     onnx.save(model, path)
     [found] = find(load(path, "detect"), picture(128, 160, (32, 16, 48, 120)))[0].detections
     assert found.bbox == pytest.approx((32, 16, 48, 120), abs=1e-4)
+
+
+def test_sides_of_minus_one_are_of_any_length(planted, load, picture, tmp_path):
+    """Some exporters write -1 for what is open: the batch, and the size that the metadata has."""
+    path = planted.yolo_v8(tmp_path / "model.onnx", stride="32", imgsz="[64, 96]")
+    model = onnx.load(path)
+    batch, _, *size = model.graph.input[0].type.tensor_type.shape.dim
+    for side in (batch, *size, *model.graph.output[0].type.tensor_type.shape.dim[::2]):
+        side.dim_value = -1
+    onnx.save(model, path)
+    images = [picture(*size, box) for size, box in EXACT[:3]]
+    results = find(load(path, "detect"), *images)
+    for result, (_, box) in zip(results, EXACT[:3], strict=True):
+        assert result.detections[0].bbox == pytest.approx(box, abs=1e-4)
 
 
 def test_halves_are_taken_and_given(planted, load, picture, tmp_path):
