@@ -122,7 +122,8 @@ class ComposedServer:
         task_outputs = self.plugins.own_result_types
         if not self._document or self._described_tasks != task_outputs:  # a plugin may come later
             version, self._described_tasks = mataserver.__version__, task_outputs
-            found = openapi.document(self.table.routes, version, task_outputs)
+            limited = bool(self.gate.authenticators)
+            found = openapi.document(self.table.routes, version, task_outputs, limited=limited)
             self._document = msgspec.json.encode(found)
         return self._document
 

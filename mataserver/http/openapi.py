@@ -68,12 +68,16 @@ def document(
     routes: Iterable[Route],
     version: str,
     task_outputs: Mapping[str, type[msgspec.Struct]] = _NO_OUTPUTS,
+    *,
+    limited: bool = False,
 ) -> dict[str, Any]:
     """Return the document; undocumented routes are omitted.
 
     ``task_outputs`` has each plugin task's result struct. Routes that claim some requests of
-    another are merged into that route's operation.
+    another are merged into that route's operation. ``limited``: a service authenticates callers,
+    and may limit how often they ask.
     """
+    refusals = (401, 403, 429) if limited else (401, 403)
     documented = [each for each in routes if each.documented and (each.summary or each.when)]
     every = ((route.request, route.response, *route.also.values()) for route in documented)
     bodies = [body.schema for groups in every for group in groups for body in group]
@@ -97,7 +101,8 @@ def document(
     paths: dict[str, dict[str, Any]] = {}
     for route in documented:
         path = _VARIABLE_PATTERN.sub(r"{\1}", route.path)
-        operations, operation = paths.setdefault(path, {}), _operation(route, path, schema)
+        operations = paths.setdefault(path, {})
+        operation = _operation(route, path, schema, refusals)
         method = route.method.lower()
         if route.when is None:
             operations[method] = operation
@@ -129,9 +134,11 @@ def _task_answer(task: str, output: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def _operation(
+    route: Route, path: str, schema: Callable[[Any], dict[str, Any]], refusals: tuple[int, ...]
+) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", f"{route.method.lower()}{path}").strip("_")
-    errors = [*route.errors, *(() if route.public else (401, 403))]
+    errors = [*route.errors, *(() if route.public else refusals)]
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": name,
