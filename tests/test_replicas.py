@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -62,6 +63,10 @@ class StandIn:
     async def stream(self, method, args, kwargs):
         yield method
         yield method
+
+    async def generate(self, job):
+        yield str(self.report.pid)
+        yield Outcome(job.image, Timing())
 
     async def memory(self):
         return 10
@@ -135,6 +140,21 @@ async def test_frames_of_a_session_go_where_its_state_is():
     assert sorted(map(tuple, homes.values())) == [(0, 0), (1, 1), (2, 2)]
     await rig.replicas.close_session("b")
     assert rig.workers[homes["b"][0]].closed_sessions == ["b"]
+
+
+@pytest.mark.parametrize(("stateful", "replicas"), [(False, 2), (True, 1)])
+async def test_only_state_binds_the_texts_of_a_session(stateful, replicas):
+    """Two texts of one session are written at once by two replicas, unless it has state in one."""
+    rig = Rig(stateful=stateful)
+    await rig.replicas.load()
+    writers = set()
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2):
+            text = rig.replicas.generate(Job(b"x", b"", session="a"))
+            await stack.enter_async_context(contextlib.aclosing(text))
+            writers.add(await anext(text))
+    assert len(writers) == replicas
+    await rig.replicas.close()
 
 
 async def test_a_death_costs_what_that_replica_held_and_it_is_replaced(rig):

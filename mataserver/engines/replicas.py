@@ -90,9 +90,7 @@ class Replicas:
 
     def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run a batch on the least loaded replica, or the one with the session's state."""
-        session, table = jobs[0].session, self._table
-        is_stateful = session is not None and self.report.stateful
-        index = self._replica_of(session) if is_stateful and session else table.least_loaded()
+        table, index = self._table, self._replica_for(jobs[0])
         worker = table.worker(index)
 
         def on_outcomes(answer: list[Outcome] | MataError) -> None:
@@ -110,7 +108,7 @@ class Replicas:
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield text pieces, then the outcome."""
-        index = self._table.least_loaded() if job.session is None else self._replica_of(job.session)
+        index = self._replica_for(job)
         worker = self._table.worker(index)
         return self._table.count_stream(index, worker, worker.generate(job))
 
@@ -207,6 +205,12 @@ class Replicas:
         for callback in self._callbacks:
             callback(death)
         self._set_suspect(index, suspect=False)
+
+    def _replica_for(self, job: Job) -> int:
+        """Return the replica for a job: only one of a session with state is bound to any."""
+        if job.session and self.report.stateful:
+            return self._replica_of(job.session)
+        return self._table.least_loaded()
 
     def _replica_of(self, session: str) -> int:
         """Return a session's replica; a new session gets the one with the fewest sessions."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import WorkerDied
 from mataserver.errors import MataError, Unavailable, exit_as_error, shortage_error
+from mataserver.serving import text_worker
 from mataserver.serving.autoscaler import Autoscaler
 from mataserver.serving.batching import Batcher
 from mataserver.serving.lasting_failure import LastingFailure
@@ -132,9 +133,10 @@ class LoadCoordinator:
         settings = slot.plan.settings
         name = slot.plan.spec.name
         slot.worker = worker
+        max_batch = settings.max_batch or slot.plan.backend.max_batch
         slot.batcher = Batcher(
-            worker,
-            max_batch=settings.max_batch or slot.plan.backend.max_batch,
+            text_worker.for_batcher(worker, slot.plan.spec.task, max_batch),
+            max_batch=max_batch,
             max_wait=settings.max_wait_ms / 1e3,
             queue_limit=self._policy.queue_limit,
         )

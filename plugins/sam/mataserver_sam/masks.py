@@ -163,10 +163,10 @@ def _run_lengths(
     starts: NDArray[np.int64], ends: NDArray[np.int64], total: int
 ) -> NDArray[np.int64]:
     """Return the lengths of runs with these starts and ends; adjacent ones are joined."""
-    resolve_overlaps = starts[1:] != ends[:-1]
-    bounds = np.zeros(2 * (np.count_nonzero(resolve_overlaps) + 1) + 2, np.int64)
-    bounds[1:-1:2] = np.concatenate((starts[:1], starts[1:][resolve_overlaps]))
-    bounds[2:-1:2] = np.concatenate((ends[:-1][resolve_overlaps], ends[-1:]))
+    apart = starts[1:] != ends[:-1]
+    bounds = np.zeros(2 * (np.count_nonzero(apart) + 1) + 2, np.int64)
+    bounds[1:-1:2] = np.concatenate((starts[:1], starts[1:][apart]))
+    bounds[2:-1:2] = np.concatenate((ends[:-1][apart], ends[-1:]))
     bounds[-1] = total
     lengths = np.diff(bounds)
     return lengths if lengths[-1] else lengths[:-1]

@@ -90,17 +90,22 @@ class TextTracks:
     def add(self, texts: Sequence[str]) -> set[int]:
         """Search for ``texts`` from the next step on; return the numbers of the texts.
 
-        Raises ``InvalidParams`` when one is too long, or there are too many; then none is added.
+        Texts that are the same to the network, such as in another case, have one number: each would
+        find the same objects once more. Raises ``InvalidParams`` when one is too long, or there are
+        too many; then none is added.
         """
-        if len({*self.session.prompts.values(), *texts}) > MAX_TEXTS:
-            raise InvalidParams(f"a session looks for at most {MAX_TEXTS} texts: reset it first")
         session, tokens = self.session, self._weights.tokens(list(texts))
-        numbers: list[int] = [session.add_prompt(text) for text in texts]
-        for row, number in enumerate(numbers):
-            session.prompt_input_ids[number] = tokens["input_ids"][row : row + 1]
-            session.prompt_attention_masks[number] = tokens["attention_mask"][row : row + 1]
+        known = {_key(ids): number for number, ids in session.prompt_input_ids.items()}
+        keys = [_key(ids) for ids in tokens["input_ids"]]
+        if len({*known, *keys}) > MAX_TEXTS:
+            raise InvalidParams(f"a session looks for at most {MAX_TEXTS} texts: reset it first")
+        for row, (text, key) in enumerate(zip(texts, keys, strict=True)):
+            if key not in known:
+                number = known[key] = session.add_prompt(text)
+                session.prompt_input_ids[number] = tokens["input_ids"][row : row + 1]
+                session.prompt_attention_masks[number] = tokens["attention_mask"][row : row + 1]
         self._frame = -1
-        return set(numbers)
+        return {known[key] for key in keys}
 
     @property
     def numbers(self) -> list[int]:
@@ -195,3 +200,8 @@ class TextTracks:
             del frames[: -max(model.hotstart_unmatch_thresh, 1)]
         for frames in session.overlap_pair_to_frame_inds.values():
             del frames[: -max(model.hotstart_dup_thresh, 1)]
+
+
+def _key(ids: torch.Tensor) -> tuple[int, ...]:
+    """Return the tokens of a text as a key."""
+    return tuple(ids.flatten().tolist())

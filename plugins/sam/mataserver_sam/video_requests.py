@@ -86,7 +86,7 @@ class PropagateRequest(Struct, frozen=True, kw_only=True):
 
     direction: Direction = "both"
     start_frame_index: Number = 0
-    max_frames: Annotated[int, Meta(ge=1)] | None = None
+    max_frames: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
     stream: bool = False
     mask_format: MaskFormat | None = None
 

@@ -369,3 +369,11 @@ def test_one_encoding_serves_every_object(network, footage, model):
                 track.step(frame)
     hook.remove()
     assert len(runs) == 3
+
+
+def test_texts_that_are_the_same_to_the_network(network, footage):
+    """A text in another case or with other spaces is not looked for twice: objects came twice."""
+    texts = TextTracks(network.texts, network, footage, FrameFeatures(network, footage))
+    assert texts.add(["red car"]) == texts.add([" Red  Car "]) == {0}
+    assert texts.add(["dog", "DOG", "red car"]) == {0, 1}
+    assert list(texts.session.prompts.values()) == ["red car", "dog"]

@@ -1,0 +1,103 @@
+"""Runs the jobs of models that write text as streams, also for callers that want the whole text.
+
+A long text takes many steps of the network. As a stream each piece is progress, so that the model
+is not taken to hang, and a text that nobody waits for any more ends at the next piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+from mataserver.engines.work import Outcome
+from mataserver.errors import MataError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mataserver.engines.work import BatchCallback, Job, Worker
+
+TASK = "vlm"
+"""The task whose models write text."""
+
+log = logging.getLogger("mataserver.batching")
+
+
+def for_batcher(worker: Worker, task: str, max_batch: int) -> Worker:
+    """Return the worker that a batcher uses.
+
+    A model that answers several questions in one call of ``predict`` is faster with it.
+    """
+    return cast("Worker", TextWorker(worker)) if task == TASK and max_batch == 1 else worker
+
+
+class TextWorker:
+    """A worker whose ``infer`` runs jobs as streams: batches of one job, in order of arrival.
+
+    As many run concurrently as ``worker`` is wide. Everything else is what ``worker`` does.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._waiting: deque[_TextJob] = deque()
+        self._running = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._worker, name)
+
+    def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
+        """Run a batch of one job; return a function that cancels it, running or not."""
+        [job] = jobs
+        text_job = _TextJob(job, callback)
+        self._waiting.append(text_job)
+        self._start_next()
+        return lambda: self._cancel(text_job)
+
+    def _start_next(self) -> None:
+        while self._waiting and self._running < max(1, self._worker.width):
+            self._running += 1
+            text_job = self._waiting.popleft()
+            text_job.task = asyncio.create_task(self._run(text_job.job))
+            text_job.task.add_done_callback(functools.partial(self._on_done, text_job))
+
+    def _cancel(self, text_job: _TextJob) -> None:
+        if text_job.task is not None:
+            text_job.task.cancel()
+        elif text_job in self._waiting:
+            self._waiting.remove(text_job)
+            text_job.callback(_abandoned())
+
+    async def _run(self, job: Job) -> list[Outcome] | MataError:
+        answer: list[Outcome] | MataError = MataError("The model failed")
+        try:
+            async with contextlib.aclosing(self._worker.generate(job)) as items:
+                async for item in items:
+                    if isinstance(item, Outcome):
+                        answer = [item]
+        except MataError as error:
+            return error
+        except Exception:
+            log.exception("unexpected failure of a worker")
+        return answer
+
+    def _on_done(self, text_job: _TextJob, task: asyncio.Task[list[Outcome] | MataError]) -> None:
+        self._running -= 1
+        text_job.callback(_abandoned() if task.cancelled() else task.result())
+        self._start_next()
+
+
+class _TextJob:
+    """A job, who wants its outcome, and the task that runs it once its turn has come."""
+
+    def __init__(self, job: Job, callback: BatchCallback) -> None:
+        self.job = job
+        self.callback = callback
+        self.task: asyncio.Task[list[Outcome] | MataError] | None = None
+
+
+def _abandoned() -> MataError:
+    return Unavailable("The request was abandoned before it was answered")

@@ -1,0 +1,159 @@
+"""Whole texts are run as streams: one after the other, and none for a caller that has left."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mataserver.engines.work import Job, LoadReport, Outcome, Timing
+from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied
+from mataserver.errors import MataError, Unavailable
+from mataserver.serving import text_worker
+from mataserver.serving.batching import Batcher
+
+
+class Writer:
+    """A worker that writes as many pieces as the test lets it, and notes what began and ended."""
+
+    def __init__(self):
+        self.report = LoadReport(stateful=False, pid=1)
+        self.width = 1
+        self.is_alive = True
+        self.begun = []
+        self.ended = []
+        self.failure = None
+        self.pieces = asyncio.Semaphore(0)
+
+    def on_suspect(self, callback):
+        pass
+
+    async def generate(self, job):
+        self.begun.append(job.image)
+        try:
+            if self.failure is not None:
+                raise self.failure
+            for _ in range(3):
+                await self.pieces.acquire()
+                yield "piece"
+            yield Outcome(job.image, Timing(infer=1.0))
+        finally:
+            self.ended.append(job.image)
+
+    def write(self, texts=1):
+        """Let the worker finish so many texts."""
+        for _ in range(3 * texts):
+            self.pieces.release()
+
+
+@pytest.fixture
+async def writer():
+    """The worker."""
+    return Writer()
+
+
+@pytest.fixture
+async def made(writer):
+    """A batcher of a model that writes text."""
+    worker = text_worker.for_batcher(writer, "vlm", 1)
+    return Batcher(worker, max_batch=1, max_wait=0.0, queue_limit=8)
+
+
+def submit(made, *names):
+    """Submit a job per name, in order."""
+    return [asyncio.create_task(made.submit(Job(name, b""))) for name in names]
+
+
+async def settle():
+    """Let every task go on until it waits."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_texts_are_written_one_after_the_other(writer, made):
+    """Each caller gets its own outcome; the next text begins when the one before has ended."""
+    jobs = submit(made, b"a", b"b", b"c")
+    await settle()
+    assert writer.begun == [b"a"]
+    writer.write()
+    await settle()
+    assert (writer.ended, writer.begun) == ([b"a"], [b"a", b"b"])
+    writer.write(2)
+    assert [outcome.body for outcome, _ in await asyncio.gather(*jobs)] == [b"a", b"b", b"c"]
+    assert not made.active
+
+
+async def test_as_many_are_written_at_once_as_there_are_replicas(writer, made):
+    """The replicas of a model write texts of their own."""
+    writer.width = 2
+    jobs = submit(made, b"a", b"b", b"c")
+    await settle()
+    assert writer.begun == [b"a", b"b"]
+    writer.write(3)
+    await asyncio.gather(*jobs)
+
+
+async def test_a_text_that_nobody_waits_for_ends(writer, made):
+    """A caller that leaves ends its text, whose place the next one takes at once."""
+    jobs = submit(made, b"a", b"b")
+    await settle()
+    jobs[0].cancel()
+    await settle()
+    assert (writer.ended, writer.begun) == ([b"a"], [b"a", b"b"])
+    writer.write()
+    assert (await jobs[1])[0].body == b"b"
+    assert not made.active
+
+
+@pytest.mark.parametrize("left", [1, 2])
+async def test_a_text_that_nobody_waits_for_is_not_begun(writer, made, left):
+    """A caller that leaves before its turn, already handed on or still queued, costs nothing."""
+    names = [b"a", b"b", b"c"]
+    jobs = submit(made, *names)
+    await settle()
+    jobs[left].cancel()
+    writer.write(2)
+    await asyncio.wait(jobs)
+    del names[left]
+    assert writer.begun == writer.ended == names
+    assert not made.active
+
+
+async def test_a_caller_that_leaves_at_once(writer):
+    """A text that is cancelled before its task ran keeps nothing busy."""
+    worker = text_worker.for_batcher(writer, "vlm", 1)
+    answers = []
+    worker.infer([Job(b"a", b"")], answers.append)()
+    await settle()
+    assert (len(answers), type(answers[0])) == (1, Unavailable)
+    assert writer.begun == []
+    worker.infer([Job(b"b", b"")], answers.append)
+    writer.write()
+    await settle()
+    assert answers[1][0].body == b"b"
+
+
+@pytest.mark.parametrize("failure", [WorkerDied("gone"), NotDispatchedError()])
+async def test_a_failure_is_the_caller_s(writer, made, failure):
+    """What the worker raises reaches the caller, and the next text is written."""
+    writer.failure = failure
+    with pytest.raises(type(failure)):
+        await made.submit(Job(b"a", b""))
+    writer.failure = None
+    writer.write()
+    assert (await made.submit(Job(b"b", b"")))[0].body == b"b"
+
+
+async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(writer, made, caplog):
+    """An exception that no worker should raise is an error for its text."""
+    writer.failure = TypeError("surprise")
+    with pytest.raises(MataError, match="The model failed"):
+        await made.submit(Job(b"a", b""))
+    assert "unexpected failure of a worker" in caplog.text
+
+
+async def test_other_models_are_left_as_they_are(writer):
+    """Models without text, and those that answer several questions in one call, are not wrapped."""
+    assert text_worker.for_batcher(writer, "detect", 1) is writer
+    assert text_worker.for_batcher(writer, "vlm", 8) is writer
+    assert text_worker.for_batcher(writer, "vlm", 1).report is writer.report
