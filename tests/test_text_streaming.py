@@ -21,16 +21,21 @@ EVENTS = {"Accept": "text/event-stream", "Content-Type": "image/png"}
 
 
 class Chatterbox:
-    """A model that never comes to an end."""
+    """A model that never comes to an end the first time, and has nothing to say from then on."""
+
+    def __init__(self):
+        self._has_talked = False
 
     def predict(self, images, _params):
         """Say nothing."""
         return [VlmResult("") for _ in images]
 
     def stream(self, _image, _params):
-        """Talk for ever."""
-        while True:
+        """Talk for ever, once."""
+        first, self._has_talked = not self._has_talked, True
+        while first:
             yield "bla " * 10_000
+        yield VlmResult("")
 
 
 def load(_spec, _context):
