@@ -153,7 +153,9 @@ async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(writer, made
 
 
 async def test_other_models_are_left_as_they_are(writer):
-    """Models without text, and those that answer several questions in one call, are not wrapped."""
+    """Other tasks, several questions in one call, and state between frames stay as they are."""
     assert text_worker.for_batcher(writer, "detect", 1) is writer
     assert text_worker.for_batcher(writer, "vlm", 8) is writer
     assert text_worker.for_batcher(writer, "vlm", 1).report is writer.report
+    writer.report = LoadReport(stateful=True, pid=1)
+    assert text_worker.for_batcher(writer, "vlm", 1) is writer

@@ -30,9 +30,12 @@ log = logging.getLogger("mataserver.batching")
 def for_batcher(worker: Worker, task: str, max_batch: int) -> Worker:
     """Return the worker that a batcher uses.
 
-    A model that answers several questions in one call of ``predict`` is faster with it.
+    A model that answers several questions in one call of ``predict`` is faster with it, and one
+    that keeps state between frames needs its sessions' own steps.
     """
-    return cast("Worker", TextWorker(worker)) if task == TASK and max_batch == 1 else worker
+    if task != TASK or max_batch > 1 or worker.report.stateful:
+        return worker
+    return cast("Worker", TextWorker(worker))
 
 
 class TextWorker:
