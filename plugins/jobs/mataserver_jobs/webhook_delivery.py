@@ -83,14 +83,18 @@ class DeliveryWorker:
         self._wake.set()
 
     async def run(self) -> None:
-        """Make what is due until ``close``."""
+        """Make what is due until ``close``. What hinders it is logged once, until it changes."""
+        hindrance = ""
         while not self._stopping.is_set():
             self._wake.clear()
             wait = POLL_SECONDS
             try:
                 wait = min(wait, await self._start_due())
+                hindrance = ""
             except MataError as error:  # a database that does not answer now does later
-                log.warning("webhooks are not called now: %s", error.detail)
+                if error.detail != hindrance:
+                    log.warning("webhooks are not called now: %s", error.detail)
+                hindrance = error.detail
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._wake.wait()

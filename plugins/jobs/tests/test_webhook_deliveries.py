@@ -9,7 +9,7 @@ import json
 import pytest
 from aiohttp import web
 
-from mataserver import BadRequest, Conflict, NotFound
+from mataserver import BadRequest, Conflict, NotFound, Unavailable
 from mataserver_jobs import webhooks
 from mataserver_jobs.leases import MAX_DEATHS, MAX_LOSSES
 from mataserver_jobs.webhook_delivery import DeliveryWorker
@@ -235,3 +235,26 @@ async def until_known(kept, error):
             if known.last_at is not None and known.last_error == error:
                 return
             await asyncio.sleep(0.01)
+
+
+async def test_what_hinders_them_is_logged_once(kept, monkeypatch, caplog):
+    """A database that does not answer for an hour is one line, and a second outage another."""
+    courier, looks, answers = DeliveryWorker(kept, None), [], []
+
+    async def wait():
+        looks.append(1)
+        if not answers:
+            raise Unavailable("away")
+
+    monkeypatch.setattr(kept, "wait", wait)
+    running = asyncio.create_task(courier.run())
+    async with asyncio.timeout(20):
+        for answering in (False, True, False):
+            answers[:] = [1] * answering
+            looks.clear()
+            while len(looks) < 4:
+                courier.wake()
+                await asyncio.sleep(0)
+    await courier.close()
+    await running
+    assert caplog.text.count("webhooks are not called now: away") == 2
