@@ -15,25 +15,34 @@ if TYPE_CHECKING:
 
     from mataserver_openai.problem import ChatProblem
 
-_CHAT = "use /v1/chat/completions (client.chat.completions.create)"
+_CHAT = "use {base}/chat/completions (client.chat.completions.create)"
+_ABSENT = "is not offered"
 _REASONS = {
-    "/v1/responses": f"is not offered: {_CHAT}",
-    "/v1/completions": f"is not offered: {_CHAT}",
-    "/v1/embeddings": "is not offered: OpenAI's are of texts; those of images are POST /v1/infer "
-    "with a model of the task embed",
-    "/chat/completions": "is not here: the client's base_url ends in /v1",
+    "responses": f"{_ABSENT}: {_CHAT}",
+    "completions": f"{_ABSENT}: {_CHAT}",
+    "embeddings": f"{_ABSENT}: OpenAI's are of texts; those of images are POST /v1/infer with a "
+    "model of the task embed",
+    **dict.fromkeys(("audio", "files", "images", "moderations"), _ABSENT),
 }
-"""By path: why nothing is there, or what to use instead."""
+"""By path below a base URL: why nothing is there, or what to use instead."""
+_BASES = ("/v1", "/openai/v1")
+_NO_BASE = "is not here: the client's base_url ends in /v1"
 _NO_ROUTE = "Not found"
 """What the router says of a path without a route; another plugin's routes there say their own."""
 
 
 def error_forms() -> dict[str, Callable[[int, str], ChatProblem]]:
     """Return the forms of errors by path: no route is there, so each is the router's."""
-    return {path: functools.partial(_problem, path) for path in _REASONS}
+    reasons = {
+        f"{base}/{path}": reason.format(base=base)
+        for base in _BASES
+        for path, reason in _REASONS.items()
+    }
+    reasons["/chat/completions"] = _NO_BASE
+    return {path: functools.partial(_problem, f"{path} {why}") for path, why in reasons.items()}
 
 
-def _problem(path: str, status: int, detail: str) -> ChatProblem:
+def _problem(reason: str, status: int, detail: str) -> ChatProblem:
     """Return an error in OpenAI's form, with the reason of a 404."""
     is_ours = status == 404 and detail == _NO_ROUTE
-    return chat_problem(status, f"{path} {_REASONS[path]}" if is_ours else detail)
+    return chat_problem(status, reason if is_ours else detail)

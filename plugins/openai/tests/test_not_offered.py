@@ -20,18 +20,26 @@ ASKED = {
     "responses": (lambda made: made.responses.create(model="m", input="hi"), "chat/completions"),
     "completions": (lambda made: made.completions.create(model="m", prompt="hi"), "chat.compl"),
     "embeddings": (lambda made: made.embeddings.create(model="m", input="hi"), "task embed"),
+    "files": (lambda made: made.files.list(), "files is not offered"),
+    "images": (lambda made: made.images.generate(prompt="hi"), "images is not offered"),
+    "moderations": (lambda made: made.moderations.create(input="hi"), "is not offered"),
+    "audio": (
+        lambda made: made.audio.speech.create(input="hi", model="m", voice="alloy"),
+        "audio is not offered",
+    ),
 }
 
 
+@pytest.mark.parametrize("base", ["/v1", "/openai/v1"])
 @pytest.mark.parametrize(("ask", "told"), ASKED.values(), ids=ASKED)
-async def test_what_is_not_offered(server, ask, told):
-    """The exception of the client's own class has the sentence."""
+async def test_what_is_not_offered(server, ask, told, base):
+    """The exception of the client's own class has the sentence, below both base URLs."""
     async with openai.AsyncOpenAI(
-        base_url=f"{server.url}/v1", api_key=server.key, max_retries=0
+        base_url=server.url + base, api_key=server.key, max_retries=0
     ) as made:
         with pytest.raises(openai.NotFoundError, match=told) as refused:
             await ask(made)
-    assert "/v1/" in refused.value.message
+    assert f" {base}/" in refused.value.message
     assert refused.value.body["type"] == "invalid_request_error"
 
 
