@@ -27,8 +27,13 @@ def similar(given: str, known: Iterable[str]) -> str:
     """
     if given in (known := tuple(known)[:MAX_NAMES]):
         return ""
-    found = _closest(_normalized(given)[:MAX_LENGTH], known)
+    found = closest(given, known)
     return "" if found is None else f"; did you mean {found}?"
+
+
+def closest(given: str, known: Iterable[str]) -> str | None:
+    """Return the known name that ``similar`` suggests, if any."""
+    return _closest(_normalized(given)[:MAX_LENGTH], tuple(known)[:MAX_NAMES])
 
 
 @functools.lru_cache(maxsize=CACHE_SIZE)  # a client may repeat the same wrong name

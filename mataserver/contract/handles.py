@@ -24,7 +24,7 @@ class Encoded(Struct, frozen=True):
     """A complete answer in ``mata.v1``, as the worker encoded it.
 
     The other fields are milliseconds of decoding the image, queueing, inference and encoding, as in
-    ``Server-Timing``.
+    ``Server-Timing``, and what to warn the sender of.
     """
 
     body: bytes
@@ -32,6 +32,7 @@ class Encoded(Struct, frozen=True):
     queue: float = 0.0
     infer: float = 0.0
     encode: float = 0.0
+    warning: str = ""
 
 
 class ModelSession(Protocol):

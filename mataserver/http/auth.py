@@ -186,7 +186,7 @@ class Authenticator:
             if principal is not None:
                 found.append(principal)
             else:
-                refusal = refusal or _unknown_error(credentials)
+                refusal = refusal or UnknownKey(INVALID_KEY)
         return request_credentials.sole_principal(found, refusal)
 
     async def admit_call(
@@ -284,11 +284,3 @@ def caller(request: web.Request) -> Principal:
     principal = request[PRINCIPAL]
     assert principal is not None  # noqa: S101 - for the type checker: ensured by ``admit``
     return principal
-
-
-def _unknown_error(credentials: Credentials) -> MataError:
-    """Return the error for unknown credentials: 401 for a user's token, 403 for a key."""
-    parts = credentials.secret.split(".")
-    if len(parts) == 3 and parts[0].startswith("eyJ"):
-        return Unauthorized("Invalid or expired token")
-    return UnknownKey(INVALID_KEY)

@@ -92,9 +92,9 @@ def server_timing(answer: Encoded) -> str:
     )
 
 
-def json_decoder(kind: type[T]) -> Callable[[bytes], T]:
-    """Return a decoder of JSON bodies to ``kind``, which raises as ``json_body.decode`` does."""
-    return functools.partial(json_body.decode, kind=kind)
+def json_decoder(kind: type[T], strict: type[T] | None = None) -> Callable[[bytes], tuple[T, str]]:
+    """Return ``json_body.decode_with_warning`` of bodies of a ``kind``."""
+    return functools.partial(json_body.decode_with_warning, kind=kind, strict=strict)
 
 
 def content_type(request: web.Request) -> str:

@@ -19,6 +19,7 @@ from mataserver.errors import MataError
 from mataserver.http import accept_header, codec
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.middleware import CLIENT_GONE, METRICS_STATUS
+from mataserver.http.request_warnings import HEADER, WARNING
 from mataserver.http.revocation import RevocableWait, watch_revocation
 from mataserver.http.routing import REQUEST_ID
 
@@ -80,6 +81,8 @@ async def send(
                 "X-Request-Id": request[REQUEST_ID],
                 "Server-Timing": f"first;dur={(time.perf_counter() - begun) * 1e3:.3f}",
             }
+            if (warning := request.get(WARNING)) is not None:
+                headers[HEADER] = warning
             response = web.StreamResponse(status=status, headers=headers)
             response.content_type, response.charset = CONTENT_TYPE, "utf-8"
             await response.prepare(request)

@@ -13,6 +13,7 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.http import codec
 from mataserver.http.middleware import new_request_id
+from mataserver.http.request_warnings import HEADER
 from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class AnswerSender:
         transport = connection.transport
         if transport is None or transport.is_closing() or connection.writing_paused:
             return False
-        if self._middleware.lifecycle.is_draining:
+        if self._middleware.lifecycle.is_draining or answer.warning:
             return False
         kind = codec.JSON if self._known.repeat.form == "json" else codec.MSGPACK
         spent, stages = self._count(200) * 1e3, codec.server_timing(answer)
@@ -124,6 +125,8 @@ class AnswerSender:
         else:
             form, stages = self._known.repeat.form, codec.server_timing(found)
             response = codec.respond(found.body, form=form, timing=stages)
+            if found.warning:
+                response.headers[HEADER] = found.warning
         self._counted = True
         return self._middleware.finish(request, response, self._started_at)
 

@@ -9,10 +9,11 @@ from aiohttp import hdrs
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import bodies, codec, events, examples, forms
+from mataserver.http import bodies, codec, events, examples, forms, unknown_fields
 from mataserver.http.head_requests import learn
 from mataserver.http.infer_repeats import FormRepeat, ImageRepeat, Inferences, InferRepeat
 from mataserver.http.protocol import CompleteResponse
+from mataserver.http.request_warnings import warn
 from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.params import table
 from mataserver.results import InferResponse
@@ -117,8 +118,12 @@ class InferService(StatelessService):
                 return await self._run(request, call, _require_image(data))
             call, image = await self._inferences.read_json(data)
             del data
-            response = await self._run(request, call, image)
-        if isinstance(response, CompleteResponse) and codec.is_json(kind):
+            response = await self._run(request, _with_query_warning(request, call), image)
+        if (
+            isinstance(response, CompleteResponse)
+            and codec.is_json(kind)
+            and not _has_query(request)
+        ):
             learn(request, InferRepeat(self._inferences, codec.requested_format(request)))
         return response
 
@@ -149,14 +154,17 @@ class InferService(StatelessService):
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         self._ctx.check_running()
         async with self._http.read_form(request) as form:
-            response = await self._run(request, *self._inferences.of_form(form))
-        if isinstance(response, CompleteResponse):
+            call, image = self._inferences.of_form(form)
+            response = await self._run(request, _with_query_warning(request, call), image)
+        if isinstance(response, CompleteResponse) and not _has_query(request):
             repeat = FormRepeat(self._inferences, codec.requested_format(request))
             learn(request, repeat, forms.boundary(request))
         return response
 
     async def _run(self, request: web.Request, call: InferCall, image: bytes) -> web.StreamResponse:
         form: Format = "json"
+        if call.warning:
+            warn(request, call.warning)
         if hdrs.ACCEPT in request.headers:
             if events.is_requested(request):
                 items = call.model.generate_answer(image, call.params)
@@ -170,6 +178,22 @@ def _require_image(body: bytes) -> bytes:
     if not body:
         raise BadRequest("image is empty")
     return body
+
+
+def _has_query(request: web.Request) -> bool:
+    return bool(request.rel_url.raw_query_string)
+
+
+def _with_query_warning(request: web.Request, call: InferCall) -> InferCall:
+    """Return the call of a body that holds every parameter; a query is ignored, with a warning."""
+    names = list(request.query) if _has_query(request) else []
+    if not names:
+        return call
+    return call._replace(warning=unknown_fields.joined([call.warning, *map(_ignored, names)]))
+
+
+def _ignored(name: str) -> str:
+    return f"{unknown_fields.printable(name)}: ignored in the query; write it into the body"
 
 
 def _looks_like_json(body: bytes) -> bool:

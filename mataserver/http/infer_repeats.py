@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.contract.handles import ResultEvent
@@ -36,15 +37,23 @@ class InferBody(Struct):
     params: dict[str, Any] | None = None
 
 
-_DECODE = codec.json_decoder(InferBody)
+class _ExactBody(InferBody, forbid_unknown_fields=True):
+    """The same without unknown fields."""
+
+
+_DECODE = codec.json_decoder(InferBody, _ExactBody)
 
 
 class InferCall(NamedTuple):
-    """The inference that a query or a body requests; ``plan`` is the model's at that time."""
+    """The inference that a query or a body requests; ``plan`` is the model's at that time.
+
+    ``warning`` names what of the request is ignored.
+    """
 
     model: Handle
     params: Params
     plan: ModelPlan
+    warning: str = ""
 
 
 class Inferences:
@@ -55,20 +64,22 @@ class Inferences:
         self._models = models
         self._observers = observers
 
-    def call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> InferCall:
+    def call(
+        self, name: str, given: dict[str, Any] | None, *, text: bool = False, warning: str = ""
+    ) -> InferCall:
         """Return the call of a model with parameters, which are ``text`` in queries and forms."""
-        return InferCall(*self._models.resolve(name, given, text=text))
+        return InferCall(*self._models.resolve(name, given, text=text), warning)
 
     async def read_json(self, data: bytes) -> tuple[InferCall, bytes]:
         """Parse a JSON body; return its call and its image."""
-        model, given, image = await self._http.decode(data, _parse_json)
+        body, image, warning = await self._http.decode(data, _parse_json)
         del data
-        return self.call(model, given), image
+        return self.call(body.model, body.params, warning=warning), image
 
     def parse_json(self, data: bytes) -> tuple[InferCall, bytes]:
         """Do so without a thread, for a small body."""
-        model, given, image = _parse_json(data)
-        return self.call(model, given), image
+        body, image, warning = _parse_json(data)
+        return self.call(body.model, body.params, warning=warning), image
 
     def of_form(self, form: Form) -> tuple[InferCall, bytes]:
         """Return the call that a form describes, and its image."""
@@ -123,7 +134,8 @@ class InferRepeat:
         """
         call, image = await self._read(body, boundary)
         del body
-        return await self._inferences.answer(call, image, self.form)
+        answer = await self._inferences.answer(call, image, self.form)
+        return msgspec.structs.replace(answer, warning=call.warning) if call.warning else answer
 
     def begin(self, body: bytes, boundary: bytes, take: OnAnswer) -> Callable[[], None] | None:
         """Start to answer without a task; return None if only ``answer`` can.
@@ -136,7 +148,7 @@ class InferRepeat:
         if len(body) > self.max_parsed:
             return None
         call, image = self._parse(body, boundary)
-        return self._inferences.begin(call, image, self.form, take)
+        return None if call.warning else self._inferences.begin(call, image, self.form, take)
 
     async def _read(self, body: bytes, _boundary: bytes) -> tuple[InferCall, bytes]:
         """Return a body's call and image; other requests have their turn meanwhile."""
@@ -180,9 +192,11 @@ class ImageRepeat(InferRepeat):
         return self._call, body
 
 
-def _parse_json(data: bytes) -> tuple[str, dict[str, Any] | None, bytes]:
-    """Return a JSON body's model, parameters and image; large bodies are read in a thread."""
-    body = _DECODE(data)
+def _parse_json(data: bytes) -> tuple[InferBody, bytes, str]:
+    """Return a JSON body, its image, and a warning; large bodies are read in a thread."""
+    body, warning = _DECODE(data)
     if not isinstance(body.image, str):
         raise BadRequest("image: field is required")
-    return body.model, body.params, data_uri.decode(body.image)
+    image = data_uri.decode(body.image)
+    body.image = None  # the text is released before the inference
+    return body, image, warning

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from mataserver.errors import BadRequest, InvalidParams, TooLarge
+from mataserver.http import unknown_fields
 from mataserver.params.wording import describe
 
 MAX_STRUCTURE_BYTES = 262_144
@@ -31,7 +32,24 @@ def decode(data: bytes, kind: type[T]) -> T:
     Raises ``BadRequest`` for invalid JSON, ``InvalidParams`` for wrong types, ``TooLarge`` for more
     than ``MAX_STRUCTURE_BYTES`` bytes outside of long strings.
     """
+    return decode_with_warning(data, kind)[0]
+
+
+def decode_with_warning(data: bytes, kind: type[T], strict: type[T] | None = None) -> tuple[T, str]:
+    """Decode as ``decode`` does; also return a warning that names the ignored fields, or "".
+
+    ``strict`` is the same struct without unknown fields: most bodies are then read once.
+    """
     check(data)
+    if strict is not None:
+        try:
+            return msgspec.json.decode(data, type=strict), ""
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            pass  # described below, unless it is an unknown field
+    return _decode(data, kind), unknown_fields.warning(data, kind)
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:

@@ -27,6 +27,7 @@ from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
 from mataserver.http.request_credentials import is_socket
+from mataserver.http.request_warnings import HEADER, WARNING
 from mataserver.http.revocation import GRANTS, REVOKED_REASON, is_watched
 from mataserver.http.routing import REQUEST_ID, ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
@@ -120,6 +121,8 @@ class RequestMiddleware:
         if self.lifecycle.is_draining:
             response.force_close()
         headers = response.headers
+        if (warning := request.get(WARNING)) is not None and response.status < 400:
+            headers[HEADER] = warning
         headers["X-Request-Id"] = request[REQUEST_ID]
         stages = headers.get("Server-Timing")
         total = f"total;dur={duration * 1e3:.3f}"

@@ -55,11 +55,16 @@ _HEADERS = {
         "description": "Milliseconds: decode, queue, infer and encode of an inference, and total.",
         "schema": {"type": "string"},
     },
+    "X-Warning": {
+        "description": "What of a JSON body was ignored: fields that the route does not have.",
+        "schema": {"type": "string"},
+    },
     "Retry-After": {
         "description": "Seconds to wait, where a later try may succeed.",
         "schema": {"type": "integer", "minimum": 1},
     },
 }
+_WARNING = "X-Warning"
 _NO_OUTPUTS: dict[str, type[msgspec.Struct]] = {}
 _COMMON_HEADERS = ("X-Request-Id", "Server-Timing")
 
@@ -145,7 +150,7 @@ def _operation(
         "tags": [route.tag],
         "parameters": _parameters(route, path, schema),
         "responses": {
-            str(status): _response(HTTPStatus(status).phrase, bodies, schema)
+            str(status): _response(HTTPStatus(status).phrase, bodies, schema, warns=_warns(route))
             for status, bodies in {route.status: route.response, **route.also}.items()
         },
         "security": [] if route.public else [{"key": [route.needs] if route.needs else []}],
@@ -201,10 +206,18 @@ def _parameters(
     return found
 
 
+def _warns(route: Route) -> bool:
+    """Whether a route ignores unknown fields of a JSON body."""
+    kinds = [body.schema for body in route.request if body.content_type == "application/json"]
+    configs = [getattr(kind, "__struct_config__", None) for kind in kinds]
+    return any(config is not None and not config.forbid_unknown_fields for config in configs)
+
+
 def _response(
-    text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]]
+    text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]], *, warns: bool
 ) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": text, "headers": _headers(_COMMON_HEADERS)}
+    names = (*_COMMON_HEADERS, _WARNING) if warns else _COMMON_HEADERS
+    answer: dict[str, Any] = {"description": text, "headers": _headers(names)}
     if bodies:
         answer["content"] = {body.content_type: _media(body, schema) for body in bodies}
     return answer

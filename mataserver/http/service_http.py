@@ -5,7 +5,17 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import bodies, codec, events, forms, head_bodies, origins, proxies, uploads
+from mataserver.http import (
+    bodies,
+    codec,
+    events,
+    forms,
+    head_bodies,
+    origins,
+    proxies,
+    request_warnings,
+    uploads,
+)
 from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
@@ -68,8 +78,9 @@ class ServiceHttp:
         """Yield the body as a ``kind``."""
         codec.require_json(request)
         async with self.read_body(request) as data:
-            asked = await self._budget.decode(data, codec.json_decoder(kind))
+            asked, warning = await self._budget.decode(data, codec.json_decoder(kind))
             del data
+            request_warnings.warn(request, warning)
             yield asked
 
     @contextlib.asynccontextmanager

@@ -17,7 +17,7 @@ MAX_TARGET_SIDE = 8_192
 
 Confidence = Annotated[float, Meta(ge=0.0, le=1.0, description="Threshold, 0 to 1.")]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
-TopK = Annotated[int, Meta(gt=0, le=1_000_000)]
+TopK = Annotated[int, Meta(gt=0, le=2_147_483_647)]
 MaxTokens = Annotated[int, Meta(gt=0, le=1_000_000)]
 Temperature = Annotated[float, Meta(ge=0.0)]
 Language = Annotated[str, Meta(min_length=1, max_length=64)]

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver_sam.prompts import MAX_PROMPTS, Prompts, Share, Words
+from mataserver_sam.prompts import MAX_PROMPTS, Prompts, Request, Share, Words
 
 MaskFormat = Literal["rle", "coco", "png", "polygon"]
 ImageId = Annotated[str, Meta(max_length=64)]
 
 
-class SegmentRequest(Struct, frozen=True, kw_only=True):
-    """``POST /api/v1/image/segment``; unknown fields are ignored.
+class SegmentRequest(Request, frozen=True, kw_only=True):
+    """``POST /api/v1/image/segment``.
 
     image:                base64 of an encoded image, with or without ``data:image/...;base64,``.
     image_id:             instead of ``image``: one that an answer before gave.
@@ -36,7 +36,7 @@ class SegmentRequest(Struct, frozen=True, kw_only=True):
     mask_format: MaskFormat | None = None
 
 
-class CachedRequest(Struct, frozen=True, kw_only=True):
+class CachedRequest(Request, frozen=True, kw_only=True):
     """``POST /api/v1/image/cached-features``; the fields it shares mean the same."""
 
     image: str | None = None

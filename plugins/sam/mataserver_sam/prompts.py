@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
@@ -34,6 +34,12 @@ _FIELDS = {
 
 PointLabel = Annotated[float, Meta(ge=0, le=1, extra_json_schema={"enum": [0, 1]})]
 """A label as arrays have it, too: 1.0."""
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """The body of a request: a misspelt field is refused, any other unknown one is ignored."""
+
+    refuses_misspelt: ClassVar[bool] = True
 
 
 class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import InvalidParams, describe_error
 from mataserver_sam.image_requests import MaskFormat
-from mataserver_sam.prompts import Prompts
+from mataserver_sam.prompts import Prompts, Request
 
 SessionId = Annotated[
     str,
@@ -30,8 +30,8 @@ TRACKING = "video_tracking"
 _SOURCES = ("video_url", "video_base64", "video_path")
 
 
-class StartRequest(Struct, frozen=True, kw_only=True):
-    """``POST /api/v1/video/session/start``; unknown fields are ignored here and below.
+class StartRequest(Request, frozen=True, kw_only=True):
+    """``POST /api/v1/video/session/start``.
 
     video_url:    an http or https address to download from.
     video_base64: the file in base64, with or without ``data:video/...;base64,``.
@@ -69,7 +69,7 @@ def session_id(given: str | None) -> str | None:
         raise InvalidParams(f"session_id: {describe_error(error, SessionId)}") from None
 
 
-class PromptRequest(Struct, frozen=True, kw_only=True):
+class PromptRequest(Request, frozen=True, kw_only=True):
     """``POST .../prompt``; ``obj_id`` names an object to correct, null begins new ones."""
 
     frame_index: Number
@@ -78,7 +78,7 @@ class PromptRequest(Struct, frozen=True, kw_only=True):
     mask_format: MaskFormat | None = None
 
 
-class PropagateRequest(Struct, frozen=True, kw_only=True):
+class PropagateRequest(Request, frozen=True, kw_only=True):
     """``POST .../propagate``, and the message of a client of the WebSocket.
 
     ``max_frames`` are the most frames to visit in all, null for every one.
@@ -108,7 +108,7 @@ class ObjectStyle(Struct, frozen=True, kw_only=True):
     ) = None
 
 
-class AnnotatedVideoRequest(Struct, frozen=True, kw_only=True):
+class AnnotatedVideoRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``POST .../video``: what was tracked, by frame, and how each object looks, by its id."""
 
     frames: dict[Number, Annotated[list[DrawnObject], Meta(max_length=MOST_MARKED)]]

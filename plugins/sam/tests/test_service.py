@@ -159,6 +159,11 @@ SEGMENTS = {
     "threshold beyond": (422, {"confidence_threshold": 1.5}, "confidence_threshold: expected"),
     "threshold of a text": (422, {"confidence_threshold": "0.5"}, "confidence_threshold"),
     "visualization of a text": (422, {"return_visualization": "yes"}, "return_visualization"),
+    "misspelt threshold": (
+        422,
+        {"confidence_treshold": 0.0},
+        "confidence_treshold: unknown field; did you mean confidence_threshold?",
+    ),
 }
 
 
@@ -187,6 +192,14 @@ async def test_wrong_cached_requests(http, image, status, given, said):
     body = {"image": image(), "text_prompts": ["dog"], **given}
     assert (got := await post(http, CACHED, body))[0] == status, got
     assert said in got[1]["detail"]
+
+
+async def test_fields_of_others_are_ignored(http, image):
+    """A client of another server may send more; the answer names what was ignored."""
+    body = {"image": image(), "prompts": [POINT], "model": "any"}
+    async with http.post(SEGMENT, json=body) as answer:
+        assert answer.status == 200
+        assert answer.headers["X-Warning"] == "model: unknown field, ignored"
 
 
 @pytest.mark.parametrize("path", [SEGMENT, CACHED])

@@ -84,6 +84,7 @@ async def test_sessions_take_turns(api, video_path):
 
 
 REFUSED = {
+    "misspelt": ('{"max_frame": 2}', "max_frame: unknown field; did you mean max_frames?"),
     "no JSON": ("{", "The message is not valid JSON"),
     "a wrong direction": (
         '{"direction": "up"}',
