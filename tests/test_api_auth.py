@@ -103,10 +103,31 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_further_ways_to_show_a_key(stranger, way):
-    """``X-API-Key`` and the password of Basic are keys too: the right one 200, a wrong one 403."""
+    """``X-API-Key`` and the password of Basic are keys too; a wrong password is no key at all."""
+    wrong = (401, MISSING) if way.startswith("Basic") else (403, INVALID)
     async with stranger.get("/v1/models", headers=WAYS[way]("test-key")) as response:
         assert response.status == 200
     async with stranger.get("/v1/models", headers=WAYS[way]("wrong")) as response:
+        assert await problem(response, wrong[0]) == wrong[1]
+
+
+async def test_a_browser_behind_a_proxy_with_a_password(server):
+    """It sends the proxy's password with each request: the cookie counts beside it."""
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(server.url, cookie_jar=jar) as browser:
+        behind = {"Authorization": basic("proxy", "its-own")}
+        async with browser.post("/v1/session", json={"key": "test-key"}, headers=behind) as answer:
+            assert answer.status == 200
+        async with browser.get("/v1/models", headers=behind) as answer:
+            assert answer.status == 200
+        async with browser.get("/v1/models", headers={"X-API-Key": "wrong"}) as answer:
+            assert await problem(answer, 403) == INVALID
+
+
+async def test_a_key_that_looks_like_a_token(stranger):
+    """Without a service that knows tokens it is a wrong key like any other."""
+    headers = {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"}
+    async with stranger.get("/v1/models", headers=headers) as response:
         assert await problem(response, 403) == INVALID
 
 

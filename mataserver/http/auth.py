@@ -65,7 +65,8 @@ class Authenticator:
     """Authenticates and authorizes requests.
 
     Checks the server's own keys first, then each service's ``authenticate``. Headers take
-    precedence over a cookie: an invalid header is rejected even with a valid cookie.
+    precedence over a cookie: an invalid key is rejected even with a valid cookie. A browser sends
+    its password for a proxy's HTTP Basic along with the cookie.
     """
 
     def __init__(
@@ -134,7 +135,8 @@ class Authenticator:
         principal = self._keys.principal(given[0].secret) if len(given) == 1 else None
         if principal is not None:
             return principal
-        return await self.authenticate([self.credentials_of(request, *each) for each in given])
+        found = await self.authenticate([self.credentials_of(request, *each) for each in given])
+        return self._by_cookie(request) if found is None else found
 
     def sole_key(self, request: web.Request) -> str | None:
         """Return the key if it alone admitted the request; None if anything else contributed.
@@ -171,6 +173,8 @@ class Authenticator:
     async def authenticate(self, given: Iterable[Credentials]) -> Principal | None:
         """Return the principal of the only known credentials; None without credentials.
 
+        An unknown password of Basic is that of a proxy in front, so no key was sent.
+
         Raises ``DuplicateValue`` if two different keys are known, ``Unauthorized`` or ``Forbidden``
         for unknown ones, and what a service raises for invalid ones of its own.
         """
@@ -185,7 +189,7 @@ class Authenticator:
                 principal, refusal = None, refusal or error
             if principal is not None:
                 found.append(principal)
-            else:
+            elif credentials.scheme != "basic":
                 refusal = refusal or UnknownKey(INVALID_KEY)
         return request_credentials.sole_principal(found, refusal)
 
