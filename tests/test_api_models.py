@@ -239,9 +239,10 @@ async def test_unregistered_models_are_404(http, path):
 
 
 async def test_get_of_an_unregistered_model(http):
-    """The documented 404, with the id."""
-    async with http.get("/v1/models/PekingU/rtdetr_v2_r101vd") as response:
-        assert await problem(response, 404) == "Model not found: PekingU/rtdetr_v2_r101vd"
+    """The documented 404, with the id and nothing else, also if another one is similar."""
+    for name in ("PekingU/rtdetr_v2_r101vd", "fake-detct"):
+        async with http.get(f"/v1/models/{name}") as response:
+            assert await problem(response, 404) == f"Model not found: {name}"
 
 
 async def test_ids_with_slashes(server, http, data_dir):

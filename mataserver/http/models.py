@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from mataserver.errors import InvalidParams
+from mataserver.errors import InvalidParams, NotFound
 from mataserver.http import codec, examples
 from mataserver.http.request_credentials import check_query
 from mataserver.http.routing import ROUTE, Body, Route, StatelessService
@@ -59,7 +59,10 @@ class ModelsService(StatelessService):
     async def get_model(self, request: web.Request) -> web.Response:
         """Answer ``GET /v1/models/{model_id}``."""
         name = request.match_info["model_id"]
-        info = self._models.info(name)
+        try:
+            info = self._models.info(name)
+        except NotFound:  # without a suggestion: the API's document has this sentence word by word
+            raise NotFound(f"Model not found: {name[:200]}") from None
         check_query(request, request[ROUTE].parameters)
         wanted = _includes_params(request)
         return codec.respond(self._models.detail(name) if wanted else info)
