@@ -286,6 +286,7 @@ async def test_pull_of_an_installed_backend(http, data_dir):
         ({"model": "", "task": "detect"}, 422, "model"),
         ([], 422, "object"),
         ({"model": "org/name", "task": "zero-shot"}, 400, "Unknown task 'zero-shot'"),
+        ({"model": "org/name", "task": "x" * 65}, 400, "Unknown task 'xxxx"),
         ({"model": "org/name", "task": ""}, 400, "Unknown task"),
         ({"model": "fake-pose", "task": "detect"}, 400, "Task mismatch"),
         ({"model": "https://example.org/m", "task": "detect"}, 400, "not a URL or a path"),

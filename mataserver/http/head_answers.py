@@ -13,7 +13,7 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.http import codec
 from mataserver.http.middleware import new_request_id
-from mataserver.http.request_warnings import HEADER
+from mataserver.http.request_warnings import warn
 from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ class AnswerSender:
         else:
             form, stages = self._known.repeat.form, codec.server_timing(found)
             response = codec.respond(found.body, form=form, timing=stages)
-            if found.warning:
-                response.headers[HEADER] = found.warning
+            warn(request, found.warning)
         self._counted = True
         return self._middleware.finish(request, response, self._started_at)
 

@@ -163,8 +163,7 @@ class InferService(StatelessService):
 
     async def _run(self, request: web.Request, call: InferCall, image: bytes) -> web.StreamResponse:
         form: Format = "json"
-        if call.warning:
-            warn(request, call.warning)
+        warn(request, call.warning)
         if hdrs.ACCEPT in request.headers:
             if events.is_requested(request):
                 items = call.model.generate_answer(image, call.params)

@@ -73,6 +73,7 @@ class RequestMiddleware:
         self.lifecycle = lifecycle
         self.metrics = metrics
         self._dispatcher = _Dispatcher(table, gate, budget, relay)
+        self._warnings = RateLimitedLog(log)
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -110,6 +111,10 @@ class RequestMiddleware:
         self, request: web.Request, response: web.StreamResponse, started_at: float
     ) -> web.StreamResponse:
         """Count an answer and add the common headers."""
+        warning = request.get(WARNING) if response.status < 400 else None
+        if warning is not None:
+            line = f"{request.method} {request.rel_url.raw_path}: {warning}"
+            self._warnings.warn(HEADER, line)
         if response.status >= 400:
             response = error_responses.render(request, response, self.table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
@@ -121,7 +126,7 @@ class RequestMiddleware:
         if self.lifecycle.is_draining:
             response.force_close()
         headers = response.headers
-        if (warning := request.get(WARNING)) is not None and response.status < 400:
+        if warning is not None:
             headers[HEADER] = warning
         headers["X-Request-Id"] = request[REQUEST_ID]
         stages = headers.get("Server-Timing")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.contract.routes import LastEvent
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError, NotFound, Unavailable
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mataserver.serving.models import ServedModels
     from mataserver.sources.messages import Step
 
+MAX_TASK = 64
+"""Characters of a task that are listed."""
 FAILURES_KEPT = 32
 """Failed pulls that are listed; of more the oldest are forgotten."""
 
@@ -37,7 +39,7 @@ class PullBody(Struct):
     """``POST /v1/models/pull``."""
 
     model: codec.ModelName
-    task: Annotated[str, Meta(max_length=64)]
+    task: str
 
 
 class PullStatus(Struct):
@@ -148,7 +150,7 @@ class PullsService(StatelessService):
         self, model: str, task_name: str, steps: asyncio.Queue[Step | None]
     ) -> asyncio.Task[Sequence[str]]:
         """Start a pull and list it, unless it is the second one of a model: that will fail."""
-        info = PullInfo(model, task_name, "pulling", time.time())
+        info = PullInfo(model, task_name[:MAX_TASK], "pulling", time.time())
 
         def on_step(step: Step) -> None:
             info.update(step)

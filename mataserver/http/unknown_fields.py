@@ -48,7 +48,8 @@ def joined(sentences: Iterable[str]) -> str:
     """Return sentences as one warning, without empty ones: the first ``MAX_NAMED`` of them."""
     given = [each for each in sentences if each]
     more = len(given) - MAX_NAMED
-    return ". ".join([*given[:MAX_NAMED], f"{more} more"] if more > 0 else given)
+    text = ". ".join([*given[:MAX_NAMED], f"{more} more"] if more > 0 else given)
+    return text.replace("?. ", "? ")
 
 
 def printable(name: str) -> str:
