@@ -65,8 +65,7 @@ class Authenticator:
     """Authenticates and authorizes requests.
 
     Checks the server's own keys first, then each service's ``authenticate``. Headers take
-    precedence over a cookie: an invalid key is rejected even with a valid cookie. A browser sends
-    its password for a proxy's HTTP Basic along with the cookie.
+    precedence over a cookie, except for a password of Basic: it may be a proxy's.
     """
 
     def __init__(
@@ -129,14 +128,12 @@ class Authenticator:
             self._check_page(request, self._allowed)
             return ANONYMOUS
         given = request_credentials.presented_secrets(request, socket=socket)
-        if not given:
-            return self._by_cookie(request)
         # The common case; other properties of the request matter to services only.
         principal = self._keys.principal(given[0].secret) if len(given) == 1 else None
         if principal is not None:
             return principal
-        found = await self.authenticate([self.credentials_of(request, *each) for each in given])
-        return self._by_cookie(request) if found is None else found
+        principal = await self.authenticate([self.credentials_of(request, *each) for each in given])
+        return principal or self._by_cookie(request)
 
     def sole_key(self, request: web.Request) -> str | None:
         """Return the key if it alone admitted the request; None if anything else contributed.
@@ -171,9 +168,7 @@ class Authenticator:
             raise Forbidden(FOREIGN_ORIGIN)
 
     async def authenticate(self, given: Iterable[Credentials]) -> Principal | None:
-        """Return the principal of the only known credentials; None without credentials.
-
-        An unknown password of Basic is that of a proxy in front, so no key was sent.
+        """Return the principal of the only known credentials; None without any but a password.
 
         Raises ``DuplicateValue`` if two different keys are known, ``Unauthorized`` or ``Forbidden``
         for unknown ones, and what a service raises for invalid ones of its own.

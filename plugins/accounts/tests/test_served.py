@@ -289,10 +289,10 @@ async def test_without_the_plugin(serve, tmp_path):
         for path in ("/v1/users", "/v1/keys", "/v1/me"):
             async with http.get(served.url + path, headers=served.headers) as response:
                 assert response.status == 404
-        for secret, wanted in ((token, 401), (key, 403)):
+        for secret in (token, key):
             headers = {"Authorization": f"Bearer {secret}"}
             async with http.get(f"{served.url}/v1/models", headers=headers) as response:
-                assert response.status == wanted
+                assert response.status == 403
     async with serve() as client:
         assert (await client.ask("GET", "/v1/me", token))[0] == 200
 
