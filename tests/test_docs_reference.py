@@ -39,7 +39,7 @@ def test_statuses_are_described():
         for kind in known
         if kind.__module__.startswith(("mataserver.", "mataserver_client."))
     }
-    assert described == raised | set(openapi._STATUS_TEXTS) | {405}
+    assert described == raised | set(openapi._STATUS_TEXTS) | {405, 417}
 
 
 def test_the_clients_exceptions_are_described():

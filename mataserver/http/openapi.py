@@ -227,5 +227,7 @@ def _media(body: Body, schema: Callable[[Any], dict[str, Any]]) -> dict[str, Any
     if body.schema is not None:
         example = {} if body.example is None else {"example": body.example}
         return {"schema": schema(body.schema), **example}
+    if body.content_type == "*/*":
+        return {"schema": {}}  # a file, which may be JSON too
     binary = body.content_type.startswith(("image/", "application/octet-stream"))
     return {"schema": {"type": "string", **({"format": "binary"} if binary else {})}}

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mataserver_jobs.record import Record
 
 JSON = "application/json"
+ANY_TYPE = "*/*"
+"""A file of a result is sent as what its name says."""
 STATES = ("queued", "running", "done", "failed", "cancelled")
 MAX_LIMIT = 1000
 LOG_BYTES = 65_536
@@ -83,8 +85,7 @@ class Routes:
             Route("GET", f"{one}/files", self.files, "List a job's files",
                   response=(Body(JSON, FileList),), errors=(404, 422, 503), **read),
             Route("GET", one + "/files/{name:.+}", self.file, "Download a file",
-                  response=(Body("application/octet-stream"),), errors=(404, 503),
-                  also=also_of_file("application/octet-stream"),
+                  response=(Body(ANY_TYPE),), errors=(404, 503), also=also_of_file(ANY_TYPE),
                   headers={"Range": (str, False, "Which bytes of it.")}, **read),
             Route("POST", f"{one}/cancel", self.cancel, "Cancel a job", response=job, status=202,
                   errors=(404, 409, 503), **write),
