@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,9 +31,15 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="mataserver-client", daemon=True)
         self._thread.start()
+        # A stream that is left open would be closed when the interpreter collects it, and wait for
+        # this thread, which the interpreter has stopped by then.
+        atexit.register(self.close)
 
     def close(self) -> None:
         """End everything; a second call does nothing."""
+        atexit.unregister(self.close)
+        if not self._thread.is_alive():  # in a process that was forked since
+            return
         with self._lock:
             closed, self._closed = self._closed, True
         if not closed:
@@ -53,12 +60,14 @@ class LoopThread:
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it.
 
-        Raises ``RuntimeError`` once closed, ``ConnectionFailed`` for what closing cancelled.
+        Raises ``RuntimeError`` once closed, and in a process that was forked since, which has no
+        such thread; ``ConnectionFailed`` for what closing cancelled.
         """
         with self._lock:
-            if self._closed:
+            if self._closed or not self._thread.is_alive():
                 coroutine.close()
-                raise RuntimeError("the client is closed")
+                what = "is closed" if self._closed else "belongs to the process that made it"
+                raise RuntimeError(f"the client {what}")
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()

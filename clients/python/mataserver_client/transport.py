@@ -59,6 +59,10 @@ class Transport:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the server's url must be like http://127.0.0.1:8110")
+        if parts.query or parts.fragment:
+            raise ValueError("the server's url ends with its path")
+        if timeout is not None and not timeout > 0:
+            raise ValueError("the timeout must be above 0, or None for no limit")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ValueError("the API key must consist of printable ASCII characters")
         self.where = parts.hostname + (f":{parts.port}" if parts.port else "")
@@ -96,6 +100,8 @@ class Transport:
 
         Raises ``ConnectionFailed`` or the ``MataError`` that the status stands for.
         """
+        if not path.startswith("/"):  # it would become a part of the host, which is sent the key
+            raise ValueError("the path of a route begins with /")
         limit = aiohttp.ClientTimeout(
             total=None if patient else self._timeout, sock_connect=CONNECT_TIMEOUT
         )

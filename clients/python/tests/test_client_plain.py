@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -99,3 +101,75 @@ def test_threads_share_a_plain_client():
         streams = [pool.submit(list, client.stream(BOXES, pictures(4))) for _ in range(3)]
         assert [call.result().detections[0].bbox[2] for call in singles] == list(range(1, 9))
         assert all(widths(call.result()) == every(4) for call in streams)
+
+
+LEFT_OPEN = """
+from pathlib import Path
+from mataserver_client import Client
+client = Client({url!r}, {key!r})
+stream = client.stream({model!r}, [Path({path!r}).read_bytes()] * 9)
+print(next(stream).task)
+"""
+FORKED = """
+import os
+from mataserver_client import Client
+client = Client({url!r}, {key!r})
+client.health()
+if not (pid := os.fork()):
+    try:
+        client.health()
+    except RuntimeError as error:
+        print(error, flush=True)
+    raise SystemExit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), client.health().status)
+"""
+
+
+def ran(program, stand_in, path=""):
+    """Run a program with a client of the server; return what it printed."""
+    code = program.format(url=stand_in.url, key=KEY, model=BOXES, path=str(path))
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_a_program_that_leaves_its_stream_open_ends(tmp_path):
+    """It does not wait for ever, and the session is deleted."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture(5))
+    stand_in = StandIn()
+    with stand_in.serve_in_thread():
+        assert ran(LEFT_OPEN, stand_in, path) == ["detect"]
+        assert len(stand_in.deleted) == 1
+
+
+def test_a_forked_process_has_no_client():
+    """A call says so, in place of waiting for a thread that is not there; the parent's goes on."""
+    stand_in = StandIn()
+    with stand_in.serve_in_thread():
+        said = ["the client belongs to the process that made it", "3 ok"]
+        assert ran(FORKED, stand_in) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"timeout": 0}, "timeout must be above 0"),
+        ({"timeout": -1.0}, "timeout must be above 0"),
+        ({"timeout": float("nan")}, "timeout must be above 0"),
+        ({"url": "http://127.0.0.1:1/?x=1"}, "ends with its path"),
+    ],
+)
+def test_arguments_that_mean_nothing(given, said):
+    """A time without a limit is None; what follows a path would be lost."""
+    with pytest.raises(ValueError, match=said):
+        Client(**given)
+
+
+def test_a_path_begins_with_a_slash():
+    """Otherwise it would be a part of the host's name, and the key would be sent to that host."""
+    with connected_plainly(StandIn()) as client:
+        for path in ("v1/health", ".example.org/v1/health"):
+            with pytest.raises(ValueError, match="begins with /"):
+                client.request("GET", path)
