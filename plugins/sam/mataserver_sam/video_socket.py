@@ -67,8 +67,11 @@ class VideoSocket:
     async def serve(self, request: web.Request, name: str, caller: Caller) -> web.WebSocketResponse:
         """Receive a request from the client, answer it and close.
 
-        The session must be one that ``caller`` may see.
+        The session must be one that ``caller`` may see. Raises ``BadRequest`` for a request that is
+        no WebSocket's.
         """
+        if not self._socket.can_prepare(request):
+            raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         await self._socket.prepare(request)
         try:
             await self._close(await self._handle(name, caller))

@@ -110,6 +110,12 @@ async def test_wrong_requests(api, video_path, text, said):
         assert (await one.status())["status"] == "ready"
 
 
+async def test_a_request_that_is_no_socket(api):
+    """A plain GET is told what is there."""
+    status, answer = await api.ask("GET", "/api/v1/video/ws/propagate/nobody")
+    assert (status, answer["detail"][:20]) == (400, "This is a WebSocket:")
+
+
 async def test_sessions_that_cannot_be_streamed(api, video_path, long_video_path):
     """An unknown session, one without prompts and a busy one are told as errors."""
     async with api.http.ws_connect("/api/v1/video/ws/propagate/nobody") as socket:
