@@ -337,3 +337,35 @@ async def test_clicks_are_taken_back_before_they_are_answered(tmp_path, film):
         await person.evaluate("held[1](); 0")
         await person.until(f"{BOXES}.length === 1")
         assert await person.evaluate("window.sent") == 2
+
+
+async def test_many_points_are_taken_back_at_once(tmp_path, film):
+    """What was there before each is shown without the server, which is told once of all."""
+    async with before(tmp_path) as (server, person):
+        await opened(person, film)
+        places = (0.2, 0.3, 0.4, 0.5)
+        for number, x in enumerate(places, 1):
+            await person.point(".clicks", x, 0.5)
+            await person.until(f"document.querySelectorAll('.clicks .point').length === {number}")
+            await person.until(f"Math.abs(({BOXES}[0]?.[0] ?? 0) + 9 - {x * 80}) <= 1")
+        await person.evaluate("""window.real = fetch; window.sent = []; window.held = [];
+          window.fetch = async (path, options) => {
+            if (/prompt$|object/.test(path)) {
+              sent.push(path.split("/").at(-1));
+              await new Promise((go) => held.push(go));
+            }
+            return real(path, options);
+          }; 0""")
+        for x in (0.4, 0.3):
+            await person.press("z")
+            await person.until(f"Math.abs({BOXES}[0][0] + 9 - {x * 80}) <= 1")
+        go = "held.splice(0).map((go) => go()), window.sent.length"
+        await person.until(f"({go}) === 3")  # the object goes, and is pointed at twice
+        await person.until("!document.querySelector('.stagebox .running')")
+        await person.click("Track")
+        await person.until(f"({go}) === 3 && document.body.innerText.includes('Tracked {COUNT}')")
+        await seek(person, 10)
+        assert abs((await person.evaluate(BOXES))[0][0] + 9 - 0.3 * 80 - 10) <= 1
+        assert "from before the last correction" not in await person.text(".objects")
+        (session,) = await sessions(server, 1)
+        assert session["objects_count"] == 1

@@ -94,3 +94,27 @@ async def test_somebody_else(tmp_path):
         await person.until("document.querySelector('.me')?.innerText.startsWith('other')")
         await person.sees("Drop a picture here")
         assert "secret.png" not in await person.text()
+
+
+async def test_a_refusal_of_before_the_next_sign_in(tmp_path):
+    """One that comes late is of the session that was over: who is signed in again stays so."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.until("document.querySelectorAll('tr[data-model]').length > 3")
+        await person.evaluate(f"""{END}.then(() => {{
+          window.real = fetch; window.held = [];
+          window.fetch = async (path, options) => {{
+            const answer = await real(path, options);
+            if (path === "v1/sessions" && answer.status === 401)
+              await new Promise((go) => held.push(go));
+            return answer;
+          }};
+          document.dispatchEvent(new Event("visibilitychange"));
+          return 0;
+        }})""")
+        await person.until("window.held.length > 0 && !!document.querySelector('.signin')")
+        await person.enter()
+        await person.until("!document.querySelector('.signin')")
+        await person.evaluate("""window.fetch = real; held.map((go) => go());
+          new Promise((done) => setTimeout(() => done(0), 200))""")
+        assert not await person.evaluate("!!document.querySelector('.signin')")

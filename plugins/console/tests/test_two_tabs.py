@@ -97,6 +97,29 @@ async def slow_job(server):
     return (await asked(server, "POST", "/v1/jobs/infer", data=form))["id"]
 
 
+async def test_a_job_that_another_tab_runs_again_and_removes(tmp_path):
+    """Who looks at it sees it run, and then that there is none."""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        begun = await slow_job(server)
+        await asked(server, "POST", f"/v1/jobs/{begun}/cancel")
+        await person.go(f"jobs?id={begun}")
+        await person.until("document.querySelector('.jobhead .state')?.innerText === 'cancelled'")
+        async with another(person, server, tmp_path, f"#/jobs?id={begun}") as other:
+            await other.click("Run again")
+            await person.page.call("Page.bringToFront")  # a hidden page asks for nothing
+            await person.until("!!document.querySelector('.jobhead .state.busy')")
+            await person.until("!!document.querySelector('.jobhead .state.ok')")
+            await other.click("Remove")
+            await other.sees("Its files go too.")
+            await other.click("Remove")
+            await person.page.call("Page.bringToFront")
+            await person.sees("All jobs")
+            assert not await person.evaluate("!!document.querySelector('.jobhead')")
+
+
 async def test_addresses_that_lead_nowhere(tmp_path):
     """They say so, with a way on."""
     async with (

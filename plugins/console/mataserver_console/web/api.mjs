@@ -76,6 +76,7 @@ async function sendOnce(path, { json, csrf = who.get()?.csrf, headers = {}, ...o
     options = { method: "POST", body: JSON.stringify(json), ...options };
   }
   let answer;
+  const asker = who.get();
   try {
     answer = await (taken(path, options) ?? fetch(path, { ...options, headers: all }));
   } catch (error) {
@@ -85,7 +86,7 @@ async function sendOnce(path, { json, csrf = who.get()?.csrf, headers = {}, ...o
   }
   silence.set(null);
   if (answer.ok) return answer;
-  throw await refusal(answer, path);
+  throw await refusal(answer, path, asker);
 }
 
 function taken(path, options) {
@@ -110,9 +111,10 @@ export function forgetEarly() {
 export async function sendFile(path, file, { tell, signal }) {
   const asker = lastKnown;
   for (;;) {
+    const known = who.get();
     const answer = await sendFileOnce(path, file, { tell, signal });
     if (answer.ok) return answer;
-    const error = await refusal(answer, path);
+    const error = await refusal(answer, path, known);
     if (!isOver(error, path) || (await signedIn(signal)).id !== asker) throw error;
   }
 }
@@ -151,12 +153,13 @@ export async function ask(path, options) {
   return answer.status === 204 ? null : answer.json();
 }
 
-async function refusal(answer, path) {
+/** What a refusal says; `asker` is who was signed in when the request went. */
+async function refusal(answer, path, asker) {
   const body = await answer.json().catch(() => ({}));
   const detail = body.detail ?? body.error?.message ?? body.error ?? `Status ${answer.status}`;
   const wait = Number(answer.headers.get("Retry-After")) || 0;
-  // A cookie that is over: the page stays as it is, with the sign-in before it.
-  if (answer.status === 401 && who.get() && !path.startsWith("auth/")) who.set(null);
+  // A cookie that is over: the page stays as it is, with the sign-in before it. Who has signed in since has another one.
+  if (answer.status === 401 && asker && who.get() === asker && !path.startsWith("auth/")) who.set(null);
   return new Refused(answer.status, String(detail), answer.headers.get("X-Request-Id") ?? "", wait);
 }
 

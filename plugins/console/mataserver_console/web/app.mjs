@@ -2,13 +2,14 @@
 import { boot, forgetEarly, may, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Trouble } from "./controls.mjs";
+import { guardDrops } from "./drops.mjs";
 import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./html.mjs";
 import { Mark } from "./icons.mjs";
 import { letters } from "./kept.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
 import { address, begunAt, go, useRoute } from "./route.mjs";
-import { useSource } from "./source.mjs";
+import { useSource, wait } from "./source.mjs";
 
 /** Each page is a module that is loaded when it is opened. */
 const PAGES = [
@@ -31,7 +32,9 @@ function usePage(key) {
   useEffect(() => {
     const show = (page) => setMade((all) => ({ ...all, [key]: page }));
     boot.preload(key);
-    PAGES.find((each) => each.key === key)?.load().then((module) => show({ View: module.default }), (error) => show({ error }));
+    const done = wait();
+    PAGES.find((each) => each.key === key)?.load().then((module) => show({ View: module.default }), (error) => show({ error })).finally(done);
+    return done;
   }, [key]);
   return made[key] ?? {};
 }
@@ -63,10 +66,12 @@ function useFinder() {
   return { open, what, made, close: () => set((old) => ({ ...old, what: "" })) };
 }
 
-function useCounts() {
+function useCounts(pages) {
   const models = useSource(may("models:read") ? "v1/models" : null, 15).data;
   const sessions = useSource(may("infer") ? "v1/sessions" : null, 15).data;
-  return { models: models?.length, live: sessions?.length };
+  const jobs = pages.some((page) => page.key === "jobs") && may("jobs:read");
+  const running = useSource(jobs ? "v1/jobs?limit=1&omit=spec,result&state=running" : null, 15).data;
+  return { models: models?.length, live: sessions?.length, jobs: running?.total };
 }
 
 /** An address that leads nowhere here. */
@@ -95,8 +100,8 @@ function usePages() {
 }
 
 function Signed() {
-  const counts = useCounts();
   const { pages, inUse } = usePages();
+  const counts = useCounts(pages);
   const { open, what, made, close } = useFinder();
   useLeaps(open);
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to content</a>
@@ -123,6 +128,7 @@ function App({ said }) {
   return html`${me || seen ? html`<${Signed} key=${me?.id ?? seen}/>` : html`<${Shell}/>`}${me === null && html`<${Gate} said=${said}/>`}`;
 }
 
+guardDrops();
 // On its way while the server is asked who this is; what fails is told when the page is opened.
 PAGES.find((each) => each.key === begunAt)?.load().catch(() => {});
 begin(takeCode()).then((said) => render(html`<${App} said=${said}/>`, document.body)).finally(() => setTimeout(forgetEarly, 3000));

@@ -1,13 +1,14 @@
 // Ask: a talk about a picture with a model that writes; each answer as it comes, with its tokens.
-import { events, isAbort, may } from "./api.mjs";
+import { events, isAbort, may, who } from "./api.mjs";
 import { Code, WRITTEN } from "./code.mjs";
 import { Button, Copy, Note, Trouble } from "./controls.mjs";
+import { useDropped } from "./drops.mjs";
 import { count } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Parameters, givenOf, wrongOf } from "./params.mjs";
 import { Picker } from "./picker.mjs";
-import { Empty, Examples, Ways, useDropped } from "./picture.mjs";
+import { Empty, Examples, Unseen, Ways } from "./picture.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 import { useModel, usePicture } from "./try.mjs";
@@ -32,6 +33,40 @@ async function ask({ model, params, picture, question, signal }, tell) {
   } catch (error) {
     change(isAbort(error) ? { stopped: true, done: performance.now() } : { error, done: performance.now() });
   }
+}
+
+/** What was said, and what is being written: another page may be open meanwhile. */
+const talk = { of: "", turns: /** @type {any[]} */ ([]), words: "" };
+
+function useTalk() {
+  const me = who.get()?.id ?? talk.of;
+  if (talk.of !== me) Object.assign(talk, { of: me, turns: [], words: "" });
+  const [turns, setTurns] = useState(talk.turns);
+  const [words, setWords] = useState(talk.words);
+  Object.assign(talk, { turns, words });
+  useEffect(() => () => { talk.turns = talk.turns.map((turn) => (turn.done ? turn : { ...turn, stopped: true, done: performance.now() })); }, []);
+  return { turns, setTurns, words, setWords };
+}
+
+const NEAR = 48;  // pixels: as good as at the end
+
+/** Keep the end in sight while an answer is written, but not from who reads further up; a new question always. */
+function useFollowing(end, number, text) {
+  const follows = useRef(true);
+  useEffect(() => {
+    const look = () => {
+      const box = end.current?.closest(".scroll").getBoundingClientRect();
+      if (box) follows.current = end.current.getBoundingClientRect().top <= Math.min(innerHeight, box.bottom) + NEAR;
+    };
+    addEventListener("scroll", look, { capture: true, passive: true });
+    return () => removeEventListener("scroll", look, { capture: true });
+  }, []);
+  const before = useRef(0);
+  useEffect(() => {
+    if (number > before.current) follows.current = true;
+    before.current = number;
+    if (number && follows.current) end.current?.scrollIntoView({ block: "nearest" });
+  }, [number, text]);
 }
 
 function Counts({ turn }) {
@@ -59,16 +94,15 @@ export default function Ask() {
   const { data } = useSource(name && may("models:read") ? `v1/models/${encodeURIComponent(name)}?include=params` : null);
   const schema = data?.params && { ...data.params, properties: Object.fromEntries(Object.entries(data.params.properties).filter(([each]) => each !== "prompt")) };
   const given = givenOf(query, schema?.properties);
-  const [turns, setTurns] = useState([]);
-  const [words, setWords] = useState("");
+  const { turns, setTurns, words, setWords } = useTalk();
   const control = useRef(null);
   const end = useRef(null);
   const last = turns.at(-1);
   const busy = Boolean(last && !last.done);
   const seconds = useSeconds(busy ? last.begun : 0);
-  const over = useDropped(take);
+  const over = useDropped(take, setError);
   useEffect(() => () => control.current?.abort(), []);
-  useEffect(() => { end.current?.scrollIntoView({ block: "nearest" }); }, [last?.text, turns.length]);
+  useFollowing(end, turns.length, last?.text);
   const put = async (question) => {
     if (!question.trim() || !picture || !name || busy) return;
     control.current = new AbortController();
@@ -85,7 +119,7 @@ export default function Ask() {
   return html`<${Bar} title="Ask"><${Picker} models=${chosen.models} listed=${chosen.listed} value=${name} choose=${(model) => amend({ model })}/><span class="grow"></span>
       ${turns.length > 0 && html`<${Button} bare disabled=${busy} onClick=${() => setTurns([])}>Clear<//>`}<//>
     <div class=${`asking fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture">${coming && html`<div class="running"><i></i></div>`}
-        ${picture ? html`<div class="stage"><img class="whole" src=${picture.url} alt=${picture.name}/></div>` : html`<${Empty} task="vlm" take=${take} pick=${pick} onError=${setError}/>`}
+        ${picture ? html`<div class="stage">${picture.unseen ? html`<${Unseen} name=${picture.name}/>` : html`<img class="whole" src=${picture.url} alt=${picture.name}/>`}</div>` : html`<${Empty} task="vlm" take=${take} pick=${pick} onError=${setError}/>`}
         ${picture && html`<section class="sect pictures"><${Examples} task="vlm" chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/></section>`}${wrongPicture && html`<p class="pad err" role="alert">${wrongPicture.message}</p>`}</section>
       <section class="talk" aria-label="Talk"><div class="scroll" tabindex="-1">
           ${chosen.known && !name && html`<div class="pad"><${Note}>No model that writes is registered yet. One of the task vlm comes from the hub, by the page Models.<//></div>`}

@@ -3,6 +3,7 @@ import { Button, Slider } from "./controls.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { letters } from "./kept.mjs";
+import { Unseen } from "./picture.mjs";
 import { useFit } from "./stage.mjs";
 
 const STEP = 0.01;
@@ -93,7 +94,7 @@ export function Clicks({ shot, tool, idle = false, beside, onPoint, onBox, child
   const focus = (event) => { if (event.currentTarget.matches(":focus-visible")) setCross((now) => now ?? MIDDLE); };  // who comes by the keyboard sees where Enter points
   return html`<div class="stage" ref=${box} tabindex="0" role="application" aria-label="Picture: arrows move a cross, Enter sets a point" onFocus=${focus} onKeyDown=${press} onContextMenu=${(event) => event.preventDefault()}>
     <div class=${`shot ${idle ? "" : "clicks"}`} style=${{ width: `${width * scale}px`, height: `${height * scale}px` }} onPointerDown=${down}>
-      <img src=${shot.url} alt=${shot.name} width=${width} height=${height} draggable="false"/>
+      ${shot.url ? html`<img src=${shot.url} alt=${shot.name} width=${width} height=${height} draggable="false"/>` : html`<${Unseen} name=${shot.name}/>`}
       ${children(scale)}
       ${rect && html`<svg class="over" viewBox=${`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true"><path class="line kw" stroke-dasharray="7 4" d=${around(rect, width, height)}/></svg>`}
       ${cross && html`<span class="cross" style=${{ left: `${cross[0] * 100}%`, top: `${cross[1] * 100}%` }}><b aria-live="polite">${Math.round(cross[0] * width)}, ${Math.round(cross[1] * height)}</b></span>`}</div>

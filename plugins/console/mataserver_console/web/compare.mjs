@@ -1,6 +1,7 @@
 // Compare: two models on the same picture, each with its own parameters, one after the other.
 import { Code } from "./code.mjs";
 import { Button, Switch, Tabs, Trouble } from "./controls.mjs";
+import { useDropped } from "./drops.mjs";
 import { clock, ms, parted } from "./format.mjs";
 import { From } from "./found.mjs";
 import { Bar } from "./frame.mjs";
@@ -8,7 +9,7 @@ import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { paired } from "./pairs.mjs";
 import { Parameters } from "./params.mjs";
 import { Picker } from "./picker.mjs";
-import { Empty, Examples, Ways, useDropped } from "./picture.mjs";
+import { Empty, Examples, Ways } from "./picture.mjs";
 import { told } from "./results.mjs";
 import { amend, go, useRoute } from "./route.mjs";
 import { Lane } from "./runner.mjs";
@@ -133,7 +134,7 @@ export default function Compare() {
   const [zoom, setZoom] = useState(1);
   const [scale, setScale] = useState(1);
   const { show, toggle, buttons } = useShow(a.task, b.task);
-  const over = useDropped(take);
+  const over = useDropped(take, setError);
   const run = () => { for (const trial of trials) trial.run.run(); };
   const step = (by) => { const at = pairs.findIndex((pair) => pair.a?.n === hover.a && pair.b?.n === hover.b); const next = pairs[(at + by + pairs.length) % pairs.length]; if (next) setHover({ a: next.a?.n ?? 0, b: next.b?.n ?? 0 }); };
   useKeys({

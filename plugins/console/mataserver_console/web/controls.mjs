@@ -130,7 +130,7 @@ export function Menu({ label, actions, icon = "more" }) {
 export function steer(event, box, close) {
   const items = [...box.querySelectorAll("[role=menuitem], [role=option]")];
   const at = items.indexOf(document.activeElement);
-  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1 }[event.key];
+  const to = { ArrowDown: at + 1, ArrowUp: at < 0 ? items.length - 1 : at - 1, Home: 0, End: items.length - 1 }[event.key];
   if (event.key === "Escape" || event.key === "Tab") close();
   else if (to !== undefined) items[(to + items.length) % items.length]?.focus();
   else return;

@@ -6,7 +6,7 @@ import { html, useEffect, useState } from "./html.mjs";
 import { Icon, Mark } from "./icons.mjs";
 import { signOut } from "./login.mjs";
 import { address, useRoute } from "./route.mjs";
-import { tryAgain, useSource } from "./source.mjs";
+import { awaited, tryAgain, useSource } from "./source.mjs";
 import { THEMES, setTheme, theme } from "./theme.mjs";
 
 /** The pages in their groups; those of guests stand in the group that they name. */
@@ -103,4 +103,7 @@ export function More({ pages, find }) {
     <section class="card pad"><${Health}/><${Me}/></section></div>`;
 }
 
-export const Bar = ({ title, children }) => html`<header class="bar"><h1>${title}</h1>${children}</header>`;
+export function Bar({ title, children }) {
+  const waits = useCell(awaited) > 0;
+  return html`<header class="bar"><h1>${title}</h1>${children}${waits && html`<div class="running"><i></i></div>`}</header>`;
+}

@@ -3,6 +3,7 @@ import { Cloud, fileOf } from "./cloud.mjs";
 import { ask, isAbort, may, send, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Button, Copy, Segments, State, Sure, Trouble } from "./controls.mjs";
+import { useDropped } from "./drops.mjs";
 import { ago, bytes, clock, long, parted } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
@@ -10,12 +11,16 @@ import { Icon } from "./icons.mjs";
 import { NewJob } from "./new_job.mjs";
 import { Photographs } from "./photographs.mjs";
 import { amend, useRoute } from "./route.mjs";
-import { passes, refresh, useSource } from "./source.mjs";
+import { passes, refresh, refreshBelow, useSource } from "./source.mjs";
 
 const KINDS = { queued: "off", running: "busy", done: "ok", failed: "bad", cancelled: "off" };
 const STAGES = { reconstruct: ["extracting", "matching", "triangulating", "decimating"] };
-const LIST = "v1/jobs?limit=200&omit=result";
+const FEW = 8, ROWS = 200, MOST = 1000;  // of the list: with no need of a filter, drawn at first, and at most
+const listOf = (rows, state = "") => `v1/jobs?limit=${rows}&omit=result${state && `&state=${state}`}`;
+const LIST = listOf(ROWS);
+const refreshJobs = () => refreshBelow("v1/jobs?");
 const ENDED = new Set(["done", "failed", "cancelled"]);
+const NEAR = 24;  // pixels: as good as at the end
 const PAUSE = 3000;  // milliseconds until a job is asked for again
 
 const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 1000) - job.started_at) : "");
@@ -28,6 +33,13 @@ const title = (job) => { const about = job.spec?.model ?? (dataset(job.spec) || 
 /** What it was given, if its title does not say it: several jobs of one model are told apart by it. */
 const input = (job) => (job.spec?.model || dataset(job.spec) ? job.spec.file || (job.spec.path ?? "").split("/").at(-1) : "");
 
+
+/** Whether the list tells something else of a job that has ended: somebody runs it again, or removed it. */
+function changed(job, listed) {
+  if (!job || !listed || !ENDED.has(job.state)) return false;
+  const now = listed.jobs.find((each) => each.id === job.id);
+  return now ? now.state !== job.state || now.finished_at !== job.finished_at : listed.total <= listed.jobs.length;
+}
 
 /** One job as it changes: the server tells each new state until it ends; `follow` listens again. */
 function useJob(id) {
@@ -44,7 +56,7 @@ function useJob(id) {
     let stream;
     let state = "", told = 0, timer = 0, looking = false;
     const take = (said) => {
-      if (state && said.state !== state) refresh(LIST);  // the list says the same at once
+      if (state && said.state !== state) refreshJobs();  // the list says the same at once
       state = said.state;
       told += 1;
       setJob(said);
@@ -71,6 +83,7 @@ function useJob(id) {
       } catch (failure) {
         if (signal.aborted) return;
         setError(failure);
+        if (failure.status === 404) setJob(null);  // it was removed
         if (passes(failure)) timer = setTimeout(look, PAUSE); else stream?.close();
       } finally { looking = false; }
     };
@@ -78,6 +91,8 @@ function useJob(id) {
     return () => { control.abort(); clearTimeout(timer); stream?.close(); };
   }, [id, turn, me]);
   const follow = (said) => { setJob(said); setTurn((n) => n + 1); };
+  const { data: listed } = useSource(LIST, 3);
+  useEffect(() => { if (changed(job, listed)) setTurn((n) => n + 1); }, [listed]);
   return { job, error, follow };
 }
 
@@ -98,7 +113,8 @@ const Item = ({ job, on }) => html`<li class=${on ? "on" : ""}><a href=${`#/jobs
 
 function Log({ job }) {
   const [text, setText] = useState("");
-  const box = useRef(null);
+  const box = useRef(null), follows = useRef(true);  // who reads further up stays there
+  const scrolled = ({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) => { follows.current = scrollHeight - scrollTop - clientHeight < NEAR; };
   useEffect(() => {
     const control = new AbortController();
     let timer = 0;
@@ -109,9 +125,9 @@ function Log({ job }) {
     look();
     return () => { control.abort(); clearTimeout(timer); };
   }, [job.id, job.state]);
-  useEffect(() => { box.current.scrollTop = box.current.scrollHeight; }, [text]);
+  useEffect(() => { if (follows.current) box.current.scrollTop = box.current.scrollHeight; }, [text]);
   return html`<section class="logbox"><div class="row between pad tight-bottom"><h2>Log</h2>${text && html`<${Copy} text=${text}>Copy<//>`}</div>
-    <pre class="code joblog" tabindex="0" ref=${box}>${text || "It has printed nothing."}</pre></section>`;
+    <pre class="code joblog" tabindex="0" ref=${box} onScroll=${scrolled}>${text || "It has printed nothing."}</pre></section>`;
 }
 
 function Files({ job }) {
@@ -143,7 +159,7 @@ function Detail({ id }) {
   const figures = useFigures(job);
   const [chosen, choose] = useState("");
   const [failed, setFailed] = useState(null);
-  const act = (path, method = "POST") => ask(`v1/jobs/${id}${path}`, { method }).then((said) => { setFailed(null); if (said) follow(said); else amend({ id: undefined }); }, setFailed).then(() => refresh(LIST));
+  const act = (path, method = "POST") => ask(`v1/jobs/${id}${path}`, { method }).then((said) => { setFailed(null); if (said) follow(said); else amend({ id: undefined }); }, setFailed).then(refreshJobs);
   if (error && !job) return html`<section class="mid jobmid"><div class="pad"><${Trouble} error=${error}><${Button} small onClick=${() => amend({ id: undefined })}>All jobs<//><//></div></section>`;
   if (!job) return html`<section class="mid jobmid"></section>`;
   const ended = ENDED.has(job.state);
@@ -160,23 +176,41 @@ function Detail({ id }) {
     <aside class="panel right jobside" aria-label="Files and log">${figures ? html`<${Photographs} job=${job} figures=${figures} chosen=${chosen} choose=${choose}>${side}<//>` : side}</aside>`;
 }
 
-const FILTERS = { all: () => true, running: (job) => !ENDED.has(job.state), failed: (job) => job.state === "failed" };
+const FILTERS = ["queued", "running", "failed"];
+
+/** How many jobs have a state: the server says, where the list has not all of them. */
+function useNumber(all, state) {
+  const whole = !all || all.total <= all.jobs.length;
+  const { data } = useSource(whole ? null : `v1/jobs?limit=1&omit=spec,result&state=${state}`, 5);
+  return whole ? all?.jobs.filter((job) => job.state === state).length ?? 0 : data?.total ?? "";
+}
+
+/** The jobs of a state, or all (""): so many rows of them. */
+function useList(state, rows) {
+  const { data: all } = useSource(LIST, 3);
+  const whole = !all || all.total <= all.jobs.length;
+  const { data: now, error } = useSource(whole ? LIST : listOf(rows, state), 3);
+  const last = useRef(now);
+  const data = last.current = now ?? last.current;  // what is here stays until other rows come
+  const shown = useMemo(() => (data?.jobs ?? []).filter((job) => !state || job.state === state), [data, state]);
+  const numbers = FILTERS.map((each) => [each, `${each[0].toUpperCase()}${each.slice(1)} ${useNumber(all, each).toLocaleString("en")}`]);
+  return { all, data, error, shown, numbers, left: whole ? 0 : (data?.total ?? 0) - shown.length };
+}
 
 export default function Jobs() {
   const { query } = useRoute();
-  const { data, error } = useSource(LIST, 3);
-  const [filter, setFilter] = useState("all");
-  const [making, setMaking] = useState(false);
-  const jobs = data?.jobs ?? [];
-  const number = (name) => jobs.filter(FILTERS[name]).length;
-  const shown = useMemo(() => jobs.filter(FILTERS[filter]), [data, filter]);
+  const [filter, setFilter] = useState("");
+  const [rows, setRows] = useState(ROWS);
+  const { all, data, error, shown, numbers, left } = useList(filter, rows);
+  const [making, setMaking] = useState(/** @type {File[] | null} */ (null));
+  const over = useDropped((_first, _name, files) => { if (may("jobs:write")) setMaking((now) => now ?? files); });
   const id = query.get("id") ?? "";
-  return html`<${Bar} title="Jobs"><div class="wide"><${Segments} label="Which" value=${filter} onChange=${setFilter} options=${[["all", "All"], ["running", `Running ${number("running")}`], ["failed", `Failed ${number("failed")}`]]}/></div><span class="grow"></span>
-      ${may("jobs:write") && html`<${Button} primary icon="file" onClick=${() => setMaking(true)}>New job<//>`}<//>
-    <div class=${`jobs fill ${id ? "chosen" : ""}`}><nav class="panel left joblist" aria-label="Jobs"><ul class="scroll" tabindex="-1">${shown.map((job) => html`<${Item} key=${job.id} job=${job} on=${job.id === id}/>`)}
-        ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. A job runs a model over a video or many pictures, and continues after a restart of the server."}</li>`}
-        ${data?.total > jobs.length && html`<li class="pad help">The newest ${jobs.length} of ${data.total.toLocaleString("en")}.</li>`}</ul>
-        ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${() => refresh(LIST)}/></div>`}</nav>
-      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${data && (jobs.length ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes a video, or a ZIP of pictures.</p>`)}</section>`}</div>
-    ${making && html`<${NewJob} close=${() => setMaking(false)} made=${(made) => { setMaking(false); refresh(LIST); amend({ id: made }); }}/>`}`;
+  return html`<${Bar} title="Jobs"><div class="wide"><${Segments} label="Which" value=${filter} onChange=${setFilter} options=${[["", "All"], ...numbers]}/></div><span class="grow"></span>
+      ${may("jobs:write") && html`<${Button} primary icon="file" onClick=${() => setMaking([])}>New job<//>`}<//>
+    <div class=${`jobs fill ${id ? "chosen" : ""} ${over ? "over-drop" : ""}`}><nav class="panel left joblist" aria-label="Jobs">${all?.total > FEW && html`<div class="narrow even pad"><${Segments} label="Which, short" value=${filter} onChange=${setFilter} options=${[["", "All"], ...numbers]}/></div>`}<ul class="scroll" tabindex="-1">${shown.map((job) => html`<${Item} key=${job.id} job=${job} on=${job.id === id}/>`)}
+        ${data && !shown.length && html`<li class="pad help">${all?.total ? "None of these." : "No job yet. A job runs a model over a video or many pictures, and continues after a restart of the server."}</li>`}
+        ${left > 0 && html`<li class="pad help row between"><span>The newest ${shown.length.toLocaleString("en")} of ${data.total.toLocaleString("en")}.</span>${rows < MOST && html`<${Button} small onClick=${() => setRows(rows + ROWS)}>More<//>`}</li>`}</ul>
+        ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${refreshJobs}/></div>`}</nav>
+      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${all && (all.total ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes pictures, a video, or a ZIP. Drop them here.</p>`)}</section>`}</div>
+    ${making && html`<${NewJob} files=${making} close=${() => setMaking(null)} made=${(made) => { setMaking(null); refreshJobs(); amend({ id: made }); }}/>`}`;
 }

@@ -189,7 +189,7 @@ function Sessions({ sessions, own }) {
   const close = (id) => ask(`v1/sessions/${encodeURIComponent(id)}`, { method: "DELETE" }).catch(setError).then(() => refresh("v1/sessions"));
   return html`<section class="card" aria-labelledby="others"><header><h2 id="others">Other sessions</h2><span class="quiet">${others.length}</span></header>
     ${error && html`<div class="pad"><${Trouble} error=${error}/></div>`}
-    <ul class="sugg plain">${others.map((each) => html`<li key=${each.session_id}><code>${each.session_id}</code><span class="grow cut">${each.model}</span><span class="quiet wide">${count(each.results, "result")}, ${ago(each.created_at)}</span>
+    <ul class="sugg plain">${others.map((each) => html`<li key=${each.session_id}><code class="cut" title=${each.session_id}>${each.session_id}</code><span class="grow cut">${each.model}</span><span class="quiet wide">${count(each.results, "result")}, ${ago(each.created_at)}</span>
       <${State} kind=${each.connected ? "ok" : "off"}>${each.connected ? "connected" : "waiting"}<//><${Sure} small text="Close" effect="It loses its place." action=${() => close(each.session_id)}/></li>`)}</ul></section>`;
 }
 
@@ -230,7 +230,7 @@ export default function Live() {
           <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>
         <div class="livefigures"><${Figures} figures=${figures} captured=${on ? stream.captured : 0}/>
           <section class="card" aria-labelledby="latency"><header><h2 id="latency">Latency</h2><span class="grow"></span><${Legend} names=${["p50", "p95"]}/></header>
-            <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${["60 s", "now"]}/></section></div></div>
+            <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${["60 s ago", "now"]}/></section></div></div>
       <section class="stack-12" aria-labelledby="cams"><div class="row"><h2 id="cams">Cameras of this server</h2><span class="quiet">${cameras.length ? `${cameras.length}, ${cameras.filter((each) => each.camera.state === "connected").length} connected` : ""}</span>
         <span class="grow"></span>${may("infer") && chosen.models.length > 0 && html`<${Button} small icon="plus" onClick=${() => setAdding(true)}>Add<//>`}</div>
         ${cameras.length ? html`<div class="tiles">${cameras.map((each) => html`<${Tile} key=${each.session_id} session=${each}/>`)}</div>` : html`<p class="help">None. The configuration can name some, or add one here.</p>`}</section>

@@ -13,13 +13,18 @@ export function takeCode() {
   return code;
 }
 
+/** The number of the last look at who is signed in, or of a sign-in: what an older one says counts no more. */
+let turn = 0;
+
 /** Find out who is signed in; a link is good once, but the browser that it signed in stays so. */
 export async function begin(code) {
   let said = "";
+  const own = turn += 1;
   if (code) {
     try { return enter(await ask("v1/session", { json: { code }, csrf: "" }), true); } catch (error) { said = error.message; }
   }
   try { enter(await ask("v1/session")); } catch (error) {
+    if (own !== turn) return "";
     if (error.status !== 401) { who.set(null); return error.message; }
     who.set(null);
   }
@@ -32,6 +37,7 @@ let last = "";
 if (tabs) tabs.onmessage = ({ data: id }) => { if (!id || (last && last !== id)) leave(); else begin(""); };
 
 function enter(login, here = false) {
+  turn += 1;
   if (last && last !== login.id) { forget(); keep("picture", null); }
   last = login.id;
   who.set(login);

@@ -122,7 +122,7 @@ export function Metrics() {
   }, [at]);
   if (error && !data) return html`<${Trouble} error=${error}/>`;
   const now = looks.at(-1);
-  const since = looks.length > 1 ? `${Math.round((now.at - looks[0].at) / 1000)} s` : "";
+  const since = looks.length > 1 ? `${Math.round((now.at - looks[0].at) / 1000)} s ago` : "";
   const ends = [since, "now"];
   const charts = [
     { title: "Requests a second", series: [["all", rates("requests")], ["failed", rates("failures")]], format: short },

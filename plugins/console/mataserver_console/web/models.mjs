@@ -1,13 +1,13 @@
 // Models: what is here, what it takes, what can be pulled.
 import { ask, may } from "./api.mjs";
 import { Button, KINDS, Menu, State, Sure, Trouble, put } from "./controls.mjs";
-import { ago, bytes, long, ms, parted, size } from "./format.mjs";
+import { ago, bytes, count, long, ms, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { useDevices, useFigures } from "./metrics.mjs";
 import { cancel, dismiss, pull, usePulls } from "./pulls.mjs";
-import { address } from "./route.mjs";
+import { go } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const SHOWN = 4;  // models that a bar names
@@ -72,7 +72,7 @@ function Row({ model, sessions, figures }) {
   const writes = may("models:write");
   const loading = model.state === "loading" || acts.busy === "warmup";
   const menu = [
-    ["Open in Try", () => { location.hash = address("try", { model: model.model }); }],
+    ["Open in Try", () => go("try", { model: model.model })],
     ...(writes ? [here ? ["Unload", acts.unload] : [model.error ? "Try again" : "Load", acts.load]] : []),
     ["Copy the name", () => put(model.model)],
     ...(writes ? [model.pinned ? ["Unpin", acts.unpin] : ["Pin in memory", acts.pin], ["Remove", () => setAsked(true), true]] : []),
@@ -96,7 +96,7 @@ function Device({ title, total, used, held, others, none }) {
   const shown = held.slice(0, SHOWN), rest = held.slice(SHOWN);
   const parts = shown.map(([name, mb], at) => [parted(name)[1], mb, `c${at + 1}`]);
   const sum = (all) => all.reduce((most, [, mb]) => most + mb, 0);
-  if (rest.length) parts.push([`${rest.length} more models`, sum(rest), "c5"]);
+  if (rest.length) parts.push([count(rest.length, "more model"), sum(rest), "c5"]);
   const other = Math.max(0, used - sum(held)), free = Math.max(0, total - Math.max(used, sum(held)));
   if (other) parts.push([others, other, "c6"]);
   return html`<section class="card pad stack-12" aria-label=${title} data-device=${title}><div class="row between wrap"><h2>${title}</h2>
@@ -143,6 +143,9 @@ function More({ models, plugins }) {
       <${Button} small onClick=${() => pull(each.name, each.task)}>Pull<//></li>`)}</ul>`}</section>`;
 }
 
+const Filter = ({ words, setWords, where }) => html`<label class=${`field filter ${where}`}><${Icon} name="search"/><span class="sr">Filter</span>
+  <input class="bareinput" placeholder="Filter by name, task or state" value=${words} onInput=${(event) => setWords(event.target.value)}/></label>`;
+
 export default function Models() {
   const { data, error } = useSource("v1/models", 2);
   const { data: sessions } = useSource(may("infer") ? "v1/sessions" : null, 5);
@@ -157,11 +160,12 @@ export default function Models() {
   const drawn = shown.slice(0, most);
   const toPull = () => { form.current.scrollIntoView({ block: "center" }); form.current.querySelector("input, button")?.focus(); };
   return html`<${Bar} title="Models"><span class="grow"></span>
-      <label class="field wide filter"><${Icon} name="search"/><span class="sr">Filter</span><input class="bareinput" placeholder="Filter by name, task or state" value=${words} onInput=${(event) => setWords(event.target.value)}/></label>
+      <${Filter} where="wide" words=${words} setWords=${setWords}/>
       ${may("models:write") && html`<${Button} primary icon="download" onClick=${toPull}>Pull a model<//>`}<//>
     <div class="content">
       ${error && !data && html`<${Trouble} error=${error} again=${() => refresh("v1/models")}/>`}
       <${Memory} models=${models}/>
+      ${models.length > 8 && html`<${Filter} where="narrow" words=${words} setWords=${setWords}/>`}
       <section class="card cards" aria-label="Models"><div class="tscroll"><table class="named"><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide extra">On disk</th><th class="num wide" title="Of the model itself, since the server started">p50</th><th class="num wide" title="Inferences that failed since the server started">Errors</th><th class="wide extra">Used</th><th><span class="sr">Actions</span></th></tr></thead>
         <tbody>${going.map((own) => html`<${PullRow} key=${`pull ${own.model}`} own=${own}/>`)}
         ${drawn.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []} figures=${figures.get(model.model)}/>`)}</tbody></table></div>

@@ -8,14 +8,19 @@ import { alone, forgetUpload, sent } from "./upload.mjs";
 import { zipped } from "./zip.mjs";
 
 const isZip = (file) => /\.zip$/i.test(file.name);
+const isPicture = (file) => (file.type.startsWith("image/") && file.type !== "image/gif") || /\.hei[cf]$/i.test(file.name);
 
 const KINDS = {
   infer: {
-    accept: "video/*,.zip,image/gif",
+    accept: "image/*,.heic,video/*,.zip",
     /** What is asked, apart from the file. */
     order: (given) => ({ model: given.get("model"), ...Object.fromEntries(["every", "limit"].filter((name) => given.get(name)).map((name) => [name, Number(given.get(name))])) }),
     check: (order) => ask("v1/jobs/infer/check", { json: order }),
-    file: async ([file]) => file,
+    file: async (files) => {
+      if (files.every(isPicture)) return zipped(files, "pictures.zip");
+      if (files.length > 1) throw new Error("Choose pictures, or one video or ZIP: not both.");
+      return files[0];
+    },
     submit: async (order) => (await ask("v1/jobs/infer", { json: order })).id,
   },
   reconstruct: {
@@ -37,23 +42,43 @@ function Sending({ state, stop }) {
     <div class="row between"><span class="quiet" role="status">${state.total ? `${bytes(state.done)} of ${bytes(state.total)}` : "packing"}${state.waits && ` · ${state.waits}`}</span><${Button} small onClick=${stop}>Stop<//></div></div>`;
 }
 
-function Infer() {
-  const { data } = useSource(may("models:read") ? "v1/models" : null, 10);
-  return html`<label class="stack-4"><span class="label">Model</span><select class="field" name="model">${(data ?? []).map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select></label>
-    <label class="stack-4"><span class="label">Video, or a ZIP of pictures</span><input class="field" type="file" name="file" required accept=${KINDS.infer.accept}/></label>
+/** A field for files; those that were chosen for one kind of job are there for another one, too. */
+function Files({ chosen, label, accept, children }) {
+  const field = useRef(null);
+  useEffect(() => {
+    const held = new DataTransfer();
+    for (const each of chosen.current) held.items.add(each);
+    field.current.files = held.files;
+  }, []);
+  return html`<label class="stack-4"><span class="label">${label}</span><input ref=${field} class="field" type="file" name="file" required multiple accept=${accept}
+    onChange=${(event) => { chosen.current = [...event.target.files]; }}/>${children}</label>`;
+}
+
+/** The choice of a model; its name where a key may not list them. */
+function Model() {
+  const listed = may("models:read");
+  const { data } = useSource(listed ? "v1/models" : null, 10);
+  return html`<label class="stack-4"><span class="label">Model</span>${listed ? html`<select class="field" name="model" required>${(data ?? []).map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select>`
+    : html`<input class="field" name="model" required placeholder="Name of a model"/>`}</label>`;
+}
+
+function Infer({ chosen }) {
+  return html`<${Model}/><${Files} chosen=${chosen} label="Pictures, a video, or a ZIP of pictures" accept=${KINDS.infer.accept}/>
     <label class="stack-4"><span class="label">Take every n-th frame</span><input class="field" type="number" min="1" name="every" placeholder="1"/></label>
     <label class="stack-4"><span class="label">Frames or pictures at most</span><input class="field" type="number" min="1" name="limit" placeholder="all"/></label>`;
 }
 
-const Photographs = () => html`<label class="stack-4"><span class="label">Photographs, or a ZIP of them</span><input class="field" type="file" name="file" required multiple accept=${KINDS.reconstruct.accept}/>
-    <span class="help">Twelve or more around a subject, a step apart, sharp, each showing most of the one before.</span></label>
+const Photographs = ({ chosen }) => html`<${Files} chosen=${chosen} label="Photographs, or a ZIP of them" accept=${KINDS.reconstruct.accept}>
+    <span class="help">Twelve or more around a subject, a step apart, sharp, each showing most of the one before.</span><//>
   <label class="stack-4"><span class="label">Name</span><input class="field" name="name" maxlength="200" placeholder="the file's"/></label>
   <label class="stack-4"><span class="label">Points</span><select class="field" name="density"><option value="sparse">sparse: some thousands</option><option value="semi">semi: over 20 times as many, one to two seconds more a photograph</option></select></label>`;
 
-export function NewJob({ close, made }) {
+/** A dialog for a job; `files` are what was dropped on the page. */
+export function NewJob({ files, close, made }) {
   const { data: plugins } = useSource(may("models:read") ? "v1/plugins" : null, 60);
   const clouds = plugins?.some((each) => each.name === "reconstruct" && !each.error);
   const [kind, setKind] = useState("infer");
+  const chosen = useRef(files);
   const [error, setError] = useState(null);
   const [state, setState] = useState(null);
   const control = useRef(new AbortController());
@@ -79,6 +104,6 @@ export function NewJob({ close, made }) {
   };
   return html`<${Dialog} title="New job" onClose=${close}><form class="stack-12" onSubmit=${begin}>${error && html`<${Trouble} error=${error}/>`}
     ${clouds && html`<${Segments} label="What" value=${kind} onChange=${setKind} options=${[["infer", "A model over pictures"], ["reconstruct", "A cloud from photographs"]]}/>`}
-    <fieldset class="stack-12" disabled=${Boolean(state)}>${kind === "infer" ? html`<${Infer}/>` : html`<${Photographs}/>`}</fieldset>
+    <fieldset class="stack-12" disabled=${Boolean(state)}>${kind === "infer" ? html`<${Infer} chosen=${chosen}/>` : html`<${Photographs} chosen=${chosen}/>`}</fieldset>
     ${state ? html`<${Sending} state=${state} stop=${() => control.current.abort()}/>` : html`<div class="row"><${Button} primary type="submit">Start<//><span class="help">An interrupted upload resumes where it stopped.</span></div>`}</form><//>`;
 }

@@ -47,17 +47,39 @@ export function givenOf(query, properties) {
 
 const step = (schema) => (schema.type === "integer" ? 1 : schema.maximum - schema.minimum <= 2 ? 0.01 : 0.1);
 
-function Number_({ id, name, schema, value, kind, set, wrong }) {
+/**
+ * The text of a field while somebody writes in it: what it means so far, or its default, does not take its place.
+ * `read` makes a value of the field, or null of one that is not done.
+ */
+function useWriting(value, set, read) {
+  const [text, setText] = useState(/** @type {string | null} */ (null));
+  const own = useRef(value);  // what this field made of its text
+  useEffect(() => {
+    if (value === own.current) return;
+    own.current = value;
+    setText(null);
+  }, [value]);
+  const onInput = ({ target }) => {
+    setText(target.value);
+    const next = read(target);
+    if (next !== null) { own.current = next; set(next); }
+  };
+  return { text: value === own.current ? text : null, onInput, onBlur: () => setText(null) };
+}
+
+const numberOf = (field) => (field.validity.badInput ? null : field.value === "" ? undefined : Number(field.value));
+
+function Number_({ id, name, schema, value, kind, set, wrong, told }) {
   const shown = value ?? schema.default ?? "";
-  const change = (event) => set(event.target.value === "" ? undefined : Number(event.target.value));
+  const { text, ...writes } = useWriting(value, set, numberOf);
   return html`<span class="label"><label for=${id}>${name}</label>
     <input id=${id} class=${`field short ${wrong ? "bad" : ""}`} type="number" inputmode="decimal" step="any" min=${schema.minimum} max=${schema.maximum}
-      placeholder="–" value=${shown} onInput=${change}/></span>
+      placeholder="–" value=${text ?? String(shown)} ...${writes} ...${told}/></span>
     ${kind === "slider" && html`<${Slider} label=${`${name}, slider`} min=${schema.minimum} max=${schema.maximum} step=${step(schema)}
       value=${shown === "" ? schema.minimum : shown} onInput=${set}/>`}`;
 }
 
-function Words({ id, name, value = [], set, wrong }) {
+function Words({ id, name, value = [], set, wrong, told }) {
   const [text, setText] = useState("");
   const add = () => { const word = text.trim(); if (word) set([...value, word]); setText(""); };
   const press = (event) => {
@@ -67,10 +89,10 @@ function Words({ id, name, value = [], set, wrong }) {
   const drop = (at) => { const left = value.filter((_, i) => i !== at); set(left.length ? left : undefined); };
   return html`<label class="label" for=${id}>${name}</label><div class=${`chips ${wrong ? "bad" : ""}`}>
     ${value.map((word, at) => html`<span class="chip" key=${word + at}>${word}<button type="button" aria-label=${`Remove ${word}`} onClick=${() => drop(at)}><${Icon} name="close"/></button></span>`)}
-    <input id=${id} class="bareinput add" placeholder="Add a word" value=${text} onInput=${(event) => setText(event.target.value)} onKeyDown=${press} onBlur=${add}/></div>`;
+    <input id=${id} class="bareinput add" placeholder="Add a word" value=${text} onInput=${(event) => setText(event.target.value)} onKeyDown=${press} onBlur=${add} ...${told}/></div>`;
 }
 
-function Json({ id, name, value, set: give, wrong }) {
+function Json({ id, name, value, set: give, wrong, told }) {
   const [text, setText] = useState(value === undefined ? "" : JSON.stringify(value));
   const [bad, setBad] = useState(false);
   const own = useRef(value);  // what this field made of its text
@@ -85,23 +107,23 @@ function Json({ id, name, value, set: give, wrong }) {
     setText(event.target.value);
     try { set(event.target.value.trim() ? JSON.parse(event.target.value) : undefined); setBad(false); } catch { setBad(true); }
   };
-  return html`<label class="label" for=${id}>${name}</label><input id=${id} class=${`field mono ${bad || wrong ? "bad" : ""}`} placeholder="[ … ]" value=${text} onInput=${change}/>
+  return html`<label class="label" for=${id}>${name}</label><input id=${id} class=${`field mono ${bad || wrong ? "bad" : ""}`} placeholder="[ … ]" value=${text} onInput=${change} ...${told} aria-invalid=${bad || wrong ? "true" : undefined}/>
     ${bad && html`<span class="err">This is not JSON yet.</span>`}`;
 }
 
-function Text({ id, name, value, schema, set, wrong }) {
-  const change = (event) => set(event.target.value || undefined);
-  const kept = { id, class: `field ${wrong ? "bad" : ""}`, value: value ?? schema.default ?? "", onInput: change };
+function Text({ id, name, value, schema, set, wrong, told }) {
+  const { text, ...writes } = useWriting(value, set, (field) => field.value || undefined);
+  const kept = { id, class: `field ${wrong ? "bad" : ""}`, value: text ?? value ?? schema.default ?? "", ...writes, ...told };
   return html`<label class="label" for=${id}>${name}</label>${/prompt$/.test(name) ? html`<textarea rows="3" ...${kept}></textarea>` : html`<input ...${kept}/>`}`;
 }
 
-function Choice({ id, name, value, schema, kind, set }) {
+function Choice({ id, name, value, schema, kind, set, told }) {
   const options = schema.enum.filter((each) => each !== null);
   const now = value ?? schema.default ?? "";
   if (kind === "choice") {
     return html`<span class="label">${name}</span><${Segments} label=${name} value=${now} onChange=${set} options=${options.map((each) => [each, String(each)])}/>`;
   }
-  return html`<label class="label" for=${id}>${name}</label><select id=${id} class="field" value=${now} onChange=${(event) => set(options.find((each) => String(each) === event.target.value))}>
+  return html`<label class="label" for=${id}>${name}</label><select id=${id} class="field" value=${now} ...${told} onChange=${(event) => set(options.find((each) => String(each) === event.target.value))}>
     ${schema.default === undefined && html`<option value="">–</option>`}${options.map((each) => html`<option key=${each} value=${each}>${String(each)}</option>`)}</select>`;
 }
 
@@ -121,8 +143,9 @@ function Parameter({ name, schema, value, set, wrong }) {
   const id = useId();
   const kind = kindOf(schema);
   const Control = CONTROLS[kind];
-  return html`<div class="stack-4" data-param=${name}><${Control} id=${id} name=${name} schema=${schema} kind=${kind} value=${value} set=${set} wrong=${wrong}/>
-    ${wrong && html`<span class="err" role="alert">${wrong}</span>`}<span class="help">${coded(help(schema))}</span></div>`;
+  const told = { "aria-describedby": `${wrong ? `${id}-wrong ` : ""}${id}-help`, "aria-invalid": wrong ? "true" : undefined };
+  return html`<div class="stack-4" data-param=${name}><${Control} id=${id} name=${name} schema=${schema} kind=${kind} value=${value} set=${set} wrong=${wrong} told=${told}/>
+    ${wrong && html`<span class="err" role="alert" id=${`${id}-wrong`}>${wrong}</span>`}<span class="help" id=${`${id}-help`}>${coded(help(schema))}</span></div>`;
 }
 
 /** The sentence of a refusal that is about one parameter: its name and the rest. */

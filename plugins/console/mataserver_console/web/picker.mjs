@@ -19,6 +19,7 @@ function Typed({ value, choose, label }) {
     onChange=${(event) => choose(event.target.value.trim())}/></label>`;
 }
 
+const FEW = 8;  // models that need no filter
 const MOST = 100;  // of the list: more are found by their letters
 
 export function Picker({ models, listed = true, value, choose, label = "Model" }) {
@@ -31,18 +32,23 @@ export function Picker({ models, listed = true, value, choose, label = "Model" }
     const away = (event) => { if (!box.current?.contains(event.target)) setOpen(false); };
     addEventListener("pointerdown", away);
     return () => removeEventListener("pointerdown", away);
-  }, [open]);
+  }, [open, models.length > FEW]);  // the filter may come with the models
   if (!listed) return html`<${Typed} value=${value} choose=${choose} label=${label}/>`;
   const model = models.find((each) => each.model === value);
   const shown = models.filter((each) => `${each.model} ${each.task} ${each.state}`.toLowerCase().includes(words.toLowerCase()));
+  const press = (event) => {
+    const writing = event.target.matches("input");
+    if (event.key === "Enter" && writing && shown[0] && !event.isComposing) { event.preventDefault(); close(); choose(shown[0].model); }
+    else if (!writing || !["Home", "End"].includes(event.key)) steer(event, box.current, close);
+  };
   const close = () => { setOpen(false); setWords(""); box.current.querySelector("button").focus(); };
-  return html`<div class="pickbox" ref=${box} onKeyDown=${(event) => open && steer(event, box.current, close)}>
+  return html`<div class="pickbox" ref=${box} onKeyDown=${(event) => open && press(event)}>
     <button type="button" class="picker" aria-haspopup="listbox" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}>
       <span class="sr">${label}: </span>${value ? html`<${Name} name=${value}/>` : html`<span>Choose a model</span>`}
       ${model && html`<span class="tag wide">${model.task}</span><span class="wide"><${State} kind=${model.error ? "bad" : KINDS[model.state]}>${model.state}<//></span>
         ${model.memory_mb && html`<span class="quiet wide">${size(model.memory_mb)}</span>`}`}<${Icon} name="down"/></button>
     ${open && html`<div class="menu models">
-      ${models.length > 8 && html`<input class="field" placeholder="Name, task or state" aria-label="Filter" value=${words} onInput=${(event) => setWords(event.target.value)}/>`}
+      ${models.length > FEW && html`<input class="field" placeholder="Name, task or state" aria-label="Filter" value=${words} onInput=${(event) => setWords(event.target.value)}/>`}
       <div role="listbox" aria-label="Models">${shown.slice(0, MOST).map((each) => html`<${Option} key=${each.model} model=${each} chosen=${each.model === value} choose=${(name) => { close(); choose(name); }}/>`)}</div>
       ${shown.length > MOST && html`<p class="help pad">The first ${MOST} of ${shown.length.toLocaleString("en")}: letters of the name find the others.</p>`}
       ${!shown.length && html`<p class="help pad">${models.length ? "No such model here." : "None is registered yet: pull one on the page Models."}</p>`}</div>`}</div>`;

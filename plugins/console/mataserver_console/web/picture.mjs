@@ -6,6 +6,7 @@ import { keep } from "./kept.mjs";
 import { address } from "./route.mjs";
 
 const LARGE = 16e6;
+const HELD = 2 ** 28;  // bytes: no server takes more for a picture
 const SHOWN = 4096;
 const UNSEEN = { width: 640, height: 360 };
 export const EXAMPLES = [
@@ -17,8 +18,18 @@ export const EXAMPLES = [
 /** Examples with those of the task first. */
 export const examplesOf = (task) => [...EXAMPLES].sort((a, b) => Number(b.tasks.includes(task)) - Number(a.tasks.includes(task)));
 
-/** What is shown of a blob: the server reads formats that a browser does not, such as a phone's HEIC. */
-export async function pictureOf(blob, name = blob.name || "picture") {
+/** A file as it is now: one that changes or goes later could not be sent any more. */
+async function held(file, name) {
+  if (file.size > HELD) return file;
+  let bytes;
+  try { bytes = await file.arrayBuffer(); } catch { throw new Error(`${name} cannot be read. A folder is no picture.`); }
+  if (!bytes.byteLength) throw new Error(`${name} is empty: it has 0 bytes.`);
+  return new Blob([bytes], { type: file.type });
+}
+
+/** What is shown of a file: the server reads formats that a browser does not, such as a phone's HEIC. */
+export async function pictureOf(file, name = file.name || "picture") {
+  const blob = await held(file, name);
   const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null);
   if (!bitmap) return { blob, name, url: "", ...UNSEEN, unseen: true };
   const { width, height } = bitmap;
@@ -46,32 +57,10 @@ export function remember(picture) {
   return picture;
 }
 
-const imageOf = (items) => [...(items ?? [])].find((each) => each.kind === "file")?.getAsFile() ?? null;
-
-/** Pictures that are dropped or pasted anywhere on the page. */
-export function useDropped(take) {
-  const [over, setOver] = useState(false);
-  const last = useRef(take);
-  last.current = take;
-  useEffect(() => {
-    const stop = (event) => { event.preventDefault(); setOver(true); };
-    const leave = (event) => { if (!event.relatedTarget) setOver(false); };
-    const drop = (event) => {
-      event.preventDefault(); setOver(false);
-      const file = event.dataTransfer?.files[0];
-      if (file) last.current(file);
-    };
-    const paste = (event) => { const file = imageOf(event.clipboardData?.items); if (file) last.current(file, "pasted.png"); };
-    const all = /** @type {[string, (event: any) => void][]} */ ([["dragover", stop], ["dragleave", leave], ["drop", drop], ["paste", paste]]);
-    for (const [name, act] of all) addEventListener(name, act);
-    return () => { for (const [name, act] of all) removeEventListener(name, act); };
-  }, []);
-  return over;
-}
-
 async function fromClipboard() {
   if (!navigator.clipboard?.read) throw new Error("This browser gives a page no clipboard here: press Ctrl+V.");
-  for (const item of await navigator.clipboard.read()) {
+  const refused = ({ name }) => { throw new Error(name === "NotAllowedError" ? "The browser did not let the page read the clipboard: press Ctrl+V." : "There is no picture on the clipboard."); };
+  for (const item of await navigator.clipboard.read().catch(refused)) {
     const kind = item.types.find((type) => type.startsWith("image/"));
     if (kind) return new File([await item.getType(kind)], `pasted.${kind.slice(6)}`);
   }
@@ -99,13 +88,14 @@ export const NeedsHttps = () => html`<${Note} kind="warn"><b>The browser keeps i
 function Camera({ take, close }) {
   const video = useRef(null);
   const [error, setError] = useState(null);
+  const [seen, setSeen] = useState(false);
   useEffect(() => {
     if (needsHttps()) return undefined;
     let media = /** @type {MediaStream | null} */ (null), here = true;
     navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } } }).then((got) => {
       media = got;
       if (here) { video.current.srcObject = media; video.current.play(); } else stop(media);
-    }, setError);
+    }, (failure) => setError(ofCamera(failure)));
     return () => { here = false; stop(media); };
   }, []);
   const shoot = async () => {
@@ -114,9 +104,20 @@ function Camera({ take, close }) {
     take(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }));
   };
   return html`<${Dialog} title="Camera" onClose=${close}>
-    ${needsHttps() ? html`<${NeedsHttps}/>` : error ? html`<${Note} kind="bad">No camera: ${error.message}<//>`
-      : html`<video ref=${video} class="finder" muted playsinline></video><${Button} primary onClick=${shoot}>Take the picture<//>`}
+    ${needsHttps() ? html`<${NeedsHttps}/>` : error ? html`<${Note} kind="bad">${error.message}<//>`
+      : html`<video ref=${video} class="finder" muted playsinline aria-label="What the camera sees" onLoadedData=${() => setSeen(true)}></video>
+        <${Button} primary disabled=${!seen} onClick=${shoot}>${seen ? "Take the picture" : "Waiting for the camera"}<//>`}
     <p class="help">For moving pictures: <a href=${address("live")}>Live</a></p><//>`;
+}
+
+/** What went wrong with a camera, in a sentence. @param {Error} error */
+export function ofCamera(error) {
+  const said = {
+    NotAllowedError: "The browser was not allowed to use the camera: allow it in the address bar.",
+    NotFoundError: "This device has no camera that the browser can see.",
+    NotReadableError: "The camera is used by another program.",
+  }[error.name];
+  return said ? new Error(said) : error;
 }
 
 const stop = (media) => media?.getTracks().forEach((track) => track.stop());
@@ -125,6 +126,9 @@ export function Examples({ task, chosen, pick }) {
   return html`<div class="examples">${examplesOf(task).map(({ name, alt }) => html`
     <button type="button" key=${name} aria-pressed=${String(chosen === name)} onClick=${() => pick(name)}><img src=${`console/pictures/small-${name}`} alt=${alt} width="56" height="56"/></button>`)}</div>`;
 }
+
+/** In the place of a picture that a browser cannot show. */
+export const Unseen = ({ name }) => html`<div class="unseen"><span>This browser cannot show ${name} itself.</span></div>`;
 
 /** Nothing is chosen yet: the first thing on the page is something to click. */
 export const Empty = ({ task, take, pick, onError }) => html`<div class="stage"><div class="drop">

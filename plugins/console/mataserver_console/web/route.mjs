@@ -1,13 +1,32 @@
 // The page's address: `#/try?model=rapidocr`. It holds what is looked at, never a key or a picture.
 import { cell, useCell } from "./cell.mjs";
 
-function read() {
-  const [, page = "", query = ""] = /^#\/([\w-]*)\??(.*)$/.exec(location.hash) ?? [];
+function parsed(hash) {
+  const [, page = "", query = ""] = /^#\/([\w-]*)\??(.*)$/.exec(hash) ?? [];
   return { page: page || "try", query: new URLSearchParams(query) };
 }
 
-const route = cell(read());
-addEventListener("hashchange", () => route.set(read()));
+const route = cell(parsed(location.hash));
+
+/** Milliseconds between two changes of the address: a browser ignores, or refuses, more than some 100 in ten seconds. */
+const PAUSE = 300;
+let unwritten = "";
+let timer = 0;
+/** Write the newest address; of those that come within the pause the last one is written at its end. */
+function write() {
+  clearTimeout(timer);
+  timer = 0;
+  if (!unwritten) return;
+  history.replaceState(null, "", unwritten);
+  unwritten = "";
+  timer = setTimeout(write, PAUSE);
+}
+addEventListener("pagehide", write);
+addEventListener("click", write, true);  // it may be on a link: the way back leads to what was seen
+addEventListener("hashchange", () => {
+  unwritten = "";  // of the page that was left
+  route.set(parsed(location.hash));
+});
 
 /** The page that is opened first. */
 export const begunAt = route.get().page;
@@ -22,12 +41,15 @@ export function address(page, query = {}) {
 }
 
 /** Go to a page, as a click on a link does. */
-export function go(page, query) { location.hash = address(page, query); }
+export function go(page, query) {
+  write();
+  location.hash = address(page, query);
+}
 
 /** Change what the address says of this page, without a step in the history. */
 export function amend(changes) {
   const { page, query } = route.get();
-  const next = { ...Object.fromEntries(query), ...changes };
-  history.replaceState(null, "", address(page, next));
-  route.set(read());
+  unwritten = address(page, { ...Object.fromEntries(query), ...changes });
+  route.set(parsed(unwritten));
+  if (!timer) write();
 }

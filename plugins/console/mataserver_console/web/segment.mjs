@@ -4,12 +4,13 @@ import { Asked, HERE, outlined } from "./asked.mjs";
 import { Clicks, Marks, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code, POSTED } from "./code.mjs";
 import { Button, Note, Segments, State, Trouble } from "./controls.mjs";
+import { useDropped } from "./drops.mjs";
 import { save } from "./exporting.mjs";
 import { ms, parted } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Labels } from "./overlay.mjs";
-import { Empty, Ways, useDropped } from "./picture.mjs";
+import { Empty, Ways } from "./picture.mjs";
 import { Proposals } from "./proposals.mjs";
 import { pngOf } from "./rle.mjs";
 import { amend, useRoute } from "./route.mjs";
@@ -159,7 +160,7 @@ function Picture({ head, model, none }) {
   const can = (name) => !model?.loaded || (model.capabilities.includes(name));
   const all = useThings(picture, !can("text_prompt"));
   const [tool, setTool] = useTool({ n: all.add, z: all.undo });
-  const over = useDropped(take);
+  const over = useDropped(take, setError);
   useEffect(() => { if (model && !model.loaded && !all.busy) refresh("models/info"); }, [all.busy]);  // it is loaded now, or cannot be
   const thing = useMemo(() => all.things.find((each) => each.key === all.now) ?? all.things[0], [all.things, all.now]);
   const masks = all.things.flatMap((each) => each.masks.map((mask, at) => [each, mask, at]));

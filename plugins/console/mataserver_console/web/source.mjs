@@ -7,9 +7,20 @@ const PAUSES = [1, 2, 4, 8, 15];
 const LATE = 60_000;  // milliseconds: a connection that broke without a word never answers
 const AGAIN = 5;  // seconds: what is asked once, and was refused for now
 const sources = new Map();
+const SOON = 400;  // milliseconds: what is here by then needs no sign that it comes
+
+/** How many first answers are waited for, and have been for a while. */
+export const awaited = cell(0);
 
 /** Whether a refusal is of a state of the server, or of a proxy before it: the same may be answered later. */
 export const passes = ({ status = 0 }) => status === 0 || status === 408 || status === 429 || status >= 500;
+
+/** Count an answer that does not come soon; what is returned ends that. */
+export function wait() {
+  let late = 0;
+  const timer = setTimeout(() => { late = 1; awaited.set(awaited.get() + 1); }, SOON);
+  return () => { clearTimeout(timer); awaited.set(awaited.get() - late); late = 0; };
+}
 
 class Source {
   constructor(path) {
@@ -25,6 +36,8 @@ class Source {
   async refresh() {
     clearTimeout(this.timer);
     const turn = this.flying = this.asked += 1;
+    const { at, error: before } = this.cell.get();
+    const done = at || before ? () => {} : wait();
     const options = { again: false, signal: AbortSignal.timeout(LATE) };
     try {
       const data = this.path === "metrics" ? await (await send(this.path, options)).text() : await ask(this.path, options);
@@ -33,6 +46,7 @@ class Source {
       // Who signs in asks everything again: until then what is known stays.
       if (!isAbort(error) && !(error.status === 401 && who.get() === null)) this.take(turn, { ...this.cell.get(), error });
     }
+    done();
     if (turn === this.flying) this.flying = 0;
     if (turn === this.asked) this.plan();
   }
@@ -85,6 +99,11 @@ export function useSource(path, every = Infinity) {
 
 /** Ask again now. */
 export const refresh = (...paths) => Promise.all(paths.map((path) => sources.get(path)?.refresh()));
+
+/** Ask again all whose addresses begin so, and that somebody looks at. */
+export function refreshBelow(start) {
+  for (const source of sources.values()) if (source.wishes.size && source.path.startsWith(start)) source.refresh();
+}
 
 /** Ask everything again that somebody looks at. */
 export function refreshAll() {

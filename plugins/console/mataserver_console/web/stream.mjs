@@ -1,11 +1,14 @@
 // A camera's frames to a model over a WebSocket. Whatever the order of clicks, what was begun is ended.
 import { ask, who } from "./api.mjs";
+import { ofCamera } from "./picture.mjs";
 
 const QUALITY = 0.85;
 const WIDEST = 1280;
 /** With two frames on their way the model need not wait for the network; more would be dropped. */
 const ON_THE_WAY = 2;
 const WINDOW = 60;
+/** Why a stream ends whose server gives no reason. */
+const ENDS = { 1000: "The server closed the stream", 1001: "The server ended the stream: it stops, or is started anew", 1006: "The connection to the server broke off" };
 
 /** End a session, also while the page goes away. */
 export function endSession(id) {
@@ -89,7 +92,7 @@ export class Stream {
       this.session = made.session_id;
       this.connect();
     } catch (error) {
-      if (!this.ended) this.stop(sentence(error));
+      if (!this.ended) this.stop(ofCamera(error));
     }
   }
 
@@ -100,7 +103,7 @@ export class Stream {
     this.socket = new WebSocket(url);
     this.socket.onopen = () => { this.tell({ phase: "live", session: this.session }); this.watch(); };
     this.socket.onmessage = (event) => this.read(JSON.parse(event.data));
-    this.socket.onclose = (event) => this.stop(event.code === 1000 && !event.reason ? new Error("The server closed the stream") : new Error(event.reason || `The stream was closed with ${event.code}`));
+    this.socket.onclose = ({ code, reason }) => this.stop(new Error(reason || ENDS[code] || `The stream was closed with ${code}`));
   }
 
   watch() {
@@ -172,13 +175,4 @@ export class Stream {
     if (this.session) endSession(this.session);
     this.tell({ phase: "off", error });
   }
-}
-
-function sentence(error) {
-  const said = {
-    NotAllowedError: "The browser was not allowed to use the camera: allow it in the address bar.",
-    NotFoundError: "This device has no camera that the browser can see.",
-    NotReadableError: "The camera is used by another program.",
-  }[error.name];
-  return said ? new Error(said) : error;
 }

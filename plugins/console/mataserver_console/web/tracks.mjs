@@ -2,8 +2,8 @@
 const COLOURS = 8;
 
 /**
- * @typedef {{frame: number, points: [number, number, number][], box: number[] | null}} Pointed one prompt of an object
- * @typedef {{key: number, id: number, name: string, word: string, pointed: Pointed[], version: number}} Thing
+ * @typedef {{frame: number, points: [number, number, number][], box: number[] | null, before?: any}} Pointed one prompt of an object; `before` is what was known on its frame
+ * @typedef {{key: number, id: number, name: string, word: string, pointed: Pointed[], version: number, stale?: boolean}} Thing `stale`: in the session there is more of it
  * @typedef {{mask: string, box: number[], score: number, version: number}} Seen
  */
 
@@ -58,6 +58,16 @@ export class Tracks {
     this.frames.set(frame, new Map());
     const words = this.things.filter((each) => each.word).at(-1)?.word ?? "";
     for (const each of objects) this.put(frame, this.of(each.id, words), each);
+  }
+
+  /** What is known of an object on a frame, and which version of it that is. */
+  known(thing, frame) { return { seen: this.frames.get(frame)?.get(thing.key) ?? null, version: thing.version }; }
+
+  /** Take a prompt back: the frame is as it was. What was tracked with it since is old; what was tracked before it is not any more. */
+  restore(thing, frame, { seen, version }) {
+    const since = [...this.frames].some(([at, found]) => at !== frame && found.get(thing.key)?.version === thing.version);
+    thing.version = since ? thing.version + 1 : version;
+    if (seen) this.frames.get(frame)?.set(thing.key, seen); else this.frames.get(frame)?.delete(thing.key);
   }
 
   drop(key) {

@@ -3,6 +3,7 @@ import { may } from "./api.mjs";
 import { Code } from "./code.mjs";
 import { Button, Menu, Switch, Tabs, Trouble } from "./controls.mjs";
 import { paint } from "./depth.mjs";
+import { useDropped } from "./drops.mjs";
 import { drawn, save } from "./exporting.mjs";
 import { clock, count, ms } from "./format.mjs";
 import { Bars, Found, From, Json, Lines, Times } from "./found.mjs";
@@ -11,7 +12,7 @@ import { html, useEffect, useRef, useState } from "./html.mjs";
 import { choice, kept } from "./kept.mjs";
 import { Parameters } from "./params.mjs";
 import { Picker } from "./picker.mjs";
-import { Empty, Examples, Ways, exampleOf, pictureOf, remember, useDropped } from "./picture.mjs";
+import { Empty, Examples, Ways, exampleOf, pictureOf, remember } from "./picture.mjs";
 import { told } from "./results.mjs";
 import { amend, go, useRoute } from "./route.mjs";
 import { useSource } from "./source.mjs";
@@ -98,7 +99,7 @@ export default function Try() {
   const [scale, setScale] = useState(1);
   const stage = useRef(null);
   const { show, toggle, buttons } = useShow(task);
-  const over = useDropped(take);
+  const over = useDropped(take, setError);
   const choose = (name) => { setZoom(1); amend({ ...Object.fromEntries([...query.keys()].map((each) => [each, undefined])), model: name }); };
   const compare = () => go("compare", { ...Object.fromEntries(query), model: chosen.name });
   const step = (by) => setHover((now) => shown[(shown.findIndex((item) => item.n === now) + by + shown.length) % shown.length]?.n ?? 0);
@@ -133,7 +134,7 @@ export default function Try() {
         <div class="stagebox">${coming && html`<div class="running"><i></i></div>`}${picture ? html`<${Stage} picture=${picture} items=${shown} hover=${hover} setHover=${setHover} show=${show} depth=${depth} old=${trial.old}
           zoom=${zoom} onScale=${setScale} stage=${stage}/>` : html`<${Empty} task=${chosen.model?.task} take=${take} pick=${pick} onError=${setError}/>`}
           <${Busy} run=${run} seconds=${trial.seconds} model=${chosen.model}/></div>
-        ${picture?.unseen && html`<div class="foot help">This browser cannot show this picture itself. The server can read it.</div>`}
+        ${picture?.unseen && html`<div class="foot help">This browser cannot show this picture itself.${run.answer ? " The server read it." : ""}</div>`}
         ${trial.stale && html`<div class="foot help">Answer of ${clock(run.at)}</div>`}
         ${depth && html`<${Ramp} depth=${depth}/>`}
         ${run.answer && !run.begun && !items.length && !depth && !["vlm", "embed"].includes(run.answer.task) && html`<${Nothing} answer=${run.answer} params=${given} setParams=${setGiven} schema=${schema}/>`}

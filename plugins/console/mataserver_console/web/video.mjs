@@ -2,6 +2,7 @@
 import { Clicks, Marks, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code } from "./code.mjs";
 import { Button, Note, Segments, Trouble } from "./controls.mjs";
+import { useDropped } from "./drops.mjs";
 import { save } from "./exporting.mjs";
 import { isOver } from "./film.mjs";
 import { bytes, count, long } from "./format.mjs";
@@ -9,7 +10,6 @@ import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { outlineOfRuns } from "./outline.mjs";
 import { Labels } from "./overlay.mjs";
-import { useDropped } from "./picture.mjs";
 import { useSeconds } from "./runner.mjs";
 import { refresh } from "./source.mjs";
 import { Timeline, timeOf } from "./timeline.mjs";
@@ -183,5 +183,5 @@ export function Video({ head, model, none }) {
         <${Words} find=${words && film.phase === "open" && !film.tracking && ((text) => film.find(shown.frame, text))}/>
         <div class="stack-12 wrongs"><${Wrong} film=${film} none=${none} model=${model}/></div>
         <div class="scroll" tabindex="-1"><${Objects} film=${film} shown=${shown}/><${Said} film=${film}/>
-          <p class="pad help">${open ? html`A click adds, a right click takes off, a drag makes a box. Then Track; where it goes wrong, stop and click on that frame. <kbd>,</kbd> <kbd>.</kbd> step.` : "Open a video first."}</p></div></aside></div>`;
+          <p class="pad help">${open ? html`A click adds, a right click removes, a drag makes a box. Then Track; where it goes wrong, stop and click on that frame. <kbd>,</kbd> <kbd>.</kbd> step.` : "Open a video first."}</p></div></aside></div>`;
 }

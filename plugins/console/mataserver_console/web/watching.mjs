@@ -7,18 +7,32 @@ import { Tracks, promptOf } from "./tracks.mjs";
 const NOTHING = { phase: "off", file: null, info: null, sent: 0, begun: 0, error: null, busy: 0, tracking: null, ended: null, missing: "" };
 const KEPT = 60;
 const LATE = 400;
+const PAUSE = 600;  // milliseconds: several points that are taken back are one change for the session
 
 const seenOf = (answer, at) => ({ mask: answer.masks[at], box: answer.boxes[at], score: answer.scores[at] });
 
 /** Point at an object of a session as it was pointed at before. */
-async function pointedAgain(film, tracks, thing, pointed) {
-  thing.pointed = [];
-  for (const each of pointed) {
+async function pointedAgain(film, tracks, thing) {
+  for (const each of thing.pointed) {
     const answer = await film.prompt(each.frame, [promptOf(each)], thing.id);
     [thing.id] = answer.obj_id;
-    thing.pointed.push(each);
-    tracks.prompted(thing, each.frame, seenOf(answer, 0));
+    tracks.put(each.frame, thing, seenOf(answer, 0));
   }
+  thing.stale = false;
+}
+
+/** Take an object from the session; it may be gone there. */
+async function taken(film, thing) {
+  if (thing.id === null) return;
+  try { await film.remove(thing.id); } catch (error) { if (error.status !== 404 || isOver(await film.judged(error))) throw error; }
+  thing.id = null;
+}
+
+/** Have the session know of an object what the page knows, after points were taken back. */
+async function repaired(film, tracks, thing) {
+  if (!thing?.stale) return;
+  await taken(film, thing);
+  await pointedAgain(film, tracks, thing);
 }
 
 /** Ask a new session all that the one before it was asked. */
@@ -29,7 +43,7 @@ async function replayed(film, tracks) {
     const before = tracks.things.filter((each) => each.word === words);
     ids.forEach((id, at) => { if (before[at]) before[at].id = id; else tracks.of(id, words); });
   }
-  for (const thing of tracks.things) await pointedAgain(film, tracks, thing, thing.pointed);
+  for (const thing of tracks.things) await pointedAgain(film, tracks, thing);
 }
 
 const planned = (direction, from, total) => ({ forward: total - from, backward: from + 1, both: total })[direction];
@@ -39,7 +53,7 @@ export function useFilm() {
   const [state, set] = useState(NOTHING);
   const [version, setVersion] = useState(0);
   const bump = () => setVersion((number) => number + 1);
-  const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve());
+  const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve()), mending = useRef(0);
   const change = (own, changes) => { if (film.current === own) set((old) => ({ ...old, ...(typeof changes === "function" ? changes(old) : changes) })); };
   const fail = async (error, own = film.current) => { if (own && !own.ended && !isAbort(error)) change(own, { error: await own.judged(error) }); };
   const begin = (file) => {
@@ -87,6 +101,8 @@ export function useFilm() {
       pointed.sent = true;
       try {
         const thing = known.get(own.key);
+        await repaired(session, known, thing);
+        pointed.before = thing && known.known(thing, frame);
         const answer = await session.prompt(frame, [promptOf(given)], thing?.id ?? null);
         const made = thing ?? known.add(answer.obj_id[0]);
         [made.id] = answer.obj_id;
@@ -103,11 +119,6 @@ export function useFilm() {
     slot.current = { key: null };
     if (!answer.obj_id.length) change(session, { missing: `Nothing on this frame looks like “${words}”. It is looked for on the others, too.` });
   });
-  /** Take an object from the session; it may be gone there. */
-  const taken = async (session, thing) => {
-    if (thing.id === null) return;
-    try { await session.remove(thing.id); } catch (error) { if (error.status !== 404 || isOver(await session.judged(error))) throw error; }
-  };
   const remove = (key) => work(async (session, known) => {
     await taken(session, known.get(key));
     known.drop(key);
@@ -125,12 +136,18 @@ export function useFilm() {
   const back = (last) => work(async (session, known) => {
     const thing = known.get(slot.current.key);
     if (!thing?.pointed.length || (last && thing.pointed.at(-1) !== last)) return;  // it was refused
-    const kept = thing.pointed.slice(0, -1), { frame } = thing.pointed.at(-1);
-    await taken(session, thing);
-    thing.id = null;
-    if (!kept.length) { known.drop(thing.key); slot.current = { key: null }; return; }
-    if (!kept.some((each) => each.frame === frame)) known.frames.get(frame)?.delete(thing.key);
-    await pointedAgain(session, known, thing, kept);
+    if (thing.pointed.length === 1) {
+      if (last) known.drop(thing.key);  // it was taken back before it was answered: it is not drawn at all
+      await taken(session, thing);
+      known.drop(thing.key);
+      slot.current = { key: null };
+      return;
+    }
+    const { frame, before } = thing.pointed.pop();
+    known.restore(thing, frame, before);
+    thing.stale = true;
+    clearTimeout(mending.current);
+    mending.current = setTimeout(() => { if (thing.stale && film.current === session) work(() => repaired(session, known, thing)); }, PAUSE);
   });
   const reset = () => work(async (session) => { await session.reset(); fresh(); });
   const track = async (direction, from) => {
@@ -141,6 +158,7 @@ export function useFilm() {
     change(own, { tracking: { ...run }, ended: null, error: null, missing: "" });
     try {
       await line.current;
+      for (const thing of known.things) await repaired(own, known, thing);
       const result = await own.track({ direction, from }, (said) => {
         known.take(said);
         run.done += 1;
