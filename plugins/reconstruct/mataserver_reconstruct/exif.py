@@ -16,6 +16,8 @@ _PLANE_X, _PLANE_UNIT = 0xA20E, 0xA210
 _PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0}
 _ROUNDED = 0.02  # how far proportions may differ when sides are rounded
+_POSSIBLE = (4.0, 340.0)
+"""Millimetres of an equivalent focal length; COLMAP places no photograph with less or more."""
 _FULL_FRAME = 36.0  # the width, in millimetres, that equivalent focal lengths mean
 DAMAGED = (
     OSError,
@@ -34,6 +36,7 @@ class Exif(Struct, frozen=True):
     """The EXIF values that reconstructions use.
 
     focal_35: equivalent focal length in millimetres, 0 when unknown.
+    wrong:    whether the file tells a focal length that cannot be.
     camera:   maker, model, lens and focal length in words, "" when unknown.
     gps:      latitude, longitude (degrees) and altitude (metres, 0 when unknown), or None.
     """
@@ -41,6 +44,7 @@ class Exif(Struct, frozen=True):
     focal_35: float = 0.0
     camera: str = ""
     gps: tuple[float, float, float] | None = None
+    wrong: bool = False
 
 
 def read(data: bytes) -> Exif:
@@ -60,7 +64,9 @@ def read(data: bytes) -> Exif:
     focal = _number(details.get(_FOCAL))
     words.append(f"{focal:g} mm" if focal else "")
     equivalent = _equivalent(details, focal, _taken_size(details, width, height))
-    return Exif(equivalent, " ".join(filter(None, words)), _gps(place))
+    wrong = equivalent > 0 and not _POSSIBLE[0] <= equivalent <= _POSSIBLE[1]
+    camera = " ".join(filter(None, words))
+    return Exif(0.0 if wrong else equivalent, camera, _gps(place), wrong)
 
 
 def write(found: Exif) -> Image.Exif:
@@ -79,8 +85,7 @@ def _equivalent(details: Any, focal: float, longest: float) -> float:
     unit = _MILLIMETRES.get(int(_number(details.get(_PLANE_UNIT)) or 2), 0.0)
     if focal <= 0 or density <= 0 or not unit:
         return 0.0
-    value = focal * _FULL_FRAME / (longest / density * unit)
-    return value if 2 <= value <= 5_000 else 0.0
+    return focal * _FULL_FRAME / (longest / density * unit)
 
 
 def _taken_size(details: Any, width: int, height: int) -> float:

@@ -142,7 +142,7 @@ def _prepare_one(data: bytes, name: str, path: str, file: Path, spec: Spec) -> P
     small = measures.downscaled(pixels, spec.max_size)
     told = exif.read(data)
     height, width = small.shape[:2]
-    if not _copy_unchanged(data, small, file):
+    if told.wrong or not _copy_unchanged(data, small, file):
         out = io.BytesIO()  # to a file Pillow takes a write for whole that a full disk cut off
         Image.fromarray(small).save(out, "JPEG", quality=_QUALITY, exif=exif.write(told))
         file.write_bytes(out.getvalue())

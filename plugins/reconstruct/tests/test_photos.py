@@ -278,6 +278,17 @@ def test_the_focal_length_of_a_photograph_that_was_made_smaller(taken, focal, pr
     assert photo.exif.focal_35 == pytest.approx(focal, rel=1e-4)
 
 
+@pytest.mark.parametrize("focal", [1, 3, 400, 65_535])
+def test_a_focal_length_that_cannot_be_is_unknown(focal, prepared):
+    """COLMAP would place none of the photographs, and reads the file of each by itself."""
+    made = exif()
+    made.get_ifd(0x8769)[0xA405] = focal
+    (photo,), folder = prepared({"a.jpg": encoded("JPEG", exif=made)})
+    assert (photo.exif.focal_35, photo.exif.camera) == (0, "Maker Model 4.2 mm")
+    with Image.open(folder / photo.file) as picture:
+        assert not picture.getexif().get_ifd(0x8769)
+
+
 def test_the_place_is_read(prepared):
     """GPS becomes degrees and metres, south and west negative."""
     made = exif()
