@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mataserver_reconstruct.graph import Graph
+    from mataserver_reconstruct.model import Model
     from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.verdicts import Verdict
 
 _FEW, _BLURRED = 8, 4.0
 _MANY_CAMERAS = 3
+_NO_LENS = 0.5  # radial distortion, k1; wide lenses of action cameras have up to 0.3
 
 
 def before(photos: list[Photo], camera: str) -> list[str]:
@@ -97,7 +99,28 @@ def overlaid(model: str, names: tuple[str, str], *, separable: bool) -> str:
     )
 
 
+def bent(models: list[Model]) -> list[str]:
+    """Return the advice about models with a shared camera that no lens can be.
+
+    So photographs are bent that were cropped or enlarged: their EXIF is that of the others.
+    """
+    told = []
+    for model in models:
+        lenses = Counter(view.distortion for view in model.views)
+        if any(abs(lens) > _NO_LENS and number > 1 for lens, number in lenses.items()):
+            told.append(
+                f"{model.name} is bent: its photographs fit no common camera. If some were cropped "
+                "or enlarged, ask for camera: per_image."
+            )
+    return told
+
+
 def _unplaced(graph: Graph) -> str:
+    if sum(pair.still for pair in graph.pairs) > len(graph.pairs) / 2:
+        return (
+            "The camera stood still: most of what the photographs share is in the same place in "
+            "each. Walk around the subject, or turn it before a background without details."
+        )
     if sum(pair.flat for pair in graph.pairs) > len(graph.pairs) / 2:
         return (
             "The camera was turned on the spot, or what the photographs share is flat, so nothing "

@@ -37,6 +37,11 @@ class Pair(NamedTuple):
         """
         return self.motion in _FLAT
 
+    @property
+    def still(self) -> bool:
+        """Whether what they share is in the same place of both, as before a fixed camera."""
+        return self.motion == "WATERMARK"
+
 
 class Graph(NamedTuple):
     """The photographs after matching.

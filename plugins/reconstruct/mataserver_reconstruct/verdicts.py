@@ -95,6 +95,8 @@ def _status_and_reason(
             "what they share is flat, or the camera was turned and not moved, so nothing tells how "
             "far things are"
         )
+    elif best.still:
+        why = "these are in the same place in both, as if the camera stood still"
     elif not placed:
         why = "that is too little for a model"
     elif other not in placed:

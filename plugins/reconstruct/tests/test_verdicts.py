@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,26 @@ def test_a_flat_thing_is_not_told_to_be_a_camera_that_turned(motion):
     assert "what they share is flat, or the camera was turned and not moved" in reason
 
 
+def test_a_camera_that_stood_still_is_told():
+    """The background of a turned object is in the same place in each photograph."""
+    found = linked("abc", motion="WATERMARK")
+    reason = judge([photo(name) for name in "abc"], found, [], [])[0].reason
+    assert reason.endswith("the same place in both, as if the camera stood still.")
+
+
+@pytest.mark.parametrize(
+    ("lenses", "told"),
+    [([0.9, 0.9, 0.1], True), ([-0.9, -0.9], True), ([0.3, 0.3], False), ([0.9, 0.8], False)],
+)
+def test_a_shared_camera_that_no_lens_can_be_is_told(lenses, told):
+    """A photograph of its own camera may be odd, not a camera of several."""
+    given = model(0, 0, "abcdef"[: len(lenses)])
+    views = [replace(view, distortion=lens) for view, lens in zip(given.views, lenses, strict=True)]
+    said = advice.bent([replace(given, views=views)])
+    assert bool(said) == told
+    assert all("camera: per_image" in sentence for sentence in said)
+
+
 def test_good_photographs_need_no_advice():
     """Of photographs as they should be, nothing is said."""
     photos = [photo(name) for name in "abcdefghi"]
@@ -175,6 +196,7 @@ def test_good_photographs_need_no_advice():
         (linked("a", "b", "c"), [], "No two photographs overlap"),
         (linked("abc", motion="PANORAMIC"), [], "turned on the spot"),
         (linked("abc"), [], "overlap, but too little"),
+        (linked("abc", motion="WATERMARK"), [], "The camera stood still"),
         (linked("abcdefgh"), [model(0, 0, "abc")], "Only 3 of 8"),
         (linked("abc", "def"), [model(0, 0, "abc"), model(1, 0, "def")], "show 2 scenes"),
     ],
