@@ -8,10 +8,12 @@ import gc
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 from aiohttp import web
 from gateway_stand import (  # noqa: F401
     INFER,
@@ -24,6 +26,8 @@ from gateway_stand import (  # noqa: F401
 )
 from upstreams import RawServer, Upstream
 
+from mataserver_fleet.gateway.bodies import StreamingBody
+from mataserver_fleet.gateway.connections import ConnectionEndedError, UpstreamConnection
 from mataserver_fleet.gateway.snapshot import Application, Target
 
 CLOSED = Target("127.0.0.1", 9)
@@ -306,3 +310,33 @@ async def test_another_snapshot_amid_requests(stand, upstreams, targets):  # noq
     assert (await stand.ask())[0] == 404
     upstreams[0].pause.set()
     assert (await asking)[0] == 200
+
+
+def test_a_server_that_is_gone_amid_a_body():
+    """Nothing more is written to it, and its end is told: uvloop raises for a closed transport."""
+
+    async def write():
+        server = await asyncio.start_server(lambda _, writer: writer.transport.abort(), "127.0.0.1")
+        async with server:
+            loop, port = asyncio.get_running_loop(), server.sockets[0].getsockname()[1]
+            _, connection = await loop.create_connection(UpstreamConnection, "127.0.0.1", port)
+            body = StreamingBody(b"a", types.SimpleNamespace(next_piece=piece), 3)
+            transport, lost = connection.begin_request(), []
+
+            async def wait_writable():
+                while not lost:  # as while the client's next piece has yet to come
+                    lost.extend([1] if transport.is_closing() else [])
+                    await asyncio.sleep(0)
+                return True
+
+            await body.send(connection.write, wait_writable)
+            with pytest.raises(ConnectionEndedError):
+                await connection.head()
+
+    pieces = iter([b"bb", b""])
+
+    async def piece():
+        return next(pieces)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(write())

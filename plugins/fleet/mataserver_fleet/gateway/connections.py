@@ -115,6 +115,14 @@ class UpstreamConnection(IncomingResponse, asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - for the type checker: see ``is_usable``
         return self._transport
 
+    def write(self, data: bytes | bytearray) -> None:
+        """Write a part of a body; nothing once the connection has ended, which is told later.
+
+        uvloop raises for a transport that is closed, and the end may be known there alone.
+        """
+        if self._transport is not None and self.is_usable:
+            self._transport.write(data)
+
     def set_listener(self, listener: Callable[[], None] | None) -> None:
         """Have ``listener`` called when data has arrived or the connection has ended."""
         self._listener = listener

@@ -171,7 +171,7 @@ class Exchange:
         head = self._message.head(target)
         if isinstance(body, StreamingBody):
             transport.write(head)
-            await body.send(transport.write, lambda: self._wait_writable(connection, timer))
+            await body.send(connection.write, lambda: self._wait_writable(connection, timer))
         elif isinstance(body, BufferedBody):
             transport.writelines((head, *body.pieces))
         else:

@@ -82,7 +82,7 @@ class StreamedRequest(FastRequest):
                 return
             data, self._buffered = self._buffered, bytearray()
         self._progressed_at = self._loop.time()
-        self._transport.write(data)
+        connection.write(data)
         if not self._remaining:
             connection.end_request()
             self._expires = self._progressed_at + self._seconds
