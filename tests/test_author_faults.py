@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from mataserver.app import lifetime
 from mataserver.config import Settings
 from mataserver.engines.failures import failure_of
 from mataserver.engines.result_validation import InvalidResultError, validate_result
-from mataserver.plugins import discover
+from mataserver.plugins import discover, discovery
 from mataserver.results import Detection, DetectResult, Keypoint, PoseResult
 from mataserver.testing import serving
 from service_plugins import plugin  # noqa: F401 - a fixture
@@ -231,3 +232,18 @@ def test_where_memory_ran_out_is_told(caplog):
         greedy()
     assert failure_of(caught.value, "The model failed").detail == "Out of memory"
     assert "in greedy" in caplog.text
+
+
+def test_a_slow_import_is_named(plugin, monkeypatch):  # noqa: F811
+    """While the start waits for it, the log says for which plugin."""
+    told = threading.Event()
+    monkeypatch.setattr(discovery, "SLOW_IMPORT_SECONDS", 0.01)
+    monkeypatch.setattr(
+        discovery.log, "warning", lambda *said: (told.said.append(said), told.set())
+    )
+    told.said = []
+    monkeypatch.setattr(sys, "waited_for", told, raising=False)
+    point = plugin("import sys\nassert sys.waited_for.wait(20)\nService = 5", name="slow")
+    discover(Settings(), [point])
+    ((text, name, _),) = told.said
+    assert (text % (name, 5)).startswith("the start waits for the plugin slow, which is still")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +16,17 @@ from mataserver.plugins.loading import (
     plugin_record,
     reject_name_conflicts,
 )
-from mataserver.plugins.records import DISABLED
+from mataserver.plugins.records import DISABLED, log
 from mataserver.plugins.sites import SiteDirectories
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["GROUP", "discover"]
+
+SLOW_IMPORT_SECONDS = 5.0
+"""Seconds after which a plugin that is still being imported is logged."""
 
 
 def discover(
@@ -52,7 +57,7 @@ def discover(
             plugin.error = DISABLED  # a disabled plugin is not imported
             plugins.found.append(plugin)
             continue
-        with collect_errors(problems):
+        with collect_errors(problems), _slow_import_logged(plugin.name):
             load_plugin(plugin, point, plugins, given, variables)
     reject_name_conflicts(plugins.found)
     _check_disabled(disabled, plugins)
@@ -80,6 +85,20 @@ _PROJECT_PLUGINS = frozenset(
     ]
 )
 """This project's plugins that take settings: the sections of their distributions."""
+
+
+@contextlib.contextmanager
+def _slow_import_logged(name: str) -> Iterator[None]:
+    """Say which plugin a start waits for while its import, or a hook of it, takes long."""
+    said = "the start waits for the plugin %s, which is still being imported after %g s"
+    timer = threading.Timer(SLOW_IMPORT_SECONDS, log.warning, (said, name, SLOW_IMPORT_SECONDS))
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no thread is to be had: it goes unsaid
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _check_disabled(names: list[str], plugins: Plugins) -> None:
