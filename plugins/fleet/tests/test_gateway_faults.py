@@ -27,7 +27,11 @@ from gateway_stand import (  # noqa: F401
 from upstreams import RawServer, Upstream
 
 from mataserver_fleet.gateway.bodies import StreamingBody
-from mataserver_fleet.gateway.connections import ConnectionEndedError, UpstreamConnection
+from mataserver_fleet.gateway.connections import (
+    ConnectionEndedError,
+    ConnectionPool,
+    UpstreamConnection,
+)
 from mataserver_fleet.gateway.snapshot import Application, Target
 
 CLOSED = Target("127.0.0.1", 9)
@@ -340,3 +344,26 @@ def test_a_server_that_is_gone_amid_a_body():
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(write())
+
+
+async def test_a_server_that_hangs_up_at_once(monkeypatch):
+    """It counts as one that cannot be reached: it was sent nothing."""
+    loop = asyncio.get_running_loop()
+    connect = loop.create_connection
+
+    async def late(*given):
+        made = await connect(*given)
+        while made[1].is_usable:
+            await asyncio.sleep(0)
+        return made
+
+    async def addresses(_target):
+        return ("127.0.0.1",)
+
+    monkeypatch.setattr(loop, "create_connection", late)
+    server = await asyncio.start_server(lambda _, writer: writer.transport.abort(), "127.0.0.1")
+    async with server:
+        target = Target("127.0.0.1", server.sockets[0].getsockname()[1])
+        pool = ConnectionPool(loop.time, types.SimpleNamespace(addresses=addresses), None)
+        with pytest.raises(ConnectionEndedError):
+            await pool.acquire(target)

@@ -284,5 +284,6 @@ async def _connect(addresses: Sequence[str], port: int) -> UpstreamConnection:
         except OSError as error:
             failure = error
         else:
-            return connection
+            if connection.is_usable:  # else it was ended again by now, and nothing was sent
+                return connection
     raise failure
