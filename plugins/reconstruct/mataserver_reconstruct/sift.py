@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.workspace import Progress, Workspace
 
 
+_PAIRS = 48
+"""Pairs after which a cancellation is noticed; with COLMAP's 1225 a job took a minute to stop."""
+
+
 class Sift:
     """COLMAP's SIFT on the CPU."""
 
@@ -94,6 +98,7 @@ class Sift:
         verification.ransac.random_seed = workspace.spec.seed
         pairing = pycolmap.ImportedPairingOptions()
         pairing.match_list_path = listed
+        pairing.block_size = _PAIRS
         workspace.native.call(
             pycolmap.match_image_pairs,
             workspace.database,

@@ -238,6 +238,22 @@ def test_a_reconstruction_is_stopped(stage, done, orbit, begin, tmp_path):
     assert not (tmp_path / "out" / "submission.csv").exists()
 
 
+def test_it_is_stopped_before_every_pair_is_matched(orbit, begin, tmp_path):
+    """The next attempt has pairs left: of many photographs they take minutes."""
+    source = quick(orbit, tmp_path)
+    process = begin(source, tmp_path / "out", **QUICK)
+    for line in process.lines():
+        if "matches of 0 of 66" in getattr(line, "message", ""):
+            process.process.send_signal(signal.SIGTERM)
+            break
+    assert process.end() == local_process.EndMessage("stopped")
+    again = begin(source, tmp_path / "out", **QUICK)
+    assert again.end().how == "done"
+    matched = [step.message for step in again.steps if "matches of" in step.message]
+    assert matched
+    assert not matched[0].startswith("matches of 66")
+
+
 def test_a_stopped_mapping_leaves_its_part(orbit, begin, tmp_path):
     """Stopped while it maps, it leaves the model that it had reached."""
     process = begin(quick(orbit, tmp_path, 16), tmp_path / "out", max_size=800)
