@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import InvalidParams, NotFound
+from mataserver import Conflict, InvalidParams, NotFound
 from mataserver_database import Sorting
 from mataserver_fleet.apps import touch_app, touch_apps
 from mataserver_fleet.pages import date
@@ -137,7 +137,8 @@ class Consumers:
         """Give a consumer access to an application; make it if there is none of that name.
 
         Returns it, its key where it was made, and the application's revision. Raises ``NotFound``,
-        ``Forbidden`` and, for an application of another revision than is expected, ``StaleError``.
+        ``Forbidden``, ``Conflict`` for a known consumer with other limits or tags than are asked
+        for and, for an application of another revision than is expected, ``StaleError``.
         """
         async with self._store.change() as connection:
             await self._store.hold(connection, "applications")
@@ -146,10 +147,13 @@ class Consumers:
             check_revision(row, expected)
             key, revision = None, int(row["revision"])
             try:
-                found = (await find(connection, CONSUMERS, name, "Consumer"))["id"]
+                known = await find(connection, CONSUMERS, name, "Consumer")
             except NotFound:
                 key, values = self._new_row(name, requested)
                 found = await insert(connection, CONSUMERS, values)
+            else:
+                _check_same(known, requested)
+                found = known["id"]
             own = (LINKS.c.app_id == row["id"], LINKS.c.consumer_id == found)
             if (await connection.execute(sa.select(LINKS).where(*own))).first() is None:
                 new = {"app_id": row["id"], "consumer_id": found}
@@ -264,6 +268,21 @@ class Consumers:
 def digest(key: str) -> str:
     """Return what is kept of a key: it is random, so a quick hash serves."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _check_same(known: sa.RowMapping, requested: LinkedConsumer) -> None:
+    """Raise ``Conflict`` for a consumer that has not what is asked for.
+
+    Other applications may use it, so it is not changed; a limit passed over in silence would be
+    believed to hold.
+    """
+    wanted = {name: getattr(requested, name) for name in ("tags", "rate", "quota")}
+    other = [name for name, value in wanted.items() if value and value != known[name]]
+    if other:
+        raise Conflict(
+            f"{known['name']} exists with another {' and '.join(other)}: change it by PATCH "
+            f"/api/consumers/{known['name']}, or leave {'it' if len(other) == 1 else 'them'} out"
+        )
 
 
 def consumer(row: sa.RowMapping) -> dict[str, Any]:

@@ -203,6 +203,22 @@ async def test_consumers(shop, tmp_path, url):
     assert (await shop.ask("GET", "/api/consumers/till"))[0] == 200
 
 
+async def test_a_known_consumer_is_linked_with_other_limits(shop):
+    """A limit that would not hold is told, and nobody is let in without it."""
+    await shop.made("/api/consumers", {"name": "till", "tags": "floor 1", "rate": 60})
+    path = "/api/apps/shop/consumers/till"
+    for body, word in (
+        ({"rate": 5}, "rate"),
+        ({"rate": 60, "quota": 9}, "quota"),
+        ({"tags": "floor 2", "rate": 5}, "tags and rate"),
+    ):
+        status, told = await shop.ask("POST", path, json=body)
+        assert (status, f"another {word}: " in told["detail"]) == (409, True), told
+    assert (await shop.ask("GET", "/api/apps/shop/consumers"))[1]["total"] == 0
+    await shop.made(path, {"tags": "floor 1", "rate": 60})
+    assert (await shop.ask("GET", "/api/apps/shop/consumers"))[1]["total"] == 1
+
+
 async def test_consumers_by_themselves(client):
     """Consumers are made, changed, given other keys, deprived of them, and removed."""
     made = await client.made("/api/consumers", {"name": "till", "quota": 1000})
