@@ -116,6 +116,11 @@ async def test_a_browser_asks_before(data_dir):
             assert "POST" in told["Access-Control-Allow-Methods"].split(", ")
             assert told["Access-Control-Allow-Headers"].split(", ") == ["Authorization", "*"]
             assert int(told["Access-Control-Max-Age"]) > 0
+            assert told["X-Request-Id"]
+            assert told["Server-Timing"].startswith("total;dur=")
+        asked = {**ASKS, "X-Request-Id": "abc"}
+        told = await headers(http, path, method="OPTIONS", status=204, headers=asked)
+        assert told["X-Request-Id"] == "abc"
 
 
 async def test_a_stranger_that_asks_before_is_told_nothing(data_dir):

@@ -209,7 +209,8 @@ class ComposedServer:
             middlewares=[self.middleware.handle],
             client_max_size=self.settings.max_body,
         )
-        origins.allow_origins(application, self.settings.cors_origins)
+        cors_origins, finish = self.settings.cors_origins, self.middleware.finish_unhandled
+        origins.allow_origins(application, cors_origins, finish)
         protocol.remove_server_header(application)
         return application
 

@@ -88,10 +88,7 @@ class RequestMiddleware:
         # Request targets have no fragment: a proxy in front might have judged a different path.
         if "#" in request.raw_path:
             return bad_request()
-        request_id = request.headers.get("X-Request-Id")
-        if request_id is None or not _VALID_ID.fullmatch(request_id):
-            request_id = new_request_id()
-        request[REQUEST_ID] = request_id
+        _identify(request)
         started_at = time.perf_counter()
         self.lifecycle.active += 1
         try:
@@ -106,6 +103,11 @@ class RequestMiddleware:
     def refuse(self, request: web.Request, error: Exception) -> web.Response:
         """Return the answer to a handler's error."""
         return self._dispatcher.refuse(request, error)
+
+    def finish_unhandled(self, request: web.Request, response: web.Response) -> web.StreamResponse:
+        """Count an answer that takes no handler, and add the common headers."""
+        _identify(request)
+        return self.finish(request, response, time.perf_counter())
 
     def finish(
         self, request: web.Request, response: web.StreamResponse, started_at: float
@@ -140,6 +142,13 @@ class RequestMiddleware:
         method = request.method if request.method in METH_ALL else "other"  # limits label values
         self.metrics.count(method, self.table.label(request), str(status), duration)
         return duration
+
+
+def _identify(request: web.Request) -> None:
+    """Note the request's id: the client's, or a new one."""
+    given = request.headers.get("X-Request-Id")
+    is_usable = given is not None and _VALID_ID.fullmatch(given)
+    request[REQUEST_ID] = given if is_usable else new_request_id()
 
 
 def new_request_id() -> str:

@@ -16,9 +16,11 @@ from mataserver.http.browsers import ANY, is_foreign
 from mataserver.http.proxies import host, scheme
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aiohttp.typedefs import Handler
+
+    Finish = Callable[[web.Request, web.Response], web.StreamResponse]
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 HEADERS = "Authorization, *"
@@ -28,11 +30,14 @@ MAX_AGE = "600"
 """Seconds for which a browser caches the preflight's result."""
 
 
-def allow_origins(application: web.Application, origins: Sequence[str]) -> None:
-    """Let pages of ``origins`` (exact, or "*" for all) read every answer, including errors."""
+def allow_origins(application: web.Application, origins: Sequence[str], finish: Finish) -> None:
+    """Let pages of ``origins`` (exact, or "*" for all) read every answer, including errors.
+
+    ``finish`` counts the answer to a preflight request, and adds the headers of all answers.
+    """
     if not origins:
         return
-    rules = _CorsRules(origins)
+    rules = _CorsRules(origins, finish)
     application.middlewares.insert(0, rules.preflight)
     application.on_response_prepare.append(rules.add_headers)
 
@@ -49,8 +54,9 @@ def check(request: web.Request, allowed: Sequence[str], *, trust_proxy: bool) ->
 
 
 class _CorsRules:
-    def __init__(self, origins: Sequence[str]) -> None:
+    def __init__(self, origins: Sequence[str], finish: Finish) -> None:
         self._allowed = frozenset(origins)
+        self._finish = finish
 
     def _allowed_origin(self, request: web.Request) -> str | None:
         """Return the origin to allow: the request's own or "*", or None."""
@@ -67,14 +73,12 @@ class _CorsRules:
         )
         if request.method != hdrs.METH_OPTIONS or not asks or self._allowed_origin(request) is None:
             return await handler(request)
-        return web.Response(
-            status=204,
-            headers={
-                hdrs.ACCESS_CONTROL_ALLOW_METHODS: METHODS,
-                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: HEADERS,
-                hdrs.ACCESS_CONTROL_MAX_AGE: MAX_AGE,
-            },
-        )
+        headers = {
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: METHODS,
+            hdrs.ACCESS_CONTROL_ALLOW_HEADERS: HEADERS,
+            hdrs.ACCESS_CONTROL_MAX_AGE: MAX_AGE,
+        }
+        return self._finish(request, web.Response(status=204, headers=headers))
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the headers that say which pages may read the answer, just before they are sent."""
