@@ -19,7 +19,7 @@ Frames = Annotated[int, Meta(ge=1, le=100_000)]
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``plugins.track``: what the tracker is given, and how it follows.
 
-    The names after the first three are those of ``trackers.ByteTrackTracker``, which explains them
+    The names after the first four are those of ``trackers.ByteTrackTracker``, which explains them
     at length. Confidences and overlaps lie in 0..1.
 
     detector_confidence: threshold of the detector. Low on purpose: ByteTrack follows hidden objects
@@ -27,6 +27,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     classes:             the only labels that are tracked; None tracks all.
     timing:              "arrival" measures the time between frames, so that dropped frames do no
                          harm; "frames" counts every frame as 1 / ``frame_rate`` s, for files.
+    weak_iou_threshold:  overlap that a box below ``high_conf_det_threshold`` needs at least: 0.5 as
+                         in the code of ByteTrack's authors, since weak boxes are often false.
     lost_track_buffer:   how long an object that is not seen keeps its id, in frames of 1/30 s.
     frame_rate:          frames a second that the motion model is tuned to.
     track_activation_threshold: confidence that begins a track.
@@ -38,6 +40,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     detector_confidence: Confidence = 0.1
     classes: Classes | None = None
     timing: Timing = "arrival"
+    weak_iou_threshold: Confidence = 0.5
     lost_track_buffer: Frames = 30
     frame_rate: Annotated[float, Meta(ge=0.01, le=1_000.0)] = 30.0
     track_activation_threshold: Confidence = 0.7

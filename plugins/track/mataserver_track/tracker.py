@@ -188,6 +188,9 @@ class _Association:
     def __init__(self, settings: Settings, *, confirm_late: bool = True) -> None:
         from trackers import ByteTrackTracker
 
+        from mataserver_track.overlap import StrictWhereWeak
+
+        self._overlap = StrictWhereWeak(settings.weak_iou_threshold)
         self._bytetrack = ByteTrackTracker(
             lost_track_buffer=settings.lost_track_buffer,
             frame_rate=settings.frame_rate,
@@ -195,6 +198,7 @@ class _Association:
             minimum_consecutive_frames=settings.minimum_consecutive_frames if confirm_late else 1,
             minimum_iou_threshold=settings.minimum_iou_threshold,
             high_conf_det_threshold=settings.high_conf_det_threshold,
+            iou=self._overlap,
         )
         # The library drops a track that old before it matches the frame, even when no frame came
         # in between: a slow stream would never have a track.
@@ -222,6 +226,7 @@ class _Association:
             confidence=np.array([each.confidence for each in detections], np.float64),
             class_id=np.arange(len(detections)),  # not a class: identifies the detection
         )
+        self._overlap.begin_frame()
         tracked = self._bytetrack.update(boxes, timestamp=self._time(seconds))
         ids = [0] * len(detections)
         if tracked.class_id is not None and tracked.tracker_id is not None:

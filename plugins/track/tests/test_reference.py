@@ -13,7 +13,8 @@ from mataserver_track.options import TrackParams
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 OBJECTS, SIDE = 12, 40.0
-STRONG, BEGINS, OVERLAP, BUFFER = 0.6, 0.7, 0.1, 30
+STRONG, BEGINS, BUFFER = 0.6, 0.7, 30
+OVERLAP, WEAK_OVERLAP = 0.1, 0.5
 MOTION = np.eye(8) + np.eye(8, k=4)
 SEEN = np.eye(4, 8)
 
@@ -71,18 +72,20 @@ def overlap(one, other):
 
 
 class Reference:
-    """ByteTrack with one overlap for both rounds, in which every track takes part."""
+    """ByteTrack with rounds in which every track takes part."""
 
     def __init__(self):
         self.tracks, self.last = [], 0
 
-    def match(self, tracks, boxes, places):
+    def match(self, tracks, boxes, places, least):
         """Assign the boxes at ``places`` to tracks; return the pairs of a track and a place."""
         if not tracks or not places:
             return []
         table = np.array([[overlap(t.state[:4], boxes[p]) for p in places] for t in tracks])
+        if least == WEAK_OVERLAP:  # the first round assigns what it may reject afterwards
+            table[table < least] = -1.0
         pairs = zip(*linear_sum_assignment(-table), strict=True)
-        return [(tracks[i], places[j]) for i, j in pairs if table[i, j] >= OVERLAP]
+        return [(tracks[i], places[j]) for i, j in pairs if table[i, j] >= least]
 
     def step(self, frame):
         """Return the id of each detection, 0 without one."""
@@ -92,11 +95,11 @@ class Reference:
         for track in self.tracks:
             track.predict()
             track.missed += 1
-        first = self.match(self.tracks, boxes, strong)
+        first = self.match(self.tracks, boxes, strong, OVERLAP)
         taken = {id(track) for track, _ in first}
         rest = [track for track in self.tracks if id(track) not in taken]
         ids = [0] * len(frame)
-        for track, place in first + self.match(rest, boxes, weak):
+        for track, place in first + self.match(rest, boxes, weak, WEAK_OVERLAP):
             track.update(boxes[place])
             if not track.id:
                 self.last = track.id = self.last + 1
