@@ -108,6 +108,16 @@ def names(file: Path) -> list[str]:
         return [entry.filename for entry in archive.infolist() if not entry.is_dir()]
 
 
+def checksums(file: Path, limits: Limits) -> list[tuple[str, int]]:
+    """Return the names and CRC-32s of an archive's entries, from its directory.
+
+    Raises ``BadRequest`` for a file that is not a ZIP, and for too many entries.
+    """
+    directory.check(file, limits.max_entries)
+    with _open_zip(file) as archive:
+        return [(entry.filename, entry.CRC) for entry in archive.infolist()]
+
+
 def verify_contents(file: Path, entries: list[zipfile.ZipInfo]) -> None:
     """Unpack inspected entries without storing them, a chunk at a time.
 

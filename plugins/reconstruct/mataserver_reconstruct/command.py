@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from mataserver import BadRequest, MataError, read_configuration
-from mataserver_reconstruct import local_process, matchers, stages
+from mataserver_reconstruct import archive, local_process, matchers, stages
 from mataserver_reconstruct.settings import Settings
 from mataserver_reconstruct.spec import read
 from mataserver_reconstruct.weights import Matchers
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _GRACE = 60  # seconds for writing the partial result
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end a command, besides Ctrl-C."""
+_ENDINGS = archive.PICTURES | {".zip"}
 
 
 @click.command()
@@ -84,13 +85,24 @@ def _collected(places: Sequence[Path]) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="mataserver-") as made:
         for number, place in enumerate(places):
-            target = place.resolve()
-            name = target.name or "all"  # of "/"; of "." it is that of the folder
+            name = _name(place)
             link = Path(made, name)
             if link.is_symlink() or name.startswith("."):  # hidden, but it was named
                 link = Path(made, f"{number + 1}-{name}")
-            link.symlink_to(target)
+            link.symlink_to(place.resolve())
         yield Path(made)
+
+
+def _name(place: Path) -> str:
+    """Return the name that a place was given with, also where it is a link.
+
+    That of the link's target if only the target's ending tells what the file is.
+    """
+    target = place.resolve()
+    unclear = place.suffix.lower() not in _ENDINGS and target.suffix.lower() in _ENDINGS
+    if place.name in {"", ".."} or unclear:  # "" of "." and "/"
+        return target.name or "all"
+    return place.name
 
 
 def _run(source: Path, output: Path, spec: Spec, settings: Matchers) -> dict[str, Any]:

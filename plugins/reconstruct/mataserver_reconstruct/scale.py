@@ -203,8 +203,9 @@ def fit_similarity(plan: Plan, ground: Plan) -> tuple[complex, float]:
         return 1.0, float("inf")
     here, there = plan[kept] - plan[kept].mean(), ground[kept] - ground[kept].mean()
     extent = float((np.abs(here) ** 2).sum())
-    factor = complex((here.conj() * there).sum() / extent)
-    if not abs(factor):
+    # Without an extent the cameras are at one place, or above each other.
+    factor = complex((here.conj() * there).sum() / extent) if extent > 0 else 0j
+    if not 0 < abs(factor) < float("inf"):  # nor is it NaN
         return 1.0, float("inf")
     spread = (np.abs(there - factor * here) ** 2).sum() / (2 * len(here) - 4)
     off = max(float(spread) ** 0.5, _GPS_ERROR)

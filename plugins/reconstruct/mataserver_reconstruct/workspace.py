@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver_reconstruct import intake
+from mataserver_reconstruct import archive, intake
 from mataserver_reconstruct import photos as photographs
 from mataserver_reconstruct.files import MARK, PHOTOS
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.job import Job
     from mataserver_reconstruct.native import Native
     from mataserver_reconstruct.photos import Photo
-    from mataserver_reconstruct.spec import Spec
+    from mataserver_reconstruct.spec import Limits, Spec
     from mataserver_reconstruct.weights import Matchers
 
     Progress = Callable[[float, float, str], None]
@@ -76,7 +76,9 @@ def discard_stale(job: Job, spec: Spec, matchers: Matchers) -> None:
 
     State of the same options and files is kept, so that an attempt continues the last one.
     """
-    files = [(source.name, *_state(source)) for source in intake.find_sources(job.input)]
+    files = [
+        (source.name, *_state(source, spec.limits)) for source in intake.find_sources(job.input)
+    ]
     asked = msgspec.json.encode([spec.feature_options, matchers, files])
     mark = job.work / MARK
     digest = hashlib.sha256(asked).hexdigest().encode()
@@ -88,10 +90,13 @@ def discard_stale(job: Job, spec: Spec, matchers: Matchers) -> None:
     photographs.write_atomically(mark, digest)
 
 
-def _state(source: Source) -> tuple[int, int]:
-    """Return what changes with a source: its size and, of a photograph, when it was written.
+def _state(source: Source, limits: Limits) -> tuple[int, object]:
+    """Return what changes with a source: its size, and when a photograph was written.
 
-    Uncompressed ones are of one size. Archives reach another node of a cluster without their times.
+    Uncompressed ones are of one size. Archives reach another node of a cluster without their times:
+    the checksums in them are taken instead.
     """
     found = source.path.stat()
-    return found.st_size, 0 if source.is_archive else found.st_mtime_ns
+    if source.is_archive:
+        return found.st_size, archive.checksums(source.path, limits)
+    return found.st_size, found.st_mtime_ns

@@ -60,6 +60,22 @@ def test_places_of_every_sort(tmp_path):
     }  # fmt: skip
 
 
+def test_links_keep_the_names_that_they_have(tmp_path):
+    """As git-annex stores files: a link has the name, its target's is that of its content."""
+    for name in ("store/0deadbeef", "store/day", "b.png"):
+        target = tmp_path / name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(blank())
+    (tmp_path / "front0.png").symlink_to(tmp_path / "store" / "0deadbeef")
+    (tmp_path / "front1.png").symlink_to(tmp_path / "store" / "day")
+    (tmp_path / "latest").symlink_to(tmp_path / "b.png")  # only the target's name tells the format
+    places = ["front0.png", "front1.png", "latest"]
+    done = ran(*places, "-o", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert {image["path"] for image in result["images"]} == {"front0.png", "front1.png", "b.png"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [

@@ -55,6 +55,21 @@ def test_another_photograph_of_the_same_size_is_noticed(tmp_path):
     assert attempt(tmp_path / "in", tmp_path / "out") == {"a.bmp": 90.0}
 
 
+def test_another_archive_of_the_same_size_is_noticed(tmp_path):
+    """Archives of uncompressed photographs, too: what tells them apart are their checksums."""
+    (tmp_path / "in").mkdir()
+    for grey in (50.0, 90.0):
+        bitmap(tmp_path / "a.bmp", grey)
+        with zipfile.ZipFile(tmp_path / "in" / "photos.zip", "w") as archive:
+            archive.write(tmp_path / "a.bmp", "a.bmp")
+        os.utime(tmp_path / "in" / "photos.zip", (1e9, 1e9))
+        assert attempt(tmp_path / "in", tmp_path / "out") == {"a.bmp": grey}
+    manifest = (tmp_path / "out" / "work" / "photos.json").stat()
+    os.utime(tmp_path / "in" / "photos.zip", (2e9, 2e9))  # as a copy on another node
+    assert attempt(tmp_path / "in", tmp_path / "out") == {"a.bmp": 90.0}
+    assert (tmp_path / "out" / "work" / "photos.json").stat() == manifest  # gone on with
+
+
 @pytest.mark.parametrize("output", [".", "model"])
 def test_an_output_among_the_photographs_is_none_of_them(output, tmp_path):
     """``reconstruct . -o model``: the next attempt does not read its own working copies."""

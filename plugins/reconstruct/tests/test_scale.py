@@ -168,6 +168,25 @@ def test_gps_tells_who_looks_down(axes, told, up):
     assert scale.up(model(centres, 7.0), photos) @ up > np.cos(np.radians(12))
 
 
+@pytest.mark.parametrize("axis", [None, 1, 2], ids=["one place", "upright", "ahead"])
+def test_cameras_whose_plan_is_a_point_have_no_scale(axis):
+    """Cameras at one place, or in a line that is a point from above, at some pitch or at each."""
+    centres = np.zeros((6, 3))
+    if axis is not None:
+        centres[:, axis] = np.arange(6)
+    photos = [photo(f"{at}.jpg", place([8.0 * at, 0])) for at in range(6)]
+    given = model(centres, 7.0)
+    found = scale.up(given, photos)
+    assert np.linalg.norm(found) == pytest.approx(1.0)
+    if axis is None:
+        np.testing.assert_allclose(found, [0, -1, 0], atol=1e-9)  # as without GPS
+    standing = np.zeros((6, 3))
+    standing[:, 2] = centres.sum(axis=1)
+    scaled, said = scale.apply_scale(model(standing, 7.0), photos, "gps")
+    assert scaled.scale is None
+    assert "GPS is too coarse" in said
+
+
 @pytest.mark.parametrize("pitch", [30, 60, 80])
 def test_gps_tells_how_far_they_look_down(pitch):
     """A drone that never turned and looks obliquely: up is neither theirs nor opposite to it."""
