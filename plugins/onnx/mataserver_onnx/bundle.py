@@ -39,6 +39,7 @@ class Bundle:
     graph:     the description of the graph in the network's file.
     config:    the decoded ``config.json``, or empty; also with the settings of timm's processor.
     processor: the image processor's settings, from either file that holds them, or empty.
+    has_foreign_metadata: whether the ``metadata.yaml`` beside it is another program's, and unread.
     """
 
     network: Path
@@ -46,6 +47,7 @@ class Bundle:
     graph: Graph
     config: dict[str, Any]
     processor: dict[str, Any]
+    has_foreign_metadata: bool = False
 
 
 def open_bundle(path: Path, wanted: str = "") -> Bundle:
@@ -56,12 +58,19 @@ def open_bundle(path: Path, wanted: str = "") -> Bundle:
     network = find_network(path, wanted)
     root = path if path.is_dir() else path.parent
     found = read_graph(network)
-    if network.suffix == ".xml":
-        found = replace(found, metadata=metadata_file.read(network.parent))
+    metadata = metadata_file.read(network.parent) if network.suffix == ".xml" else found.metadata
+    found = replace(found, metadata=metadata or {})
     config, processor = _json(root / "config.json"), image_settings(root)
     if isinstance(processor.get("pretrained_cfg"), dict):  # transformers' processor for timm
         config, processor = config | {"pretrained_cfg": processor["pretrained_cfg"]}, {}
-    return Bundle(network=network, root=root, graph=found, config=config, processor=processor)
+    return Bundle(
+        network=network,
+        root=root,
+        graph=found,
+        config=config,
+        processor=processor,
+        has_foreign_metadata=metadata is None,
+    )
 
 
 def image_settings(root: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
 from mataserver_onnx import bundle as files
-from mataserver_onnx import layouts, outputs, scores, sizes
+from mataserver_onnx import layouts, outputs, scores, sizes, timm_settings
 from mataserver_onnx.options import ModelOptions, Settings
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def accepting(task: str, families: frozenset[str]) -> Callable[[ModelFiles], boo
     Of a hub model that is about to be pulled only the ``model_type`` is known. The function raises
     ``MataError`` for a file that is broken, and for a network whose outputs are not recognised, are
     ambiguous, or contradict its metadata: the settings can name the layout. Also for one that takes
-    images of any size, where no size is stated.
+    images of any size, where no size is stated, and for timm's settings that cannot be used.
     """
 
     def accepts(given: ModelFiles) -> bool:
@@ -105,7 +105,9 @@ def _serves(given: ModelFiles, task: str) -> bool:
     if not layouts.serves(bundle.graph, bundle.config, task, options):
         return False
     layout = layouts.choose(bundle.graph, bundle.config, task, options)
-    sizes.size_of(bundle, layout, options)  # raises now rather than at the first load
+    # These raise now rather than at the first load.
+    sizes.size_of(bundle, layout, options)
+    timm_settings.find(bundle, layout, options)
     return True
 
 

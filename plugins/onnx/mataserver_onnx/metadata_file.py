@@ -1,26 +1,59 @@
 """The file ``metadata.yaml`` that Ultralytics writes beside a network for OpenVINO.
 
-It holds what an ONNX file has in itself. It may be a stranger's, and the server reads it.
+It holds what an ONNX file has in itself. It may be a stranger's, and the server reads it. Other
+programs write files of this name too, which say nothing of a network.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 NAME = "metadata.yaml"
 _MAX_BYTES = 2**18
+_KEYS = frozenset({"names", "task", "stride"})
+"""Ultralytics writes all three."""
+_LINE = re.compile(rb"^(names|task|stride):", re.MULTILINE)
 
 
-def read(directory: Path) -> dict[str, str]:
+def read(directory: Path) -> dict[str, str] | None:
     """Return the entries as an ONNX file would hold them; none without the file.
 
-    Raises ``MataError`` for a file that cannot be read.
+    None is returned for a file that is not Ultralytics'. Raises ``MataError`` for one of theirs
+    that cannot be used, and for one that cannot be opened.
     """
+    file = directory / NAME
+    try:
+        if not file.is_file():
+            return {}
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise MataError(f"the model's {NAME} cannot be read") from error
+    try:
+        decoded = _decode(content)
+    except MataError:
+        if _are_ultralytics(key.decode() for key in _LINE.findall(content)):
+            raise
+        return None
+    if not isinstance(decoded, dict) or not _are_ultralytics(decoded):
+        return None
+    return {str(key): str(value) for key, value in decoded.items()}
+
+
+def _are_ultralytics(keys: Iterable[Any]) -> bool:
+    """Whether a file with ``keys`` is Ultralytics', perhaps changed by its owner."""
+    return len(_KEYS.intersection(keys)) > 1
+
+
+def _decode(content: bytes) -> Any:
+    """Decode YAML. Raises ``MataError``."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -31,17 +64,9 @@ def read(directory: Path) -> dict[str, str]:
                 raise yaml.YAMLError("an alias")
             return super().compose_node(parent, index)
 
-    file = directory / NAME
+    if len(content) > _MAX_BYTES:
+        raise MataError(f"the model's {NAME} is too large")
     try:
-        if not file.is_file():
-            return {}
-        with file.open("rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise MataError(f"the model's {NAME} is too large")
-        decoded = yaml.load(content, Loader)  # noqa: S506 - a safe one
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        return yaml.load(content, Loader)  # noqa: S506 - a safe one
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise MataError(f"the model's {NAME} cannot be read") from error
-    if not isinstance(decoded, dict):
-        raise MataError(f"the model's {NAME} does not map names to values")
-    return {str(key): str(value) for key, value in decoded.items()}

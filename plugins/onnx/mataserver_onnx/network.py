@@ -60,6 +60,8 @@ class Network:
         self.log = ctx.log
         options = self.options
         self.bundle: Bundle = files.open_bundle(spec.path, options.file)
+        if self.bundle.has_foreign_metadata:
+            self.log.warning("%s: its metadata.yaml is passed over: not Ultralytics'", spec.name)
         graph, config = self.bundle.graph, self.bundle.config
         self.layout: LayoutName = layouts.choose(graph, config, spec.task, options)
         self.tail = outputs.tail(graph, self.layout, options)

@@ -28,15 +28,13 @@ if TYPE_CHECKING:
     Size = tuple[int, int]
 
 _UNCROPPED = frozenset[Resize]({"stretch", "letterbox", "corner"})
-_SEE_A_PART: frozenset[LayoutName] = frozenset({"classes", "vector"})
-"""The layouts whose networks may see the centre of a picture only."""
 _ALLOWED_RESIZES: dict[str, frozenset[Resize]] = {
     **{
         name: _UNCROPPED
         for name, layout in LAYOUTS.items()
         if layout.resize in {"letterbox", "corner"}
     },
-    **dict.fromkeys(_SEE_A_PART, _UNCROPPED | {"crop"}),
+    **dict.fromkeys(timm_settings.LAYOUTS, _UNCROPPED | {"crop"}),
 }
 """Resizing methods besides stretching, where the answer is about places or the whole image."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,8 +64,8 @@ def choose(
             )
         return made, size or made.fixed_size
     assert size is not None  # noqa: S101 - for the type checker: ``size_of`` ensures it
-    described = timm_settings.read(bundle.config)
-    if described is not None and layout in _SEE_A_PART and not options.states_preparation:
+    described = timm_settings.find(bundle, layout, options)
+    if described is not None:
         return _from_timm(described, size, flip=options.channels == "bgr"), size
     return _from_options(bundle.graph, layout, options, size), size
 

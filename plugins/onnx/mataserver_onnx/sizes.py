@@ -42,9 +42,9 @@ def _usual_size(bundle: Bundle, layout: LayoutName) -> Size:
     noted = exporter_metadata.read(bundle.graph).size
     if noted is not None:
         return noted
-    described = timm_settings.read(bundle.config)
-    if described is not None and described.size is not None:
-        return described.size
+    described = timm_settings.size(bundle.config) if layout in timm_settings.LAYOUTS else None
+    if described is not None:
+        return described
     if LAYOUTS[layout].resize in {"letterbox", "corner"}:
         return YOLO_SIDE, YOLO_SIDE
     raise MataError(

@@ -10,13 +10,31 @@ from mataserver import MataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mataserver_onnx.bundle import Bundle
+    from mataserver_onnx.options import LayoutName, ModelOptions
+
     Size = tuple[int, int]
     Triple = tuple[float, float, float]
 
-_RESAMPLES = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+LAYOUTS: frozenset[LayoutName] = frozenset({"classes", "vector"})
+"""The layouts of the networks that timm makes; pictures for others are never prepared so."""
+_RESAMPLES = {
+    "nearest": 0,
+    "lanczos": 1,
+    "bilinear": 2,
+    "bicubic": 3,
+    "box": 4,
+    "hamming": 5,
+    # In training, bilinear or bicubic for each picture. Validation took it for bilinear in timm's
+    # older versions, and fails in the newer ones.
+    "random": 2,
+}
 """Pillow's numbers of the filters, by timm's names."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_UNUSABLE = "the pretrained_cfg in the model's config.json cannot be used"
+_UNUSABLE = (
+    "the pretrained_cfg in the model's config.json cannot be used: state input_size, mean, std and "
+    "resize under plugins.onnx.models"
+)
 
 
 class TimmSettings(NamedTuple):
@@ -40,6 +58,17 @@ class TimmSettings(NamedTuple):
         return math.floor(size[0] / self.share), math.floor(size[1] / self.share)
 
 
+def find(bundle: Bundle, layout: LayoutName, options: ModelOptions) -> TimmSettings | None:
+    """Return timm's settings, or None where something else decides how pictures are prepared.
+
+    That is an image processor, the options, or a layout of which timm makes no networks. Raises
+    ``MataError`` for values that timm does not write.
+    """
+    if bundle.processor or options.states_preparation or layout not in LAYOUTS:
+        return None
+    return read(bundle.config)
+
+
 def read(config: Mapping[str, Any]) -> TimmSettings | None:
     """Return the settings in a ``config.json``, or None where timm wrote none.
 
@@ -48,32 +77,40 @@ def read(config: Mapping[str, Any]) -> TimmSettings | None:
     given = config.get("pretrained_cfg")
     if not isinstance(given, dict):
         return None
-    mode, interpolation = given.get("crop_mode") or "center", given.get("interpolation")
-    if mode not in {"center", "squash"} or (interpolation or "bicubic") not in _RESAMPLES:
-        raise MataError(
-            f"{_UNUSABLE}: state input_size, mean, std and resize under plugins.onnx.models"
-        )
+    mode = given.get("crop_mode") or "center"
+    if mode not in ("center", "squash"):
+        raise MataError(_UNUSABLE)
     try:
-        side = given.get("input_size")
         found = TimmSettings(
-            size=None if side is None else _size(side),
+            size=size(config),
             mean=_triple(given.get("mean") or _MEAN),
             std=_triple(given.get("std") or _STD),
             share=float(given.get("crop_pct") or 0.875),
             squashes=mode == "squash",
-            resample=_RESAMPLES[interpolation or "bicubic"],
+            resample=_RESAMPLES[given.get("interpolation") or "bicubic"],
         )
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise MataError(_UNUSABLE) from error
     if not (0 < found.share <= 1 and min(found.std) > 0):
         raise MataError(_UNUSABLE)
     return found
 
 
-def _size(given: Any) -> Size:
-    channels, height, width = (int(side) for side in given)
+def size(config: Mapping[str, Any]) -> Size | None:
+    """Return the (height, width) in a ``config.json``, or None where timm wrote none.
+
+    Raises ``MataError`` where it is not the size of a picture with three colours.
+    """
+    given = config.get("pretrained_cfg")
+    sides = given.get("input_size") if isinstance(given, dict) else None
+    if sides is None:
+        return None
+    try:
+        channels, height, width = (int(side) for side in sides)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise MataError(_UNUSABLE) from error
     if channels != 3 or min(height, width) < 1:
-        raise ValueError("not the size of a picture with three colours")
+        raise MataError(_UNUSABLE)
     return height, width
 
 

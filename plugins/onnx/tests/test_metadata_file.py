@@ -74,18 +74,42 @@ def test_an_onnx_file_says_it_itself(planted, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("names: {0: a", "cannot be read"),
-        ("a: &a [x, x]\nnames: [*a, *a]", "cannot be read"),
-        ("names: !!python/object/apply:os.getpid []", "cannot be read"),
-        ("[" * 50_000, "cannot be read"),
-        ("names: " + "x" * 2**18, "is too large"),
-        ("- cat", "does not map names to values"),
-        ("", "does not map names to values"),
+        ("task: detect\nnames: {0: a", "cannot be read"),
+        ("stride: &a [x, x]\nnames: [*a, *a]", "cannot be read"),
+        ("task: detect\nnames: !!python/object/apply:os.getpid []", "cannot be read"),
+        ("stride: 32\ntask: detect\nnames: " + "[" * 50_000, "cannot be read"),
+        ("stride: 32\ntask: detect\nnames: " + "x" * 2**18, "is too large"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told(content, said, tmp_path):
+def test_a_file_of_theirs_that_cannot_be_used_is_told(content, said, tmp_path):
     """Nothing in it is run, and no alias stands for gigabytes of text."""
     (tmp_path / "metadata.yaml").write_text(content)
     with pytest.raises(MataError, match=said):
         metadata_file.read(tmp_path)
     assert metadata_file.read(tmp_path / "elsewhere") == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "- cat",
+        "",
+        "a: 1\n---\nb: 2",
+        "a: &a [x, x]\nb: [*a, *a]",
+        "names: !!python/object/apply:os.getpid []",
+        "names: " + "x" * 2**18,
+        "[" * 50_000,
+        "names: [one, two]\nlicense: mit",
+        b"\xff\x00",
+    ],
+)
+def test_a_file_of_another_program_is_passed_over(content, folder, load, picture, caplog):
+    """The network is served as without it, and the log says so."""
+    raw = content if isinstance(content, bytes) else content.encode()
+    (folder / "metadata.yaml").write_bytes(raw)
+    [detect] = [each for each in mataserver_onnx.backends() if each.task == "detect"]
+    given = ModelFiles(name="m", source="local", path=folder, settings=mataserver_onnx.settings()())
+    assert detect.accepts(given)
+    [result] = load(folder, "detect").predict([picture(64, 96, BOX)], [DetectParams()])
+    assert [found.label for found in result.detections] == ["LABEL_1"]
+    assert "its metadata.yaml is passed over" in caplog.text

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mataserver import MataError
-from mataserver_onnx import bundle, preparation_choice, timm_settings
+import mataserver_onnx
+from mataserver import MataError, ModelFiles
+from mataserver_onnx import bundle, preparation_choice, sizes, timm_settings
 from mataserver_onnx.classify import ClassifyParams
 from mataserver_onnx.options import ModelOptions
 
@@ -52,6 +54,7 @@ def prepared(path, image, **options):
     [
         ({}, {"resample": Image.Resampling.BICUBIC}),
         ({"interpolation": "bilinear"}, {"resample": Image.Resampling.BILINEAR}),
+        ({"interpolation": "random"}, {"resample": Image.Resampling.BILINEAR}),
         ({"crop_mode": "squash"}, {"resample": Image.Resampling.BICUBIC, "squash": True}),
     ],
 )
@@ -94,11 +97,14 @@ def test_the_names_of_timm(planted, load, tmp_path):
     assert result.classifications[0].label == "green"
 
 
-@pytest.mark.parametrize(
+UNUSABLE = pytest.mark.parametrize(
     "changed",
     [
         {"crop_mode": "border"},
-        {"interpolation": "random"},
+        {"interpolation": "guessed"},
+        {"interpolation": ["bicubic"]},
+        {"crop_mode": ["center"]},
+        {"input_size": [3, float("inf"), 48]},
         {"input_size": [1, 28, 28]},
         {"mean": [0.5]},
         {"std": [0.0, 0.0, 0.0]},
@@ -106,10 +112,59 @@ def test_the_names_of_timm(planted, load, tmp_path):
         {"crop_pct": 1.5},
     ],
 )
+
+
+@UNUSABLE
 def test_what_cannot_be_used_is_told(changed):
     """A picture prepared in another way would be a quietly wrong answer."""
     with pytest.raises(MataError, match=r"pretrained_cfg .* cannot be used"):
         timm_settings.read({"pretrained_cfg": GIVEN | changed})
+
+
+@UNUSABLE
+@pytest.mark.parametrize("side", [48, "side"])
+def test_who_states_the_preparation_is_served(side, changed, planted, load, tmp_path):
+    """As the error advises; registering says so already."""
+    planted.colours(tmp_path / "model.onnx", "classes", size=(side, side))
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": GIVEN | changed}))
+    [backend] = [each for each in mataserver_onnx.backends() if each.task == "classify"]
+    settings = mataserver_onnx.settings()
+    given = ModelFiles(name="m", source="local", path=tmp_path, settings=settings())
+    with pytest.raises(MataError, match="state input_size, mean, std and resize under"):
+        backend.accepts(given)
+    stated = ModelOptions(input_size=(48, 48), mean=(0, 0, 0), std=(1, 1, 1), resize="stretch")
+    assert backend.accepts(dataclasses.replace(given, settings=settings(models={"m": stated})))
+    chosen, size = preparation_choice.choose(bundle.open_bundle(tmp_path), "classes", stated)
+    assert size == (48, 48)
+    expected = noise(48, 48).transpose(2, 0, 1) / 255
+    assert chosen.prepare(noise(48, 48))[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_size_is_used_where_pixels_are_stated(planted, tmp_path):
+    """The one of timm goes with stated pixels, whatever else its description says."""
+    planted.colours(tmp_path / "model.onnx", "classes", size=("side", "side"))
+    config = {"pretrained_cfg": GIVEN | {"crop_mode": "border"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = prepared(tmp_path, noise(48, 48), resize="stretch")
+    assert found.shape == (3, 48, 48)
+
+
+@UNUSABLE
+@pytest.mark.parametrize(("shape", "layout"), [("map", "semantic"), ("depth", "depth")])
+def test_layouts_that_make_no_use_of_it_are_served(shape, layout, changed, planted, tmp_path):
+    """Nor may its size be that of a network for another task."""
+    planted.colours(tmp_path / "model.onnx", shape, size=(32, 48))
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": GIVEN | changed}))
+    opened = bundle.open_bundle(tmp_path)
+    _, size = preparation_choice.choose(opened, layout, ModelOptions())
+    assert size == (32, 48)
+
+
+def test_a_detector_of_any_size_is_served(planted, tmp_path):
+    """YOLO's usual side, and not that of the classifier that it was made from."""
+    planted.colours(tmp_path / "model.onnx", "map", size=("side", "side"))
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"input_size": [1, 9, 9]}}))
+    assert sizes.size_of(bundle.open_bundle(tmp_path), "yolo-v8", ModelOptions()) == (640, 640)
 
 
 def test_what_timm_leaves_out_has_its_defaults():
