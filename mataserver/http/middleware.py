@@ -146,9 +146,10 @@ class RequestMiddleware:
 
 def _identify(request: web.Request) -> None:
     """Note the request's id: the client's, or a new one."""
-    given = request.headers.get("X-Request-Id")
-    is_usable = given is not None and _VALID_ID.fullmatch(given)
-    request[REQUEST_ID] = given if is_usable else new_request_id()
+    request_id = request.headers.get("X-Request-Id")
+    if request_id is None or not _VALID_ID.fullmatch(request_id):
+        request_id = new_request_id()
+    request[REQUEST_ID] = request_id
 
 
 def new_request_id() -> str:
