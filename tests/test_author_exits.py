@@ -227,9 +227,10 @@ def test_functions_of_a_backend(plugin, function):
         assert served.facts(files) == {}
 
 
-async def test_an_engine(plugin, mata_client, fake_models):
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_an_engine(plugin, mata_client, fake_models, replicas):
     """A model that it should start is 500, the server says so, and ends in order."""
-    models = [{"model": "any", "task": "classify", "engine": "leaving"}]
+    models = [{"model": "any", "task": "classify", "engine": "leaving", "replicas": replicas}]
     client = await mata_client(plugin(ENGINE), models=models)
     answer = await client.post("/v1/infer?model=any", data=PNG)
     assert (answer.status, await answer.json()) == (

@@ -93,14 +93,15 @@ async def test_a_death_fails_what_ran_and_returns_what_waited():
     assert [type(each) for each in outcomes] == [WorkerDied] * 2 + [NotDispatchedError] * 2
 
 
-async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(caplog):
+@pytest.mark.parametrize("surprise", [TypeError("surprise"), SystemExit("surprise")])
+async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(surprise):
     """An exception that no worker should raise is an error for its batch, and the next one runs."""
 
     class Odd(Recorder):
         def infer(self, jobs, answered):
             if not self.batches:
                 self.batches.append([])
-                raise TypeError("surprise")
+                raise surprise
             return super().infer(jobs, answered)
 
     made = batcher(Odd())

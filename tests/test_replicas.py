@@ -14,6 +14,7 @@ import pytest
 from conftest import picture
 from mataserver import testing
 from mataserver.engines.replicas import Replicas
+from mataserver.engines.restarts import FIRST_BACKOFF
 from mataserver.engines.work import Job, LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Death, WorkerDied
 from mataserver.errors import MataError
@@ -175,6 +176,30 @@ async def test_a_death_costs_what_that_replica_held_and_it_is_replaced(rig):
     rig.send()
     assert rig.load()[0] == 1
     assert told == []
+
+
+@pytest.mark.parametrize("kind", ["batch", "text", "none"])
+async def test_an_answer_ends_the_back_off_of_a_replica(rig, monkeypatch, kind):
+    """One that has answered is replaced as soon as the first time; else each time later."""
+    pauses, sleep = [], asyncio.sleep
+
+    async def pause(seconds):
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("mataserver.engines.restarts.asyncio.sleep", pause)
+    for _ in range(3):
+        if kind == "batch":
+            rig.send()
+            rig.workers[0].answer()
+        elif kind == "text":
+            assert len([item async for item in rig.replicas.generate(Job(b"x", b""))]) == 2
+        rig.workers[0].die()
+        async with asyncio.timeout(10):
+            while rig.replicas.width < 3:
+                await sleep(0)
+    factors = [1, 2, 4] if kind == "none" else [1, 1, 1]
+    assert pauses == [factor * FIRST_BACKOFF for factor in factors]
 
 
 async def test_the_last_death_is_told_once(rig):
@@ -361,3 +386,14 @@ async def test_the_whole_closes_one_that_is_being_given_up(rig):
     assert not rig.workers[2].closed
     await rig.replicas.close()
     assert [rig.workers[i].closed for i in range(3)] == [True] * 3
+
+
+async def test_one_that_exits_as_it_is_closed_keeps_none_open(rig):
+    """``sys.exit`` in an engine is its failure: the others are closed, and the loop runs on."""
+
+    async def leave():
+        raise SystemExit(3)
+
+    rig.workers[0].close = leave
+    await rig.replicas.close()
+    assert [rig.workers[i].closed for i in range(3)] == [False, True, True]

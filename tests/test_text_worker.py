@@ -7,7 +7,14 @@ import asyncio
 import pytest
 
 from mataserver.engines.work import Job, LoadReport, Outcome, Timing
-from mataserver.engines.worker_errors import NotDispatchedError, WorkerDied
+from mataserver.engines.worker_errors import (
+    DecodeTimeoutError,
+    MemoryLimitError,
+    NodeDied,
+    NotDispatchedError,
+    WorkerDied,
+    WorkerReplacedError,
+)
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving import text_worker
 from mataserver.serving.batching import Batcher
@@ -144,9 +151,41 @@ async def test_a_failure_is_the_caller_s(writer, made, failure):
     assert (await made.submit(Job(b"b", b"")))[0].body == b"b"
 
 
-async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(writer, made, caplog):
+@pytest.mark.parametrize(
+    ("failure", "lost"),
+    [
+        (DecodeTimeoutError(10.0, 0), WorkerReplacedError),
+        (MemoryLimitError(), WorkerReplacedError),
+        (NodeDied(), WorkerReplacedError),
+        (WorkerDied("it hung"), NotDispatchedError),
+    ],
+)
+async def test_texts_that_wait_when_the_worker_ends_are_told_why(writer, made, failure, lost):
+    """They learn whether another's image ended it: then they may move on more often."""
+
+    async def generate(job):
+        if not writer.is_alive:
+            raise NotDispatchedError
+        writer.begun.append(job.image)
+        await writer.pieces.acquire()
+        writer.is_alive = False
+        raise failure
+        yield
+
+    writer.generate = generate
+    jobs = submit(made, b"a", b"b", b"c", b"d")
+    await settle()
+    writer.pieces.release()
+    answers = await asyncio.gather(*jobs, return_exceptions=True)
+    assert [type(each) for each in answers] == [type(failure), lost, lost, lost]
+    assert writer.begun == [b"a"]
+    assert not made.active
+
+
+@pytest.mark.parametrize("surprise", [TypeError("surprise"), SystemExit("surprise")])
+async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(writer, made, caplog, surprise):
     """An exception that no worker should raise is an error for its text."""
-    writer.failure = TypeError("surprise")
+    writer.failure = surprise
     with pytest.raises(MataError, match="The model failed"):
         await made.submit(Job(b"a", b""))
     assert "unexpected failure of a worker" in caplog.text

@@ -14,9 +14,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines.replica_table import ReplicaTable
-from mataserver.engines.restarts import FIRST_BACKOFF, Restarts
+from mataserver.engines.restarts import Restarts
 from mataserver.engines.worker_errors import WorkerDied
-from mataserver.errors import MataError
+from mataserver.errors import MataError, exit_as_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -96,7 +96,7 @@ class Replicas:
         def on_outcomes(answer: list[Outcome] | MataError) -> None:
             table.decrement_load(index, worker)
             if not isinstance(answer, MataError):
-                self._restarts.backoffs[index] = FIRST_BACKOFF
+                self._restarts.reset_backoff(index)
             callback(answer)
 
         table.load[index] += 1
@@ -110,7 +110,8 @@ class Replicas:
         """Yield text pieces, then the outcome."""
         index = self._replica_for(job)
         worker = self._table.worker(index)
-        return self._table.count_stream(index, worker, worker.generate(job))
+        items = self._restarts.reset_by_outcome(index, worker.generate(job))
+        return self._table.count_stream(index, worker, items)
 
     async def close_session(self, session: str) -> None:
         """Discard a session's state."""
@@ -138,7 +139,7 @@ class Replicas:
         """Unload every replica."""
         self._closed = True
         ending = self._restarts.cancel()
-        closing = [worker.close() for worker in self._table.existing]
+        closing = [_close(worker) for worker in self._table.existing]
         await asyncio.gather(*ending, *closing, return_exceptions=True)
 
     async def grow(self) -> None:
@@ -222,3 +223,9 @@ class Replicas:
             replica = min(self._table.alive_indices(), key=lambda i: counts[i], default=0)
             self._session_replicas[session] = replica
         return replica
+
+
+async def _close(worker: Worker) -> None:
+    """Close a worker in a task of its own, where ``sys.exit`` in an engine would end the loop."""
+    with exit_as_error():
+        await worker.close()

@@ -99,3 +99,15 @@ class Death(NamedTuple):
 
     reason: str
     is_model_fault: bool = True
+
+
+_BLAMELESS = (DecodeTimeoutError, MemoryLimitError, WorkerReplacedError, NodeDied)
+"""Why a worker ended, if the jobs in its queue are not to blame."""
+
+
+def undispatched_error(answer: object) -> MataError:
+    """Return the error for a job that a dead worker never received, by that worker's last answer.
+
+    A job may move to the next worker more often if an image, not the model, ended its worker.
+    """
+    return WorkerReplacedError() if isinstance(answer, _BLAMELESS) else NotDispatchedError()

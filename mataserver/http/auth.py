@@ -138,7 +138,8 @@ class Authenticator:
     def sole_key(self, request: web.Request) -> str | None:
         """Return the key if it alone admitted the request; None if anything else contributed.
 
-        Empty if the server requires no key. ``owner`` resolves it again later.
+        Empty if the server requires no key. ``owner`` resolves it again later. The request must
+        have no cookie: beside one, a password of Basic that is no key could be a proxy's.
         """
         if self._allowed is not None:
             return ""

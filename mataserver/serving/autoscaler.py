@@ -73,6 +73,8 @@ class Autoscaler:
         except TimeoutError:
             limit = self._load_timeout
             log.error("%s gets no further worker: not loaded in %g s", _name(slot), limit)  # noqa: TRY400 - told as it is
+        except Exception:
+            log.exception("%s gets no further worker", _name(slot))
         else:
             return True
         self._budget.credit(slot, ram)

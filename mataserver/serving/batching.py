@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import (
     DecodeTimeoutError,
-    MemoryLimitError,
     NodeDied,
     NotDispatchedError,
     WorkerReplacedError,
+    undispatched_error,
 )
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.pacing import first_window, window_after
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 MAX_BACKGROUND_WAIT = 10.0
 """Maximum seconds that background work waits for empty queues."""
-
-_BLAMELESS = (DecodeTimeoutError, MemoryLimitError, WorkerReplacedError, NodeDied)
-"""Why a worker ended, if the jobs in its queue are not to blame."""
 
 log = logging.getLogger("mataserver.batching")
 
@@ -213,7 +210,7 @@ class Batcher:
             sent.cancel = self._worker.infer([queued.job for queued in batch], on_answer)
         except MataError as error:
             self._on_answer(batch, error)
-        except Exception:
+        except (Exception, SystemExit):  # an engine may be a plugin's
             log.exception("unexpected failure of a worker")
             self._on_answer(batch, MataError("The model failed"))
 
@@ -237,9 +234,8 @@ class Batcher:
 
     def _fail_queued(self, answer: list[Outcome] | MataError) -> None:
         """Fail the jobs that a dead worker never received, to be retried on the next one."""
-        replaced = isinstance(answer, _BLAMELESS)
         for queued in self._queues.clear():
-            _fail(queued, WorkerReplacedError() if replaced else NotDispatchedError())
+            _fail(queued, undispatched_error(answer))
 
 
 def _error_for_job(error: MataError, index: int) -> MataError:

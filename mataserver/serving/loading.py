@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mataserver.engines.worker_errors import WorkerDied
-from mataserver.errors import MataError, Unavailable, exit_as_error, shortage_error
+from mataserver.errors import MataError, Unavailable, shortage_error
 from mataserver.serving import text_worker
 from mataserver.serving.autoscaler import Autoscaler
 from mataserver.serving.batching import Batcher
@@ -91,8 +91,7 @@ class LoadCoordinator:
             await self._wait_for_unload(slot)
             await self._budget.make_room(slot)
             async with asyncio.timeout(self._policy.load_timeout):
-                with exit_as_error():  # an engine may be a plugin's
-                    worker = await self._loader(slot.plan)
+                worker = await self._loader(slot.plan)
         except TimeoutError:
             limit = self._policy.load_timeout
             self._record_failure(slot, MataError(f"The model did not load within {limit:g} s"))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.errors import Unavailable
+from mataserver.errors import Unavailable, exit_as_error
 from mataserver.serving.slots import Slot
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class Residency:
             if batcher is not None:
                 await batcher.drain()
             if worker is not None:
-                await worker.close()
+                with exit_as_error():  # an engine may be a plugin's
+                    await worker.close()
                 self.closing.discard(worker)
             self.set_memory_gauge(name)
             log.info("unloaded %s: %s", name, reason)

@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from mataserver.engines.work import Outcome
+from mataserver.engines.worker_errors import undispatched_error
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
@@ -83,14 +84,23 @@ class TextWorker:
                         answer = [item]
         except MataError as error:
             return error
-        except Exception:
+        except (Exception, SystemExit):  # an engine may be a plugin's
             log.exception("unexpected failure of a worker")
         return answer
 
     def _on_done(self, text_job: _TextJob, task: asyncio.Task[list[Outcome] | MataError]) -> None:
         self._running -= 1
-        text_job.callback(_abandoned() if task.cancelled() else task.result())
+        answer = _abandoned() if task.cancelled() else task.result()
+        text_job.callback(answer)
+        if not self._worker.is_alive:
+            self._fail_waiting(answer)
         self._start_next()
+
+    def _fail_waiting(self, answer: list[Outcome] | MataError) -> None:
+        """Fail the jobs that a dead worker never received, as the batcher fails its own."""
+        waiting, self._waiting = self._waiting, deque()
+        for text_job in waiting:
+            text_job.callback(undispatched_error(answer))
 
 
 class _TextJob:

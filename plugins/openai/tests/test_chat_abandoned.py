@@ -72,5 +72,6 @@ async def test_a_client_that_leaves_frees_the_model(server, client, protocol):
         asked = asyncio.ensure_future(work)
         await until(is_active)
         asked.cancel()
-        answer = await client.chat.completions.create(model="echo", messages=asking("hm"))
+        async with asyncio.timeout(30):  # far less than the rest of the first answer would take
+            answer = await client.chat.completions.create(model="echo", messages=asking("hm"))
         assert answer.choices[0].message.content == "hm"
