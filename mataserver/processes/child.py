@@ -57,6 +57,11 @@ class Child:
         return self._process.pid
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has ended: its process id may be another's by now."""
+        return self._process.returncode is not None
+
+    @property
     def output(self) -> StreamReader:
         """The stream of its standard output, for protocols other than messages."""
         return cast("StreamReader", self._process.stdout)

@@ -58,7 +58,7 @@ class Attempt:
         self._cancel_requested = asyncio.Event()
         self._wake_event = asyncio.Event()
         self._hold_timer: asyncio.TimerHandle | None = None
-        self._is_held = False
+        self._held = asyncio.Event()
         self.is_cancelled = False
         self.is_lease_lost = False
 
@@ -66,12 +66,15 @@ class Attempt:
         """Check now whether the job is to stop."""
         self._wake_event.set()
 
-    async def run(self) -> Ended | None:
+    async def run(self, renewed: float) -> Ended | None:
         """Read the process's messages until its end; None when it died.
+
+        ``renewed`` is the loop's time when the last successful renewal of the lease began.
 
         What writes to the database beside it is asked to stop and never cancelled: a driver that is
         cancelled in mid-statement keeps its transaction open, and with it all others out.
         """
+        self._hold_after(renewed)
         writing = [
             asyncio.ensure_future(each) for each in (self._renew(), self._report_periodically())
         ]
@@ -97,7 +100,7 @@ class Attempt:
             self._finished.set()
             self._wake_event.set()
             if self._hold_timer is not None:
-                self._hold_timer.cancel()
+                self._hold_timer.cancel()  # and a renewal under way sets no other
             stopping.cancel()
             await asyncio.gather(*writing, stopping, return_exceptions=True)
             await self._store_report()
@@ -105,7 +108,6 @@ class Attempt:
     async def _renew(self) -> None:
         """Keep the lease; notice a cancellation, and that the claim is no longer valid."""
         loop = asyncio.get_running_loop()
-        self._hold_after(loop.time())
         while not self._finished.is_set():
             self._wake_event.clear()
             begun = loop.time()
@@ -131,18 +133,25 @@ class Attempt:
         A server that is cut off from the database alone still has the job's folder, in which the
         process of another server would work at the same time.
         """
+        if self._finished.is_set() or not self._store.is_shared:
+            return
         if self._hold_timer is not None:
             self._hold_timer.cancel()
-        at = renewed + HOLD_SECONDS
-        self._hold_timer = asyncio.get_running_loop().call_at(at, self._hold)
-        if self._is_held:
-            self._is_held = False
+        loop, at = asyncio.get_running_loop(), renewed + HOLD_SECONDS
+        if at <= loop.time():  # it took that long
+            self._hold()
+            return
+        self._hold_timer = loop.call_at(at, self._hold)
+        if self._held.is_set():
+            self._held.clear()
             log.warning("job %s goes on: its lease is renewed", self._record.id)
             self._process.signal(signal.SIGCONT)
 
     def _hold(self) -> None:
-        """Stop the process where it is."""
-        self._is_held = True
+        """Stop the process where it is; not one that has ended, whose id may be another's."""
+        if self._held.is_set() or self._process.has_ended:
+            return
+        self._held.set()
         log.warning("job %s is stopped until its lease can be renewed", self._record.id)
         self._process.signal(signal.SIGSTOP)
 
@@ -174,9 +183,10 @@ class Attempt:
         await self._stop()
 
     async def _stop(self) -> None:
-        """Ask the process to stop; one that does not is killed."""
-        self._process.signal(signal.SIGTERM)
-        await asyncio.sleep(self._kind.grace)
+        """Ask the process to stop; one that does not, or is held and so cannot, is killed."""
+        if not self._held.is_set():
+            self._process.signal(signal.SIGTERM)
+            await pause(self._held, self._kind.grace)
         self._process.signal(signal.SIGKILL)
 
 

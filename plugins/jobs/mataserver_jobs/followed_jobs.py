@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import logging
 from typing import TYPE_CHECKING
 
-from mataserver import NotFound
+from mataserver import MataError, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mataserver_jobs.record import Record
     from mataserver_jobs.store import Store
 
+    Outcome = Record | MataError | None
+
 PAUSE_SECONDS = 0.1
 """The least time between two readings: many jobs may report at once."""
+
+log = logging.getLogger("mataserver.plugin.jobs")
 
 
 class FollowedJobs:
@@ -23,7 +31,7 @@ class FollowedJobs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._wanted: dict[str, asyncio.Future[Record]] = {}
+        self._wanted: dict[str, asyncio.Future[Outcome]] = {}
         self._reading: asyncio.Task[None] | None = None
 
     async def get(self, job: str) -> Record:
@@ -31,22 +39,31 @@ class FollowedJobs:
         loop = asyncio.get_running_loop()
         wanted = self._wanted.setdefault(job, loop.create_future())
         if self._reading is None or self._reading.done():
-            self._reading = loop.create_task(self._read())
-        return await asyncio.shield(wanted)
+            self._reading = loop.create_task(self._read_wanted())
+        found = await asyncio.shield(wanted)
+        if found is None:
+            raise NotFound(f"Job not found: {job[:64]}")
+        if isinstance(found, MataError):  # each who waits raises one of their own
+            raise copy.copy(found) from found
+        return found
 
-    async def _read(self) -> None:
+    async def _read_wanted(self) -> None:
         """Read what is wanted, until nothing is."""
         while self._wanted:
             wanted, self._wanted = self._wanted, {}
-            try:
-                found = await self._store.get_all(list(wanted))
-            except Exception as error:  # noqa: BLE001 - it is told to those who wait
-                for each in wanted.values():
-                    each.set_exception(error)
-            else:
-                for job, each in wanted.items():
-                    if job in found:
-                        each.set_result(found[job])
-                    else:
-                        each.set_exception(NotFound(f"Job not found: {job[:64]}"))
+            found = await self._read(list(wanted))
+            for job, each in wanted.items():
+                each.set_result(found.get(job))
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _read(self, jobs: Sequence[str]) -> dict[str, Outcome]:
+        """Read jobs in one statement; one by one if a row among them cannot be read."""
+        try:
+            return {**await self._store.get_all(jobs)}
+        except MataError as error:  # the database is away: for all of them
+            return dict.fromkeys(jobs, error)
+        except Exception:
+            if len(jobs) > 1:
+                return {job: (await self._read([job])).get(job) for job in jobs}
+            log.exception("job %s cannot be read", *jobs)
+            return dict.fromkeys(jobs, MataError("The job cannot be read"))

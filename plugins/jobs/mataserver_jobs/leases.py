@@ -47,6 +47,14 @@ class Lease(NamedTuple):
 class Leases(Queue):
     """The queue as runners see it."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether a server that cannot reach the database may lose its jobs to others that can.
+
+        What keeps one from SQLite's file, a lock or a full disk, keeps all from it.
+        """
+        return self._database.dialect == "postgresql"
+
     async def next_kind(self, kinds: Sequence[str]) -> str | None:
         """Return the kind of the oldest job that waits, of these; None when there is none."""
         waiting = (

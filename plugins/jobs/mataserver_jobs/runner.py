@@ -150,10 +150,11 @@ class LocalRunner:
             except OutOfMemory as error:
                 self._note_hindrance("memory", error.detail)
                 return False
+            claimed = asyncio.get_running_loop().time()
             record = await self._store.claim(self._holder, [kind])
             if record is not None:
                 self._hindrance = ""
-                work = self._run_supervised(record, reserved.pop_all())
+                work = self._run_supervised(record, claimed, reserved.pop_all())
                 task = asyncio.get_running_loop().create_task(work)
                 self._running[record.id] = task
                 task.add_done_callback(functools.partial(self._on_ended, record.id))
@@ -163,6 +164,8 @@ class LocalRunner:
         self._running.pop(job, None)
         self._wake.set()
 
-    async def _run_supervised(self, record: Record, reserved: contextlib.AsyncExitStack) -> None:
+    async def _run_supervised(
+        self, record: Record, claimed: float, reserved: contextlib.AsyncExitStack
+    ) -> None:
         async with reserved:
-            await self._supervisor.run(record)
+            await self._supervisor.run(record, claimed)

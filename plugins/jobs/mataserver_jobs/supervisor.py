@@ -78,11 +78,14 @@ class Supervisor:
         for attempt in self._attempts:
             attempt.wake()
 
-    async def run(self, record: Record) -> None:
-        """Run a job. An unexpected error costs it an attempt, and is logged."""
+    async def run(self, record: Record, claimed: float) -> None:
+        """Run a job. An unexpected error costs it an attempt, and is logged.
+
+        ``claimed`` is the loop's time when it was asked for.
+        """
         access = self._tokens.mint(record) if self._tokens is not None else None
         try:
-            await self._attempt(record, access)
+            await self._attempt(record, access, claimed)
         except MataError as error:  # the database is gone: the lease ends by itself
             log.warning("job %s is left to its lease: %s", record.id, error.detail)
         except Exception as error:
@@ -96,7 +99,7 @@ class Supervisor:
             if access is not None and self._tokens is not None:
                 self._tokens.revoke(access)
 
-    async def _attempt(self, record: Record, access: Access | None) -> None:
+    async def _attempt(self, record: Record, access: Access | None, claimed: float) -> None:
         kind, folder = self._kinds[record.kind], self._folder / record.id
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         function = f"{kind.run.__module__}:{kind.run.__qualname__}"
@@ -108,7 +111,7 @@ class Supervisor:
             given = {"threads": kind.threads, "grace": kind.grace, "log": folder / "log"}
             starting = self._run_process(child.run, nice=NICE, **given)
             try:
-                async with self._keep_lease(record):
+                async with self._keep_lease(record, claimed) as renewed:
                     process = await stack.enter_async_context(starting)
             except (OutOfMemory, Unavailable) as error:  # not the job's fault: no attempt counts
                 log.warning("job %s waits: %s", record.id, error.detail)
@@ -125,7 +128,7 @@ class Supervisor:
             self._attempts.add(attempt)
             handing = asyncio.ensure_future(self._send_assignment(assignment, process))
             try:
-                ended = await attempt.run()
+                ended = await attempt.run(renewed())
             finally:
                 self._attempts.discard(attempt)
                 handing.cancel()  # it ended without all that it was to be given
@@ -156,19 +159,27 @@ class Supervisor:
             raise
 
     @contextlib.asynccontextmanager
-    async def _keep_lease(self, record: Record) -> AsyncIterator[None]:
-        """Keep the lease while a process starts, which may take a node's time to have room."""
-        begun = asyncio.Event()
+    async def _keep_lease(
+        self, record: Record, claimed: float
+    ) -> AsyncIterator[Callable[[], float]]:
+        """Keep the lease while a process starts, which may take a node's time to have room.
+
+        Yield what returns when the last renewal began that succeeded, or the claim.
+        """
+        begun, loop, renewed = asyncio.Event(), asyncio.get_running_loop(), claimed
 
         async def renew() -> None:
+            nonlocal renewed
             while not begun.is_set():
                 await pause(begun, RENEW_SECONDS)
+                at = loop.time()
                 with contextlib.suppress(MataError):
-                    await self._store.renew(record)
+                    if await self._store.renew(record) is not None:
+                        renewed = at
 
         renewing = asyncio.ensure_future(renew())
         try:
-            yield
+            yield lambda: renewed
         finally:
             begun.set()
             await renewing

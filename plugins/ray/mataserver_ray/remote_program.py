@@ -47,6 +47,11 @@ class RemoteChild(ChildProcess):
         return 0
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, or its node is lost."""
+        return self._finished.done()
+
+    @property
     def output(self) -> StreamReader:
         """The stream of its standard output."""
         return self._output
