@@ -19,8 +19,11 @@ ANSWER_SECONDS = "mataserver_answer_seconds"
 """The option of an engine on a server: seconds that an answer may take."""
 SLACK_SECONDS = 5.0
 """How much longer than a statement may take, by the server's own limit, its answer may."""
-_METHODS = ("do_ping", "do_close")
-"""What SQLAlchemy's pool asks by itself, with nobody here between."""
+PING_SECONDS = 3.0
+"""How long the answer to the pool's question is waited for, whether a connection is still there.
+
+It takes the server no work, and behind it there is another connection to be had.
+"""
 
 
 @contextlib.contextmanager
@@ -41,8 +44,9 @@ def answer_limit(driver: Any, seconds: float | None) -> Iterator[None]:
 
 def limit_pool(engine: sa.Engine, seconds: float) -> None:
     """Have what an engine's pool asks by itself answered within so many seconds, or fail."""
-    for name in _METHODS:
-        setattr(engine.dialect, name, _limited(getattr(engine.dialect, name), seconds))
+    dialect: Any = engine.dialect  # its pool asks by itself, with nobody here between
+    dialect.do_ping = _limited(dialect.do_ping, min(PING_SECONDS, seconds))
+    dialect.do_close = _limited(dialect.do_close, seconds)
 
 
 def _limited(method: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:

@@ -32,6 +32,15 @@ async def place(postgres, request):
     return await new_database(postgres, f"silent_{abs(hash(request.node.name)) % 10**8}")
 
 
+async def prepare(tmp_path, place, schema, *written):
+    """Make the tables, with all the time that it takes, and write texts."""
+    database = Database(tmp_path, place)
+    await database.migrate(schema)
+    for each in written:
+        await write(database, each)
+    await database.close()
+
+
 async def until(task):
     """Return what a task raises or gives. It is not cancelled: that would wait for its end."""
     await asyncio.wait([task], timeout=PATIENCE)
@@ -51,8 +60,8 @@ async def heard_again(event, announcing):
 async def test_a_listener_whose_connection_is_forgotten(tmp_path, place, schema):
     """Nothing tells that it ended: it is asked, and a change that was missed is heard."""
     async with SilentWay(place) as way:
-        mine, theirs = Database(tmp_path, way.url, timeout=0.3), Database(tmp_path, place)
-        await mine.migrate(schema)
+        mine, theirs = Database(tmp_path, way.url, timeout=1.0), Database(tmp_path, place)
+        await theirs.migrate(schema)
         heard = asyncio.Event()
         mine.watch("notes", heard.set)
         await heard.wait()
@@ -90,9 +99,8 @@ async def test_a_listener_that_is_cut_off_as_it_begins(tmp_path, place, schema):
 async def test_an_answer_that_does_not_come(tmp_path, place, schema, statement):
     """Whoever waits for it is told so, and the next one who asks is answered as before."""
     async with SilentWay(place) as way:
-        database = Database(tmp_path, way.url, timeout=0.3)
-        await database.migrate(schema)
-        await write(database, "before")
+        await prepare(tmp_path, place, schema, "before")
+        database = Database(tmp_path, way.url, timeout=1.0)
 
         async def change():
             async with database.begin() as connection:
@@ -113,11 +121,30 @@ async def test_an_answer_that_does_not_come(tmp_path, place, schema, statement):
         await database.close()
 
 
+async def test_a_connection_that_was_forgotten_while_it_was_idle(
+    tmp_path, place, schema, monkeypatch
+):
+    """It is given up long before an answer would be, and another one is opened."""
+    monkeypatch.setattr(answer_limit, "PING_SECONDS", 0.5)
+    async with SilentWay(place) as way:
+        database = Database(tmp_path, way.url, timeout=600.0)
+        await database.migrate(schema)
+        await write(database, "before")
+        way.silence()
+        reading = asyncio.ensure_future(texts(database))
+        await asyncio.wait([reading], timeout=PATIENCE)
+        found = reading.done()
+        way.speak()
+        assert await reading == ["before"]
+        assert found
+        await database.close()
+
+
 async def test_a_start_says_that_nothing_was_answered(tmp_path, place):
     """The error of a time that is over says nothing itself."""
     async with SilentWay(place) as way:
         way.silence(new=True)
-        plugins = {"database": {"url": way.url, "timeout": 0.3}}
+        plugins = {"database": {"url": way.url, "timeout": 1.0}}
         with pytest.raises(MataError) as told:
             async with serving(tmp_path, entry_points=installed("database"), plugins=plugins):
                 pass
@@ -127,8 +154,8 @@ async def test_a_start_says_that_nothing_was_answered(tmp_path, place):
 async def test_the_end_of_a_silent_database(tmp_path, place, schema):
     """Closing it does not wait for an answer either."""
     async with SilentWay(place) as way:
-        database = Database(tmp_path, way.url, timeout=0.3)
-        await database.migrate(schema)
+        await prepare(tmp_path, place, schema)
+        database = Database(tmp_path, way.url, timeout=1.0)
         heard = asyncio.Event()
         database.watch("notes", heard.set)
         await asyncio.gather(*(texts(database) for _ in range(4)), heard.wait())
@@ -143,11 +170,11 @@ async def test_the_end_of_a_silent_database(tmp_path, place, schema):
 
 async def test_a_statement_that_takes_its_time_within_a_migration(tmp_path, place, schema):
     """A large table may take longer than any answer else."""
-    database = Database(tmp_path, place, timeout=0.1)
+    database = Database(tmp_path, place, timeout=1.0)
 
     def slow(connection):
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-        connection.exec_driver_sql("SELECT pg_sleep(1)")
+        connection.exec_driver_sql("SELECT pg_sleep(2)")
         return "done"
 
     async with database.begin() as connection:
@@ -160,7 +187,7 @@ async def test_a_server_is_not_ready(tmp_path, place):
     import aiohttp
 
     async with SilentWay(place) as way:
-        plugins = {"database": {"url": way.url, "timeout": 0.5}}
+        plugins = {"database": {"url": way.url, "timeout": 1.0}}
         async with (
             serving(tmp_path, entry_points=installed("database"), plugins=plugins) as server,
             aiohttp.ClientSession(server.url) as http,
