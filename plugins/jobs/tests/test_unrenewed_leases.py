@@ -110,9 +110,9 @@ async def test_it_ends_where_another_server_has_the_job(cut_off, kinds, tmp_path
 
 async def test_a_held_process_does_not_delay_the_servers_end(cut_off, kinds, tmp_path, monkeypatch):
     """It could not take a word to stop: its time to do so is not waited for."""
-    slow = {"count": dataclasses.replace(kinds["count"], grace=600.0)}
+    slow = {"count": dataclasses.replace(kinds["count"], grace=60.0)}
     async with held(cut_off, slow, tmp_path, monkeypatch, 100_000) as (job, runner):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(30):
             await runner.close()
         assert not children_of_jobs()
     assert (await cut_off.get(job.id)).state == "queued"
