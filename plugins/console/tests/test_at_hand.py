@@ -161,6 +161,49 @@ async def test_pictures_are_packed_for_a_job(tmp_path):
         await person.sees("Choose pictures, or one video or ZIP: not both.")
 
 
+async def test_what_is_dropped_while_a_job_is_made(tmp_path):
+    """Its field takes it as a field does, the dialog hands it on, and a link is told."""
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(SQUARE)
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    names = """[...document.querySelector('dialog input[type=file]')?.files ?? []]
+      .map((file) => file.name).join()"""
+    link = {"mimeType": "text/uri-list", "data": "http://127.0.0.1:9/picture.png"}
+    field = "dialog input[type=file]"
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("jobs")
+        await person.sees("No job yet.")
+        await person.evaluate("window.here = true; 0")
+        await drop(person, ".jobmid", items=[link])
+        await person.sees("is a link and no file")
+        await person.click("New job")
+        await person.until("!!document.querySelector('dialog[open] input[type=file]')")
+        assert "is a link and no file" not in await person.text()
+        await drop(person, field, files=paths[:1])
+        await person.until(f"{names} === '0.png'")
+        await drop(person, "dialog h2", files=paths[1:])
+        await person.until(f"{names} === '1.png,2.png'")
+        await drop(person, field, items=[link])
+        await person.until("document.querySelector('dialog').innerText.includes('is a link')")
+        await person.evaluate("document.querySelector('dialog fieldset').disabled = true; 0")
+        await drop(person, field, files=paths[:1])
+        await person.until(f"{names} === '0.png'")
+        assert await person.evaluate("window.here")
+
+
+async def test_a_link_on_a_page_of_videos(tmp_path):
+    """It is told there, too, before a video is open."""
+    link = {"mimeType": "text/uri-list", "data": "http://127.0.0.1:9/film.mp4"}
+    async with served(tmp_path, "sam") as server, shown(server.url, tmp_path) as person:
+        await person.go("segment?kind=video")
+        await person.sees("Drop a video here")
+        await drop(person, ".stagebox", items=[link])
+        await person.sees("is a link and no file")
+
+
 async def test_a_model_is_chosen_by_its_letters(tmp_path):
     """Enter takes the first that is found, Home stays in the field, up leads to the last."""
     focused = "document.activeElement.innerText"

@@ -203,13 +203,16 @@ export default function Jobs() {
   const [rows, setRows] = useState(ROWS);
   const { all, data, error, shown, numbers, left } = useList(filter, rows);
   const [making, setMaking] = useState(/** @type {File[] | null} */ (null));
-  const over = useDropped((_first, _name, files) => { if (may("jobs:write")) setMaking((now) => now ?? files); });
+  const [wrong, setWrong] = useState(/** @type {Error | null} */ (null));
+  const make = (files) => { setWrong(null); setMaking(files); };
+  const over = useDropped((_first, _name, files) => make(files), setWrong, may("jobs:write") && !making);
   const id = query.get("id") ?? "";
   return html`<${Bar} title="Jobs"><div class="wide"><${Segments} label="Which" value=${filter} onChange=${setFilter} options=${[["", "All"], ...numbers]}/></div><span class="grow"></span>
-      ${may("jobs:write") && html`<${Button} primary icon="file" onClick=${() => setMaking([])}>New job<//>`}<//>
+      ${may("jobs:write") && html`<${Button} primary icon="file" onClick=${() => make([])}>New job<//>`}<//>
     <div class=${`jobs fill ${id ? "chosen" : ""} ${over ? "over-drop" : ""}`}><nav class="panel left joblist" aria-label="Jobs">${all?.total > FEW && html`<div class="narrow even pad"><${Segments} label="Which, short" value=${filter} onChange=${setFilter} options=${[["", "All"], ...numbers]}/></div>`}<ul class="scroll" tabindex="-1">${shown.map((job) => html`<${Item} key=${job.id} job=${job} on=${job.id === id}/>`)}
         ${data && !shown.length && html`<li class="pad help">${all?.total ? "None of these." : "No job yet. A job runs a model over a video or many pictures, and continues after a restart of the server."}</li>`}
         ${left > 0 && html`<li class="pad help row between"><span>The newest ${shown.length.toLocaleString("en")} of ${data.total.toLocaleString("en")}.</span>${rows < MOST && html`<${Button} small onClick=${() => setRows(rows + ROWS)}>More<//>`}</li>`}</ul>
+        ${wrong && html`<div class="pad"><${Trouble} error=${wrong}/></div>`}
         ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${refreshJobs}/></div>`}</nav>
       ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${all && (all.total ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes pictures, a video, or a ZIP. Drop them here.</p>`)}</section>`}</div>
     ${making && html`<${NewJob} files=${making} close=${() => setMaking(null)} made=${(made) => { setMaking(null); refreshJobs(); amend({ id: made }); }}/>`}`;

@@ -1,6 +1,7 @@
 // A new job: what it is of, and its file, sent so that a break costs little.
 import { ask, isAbort, may } from "./api.mjs";
 import { Button, Dialog, Segments, Trouble } from "./controls.mjs";
+import { useDropped } from "./drops.mjs";
 import { bytes } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { useSource } from "./source.mjs";
@@ -42,14 +43,20 @@ function Sending({ state, stop }) {
     <div class="row between"><span class="quiet" role="status">${state.total ? `${bytes(state.done)} of ${bytes(state.total)}` : "packing"}${state.waits && ` · ${state.waits}`}</span><${Button} small onClick=${stop}>Stop<//></div></div>`;
 }
 
-/** A field for files; those that were chosen for one kind of job are there for another one, too. */
-function Files({ chosen, label, accept, children }) {
-  const field = useRef(null);
-  useEffect(() => {
+/** The files of a job: those that were chosen for one kind are there for another one, too. */
+function useFiles(files) {
+  const chosen = useRef(files), field = useRef(null);
+  const put = (given) => {
     const held = new DataTransfer();
-    for (const each of chosen.current) held.items.add(each);
+    for (const each of given) held.items.add(each);
     field.current.files = held.files;
-  }, []);
+    chosen.current = given;
+  };
+  return { chosen, field, put };
+}
+
+function Files({ files: { chosen, field, put }, label, accept, children }) {
+  useEffect(() => put(chosen.current), []);
   return html`<label class="stack-4"><span class="label">${label}</span><input ref=${field} class="field" type="file" name="file" required multiple accept=${accept}
     onChange=${(event) => { chosen.current = [...event.target.files]; }}/>${children}</label>`;
 }
@@ -62,26 +69,27 @@ function Model() {
     : html`<input class="field" name="model" required placeholder="Name of a model"/>`}</label>`;
 }
 
-function Infer({ chosen }) {
-  return html`<${Model}/><${Files} chosen=${chosen} label="Pictures, a video, or a ZIP of pictures" accept=${KINDS.infer.accept}/>
+function Infer({ files }) {
+  return html`<${Model}/><${Files} files=${files} label="Pictures, a video, or a ZIP of pictures" accept=${KINDS.infer.accept}/>
     <label class="stack-4"><span class="label">Take every n-th frame</span><input class="field" type="number" min="1" name="every" placeholder="1"/></label>
     <label class="stack-4"><span class="label">Frames or pictures at most</span><input class="field" type="number" min="1" name="limit" placeholder="all"/></label>`;
 }
 
-const Photographs = ({ chosen }) => html`<${Files} chosen=${chosen} label="Photographs, or a ZIP of them" accept=${KINDS.reconstruct.accept}>
+const Photographs = ({ files }) => html`<${Files} files=${files} label="Photographs, or a ZIP of them" accept=${KINDS.reconstruct.accept}>
     <span class="help">Twelve or more around a subject, a step apart, sharp, each showing most of the one before.</span><//>
   <label class="stack-4"><span class="label">Name</span><input class="field" name="name" maxlength="200" placeholder="the file's"/></label>
   <label class="stack-4"><span class="label">Points</span><select class="field" name="density"><option value="sparse">sparse: some thousands</option><option value="semi">semi: over 20 times as many, one to two seconds more a photograph</option></select></label>`;
 
-/** A dialog for a job; `files` are what was dropped on the page. */
-export function NewJob({ files, close, made }) {
+/** A dialog for a job; `files` are what was dropped on the page. What is dropped on the dialog takes their place. */
+export function NewJob({ files: dropped, close, made }) {
   const { data: plugins } = useSource(may("models:read") ? "v1/plugins" : null, 60);
   const clouds = plugins?.some((each) => each.name === "reconstruct" && !each.error);
   const [kind, setKind] = useState("infer");
-  const chosen = useRef(files);
+  const files = useFiles(dropped);
   const [error, setError] = useState(null);
   const [state, setState] = useState(null);
   const control = useRef(new AbortController());
+  useDropped((_first, _name, given) => { setError(null); files.put(given); }, setError, !state);
   useEffect(() => () => control.current.abort(), []);
   const run = async (given) => {
     const { order, check, file: pack, submit } = KINDS[kind];
@@ -104,6 +112,6 @@ export function NewJob({ files, close, made }) {
   };
   return html`<${Dialog} title="New job" onClose=${close}><form class="stack-12" onSubmit=${begin}>${error && html`<${Trouble} error=${error}/>`}
     ${clouds && html`<${Segments} label="What" value=${kind} onChange=${setKind} options=${[["infer", "A model over pictures"], ["reconstruct", "A cloud from photographs"]]}/>`}
-    <fieldset class="stack-12" disabled=${Boolean(state)}>${kind === "infer" ? html`<${Infer} chosen=${chosen}/>` : html`<${Photographs} chosen=${chosen}/>`}</fieldset>
+    <fieldset class="stack-12" disabled=${Boolean(state)}>${kind === "infer" ? html`<${Infer} files=${files}/>` : html`<${Photographs} files=${files}/>`}</fieldset>
     ${state ? html`<${Sending} state=${state} stop=${() => control.current.abort()}/>` : html`<div class="row"><${Button} primary type="submit">Start<//><span class="help">An interrupted upload resumes where it stopped.</span></div>`}</form><//>`;
 }

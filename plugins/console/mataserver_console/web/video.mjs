@@ -166,7 +166,7 @@ export function Video({ head, model, none }) {
   const [opacity, setOpacity] = useState(0.42);
   const [direction, setDirection] = useState("forward");
   const take = (file) => { film.open(file); };
-  const over = useDropped(take);
+  const over = useDropped(take, (error) => film.tell(error.message));
   const undo = film.canUndo ? film.undo : undefined;
   const [tool, setTool] = useTool({ n: () => film.choose(null), z: () => undo?.(), ",": () => watch.step(-1), ".": () => watch.step(1) });
   useEffect(() => { if (film.phase !== "sending") refresh("models/info"); }, [film.phase]);  // the model is loaded now, or cannot be

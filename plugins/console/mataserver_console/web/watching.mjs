@@ -23,7 +23,7 @@ async function pointedAgain(film, tracks, thing) {
 
 /** Take an object from the session; it may be gone there. */
 async function taken(film, thing) {
-  if (thing.id === null) return;
+  if (!thing || thing.id === null) return;
   try { await film.remove(thing.id); } catch (error) { if (error.status !== 404 || isOver(await film.judged(error))) throw error; }
   thing.id = null;
 }
@@ -33,6 +33,11 @@ async function repaired(film, tracks, thing) {
   if (!thing?.stale) return;
   await taken(film, thing);
   await pointedAgain(film, tracks, thing);
+}
+
+/** The same of each object that the page has by now: one that was removed in between must not come back. */
+async function mended(film, tracks) {
+  for (const thing of tracks.things) await repaired(film, tracks, thing);
 }
 
 /** Ask a new session all that the one before it was asked. */
@@ -53,7 +58,7 @@ export function useFilm() {
   const [state, set] = useState(NOTHING);
   const [version, setVersion] = useState(0);
   const bump = () => setVersion((number) => number + 1);
-  const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve()), mending = useRef(0);
+  const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve(true)), mending = useRef(0);
   const change = (own, changes) => { if (film.current === own) set((old) => ({ ...old, ...(typeof changes === "function" ? changes(old) : changes) })); };
   const fail = async (error, own = film.current) => { if (own && !own.ended && !isAbort(error)) change(own, { error: await own.judged(error) }); };
   const begin = (file) => {
@@ -61,19 +66,21 @@ export function useFilm() {
     const own = new Film(file, (changes) => change(own, changes));
     film.current = own;
     waiting.current = [];
-    line.current = Promise.resolve();
+    line.current = Promise.resolve(true);
     return own;
   };
   const fresh = () => { tracks.current = new Tracks(); slot.current = { key: null }; bump(); };
-  /** One after the other, in the order of the clicks. */
+  /** One after the other, in the order of the clicks. Returns whether it was done. */
   const work = (act) => {
     const own = film.current;
-    if (!own || own.ended) return Promise.resolve();
+    if (!own || own.ended) return Promise.resolve(false);
     change(own, (old) => ({ busy: old.busy + 1, error: null, ended: null, missing: "" }));
     line.current = line.current.then(async () => {
-      try { if (!own.ended) await act(own, tracks.current); } catch (error) { await fail(error, own); }
+      let done = false;
+      try { if (!own.ended) { await act(own, tracks.current); done = true; } } catch (error) { await fail(error, own); }
       change(own, (old) => ({ busy: Math.max(0, old.busy - 1) }));
       bump();
+      return done;
     });
     return line.current;
   };
@@ -89,10 +96,11 @@ export function useFilm() {
     set((old) => ({ ...old, phase: "sending", sent: 0, begun: performance.now(), error: null, busy: 0, tracking: null, ended: null }));
     if (await own.open()) work(replayed);
   };
+  const tell = (text) => set((old) => ({ ...old, missing: text }));
   const choose = (key) => { slot.current = { key }; bump(); };
   const point = (frame, given) => {
     const own = slot.current;
-    if (own.key === null && !own.begun && !given.box && !given.points[0][2]) { set((old) => ({ ...old, missing: "A new object begins with a click on it." })); return; }
+    if (own.key === null && !own.begun && !given.box && !given.points[0][2]) { tell("A new object begins with a click on it."); return; }
     own.begun = true;
     const pointed = { frame, ...given, sent: false, dropped: false };
     waiting.current.push(pointed);
@@ -147,7 +155,7 @@ export function useFilm() {
     known.restore(thing, frame, before);
     thing.stale = true;
     clearTimeout(mending.current);
-    mending.current = setTimeout(() => { if (thing.stale && film.current === session) work(() => repaired(session, known, thing)); }, PAUSE);
+    mending.current = setTimeout(() => { if (film.current === session && tracks.current.things.some((each) => each.stale)) work(mended); }, PAUSE);
   });
   const reset = () => work(async (session) => { await session.reset(); fresh(); });
   const track = async (direction, from) => {
@@ -157,9 +165,7 @@ export function useFilm() {
     const show = () => { drawing = 0; change(own, (old) => (old.tracking ? { tracking: { ...run } } : {})); bump(); };
     change(own, { tracking: { ...run }, ended: null, error: null, missing: "" });
     try {
-      await line.current;
-      for (const thing of known.things) await repaired(own, known, thing);
-      const result = await own.track({ direction, from }, (said) => {
+      const result = !(await work(mended)) ? { frames: 0, whole: false } : await own.track({ direction, from }, (said) => {
         known.take(said);
         run.done += 1;
         run.frame = said.frame_index;
@@ -183,7 +189,7 @@ export function useFilm() {
   return {
     ...state, version, tracks: tracks.current, now: slot.current.key, waiting: waiting.current, session: film.current,
     canUndo: Boolean((waiting.current.length || (current && !current.word && current.pointed.length)) && !state.tracking && state.phase === "open"),
-    open, close, again, choose, point, find, remove, undo, reset, track, fail,
+    open, close, again, choose, point, find, remove, undo, reset, track, fail, tell,
     stop: () => film.current?.stop(), picture: (frame) => film.current.picture(frame), drawn: (asked) => film.current.drawn(asked),
   };
 }
