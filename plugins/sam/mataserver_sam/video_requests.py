@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import force_setattr
 
 from mataserver import InvalidParams, describe_error
 from mataserver_sam.image_requests import MaskFormat
@@ -78,6 +79,10 @@ class PromptRequest(Request, frozen=True, kw_only=True):
     mask_format: MaskFormat | None = None
 
 
+_EVERY_FRAME = 2**31
+"""More frames than a video may have: what the worker gets must fit in 64 bits."""
+
+
 class PropagateRequest(Request, frozen=True, kw_only=True):
     """``POST .../propagate``, and the message of a client of the WebSocket.
 
@@ -86,9 +91,13 @@ class PropagateRequest(Request, frozen=True, kw_only=True):
 
     direction: Direction = "both"
     start_frame_index: Number = 0
-    max_frames: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+    max_frames: Annotated[int, Meta(ge=1)] | None = None
     stream: bool = False
     mask_format: MaskFormat | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and self.max_frames > _EVERY_FRAME:
+            force_setattr(self, "max_frames", _EVERY_FRAME)
 
 
 class DrawnObject(Struct, frozen=True, kw_only=True):
