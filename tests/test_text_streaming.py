@@ -12,7 +12,7 @@ import pytest
 
 from api_answers import head_of, until
 from conftest import picture, register
-from mataserver import Backend, VlmResult, hookimpl, plugins, testing
+from mataserver import Backend, Params, VlmResult, hookimpl, plugins, testing
 from mataserver.errors import NotFound
 from mataserver_client import AsyncClient, Client
 
@@ -20,20 +20,22 @@ PNG = picture()
 EVENTS = {"Accept": "text/event-stream", "Content-Type": "image/png"}
 
 
-class Chatterbox:
-    """A model that never comes to an end the first time, and has nothing to say from then on."""
+class ChatterboxParams(Params, frozen=True, kw_only=True):
+    """What it is asked."""
 
-    def __init__(self):
-        self._has_talked = False
+    prompt: str | None = None
+
+
+class Chatterbox:
+    """A model that comes to an end only if it is asked to."""
 
     def predict(self, images, _params):
         """Say nothing."""
         return [VlmResult("") for _ in images]
 
-    def stream(self, _image, _params):
-        """Talk for ever, once."""
-        first, self._has_talked = not self._has_talked, True
-        while first:
+    def stream(self, _image, params):
+        """Talk for ever, unless the prompt is "Enough"."""
+        while params.prompt != "Enough":
             yield "bla " * 10_000
         yield VlmResult("")
 
@@ -46,7 +48,9 @@ def load(_spec, _context):
 @hookimpl
 def backends():
     """Return the backend: this module is a plugin."""
-    return [Backend(name="chatterbox", task="vlm", source="pip", load=load)]
+    return [
+        Backend(name="chatterbox", task="vlm", source="pip", params=ChatterboxParams, load=load)
+    ]
 
 
 CHATTERBOX = importlib.metadata.EntryPoint("chatterbox", __name__, plugins.GROUP)
@@ -151,7 +155,9 @@ async def test_a_client_that_does_not_read_stops_the_model(tmp_path, engine):
             await until(talking)
             await until(free, 20)
         async with http.post(
-            "/v1/infer?model=chatterbox", data=PNG, headers={"Content-Type": "image/png"}
+            "/v1/infer?model=chatterbox&prompt=Enough",
+            data=PNG,
+            headers={"Content-Type": "image/png"},
         ) as response:
             assert response.status == 200
 
