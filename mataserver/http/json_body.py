@@ -29,8 +29,9 @@ T = TypeVar("T")
 def decode(data: bytes, kind: type[T]) -> T:
     """Decode a body to a struct; null means that an optional field is not given.
 
-    Raises ``BadRequest`` for invalid JSON, ``InvalidParams`` for wrong types, ``TooLarge`` for more
-    than ``MAX_STRUCTURE_BYTES`` bytes outside of long strings.
+    Unknown fields are ignored, unless ``kind`` forbids them, or has ``refuses_misspelt`` and one
+    resembles its own. Raises ``BadRequest`` for invalid JSON, ``InvalidParams`` for wrong types and
+    such fields, ``TooLarge`` for more than ``MAX_STRUCTURE_BYTES`` bytes outside of long strings.
     """
     return decode_with_warning(data, kind)[0]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.http import examples
+from mataserver.http import examples, request_warnings
 from mataserver.http.schema_names import with_own_names
 from mataserver.results import InferResponse
 from mataserver.serving.description import portable
@@ -55,8 +55,9 @@ _HEADERS = {
         "description": "Milliseconds: decode, queue, infer and encode of an inference, and total.",
         "schema": {"type": "string"},
     },
-    "X-Warning": {
-        "description": "What of a JSON body was ignored: fields that the route does not have.",
+    request_warnings.HEADER: {
+        "description": "What of a request was ignored: fields of a JSON body that the route does "
+        "not have, a query beside a body that holds every parameter.",
         "schema": {"type": "string"},
     },
     "Retry-After": {
@@ -64,7 +65,6 @@ _HEADERS = {
         "schema": {"type": "integer", "minimum": 1},
     },
 }
-_WARNING = "X-Warning"
 _NO_OUTPUTS: dict[str, type[msgspec.Struct]] = {}
 _COMMON_HEADERS = ("X-Request-Id", "Server-Timing")
 
@@ -216,7 +216,7 @@ def _warns(route: Route) -> bool:
 def _response(
     text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]], *, warns: bool
 ) -> dict[str, Any]:
-    names = (*_COMMON_HEADERS, _WARNING) if warns else _COMMON_HEADERS
+    names = (*_COMMON_HEADERS, request_warnings.HEADER) if warns else _COMMON_HEADERS
     answer: dict[str, Any] = {"description": text, "headers": _headers(names)}
     if bodies:
         answer["content"] = {body.content_type: _media(body, schema) for body in bodies}

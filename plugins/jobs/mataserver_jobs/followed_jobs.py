@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PAUSE_SECONDS = 0.1
 """The least time between two readings: many jobs may report at once."""
+_UNREADABLE = "The job cannot be read"
 
 log = logging.getLogger("mataserver.plugin.jobs")
 
@@ -51,9 +52,12 @@ class FollowedJobs:
         """Read what is wanted, until nothing is."""
         while self._wanted:
             wanted, self._wanted = self._wanted, {}
-            found = await self._read(list(wanted))
-            for job, each in wanted.items():
-                each.set_result(found.get(job))
+            found: dict[str, Outcome] = dict.fromkeys(wanted, MataError(_UNREADABLE))
+            try:
+                found = await self._read(list(wanted))
+            finally:  # whatever it ends by, such as a lack of memory: nobody waits for ever
+                for job, each in wanted.items():
+                    each.set_result(found.get(job))
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _read(self, jobs: Sequence[str]) -> dict[str, Outcome]:
@@ -66,4 +70,4 @@ class FollowedJobs:
             if len(jobs) > 1:
                 return {job: (await self._read([job])).get(job) for job in jobs}
             log.exception("job %s cannot be read", *jobs)
-            return dict.fromkeys(jobs, MataError("The job cannot be read"))
+            return dict.fromkeys(jobs, MataError(_UNREADABLE))

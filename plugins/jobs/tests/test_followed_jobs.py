@@ -103,6 +103,23 @@ async def test_a_row_that_cannot_be_read(store, database):
     assert found[1] is not found[2]
 
 
+async def test_a_reading_that_ends_by_what_nobody_expects(store, monkeypatch):
+    """A log line for which there is no memory either: nobody waits for ever."""
+    job = (await store.submit("count", "ada", {"to": 1})).id
+    followed = FollowedJobs(store)
+
+    def fail(*_given):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "get_all", fail)
+        patch.setattr("mataserver_jobs.followed_jobs.log.exception", fail)
+        async with asyncio.timeout(20):
+            with pytest.raises(MataError, match="cannot be read"):
+                await followed.get(job)
+    assert (await followed.get(job)).id == job
+
+
 async def test_forty_followers(tmp_path, monkeypatch):
     """All are told of every state; the database is asked for each change, not for each of them."""
     readings = []

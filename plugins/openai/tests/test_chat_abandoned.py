@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 
 import aiohttp
-import openai
 import pytest
+from openai_questions import URI, asking, client_of
 
 import chat_models
 from api_answers import until
-from conftest import picture
 from mataserver import testing
 
-URI = "data:image/png;base64," + base64.b64encode(picture()).decode()
 POINTS = (testing.FAKE, chat_models.POINT, *testing.installed("openai"))
 LONG = {"max_tokens": 4_000, "extra_body": {"seconds": 0.05}}
 """Minutes of writing."""
-
-
-def asking(text):
-    """Return the messages of a question about an image."""
-    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": URI}}]
-    return [{"role": "user", "content": parts}]
 
 
 @pytest.fixture(params=[{"infer_timeout": 600.0}])
@@ -38,9 +29,7 @@ async def server(request, tmp_path):
 @pytest.fixture
 async def client(server):
     """OpenAI's asynchronous client."""
-    async with openai.AsyncOpenAI(
-        base_url=f"{server.url}/v1", api_key=server.key, max_retries=0
-    ) as made:
+    async with client_of(server) as made:
         yield made
 
 

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 
 import aiohttp
 import openai
 import pytest
+from openai_questions import asking, client_of
 
 import chat_models
 from api_answers import until
 from conftest import picture
 from mataserver import testing
 from mataserver_client import AsyncClient
-
-URI = "data:image/png;base64," + base64.b64encode(picture()).decode()
-
-
-def asking(text="one two three", *, image=URI, system=None):
-    """Return the messages of a question about an image."""
-    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": image}}]
-    messages = [{"role": "user", "content": parts}]
-    return [{"role": "system", "content": system}, *messages] if system else messages
 
 
 @pytest.fixture
@@ -38,9 +29,7 @@ async def server(tmp_path):
 @pytest.fixture
 async def client(server):
     """OpenAI's asynchronous client."""
-    async with openai.AsyncOpenAI(
-        base_url=f"{server.url}/v1", api_key=server.key, max_retries=0
-    ) as made:
+    async with client_of(server) as made:
         yield made
 
 
