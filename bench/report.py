@@ -164,7 +164,8 @@ class Report:
         for panel, what in zip(panels, ("rate", "cpu"), strict=True):
             _panel(panel, shown, what)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", fontsize=8, ncols=len(labels))
+        columns = -(-len(labels) // 2)  # in one row the first and the last would be cut off
+        figure.legend(handles, labels, loc="outside lower center", fontsize=8, ncols=columns)
         figure.savefig(ROOT / "docs" / "img" / "bench.png", dpi=110)
 
 
