@@ -150,6 +150,8 @@ async def test_models_are_served(cluster):
     status, body = await ask(http)
     assert (status, body["detections"][0]["label"]) == (200, "64x48")
     assert (await ask(http, "fake-ocr"))[0] == 200
+    status, body = await ask(http, "fake-vlm")  # a stream, of which the whole is answered
+    assert (status, len(body["text"]) > 0) == (200, True)
     headers = {"Accept": "text/event-stream", "Content-Type": "image/png"}
     async with http.post(
         "/v1/infer", params={"model": "fake-vlm"}, data=picture(), headers=headers
