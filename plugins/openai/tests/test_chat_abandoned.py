@@ -6,11 +6,11 @@ import asyncio
 
 import aiohttp
 import pytest
-from openai_questions import URI, asking, client_of
 
 import chat_models
 from api_answers import until
 from mataserver import testing
+from openai_questions import URI, asking, client_of
 
 POINTS = (testing.FAKE, chat_models.POINT, *testing.installed("openai"))
 LONG = {"max_tokens": 4_000, "extra_body": {"seconds": 0.05}}

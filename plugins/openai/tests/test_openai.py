@@ -8,13 +8,13 @@ import json
 import aiohttp
 import openai
 import pytest
-from openai_questions import asking, client_of
 
 import chat_models
 from api_answers import until
 from conftest import picture
 from mataserver import testing
 from mataserver_client import AsyncClient
+from openai_questions import asking, client_of
 
 
 @pytest.fixture
