@@ -124,7 +124,8 @@ class AsyncClient(ModelRequests, InferenceRequests):
         if not fresh and (task is not None or params):
             raise ValueError("task and params are set when a session is made")
         policy = (Reconnect() if reconnect else None) if isinstance(reconnect, bool) else reconnect
-        in_flight, source = InFlightFrames(window, fresh=fresh, grace=grace), Source(frames)
+        in_flight = InFlightFrames(window, fresh=fresh, grace=grace)
+        source = Source(frames, self._transport.in_thread)
 
         async def items() -> AsyncGenerator[StreamItem, None]:
             async with self._lease(given, task, params, fresh=fresh) as session_id:

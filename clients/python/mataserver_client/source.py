@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Iterable
-from typing import Self
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 Frames = Iterable[bytes] | AsyncIterable[bytes]
 """Encoded images, one after the other; a plain iterable is read in a thread."""
@@ -13,11 +17,18 @@ Frames = Iterable[bytes] | AsyncIterable[bytes]
 class Source:
     """Takes one frame after the other from a plain or an asynchronous iterable.
 
+    ``in_thread`` runs a function that may block.
+
     A step that is under way outlives the task that waits for it: a lost connection neither loses
     a frame nor breaks the iterable.
     """
 
-    def __init__(self, frames: Frames) -> None:
+    def __init__(
+        self,
+        frames: Frames,
+        in_thread: Callable[[Callable[[], bytes | None]], Awaitable[bytes | None]],
+    ) -> None:
+        self._in_thread = in_thread
         self._frames = aiter(frames) if isinstance(frames, AsyncIterable) else iter(frames)
         self._step: asyncio.Task[bytes | None] | None = None
         self._exhausted = False
@@ -36,7 +47,7 @@ class Source:
     async def _advance(self) -> bytes | None:
         if isinstance(self._frames, AsyncIterable):
             return await anext(self._frames, None)
-        return await asyncio.to_thread(next, self._frames, None)
+        return await self._in_thread(partial(next, self._frames, None))
 
     async def __aenter__(self) -> Self:
         return self

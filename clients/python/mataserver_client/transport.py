@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -13,7 +16,7 @@ import msgspec
 from mataserver_client.failures import BadAnswer, ConnectionFailed, from_answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from mataserver_client.errors import MataError
 
@@ -23,6 +26,10 @@ CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 HEARTBEAT = 30.0
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+MOST_REQUESTS = 100
+"""How many requests are sent at once; streams and events, which last, are none of them."""
+
+_MOST_READERS = 4096
 _PIECE = 1 << 20
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 """What OpenSSL calls an answer that is no TLS at all; newer releases say the second."""
@@ -71,19 +78,43 @@ class Transport:
         self._key = api_key or None
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._lasting: aiohttp.ClientSession | None = None
+        self._readers: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
-        """Make the connection pool; it belongs to the running event loop."""
+        """Make the connection pools; they belong to the running event loop.
+
+        What lasts has one of its own, without a limit: a stream that waits for another's end to
+        have a connection waits for ever, and so would every request.
+        """
         headers = {"Accept": f"{MSGPACK}, application/json;q=0.5"} if self.msgpack else {}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        self._session = aiohttp.ClientSession(headers=headers)
+        self._session = _session(headers, MOST_REQUESTS)
+        self._lasting = _session(headers, 0)
 
     async def close(self) -> None:
-        """Close every connection."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        """Close every connection; threads that read frames end with what they are reading."""
+        sessions = (self._session, self._lasting)
+        self._session = self._lasting = None
+        readers, self._readers = self._readers, None
+        if readers is not None:
+            # Nobody waits for it here; the end of the event loop does. While the interpreter
+            # ends, no call begins any more, and these threads have ended.
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().run_in_executor(None, readers.shutdown)
+        for session in sessions:
+            if session is not None:
+                await session.close()
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Run what may block for as long as it likes, in a thread.
+
+        Not in those of the event loop: they are few, and names and files are looked up there.
+        """
+        if self._readers is None:
+            self._readers = ThreadPoolExecutor(_MOST_READERS, "mataserver-client-frames")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function)
 
     async def request(
         self,
@@ -107,7 +138,7 @@ class Transport:
         )
         typed = {"Content-Type": content_type} if content_type else {}
         try:
-            async with self._open_session().request(
+            async with _opened(self._session).request(
                 method,
                 self._url + path,
                 params=query,
@@ -131,7 +162,7 @@ class Transport:
         headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
         limit = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
         try:
-            async with self._open_session().post(
+            async with _opened(self._lasting).post(
                 self._url + path, data=data, headers=headers, allow_redirects=False, timeout=limit
             ) as response:
                 if response.status >= 300:
@@ -150,7 +181,7 @@ class Transport:
         so the key.
         """
         try:
-            return await self._open_session().ws_connect(
+            return await _opened(self._lasting).ws_connect(
                 self._url + path,
                 params={"token": self._key} if self._key else None,
                 protocols=(SUBPROTOCOL,) if self.msgpack else (),
@@ -164,11 +195,6 @@ class Transport:
             return from_answer(error.status, error.headers or {}, b"")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             return self._unreachable(error)
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the client is closed: use it in a with statement")
-        return self._session
 
     def _unreachable(self, error: Exception) -> ConnectionFailed:
         if isinstance(error, TimeoutError):
@@ -194,6 +220,21 @@ class Transport:
 
     def __repr__(self) -> str:
         return f"<Transport to {self.where}>"
+
+
+def _session(headers: Mapping[str, str], limit: int) -> aiohttp.ClientSession:
+    """Return a pool of at most ``limit`` connections, 0 for any number."""
+    return aiohttp.ClientSession(
+        headers=headers,
+        connector=aiohttp.TCPConnector(limit=limit),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+    if session is None:
+        raise RuntimeError("the client is closed: use it in a with statement")
+    return session
 
 
 def _paced(data: bytes | aiohttp.FormData | None) -> io.BytesIO | bytes | aiohttp.FormData | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import queue
 import subprocess
 import sys
 import threading
@@ -101,6 +102,27 @@ def test_threads_share_a_plain_client():
         streams = [pool.submit(list, client.stream(BOXES, pictures(4))) for _ in range(3)]
         assert [call.result().detections[0].bbox[2] for call in singles] == list(range(1, 9))
         assert all(widths(call.result()) == every(4) for call in streams)
+
+
+def test_streams_that_wait_for_frames_leave_threads_for_others(tmp_path):
+    """An event loop has at most 32 threads: names and files are looked up in the same."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture(5))
+    ends = [queue.SimpleQueue() for _ in range(33)]
+
+    def frames(end):
+        yield from pictures(1)
+        end.get()
+
+    with connected_plainly(StandIn()) as client, ThreadPoolExecutor(33) as pool:
+        streams = [client.stream(BOXES, frames(end)) for end in ends]
+        try:
+            assert widths(pool.map(next, streams)) == every(1) * 33
+            read = pool.submit(client.infer, BOXES, path)
+            assert read.result(timeout=60).detections[0].bbox[2] == 5
+        finally:
+            for end in ends:
+                end.put(None)
 
 
 LEFT_OPEN = """

@@ -66,6 +66,22 @@ async def test_dropped_frames_are_not_waited_for():
     assert [item.dropped for item in items] == [4, 4]
 
 
+async def test_open_streams_leave_connections_for_others():
+    """However many streams there are: each begins, and requests are answered beside them."""
+    end = asyncio.Event()
+
+    async def frames():
+        yield picture(1)
+        await end.wait()
+
+    async with asyncio.timeout(60), connected(StandIn()) as client:
+        streams = [client.stream(BOXES, frames()) for _ in range(101)]
+        items = await asyncio.gather(*map(anext, streams))
+        assert widths(items) == every(1) * 101
+        assert (await client.health()).status == "ok"
+        end.set()
+
+
 async def test_the_window_bounds_the_frames_on_their_way():
     """With a window of three the source is read no further than three frames ahead."""
     taken = []
