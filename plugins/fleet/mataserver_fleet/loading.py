@@ -13,7 +13,7 @@ from mataserver_fleet.placements import Placements
 from mataserver_fleet.store import pause
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     import sqlalchemy as sa
 
@@ -48,7 +48,10 @@ class LoadOutcome(NamedTuple):
 
 
 class ModelLoader:
-    """Waits for placements. ``timeout`` in seconds."""
+    """Waits for placements. ``timeout`` in seconds.
+
+    ``stored`` is called once a request is stored, before its results are waited for.
+    """
 
     def __init__(self, store: Store, changes: ChangeSignal, timeout: float) -> None:
         self._placements = Placements(store)
@@ -62,33 +65,46 @@ class ModelLoader:
         triton: str | None,
         versions: Sequence[int] | None,
         expected: Tags | None = None,
+        stored: Callable[[], None] | None = None,
     ) -> LoadOutcome:
         """Load versions of a model; what is wanted stays so, whatever comes of it.
 
         Raises as ``PlacementRequests.request``.
         """
         return await self._await_placements(
-            self._requests.request(model, triton, versions, expected)
+            self._requests.request(model, triton, versions, expected), stored
         )
 
     async def unload(
-        self, model: str, triton: str | None, expected: Tags | None = None
+        self,
+        model: str,
+        triton: str | None,
+        expected: Tags | None = None,
+        stored: Callable[[], None] | None = None,
     ) -> LoadOutcome:
         """Unload a model. Raises as ``PlacementRequests.withdraw``."""
-        return await self._await_placements(self._requests.withdraw(model, triton, expected))
+        request = self._requests.withdraw(model, triton, expected)
+        return await self._await_placements(request, stored)
 
-    async def roll_back(self, model: str, expected: Tags | None = None) -> LoadOutcome:
+    async def roll_back(
+        self,
+        model: str,
+        expected: Tags | None = None,
+        stored: Callable[[], None] | None = None,
+    ) -> LoadOutcome:
         """Load the version before the newest wanted one.
 
         Raises as ``PlacementRequests.roll_back``.
         """
-        return await self._await_placements(self._requests.roll_back(model, expected))
+        return await self._await_placements(self._requests.roll_back(model, expected), stored)
 
     async def _await_placements(
-        self, request: Coroutine[None, None, PlacementRequest]
+        self, request: Coroutine[None, None, PlacementRequest], stored: Callable[[], None] | None
     ) -> LoadOutcome:
         with self._changes.listen() as changed:
             made = await finish(request)
+            if stored is not None:
+                stored()
             await self._poll(made.targets, changed)
         rows = await finish(self._placements.of({each.model for each in made.targets}))
         known = {row["triton_id"]: row for row in rows}

@@ -29,6 +29,8 @@ from mataserver_fleet.pages import (
 from mataserver_fleet.triton_client import Address, TritonClient
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import sqlalchemy as sa
     from aiohttp import web
 
@@ -163,11 +165,12 @@ class ModelHandlers:
         force = flag(request, "force")
         row = await finish(self._models.one(request.match_info["identity"]))
         await finish(self._models.check_free(str(row["id"]), force=force))
-        outcome = await self._loading.unload(str(row["id"]), None, expected(request))
+        identity, stored = str(row["id"]), self._noting(request, "unloads", row)
+        outcome = await self._loading.unload(identity, None, expected(request), stored)
         failed = [each for each in outcome.done.tritons if each.status == "failed"]
         if failed and not force:
             return self._answer(request, row, outcome, "unloaded")
-        await finish(self._models.remove(str(row["id"]), force=force))
+        await finish(self._models.remove(identity, force=force))
         self._note(request, "removed", row)
         return self._ctx.http.respond(Status())
 
@@ -178,9 +181,9 @@ class ModelHandlers:
         versions = (
             None if requested.versions is UNSET else [int(each) for each in requested.versions]
         )
-        self._note(request, "loads", row)
         triton, tags = _triton(request, requested), expected(request)
-        outcome = await self._loading.load(str(row["id"]), triton, versions, tags)
+        stored = self._noting(request, "loads", row)
+        outcome = await self._loading.load(str(row["id"]), triton, versions, tags, stored)
         return self._answer(request, row, outcome, "loaded")
 
     async def unload(self, request: web.Request) -> web.Response:
@@ -191,16 +194,16 @@ class ModelHandlers:
                 "versions: a model is unloaded as a whole; to keep some versions, load only those"
             )
         row = await finish(self._models.one(request.match_info["identity"]))
-        self._note(request, "unloads", row)
         triton, tags = _triton(request, requested), expected(request)
-        outcome = await self._loading.unload(str(row["id"]), triton, tags)
+        stored = self._noting(request, "unloads", row)
+        outcome = await self._loading.unload(str(row["id"]), triton, tags, stored)
         return self._answer(request, row, outcome, "unloaded")
 
     async def roll_back(self, request: web.Request) -> web.Response:
         """Load the version before the newest that is wanted."""
         row = await finish(self._models.one(request.match_info["identity"]))
-        self._note(request, "rolls back", row)
-        outcome = await self._loading.roll_back(str(row["id"]), expected(request))
+        stored = self._noting(request, "rolls back", row)
+        outcome = await self._loading.roll_back(str(row["id"]), expected(request), stored)
         return self._answer(request, row, outcome, "rolled back")
 
     def _answer(
@@ -227,6 +230,10 @@ class ModelHandlers:
             *(metadata_of(each.name, each.ip, each.port) for each in views)
         )
         return {f"{each.ip}:{each.port}": one for each, one in zip(views, found, strict=True)}
+
+    def _noting(self, request: web.Request, what: str, row: sa.RowMapping) -> Callable[[], None]:
+        """Return what notes a request in the log, once it is stored and not refused."""
+        return lambda: self._note(request, what, row)
 
     def _note(self, request: web.Request, what: str, row: sa.RowMapping) -> None:
         who = caller(request)

@@ -13,6 +13,7 @@ from mataserver import Conflict, InvalidParams, NotFound
 from mataserver_database import Sorting, by_code_point
 from mataserver_fleet.apps import touch_apps
 from mataserver_fleet.files import Blob
+from mataserver_fleet.leftovers import leave
 from mataserver_fleet.store import check_revision, find, insert, text
 from mataserver_fleet.tables import APPS, FILES, MODELS, PLACEMENTS, ROUTES, VERSIONS
 
@@ -123,7 +124,7 @@ class Models:
             await _check_not_offered(connection, row, force=force)
 
     async def remove(self, identity: str, *, force: bool) -> sa.RowMapping:
-        """Forget a model that is wanted nowhere.
+        """Forget a model that is wanted nowhere, but for which Tritons may still have it.
 
         Raises ``NotFound``, ``Conflict`` for one that an application offers, unless ``force``, and
         for one that is wanted again by now: nobody would know that its Tritons have it.
@@ -137,6 +138,7 @@ class Models:
             offering = sa.select(ROUTES.c.app_id).where(*own)
             await touch_apps(connection, offering, self._store.clock())
             await connection.execute(sa.delete(ROUTES).where(*own))
+            await leave(connection, row["id"], row["name"])
             await connection.execute(sa.delete(MODELS).where(MODELS.c.id == row["id"]))
         return row
 

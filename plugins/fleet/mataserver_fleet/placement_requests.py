@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from mataserver import Conflict, InvalidParams
+from mataserver_fleet.leftovers import forget_replaced
 from mataserver_fleet.models import touch_model
 from mataserver_fleet.store import check_revision, find, text
 from mataserver_fleet.tables import MODELS, PLACEMENTS, TRITONS, VERSIONS
@@ -155,6 +156,7 @@ async def place(connection: Connection, model: int, triton: int, values: dict[st
         "good": "[]",
     }
     await connection.execute(sa.insert(PLACEMENTS).values(**fresh, **values))
+    await forget_replaced(connection, model, triton)
 
 
 async def place_everywhere(connection: Connection, triton: int, now: float) -> None:

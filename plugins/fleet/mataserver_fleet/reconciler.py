@@ -203,14 +203,14 @@ class Reconciler:
         return Push(whole, files, digest)
 
     async def _unload(self, placement: Placement, serving: tuple[int, ...]) -> Outcome:
-        if serving:
-            await self._client.unload(placement.name)
-            deadline = time.monotonic() + UNLOAD_SECONDS
-            while await self._serving(placement.name):
-                if time.monotonic() > deadline:
-                    late = f"It was not unloaded within {UNLOAD_SECONDS:g} s"
-                    return Outcome(placement.generation, "failed", late, serving, placement.digest)
-                await asyncio.sleep(_POLL_SECONDS)
+        # Also where nothing is served: a load that was given up may go on, and is waited for.
+        await self._client.unload(placement.name)
+        deadline = time.monotonic() + UNLOAD_SECONDS
+        while await self._serving(placement.name):
+            if time.monotonic() > deadline:
+                late = f"It was not unloaded within {UNLOAD_SECONDS:g} s"
+                return Outcome(placement.generation, "failed", late, serving, placement.digest)
+            await asyncio.sleep(_POLL_SECONDS)
         return Outcome(placement.generation, "unloaded", counts_reset=True)
 
     async def _until_ready(self, model: str, versions: tuple[int, ...], digest: str) -> None:

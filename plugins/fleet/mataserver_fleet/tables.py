@@ -91,6 +91,11 @@ COUNTS = _table(
     sa.Column("seen_inferences", sa.BigInteger),
     sa.Column("seen_executions", sa.BigInteger),
 )
+LEFTOVERS = _table(
+    "leftovers",
+    sa.Column("triton_id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(128), primary_key=True),
+)
 APPS = _table(
     "apps",
     _id(),

@@ -19,6 +19,7 @@ from mataserver_fleet.store import pause, text
 from mataserver_fleet.tables import TRITONS
 from mataserver_fleet.triton_answers import TritonError
 from mataserver_fleet.triton_counts import TritonCounts
+from mataserver_fleet.triton_leftovers import TritonLeftovers
 from mataserver_fleet.tritons import ServedModel, TritonReport
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class TritonWatch:
         limit = ctx.settings.load_timeout
         self._reconciler = Reconciler(self._placements, files, self._client, limit, shared)
         self._counts = TritonCounts(ModelCounts(store, lease), key)
+        self._leftovers = TritonLeftovers(ctx, store, key, client)
         self._changed = asyncio.Event()
         self._reconcile_tasks: dict[int, asyncio.Task[None]] = {}
         self._retry_delays = RetryDelays(time.monotonic)
@@ -92,7 +94,8 @@ class TritonWatch:
     async def stop(self) -> None:
         """Stop; a statement in progress is completed by ``finish``."""
         asking = [] if self._gpu_task is None else [self._gpu_task]
-        tasks = [self._running, *self._reconcile_tasks.values(), *asking]
+        working = [*self._reconcile_tasks.values(), *self._leftovers.tasks]
+        tasks = [self._running, *working, *asking]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -146,6 +149,8 @@ class TritonWatch:
             self._counts.begin(placement.model, set(serving) - set(kept))
             task = asyncio.get_running_loop().create_task(self._reconcile(placement, serving))
             self._reconcile_tasks[placement.model] = task
+        if self._look_count % DEEP_CHECK_EVERY == 0 or self._last_report[0] != "ready":
+            await self._leftovers.look()
         if self._look_count % GPU_EVERY == 0 and (self._gpu_task is None or self._gpu_task.done()):
             self._gpu_task = asyncio.get_running_loop().create_task(self._read_gpus())
         self._look_count += 1

@@ -57,9 +57,13 @@ class StandIn:
         await self._served.start(self.port)
         self.port = self._served.port
 
+    async def cut_off(self):
+        """Be out of reach until ``start``: what was loaded stays."""
+        await self._served.end()
+
     async def die(self):
         """End as by kill -9: what was loaded and counted is gone."""
-        await self._served.end()
+        await self.cut_off()
         self.models, self.counts = {}, {}
 
     def asked(self, model, version, times=1):
