@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import MataError
+from mataserver_jobs import lease_guard
 from mataserver_jobs.file_transfer import TransferError
-from mataserver_jobs.kinds import Ended, Message, Report
+from mataserver_jobs.kinds import Ended, LeaseRenewed, Message, Report
 from mataserver_jobs.leases import LEASE_SECONDS
 
 if TYPE_CHECKING:
@@ -59,12 +60,25 @@ class Attempt:
         self._wake_event = asyncio.Event()
         self._hold_timer: asyncio.TimerHandle | None = None
         self._held = asyncio.Event()
+        self._promised: float | None = None
         self.is_cancelled = False
         self.is_lease_lost = False
 
     def wake(self) -> None:
         """Check now whether the job is to stop."""
         self._wake_event.set()
+
+    def promise(self, renewed: float) -> float | None:
+        """Return for how many seconds the process may go on, after a renewal of the lease.
+
+        From then on it is told of each renewal, and stops by itself without one. None where no
+        other server may take the job while this one lives.
+        """
+        if not self._store.is_shared:
+            return None
+        left = renewed + HOLD_SECONDS - asyncio.get_running_loop().time()
+        self._promised = lease_guard.now() + left
+        return left
 
     async def run(self, renewed: float) -> Ended | None:
         """Read the process's messages until its end; None when it died.
@@ -120,32 +134,45 @@ class Attempt:
                 self.is_lease_lost = True
                 self._process.signal(signal.SIGKILL)
                 return
-            self._hold_after(begun)
+            self._extend(begun)
             if record.cancel and not self.is_cancelled:
                 self.is_cancelled = True
                 self._cancel_requested.set()
             await pause(self._finished, MIN_POLL_SECONDS)  # others' news are no hurry
             await pause(self._wake_event, RENEW_SECONDS)
 
-    def _hold_after(self, renewed: float) -> None:
-        """Let the process go on, until the lease that was renewed then may be another's.
-
-        A server that is cut off from the database alone still has the job's folder, in which the
-        process of another server would work at the same time.
-        """
-        if self._finished.is_set() or not self._store.is_shared:
+    def _extend(self, renewed: float) -> None:
+        """Let the process go on, also one that stopped itself, of which nothing is known here."""
+        if not self._hold_after(renewed):
             return
+        stopped = self._held.is_set()
+        if self._promised is not None:
+            stopped |= self._promised <= lease_guard.now()
+            told = LeaseRenewed(self.promise(renewed) or 0.0)
+            with contextlib.suppress(ConnectionError):  # its end tells more
+                self._process.write(msgspec.json.encode(told) + b"\n")
+        if stopped:
+            self._held.clear()
+            log.warning("job %s goes on: its lease is renewed", self._record.id)
+            self._process.signal(signal.SIGCONT)
+
+    def _hold_after(self, renewed: float) -> bool:
+        """Let the process be stopped once the lease that was renewed then may be another's.
+
+        Return whether it may go on until then. A server that is cut off from the database alone
+        still has the job's folder, in which the process of another server would work at the same
+        time.
+        """
+        if self._finished.is_set() or self._process.has_ended or not self._store.is_shared:
+            return False
         if self._hold_timer is not None:
             self._hold_timer.cancel()
         loop, at = asyncio.get_running_loop(), renewed + HOLD_SECONDS
         if at <= loop.time():  # it took that long
             self._hold()
-            return
+            return False
         self._hold_timer = loop.call_at(at, self._hold)
-        if self._held.is_set():
-            self._held.clear()
-            log.warning("job %s goes on: its lease is renewed", self._record.id)
-            self._process.signal(signal.SIGCONT)
+        return True
 
     def _hold(self) -> None:
         """Stop the process where it is; not one that has ended, whose id may be another's."""

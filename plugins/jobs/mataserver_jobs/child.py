@@ -13,6 +13,7 @@ from mataserver_jobs import file_transfer
 from mataserver_jobs.disk import FULL, is_full
 from mataserver_jobs.file_transfer import NextPiece, Piece, TransferError
 from mataserver_jobs.kinds import Assignment, Cancelled, Ended, Job
+from mataserver_jobs.lease_guard import LeaseGuard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 def run(parent: Parent) -> None:
     """Run the job that the first message names."""
     assignment = next(parent.messages(Assignment))
+    if assignment.lease is not None:
+        LeaseGuard.start(assignment.lease)
     if assignment.given is None:
         parent.send(_run_to_end(lambda: _result(assignment, parent)))
         return

@@ -106,7 +106,9 @@ class Assignment(Struct, frozen=True):
     """What a job's process is told first.
 
     Where it has not the folder of the jobs, ``given`` tells what follows of the job's input: then
-    ``folder`` is empty, and its output is sent back before the end is told.
+    ``folder`` is empty, and its output is sent back before the end is told. Where another server
+    may work in that folder later, ``lease`` is for how many seconds the job is this one's, and
+    ``LeaseRenewed`` follows each time that there are more.
     """
 
     id: str
@@ -117,6 +119,13 @@ class Assignment(Struct, frozen=True):
     access: Access | None = None
     settings: Any = None
     given: Parcel | None = None
+    lease: float | None = None
+
+
+class LeaseRenewed(Struct, frozen=True, tag="lease"):
+    """For how many seconds from now the job is this server's."""
+
+    seconds: float
 
 
 class Report(Struct, frozen=True, tag="report"):

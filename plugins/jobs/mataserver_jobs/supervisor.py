@@ -126,6 +126,9 @@ class Supervisor:
                 self._store, record, kind, process, self._stopping, ReturnedFiles(folder)
             )
             self._attempts.add(attempt)
+            if not self._transfers_files:  # else it works in a folder of its own
+                lease = attempt.promise(renewed())
+                assignment = msgspec.structs.replace(assignment, lease=lease)
             handing = asyncio.ensure_future(self._send_assignment(assignment, process))
             try:
                 ended = await attempt.run(renewed())

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import signal
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -42,9 +44,12 @@ class CutOff(Store):
 @pytest.fixture
 async def cut_off(tmp_path, postgres):
     """The queue, in a database that servers share."""
-    database = Database(tmp_path, await new_database(postgres, f"leases_{uuid.uuid4().hex}"))
+    url = await new_database(postgres, f"leases_{uuid.uuid4().hex}")
+    database = Database(tmp_path, url)
     await database.migrate(SCHEMA)
-    yield CutOff(database)
+    store = CutOff(database)
+    store.url = url
+    yield store
     await database.close()
 
 
@@ -129,6 +134,55 @@ async def test_a_file_of_one_machine_is_no_others(tmp_path, kinds, monkeypatch):
                 await asyncio.sleep(0.02)
     await database.close()
     assert (record.state, record.result) == ("done", {"counted": 200, "attempt": 1})
+
+
+def stand_still():
+    """Block this server, which does nothing more, until its job's process has stopped itself."""
+    end = time.monotonic() + 30
+    while {each.status() for each in children_of_jobs()} != {psutil.STATUS_STOPPED}:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+async def test_a_process_stops_while_its_server_stands_still(cut_off, kinds, tmp_path, monkeypatch):
+    """It goes on once the server does and has renewed the lease; no attempt is lost."""
+    async with unrenewed(cut_off, kinds, tmp_path, monkeypatch, 300) as (job, _):
+        cut_off.away = False
+        for _ in range(2):
+            stand_still()
+            before = (await cut_off.get(job.id)).progress
+            async with asyncio.timeout(30):
+                while (await cut_off.get(job.id)).progress <= before:
+                    await asyncio.sleep(0.02)
+        async with asyncio.timeout(30):
+            while not (record := await cut_off.get(job.id)).ended:
+                await asyncio.sleep(0.02)
+    assert (record.state, record.result) == ("done", {"counted": 300, "attempt": 1})
+
+
+async def test_a_server_that_stood_still_has_nothing_done_beside_the_next(
+    cut_off, kinds, tmp_path, monkeypatch
+):
+    """Its process is ended, stopped as it is."""
+
+    async def take_over():
+        database = Database(tmp_path, cut_off.url)
+        other = Store(database)
+        assert await other.recover(await other.leases()) == 1
+        assert await other.claim("another", ["count"])
+        await database.close()
+
+    async with unrenewed(cut_off, kinds, tmp_path, monkeypatch, 100_000) as (job, _):
+        cut_off.away = False
+        stand_still()
+        steps = tmp_path / "jobs" / job.id / "output" / "steps"
+        before = steps.read_bytes()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, take_over()).result()
+        async with asyncio.timeout(30):
+            while children_of_jobs():
+                await asyncio.sleep(0.02)
+        assert steps.read_bytes() == before
 
 
 class Process:

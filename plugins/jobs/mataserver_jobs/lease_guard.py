@@ -1,0 +1,68 @@
+"""A job's process holds still by itself once its server has been silent for too long.
+
+A server that is cut off from the database stops its jobs' processes before another server may take
+the jobs. One that itself stands still, such as one that a debugger stops, cannot. So it tells each
+process how long the lease still lasts, after every renewal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+
+import msgspec
+
+from mataserver_jobs.kinds import LeaseRenewed
+
+_STEP = 1.0
+"""Seconds between two looks at the clock: a wait does not count the time of a suspended machine."""
+_READ_BYTES = 4096
+
+
+def now() -> float:
+    """Return seconds of a clock that also runs while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class LeaseGuard:
+    """Stops this process, and those that it started, when the lease may be another server's.
+
+    It continues when the server, which has renewed the lease by then, sends SIGCONT. ``seconds``
+    are left of the lease; ``pipe`` is where the server tells more.
+    """
+
+    def __init__(self, seconds: float, pipe: int) -> None:
+        self._until = now() + seconds
+        self._pipe = pipe
+        self._rest = b""
+
+    @classmethod
+    def start(cls, seconds: float) -> None:
+        """Watch the lease, in a thread that ends with the process."""
+        if os.getpgrp() == os.getpid():  # else others than its own would be stopped
+            guard = cls(seconds, sys.stdin.fileno())  # not its buffer, whose lock is taken at exit
+            threading.Thread(target=guard.watch, name="lease", daemon=True).start()
+
+    def watch(self) -> None:
+        """Stop the process whenever the lease has run out, until the server closes the pipe."""
+        while True:
+            left = self._until - now()
+            if select.select([self._pipe], [], [], min(max(left, 0.0), _STEP))[0]:
+                data = os.read(self._pipe, _READ_BYTES)
+                if not data:
+                    return
+                self._take(data)
+            elif left <= 0:
+                os.killpg(0, signal.SIGSTOP)
+
+    def _take(self, data: bytes) -> None:
+        """Note the news in a part of the pipe's content; a line may begin in an earlier part."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            with contextlib.suppress(msgspec.DecodeError):  # the rest of one that is lost
+                self._until = now() + msgspec.json.decode(line, type=LeaseRenewed).seconds
