@@ -94,7 +94,8 @@ def instances(
         if product < confidence or not areas[query]:
             continue
         mask = interpolate(inside[query].float()[None, None], size=size, mode="nearest")[0, 0] > 0
-        yield ScoredMask(place % shares.shape[1], product, mask)
+        if mask.any():  # an image with fewer pixels than the map may have none of the mask's
+            yield ScoredMask(place % shares.shape[1], product, mask)
 
 
 def panoptic(

@@ -242,6 +242,21 @@ def test_a_single_class_has_its_own_pixels(checkpoint, context, picture, tmp_pat
     assert none.segments == []
 
 
+@pytest.mark.parametrize(("pixels", "found"), [(1, 0), (40, 1)])
+def test_an_instance_smaller_than_a_pixel_of_the_image_is_left_out(pixels, found):
+    """Mask2Former's masks have 384 rows: a small picture may have no pixel of an instance."""
+    import torch
+
+    from mataserver_hf.segment_queries import QueryReader
+
+    masks = torch.full((1, 1, 384, 384), -9.0)
+    masks[..., 1 : 1 + pixels, 1 : 1 + pixels] = 9.0
+    classes = torch.tensor([[[9.0, -9.0, -9.0]]])
+    reader = QueryReader("instance", side=384)
+    segments = list(reader.read((classes, masks), (90, 150), "instance", 0.5))
+    assert [bool(each.mask.any()) for each in segments] == [True] * found
+
+
 def test_finds_what_is_bright(model):
     """A network that learnt to find bright rectangles gives the mask and box of one."""
     image = np.full((80, 200, 3), 20, np.uint8)
