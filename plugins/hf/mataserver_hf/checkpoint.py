@@ -67,7 +67,11 @@ class Checkpoint:
         """
         with self._reading("weights"):
             module, report = auto_class.from_pretrained(
-                self._path, dtype=self._dtype, output_loading_info=True, **_LOCAL
+                self._path,
+                dtype=self._dtype,
+                output_loading_info=True,
+                **_LOCAL,
+                **self._class_count(),
             )
         self._check_complete(module, report["missing_keys"], unused)
         self._network = Network(module.eval().to(self._device), self._device)
@@ -122,6 +126,15 @@ class Checkpoint:
         """Open the tokenizer."""
         with self._reading("tokenizer"):
             return AutoTokenizer.from_pretrained(self._path, **_LOCAL)
+
+    def _class_count(self) -> dict[str, int]:
+        """Return what transformers has to be told of the number of classes.
+
+        Of PVT it takes 1000 for granted, and does not count the names as for other families.
+        """
+        config = json.loads((Path(self._path) / "config.json").read_bytes())
+        names = config.get("id2label") if config.get("model_type") == "pvt" else None
+        return {"num_labels": len(names)} if names else {}
 
     def _check_complete(
         self, module: torch.nn.Module, missing: set[str], unused: re.Pattern[str] | None

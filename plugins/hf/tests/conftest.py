@@ -117,6 +117,7 @@ def builders(tiny, tiny_reading) -> dict[str, Callable[[Path], None]]:
     return {
         **tiny.BUILDERS,
         **tiny_reading.BUILDERS,
+        **_neighbour("tiny_classify").builders(tiny),
         **_neighbour("tiny_pose").BUILDERS,
         **_neighbour("tiny_segment").builders(tiny),
         **_neighbour("tiny_prompted").builders(tiny),
