@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 ALGORITHMS = ("sha1", "sha256")
 """The checksums that a part of an upload may have."""
+
+
+_UNCHECKED = "unchecked"
+"""The file beside the bytes that says from where on they are not checked yet."""
 
 
 class TooLarge(MataError):
@@ -40,12 +45,14 @@ class Mismatch(MataError):
 class Writer:
     """Adds bytes to an upload's file.
 
-    What has a checksum counts when it is whole and right, the rest as it comes.
+    What has a checksum counts when it is whole and right, the rest as it comes. Until then a mark
+    tells where it begins, also after a server that was killed meanwhile.
     """
 
     def __init__(
         self, path: Path, length: int, offset: int, digest: tuple[str, bytes] | None
     ) -> None:
+        self._path = path
         self._file = path.open("r+b", buffering=0)
         self._length = length
         self._begun = offset
@@ -62,14 +69,26 @@ class Writer:
     def _take(self, offset: int) -> None:
         if not locks(self._file):
             raise Locked("Another request writes this upload now")
+        if (begun := _unchecked_from(self._path)) is not None:  # a killed server's
+            self._file.truncate(begun)
+            self._mark.unlink(missing_ok=True)
         if (end := self._file.seek(0, os.SEEK_END)) != offset:
             raise Conflict(f"The upload goes on at {end}, not at {offset}")
+        if self._hash is not None:
+            fresh = self._mark.with_suffix(".new")
+            fresh.write_text(str(offset))
+            fresh.replace(self._mark)
+
+    @property
+    def _mark(self) -> Path:
+        return self._path.with_name(_UNCHECKED)
 
     def close(self) -> None:
         """End; what does not count is removed."""
         try:
             if not self._counts:
                 self._file.truncate(self._begun)
+                self._mark.unlink(missing_ok=True)
         finally:
             self._file.close()
 
@@ -90,8 +109,23 @@ class Writer:
         """Have all of it count, and on the disk. Raises ``Mismatch`` for a wrong checksum."""
         if self._hash is not None and self._hash.digest() != self._wanted:
             raise Mismatch("The bytes are not those of the checksum: send them again")
-        self._counts = True
         os.fsync(self._file.fileno())
+        if self._hash is not None:
+            self._mark.unlink(missing_ok=True)
+        self._counts = True
+
+
+def counted(path: Path) -> int:
+    """Return how many bytes of an upload's file count. Raises ``OSError`` without the file."""
+    size, begun = path.stat().st_size, _unchecked_from(path)
+    return size if begun is None else min(begun, size)
+
+
+def _unchecked_from(path: Path) -> int | None:
+    """Return where the bytes begin that are not checked yet; None if all are."""
+    with contextlib.suppress(FileNotFoundError):
+        return int(path.with_name(_UNCHECKED).read_text() or 0)
+    return None
 
 
 def locks(file: io.FileIO) -> bool:

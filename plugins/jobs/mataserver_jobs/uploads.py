@@ -24,7 +24,7 @@ from msgspec import Struct
 from mataserver import Conflict, NotFound, OutOfMemory, Unavailable
 from mataserver_jobs.disk import is_full
 from mataserver_jobs.record import is_id
-from mataserver_jobs.upload_writer import TooLarge, Writer, digest_of, locks
+from mataserver_jobs.upload_writer import TooLarge, Writer, counted, digest_of, locks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -246,7 +246,7 @@ class Uploads:
         folder = self._root / upload
         try:
             known = msgspec.json.decode((folder / _KNOWN).read_bytes(), type=Upload)
-            size = known.length if known.job is not None else (folder / _DATA).stat().st_size
+            size = known.length if known.job is not None else counted(folder / _DATA)
         except (OSError, msgspec.DecodeError):
             return None
         return msgspec.structs.replace(known, offset=size)

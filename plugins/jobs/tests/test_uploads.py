@@ -88,6 +88,14 @@ async def arrived(ask, path, least):
     return at
 
 
+async def written(folder, path, least):
+    """Wait until that many bytes of an upload are in its file, whether they count or not."""
+    data = folder / "jobs" / "uploads" / path.rpartition("/")[2] / "data"
+    async with asyncio.timeout(20):
+        while data.stat().st_size < least:
+            await asyncio.sleep(0.01)
+
+
 def checksum(data, algorithm="sha1"):
     """Return the header of a checksum."""
     digest = base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
@@ -187,7 +195,7 @@ async def test_it_is_given_up_while_a_job_takes_it(ask, monkeypatch):
     assert (await ask("POST", "/v1/jobs/infer", json=asked))[0] == 404
 
 
-async def test_bytes_that_may_not_count_are_no_jobs(ask):
+async def test_bytes_that_may_not_count_are_no_jobs(ask, tmp_path):
     """While a part arrives whose checksum may be wrong, no job takes what is there."""
     path = await begun(ask, 3)
     head = {**PART, "Upload-Offset": "0", "Upload-Checksum": "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA="}
@@ -200,9 +208,8 @@ async def test_bytes_that_may_not_count_are_no_jobs(ask):
 
     sending = asyncio.ensure_future(ask("PATCH", path, data=body(), headers=head))
     await sent.wait()
-    async with asyncio.timeout(20):
-        while await offset(ask, path) != 3:
-            await asyncio.sleep(0.01)
+    await written(tmp_path, path, 3)
+    assert await offset(ask, path) == 0
     asked = {"model": "fake-detect", "upload": path.rpartition("/")[2]}
     assert (await ask("POST", "/v1/jobs/infer", json=asked))[0] == 409
     more.set()
@@ -210,7 +217,7 @@ async def test_bytes_that_may_not_count_are_no_jobs(ask):
     assert await offset(ask, path) == 0
 
 
-async def test_checksums(ask):
+async def test_checksums(ask, tmp_path):
     """A part counts whole and right or not at all, also when it breaks off."""
     path = await begun(ask, len(DATA))
     wrong = checksum(b"other")
@@ -221,11 +228,23 @@ async def test_checksums(ask):
     for unknown in ("md5 x", "sha1 x", "sha1", "sha1 " + base64.b64encode(b"short").decode()):
         assert (await part(ask, path, 20, b"x", **{"Upload-Checksum": unknown}))[0] == 400
     async with broken_off(ask, path, 20, DATA[20:], **checksum(DATA[20:])):
-        await arrived(ask, path, 1_000)
-    async with asyncio.timeout(10):
-        while await offset(ask, path) != 20:
-            await asyncio.sleep(0.02)
+        await written(tmp_path, path, 1_000)
+        assert await offset(ask, path) == 20
     assert await part(ask, path, 20, DATA[20:]) == (204, str(len(DATA)))
+
+
+async def test_a_server_that_is_killed_in_a_part_with_a_checksum(tmp_path):
+    """After kill -9 none of the part counts; what came before it does."""
+    async with contextlib.AsyncExitStack() as stack, apart(tmp_path) as ask:
+        path = await begun(ask, len(DATA))
+        assert await part(ask, path, 0, DATA[:9], **checksum(DATA[:9])) == (204, "9")
+        await stack.enter_async_context(broken_off(ask, path, 9, DATA[9:], **checksum(DATA[9:])))
+        await written(tmp_path, path, 1_000)
+    async with apart(tmp_path) as ask:
+        assert await offset(ask, path) == 9
+        assert await part(ask, path, 9, DATA[9:]) == (204, str(len(DATA)))
+    data = tmp_path / "jobs" / "uploads" / path.rpartition("/")[2]
+    assert (data / "data").read_bytes() == DATA
 
 
 async def test_what_is_spoken(ask):
