@@ -189,7 +189,7 @@ async def test_a_frame_that_is_answered_before_the_one_before_it(tmp_path, monke
 
 
 def test_a_flood_of_small_frames_leaves_the_others_their_turn():
-    """Of one read 64 messages are taken at once; the rest goes by the reader and its queue."""
+    """Of one read 64 messages are taken at once, 64 go by the reader and its queue; others wait."""
 
     class Reader:
         read = b""
@@ -217,10 +217,11 @@ def test_a_flood_of_small_frames_leaves_the_others_their_turn():
         taken.append(data[begin:end])
         return True
 
-    reader, failures = Reader(), []
-    framing = FrameChecker(reader, Share(), failures.append)
+    reader, failures, rest = Reader(), [], []
+    framing = FrameChecker(reader, Share(), failures.append, rest.append)
     framing.handler = take
     flood = frame(PONG) * 1000
     framing.feed_data(flood)
     assert (len(taken), failures) == (64, [])
-    assert b"".join(taken) + reader.read == flood
+    assert reader.read == flood[: len(flood) * 64 // 1000]
+    assert b"".join(taken) + reader.read + rest[0] == flood

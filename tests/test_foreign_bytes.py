@@ -195,6 +195,12 @@ class Peer:
         self.data = b""
         self.failure = None
         self.taken = 0
+        self.rest = b""
+
+    def keep(self, rest):
+        """Keep what is processed later."""
+        assert not self.rest
+        self.rest = rest
 
     def feed_data(self, data):
         self.data += data
@@ -243,7 +249,7 @@ def test_frames_in_any_pieces(pieces, step):
         for size, opcode, fin in pieces
     )
     peer = Peer()
-    framing = FrameChecker(peer, peer, peer.fail)
+    framing = FrameChecker(peer, peer, peer.fail, peer.keep)
     for at in range(0, len(data), step):
         if framing.feed_data(data[at : at + step])[0]:
             assert peer.failure.code == 1013
@@ -263,7 +269,7 @@ def test_frames_in_any_pieces(pieces, step):
 def test_frames_that_are_none(data, step):
     """Whatever comes in place of frames is handed on or refused."""
     peer = Peer()
-    framing = FrameChecker(peer, peer, peer.fail)
+    framing = FrameChecker(peer, peer, peer.fail, peer.keep)
     for at in range(0, len(data), step):
         if framing.feed_data(data[at : at + step])[0]:
             assert peer.failure.code in {1002, 1013}
@@ -281,7 +287,7 @@ def test_messages_that_are_ignored(pieces, step):
     ]
     data = b"".join(each for _, each in frames_of)
     peer = Peer()
-    framing = FrameChecker(peer, peer, peer.fail)
+    framing = FrameChecker(peer, peer, peer.fail, peer.keep)
     framing.ignore()
     for at in range(0, len(data), step):
         assert framing.feed_data(data[at : at + step]) == (False, b"")
@@ -293,7 +299,7 @@ def test_messages_that_are_ignored(pieces, step):
 def test_a_frame_without_a_mask(cut):
     """It is refused wherever its header is cut, and nothing of it is handed on."""
     peer = Peer()
-    framing = FrameChecker(peer, peer, peer.fail)
+    framing = FrameChecker(peer, peer, peer.fail, peer.keep)
     data = frame(b"abc") + frame(b"defgh", masked=False)
     cuts = (data[at : at + cut] for at in range(0, len(data), cut))
     assert any(framing.feed_data(each)[0] for each in cuts)

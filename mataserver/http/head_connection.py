@@ -157,6 +157,7 @@ class CachingConnection(HttpConnection):
         waiter = self._waiter
         waits = self._is_new if waiter is None else not waiter.done()
         busy = self._messages or self._upgraded or self._close or self._force_close
+        busy = busy or self._input.is_waiting
         held = self._reading_paused or self._buffer_paused or self._payload_parser is not None
         return waits and not busy and not held
 

@@ -13,6 +13,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_fileresponse
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
+from mataserver.http.paced_input import PacedInput, first_slice
 from mataserver.http.unread_output import UnreadOutput
 from mataserver.http.websocket_framing import FrameChecker
 
@@ -123,7 +124,8 @@ class HttpConnection(RequestHandler):
     """
 
     __slots__ = (
-        "_budget", "_fail", "_frame_checker", "_socket_owner", "_unread", "_wire", "is_anonymous",
+        "_budget", "_fail", "_frame_checker", "_input", "_socket_owner", "_unread", "_wire",
+        "is_anonymous",
     )  # fmt: skip
 
     def __init__(
@@ -137,6 +139,7 @@ class HttpConnection(RequestHandler):
         super().__init__(server, **options)
         self._budget = budget
         self._unread = UnreadOutput(budget(), patience, anonymous)
+        self._input = PacedInput(self._process_input, self._pause_input, self._resume_input)
         self._wire: asyncio.Transport | None = None  # aiohttp's is None once it is closing
         self.is_anonymous = False
         self._frame_checker: FrameChecker | None = None
@@ -149,6 +152,33 @@ class HttpConnection(RequestHandler):
         super().connection_made(transport)
         if self._task_handler is not None:
             self._task_handler.add_done_callback(self._limit_closing)
+
+    def data_received(self, data: bytes) -> None:
+        """Process data from the client, in slices if it takes long."""
+        if data and self._input.is_waiting:
+            self._input.append(data)
+        else:
+            self._process_input(data)
+
+    def _process_input(self, data: bytes) -> None:
+        if self._frame_checker is None and (end := first_slice(data)) < len(data):
+            self._input.keep(data[end:])
+            data = data[:end]
+        super().data_received(data)
+
+    def _pause_input(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _resume_input(self) -> None:
+        if not self._reading_paused and not getattr(self, "_buffer_paused", False):
+            self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        """Read on, which aiohttp asks for, too: not before what was read is processed."""
+        if self._input.is_waiting or self.transport is None or self.transport.is_closing():
+            return
+        self.transport.resume_reading()
 
     def _limit_closing(self, _task: asyncio.Task[None]) -> None:
         """Limit how long a connection without further requests waits for its client to read.
@@ -168,7 +198,8 @@ class HttpConnection(RequestHandler):
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Check a WebSocket's frames before ``parser`` reads them."""
         share = self._budget(self._socket_owner)
-        self._frame_checker = FrameChecker(parser, share, self._fail or self._abort)
+        fail = self._fail or self._abort
+        self._frame_checker = FrameChecker(parser, share, fail, self._input.keep)
         super().set_parser(self._frame_checker, data_received_cb)  # type: ignore[arg-type]
 
     def on_frame(self, handler: FrameHandler | None) -> None:
@@ -203,6 +234,7 @@ class HttpConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release the connection's resources."""
         self._wire = None
+        self._input.end()
         self._unread.end()
         if self._frame_checker is not None:
             self._frame_checker.end()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     FrameHandler = Callable[[bytes, int, int], bool]
 
 _FRAMES_PER_READ = 64
-"""Messages of one read that are handled without the reader at a time."""
+"""Frames of one read that are handled at a time, and messages of it without the reader."""
 _CONTROL = 0x8
 """Opcodes from here on are control frames (ping, pong, close): short, and between fragments."""
 
@@ -30,17 +30,23 @@ _CONTROL = 0x8
 class FrameChecker:
     """Wraps a ``reader``; ``fail`` is called with errors in the client's frames.
 
+    ``keep`` is called with what is left of many small frames: others are served before the rest.
     ``handler`` is offered the start and end of each frame that is a whole message, and may handle
     it instead of the reader.
     """
 
     def __init__(
-        self, reader: WebSocketReader, share: Share, fail: Callable[[WebSocketError], None]
+        self,
+        reader: WebSocketReader,
+        share: Share,
+        fail: Callable[[WebSocketError], None],
+        keep: Callable[[bytes], None],
     ) -> None:
         self.handler: FrameHandler | None = None
         self._reader = reader
         self._share = share
         self._fail = fail
+        self._keep = keep
         self._partial_header = b""
         self._left = 0
         self._control = self._final = self._is_ignoring = False
@@ -54,21 +60,23 @@ class FrameChecker:
             if _frame_end(data, 0) == len(data):
                 return self._reader.feed_data(data)  # the common case: nothing is buffered
         try:
-            control = self._track_frames(data)
+            control, end = self._track_frames(data)
             if not self._is_ignoring:
                 self._reserve()
         except WebSocketError as error:
             self.end()
             self._fail(error)
             return True, b""
+        if end < len(data):
+            self._keep(data[end:])
+            data = data[:end]
         return self._reader.feed_data(bytes(control) if self._is_ignoring else data)
 
     @staticmethod
     def _offer(data: bytes, handler: FrameHandler) -> bytes:
         """Offer whole messages from the start of the data; return the rest.
 
-        Limited per read, so that others are not delayed: the rest goes through the reader and its
-        queue.
+        Limited, so that others are not delayed: the next ones go through the reader and its queue.
         """
         at = taken = 0
         while (
@@ -94,16 +102,18 @@ class FrameChecker:
         self._share.give_back()
         self._reserved = self._size = 0
 
-    def _track_frames(self, data: bytes) -> bytearray:
-        """Track the frames in ``data``; return the bytes that belong to no message.
+    def _track_frames(self, data: bytes) -> tuple[bytearray, int]:
+        """Track the first frames in ``data``.
 
-        Raises ``WebSocketError``.
+        Returns the bytes that belong to no message, and the end of what was tracked. Raises
+        ``WebSocketError``.
         """
-        control = bytearray()
+        control, before = bytearray(), 0
         if self._left < len(data):  # usually the middle of a large frame
+            before = len(self._partial_header)
             data, self._partial_header = self._partial_header + data, b""
-        at = 0
-        while at < len(data):
+        at = count = 0
+        while at < len(data) and count < _FRAMES_PER_READ:
             if self._left:
                 step = min(self._left, len(data) - at)
                 self._count_payload(step)
@@ -111,12 +121,14 @@ class FrameChecker:
                 step = _header_size(data, at)
                 if not step or at + step > len(data):
                     self._partial_header = data[at:]
+                    at = len(data)
                     break
                 self._start_frame(data[at : at + step])
+                count += 1
             if self._control:
                 control += data[at : at + step]
             at += step
-        return control
+        return control, at - before
 
     def _start_frame(self, header: bytes) -> None:
         if not header[1] & 0x80:
