@@ -7,7 +7,7 @@ the Triton said last: a lower number than that is a new beginning.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -73,14 +73,17 @@ class ModelCounts:
             named = sa.select(MODELS.c.name, MODELS.c.id)
             models = {row.name: row.id for row in await connection.execute(named)}
             query = sa.select(COUNTS).where(COUNTS.c.triton_id == triton)
-            rows = (await connection.execute(query)).mappings().all()
-            known = {(row["model_id"], row["version"]): row for row in rows}
+            found = (await connection.execute(query)).mappings().all()
+            known = {(row["model_id"], row["version"]): row for row in found}
             counts = {
                 (models[each.name], each.number): each for each in reported if each.name in models
             }
-            for key, each in counts.items():
-                if key[0] not in busy or key[1] in busy[key[0]]:
-                    await _add(connection, triton, key, known.get(key), each)
+            rows = [
+                _row(triton, key, known.get(key), each)
+                for key, each in counts.items()
+                if key[0] not in busy or key[1] in busy[key[0]]
+            ]
+            await _write(connection, [each for each in rows if each is not None], known)
             gone = {key for key, row in known.items() if row["seen_inferences"]} - set(counts)
             for model, version in gone:
                 if model not in busy:
@@ -116,41 +119,41 @@ class ModelCounts:
         return found
 
 
-async def _add(
-    connection: Connection,
-    triton: int,
-    key: tuple[int, int],
-    known: sa.RowMapping | None,
-    reported: ModelCount,
-) -> None:
-    model, version = key
-    if known is None:
-        fresh = {"model_id": model, "version": version, "triton_id": triton}
-        counted = {
-            "inferences": reported.inferences,
-            "executions": reported.executions,
-            "last": reported.last,
-        }
-        seen = {"seen_inferences": reported.inferences, "seen_executions": reported.executions}
-        await connection.execute(sa.insert(COUNTS).values(**fresh, **counted, **seen))
-        return
-    restarted = (
-        reported.inferences < known["seen_inferences"]
-        or reported.executions < known["seen_executions"]
-    )
-    before = (0, 0) if restarted else (known["seen_inferences"], known["seen_executions"])
-    if not restarted and (reported.inferences, reported.executions) == before:
-        return
-    values = {
-        "inferences": known["inferences"] + reported.inferences - before[0],
-        "executions": known["executions"] + reported.executions - before[1],
-        "last": max(known["last"], reported.last),
-        "seen_inferences": reported.inferences,
-        "seen_executions": reported.executions,
+def _row(
+    triton: int, key: tuple[int, int], known: sa.RowMapping | None, reported: ModelCount
+) -> dict[str, Any] | None:
+    """Return the row of a version with what is reported added; None where it stays as it is."""
+    told = (reported.inferences, reported.executions)
+    before, counted, last = (0, 0), (0, 0), 0.0
+    if known is not None:
+        seen = (known["seen_inferences"], known["seen_executions"])
+        if told == seen:
+            return None
+        restarted = told[0] < seen[0] or told[1] < seen[1]
+        before = (0, 0) if restarted else seen
+        counted, last = (known["inferences"], known["executions"]), known["last"]
+    return {
+        "model_id": key[0],
+        "version": key[1],
+        "triton_id": triton,
+        "inferences": counted[0] + told[0] - before[0],
+        "executions": counted[1] + told[1] - before[1],
+        "last": max(last, reported.last),
+        "seen_inferences": told[0],
+        "seen_executions": told[1],
     }
-    own = (
-        COUNTS.c.model_id == model,
-        COUNTS.c.version == version,
-        COUNTS.c.triton_id == triton,
-    )
-    await connection.execute(sa.update(COUNTS).where(*own).values(**values))
+
+
+async def _write(
+    connection: Connection, rows: Sequence[dict[str, Any]], known: Container[tuple[int, int]]
+) -> None:
+    """Write rows, all at once: a Triton may have hundreds, and each look writes what changed."""
+    fresh = [each for each in rows if (each["model_id"], each["version"]) not in known]
+    if fresh:
+        await connection.execute(sa.insert(COUNTS), fresh)
+    changed = [each for each in rows if (each["model_id"], each["version"]) in known]
+    if changed:
+        keys = ("model_id", "version", "triton_id")
+        own = [COUNTS.c[name] == sa.bindparam(f"own_{name}") for name in keys]
+        bound = [{f"own_{n}" if n in keys else n: v for n, v in row.items()} for row in changed]
+        await connection.execute(sa.update(COUNTS).where(*own), bound)

@@ -124,6 +124,34 @@ async def test_a_cancelled_write_is_counted_once(database, tmp_path):
     assert await written(database) == 1
 
 
+async def test_many_counts_are_written_at_once(url, tmp_path):
+    """With as many statements as a single one: what is not written yet, a killed gateway loses."""
+    async with opened(Database(tmp_path, url)) as database:
+        asked, statements = gateway(), []
+        accounts = Accounting(Store(database), asked, 1.0, tmp_path / "gateways")
+        await accounts.begin()
+        asked.usage.note(ANNA, 200, 1, 1)
+        await accounts.settle()
+        listen(database, statements)
+        asked.usage.note(ANNA, 200, 1, 1)
+        await accounts.settle()
+        for_one = statements.copy()
+        statements.clear()
+        for number in range(200):
+            asked.usage.note(ANNA._replace(model=f"model-{number % 100}"), 200, 1, 1)
+        await accounts.settle()
+        assert statements == for_one
+        assert await written(database) == 202
+
+
+def listen(database, statements):
+    """Have each statement that a database is sent added to a list."""
+
+    @sa.event.listens_for(database._engine, "before_cursor_execute")
+    def note(_connection, _cursor, statement, *_):
+        statements.append(statement)
+
+
 class LosesWord(Database):
     """A database that stores what it is given, and once loses the word of that."""
 
