@@ -124,6 +124,24 @@ def test_what_is_decoded_is_converted_alike(value, found):
     assert json_body.convert(value, Body).options == found
 
 
+@pytest.mark.parametrize("text", ["5.0", "5e0", "0.5e1", "50.0e-1"])
+def test_an_integer_may_have_a_point(text):
+    """JSON Schema knows no difference between 5.0 and 5, so clients write either."""
+    given = f'{{"model":"m","options":{{"depth":{text},"name":null}},"params":{{"a":2.5}}}}'
+    assert json_body.decode(given.encode(), Body).options == Options(5)
+    assert json_body.convert(json.loads(given), Body).options == Options(5)
+
+
+@pytest.mark.parametrize("text", ["5.5", "1e300", "9007199254740993.0", '"5.0"'])
+def test_what_is_no_integer_is_none(text):
+    """A fraction, and what a float cannot hold exactly, are refused as before."""
+    given = f'{{"model":"m","options":{{"depth":{text}}}}}'
+    with pytest.raises(InvalidParams, match=r"^options\.depth: expected `int`"):
+        json_body.decode(given.encode(), Body)
+    with pytest.raises(InvalidParams, match=r"^options\.depth: expected `int`"):
+        json_body.convert(json.loads(given), Body)
+
+
 def test_what_cannot_be_converted_is_named():
     """A wrong value, and one that is missing because it is null, are told by their field."""
     with pytest.raises(InvalidParams, match=r"^options\.depth: expected `int`"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -44,6 +45,32 @@ def refusal(given, kind=Own, parse=parsing.parse, **rules) -> str:
 
 
 # parse
+
+
+def test_an_integer_may_have_a_point():
+    """A client whose numbers are all floating point sends 5.0 for 5, in lists too."""
+    made = parsing.parse({"top_k": 3.0, "tiles": 4.0, "target_size": [480.0, 640.0]}, Own)
+    assert made == Own(top_k=3, tiles=4)
+    assert type(made.top_k) is type(made.tiles) is int
+    assert "params.detail: " in refusal({"detail": 2.0})
+    assert parsing.parse({"detail": 1.0}, Own) == Own()
+    assert refusal({"tiles": 4.5}) == "params.tiles: expected `int`, got `float`"
+
+
+def test_what_is_nested_too_deeply_beside_such_an_integer_is_refused():
+    """No walk through a value ends the request with an error of the server."""
+
+    class Loose(Params, frozen=True):
+        """A backend with a parameter of any type."""
+
+        tiles: int = 1
+        notes: Any = None
+
+    deep = None
+    for _ in range(3_000):
+        deep = [deep]
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        parsing.parse({"tiles": 4.0, "notes": deep}, Loose)
 
 
 def test_nothing_gives_the_backends_defaults():

@@ -97,7 +97,38 @@ def test_a_struct_that_refuses():
     with pytest.raises(InvalidParams, match=meant):
         decode(b'{"prompts":[],"confidence_treshold":0.9}', Checked)
     with pytest.raises(InvalidParams, match=r"^prompts: field is required$"):
-        decode(b'{"promts":[]}', Checked)
+        decode(b'{"text":[]}', Checked)
+
+
+SENT = "field is required; send "
+
+
+def test_a_required_field_that_is_misspelt():
+    """The error names the field that was sent for it, and is no longer than any other."""
+    with pytest.raises(InvalidParams, match=f"^model: {SENT}'modle' as `model`$"):
+        json_body.decode(b'{"modle":"m","params":null}', Body)
+    with pytest.raises(InvalidParams, match=f"^model: {SENT}'modle' as `model`$"):
+        json_body.decode(b'{"modle":"m","params":{"a":5.0}}', Body)
+    for sent in ({"m" * 99: 1}, {"name": "m"}, {"params": {"modle": 1}}, {"modle": None}):
+        with pytest.raises(InvalidParams, match=r"^model: field is required$"):
+            json_body.decode(json.dumps(sent).encode(), Body)
+
+
+async def test_an_inference_with_a_misspelt_field(http):
+    """Of a body, a query, and a form: each says what was meant."""
+    image = asking("fake-detect", PNG)["image"]
+    for body, status, said in (
+        ({"modle": "fake-detect", "image": image}, 422, f"model: {SENT}'modle' as `model`"),
+        ({"model": "fake-detect", "imgae": image}, 400, f"image: {SENT}'imgae' as `image`"),
+    ):
+        async with http.post("/v1/infer", json=body) as response:
+            assert await problem(response, status) == said
+    said, kind = f"model: {SENT}'modle' as `model`", {"Content-Type": "image/png"}
+    async with http.post("/v1/infer?modle=fake-detect", data=PNG, headers=kind) as response:
+        assert await problem(response, 422) == said
+    form = {"modle": "fake-detect", "file": io.BytesIO(PNG)}
+    async with http.post("/v1/infer/upload", data=form) as response:
+        assert await problem(response, 422) == said
 
 
 async def test_an_inference(http, caplog):

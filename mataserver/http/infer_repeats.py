@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.contract.handles import ResultEvent
 from mataserver.errors import BadRequest, InvalidParams, MataError
-from mataserver.http import codec, data_uri, forms
+from mataserver.http import codec, data_uri, forms, unknown_fields
 from mataserver.http.budget import THREAD_DECODE_BYTES
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Inferences:
         """Return the call that the fields of a query or a form describe."""
         model = fields.pop("model", None)
         if not model:
-            raise InvalidParams("model: field is required")
+            raise InvalidParams(f"model: field is required{unknown_fields.hint('model', fields)}")
         return self.call(model, fields, text=True)
 
     async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
@@ -196,7 +196,8 @@ def _parse_json(data: bytes) -> tuple[InferBody, bytes, str]:
     """Return a JSON body, its image, and a warning; large bodies are read in a thread."""
     body, warning = _DECODE(data)
     if not isinstance(body.image, str):
-        raise BadRequest("image: field is required")
+        hint = unknown_fields.hint_of_body("image", data, InferBody)
+        raise BadRequest(f"image: field is required{hint}")
     image = data_uri.decode(body.image)
     body.image = None  # the text is released before the inference
     return body, image, warning

@@ -7,6 +7,7 @@ large as a body. Fields that a struct does not name are skipped without being bu
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ from msgspec import Raw
 
 from mataserver.errors import BadRequest, InvalidParams, TooLarge
 from mataserver.http import unknown_fields
+from mataserver.params import whole_numbers
 from mataserver.params.wording import describe
 
 MAX_STRUCTURE_BYTES = 262_144
@@ -22,12 +24,14 @@ MIN_LONG_STRING = 4_096
 """Minimum bytes of a long string, whose memory is proportional to its length."""
 
 _BACKSLASH = ord("\\")
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+"""msgspec's error for a field that the body itself lacks: within another object it has a path."""
 
 T = TypeVar("T")
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Decode a body to a struct; null means that an optional field is not given.
+    """Decode a body to a struct; null means that an optional field is not given, 5.0 means 5.
 
     Unknown fields are ignored, unless ``kind`` forbids them, or has ``refuses_misspelt`` and one
     resembles its own. Raises ``BadRequest`` for invalid JSON, ``InvalidParams`` for wrong types and
@@ -54,16 +58,16 @@ def _decode(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        if "got `null`" in str(error):
-            return _decode_as(_reencode_without_nulls(data), kind)
+        if _is_spelling(error):
+            return _decode_as(_reencode_plain(data), kind)
         _check_json(data)
-        raise _invalid_params(error, kind) from None
+        raise _invalid_params(error, kind, data) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise BadRequest("The body is not valid JSON") from None
 
 
 def convert(value: Any, kind: type[T]) -> T:
-    """Convert decoded JSON to ``kind``; null means that an optional field is not given.
+    """Convert decoded JSON to ``kind``; null means that an optional field is not given, 5.0 is 5.
 
     Raises ``InvalidParams`` naming the invalid field, ``BadRequest`` for values nested so deeply
     that Python cannot walk through them.
@@ -72,7 +76,7 @@ def convert(value: Any, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
         try:
-            return msgspec.convert(without_nulls(value), kind)
+            return msgspec.convert(_plain(value), kind)
         except msgspec.ValidationError as error:
             raise _invalid_params(error, kind) from None
         except RecursionError:
@@ -131,7 +135,7 @@ def _decode_as(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise _invalid_params(error, kind) from None
+        raise _invalid_params(error, kind, data) from None
 
 
 def describe_error(error: msgspec.ValidationError, kind: Any = None) -> str:
@@ -142,14 +146,25 @@ def describe_error(error: msgspec.ValidationError, kind: Any = None) -> str:
     return describe(error, "", kind) or "the body must be a JSON object"
 
 
-def _invalid_params(error: msgspec.ValidationError, kind: Any) -> InvalidParams:
-    return InvalidParams(describe_error(error, kind))
+def _invalid_params(error: msgspec.ValidationError, kind: Any, data: bytes = b"") -> InvalidParams:
+    missing = _MISSING.fullmatch(str(error))
+    hint = unknown_fields.hint_of_body(missing[1], data, kind) if missing and data else ""
+    return InvalidParams(describe_error(error, kind) + hint)
 
 
-def _reencode_without_nulls(data: bytes) -> bytes:
-    """Return the JSON without object members that are null."""
+def _is_spelling(error: msgspec.ValidationError) -> bool:
+    """Whether a body may be valid once nulls are left out and 5.0 is 5."""
+    return "got `null`" in str(error) or whole_numbers.are_refused(error)
+
+
+def _plain(value: Any) -> Any:
+    return whole_numbers.as_integers(without_nulls(value))
+
+
+def _reencode_plain(data: bytes) -> bytes:
+    """Return the JSON without object members that are null, and with integers as such."""
     try:
-        return msgspec.json.encode(without_nulls(msgspec.json.decode(data)))
+        return msgspec.json.encode(_plain(msgspec.json.decode(data)))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise BadRequest("The body is not valid JSON") from None
 

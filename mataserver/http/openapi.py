@@ -207,7 +207,9 @@ def _parameters(
 
 
 def _warns(route: Route) -> bool:
-    """Whether a route ignores unknown fields of a JSON body."""
+    """Whether a route ignores unknown fields of a JSON body, or the query of an inference."""
+    if any(body.schema is InferResponse for body in route.response):
+        return True
     kinds = [body.schema for body in route.request if body.content_type == "application/json"]
     configs = [getattr(kind, "__struct_config__", None) for kind in kinds]
     return any(config is not None and not config.forbid_unknown_fields for config in configs)

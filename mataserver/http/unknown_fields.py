@@ -44,6 +44,18 @@ def warning(data: bytes, kind: Any) -> str:
     return joined([*said, *names[MAX_NAMED:]])  # the others are counted
 
 
+def hint(missing: str, given: Iterable[str]) -> str:
+    """Return which of the given names a missing field was probably sent as, or ""."""
+    compared = [name[:_MAX_NAME] for name in islice(given, MAX_COMPARED)]
+    meant = closest(missing, compared)
+    return "" if meant is None else f"; send {printable(meant)!r} as `{missing}`"
+
+
+def hint_of_body(missing: str, data: bytes, kind: Any) -> str:
+    """Return ``hint`` for a body that lacks a field of its struct."""
+    return hint(missing, _unknown(data, kind)[0])
+
+
 def joined(sentences: Iterable[str]) -> str:
     """Return sentences as one warning, without empty ones: the first ``MAX_NAMED`` of them."""
     given = [each for each in sentences if each]

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from mataserver.errors import BadRequest, InvalidParams
+from mataserver.params import whole_numbers
 from mataserver.params.table import (
     MAX_PROMPTS,
     OLD_NAMES,
@@ -152,12 +153,24 @@ T = TypeVar("T", bound=Struct)
 def build(values: Mapping[str, Any], target: type[T]) -> T:
     """Return the struct of ``values``. Raises ``InvalidParams`` naming the parameter."""
     try:
-        return msgspec.convert(values, target)
+        return _convert(values, target)
     except msgspec.ValidationError as error:
         cause = error.__cause__
         if isinstance(cause, OutOfRangeError):
             raise InvalidParams(f"params.{cause.path}: {cause.message}") from None
         raise InvalidParams(describe(error, "params")) from None
+
+
+def _convert(values: Mapping[str, Any], target: type[T]) -> T:
+    try:
+        return msgspec.convert(values, target)
+    except msgspec.ValidationError as error:
+        if not whole_numbers.are_refused(error):
+            raise
+    try:
+        return msgspec.convert(whole_numbers.as_integers(values), target)
+    except RecursionError:
+        raise BadRequest("The params are nested too deeply") from None
 
 
 def _from_text(name: str, text: str, target: type[Struct]) -> Any:

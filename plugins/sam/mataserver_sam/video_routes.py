@@ -106,6 +106,7 @@ class VideoRoutes:
     async def upload(self, request: web.Request) -> web.Response:
         """Open the video in the body or in its form."""
         self._check_enabled()
+        check_query(request, ("session_id",))
         name = session_id(request.query.get("session_id"))
         return _json(await self._sessions.upload(name, request, principal_of(request).id))
 

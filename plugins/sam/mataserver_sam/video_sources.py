@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver import BadRequest, Policy, Unavailable, decode_base64
+from mataserver import BadRequest, InvalidParams, Policy, Unavailable, decode_base64
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -65,11 +65,15 @@ class VideoSources:
     async def upload(self, request: web.Request) -> AsyncIterator[Path]:
         """Provide the file of the video in a request's body or form, until the context ends.
 
-        Raises as ``ctx.http.save_body``, and ``BadRequest`` for an empty body.
+        Raises as ``ctx.http.save_body``, ``BadRequest`` for an empty body, and ``InvalidParams``
+        for a field beside the file.
         """
         folder = await self._run_blocking(self._new_folder)
         try:
             saved = await self._save(request, folder / "video")
+            for name in saved.fields:  # the session would open without what was asked for
+                meant = "; write it into the query" if name == "session_id" else ""
+                raise InvalidParams(f"{name[:64]}: unknown field of the form{meant}")
             if not saved.size:
                 raise BadRequest("The video is empty")
             yield folder / "video"

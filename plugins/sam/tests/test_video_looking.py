@@ -91,6 +91,7 @@ REFUSED = {
     "no video": (b"no video at all", {}, 400, "The video cannot be read"),
     "too much": (bytes(1_000_001), {}, 413, ""),
     "an id with a space": (b"x", {"session_id": "a b"}, 422, "session_id"),
+    "a misspelt parameter": (b"x", {"sesion_id": "a"}, 422, "did you mean session_id?"),
 }
 
 
@@ -101,6 +102,17 @@ async def test_uploads_that_are_refused(api, data, query, code, said):
     async with api.http.post(UPLOAD, data=data, params=query, headers=kind) as answer:
         told = (await answer.json())["detail"]
         assert (answer.status, said in told) == (code, True), told
+    assert await api.total() == 0
+
+
+async def test_a_form_with_more_than_the_file_is_refused(api, video_path):
+    """A session would open under another id than the one in the form."""
+    for name, said in (("session_id", "; write it into the query"), ("gpu_ids", "")):
+        data = aiohttp.FormData({name: "street"})
+        data.add_field("file", video_path.read_bytes(), filename="street.mp4")
+        async with api.http.post(UPLOAD, data=data) as answer:
+            told = (await answer.json())["detail"]
+            assert (answer.status, told) == (422, f"{name}: unknown field of the form{said}")
     assert await api.total() == 0
 
 
