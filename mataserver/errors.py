@@ -5,6 +5,7 @@ Those that the client library raises too are defined there.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 from typing import TYPE_CHECKING
@@ -27,13 +28,15 @@ __all__ = [
     "Conflict",
     "ExitError",
     "InvalidParams",
+    "LostWaitError",
     "MataError",
     "NotFound",
     "OutOfMemory",
     "TooLarge",
     "TooSlow",
     "Unavailable",
-    "exit_as_error",
+    "end_error",
+    "ends_as_errors",
     "process_start_errors",
     "shortage_error",
 ]
@@ -63,13 +66,37 @@ class ExitError(RuntimeError):
         self.__cause__ = exit_call  # its traceback says where
 
 
+class LostWaitError(RuntimeError):
+    """Code of a plugin waited for something that was cancelled, though nobody cancelled the code.
+
+    As a cancellation it would end a request without an answer, and a task without a word.
+    """
+
+    def __init__(self, cancellation: asyncio.CancelledError) -> None:
+        super().__init__("something that it waited for was cancelled")
+        self.__cause__ = cancellation  # its traceback says where
+
+
+def end_error(error: SystemExit | asyncio.CancelledError) -> Exception:
+    """Return the failure that this end of a plugin's code is. Raises a real cancellation again."""
+    if isinstance(error, SystemExit):
+        return ExitError(error)
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    return LostWaitError(error)
+
+
 @contextlib.contextmanager
-def exit_as_error() -> Iterator[None]:
-    """Convert ``sys.exit`` in a plugin's code to ``ExitError``, which is a failure like others."""
+def ends_as_errors() -> Iterator[None]:
+    """Convert what would end more than a plugin's code: ``sys.exit``, a cancellation of others.
+
+    Needs a running event loop.
+    """
     try:
         yield
-    except SystemExit as error:
-        raise ExitError(error) from error
+    except (SystemExit, asyncio.CancelledError) as error:
+        raise end_error(error) from error
 
 
 def shortage_error(error: Exception) -> MataError | None:

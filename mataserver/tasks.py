@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mataserver.errors import exit_as_error, shortage_error
+from mataserver.errors import ends_as_errors, shortage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -84,7 +84,7 @@ class Tasks:
 
 async def _without_exit(work: Work) -> object:
     """Do some work; ``sys.exit`` in it is a failure like others, and does not end the server."""
-    with exit_as_error():
+    with ends_as_errors():
         return await work
 
 

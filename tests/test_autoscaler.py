@@ -13,7 +13,7 @@ from api_answers import until
 from mataserver.config.span import Span
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import LoadReport
-from mataserver.errors import MataError, exit_as_error
+from mataserver.errors import MataError, ends_as_errors
 from mataserver.serving import autoscaler
 from mataserver.serving.autoscaler import Autoscaler
 
@@ -54,7 +54,7 @@ class Budget:
 
 def leave():
     """End as an engine does that calls ``sys.exit``."""
-    with exit_as_error():
+    with ends_as_errors():
         raise SystemExit(3)
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 30.0
 """Timeout in seconds for a clean-up without a shutdown request: after a failed start."""
 
+LEAST_TIME = 0.05
+"""Seconds that each clean-up has, also after the deadline."""
+
 _KERNEL_DELAY = 0.25
 """Seconds that the kernel waits longer, so that the thread can say why the process ends."""
 
@@ -26,11 +29,12 @@ log = logging.getLogger("mataserver")
 async def finish_by(deadline: float | None, what: str, cleanup: Awaitable[object]) -> None:
     """Wait for a clean-up until ``deadline``, on the loop's clock; log its failure or timeout.
 
-    A task that suppresses its cancellation is abandoned: it must not block the rest.
+    Where an earlier clean-up took all of the time, the others, which mostly end at once, still
+    have a moment. A task that suppresses its cancellation is abandoned: it must not block the rest.
     """
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(cleanup)
-    left = DEFAULT_TIMEOUT if deadline is None else max(0.0, deadline - loop.time())
+    left = DEFAULT_TIMEOUT if deadline is None else max(LEAST_TIME, deadline - loop.time())
     await asyncio.wait([task], timeout=left)
     if not task.done():
         task.cancel()

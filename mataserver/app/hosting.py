@@ -165,7 +165,7 @@ def add_services(
             gate.authenticators.append(service.authenticate)
             gate.owners.add(getattr(service, "owner_of", None))
         if hasattr(service, "claims"):
-            table.claims.append(service.claims)
+            table.claims.append((hosted.name, service.claims))
         table.forms.update(hosted.forms)
 
 

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mataserver.app.deadline import finish_by
-from mataserver.errors import exit_as_error
+from mataserver.errors import ends_as_errors
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def _enter_service(name: str, service: Service) -> None:
         SLOW_START_SECONDS, _warn_slow_start, name, starting
     )
     try:
-        with exit_as_error():
+        with ends_as_errors():
             await starting
     except Exception as error:
         error.add_note(f"The server cannot start: the service of {name} failed to.")
@@ -84,7 +84,7 @@ def _warn_slow_start(name: str, starting: object) -> None:
 
 async def _exit_service(composed: ComposedServer, name: str, service: Service) -> None:
     async def leave() -> None:
-        with exit_as_error():
+        with ends_as_errors():
             await service.__aexit__(None, None, None)
 
     await finish_by(composed.lifecycle.deadline, name, leave())

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines.worker_errors import NotDispatchedError
-from mataserver.errors import exit_as_error
+from mataserver.errors import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -92,7 +92,7 @@ class ReplicaTable:
         idle = self.retiring[index] = asyncio.Event()
         while self.load[index] and worker.is_alive:
             await idle.wait()
-        with exit_as_error():  # an engine may be a plugin's
+        with ends_as_errors():  # an engine may be a plugin's
             await worker.close()
         # Only now: a concurrent close of all workers must still see this one.
         self.workers[index] = None

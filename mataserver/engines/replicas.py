@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver.engines.replica_table import ReplicaTable
 from mataserver.engines.restarts import Restarts
 from mataserver.engines.worker_errors import WorkerDied
-from mataserver.errors import MataError, exit_as_error
+from mataserver.errors import MataError, ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -227,5 +227,5 @@ class Replicas:
 
 async def _close(worker: Worker) -> None:
     """Close a worker in a task of its own, where ``sys.exit`` in an engine would end the loop."""
-    with exit_as_error():
+    with ends_as_errors():
         await worker.close()

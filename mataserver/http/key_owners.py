@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver.errors import exit_as_error
+from mataserver.errors import ends_as_errors
 from mataserver.principals import Principal
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class KeyOwners:
 
 async def ask(authenticate: Authenticate, credentials: Credentials) -> Principal | None:
     """Return whom a service takes the credentials for. Raises ``TypeError`` for anything else."""
-    with exit_as_error():  # it may be a call of gRPC's that asks
+    with ends_as_errors():  # it may be a call of gRPC's that asks
         given: object = await authenticate(credentials)
     if given is None or isinstance(given, Principal):
         return given

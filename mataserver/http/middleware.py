@@ -15,10 +15,11 @@ from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import (
     BadRequest,
-    ExitError,
+    LostWaitError,
     MataError,
     NotFound,
     Unavailable,
+    end_error,
     shortage_error,
 )
 from mataserver.http import auth, error_responses
@@ -193,8 +194,8 @@ class _Dispatcher:
                 if allowed:
                     return as_api_error(web.HTTPMethodNotAllowed(request.method, sorted(allowed)))
             return self.refuse(request, error)
-        except SystemExit as error:  # of a plugin: on the event loop it would end the server
-            return self.refuse(request, ExitError(error))
+        except (SystemExit, asyncio.CancelledError) as error:  # the first would end the server
+            return self.refuse(request, end_error(error))
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:
         """Return the answer to an error."""
@@ -247,7 +248,7 @@ class _Dispatcher:
 
     def _resource_error(self, request: web.Request, error: Exception) -> web.Response | None:
         """Answer errors that are not bugs: a disconnected client, or exhausted resources."""
-        if isinstance(error, ConnectionError) and _is_disconnected(request):
+        if isinstance(error, (ConnectionError, LostWaitError)) and _is_disconnected(request):
             return error_response(MataError("The client has left", status=CLIENT_GONE))
         shortage = shortage_error(error)
         if shortage is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import logging
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiohttp import web
 
 from mataserver.contract.routes import Body, Route
-from mataserver.errors import exit_as_error
+from mataserver.logs import RateLimitedLog
 
 __all__ = ["CLAIMED", "ROUTE", "Body", "BodyLimits", "Route", "RouteTable", "StatelessService"]
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
+log = logging.getLogger("mataserver.http")
+
+FAILURE_INTERVAL = 60.0
+"""Seconds between two lines of the log about a service that fails at each request."""
 _GREEDY = ":.+}"
 _PATH_VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
@@ -55,9 +61,10 @@ class RouteTable:
     def __init__(self, limits: BodyLimits) -> None:
         self.routes: list[Route] = []
         self.forms: dict[str, ErrorForm] = {}
-        self.claims: list[Callable[[web.Request], Handler | None]] = []
+        self.claims: list[tuple[str, Callable[[web.Request], Handler | None]]] = []
         self.restart_reason: Callable[[], str] = str
         self._limits = limits
+        self._failures = RateLimitedLog(log, FAILURE_INTERVAL)
         self._routes: dict[AbstractRoute, Route] = {}
         self._labels: dict[AbstractRoute, str] = {}
         self._conditional: dict[AbstractRoute, list[Route]] = {}
@@ -96,13 +103,17 @@ class RouteTable:
     def claiming_handler(self, request: web.Request) -> Handler | None:
         """Return the handler of a service that claims a request before routing.
 
-        Services are consulted once: the fast path calls this before the middleware does.
+        Services are consulted once: the fast path calls this before the middleware does. Each is
+        asked about every request, so one that fails must not answer for all of them.
         """
         if CLAIMED in request:
             return request[CLAIMED]
-        for claims in self.claims:
-            with exit_as_error():
-                handler = claims(request)
+        for name, claims in self.claims:
+            try:
+                handler = _require_handler(claims(request))
+            except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - a plugin may raise anything
+                self._failures.warn(name, f"claims() of the plugin {name} failed", error)
+                continue
             if handler is not None:
                 request[CLAIMED] = handler
                 return handler
@@ -189,6 +200,13 @@ def as_coroutine(handler: Any) -> Any:
         return await found if inspect.isawaitable(found) else found
 
     return call
+
+
+def _require_handler(given: Handler | None) -> Handler | None:
+    """Return what a plugin gave. Raises ``TypeError`` for anything but a handler or None."""
+    if given is None or callable(given):
+        return given
+    raise TypeError(f"it gave a {type(given).__name__}, not a handler")
 
 
 def _methods(route: Route, declared: Container[tuple[str, str]]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from mataserver.contract.backend import LoadContext
 from mataserver.engines import confinement
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Assignment, Placement
-from mataserver.errors import MataError, Unavailable, exit_as_error
+from mataserver.errors import MataError, Unavailable, ends_as_errors
 from mataserver.params import parsing
 from mataserver.sources import links, local
 
@@ -62,7 +62,7 @@ class Loader:
         if confined:
             assignment = replace(assignment, confinement=self._confinement(plan))
         # Replicas start in tasks of their own, where ``sys.exit`` would end the event loop.
-        with exit_as_error():  # an engine may be a plugin's
+        with ends_as_errors():  # an engine may be a plugin's
             worker = await engine.start(assignment, placement(plan, confined=confined))
         if not hasattr(worker, "infer"):  # an engine may be a plugin's
             raise MataError(f"The engine {name} started no worker")

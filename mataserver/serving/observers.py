@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mataserver.errors import ends_as_errors
 from mataserver.logs import RateLimitedLog
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ class _Queue:
                 self._available.clear()
                 await self._available.wait()
             try:
-                await on_result(self._events.popleft())
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
+                with ends_as_errors():
+                    await on_result(self._events.popleft())
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything
                 kind = type(error).__name__
                 line = f"on_result() of the plugin {self.name} failed: {kind}: {error}"
                 self._failures.warn(kind, line, error)

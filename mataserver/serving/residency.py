@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.errors import Unavailable, exit_as_error
+from mataserver.errors import Unavailable, ends_as_errors
 from mataserver.serving.slots import Slot
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Residency:
             if batcher is not None:
                 await batcher.drain()
             if worker is not None:
-                with exit_as_error():  # an engine may be a plugin's
+                with ends_as_errors():  # an engine may be a plugin's
                     await worker.close()
                 self.closing.discard(worker)
             self.set_memory_gauge(name)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mataserver.contract.sessions import SourceFrame
-from mataserver.errors import MataError
+from mataserver.errors import MataError, ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,8 +78,9 @@ class Feed:
         frames, self._frames = self._frames, None
         if frames is not None:
             try:
-                await frames.aclose()
-            except (Exception, SystemExit):
+                with ends_as_errors():
+                    await frames.aclose()
+            except Exception:
                 log.exception("a source failed when it was closed")
 
 
@@ -87,12 +88,13 @@ class Feed:
 def _as_source_lost() -> Iterator[None]:
     """Convert a plugin's exceptions to ``SourceLostError``, with a message for clients."""
     try:
-        yield
+        with ends_as_errors():
+            yield
     except SourceLostError:
         raise
     except MataError as error:
         raise SourceLostError(error.detail) from None
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         raise SourceLostError("it has failed") from error
 
 
