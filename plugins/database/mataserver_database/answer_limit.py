@@ -47,6 +47,15 @@ def limit_pool(engine: sa.Engine, seconds: float) -> None:
     dialect: Any = engine.dialect  # its pool asks by itself, with nobody here between
     dialect.do_ping = _limited(dialect.do_ping, min(PING_SECONDS, seconds))
     dialect.do_close = _limited(dialect.do_close, seconds)
+    dialect.do_rollback = _limited(dialect.do_rollback, seconds)
+    initialize = dialect.initialize
+
+    def initialize_in_time(connection: sa.Connection) -> None:
+        """Ask what the server is, of the first connection of all."""
+        with answer_limit(connection.connection.driver_connection, seconds):
+            initialize(connection)
+
+    dialect.initialize = initialize_in_time
 
 
 def _limited(method: Callable[[Any], Any], seconds: float) -> Callable[[Any], Any]:

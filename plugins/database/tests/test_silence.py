@@ -121,6 +121,30 @@ async def test_an_answer_that_does_not_come(tmp_path, place, schema, statement):
         await database.close()
 
 
+@pytest.mark.parametrize("word", ["BEGIN;", "version()", "current_schema", "ROLLBACK"])
+async def test_what_the_driver_asks_by_itself_is_not_answered(tmp_path, place, word):
+    """Of the first connection of all it asks some things before anybody can ask it anything."""
+
+    def sent(data):
+        if word.encode() in data and not silent:
+            silent.append(data)
+            way.silence(new=True)
+        return True
+
+    silent = []
+    async with SilentWay(place, sent) as way:
+        database = Database(tmp_path, way.url, timeout=1.0)
+        checking = asyncio.ensure_future(database.check())
+        await asyncio.wait([checking], timeout=PATIENCE)
+        ended = checking.done()
+        way.speak()
+        assert isinstance(await until(checking), Busy)
+        assert ended
+        assert silent
+        await database.check()
+        await database.close()
+
+
 async def test_a_connection_that_was_forgotten_while_it_was_idle(
     tmp_path, place, schema, monkeypatch
 ):
