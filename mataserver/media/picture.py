@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mataserver.errors import BadRequest
 from mataserver.media import alpha as transparency
-from mataserver.media import bands, clock, jpeg, kinds, netpbm, structure, tiff
+from mataserver.media import avif, bands, clock, jpeg, kinds, netpbm, structure, tiff
 from mataserver.media.jpeg import MARGINS
 from mataserver.media.limits import Picture, check_size
 
@@ -109,6 +109,7 @@ def _decoded(
         return Picture(array, 1, array.shape[1], array.shape[0])
     netpbm.check(data)
     structure.check(data)
+    avif.check(data, max_pixels)
     try:
         return _by_pillow(data, max_pixels, wanted, alpha, legible=legible)
     except Unreadable:

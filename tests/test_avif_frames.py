@@ -1,0 +1,137 @@
+"""AVIFs whose frames are larger than the file says: a frame of any size would be decoded."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mataserver import media
+from mataserver.errors import BadRequest
+from mataserver.media import avif
+
+TOO_LARGE = "image is too large: 200x120 pixels, at most 10000 are allowed"
+SEQUENCE = bytes.fromhex("0a0b000000043cfefc4af90040")
+"""A sequence of 320x192 pixels, sides of 9 and 8 bits, as SVT-AV1 writes it."""
+FRAMES = {
+    "10008c0081450820400000dad8ad46aef7b15efffa34ecd1": False,
+    "2802002492491122801c70c308000400af424072ad5bd6e9": False,
+    "30020409240022460000008000c000d630325d2fa79276da": False,
+    "100085a0041020800000cd998fbff393e3a1d282d09e7b74": False,
+    "288200249249006a3fc035001ff113c010408204000400af": True,
+    "3102040924000e23c0000008000c00d48509296abad01435": True,
+}
+"""Beginnings of its frames, with and without its option to resize them: have they a size?"""
+
+
+def encoded(mode: str = "RGB", frames: int = 1, **options) -> bytes:
+    """Return an AVIF of 200x120 pixels."""
+    pictures = [Image.new(mode, (200, 120), 40 * number) for number in range(frames)]
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer, "AVIF", speed=10, save_all=frames > 1, append_images=pictures[1:], **options
+    )
+    return buffer.getvalue()
+
+
+def box(kind: bytes, *contents: bytes) -> bytes:
+    """Return a box of a container."""
+    data = b"".join(contents)
+    return struct.pack(">I4s", 8 + len(data), kind) + data
+
+
+def smaller(data: bytes) -> bytes:
+    """Return an AVIF that says of itself that it has 64x64 pixels."""
+    size = struct.pack(">II", 200, 120)
+    assert size in data
+    return data.replace(size, struct.pack(">II", 64, 64))
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "RGBA"}, {"mode": "L"}, {"frames": 3}])
+def test_frames_larger_than_the_file_says(options):
+    """They are refused by their own size; before, they were decoded whole, and scaled."""
+    data = smaller(encoded(**options))
+    with pytest.raises(BadRequest) as error:
+        media.decode(data, 10_000)
+    assert error.value.detail == TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mode": "RGBA"}, {"mode": "L"}, {"frames": 3}, {"subsampling": "4:4:4"}, {"quality": 9}],
+)
+def test_honest_ones_are_decoded(options):
+    """A picture of exactly the permitted size, of each sort."""
+    assert media.decode(encoded(**options), 24_000).shape == (120, 200, 3)
+
+
+def test_each_track_is_looked_at():
+    """Of an animation without a still picture, too: its colours, and its transparency."""
+    data = encoded("RGBA", frames=2)
+    tracks = data.replace(b"meta", b"free")
+    avif.check(tracks, 24_000)
+    with pytest.raises(BadRequest, match="200x120"):
+        avif.check(tracks, 23_999)
+    with pytest.raises(BadRequest, match="200x120"):
+        avif.check(tracks.replace(b"stsz", b"free", 1), 23_999)
+
+
+@pytest.mark.parametrize(("head", "own"), FRAMES.items())
+def test_frames_with_a_size_of_their_own(head, own):
+    """They may be as large as the bits of their sides permit, whatever the sequence says."""
+    unit = bytes.fromhex(head)
+    sizes = list(avif._frames(SEQUENCE + bytes([0x32, len(unit)]) + unit))
+    assert sizes == [(320, 192), (512, 256) if own else (1, 1)]
+
+
+def test_a_reduced_header():
+    """That of a still picture: its frames have no sizes of their own."""
+    bits = f"0001100000{15:04b}{15:04b}{9_999:016b}{49:016b}"
+    unit = int(bits.ljust(64, "0"), 2).to_bytes(8, "big")
+    parsed = avif.sequence_of(unit)
+    assert (parsed.width, parsed.height, parsed.reduced) == (10_000, 50, True)
+    frame = b"\x32\x02\xff\xff"
+    assert list(avif._frames(b"\x0a\x08" + unit + frame)) == [(10_000, 50), (1, 1)]
+
+
+def located(extents: int, size: int, items: int = 1, begin: int = 0) -> bytes:
+    """Return an AVIF whose items have so many extents of a size."""
+    one = struct.pack(">HHH", 1, 0, extents) + struct.pack(">II", begin, size) * extents
+    iloc = box(b"iloc", struct.pack(">IBBH", 0, 0x44, 0, items), one * items)
+    entry = box(b"infe", struct.pack(">IHH4s", 2 << 24, 1, 0, b"av01"), b"\0")
+    iinf = box(b"iinf", struct.pack(">IH", 0, 1), entry)
+    return box(b"ftyp", b"avif\0\0\0\0avif") + box(b"meta", bytes(4), iinf, iloc)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        located(60_000, 1, 3),
+        located(60_000, 30_000),
+        box(b"ftyp", b"avif\0\0\0\0avif") + box(b"free") * 70_000,
+        box(b"ftyp", b"avis\0\0\0\0avis") + box(b"moov", *[box(b"trak")] * 70_000),
+        located(1, 140_000, begin=len(located(1, 1))) + b"\x12\x00" * 70_000,
+    ],
+    ids=["extents", "what they share", "boxes", "tracks", "units"],
+)
+def test_too_many_parts(data):
+    """They are refused instead of being looked at one by one."""
+    with pytest.raises(BadRequest, match="too many parts"):
+        avif.check(data, 10_000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damaged_ones(data):
+    """Whatever stands in a file, it is passed on to the library or refused."""
+    whole = bytearray(encoded(frames=data.draw(st.integers(1, 2))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        avif.check(bytes(whole[: data.draw(st.integers(0, len(whole)))]), 100_000)
+    except BadRequest:
+        return
