@@ -131,3 +131,25 @@ async def test_thousands_of_models(tmp_path):
         assert await person.faults() == []
         await person.fill(".menu input", "m-2999")
         await person.until("document.querySelectorAll('[role=option]').length === 1")
+
+
+AT_ONCE = """(() => {
+  const press = () => document.body.dispatchEvent(
+    new KeyboardEvent("keydown", { key: "k", ctrlKey: true, bubbles: true }));
+  const watch = new MutationObserver(() => {
+    if (!document.querySelector(".app:not(.shell)")) return;
+    watch.disconnect();
+    press();
+  });
+  watch.observe(document.body, { childList: true, subtree: true });
+})()"""
+"""Presses Ctrl+K at the moment at which the page stands there, before it was painted."""
+
+
+async def test_a_key_pressed_as_soon_as_the_page_stands_there(tmp_path):
+    """It counts."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path, key="") as person:
+        await person.until("!!document.querySelector('.signin')")
+        await person.evaluate(f"{AT_ONCE}, 0")
+        await person.enter()
+        await person.until("!!document.querySelector('dialog [role=combobox]')")

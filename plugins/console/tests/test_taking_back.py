@@ -112,3 +112,57 @@ async def test_an_object_is_left_after_a_point_of_it_was_taken_back(tmp_path, fi
         await person.until("!!window.repair")
         await person.evaluate("repair(), 0")
         await person.until("held.splice(0).map((go) => go()), sent.length === 4")
+
+
+async def test_tracking_is_stopped_while_the_session_is_told_of_a_point(tmp_path, film):
+    """It stops at once, and the next tracking tells the session what is missing there."""
+    async with before(tmp_path) as (server, person):
+        await one_taken_back(person, film)
+        await person.evaluate(f"{HELD}, 0")
+        await person.click("Track")
+        await person.until("window.held.length === 1")
+        await person.click("Stop")
+        await person.sees("Stopped after 0 frames")
+        await person.evaluate("held.splice(0).map((go) => go()), 0")
+        await person.until("!document.querySelector('.stagebox > .running')")
+        assert await person.evaluate("sent.length") == 1
+        await person.click("Track")
+        go = "held.splice(0).map((go) => go())"
+        await person.until(f"{go}, document.body.innerText.includes('Tracked {COUNT}')")
+        assert await person.evaluate(f"{BOXES}.length") == 1
+        (session,) = await sessions(server, 1)
+        assert session["objects_count"] == 1
+
+
+RESET = """(() => {
+  const real = fetch;
+  window.fetch = async (path, options) => {
+    if (/reset$/.test(path)) await new Promise((go) => { window.begun = go; });
+    return real(path, options);
+  };
+})()"""
+
+
+async def test_tracking_begins_while_all_is_begun_anew(tmp_path, film):
+    """There is nothing to track then, and the page says nothing of it."""
+    async with before(tmp_path) as (server, person):
+        await opened(person, film)
+        await person.point(".clicks", 0.3, 0.5)
+        await person.until(f"{BOXES}.length === 1")
+        await person.evaluate(f"{FAILING}, 0")
+        await person.point(".clicks", 0.5, 0.2)
+        await person.until("!!document.querySelector('.wrongs .note.bad')")
+        await person.evaluate(f"{RESET}, 0")
+        await person.click("Start over")
+        await person.until("!!window.begun")
+        await person.click("Track")
+        await person.until("!!document.querySelector('.transport .meter')")
+        await person.evaluate("begun(), 0")
+        await person.until("!document.querySelector('.transport .meter')")
+        assert not await person.evaluate("document.querySelector('.wrongs .note')?.innerText")
+        text = await person.text()
+        assert "Stopped after" not in text
+        assert "Tracked" not in text
+        assert await person.evaluate(f"{BOXES}.length") == 0
+        (session,) = await sessions(server, 1)
+        assert session["objects_count"] == 0

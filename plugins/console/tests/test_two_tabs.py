@@ -320,3 +320,34 @@ async def test_one_file_in_two_tabs(tmp_path):
             assert (await asked(server, "GET", "/v1/jobs"))["total"] == 2
             places = [await each.evaluate("location.hash") for each in (person, other)]
             assert places[0] != places[1]
+
+
+SIGNING_OUT = """(() => {
+  const real = fetch, seen = [];
+  let refused;
+  new MutationObserver(() => seen.push(...document.querySelectorAll(".gate")))
+    .observe(document.body, { childList: true, subtree: true });
+  const drawn = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  window.fetch = async (path, options) => {
+    const answer = await real(path, options);
+    if (options?.method === "POST") refused = answer.status;
+    if (options?.method !== "DELETE") return answer;
+    document.querySelector("[data-model=many] button").click();
+    while (!refused) await drawn();
+    await drawn();
+    sessionStorage.gates = JSON.stringify([refused, seen.length]);
+    return answer;
+  };
+})()"""
+"""Holds the answer to a sign-out back until something that the page asked meanwhile was refused."""
+
+
+async def test_what_is_refused_while_somebody_signs_out(tmp_path):
+    """No sign-in stands there for a moment, into which somebody might write, before the page goes."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.until(f"{LIST}.length > 3")
+        await person.evaluate(f"{SIGNING_OUT}, 0")
+        await person.click("Sign out")
+        await person.until("!!sessionStorage.gates && !!document.querySelector('.signin')")
+        assert json.loads(await person.evaluate("sessionStorage.gates")) == [401, 0]

@@ -11,6 +11,10 @@ export const who = cell(/** @type {Person | null | undefined} */ (undefined));
 /** Whether the server answers: null, or since when it does not and when the next try comes. */
 export const silence = cell(/** @type {{since: number, next: number} | null} */ (null));
 
+/** Whether this page is on its way out: whoever signs out is not asked who they are. */
+let leaving = false;
+export const setLeaving = (now) => { leaving = now; };
+
 /** The server refused: its status, its sentence, the request's id, seconds to wait. */
 export class Refused extends Error {
   constructor(status, detail, id, wait) {
@@ -159,7 +163,7 @@ async function refusal(answer, path, asker) {
   const detail = body.detail ?? body.error?.message ?? body.error ?? `Status ${answer.status}`;
   const wait = Number(answer.headers.get("Retry-After")) || 0;
   // A cookie that is over: the page stays as it is, with the sign-in before it. Who has signed in since has another one.
-  if (answer.status === 401 && asker && who.get() === asker && !path.startsWith("auth/")) who.set(null);
+  if (answer.status === 401 && asker && who.get() === asker && !leaving && !path.startsWith("auth/")) who.set(null);
   return new Refused(answer.status, String(detail), answer.headers.get("X-Request-Id") ?? "", wait);
 }
 

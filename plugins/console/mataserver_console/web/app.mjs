@@ -4,7 +4,7 @@ import { useCell } from "./cell.mjs";
 import { Trouble } from "./controls.mjs";
 import { guardDrops } from "./drops.mjs";
 import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
-import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./html.mjs";
+import { html, render, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./html.mjs";
 import { Mark } from "./icons.mjs";
 import { letters } from "./kept.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
@@ -39,9 +39,9 @@ function usePage(key) {
   return made[key] ?? {};
 }
 
-/** Ctrl+K, `?`, and the letters that go to a page. */
+/** Ctrl+K, `?`, and the letters that go to a page: a key that is pressed as soon as the page is seen counts. */
 function useLeaps(open) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     let waits = 0;
     const press = (event) => {
       if (event.key?.toLowerCase() === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey) { event.preventDefault(); open("find"); return; }

@@ -1,6 +1,6 @@
 // A picture that takes clicks and drags, and arrows with Enter, and the tools that say what they mean.
 import { Button, Slider } from "./controls.mjs";
-import { html, useEffect, useRef, useState } from "./html.mjs";
+import { html, useLayoutEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { letters } from "./kept.mjs";
 import { Unseen } from "./picture.mjs";
@@ -20,7 +20,7 @@ export const around = ([x1, y1, x2, y2], width, height) => `M${x1 * width} ${y1 
 /** The tool that is chosen, by keys too; `more` are other keys of the page. */
 export function useTool(more) {
   const [tool, setTool] = useState("add");
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => {
       if (!letters() || event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
       const [chosen] = TOOLS.find((each) => each[3] === event.key) ?? [];

@@ -1,5 +1,5 @@
 // What is dropped on the page, or pasted: files for the page that takes them, and nothing that puts the console away.
-import { useEffect, useRef, useState } from "./html.mjs";
+import { useLayoutEffect, useRef, useState } from "./html.mjs";
 
 const imageOf = (items) => [...(items ?? [])].find((each) => each.kind === "file")?.getAsFile() ?? null;
 
@@ -32,7 +32,7 @@ export function useDropped(take, onError, ready = true) {
   const [over, setOver] = useState(false);
   const last = useRef({ take, onError, ready });
   last.current = { take, onError, ready };
-  useEffect(() => {
+  useLayoutEffect(() => {
     const isOurs = (event) => last.current.ready && carries(event) && !isOfField(event);
     const stop = (event) => {
       if (isOurs(event)) { event.preventDefault(); event.dataTransfer.dropEffect = "copy"; }

@@ -4,7 +4,7 @@ import { Chart, Legend } from "./chart.mjs";
 import { Button, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
 import { ago, count, long, ms } from "./format.mjs";
 import { Bar } from "./frame.mjs";
-import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { Labels, Overlay, useOutlines } from "./overlay.mjs";
 import { Picker } from "./picker.mjs";
@@ -214,7 +214,7 @@ export default function Live() {
   const curve = useMemo(() => meter?.curve(now) ?? { p50: [], p95: [] }, [meter, Math.floor(now / 1000)]);
   const begin = (changes = {}) => stream.start({ model: chosen.name, task: mayTrack && track ? "track" : "", params: {}, ...changes });
   const choose = (name) => { amend({ model: name }); if (on) begin({ model: name, task: "" }); };
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => { if (event.key === " " && on && !event.target.closest("input, textarea, select, button, a")) { stream.stop(); event.preventDefault(); } };
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);

@@ -1,5 +1,5 @@
 // Signing in once: by key, by name and password where users are known, by the printed link.
-import { Refused, ask, who } from "./api.mjs";
+import { Refused, ask, setLeaving, who } from "./api.mjs";
 import { Button, Note } from "./controls.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
@@ -47,7 +47,8 @@ function enter(login, here = false) {
 }
 
 export async function signOut() {
-  try { await ask("v1/session", { method: "DELETE" }); } catch (error) { if (error.status !== 401) return; }
+  setLeaving(true);  // what the page asks meanwhile is refused: no sign-in stands there for a moment and is put away
+  try { await ask("v1/session", { method: "DELETE", again: false }); } catch (error) { if (error.status !== 401) { setLeaving(false); return; } }
   await keep("picture", null);
   tabs?.postMessage("");
   leave();

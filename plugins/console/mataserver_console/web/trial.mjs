@@ -3,7 +3,7 @@ import { may } from "./api.mjs";
 import { Button } from "./controls.mjs";
 import { depthOf, RAMP } from "./depth.mjs";
 import { parted, size } from "./format.mjs";
-import { html, useEffect, useId, useMemo, useRef, useState } from "./html.mjs";
+import { html, useId, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { useOutlines } from "./overlay.mjs";
 import { givenOf, wrongOf } from "./params.mjs";
 import { letters } from "./kept.mjs";
@@ -79,7 +79,7 @@ export function useShow(...tasks) {
 export function useKeys(acts) {
   const last = useRef(acts);
   last.current = acts;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { last.current.run(); event.preventDefault(); return; }
       if (event.target.closest("input, textarea, select, dialog") || event.ctrlKey || event.metaKey || event.altKey || (event.key.length === 1 && !letters())) return;

@@ -11,9 +11,12 @@ const PAUSE = 600;  // milliseconds: several points that are taken back are one 
 
 const seenOf = (answer, at) => ({ mask: answer.masks[at], box: answer.boxes[at], score: answer.scores[at] });
 
-/** Point at an object of a session as it was pointed at before. */
-async function pointedAgain(film, tracks, thing) {
+const never = () => false;
+
+/** Point at an object of a session as it was pointed at before; what is given up in between is done again, all of it. */
+async function pointedAgain(film, tracks, thing, stopped = never) {
   for (const each of thing.pointed) {
+    if (stopped()) return;
     const answer = await film.prompt(each.frame, [promptOf(each)], thing.id);
     [thing.id] = answer.obj_id;
     tracks.put(each.frame, thing, seenOf(answer, 0));
@@ -29,15 +32,15 @@ async function taken(film, thing) {
 }
 
 /** Have the session know of an object what the page knows, after points were taken back. */
-async function repaired(film, tracks, thing) {
-  if (!thing?.stale) return;
+async function repaired(film, tracks, thing, stopped = never) {
+  if (!thing?.stale || stopped()) return;
   await taken(film, thing);
-  await pointedAgain(film, tracks, thing);
+  await pointedAgain(film, tracks, thing, stopped);
 }
 
 /** The same of each object that the page has by now: one that was removed in between must not come back. */
-async function mended(film, tracks) {
-  for (const thing of tracks.things) await repaired(film, tracks, thing);
+async function mended(film, tracks, stopped = never) {
+  for (const thing of tracks.things) await repaired(film, tracks, thing, stopped);
 }
 
 /** Ask a new session all that the one before it was asked. */
@@ -58,7 +61,7 @@ export function useFilm() {
   const [state, set] = useState(NOTHING);
   const [version, setVersion] = useState(0);
   const bump = () => setVersion((number) => number + 1);
-  const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve(true)), mending = useRef(0);
+  const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve(true)), mending = useRef(0), run = useRef(/** @type {{stop: () => void} | null} */ (null));
   const change = (own, changes) => { if (film.current === own) set((old) => ({ ...old, ...(typeof changes === "function" ? changes(old) : changes) })); };
   const fail = async (error, own = film.current) => { if (own && !own.ended && !isAbort(error)) change(own, { error: await own.judged(error) }); };
   const begin = (file) => {
@@ -155,25 +158,28 @@ export function useFilm() {
     known.restore(thing, frame, before);
     thing.stale = true;
     clearTimeout(mending.current);
-    mending.current = setTimeout(() => { if (film.current === session && tracks.current.things.some((each) => each.stale)) work(mended); }, PAUSE);
+    mending.current = setTimeout(() => { if (film.current === session && tracks.current.things.some((each) => each.stale)) work((own, all) => mended(own, all)); }, PAUSE);
   });
   const reset = () => work(async (session) => { await session.reset(); fresh(); });
   const track = async (direction, from) => {
-    const own = film.current, known = tracks.current, begun = performance.now();
-    const run = { done: 0, planned: planned(direction, from, state.info.total_frames), begun, frame: from };
-    let drawing = 0;
-    const show = () => { drawing = 0; change(own, (old) => (old.tracking ? { tracking: { ...run } } : {})); bump(); };
-    change(own, { tracking: { ...run }, ended: null, error: null, missing: "" });
+    const own = film.current, begun = performance.now();
+    const now = { done: 0, planned: planned(direction, from, state.info.total_frames), begun, frame: from };
+    let drawing = 0, stopped = false;
+    const stop = new Promise((done) => { run.current = { stop: () => { stopped = true; own.stop(); done(false); } }; });
+    const show = () => { drawing = 0; change(own, (old) => (old.tracking ? { tracking: { ...now } } : {})); bump(); };
+    change(own, { tracking: { ...now }, ended: null, error: null, missing: "" });
     try {
-      const result = !(await work(mended)) ? { frames: 0, whole: false } : await own.track({ direction, from }, (said) => {
+      const ready = await Promise.race([stop, work((session, all) => mended(session, all, () => stopped))]);
+      const known = tracks.current;  // what was asked before this may have begun all anew
+      const result = !ready || stopped || !known.things.length ? { frames: 0, whole: false } : await own.track({ direction, from }, (said) => {
         known.take(said);
-        run.done += 1;
-        run.frame = said.frame_index;
+        now.done += 1;
+        now.frame = said.frame_index;
         drawing ||= requestAnimationFrame(show);
       });
-      change(own, { ended: { ...result, frame: run.frame, took: (performance.now() - begun) / 1000 } });
+      change(own, { ended: known.things.length ? { ...result, frame: now.frame, took: (performance.now() - begun) / 1000 } : null });
     } catch (error) {
-      change(own, { ended: { frames: run.done, frame: run.frame, whole: false } });
+      change(own, { ended: { frames: now.done, frame: now.frame, whole: false } });
       await fail(error, own);
     }
     change(own, { tracking: null });
@@ -190,7 +196,7 @@ export function useFilm() {
     ...state, version, tracks: tracks.current, now: slot.current.key, waiting: waiting.current, session: film.current,
     canUndo: Boolean((waiting.current.length || (current && !current.word && current.pointed.length)) && !state.tracking && state.phase === "open"),
     open, close, again, choose, point, find, remove, undo, reset, track, fail, tell,
-    stop: () => film.current?.stop(), picture: (frame) => film.current.picture(frame), drawn: (asked) => film.current.drawn(asked),
+    stop: () => run.current?.stop(), picture: (frame) => film.current.picture(frame), drawn: (asked) => film.current.drawn(asked),
   };
 }
 
