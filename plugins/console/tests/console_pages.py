@@ -78,6 +78,11 @@ class Person:
           field.dispatchEvent(new Event("change", {{ bubbles: true }}));
         }})()""")
 
+    async def pick(self, model):
+        """Choose a model in a dialog."""
+        await self.click("Model:", "dialog")
+        await self.click(model, "dialog [role=listbox]")
+
     async def enter(self, key="test-key"):
         """Sign in with a key."""
         await self.fill("input[name=key]", key)

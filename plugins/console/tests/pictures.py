@@ -157,8 +157,7 @@ async def operate(person: Person) -> None:
     with zipfile.ZipFile(packed, "w") as archive:
         for name in ("codes", "astronaut", "receipt"):
             archive.write(PICTURES / f"{name}.jpg", f"{name}.jpg")
-    await person.until("document.querySelectorAll('dialog option').length > 3")
-    await person.fill("dialog select[name=model]", "opencv-qr")
+    await person.pick("opencv-qr")
     await person.choose("dialog input[type=file]", packed.getvalue(), "pictures.zip")
     await person.click("Start", "dialog")
     await person.until("!!document.querySelector('.jobhead .state.ok')")

@@ -153,3 +153,31 @@ async def test_a_key_pressed_as_soon_as_the_page_stands_there(tmp_path):
         await person.evaluate(f"{AT_ONCE}, 0")
         await person.enter()
         await person.until("!!document.querySelector('dialog [role=combobox]')")
+
+
+async def test_a_model_is_found_by_its_letters_in_a_form(tmp_path):
+    """Enter chooses it and does not send the form, Escape closes the list and not the dialog."""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("jobs")
+        await person.click("New job")
+        await person.until("document.activeElement.className === 'picker'")
+        await press(person, "Enter", code=13)
+        await person.until("document.activeElement.placeholder === 'Name, task or state'")
+        await person.page.call("Input.insertText", text="nobody has this")
+        await person.sees("No such model here.")
+        await press(person, "Enter", code=13)
+        assert await person.evaluate("document.activeElement.matches('.menu input:valid')")
+        assert not await person.evaluate("!!document.querySelector('dialog :user-invalid')")
+        await press(person, "Escape", code=27)
+        await person.until("document.activeElement.className === 'picker'")
+        assert await person.evaluate("!!document.querySelector('dialog[open]')")
+        await press(person, "Enter", code=13)
+        await person.until("document.activeElement.placeholder === 'Name, task or state'")
+        await person.page.call("Input.insertText", text="depth")
+        await person.until("document.querySelectorAll('dialog [role=option]').length === 1")
+        await press(person, "Enter", code=13)
+        await person.until("document.querySelector('input[name=model]').value === 'fake-depth'")
+        assert await person.faults() == []

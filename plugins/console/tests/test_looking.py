@@ -269,11 +269,13 @@ async def test_a_camera_is_added(tmp_path, names):
         await person.go("live")
         await person.click("Add")
         await person.fill("dialog input[name=source]", str(video))
+        await person.pick("fake-detect")
         await person.click("Add", "dialog form")
         if names:
             await person.until(f"document.body.innerText.includes('{video.name}')")
             (camera,) = await asked(server, "GET", "/v1/cameras")
             assert camera["source"] == video.name
+            assert camera["model"] == "fake-detect"
         else:
             told = "pip install mataserver-cameras (./plugins/cameras in a checkout), then start"
             await person.until(f"document.querySelector('dialog').innerText.includes('{told}')")

@@ -306,8 +306,7 @@ async def test_one_file_in_two_tabs(tmp_path):
             for each in (person, other):
                 await each.go("jobs")
                 await each.click("New job")
-                await each.until("!!document.querySelector('select[name=model] option')")
-                await each.fill("select[name=model]", "fake-detect")
+                await each.pick("fake-detect")
                 await each.choose("input[name=file]", packed.getvalue(), "squares.zip")
                 await each.click("Start", "dialog")
                 if each is person:
@@ -327,7 +326,8 @@ SIGNING_OUT = """(() => {
   let refused;
   new MutationObserver(() => seen.push(...document.querySelectorAll(".gate")))
     .observe(document.body, { childList: true, subtree: true });
-  const drawn = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  const drawn = () => new Promise((done) =>
+    requestAnimationFrame(() => requestAnimationFrame(done)));
   window.fetch = async (path, options) => {
     const answer = await real(path, options);
     if (options?.method === "POST") refused = answer.status;
@@ -343,7 +343,7 @@ SIGNING_OUT = """(() => {
 
 
 async def test_what_is_refused_while_somebody_signs_out(tmp_path):
-    """No sign-in stands there for a moment, into which somebody might write, before the page goes."""
+    """No sign-in stands there for a moment, to be written into, before the page goes."""
     async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
         await person.go("models")
         await person.until(f"{LIST}.length > 3")

@@ -143,7 +143,7 @@ export function Dialog({ title, onClose, children }) {
   const box = useRef(null);
   useEffect(() => {
     box.current.showModal();
-    box.current.querySelector(":scope > :not(header) :is(input, select, textarea):not([tabindex='-1'])")?.focus();  // the browser takes the button that closes it
+    box.current.querySelector(":scope > :not(header) :is(input:not([type=hidden]), select, textarea, .picker):not([tabindex='-1'])")?.focus();  // the browser takes the button that closes it
     return () => box.current?.close();
   }, []);
   return html`<dialog ref=${box} class="dialog" aria-label=${title} onCancel=${(event) => { event.preventDefault(); onClose?.(); }}>

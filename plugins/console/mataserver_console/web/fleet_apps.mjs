@@ -4,6 +4,7 @@ import { Button, Copy, Sure, Trouble } from "./controls.mjs";
 import { CONSUMERS, Limits, limits } from "./fleet_consumers.mjs";
 import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
+import { ModelField } from "./picker.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 export const APPS = "api/apps?limit=1000";
@@ -24,10 +25,11 @@ function NewRoute({ app, close }) {
   const offered = new Set(app.routes.map((each) => each.model_name));
   const free = (data?.models ?? []).filter((each) => !offered.has(each.name));
   return html`<${Form} title=${`A model for ${app.name}`} text="Offer it" close=${close} send=${async (given) => {
+      if (!given.get("model")) throw new Error("Add a model to the fleet first.");
       await ask(`api/apps/${app.id}/routes/${encodeURIComponent(given.get("model"))}`, { method: "POST" });
       refresh(APPS);
     }}>
-    <label class="stack-4"><span class="label">Model</span><select class="field" name="model" required>${free.map((each) => html`<option key=${each.id}>${each.name}</option>`)}</select></label>
+    <${ModelField} models=${free.map(({ name, state }) => ({ model: name, state }))}/>
     ${data && !free.length && html`<p class="help">Every model is offered already.</p>`}<//>`;
 }
 

@@ -1,4 +1,4 @@
-// What a reload must not lose: the picture, in the browser's own store, until signing out.
+// What a reload must not lose: the picture and the objects that were marked on it, in the browser's own store, until signing out.
 const NAME = "mataserver";
 
 function store(mode) {
@@ -29,6 +29,11 @@ export async function keep(name, value) {
 
 export async function kept(name) {
   try { return (await done((await store("readonly")).get(name))) ?? null; } catch { return null; }
+}
+
+/** Forget all that is kept: whoever signs in next finds nothing of it. */
+export async function keepNothing() {
+  try { await done((await store("readwrite")).clear()); } catch { /* nothing was kept */ }
 }
 
 /** Whether single letters are keys: this browser may have been told not. */

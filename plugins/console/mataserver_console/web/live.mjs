@@ -7,7 +7,7 @@ import { Bar } from "./frame.mjs";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { Labels, Overlay, useOutlines } from "./overlay.mjs";
-import { Picker } from "./picker.mjs";
+import { ModelField, Picker } from "./picker.mjs";
 import { NeedsHttps, needsHttps } from "./picture.mjs";
 import { itemsOf, told } from "./results.mjs";
 import { amend } from "./route.mjs";
@@ -177,7 +177,7 @@ function AddCamera({ models, close }) {
     ${error && html`<${Trouble} error=${error}/>`}
     <label class="stack-4"><span class="label">Source</span><input class="field" name="source" required placeholder="rtsp://user:password@192.168.1.20/stream1"/>
       <span class="help">A network camera, a stream over HTTP, /dev/videoN, or a file. The server's camera_hosts and camera_paths say what is allowed.</span></label>
-    <label class="stack-4"><span class="label">Model</span><select class="field" name="model">${models.map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select></label>
+    <${ModelField} models=${models}/>
     <label class="stack-4"><span class="label">At most frames a second</span><input class="field" name="fps" type="number" min="0.1" step="any" placeholder="as they come"/></label>
     <div><${Button} primary type="submit" disabled=${busy}>Add<//></div></form><//>`;
 }

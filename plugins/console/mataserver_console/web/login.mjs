@@ -3,7 +3,7 @@ import { Refused, ask, setLeaving, who } from "./api.mjs";
 import { Button, Note } from "./controls.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
-import { keep } from "./kept.mjs";
+import { keepNothing } from "./kept.mjs";
 import { forget, refreshAll } from "./source.mjs";
 
 /** Take the code out of the address, before anything else can see it. */
@@ -38,7 +38,7 @@ if (tabs) tabs.onmessage = ({ data: id }) => { if (!id || (last && last !== id))
 
 function enter(login, here = false) {
   turn += 1;
-  if (last && last !== login.id) { forget(); keep("picture", null); }
+  if (last && last !== login.id) { forget(); keepNothing(); }
   last = login.id;
   who.set(login);
   refreshAll();
@@ -49,7 +49,7 @@ function enter(login, here = false) {
 export async function signOut() {
   setLeaving(true);  // what the page asks meanwhile is refused: no sign-in stands there for a moment and is put away
   try { await ask("v1/session", { method: "DELETE", again: false }); } catch (error) { if (error.status !== 401) { setLeaving(false); return; } }
-  await keep("picture", null);
+  await keepNothing();
   tabs?.postMessage("");
   leave();
 }

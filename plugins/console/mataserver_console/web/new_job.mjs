@@ -4,6 +4,7 @@ import { Button, Dialog, Segments, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
 import { bytes } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
+import { ModelField } from "./picker.mjs";
 import { useSource } from "./source.mjs";
 import { alone, forgetUpload, sent } from "./upload.mjs";
 import { zipped } from "./zip.mjs";
@@ -61,12 +62,10 @@ function Files({ files: { chosen, field, put }, label, accept, children }) {
     onChange=${(event) => { chosen.current = [...event.target.files]; }}/>${children}</label>`;
 }
 
-/** The choice of a model; its name where a key may not list them. */
 function Model() {
   const listed = may("models:read");
   const { data } = useSource(listed ? "v1/models" : null, 10);
-  return html`<label class="stack-4"><span class="label">Model</span>${listed ? html`<select class="field" name="model" required>${(data ?? []).map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select>`
-    : html`<input class="field" name="model" required placeholder="Name of a model"/>`}</label>`;
+  return html`<${ModelField} models=${data ?? []} listed=${listed}/>`;
 }
 
 function Infer({ files }) {

@@ -9,20 +9,20 @@ export const Name = ({ name }) => { const [owner, own] = parted(name); return ht
 function Option({ model, chosen, choose }) {
   const cost = model.memory_mb ? size(model.memory_mb) : model.size_mb ? `loads ${size(model.size_mb)}` : "";
   return html`<button type="button" role="option" aria-selected=${String(chosen)} tabindex="-1" onClick=${() => choose(model.model)}>
-    <${Name} name=${model.model}/><span class="tag">${model.task}</span><${State} kind=${model.error ? "bad" : KINDS[model.state]}>${model.state}<//>
+    <${Name} name=${model.model}/>${model.task ? html`<span class="tag">${model.task}</span>` : html`<span></span>`}<${State} kind=${model.error ? "bad" : KINDS[model.state] ?? "off"}>${model.state}<//>
     <span class="quiet num">${cost}</span></button>`;
 }
 
 /** A field for the name, for keys that may not list the models. */
-function Typed({ value, choose, label }) {
-  return html`<label class="row grow"><span class="sr">${label}</span><input class="field typed" placeholder="Name of a model" value=${value}
+function Typed({ value, choose, label, needed }) {
+  return html`<label class="row grow"><span class="sr">${label}</span><input class="field typed" placeholder="Name of a model" value=${value} required=${needed}
     onChange=${(event) => choose(event.target.value.trim())}/></label>`;
 }
 
 const FEW = 8;  // models that need no filter
 const MOST = 100;  // of the list: more are found by their letters
 
-export function Picker({ models, listed = true, value, choose, label = "Model" }) {
+export function Picker({ models, listed = true, value, choose, label = "Model", needed = false }) {
   const [open, setOpen] = useState(false);
   const [words, setWords] = useState("");
   const box = useRef(null);
@@ -33,12 +33,15 @@ export function Picker({ models, listed = true, value, choose, label = "Model" }
     addEventListener("pointerdown", away);
     return () => removeEventListener("pointerdown", away);
   }, [open, models.length > FEW]);  // the filter may come with the models
-  if (!listed) return html`<${Typed} value=${value} choose=${choose} label=${label}/>`;
+  if (!listed) return html`<${Typed} value=${value} choose=${choose} label=${label} needed=${needed}/>`;
   const model = models.find((each) => each.model === value);
   const shown = models.filter((each) => `${each.model} ${each.task} ${each.state}`.toLowerCase().includes(words.toLowerCase()));
   const press = (event) => {
     const writing = event.target.matches("input");
-    if (event.key === "Enter" && writing && shown[0] && !event.isComposing) { event.preventDefault(); close(); choose(shown[0].model); }
+    if (event.key === "Enter" && writing && !event.isComposing) {
+      event.preventDefault();  // nor does it send the form that the picker may stand in
+      if (shown[0]) { close(); choose(shown[0].model); }
+    }
     else if (!writing || !["Home", "End"].includes(event.key)) steer(event, box.current, close);
   };
   const close = () => { setOpen(false); setWords(""); box.current.querySelector("button").focus(); };
@@ -52,4 +55,12 @@ export function Picker({ models, listed = true, value, choose, label = "Model" }
       <div role="listbox" aria-label="Models">${shown.slice(0, MOST).map((each) => html`<${Option} key=${each.model} model=${each} chosen=${each.model === value} choose=${(name) => { close(); choose(name); }}/>`)}</div>
       ${shown.length > MOST && html`<p class="help pad">The first ${MOST} of ${shown.length.toLocaleString("en")}: letters of the name find the others.</p>`}
       ${!shown.length && html`<p class="help pad">${models.length ? "No such model here." : "None is registered yet: pull one on the page Models."}</p>`}</div>`}</div>`;
+}
+
+/** The choice in a form, which has it by `name`; the first of the models is chosen until another one is. */
+export function ModelField({ models, listed = true, name = "model" }) {
+  const [chosen, choose] = useState("");
+  const value = listed ? (models.find((each) => each.model === chosen) ?? models[0])?.model ?? "" : chosen;
+  return html`<div class="stack-4"><span class="label" aria-hidden="true">Model</span><${Picker} models=${models} listed=${listed} value=${value} choose=${choose} needed/>
+    <input type="hidden" name=${name} value=${value}/></div>`;
 }

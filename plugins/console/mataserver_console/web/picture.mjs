@@ -27,15 +27,18 @@ async function held(file, name) {
   return new Blob([bytes], { type: file.type });
 }
 
+/** A name that no other picture has: what was marked on this one is kept by it. */
+const marked = () => `${Date.now()} ${Math.random()}`;
+
 /** What is shown of a file: the server reads formats that a browser does not, such as a phone's HEIC. */
-export async function pictureOf(file, name = file.name || "picture") {
+export async function pictureOf(file, name = file.name || "picture", mark = marked()) {
   const blob = await held(file, name);
   const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null);
-  if (!bitmap) return { blob, name, url: "", ...UNSEEN, unseen: true };
+  if (!bitmap) return { blob, name, mark, url: "", ...UNSEEN, unseen: true };
   const { width, height } = bitmap;
   const url = URL.createObjectURL(width * height > LARGE ? await smaller(bitmap) : blob);
   bitmap.close();
-  return { blob, name, url, width, height };
+  return { blob, name, mark, url, width, height };
 }
 
 /** A picture of many megapixels is shown smaller, and sent as it is. */
@@ -53,7 +56,7 @@ export async function exampleOf(name) {
 
 /** Take a picture: show it, and keep it for a reload. */
 export function remember(picture) {
-  keep("picture", { blob: picture.blob, name: picture.name });
+  keep("picture", { blob: picture.blob, name: picture.name, mark: picture.mark });
   return picture;
 }
 

@@ -9,6 +9,7 @@ import { save } from "./exporting.mjs";
 import { ms, parted } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
+import { keep, kept } from "./kept.mjs";
 import { Labels } from "./overlay.mjs";
 import { Empty, Ways } from "./picture.mjs";
 import { Proposals } from "./proposals.mjs";
@@ -25,15 +26,40 @@ import { usePicture } from "./try.mjs";
 /** @type {(key: number) => Thing} */
 const fresh = (key) => ({ key, name: `object ${key}`, points: [], box: null, word: false, masks: [], proposed: [] });
 
+const isAsked = (/** @type {Thing} */ thing) => thing.word || Boolean(thing.box) || thing.points.some((point) => point[2]);
+
+/** Lists of objects that nobody has changed: a first empty one, or what was kept. */
+const untouched = new WeakSet();
+const blank = () => { const made = [fresh(1)]; untouched.add(made); return made; };
+
+/** Keeps the objects of a picture over a reload, and while another page is open; `put` gets those that were kept, else a first one. */
+function useKept(picture, things, now, put) {
+  const newest = useRef(things);
+  newest.current = things;
+  useEffect(() => {
+    let here = Boolean(picture);
+    put({ things: blank(), now: 1 });
+    if (picture) {
+      kept("objects").then((found) => {
+        if (!here || !untouched.has(newest.current) || found?.mark !== picture.mark) return;  // of another picture, or something was marked meanwhile
+        untouched.add(found.things);
+        put(found);
+      });
+    }
+    return () => { here = false; };
+  }, [picture]);
+  useEffect(() => { if (picture && !untouched.has(things)) keep("objects", { mark: picture.mark, things, now }); }, [things, now]);
+}
+
 function useThings(picture, one) {
-  const [things, setThings] = useState([fresh(1)]);
+  const [things, setThings] = useState(blank);
   const [now, setNow] = useState(1);
   const [state, setState] = useState({ busy: false, begun: 0, error: null, took: 0 });
   const past = useRef([]);
   const image = useRef(/** @type {Asked | null} */ (null));
   const control = useRef(null);
   useEffect(() => {
-    setThings([fresh(1)]); setNow(1); past.current = [];
+    past.current = [];
     image.current = picture ? new Asked(picture.blob) : null;
     return () => control.current?.abort();
   }, [picture]);
@@ -54,12 +80,17 @@ function useThings(picture, one) {
       if (control.current === own) setState((old) => ({ ...old, busy: false, begun: 0, error: isAbort(error) ? null : error }));
     }
   };
+  useKept(picture, things, now, (found) => {
+    setThings(found.things); setNow(found.now);
+    const asked = found.things.find((each) => each.key === found.now);
+    if (asked && isAsked(asked) && !asked.masks.length) run(asked);  // the page was left before its answer
+  });
   const change = (edit) => {
     const old = things.find((each) => each.key === now);
     const begun = old.word ? fresh(Math.max(...things.map((each) => each.key)) + 1) : old;
     const next = edit(begun);
     past.current.push(things);
-    if (next.points.some((point) => point[2]) || next.box) run(next);
+    if (isAsked(next)) run(next);
     setThings((all) => (all.some((each) => each.key === next.key) ? all.map((each) => (each.key === next.key ? next : each)) : [...all, next]));
     setNow(next.key);
   };

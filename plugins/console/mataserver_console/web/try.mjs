@@ -45,7 +45,7 @@ export function usePicture() {
   const [picture, setPicture] = useState(null);
   const [error, setError] = useState(null);
   useEffect(() => {
-    kept("picture").then((found) => found && pictureOf(found.blob, found.name)).then((found) => found && setPicture((now) => now ?? found));
+    kept("picture").then((found) => found && pictureOf(found.blob, found.name, found.mark)).then((found) => found && setPicture((now) => now ?? found));
   }, []);
   const [coming, setComing] = useState(false);
   const turn = useRef(0);  // a picture that takes long to come does not replace one that was chosen later

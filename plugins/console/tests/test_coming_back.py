@@ -1,0 +1,85 @@
+"""Segment's objects, when its page was left and somebody comes back to it."""
+
+from __future__ import annotations
+
+import planted_sam
+import pytest
+from console_pages import CHROMIUM, SQUARE, served, shown
+from test_looking import PATHS
+
+from conftest import picture
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+OBJECTS = "document.querySelector('.objects')?.innerText"
+KEPT = """new Promise((done) => {
+  const opening = indexedDB.open("mataserver", 1);
+  opening.onsuccess = () => {
+    const asked = opening.result.transaction("kept").objectStore("kept").getAllKeys();
+    asked.onsuccess = () => done(asked.result.join());
+  };
+})"""
+HELD = """(() => {
+  const real = fetch;
+  window.fetch = (path, options) => (/segment$/.test(path)
+    ? new Promise((_, gone) =>
+      options.signal.addEventListener("abort", () => gone(options.signal.reason)))
+    : real(path, options));
+})()"""
+
+
+async def test_objects_stay_with_their_picture(tmp_path):
+    """Over another page and a reload; not for another picture, nor after signing out."""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment")
+        await person.give(SQUARE, "first.png")
+        await person.point(".clicks", 0.5, 0.5)
+        await person.until(f"{PATHS}.length === 1")
+        await person.click("New object")
+        await person.point(".clicks", 0.1, 0.1, to=(0.4, 0.3))
+        made = await person.until(f"{PATHS}.length === 2 && {PATHS}.sort()")
+        await person.go("models")
+        await person.until("!!document.querySelector('tr[data-model]')")
+        await person.go("segment")
+        await person.until(f"String({PATHS}.sort()) === {','.join(made)!r}")
+        assert await person.evaluate("document.querySelectorAll('.point').length") == 1
+        await person.until(f"{KEPT}.then((names) => names === 'objects,picture')")
+        await person.evaluate("location.reload()")
+        await person.until(f"String({PATHS}.sort()) === {','.join(made)!r}")
+        await person.click("Remove object 1", ".objects")
+        await person.until(f"{PATHS}.length === 1")
+        await person.go("try?model=fake-detect")
+        await person.until("!!document.querySelector('.pictures')")
+        await person.go("segment")
+        await person.until(f"{PATHS}.length === 1 && !{OBJECTS}.includes('object 1')")
+        await person.give(picture(48, 48, (4, 4, 20, 20)), "other.png")
+        await person.until(f"{PATHS}.length === 0 && {OBJECTS}.includes('object 1')")
+        await person.point(".clicks", 0.5, 0.5)
+        await person.until(f"{PATHS}.length === 1")
+        await person.click("Sign out")
+        await person.until("!!document.querySelector('.signin')")
+        await person.until(f"{KEPT}.then((names) => names === '')")
+        await person.enter()
+        await person.sees("Drop a picture here")
+
+
+async def test_a_page_that_is_left_before_the_mask_came(tmp_path):
+    """It is asked for again."""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment")
+        await person.give()
+        await person.until("!!document.querySelector('.clicks')")
+        await person.evaluate(f"window.real = fetch; {HELD}, 0")
+        await person.point(".clicks", 0.5, 0.5)
+        await person.until("document.querySelectorAll('.point').length === 1")
+        await person.go("models")
+        await person.until("!!document.querySelector('tr[data-model]')")
+        await person.evaluate("window.fetch = real; 0")
+        await person.go("segment")
+        await person.until(f"{PATHS}.length === 1")
+        assert await person.evaluate("document.querySelectorAll('.point').length") == 1
