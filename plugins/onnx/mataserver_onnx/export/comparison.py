@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 MIN_SCORE, MAX_DETECTIONS = 0.3, 20
-"""Torch's detections from ``MIN_SCORE`` on, and at most so many, must be found again."""
+"""Detections from ``MIN_SCORE`` on, and at most so many, must be found again, both torch's in the
+export's and the export's in torch's."""
 _SAME_BOX = 0.8
+_NO_CLASS, _LEAST = -1, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,18 @@ class Difference:
         return f"{self.name}: {self.value:.2g}{verdict}"
 
 
+class _Found(NamedTuple):
+    """A detection; its box is in parts of the picture."""
+
+    label: str
+    score: float
+    box: NDArray[np.float32]
+
+
 LIMITS: dict[str, dict[str, tuple[float, float]]] = {
     "detect": {
         "detections not found again, of 1": (0.0, 0.15),
+        "detections that torch has not, of 1": (0.0, 0.15),
         "scores": (1e-3, 0.15),
         "boxes, in parts of the picture": (1e-3, 0.05),
     },
@@ -67,7 +78,7 @@ def compare(
     ``served`` is the plugin's model and ``params`` a struct that leaves nothing out.
     """
     task = checkpoint.family.task
-    if task == "detect" and not any(_detections(checkpoint, photo)[0] for photo in photos):
+    if task == "detect" and not any(_strongest(_detections(checkpoint, photo)) for photo in photos):
         raise BadRequest(
             "torch detects nothing on the pictures, so there is nothing to compare: "
             "mataserver export takes others with --photos"
@@ -76,7 +87,8 @@ def compare(
         _MEASURES[task](checkpoint, photo, served.predict([photo], [params])[0]) for photo in photos
     ]
     return [
-        Difference(name, float(max(row[name] for row in seen)), limits[int8])
+        # numpy's maximum is NaN where one of them is; Python's may pass it over.
+        Difference(name, float(np.max([row[name] for row in seen])), limits[int8])
         for name, limits in LIMITS[task].items()
     ]
 
@@ -87,16 +99,25 @@ def _run_torch(checkpoint: Checkpoint, photo: Pixels) -> Any:
         return checkpoint.module(**checkpoint.prepare(photo))
 
 
-def _detections(checkpoint: Checkpoint, photo: Pixels) -> tuple[list[str], Any, Any]:
-    """Return torch's strongest detections: labels, scores and relative boxes."""
+def _detections(checkpoint: Checkpoint, photo: Pixels) -> list[_Found]:
+    """Return torch's detections of any score, best first."""
     [answer] = checkpoint.processor.post_process_object_detection(
-        _run_torch(checkpoint, photo), threshold=MIN_SCORE, target_sizes=[photo.shape[:2]]
+        _run_torch(checkpoint, photo), threshold=0.0, target_sizes=[photo.shape[:2]]
     )
-    order = answer["scores"].argsort(descending=True)[:MAX_DETECTIONS]
+    order = answer["scores"].argsort(descending=True)
     named = checkpoint.module.config.id2label
-    labels = [named[int(label)] for label in answer["labels"][order]]
     boxes = np.clip(answer["boxes"][order].numpy() / _edge(photo), 0, 1)
-    return labels, answer["scores"][order].numpy(), boxes
+    return [
+        _Found(named[int(label)], float(score), box)
+        for label, score, box in zip(
+            answer["labels"][order], answer["scores"][order], boxes, strict=True
+        )
+    ]
+
+
+def _strongest(found: Sequence[_Found]) -> list[_Found]:
+    """Return those that must be found again; ``found`` are the best first."""
+    return [each for each in found if each.score > MIN_SCORE][:MAX_DETECTIONS]
 
 
 def _edge(photo: Pixels) -> NDArray[np.float32]:
@@ -105,36 +126,43 @@ def _edge(photo: Pixels) -> NDArray[np.float32]:
 
 
 def _detect(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
-    ours = _arrays(result, _edge(photo))
-    theirs = list(zip(*_detections(checkpoint, photo), strict=True))
-    pairs = [_closest(label, box, score, ours) for label, score, box in theirs]
-    found = [pair for pair in pairs if pair is not None]
+    edge = _edge(photo)
+    ours = [
+        _Found(each.label, each.confidence, np.array(each.bbox, np.float32) / edge)
+        for each in result.detections
+    ]
+    theirs = _detections(checkpoint, photo)
+    lost, added = _pairs(_strongest(theirs), ours), _pairs(_strongest(ours), theirs)
+    found = [pair for pair in (*lost, *added) if pair is not None]
     figures = (
-        (len(pairs) - len(found)) / max(1, len(pairs)),
+        lost.count(None) / max(1, len(lost)),
+        added.count(None) / max(1, len(added)),
         max((score for score, _ in found), default=0.0),
         max((box for _, box in found), default=0.0),
     )
     return dict(zip(LIMITS["detect"], figures, strict=True))
 
 
-def _arrays(result: Any, edge: NDArray[np.float32]) -> tuple[list[str], Any, Any]:
-    found = result.detections
-    boxes = np.array([each.bbox for each in found], np.float32).reshape(-1, 4) / edge
-    return [each.label for each in found], np.array([each.confidence for each in found]), boxes
+def _pairs(wanted: Sequence[_Found], given: Sequence[_Found]) -> list[tuple[float, float] | None]:
+    """Find each of ``wanted`` again in ``given``, of which each is taken once.
 
-
-def _closest(
-    label: str, box: NDArray[np.float32], score: Any, ours: tuple[list[str], Any, Any]
-) -> tuple[float, float] | None:
-    """Return the differences in score and box to the closest detection of a label, or None."""
-    labels, scores, boxes = ours
-    alike = [
-        index for index in range(len(labels)) if labels[index] == label and _same(box, boxes[index])
-    ]
-    if not alike:
-        return None
-    best = min(alike, key=lambda index: float(abs(boxes[index] - box).max()))
-    return abs(float(scores[best]) - float(score)), float(abs(boxes[best] - box).max())
+    Returns the differences in score and box to the closest of its label, or None without one.
+    """
+    left = list(given)
+    found: list[tuple[float, float] | None] = []
+    for each in wanted:
+        alike = [
+            (abs(other.score - each.score), float(abs(other.box - each.box).max()), index)
+            for index, other in enumerate(left)
+            if other.label == each.label and _same(each.box, other.box)
+        ]
+        if not alike:
+            found.append(None)
+            continue
+        score, box, index = min(alike, key=lambda apart: apart[0] + apart[1])
+        del left[index]
+        found.append((score, box))
+    return found
 
 
 def _same(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
@@ -155,16 +183,25 @@ def _classify(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, f
 
 
 def _segment(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
-    logits = _run_torch(checkpoint, photo).logits
-    large = interpolate(logits, size=photo.shape[:2], mode="bilinear", align_corners=False)
+    theirs = _classes_of_pixels(_run_torch(checkpoint, photo).logits, photo.shape[:2])
     named = checkpoint.module.config.id2label
     first = {name: index for index, name in reversed(named.items())}
-    same = np.array([first[named[index]] for index in range(logits.shape[1])])
-    theirs = same[large[0].argmax(0).numpy()]
-    ours = np.full(photo.shape[:2], -1)
+    same = np.array([*(first[named[index]] for index in range(len(named))), _NO_CLASS])
+    ours = np.full(photo.shape[:2], _NO_CLASS)
     for each in result.segments:
         ours[each.mask] = first[each.label]
-    return dict(zip(LIMITS["segment"], (float((ours != theirs).mean()),), strict=True))
+    return dict(zip(LIMITS["segment"], (float((ours != same[theirs]).mean()),), strict=True))
+
+
+def _classes_of_pixels(logits: torch.Tensor, size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the class of each pixel; a class alone has those of at least half a probability."""
+    alone = logits.shape[1] == 1
+    maps = logits.sigmoid() if alone else logits
+    [large] = interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    if alone:
+        return np.where(large[0].numpy() >= _LEAST, 0, _NO_CLASS)
+    found: NDArray[np.int64] = large.argmax(0).numpy()
+    return found
 
 
 def _depth(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
@@ -181,7 +218,7 @@ def _embed(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, floa
     theirs = _run_torch(checkpoint, photo)[output][0].numpy().astype(np.float64)
     theirs /= np.linalg.norm(theirs)
     cosine = float(theirs @ result.embedding.astype(np.float64))
-    return dict(zip(LIMITS["embed"], (max(0.0, 1 - cosine),), strict=True))
+    return dict(zip(LIMITS["embed"], (float(np.maximum(0.0, 1 - cosine)),), strict=True))
 
 
 _MEASURES: dict[str, Callable[[Any, Any, Any], dict[str, float]]] = {
