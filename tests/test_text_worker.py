@@ -24,7 +24,7 @@ class Writer:
     """A worker that writes as many pieces as the test lets it, and notes what began and ended."""
 
     def __init__(self):
-        self.report = LoadReport(stateful=False, pid=1)
+        self.report = LoadReport(stateful=False, pid=1, streams=True)
         self.width = 1
         self.is_alive = True
         self.begun = []
@@ -62,8 +62,13 @@ async def writer():
 @pytest.fixture
 async def made(writer):
     """A batcher of a model that writes text."""
-    worker = text_worker.for_batcher(writer, "vlm", 1)
-    return Batcher(worker, max_batch=1, max_wait=0.0, queue_limit=8)
+    return batcher(writer, 1)
+
+
+def batcher(writer, max_batch):
+    """Return a batcher of a model that writes so many texts at once."""
+    worker, size = text_worker.for_batcher(writer, "vlm", max_batch)
+    return Batcher(worker, max_batch=size, max_wait=0.0, queue_limit=8)
 
 
 def submit(made, *names):
@@ -128,7 +133,7 @@ async def test_a_text_that_nobody_waits_for_is_not_begun(writer, made, left):
 
 async def test_a_caller_that_leaves_at_once(writer):
     """A text that is cancelled before its task ran keeps nothing busy."""
-    worker = text_worker.for_batcher(writer, "vlm", 1)
+    worker, _ = text_worker.for_batcher(writer, "vlm", 1)
     answers = []
     worker.infer([Job(b"a", b"")], answers.append)()
     await settle()
@@ -191,10 +196,60 @@ async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(writer, made
     assert "unexpected failure of a worker" in caplog.text
 
 
+async def test_as_many_are_written_at_once_as_a_batch_has(writer):
+    """Each ends by itself, or is given up by itself, and the next takes its place at once."""
+    made = batcher(writer, 2)
+    gates = {name: asyncio.Event() for name in (b"a", b"b", b"c", b"d")}
+
+    async def generate(job):
+        writer.begun.append(job.image)
+        try:
+            await gates[job.image].wait()
+            yield Outcome(job.image, Timing(infer=1.0))
+        finally:
+            writer.ended.append(job.image)
+
+    writer.generate = generate
+    jobs = submit(made, *gates)
+    await settle()
+    assert writer.begun == [b"a", b"b"]
+    gates[b"b"].set()
+    await settle()
+    assert jobs[1].done()
+    assert writer.begun == [b"a", b"b", b"c"]
+    jobs[0].cancel()
+    await settle()
+    assert writer.ended == [b"b", b"a"]
+    assert writer.begun == [b"a", b"b", b"c", b"d"]
+    gates[b"c"].set()
+    gates[b"d"].set()
+    assert [outcome.body for outcome, _ in await asyncio.gather(*jobs[2:])] == [b"c", b"d"]
+    assert not made.active
+
+
+async def test_a_piece_without_text_is_not_passed_on(writer, made):
+    """A model says with it that it is at work."""
+
+    async def generate(job):
+        yield ""
+        yield "a"
+        yield ""
+        yield Outcome(job.image, Timing(infer=1.0))
+
+    writer.generate = generate
+    items = [item async for item in made.generate(Job(b"", b""))]
+    assert [item for item in items if isinstance(item, str)] == ["a"]
+    assert len(items) == 2
+
+
 async def test_other_models_are_left_as_they_are(writer):
-    """Other tasks, several questions in one call, and state between frames stay as they are."""
-    assert text_worker.for_batcher(writer, "detect", 1) is writer
-    assert text_worker.for_batcher(writer, "vlm", 8) is writer
-    assert text_worker.for_batcher(writer, "vlm", 1).report is writer.report
-    writer.report = LoadReport(stateful=True, pid=1)
-    assert text_worker.for_batcher(writer, "vlm", 1) is writer
+    """Other tasks, models without pieces, and state between frames stay as they are."""
+    for task in ("ocr", "vlm"):
+        worker, size = text_worker.for_batcher(writer, task, 8)
+        assert (type(worker), size, worker.width) == (text_worker.TextWorker, 1, 8)
+        assert worker.report is writer.report
+    assert text_worker.for_batcher(writer, "detect", 8) == (writer, 8)
+    writer.report = LoadReport(stateful=True, pid=1, streams=True)
+    assert text_worker.for_batcher(writer, "vlm", 8) == (writer, 8)
+    writer.report = LoadReport(stateful=False, pid=1)
+    assert text_worker.for_batcher(writer, "vlm", 8) == (writer, 8)

@@ -141,8 +141,9 @@ class Model(Protocol):
 
     Optional members: ``session(params)`` (returns an object with ``step(image) -> Result``, for
     models that keep state between frames), ``stream(image, params)`` (an iterator of text pieces
-    whose last item is the result, for generative models), public methods that a service calls
-    through its handle, ``step_timeout`` to override the backend's, and ``close()``.
+    whose last item is the result, for generative models; an empty piece is progress without text),
+    public methods that a service calls through its handle, ``step_timeout`` to override the
+    backend's, and ``close()``.
     """
 
     def predict(self, images: Sequence[Image], params: Sequence[Any]) -> Sequence[Result | Struct]:

@@ -83,7 +83,8 @@ class ModelHost:
             raise client_failure from error
         stateful = hasattr(self._model, "session")
         decoders = assignment.decode_threads - 1
-        return LoadReport(stateful, os.getpid(), decoders, self._step_timeout)
+        streams = hasattr(self._model, "stream")
+        return LoadReport(stateful, os.getpid(), decoders, self._step_timeout, streams=streams)
 
     def decode(self, job: Job) -> DecodedJob:
         """Decode a job's image; a failure is returned in the result, not raised."""

@@ -142,7 +142,8 @@ class LoadReport(msgspec.Struct, frozen=True):
 
     ``decoders`` is the number of threads that decode in addition to the model's. ``step_timeout``
     is the sum of the seconds that the model and its parts declare for one step. ``memory`` is the
-    worker's private memory in bytes, for a server that cannot measure it.
+    worker's private memory in bytes, for a server that cannot measure it. ``streams`` says whether
+    the model writes its answer in pieces.
     """
 
     stateful: bool
@@ -150,6 +151,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     decoders: int = 0
     step_timeout: float = 0.0
     memory: int = 0
+    streams: bool = False
 
 
 class BatchCallback(Protocol):

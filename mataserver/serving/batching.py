@@ -142,7 +142,8 @@ class Batcher:
         with self.lease_worker():
             async with contextlib.aclosing(self._worker.generate(job)) as items:
                 async for item in items:
-                    yield item
+                    if item != "":  # no text yet: the model says that it is at work
+                        yield item
 
     @contextlib.contextmanager
     def lease_worker(self) -> Iterator[Worker]:

@@ -133,9 +133,10 @@ class LoadCoordinator:
         name = slot.plan.spec.name
         slot.worker = worker
         max_batch = settings.max_batch or slot.plan.backend.max_batch
+        called, batch = text_worker.for_batcher(worker, slot.plan.spec.task, max_batch)
         slot.batcher = Batcher(
-            text_worker.for_batcher(worker, slot.plan.spec.task, max_batch),
-            max_batch=max_batch,
+            called,
+            max_batch=batch,
             max_wait=settings.max_wait_ms / 1e3,
             queue_limit=self._policy.queue_limit,
         )

@@ -22,36 +22,44 @@ if TYPE_CHECKING:
 
     from mataserver.engines.work import BatchCallback, Job, Worker
 
-TASK = "vlm"
-"""The task whose models write text."""
+TASKS = frozenset({"ocr", "vlm"})
+"""The tasks some of whose models write text."""
 
 log = logging.getLogger("mataserver.batching")
 
 
-def for_batcher(worker: Worker, task: str, max_batch: int) -> Worker:
-    """Return the worker that a batcher uses.
+def for_batcher(worker: Worker, task: str, max_batch: int) -> tuple[Worker, int]:
+    """Return the worker that a batcher uses, and how many jobs it takes in one batch.
 
-    A model that answers several questions in one call of ``predict`` is faster with it, and one
-    that keeps state between frames needs its sessions' own steps.
+    A model that does not write in pieces computes its batches with ``predict``, and one that keeps
+    state between frames needs its sessions' own steps.
     """
-    if task != TASK or max_batch > 1 or worker.report.stateful:
-        return worker
-    return cast("Worker", TextWorker(worker))
+    report = worker.report
+    if task not in TASKS or not report.streams or report.stateful:
+        return worker, max_batch
+    return cast("Worker", TextWorker(worker, max_batch)), 1
 
 
 class TextWorker:
     """A worker whose ``infer`` runs jobs as streams: batches of one job, in order of arrival.
 
-    As many run concurrently as ``worker`` is wide. Everything else is what ``worker`` does.
+    ``together`` run concurrently in each replica: each ends by itself, and its place is free then.
+    Everything else is what ``worker`` does.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, together: int) -> None:
         self._worker = worker
+        self._together = together
         self._waiting: deque[_TextJob] = deque()
         self._running = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._worker, name)
+
+    @property
+    def width(self) -> int:
+        """How many jobs run concurrently."""
+        return max(1, self._worker.width) * self._together
 
     def infer(self, jobs: Sequence[Job], callback: BatchCallback) -> Callable[[], None]:
         """Run a batch of one job; return a function that cancels it, running or not."""
@@ -62,7 +70,7 @@ class TextWorker:
         return lambda: self._cancel(text_job)
 
     def _start_next(self) -> None:
-        while self._waiting and self._running < max(1, self._worker.width):
+        while self._waiting and self._running < self.width:
             self._running += 1
             text_job = self._waiting.popleft()
             text_job.task = asyncio.create_task(self._run(text_job.job))

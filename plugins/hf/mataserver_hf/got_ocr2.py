@@ -6,21 +6,19 @@ tables and formulas. It returns neither boxes nor scores.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Literal
 
-from mataserver import MaxTokens, Params, Usage
+from mataserver import MaxTokens, Params
 from mataserver_hf import installation
-from mataserver_hf.trocr import text_result, written_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelFiles, ModelSpec, OcrResult
-    from mataserver_hf.network import Network
+    from mataserver_hf.text_reader import ReadingPrompt, TextReader
 
     Image = NDArray[np.uint8]
 
@@ -46,56 +44,39 @@ class GotOcr2Params(Params, frozen=True):
 class GotOcr2:
     """A picture encoder before a language model."""
 
-    def __init__(self, network: Network, processor: Any) -> None:
-        """Keep the loaded parts; ``processor`` is GOT-OCR2's own, for prompts and pictures."""
-        self._network = network
+    def __init__(self, reader: TextReader, processor: Any, longest: int) -> None:
+        """Keep the loaded parts.
+
+        processor: GOT-OCR2's own, for prompts and pictures.
+        longest:   how many tokens prompt and text may have together.
+        """
+        self._reader = reader
         self._processor = processor
-        self._longest: int = network.config.get_text_config().max_position_embeddings
+        self._longest = longest
 
     def predict(self, images: Sequence[Image], params: Sequence[GotOcr2Params]) -> list[OcrResult]:
         """Return the text of each image, as one region without box, its confidence 1.0."""
-        found: dict[int, OcrResult] = {}
-        for wanted in dict.fromkeys(params):
-            # Pages with equal parameters have prompts of one length, so a batch needs no padding.
-            alike = [index for index, each in enumerate(params) if each == wanted]
-            found.update(zip(alike, self._read([images[i] for i in alike], wanted), strict=True))
-        return [found[index] for index in range(len(images))]
+        return self._reader.read(list(map(self._prompt, images, params)))
+
+    def stream(self, image: Image, params: GotOcr2Params) -> Iterator[str | OcrResult]:
+        """Yield the text of a page in pieces, then what ``predict`` returns."""
+        return self._reader.stream(self._prompt(image, params))
 
     def close(self) -> None:
         """Free the weights."""
-        self._network.close()
+        self._reader.close()
 
-    def _read(self, images: list[Image], params: GotOcr2Params) -> list[OcrResult]:
+    def _prompt(self, image: Image, params: GotOcr2Params) -> ReadingPrompt:
+        from mataserver_hf.text_reader import ReadingPrompt
+
         prompt = self._processor(
-            images,
+            [image],
             format=params.ocr_type == "format",
             input_data_format="channels_last",
             return_tensors="pt",
         )
-        tokenizer, asked = self._processor.tokenizer, prompt["input_ids"].shape[1]
-        tokens = self._network.run(
-            dict(prompt.items()),
-            "generate",
-            do_sample=False,
-            tokenizer=tokenizer,
-            stop_strings=END,
-            max_new_tokens=min(params.max_tokens, max(1, self._longest - asked)),
-        )
-        written = tokens[:, asked:]
-        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [
-            text_result(text.partition(END)[0], self._usage(row, asked))
-            for text, row in zip(texts, written.tolist(), strict=True)
-        ]
-
-    def _usage(self, row: list[int], asked: int) -> Usage:
-        """Count the tokens of a page, up to the one that completes ``END``."""
-        decode = self._processor.tokenizer.decode
-        length = bisect_left(range(len(row) + 1), 1, key=lambda end: END in decode(row[:end]))
-        usage = written_usage(row, self._network.end_tokens, asked)
-        if length > len(row) or usage.completion_tokens < length:
-            return usage
-        return Usage(asked, length)
+        free = self._longest - prompt["input_ids"].shape[1]
+        return ReadingPrompt(dict(prompt.items()), min(params.max_tokens, max(1, free)))
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> GotOcr2:
@@ -108,11 +89,17 @@ def load(spec: ModelSpec, ctx: LoadContext) -> GotOcr2:
     from transformers import AutoModelForImageTextToText, GotOcr2Processor
 
     from mataserver_hf.checkpoint import Checkpoint
+    from mataserver_hf.text_reader import TextReader
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForImageTextToText)
+    tokenizer = checkpoint.tokenizer()
     processor: Any = GotOcr2Processor
-    return GotOcr2(network, processor(checkpoint.preprocessor().processor, checkpoint.tokenizer()))
+    return GotOcr2(
+        TextReader(network, tokenizer, ctx.max_batch, END, do_sample=False),
+        processor(checkpoint.preprocessor().processor, tokenizer),
+        network.config.get_text_config().max_position_embeddings,
+    )
 
 
 def accepts(files: ModelFiles) -> bool:

@@ -77,6 +77,12 @@ class Network:
         found = None if chosen is None else chosen.eos_token_id
         return frozenset(found if isinstance(found, list) else {found} - {None})
 
+    @property
+    def beams(self) -> int:
+        """How many texts its search compares at each step; 1 for a search without beams."""
+        chosen = getattr(self._module, "generation_config", None)
+        return getattr(chosen, "num_beams", None) or 1
+
     def parameter(self, name: str) -> torch.Tensor:
         """Return one learnt tensor, detached, as float32."""
         tensor: torch.Tensor = getattr(self._module, name)

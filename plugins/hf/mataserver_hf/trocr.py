@@ -7,20 +7,20 @@ not detect lines: from a whole page it makes one guess, so pictures should be cr
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mataserver import MaxTokens, OcrResult, Params, TextRegion, Usage
+from mataserver import MaxTokens, Params
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver import LoadContext, ModelFiles, ModelSpec
-    from mataserver_hf.network import Network
+    from mataserver import LoadContext, ModelFiles, ModelSpec, OcrResult
     from mataserver_hf.preprocessor import Preprocessor
+    from mataserver_hf.text_reader import ReadingPrompt, TextReader
 
 FAMILY = "vision-encoder-decoder"
 """The ``model_type`` that it serves, where the decoder's own one is ``DECODER``."""
@@ -39,13 +39,11 @@ class TrOcrParams(Params, frozen=True):
 class TrOcr:
     """An image encoder and a text decoder."""
 
-    def __init__(self, network: Network, preprocessor: Preprocessor, tokenizer: Any) -> None:
-        """Keep the loaded parts."""
-        self._network = network
+    def __init__(self, reader: TextReader, preprocessor: Preprocessor, longest: int) -> None:
+        """Keep the loaded parts; ``longest`` is the number of tokens that the decoder can write."""
+        self._reader = reader
         self._preprocessor = preprocessor
-        self._tokenizer = tokenizer
-        # The first token of every text is an input, not generated.
-        self._longest = network.config.decoder.max_position_embeddings - 1
+        self._longest = longest
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[TrOcrParams]
@@ -54,40 +52,24 @@ class TrOcr:
 
         The search (greedy or beams) is set by the checkpoint's ``generation_config.json``.
         """
-        found: dict[int, OcrResult] = {}
-        for length in dict.fromkeys(min(each.max_tokens, self._longest) for each in params):
-            chosen = [
-                i for i, each in enumerate(params) if min(each.max_tokens, self._longest) == length
-            ]
-            for indices, tensors in self._preprocessor.groups([images[i] for i in chosen]):
-                tokens = self._network.run(tensors, "generate", max_new_tokens=length)
-                texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-                # The first token of each row is the decoder's start.
-                for index, text, row in zip(indices, texts, tokens[:, 1:].tolist(), strict=True):
-                    usage = written_usage(row, self._network.end_tokens)
-                    found[chosen[index]] = text_result(text, usage)
-        return [found[index] for index in range(len(images))]
+        return self._reader.read(list(map(self._prompt, images, params)))
+
+    def stream(self, image: NDArray[np.uint8], params: TrOcrParams) -> Iterator[str | OcrResult]:
+        """Yield the text of a line in pieces, then what ``predict`` returns.
+
+        With beams the text is one piece, since only the end shows which of them is best.
+        """
+        return self._reader.stream(self._prompt(image, params))
 
     def close(self) -> None:
         """Free the weights."""
-        self._network.close()
+        self._reader.close()
 
+    def _prompt(self, image: NDArray[np.uint8], params: TrOcrParams) -> ReadingPrompt:
+        from mataserver_hf.text_reader import ReadingPrompt
 
-def text_result(text: str, usage: Usage) -> OcrResult:
-    """Return the result of a model without boxes and scores: one region, or none without text."""
-    stripped = text.strip()
-    return OcrResult(stripped, [TextRegion(stripped, None, 1.0)] if stripped else [], usage)
-
-
-def written_usage(row: Sequence[int], ends: Container[int], prompt: int = 0) -> Usage:
-    """Count the tokens that were written for one image, up to its first of ``ends``.
-
-    What follows is padding, up to the length of the batch. A text without an end was cut off.
-    """
-    for place, token in enumerate(row):
-        if token in ends:
-            return Usage(prompt, place + 1)
-    return Usage(prompt, len(row), truncated=True)
+        [(_, tensors)] = self._preprocessor.groups([image])
+        return ReadingPrompt(tensors, min(params.max_tokens, self._longest))
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> TrOcr:
@@ -100,10 +82,14 @@ def load(spec: ModelSpec, ctx: LoadContext) -> TrOcr:
     from transformers import AutoModelForImageTextToText
 
     from mataserver_hf.checkpoint import Checkpoint
+    from mataserver_hf.text_reader import TextReader
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForImageTextToText, unused=_UNUSED)
-    return TrOcr(network, checkpoint.preprocessor(), checkpoint.tokenizer())
+    # The first token of every text is an input, not generated.
+    longest = network.config.decoder.max_position_embeddings - 1
+    reader = TextReader(network, checkpoint.tokenizer(), ctx.max_batch)
+    return TrOcr(reader, checkpoint.preprocessor(), longest)
 
 
 def accepts(files: ModelFiles) -> bool:

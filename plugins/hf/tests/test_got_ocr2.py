@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mataserver import ModelFiles, TextRegion, Usage
+from mataserver import ModelFiles, TextRegion
 from mataserver_hf import got_ocr2
 from mataserver_hf.got_ocr2 import GotOcr2Params
 
@@ -78,25 +78,13 @@ def test_the_model_has_a_length(model, page):
 
     reader = model("got_ocr2")
     with torch.no_grad():
-        head = reader._network._module.get_output_embeddings().weight
+        head = reader._reader._network._module.get_output_embeddings().weight
         before = head.clone()
         head.zero_()  # every token scores alike, so the first is written for ever
         [result] = reader.predict([page], [GotOcr2Params(max_tokens=10_000)])
         head.copy_(before)
     assert result.usage.truncated
     assert result.usage.prompt_tokens + result.usage.completion_tokens == reader._longest == 1024
-
-
-def test_padding_is_not_counted(model):
-    """A page that ends before others of its batch is padded: its tokens end with the page."""
-    reader = model("got_ocr2")
-    tokenizer = reader._processor.tokenizer
-    page = tokenizer("plain", add_special_tokens=False)["input_ids"]
-    end = tokenizer(got_ocr2.END, add_special_tokens=False)["input_ids"]
-    padding = [tokenizer.pad_token_id] * 4
-    assert reader._usage([*page, *end, *padding], 7) == Usage(7, len(page) + len(end))
-    assert reader._usage([*page, tokenizer.eos_token_id], 7) == Usage(7, len(page) + 1)
-    assert reader._usage(page, 7) == Usage(7, len(page), truncated=True)
 
 
 @pytest.mark.parametrize("shape", [(3, 40), (1, 30), (3, 3)])

@@ -80,21 +80,13 @@ def test_the_decoder_has_a_length(model):
 
     reader = model("trocr")
     with torch.no_grad():
-        embedding = reader._network._module.decoder.get_output_embeddings().weight
+        embedding = reader._reader._network._module.decoder.get_output_embeddings().weight
         before = embedding.clone()
         embedding.zero_()  # every token scores alike, so the first is written for ever
         [result] = reader.predict([line(40)], [TrOcrParams(max_tokens=10_000)])
         embedding.copy_(before)
-    assert len(reader._tokenizer(result.text)["input_ids"]) == reader._longest == 47
-
-
-def test_no_text_has_no_region(model, tiny_reading):
-    """A picture in which nothing is read gives an empty text and an empty list."""
-    usage = Usage(0, 2)
-    assert trocr.text_result("  \n", usage) == trocr.OcrResult("", [], usage)
-    assert trocr.text_result(" a\n", usage) == trocr.OcrResult(
-        "a", [TextRegion("a", None, 1.0)], usage
-    )
+    assert result.usage == Usage(0, 47, truncated=True)
+    assert reader._longest == 47
 
 
 def test_the_pooler_may_be_missing_and_nothing_else(checkpoint, context, tmp_path):

@@ -1,0 +1,132 @@
+"""Text recognition by models that write what they read, without boxes and scores.
+
+Only ``load`` functions import this module: it imports torch and transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mataserver import OcrResult, TextRegion, Usage
+from mataserver_hf.batch_generation import BatchGenerator
+from mataserver_hf.generation import IncrementalDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mataserver_hf.batch_generation import GeneratedText, Tensors
+    from mataserver_hf.network import Network
+
+
+class ReadingPrompt(NamedTuple):
+    """A picture as the network gets it, and the most tokens that may be written for it."""
+
+    tensors: Tensors
+    limit: int
+
+
+class TextReader:
+    """A network that writes down the text of a picture.
+
+    end:     what the text ends before, besides the network's own end tokens.
+    options: what ``generate`` is called with besides.
+    """
+
+    def __init__(
+        self, network: Network, tokenizer: Any, max_batch: int, end: str = "", **options: Any
+    ) -> None:
+        """Keep the loaded parts."""
+        self._network = network
+        self._tokenizer = tokenizer
+        self._end = end
+        self._generator = BatchGenerator(network, self._is_end, max_batch, options)
+
+    def read(self, prompts: Sequence[ReadingPrompt]) -> list[OcrResult]:
+        """Return what is written for each prompt."""
+        with contextlib.ExitStack() as opened:
+            texts = [self._open(each) for each in prompts]
+            for text in texts:
+                opened.callback(text.close)
+            for text in texts:
+                for _ in text:
+                    pass
+            return [self._result(text) for text in texts]
+
+    def stream(self, prompt: ReadingPrompt) -> Iterator[str | OcrResult]:
+        """Yield the text in pieces, then the result.
+
+        An empty piece says that the network is at work. Closing the iterator gives the text up.
+        """
+        with contextlib.closing(self._open(prompt)) as text:
+            decoder = IncrementalDecoder(self._decode)
+            pieces = _TrimmedPieces(self._end)
+            yield ""  # lets those that came at the same time join its batch
+            for tokens in text:
+                yield pieces.add("".join(map(decoder.add, tokens)))
+            yield pieces.add(decoder.flush())
+            yield self._result(text)
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._generator.close()
+
+    def _open(self, prompt: ReadingPrompt) -> GeneratedText:
+        return self._generator.open(prompt.tensors, prompt.limit)
+
+    def _is_end(self, tokens: list[int]) -> bool:
+        if tokens[-1] in self._network.end_tokens:
+            return True
+        # A token is at least a letter long, so the end is among as many.
+        end = self._end
+        return bool(end) and end in self._tokenizer.decode(tokens[-len(end) :])
+
+    def _decode(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _result(self, text: GeneratedText) -> OcrResult:
+        written = self._tokenizer.decode(text.tokens, skip_special_tokens=True)
+        asked = text.prompt.get("input_ids")
+        usage = Usage(
+            0 if asked is None else asked.shape[1],
+            len(text.tokens),
+            truncated=not self._is_end(text.tokens),
+        )
+        return text_result(written.partition(self._end)[0] if self._end else written, usage)
+
+
+def text_result(text: str, usage: Usage) -> OcrResult:
+    """Return the result of a model without boxes and scores: one region, or none without text."""
+    stripped = text.strip()
+    return OcrResult(stripped, [TextRegion(stripped, None, 1.0)] if stripped else [], usage)
+
+
+class _TrimmedPieces:
+    """Pieces of a text without the space around it, up to ``end``."""
+
+    def __init__(self, end: str) -> None:
+        self._end = end
+        self._kept = ""
+        self._is_begun = self._is_ended = False
+
+    def add(self, piece: str) -> str:
+        """Add to the text; return what certainly belongs to it now."""
+        if self._is_ended:
+            return ""
+        text = self._kept + piece
+        if self._end and self._end in text:
+            text, self._is_ended = text.partition(self._end)[0], True
+        if not self._is_begun:
+            text = text.lstrip()
+        certain = text[: len(text) - self._possible_end(text)].rstrip()
+        self._kept = text[len(certain) :]
+        self._is_begun |= bool(certain)
+        return certain
+
+    def _possible_end(self, text: str) -> int:
+        """Return the length of what may be the beginning of the end."""
+        sizes = range(0 if self._is_ended else len(self._end) - 1, 0, -1)
+        return next((size for size in sizes if text.endswith(self._end[:size])), 0)
