@@ -82,8 +82,7 @@ class ModelHost:
             client_failure.lasting = is_permanent(error)
             raise client_failure from error
         stateful = hasattr(self._model, "session")
-        decoders = assignment.decode_threads - 1
-        streams = hasattr(self._model, "stream")
+        streams, decoders = hasattr(self._model, "stream"), assignment.decode_threads - 1
         return LoadReport(stateful, os.getpid(), decoders, self._step_timeout, streams=streams)
 
     def decode(self, job: Job) -> DecodedJob:
