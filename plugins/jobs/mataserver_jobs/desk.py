@@ -12,6 +12,7 @@ import msgspec
 
 from mataserver import Conflict, InvalidParams, MataError, NotFound, describe_error
 from mataserver_database import finish
+from mataserver_jobs.disk import FULL
 from mataserver_jobs.followed_jobs import FollowedJobs
 
 if TYPE_CHECKING:
@@ -146,9 +147,12 @@ class Desk:
     async def _reset_and_queue(self, record: Record, spec: Any) -> Record:
         """Remove what a job made, and queue it: both, also when its client leaves."""
         async with self._restarting:
-            if not (await self.store.get(record.id)).ended:
+            record = await self.store.get(record.id)
+            if not record.ended:
                 raise Conflict(f"The job has not ended: {record.state}")
-            await asyncio.to_thread(self.storage.reset, record.id)
+            resumes = self.kind(record.kind).resumes and record.error in {None, FULL}
+            made = ("output",) if resumes else ("output", "work")
+            await asyncio.to_thread(self.storage.reset, record.id, made)
             return await self.store.restart(record.id, spec)
 
     async def remove(self, job: str) -> None:

@@ -45,6 +45,8 @@ class JobKind:
     memory_mb: what it is expected to take, counted beside the models.
     grace:     seconds to stop after a cancellation.
     fixed:     the fields of ``spec`` that say what it is given: a restart leaves them.
+    resumes:   a restart leaves ``job.work``, too: ``run`` itself removes what the options of now
+               make stale. Not after a failure, but that of a full disk.
     settings:  JSON values of the operator's, for ``job.settings``: those of now, not of when it
                was sent, and shown to nobody.
     told:      gives the sentence that ends a job which is done, from its result; "Done." without.
@@ -62,6 +64,7 @@ class JobKind:
     memory_mb: int = 512
     grace: float = 10.0
     fixed: frozenset[str] = frozenset()
+    resumes: bool = False
     settings: Any = None
     told: Callable[[Any], str] | None = None
     check: Callable[[Any], object] | None = None

@@ -14,6 +14,7 @@ from mataserver_database import boot, hold, is_left
 from mataserver_jobs.record import is_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _MADE_BY = ".boot"
@@ -76,9 +77,9 @@ class Storage:
         if not self.has_room():
             raise OutOfMemory("The disk has no room for another job")
 
-    def reset(self, job: str) -> None:
-        """Remove what an ended job made; what it was given stays."""
-        for name in ("work", "output"):
+    def reset(self, job: str, made: Sequence[str]) -> None:
+        """Remove the folders of what an ended job made; what it was given stays."""
+        for name in made:
             shutil.rmtree(self.folder(job) / name, ignore_errors=True)
 
     def remove(self, job: str) -> None:

@@ -24,7 +24,7 @@ from mataserver_jobs.attempt import (
     final_message,
     pause,
 )
-from mataserver_jobs.disk import FULL, is_full
+from mataserver_jobs.disk import FULL, is_filled, is_full
 from mataserver_jobs.file_transfer import TransferError
 from mataserver_jobs.kinds import Assignment
 from mataserver_jobs.returned_files import ReturnedFiles, sweep
@@ -196,6 +196,7 @@ class Supervisor:
         if attempt.is_lease_lost:
             log.warning("job %s: the claim is no longer valid", record.id)
             return
+        filled = await asyncio.to_thread(is_filled, self._folder)  # also for another attempt
         size, note = await asyncio.to_thread(size_of, self._folder / record.id), self._record_end
         if ended is not None and ended.how == "done":
             said = final_message(self._kinds[record.kind], ended.result)
@@ -209,7 +210,8 @@ class Supervisor:
         else:
             reason = ended.error if ended is not None else _exit_reason(await process.wait())
             log.warning("job %s died: %s", record.id, reason)
-            await note(self._store.died, record, reason, bytes_used=size)
+            of, why = (self._store.fail, FULL) if filled else (self._store.died, reason)
+            await note(of, record, why, bytes_used=size)
 
     async def _place_returned_files(
         self, record: Record, attempt: Attempt, ended: Ended | None

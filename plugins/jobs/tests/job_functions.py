@@ -36,6 +36,19 @@ def echo(job):
     return {"folder": str(job.folder)}
 
 
+def die(job, how):
+    """End the process without a word, if that is how."""
+    if how == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "fill":  # as native code does that finds no room
+        with (job.folder.parents[1] / "filler").open("ab", buffering=0) as file:
+            while shutil.disk_usage(job.folder).free > 2_000_000:
+                file.write(bytes(100_000))
+        os.abort()
+    if how == "exit":
+        os._exit(0)
+
+
 def misbehave(job):
     """Do what ``spec["how"]`` says."""
     how = job.spec["how"]
@@ -46,10 +59,7 @@ def misbehave(job):
             file.write(b"x")
     if how == "raise":
         raise RuntimeError("secret detail")
-    if how == "segfault":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if how == "exit":
-        os._exit(0)
+    die(job, how)
     if how == "print":
         sys.stdout.write("no message\n")
         sys.stdout.flush()

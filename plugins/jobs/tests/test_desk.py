@@ -15,6 +15,7 @@ import pytest
 
 from mataserver_database.held_folders import UNKNOWN_SECONDS
 from mataserver_jobs.desk import Desk
+from mataserver_jobs.disk import FULL
 from mataserver_jobs.kinds import JobKind
 from mataserver_jobs.storage import Storage
 
@@ -71,6 +72,27 @@ async def test_a_client_that_leaves_a_restart(desk):
         await left(desk.restart(ended, {}), moment)
         state = (await desk.store.get(record.id)).state
         assert output.exists() == (state == "cancelled"), moment
+
+
+@pytest.mark.parametrize(
+    ("resumes", "error", "stays"),
+    [(False, None, False), (True, None, True), (True, FULL, True), (True, "It died", False)],
+)
+async def test_what_a_restart_goes_on_with(desk, resumes, error, stays):
+    """A kind that resumes finds its work again, unless that may be what it failed of."""
+    kinds = {"nothing": JobKind(name="nothing", run=run, spec=Nothing, resumes=resumes)}
+    desk = Desk(desk.store, desk.storage, kinds, lambda: None, 10**9)
+    record = await submitted(desk)
+    claimed = await desk.store.claim("us", ["nothing"])
+    for name in ("work", "output"):
+        (desk.storage.folder(record.id) / name).mkdir()
+    if error is None:
+        await desk.store.finish(claimed, {})
+    else:
+        await desk.store.fail(claimed, error)
+    await desk.restart(await desk.store.get(record.id), {})
+    left = {path.name for path in desk.storage.folder(record.id).iterdir() if path.is_dir()}
+    assert left == ({"input", "work"} if stays else {"input"})
 
 
 def aged(folder):

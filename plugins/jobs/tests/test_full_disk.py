@@ -207,6 +207,15 @@ async def test_what_runs_and_what_waits(small_disk, tmp_path):
     await again(ask, job)
 
 
+async def test_a_process_that_dies_of_it(small_disk):
+    """It costs one attempt, and its owner is told why: another one would die as well."""
+    ask, disk = small_disk
+    _, job = await ask("POST", "/lab/misbehave", json={"how": "fill"})
+    shown = await ask.ended(job["id"])
+    assert (shown["state"], shown["error"], shown["attempt"]) == ("failed", FULL, 1)
+    await disk.free()
+
+
 async def test_a_video_that_is_drawn(small_disk, tmp_path):
     """A disk that fills while the video is drawn fails the job; there is no video by half."""
     ask, disk = small_disk

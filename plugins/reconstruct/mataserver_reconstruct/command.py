@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from mataserver import BadRequest, MataError, read_configuration
-from mataserver_reconstruct import archive, local_process, matchers, stages
+from mataserver import BadRequest, MataError, OutOfMemory, read_configuration
+from mataserver_jobs.disk import is_filled
+from mataserver_reconstruct import archive, local_process, matchers, room, stages
 from mataserver_reconstruct.settings import Settings
 from mataserver_reconstruct.spec import read
 from mataserver_reconstruct.weights import Matchers
@@ -168,6 +169,8 @@ def _wait_for(
         if text != shown and line.message:
             click.echo(text, err=True)
             shown = text
+    if is_filled(Path(request.folder)):  # COLMAP dies of it without a word
+        raise OutOfMemory(room.FULL)
     raise MataError(
         f"the reconstruction died with status {process.wait()}; the same command goes on with it"
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver import Body, InvalidParams, NotFound, Route
 from mataserver_jobs.routes import GUARDED
 from mataserver_jobs.sent_file import SentFile, also_of_file
-from mataserver_reconstruct.files import CSV, CSV_WITH_ID, REPORT
+from mataserver_reconstruct.files import CLOUDS, CSV, CSV_WITH_ID, REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,6 @@ _TYPES = {
 _BYTES = "application/octet-stream"
 _EVERY = (_BYTES, *(each.partition(";")[0] for each in _TYPES.values()))
 _OF_REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
-_ZIP = "clouds.zip"
 _WITH_ID = {"": False, "0": False, "false": False, "1": True, "true": True}
 
 
@@ -82,7 +81,7 @@ class Downloads:
         """Return an archive of files of a job, creating it on first use."""
         files = [self._desk.storage.file(job, name) for name in names]
         work = self._desk.storage.folder(job) / "work"
-        path = work / _ZIP
+        path = work / CLOUDS
         if path.exists() and path.stat().st_mtime >= max(f.path.stat().st_mtime for f in files):
             return path
         work.mkdir(exist_ok=True)  # not there where it ran on a node without a shared folder

@@ -8,6 +8,7 @@ from mataserver import OutOfMemory
 from mataserver_jobs import JobKind
 from mataserver_jobs.disk import FULL
 from mataserver_reconstruct import room
+from mataserver_reconstruct.files import CLOUDS
 from mataserver_reconstruct.spec import Spec
 from mataserver_reconstruct.stages import STAGES
 
@@ -36,6 +37,7 @@ def reconstruct(job: Job) -> dict[str, Any]:
 
     fields = job.spec.items()
     job.spec = {name: value for name, value in fields if name in Spec.__struct_fields__}
+    (job.work / CLOUDS).unlink(missing_ok=True)  # of the result before a restart
     try:
         return pipeline.run(job)
     except (OSError, RuntimeError) as error:
@@ -52,4 +54,5 @@ KIND = JobKind(
     memory_mb=1_500,
     grace=60.0,  # for a cancelled job to write its partial result
     fixed=frozenset({"limits", "file", "images"}),
+    resumes=True,  # the pipeline discards what other options make stale
 )

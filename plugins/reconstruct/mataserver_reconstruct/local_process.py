@@ -85,8 +85,7 @@ def _run(job: LocalJob) -> EndMessage:
         return EndMessage("refused", why=error.detail)
     except (OSError, RuntimeError) as error:
         if room.is_missing(error, job.output):
-            why = "the disk is full; the same command goes on with it once there is room"
-            return EndMessage("refused", why=why)
+            return EndMessage("refused", why=room.FULL)
         if isinstance(error, OSError) and error.filename:
             return EndMessage("refused", why=f"{error.filename}: {error.strerror}")
         raise

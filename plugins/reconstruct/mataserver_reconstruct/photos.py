@@ -6,6 +6,7 @@ written anew; its own name is stored separately.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -21,10 +22,10 @@ from PIL import Image
 
 from mataserver import BadRequest, decode_image
 from mataserver_reconstruct import exif, intake, measures, stages
-from mataserver_reconstruct.files import MANIFEST, PHOTOS
+from mataserver_reconstruct.files import MANIFEST, PHOTOS, PREPARED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -46,6 +47,7 @@ class Photo(Struct, frozen=True, kw_only=True):
     path:     in the input.
     file:     in ``work/photos``; "" when it cannot be read, with the reason in ``problem``.
     width, height: in pixels, of the working copy.
+    stored:   bytes of the working copy.
     original: width and height of the photograph, upright.
     digest:   of its bytes.
     measured: see ``measures``; of the whole photograph.
@@ -56,6 +58,7 @@ class Photo(Struct, frozen=True, kw_only=True):
     file: str = ""
     width: int = 0
     height: int = 0
+    stored: int = 0
     original: tuple[int, int] = (0, 0)
     digest: str = ""
     exif: exif.Exif = exif.Exif()
@@ -75,11 +78,12 @@ def prepare(job: Job, spec: Spec) -> list[Photo]:
 
     Copies of an earlier attempt are reused. Raises ``BadRequest`` for an input that is refused.
     """
-    manifest = job.work / MANIFEST
+    manifest, folder = job.work / MANIFEST, job.work / PHOTOS
     if manifest.exists():
-        return msgspec.json.decode(manifest.read_bytes(), type=list[Photo])
+        found = msgspec.json.decode(manifest.read_bytes(), type=list[Photo])
+        if all(_is_whole(photo, folder) for photo in found):
+            return found
     sources, paths = intake.list_photos(job.input, spec.limits)
-    folder = job.work / PHOTOS
     folder.mkdir(parents=True, exist_ok=True)
     names = intake.unique_names(paths)
     # COLMAP's results depend on the order of its files: that of an archive must not matter.
@@ -92,14 +96,37 @@ def prepare(job: Job, spec: Spec) -> list[Photo]:
             job.report(stages.EXTRACTING, at, len(paths), told)
             yield data, names[at], paths[at], folder / f"{number[at]:05d}.jpg"
 
+    prepared = job.work / PREPARED
     # Pillow's warnings are ignored. Filters apply to the whole process: they are set once, before
     # the threads start, which would otherwise restore each other's.
-    with warnings.catch_warnings(action="ignore"):
-        work = functools.partial(_prepare_one, spec=spec)
-        found = list(_map_in_threads(work, read(), min(_MAX_DECODING, threads(spec))))
+    with warnings.catch_warnings(action="ignore"), prepared.open("ab", buffering=0) as log:
+        work = functools.partial(_prepare_one, spec=spec, known=_already_prepared(prepared))
+        found = []
+        for photo in _map_in_threads(work, read(), min(_MAX_DECODING, threads(spec))):
+            log.write(b"\n" + msgspec.json.encode(photo))  # a new line: the last one may be cut off
+            found.append(photo)
     found.sort(key=lambda photo: intake.natural_key(photo.name))
     write_atomically(manifest, msgspec.json.encode(found))
+    prepared.unlink()
     return found
+
+
+def _already_prepared(prepared: Path) -> dict[str, Photo]:
+    """Return the photographs by name that an attempt prepared which was killed meanwhile."""
+    known = {}
+    for line in prepared.read_bytes().splitlines():
+        with contextlib.suppress(msgspec.DecodeError):  # it was killed while it wrote that
+            photo = msgspec.json.decode(line, type=Photo)
+            known[photo.name] = photo
+    return known
+
+
+def _is_whole(photo: Photo, folder: Path) -> bool:
+    """Whether a photograph has its working copy: a power cut may leave an empty file."""
+    try:
+        return not photo.file or (folder / photo.file).stat().st_size == photo.stored
+    except FileNotFoundError:
+        return False
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -131,10 +158,15 @@ def _map_in_threads(
             yield future.result()
 
 
-def _prepare_one(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Photo:
+def _prepare_one(
+    data: bytes, name: str, path: str, file: Path, spec: Spec, known: Mapping[str, Photo]
+) -> Photo:
     if not data:
         return Photo(name=name, path=path, problem="it is empty, too large, or its disk fails")
     digest = hashlib.sha256(data).hexdigest()[:16]
+    before = known.get(name)
+    if before is not None and before.digest == digest and _is_whole(before, file.parent):
+        return before
     try:
         pixels = decode_image(data, spec.limits.max_pixels)
     except BadRequest as error:
@@ -152,6 +184,7 @@ def _prepare_one(data: bytes, name: str, path: str, file: Path, spec: Spec) -> P
         file=file.name,
         width=width,
         height=height,
+        stored=file.stat().st_size,
         original=(pixels.shape[1], pixels.shape[0]),
         digest=digest,
         exif=told,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 from mataserver_jobs import disk
@@ -10,10 +9,13 @@ from mataserver_jobs import disk
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ROOM = 4_000_000  # bytes: COLMAP reports that it cannot write, and not why
+FULL = "the disk is full; the same command goes on with it once there is room"
+"""What the command says."""
 
 
 def is_missing(error: Exception, folder: Path) -> bool:
-    """Whether an error of writing into a folder is for want of room."""
-    full = isinstance(error, OSError) and disk.is_full(error)
-    return full or shutil.disk_usage(folder).free < _ROOM
+    """Whether an error of writing into a folder is for want of room.
+
+    COLMAP reports that it cannot write, and not why.
+    """
+    return (isinstance(error, OSError) and disk.is_full(error)) or disk.is_filled(folder)

@@ -212,12 +212,15 @@ async def test_a_restart_keeps_what_was_sent(tmp_path):
         job = await ask.upload(packed({"a.jpg": picture()}), **QUICK)
         first = await ask.ended(job)
         path = f"/v1/jobs/{job}/restart"
+        manifest = tmp_path / "jobs" / job / "work" / "photos.json"
+        before = manifest.stat().st_mtime_ns
         for kept in ({"limits": {}}, {"images": 5}, {"file": "x"}):
             assert (await ask("POST", path, json={"spec": kept}))[0] == 422
         assert (await ask("POST", path, json={"spec": {"scene_name": "tower"}}))[0] == 202
         again = await ask.ended(job)
         assert again["stage"] == "success"
         assert again["finished_at"] > first["finished_at"]
+        assert manifest.stat().st_mtime_ns == before  # its photographs are not read again
         _, lines = await ask("GET", "/drift/history")
         assert lines.count(b"\n") == 1
         assert b'"scene_name":"tower"' in lines

@@ -13,7 +13,7 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from mataserver import BadRequest
+from mataserver import BadRequest, decode_image
 from mataserver_reconstruct import intake, photos
 from mataserver_reconstruct.spec import Limits, Spec
 
@@ -218,6 +218,39 @@ def test_the_order_of_an_archive_does_not_matter(prepared):
     found, _ = prepared({"photos.zip": out.getvalue()})
     assert [photo.path for photo in found] == ["p1.JPG", "x/p1.jpg", "p2.jpg", "p10.jpg"]
     assert [photo.file for photo in found] == [f"{at:05d}.jpg" for at in range(4)]
+
+
+def test_an_attempt_goes_on_behind_the_last_photograph(tmp_path, monkeypatch):
+    """A killed attempt's photographs are not decoded again, unless a copy is not whole."""
+    job = SimpleNamespace(input=tmp_path / "in", work=tmp_path / "work")
+    job.input.mkdir()
+    job.work.mkdir()
+    for at in range(6):
+        (job.input / f"{at}.png").write_bytes(encoded("PNG", quality=90 + at))
+    (job.input / "2.png").write_bytes(b"no picture")
+    decoded = []
+    monkeypatch.setattr(photos, "decode_image", lambda *a: decoded.append(0) or decode_image(*a))
+
+    def killed(_stage, at, *_):
+        if at == 4:
+            raise KeyboardInterrupt
+
+    job.report = killed
+    with pytest.raises(KeyboardInterrupt):
+        photos.prepare(job, Spec(threads=1))
+    with (job.work / "photos.jsonl").open("ab") as log:
+        log.write(b'\n{"name":"4.png","pa')
+    (job.work / "photos" / "00001.jpg").write_bytes(b"")
+    job.report = lambda *_: None
+    decoded.clear()
+    found = photos.prepare(job, Spec(threads=1))
+    assert len(decoded) == 3  # the emptied one, and the last two
+    assert [bool(photo.file) for photo in found] == [True, True, False, True, True, True]
+    assert photos.prepare(job, Spec(threads=1)) == found
+    (job.work / "photos" / "00005.jpg").unlink()
+    decoded.clear()
+    assert photos.prepare(job, Spec(threads=1)) == found
+    assert len(decoded) == 6
 
 
 def test_archives_and_files_together(tmp_path):
