@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mataserver import MataError, Unavailable
 from mataserver_accounts.passwords import Passwords
-from mataserver_accounts.snapshot import KeyRates, Snapshot
+from mataserver_accounts.refusals import Refusals
+from mataserver_accounts.snapshot import InvalidToken, KeyRates, Snapshot
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import CHANNEL, SCHEMA
 from mataserver_accounts.tokens import Tokens
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mataserver_database import Database
 
 RETRY_SECONDS = 1.0
+STORE_SECONDS = 5.0
+"""How often a revocation that could not be stored is tried again."""
 BEHIND_SECONDS = 3_600.0
 """How far the clock may be behind what another server wrote down before that is told."""
 
@@ -57,6 +60,8 @@ class Directory:
         self._snapshot: Snapshot | None = None
         self._clock = clock
         self._rates = KeyRates(clock)
+        self._refusals = Refusals()
+        self._retry: asyncio.TimerHandle | None = None
 
     @property
     def accounts(self) -> Accounts:
@@ -70,7 +75,12 @@ class Directory:
 
     def owner_of(self, secret: str) -> Principal | None:
         """Return whose a key or token is, from memory; see ``Snapshot.owner_of``."""
-        return _require_open(self._snapshot).owner_of(secret)
+        found = _require_open(self._snapshot).owner_of(secret)
+        if self._refusals and found is not None and self._refusals.cover(found):
+            if found.kind == "key":
+                return None
+            raise InvalidToken("Invalid or expired token")
+        return found
 
     async def start(self, database: Database) -> None:
         """Migrate, make the first administrator, and read what there is. Raises ``MataError``."""
@@ -101,6 +111,27 @@ class Directory:
         It is completed also when its client leaves.
         """
         return await finish(self._apply(work))
+
+    async def revoke(self, identity: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what ``work()`` gives, which revokes a key, a token or a user of this id.
+
+        Where the database does not take it, this server refuses them all the same, and stores it
+        when it can. Raises what ``work`` does, also then.
+        """
+        return await finish(self._revoke(identity, work))
+
+    async def _revoke(self, identity: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            return await self._apply(work())
+        except Unavailable as error:
+            self._refusals.add(identity, work)
+            self._sign_out(identity)
+            self._change_event.set()
+            self._log.warning("%s is refused, and this could not be stored yet", identity)
+            raise type(error)(
+                f"{error.detail}. This server refuses {identity} all the same, and stores that as"
+                " soon as it can"
+            ) from None
 
     async def refresh(self) -> None:
         """Reload everything if anything changed. Raises ``MataError``."""
@@ -140,10 +171,22 @@ class Directory:
             self._change_event.clear()
             try:
                 await finish(self.refresh())
+                await self._store_refusals()
             except MataError as error:
                 self._log.warning("accounts cannot be read now: %s", error.detail)
                 self._change_event.set()
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _store_refusals(self) -> None:
+        """Store the revocations that could not be stored, or try again after a while."""
+        if self._refusals and (stored := await self._refusals.store()):
+            await finish(self.refresh())
+            self._refusals.drop(stored)
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._refusals:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(STORE_SECONDS, self._change_event.set)
 
 
 def _require_open(part: T | None) -> T:

@@ -98,7 +98,8 @@ class KeyRoutes:
         key = await self._visible(request)
         if principal.kind != "user" and not is_administrator(principal):
             raise Forbidden("A key cannot revoke keys: log in")
-        await self._directory.change(self._directory.accounts.revoke_key(key.id))
+        revoke = self._directory.accounts.revoke_key
+        await self._directory.revoke(key.id, lambda: revoke(key.id))
         who = (principal.name, principal.id)
         self._ctx.log.info("%s (%s) revoked the key %s %r", *who, key.id, key.name)
         return web.Response(status=204)

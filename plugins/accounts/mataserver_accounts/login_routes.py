@@ -166,7 +166,8 @@ class LoginRoutes:
         claims = self._directory.tokens.read(token)
         if claims is None:
             return False
-        await self._directory.change(self._directory.accounts.revoke_token(claims.id, claims.until))
+        revoke = self._directory.accounts.revoke_token
+        await self._directory.revoke(claims.id, lambda: revoke(claims.id, claims.until))
         return True
 
     async def _read(self, request: web.Request) -> LogIn:

@@ -136,8 +136,10 @@ class UserRoutes:
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
-        work = self._directory.accounts.remove_user(request.match_info["user"])
-        self._note(request, "removed", await self._directory.change(work))
+        accounts = self._directory.accounts
+        user = await accounts.user(request.match_info["user"])
+        work = self._directory.revoke(user.id, lambda: accounts.remove_user(user.id))
+        self._note(request, "removed", await work)
         return web.Response(status=204)
 
     async def _own(self, identity: str) -> User | None:
