@@ -53,6 +53,7 @@ class Database:
             else engines.sqlite(data_dir / FILE, timeout)
         )
         self._changes = ChangeNotifier(self._engine)
+        self._schemas: dict[str, Schema] = {}
         self._closed = False
         self._user_count = 0
         self._idle = asyncio.Event()
@@ -80,9 +81,14 @@ class Database:
             yield connection
 
     async def check(self) -> None:
-        """Read something. Raises ``Busy`` for a database that does not answer."""
+        """Read something. Raises ``Busy`` for a database that does not answer.
+
+        Raises ``NewerSchemaError`` where a newer server has migrated it since this one began.
+        """
         async with self.read() as connection:
             await connection.execute(sa.text(_LOOKS[self.dialect]))
+            for schema in list(self._schemas.values()):
+                schema.check(await connection.scalar(migrations.version_query(schema)))
 
     async def migrate(self, schema: Schema) -> None:
         """Bring a plugin's tables to the version that its code knows.
@@ -95,10 +101,12 @@ class Database:
         async with self.read() as connection:
             found = await connection.run_sync(migrations.version, schema)
         if not schema.check(found):
+            self._schemas[schema.name] = schema
             return
         async with migrations.locked_file(self._lock_file), self.begin() as connection:
             if await connection.run_sync(migrations.migrate, schema):
                 log.info("schema %s is at version %s", schema.name, schema.head)
+        self._schemas[schema.name] = schema
 
     async def close(self) -> None:
         """Close every connection; who has one is waited for, and nobody is given another.

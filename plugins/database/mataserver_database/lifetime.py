@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mataserver import Unavailable
 from mataserver_database.database import FILE, Database
 from mataserver_database.failures import BUSY, Busy, reason_of
+from mataserver_database.schema import NewerSchemaError
 
 if TYPE_CHECKING:
     from mataserver import Context
@@ -88,6 +89,10 @@ class DatabaseService:
         try:
             await checking
         except Busy as error:
+            self._problem = error.detail
+        except NewerSchemaError as error:
+            if error.detail != self._problem:
+                self._ctx.log.warning("%s", error.detail)
             self._problem = error.detail
         else:
             self._problem = ""

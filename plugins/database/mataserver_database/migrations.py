@@ -39,9 +39,14 @@ def version(connection: sa.Connection, schema: Schema) -> str | None:
     """Return the version of a schema in the database, None before its first migration."""
     if not has_table(connection, schema.table):
         return None
-    table = sa.table(schema.table, sa.column("version_num"))
-    found: str | None = connection.execute(sa.select(table.c.version_num)).scalar()
+    found: str | None = connection.execute(version_query(schema)).scalar()
     return found
+
+
+def version_query(schema: Schema) -> sa.Select[Any]:
+    """Return what reads the version of a schema that has been migrated."""
+    table = sa.table(schema.table, sa.column("version_num"))
+    return sa.select(table.c.version_num)
 
 
 def migrate(connection: sa.Connection, schema: Schema) -> bool:

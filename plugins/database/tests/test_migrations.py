@@ -57,6 +57,22 @@ async def test_a_newer_database_is_left_alone(database, schema):
         await database.migrate(schema)
 
 
+async def test_a_database_that_a_newer_server_migrates(
+    database, place, schema, tmp_path, monkeypatch
+):
+    """A server of before that still runs is told so when it asks whether all is well."""
+    await database.migrate(schema)
+    await database.check()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder, url = place
+    newest = Database(folder, url)
+    await newest.migrate(newer(schema, tmp_path / "newer_tables", "pass"))
+    await newest.check()
+    await newest.close()
+    with pytest.raises(NewerSchemaError, match="holds guest 0003, newer than 0002"):
+        await database.check()
+
+
 def newer(schema, package, upgrade):
     """Return a schema with one more migration, which does something."""
     (package / "migrations").mkdir(parents=True)

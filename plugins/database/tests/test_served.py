@@ -85,6 +85,19 @@ async def test_a_database_that_goes_away(tmp_path, postgres):
         await _ready(http, server, 200)
 
 
+async def test_a_newer_server_migrates_the_database(tmp_path, postgres):
+    """``GET /ready`` tells so: its tables may not be those that this server knows any more."""
+    url = await new_database(postgres, "newer")
+    points = installed("database", "accounts")
+    async with (
+        serving(tmp_path, entry_points=points, plugins={"database": {"url": url}}) as server,
+        aiohttp.ClientSession() as http,
+    ):
+        await _ready(http, server, 200)
+        await _execute(url, "UPDATE accounts_version SET version_num = '0099'")
+        assert "The database holds accounts 0099, newer than" in await _ready(http, server, 503)
+
+
 async def test_a_file_that_is_removed(tmp_path):
     """``GET /ready`` tells that SQLite's file is gone, and forgets it when it is back."""
     async with (
