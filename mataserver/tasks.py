@@ -7,7 +7,8 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mataserver.errors import ends_as_errors, shortage_error
+from mataserver.errors import shortage_error
+from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -10,7 +10,7 @@ import pytest
 from api_answers import until
 from conftest import picture
 from mataserver.app.deadline import finish_by
-from mataserver.errors import LostWaitError, ends_as_errors
+from mataserver.plugin_ends import LostWaitError, ends_as_errors
 from mataserver.testing import serving
 from plugin_sources import plugin_fixture  # noqa: F401 - the fixture "plugin"
 from service_plugins import PREAMBLE

@@ -13,7 +13,8 @@ from api_answers import until
 from mataserver.config.span import Span
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import LoadReport
-from mataserver.errors import MataError, ends_as_errors
+from mataserver.errors import MataError
+from mataserver.plugin_ends import ends_as_errors
 from mataserver.serving import autoscaler
 from mataserver.serving.autoscaler import Autoscaler
 

@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mataserver.app.deadline import finish_by
-from mataserver.errors import ends_as_errors
+from mataserver.plugin_ends import ends_as_errors
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines.worker_errors import NotDispatchedError
-from mataserver.errors import ends_as_errors
+from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

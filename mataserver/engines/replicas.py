@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mataserver.engines.replica_table import ReplicaTable
 from mataserver.engines.restarts import Restarts
 from mataserver.engines.worker_errors import WorkerDied
-from mataserver.errors import MataError, ends_as_errors
+from mataserver.errors import MataError
+from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence

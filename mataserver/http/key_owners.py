@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver.errors import ends_as_errors
+from mataserver.plugin_ends import ends_as_errors
 from mataserver.principals import Principal
 
 if TYPE_CHECKING:

@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
 
-from mataserver.errors import (
-    BadRequest,
-    LostWaitError,
-    MataError,
-    NotFound,
-    Unavailable,
-    end_error,
-    shortage_error,
-)
+from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit
 from mataserver.http.error_responses import as_api_error, error_response
@@ -33,6 +25,7 @@ from mataserver.http.revocation import GRANTS, REVOKED_REASON, is_watched
 from mataserver.http.routing import REQUEST_ID, ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import RateLimitedLog
+from mataserver.plugin_ends import LostWaitError, end_error
 
 if TYPE_CHECKING:
     from mataserver.contract.routes import Handler

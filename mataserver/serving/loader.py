@@ -13,8 +13,9 @@ from mataserver.contract.backend import LoadContext
 from mataserver.engines import confinement
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Assignment, Placement
-from mataserver.errors import MataError, Unavailable, ends_as_errors
+from mataserver.errors import MataError, Unavailable
 from mataserver.params import parsing
+from mataserver.plugin_ends import ends_as_errors
 from mataserver.sources import links, local
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mataserver.errors import ends_as_errors
 from mataserver.logs import RateLimitedLog
+from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

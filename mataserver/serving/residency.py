@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.errors import Unavailable, ends_as_errors
+from mataserver.errors import Unavailable
+from mataserver.plugin_ends import ends_as_errors
 from mataserver.serving.slots import Slot
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -81,8 +82,10 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> MataErr
 
     A body that is not the API's ``{"detail": ...}``, such as a proxy's page, is not repeated.
     """
+    kind = BadAnswer if status < 400 else _BY_STATUS.get(status, MataError)
     detail = _detail(body) or f"The server answered {status}{_phrase(status)}"
-    kind = _BY_STATUS.get(status, MataError)
+    if elsewhere := _origin(headers.get("Location", "")):
+        detail += f" and points to {elsewhere}: is that its address?"
     return kind(detail, status=status, retry_after=_retry_after(headers.get("Retry-After")))
 
 
@@ -122,6 +125,16 @@ def _detail(body: bytes) -> str:
         return ""
     detail = value.get("detail") if isinstance(value, dict) else None
     return detail[:_MAX_DETAIL_LENGTH] if isinstance(detail, str) else ""
+
+
+def _origin(url: str) -> str:
+    """Return a URL's scheme and host: its path may repeat what was sent. "" for a relative one."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.hostname}{port}" if parts.scheme and parts.hostname else ""
 
 
 def _phrase(status: int) -> str:

@@ -31,6 +31,7 @@ MOST_REQUESTS = 100
 
 _MOST_READERS = 4096
 _PIECE = 1 << 20
+_FOREIGN = "The server's answer is not one of this API"
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 """What OpenSSL calls an answer that is no TLS at all; newer releases say the second."""
 
@@ -50,7 +51,7 @@ class Answer(NamedTuple):
         try:
             return decode(self.body, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise BadAnswer("The server's answer is not one of this API") from None
+            raise BadAnswer(_FOREIGN) from None
 
 
 class Transport:
@@ -168,6 +169,8 @@ class Transport:
                 if response.status >= 300:
                     body = await response.read()
                     raise self._without_key(from_answer(response.status, response.headers, body))
+                if response.content_type != "text/event-stream":
+                    raise BadAnswer(_FOREIGN)
                 async for block in _event_blocks(response.content):
                     kind, _, text = block.strip().partition(b"\n")
                     yield kind.removeprefix(b"event: ").decode(), text.removeprefix(b"data: ")
@@ -196,9 +199,11 @@ class Transport:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             return self._unreachable(error)
 
-    def _unreachable(self, error: Exception) -> ConnectionFailed:
+    def _unreachable(self, error: Exception) -> ConnectionFailed | BadAnswer:
         if isinstance(error, TimeoutError):
             return ConnectionFailed(f"{self.where} did not answer in time")
+        if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)):
+            return self._unreadable(error)
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return ConnectionFailed(
                 f"The certificate of {self.where} is not trusted ({_verification(error)}): "
@@ -210,6 +215,11 @@ class Transport:
                 return ConnectionFailed(f"{self.where} does not speak TLS: is its address http://?")
             return ConnectionFailed(f"No TLS connection to {self.where} ({reason})")
         return ConnectionFailed(f"No connection to {self.where} ({type(error).__name__})")
+
+    def _unreadable(self, error: aiohttp.ClientError) -> ConnectionFailed | BadAnswer:
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return ConnectionFailed(f"The answer of {self.where} is not whole")
+        return BadAnswer(f"What listens at {self.where} does not speak HTTP")
 
     def _without_key(self, error: MataError) -> MataError:
         """Blot the key out of a detail in which a server or a proxy repeats the request."""

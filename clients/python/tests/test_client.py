@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
+import re
 import traceback
 
 import pytest
@@ -223,12 +225,53 @@ async def test_a_foreign_error_body_is_no_trouble(body):
     assert caught.value.detail == "The server answered 502 (Bad Gateway)"
 
 
-@pytest.mark.parametrize(("status", "kind"), [(200, BadAnswer), (307, MataError)])
-async def test_a_foreign_answer_is_refused(status, kind):
-    """A page instead of an answer, or a redirect, is an error and not followed."""
-    page = Refusal(status, b"<html>", {"Location": "http://127.0.0.1:9/elsewhere"})
+async def test_a_foreign_answer_is_refused():
+    """A page instead of an answer is an error, also instead of events."""
+    page = Refusal(200, b"<html>", {"Content-Type": "text/html"})
+    async with connected(StandIn(refusals=[page] * 2)) as client:
+        with pytest.raises(BadAnswer, match="not one of this API"):
+            await client.health()
+        with pytest.raises(BadAnswer, match="not one of this API"):
+            await collect(client.generate(BOXES, picture(5)))
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        (f"https://vision.example:8443/v1?token={KEY}", "https://vision.example:8443: is that"),
+        ("/login", "answered 307 (Temporary Redirect)"),
+        ("https://[", "answered 307 (Temporary Redirect)"),
+    ],
+)
+async def test_a_redirect_is_not_followed(location, said):
+    """It says where to, such as from http:// to https://, but nothing of the path."""
+    page = Refusal(307, b"<html>", {"Location": location})
     async with connected(StandIn(refusals=[page])) as client:
-        with pytest.raises(kind):
+        with pytest.raises(BadAnswer, match=re.escape(said)) as caught:
+            await client.health()
+    assert caught.value.status == 307
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "said"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", BadAnswer, "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", ConnectionFailed, "is not whole"),
+    ],
+)
+async def test_what_is_no_answer_of_a_server(sent, kind, said):
+    """Something else listens there, or the answer breaks off: the connection did not fail."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, AsyncClient(f"http://127.0.0.1:{port}") as client:
+        with pytest.raises(kind, match=f"127.0.0.1:{port} {said}"):
             await client.health()
 
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mataserver.contract.sessions import SourceFrame
-from mataserver.errors import MataError, ends_as_errors
+from mataserver.errors import MataError
+from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
