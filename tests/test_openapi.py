@@ -55,6 +55,7 @@ OPERATIONS = {
     ("post", "/openai/v1/chat/completions"),
     ("get", "/openai/v1/models"),
     ("get", "/openai/v1/models/{model_id}"),
+    ("delete", "/openai/v1/models/{model_id}"),
     ("get", "/v2"),
     ("get", "/v2/health/live"),
     ("get", "/v2/health/ready"),
@@ -190,6 +191,25 @@ def test_further_answers_have_their_own_types():
     assert "content" not in answers["304"]
 
 
+def test_headers_of_a_routes_own():
+    """Those of its answers and of its errors are beside the common ones, each where it is sent."""
+
+    async def nothing(_request):
+        raise AssertionError
+
+    own, refused = {"X-Frame-Id": "Its number."}, {"Tus-Version": "1.0.0"}
+    route = Route("GET", "/thing", nothing, "A thing", errors=(404,), answer_headers=own,
+                  error_headers=refused)  # fmt: skip
+    answers = openapi.document([route], "1")["paths"]["/thing"]["get"]["responses"]
+    common = {"X-Request-Id", "Server-Timing"}
+    assert set(answers["200"]["headers"]) == common | {"X-Frame-Id"}
+    assert answers["200"]["headers"]["X-Frame-Id"] == {
+        "description": "Its number.",
+        "schema": {"type": "string"},
+    }
+    assert set(answers["404"]["headers"]) == common | {"Tus-Version"}
+
+
 def test_guarded_routes_say_so(document):
     """Operations that need a key name its scope and document 401 and 403; open ones none."""
     for method, path, operation in operations(document):
@@ -208,7 +228,10 @@ def test_every_error_is_a_detail(document):
     Routes of other protocols have the struct of their protocol, and those that two share either.
     """
     forms = {"/v2": "InferenceProblem", "/openai": "ChatProblem", "/v1/chat": "ChatProblem"}
-    shared = {("get", "/v1/models"), ("get", "/v1/models/{model_id}")}
+    shared = {
+        ("get", "/v1/models"),
+        *((each, "/v1/models/{model_id}") for each in ("get", "delete")),
+    }
     for method, path, operation in operations(document):
         form = next((form for root, form in forms.items() if path.startswith(root)), "Problem")
         schema = {"$ref": f"#/components/schemas/{form}"}
@@ -235,7 +258,9 @@ def test_documented_statuses(document):
     assert {"202", "400", "409", "500"} <= said["post", "/v1/models/pull"]
     assert {"200", "404", "500", "507"} <= said["post", "/v1/models/warmup"]
     assert {"201", "404", "503", "507"} <= said["post", "/v1/sessions"]
-    assert said["delete", "/v1/sessions/{session_id}"] == {"204", "401", "403", "404", "409", "503"}
+    assert said["delete", "/v1/sessions/{session_id}"] == {
+        *("204", "400", "401", "403", "404", "409", "503")
+    }
 
 
 def test_parameters_are_those_of_the_table(document):

@@ -183,11 +183,12 @@ async def test_an_unknown_subprotocol_means_json(http):
         assert (await ws.receive_json(timeout=10))["frame_id"] == 0
 
 
-async def test_the_upgrade_carries_a_request_id(http):
-    """The answer to the upgrade names the client's request id, as every response does."""
+async def test_the_upgrade_has_what_every_answer_has(http):
+    """The answer to the upgrade names the client's request id, and how long it took."""
     path = f"/v1/stream/{await open_session(http)}"
     async with http.ws_connect(path, headers={"X-Request-Id": "mine"}) as ws:
         assert ws._response.headers["X-Request-Id"] == "mine"
+        assert re.fullmatch(r"total;dur=\d+\.\d{3}", ws._response.headers["Server-Timing"])
 
 
 async def test_compression_is_declined(http):

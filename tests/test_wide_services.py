@@ -143,6 +143,8 @@ async def test_events(http):
 async def test_sockets(http):
     """A WebSocket of messages, a relay with its protocol, and what is none."""
     async with http.ws_connect("/lab/socket") as socket:
+        for name in ("X-Request-Id", "Server-Timing"):
+            assert name in socket._response.headers
         await socket.send_str("quiet")
         assert await socket.receive_str() == "QUIET"
     async with http.ws_connect("/lab/relay", protocols=("lab",)) as socket:

@@ -211,7 +211,7 @@ class ComposedServer:
         )
         cors_origins, finish = self.settings.cors_origins, self.middleware.finish_unhandled
         origins.allow_origins(application, cors_origins, finish)
-        protocol.remove_server_header(application)
+        protocol.adjust_all_headers(application)
         return application
 
     def _readiness(self) -> Readiness:

@@ -55,7 +55,8 @@ class Route:
     ``Expect``, at ``Content-Length`` and while reading. The body must arrive within
     ``body_timeout`` seconds in total, or with "idle" never stall that long.
 
-    ``error_headers`` are added to every error answer, whatever produced it.
+    ``error_headers`` are added to every error answer, whatever produced it. ``answer_headers``
+    describe those that the handler adds to other answers: name to description.
 
     ``when`` claims an existing route for matching requests: its parameters and answers are
     documented beside that route's, and ``error_form`` builds the bodies of its errors, whatever
@@ -96,6 +97,7 @@ class Route:
     socket: bool = False
     held: str = ""
     also: Mapping[int, tuple[Body, ...]] = field(default_factory=dict)
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Reject a route that would be open to other callers than intended."""

@@ -18,10 +18,10 @@ from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
 from mataserver.http import accept_header, codec
 from mataserver.http.auth import PRINCIPAL
+from mataserver.http.common_headers import REQUEST_ID
 from mataserver.http.middleware import CLIENT_GONE, METRICS_STATUS
 from mataserver.http.request_warnings import HEADER, WARNING
 from mataserver.http.revocation import RevocableWait, watch_revocation
-from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.web_urldispatcher import MatchInfoError, PlainResource, UrlMappingMatchInfo
 
-from mataserver.http.protocol import CompleteResponse, strip_server_header
+from mataserver.http.protocol import CompleteResponse, adjust_headers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,7 +57,7 @@ class _FastDispatcher:
         self._fallback = fallback
         self._table = table
         self._claimed = _resolve(MatchInfoError(web.HTTPNotFound()), application)
-        self._has_signals = list(application.on_response_prepare) != [strip_server_header]
+        self._has_signals = list(application.on_response_prepare) != [adjust_headers]
         self._resolved: dict[tuple[str, str], _ResolvedRoute] = {}
         for route in table.resolved_routes():
             if isinstance(route.resource, PlainResource):

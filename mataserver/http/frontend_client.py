@@ -13,7 +13,7 @@ from yarl import URL
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.identity_assertions import ASSERTION_HEADER
 from mataserver.http import proxies, relay_headers
-from mataserver.http.routing import REQUEST_ID
+from mataserver.http.common_headers import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

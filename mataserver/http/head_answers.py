@@ -12,9 +12,8 @@ from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.http import codec
-from mataserver.http.middleware import new_request_id
+from mataserver.http.common_headers import REQUEST_ID, new_request_id
 from mataserver.http.request_warnings import warn
-from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
     import asyncio

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
+from mataserver.http.common_headers import REQUEST_ID, new_request_id
 from mataserver.http.handler_results import body_size, require_room
 from mataserver.http.head_parsing import MAX_EARLY
 from mataserver.http.head_requests import KnownRequest
-from mataserver.http.middleware import new_request_id
 from mataserver.http.protocol import CompleteResponse
-from mataserver.http.routing import CLAIMED, REQUEST_ID
+from mataserver.http.routing import CLAIMED
 from mataserver.http.unread_output import HIGH_WATER_BYTES
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from mataserver.errors import Unavailable
 from mataserver.http import head_parsing
 from mataserver.http.head_cache import KnownRouteHead, matches_request
 from mataserver.http.head_parsing import MAX_EARLY, outstanding
-from mataserver.http.protocol import HttpConnection, strip_server_header
+from mataserver.http.protocol import HttpConnection, adjust_headers
 from mataserver.http.routing import ROUTE
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def is_supported(version: str = aiohttp.__version__) -> bool:
 def is_sole_middleware(middleware: RequestMiddleware, application: web.Application) -> bool:
     """Whether an application has no other middleware or signal than the server's own."""
     around = list(application.middlewares), list(application.on_response_prepare)
-    return around == ([middleware.handle], [strip_server_header])
+    return around == ([middleware.handle], [adjust_headers])
 
 
 class CachingConnection(HttpConnection):

@@ -7,7 +7,6 @@ import functools
 import logging
 import re
 import time
-from random import getrandbits
 from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -16,13 +15,14 @@ from aiohttp.hdrs import METH_ALL
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit
+from mataserver.http.common_headers import REQUEST_ID, UPGRADE_BEGUN, new_request_id
 from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.request_warnings import HEADER, WARNING
 from mataserver.http.revocation import GRANTS, REVOKED_REASON, is_watched
-from mataserver.http.routing import REQUEST_ID, ROUTE
+from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import RateLimitedLog
 from mataserver.plugin_ends import LostWaitError, end_error
@@ -84,6 +84,8 @@ class RequestMiddleware:
             return bad_request()
         _identify(request)
         started_at = time.perf_counter()
+        if hdrs.UPGRADE in request.headers:
+            request[UPGRADE_BEGUN] = started_at
         self.lifecycle.active += 1
         try:
             response = await self._dispatcher(request, handler)
@@ -144,11 +146,6 @@ def _identify(request: web.Request) -> None:
     if request_id is None or not _VALID_ID.fullmatch(request_id):
         request_id = new_request_id()
     request[REQUEST_ID] = request_id
-
-
-def new_request_id() -> str:
-    """Return a new request id."""
-    return f"{getrandbits(64):016x}"
 
 
 def _cancelled_status(request: web.Request) -> int:

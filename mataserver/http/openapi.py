@@ -26,7 +26,7 @@ class Problem(msgspec.Struct):
 
 
 _STATUS_TEXTS = {
-    400: "The request cannot be read: malformed JSON, a missing or undecodable image",
+    400: "The request cannot be read: malformed JSON, a missing or undecodable image, two keys",
     401: "Missing credentials",
     403: "Invalid credentials",
     404: "Not found",
@@ -143,14 +143,15 @@ def _operation(
     route: Route, path: str, schema: Callable[[Any], dict[str, Any]], refusals: tuple[int, ...]
 ) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", f"{route.method.lower()}{path}").strip("_")
-    errors = [*route.errors, *(() if route.public else refusals)]
+    # 400 is of every route, open ones too: of two keys, or a header that is there twice.
+    errors = [400, *route.errors, *(() if route.public else refusals)]
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": name,
         "tags": [route.tag],
         "parameters": _parameters(route, path, schema),
         "responses": {
-            str(status): _response(HTTPStatus(status).phrase, bodies, schema, warns=_warns(route))
+            str(status): _response(HTTPStatus(status).phrase, bodies, schema, route)
             for status, bodies in {route.status: route.response, **route.also}.items()
         },
         "security": [] if route.public else [{"key": [route.needs] if route.needs else []}],
@@ -162,7 +163,10 @@ def _operation(
     for status in sorted(errors):
         names = (*_COMMON_HEADERS, "Retry-After") if status in {429, 503} else _COMMON_HEADERS
         said = _STATUS_TEXTS.get(status) or HTTPStatus(status).phrase
-        answer = {"description": said, "headers": _headers(names), "content": problem}
+        headers = _headers(names) | _own_headers(
+            dict.fromkeys(route.error_headers, "Of its protocol.")
+        )
+        answer = {"description": said, "headers": headers, "content": problem}
         operation["responses"].setdefault(str(status), answer)
     return operation
 
@@ -187,6 +191,12 @@ def _join(operation: dict[str, Any], added: dict[str, Any]) -> None:
 
 def _headers(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _own_headers(described: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return headers of a route's own."""
+    text = {"type": "string"}
+    return {name: {"description": said, "schema": text} for name, said in described.items()}
 
 
 def _parameters(
@@ -216,10 +226,11 @@ def _warns(route: Route) -> bool:
 
 
 def _response(
-    text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]], *, warns: bool
+    text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]], route: Route
 ) -> dict[str, Any]:
-    names = (*_COMMON_HEADERS, request_warnings.HEADER) if warns else _COMMON_HEADERS
-    answer: dict[str, Any] = {"description": text, "headers": _headers(names)}
+    names = (*_COMMON_HEADERS, request_warnings.HEADER) if _warns(route) else _COMMON_HEADERS
+    headers = _headers(names) | _own_headers(route.answer_headers)
+    answer: dict[str, Any] = {"description": text, "headers": headers}
     if bodies:
         answer["content"] = {body.content_type: _media(body, schema) for body in bodies}
     return answer

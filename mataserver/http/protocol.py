@@ -13,6 +13,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_fileresponse
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
+from mataserver.http import common_headers
 from mataserver.http.paced_input import PacedInput, first_slice
 from mataserver.http.unread_output import UnreadOutput
 from mataserver.http.websocket_framing import FrameChecker
@@ -94,14 +95,16 @@ def _is_plain(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.keep_alive and request.method in _WITH_BODY
 
 
-def remove_server_header(application: web.Application) -> None:
-    """Remove the ``Server`` header, with aiohttp's version, from all answers."""
-    application.on_response_prepare.append(strip_server_header)
+def adjust_all_headers(application: web.Application) -> None:
+    """Remove the ``Server`` header, with aiohttp's version, from all answers; complete 101."""
+    application.on_response_prepare.append(adjust_headers)
 
 
-async def strip_server_header(_request: web.Request, response: web.StreamResponse) -> None:
-    """Remove an answer's ``Server`` header."""
+async def adjust_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Remove an answer's ``Server`` header, and complete those of an accepted WebSocket."""
     response.headers.popall(hdrs.SERVER, None)
+    if response.status == 101:
+        common_headers.complete_upgrade(request, response)
 
 
 def bad_request() -> UnsignedResponse:

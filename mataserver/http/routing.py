@@ -45,8 +45,6 @@ class BodyLimits(NamedTuple):
 
 ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
 """The route chosen for a request."""
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-"""Identifies a request in logs, answers and other front-ends."""
 CLAIMED: web.RequestKey[Handler] = web.RequestKey("claimed")
 """The handler of a service that claimed a request before routing."""
 

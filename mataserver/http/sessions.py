@@ -93,7 +93,8 @@ class SessionsService(StatelessService):
         return [
             Route("POST", "/v1/sessions", self._create, "Create a streaming session", "sessions",
                   request=(Body(codec.JSON, SessionBody, examples.SESSION),), response=made,
-                  status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
+                  status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer",
+                  answer_headers={"Deprecation": "The session has a camera: see `/v1/cameras`."}),
             Route("GET", "/v1/sessions", self._list, "List the sessions", "sessions",
                   response=(Body(codec.JSON, list[SessionInfo]),), errors=(422, 503), needs="infer",
                   held=EVERY_FRONTEND),
@@ -105,7 +106,7 @@ class SessionsService(StatelessService):
             Route("GET", "/v1/sessions/{session_id}/snapshot", self._snapshot,
                   "The newest frame of a camera with what was found in it", "sessions",
                   response=(Body(JPEG),), errors=(404, 500, 503, 507), needs="infer",
-                  held="session_id"),
+                  held="session_id", answer_headers={"X-Frame-Id": "The number of the frame."}),
         ]  # fmt: skip
 
     async def _create(self, request: web.Request) -> web.Response:

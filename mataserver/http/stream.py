@@ -16,7 +16,7 @@ from mataserver.http.auth import PRINCIPAL
 from mataserver.http.head_connection import CachingConnection
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.revocation import REVOKED_REASON, watch_revocation
-from mataserver.http.routing import REQUEST_ID, Route, StatelessService
+from mataserver.http.routing import Route, StatelessService
 from mataserver.http.sockets import WebSocket
 from mataserver.http.stream_channel import (
     GOING_AWAY,
@@ -114,7 +114,6 @@ class Streams:
             protocols=(MSGPACK_PROTOCOL, JSON_PROTOCOL),
             timeout=CLOSE_TIMEOUT,
         )
-        socket.headers["X-Request-Id"] = request[REQUEST_ID]
         await socket.prepare(request)
         if not known:
             socket.ignore_messages()

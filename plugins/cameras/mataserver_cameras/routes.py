@@ -85,7 +85,8 @@ class CameraRoutes:
             Route("GET", f"{_ONE}/picture", self._picture,
                   "The newest frame with what was found in it", "cameras",
                   response=(Body(JPEG),), errors=(404, 500, 503, 507), needs="infer",
-                  held="sessions:camera_id"),
+                  held="sessions:camera_id",
+                  answer_headers={"X-Frame-Id": "The number of the frame."}),
             Route("GET", f"{_ONE}/stream", self._stream, "Stream the results", "cameras",
                   public=True, documented=False, socket=True, held="sessions:camera_id"),
         ]  # fmt: skip

@@ -33,6 +33,23 @@ _REFUSED = {**_TUS, "Tus-Version": VERSION}  # which the protocol asks of a 412:
 _TUS_VERSION: dict[str, tuple[Any, bool, str]] = {"Tus-Resumable": (str, True, "1.0.0")}
 
 
+_SPOKEN = {"Tus-Resumable": "The version of the protocol."}
+_OFFERED = {
+    "Tus-Version": "The versions that are spoken here.",
+    "Tus-Extension": "What of the protocol is spoken beside its core.",
+    "Tus-Max-Size": "The longest upload in bytes.",
+    "Tus-Checksum-Algorithm": "What parts may be checked with.",
+}
+_PLACE = {
+    "Upload-Offset": "How much of the upload is here, in bytes.",
+    "Upload-Expires": "When the upload is removed unless it goes on.",
+}
+_WHOLE = {
+    "Upload-Length": "Bytes of the whole.",
+    "Upload-Metadata": "As it was sent.",
+}
+
+
 class Served(Protocol):
     """What has the uploads."""
 
@@ -73,18 +90,19 @@ class UploadRoutes:
         }
         return [
             Route("OPTIONS", "/v1/uploads", self.options, "What uploads may be", tag="jobs",
-                  status=204, public=True),
+                  status=204, public=True, answer_headers=_SPOKEN | _OFFERED),
             Route("POST", "/v1/uploads", self.create, "Begin an upload", status=201,
                   headers={**_TUS_VERSION, **length},
-                  errors=(400, 409, 412, 413, 503, 507), **mine),
+                  errors=(400, 409, 412, 413, 503, 507), answer_headers=_SPOKEN | _PLACE, **mine),
             Route("HEAD", one, self.show, "Where an upload goes on", headers=_TUS_VERSION,
-                  errors=found, **mine),
+                  errors=found, answer_headers=_SPOKEN | _PLACE | _WHOLE, **mine),
             Route("PATCH", one, self.append, "Go on with an upload", request=(Body(PART),),
                   status=204, headers={**_TUS_VERSION, **part},
                   errors=(400, 404, 408, 409, 412, 413, 415, 423, 460, 503, 507),
-                  max_body=self._uploads.max_bytes, body_timeout="idle", **mine),
+                  max_body=self._uploads.max_bytes, body_timeout="idle",
+                  answer_headers=_SPOKEN | _PLACE, **mine),
             Route("DELETE", one, self.remove, "Give an upload up", status=204, headers=_TUS_VERSION,
-                  errors=found, **mine),
+                  errors=found, answer_headers=_SPOKEN, **mine),
         ]  # fmt: skip
 
     async def options(self, _request: web.Request) -> web.Response:

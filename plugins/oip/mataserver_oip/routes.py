@@ -154,9 +154,9 @@ def _model_routes(api: RestRoutes) -> list[Route]:
             _route("GET", f"{path}/ready", api.model_ready, f"Whether a model{of} is in memory",
                    ModelReady, errors=(NOT_READY, 404), needs="models:read"),
             _route("POST", f"{path}/infer", api.infer, f"Infer with a model{of} on tensors",
-                   rest.InferAnswer, also=(Body(BINARY),),
-                   request=tensors, headers=_HEADERS,
-                   errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer"),
+                   rest.InferAnswer, also=(Body(BINARY),), request=tensors, headers=_HEADERS,
+                   errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer",
+                   answer_headers={rest.LENGTH_HEADER: "As of a request."}),
         ]  # fmt: skip
     for version in _VERSIONS:
         of = " of a version" if version else ""

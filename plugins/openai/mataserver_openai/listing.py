@@ -31,6 +31,14 @@ class OpenAIModels(Struct, kw_only=True):
     data: list[OpenAIModel]
 
 
+class OpenAIDeleted(Struct, kw_only=True):
+    """A model that was removed."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: bool = True
+
+
 def to_model(info: ModelInfo, created: float) -> OpenAIModel:
     """Return one model."""
     known: dict[str, Any] = msgspec.structs.asdict(info)

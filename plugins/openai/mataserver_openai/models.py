@@ -1,13 +1,13 @@
-"""``GET /v1/models`` in OpenAI's form on request, and below ``/openai/v1`` always."""
+"""``/v1/models`` in OpenAI's form on request, and below ``/openai/v1`` always."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from mataserver import Body, InvalidParams, NotFound, Route
 from mataserver_openai import listing
-from mataserver_openai.listing import OpenAIModel, OpenAIModels
+from mataserver_openai.listing import OpenAIDeleted, OpenAIModel, OpenAIModels
 from mataserver_openai.problem import ChatProblem, chat_problem
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ class ModelList:
     def routes(self) -> list[Route]:
         """Return the routes; those of the server are claimed for who asks for OpenAI's form."""
         every, one = (Body(JSON, OpenAIModels),), (Body(JSON, OpenAIModel),)
+        gone: dict[str, Any] = {
+            "response": (Body(JSON, OpenAIDeleted),),
+            "problem": ChatProblem,
+            "errors": (404, 409, 500),
+            "needs": "models:write",
+            "denied": 401,
+        }
         return [
             Route("GET", "/v1/models", self._every, response=every, parameters=_FORMAT,
                   problem=ChatProblem, needs="models:read", denied=401, when=_wants_openai,
@@ -45,6 +52,10 @@ class ModelList:
             Route("GET", f"/v1/models{_ONE}", self._one, response=one, parameters=_FORMAT,
                   problem=ChatProblem, errors=(404,), needs="models:read", denied=401,
                   when=_wants_openai, error_form=chat_problem),
+            Route("DELETE", f"/v1/models{_ONE}", self._remove, parameters=_FORMAT,
+                  when=_wants_openai, error_form=chat_problem, **gone),
+            Route("DELETE", f"/v1/models{_ONE}", _refuse, errors=(422,), needs="models:write",
+                  when=_wants_another),
             Route("GET", "/v1/models", _refuse, errors=(422,), needs="models:read",
                   when=_wants_another),
             Route("GET", f"/v1/models{_ONE}", _refuse, errors=(422,), needs="models:read",
@@ -54,6 +65,8 @@ class ModelList:
             Route("GET", f"/openai/v1/models{_ONE}", self._one, "One model in OpenAI's form",
                   "OpenAI", response=one, problem=ChatProblem, errors=(404,),
                   needs="models:read", denied=401),
+            Route("DELETE", f"/openai/v1/models{_ONE}", self._remove,
+                  "Remove a model, answered in OpenAI's form", "OpenAI", **gone),
         ]  # fmt: skip
 
     async def _every(self, _request: web.Request) -> web.Response:
@@ -69,6 +82,11 @@ class ModelList:
         name = request.match_info["model_id"]
         info = self._models.info(name)
         return self._http.respond(listing.to_model(info, self._models.pulled_at(name)))
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        name = request.match_info["model_id"]
+        await self._models.remove(name)
+        return self._http.respond(OpenAIDeleted(id=name))
 
 
 def _wants_openai(request: web.Request) -> bool:

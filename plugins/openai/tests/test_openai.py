@@ -331,6 +331,22 @@ async def test_the_list_of_models(server, client):
 
 
 @pytest.mark.parametrize("base", ["/v1", "/openai/v1"])
+async def test_a_model_is_removed(server, base):
+    """OpenAI's client removes a model, and reads so; who asks in our form is answered in it."""
+    async with openai.AsyncOpenAI(base_url=server.url + base, api_key=server.key) as client:
+        told = await client.models.delete("mute")
+        assert told.to_dict() == {"id": "mute", "object": "model", "deleted": True}
+        with pytest.raises(openai.NotFoundError) as lost:
+            await client.models.delete("mute")
+        assert (lost.value.code, lost.value.param) == ("model_not_found", "model")
+    async with aiohttp.ClientSession(server.url, headers=server.headers) as http:
+        async with http.delete("/v1/models/echo?format=other") as response:
+            assert response.status == 422
+        async with http.delete("/v1/models/echo") as response:
+            assert await response.json() == {"status": "removed", "model": "echo"}
+
+
+@pytest.mark.parametrize("base", ["/v1", "/openai/v1"])
 async def test_a_client_of_openai_is_refused_in_its_own_form(server, base):
     """A wrong key is 401 and an unknown model 404 beside our routes too, both with a ``code``."""
     async with openai.AsyncOpenAI(

@@ -42,6 +42,8 @@ async def test_frames_then_the_end(api, video_path):
         await socket.send_json(request)
         *frames, last = await received(socket)
         assert socket.close_code == 1000
+        for name in ("X-Request-Id", "Server-Timing"):
+            assert name in socket._response.headers
         assert last == {"type": "complete", "total_frames": 6}
         assert [each["frame_index"] for each in frames] == [2, 3, 4, 5, 6, 7]
         for each in frames:
