@@ -21,6 +21,14 @@ class ExitError(RuntimeError):
         self.__cause__ = exit_call  # its traceback says where
 
 
+class PanicError(RuntimeError):
+    """Code of a plugin raised what is no ``Exception``, as libraries in Rust do when they panic."""
+
+    def __init__(self, panic: BaseException) -> None:
+        super().__init__(f"{type(panic).__name__}: {panic}")
+        self.__cause__ = panic  # its traceback says where
+
+
 class LostWaitError(RuntimeError):
     """Code of a plugin waited for something that was cancelled, though nobody cancelled the code.
 
@@ -32,10 +40,17 @@ class LostWaitError(RuntimeError):
         self.__cause__ = cancellation  # its traceback says where
 
 
-def end_error(error: SystemExit | asyncio.CancelledError) -> Exception:
-    """Return the failure that this end of a plugin's code is. Raises a real cancellation again."""
+def end_error(error: BaseException) -> Exception:
+    """Return the failure that this end of a plugin's code is.
+
+    Raises again what is none: a real cancellation, Ctrl-C, the end of a generator.
+    """
     if isinstance(error, SystemExit):
         return ExitError(error)
+    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+        raise error
+    if not isinstance(error, asyncio.CancelledError):
+        return PanicError(error)
     task = asyncio.current_task()
     if task is None or task.cancelling():
         raise error
@@ -46,9 +61,11 @@ def end_error(error: SystemExit | asyncio.CancelledError) -> Exception:
 def ends_as_errors() -> Iterator[None]:
     """Convert what would end more than a plugin's code: ``sys.exit``, a cancellation of others.
 
-    Needs a running event loop.
+    Also a panic. A cancellation needs a running event loop.
     """
     try:
         yield
-    except (SystemExit, asyncio.CancelledError) as error:
+    except Exception:
+        raise
+    except BaseException as error:
         raise end_error(error) from error

@@ -1,4 +1,4 @@
-"""The autoscaler: what it does when a replica cannot be started."""
+"""The autoscaler: what it does when a replica cannot be started, closed or measured."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mataserver.errors import MataError
 from mataserver.plugin_ends import ends_as_errors
 from mataserver.serving import autoscaler
 from mataserver.serving.autoscaler import Autoscaler
+from mataserver.serving.memory_budget import MemoryBudget
 
 
 class StandIn:
@@ -24,6 +25,7 @@ class StandIn:
 
     width = 1
     is_alive = True
+    pids = (1,)
     report = LoadReport(stateful=False, pid=1)
 
     def on_death(self, callback):
@@ -98,3 +100,47 @@ async def test_a_replica_that_cannot_be_started_is_tried_again(monkeypatch, fail
         await replicas.close()
     assert starts == [0, 1, 1]
     assert budget.taken == 10
+
+
+def fail():
+    """Fail as code does that has a fault."""
+    raise ValueError("a fault")
+
+
+@pytest.mark.parametrize("end", [leave, fail])
+async def test_a_replica_that_cannot_be_closed_is_given_up(end):
+    """However its end fails: it is none of them any more, and another may be added."""
+
+    class Clinging(StandIn):
+        async def close(self):
+            end()
+
+    async def start(_index):
+        return Clinging()
+
+    replicas = Replicas(start, 2)
+    await replicas.load()
+    assert await replicas.shrink()
+    assert (replicas.count, replicas.width, len(replicas.pids)) == (1, 1, 1)
+    await replicas.grow()
+    assert (replicas.count, replicas.width) == (2, 2)
+
+
+@pytest.mark.parametrize("end", [leave, fail])
+async def test_a_worker_that_cannot_be_measured(end):
+    """What is known of its memory stays."""
+
+    class Unknown(StandIn):
+        async def memory(self):
+            end()
+
+    shown = []
+    budget = MemoryBudget(
+        SimpleNamespace(set_memory_gauge=shown.append),
+        SimpleNamespace(vram_of=lambda _pid: 4),
+        SimpleNamespace(),
+        float,
+    )
+    slot = SimpleNamespace(ram=10, plan=SimpleNamespace(spec=SimpleNamespace(name="any")))
+    await budget.measure(slot, Unknown())
+    assert (slot.ram, slot.vram, shown) == (10, 4, ["any"])

@@ -21,7 +21,10 @@ from mataserver import (
     plugins,
     testing,
 )
+from mataserver.config import Settings
+from mataserver.contract.backend import ModelFiles
 from mataserver.params.table import Params
+from plugin_sources import plugin_fixture  # noqa: F401 - the fixture "plugin"
 
 PNG = picture()
 
@@ -120,3 +123,58 @@ def test_a_part_is_asked_what_it_can_be_asked():
         part.params_with()
     with pytest.raises(InvalidParams, match=r"params.tiles"):
         part.params_with(prompts=["x"], tiles="many")
+
+
+RINGS = """
+from mataserver import Part
+
+def itself(files, settings):
+    return {"again": Part(files.name, "classify")}
+
+def ring(files, settings):
+    return {"other": Part("ring-b" if files.name == "ring-a" else "ring-a", "classify")}
+
+class Whole(Model):
+    def __init__(self, ctx):
+        self.parts = sorted(ctx.parts)
+
+    def predict(self, images, params):
+        return [ClassifyResult([Classification(",".join(self.parts), 1.0)]) for _ in images]
+
+def load_whole(spec, ctx):
+    return Whole(ctx)
+
+@hookimpl
+def backends():
+    shared = {"load": load_whole, "accepts": accepts, "source": "any"}
+    return [
+        backend(name="looking", parts=itself, **shared),
+        backend(name="ring-a", parts=ring, load=load_whole),
+        backend(name="ring-b", parts=ring, load=load_whole),
+    ]
+"""
+PLAIN = """
+@hookimpl
+def backends():
+    return [backend(name="plain", source="any", accepts=accepts)]
+"""
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_backend_that_would_be_its_own_part(plugin, tmp_path, served):
+    """Another one serves the part; if there is none, the model is not served, and it is told."""
+    points = [plugin(RINGS, name="rings"), *([plugin(PLAIN, name="zplain")] if served else [])]
+    found = plugins.discover(Settings(), points)
+    files = ModelFiles("any/any", "local", None, {"model_type": "any"})
+    backend = found.find_backend(files, "classify")
+    assert (backend and backend.backend.name) == ("looking" if served else None)
+
+
+async def test_models_that_are_parts_of_each_other(plugin, mata_client, fake_models):
+    """They cannot be served, which is told."""
+    models = [{"model": name, "task": "classify"} for name in ("ring-a", "ring-b")]
+    client = await mata_client(plugin(RINGS, name="rings"), models=models)
+    for model in ("ring-a", "ring-b"):
+        answer = await client.post(f"/v1/infer?model={model}", data=PNG)
+        detail = f"{model} cannot be served: it would be a part of itself"
+        assert (answer.status, await answer.json()) == (503, {"detail": detail})

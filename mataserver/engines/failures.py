@@ -20,8 +20,10 @@ _OUT_OF_MEMORY = re.compile(
     r"|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
 )
 
-MODEL_ERRORS = (Exception, SystemExit)
-"""What a model's code may raise. ``sys.exit`` in it ends neither its worker nor other requests."""
+MODEL_ERRORS = (BaseException,)
+"""What a model's code may raise. ``sys.exit`` in it ends neither its worker nor other requests, nor
+does a panic of a library in Rust, whose exception is no ``Exception``. A generator must let
+``GeneratorExit`` pass."""
 
 log = logging.getLogger("mataserver.worker")
 

@@ -74,16 +74,15 @@ class ModelHost:
 
     def load(self) -> LoadReport:
         """Load the model and its parts. Raises a ``MataError``."""
-        assignment = self._assignment
         try:
-            self._model = self._load(assignment)
+            self._model = self._load(self._assignment)
         except MODEL_ERRORS as error:
             client_failure = client_error(error, "The model could not be loaded")
             client_failure.lasting = is_permanent(error)
             raise client_failure from error
-        stateful = hasattr(self._model, "session")
-        streams, decoders = hasattr(self._model, "stream"), assignment.decode_threads - 1
-        return LoadReport(stateful, os.getpid(), decoders, self._step_timeout, streams=streams)
+        streams, decoders = hasattr(self._model, "stream"), self._assignment.decode_threads - 1
+        step_timeout = self._step_timeout
+        return LoadReport(self._is_stateful, os.getpid(), decoders, step_timeout, streams=streams)
 
     def decode(self, job: Job) -> DecodedJob:
         """Decode a job's image; a failure is returned in the result, not raised."""
@@ -182,6 +181,8 @@ class ModelHost:
                         answer = piece
                         if isinstance(piece, str):
                             yield piece
+            except GeneratorExit:
+                raise
             except InvalidResultError as error:
                 answer = invalid_result_failure(error, self._assignment.spec.name)
             except MODEL_ERRORS as error:
@@ -232,8 +233,7 @@ class ModelHost:
 
     def _is_raw(self, item: DecodedJob) -> bool:
         """Whether the request asked for raw scores."""
-        params = self._params.decode(item.job.params)
-        return getattr(params, "use_softmax", True) is False
+        return getattr(self._params.decode(item.job.params), "use_softmax", True) is False
 
     def _predict(self, items: Sequence[DecodedJob]) -> list[Any]:
         try:

@@ -40,6 +40,8 @@ class ModelMethods:
         try:
             for item in items:
                 yield self._checked(item)
+        except GeneratorExit:
+            raise
         except MODEL_ERRORS as error:
             raise client_error(error, "The model failed") from error
         finally:

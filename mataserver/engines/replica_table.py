@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines.worker_errors import NotDispatchedError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from mataserver.engines.work import Worker
+
+log = logging.getLogger("mataserver.pool")
 
 
 class ReplicaTable:
@@ -92,12 +95,16 @@ class ReplicaTable:
         idle = self.retiring[index] = asyncio.Event()
         while self.load[index] and worker.is_alive:
             await idle.wait()
-        with ends_as_errors():  # an engine may be a plugin's
-            await worker.close()
-        # Only now: a concurrent close of all workers must still see this one.
-        self.workers[index] = None
-        self.suspects.discard(index)
-        del self.retiring[index]
+        try:
+            with ends_as_errors():  # an engine may be a plugin's
+                await worker.close()
+        except Exception:
+            log.exception("a worker could not be closed")
+        finally:
+            # Only now: a concurrent close of all workers must still see this one.
+            self.workers[index] = None
+            self.suspects.discard(index)
+            del self.retiring[index]
 
     def decrement_load(self, index: int, worker: Worker) -> None:
         """Decrement a worker's load, unless it has been replaced since."""

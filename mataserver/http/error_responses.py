@@ -16,6 +16,7 @@ from msgspec import Struct
 from mataserver.errors import MataError
 from mataserver.http import codec
 from mataserver.http.routing import ROUTE
+from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +71,9 @@ def render(
     except msgspec.DecodeError:
         return response  # it has its own form, such as that of a probe
     try:
-        response.body = codec.encode(form(response.status, detail))
-    except (Exception, SystemExit):
+        with ends_as_errors():
+            response.body = codec.encode(form(response.status, detail))
+    except Exception:
         log.exception("a form of errors failed: %s is told in the server's own", response.status)
     return response
 

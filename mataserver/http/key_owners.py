@@ -43,7 +43,7 @@ class KeyOwners:
                 return None
             try:
                 found: object = owner_of(secret)
-            except (Exception, SystemExit):  # noqa: BLE001 - raised again, and reported, by ``authenticate``
+            except BaseException:  # noqa: BLE001 - raised again, and reported, by ``authenticate``
                 return None
             if found is not None:
                 return found if isinstance(found, Principal) and not found.background else None

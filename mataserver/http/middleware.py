@@ -184,7 +184,7 @@ class _Dispatcher:
                 if allowed:
                     return as_api_error(web.HTTPMethodNotAllowed(request.method, sorted(allowed)))
             return self.refuse(request, error)
-        except (SystemExit, asyncio.CancelledError) as error:  # the first would end the server
+        except BaseException as error:  # SystemExit would end the server
             return self.refuse(request, end_error(error))
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:

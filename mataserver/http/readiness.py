@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from mataserver.plugin_ends import ends_as_errors
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -81,8 +83,9 @@ def call_services(
         if method_of is None:
             continue
         try:
-            found: T | None = kind(method_of())
-        except (Exception, SystemExit):
+            with ends_as_errors():
+                found: T | None = kind(method_of())
+        except Exception:
             log.exception("%s() of the plugin %s failed", method, name)
             found = None
         yield name, found

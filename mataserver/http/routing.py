@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import re
@@ -13,6 +12,7 @@ from aiohttp import web
 
 from mataserver.contract.routes import Body, Route
 from mataserver.logs import RateLimitedLog
+from mataserver.plugin_ends import ends_as_errors
 
 __all__ = ["CLAIMED", "ROUTE", "Body", "BodyLimits", "Route", "RouteTable", "StatelessService"]
 
@@ -108,8 +108,9 @@ class RouteTable:
             return request[CLAIMED]
         for name, claims in self.claims:
             try:
-                handler = _require_handler(claims(request))
-            except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - a plugin may raise anything
+                with ends_as_errors():
+                    handler = _require_handler(claims(request))
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything
                 self._failures.warn(name, f"claims() of the plugin {name} failed", error)
                 continue
             if handler is not None:

@@ -81,19 +81,25 @@ class ModelPlans:
             for name, entry in cached.entries.items()
         )
 
-    def _make_plan(self, name: str, entry: Entry, task: str) -> ModelPlan:
+    def _make_plan(
+        self, name: str, entry: Entry, task: str, above: frozenset[tuple[str, str]] = frozenset()
+    ) -> ModelPlan:
+        """Make a plan; ``above`` are the models, and their backends, that it is a part of."""
+        backends_above = frozenset(backend for model, backend in above if model == name)
         try:
             files = weights.files(name, entry)
         except links.OutsideLinkError as error:
             raise Unavailable(f"{name} cannot be served: {error.detail}") from None
-        provided = self._plugins.find_backend(files, task)
+        provided = self._plugins.find_backend(files, task, backends_above)
         if provided is None:
+            if backends_above:
+                raise Unavailable(f"{name} cannot be served: it would be a part of itself")
             reason = self._plugins.rejection_reason(files, task)
             if reason is not None:
                 raise Unavailable(f"{name} cannot be served: {reason}")
             raise Unavailable(f"No installed plugin serves {name} for the task {task}")
         provided.check_installed()
-        parts = self._parts(provided, files, entry)
+        parts = self._parts(provided, files, entry, above | {(name, provided.backend.name)})
         size = weights.size(name, entry) or 0
         settings = self._settings.model(name)
         return ModelPlan(
@@ -126,7 +132,11 @@ class ModelPlans:
         return cached[1]
 
     def _parts(
-        self, provided: ProvidedBackend, files: ModelFiles, entry: Entry
+        self,
+        provided: ProvidedBackend,
+        files: ModelFiles,
+        entry: Entry,
+        above: frozenset[tuple[str, str]],
     ) -> dict[str, ModelPlan]:
         """Return the plans of a backend's parts."""
         if provided.backend.parts is None:
@@ -141,5 +151,5 @@ class ModelPlans:
                     f"{files.name} needs a model that is not here: "
                     f"mataserver pull {part.model} --task {part.task}"
                 ) from None
-            plans[label] = self._make_plan(part.model, found, part.task)
+            plans[label] = self._make_plan(part.model, found, part.task, above)
         return plans

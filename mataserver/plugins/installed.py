@@ -109,14 +109,26 @@ class Plugins(DiscoveredPlugins):
         noun = "the plugin" if len(late) == 1 else "plugins"
         return f"{noun} {', '.join(late)} came after the server's start: restart it for the routes"
 
-    def find_backend(self, files: ModelFiles, task: str) -> ProvidedBackend | None:
-        """Return the backend that serves a model for a task, or None."""
-        found = self._find_backend(files, task)
-        return self._find_backend(files, task) if found is None and self.refresh() else found
+    def find_backend(
+        self, files: ModelFiles, task: str, above: frozenset[str] = frozenset()
+    ) -> ProvidedBackend | None:
+        """Return the backend that serves a model for a task, or None.
 
-    def _find_backend(self, files: ModelFiles, task: str) -> ProvidedBackend | None:
+        ``above`` are the backends of the model that have it as a part: not one of them.
+        """
+        found = self._find_backend(files, task, above)
+        return self._find_backend(files, task, above) if found is None and self.refresh() else found
+
+    def _find_backend(
+        self, files: ModelFiles, task: str, above: frozenset[str]
+    ) -> ProvidedBackend | None:
         for each in self._usable:
-            if _serves(each, files, task) and self._serves_own_parts(each, files):
+            name = each.backend.name
+            if (
+                name not in above
+                and _serves(each, files, task)
+                and self._serves_own_parts(each, files, above | {name})
+            ):
                 return each
         return None
 
@@ -131,8 +143,10 @@ class Plugins(DiscoveredPlugins):
                 continue
         return None
 
-    def _serves_own_parts(self, provided: ProvidedBackend, files: ModelFiles) -> bool:
-        """Whether the parts that a backend derives from the model itself can be served."""
+    def _serves_own_parts(
+        self, provided: ProvidedBackend, files: ModelFiles, above: frozenset[str]
+    ) -> bool:
+        """Whether others serve the parts that a backend derives from the model itself."""
         if provided.backend.parts is None:
             return True
         try:
@@ -141,7 +155,7 @@ class Plugins(DiscoveredPlugins):
         except (Exception, SystemExit):
             log.exception("backend %s: parts failed", provided.backend.name)
             return False
-        return all(self.find_backend(files, task) is not None for task in own)
+        return all(self._find_backend(files, task, above) is not None for task in own)
 
     def pip_backend(self, name: str) -> ProvidedBackend | None:
         """Return the pip backend called ``name``, or None."""

@@ -103,7 +103,9 @@ def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, taken: set[str])
         if not plugin.module:
             raise PluginError(describe_problem(point))  # noqa: TRY301
         plugin.hooks = validation.hooks(point.load())
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a library in Rust may panic as it is imported
         reject(plugin, error)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from mataserver.errors import OutOfMemory, Unavailable
+from mataserver.plugin_ends import ends_as_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Worker
     from mataserver.serving.residency import Residency
     from mataserver.serving.slots import PoolPolicy, Slot
+
+log = logging.getLogger("mataserver.pool")
 
 
 class MemoryBudget:
@@ -68,7 +72,11 @@ class MemoryBudget:
 
     async def measure(self, slot: Slot, worker: Worker) -> None:
         """Measure a model's memory, as far as possible."""
-        slot.ram = await worker.memory() or slot.ram
+        try:
+            with ends_as_errors():  # an engine may be a plugin's
+                slot.ram = await worker.memory() or slot.ram
+        except Exception:
+            log.exception("the memory of %s is unknown", slot.plan.spec.name)
         slot.vram = sum(map(self._probe.vram_of, worker.pids))
         self._residency.set_memory_gauge(slot.plan.spec.name)
 
