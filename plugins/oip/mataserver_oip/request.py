@@ -57,9 +57,15 @@ def _images(given: Tensor, most: int) -> list[bytes]:
     images = given.data if isinstance(given.data, list) else _pixels(given, most)
     if not 1 <= len(images) <= most:
         raise BadRequest(f"input 'image': 1 to {most} images in a request, got {len(images)}")
-    if not all(images):
-        raise BadRequest("image is empty")
+    for number, image in enumerate(images):
+        if not image:
+            raise BadRequest(f"{which(number, len(images))}image is empty")
     return images
+
+
+def which(number: int, count: int) -> str:
+    """Return how an error names one image of several, before its sentence."""
+    return f"image {number}: " if count > 1 else ""
 
 
 def _pixels(given: Tensor, most: int) -> list[bytes]:
@@ -96,19 +102,22 @@ def _merged(plain: dict[str, Any], given: Tensor | None, count: int) -> list[dic
         return [plain] * count
     if not isinstance(given.data, list):
         raise BadRequest(f"input 'params': expected BYTES, got {given.datatype[:16]}")
-    own = [_object(each) for each in given.data]
+    own = [_object(each, number) for number, each in enumerate(given.data)]
     if len(own) not in {1, count}:
         said = "1 element" if count == 1 else f"1 or {count} elements"
         raise BadRequest(f"input 'params': expected {said}, got {len(own)}")
-    for each in own:
+    for number, each in enumerate(own):
         if twice := plain.keys() & each.keys():
-            raise BadRequest(f"params.{min(twice)[:64]}: given twice")
+            where = which(number, len(own))
+            raise BadRequest(f"{where}params.{min(twice)[:64]}: given twice")
     every = own * count if len(own) == 1 else own
     return [{**plain, **each} for each in every]
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _object(text: bytes, number: int) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise BadRequest("input 'params': each element must be a JSON object") from None
+        raise BadRequest(
+            f"input 'params': each element must be a JSON object: element {number} is not"
+        ) from None

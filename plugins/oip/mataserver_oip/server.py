@@ -114,7 +114,10 @@ class InferenceServer:
         if all(each == given[0] for each in given):
             params = [_params(given[0], model)] * len(images)
         else:
-            params = [_params(each, model) for each in given]
+            params = [
+                _params(each, model, requests.which(number, len(given)))
+                for number, each in enumerate(given)
+            ]
         return list(zip(images, params, strict=True))
 
 
@@ -143,11 +146,11 @@ def _outputs(names: Sequence[str] | None, task: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _params(given: dict[str, Any], model: ModelHandle) -> Params:
+def _params(given: dict[str, Any], model: ModelHandle, where: str = "") -> Params:
     try:
         return model.params(given)
     except InvalidParams as error:
-        raise BadRequest(error.detail) from None
+        raise BadRequest(where + error.detail) from None
 
 
 async def _infer_all(model: ModelHandle, asked: list[tuple[bytes, Params]]) -> list[bytes]:
@@ -165,7 +168,7 @@ async def _infer_all(model: ModelHandle, asked: list[tuple[bytes, Params]]) -> l
     bodies = []
     for number, each in enumerate(found):
         if isinstance(each, JobFailed):
-            raise _refusal(each, f"image {number}: " if len(found) > 1 else "")
+            raise _refusal(each, requests.which(number, len(found)))
         bodies.append(each)
     return bodies
 

@@ -251,8 +251,22 @@ async def test_images_that_are_refused(client, array, datatype, said):
 
 async def test_one_broken_image_of_several(client):
     """The sentence tells which one it is."""
-    status, said = await refused(client, client.encoded(PNG, b"junk", PNG))
-    assert (status in BAD, said[:8]) == (True, "image 1:")
+    fine, much = b"{}", b'{"top_k": 0}'
+    for inputs, begin in (
+        ((client.encoded(PNG, b"junk", PNG),), "image 1: image cannot be decoded"),
+        ((client.encoded(PNG, PNG, b""),), "image 2: image is empty"),
+        (
+            (client.encoded(PNG, PNG), client.encoded(fine, much, name="params")),
+            "image 1: params.top_k: expected",
+        ),
+        (
+            (client.encoded(PNG, PNG), client.encoded(fine, b"[", name="params")),
+            "input 'params': each element must be a JSON object: element 1",
+        ),
+    ):
+        status, said = await refused(client, *inputs)
+        assert status in BAD
+        assert said.startswith(begin)
 
 
 async def test_inputs_that_are_refused(client):

@@ -128,7 +128,10 @@ IGNORED_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """What a completion runs on. ``params`` are those of the API, not yet checked."""
+    """What a completion runs on. ``params`` are those of the API, not yet checked.
+
+    ``image_field`` is where the image was given, for errors about it.
+    """
 
     model: str
     image: bytes
@@ -137,6 +140,7 @@ class CompletionRequest:
     stop: tuple[str, ...] = ()
     stream: bool = False
     usage: bool = False
+    image_field: str = "messages"
 
 
 def read(data: bytes) -> CompletionRequest:
@@ -150,13 +154,13 @@ def read(data: bytes) -> CompletionRequest:
     asked = _typed(fields)
     if asked.stream_options is not None and not asked.stream:
         raise BadRequest(_STREAMED)
-    image, said = _dialogue(asked.messages)
+    image, where, said = _dialogue(asked.messages)
     options = asked.stream_options or StreamOptions()
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     params = {**_extra(fields), **said, **_sampling(asked)}
     stream = bool(asked.stream)
     return CompletionRequest(
-        asked.model, image, params, asked.seed, stop, stream, options.include_usage
+        asked.model, image, params, asked.seed, stop, stream, options.include_usage, where
     )
 
 
@@ -227,24 +231,27 @@ def _sampling(asked: ChatRequest) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _dialogue(messages: list[Message]) -> tuple[bytes, dict[str, str]]:
-    """Return the image, the question and the system prompt: a model is asked once, of one image."""
+def _dialogue(messages: list[Message]) -> tuple[bytes, str, dict[str, str]]:
+    """Return the image, its field, and the texts: a model is asked once, about one image."""
     said: dict[str, list[str]] = {"system_prompt": [], "prompt": []}
-    images: list[str] = []
+    images: list[tuple[str, str]] = []
     for index, message in enumerate(messages):
         name = _ROLES[message.role]
-        for part in _parts(message):
+        for place, part in enumerate(_parts(message)):
             if isinstance(part, TextPart):
                 said[name].append(part.text)
             elif name == "prompt":
-                images.append(part.image_url.url)
+                where = f"messages[{index}].content[{place}].image_url.url"
+                images.append((part.image_url.url, where))
             else:
                 raise BadRequest(f"messages[{index}].content: only a user sends images")
     if len(images) != 1:
         raise BadRequest(
             f"messages: a model answers about one image, got {len(images)}: send one image_url"
         )
-    return _decoded(images[0]), {name: "\n".join(texts) for name, texts in said.items() if texts}
+    url, where = images[0]
+    joined = {name: "\n".join(texts) for name, texts in said.items() if texts}
+    return _decoded(url, where), where, joined
 
 
 def _parts(message: Message) -> list[Part]:
@@ -252,10 +259,13 @@ def _parts(message: Message) -> list[Part]:
     return [TextPart(content)] if isinstance(content, str) else content or []
 
 
-def _decoded(url: str) -> bytes:
+def _decoded(url: str, where: str) -> bytes:
     if url[:5].lower() != "data:":
         raise BadRequest(
-            "messages.image_url.url: must be a data URI (data:image/jpeg;base64,...): "
+            f"{where}: must be a data URI (data:image/jpeg;base64,...): "
             "this server does not fetch images"
         )
-    return decode_base64(url)
+    try:
+        return decode_base64(url)
+    except BadRequest as error:
+        raise BadRequest(f"{where}: {error.detail}") from None

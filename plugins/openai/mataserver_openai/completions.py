@@ -105,7 +105,7 @@ class _Chat:
         """Return the answer in one piece."""
         writer = self._writer
         if not self._request.stop:
-            with _as_bad_request():
+            with _as_bad_request(self._request):
                 result = await self._model.predict(self._request.image, self._params)
             return writer.whole(_text(result), _ending(result))
         pieces, ending = [], CompletionEnd()
@@ -153,7 +153,7 @@ class _Chat:
 
     async def _made(self) -> AsyncGenerator[str | Result]:
         pieces = self._model.generate(self._request.image, self._params)
-        with _as_bad_request():
+        with _as_bad_request(self._request):
             async with contextlib.aclosing(pieces) as items:
                 async for item in items:
                     yield item
@@ -164,16 +164,18 @@ def _params(asked: CompletionRequest, model: ModelHandle) -> Params:
     given = dict(asked.params)
     if asked.seed is not None and "seed" in model.params_type.__struct_fields__:
         given["seed"] = asked.seed % 2**63
-    with _as_bad_request():
+    with _as_bad_request(asked):
         return model.params(given)
 
 
 @contextlib.contextmanager
-def _as_bad_request() -> Iterator[None]:
-    """Have what is wrong with a parameter be a bad request that names the field of this form."""
+def _as_bad_request(asked: CompletionRequest) -> Iterator[None]:
+    """Have what is wrong with a parameter or the image be a bad request that names its field."""
     try:
         yield
     except MataError as error:
+        if error.status == BadRequest.status:  # of all that a model is given, only the image
+            raise BadRequest(f"{asked.image_field}: {error.detail}") from None
         if error.status != InvalidParams.status:
             raise
         raise BadRequest(_PARAMETER.sub(_field, error.detail, count=1)) from None

@@ -22,7 +22,26 @@ _REASONS = {
     "completions": f"{_ABSENT}: {_CHAT}",
     "embeddings": f"{_ABSENT}: OpenAI's are of texts; those of images are POST /v1/infer with a "
     "model of the task embed",
-    **dict.fromkeys(("audio", "files", "images", "moderations"), _ABSENT),
+    **dict.fromkeys(
+        (
+            "assistants",
+            "audio",
+            "batches",
+            "containers",
+            "conversations",
+            "evals",
+            "files",
+            "fine_tuning",
+            "images",
+            "moderations",
+            "realtime",
+            "skills",
+            "threads",
+            "vector_stores",
+            "videos",
+        ),
+        _ABSENT,
+    ),
 }
 """By path below a base URL: why nothing is there, or what to use instead."""
 _BASES = ("/v1", "/openai/v1")

@@ -25,7 +25,9 @@ def read(**fields):
 
 def test_a_question():
     """The image is decoded; what is left out is left to the server."""
-    assert read() == completion_request.CompletionRequest("m", b"pixels", {"prompt": "what?"})
+    assert read() == completion_request.CompletionRequest(
+        "m", b"pixels", {"prompt": "what?"}, image_field="messages[0].content[1].image_url.url"
+    )
 
 
 def test_null_is_left_out():
@@ -51,8 +53,9 @@ def test_every_option():
         user="u",
     )
     params = {"prompt": "what?", "max_tokens": 7, "temperature": 1.0, "top_p": 0.5, "top_k": 4}
+    where = "messages[0].content[1].image_url.url"
     expected = completion_request.CompletionRequest(
-        "m", b"pixels", params, 3, ("x",), stream=True, usage=True
+        "m", b"pixels", params, 3, ("x",), stream=True, usage=True, image_field=where
     )
     assert asked == expected
 

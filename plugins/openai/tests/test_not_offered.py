@@ -21,6 +21,10 @@ ASKED = {
     "completions": (lambda made: made.completions.create(model="m", prompt="hi"), "chat.compl"),
     "embeddings": (lambda made: made.embeddings.create(model="m", input="hi"), "task embed"),
     "files": (lambda made: made.files.list(), "files is not offered"),
+    "batches": (lambda made: made.batches.list(), "batches is not offered"),
+    "tuning": (lambda made: made.fine_tuning.jobs.list(), "fine_tuning is not offered"),
+    "stores": (lambda made: made.vector_stores.list(), "vector_stores is not offered"),
+    "conversations": (lambda made: made.conversations.create(), "conversations is not offered"),
     "images": (lambda made: made.images.generate(prompt="hi"), "images is not offered"),
     "moderations": (lambda made: made.moderations.create(input="hi"), "is not offered"),
     "audio": (

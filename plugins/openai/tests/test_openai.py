@@ -16,6 +16,9 @@ from mataserver import testing
 from mataserver_client import AsyncClient
 from openai_questions import asking, client_of
 
+IMAGE_FIELD = "messages[0].content[1].image_url.url"
+"""Where ``asking`` puts the image."""
+
 
 @pytest.fixture
 async def server(tmp_path):
@@ -257,11 +260,20 @@ async def test_leaving_stops_the_model(server, client):
         ({"messages": [{**asking()[0], "role": "system"}]}, "messages[0].content"),
         (
             {"messages": asking(image="https://example.org/a.png")},
-            "messages.image_url.url",
+            IMAGE_FIELD,
         ),
-        ({"messages": asking(image="/etc/passwd")}, "messages.image_url.url"),
-        ({"messages": asking(image="data:image/png;base64,?")}, None),
-        ({"messages": asking(image="data:image/png;base64,aaaa")}, None),
+        ({"messages": asking(image="/etc/passwd")}, IMAGE_FIELD),
+        ({"messages": asking(image="data:image/png;base64,?")}, IMAGE_FIELD),
+        ({"messages": asking(image="data:image/png;base64,")}, IMAGE_FIELD),
+        ({"messages": asking(image="data:image/png;base64,aaaa")}, IMAGE_FIELD),
+        (
+            {"messages": asking(image="data:image/png;base64,aaaa"), "stop": "x"},
+            IMAGE_FIELD,
+        ),
+        (
+            {"messages": asking(image="data:image/png;base64,aaaa"), "stream": True},
+            IMAGE_FIELD,
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages[0].content[0].type",
