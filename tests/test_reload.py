@@ -18,6 +18,8 @@ from conftest import FAKES, picture, register
 from mataserver import config, testing
 from mataserver.app.maintenance import MaintenanceIntervals
 from mataserver.app.reload import Reload
+from plugin_sources import plugin_fixture  # noqa: F401 - the fixture "plugin"
+from service_plugins import PREAMBLE
 
 
 def filming(*cameras):
@@ -57,13 +59,13 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(folder, **settings):
+async def running(folder, points=POINTS, **settings):
     """Run a server with every fake model."""
     register(folder, {f"fake-{task}": task for task in FAKES})
     async with (
         testing.serving(
             folder,
-            entry_points=POINTS,
+            entry_points=points,
             engine="thread",
             pace=MaintenanceIntervals(retry=30.0),
             **settings,
@@ -161,7 +163,7 @@ async def test_a_wrong_configuration_changes_nothing(tmp_path, caplog, settings,
     kept = [entry("fake-detect", params={"confidence": 0.1})]
     async with running(tmp_path, models=kept) as server:
         await server.reload(**settings)
-        assert "the configuration is invalid and was not applied" in caplog.text
+        assert "the configuration was not applied" in caplog.text
         assert said in caplog.text
         assert await server.found("fake-detect") == 2
 
@@ -194,3 +196,43 @@ def test_sighup(tmp_path, monkeypatch):
         with urllib.request.urlopen(f"{server.url}/v1/models/opencv-qr") as answer:
             assert json.load(answer)["state"] == "ready"
         assert server.end() == 0
+
+
+RELUCTANT = """
+class Service(Base):
+    def reconfigure(self, settings):
+        def fail():
+            raise KeyError
+
+        if settings.greeting == "no function":
+            return None
+        return fail if settings.greeting == "not now" else fail()
+"""
+
+
+@pytest.mark.parametrize("greeting", ["raise", "no function"])
+async def test_a_plugin_that_fails_to_read_its_settings(tmp_path, plugin, caplog, greeting):
+    """Nothing is applied, as for wrong settings; the log names the plugin."""
+    point = plugin(RELUCTANT, "reluctant", PREAMBLE)
+    async with running(tmp_path, points=[*POINTS, point]) as server:
+        models = [entry("fake-detect", params={"confidence": 0.1})]
+        plugins = {"reluctant": {"greeting": greeting}}
+        await server.reload(models=models, plugins=plugins)
+        assert "reconfigure() of the plugin reluctant failed" in caplog.text
+        assert "was not applied: the plugin reluctant failed to read it" in caplog.text
+        assert await server.found("fake-detect") == 1
+        async with server.http.get("/ready") as response:
+            assert response.status == 200
+
+
+async def test_a_plugin_that_fails_to_apply_its_settings(tmp_path, plugin, caplog):
+    """The rest of the configuration is applied; the plugin is asked again the next time."""
+    point = plugin(RELUCTANT, "reluctant", PREAMBLE)
+    async with running(tmp_path, points=[*POINTS, point]) as server:
+        models = [entry("fake-detect", params={"confidence": 0.1})]
+        plugins = {"reluctant": {"greeting": "not now"}}
+        for _ in range(2):
+            await server.reload(models=models, plugins=plugins)
+        told = "the plugin reluctant failed to apply its changed settings"
+        assert [each.getMessage() for each in caplog.records].count(told) == 2
+        assert await server.found("fake-detect") == 2

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mataserver import config
 from mataserver.app.service_validation import check_openapi, validate_service
 from mataserver.config import ConfigError
-from mataserver.errors import NotFound
+from mataserver.errors import MataError, NotFound
 from mataserver.frontends.resource_ids import EVERY_FRONTEND, SESSIONS_KIND, qualified_id
 from mataserver.http.routing import route_pattern
+from mataserver.plugin_ends import ends_as_errors
 from mataserver.plugins import PluginError, reject
 from mataserver.tasks import Tasks
 
@@ -120,13 +121,10 @@ class ServiceHost:
             given = settings.plugins.get(plugin.section)
             read = config.plugin_settings(given, type(plugin.settings), plugin.section, variables)
             if read != plugin.settings:
-                applied.append((plugin, read, service.reconfigure(read)))
+                applied.append((plugin, read, _ask_to_apply(plugin, service, read)))
 
         def apply() -> set[str]:
-            for plugin, read, take in applied:
-                plugin.settings = read
-                take()
-            return {plugin.section for plugin, _, _ in applied}
+            return {plugin.section for plugin, read, take in applied if _apply(plugin, read, take)}
 
         return apply
 
@@ -167,6 +165,38 @@ def add_services(
         if hasattr(service, "claims"):
             table.claims.append((hosted.name, service.claims))
         table.forms.update(hosted.forms)
+
+
+def _ask_to_apply(plugin: Plugin, service: Any, read: object) -> Callable[[], None]:
+    """Return what makes a plugin use other settings. Raises a ``MataError`` if there is none."""
+    try:
+        with ends_as_errors():
+            return _require_function(service.reconfigure(read))
+    except MataError:
+        raise
+    except Exception as error:
+        log.exception("reconfigure() of the plugin %s failed", plugin.name)
+        kind = type(error).__name__
+        raise MataError(f"the plugin {plugin.name} failed to read it: {kind}") from error
+
+
+def _require_function(given: Callable[[], None]) -> Callable[[], None]:
+    """Return what a plugin gave. Raises ``TypeError`` for anything but a function."""
+    if callable(given):
+        return given
+    raise TypeError(f"it gave a {type(given).__name__}, not a function")
+
+
+def _apply(plugin: Plugin, read: Any, take: Callable[[], None]) -> bool:
+    """Make a plugin use other settings; return whether it does. The others' are applied too."""
+    try:
+        with ends_as_errors():
+            take()
+    except Exception:
+        log.exception("the plugin %s failed to apply its changed settings", plugin.name)
+        return False
+    plugin.settings = read
+    return True
 
 
 def _registry_name(factory: ServiceFactory) -> str:

@@ -42,7 +42,7 @@ class Reload:
                 engine_set.check(settings, self._catalog.plugins)
                 apply = self._hosting.reconfigure(settings)
             except MataError as error:
-                log.error("the configuration is invalid and was not applied: %s", error.told)  # noqa: TRY400
+                log.error("the configuration was not applied: %s", error.told)  # noqa: TRY400
                 return
             self._warn_restart_needed(read, settings)
             await self._apply(settings, apply)
