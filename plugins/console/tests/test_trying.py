@@ -256,3 +256,25 @@ async def test_the_parameters_that_a_form_takes(tmp_path):
         script = f"""import("./console/code.mjs").then(({{ fitsForm }}) =>
           {json.dumps(names)}.filter((name) => fitsForm({{ [name]: 1 }})))"""
         assert set(await person.evaluate(script)) == set(fields) - {"model", "file"}
+
+
+async def test_what_is_pointed_at_is_drawn_alone(tmp_path):
+    """Of hundreds of results one changes in the list and on the picture; the others stay."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give()
+        await person.until("document.querySelectorAll('.found li[data-n]').length === 200")
+        await person.evaluate("""window.changed = new Set();
+          new MutationObserver((all) => all.forEach(({ target }) =>
+            changed.add(target.closest?.("[data-n]")?.dataset.n)))
+            .observe(document.querySelector(".work"), { subtree: true, childList: true,
+              attributes: true, characterData: true }); 0""")
+        await person.evaluate("document.querySelector('.found li[data-n=\"7\"]').focus()")
+        await person.until("document.querySelector('.over.layer .on')?.dataset.n === '7'")
+        assert await person.evaluate("document.querySelectorAll('.found .on').length") == 1
+        first = ".over:not(.layer)"
+        assert await person.evaluate(f"document.querySelectorAll('{first} .on').length") == 0
+        assert await person.evaluate(f"document.querySelectorAll('{first} g').length") == 200
+        await person.press("ArrowDown")
+        await person.until("document.querySelector('.over.layer .on')?.dataset.n === '8'")
+        assert await person.evaluate("[...changed].filter(Number).sort().join()") == "7,8"

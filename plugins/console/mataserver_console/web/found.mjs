@@ -1,12 +1,12 @@
 // The answer in words: a list that is linked with the picture, the threshold, the JSON, the time.
 import { Copy, Slider } from "./controls.mjs";
-import { html, useEffect, useRef, useState } from "./html.mjs";
+import { html, memo, useEffect, useRef, useState } from "./html.mjs";
 import { ms } from "./format.mjs";
 import { Icon } from "./icons.mjs";
 
 const place = ([x1, y1, x2, y2]) => `box ${Math.round(x1)}, ${Math.round(y1)} to ${Math.round(x2)}, ${Math.round(y2)}; ${Math.round(x2 - x1)} × ${Math.round(y2 - y1)} px`;
 
-function Row({ item, on, setHover, share }) {
+const Row = memo(({ item, on, setHover, share }) => {
   const row = useRef(null);
   useEffect(() => { if (on && !row.current.matches(":hover, :focus")) row.current.scrollIntoView({ block: "nearest" }); }, [on]);
   const more = [item.id === undefined ? "" : `track ${item.id}`, item.box ? place(item.box) : "", share === undefined ? "" : `${(share * 100).toFixed(1)} % of the picture`].filter(Boolean);
@@ -15,7 +15,7 @@ function Row({ item, on, setHover, share }) {
     <span class="sw">${item.n}</span><span class=${on ? "whole" : "cut"} title=${item.name}>${item.name}</span>
     ${item.score === null ? html`<span></span><span></span>` : html`<span class="meter"><i style=${{ width: `${Math.max(0, Math.min(1, item.score)) * 100}%` }}></i></span><span class="v">${item.score.toFixed(2)}</span>`}
     ${on && more.length > 0 && html`<span class="more help">${more.join("; ")}</span>`}</li>`;
-}
+});
 
 export function Found({ items, shown, hover, setHover, from, outlines }) {
   const list = useRef(null);
@@ -31,19 +31,23 @@ export function Found({ items, shown, hover, setHover, from, outlines }) {
     ${shown.length < items.length && html`<li class="off"><span class="sw none">${items.length - shown.length}</span><span>below ${from.toFixed(2)}</span></li>`}</ul>`;
 }
 
+const Line = memo(({ item, on, setHover }) => html`<li data-n=${item.n} class=${on ? "on" : ""} tabindex="0" onMouseEnter=${() => setHover(item.n)}
+  onMouseLeave=${() => setHover(0)} onFocus=${() => setHover(item.n)} onBlur=${() => setHover(0)}><span class="whole">${item.name}</span><span class="v quiet">${item.score?.toFixed(2)}</span></li>`);
+
 /** Lines of text in the order of reading. */
 export function Lines({ items, text, hover, setHover }) {
   return html`<div class="row between pad tight-bottom"><h2>Text</h2><${Copy} text=${text}>Copy all<//></div>
-    <ol class="found lines">${items.map((item) => html`<li key=${item.n} data-n=${item.n} class=${item.n === hover ? "on" : ""} tabindex="0" onMouseEnter=${() => setHover(item.n)}
-      onMouseLeave=${() => setHover(0)} onFocus=${() => setHover(item.n)} onBlur=${() => setHover(0)}><span class="whole">${item.name}</span><span class="v quiet">${item.score?.toFixed(2)}</span></li>`)}</ol>`;
+    <ol class="found lines">${items.map((item) => html`<${Line} key=${item.n} item=${item} on=${item.n === hover} setHover=${setHover}/>`)}</ol>`;
 }
 
 /** Bars on one scale, the best first. */
 export const Bars = ({ items }) => html`<ul class="classes">${items.map((item) => html`<li key=${item.n}>
   <span class="whole">${item.name}</span><span class="meter"><i style=${{ width: `${Math.max(0, Math.min(1, item.score ?? 0)) * 100}%` }}></i></span><span>${item.score?.toFixed(2)}</span></li>`)}</ul>`;
 
+const Ticks = memo(({ items, from }) => html`<div class="ticks" aria-hidden="true">${items.map((item) => html`<i key=${item.n} class=${item.score < from ? "lo" : ""} style=${{ left: `${item.score * 100}%` }}></i>`)}</div>`);
+
 export const From = ({ items, from, setFrom }) => html`<section class="sect"><div class="stack-4"><span class="label"><span>Show from</span><span>${from.toFixed(2)}</span></span>
-  <div class="ticks" aria-hidden="true">${items.map((item) => html`<i key=${item.n} class=${item.score < from ? "lo" : ""} style=${{ left: `${item.score * 100}%` }}></i>`)}</div>
+  <${Ticks} items=${items} from=${from}/>
   <${Slider} label="Show from" min=${0} max=${1} step=${0.01} value=${from} onInput=${setFrom}/>
   <span class="help">Each tick is one result. Nothing is run again.</span></div></section>`;
 

@@ -1,5 +1,5 @@
 // What was found, drawn on the picture: boxes, turned boxes, masks, limbs, tracks, text, labels.
-import { html, useEffect, useMemo, useState } from "./html.mjs";
+import { html, memo, useEffect, useMemo, useState } from "./html.mjs";
 import { cut, placed } from "./labels.mjs";
 import { outlineOf } from "./outline.mjs";
 import { JOINTS, LIMBS, side } from "./results.mjs";
@@ -51,17 +51,21 @@ function Person({ item, boxes }) {
 /** The trace of a track: where it was in the last two seconds. */
 const Tail = ({ points }) => points.map(([x, y], at) => html`<path key=${at} class="dot" d=${`M${x} ${y}h.001`} style=${{ opacity: (at + 1) / points.length }}/>`);
 
+const Drawn = memo(({ item, on, tail, outline, boxes, fill }) => html`<g data-n=${item.n} class=${`${item.k} ${on ? "on" : ""}`}>
+  ${tail && html`<${Tail} points=${tail}/>`}<${Shape} item=${item} outline=${outline} boxes=${boxes} fill=${fill}/></g>`);
+
 /**
  * @param {{items: import("./results.mjs").Item[], outlines?: Map<number, {path: string}>, width: number, height: number, hover: number,
  *   boxes?: boolean, fill?: boolean, tails?: Map<number | undefined, number[][]>, text?: boolean}} props
  */
 export function Overlay({ items, outlines, width, height, hover, boxes = true, fill = true, tails, text }) {
-  const order = [...items].sort((a, b) => Number(a.n === hover) - Number(b.n === hover));
-  return html`<svg class=${`over ${text ? "reading" : ""}`} viewBox=${`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">
-    ${order.map((item) => html`<g key=${item.n} data-n=${item.n} class=${`${item.k} ${item.n === hover ? "on" : ""}`}>
-      ${tails?.has(item.id) && html`<${Tail} points=${tails.get(item.id)}/>`}
-      <${Shape} item=${item} outline=${outlines?.get(item.n)} boxes=${boxes} fill=${fill}/></g>`)}
-  </svg>`;
+  const hovered = hover ? items.find((item) => item.n === hover) : null;
+  const view = `0 0 ${width} ${height}`;
+  // What is pointed at lies on a layer of its own, above the others: those are not drawn again.
+  return html`<svg class=${`over ${text ? "reading" : ""}`} viewBox=${view} preserveAspectRatio="none" aria-hidden="true">
+      ${items.map((item) => html`<${Drawn} key=${item.n} item=${item} tail=${tails?.get(item.id)} outline=${outlines?.get(item.n)} boxes=${boxes} fill=${fill}/>`)}</svg>
+    ${hovered && html`<svg class=${`over layer ${text ? "reading" : ""}`} viewBox=${view} preserveAspectRatio="none" aria-hidden="true">
+      <${Drawn} item=${hovered} on outline=${outlines?.get(hovered.n)} boxes=${boxes} fill=${false}/></svg>`}`;
 }
 
 const named = (item) => (item.id === undefined ? item.name : `id ${item.id} ${item.name}`);
@@ -75,23 +79,22 @@ export function labelsOf(items, width, height, scale, scores, taken = [], size =
   return shown.filter((each) => spots.has(each.n)).map((each) => ({ ...each, ...spots.get(each.n) }));
 }
 
+const Label = memo(({ each, on }) => {
+  const long = on || !each.short;
+  return html`<span class=${`tagbox ${each.item.k} ${on ? "on" : ""} ${long ? "" : "num"}`} style=${{ transform: `translate(${each.x}px, ${each.y}px)` }}>
+    ${long ? cut(each.label) : each.n}${long && each.score && html`<i>${each.score}</i>`}</span>`;
+});
+
 export function Labels({ items, width, height, scale, hover, scores, taken }) {
   const found = useMemo(() => labelsOf(items, width, height, scale, scores, taken), [items, width, height, scale, scores]);
   const hovered = items.find((item) => item.n === hover && item.box && !item.text);
-  return html`${found.map((each) => {
-    const on = each.n === hover;
-    const long = on || !each.short;
-    return html`<span key=${each.n} class=${`tagbox ${each.item.k} ${on ? "on" : ""} ${long ? "" : "num"}`} style=${{ transform: `translate(${each.x}px, ${each.y}px)` }}>
-      ${long ? cut(each.label) : each.n}${long && each.score && html`<i>${each.score}</i>`}</span>`;
-  })}
+  return html`${found.map((each) => html`<${Label} key=${each.n} each=${each} on=${each.n === hover}/>`)}
   ${hovered && !found.some((each) => each.n === hover) && html`<span class=${`tagbox on ${hovered.k}`}
     style=${{ transform: `translate(${Math.max(0, Math.round(hovered.box[0] * scale))}px, ${Math.max(0, Math.round(hovered.box[1] * scale) - 21)}px)` }}>${cut(named(hovered))}</span>`}`;
 }
 
 /** Text in its place, to be marked and copied. */
-export function Reading({ items, scale }) {
-  return html`<div class="texts">${items.filter((item) => item.text && item.box).map((item) => {
+export const Reading = memo(({ items, scale }) => html`<div class="texts">${items.filter((item) => item.text && item.box).map((item) => {
     const [x1, y1, x2, y2] = item.box.map((value) => value * scale);
     return html`<span key=${item.n} data-n=${item.n} style=${{ left: `${x1}px`, top: `${y1}px`, width: `${x2 - x1}px`, height: `${y2 - y1}px`, fontSize: `${(y2 - y1) * 0.8}px`, lineHeight: `${y2 - y1}px` }}>${item.name}${"\n"}</span>`;
-  })}</div>`;
-}
+  })}</div>`);
