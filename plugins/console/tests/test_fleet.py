@@ -246,3 +246,51 @@ async def test_who_may_only_look(tmp_path):
             "[...document.querySelectorAll('.content .btn, .bar .btn')].map((e) => e.innerText)"
         )
         assert offered == []
+
+
+MANY = """(() => {
+  const real = window.fetch;
+  const many = (make) => Array.from({ length: 1000 }, (_, at) => make(`name-${at}`, at));
+  const lists = {
+    "api/models": { total: 1200, models: many((name) => ({ id: name, name, description: "",
+      latest_version: 1, versions: [{}], state: "unloaded", tritons: [], inference_count: 0,
+      last_inference: null, reason: "" })) },
+    "api/apps": { total: 1000, apps: many((name) => ({ id: name, name, host: null, routes: [],
+      consumers: [] })) },
+    "api/consumers": { total: 1000, consumers: many((name) => ({ id: name, name, tags: "",
+      active: true, rate: null, quota: null })) },
+  };
+  const counts = many((name) => `mataserver_gateway_requests_total{application="shop",` +
+    `model="${name}",consumer="till"} 1`).join("\\n");
+  window.fetch = (path, options) => {
+    const list = lists[String(path).split("?")[0]];
+    if (String(path) === "metrics") return Promise.resolve(new Response(counts));
+    return list ? Promise.resolve(new Response(JSON.stringify(list))) : real(path, options);
+  };
+  return 0;
+})()"""
+
+
+async def test_a_thousand_of_each(tmp_path):
+    """The page draws some of them, says of how many, and finds the others by their letters."""
+    async with fleet(tmp_path) as (server, _), shown(server.url, tmp_path) as person:
+        await person.evaluate(MANY)
+        for name, row, first in (
+            ("models", "tr[data-model]", 100),
+            ("apps", "section[data-app]", 24),
+            ("consumers", "tr[data-consumer]", 100),
+            ("traffic", "[aria-label='Who asks'] tbody tr", 100),
+        ):
+            rows = f'document.querySelectorAll("{row}").length'
+            await person.go(f"fleet?part={name}")
+            await person.sees(f"The first {first} of 1,000.")
+            assert await person.evaluate(rows) == first
+            if name == "models":
+                await person.sees("The page has the first 1,000 of 1,200.")
+            await person.click("More", ".content")
+            await person.until(f"{rows} === {2 * first}")
+            await person.fill(".filter input", "NAME-999")
+            await person.until(f"{rows} === 1")
+            await person.fill(".filter input", "nobody")
+            await person.sees("Nothing here matches.")
+            assert await person.faults() == []

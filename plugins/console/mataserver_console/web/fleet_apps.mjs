@@ -4,9 +4,11 @@ import { Button, Copy, Sure, Trouble } from "./controls.mjs";
 import { CONSUMERS, Limits, limits } from "./fleet_consumers.mjs";
 import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
+import { useListing } from "./listing.mjs";
 import { ModelField } from "./picker.mjs";
 import { refresh, useSource } from "./source.mjs";
 
+const NONE = [];
 export const APPS = "api/apps?limit=1000";
 /** The fleet's models. */
 export const MODELS = "api/models?limit=1000";
@@ -73,8 +75,9 @@ function Application({ app }) {
 
 export function Applications() {
   const { data, error } = useSource(APPS, 5);
-  const all = data?.apps ?? [];
-  return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(APPS)}/>`}
+  const all = data?.apps ?? NONE;
+  const { drawn, filter, rest } = useListing(all, (each) => `${each.name} ${each.host ?? ""}`, { step: 24, total: data?.total });
+  return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(APPS)}/>`}${filter}
     ${data && !all.length && html`<section class="card"><p class="pad help">None yet. An application offers models under one address and lets consumers in.</p></section>`}
-    <div class="two-up">${all.map((each) => html`<${Application} key=${each.id} app=${each}/>`)}</div>`;
+    <div class="two-up">${drawn.map((each) => html`<${Application} key=${each.id} app=${each}/>`)}</div>${rest}`;
 }

@@ -3,8 +3,10 @@ import { ask, may } from "./api.mjs";
 import { State, Sure, Trouble } from "./controls.mjs";
 import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
+import { useListing } from "./listing.mjs";
 import { refresh, useSource } from "./source.mjs";
 
+const NONE = [];
 export const CONSUMERS = "api/consumers?limit=1000";
 
 /** The limits that a form names. */
@@ -42,9 +44,10 @@ function Consumer({ consumer }) {
 
 export function Consumers() {
   const { data, error } = useSource(CONSUMERS, 5);
-  const all = data?.consumers ?? [];
-  return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(CONSUMERS)}/>`}
+  const all = data?.consumers ?? NONE;
+  const { drawn, filter, rest } = useListing(all, (each) => `${each.name} ${each.tags}`, { total: data?.total });
+  return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(CONSUMERS)}/>`}${filter}
     <section class="card cards" aria-label="Consumers"><div class="tscroll"><table><thead><tr><th>Consumer</th><th>Key</th><th class="wide">Limits</th><th><span class="sr">Actions</span></th></tr></thead>
-      <tbody>${all.map((each) => html`<${Consumer} key=${each.id} consumer=${each}/>`)}</tbody></table></div>
+      <tbody>${drawn.map((each) => html`<${Consumer} key=${each.id} consumer=${each}/>`)}</tbody></table></div>${rest}
       ${data && !all.length && html`<p class="pad help">None yet. A consumer is a program that may ask applications, with a key of its own.</p>`}</section>`;
 }

@@ -5,12 +5,14 @@ import { ago, bytes, count, long, ms, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { Filter } from "./listing.mjs";
 import { useDevices, useFigures } from "./metrics.mjs";
 import { cancel, dismiss, pull, usePulls } from "./pulls.mjs";
 import { go } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const SHOWN = 4;  // models that a bar names
+const WHAT = "Filter by name, task or state";
 const ROWS = 200;  // drawn at first: thousands of them every two seconds stop the page
 
 function left({ begun, done, total }) {
@@ -143,9 +145,6 @@ function More({ models, plugins }) {
       <${Button} small onClick=${() => pull(each.name, each.task)}>Pull<//></li>`)}</ul>`}</section>`;
 }
 
-const Filter = ({ words, setWords, where }) => html`<label class=${`field filter ${where}`}><${Icon} name="search"/><span class="sr">Filter</span>
-  <input class="bareinput" placeholder="Filter by name, task or state" value=${words} onInput=${(event) => setWords(event.target.value)}/></label>`;
-
 export default function Models() {
   const { data, error } = useSource("v1/models", 2);
   const { data: sessions } = useSource(may("infer") ? "v1/sessions" : null, 5);
@@ -160,12 +159,12 @@ export default function Models() {
   const drawn = shown.slice(0, most);
   const toPull = () => { form.current.scrollIntoView({ block: "center" }); form.current.querySelector("input, button")?.focus(); };
   return html`<${Bar} title="Models"><span class="grow"></span>
-      <${Filter} where="wide" words=${words} setWords=${setWords}/>
+      <${Filter} what=${WHAT} where="wide" words=${words} setWords=${setWords}/>
       ${may("models:write") && html`<${Button} primary icon="download" onClick=${toPull}>Pull a model<//>`}<//>
     <div class="content">
       ${error && !data && html`<${Trouble} error=${error} again=${() => refresh("v1/models")}/>`}
       <${Memory} models=${models}/>
-      ${models.length > 8 && html`<${Filter} where="narrow" words=${words} setWords=${setWords}/>`}
+      ${models.length > 8 && html`<${Filter} what=${WHAT} where="narrow" words=${words} setWords=${setWords}/>`}
       <section class="card cards" aria-label="Models"><div class="tscroll"><table class="named"><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide extra">On disk</th><th class="num wide" title="Of the model itself, since the server started">p50</th><th class="num wide" title="Inferences that failed since the server started">Errors</th><th class="wide extra">Used</th><th><span class="sr">Actions</span></th></tr></thead>
         <tbody>${going.map((own) => html`<${PullRow} key=${`pull ${own.model}`} own=${own}/>`)}
         ${drawn.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []} figures=${figures.get(model.model)}/>`)}</tbody></table></div>
