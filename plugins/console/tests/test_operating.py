@@ -208,6 +208,7 @@ async def test_a_job(tmp_path):
         assert "Choose a job" not in await person.text()
         await person.click("New job")
         await person.until("document.activeElement.className === 'picker'")
+        await person.page.call("Emulation.setTimezoneOverride", timezoneId="Asia/Kolkata")
         await person.pick("fake-detect")
         await person.choose("dialog input[type=file]", packed.getvalue(), "three.zip")
         await person.click("Start", "dialog")
@@ -215,6 +216,7 @@ async def test_a_job(tmp_path):
         await person.sees("results.jsonl")
         assert "64x64" in await person.text(".jobmid")
         assert "three.zip" in await person.text(".jobhead")
+        assert "GMT+5:30" in await person.text(".jobhead")
         # The list is read anew when the job's end is told: by a request of its own.
         await person.until("document.querySelector('.joblist').innerText.includes('three.zip')")
         await person.click("Remove")

@@ -43,6 +43,11 @@ export function clock(time) {
   const own = new Date(time).toLocaleTimeString([], { hour12: false });
   return day(time) === day(Date.now()) ? own : `${day(time)}, ${own}`;
 }
+/** A time of day with this browser's time zone: the server, and who else reads of it, may be in another one. */
+export function zoned(time) {
+  const parts = new Intl.DateTimeFormat([], { timeZoneName: "short" }).formatToParts(time);
+  return `${clock(time)} ${parts.find((each) => each.type === "timeZoneName")?.value ?? ""}`.trimEnd();
+}
 export const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 
 /** The owner of a model's name and the rest. */

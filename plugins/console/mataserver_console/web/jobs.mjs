@@ -4,7 +4,7 @@ import { ask, isAbort, may, send, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Button, Copy, Segments, State, Sure, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
-import { ago, bytes, clock, long, parted } from "./format.mjs";
+import { ago, bytes, long, parted, zoned } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
@@ -166,7 +166,7 @@ function Detail({ id }) {
   const side = html`<${Files} key=${job.id} job=${job}/><${Log} key=${`log ${job.id}`} job=${job}/>`;
   return html`<section class="mid jobmid" aria-label="Job"><header class="jobhead"><${Button} small bare icon="left" label="Back to the list" class="narrow" onClick=${() => amend({ id: undefined })}/>
       <div class="grow"><div class="row"><h2 class="cut">${title(job)}</h2><${State} kind=${KINDS[job.state]}>${job.state}<//></div>
-      <span class="quiet cut">${job.id.slice(0, 8)}, ${clock(job.created_at * 1000)}${took(job) ? `, ${took(job)}` : ""}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}${input(job) ? `, ${input(job)}` : ""}</span></div>
+      <span class="quiet cut">${job.id.slice(0, 8)}, ${zoned(job.created_at * 1000)}${took(job) ? `, ${took(job)}` : ""}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}${input(job) ? `, ${input(job)}` : ""}</span></div>
       ${may("jobs:write") && (ended ? html`<${Button} icon="again" onClick=${() => act("/restart")}>Run again<//><${Sure} text="Remove" effect="Its files go too." action=${() => act("", "DELETE")}/>`
         : html`<${Sure} text="Cancel" effect="What it has done stays." action=${() => act("/cancel")}/>`)}</header>
     ${!ended && html`<${Stages} job=${job}/>`}
