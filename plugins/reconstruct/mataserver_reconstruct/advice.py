@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mataserver_reconstruct.graph import Graph
-    from mataserver_reconstruct.model import Model
+    from mataserver_reconstruct.model import Model, View
     from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.verdicts import Verdict
 
 _FEW, _BLURRED = 8, 4.0
 _MANY_CAMERAS = 3
 _NO_LENS = 0.5  # radial distortion, k1; wide lenses of action cameras have up to 0.3
+_LONG = 2.0
+"""A focal length, as a multiple of the picture's longer side, from which on k1 is larger for the
+same distortion of the picture."""
 
 
 def before(photos: list[Photo], camera: str) -> list[str]:
@@ -106,13 +109,20 @@ def bent(models: list[Model]) -> list[str]:
     """
     told = []
     for model in models:
-        lenses = Counter(view.distortion for view in model.views)
-        if any(abs(lens) > _NO_LENS and number > 1 for lens, number in lenses.items()):
+        lenses = Counter((view.distortion, _relative_focal(view)) for view in model.views)
+        if any(
+            number > 1 and abs(lens) > _NO_LENS * max(1.0, (focal / _LONG) ** 2)
+            for (lens, focal), number in lenses.items()
+        ):
             told.append(
                 f"{model.name} is bent: its photographs fit no common camera. If some were cropped "
                 "or enlarged, ask for camera: per_image."
             )
     return told
+
+
+def _relative_focal(view: View) -> float:
+    return float(view.matrix[0, 0]) / max(view.size)
 
 
 def _unplaced(graph: Graph) -> str:

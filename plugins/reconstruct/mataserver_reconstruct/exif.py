@@ -16,9 +16,11 @@ _PLANE_X, _PLANE_UNIT = 0xA20E, 0xA210
 _PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0}
 _ROUNDED = 0.02  # how far proportions may differ when sides are rounded
-_POSSIBLE = (4.0, 340.0)
-"""Millimetres of an equivalent focal length; COLMAP places no photograph with less or more."""
-_FULL_FRAME = 36.0  # the width, in millimetres, that equivalent focal lengths mean
+_POSSIBLE = (4.0, 4_000.0)
+"""Millimetres of an equivalent focal length; COLMAP places no photograph with less, and no lens has
+more: compact cameras reach 3,000."""
+FULL_FRAME = 36.0
+"""The width, in millimetres, that equivalent focal lengths mean."""
 DAMAGED = (
     OSError,
     ValueError,
@@ -85,7 +87,7 @@ def _equivalent(details: Any, focal: float, longest: float) -> float:
     unit = _MILLIMETRES.get(int(_number(details.get(_PLANE_UNIT)) or 2), 0.0)
     if focal <= 0 or density <= 0 or not unit:
         return 0.0
-    return focal * _FULL_FRAME / (longest / density * unit)
+    return focal * FULL_FRAME / (longest / density * unit)
 
 
 def _taken_size(details: Any, width: int, height: int) -> float:

@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from mataserver_reconstruct import database, global_mapping
+from mataserver_reconstruct.exif import FULL_FRAME
 from mataserver_reconstruct.graph import MIN_INLIERS, adds_photos
 from mataserver_reconstruct.native import pycolmap
 
@@ -26,6 +27,9 @@ _MAX_GLOBAL_PHOTOS, _MAX_GLOBAL_MATCHES = 300, 5_000_000
 
 Above these it takes too long: 400,000 matches took 1.6 s, 4.7 million took 43 s.
 """
+_LONGEST, _MARGIN = 10.0, 1.5
+"""The longest lens that COLMAP believes in, as a multiple of the picture's width, where no EXIF
+tells a longer one; and how far, then, the one that is found may be from it."""
 _NEAR = 4.0
 """Degrees between the rays of the first pair, in the median: COLMAP's default is 16."""
 
@@ -166,6 +170,13 @@ def _usable_models(models: Iterable[Any]) -> list[Any]:
     return [model for model, own in zip(found, adds_photos(placed), strict=True) if own]
 
 
+def _longest_lens(workspace: Workspace, files: list[str]) -> float:
+    """Return the longest lens that is believed, as a multiple of the picture's longer side."""
+    own = set(files)
+    told = max((p.exif.focal_35 for p in workspace.photos if p.file in own), default=0.0)
+    return max(_LONGEST, _MARGIN * told / FULL_FRAME)
+
+
 def _options(workspace: Workspace, files: list[str], snapshots: Path, attempt: int) -> Any:
     """Return options for deterministic models: one thread, seeds."""
     seed = (workspace.spec.seed + attempt) % 2**31  # COLMAP takes no larger one
@@ -173,6 +184,9 @@ def _options(workspace: Workspace, files: list[str], snapshots: Path, attempt: i
     options = pycolmap.IncrementalPipelineOptions()
     options.image_names = files
     options.min_model_size = SMALLEST
+    longest = _longest_lens(workspace, files)
+    options.max_focal_length_ratio = longest
+    options.max_extra_param *= (longest / _LONGEST) ** 2  # distortion by the same part of a picture
     options.num_threads = 1
     options.random_seed = seed
     options.mapper.random_seed = seed

@@ -170,13 +170,24 @@ def test_a_camera_that_stood_still_is_told():
 
 
 @pytest.mark.parametrize(
-    ("lenses", "told"),
-    [([0.9, 0.9, 0.1], True), ([-0.9, -0.9], True), ([0.3, 0.3], False), ([0.9, 0.8], False)],
+    ("lenses", "focal", "told"),
+    [
+        ([0.9, 0.9, 0.1], 1.1, True),
+        ([-0.9, -0.9], 1.1, True),
+        ([0.3, 0.3], 1.1, False),
+        ([0.9, 0.8], 1.1, False),
+        ([3.0, 3.0], 33.0, False),
+        ([200.0, 200.0], 33.0, True),
+    ],
 )
-def test_a_shared_camera_that_no_lens_can_be_is_told(lenses, told):
-    """A photograph of its own camera may be odd, not a camera of several."""
+def test_a_shared_camera_that_no_lens_can_be_is_told(lenses, focal, told):
+    """A photograph of its own camera may be odd, not a camera of several; a long lens is none."""
     given = model(0, 0, "abcdef"[: len(lenses)])
-    views = [replace(view, distortion=lens) for view, lens in zip(given.views, lenses, strict=True)]
+    matrix = np.diag([focal * 640, focal * 640, 1.0])
+    views = [
+        replace(view, distortion=lens, matrix=matrix, size=(640, 480))
+        for view, lens in zip(given.views, lenses, strict=True)
+    ]
     said = advice.bent([replace(given, views=views)])
     assert bool(said) == told
     assert all("camera: per_image" in sentence for sentence in said)
