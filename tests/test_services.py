@@ -196,9 +196,9 @@ REFUSED = {
 HEAD_AND_GET = """
 class Service(Base):
     def routes(self):
-        number = (Body("application/json", int),)
+        told = {"response": (Body("text/plain"),), "answer_headers": {"By": "Which of both."}}
         own = [
-            Route("GET", "/v1/lab/{x}", self.get, "A lab", response=number, needs="any"),
+            Route("GET", "/v1/lab/{x}", self.get, "A lab", needs="any", **told),
             Route("HEAD", "/v1/lab/{y}", self.head, needs="any"),
         ]
         return [each for each in own if each.method in self.methods]
@@ -231,6 +231,35 @@ async def test_a_declared_head_counts_before_that_of_a_get(plugin, folder, metho
             assert (answer.status, answer.headers["By"]) == (200, "head")
         async with http.get("/v1/lab/1") as answer:
             assert (answer.status, answer.headers["By"]) == (200, "get")
+
+
+SENDING = """
+class Service(Base):
+    def routes(self):
+        lines = (Body("text/plain"),)
+        return [Route("GET", "/v1/lab", self.lines, "Lines", response=lines, needs="any")]
+
+    async def lines(self, request):
+        response = web.StreamResponse(headers={"Content-Type": "text/plain", **self.own})
+        await response.prepare(request)
+        await response.write(b"1")
+        return response
+"""
+
+
+@pytest.mark.parametrize("own", [{}, {"X-Request-Id": "own", "Server-Timing": "first;dur=1"}])
+async def test_an_answer_that_a_handler_sends_itself(plugin, folder, own):
+    """It has the headers of every answer, of which those that the handler set are kept."""
+    sent = {"X-Request-Id": "mine"}
+    async with (
+        serving(folder, entry_points=[plugin(f"{SENDING}    own = {own}")]) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+        http.get("/v1/lab", headers=sent) as answer,
+    ):
+        assert await answer.read() == b"1"
+        assert answer.headers["X-Request-Id"] == own.get("X-Request-Id", "mine")
+        timing = own.get("Server-Timing", "total;dur=")
+        assert answer.headers["Server-Timing"].startswith(timing)
 
 
 @pytest.mark.parametrize(("source", "reason"), REFUSED.values(), ids=REFUSED)

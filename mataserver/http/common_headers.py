@@ -1,4 +1,4 @@
-"""The headers that every answer has; to the 101 of a WebSocket no middleware could add them."""
+"""The headers that every answer has, also one that its handler sends itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from aiohttp import web
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 """Identifies a request in logs, answers and other front-ends."""
-UPGRADE_BEGUN: web.RequestKey[float] = web.RequestKey("upgrade_begun", float)
-"""When a request for a WebSocket arrived, in seconds of ``time.perf_counter``."""
+BEGUN: web.RequestKey[float] = web.RequestKey("begun", float)
+"""When a request arrived, in seconds of ``time.perf_counter``."""
 
 
 def new_request_id() -> str:
@@ -18,10 +18,11 @@ def new_request_id() -> str:
     return f"{getrandbits(64):016x}"
 
 
-def complete_upgrade(request: web.Request, response: web.StreamResponse) -> None:
-    """Add them to the answer that accepts a WebSocket."""
-    if REQUEST_ID in request:
-        response.headers["X-Request-Id"] = request[REQUEST_ID]
-    if UPGRADE_BEGUN in request:
-        duration = time.perf_counter() - request[UPGRADE_BEGUN]
-        response.headers["Server-Timing"] = f"total;dur={duration * 1e3:.3f}"
+def complete(request: web.Request, response: web.StreamResponse) -> None:
+    """Add them to an answer without them: one that its handler sends, such as a stream or a 101."""
+    headers = response.headers
+    if "X-Request-Id" not in headers and REQUEST_ID in request:
+        headers["X-Request-Id"] = request[REQUEST_ID]
+    if "Server-Timing" not in headers and BEGUN in request:
+        duration = time.perf_counter() - request[BEGUN]
+        headers["Server-Timing"] = f"total;dur={duration * 1e3:.3f}"

@@ -15,7 +15,7 @@ from aiohttp.hdrs import METH_ALL
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit
-from mataserver.http.common_headers import REQUEST_ID, UPGRADE_BEGUN, new_request_id
+from mataserver.http.common_headers import BEGUN, REQUEST_ID, new_request_id
 from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
@@ -84,8 +84,7 @@ class RequestMiddleware:
             return bad_request()
         _identify(request)
         started_at = time.perf_counter()
-        if hdrs.UPGRADE in request.headers:
-            request[UPGRADE_BEGUN] = started_at
+        request[BEGUN] = started_at
         self.lifecycle.active += 1
         try:
             response = await self._dispatcher(request, handler)

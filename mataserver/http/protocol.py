@@ -96,15 +96,14 @@ def _is_plain(request: web.BaseRequest) -> bool:
 
 
 def adjust_all_headers(application: web.Application) -> None:
-    """Remove the ``Server`` header, with aiohttp's version, from all answers; complete 101."""
+    """Remove the ``Server`` header, with aiohttp's version, from all answers; complete others."""
     application.on_response_prepare.append(adjust_headers)
 
 
 async def adjust_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Remove an answer's ``Server`` header, and complete those of an accepted WebSocket."""
+    """Remove an answer's ``Server`` header, and add what every answer has."""
     response.headers.popall(hdrs.SERVER, None)
-    if response.status == 101:
-        common_headers.complete_upgrade(request, response)
+    common_headers.complete(request, response)
 
 
 def bad_request() -> UnsignedResponse:
