@@ -49,6 +49,7 @@ class Checkpoint:
             raise MataError(f"{spec.name} has no directory to load from")
         self.name = spec.name
         self._path = str(spec.path)
+        self.max_pixels = ctx.max_pixels
         self._log = ctx.log
         self._device = choose_device(ctx.device)
         self._dtype = choose_dtype(ctx.dtype, self._device)
@@ -94,7 +95,8 @@ class Checkpoint:
         installed.
         """
         with self._reading("image processor configuration"):
-            return Preprocessor(_processors.from_pretrained(self._path, backend="pil", **_LOCAL))
+            processor = _processors.from_pretrained(self._path, backend="pil", **_LOCAL)
+        return Preprocessor(processor, self.max_pixels)
 
     def uncropped_preprocessor(self) -> Preprocessor:
         """Open the image processor of a network whose outputs refer to places in the image.

@@ -26,14 +26,16 @@ _PROBE_SIZES = ((300, 400), (400, 300))
 """Two image sizes that show whether a processor's output size depends on its input's."""
 
 _LEVIT_SHARE = 224 / 256
+_CONVNEXT_STRETCHED = 384  # from here on ConvNeXt's processor stretches images to a square
 
 
 class Preprocessor:
     """An image processor of transformers."""
 
-    def __init__(self, processor: Any) -> None:
-        """Keep ``processor``."""
+    def __init__(self, processor: Any, max_pixels: int | None = None) -> None:
+        """Keep ``processor``, and to how many pixels an image may be enlarged."""
         self.processor = processor
+        self._max_pixels = max_pixels
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -88,8 +90,10 @@ class Preprocessor:
     def groups(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], Tensors]]:
         """Yield the indices of images that can share a forward pass, with their tensors.
 
-        Raises ``BadRequest`` for an image that has no pixel left after resizing.
+        Raises ``BadRequest`` for an image that has no pixel left after resizing, or too many.
         """
+        for image in images:
+            self._check_enlarged(image)
         prepared = [self._prepare(image) for image in images]
         alike: dict[tuple[object, ...], list[int]] = {}
         for index, tensors in enumerate(prepared):
@@ -98,6 +102,32 @@ class Preprocessor:
         for indices in alike.values():
             names = prepared[indices[0]]
             yield indices, {name: torch.cat([prepared[i][name] for i in indices]) for name in names}
+
+    def _check_enlarged(self, image: NDArray[np.uint8]) -> None:
+        """Raise ``BadRequest`` for an image that is far longer than wide.
+
+        Its shorter side is enlarged to what the network sees, and the longer one with it: an image
+        of 1 by 5000 pixels would take gigabytes before the middle of it is cut out.
+        """
+        edge = self._free_edge
+        if self._max_pixels is None or not edge:
+            return
+        short, long = sorted(image.shape[:2])
+        most = max(self._max_pixels, short * long)
+        if edge * edge * long / short > most:
+            raise too_small_error(image)
+
+    @property
+    def _free_edge(self) -> int:
+        """What the shorter side becomes where nothing limits the longer one; else 0."""
+        wrapped = getattr(self.processor, "wrapped", self.processor)
+        size = dict(getattr(wrapped, "size", None) or {})
+        edge = int(size.get("shortest_edge") or 0)
+        if size.get("longest_edge") or not getattr(wrapped, "do_resize", False):
+            return 0
+        if type(wrapped).__name__.startswith("ConvNext") and edge >= _CONVNEXT_STRETCHED:
+            return 0
+        return int(edge / self._kept_share)
 
     def _prepare(self, image: NDArray[np.uint8], **options: Any) -> Tensors:
         # Without the layout, an image 3 pixels high would be mistaken for a channels-first one.

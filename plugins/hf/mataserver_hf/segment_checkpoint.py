@@ -55,11 +55,11 @@ class TensorsOnly:
 
     def __init__(self, processor: Any) -> None:
         """Wrap ``processor``."""
-        self._processor = processor
+        self.wrapped = processor
 
     def __call__(self, **given: Any) -> dict[str, torch.Tensor]:
         """Prepare images."""
-        prepared = self._processor(**given)
+        prepared = self.wrapped(**given)
         return {name: each for name, each in prepared.items() if isinstance(each, torch.Tensor)}
 
 
@@ -88,7 +88,8 @@ class SegmentCheckpoint(Checkpoint):
         preprocessor = self.uncropped_preprocessor()
         if family in {"eomt", "eomt_dinov3"}:
             reader: SegmentReader = EomtReader(auto, preprocessor.processor)
-            return network, Preprocessor(TensorsOnly(preprocessor.processor)), reader
+            tensors = TensorsOnly(preprocessor.processor)
+            return network, Preprocessor(tensors, self.max_pixels), reader
         if family == "detr":
             reader = QueryReader("panoptic", outputs=("logits", "pred_masks"), overlapping=False)
         else:
@@ -106,7 +107,7 @@ class SegmentCheckpoint(Checkpoint):
                 local_files_only=True,
                 trust_remote_code=False,
             )
-        return Preprocessor(TensorsOnly(processor))
+        return Preprocessor(TensorsOnly(processor), self.max_pixels)
 
     def _oneformer_reader(self, config: Any) -> QueryReader:
         tokens = self.tokenizer()(

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from mataserver import InvalidParams, MataError, ModelFiles, ModelSpec
+from mataserver import BadRequest, InvalidParams, MataError, ModelFiles, ModelSpec
 from mataserver_hf import classify
 
 ALL = classify.ClassifyParams(top_k=100)
@@ -113,6 +113,37 @@ def test_a_large_photograph_is_read_large_enough(family, name, options, picture,
     list(preprocessor.groups([picture(700, 900)]))
     [(columns, rows)] = made
     assert preprocessor.input_size == (min(rows, columns),) * 2
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1)])
+def test_a_line_of_pixels_is_not_enlarged_to_gigabytes(shape, checkpoint, context, picture):
+    """A shorter side of one pixel becomes 64, and the longer one with it: that is bounded."""
+    spec = ModelSpec("tiny/bit", "classify", "hf", checkpoint("bit_classifier"))
+    bounded = classify.load(spec, context(max_pixels=100_000))
+    height, width = shape
+    with pytest.raises(BadRequest, match=f"{width}x{height} pixels is too small or too narrow"):
+        bounded.predict([picture(*shape)], [ALL])
+    shorter = picture(min(height, 20), min(width, 20))
+    image = picture(300, 600)  # itself larger than that, which its decoder has allowed
+    everywhere = classify.load(spec, context())
+    for served in (shorter, image):
+        assert bounded.predict([served], [ALL]) == everywhere.predict([served], [ALL])
+
+
+@pytest.mark.parametrize(("edge", "refused"), [(383, True), (384, False)])
+def test_what_is_stretched_is_not_enlarged(edge, refused, picture):
+    """ConvNeXt's processor crops below 384 pixels, and stretches from there on."""
+    from transformers import ConvNextImageProcessorPil
+
+    from mataserver_hf.preprocessor import Preprocessor
+
+    preprocessor = Preprocessor(ConvNextImageProcessorPil(size={"shortest_edge": edge}), 10**7)
+    if refused:
+        with pytest.raises(BadRequest, match="too narrow"):
+            list(preprocessor.groups([picture(1, 200)]))
+    else:
+        [(indices, _)] = preprocessor.groups([picture(1, 200)])
+        assert indices == [0]
 
 
 @pytest.mark.parametrize("shape", [(3, 40), (40, 3), (1, 30), (3, 3), (1, 1)])

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mataserver import InvalidParams, MataError, ModelFiles, ModelSpec
+from mataserver import BadRequest, InvalidParams, MataError, ModelFiles, ModelSpec
 from mataserver_hf import segment
 
 SEMANTIC = ("segformer", "upernet", "beit_segmenter", "eomt_semantic")
@@ -208,6 +208,16 @@ def test_squares_of_eomt_are_laid_side_by_side(shape, model, checkpoint, picture
     image = picture(*shape)
     [result] = model("eomt_semantic").predict([image], [wanted("semantic")])
     assert_same(result, expected(checkpoint("eomt_semantic"), image, "semantic"))
+
+
+def test_a_line_of_pixels_is_not_split_into_thousands_of_squares(checkpoint, context, picture):
+    """EoMT has one square per width of an image's shorter side: their number is bounded."""
+    spec = ModelSpec("tiny/eomt", "segment", "hf", checkpoint("eomt_semantic"))
+    bounded = segment.load(spec, context(max_pixels=100_000))
+    with pytest.raises(BadRequest, match="40x1 pixels is too small or too narrow"):
+        bounded.predict([picture(1, 40)], [wanted("semantic")])
+    [result] = bounded.predict([picture(10, 40)], [wanted("semantic", 0.0)])
+    assert result.segments
 
 
 def test_a_single_class_has_its_own_pixels(checkpoint, context, picture, tmp_path):

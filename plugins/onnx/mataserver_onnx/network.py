@@ -80,6 +80,7 @@ class Network:
         self._input = _image_port(self.bundle)
         self._channels_last = outputs.channels_last(self._input)
         self.preparation, size = preparation_choice.choose(self.bundle, self.layout, options)
+        self.preparation.max_pixels = ctx.max_pixels
         self.outputs = outputs.output_names(graph, config, self.layout, options)
         run_config = session_config(ctx.settings, options, ctx, self.bundle.network.suffix)
         self._session = open_session(self.bundle, self.outputs, run_config, size)

@@ -90,6 +90,7 @@ class Preparation:
         self._flip = flip
         self._letterbox = letterbox
         self._corner = corner
+        self.max_pixels: int | None = None
 
     @property
     def fixed_size(self) -> Size | None:
@@ -118,12 +119,14 @@ class Preparation:
     def prepare(self, image: Pixels) -> tuple[Tensor, Placement]:
         """Return the input ``[3, h, w]`` for an image ``[H, W, 3]``, and its placement.
 
-        Raises ``BadRequest`` for an image that has no pixel left.
+        Raises ``BadRequest`` for an image that has no pixel left, or would be enlarged to more than
+        ``max_pixels``: one of 1 by 5000 to more than a gigabyte, of which the middle is seen.
         """
         height, width = image.shape[:2]
         geometry = self._plan(height, width)
         rows, columns = geometry.resize
-        if rows < 1 or columns < 1:
+        most = max(self.max_pixels, height * width) if self.max_pixels else None
+        if rows < 1 or columns < 1 or (most is not None and rows * columns > most):
             raise BadRequest(
                 f"an image of {width}x{height} pixels is too small or too narrow for this model"
             )
@@ -232,6 +235,16 @@ def cropped(size: Size, part: float = 1.0) -> Callable[[int, int], Geometry]:
     the longer side is rounded down.
     """
     return cropped_from((round(size[0] / part), round(size[1] / part)), size)
+
+
+def covered(whole: Size, size: Size) -> Callable[[int, int], Geometry]:
+    """Resize to cover ``whole`` and crop, as timm's ``ResizeKeepRatio``: both sides are rounded."""
+
+    def plan(height: int, width: int) -> Geometry:
+        ratio = min(height / whole[0], width / whole[1])
+        return Geometry((round(height / ratio), round(width / ratio)), size, rounded=True)
+
+    return plan
 
 
 def cropped_from(whole: Size, size: Size) -> Callable[[int, int], Geometry]:

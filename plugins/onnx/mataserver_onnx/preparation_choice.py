@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from mataserver import MataError
 from mataserver_onnx import exporter_metadata, processor, timm_settings
 from mataserver_onnx.layouts import LAYOUTS
@@ -11,6 +13,7 @@ from mataserver_onnx.options import Resize
 from mataserver_onnx.preparation import (
     Geometry,
     Preparation,
+    covered,
     cropped,
     cropped_from,
     fitted,
@@ -71,14 +74,20 @@ def choose(
 
 
 def _from_timm(given: TimmSettings, size: Size, *, flip: bool) -> Preparation:
-    """Prepare as timm does in validation."""
+    """Prepare as timm does in validation.
+
+    Where the sides differ, it crops by a class of its own, to which it does not pass the filter.
+    """
     whole = given.resized(size)
     squashed = Geometry(whole, size, rounded=True)
+    uneven = whole[0] != whole[1]
+    crop = covered(whole, size) if uneven else cropped_from(whole, size)
+    usual = uneven and not given.squashes
     values = table(1 / 255, [(given.mean, given.std)])
     return Preparation(
-        (lambda _height, _width: squashed) if given.squashes else cropped_from(whole, size),
+        (lambda _height, _width: squashed) if given.squashes else crop,
         values[::-1] if flip else values,
-        resample=given.resample,
+        resample=Image.Resampling.BILINEAR if usual else given.resample,
         flip=flip,
     )
 

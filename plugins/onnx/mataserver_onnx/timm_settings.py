@@ -30,6 +30,8 @@ _RESAMPLES = {
     "random": 2,
 }
 """Pillow's numbers of the filters, by timm's names."""
+_MIN_SHARE = 0.1
+"""The smallest share that is believed: pictures are enlarged by its inverse before they are cut."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _UNUSABLE = (
     "the pretrained_cfg in the model's config.json cannot be used: state input_size, mean, std and "
@@ -91,7 +93,8 @@ def read(config: Mapping[str, Any]) -> TimmSettings | None:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise MataError(_UNUSABLE) from error
-    if not (0 < found.share <= 1 and min(found.std) > 0):
+    finite = all(math.isfinite(value) for value in (*found.mean, *found.std))
+    if not (finite and min(found.std) > 0 and _MIN_SHARE <= found.share <= 1):
         raise MataError(_UNUSABLE)
     return found
 

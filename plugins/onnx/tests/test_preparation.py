@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mataserver import BadRequest, MataError
-from mataserver_onnx import processor
+from mataserver import BadRequest, MataError, ModelSpec
+from mataserver_onnx import classify, processor
 from mataserver_onnx.classify import ClassifyParams
 from mataserver_onnx.preparation import (
     GREY,
@@ -199,6 +200,19 @@ def test_a_crop_takes_the_middle():
     assert values[0, 10, 1:-1].tolist() == [200] * 18
     less = cropped((20, 20), part=0.5)(40, 80)
     assert less[:2] == ((40, 80), (20, 20))
+
+
+def test_a_line_of_pixels_is_not_enlarged_to_gigabytes(planted, context, tmp_path):
+    """A shorter side of one pixel becomes the input's, and the longer one with it."""
+    network = planted.colours(tmp_path / "model.onnx", "classes", size=(48, 48))
+    ctx = dataclasses.replace(context(), max_pixels=100_000)
+    model = classify.BACKEND.load(ModelSpec("model", "classify", "local", network), ctx)
+    for shape in [(1, 40), (40, 1)]:
+        with pytest.raises(BadRequest, match=f"{shape[1]}x{shape[0]} pixels .* too narrow"):
+            model.predict([np.zeros((*shape, 3), np.uint8)], [ClassifyParams()])
+    for shape in [(1, 20), (20, 1), (400, 600)]:  # the last is larger, as its decoder has allowed
+        [result] = model.predict([np.zeros((*shape, 3), np.uint8)], [ClassifyParams()])
+        assert result.classifications
 
 
 def test_colours_are_turned_and_normalised():

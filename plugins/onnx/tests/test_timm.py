@@ -70,6 +70,35 @@ def test_pictures_are_those_of_timm(side, changed, how, sides, planted, tmp_path
     assert prepared(tmp_path, image, channels="bgr") == pytest.approx(expected[::-1], abs=1e-5)
 
 
+def by_ratio(image, whole, size):
+    """Validate as timm where the sides differ: round both sides, and filter bilinearly."""
+    height, width = image.shape[:2]
+    ratio = min(height / whole[0], width / whole[1])
+    resized = Image.fromarray(image).resize(
+        (round(width / ratio), round(height / ratio)), Image.Resampling.BILINEAR
+    )
+    left, top = (
+        round((has - want) / 2) for has, want in zip(resized.size, size[::-1], strict=True)
+    )
+    cut = resized.crop((left, top, left + size[1], top + size[0]))
+    return ((np.asarray(cut, np.float32) / 255 - GIVEN["mean"]) / GIVEN["std"]).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("sides", [*SIDES, (331, 97), (53, 211)])
+@pytest.mark.parametrize(("size", "whole"), [((32, 64), (35, 71)), ((64, 32), (71, 35))])
+def test_inputs_that_are_no_squares(size, whole, sides, planted, tmp_path):
+    """For them, timm resizes by a class of its own, and does not tell it the filter."""
+    planted.colours(tmp_path / "model.onnx", "classes", size=size)
+    config = {"pretrained_cfg": GIVEN | {"input_size": [3, *size]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    chosen, found = preparation_choice.choose(
+        bundle.open_bundle(tmp_path), "classes", ModelOptions()
+    )
+    assert found == size
+    image = noise(*sides)
+    assert chosen.prepare(image)[0] == pytest.approx(by_ratio(image, whole, size), abs=1e-5)
+
+
 def test_the_processor_of_transformers_says_the_same(planted, tmp_path):
     """The library keeps timm's description in the file of the processor."""
     planted.colours(tmp_path / "model.onnx", "classes", size=(48, 48))
@@ -108,7 +137,13 @@ UNUSABLE = pytest.mark.parametrize(
         {"input_size": [1, 28, 28]},
         {"mean": [0.5]},
         {"std": [0.0, 0.0, 0.0]},
+        {"std": [1.0, float("nan"), 1.0]},
+        {"std": [1.0, 1.0, float("inf")]},
+        {"mean": [0.5, 0.5, float("nan")]},
+        {"mean": [float("inf"), 0.5, 0.5]},
         {"crop_pct": "all"},
+        {"crop_pct": 1e-6},
+        {"crop_pct": float("nan")},
         {"crop_pct": 1.5},
     ],
 )
