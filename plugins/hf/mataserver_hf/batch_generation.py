@@ -57,7 +57,13 @@ class BatchGenerator:
     def step(self) -> None:
         """Wait for the next tokens of the batch, or begin one if none is generated."""
         if self._batch is None:
-            self._batch = _Batch(self._network, self._next_texts(), self._is_end, self._options)
+            texts = self._next_texts()
+            try:
+                self._batch = _Batch(self._network, texts, self._is_end, self._options)
+            except RuntimeError as error:  # there is no thread for it
+                for text in texts:
+                    text.error, text.is_ended = error, True
+                return
         if not self._batch.step():
             self._waiting[:0] = self._batch.unfinished()
             self._batch = None
@@ -67,7 +73,7 @@ class BatchGenerator:
         if text in self._waiting:
             self._waiting.remove(text)
         batch = self._batch
-        if batch is not None and all(each.is_abandoned for each in batch.texts):
+        if batch is not None and all(each.is_ended for each in batch.texts):
             while batch.step():
                 pass
             self._batch = None
@@ -96,10 +102,9 @@ class BatchGenerator:
 class GeneratedText:
     """One text: iterate over its tokens as they come.
 
-    tokens:       those that were generated so far.
-    is_ended:     whether it has no more.
-    is_abandoned: whether nobody wants it any more.
-    is_alone:     whether it is generated in a batch of its own, since a batch with it failed.
+    tokens:   those that were generated so far.
+    is_ended: whether it has no more, or nobody wants it any more.
+    is_alone: whether it is generated in a batch of its own, since a batch with it failed.
     """
 
     def __init__(self, generator: BatchGenerator, prompt: Tensors, limit: int) -> None:
@@ -107,7 +112,7 @@ class GeneratedText:
         self.prompt = prompt
         self.limit = limit
         self.tokens: list[int] = []
-        self.is_ended = self.is_abandoned = self.is_alone = False
+        self.is_ended = self.is_alone = False
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -124,7 +129,7 @@ class GeneratedText:
     def close(self) -> None:
         """Give the text up, unless it has ended."""
         if not self.is_ended:
-            self.is_abandoned = self.is_ended = True
+            self.is_ended = True
             self._generator.forget(self)
 
 
@@ -226,7 +231,7 @@ class _Observer(StoppingCriteria):
         self._done = [False] * len(texts)
 
     def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        if all(text.is_abandoned for text in self._texts):
+        if all(text.is_ended for text in self._texts):
             raise _AbandonedError
         if self._beams > 1:
             self._put([])
@@ -243,5 +248,5 @@ class _Observer(StoppingCriteria):
         written, text = self._written[index], self._texts[index]
         written.append(token)
         last = len(written) >= text.limit or self._is_end(written)
-        self._done[index] = last or text.is_abandoned
+        self._done[index] = last or text.is_ended
         return last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import numpy as np
@@ -165,6 +166,58 @@ def test_a_batch_that_nobody_wants_stops(generator):
     assert made._batch is None
     assert max(lengths) < 40
     assert sum(map(len, made.open(generator.prompt, 2))) == 2
+
+
+def test_a_batch_stops_if_those_that_have_not_ended_are_given_up(generator):
+    """A text that has ended keeps no batch going."""
+    made = generator()
+    short, long = made.open(generator.prompt, 1), made.open(generator.prompt, 40)
+    list(short)
+    long.close()
+    assert made._batch is None
+
+
+def test_a_search_over_beams_that_nobody_wants_stops(generator, monkeypatch):
+    """It stops at its next step, though it has written no token yet."""
+    made = generator()
+    module, steps, given_up = made._network._module, [], threading.Event()
+    module.generation_config.num_beams = 2
+    forward, forget = module.forward, made.forget
+
+    @functools.wraps(forward)
+    def step(*args, **options):
+        steps.append(1)
+        if len(steps) == 2:
+            given_up.wait()
+        return forward(*args, **options)
+
+    def forget_and_go_on(text):
+        given_up.set()
+        forget(text)
+
+    monkeypatch.setattr(module, "forward", step)
+    monkeypatch.setattr(made, "forget", forget_and_go_on)
+    text = made.open(generator.prompt, 40)
+    assert next(iter(text)) == []
+    text.close()
+    assert made._batch is None
+    assert len(steps) == 2
+
+
+def test_without_a_thread_the_texts_of_a_batch_fail(generator, monkeypatch):
+    """Nobody waits for a batch that could not begin; the next one does."""
+
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    made = generator()
+    texts = [made.open(generator.prompt, 1) for _ in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for text in texts:
+            with pytest.raises(RuntimeError, match="can't start"):
+                list(text)
+    assert sum(map(len, made.open(generator.prompt, 1))) == 1
 
 
 def test_a_text_that_is_given_up_while_it_waits_is_never_begun(generator, calls):
