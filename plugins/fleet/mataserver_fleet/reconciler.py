@@ -204,7 +204,11 @@ class Reconciler:
 
     async def _unload(self, placement: Placement, serving: tuple[int, ...]) -> Outcome:
         # Also where nothing is served: a load that was given up may go on, and is waited for.
-        await self._client.unload(placement.name)
+        try:
+            await self._client.unload(placement.name)
+        except TritonError as error:
+            if serving or not error.answered:
+                raise  # else it unloads nothing at all, as one without explicit control does
         deadline = time.monotonic() + UNLOAD_SECONDS
         while await self._serving(placement.name):
             if time.monotonic() > deadline:

@@ -9,7 +9,7 @@ from mataserver import MataError
 from mataserver_database import finish
 from mataserver_fleet.leftovers import forget, names_at
 from mataserver_fleet.reconciler import PARAMETER
-from mataserver_fleet.triton_answers import Config, decode
+from mataserver_fleet.triton_answers import Config, TritonError, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +62,11 @@ class TritonLeftovers:
         config = await self._client.config(name)  # None of one that is still being loaded
         if config is not None and PARAMETER not in decode(config, Config).parameters:
             return
-        await self._client.unload(name)
+        try:
+            await self._client.unload(name)
+        except TritonError as error:
+            if config is not None or not error.answered:
+                raise
+            return  # it unloads nothing at all, and has not the model
         place = self._client.address.name
         self._ctx.log.info("%s, which was removed, is unloaded at %s", name, place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import sqlalchemy as sa
+from aiohttp import web
 from onnx_files import adding
 from stand_in_fleet import until
 from test_models import push
@@ -79,6 +80,25 @@ async def test_a_model_that_is_removed_while_it_is_loaded(fleets):
         go_on.set()
         await until(lambda: asyncio.sleep(0, len(triton.pushes) == 1))
         await until(lambda: asyncio.sleep(0, not triton.models))
+
+
+async def test_a_triton_that_loads_and_unloads_nothing(fleets, url, tmp_path):
+    """A model that it never loaded is removed all the same, and is not unloaded for ever."""
+    async with fleets(1) as fleet:
+
+        async def refused(_request):
+            said = {"error": "explicit model load / unload is not allowed if polling is enabled"}
+            return web.json_response(said, status=503)
+
+        fleet.tritons[0].faults = {"/m/load": refused, "/m/unload": refused}
+        assert (await fleet.load())[0] == 502
+        status, done = await fleet.client.ask("POST", "/api/models/m/unload")
+        assert (status, done["status"]) == (200, "ok")
+        await fleet.load()
+        await cut_off(fleet)
+        await remove(fleet)
+        await come_back(fleet)
+        await forgotten(tmp_path, url)
 
 
 async def test_what_has_the_name_of_a_removed_model(fleets, url, tmp_path):
