@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,17 @@ def test_any_terminal_can_be_written_to(terminal, monkeypatch):
     listed = terminal.finish("list")
     assert listed.returncode == 0
     assert listed.stdout.splitlines()[2].split() == ["gear", "ocr", "pip", "?"]
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list"], ["check"]])
+def test_an_output_that_is_full(terminal, arguments):
+    """It is a failure like others: one line on stderr, and the exit code 1."""
+    register(terminal.data, {"gear": "ocr"})
+    with Path("/dev/full").open("w") as full:
+        process = terminal.start(*arguments, stdout=full)
+        _, said = process.communicate()
+    assert process.returncode == 1
+    assert said == "error: the output cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list"]])

@@ -129,6 +129,19 @@ def test_a_reader_that_left(ask, running):
     assert asked.returncode == 1
 
 
+def test_an_output_that_is_full(ask, running):
+    """It is told once, and is no fault of the pictures."""
+    terminal = Terminal.__new__(Terminal)
+    two = ["picture.png", "picture.png"]
+    with Path("/dev/full").open("w") as full:
+        asked = Terminal.start(
+            terminal, "infer", "fake-detect", *two, "--url", running[1].url, stdout=full
+        )
+        _, said = asked.communicate()
+    assert said == "error: the output cannot be written: No space left on device\n"
+    assert asked.returncode == 1
+
+
 def test_errors_that_concern_every_file_end_it(ask):
     """A misspelt model or a wrong key is told once."""
     result = ask("infer", "fake-detct", "picture.png", "picture.png")

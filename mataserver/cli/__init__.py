@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mataserver import __version__
-from mataserver.cli import extensions
+from mataserver.cli import extensions, output
 from mataserver.cli.extensions import ALIASES, COMMANDS
 from mataserver.errors import MataError
 
@@ -90,4 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks the dash shows "?"
-    cli.main(args=arguments, prog_name="mataserver")
+    try:
+        cli.main(args=arguments, prog_name="mataserver")
+    except OSError as error:
+        if not output.is_full(error):
+            raise
+        output.discard()
+        CommandError(f"the output cannot be written: {error.strerror}").show()
+        sys.exit(1)

@@ -11,6 +11,7 @@ import msgspec
 
 from mataserver import config
 from mataserver.cli import targets
+from mataserver.cli.output import is_full
 from mataserver.cli.parameters import params_option
 from mataserver.cli.remote import connected, server_options
 from mataserver.errors import MataError
@@ -94,7 +95,7 @@ class _InferenceRun:
     def serve(self, file: Path, number: int) -> bool:
         """Print and draw the results of a file; return whether the file was usable.
 
-        Raises ``MataError`` for errors that concern every file.
+        Raises ``MataError``, and ``OSError`` of the output, for errors that concern every file.
         """
         try:
             if targets.is_video(file):
@@ -109,6 +110,8 @@ class _InferenceRun:
         except BrokenPipeError:
             raise  # who reads the output has left, such as head: not the file's fault
         except OSError as error:
+            if is_full(error):
+                raise
             click.echo(f"error: {error.filename or file}: {error.strerror or error}", err=True)
             return False
         return True
