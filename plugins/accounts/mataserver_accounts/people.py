@@ -73,8 +73,9 @@ class People:
 
         ``check`` is called as in ``change``.
         """
-        work = self._directory.accounts.remove_user(identity, check or any_revision)
-        return await self._directory.change(work)
+        remove, check = self._directory.accounts.remove_user, check or any_revision
+        user = await self._directory.accounts.user(identity)
+        return await self._directory.revoke(user.id, lambda: remove(user.id, check))
 
     async def check(self, name: str, password: str, address: str) -> User:
         """Return the user of a name and a password, asked from an address.

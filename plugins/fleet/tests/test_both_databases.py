@@ -15,7 +15,7 @@ from random_requests import Asker, next_request
 from mataserver.testing import FAKE, installed, serving
 
 SEED = int(os.environ.get("FLEET_SEED", "1"))
-REQUESTS = int(os.environ.get("FLEET_REQUESTS", "400"))
+REQUESTS = int(os.environ.get("FLEET_REQUESTS", "300"))
 """Random requests; thousands are a matter of a minute."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mataserver_accounts.announced_tables import AnnouncedTables
 from mataserver_accounts.passwords import Passwords
+from mataserver_database import Full
 
 OK = (200, {"status": "ok"})
 ADA = {"name": "ada", "password": "correct horse", "role": "developer", "tags": "night, floor 2"}
@@ -27,6 +29,18 @@ async def test_users(client):
     assert await client.ask("DELETE", "/api/users/ada") == OK
     assert (await client.ask("GET", "/api/users/ada"))[0] == 404
     assert not [text for text in client.said if "horse" in text or "argon2" in text]
+
+
+async def test_a_user_who_is_removed_without_room_for_it(client, monkeypatch):
+    """They are refused all the same, by the answer that says that it could not be stored."""
+    token = await client.person("ada")
+
+    async def full(*_given):
+        raise Full("The disk of the database is full")
+
+    monkeypatch.setattr(AnnouncedTables, "_announce", full)
+    assert (await client.ask("DELETE", "/api/users/ada"))[0] == 507
+    assert (await client.ask("GET", "/v1/me", token))[0] == 401
 
 
 async def test_wrong_users(client):
