@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
+import os
 
 import planted_sam
 import pytest
@@ -75,3 +77,33 @@ async def test_the_code_of_ask_runs(tmp_path, given):
             assert given.partition("=")[0] in await person.text(".codebox pre"), tab
             assert said.count("64x64") == (1 if tab == "curl" else 2), said
             assert "detail" not in said, said
+
+
+async def test_what_the_code_needs(tmp_path):
+    """Who does what stands below it, word by word, has an answer about an example's picture."""
+    (tmp_path / ".mataserver").mkdir()
+    (tmp_path / ".mataserver" / "api_key").write_text("test-key\n")
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect")
+        await person.until("!!document.querySelector('.examples button')")
+        await person.evaluate("document.querySelector('.examples button').click()")
+        await person.until("!!document.querySelector('.needs a')")
+        link = "document.querySelector('.needs a')"
+        name, path = await person.evaluate(f"[{link}.download, {link}.getAttribute('href')]")
+        picture = f"fetch({json.dumps(path)}).then((answer) => answer.bytes())"
+        data = await person.evaluate(f"{picture}.then((bytes) => [...bytes])")
+        (tmp_path / name).write_bytes(bytes(data))
+        needs = await person.evaluate(
+            "document.querySelector('.needs code:last-of-type').innerText"
+        )
+        code = await person.text(".codebox pre")
+        there = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        made = await asyncio.create_subprocess_shell(
+            f"{needs}\n{code}", cwd=tmp_path, env=there, stdout=asyncio.subprocess.PIPE
+        )
+        said = json.loads((await made.communicate())[0])
+        assert said["detections"][0]["label"] == "512x512"
+        await person.click("Python", ".codebox")
+        await person.sees("pip install mataserver-client")
+        await person.give()
+        await person.until(f"!{link}")

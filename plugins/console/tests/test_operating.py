@@ -8,7 +8,7 @@ import zipfile
 import aiohttp
 import guest
 import pytest
-from console_pages import CHROMIUM, SQUARE, asked, served, shown
+from console_pages import CHROMIUM, KEYS, SQUARE, asked, served, shown
 
 from mataserver.engines.memory import Gpu, MemoryProbe
 
@@ -312,3 +312,24 @@ async def test_a_guests_page(tmp_path):
         async with shown(server.url, tmp_path / "other", "door-key") as person:
             await person.sees("Try")
             assert "The lab" not in await person.text()
+
+
+async def test_the_first_job(tmp_path):
+    """Files are chosen in the middle; who may not begin one is not asked to."""
+    reader = {"key": "reader-key", "name": "reader", "scopes": ["jobs:read"]}
+    async with served(tmp_path, "database", "jobs", api_keys=[*KEYS, reader]) as server:
+        async with shown(server.url, tmp_path) as person:
+            await person.go("jobs")
+            await person.sees("Drop pictures, a video or a ZIP here")
+            assert await person.faults() == []
+            await person.choose("input[data-first]", SQUARE, "first.png")
+            await person.until("document.querySelector('dialog input[type=file]')?.files.length")
+            await person.pick("fake-detect")
+            await person.click("Start", "dialog")
+            await person.until("!!document.querySelector('.jobhead .state.ok')")
+            assert "pictures.zip" in await person.text(".jobhead")
+        async with shown(server.url, tmp_path, "reader-key") as person:
+            await person.go("jobs")
+            await person.sees("No job yet.")
+            assert "Drop" not in await person.text()
+            assert "New job" not in await person.text()

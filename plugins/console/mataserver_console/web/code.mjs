@@ -1,6 +1,7 @@
 // The code that does the same: curl, Python, JavaScript, with `$KEY` in place of the key.
 import { Copy, Tabs } from "./controls.mjs";
 import { html, useState } from "./html.mjs";
+import { EXAMPLES } from "./picture.mjs";
 
 const STREAM = '-N -H "Accept: text/event-stream" ';
 
@@ -131,10 +132,19 @@ function marked(text, language) {
   return [...parts, text.slice(at)];
 }
 
+const LOCAL = new Set(["localhost", "127.0.0.1", "[::1]"]);
+
+/** What the code needs to run as it stands: the key, the client for Python, the picture if it is an example's. */
+function Needs({ text, file }) {
+  return html`<p class="help needs">Set <code>KEY</code> to your key${LOCAL.has(location.hostname) ? html`, by default <code>export KEY=$(cat ~/.mataserver/api_key)</code>` : ""}.
+    ${text.includes("mataserver_client") ? html` Install the client: <code>pip install mataserver-client</code>.` : ""}
+    ${EXAMPLES.some((each) => each.name === file) ? html` Save the picture: <a href=${`console/pictures/${file}`} download=${file}>${file}</a>.` : ""}</p>`;
+}
+
 export function Code({ made, request }) {
   const languages = made ?? LANGUAGES;
   const [language, setLanguage] = useState("curl");
   const text = languages[language](request);
   return html`<section class="codebox" aria-label="Code"><div class="tabs"><${Tabs} label="Language" tabs=${TABS.filter(([key]) => languages[key])} value=${language} onChange=${setLanguage}/>
-    <span class="grow"></span><span class="row"><${Copy} text=${text}>Copy<//></span></div><pre class="code" tabindex="0">${marked(text, language)}</pre></section>`;
+    <span class="grow"></span><span class="row"><${Copy} text=${text}>Copy<//></span></div><pre class="code" tabindex="0">${marked(text, language)}</pre><${Needs} text=${text} file=${request.file}/></section>`;
 }

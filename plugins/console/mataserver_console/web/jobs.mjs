@@ -197,6 +197,16 @@ function useList(state, rows) {
   return { all, data, error, shown, numbers, left: whole ? 0 : (data?.total ?? 0) - shown.length };
 }
 
+/** No job is there yet: what makes the first one. */
+function Nothing({ make }) {
+  const field = useRef(/** @type {HTMLInputElement | null} */ (null));
+  const choose = (event) => { if (event.target.files.length) make([...event.target.files]); event.target.value = ""; };
+  return html`<div class="drop"><h2>Drop pictures, a video or a ZIP here</h2>
+    <input ref=${field} class="sr" type="file" multiple tabindex="-1" aria-hidden="true" data-first accept="image/*,.heic,.heif,video/*,.zip" onChange=${choose}/>
+    <${Button} icon="file" onClick=${() => field.current?.click()}>Choose files<//>
+    <span class="help">Then you choose what is made of them. The job goes on if you close this page.</span></div>`;
+}
+
 export default function Jobs() {
   const { query } = useRoute();
   const [filter, setFilter] = useState("");
@@ -214,6 +224,6 @@ export default function Jobs() {
         ${left > 0 && html`<li class="pad help row between"><span>The newest ${shown.length.toLocaleString("en")} of ${data.total.toLocaleString("en")}.</span>${rows < MOST && html`<${Button} small onClick=${() => setRows(rows + ROWS)}>More<//>`}</li>`}</ul>
         ${wrong && html`<div class="pad"><${Trouble} error=${wrong}/></div>`}
         ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${refreshJobs}/></div>`}</nav>
-      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${all && (all.total ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes pictures, a video, or a ZIP. Drop them here.</p>`)}</section>`}</div>
+      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${all && (all.total ? html`<p class="quiet">Choose a job at the left.</p>` : may("jobs:write") && html`<${Nothing} make=${make}/>`)}</section>`}</div>
     ${making && html`<${NewJob} files=${making} close=${() => setMaking(null)} made=${(made) => { setMaking(null); refreshJobs(); amend({ id: made }); }}/>`}`;
 }

@@ -99,7 +99,7 @@ function Figures({ figures, captured }) {
 const EMPTY = { camera: 0, results: 0, p50: null, p95: null, dropped: 0, sent: 0 };
 const WORDS = { off: "Off", starting: "Waiting for the camera", loading: "Loading the model", live: "Live" };
 
-function Video({ video, stream, items, tracks }) {
+function Video({ video, stream, items, tracks, start }) {
   const [width, height] = stream.size;
   const box = useRef(null);
   const [scale, setScale] = useState(1);
@@ -114,7 +114,7 @@ function Video({ video, stream, items, tracks }) {
     ${on && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
       <${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${0} scores=${true} taken=${[[0, 0, 170, 40]]}/>`}
     ${on ? html`<span class="glass vl" title=${stream.session && `Session ${stream.session}`}><${State} kind=${stream.phase === "live" ? "ok" : "busy"}>${WORDS[stream.phase]}<//><${Old} captured=${stream.captured}/></span>
-      <span class="glass vr">${width} × ${height}</span>` : html`<div class="nopic"><${Icon} name="camera"/><span>The camera of this device is off.</span></div>`}</div>`;
+      <span class="glass vr">${width} × ${height}</span>` : html`<div class="nopic"><${Icon} name="camera"/><span>The camera of this device is off.</span>${start && html`<${Button} icon="camera" class="wide" onClick=${start}>Turn it on<//>`}</div>`}</div>`;
 }
 
 function Tile({ session }) {
@@ -225,7 +225,7 @@ export default function Live() {
       ${on ? html`<${Button} icon="stop" onClick=${stream.stop}>Stop<//>` : html`<${Button} primary icon="camera" disabled=${!chosen.name || needsHttps()} onClick=${() => begin()}>Start<//>`}<//>
     <div class=${`content ${cameras.length && !on ? "watching" : ""}`}>
       ${needsHttps() && html`<${NeedsHttps}/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}
-      <div class=${`livegrid ${on ? "" : "idle"}`}><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks}/>
+      <div class=${`livegrid ${on ? "" : "idle"}`}><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks} start=${chosen.name && !needsHttps() ? () => begin() : undefined}/>
         <ul class="tracks">${items.slice(0, 8).map((item) => html`<li key=${item.id ?? item.n} class=${item.k}><span class="sw">${item.id ?? item.n}</span><b class="cut">${item.name}</b>
           <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>
         <div class="livefigures"><${Figures} figures=${figures} captured=${on ? stream.captured : 0}/>
