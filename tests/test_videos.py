@@ -1,4 +1,4 @@
-"""How long a source of video is waited for."""
+"""How long a source of video is waited for, and how large its frames may be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from conftest import picture
 from mataserver.media import videos
 
 
@@ -24,3 +25,42 @@ def test_a_frame_that_was_kept_until_the_time_was_up(monkeypatch):
     now[0] += 60  # whoever takes the frames may take their time
     with pytest.raises(videos.UnreadableVideo, match="it sent nothing for too long"):
         next(found)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The sizes of the frames that a decoder has made, also of those that nobody gets."""
+    sizes = []
+
+    def note(frames, *_given):
+        for frame in frames:
+            sizes.append((frame.width, frame.height))
+            yield frame
+
+    monkeypatch.setattr(videos, "timed", note)
+    return sizes
+
+
+def jpegs(path, *sides):
+    """Write a video of JPEGs of these sides, one behind the other."""
+    path.write_bytes(b"".join(picture(width=side, height=side, form="JPEG") for side in sides))
+    return str(path)
+
+
+def test_frames_that_are_too_large_are_not_decoded(tmp_path, decoded):
+    """A source of a few kilobytes may have frames of gigabytes: they are not even allocated."""
+    path = jpegs(tmp_path / "large.mjpeg", 320, 320)
+    with pytest.raises(videos.UnreadableVideo, match="damaged, or larger than 10000 pixels"):
+        list(videos.frames(path, 10_000, 5.0))
+    assert decoded == []
+    with pytest.raises(videos.UnreadableVideo, match="its frames are larger than 102399 pixels"):
+        list(videos.frames(path, 320 * 320 - 1, 5.0))
+    assert len(list(videos.frames(path, 320 * 320, 5.0))) == 2
+
+
+def test_a_frame_that_grows(tmp_path, decoded):
+    """One that is too large in the middle is as one that is damaged."""
+    path = jpegs(tmp_path / "growing.mjpeg", 64, 320, 64)
+    found = [frame.width for frame in videos.frames(path, 10_000, 5.0)]
+    assert set(found) == {64}
+    assert decoded == [(64, 64)] * len(found)

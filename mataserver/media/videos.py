@@ -84,17 +84,26 @@ def frames(
     FFmpeg's; by default only a file is read, and nothing that it refers to. Raises what PyAV
     raises, or ``UnreadableVideo``, also for frames of over ``max_pixels``.
     """
+    # Neither to find out about the streams nor to decode them FFmpeg allocates far larger frames.
+    # Its own limit includes what decoders add at the edges: up to 95 pixels at each side.
+    limit = {"max_pixels": str(2 * max_pixels + 65_536)}
     # Metadata may be in any encoding, or damaged, and is not used.
     with av.open(
-        url, format=form, options=dict(options), timeout=(timeout, timeout),
+        url, format=form, options={**options, **limit}, timeout=(timeout, timeout),
         metadata_errors="replace",
     ) as container:  # fmt: skip
         stream = best(container)
+        _check_size(stream.width * stream.height, max_pixels)
+        stream.codec_context.options = limit
         packets = _packets(container, stream, timeout)
-        for frame in timed(_decoded(packets), container, stream):
-            if frame.width * frame.height > max_pixels:
-                raise UnreadableVideo(f"its frames are larger than {max_pixels} pixels")
+        for frame in timed(_decoded(packets, stream, max_pixels), container, stream):
+            _check_size(frame.width * frame.height, max_pixels)
             yield frame
+
+
+def _check_size(pixels: int, max_pixels: int) -> None:
+    if pixels > max_pixels:
+        raise UnreadableVideo(f"its frames are larger than {max_pixels} pixels")
 
 
 def best(container: InputContainer) -> VideoStream:
@@ -126,17 +135,27 @@ def _packets(
         begun = time.monotonic()
 
 
-def _decoded(packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+def _decoded(
+    packets: Iterator[Packet[VideoStream]], stream: VideoStream, max_pixels: int
+) -> Iterator[VideoFrame]:
     """Decode packet by packet: a damaged packet, as lost in a network, costs only its own frame.
 
-    Decoders report damaged data by many different errors.
+    Decoders report damaged data by many different errors, and some know no size of a frame that is
+    too large. Raises ``UnreadableVideo`` if there is nothing else.
     """
+    failed = decoded = False
     for packet in packets:
         try:
             found = packet.decode()
         except av.FFmpegError:
+            _check_size(stream.width * stream.height, max_pixels)
+            failed = True
             continue
+        decoded = decoded or bool(found)
         yield from found
+    if failed and not decoded:
+        limit = f"they are damaged, or larger than {max_pixels} pixels"
+        raise UnreadableVideo(f"none of its frames can be decoded: {limit}")
 
 
 def reason(error: Exception, *, file: bool) -> str:
