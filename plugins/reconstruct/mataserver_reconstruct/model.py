@@ -103,6 +103,8 @@ class Model:
 
 def model_from(found: Any, cluster: int, index: int) -> Model:
     """Return pycolmap's reconstruction as arrays; views by file, points by their ids."""
+    if any(point.error < 0 for point in found.points3D.values()):  # unset, as in a snapshot
+        found.update_point_3d_errors()
     points = sorted(found.points3D.items())
     at = {number: place for place, (number, _) in enumerate(points)}
     views = [_view(found.image(number), at) for number in found.reg_image_ids()]

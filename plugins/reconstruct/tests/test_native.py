@@ -26,6 +26,22 @@ assert cv2.imencode(".png", pixels)[0]
 print(native.pycolmap.__version__)
 """
 
+UNSET = """
+from mataserver_reconstruct.native import pycolmap
+from mataserver_reconstruct import cloud, model
+options, noise = pycolmap.SyntheticDatasetOptions(), pycolmap.SyntheticNoiseOptions()
+options.num_points3D, options.num_frames_per_rig, noise.point2D_stddev = 200, 9, 1.5
+pycolmap.set_random_seed(0)
+found = pycolmap.synthesize_dataset(options)
+pycolmap.synthesize_noise(noise, found)
+whole = model.model_from(found, 0, 0)
+for point in found.points3D.values():
+    point.error = -1.0
+unset = model.model_from(found, 0, 0)
+assert (whole.errors == unset.errors).all()
+print((whole.errors >= 2).any(), (cloud.reliable_points(unset) & (whole.errors >= 2)).any())
+"""
+
 SIGNAL = """
 import os, signal
 {before}
@@ -65,6 +81,11 @@ def ran(code):
 def test_compression_works_beside_colmap():
     """In the process that has COLMAP's library, zlib, ZIP and PNG work: it is imported last."""
     assert ran(ORDER).startswith("4.")
+
+
+def test_errors_that_colmap_has_not_set():
+    """A snapshot's points have none: those that are off are left out as of a whole model."""
+    assert ran(UNSET) == "True False"
 
 
 def test_a_job_keeps_its_handler_of_sigterm():
