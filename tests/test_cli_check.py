@@ -87,6 +87,15 @@ def errors(lines):
 # plugins
 
 
+@pytest.mark.parametrize(("limit", "warned"), [(1_048_576, True), (64, False)])
+def test_requests_that_may_fill_the_memory(terminal, limit, warned):
+    """The limit of all bodies together is compared with the memory that there is."""
+    (terminal.home / "mataserver.yaml").write_text(f"max_inflight_mb: {limit}\n")
+    told = terminal.run("check").stdout
+    said = f"warning: max_inflight_mb: requests may hold {limit} MB in memory, and there are "
+    assert (said in told) is warned
+
+
 def test_plugins(terminal):
     """Each backend has a row: its plugin, task, source, and the command that would install it."""
     terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})

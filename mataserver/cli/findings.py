@@ -18,6 +18,7 @@ from mataserver.cli import environment, extensions
 from mataserver.config import moved
 from mataserver.config.addresses import is_loopback
 from mataserver.config.storage import os_errors_as
+from mataserver.engines.memory import ram_total
 from mataserver.errors import MataError
 from mataserver.library import defaults
 from mataserver.library.catalog import Catalog
@@ -32,6 +33,9 @@ from mataserver.suggestion import similar
 if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.plugins import Plugins
+
+_MEMORY_PARTS = 4
+"""Bodies may take one of so many parts of the memory; the models need the rest."""
 
 
 @dataclass(slots=True)
@@ -69,6 +73,7 @@ def examine(config_file: str | None) -> Findings:
         return findings
     _check_variables(findings)
     _check_exposure(settings, findings)
+    _check_memory(settings, findings)
     plugins = _check_plugins(settings, findings)
     _check_engines(settings, plugins, findings)
     _check_confinement(settings, plugins, findings)
@@ -167,6 +172,19 @@ def _unmet(distribution: str) -> list[str]:
                 if not needed.specifier.contains(version, prereleases=True):
                     found.append(f"{wanted}, and {version} is installed")
     return found
+
+
+def _check_memory(settings: Settings, findings: Findings) -> None:
+    """Report a limit that lets requests alone fill the memory.
+
+    The kernel kills workers first, but not if the server is larger than all of them.
+    """
+    allowed, there = round(settings.max_inflight_mb), round(ram_total() / 1e6)
+    if allowed > there / _MEMORY_PARTS:
+        findings.warnings.append(
+            f"max_inflight_mb: requests may hold {allowed} MB in memory, and there are {there} MB; "
+            "the kernel may kill the server"
+        )
 
 
 def _check_engines(settings: Settings, plugins: Plugins, findings: Findings) -> None:
