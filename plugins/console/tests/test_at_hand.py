@@ -115,7 +115,10 @@ async def test_what_is_dropped(tmp_path):
     path = tmp_path / "dropped.png"
     path.write_bytes(SQUARE)
     link = {"mimeType": "text/uri-list", "data": "http://127.0.0.1:9/picture.png"}
-    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+    async with (
+        served(tmp_path, max_body_mb=1) as server,
+        shown(server.url, tmp_path) as person,
+    ):
         await person.go("models")
         await person.until("document.querySelectorAll('tr[data-model]').length > 3")
         await person.evaluate("window.here = true; 0")
@@ -129,6 +132,18 @@ async def test_what_is_dropped(tmp_path):
         await person.sees("dropped.png, 64 \u00d7 64")
         assert "is a link and no file" not in await person.text()
         await person.until(NAMES + ".length === 1")
+        film = tmp_path / "film.mp4"
+        film.write_bytes(SQUARE)
+        await drop(person, ".stage", files=[str(film)])
+        await person.sees("film.mp4 is a video.")
+        await drop(person, ".stage", files=[str(path), str(film)])
+        await person.sees("This is the first of 2 files.")
+        assert "is a video" not in await person.text()
+        large = tmp_path / "large.png"
+        large.write_bytes(SQUARE + bytes(1_100_000))
+        await drop(person, ".stage", files=[str(large)])
+        await person.sees("raise max_body_mb")
+        assert "first of 2" not in await person.text()
         assert await person.evaluate("window.here")
 
 

@@ -20,6 +20,7 @@ export const examplesOf = (task) => [...EXAMPLES].sort((a, b) => Number(b.tasks.
 
 /** A file as it is now: one that changes or goes later could not be sent any more. */
 async function held(file, name) {
+  if (file.type.startsWith("video/")) throw new Error(`${name} is a video. Jobs runs a model over its frames; Segment tracks objects in it.`);
   if (file.size > HELD) return file;
   let bytes;
   try { bytes = await file.arrayBuffer(); } catch { throw new Error(`${name} cannot be read. A folder is no picture.`); }

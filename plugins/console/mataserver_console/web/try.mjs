@@ -49,17 +49,21 @@ export function usePicture() {
   }, []);
   const [coming, setComing] = useState(false);
   const turn = useRef(0);  // a picture that takes long to come does not replace one that was chosen later
-  const come = async (made) => {
+  const come = async (made, all = 1) => {
     const own = turn.current += 1;
     setError(null);
     setComing(true);
     try {
       const found = await made;
-      if (own === turn.current) setPicture(remember(found)); else URL.revokeObjectURL(found.url);
+      if (own !== turn.current) URL.revokeObjectURL(found.url);
+      else {
+        setPicture(remember(found));
+        if (all > 1) setError(new Error(`This is the first of ${all.toLocaleString("en")} files. Jobs runs a model over all of them.`));
+      }
     } catch (failure) { if (own === turn.current) setError(failure); }
     if (own === turn.current) setComing(false);
   };
-  const take = (blob, name) => come(pictureOf(blob, name));
+  const take = (blob, name, all) => come(pictureOf(blob, name), all?.length);
   const pick = (name) => come(exampleOf(name));
   useEffect(() => () => { if (picture?.url) URL.revokeObjectURL(picture.url); }, [picture]);
   return { picture, take, pick, coming, error, setError };
@@ -73,7 +77,7 @@ function Answer({ answer, items, shown, hover, setHover, from, setFrom, outlines
   return html`<aside class="panel right" aria-label="Answer">
     <div class="tabs"><${Tabs} label="Answer" tabs=${[["results", "Results"], ["json", "JSON"]]} value=${tab} onChange=${setTab}/><span class="grow"></span>
       <span class="quiet middle" role="status">${said}</span></div>
-    ${error && html`<div class="pad"><${Trouble} error=${error} again=${run}/></div>`}
+    ${error && html`<div class="pad"><${Trouble} error=${error} again=${run}>${error.status === 413 && html`<span>Make the picture smaller, or raise <code>max_body_mb</code>.</span>`}<//></div>`}
     <div class="scroll" tabindex="-1">
     ${!answer && !error && html`<p class="pad help">${tab === "json" ? "The answer as it comes, for programs." : "What the model finds is listed here, linked with the picture."}</p>`}
     ${tab === "json" ? answer && html`<${Json} value=${answer}/>` : answer && html`
