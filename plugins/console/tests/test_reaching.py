@@ -76,3 +76,38 @@ async def test_keys(tmp_path):
         await person.until("document.activeElement.getAttribute('role') === 'option'")
         await person.press("Escape")
         assert await person.evaluate("document.activeElement.className") == "picker"
+
+
+CONTRAST = """(() => {
+  const light = (colour) => {
+    const parts = colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
+      .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+  };
+  const probe = document.body.appendChild(document.createElement("i"));
+  const of = (name) => {
+    probe.style.color = `var(--${name})`;
+    return light(getComputedStyle(probe).color);
+  };
+  const least = (name, ground) => {
+    const [one, other] = [of(name), of(ground)].sort((a, b) => b - a);
+    return (one + 0.05) / (other + 0.05);
+  };
+  const texts = ["text", "text-2", "text-3", "accent-text", "ok", "warn", "bad", "field"];
+  const grounds = ["bg", "surface", "sunken"];
+  return Math.min(...texts.flatMap((name) => grounds.map((ground) => least(name, ground))));
+})()"""
+"""The least contrast of a text, or the edge of a field, with the grounds that it stands on."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_more_contrast_is_given(tmp_path, scheme):
+    """Who asks the system for it has seven to one everywhere."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        await person.page.call("Emulation.setEmulatedMedia", features=features)
+        assert await person.evaluate(CONTRAST) < 4
+        features.append({"name": "prefers-contrast", "value": "more"})
+        await person.page.call("Emulation.setEmulatedMedia", features=features)
+        assert await person.evaluate(CONTRAST) >= 7
+        assert await person.faults() == []
