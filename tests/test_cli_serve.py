@@ -246,7 +246,8 @@ def test_a_refused_key_is_told_with_its_place(server, running, terminal, command
     assert elsewhere.startswith("error: Missing Authorization header (no key was found: set ")
     terminal.data.mkdir()
     (terminal.data / "api_key").write_text("mata_other\n")
-    assert f"(the key is that of {terminal.data}/api_key; " in terminal.run(*ask).output
+    said = f"(the key is that of {terminal.data}/api_key; this server has others: give --api-key)\n"
+    assert terminal.run(*ask).output.endswith(said)
 
 
 def test_key_of_the_option_wins(server, running, terminal, monkeypatch):

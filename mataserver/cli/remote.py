@@ -78,9 +78,7 @@ def connected(url: str | None, api_key: str | None, file: str | None) -> Iterato
         try:
             yield client
         except AuthenticationFailed as error:
-            given = "the key is that of --api-key" if api_key else _origin(settings, key)
-            hint = f"{given}; a server keeps the key that it made in {key_file(settings)}"
-            raise MataError(error.detail, hint=hint) from None
+            raise MataError(error.detail, hint=_key_hint(settings, key, api_key)) from None
         except ConnectionFailed as error:
             if not error.detail.startswith("No connection to"):  # another reason, in a sentence
                 raise
@@ -89,13 +87,16 @@ def connected(url: str | None, api_key: str | None, file: str | None) -> Iterato
             ) from None
 
 
-def _origin(settings: Settings, key: str | None) -> str:
-    """Explain where the sent key comes from."""
+def _key_hint(settings: Settings, key: str | None, option: str | None) -> str:
+    """Explain where the sent key comes from, and where another may be."""
+    kept = f"a server keeps the key that it made in {key_file(settings)}"
+    if option:
+        return f"the key is that of --api-key; {kept}"
     if key is None:
-        return "no key was found: set MATA_SERVER_API_KEY or give --api-key"
+        return f"no key was found: set MATA_SERVER_API_KEY or give --api-key; {kept}"
     if key in settings.keys:
-        return "the key is that of MATA_SERVER_API_KEY, api_key or api_keys"
-    return f"the key is that of {key_file(settings)}"
+        return f"the key is that of MATA_SERVER_API_KEY, api_key or api_keys; {kept}"
+    return f"the key is that of {key_file(settings)}; this server has others: give --api-key"
 
 
 def key_for(settings: Settings, url: str | None) -> str | None:
