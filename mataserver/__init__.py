@@ -165,6 +165,7 @@ __all__ = [
     "SourceContext",
     "SourceFrame",
     "SourceSpec",
+    "StopSequences",
     "StreamSession",
     "Temperature",
     "Text",
@@ -261,6 +262,7 @@ if TYPE_CHECKING:
     )
     from mataserver.processes.child_main import Parent
     from mataserver.sources.cache import repository_directory
+    from mataserver.stop_sequences import StopSequences
     from mataserver_client import Client
 
 

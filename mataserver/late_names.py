@@ -35,6 +35,7 @@ LATE = {
     **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.request_credentials"),
     "WholeAnswer": "mataserver.http.protocol:CompleteResponse",
     "RpcPort": "mataserver.contract.rpc",
+    "StopSequences": "mataserver.stop_sequences",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
     "Parent": "mataserver.processes.child_main",

@@ -6,9 +6,9 @@ Only ``load`` functions import this module: it imports torch and transformers.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import (
@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from mataserver import InvalidParams, MataError, Usage
+from mataserver import InvalidParams, MataError, StopSequences, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,11 +59,8 @@ class TextGenerator:
 
         Raises ``InvalidParams`` for a prompt that is too long.
         """
-        tokens: list[int] = []
-        self._generate(prompt, params, tokens.append, threading.Event())
-        decoder = self._decoder()
-        text = "".join([*map(decoder.add, tokens), decoder.flush()])
-        return text, self._usage(prompt, params, tokens)
+        *pieces, usage = self.stream(prompt, params)
+        return "".join(cast("list[str]", pieces)), cast("Usage", usage)
 
     def stream(self, prompt: Tensors, params: VlmParams) -> Iterator[str | Usage]:
         """Yield the same text in pieces as they are generated, then the token counts.
@@ -73,19 +70,23 @@ class TextGenerator:
         tokens: SimpleQueue[int | None] = SimpleQueue()
         seen: list[int] = []
         stop = threading.Event()
-        decoder = self._decoder()
+        decoder, stops = self._decoder(), StopSequences(params.stop)
         with ThreadPoolExecutor(1, thread_name_prefix="generation") as thread:
             written = thread.submit(self._generate, prompt, params, tokens.put, stop)
             written.add_done_callback(lambda _: tokens.put(None))
             try:
-                while (token := tokens.get()) is not None:
+                while not stops.reached and (token := tokens.get()) is not None:
                     seen.append(token)
-                    if piece := decoder.add(token):
+                    if piece := stops.add(decoder.add(token)):
                         yield piece
-                written.result()
-                if piece := decoder.flush():
+                if stops.reached:
+                    stop.set()
+                    wait((written,))
+                else:
+                    written.result()
+                if piece := stops.add(decoder.flush()) + stops.rest():
                     yield piece
-                yield self._usage(prompt, params, seen)
+                yield self._usage(prompt, params, seen, stopped=stops.reached)
             finally:
                 stop.set()
 
@@ -116,9 +117,11 @@ class TextGenerator:
         """Return the maximum number of tokens to generate."""
         return min(params.max_tokens, self._free_context(prompt))
 
-    def _usage(self, prompt: Tensors, params: VlmParams, tokens: Sequence[int]) -> Usage:
-        """Count the tokens, the end token included."""
-        ended = bool(tokens) and tokens[-1] in self._network.end_tokens
+    def _usage(
+        self, prompt: Tensors, params: VlmParams, tokens: Sequence[int], *, stopped: bool
+    ) -> Usage:
+        """Count the tokens, the end token included; ``stopped`` tells of a stop sequence."""
+        ended = stopped or (bool(tokens) and tokens[-1] in self._network.end_tokens)
         truncated = len(tokens) >= self._token_limit(prompt, params) and not ended
         return Usage(prompt["input_ids"].shape[1], len(tokens), truncated)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mataserver import OcrResult, TextRegion, Usage
+from mataserver import OcrResult, StopSequences, TextRegion, Usage
 from mataserver_hf.batch_generation import BatchGenerator
 from mataserver_hf.generation import IncrementalDecoder
 
@@ -64,7 +64,7 @@ class TextReader:
             yield ""  # lets those that came at the same time join its batch
             for tokens in text:
                 yield pieces.add("".join(map(decoder.add, tokens)))
-            yield pieces.add(decoder.flush())
+            yield pieces.add(decoder.flush()) + pieces.rest()
             yield self._result(text)
 
     def close(self) -> None:
@@ -108,25 +108,22 @@ class _TrimmedPieces:
     """Pieces of a text without the space around it, up to ``end``."""
 
     def __init__(self, end: str) -> None:
-        self._end = end
-        self._kept = ""
-        self._is_begun = self._is_ended = False
+        self._stops = StopSequences((end,) if end else ())
+        self._space = ""
+        self._is_begun = False
 
     def add(self, piece: str) -> str:
         """Add to the text; return what certainly belongs to it now."""
-        if self._is_ended:
-            return ""
-        text = self._kept + piece
-        if self._end and self._end in text:
-            text, self._is_ended = text.partition(self._end)[0], True
-        if not self._is_begun:
-            text = text.lstrip()
-        certain = text[: len(text) - self._possible_end(text)].rstrip()
-        self._kept = text[len(certain) :]
+        return self._trimmed(self._stops.add(piece))
+
+    def rest(self) -> str:
+        """Return what was held back, once the text is at its end."""
+        return self._trimmed(self._stops.rest())
+
+    def _trimmed(self, text: str) -> str:
+        """Return the text without space at its ends, of which the last is kept for what follows."""
+        text = self._space + text if self._is_begun else text.lstrip()
+        certain = text.rstrip()
+        self._space = text[len(certain) :]
         self._is_begun |= bool(certain)
         return certain
-
-    def _possible_end(self, text: str) -> int:
-        """Return the length of what may be the beginning of the end."""
-        sizes = range(0 if self._is_ended else len(self._end) - 1, 0, -1)
-        return next((size for size in sizes if text.endswith(self._end[:size])), 0)

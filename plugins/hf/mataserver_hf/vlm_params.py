@@ -9,6 +9,8 @@ from msgspec import Meta
 from mataserver import Confidence, InvalidParams, MaxTokens, Params, Temperature, Text, TopK
 from mataserver_hf.dialects import Mode
 
+Stop = Annotated[str, Meta(min_length=1, max_length=256)]
+
 
 class VlmParams(Params, frozen=True):
     """What to ask, and how to write the answer.
@@ -21,6 +23,7 @@ class VlmParams(Params, frozen=True):
     top_k:         draw from so many of the likeliest tokens only; by default from all.
     top_p:         of those, draw from the likeliest whose probabilities add up to this.
     seed:          the same seed on the same machine draws the same tokens.
+    stop:          the answer ends before the first of these texts.
     output_mode:   ask for an answer that can be parsed, and parse it; see ``VlmResult``.
 
     Without a temperature, ``top_k``, ``top_p`` and ``seed`` have no effect.
@@ -33,6 +36,7 @@ class VlmParams(Params, frozen=True):
     top_k: TopK | None = None
     top_p: Confidence = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: Annotated[tuple[Stop, ...], Meta(max_length=4)] = ()
     output_mode: Mode | None = None
 
     def check(self) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from mataserver import MataError
+from mataserver import MataError, Usage
 from mataserver_hf.generation import IncrementalDecoder, TextGenerator, _Sampler
 from mataserver_hf.vlm import VlmParams
 
@@ -187,6 +188,35 @@ def test_closing_stops_at_the_next_token(gate, prompt):
     closing.join()
     assert gate.made in {2, 3}
     assert not gate.thread.is_alive()
+
+
+def test_a_stop_sequence_ends_the_text(gate, prompt):
+    """The text ends before the sequence and the writing after it; both are counted up to there."""
+    words = VlmParams(temperature=50.0, seed=0, max_tokens=40)
+    writer = TextGenerator(gate.network, Numbers())
+    whole, usage = writer.generate(prompt, words)
+    assert (usage.completion_tokens, usage.truncated) == (40, True)
+    numbers = whole.split()
+    stop = f"{numbers[6]} {numbers[7]} "
+    before, _, _ = whole.partition(stop)
+    params = replace(words, stop=("never", stop))
+    text, usage = writer.generate(prompt, params)
+    assert text == before
+    counted = (before + stop).count(" ")
+    assert usage == Usage(prompt["input_ids"].shape[1], counted)
+
+    answers = []
+    gated = TextGenerator(gate, Numbers())
+    gate.let.release(counted)
+    writing = threading.Thread(target=lambda: answers.append(gated.generate(prompt, params)))
+    writing.start()
+    # The generator stands at the gate; only when it was told to stop is it let through.
+    while not (hasattr(gate, "stopping") and gate.stopping(prompt["input_ids"], None).all()):
+        pass
+    gate.let.release(500)
+    writing.join()
+    assert answers == [(before, usage)]
+    assert gate.made in {counted, counted + 1}
 
 
 def test_closing_a_model_that_writes(model, picture):

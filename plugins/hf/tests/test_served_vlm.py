@@ -70,6 +70,7 @@ async def test_text_is_served(http, model, picture):
     chat = {"model": "qwen3_vl", "max_tokens": 12, "messages": [{"role": "user", "content": asked}]}
     async with openai.AsyncOpenAI(base_url=f"{http._base_url}/v1", api_key="test-key") as client:
         answer = await client.chat.completions.create(**chat)
+        stopped = await client.chat.completions.create(stop=[expected.text[0]], **chat)
         chunks = [
             chunk async for chunk in await client.chat.completions.create(stream=True, **chat)
         ]
@@ -78,3 +79,6 @@ async def test_text_is_served(http, model, picture):
     assert answer.usage.completion_tokens == expected.usage.completion_tokens == 12
     assert answer.usage.prompt_tokens == expected.usage.prompt_tokens
     assert answer.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "length"
+    assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == ("", "stop")
+    assert stopped.usage.prompt_tokens == expected.usage.prompt_tokens
+    assert 0 < stopped.usage.completion_tokens <= 12

@@ -260,15 +260,16 @@ def test_no_text_has_no_region():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["  a", " ", "b ", " \n"], ["a", "", " b", ""]),
-        (["a<", "/s", "x"], ["a", "", "</sx"]),
-        (["a <", "/s>", "more"], ["a", "", ""]),
-        (["a</s>b"], ["a"]),
-        (["</s>", "b"], ["", ""]),
-        (["</", "s>"], ["", ""]),
+        (["  a", " ", "b ", " \n"], ["a", "", " b", "", ""]),
+        (["a<", "/s", "x"], ["a", "", "</sx", ""]),
+        (["a <", "/s>", "more"], ["a", "", "", ""]),
+        (["a</s>b"], ["a", ""]),
+        (["</s>", "b"], ["", "", ""]),
+        (["</", "s>"], ["", "", ""]),
+        (["a </", "s"], ["a", "", " </s"]),
     ],
 )
 def test_pieces_hold_back_what_may_not_belong_to_the_text(given, expected):
     """The space around the text and its end are never sent, also where they come in parts."""
     pieces = text_reader._TrimmedPieces("</s>")
-    assert [pieces.add(each) for each in given] == expected
+    assert [*map(pieces.add, given), pieces.rest()] == expected

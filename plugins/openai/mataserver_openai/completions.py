@@ -14,12 +14,12 @@ from mataserver import (
     LastEvent,
     MataError,
     Route,
+    StopSequences,
     VlmResult,
 )
 from mataserver_openai import answer, completion_request
 from mataserver_openai.answer import CompletionEnd, CompletionWriter
 from mataserver_openai.problem import ChatProblem, chat_problem
-from mataserver_openai.stop_sequences import StopSequences
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -104,7 +104,7 @@ class _Chat:
     async def whole(self) -> answer.Completion:
         """Return the answer in one piece."""
         writer = self._writer
-        if not self._request.stop:
+        if not self._request.stop or _takes(self._model, "stop"):
             with _as_bad_request(self._request):
                 result = await self._model.predict(self._request.image, self._params)
             return writer.whole(_text(result), _ending(result))
@@ -160,12 +160,18 @@ class _Chat:
 
 
 def _params(asked: CompletionRequest, model: ModelHandle) -> Params:
-    """Return the parameters of an inference; the seed where the model takes one."""
+    """Return the parameters of an inference; seed and stop sequences where the model takes them."""
     given = dict(asked.params)
-    if asked.seed is not None and "seed" in model.params_type.__struct_fields__:
+    if asked.seed is not None and _takes(model, "seed"):
         given["seed"] = asked.seed % 2**63
+    if asked.stop and _takes(model, "stop"):
+        given["stop"] = list(asked.stop)
     with _as_bad_request(asked):
         return model.params(given)
+
+
+def _takes(model: ModelHandle, name: str) -> bool:
+    return name in model.params_type.__struct_fields__
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mataserver_openai.stop_sequences import StopSequences
+from mataserver import StopSequences
 
 FEW = st.text("ab", max_size=12)
 
