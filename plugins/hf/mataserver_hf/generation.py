@@ -70,7 +70,7 @@ class TextGenerator:
         tokens: SimpleQueue[int | None] = SimpleQueue()
         seen: list[int] = []
         stop = threading.Event()
-        decoder, stops = self._decoder(), StopSequences(params.stop)
+        decoder, stops = self._decoder(), StopSequences(params.stops)
         with ThreadPoolExecutor(1, thread_name_prefix="generation") as thread:
             written = thread.submit(self._generate, prompt, params, tokens.put, stop)
             written.add_done_callback(lambda _: tokens.put(None))

@@ -23,7 +23,7 @@ class VlmParams(Params, frozen=True):
     top_k:         draw from so many of the likeliest tokens only; by default from all.
     top_p:         of those, draw from the likeliest whose probabilities add up to this.
     seed:          the same seed on the same machine draws the same tokens.
-    stop:          the answer ends before the first of these texts.
+    stop:          a text, or up to four: the answer ends before the first of them.
     output_mode:   ask for an answer that can be parsed, and parse it; see ``VlmResult``.
 
     Without a temperature, ``top_k``, ``top_p`` and ``seed`` have no effect.
@@ -36,8 +36,13 @@ class VlmParams(Params, frozen=True):
     top_k: TopK | None = None
     top_p: Confidence = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    stop: Annotated[tuple[Stop, ...], Meta(max_length=4)] = ()
+    stop: Stop | Annotated[tuple[Stop, ...], Meta(max_length=4)] = ()
     output_mode: Mode | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts of ``stop``."""
+        return (self.stop,) if isinstance(self.stop, str) else self.stop
 
     def check(self) -> None:
         """Raise ``InvalidParams`` without a question."""

@@ -199,6 +199,7 @@ def test_a_stop_sequence_ends_the_text(gate, prompt):
     numbers = whole.split()
     stop = f"{numbers[6]} {numbers[7]} "
     before, _, _ = whole.partition(stop)
+    assert writer.generate(prompt, replace(words, stop=stop))[0] == before
     params = replace(words, stop=("never", stop))
     text, usage = writer.generate(prompt, params)
     assert text == before
