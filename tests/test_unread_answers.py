@@ -224,6 +224,7 @@ async def test_who_reads_nothing_is_given_up(plugin, folder, path):
             await rest(peer)  # it ends, or this does not
 
 
+@pytest.mark.undocumented("of a connection too many no request is read")
 @pytest.mark.parametrize("path", ["little", "little?last"])
 async def test_who_leaves_the_rest_of_an_answer_is_given_up(plugin, folder, path, monkeypatch):
     """A connection that closes, after its last answer or idle, does not wait for ever.

@@ -15,6 +15,8 @@ from mataserver.testing import serving
 from service_plugins import plugin  # noqa: F401 - a fixture
 from stream_peers import RawPeer
 
+pytestmark = pytest.mark.undocumented("the service answers what its routes do not declare")
+
 
 async def test_a_described_route_is_documented(http):
     """It stands in the OpenAPI document with its body, its answers and the scope that it needs."""

@@ -71,7 +71,7 @@ class LoginService(StatelessService):
             Route("GET", "/v1/session", self._current, "Who is signed in", "sign-in",
                   response=info, errors=(422,), needs=ANYBODY),
             Route("DELETE", "/v1/session", self._sign_out, "Sign a browser out", "sign-in",
-                  status=204, public=True),
+                  status=204, public=True, errors=(403,)),
             Route("POST", "/v1/session/link", self._link, "Make a link that signs a browser in",
                   "sign-in", response=(Body(codec.JSON, Link),), needs=ANYBODY),
         ]  # fmt: skip

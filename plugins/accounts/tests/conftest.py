@@ -15,8 +15,19 @@ from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import SCHEMA
 from mataserver_database.fixtures import empty_database, postgres
 from mataserver_database.testing import Template
+from openapi_watch import documented_answers
 
-__all__ = ["accounts", "client", "clock", "database", "empty_database", "postgres", "serve", "url"]
+__all__ = [
+    "accounts",
+    "client",
+    "clock",
+    "database",
+    "documented_answers",
+    "empty_database",
+    "postgres",
+    "serve",
+    "url",
+]
 
 
 class Clock:

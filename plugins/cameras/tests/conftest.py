@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from conftest import data_dir, http, server, video
+from conftest import data_dir, documented_answers, http, server, video
 
-__all__ = ["data_dir", "http", "server", "video"]
+__all__ = ["data_dir", "documented_answers", "http", "server", "video"]

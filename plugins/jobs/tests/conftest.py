@@ -13,8 +13,19 @@ from mataserver_database.fixtures import empty_database, postgres, url
 from mataserver_jobs.kinds import JobKind
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA
+from openapi_watch import documented_answers
 
-__all__ = ["clock", "database", "empty_database", "kinds", "postgres", "queue", "store", "url"]
+__all__ = [
+    "clock",
+    "database",
+    "documented_answers",
+    "empty_database",
+    "kinds",
+    "postgres",
+    "queue",
+    "store",
+    "url",
+]
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too

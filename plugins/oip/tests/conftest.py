@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import POINTS, data_dir, http
+from conftest import POINTS, data_dir, documented_answers, http
 from mataserver import testing
 
-__all__ = ["data_dir", "http", "server"]
+__all__ = ["data_dir", "documented_answers", "http", "server"]
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too

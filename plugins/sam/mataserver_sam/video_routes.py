@@ -62,7 +62,8 @@ class VideoRoutes:
     def routes(self) -> Iterable[Route]:
         """Return the routes."""
         one = SESSION + "/{session_id}"
-        gone, failed = (404,), (404, 500, 503)
+        # 409: the session is busy or failed, or an administrator's id is that of several callers.
+        gone, failed = (404, 409), (404, 409, 500, 503)
         return [
             api_route("POST", f"{SESSION}/start", self.start, "Open a video", StartRequest, Started,
                       errors=(409,)),
@@ -74,7 +75,7 @@ class VideoRoutes:
                   max_body=self._max_bytes, body_timeout="idle"),
             Route("GET", one + "/frame/{frame_index:[0-9]{1,9}}", self.frame,
                   "A frame as it is shown", TAG, response=(Body("image/jpeg"),),
-                  errors=(400, 404, 422, 500, 503), needs="infer", held="session_id"),
+                  errors=(400, 404, 409, 422, 500, 503), needs="infer", held="session_id"),
             api_route("POST", f"{one}/prompt", self.prompt, "Add prompts to a frame",
                       PromptRequest, PromptResult, errors=gone),
             replace(api_route("POST", f"{one}/propagate", self.propagate, "Track through a video",

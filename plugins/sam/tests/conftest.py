@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from mataserver import LoadContext
+from openapi_watch import documented_answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+__all__ = ["documented_answers"]
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too
