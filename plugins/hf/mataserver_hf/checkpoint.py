@@ -7,6 +7,7 @@ the network or runs code that comes with a checkpoint.
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,15 @@ _processors: Any = AutoImageProcessor
 M = TypeVar("M")
 _logging: Any = transformers_logging
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,  # more than weights: torch runs none of it
+)
 _STATISTICS = ("running_mean", "running_var")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -98,6 +99,34 @@ def test_damaged_checkpoint(file, part, damage, checkpoint, context, tmp_path):
     assert (
         caught.value.detail == f"the {part} of tiny/clip cannot be read; the server's log says why"
     )
+
+
+class Planted:
+    """Makes a directory as it is unpickled."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        """Name what unpickling calls."""
+        return os.mkdir, (str(self._path),)
+
+
+def test_a_pickle_with_code(checkpoint, context, tmp_path):
+    """Weights that would run something are refused as damaged ones are, and nothing is run."""
+    import torch
+    from safetensors.torch import load_file
+
+    path, mark = tmp_path / "vit", tmp_path / "mark"
+    shutil.copytree(checkpoint("vit"), path)
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    torch.save(weights, path / "pytorch_model.bin")
+    classify.load(spec(path), context())
+    torch.save(weights | {"planted": Planted(mark)}, path / "pytorch_model.bin")
+    with pytest.raises(MataError, match="the weights of tiny/vit cannot be read"):
+        classify.load(spec(path), context())
+    assert not mark.exists()
 
 
 def test_model_without_a_directory(context):
