@@ -93,7 +93,7 @@ class Preprocessor:
         Raises ``BadRequest`` for an image that has no pixel left after resizing, or too many.
         """
         for image in images:
-            self._check_enlarged(image)
+            self.check_enlarged(image)
         prepared = [self._prepare(image) for image in images]
         alike: dict[tuple[object, ...], list[int]] = {}
         for index, tensors in enumerate(prepared):
@@ -103,18 +103,16 @@ class Preprocessor:
             names = prepared[indices[0]]
             yield indices, {name: torch.cat([prepared[i][name] for i in indices]) for name in names}
 
-    def _check_enlarged(self, image: NDArray[np.uint8]) -> None:
+    def check_enlarged(self, image: NDArray[np.uint8]) -> None:
         """Raise ``BadRequest`` for an image that is far longer than wide.
 
         Its shorter side is enlarged to what the network sees, and the longer one with it: an image
         of 1 by 5000 pixels would take gigabytes before the middle of it is cut out.
         """
-        edge = self._free_edge
-        if self._max_pixels is None or not edge:
+        if self._max_pixels is None:
             return
-        short, long = sorted(image.shape[:2])
-        most = max(self._max_pixels, short * long)
-        if edge * edge * long / short > most:
+        edge, (short, long) = self._free_edge, sorted(image.shape[:2])
+        if edge * edge * long / short > max(self._max_pixels, short * long):
             raise too_small_error(image)
 
     @property

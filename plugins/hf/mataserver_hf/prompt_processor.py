@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelSpec
     from mataserver_hf.checkpoint import Checkpoint
+    from mataserver_hf.preprocessor import Preprocessor
 
     Tensors = dict[str, torch.Tensor]
 
@@ -108,8 +109,9 @@ _FAMILIES = {
 class PromptProcessor:
     """The processor of one checkpoint."""
 
-    def __init__(self, processor: Any, model_type: str) -> None:
-        """Keep ``processor``, made for that family."""
+    def __init__(self, processor: Any, preprocessor: Preprocessor, model_type: str) -> None:
+        """Keep ``processor``, made for that family, and the part of it that reads images."""
+        self._preprocessor = preprocessor
         self._processor = processor
         self._model_type = model_type
         self._format_prompt = _FAMILIES[model_type].format_prompt
@@ -131,6 +133,8 @@ class PromptProcessor:
         for name, value in (("prompt", prompt), ("system_prompt", system)):
             if mark := next((mark for mark in self._placeholders if mark in value), ""):
                 raise InvalidParams(f"params.{name}: must not contain {mark}")
+        if self._model_type == "llava":  # the others have the longer side in view
+            self._preprocessor.check_enlarged(image)
         text = self._format_prompt(self._processor, system, prompt)
         # If the template writes the first token, the tokenizer must not add a second one.
         first = self.tokenizer.bos_token
@@ -179,7 +183,8 @@ def open_prompt_processor(
 
     Raises ``MataError`` for one that cannot be read or, where it is needed, lacks a chat template.
     """
-    parts = [checkpoint.preprocessor().processor, checkpoint.tokenizer()]
+    preprocessor = checkpoint.preprocessor()
+    parts = [preprocessor.processor, checkpoint.tokenizer()]
     family = _FAMILIES[model_type]
     try:
         found, _ = family.processor.get_processor_dict(str(spec.path), local_files_only=True)
@@ -192,4 +197,4 @@ def open_prompt_processor(
         ) from error
     if family.format_prompt is _chat_prompt and not processor.chat_template:
         raise MataError(f"{spec.name} has no chat template, so it cannot be prompted")
-    return PromptProcessor(processor, model_type)
+    return PromptProcessor(processor, preprocessor, model_type)

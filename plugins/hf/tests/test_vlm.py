@@ -221,6 +221,16 @@ def test_an_answer_ends_with_the_context(model, checkpoint, picture):
     assert 0 < tokens <= 15
 
 
+def test_a_line_of_pixels_is_not_enlarged_to_gigabytes(checkpoint, context, picture):
+    """LLaVA's processor enlarges the shorter side, and cuts out the middle: that is bounded."""
+    spec = ModelSpec("tiny/llava", "vlm", "hf", checkpoint("llava"))
+    bounded = vlm.load(spec, context(max_pixels=20_000))
+    [answered] = bounded.predict([picture(4, 40)], [wanted(max_tokens=2)])
+    assert answered.usage.completion_tokens <= 2
+    with pytest.raises(BadRequest, match="40x1 pixels is too small or too narrow"):
+        bounded.predict([picture(1, 40)], [wanted(max_tokens=2)])
+
+
 @pytest.mark.parametrize(
     ("name", "size"), [("qwen2_vl", (1, 300)), ("qwen3_vl", (300, 1)), ("qwen2_5_vl", (2, 500))]
 )
