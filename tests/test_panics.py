@@ -85,6 +85,7 @@ async def test_a_model(plugin, mata_client, fake_models, engine):
     )
 
 
+@pytest.mark.undocumented("the plugin that authenticates fails")
 @pytest.mark.parametrize("name", ["handler", "thread"])
 async def test_a_handler(plugin, mata_client, name):
     """It is answered as any that fails."""
