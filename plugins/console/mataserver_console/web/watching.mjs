@@ -105,7 +105,7 @@ export function useFilm() {
     const own = slot.current;
     if (own.key === null && !own.begun && !given.box && !given.points[0][2]) { tell("A new object begins with a click on it."); return; }
     own.begun = true;
-    const pointed = { frame, ...given, sent: false, dropped: false };
+    const pointed = { frame, ...given, sent: false, dropped: false, undone: false };
     waiting.current.push(pointed);
     work(async (session, known) => {
       if (pointed.dropped) return;
@@ -115,6 +115,7 @@ export function useFilm() {
         await repaired(session, known, thing);
         pointed.before = thing && known.known(thing, frame);
         const answer = await session.prompt(frame, [promptOf(given)], thing?.id ?? null);
+        if (pointed.undone && !thing) { await taken(session, { id: answer.obj_id[0] }); return; }  // taken back before it was answered: it is not drawn at all
         const made = thing ?? known.add(answer.obj_id[0]);
         [made.id] = answer.obj_id;
         own.key = made.key;
@@ -140,6 +141,7 @@ export function useFilm() {
     const last = waiting.current.at(-1);
     waiting.current = waiting.current.slice(0, -1);
     bump();
+    if (last) last.undone = true;
     if (!last || last.sent) { back(last); return; }
     last.dropped = true;
     slot.current.begun = slot.current.key !== null || waiting.current.length > 0;
@@ -148,7 +150,6 @@ export function useFilm() {
     const thing = known.get(slot.current.key);
     if (!thing?.pointed.length || (last && thing.pointed.at(-1) !== last)) return;  // it was refused
     if (thing.pointed.length === 1) {
-      if (last) known.drop(thing.key);  // it was taken back before it was answered: it is not drawn at all
       await taken(session, thing);
       known.drop(thing.key);
       slot.current = { key: null };
