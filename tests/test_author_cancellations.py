@@ -93,6 +93,7 @@ async def test_a_handler(lost, caplog):
     assert "plugin_under_test" in caplog.text
 
 
+@pytest.mark.undocumented("the plugin that authenticates fails")
 async def test_authenticate(lost):
     """The request that it was asked about is answered with an error."""
     headers = {"Authorization": "Bearer lost"}
