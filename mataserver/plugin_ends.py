@@ -47,14 +47,22 @@ def end_error(error: BaseException) -> Exception:
     """
     if isinstance(error, SystemExit):
         return ExitError(error)
-    if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
-        raise error
-    if not isinstance(error, asyncio.CancelledError):
-        return PanicError(error)
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
-        raise error
-    return LostWaitError(error)
+    if _is_of_others(error):
+        try:
+            raise error
+        finally:
+            del error  # its traceback has this frame: the cycle would keep what the request held
+    if isinstance(error, asyncio.CancelledError):
+        return LostWaitError(error)
+    return PanicError(error)
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Whether it is not a plugin's code that ends."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or bool(task.cancelling())
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit))
 
 
 @contextlib.contextmanager
