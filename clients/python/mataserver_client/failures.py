@@ -84,7 +84,7 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> MataErr
     """
     kind = BadAnswer if status < 400 else _BY_STATUS.get(status, MataError)
     detail = _detail(body) or f"The server answered {status}{_phrase(status)}"
-    if elsewhere := _origin(headers.get("Location", "")):
+    if 300 <= status < 400 and (elsewhere := _origin(headers.get("Location", ""))):
         detail += f" and points to {elsewhere}: is that its address?"
     return kind(detail, status=status, retry_after=_retry_after(headers.get("Retry-After")))
 

@@ -253,6 +253,13 @@ async def test_a_redirect_is_not_followed(location, said):
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [201, 401, 404, 503])
+def test_only_a_redirect_points_elsewhere(status):
+    """Any answer may have a Location: that of a 201 or of a sign-in page is not the server's."""
+    error = from_answer(status, {"Location": "https://elsewhere.example/in"}, b"")
+    assert "elsewhere" not in str(error)
+
+
 @pytest.mark.parametrize(
     ("sent", "kind", "said"),
     [
