@@ -388,6 +388,24 @@ async def test_the_whole_closes_one_that_is_being_given_up(rig):
     assert [rig.workers[i].closed for i in range(3)] == [True] * 3
 
 
+async def test_the_whole_closes_one_that_hangs_as_it_is_given_up(rig):
+    """Who waits for its close and is cancelled leaves none behind either."""
+    begun = asyncio.Event()
+
+    async def hang():
+        begun.set()
+        await asyncio.Event().wait()
+
+    rig.workers[2].close = hang
+    shrinking = asyncio.create_task(rig.replicas.shrink())
+    await begun.wait()
+    shrinking.cancel()
+    await asyncio.wait([shrinking])
+    del rig.workers[2].close
+    await rig.replicas.close()
+    assert [rig.workers[i].closed for i in range(3)] == [True] * 3
+
+
 async def test_one_that_exits_as_it_is_closed_keeps_none_open(rig):
     """``sys.exit`` in an engine is its failure: the others are closed, and the loop runs on."""
 

@@ -100,11 +100,10 @@ class ReplicaTable:
                 await worker.close()
         except Exception:
             log.exception("a worker could not be closed")
-        finally:
-            # Only now: a concurrent close of all workers must still see this one.
-            self.workers[index] = None
-            self.suspects.discard(index)
-            del self.retiring[index]
+        # Only now, and not if cancelled: a close of all workers must still see one that hangs.
+        self.workers[index] = None
+        self.suspects.discard(index)
+        del self.retiring[index]
 
     def decrement_load(self, index: int, worker: Worker) -> None:
         """Decrement a worker's load, unless it has been replaced since."""
