@@ -41,7 +41,7 @@ _STATUS_TEXTS = {
     460: "The bytes are not those of the checksum",
     500: "The engine or the model failed",
     503: "Not now: a limit is reached, or the server is shutting down",
-    507: "Not enough RAM or VRAM",
+    507: "Not enough RAM or VRAM, or the disk is full",
 }
 _VARIABLE_PATTERN = re.compile(r"\{(\w+):[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 """A path variable with a pattern, which may contain braces itself."""

@@ -63,11 +63,11 @@ class KeyRoutes:
                   needs=ANYBODY),
             Route("POST", "/v1/keys", self.add, "Create a key; it is shown only once", tag,
                   request=new, response=(Body(JSON, MadeKey),), status=201, needs=ANYBODY,
-                  errors=(400, 404, 408, 409, 413, 415, 422, 503), max_body=MAX_BODY),
+                  errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), max_body=MAX_BODY),
             Route("GET", path, self.one, "One key, without its secret", tag,
                   response=(Body(JSON, Key),), errors=(404, 503), needs=ANYBODY),
             Route("DELETE", path, self.remove, "Revoke a key", tag, status=204,
-                  errors=(404, 503), needs=ANYBODY),
+                  errors=(404, 503, 507), needs=ANYBODY),
         ]  # fmt: skip
 
     async def list(self, request: web.Request) -> web.Response:

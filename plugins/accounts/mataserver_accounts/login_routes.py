@@ -90,10 +90,10 @@ class LoginRoutes:
             Route("POST", "/auth/token", self.begin, "Log in", "accounts", request=bodies,
                   response=(Body(JSON, Token),), errors=errors, public=True, max_body=MAX_BODY),
             Route("DELETE", "/auth/token", self.end, "Log out: revoke the token that asks this",
-                  "accounts", status=204, errors=(422, 503), needs=ANYBODY),
+                  "accounts", status=204, errors=(422, 503, 507), needs=ANYBODY),
             Route("PUT", "/v1/me/password", self.change, "Give oneself another password",
                   "accounts", request=(Body(JSON, PasswordChange, change),),
-                  response=(Body(JSON, Token),), errors=(400, 408, 413, 415, 422, 429, 503),
+                  response=(Body(JSON, Token),), errors=(400, 408, 413, 415, 422, 429, 503, 507),
                   needs=ANYBODY, max_body=MAX_BODY),
         ]  # fmt: skip
 

@@ -62,7 +62,7 @@ class UserRoutes:
         one, tag = (Body(JSON, User),), "accounts"
         new = Body(JSON, NewUser, {"name": "ada", "password": "correct horse", "role": "viewer"})
         change = (Body(JSON, UserChange, {"role": "developer"}),)
-        body, path = (400, 408, 413, 415, 422, 503), "/v1/users/{user}"
+        body, path = (400, 408, 413, 415, 422, 503, 507), "/v1/users/{user}"
         return [
             Route("GET", "/v1/me", self.me, "Who asks", tag, response=(Body(JSON, Me),),
                   errors=(422, 503), needs=ANYBODY),
@@ -76,7 +76,7 @@ class UserRoutes:
             Route("PATCH", path, self.change, "Change a user", tag, request=change, response=one,
                   errors=(*body, 404, 409), needs="admin", max_body=MAX_BODY),
             Route("DELETE", path, self.remove, "Remove a user and their keys", tag, status=204,
-                  errors=(404, 409, 503), needs="admin"),
+                  errors=(404, 409, 503, 507), needs="admin"),
         ]  # fmt: skip
 
     async def me(self, request: web.Request) -> web.Response:

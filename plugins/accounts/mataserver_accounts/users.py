@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import sqlalchemy as sa
 
-from mataserver import Conflict, InvalidParams, MataError, NotFound
+from mataserver import Conflict, InvalidParams, MataError, NotFound, Unavailable
 from mataserver_accounts.announced_tables import AnnouncedTables
 from mataserver_accounts.records import ID, User, UserPage
 from mataserver_accounts.rows import row_of, text_of, user_of
@@ -173,7 +173,8 @@ class Users(AnnouncedTables):
         if self._passwords.is_outdated(known):
             fresh = await self._passwords.hash(password)
             same = (USERS.c.id == row["id"], USERS.c.password == known)
-            await self._write(sa.update(USERS).where(*same).values(password=fresh))
+            with contextlib.suppress(Unavailable):  # the next log-in stores it
+                await self._write(sa.update(USERS).where(*same).values(password=fresh))
         return user_of(row), row["generation"]
 
 

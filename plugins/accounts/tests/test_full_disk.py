@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
+import sqlalchemy as sa
 
 from mataserver_accounts import directory
 from mataserver_accounts.announced_tables import AnnouncedTables
@@ -47,7 +49,6 @@ async def until(condition):
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.undocumented("507 of a full disk is in no route of accounts yet")
 async def test_revocations_without_room(client, disk):
     """A key, a token and a user are refused from the answer on, which says so, and go later."""
     ada, token = await client.user("ada")
@@ -78,6 +79,18 @@ async def test_revocations_without_room(client, disk):
     for each, wanted in ((key, 403), (token, 401), (of_bob, 401), (second, 200)):
         assert (await client.ask("GET", "/v1/me", each))[0] == wanted
     assert (await client.ask("GET", f"/v1/users/{ada['id']}"))[0] == 200
+
+
+async def test_a_log_in_without_room(accounts, database, disk):
+    """A password counts although its better hash cannot be stored; the next log-in stores it."""
+    known = hashlib.sha256(b"first").hexdigest()
+    await accounts.add_user("ada", known, "viewer", hashed=True)
+    for full, start in ((True, known), (False, "$argon2id$")):
+        disk.full = full
+        assert (await accounts.check_password("ada", "first"))[0].name == "ada"
+        async with database.read() as connection:
+            kept = await connection.scalar(sa.text("SELECT password FROM users"))
+        assert kept.startswith(start)
 
 
 async def test_the_last_administrator_is_not_refused(client, disk):

@@ -88,7 +88,7 @@ class AppHandlers:
         """Return the routes."""
         path, listed = "/api/apps/{identity}", "/api/apps/{identity}/routes"
         model, own = listed + "/{model:.+}", (Body(JSON, AppView),)
-        body, status = (400, 408, 409, 413, 415, 422, 503), (Body(JSON, Status),)
+        body, status = (400, 408, 409, 413, 415, 422, 503, 507), (Body(JSON, Status),)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "max_body": MAX_BODY}  # the application decides who may
         admin = {**write, "needs": "fleet:write"}
@@ -104,7 +104,7 @@ class AppHandlers:
                   request=(Body(JSON, AppChange, {"retries": 3}),), errors=(*body, 404, 412),
                   response=(Body(JSON, ChangedApp),), **write),
             Route("DELETE", path, self.remove, "Remove an application", headers=IF_MATCH,
-                  response=status, errors=(404, 412, 422, 503), **admin),
+                  response=status, errors=(404, 412, 422, 503, 507), **admin),
             Route("GET", listed, self.list_routes, "The models of an application",
                   response=(Body(JSON, RouteList),), parameters=PARAMETERS,
                   errors=(404, 422, 503), **read),
@@ -113,7 +113,7 @@ class AppHandlers:
             Route("PATCH", model, self.change_route, "Change how requests reach a model", **route,
                   headers=IF_MATCH, errors=(*body, 404, 412), **write),
             Route("DELETE", model, self.remove_route, "Remove a model from an application",
-                  response=status, headers=IF_MATCH, errors=(404, 412, 422, 503), **write),
+                  response=status, headers=IF_MATCH, errors=(404, 412, 422, 503, 507), **write),
         ]  # fmt: skip
 
     @property

@@ -59,11 +59,11 @@ class ConsumerHandlers:
         own, one = "/api/consumers/{consumer}", (Body(JSON, ConsumerView),)
         of = "/api/apps/{identity}/consumers"
         made, done = (Body(JSON, CreatedConsumer),), (Body(JSON, Status),)
-        body = (400, 408, 409, 413, 415, 422, 503)
+        body = (400, 408, 409, 413, 415, 422, 503, 507)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "max_body": MAX_BODY}  # the applications decide who may
         admin = {**write, "needs": "fleet:write"}
-        bare: dict[str, Any] = {"headers": IF_MATCH, "errors": (404, 412, 422, 503)}
+        bare: dict[str, Any] = {"headers": IF_MATCH, "errors": (404, 412, 422, 503, 507)}
         new, link = {"name": "till", "rate": 600}, {"tags": "shop"}
         return [
             Route("GET", "/api/consumers", self.index, "List the consumers", parameters=PARAMETERS,

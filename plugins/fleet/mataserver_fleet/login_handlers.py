@@ -51,7 +51,7 @@ class LoginHandlers:
                   request=(Body(JSON, LogIn, person),), response=(Body(JSON, LoggedIn),),
                   errors=(400, 401, 408, 413, 415, 422, 429, 503)),
             Route("POST", "/api/logout", self.log_out, "Log out", public=True, **common,
-                  response=(Body(JSON, Status),), errors=(503,)),
+                  response=(Body(JSON, Status),), errors=(503, 507)),
         ]  # fmt: skip
 
     @property

@@ -90,7 +90,7 @@ class ModelHandlers:
         )
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
-        body = (400, 404, 408, 409, 412, 413, 415, 422, 502, 503)
+        body = (400, 404, 408, 409, 412, 413, 415, 422, 502, 503, 507)
         done = (Body(JSON, Status),)
         load: dict[str, Any] = {
             "request": requested,
@@ -106,9 +106,10 @@ class ModelHandlers:
             Route("PATCH", path, self.change, "Describe a model", headers=IF_MATCH,
                   request=(Body(JSON, ModelChange, {"description": "Reads shelves"}),),
                   response=(Body(JSON, ChangedModel),),
-                  errors=(400, 404, 408, 412, 413, 415, 422, 503), **write),
+                  errors=(400, 404, 408, 412, 413, 415, 422, 503, 507), **write),
             Route("DELETE", path, self.remove, "Unload a model and remove it", parameters=FORCE,
-                  headers=IF_MATCH, response=done, errors=(404, 409, 412, 422, 502, 503), **write),
+                  headers=IF_MATCH, response=done,
+                  errors=(404, 409, 412, 422, 502, 503, 507), **write),
             Route("POST", f"{path}/load", self.load, "Load a model", parameters=TRITON,
                   response=(Body(JSON, LoadResponse),), **load, **write),
             Route("POST", f"{path}/unload", self.unload, "Unload a model", parameters=TRITON,
@@ -116,7 +117,7 @@ class ModelHandlers:
             Route("POST", f"{path}/rollback", self.roll_back,
                   "Load the version before the newest that is wanted", headers=IF_MATCH,
                   response=(Body(JSON, LoadResponse),),
-                  errors=(404, 409, 412, 422, 502, 503), **write),
+                  errors=(404, 409, 412, 422, 502, 503, 507), **write),
         ]  # fmt: skip
 
     @property

@@ -65,7 +65,7 @@ class TritonHandlers:
     def routes(self) -> list[Route]:
         """Return the routes."""
         path, own = "/api/tritons/{identity}", (Body(JSON, TritonView),)
-        body = (400, 408, 409, 413, 415, 422, 503)
+        body = (400, 408, 409, 413, 415, 422, 503, 507)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
         return [
@@ -82,7 +82,7 @@ class TritonHandlers:
                   response=(Body(JSON, ChangedTriton),), **write),
             Route("DELETE", path, self.remove, "Forget a Triton", headers=IF_MATCH,
                   parameters=FORCE, response=(Body(JSON, Status),),
-                  errors=(404, 409, 412, 422, 503), **write),
+                  errors=(404, 409, 412, 422, 503, 507), **write),
         ]  # fmt: skip
 
     @property

@@ -109,13 +109,13 @@ class UserHandlers:
         """Return the routes."""
         path, app = "/api/users/{identity}", "/api/users/{identity}/apps/{app}"
         one, changed = (Body(JSON, UserView),), (Body(JSON, ChangedUser),)
-        body, done = (400, 408, 409, 413, 415, 422, 503), (Body(JSON, Status),)
+        body, done = (400, 408, 409, 413, 415, 422, 503, 507), (Body(JSON, Status),)
         common: dict[str, Any] = {"tag": "fleet", "problem": FleetProblem, "max_body": MAX_BODY}
         read, admin = {**common, "needs": ANYBODY}, {**common, "needs": "admin"}
         bare: dict[str, Any] = {
             "response": done,
             "headers": IF_MATCH,
-            "errors": (404, 409, 412, 422, 503),
+            "errors": (404, 409, 412, 422, 503, 507),
         }
         user = {"name": "ada", "password": "correct horse", "role": "developer", "tags": "night"}
         return [

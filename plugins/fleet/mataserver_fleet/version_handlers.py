@@ -139,10 +139,11 @@ class VersionHandlers:
                   request=(Body(FORM, VersionForm),), response=(Body(JSON, AddedVersion),),
                   headers=IF_MATCH, errors=(*body, 404, 412, 502), also=kept, **files),
             Route("DELETE", path, self.remove, "Remove a version", response=done,
-                  headers=IF_MATCH, parameters=_VERSION, errors=(400, 404, 409, 412, 422, 503),
-                  **write),
+                  headers=IF_MATCH, parameters=_VERSION,
+                  errors=(400, 404, 409, 412, 422, 503, 507), **write),
             Route("DELETE", path + "/{version}", self.remove, "Remove a version", response=done,
-                  headers=IF_MATCH, parameters=FORCE, errors=(404, 409, 412, 422, 503), **write),
+                  headers=IF_MATCH, parameters=FORCE,
+                  errors=(404, 409, 412, 422, 503, 507), **write),
         ]  # fmt: skip
 
     @property

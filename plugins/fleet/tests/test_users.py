@@ -43,6 +43,20 @@ async def test_a_user_who_is_removed_without_room_for_it(client, monkeypatch):
     assert (await client.ask("GET", "/v1/me", token))[0] == 401
 
 
+async def test_a_full_disk_is_documented(client):
+    """Every route that changes something says that there may be no room for it."""
+    _, document = await client.ask("GET", "/openapi.json")
+    own = ((path, of) for path, of in document["paths"].items() if path.startswith("/api/"))
+    writes = {
+        f"{method} {path}": operation["responses"]
+        for path, operations in own
+        for method, operation in operations.items()
+        if method in {"post", "put", "patch", "delete"} and path != "/api/login"
+    }
+    assert len(writes) > 20
+    assert [name for name, answers in writes.items() if "507" not in answers] == []
+
+
 async def test_wrong_users(client):
     """Every field is checked, and a name is of one user."""
     await client.made("/api/users", ADA)
