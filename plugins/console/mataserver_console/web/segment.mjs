@@ -27,6 +27,10 @@ import { usePicture } from "./try.mjs";
 const fresh = (key) => ({ key, name: `object ${key}`, points: [], box: null, word: false, masks: [], proposed: [] });
 
 const isAsked = (/** @type {Thing} */ thing) => thing.word || Boolean(thing.box) || thing.points.some((point) => point[2]);
+/** Whether there is anything of an object: an empty one makes room for the next. */
+const isBegun = (/** @type {Thing} */ thing) => isAsked(thing) || thing.points.length > 0 || thing.masks.length > 0;
+/** Whether both were asked with the same: points are never changed in place. */
+const isSame = (/** @type {Thing} */ one, /** @type {Thing} */ other) => one.key === other.key && one.points === other.points && one.box === other.box;
 
 /** Lists of objects that nobody has changed: a first empty one, or what was kept. */
 const untouched = new WeakSet();
@@ -54,36 +58,41 @@ function useKept(picture, things, now, put) {
 function useThings(picture, one) {
   const [things, setThings] = useState(blank);
   const [now, setNow] = useState(1);
-  const [state, setState] = useState({ busy: false, begun: 0, error: null, took: 0 });
+  const [state, setState] = useState({ busy: false, begun: 0, error: null, took: 0, failed: 0 });
   const past = useRef([]);
   const image = useRef(/** @type {Asked | null} */ (null));
-  const control = useRef(null);
+  const asking = useRef(/** @type {Map<number, {thing: Thing, control: AbortController}>} */ (new Map()));  // by the key of the object: a click on another one takes no answer away
+  const stop = (...keys) => {
+    for (const key of keys) { asking.current.get(key)?.control.abort(); asking.current.delete(key); }
+    if (!asking.current.size) setState((old) => (old.busy ? { ...old, busy: false, begun: 0 } : old));
+  };
   useEffect(() => {
     past.current = [];
     image.current = picture ? new Asked(picture.blob) : null;
-    return () => control.current?.abort();
+    return () => stop(...asking.current.keys());
   }, [picture]);
   const run = async (thing) => {
-    control.current?.abort();
+    asking.current.get(thing.key)?.control.abort();
     const own = new AbortController();
-    control.current = own;
+    const here = () => asking.current.get(thing.key)?.control === own;
+    asking.current.set(thing.key, { thing, control: own });
     // asked before anything is drawn: the server works while the page does
     const answer = thing.word ? image.current.words(thing.name, own.signal) : image.current.pointed(thing, one, own.signal);
     setState((old) => ({ ...old, busy: true, begun: performance.now(), error: null }));
     try {
       const { masks, proposed = [], took } = await answer;
-      if (control.current !== own) return;
+      if (!here()) return;
       const drawn = { ...thing, proposed, masks: masks.map(outlined) };
       setThings((all) => all.map((each) => (each.key === thing.key ? drawn : each)));
-      setState({ busy: false, begun: 0, error: null, took });
+      setState((old) => ({ ...old, took }));
     } catch (error) {
-      if (control.current === own) setState((old) => ({ ...old, busy: false, begun: 0, error: isAbort(error) ? null : error }));
+      if (here()) setState((old) => ({ ...old, error: isAbort(error) ? null : error, failed: thing.key }));
     }
+    if (here()) stop(thing.key);
   };
   useKept(picture, things, now, (found) => {
     setThings(found.things); setNow(found.now);
-    const asked = found.things.find((each) => each.key === found.now);
-    if (asked && isAsked(asked) && !asked.masks.length) run(asked);  // the page was left before its answer
+    for (const each of found.things) if (isAsked(each) && !each.masks.length) run(each);  // the page was left before its answer
   });
   const change = (edit) => {
     const old = things.find((each) => each.key === now);
@@ -96,7 +105,7 @@ function useThings(picture, one) {
   };
   const add = () => {
     const key = Math.max(...things.map((each) => each.key)) + 1;
-    setThings((all) => [...all.filter((each) => each.masks.length || each.points.length), fresh(key)]);
+    setThings((all) => [...all.filter(isBegun), fresh(key)]);
     setNow(key);
   };
   const find = (words) => {
@@ -104,18 +113,21 @@ function useThings(picture, one) {
     const thing = { ...fresh(key), name: words, word: true };
     past.current.push(things);
     run(thing);
-    setThings((all) => [...all.filter((each) => each.masks.length), thing]);
+    setThings((all) => [...all.filter(isBegun), thing]);
     setNow(key);
   };
   const undo = () => {
-    const before = past.current.pop();
-    if (!before) return;
-    control.current?.abort();
+    const old = past.current.pop();
+    if (!old) return;
+    // An answer that came since the step is kept; what was not answered then, and is not being asked, is asked again.
+    const before = old.map((each) => (each.masks.length ? each : things.find((now) => isSame(now, each)) ?? each));
+    stop(...[...asking.current].filter(([, { thing }]) => !before.some((each) => isSame(each, thing))).map(([key]) => key));
+    for (const each of before) if (isAsked(each) && !each.masks.length && !asking.current.has(each.key)) run(each);
     setThings(before);
     setNow((key) => (before.some((each) => each.key === key) ? key : before.at(-1).key));
   };
-  const drop = (key) => { past.current.push(things); const left = things.filter((each) => each.key !== key); setThings(left.length ? left : [fresh(key + 1)]); if (key === now) setNow(left.at(-1)?.key ?? key + 1); };
-  return { things, now, setNow, ...state, change, add, find, undo: past.current.length ? undo : undefined, drop, again: () => run(things.find((each) => each.key === now)),
+  const drop = (key) => { stop(key); past.current.push(things); const left = things.filter((each) => each.key !== key); setThings(left.length ? left : [fresh(key + 1)]); if (key === now) setNow(left.at(-1)?.key ?? key + 1); };
+  return { things, now, setNow, ...state, change, add, find, undo: past.current.length ? undo : undefined, drop, again: () => run(things.find((each) => each.key === state.failed) ?? things.find((each) => each.key === now)),
     take: (mask) => { past.current.push(things); setThings(things.map((each) => (each.key === now ? { ...each, masks: [outlined(mask)] } : each))); } };
 }
 
