@@ -34,7 +34,15 @@ export async function begin(code) {
 /** The other tabs of this browser: all have one cookie, so one that signs in or out does it for all. */
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel(`mataserver ${location.pathname}`) : null;
 let last = "";
-if (tabs) tabs.onmessage = ({ data: id }) => { if (!id || (last && last !== id)) leave(); else begin(""); };
+if (tabs) {
+  tabs.onmessage = ({ data }) => {
+    if (typeof data === "boolean") setLeaving(data);
+    else if (!data || (last && last !== data)) leave();
+    else begin("");
+  };
+}
+/** Tell every tab, this one too, whether somebody is signing out: what is asked meanwhile may be refused, and no sign-in stands there for a moment and is put away. */
+const tellLeaving = (now) => { setLeaving(now); tabs?.postMessage(now); };
 
 function enter(login, here = false) {
   turn += 1;
@@ -47,9 +55,14 @@ function enter(login, here = false) {
 }
 
 export async function signOut() {
-  setLeaving(true);  // what the page asks meanwhile is refused: no sign-in stands there for a moment and is put away
-  try { await ask("v1/session", { method: "DELETE", again: false }); } catch (error) { if (error.status !== 401) { setLeaving(false); return; } }
+  tellLeaving(true);
+  const broken = () => tabs?.postMessage("");  // this tab goes before it knows: the others look for themselves
+  addEventListener("pagehide", broken);
+  try { await ask("v1/session", { method: "DELETE", again: false }); } catch (error) {
+    if (error.status !== 401) { removeEventListener("pagehide", broken); tellLeaving(false); return; }
+  }
   await keepNothing();
+  removeEventListener("pagehide", broken);
   tabs?.postMessage("");
   leave();
 }
