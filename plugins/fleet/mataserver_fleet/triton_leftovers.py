@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from mataserver import MataError
 from mataserver_database import finish
@@ -29,11 +30,22 @@ class TritonLeftovers:
         self._client = client
         self._work: asyncio.Task[None] | None = None
         self._told = ""
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """What goes on."""
         return [] if self._work is None else [self._work]
+
+    def lock(self, name: str) -> asyncio.Lock:
+        """Return what is held while a model of a name is unloaded as a leftover, or reconciled.
+
+        A load that is sent during the unload could be answered before it, and be undone by it.
+        """
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
 
     async def look(self) -> None:
         """Begin to unload what is left, unless that goes on already.
@@ -49,8 +61,11 @@ class TritonLeftovers:
     async def _clear(self, names: Iterable[str]) -> None:
         try:
             for name in names:
-                await self._unload(name)
-                await finish(forget(self._store, self._triton, name))
+                async with self.lock(name):
+                    # Again, since each unload may take minutes: one is loaded anew by now.
+                    if name in await finish(names_at(self._store, self._triton)):
+                        await self._unload(name)
+                        await finish(forget(self._store, self._triton, name))
             self._told = ""
         except MataError as error:  # it is away, or the database is: a later look tries again
             if error.detail != self._told:

@@ -220,7 +220,8 @@ class TritonWatch:
 
     async def _reconcile(self, placement: Placement, serving: tuple[int, ...]) -> None:
         try:
-            outcome = await self._reconciler.reconcile(placement, serving)
+            async with self._leftovers.lock(placement.name):
+                outcome = await self._reconciler.reconcile(placement, serving)
             if outcome.counts_reset:
                 await self._counts.reset(placement.model)
             if outcome.state == "failed":
@@ -228,9 +229,8 @@ class TritonWatch:
             else:
                 self._retry_delays.clear(placement.model)
             await finish(self._placements.note(placement.model, self._key, outcome))
-            reason = outcome.reason.partition("\n")[0]
-            place = (placement.name, self.address.name)
-            self._ctx.log.info("%s at %s is %s. %s", *place, outcome.state, reason)
+            place, reason = self.address.name, outcome.reason.partition("\n")[0]
+            self._ctx.log.info("%s at %s is %s. %s", placement.name, place, outcome.state, reason)
             self._changed.set()
         except MataError as error:  # it is away, or the database is: the next look tells
             reason = error.detail

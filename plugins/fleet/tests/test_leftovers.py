@@ -118,3 +118,80 @@ async def test_what_has_the_name_of_a_removed_model(fleets, url, tmp_path):
         await forgotten(tmp_path, url)
         assert fleet.tritons[0].models["m"]["files"] == {"1/model.onnx": adding(7)}
         assert fleet.tritons[1].models["m"] == foreign
+
+
+class HeldUnloads:
+    """A stand-in's unloads, of which the first waits for ``go_on``; ``told`` are their names."""
+
+    def __init__(self, triton):
+        self.told, self.looks, self.go_on = [], 0, asyncio.Event()
+        self._triton = triton
+        triton.faults = {"/unload": self._unload, "/load": self._load, "/stats": self._stats}
+
+    async def _unload(self, request):
+        name = request.match_info["model"]
+        self.told.append(f"unload {name}")
+        if len(self.told) == 1:
+            await self.go_on.wait()
+        answer = await self._triton._unload(request)
+        self.told.append(f"unloaded {name}")
+        return answer
+
+    async def _load(self, request):
+        self.told.append(f"load {request.match_info['model']}")
+        return await self._triton._load(request)
+
+    async def _stats(self, request):
+        self.looks += 1
+        return await self._triton._stats(request)
+
+    async def looked(self, times):
+        """Wait until the Triton has been looked at so many times more."""
+        wanted = self.looks + times
+        await until(lambda: asyncio.sleep(0, self.looks >= wanted))
+
+
+async def test_a_model_that_is_loaded_anew_while_another_is_unloaded(fleets, url, tmp_path):
+    """It stays: what is left at the Triton is asked again before each unload, which takes long."""
+    async with fleets(1) as fleet:
+        (triton,) = fleet.tritons
+        await push(fleet.client, "n", {"model.onnx": adding(2)})
+        for name in ("m", "n"):
+            assert (await fleet.client.ask("POST", f"/api/models/{name}/load", json={}))[0] == 200
+        await cut_off(fleet)
+        for name in ("m", "n"):
+            assert (await fleet.client.ask("DELETE", f"/api/models/{name}"))[0] == 200
+        held = HeldUnloads(triton)
+        await come_back(fleet)
+        await until(lambda: asyncio.sleep(0, held.told))
+        first = held.told[0].removeprefix("unload ")
+        (other,) = {"m", "n"} - {first}
+        await push(fleet.client, other, {"model.onnx": adding(7)})
+        assert (await fleet.client.ask("POST", f"/api/models/{other}/load", json={}))[0] == 200
+        held.go_on.set()
+        await forgotten(tmp_path, url)
+        await held.looked(2)
+        assert held.told == [f"unload {first}", f"load {other}", f"unloaded {first}"]
+        assert set(triton.models) == {other}
+
+
+async def test_a_model_that_is_loaded_anew_while_it_is_unloaded(fleets, url, tmp_path):
+    """It is sent after the unload, which would undo it."""
+    async with fleets(1) as fleet:
+        (triton,) = fleet.tritons
+        assert (await fleet.load())[0] == 200
+        await cut_off(fleet)
+        await remove(fleet)
+        held = HeldUnloads(triton)
+        await come_back(fleet)
+        await until(lambda: asyncio.sleep(0, held.told))
+        await push(fleet.client, "m", {"model.onnx": adding(7)})
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fleet.load())
+            await fleet.model("loading")
+            await held.looked(3)
+            held.go_on.set()
+        await fleet.model("ready")
+        await forgotten(tmp_path, url)
+        assert held.told == ["unload m", "unloaded m", "load m"]
+        assert triton.models["m"]["files"] == {"1/model.onnx": adding(7)}
