@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mataserver import BadRequest, MataError
+from mataserver_jobs import durable
 from mataserver_jobs.allowed import allowed
 from mataserver_jobs.kinds import JobKind
 
@@ -127,9 +128,7 @@ class _DoneMark:
 
     def set(self, *, is_damaged: bool) -> None:
         """Make it, whole or not at all."""
-        fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(b"damaged" if is_damaged else b"whole")
-        fresh.replace(self._path)
+        durable.replace(self._path, b"damaged" if is_damaged else b"whole")
 
 
 def _make_client(job: Job, spec: InferSpec) -> ModelClient:

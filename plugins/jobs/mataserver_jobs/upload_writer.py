@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mataserver import BadRequest, Conflict, MataError
+from mataserver_jobs import durable
 
 if TYPE_CHECKING:
     import io
@@ -70,25 +71,34 @@ class Writer:
         if not locks(self._file):
             raise Locked("Another request writes this upload now")
         if (begun := _unchecked_from(self._path)) is not None:  # a killed server's
-            self._file.truncate(begun)
-            self._mark.unlink(missing_ok=True)
+            # Not longer: a power failure may have taken bytes that were not on the disk yet.
+            self._cut(min(begun, self._file.seek(0, os.SEEK_END)))
         if (end := self._file.seek(0, os.SEEK_END)) != offset:
             raise Conflict(f"The upload goes on at {end}, not at {offset}")
         if self._hash is not None:
-            fresh = self._mark.with_suffix(".new")
-            fresh.write_text(str(offset))
-            fresh.replace(self._mark)
+            durable.replace(self._mark, str(offset).encode())
 
     @property
     def _mark(self) -> Path:
         return self._path.with_name(_UNCHECKED)
 
+    def _cut(self, size: int) -> None:
+        """Remove what does not count, from the disk too before its mark goes."""
+        self._file.truncate(size)
+        os.fsync(self._file.fileno())
+        self._unmark()
+
+    def _unmark(self) -> None:
+        """Remove the mark; one that a power failure brought back would take later bytes away."""
+        with contextlib.suppress(FileNotFoundError):  # the upload is removed
+            self._mark.unlink()
+            durable.sync(self._mark.parent)
+
     def close(self) -> None:
         """End; what does not count is removed."""
         try:
             if not self._counts:
-                self._file.truncate(self._begun)
-                self._mark.unlink(missing_ok=True)
+                self._cut(self._begun)
         finally:
             self._file.close()
 
@@ -111,7 +121,7 @@ class Writer:
             raise Mismatch("The bytes are not those of the checksum: send them again")
         os.fsync(self._file.fileno())
         if self._hash is not None:
-            self._mark.unlink(missing_ok=True)
+            self._unmark()
         self._counts = True
 
 
@@ -124,7 +134,8 @@ def counted(path: Path) -> int:
 def _unchecked_from(path: Path) -> int | None:
     """Return where the bytes begin that are not checked yet; None if all are."""
     with contextlib.suppress(FileNotFoundError):
-        return int(path.with_name(_UNCHECKED).read_text() or 0)
+        mark = path.with_name(_UNCHECKED).read_bytes()
+        return int(mark) if mark.isdigit() else 0
     return None
 
 

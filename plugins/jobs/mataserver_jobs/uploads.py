@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from mataserver import Conflict, NotFound, OutOfMemory, Unavailable
+from mataserver_jobs import durable
 from mataserver_jobs.disk import is_full
 from mataserver_jobs.record import is_id
 from mataserver_jobs.upload_writer import TooLarge, Writer, counted, digest_of, locks
@@ -116,6 +117,7 @@ class Uploads:
             (folder := self._root / made.id).mkdir(parents=True)
             (folder / _DATA).touch()
             self._write(made)
+            durable.sync(self._root)
         except OSError:
             self.remove(made.id)
             raise
@@ -253,10 +255,7 @@ class Uploads:
 
     def _write(self, upload: Upload) -> None:
         """Write down what is known, whole or not at all."""
-        place = self._root / upload.id / _KNOWN
-        fresh = place.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(upload))
-        fresh.replace(place)
+        durable.replace(self._root / upload.id / _KNOWN, msgspec.json.encode(upload))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from mataserver_jobs import durable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -66,6 +68,7 @@ class VideoParts:
                 fresh.write_bytes(b"")
             else:
                 container.mux(stream.encode(None))
+        durable.sync(fresh)  # a power failure would leave an empty part, which counts as whole
         fresh.replace(self._part(number))
 
     def _size(self, first: Size) -> Size:
@@ -74,9 +77,7 @@ class VideoParts:
             width, height = map(int, self._size_file.read_text(encoding="ascii").split())
             return width, height
         width, height = _even_size(first)
-        fresh = self._size_file.with_suffix(".new")
-        fresh.write_text(f"{width} {height}", encoding="ascii")
-        fresh.replace(self._size_file)
+        durable.replace(self._size_file, f"{width} {height}".encode())
         return width, height
 
     def _fit(self, pixels: Pixels) -> Pixels:
@@ -110,6 +111,7 @@ class VideoParts:
             stream = made.add_stream_from_template(first.streams.video[0])
             for packet in _retime(_packets(places, stream)):
                 made.mux(packet)
+        durable.sync(fresh)  # before the parts go
         fresh.replace(target)
         return True
 

@@ -1,0 +1,160 @@
+"""What a power failure leaves: names without content, and files without their last bytes.
+
+The disk takes content and names in any order unless it is told to wait. So the tests make what it
+may leave, and watch that every file was on it before it got its name.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mataserver import Conflict
+from mataserver_jobs.infer import _DoneMark
+from mataserver_jobs.uploads import Uploads
+from mataserver_jobs.video_parts import VideoParts
+
+WRONG = "sha1 " + base64.b64encode(bytes(20)).decode()
+
+
+class Disk:
+    """What was done in its order: ("sync", inode), ("named", inode, folder), ("gone", folder)."""
+
+    def __init__(self):
+        self.done = []
+
+    def unordered(self):
+        """Return what got its name before its content was on the disk."""
+        return [
+            each
+            for at, each in enumerate(self.done)
+            if each[0] == "named" and ("sync", each[1]) not in self.done[:at]
+        ]
+
+    def unsynced_folders(self):
+        """Return the folders whose names changed and were not told to be on the disk since."""
+        return [
+            each
+            for at, each in enumerate(self.done)
+            if each[0] in {"named", "gone"} and ("sync", each[-1]) not in self.done[at:]
+        ]
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Notes what the disk is told."""
+    noted, really = (
+        Disk(),
+        SimpleNamespace(fsync=os.fsync, replace=Path.replace, unlink=Path.unlink),
+    )
+
+    def fsync(file):
+        really.fsync(file)
+        noted.done.append(("sync", os.fstat(file).st_ino))
+
+    def replace(path, target):
+        inode, folder = path.stat().st_ino, Path(target).parent.stat().st_ino
+        really.replace(path, target)
+        noted.done.append(("named", inode, folder))
+
+    def unlink(path, **more):
+        folder = path.parent.stat().st_ino
+        really.unlink(path, **more)
+        noted.done.append(("gone", folder))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    return noted
+
+
+@pytest.fixture
+def uploads(tmp_path, clock):
+    """Uploads that are kept for a minute."""
+    limits = {"max_bytes": 10**9, "budget": 10**12, "keep": 60.0, "min_free": 0}
+    return Uploads(tmp_path / "uploads", **limits, clock=clock)
+
+
+def sha1(data):
+    """Return the checksum of a part."""
+    return "sha1 " + base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
+
+
+def killed(uploads, made, offset, data, checksum):
+    """Write a part of which the server does not see the end."""
+    writer = uploads.writer(made, offset, checksum)
+    writer.write(data)
+    writer._file.close()
+
+
+def test_bytes_that_never_were_on_the_disk(uploads):
+    """They are sent again; nothing else counts in their place."""
+    made = uploads.create("ada", 6)
+    killed(uploads, made, 0, b"abcd", "")
+    killed(uploads, made, 4, b"e", WRONG)
+    os.truncate(uploads._root / made.id / "data", 2)
+    assert uploads.get(made.id).offset == 2
+    with pytest.raises(Conflict, match="goes on at 2, not at 4"):
+        uploads.writer(made, 4)
+    assert uploads.get(made.id).offset == 2
+    writer = uploads.writer(made, 2, sha1(b"cdef"))
+    writer.write(b"cdef")
+    writer.finish()
+    writer.close()
+    assert uploads.get(made.id).offset == 6
+    assert (uploads._root / made.id / "data").read_bytes() == b"abcdef"
+
+
+def test_a_mark_that_cannot_be_read(uploads):
+    """Nothing counts, and the other uploads are seen."""
+    made, other = uploads.create("ada", 6), uploads.create("ada", 6)
+    killed(uploads, made, 0, b"abc", WRONG)
+    for left in (b"", bytes(4)):
+        (uploads._root / made.id / "unchecked").write_bytes(left)
+        assert uploads.get(made.id).offset == 0
+    assert uploads.get(other.id).offset == 0
+    uploads.writer(made, 0).close()
+
+
+def test_what_an_upload_is_known_by(uploads, disk):
+    """An upload that was answered, and each of its parts, is there after the failure."""
+    made = uploads.create("ada", 6)
+    assert ("sync", uploads._root.stat().st_ino) in disk.done
+    killed(uploads, made, 0, b"ab", WRONG)
+    for offset, data in ((0, b"abc"), (3, b"def")):
+        writer = uploads.writer(made, offset, sha1(data))
+        writer.write(data)
+        writer.finish()
+        writer.close()
+        uploads.extend(made)
+    assert len(disk.done) > 10
+    assert disk.unordered() == disk.unsynced_folders() == []
+
+
+def test_what_does_not_count_goes_before_its_mark(uploads, disk):
+    """Else the disk may have the bytes without the mark: they would count unchecked."""
+    made = uploads.create("ada", 6)
+    writer = uploads.writer(made, 0, WRONG)
+    writer.write(b"abc")
+    data = (uploads._root / made.id / "data").stat().st_ino
+    disk.done.clear()
+    writer.close()
+    assert [each[0] for each in disk.done] == ["sync", "gone", "sync"]
+    assert disk.done[0] == ("sync", data)
+
+
+def test_the_steps_of_a_job(disk, tmp_path):
+    """A part of a video is whole where it has its name; an empty one would be left out."""
+    (tmp_path / "film").mkdir()
+    parts = VideoParts(tmp_path / "film")
+    parts.add(0, [(np.zeros((48, 64, 3), np.uint8), 0.0)])
+    assert parts.join(tmp_path / "video.mp4")
+    _DoneMark(SimpleNamespace(work=tmp_path)).set(is_damaged=True)
+    assert len([each for each in disk.done if each[0] == "named"]) == 4
+    assert disk.unordered() == []
