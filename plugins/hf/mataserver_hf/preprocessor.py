@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _PROBE_SIZES = ((300, 400), (400, 300))
 """Two image sizes that show whether a processor's output size depends on its input's."""
 
+_LONGEST = 8
+"""How many times the pixels of a usual image any image may be enlarged to."""
+
 _LEVIT_SHARE = 224 / 256
 _CONVNEXT_STRETCHED = 384  # from here on ConvNeXt's processor stretches images to a square
 
@@ -109,11 +112,8 @@ class Preprocessor:
         Its shorter side is enlarged to what the network sees, and the longer one with it: an image
         of 1 by 5000 pixels would take gigabytes before the middle of it is cut out.
         """
-        if self._max_pixels is None:
-            return
         edge, (short, long) = self._free_edge, sorted(image.shape[:2])
-        if edge * edge * long / short > max(self._max_pixels, short * long):
-            raise too_small_error(image)
+        check_pixels(image, edge * edge * long / short, edge * edge, self._max_pixels)
 
     @property
     def _free_edge(self) -> int:
@@ -136,6 +136,21 @@ class Preprocessor:
         except (ValueError, RuntimeError) as error:
             raise too_small_error(image) from error
         return dict(tensors.items())
+
+
+def check_pixels(
+    image: NDArray[np.uint8], resized: float, usual: float, max_pixels: int | None
+) -> None:
+    """Raise ``BadRequest`` for an image that would be enlarged to too many pixels.
+
+    resized:    how many the image would have.
+    usual:      how many a square one would have: the network needs them, however few pixels an
+                image itself may have.
+    max_pixels: how many an image itself may have, if that is limited.
+    """
+    height, width = image.shape[:2]
+    if max_pixels is not None and resized > max(max_pixels, height * width, _LONGEST * usual):
+        raise too_small_error(image)
 
 
 def too_small_error(image: NDArray[np.uint8]) -> BadRequest:

@@ -130,6 +130,17 @@ def test_a_line_of_pixels_is_not_enlarged_to_gigabytes(shape, checkpoint, contex
         assert bounded.predict([served], [ALL]) == everywhere.predict([served], [ALL])
 
 
+@pytest.mark.parametrize("shape", [(20, 24), (24, 20), (10, 70), (70, 10)])
+def test_small_pictures_are_enlarged_to_what_the_network_needs(shape, checkpoint, context, picture):
+    """``max_pixels`` limits what a picture itself has; the network's own input may have more."""
+    spec = ModelSpec("tiny/bit", "classify", "hf", checkpoint("bit_classifier"))
+    image = picture(*shape)
+    [bounded, everywhere] = (
+        classify.load(spec, context(**limits)) for limits in ({"max_pixels": 700}, {})
+    )
+    assert bounded.predict([image], [ALL]) == everywhere.predict([image], [ALL])
+
+
 @pytest.mark.parametrize(("edge", "refused"), [(383, True), (384, False)])
 def test_what_is_stretched_is_not_enlarged(edge, refused, picture):
     """ConvNeXt's processor crops below 384 pixels, and stretches from there on."""

@@ -229,6 +229,9 @@ def test_a_line_of_pixels_is_not_enlarged_to_gigabytes(checkpoint, context, pict
     assert answered.usage.completion_tokens <= 2
     with pytest.raises(BadRequest, match="40x1 pixels is too small or too narrow"):
         bounded.predict([picture(1, 40)], [wanted(max_tokens=2)])
+    bounded = vlm.load(spec, context(max_pixels=700))
+    for shape in [(20, 24), (70, 10)]:  # the network's own input has more pixels than that
+        assert bounded.predict([picture(*shape)], [wanted(max_tokens=2)])
 
 
 @pytest.mark.parametrize(

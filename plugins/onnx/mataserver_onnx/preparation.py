@@ -6,6 +6,7 @@ numbers per channel, computed once with the arithmetic that transformers uses fo
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,6 +28,9 @@ GREY = 114
 
 _PROBE_SIZES = ((300, 400), (400, 300))
 """Two image sizes that show whether a plan's result depends on the image."""
+
+_LONGEST = 8
+"""How many times the pixels of a usual image any image may be enlarged to."""
 
 
 class Placement(NamedTuple):
@@ -119,14 +123,13 @@ class Preparation:
     def prepare(self, image: Pixels) -> tuple[Tensor, Placement]:
         """Return the input ``[3, h, w]`` for an image ``[H, W, 3]``, and its placement.
 
-        Raises ``BadRequest`` for an image that has no pixel left, or would be enlarged to more than
-        ``max_pixels``: one of 1 by 5000 to more than a gigabyte, of which the middle is seen.
+        Raises ``BadRequest`` for an image that has no pixel left, or would be enlarged to too many:
+        one of 1 by 5000 to more than a gigabyte, of which the middle is seen.
         """
         height, width = image.shape[:2]
         geometry = self._plan(height, width)
         rows, columns = geometry.resize
-        most = max(self.max_pixels, height * width) if self.max_pixels else None
-        if rows < 1 or columns < 1 or (most is not None and rows * columns > most):
+        if rows < 1 or columns < 1 or rows * columns > self._most(height * width):
             raise BadRequest(
                 f"an image of {width}x{height} pixels is too small or too narrow for this model"
             )
@@ -139,6 +142,17 @@ class Preparation:
         inside = (pixels.shape[0], pixels.shape[1])
         place = Placement((height, width), inside, columns / width, rows / height, left, top)
         return self._values(pixels), place
+
+    def _most(self, pixels: int) -> float:
+        """Return to how many pixels an image of ``pixels`` may be enlarged.
+
+        At least to what the input needs, however few pixels an image itself may have.
+        """
+        if self.max_pixels is None:
+            return math.inf
+        usual = [self._plan(*each).resize for each in _PROBE_SIZES] + [self._letterbox or (0, 0)]
+        needed = _LONGEST * max(rows * columns for rows, columns in usual)
+        return max(self.max_pixels, pixels, needed)
 
     def _resized(self, image: Pixels, size: Size) -> Pixels:
         if image.shape[:2] == size:

@@ -215,6 +215,27 @@ def test_a_line_of_pixels_is_not_enlarged_to_gigabytes(planted, context, tmp_pat
         assert result.classifications
 
 
+@pytest.mark.parametrize(
+    ("resize", "size", "shape"),
+    [
+        ("stretch", (64, 64), (24, 32)),
+        ("letterbox", (128, 128), (24, 32)),
+        ("letterbox", (8, 256), (4, 128)),
+        ("crop", (36, 36), (24, 32)),
+        ("crop", (36, 36), (75, 10)),
+    ],
+)
+def test_a_small_picture_is_enlarged_to_what_the_input_needs(
+    resize, size, shape, planted, context, tmp_path
+):
+    """``max_pixels`` limits what a picture itself has; the input may have more."""
+    network = planted.colours(tmp_path / "model.onnx", "classes", size=size)
+    ctx = dataclasses.replace(context(models={"model": {"resize": resize}}), max_pixels=1000)
+    model = classify.BACKEND.load(ModelSpec("model", "classify", "local", network), ctx)
+    [result] = model.predict([np.zeros((*shape, 3), np.uint8)], [ClassifyParams()])
+    assert result.classifications
+
+
 def test_colours_are_turned_and_normalised():
     """Each colour has its own mean and deviation, counted in the order in which they are given."""
     image = np.array([[[0, 100, 200]]], np.uint8)
