@@ -12,9 +12,11 @@ from PIL import Image
 
 from mataserver import media
 from mataserver.errors import BadRequest
-from mataserver.media import avif
+from mataserver.media import av1, avif
 
 TOO_LARGE = "image is too large: 200x120 pixels, at most 10000 are allowed"
+NOTES = Image.Exif()
+NOTES[0x010E] = "a description"
 SEQUENCE = bytes.fromhex("0a0b000000043cfefc4af90040")
 """A sequence of 320x192 pixels, sides of 9 and 8 bits, as SVT-AV1 writes it."""
 FRAMES = {
@@ -80,22 +82,56 @@ def test_each_track_is_looked_at():
         avif.check(tracks.replace(b"stsz", b"free", 1), 23_999)
 
 
+def with_decoy(data: bytes, kind: bytes) -> bytes:
+    """Return an animation without a still picture, with a second box before each of a kind."""
+    at, length = data.index(kind) - 4, 0
+    for holder in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        begin = data.rindex(holder, 0, at) - 4
+        length = int.from_bytes(data[begin : begin + 4], "big")
+        data = data[:begin] + struct.pack(">I", length + 20) + data[begin + 4 :]
+    decoy = box(kind, struct.pack(">III", 0, 1, 4))
+    return (data[:at] + decoy + data[at:]).replace(b"meta", b"free")
+
+
+@pytest.mark.parametrize("kind", [b"stsz", b"stsc", b"stco"])
+def test_a_table_before_the_one_that_counts(kind):
+    """The library takes some numbers of the first one and some of the second."""
+    with pytest.raises(BadRequest, match="a track has two tables of its frames"):
+        media.decode(with_decoy(encoded(frames=2), kind), 24_000)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_where_no_frame_is_found(frames):
+    """A file whose frames would be read elsewhere than looked for is refused."""
+    data = encoded(frames=frames).replace(b"\x12\x00\x0a", b"\x12\x00\x7a")
+    with pytest.raises(BadRequest, match="a frame's size was not found"):
+        avif.check(data, 24_000)
+
+
+@pytest.mark.parametrize("options", [{"exif": NOTES.tobytes()}, {"xmp": b"<x/>"}])
+def test_notes_are_no_frames(options):
+    """What else is in a file holds no size."""
+    assert media.decode(encoded("RGBA", **options), 24_000).shape == (120, 200, 3)
+
+
 @pytest.mark.parametrize(("head", "own"), FRAMES.items())
 def test_frames_with_a_size_of_their_own(head, own):
     """They may be as large as the bits of their sides permit, whatever the sequence says."""
     unit = bytes.fromhex(head)
-    sizes = list(avif._frames(SEQUENCE + bytes([0x32, len(unit)]) + unit))
-    assert sizes == [(320, 192), (512, 256) if own else (1, 1)]
+    found = avif._frames(SEQUENCE + bytes([0x32, len(unit)]) + unit)
+    sizes = [size for _, *size in found]
+    assert sizes == [[320, 192], [512, 256] if own else [1, 1]]
 
 
 def test_a_reduced_header():
     """That of a still picture: its frames have no sizes of their own."""
     bits = f"0001100000{15:04b}{15:04b}{9_999:016b}{49:016b}"
     unit = int(bits.ljust(64, "0"), 2).to_bytes(8, "big")
-    parsed = avif.sequence_of(unit)
+    parsed = av1.sequence_of(unit)
     assert (parsed.width, parsed.height, parsed.reduced) == (10_000, 50, True)
     frame = b"\x32\x02\xff\xff"
-    assert list(avif._frames(b"\x0a\x08" + unit + frame)) == [(10_000, 50), (1, 1)]
+    found = list(avif._frames(b"\x0a\x08" + unit + frame))
+    assert found == [(1, 10_000, 50), (6, 1, 1)]
 
 
 def located(extents: int, size: int, items: int = 1, begin: int = 0) -> bytes:

@@ -2,14 +2,15 @@
 
 An AVIF tells its size twice: in its container, where readers look first, and in the AV1 frames. The
 library decodes a frame of any size and scales it to the container's: 3 KB that claim 64x64 pixels
-would take a gigabyte (AV1 bitstream, sections 5.5 and 5.9; ISO/IEC 14496-12; MIAF).
+would take a gigabyte (ISO/IEC 14496-12; MIAF).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mataserver.errors import BadRequest
+from mataserver.media import av1
 from mataserver.media.limits import check_size
 
 if TYPE_CHECKING:
@@ -23,38 +24,27 @@ _BRANDS = frozenset({b"avif", b"avis"})
 _HEAD = 512
 """Bytes of a unit that hold all that is looked for."""
 _SEQUENCE, _WITH_FRAME = 1, frozenset({3, 6, 7})
-_KEY, _SWITCH, _SELECT = 0, 3, 2
+_PLACES = ((b"stco", 4), (b"co64", 8))
 _MOVIE = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
-
-
-class Sequence(NamedTuple):
-    """What a sequence header says about its frames.
-
-    ``bits`` of the sides are those of a frame that has a size of its own; ``time``, ``tools``,
-    ``vectors`` and ``number`` are what stands before that in a frame's header.
-    """
-
-    width: int
-    height: int
-    bits: tuple[int, int]
-    reduced: bool
-    time: int = 0
-    tools: int = _SELECT
-    vectors: int = _SELECT
-    number: int = 0
 
 
 def check(data: bytes | memoryview, max_pixels: int) -> None:
     """Raise ``BadRequest`` if an AVIF has a frame of over ``max_pixels``; ignore other files."""
     if data[4:8] != b"ftyp" or not _is_avif(data):
         return
-    left = MAX_PARTS
+    left, is_whole = MAX_PARTS, True
     for payload in _payloads(memoryview(data)):
-        for width, height in _frames(payload):
+        kinds = set()
+        for kind, width, height in _frames(payload):
             check_size(width, height, max_pixels)
+            kinds.add(kind)
             left -= 1
             if not left:
                 raise _too_many()
+        is_whole = is_whole and _SEQUENCE in kinds
+    # The library may read another place than was looked at here: nobody writes such files.
+    if not is_whole:
+        raise BadRequest("image cannot be decoded: a frame's size was not found")
 
 
 def _too_many() -> BadRequest:
@@ -114,14 +104,25 @@ def _payloads(data: memoryview) -> Iterator[bytes]:
     for kind in _MOVIE:
         tables = [each for table in tables for each in _boxes(table, kind)]
     for table in tables[:MAX_TRACKS]:
-        sizes = next(_boxes(table, b"stsz"), memoryview(b""))
-        size = int.from_bytes(sizes[4:8], "big") or int.from_bytes(sizes[12:16], "big")
-        for kind, width in ((b"stco", 4), (b"co64", 8)):
-            for chunks in _boxes(table, kind):
-                begin = int.from_bytes(chunks[8 : 8 + width], "big")
-                yield bytes(data[begin : begin + size])
+        yield from _first_frame(table, data)
     if len(tables) > MAX_TRACKS:
         raise _too_many()
+
+
+def _first_frame(table: memoryview, data: memoryview) -> Iterator[bytes]:
+    """Yield the first frame of a track, if it is one of AV1 that has any."""
+    if not any(b"av01" in bytes(each) for each in _boxes(table, b"stsd")):
+        return
+    sizes, runs = list(_boxes(table, b"stsz")), list(_boxes(table, b"stsc"))
+    places = [(chunks, wide) for kind, wide in _PLACES for chunks in _boxes(table, kind)]
+    # The library takes one number from the first box and another from the second.
+    if max(len(sizes), len(runs), len(places)) > 1:
+        raise BadRequest("image cannot be decoded: a track has two tables of its frames")
+    for chunks, wide in places:
+        head = sizes[0] if sizes else memoryview(b"")
+        size = int.from_bytes(head[4:8], "big") or int.from_bytes(head[12:16], "big")
+        begin = int.from_bytes(chunks[8 : 8 + wide], "big")
+        yield bytes(data[begin : begin + size])
 
 
 def _coded_items(info: memoryview) -> Iterator[int]:
@@ -157,7 +158,8 @@ def _located(
                 pieces.append(piece)
         if left < 0 or room < 0:
             raise _too_many()
-        yield b"".join(pieces)
+        if number in coded:
+            yield b"".join(pieces)
         if not reader:
             return
 
@@ -165,30 +167,17 @@ def _located(
 # the frames
 
 
-class _Bits:
-    """Reads bits; zeros beyond the end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data, "big")
-        self._left = len(data) * 8
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        shifted = self._value >> self._left if self._left >= 0 else self._value << -self._left
-        return shifted & ((1 << count) - 1)
-
-
-def _frames(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield, for each unit, the largest size that its frames may have; 1x1 if it tells none."""
-    sequence: Sequence | None = None
+def _frames(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield each unit's kind, and the largest size of its frames; 1x1 if it tells none."""
+    sequence: av1.Sequence | None = None
     for kind, body in _units(data):
         if kind == _SEQUENCE:
-            sequence = sequence_of(body)
-            yield sequence.width, sequence.height
-        elif kind in _WITH_FRAME and sequence is not None and _has_own_size(body, sequence):
-            yield 1 << sequence.bits[0], 1 << sequence.bits[1]
+            sequence = av1.sequence_of(body)
+            yield kind, sequence.width, sequence.height
+        elif kind in _WITH_FRAME and sequence is not None and av1.has_own_size(body, sequence):
+            yield kind, 1 << sequence.bits[0], 1 << sequence.bits[1]
         else:
-            yield 1, 1
+            yield kind, 1, 1
 
 
 def _units(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -209,83 +198,3 @@ def _units(data: bytes) -> Iterator[tuple[int, bytes]]:
             size = len(data) - at
         yield head >> 3 & 15, data[at : at + min(size, _HEAD)]
         at += size
-
-
-def sequence_of(data: bytes) -> Sequence:
-    """Parse a sequence header."""
-    bits = _Bits(data)
-    bits.take(4)
-    reduced = bool(bits.take(1))
-    time = _skip_points(bits, reduced=reduced)
-    wide, high = bits.take(4) + 1, bits.take(4) + 1
-    width, height = bits.take(wide) + 1, bits.take(high) + 1
-    if reduced:
-        return Sequence(width, height, (wide, high), reduced=True)
-    number = 0
-    if bits.take(1):
-        difference = bits.take(4) + 2
-        number = bits.take(3) + difference + 1
-    bits.take(3 + 4)
-    ordered = bits.take(1)
-    bits.take(2 if ordered else 0)
-    tools = _SELECT if bits.take(1) else bits.take(1)
-    vectors = _SELECT
-    if tools and not bits.take(1):
-        vectors = bits.take(1)
-    return Sequence(
-        width,
-        height,
-        (wide, high),
-        reduced=False,
-        time=time,
-        tools=tools,
-        vectors=vectors,
-        number=number,
-    )
-
-
-def _skip_points(bits: _Bits, *, reduced: bool) -> int:
-    """Skip times and operating points; return the bits of a frame's time."""
-    if reduced:
-        bits.take(5)
-        return 0
-    delay = time = 0
-    if bits.take(1):
-        bits.take(64)
-        equal = bits.take(1)
-        if equal:
-            zeros = 0
-            while zeros < 32 and not bits.take(1):
-                zeros += 1
-            bits.take(zeros)
-        if bits.take(1):
-            delay = bits.take(5) + 1
-            bits.take(32 + 5)
-            time = bits.take(5) + 1
-            time = 0 if equal else time
-    shown = bits.take(1)
-    for _ in range(bits.take(5) + 1):
-        bits.take(12)
-        bits.take(1 if bits.take(5) > 7 else 0)
-        if delay and bits.take(1):
-            bits.take(2 * delay + 1)
-        if shown and bits.take(1):
-            bits.take(4)
-    return time
-
-
-def _has_own_size(data: bytes, sequence: Sequence) -> bool:
-    """Whether a frame may have another size than the sequence's."""
-    bits = _Bits(data)
-    if sequence.reduced or bits.take(1):
-        return False
-    kind, shown = bits.take(2), bits.take(1)
-    bits.take(sequence.time if shown else 1)
-    if kind != _SWITCH and not (kind == _KEY and shown):
-        bits.take(1)
-    bits.take(1)
-    tools = bits.take(1) if sequence.tools == _SELECT else sequence.tools
-    if tools and sequence.vectors == _SELECT:
-        bits.take(1)
-    bits.take(sequence.number)
-    return kind == _SWITCH or bool(bits.take(1))
