@@ -36,6 +36,17 @@ except SystemExit as end:
     assert not end.code
 print("\\n" + " ".join(sys.modules))
 """
+FAILING = """
+import sys
+from mataserver import cli
+def use_file(**_):
+    path, mode = sys.argv[1:]
+    with open(path, mode) as file:
+        file.read() if mode == "r" else file.write("x")
+cli.cli.main = use_file
+cli.main()
+"""
+"""A command that reads or writes a file: errors of an open file do not name it."""
 
 
 @pytest.fixture
@@ -127,6 +138,20 @@ def test_an_output_that_is_full(terminal, arguments):
         _, said = process.communicate()
     assert process.returncode == 1
     assert said == "error: the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "reason"),
+    [("/proc/self/mem", "r", "Input/output error"), ("/dev/full", "w", "No space left on device")],
+)
+def test_another_file_that_fails(path, mode, reason):
+    """It is not the output: what is wrong stands in the traceback."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FAILING, path, mode], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "in use_file" in ran.stderr
+    assert ran.stderr.splitlines()[-1].endswith(reason)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list"]])

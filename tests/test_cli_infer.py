@@ -115,6 +115,29 @@ def test_one_bad_file_among_good_ones(ask, tmp_path):
     assert result.stderr.endswith("error: 1 of 2 files could not be served\n")
 
 
+def test_a_file_that_cannot_be_read(ask):
+    """Its device fails, and no output: the others are served. Such an error names no file."""
+    result = ask("infer", "fake-detect", "/proc/self/mem", "picture.png")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["file"] == "picture.png"
+    told = "error: /proc/self/mem: Input/output error\nerror: 1 of 2 files could not be served\n"
+    assert result.stderr == told
+
+
+def test_drawings_on_a_full_disk(ask, running, tmp_path):
+    """They are the output too: it is told once, and is no fault of the pictures."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "picture.png").symlink_to("/dev/full")
+    (tmp_path / "two.png").write_bytes(picture())
+    terminal = Terminal.__new__(Terminal)
+    ran = terminal.finish(
+        "infer", "fake-detect", "picture.png", "two.png", "-o", "out/", "--url", running[1].url
+    )
+    assert ran.returncode == 1
+    assert ran.stderr == "error: the output cannot be written: No space left on device\n"
+    assert not (tmp_path / "out" / "two.png").exists()
+
+
 def test_a_reader_that_left(ask, running):
     """When nobody reads the output any more, as after ``| head``, the command ends silently."""
     reading, writing = os.pipe()

@@ -10,8 +10,7 @@ import click
 import msgspec
 
 from mataserver import config
-from mataserver.cli import targets
-from mataserver.cli.output import is_full
+from mataserver.cli import output, targets
 from mataserver.cli.parameters import params_option
 from mataserver.cli.remote import connected, server_options
 from mataserver.errors import MataError
@@ -110,7 +109,7 @@ class _InferenceRun:
         except BrokenPipeError:
             raise  # who reads the output has left, such as head: not the file's fault
         except OSError as error:
-            if is_full(error):
+            if output.is_full(error):
                 raise
             click.echo(f"error: {error.filename or file}: {error.strerror or error}", err=True)
             return False
@@ -177,7 +176,8 @@ def _annotated(pixels: NDArray[np.uint8], answer: InferResponse) -> Image.Image:
 
 
 def _save(picture: Image.Image, place: Path) -> None:
-    picture.save(_with_parent(place))
+    with output.drawing():
+        picture.save(_with_parent(place))
 
 
 def _with_parent(place: Path) -> Path:

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
+class FullError(OSError):
+    """A drawing cannot be written."""
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Within it only the output is written. Raises ``FullError`` if that cannot take more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise FullError(error.errno, error.strerror) from error
+        raise
+
+
 def is_full(error: OSError) -> bool:
-    """Whether the output cannot take more: then there is no name of a file that was opened."""
-    return error.filename is None and error.errno in _FULL
+    """Whether it is the output that cannot take more, and no other file.
+
+    Such errors name no file. But click, which prints, opens none of its own.
+    """
+    if isinstance(error, FullError):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    within = str(frames[-1].f_globals.get("__name__")) if frames else ""
+    return error.errno in _FULL and within.partition(".")[0] == "click"
 
 
 def discard() -> None:
