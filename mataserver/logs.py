@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_LINE = 8_192
 """Maximum number of characters of a printed line that are logged."""
+MAX_ENTRY = 32_768
+"""Maximum number of characters of a message or a traceback that are logged."""
 _JSON_PREFIX = '{"time": '
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -23,7 +25,19 @@ TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 log = logging.getLogger("mataserver.stderr")
 
 
-class JsonFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
+    """Lines of text, and a traceback behind them, of a limited length."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Format one record without its traceback."""
+        return shorten(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """Format a traceback, whose error may hold a whole body or array."""
+        return shorten(super().formatException(ei))
+
+
+class JsonFormatter(TextFormatter):
     """One JSON object per line: time (Unix seconds), level, logger, message, and traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -32,11 +46,20 @@ class JsonFormatter(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": shorten(record.getMessage()),
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)
+
+
+def shorten(text: str) -> str:
+    """Return a text with its middle left out if it is over ``MAX_ENTRY``."""
+    omitted = len(text) - MAX_ENTRY
+    if omitted <= 0:
+        return text
+    half = MAX_ENTRY // 2
+    return f"{text[:half]} ... ({omitted} characters are left out) ... {text[-half:]}"
 
 
 class StderrLogger(io.TextIOBase):
@@ -94,7 +117,7 @@ def _stream() -> TextIO:
 def configure(level: str, form: str) -> None:
     """Send the log to stderr. ``level`` is the setting's value, ``form`` "text" or "json"."""
     handler = logging.StreamHandler(_stream())
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(TEXT))
     if form == "json":
         _capture_output()
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -35,7 +35,7 @@ _PLAIN = re.compile(
 )
 _REFERENCE = re.compile(r'"#/components/schemas/([^"]+)"')
 _EVERY = ("X-Request-Id", "Server-Timing")
-_WITHOUT_ROUTE = {400, 401, 403, 404, 405, 413, 429, 503}
+_WITHOUT_ROUTE = {400, 401, 403, 404, 405, 413, 417, 429, 503}
 _DOCUMENTED = (
     *("request", "response", "also", "errors", "status", "parameters", "headers", "problem"),
     *("answer_headers", "error_headers"),
@@ -129,8 +129,9 @@ class Watch:
                 self.faults.append(f"{asked}: the document has no such operation")
             return
         answer = operations[method]["responses"].get(str(response.status))
-        if answer is None and response.status == 500:
-            return  # any route may fail, as where a plugin does that is asked about every request
+        if answer is None and response.status in {417, 500}:
+            # Any route may refuse ``Expect``, or fail, as where a plugin does that is asked always.
+            return
         if answer is None:
             self.faults.append(f"{asked}: undocumented status, {await _start(response)!r}")
             return

@@ -9,6 +9,7 @@ import pytest
 
 from api_answers import problem
 from mataserver import config
+from mataserver.testing import serving
 
 
 async def raw(server, data):
@@ -39,10 +40,26 @@ async def test_expect_continue_asks_for_the_body_unless_it_is_too_large(server):
     assert (await raw(server, small)).startswith(b"HTTP/1.1 100 Continue")
     large = head + b"Content-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"
     assert b" 413 " in (await raw(server, large)).split(b"\r\n")[0]
-    strange = head + b"Content-Length: 2\r\nExpect: miracles\r\n\r\n"
-    answer = await raw(server, strange)
-    assert b" 417 " in answer.split(b"\r\n")[0]
-    assert b'{"detail":"The expectation cannot be met"}' in answer
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_a_refused_expectation_is_an_answer_like_any_other(tmp_path, fast):
+    """417 and 413 have the id and the time, and are JSON on paths without a route, too."""
+    expected = {
+        b"POST /v1/infer": (b"Content-Length: 99999999\r\nExpect: 100-continue", b" 413 "),
+        b"GET /v1/models": (b"Expect: miracles", b" 417 "),
+        b"GET /nowhere": (b"Expect: miracles", b" 417 "),
+        b"DELETE /v1/infer": (b"Expect: miracles", b" 417 "),
+    }
+    async with serving(tmp_path / "data", short_way=fast) as server:
+        for what, (fields, status) in expected.items():
+            head = b"%b HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n%b\r\n\r\n" % (what, fields)
+            answer = await raw(server, head)
+            assert status in answer.split(b"\r\n")[0]
+            assert b"\r\nX-Request-Id: mine\r\n" in answer
+            assert b"\r\nServer-Timing: total;dur=" in answer
+            assert b"\r\nConnection: close\r\n" in answer
+            assert (b'{"detail":"The expectation cannot be met"}' in answer) == (status == b" 417 ")
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,13 @@ class Service(Base):
         return [{"title": "Loose", "path": "/loose/"}]
 
     def error_forms(self):
-        return {"/formed": lambda status, detail: {"status": status, "why": detail["why"]}}
+        return {
+            "/formed": lambda status, detail: {"status": status, "why": detail["why"]},
+            "/forgotten": self.forget,
+        }
+
+    def forget(self, status, detail):
+        {"status": status}
 
     async def keep(self, request):
         saved = await self.ctx.http.save_body(request, self.folder / "newest")
@@ -172,11 +178,18 @@ async def test_pages_that_are_none(loose, caplog):
     assert "it gave a dict, not a mataserver.Page" in caplog.text
 
 
-async def test_a_form_of_errors_that_fails(loose, caplog):
-    """The error keeps its status, in the server's own form."""
-    answer = await loose.get("/formed/nothing")
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/formed/nothing", "Service.error_forms.<locals>.<lambda> failed: 404 is told"),
+        ("/forgotten/nothing", "it gave None, not the body of an error"),
+    ],
+)
+async def test_a_form_of_errors_that_fails(loose, caplog, path, said):
+    """The error keeps its status, in the server's own form; the log says whose form it is."""
+    answer = await loose.get(path)
     assert (answer.status, await answer.json()) == (404, {"detail": "Not found"})
-    assert "a form of errors failed" in caplog.text
+    assert said in caplog.text
 
 
 @pytest.mark.undocumented("the plugin that authenticates fails")

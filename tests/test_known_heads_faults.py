@@ -69,9 +69,9 @@ async def test_a_form_of_errors_that_fails(data_dir, plugin, caplog):
         found, hits = await peer.hits(ASKED)
         assert (found[0], hits) == (200, 1)
         assert peer.lifecycle.active == 0
-    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == [
-        "a form of errors failed: 400 is told in the server's own"
-    ]
+    (failure,) = [each.message for each in caplog.records if each.levelname == "ERROR"]
+    assert failure.startswith("the form of errors service_under_test_")
+    assert failure.endswith(".Service.form failed: 400 is told in the server's own")
 
 
 def test_only_releases_that_were_tried_have_their_heads_known():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from mataserver import logs
 
 PROGRAM = """
 import logging, sys, threading, warnings
@@ -123,3 +126,15 @@ def test_whoever_prints_does_not_fail_where_the_log_takes_nothing(tmp_path, form
         )
     assert done.returncode == 0
     assert (tmp_path / "seen").read_text() == "40"
+
+
+@pytest.mark.parametrize("formatter", [logs.TextFormatter(logs.TEXT), logs.JsonFormatter()])
+def test_an_error_with_a_whole_body_in_its_text_is_shortened(formatter):
+    """Its beginning and its end are logged, of the message as of the traceback."""
+    error = ValueError("begins" + 3_000_000 * "x" + "ends")
+    info = (ValueError, error, None)
+    record = logging.LogRecord("lab", logging.ERROR, "", 0, "says %s", (error,), info)
+    line = formatter.format(record)
+    assert len(line) < 3 * logs.MAX_ENTRY
+    assert "ValueError: begins" in line
+    assert line.count("begins") == line.count("ends") == line.count("are left out") == 2

@@ -84,7 +84,6 @@ async def test_a_missing_key_can_be_read_too(data_dir):
         assert (await headers(http, status=401, headers=bare))[ALLOWED] == PAGE
 
 
-@pytest.mark.undocumented("417 is of HTTP, before any route")
 async def test_a_refused_expectation_can_be_read_too(data_dir):
     """What is refused before its body is asked for carries the headers as well."""
     async with serving(data_dir, PAGE) as http:

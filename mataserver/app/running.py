@@ -19,7 +19,7 @@ from mataserver.app.deadline import exit_after
 from mataserver.app.reload import Reload
 from mataserver.config.addresses import base_url
 from mataserver.errors import MataError
-from mataserver.http import fast_routing, head_connection
+from mataserver.http import admission, fast_routing, head_connection
 from mataserver.http.budget import BudgetShare
 from mataserver.http.connection_limit import ListeningSite
 from mataserver.http.protocol import HttpConnection
@@ -91,6 +91,8 @@ async def listen(runner: web.AppRunner, composed: ComposedServer, host: str, por
     limit = composed.settings.max_connections
     if composed.settings.short_way and fast_routing.is_supported() and runner.server is not None:
         fast_routing.install(runner.server, composed.application, composed.table)
+    if runner.server is not None:
+        admission.refuse_expectations(runner.server, composed.table)
     others = sum(composed.server_settings.rpc_connections)
     site = ListeningSite(runner, host, port, limit, _connection_factory(composed), others)
     await site.start()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
 from mataserver.errors import MataError, TooLarge
 from mataserver.http import auth
+from mataserver.http.common_headers import BEGUN, identify
 from mataserver.http.error_responses import error_response, render
 
 if TYPE_CHECKING:
@@ -49,29 +51,51 @@ def expect_handler(
 ) -> Expect:
     """Return the handler of ``Expect``: it does not request a body that would be rejected."""
 
-    def refuse(request: web.Request, error: MataError) -> web.StreamResponse:
-        return render(request, error_response(error), table.forms)
-
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
-            return refuse(request, MataError("The expectation cannot be met", status=417))
+            return _refuse(request, _unmet(), table)
         if table.claiming_handler(request) is not None:  # its service has own limits and keys
             _send_continue(request)
             return None
         route = table.resolve(request)
         limit = table.limits(request).size
         if (request.content_length or 0) > limit:
-            return refuse(request, TooLarge(f"The body is over the limit of {limit} bytes"))
+            error = TooLarge(f"The body is over the limit of {limit} bytes")
+            return _refuse(request, error, table)
         try:
             if route is not None:
                 await admit(request, route, gate, relay)
-        except MataError as error:
-            request[REJECTED] = error  # answered by the middleware, as without ``Expect``
+        except MataError as refusal:
+            request[REJECTED] = refusal  # answered by the middleware, as without ``Expect``
             return None
         _send_continue(request)
         return None
 
     return expect
+
+
+def refuse_expectations(server: web.Server, table: RouteTable) -> None:
+    """Answer expectations on paths without a route, too: aiohttp would in a form of its own."""
+    answer = server.request_handler
+
+    async def answered(base: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await answer(base)
+        except web.HTTPExpectationFailed:
+            return _refuse(cast("web.Request", base), _unmet(), table)
+
+    server.request_handler = answered
+
+
+def _unmet() -> MataError:
+    return MataError("The expectation cannot be met", status=417)
+
+
+def _refuse(request: web.Request, error: MataError, table: RouteTable) -> web.StreamResponse:
+    """Return an answer that does not pass the middleware, with what every answer has."""
+    identify(request)
+    request[BEGUN] = time.perf_counter()
+    return render(request, error_response(error), table.forms)
 
 
 def _send_continue(request: web.Request) -> None:

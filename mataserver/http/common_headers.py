@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from random import getrandbits
 
@@ -11,11 +12,20 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 """Identifies a request in logs, answers and other front-ends."""
 BEGUN: web.RequestKey[float] = web.RequestKey("begun", float)
 """When a request arrived, in seconds of ``time.perf_counter``."""
+_VALID_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 
 def new_request_id() -> str:
     """Return a new request id."""
     return f"{getrandbits(64):016x}"
+
+
+def identify(request: web.Request) -> None:
+    """Note the request's id: the client's, or a new one."""
+    request_id = request.headers.get("X-Request-Id")
+    if request_id is None or not _VALID_ID.fullmatch(request_id):
+        request_id = new_request_id()
+    request[REQUEST_ID] = request_id
 
 
 def complete(request: web.Request, response: web.StreamResponse) -> None:

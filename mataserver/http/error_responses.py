@@ -72,10 +72,26 @@ def render(
         return response  # it has its own form, such as that of a probe
     try:
         with ends_as_errors():
-            response.body = codec.encode(form(response.status, detail))
+            response.body = _body_of(form, response.status, detail)
     except Exception:
-        log.exception("a form of errors failed: %s is told in the server's own", response.status)
+        told = "the form of errors %s failed: %s is told in the server's own"
+        log.exception(told, _name_of(form), response.status)
     return response
+
+
+def _body_of(form: ErrorForm, status: int, detail: str) -> bytes:
+    """Return what a form makes of an error. Raises ``TypeError`` for a forgotten ``return``."""
+    formed = form(status, detail)
+    if formed is None:
+        raise TypeError("it gave None, not the body of an error")
+    return codec.encode(formed)
+
+
+def _name_of(form: ErrorForm) -> str:
+    """Return where a form is from: its module names the plugin, for a route's own form, too."""
+    function = getattr(form, "func", form)  # of a ``functools.partial``
+    function = function if hasattr(function, "__qualname__") else type(function)
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 class _Problem(Struct, forbid_unknown_fields=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from aiohttp.hdrs import METH_ALL
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit
-from mataserver.http.common_headers import BEGUN, REQUEST_ID, new_request_id
+from mataserver.http.common_headers import BEGUN, REQUEST_ID, identify
 from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
@@ -44,7 +43,6 @@ CLIENT_GONE = 499
 """Status counted for a client that disconnected before its answer; never sent."""
 _LINGER = 2.0
 """Seconds that a connection stays open for its client to read the reason of its end."""
-_VALID_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger("mataserver.http")
 
@@ -82,7 +80,7 @@ class RequestMiddleware:
         # Request targets have no fragment: a proxy in front might have judged a different path.
         if "#" in request.raw_path:
             return bad_request()
-        _identify(request)
+        identify(request)
         started_at = time.perf_counter()
         request[BEGUN] = started_at
         self.lifecycle.active += 1
@@ -101,7 +99,7 @@ class RequestMiddleware:
 
     def finish_unhandled(self, request: web.Request, response: web.Response) -> web.StreamResponse:
         """Count an answer that takes no handler, and add the common headers."""
-        _identify(request)
+        identify(request)
         return self.finish(request, response, time.perf_counter())
 
     def finish(
@@ -137,14 +135,6 @@ class RequestMiddleware:
         method = request.method if request.method in METH_ALL else "other"  # limits label values
         self.metrics.count(method, self.table.label(request), str(status), duration)
         return duration
-
-
-def _identify(request: web.Request) -> None:
-    """Note the request's id: the client's, or a new one."""
-    request_id = request.headers.get("X-Request-Id")
-    if request_id is None or not _VALID_ID.fullmatch(request_id):
-        request_id = new_request_id()
-    request[REQUEST_ID] = request_id
 
 
 def _cancelled_status(request: web.Request) -> int:
