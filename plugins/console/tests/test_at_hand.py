@@ -129,7 +129,7 @@ async def test_what_is_dropped(tmp_path):
         await drop(person, ".stage", items=[link])
         await person.sees("is a link and no file")
         await drop(person, ".stage", files=[str(path)])
-        await person.sees("dropped.png, 64 \u00d7 64")
+        await person.sees("dropped.png\n64 \u00d7 64")
         assert "is a link and no file" not in await person.text()
         await person.until(NAMES + ".length === 1")
         film = tmp_path / "film.mp4"

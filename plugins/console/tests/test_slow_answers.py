@@ -111,13 +111,13 @@ async def test_a_picture_that_was_chosen_before_another(tmp_path):
         await held(person)
         assert await person.evaluate("!!document.querySelector('.stagebox .running')")
         await person.give(SQUARE, "square.png")
-        await person.sees("square.png, 64 \u00d7 64")
+        await person.sees("square.png\n64 \u00d7 64")
         await let_go(person, 1)
-        assert "square.png, 64 \u00d7 64" in await person.text()
+        assert "square.png\n64 \u00d7 64" in await person.text()
         await person.evaluate("""window.fetch = () => Promise.reject(new TypeError("none")); 0""")
         await person.click("", ".examples")
         await person.until("!!document.querySelector('.pictures .err')?.innerText")
-        assert "square.png, 64 \u00d7 64" in await person.text()
+        assert "square.png\n64 \u00d7 64" in await person.text()
 
 
 async def test_the_keyboard_points_on_segment(tmp_path):

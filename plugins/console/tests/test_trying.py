@@ -54,7 +54,26 @@ async def test_a_parameter_and_a_reload(tmp_path):
         await person.evaluate("location.reload()")
         await person.until("!!document.querySelector('.app:not(.shell)')")
         await person.until(NAMES + ".length == 2")
-        assert "square.png, 64 \u00d7 64" in await person.text(".left")
+        assert "square.png\n64 \u00d7 64" in await person.text(".left")
+
+
+@pytest.mark.parametrize("place", ["try", "compare"])
+async def test_a_picture_with_a_long_name(tmp_path, place):
+    """Its name is cut, its size is seen whole."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go(f"{place}?model=fake-detect&with=many")
+        name = "scan-of-the-third-floor-" * 8 + ".png"
+        await person.give(SQUARE, name)
+        size = "[...document.querySelectorAll('.pictures .between *')].at(-1)"
+        await person.until(f"{size}?.innerText.endsWith('64 \u00d7 64')")
+        assert await person.evaluate(
+            f"{size}.scrollWidth <= {size}.clientWidth || !{size}.clientWidth"
+        )
+        edges = f"[{size}, {size}.closest('.between')].map((e) => e.getBoundingClientRect().right)"
+        inner, outer = await person.evaluate(edges)
+        assert inner <= outer
+        title = "document.querySelector('.pictures .cut').title"
+        assert await person.evaluate(title) == name
 
 
 async def test_numbers_and_a_long_choice(tmp_path):

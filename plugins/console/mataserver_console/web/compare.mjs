@@ -9,7 +9,7 @@ import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { paired } from "./pairs.mjs";
 import { Parameters } from "./params.mjs";
 import { Picker } from "./picker.mjs";
-import { Empty, Examples, Ways } from "./picture.mjs";
+import { Empty, Examples, Named, Ways } from "./picture.mjs";
 import { told } from "./results.mjs";
 import { amend, go, useRoute } from "./route.mjs";
 import { Lane } from "./runner.mjs";
@@ -150,7 +150,7 @@ export default function Compare() {
       <${Button} icon="close" class="wide" onClick=${() => single(query, first.name)}>One model<//><${Button} icon="close" label="One model" class="narrow" onClick=${() => single(query, first.name)}/><//>
     <div class=${`work versus fill ${over ? "over-drop" : ""}`}>
       <aside class="panel left" aria-label="Input"><div class="scroll" tabindex="-1">
-        <section class="sect pictures"><div class="row between"><h2>Picture</h2>${picture && html`<span class="quiet cut">${picture.name}${picture.unseen ? "" : `, ${picture.width} × ${picture.height}`}</span>`}</div>
+        <section class="sect pictures"><div class="row between"><h2>Picture</h2>${picture && html`<${Named} picture=${picture}/>`}</div>
           <${Examples} task=${first.model?.task} chosen=${picture?.name} pick=${pick}/>${picture && html`<${Ways} take=${take} onError=${setError}/>`}
           ${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>
         <${Given} trials=${trials}/></div>

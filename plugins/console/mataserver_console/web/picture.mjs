@@ -131,6 +131,9 @@ export function Examples({ task, chosen, pick }) {
     <button type="button" key=${name} aria-pressed=${String(chosen === name)} onClick=${() => pick(name)}><img src=${`console/pictures/small-${name}`} alt=${alt} width="56" height="56"/></button>`)}</div>`;
 }
 
+/** A picture's name, cut where it is long, and its size, which is not. */
+export const Named = ({ picture: { name, width, height, unseen } }) => html`<span class="row quiet"><span class="cut" title=${name}>${name}</span>${unseen ? null : html`<span class="nowrap">${width} × ${height}</span>`}</span>`;
+
 /** In the place of a picture that a browser cannot show. */
 export const Unseen = ({ name }) => html`<div class="unseen"><span>This browser cannot show ${name} itself.</span></div>`;
 

@@ -12,7 +12,7 @@ import { html, useEffect, useRef, useState } from "./html.mjs";
 import { choice, kept } from "./kept.mjs";
 import { Parameters } from "./params.mjs";
 import { Picker } from "./picker.mjs";
-import { Empty, Examples, Ways, exampleOf, pictureOf, remember } from "./picture.mjs";
+import { Empty, Examples, Named, Ways, exampleOf, pictureOf, remember } from "./picture.mjs";
 import { told } from "./results.mjs";
 import { amend, go, useRoute } from "./route.mjs";
 import { useSource } from "./source.mjs";
@@ -124,7 +124,7 @@ export default function Try() {
       ${run.answer && html`<div class="row">${picture.unseen ? null : html`<${Button} icon="download" class="wide" onClick=${download}>Download<//>`}<${Menu} label="Downloads" actions=${picture.unseen ? downloads.slice(1) : downloads}/></div>`}<//>
     <div class=${`work fill ${over ? "over-drop" : ""}`}>
       <aside class="panel left" aria-label="Input"><div class="scroll" tabindex="-1">
-        <section class="sect pictures"><div class="row between"><h2>Picture</h2><span class="quiet cut">${!picture ? "none yet" : `${picture.name}${picture.unseen ? "" : `, ${picture.width} × ${picture.height}`}`}</span></div>
+        <section class="sect pictures"><div class="row between"><h2>Picture</h2>${picture ? html`<${Named} picture=${picture}/>` : html`<span class="quiet">none yet</span>`}</div>
           ${picture && html`<${Examples} task=${chosen.model?.task} chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/>`}
           ${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>
         ${noSchema && noSchema.status !== 404 && noSchema.message !== trial.error?.message ? html`<div class="pad"><${Trouble} error=${noSchema}/></div>` : null}
