@@ -134,6 +134,51 @@ async def test_tracking_is_stopped_while_the_session_is_told_of_a_point(tmp_path
         assert session["objects_count"] == 1
 
 
+async def test_a_click_on_an_object_that_words_found_is_not_taken_back(tmp_path, film):
+    """Nor before it is answered, and the object stays; one that was not sent yet goes."""
+    undo = "document.querySelector('.toolbar [aria-label=\"Take back\"]').disabled"
+    async with before(tmp_path) as (server, person):
+        await opened(person, film)
+        await person.fill("#words", "wheel")
+        await person.click("Find")
+        await person.until(f"{BOXES}.length === 2")
+        await person.evaluate("document.querySelector('.objects .choose').click()")
+        await person.until("document.querySelector('.objects .choose[aria-pressed=true]')")
+        await person.evaluate(f"{HELD}, 0")
+        for number, x in enumerate((0.4, 0.8), 1):
+            await person.point(".clicks", x, 0.8)
+            await person.until(f"{MARKS} === {number}")
+        await person.until("window.held.length === 1")
+        await person.press("z")
+        await person.until(f"{MARKS} === 1 && {undo}")
+        await person.press("z")
+        await person.evaluate("held.splice(0).map((go) => go()), 0")
+        await person.until("!document.querySelector('.stagebox > .running')")
+        assert await person.evaluate(f"[{MARKS}, {BOXES}.length, {undo}]") == [1, 2, True]
+        await person.until(f"Math.abs({BOXES}[0][0] + 9 - 32) <= 1")
+        assert await person.evaluate("sent.length") == 1
+        (session,) = await sessions(server, 1)
+        assert session["objects_count"] == 2
+
+
+async def test_a_click_is_taken_back_after_another_object_was_chosen(tmp_path, film):
+    """It goes from the object that it was made on, as soon as it is answered."""
+    async with before(tmp_path) as (_, person):
+        await opened(person, film)
+        await person.point(".clicks", 0.3, 0.5)
+        await person.until(f"Math.abs(({BOXES}[0]?.[0] ?? 0) + 9 - 24) <= 1")
+        await person.evaluate(f"{HELD}, 0")
+        await person.point(".clicks", 0.6, 0.5)
+        await person.until("window.held.length === 1")
+        await person.click("New object")
+        await person.press("z")
+        await person.until(f"{MARKS} === 1")
+        go = "held.splice(0).map((go) => go())"
+        await person.until(f"{go}, !document.querySelector('.stagebox > .running')")
+        await person.until(f"{MARKS} === 1 && Math.abs({BOXES}[0][0] + 9 - 24) <= 1")
+        await person.until(f"{go}, sent.length === 3")  # the session is told of it, too
+
+
 RESET = """(() => {
   const real = fetch;
   window.fetch = async (path, options) => {

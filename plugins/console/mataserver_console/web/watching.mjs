@@ -105,7 +105,7 @@ export function useFilm() {
     const own = slot.current;
     if (own.key === null && !own.begun && !given.box && !given.points[0][2]) { tell("A new object begins with a click on it."); return; }
     own.begun = true;
-    const pointed = { frame, ...given, sent: false, dropped: false, undone: false };
+    const pointed = { frame, ...given, own, sent: false, dropped: false, undone: false };
     waiting.current.push(pointed);
     work(async (session, known) => {
       if (pointed.dropped) return;
@@ -136,23 +136,26 @@ export function useFilm() {
     known.drop(key);
     if (slot.current.key === key) slot.current = { key: known.things.at(-1)?.key ?? null };
   });
+  /** Whether a point may not be taken back: the session could not be told what words found without it. */
+  const stays = (pointed) => pointed.sent && Boolean(tracks.current.get(pointed.own.key)?.word);
   /** Take back the last point; one that waits is taken at once, one that was sent as soon as it is answered. */
   const undo = () => {
     const last = waiting.current.at(-1);
+    if (last && stays(last)) return;
     waiting.current = waiting.current.slice(0, -1);
     bump();
     if (last) last.undone = true;
     if (!last || last.sent) { back(last); return; }
     last.dropped = true;
-    slot.current.begun = slot.current.key !== null || waiting.current.length > 0;
+    last.own.begun = last.own.key !== null || waiting.current.some((each) => each.own === last.own);
   };
   const back = (last) => work(async (session, known) => {
-    const thing = known.get(slot.current.key);
-    if (!thing?.pointed.length || (last && thing.pointed.at(-1) !== last)) return;  // it was refused
+    const thing = last ? known.things.find((each) => each.pointed.at(-1) === last) : known.get(slot.current.key);  // another object may be chosen since
+    if (!thing?.pointed.length || thing.word) return;  // it was refused
     if (thing.pointed.length === 1) {
       await taken(session, thing);
       known.drop(thing.key);
-      slot.current = { key: null };
+      if (slot.current.key === thing.key) slot.current = { key: null };
       return;
     }
     const { frame, before } = thing.pointed.pop();
@@ -195,7 +198,7 @@ export function useFilm() {
   const current = tracks.current.get(slot.current.key);
   return {
     ...state, version, tracks: tracks.current, now: slot.current.key, waiting: waiting.current, session: film.current,
-    canUndo: Boolean((waiting.current.length || (current && !current.word && current.pointed.length)) && !state.tracking && state.phase === "open"),
+    canUndo: Boolean((waiting.current.length ? !stays(waiting.current.at(-1)) : (current && !current.word && current.pointed.length)) && !state.tracking && state.phase === "open"),
     open, close, again, choose, point, find, remove, undo, reset, track, fail, tell,
     stop: () => run.current?.stop(), picture: (frame) => film.current.picture(frame), drawn: (asked) => film.current.drawn(asked),
   };
