@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mataserver import MataError, Unavailable
 from mataserver_accounts.passwords import Passwords
-from mataserver_accounts.refusals import Refusals
+from mataserver_accounts.refusals import Refusal, Refusals
 from mataserver_accounts.snapshot import InvalidToken, KeyRates, Snapshot
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import CHANNEL, SCHEMA
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mataserver import Principal
     from mataserver_accounts.options import Settings
+    from mataserver_accounts.records import Key, User
     from mataserver_database import Database
 
 RETRY_SECONDS = 1.0
@@ -60,7 +61,7 @@ class Directory:
         self._snapshot: Snapshot | None = None
         self._clock = clock
         self._rates = KeyRates(clock)
-        self._refusals = Refusals()
+        self._refusals = Refusals(log)
         self._retry: asyncio.TimerHandle | None = None
 
     @property
@@ -112,22 +113,47 @@ class Directory:
         """
         return await finish(self._apply(work))
 
-    async def revoke(self, identity: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def user_to_revoke(self, identity: str) -> User:
+        """Return a user by id or name, from memory where the database does not answer.
+
+        Raises ``NotFound``, and ``Unavailable`` for one who is not in memory either.
+        """
+        try:
+            return await self.accounts.user(identity)
+        except Unavailable:
+            if (known := _require_open(self._snapshot).user(identity)) is None:
+                raise
+            return known
+
+    async def key_to_revoke(self, key_id: str) -> Key:
+        """Return a key by its id; where from, and what it raises, as ``user_to_revoke``."""
+        try:
+            return await self.accounts.key(key_id)
+        except Unavailable:
+            if (known := _require_open(self._snapshot).key(key_id)) is None:
+                raise
+            return known
+
+    async def revoke(
+        self, identity: str, work: Callable[[], Coroutine[Any, Any, T]], asked_by: str
+    ) -> T:
         """Return what ``work()`` gives, which revokes a key, a token or a user of this id.
 
         Where the database does not take it, this server refuses them all the same, and stores it
-        when it can. Raises what ``work`` does, also then.
+        when it can: ``work`` is called again. Raises what ``work`` does, also then. The log names
+        ``asked_by``.
         """
-        return await finish(self._revoke(identity, work))
+        return await finish(self._revoke(identity, work, asked_by))
 
-    async def _revoke(self, identity: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _revoke(
+        self, identity: str, work: Callable[[], Coroutine[Any, Any, T]], asked_by: str
+    ) -> T:
         try:
             return await self._apply(work())
         except Unavailable as error:
-            self._refusals.add(identity, work)
+            self._refusals.add(identity, Refusal(work, asked_by, error.detail))
             self._sign_out(identity)
             self._change_event.set()
-            self._log.warning("%s is refused, and this could not be stored yet", identity)
             raise type(error)(
                 f"{error.detail}. This server refuses {identity} all the same, and stores that as"
                 " soon as it can"
@@ -179,9 +205,9 @@ class Directory:
 
     async def _store_refusals(self) -> None:
         """Store the revocations that could not be stored, or try again after a while."""
-        if self._refusals and (stored := await self._refusals.store()):
+        if self._refusals and (settled := await self._refusals.store()):
             await finish(self.refresh())
-            self._refusals.drop(stored)
+            self._refusals.drop(settled)
         if self._retry is not None:
             self._retry.cancel()
         if self._refusals:

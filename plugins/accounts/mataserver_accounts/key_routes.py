@@ -13,6 +13,7 @@ from mataserver_accounts.pages import (
     MAX_BODY,
     Forbidden,
     caller,
+    caller_text,
     is_administrator,
 )
 from mataserver_accounts.records import Key, KeyName, KeyPage, MadeKey, Rate, check_scopes
@@ -90,16 +91,17 @@ class KeyRoutes:
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer one key."""
-        return self._ctx.http.respond(await self._visible(request))
+        key = await self._directory.accounts.key(request.match_info["key"])
+        return self._ctx.http.respond(_shown(key, caller(request)))
 
     async def remove(self, request: web.Request) -> web.Response:
         """Revoke a key."""
         principal = caller(request)
-        key = await self._visible(request)
+        key = _shown(await self._directory.key_to_revoke(request.match_info["key"]), principal)
         if principal.kind != "user" and not is_administrator(principal):
             raise Forbidden("A key cannot revoke keys: log in")
         revoke = self._directory.accounts.revoke_key
-        await self._directory.revoke(key.id, lambda: revoke(key.id))
+        await self._directory.revoke(key.id, lambda: revoke(key.id), caller_text(request))
         who = (principal.name, principal.id)
         self._ctx.log.info("%s (%s) revoked the key %s %r", *who, key.id, key.name)
         return web.Response(status=204)
@@ -140,10 +142,9 @@ class KeyRoutes:
             return None, principal.scopes
         return principal.id, principal.scopes
 
-    async def _visible(self, request: web.Request) -> Key:
-        """Return the key of a path. Raises ``NotFound`` also for another's."""
-        principal = caller(request)
-        key = await self._directory.accounts.key(request.match_info["key"])
-        if key.owner != principal.id and not is_administrator(principal):
-            raise NotFound("Key not found")
-        return key
+
+def _shown(key: Key, principal: Principal) -> Key:
+    """Return a key. Raises ``NotFound`` for another's."""
+    if key.owner != principal.id and not is_administrator(principal):
+        raise NotFound("Key not found")
+    return key

@@ -167,7 +167,9 @@ class LoginRoutes:
         if claims is None:
             return False
         revoke = self._directory.accounts.revoke_token
-        await self._directory.revoke(claims.id, lambda: revoke(claims.id, claims.until))
+        await self._directory.revoke(
+            claims.id, lambda: revoke(claims.id, claims.until), f"the user {claims.user}"
+        )
         return True
 
     async def _read(self, request: web.Request) -> LogIn:

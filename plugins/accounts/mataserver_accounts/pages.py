@@ -29,6 +29,12 @@ def caller(request: web.Request) -> Principal:
     return principal
 
 
+def caller_text(request: web.Request) -> str:
+    """Return how the log names the caller."""
+    principal = caller(request)
+    return f"{principal.name} ({principal.id})"
+
+
 def is_administrator(principal: Principal) -> bool:
     """Whether a principal may see and change what is not its own."""
     return principal.may("admin")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mataserver import NotFound
 from mataserver_accounts.users import any_revision
 from mataserver_database import EVERYTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from mataserver import Principal
     from mataserver_accounts.directory import Directory
     from mataserver_accounts.login_routes import LoginRoutes, Token
     from mataserver_accounts.records import Role, User, UserPage
+    from mataserver_accounts.store import Accounts
     from mataserver_accounts.users import Check
     from mataserver_database import Connection, Page
 
@@ -68,14 +70,30 @@ class People:
         )
         return await self._directory.change(work)
 
-    async def remove(self, identity: str, check: Check | None = None) -> User:
+    async def to_remove(self, identity: str) -> User:
+        """Return a user by id or name, also where the database does not answer, for ``remove``.
+
+        Raises ``NotFound``.
+        """
+        return await self._directory.user_to_revoke(identity)
+
+    async def remove(
+        self,
+        user: User,
+        check: Check | None = None,
+        *,
+        then: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        asked_by: Principal,
+    ) -> None:
         """Remove a user. Raises ``NotFound``, or ``Conflict`` for the last administrator.
 
-        ``check`` is called as in ``change``.
+        ``check`` is called as in ``change``, and ``then`` after the removal. Where the database
+        cannot take it, this raises, the user is refused, and the rest is done once that can be: of
+        ``check`` and ``then`` what has not been done. The log names ``asked_by``.
         """
-        remove, check = self._directory.accounts.remove_user, check or any_revision
-        user = await self._directory.accounts.user(identity)
-        return await self._directory.revoke(user.id, lambda: remove(user.id, check))
+        removal = _Removal(self._directory.accounts, user, check or any_revision, then)
+        who = f"{asked_by.name} ({asked_by.id})"
+        await self._directory.revoke(user.id, removal.proceed, who)
 
     async def check(self, name: str, password: str, address: str) -> User:
         """Return the user of a name and a password, asked from an address.
@@ -101,3 +119,37 @@ class People:
     async def log_out(self, token: str) -> bool:
         """Revoke a token; whether it was one that counted."""
         return await self._log_ins.revoke(token)
+
+
+class _Removal:
+    """The removal of a user, which is tried again where the database could not take it."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        user: User,
+        check: Check,
+        then: Callable[[], Coroutine[Any, Any, None]] | None,
+    ) -> None:
+        self._accounts = accounts
+        self._user = user
+        self._check = check
+        self._then = then
+        self._tried = self._checked = False
+
+    async def proceed(self) -> None:
+        """Do what is not done yet."""
+        again, self._tried = self._tried, True
+        try:
+            await self._accounts.remove_user(self._user.id, self._check_once)
+        except NotFound:
+            if not again:
+                raise
+        if self._then is not None:
+            await self._then()
+
+    async def _check_once(self, revision: str, connection: Connection) -> None:
+        # Who changes a user that is refused already does not make them valid again by it.
+        if not self._checked:
+            await self._check(revision, connection)
+            self._checked = True

@@ -83,6 +83,15 @@ class Snapshot:
         made += [key.created_at for key, _ in self._keys.values()]
         return max(made, default=0.0)
 
+    def user(self, identity: str) -> User | None:
+        """Return a user by id or name."""
+        users = (user for user, _ in self._users.values())
+        return next((each for each in users if identity in {each.id, each.name}), None)
+
+    def key(self, key_id: str) -> Key | None:
+        """Return a key by its id."""
+        return next((key for key, _ in self._keys.values() if key.id == key_id), None)
+
     def revoked_since(self, before: Snapshot) -> set[str]:
         """Return the ids of principals and tokens that were revoked since another snapshot."""
         over = {identity for identity, _ in before._grants() - self._grants()}

@@ -12,6 +12,7 @@ from mataserver_accounts.pages import (
     JSON,
     MAX_BODY,
     caller,
+    caller_text,
     is_administrator,
 )
 from mataserver_accounts.records import Password, Role, Tags, User, UserName, UserPage
@@ -137,9 +138,11 @@ class UserRoutes:
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
         accounts = self._directory.accounts
-        user = await accounts.user(request.match_info["user"])
-        work = self._directory.revoke(user.id, lambda: accounts.remove_user(user.id))
-        self._note(request, "removed", await work)
+        user = await self._directory.user_to_revoke(request.match_info["user"])
+        removed = await self._directory.revoke(
+            user.id, lambda: accounts.remove_user(user.id), caller_text(request)
+        )
+        self._note(request, "removed", removed)
         return web.Response(status=204)
 
     async def _own(self, identity: str) -> User | None:

@@ -1,16 +1,20 @@
-"""Revocations that the database has no room for are in force all the same, and stored later."""
+"""Revocations that the database cannot take are in force all the same, and stored later."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import logging
 
 import pytest
 import sqlalchemy as sa
 
+from mataserver import Conflict, NotFound
 from mataserver_accounts import directory
 from mataserver_accounts.announced_tables import AnnouncedTables
-from mataserver_database import Full
+from mataserver_accounts.refusals import Refusal, Refusals
+from mataserver_database import Busy, Database, Full
 
 
 class Disk:
@@ -32,6 +36,27 @@ def disk(monkeypatch):
     monkeypatch.setattr(AnnouncedTables, "_announce", announced)
     monkeypatch.setattr(directory, "STORE_SECONDS", 0.05)
     return made
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """Return what has the database not answer for a while."""
+
+    @contextlib.contextmanager
+    def cut_off():
+        @contextlib.asynccontextmanager
+        async def busy(_database):
+            raise Busy("The database does not answer now")
+            yield
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "read", busy)
+            patch.setattr(Database, "begin", busy)
+            yield
+
+    monkeypatch.setattr(directory, "STORE_SECONDS", 0.05)
+    monkeypatch.setattr(directory, "RETRY_SECONDS", 0.05)
+    return cut_off
 
 
 async def key_of(client, token):
@@ -79,6 +104,69 @@ async def test_revocations_without_room(client, disk):
     for each, wanted in ((key, 403), (token, 401), (of_bob, 401), (second, 200)):
         assert (await client.ask("GET", "/v1/me", each))[0] == wanted
     assert (await client.ask("GET", f"/v1/users/{ada['id']}"))[0] == 200
+
+
+async def test_revocations_while_the_database_is_away(client, away):
+    """A key and a user are known from memory and refused, and go when it is back."""
+    _, token = await client.user("ada")
+    first, key = await key_of(client, token)
+    bob, of_bob = await client.user("bob")
+    _, of_eve = await client.user("eve")
+    unknown = "00000000-0000-4000-8000-000000000000"
+    with away():
+        for path, secret, shown in (
+            (f"/v1/keys/{first}", of_eve, (404, 200)),
+            (f"/v1/keys/{first}", None, (503, 403)),
+            (f"/v1/keys/{unknown}", None, (503, 403)),
+        ):
+            status, _ = await client.ask("DELETE", path, secret)
+            assert (status, (await client.ask("GET", "/v1/models", key))[0]) == shown
+        for name in ("nobody", "bob"):
+            assert (await client.ask("DELETE", f"/v1/users/{name}"))[0] == 503
+        assert (await client.ask("GET", "/v1/models", of_bob))[0] == 401
+        assert (await client.ask("GET", "/v1/models", token))[0] == 200
+
+    async def stored():
+        shown = [f"/v1/keys/{first}", f"/v1/users/{bob['id']}"]
+        return [(await client.ask("GET", each))[0] for each in shown] == [404, 404]
+
+    await until(stored)
+    for each, wanted in ((key, 403), (of_bob, 401), (token, 200)):
+        assert (await client.ask("GET", "/v1/me", each))[0] == wanted
+
+
+async def test_what_becomes_of_refusals(caplog):
+    """One that cannot be stored holds up no other; only what is settled is no longer refused."""
+    caplog.set_level(logging.INFO)
+    refusals, asked = Refusals(logging.getLogger("refusals")), []
+
+    def refuse(identity, error):
+        async def storing():
+            asked.append(identity)
+            if error is not None:
+                raise error
+
+        refusals.add(identity, Refusal(storing, "root (1)", "away"))
+
+    refuse("full", Full("No room"))
+    refuse("broken", RuntimeError("Something else"))
+    refuse("gone", NotFound("User not found"))
+    refuse("last", Conflict("ada is the last administrator"))
+    refuse("taken", None)
+    assert caplog.text.count("as root (1) asked") == 5
+    caplog.clear()
+    for _ in range(2):
+        settled = await refusals.store()
+        assert set(settled) == {"gone", "last", "taken"}
+    assert asked == ["full", "broken", "gone", "last", "taken"] * 2
+    said = [each.getMessage() for each in caplog.records]
+    assert [len([each for each in said if word in each]) for word in ("full", "broken")] == [1, 1]
+    assert "last is valid again, though root (1) asked to refuse it" in caplog.text
+    assert "it is stored that taken is refused, as root (1) asked" in caplog.text
+    refuse("taken", Full("No room"))  # asked for anew before what was stored has been read
+    refusals.drop(settled)
+    assert set(await refusals.store()) == set()
+    assert asked[-3:] == ["full", "broken", "taken"]
 
 
 async def test_a_log_in_without_room(accounts, database, disk):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+import logging
 
+import pytest
+import sqlalchemy as sa
+from stand_in_fleet import until
+
+from mataserver_accounts import directory
 from mataserver_accounts.announced_tables import AnnouncedTables
 from mataserver_accounts.passwords import Passwords
 from mataserver_database import Full
+from mataserver_fleet.tables import GRANTS
 
 OK = (200, {"status": "ok"})
 ADA = {"name": "ada", "password": "correct horse", "role": "developer", "tags": "night, floor 2"}
@@ -41,6 +48,43 @@ async def test_a_user_who_is_removed_without_room_for_it(client, monkeypatch):
     monkeypatch.setattr(AnnouncedTables, "_announce", full)
     assert (await client.ask("DELETE", "/api/users/ada"))[0] == 507
     assert (await client.ask("GET", "/v1/me", token))[0] == 401
+
+
+async def test_a_user_who_is_changed_before_their_removal_is_stored(client, monkeypatch, caplog):
+    """They stay refused: ``If-Match`` was of the removal's moment. Their authorisations go too."""
+    caplog.set_level(logging.INFO, logger="mataserver.plugin.accounts")
+    monkeypatch.setattr(directory, "STORE_SECONDS", 3600.0)
+    refused = []
+    token = await client.person("ada")
+    await client.made("/api/apps", {"name": "door"})
+    assert (await client.ask("POST", "/api/users/ada/apps/door/auth"))[0] == 200
+    _, ada = await client.ask("GET", "/api/users/ada")
+    headers = {"If-Match": client.headers["ETag"]}
+
+    async def full(*_given):
+        refused.append(True)
+        raise Full("The disk of the database is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnnouncedTables, "_announce", full)
+        assert (await client.ask("DELETE", "/api/users/ada", headers=headers))[0] == 507
+        await until(lambda: asyncio.sleep(0, len(refused) == 2))
+    assert (await client.ask("PATCH", "/v1/users/ada", json={"tags": ["late"]}))[0] == 200
+
+    async def removed():
+        return (await client.ask("GET", "/api/users/ada"))[0] == 404
+
+    await until(removed)
+    assert (await client.ask("GET", "/v1/me", token))[0] == 401
+    store = client.server.service("fleet")._components.store
+
+    async def forgotten():
+        async with store.read() as connection:
+            own = sa.select(GRANTS).where(GRANTS.c.user_id == ada["id"])
+            return not (await connection.execute(own)).first()
+
+    await until(forgotten)
+    assert "valid again" not in caplog.text
 
 
 async def test_a_full_disk_is_documented(client):
