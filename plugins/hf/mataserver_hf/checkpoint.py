@@ -43,6 +43,8 @@ _UNREADABLE = (
     SafetensorError,
     pickle.UnpicklingError,  # more than weights: torch runs none of it
 )
+_SEE_LOG = "; the server's log says why"
+_OTHER_SIZES = ": config.json states other sizes than they have, or not the number of classes"
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -175,9 +177,9 @@ class Checkpoint:
             raise Unavailable(_missing_package(self.name, str(error))) from error
         except _UNREADABLE as error:
             self._log.warning("%s: cannot read the %s: %s", self.name, part, error)
-            raise MataError(
-                f"the {part} of {self.name} cannot be read; the server's log says why"
-            ) from error
+            # transformers' own text tells an option of its own, and a report that is not printed.
+            why = _OTHER_SIZES if "ignore_mismatched_sizes" in str(error) else _SEE_LOG
+            raise MataError(f"the {part} of {self.name} cannot be read{why}") from error
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mataserver import MataError
+from mataserver import BadRequest, MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     Forward = Callable[..., Any]
+
+# How torch says that a convolution, a pooling, a border, a resizing or a normalisation has too few
+# values to work on. Anything else, such as a lack of memory, is no fault of the image.
+_TOO_SMALL = re.compile(
+    r"Kernel size can't be greater than actual input size"
+    r"|Output size is too small"
+    r"|Padding size should be less than the corresponding input dimension"
+    r"|Input and output sizes should be greater than 0"
+    r"|Expected more than 1 (value per channel|spatial element) when training"
+)
 
 
 def _raise_unloaded(**_tensors: torch.Tensor) -> Any:
@@ -36,6 +48,22 @@ def not_finite_text(module: torch.nn.Module, dtype: torch.dtype) -> str:
     return text if dtype == torch.float32 else f"{text}; dtype float32 avoids overflows"
 
 
+@contextmanager
+def _too_small_told(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Convert what torch raises for images that are too small into one sentence."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        pixels = tensors.get("pixel_values")
+        if pixels is None or _TOO_SMALL.search(str(error)) is None:
+            raise
+        height, width = pixels.shape[-2:]
+        raise BadRequest(
+            f"an image that is resized to {width}x{height} pixels is too small or too narrow for "
+            "this model"
+        ) from error
+
+
 class Network:
     """A transformers model in evaluation mode.
 
@@ -57,12 +85,15 @@ class Network:
     def labels(self) -> list[str]:
         """The names of the classes, by index.
 
+        Classes without names are called by their numbers. transformers does so, but not for PVT.
         Raises ``MataError`` where ``config.json`` names an index beyond the network's outputs: with
         names that are numbered from 1, each class would get its neighbour's name.
         """
         config = self.config
-        names: dict[int, str] = config.id2label
         last = config.num_labels - 1
+        names: dict[int, str] | None = config.id2label
+        if names is None:
+            return [f"LABEL_{number}" for number in range(last + 1)]
         if strange := sorted(number for number in names if not 0 <= number <= last):
             raise MataError(
                 f"id2label in config.json names the class {strange[0]}, but the network tells the "
@@ -92,8 +123,9 @@ class Network:
         """Call the model, or one of its methods, on tensors of any device without gradients.
 
         Floating point tensors are cast to the weights' format; ``options`` are passed on unchanged.
+        Raises ``BadRequest`` for images of which too little is left inside the network.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), _too_small_told(tensors):
             placed = {name: self._to_device(tensor) for name, tensor in tensors.items()}
             call = getattr(self._module, method) if method else self.forward
             return call(**placed, **options)

@@ -7,6 +7,7 @@ of equal shapes share a forward pass: a batch gives the same results as its imag
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,12 @@ _LONGEST = 8
 
 _LEVIT_SHARE = 224 / 256
 _CONVNEXT_STRETCHED = 384  # from here on ConvNeXt's processor stretches images to a square
+
+_MOST_SQUARES = 16
+"""How often the size that a processor states may fit into an image whose shape it keeps.
+
+Nothing else limits the longer side: 518 by 50000 pixels would be 130,000 tokens of attention.
+``max_pixels`` is no limit here: these are 26 million pixels, and its default is 50 million."""
 
 
 class Preprocessor:
@@ -112,8 +119,23 @@ class Preprocessor:
         Its shorter side is enlarged to what the network sees, and the longer one with it: an image
         of 1 by 5000 pixels would take gigabytes before the middle of it is cut out.
         """
+        if self._squares(*image.shape[:2]) > _MOST_SQUARES:
+            raise too_small_error(image)
         edge, (short, long) = self._free_edge, sorted(image.shape[:2])
         check_pixels(image, edge * edge * long / short, edge * edge, self._max_pixels)
+
+    def _squares(self, height: int, width: int) -> float:
+        """Return how often the stated size fits into an image whose shape is kept; else 0.
+
+        Of the two scales that fit a side, processors take the one that changes the image less.
+        """
+        if not (getattr(self.processor, "keep_aspect_ratio", False) and self.input_size):
+            return 0.0
+        if type(self.processor).__name__.startswith("ZoeDepth") and self.processor.do_pad:
+            height, width = (side + 2 * int(3 * math.sqrt(side / 2)) for side in (height, width))
+        rows, columns = self.input_size
+        scale = min(rows / height, columns / width, key=lambda each: abs(1 - each))
+        return scale * scale * height * width / (rows * columns)
 
     @property
     def _free_edge(self) -> int:
@@ -134,6 +156,8 @@ class Preprocessor:
                 images=[image], input_data_format="channels_last", return_tensors="pt", **options
             )
         except (ValueError, RuntimeError) as error:
+            if "DefaultCPUAllocator" in str(error):  # ZoeDepth's resizes with torch
+                raise
             raise too_small_error(image) from error
         return dict(tensors.items())
 

@@ -150,7 +150,7 @@ class GroundingDetector:
         for prompts, indices, tensors in _groups(self._preprocessor, images, params):
             text, owners = self._tokens(prompts)
             texts = {name: each.expand(len(indices), -1) for name, each in text.items()}
-            output = self._run({**tensors, **texts}, images[indices[0]])
+            output = self._network.run({**tensors, **texts})
             # The logits after the text's own tokens are padded with minus infinity.
             logits = self._network.finite(output.logits[..., : len(owners)])
             boxes = self._network.finite(output.pred_boxes)
@@ -164,18 +164,6 @@ class GroundingDetector:
     def close(self) -> None:
         """Free the weights."""
         self._network.close()
-
-    def _run(self, given: dict[str, torch.Tensor], image: NDArray[np.uint8]) -> Any:
-        """Run the network on the tensors of images such as ``image``.
-
-        Raises ``BadRequest`` where its last map has a single value, which torch cannot normalise.
-        """
-        from mataserver_hf.preprocessor import too_small_error
-
-        try:
-            return self._network.run(given)
-        except ValueError as error:
-            raise too_small_error(image) from error
 
     def _encode(self, prompts: Prompts) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Return the tokens ``[1, T]`` of all prompts and, by token, which prompt it belongs to."""

@@ -73,6 +73,30 @@ def test_every_family_equals_transformers(family, checkpoint, session_context, p
         assert float(logits.std() / logits.abs().max()) > 0.1
 
 
+@pytest.mark.parametrize("number", [{}, {"num_labels": 6}, {"id2label": None, "num_labels": 6}])
+def test_a_pvt_without_names(number, checkpoint, session_context, picture, tmp_path):
+    """Its classes are called by their numbers; transformers does so for other families alone.
+
+    Without their number it takes a thousand for granted: weights of another are refused.
+    """
+    path = tmp_path / "pvt"
+    shutil.copytree(checkpoint("pvt_classifier"), path)
+    config = json.loads((path / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (path / "config.json").write_text(json.dumps(config | number))
+    spec = ModelSpec("tiny/pvt", "classify", "hf", path)
+    if not number:
+        with pytest.raises(MataError, match="states other sizes than they have, or not the number"):
+            classify.load(spec, session_context)
+        return
+    image = picture(90, 150)
+    [result] = classify.load(spec, session_context).predict([image], [ALL])
+    named = ModelSpec("tiny/pvt", "classify", "hf", checkpoint("pvt_classifier"))
+    [expected] = classify.load(named, session_context).predict([image], [ALL])
+    assert sorted(scores(result)) == [f"LABEL_{index}" for index in range(6)]
+    assert sorted(scores(result).values()) == sorted(scores(expected).values())
+
+
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_batch_equals_single(name, model, picture):
     """A batch of mixed sizes gives what its images give one by one."""

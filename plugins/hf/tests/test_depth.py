@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mataserver import MataError, ModelSpec
+from mataserver import BadRequest, MataError, ModelSpec
 from mataserver_hf import depth
 
 FAMILIES = ("depth_anything", "dpt", "glpn", "zoedepth")
@@ -211,6 +211,44 @@ def test_normalized_by_default(name, model, picture):
     assert (result.depth_map.min(), result.depth_map.max()) == (0.0, 1.0)
     assert result.depth_map.dtype == np.float32
     np.testing.assert_allclose(result.depth_map, (raw.depth_map - low) / (high - low), atol=1e-6)
+
+
+def test_a_picture_that_is_too_narrow_for_the_network(model, picture):
+    """Fewer pixels than a patch has are left: that is the picture's fault, and told so."""
+    with pytest.raises(BadRequest, match="resized to 4x64 pixels is too small or too narrow"):
+        model("zoedepth").predict([picture(500, 20)], [RAW])
+    [result] = model("zoedepth").predict([picture(20, 500)], [RAW])
+    assert result.depth_map.shape == (20, 500)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "refused"),
+    [
+        # 518 by 518 pixels are stated.
+        ("DPTImageProcessorPil", (518, 8200), (518, 8300)),
+        ("DPTImageProcessorPil", (8200, 518), (50000, 518)),
+        ("DPTImageProcessorPil", (200, 9000), (270, 9000)),  # which is scaled by 518 / 270
+        # Its border belongs to what is resized: 518 rows become 614.
+        ("ZoeDepthImageProcessorPil", (518, 9400), (518, 9600)),
+    ],
+)
+def test_a_picture_whose_shape_is_kept_is_not_of_any_length(name, kept, refused, picture):
+    """Nothing else limits the longer side: 518 by 50000 pixels were 130,000 tokens of attention."""
+    import transformers
+
+    from mataserver_hf.preprocessor import Preprocessor
+
+    size = {"height": 518, "width": 518}
+    processor = getattr(transformers, name)(
+        size=size, keep_aspect_ratio=True, ensure_multiple_of=14
+    )
+    preprocessor = Preprocessor(processor, 50_000_000)
+    preprocessor.check_enlarged(picture(*kept))
+    rows, columns = preprocessor.unpadded_size(kept) if name[0] == "D" else (518, 518)
+    assert rows * columns <= 16.1 * 518 * 518
+    height, width = refused
+    with pytest.raises(BadRequest, match=f"{width}x{height} pixels is too small or too narrow"):
+        list(preprocessor.groups([picture(*refused)]))
 
 
 def test_constant_map_becomes_zeros():

@@ -135,6 +135,12 @@ def test_too_narrow_image_is_the_clients_fault(model, picture):
         model("detr").predict([picture(1, 1000)], [ALL])
 
 
+def test_a_picture_of_which_a_single_value_is_left(model, picture):
+    """Deformable DETR normalises its last map; torch refuses to do so with one value."""
+    with pytest.raises(BadRequest, match="resized to 64x64 pixels is too small or too narrow"):
+        model("deformable_detr").predict([picture(3, 3)], [ALL])
+
+
 def test_classes_without_names_are_called_by_their_numbers(
     checkpoint, load_from, picture, tmp_path
 ):

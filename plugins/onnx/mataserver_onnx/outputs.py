@@ -135,9 +135,14 @@ def _yolo_class_count(graph: Graph, layout: LayoutName, options: ModelOptions) -
         return None
     count = width - form.fixed - more
     if count < 1:
+        others = f"{form.fixed + more} others"
+        if more:
+            kind = "a mask" if form.task == "segment" else "keypoints"
+            others += f", {more} of them for {kind}"
+        hint = "keypoints, or another layout," if form.task == "pose" else "another layout"
         raise MataError(
-            f"{yolo.describe_outputs(graph)} have no room for {more} numbers of keypoints or "
-            "masks: state keypoints, or another layout, under plugins.onnx.models"
+            f"{yolo.describe_outputs(graph)} have no number of a class: an answer of {layout} has "
+            f"{others}; state {hint} under plugins.onnx.models"
         )
     return count
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from mataserver import MataError
+from mataserver import BadRequest, MataError
 from mataserver_onnx.preparation import Geometry, Preparation, fixed_size, stretched, table
 from mataserver_onnx.processor_types import PROCESSORS, shortest, square
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Plan = Callable[[int, int], Geometry]
 
 _SMALL = 384
+_MOST_SQUARES = 16
+"""How often the stated size may fit into an image whose shape is kept; nothing else limits it."""
 _SPECIAL = frozenset[str]().union(*(each.extra for each in PROCESSORS.values())) - {"do_normalize"}
 """Settings that some processors alone have. Configurations keep those of a former processor."""
 
@@ -168,8 +170,17 @@ class _ProcessorSettings:
         high, wide = self._size["height"] / height, self._size["width"] / width
         if self._settings["keep_aspect_ratio"]:
             high = wide = wide if abs(1 - wide) < abs(1 - high) else high
+            self._check_squares(height, width, high)
         step = self._settings["ensure_multiple_of"]
         return _nearest(high * height, step), _nearest(wide * width, step)
+
+    def _check_squares(self, height: int, width: int, scale: float) -> None:
+        """Raise ``BadRequest`` for an image so long that attention would see too many tokens."""
+        stated = self._size["height"] * self._size["width"]
+        if scale * scale * height * width > _MOST_SQUARES * stated:
+            raise BadRequest(
+                f"an image of {width}x{height} pixels is too small or too narrow for this model"
+            )
 
     def _divisor(self, height: int, width: int) -> Size:
         step = int(self._settings["size_divisor"])

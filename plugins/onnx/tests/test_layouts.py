@@ -204,8 +204,24 @@ def test_what_is_stated_overrules_the_metadata():
     stated = ModelOptions(layout="yolo-pose", keypoints=(9, 3))
     assert layouts.choose(other, {}, "pose", stated) == "yolo-pose"
     assert outputs.class_count(other, {}, "yolo-pose", stated) == 1
-    with pytest.raises(MataError, match=r"no room for 51 numbers of keypoints.*state keypoints"):
+    said = "yolo-pose has 55 others, 51 of them for keypoints; state keypoints, or another layout"
+    with pytest.raises(MataError, match=said):
         outputs.class_count(other, {}, "yolo-pose", ANY)
+
+
+@pytest.mark.parametrize(
+    ("graph", "layout", "others"),
+    [
+        (only(1, 5, 8400), "yolo-obb", "5 others"),
+        (only(1, 25200, 5), "yolo-v5", "5 others"),
+        (seg(1, 36, 8400), "yolo-seg", "36 others, 32 of them for a mask"),
+    ],
+)
+def test_a_stated_layout_without_a_class_is_refused(graph, layout, others):
+    """What is told is about the layout that was stated: a rotated box has no keypoints."""
+    said = f"no number of a class: an answer of {layout} has {others}; state another layout under"
+    with pytest.raises(MataError, match=said):
+        outputs.class_count(graph, {}, layout, ModelOptions(layout=layout))
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,15 @@ def test_what_is_not_known_is_refused(settings, said):
         processor.read(settings)
 
 
+def test_an_image_whose_shape_is_kept_is_not_of_any_length():
+    """Nothing else limits the longer side, and so the tokens of a depth network."""
+    keeps = {"image_processor_type": "DPTImageProcessor", "keep_aspect_ratio": True}
+    prepare = processor.read(keeps | {"size": 56, "ensure_multiple_of": 14}).prepare
+    with pytest.raises(BadRequest, match="1000x56 pixels is too small or too narrow"):
+        prepare(np.zeros((56, 1000, 3), np.uint8))
+    assert prepare(np.zeros((56, 890, 3), np.uint8))[0].shape == (3, 56, 896)
+
+
 def test_a_network_of_one_size_gets_it():
     """Where the processor would keep the aspect ratio, the network's only size counts."""
     keeps = {"image_processor_type": "DetrImageProcessor"}
