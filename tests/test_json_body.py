@@ -132,6 +132,58 @@ def test_an_integer_may_have_a_point(text):
     assert json_body.convert(json.loads(given), Body).options == Options(5)
 
 
+class Inner(msgspec.Struct):
+    """A struct within a body."""
+
+    value: int = 0
+    note: Any = None
+
+
+class Loose(msgspec.Struct):
+    """A body with integers in many places, and with fields of any type."""
+
+    count: int | None = None
+    sides: list[int] = []
+    named: dict[str, Inner] = {}
+    dotted: int = msgspec.field(default=0, name="a.b")
+    note: Any = None
+    raw: msgspec.Raw = msgspec.Raw(b"")
+
+
+def both(given: dict[str, Any]) -> list[Loose]:
+    """Return a body that was decoded, and one that was converted."""
+    bodies = [json_body.decode(json.dumps(given).encode(), Loose)]
+    return bodies if "raw" in given else [*bodies, json_body.convert(given, Loose)]
+
+
+def test_only_integers_lose_their_point():
+    """A value whose type the body does not say stays as it is, whatever stands beside it."""
+    given = {
+        "count": 5.0,
+        "a.b": 4.0,
+        "sides": [1, 2.0, 3.0],
+        "named": {"x.y": {"value": 6.0, "note": 7.0}, "z": {"value": 8.0}},
+        "note": {"v": 2.0, "image": "A" * 10_000},
+    }
+    for body in both(given):
+        assert (body.count, body.dotted, body.sides) == (5, 4, [1, 2, 3])
+        assert body.named == {"x.y": Inner(6, 7.0), "z": Inner(8)}
+        assert type(body.named["x.y"].note) is type(body.note["v"]) is float
+        assert body.note == given["note"]
+    (body,) = both({"count": 5.0, "raw": {"v": 2.0}})
+    assert bytes(body.raw) == b'{"v":2.0}'
+
+
+def test_many_integers_with_points():
+    """A long list is not read once for each of them; a fraction among them is told."""
+    numbers = [float(number) for number in range(20_000)]
+    for body in both({"count": 5.0, "sides": numbers, "note": 2.0}):
+        assert body.sides == list(range(20_000))
+        assert type(body.note) is float
+    with pytest.raises(InvalidParams, match=r"^sides\[19999\]: expected `int`, got `float`"):
+        both({"sides": [*numbers[:-1], 0.5]})
+
+
 @pytest.mark.parametrize("text", ["5.5", "1e300", "9007199254740993.0", '"5.0"'])
 def test_what_is_no_integer_is_none(text):
     """A fraction, and what a float cannot hold exactly, are refused as before."""

@@ -59,7 +59,7 @@ def _decode(data: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         if _is_spelling(error):
-            return _decode_as(_reencode_plain(data), kind)
+            return _decode_plain(data, kind)
         _check_json(data)
         raise _invalid_params(error, kind, data) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -76,7 +76,7 @@ def convert(value: Any, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
         try:
-            return msgspec.convert(_plain(value), kind)
+            return whole_numbers.read(without_nulls(value), lambda v: msgspec.convert(v, kind))
         except msgspec.ValidationError as error:
             raise _invalid_params(error, kind) from None
         except RecursionError:
@@ -131,11 +131,21 @@ def _trailing_backslashes(text: bytes) -> int:
     return len(text) - len(text.rstrip(b"\\"))
 
 
-def _decode_as(data: bytes, kind: type[T]) -> T:
+def _decode_plain(data: bytes, kind: type[T]) -> T:
+    """Decode without object members that are null, and with integers as such."""
+    plain = b""
+
+    def read(value: Any) -> T:
+        nonlocal plain
+        plain = msgspec.json.encode(value)
+        return msgspec.json.decode(plain, type=kind)
+
     try:
-        return msgspec.json.decode(data, type=kind)
+        return whole_numbers.read(without_nulls(msgspec.json.decode(data)), read)
     except msgspec.ValidationError as error:
-        raise _invalid_params(error, kind, data) from None
+        raise _invalid_params(error, kind, plain) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise BadRequest("The body is not valid JSON") from None
 
 
 def describe_error(error: msgspec.ValidationError, kind: Any = None) -> str:
@@ -155,18 +165,6 @@ def _invalid_params(error: msgspec.ValidationError, kind: Any, data: bytes = b""
 def _is_spelling(error: msgspec.ValidationError) -> bool:
     """Whether a body may be valid once nulls are left out and 5.0 is 5."""
     return "got `null`" in str(error) or whole_numbers.are_refused(error)
-
-
-def _plain(value: Any) -> Any:
-    return whole_numbers.as_integers(without_nulls(value))
-
-
-def _reencode_plain(data: bytes) -> bytes:
-    """Return the JSON without object members that are null, and with integers as such."""
-    try:
-        return msgspec.json.encode(_plain(msgspec.json.decode(data)))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise BadRequest("The body is not valid JSON") from None
 
 
 def without_nulls(value: Any) -> Any:

@@ -168,7 +168,7 @@ def _convert(values: Mapping[str, Any], target: type[T]) -> T:
         if not whole_numbers.are_refused(error):
             raise
     try:
-        return msgspec.convert(whole_numbers.as_integers(values), target)
+        return whole_numbers.read(values, lambda given: msgspec.convert(given, target))
     except RecursionError:
         raise BadRequest("The params are nested too deeply") from None
 
