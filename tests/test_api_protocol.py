@@ -9,6 +9,7 @@ import pytest
 
 from api_answers import problem
 from mataserver import config
+from mataserver.http import protocol
 from mataserver.testing import serving
 
 
@@ -84,3 +85,19 @@ def test_a_budget_smaller_than_one_body_is_refused():
     """A budget of bytes in flight that no body of the allowed size fits into stops the start."""
     with pytest.raises(config.ConfigError, match="max_inflight_mb"):
         config.load(environ={}, max_inflight_mb=1.0)
+
+
+async def test_extensions_of_chunks_are_limited(server, caplog):
+    """A body of extensions alone is 413 long before its time is over; chunks of a byte are not."""
+    head = (
+        b"POST /v1/infer?model=fake-detect HTTP/1.1\r\nHost: x\r\n"
+        b"Authorization: Bearer test-key\r\nContent-Type: image/png\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    answer = await raw(server, head + b"1;" + protocol.MAX_FRAMING * b"x" + 300_000 * b"x")
+    assert b" 413 " in answer.split(b"\r\n")[0]
+    assert protocol.FRAMING.encode() in answer
+    answer = await raw(server, head + 300_000 * b"1\r\nx\r\n" + b"0\r\n\r\n")
+    assert b" 400 " in answer.split(b"\r\n")[0]
+    assert b"image" in answer
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

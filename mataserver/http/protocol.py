@@ -13,6 +13,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_fileresponse
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
+from mataserver.errors import TooLarge
 from mataserver.http import common_headers
 from mataserver.http.paced_input import PacedInput, first_slice
 from mataserver.http.unread_output import UnreadOutput
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from aiohttp import WebSocketError
+    from aiohttp import StreamReader, WebSocketError
 
     from mataserver.http.budget import BudgetShare
     from mataserver.http.unread_output import AnonymousOutput
@@ -38,6 +39,11 @@ _OK = "HTTP/1.1 200 OK"
 _CLOSE = 0x88
 """The first byte of a WebSocket's closing frame (RFC 6455, section 5.2)."""
 _MAX_REASON = 123
+MAX_FRAMING = 1_048_576
+"""Bytes of chunks' sizes and extensions that a body may have beside ``_INPUT_PER_BYTE``."""
+_INPUT_PER_BYTE = 8
+"""Bytes read for each byte of a body; six, where each is a chunk of its own."""
+FRAMING = "The body's chunks have more extensions than content"
 _WITH_BODY = frozenset({hdrs.METH_GET, hdrs.METH_POST})
 _FAILED = b'{"detail":"Internal server error"}'
 
@@ -126,8 +132,8 @@ class HttpConnection(RequestHandler):
     """
 
     __slots__ = (
-        "_budget", "_fail", "_frame_checker", "_input", "_socket_owner", "_unread", "_wire",
-        "is_anonymous",
+        "_body", "_body_input", "_budget", "_fail", "_frame_checker", "_input", "_socket_owner",
+        "_unread", "_wire", "is_anonymous",
     )  # fmt: skip
 
     def __init__(
@@ -147,6 +153,8 @@ class HttpConnection(RequestHandler):
         self._frame_checker: FrameChecker | None = None
         self._fail: Callable[[WebSocketError], None] | None = None
         self._socket_owner: str | None = None
+        self._body: StreamReader | None = None
+        self._body_input = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start serving requests."""
@@ -167,6 +175,19 @@ class HttpConnection(RequestHandler):
             self._input.keep(data[end:])
             data = data[:end]
         super().data_received(data)
+        if self._frame_checker is None and self._current_request is not None:
+            self._limit_framing(self._current_request.content, len(data))
+
+    def _limit_framing(self, body: StreamReader, size: int) -> None:
+        """Refuse a body that is nearly all framing: what chunks' extensions hold is in no limit."""
+        if body.is_eof() or body.exception() is not None:
+            return
+        if body is not self._body:
+            self._body, self._body_input = body, 0
+        self._body_input += size
+        if self._body_input > MAX_FRAMING + _INPUT_PER_BYTE * body.total_bytes:
+            self._lingering_time = 0.0  # what else arrives of it is not waited for
+            body.set_exception(TooLarge(FRAMING))
 
     def _pause_input(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
@@ -235,7 +256,7 @@ class HttpConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release the connection's resources."""
-        self._wire = None
+        self._wire = self._body = None
         self._input.end()
         self._unread.end()
         if self._frame_checker is not None:
