@@ -13,13 +13,13 @@ import msgspec
 from mataserver import MataError
 from mataserver_jobs import lease_guard
 from mataserver_jobs.file_transfer import TransferError
-from mataserver_jobs.kinds import Ended, LeaseRenewed, Message, Report
+from mataserver_jobs.kinds import Ended, Message, Report
 from mataserver_jobs.leases import LEASE_SECONDS
 
 if TYPE_CHECKING:
     from mataserver import Child
     from mataserver_jobs.file_transfer import Parcel, Piece
-    from mataserver_jobs.kinds import JobKind
+    from mataserver_jobs.kinds import JobKind, LeaseRenewed
     from mataserver_jobs.record import Record
     from mataserver_jobs.returned_files import ReturnedFiles
     from mataserver_jobs.store import Store
@@ -68,8 +68,8 @@ class Attempt:
         """Check now whether the job is to stop."""
         self._wake_event.set()
 
-    def promise(self, renewed: float) -> float | None:
-        """Return for how many seconds the process may go on, after a renewal of the lease.
+    def promise(self, renewed: float) -> LeaseRenewed | None:
+        """Return for how long the process may go on, after a renewal of the lease.
 
         From then on it is told of each renewal, and stops by itself without one. None where no
         other server may take the job while this one lives.
@@ -77,8 +77,9 @@ class Attempt:
         if not self._store.is_shared:
             return None
         left = renewed + HOLD_SECONDS - asyncio.get_running_loop().time()
-        self._promised = lease_guard.now() + left
-        return left
+        told = lease_guard.renewed_for(left)
+        self._promised = told.until
+        return told
 
     async def run(self, renewed: float) -> Ended | None:
         """Read the process's messages until its end; None when it died.
@@ -146,14 +147,15 @@ class Attempt:
         if not self._hold_after(renewed):
             return
         stopped = self._held.is_set()
-        if self._promised is not None:
-            stopped |= self._promised <= lease_guard.now()
-            told = LeaseRenewed(self.promise(renewed) or 0.0)
+        if (promised := self._promised) is not None:
+            told = self.promise(renewed)
             with contextlib.suppress(ConnectionError):  # its end tells more
                 self._process.write(msgspec.json.encode(told) + b"\n")
+            stopped |= promised <= lease_guard.now()
         if stopped:
             self._held.clear()
             log.warning("job %s goes on: its lease is renewed", self._record.id)
+        if stopped or promised is not None:  # it may just now stop itself, before it reads this
             self._process.signal(signal.SIGCONT)
 
     def _hold_after(self, renewed: float) -> bool:

@@ -110,8 +110,8 @@ class Assignment(Struct, frozen=True):
 
     Where it has not the folder of the jobs, ``given`` tells what follows of the job's input: then
     ``folder`` is empty, and its output is sent back before the end is told. Where another server
-    may work in that folder later, ``lease`` is for how many seconds the job is this one's, and
-    ``LeaseRenewed`` follows each time that there are more.
+    may work in that folder later, ``lease`` is for how long the job is this one's, and another
+    follows each time that it is longer.
     """
 
     id: str
@@ -122,13 +122,19 @@ class Assignment(Struct, frozen=True):
     access: Access | None = None
     settings: Any = None
     given: Parcel | None = None
-    lease: float | None = None
+    lease: LeaseRenewed | None = None
 
 
 class LeaseRenewed(Struct, frozen=True, tag="lease"):
-    """For how many seconds from now the job is this server's."""
+    """For how many ``seconds`` from now the job is this server's.
+
+    It may be read late. ``clock`` names the clock by which the time ends at ``until``: a process
+    that has the same one does not count from when it reads.
+    """
 
     seconds: float
+    clock: str
+    until: float
 
 
 class Report(Struct, frozen=True, tag="report"):

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -22,6 +23,7 @@ from mataserver_jobs.kinds import LeaseRenewed
 _STEP = 1.0
 """Seconds between two looks at the clock: a wait does not count the time of a suspended machine."""
 _READ_BYTES = 4096
+_BOOT, _TIMES = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/time")
 
 
 def now() -> float:
@@ -29,23 +31,43 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def clock() -> str:
+    """Return which processes have the clock of ``now``: of one boot, and one time namespace."""
+    return f"{_BOOT.read_text().strip()}.{_TIMES.stat().st_ino if _TIMES.exists() else 0}"
+
+
+def renewed_for(seconds: float) -> LeaseRenewed:
+    """Return what a process is told whose lease lasts for so many seconds from now."""
+    return LeaseRenewed(seconds, clock(), now() + seconds)
+
+
+def _end_of(lease: LeaseRenewed) -> float:
+    """Return when a lease ends of which this process reads now.
+
+    What it reads may have waited: its threads were busy, or it was stopped, or the machine was
+    suspended. Another machine's clock says nothing here.
+    """
+    counted = now() + lease.seconds
+    return min(counted, lease.until) if lease.clock == clock() else counted
+
+
 class LeaseGuard:
     """Stops this process, and those that it started, when the lease may be another server's.
 
-    It continues when the server, which has renewed the lease by then, sends SIGCONT. ``seconds``
-    are left of the lease; ``pipe`` is where the server tells more.
+    It continues when the server, which has renewed the lease by then, sends SIGCONT. ``pipe`` is
+    where the server tells more.
     """
 
-    def __init__(self, seconds: float, pipe: int) -> None:
-        self._until = now() + seconds
+    def __init__(self, lease: LeaseRenewed, pipe: int) -> None:
+        self._until = _end_of(lease)
         self._pipe = pipe
         self._rest = b""
 
     @classmethod
-    def start(cls, seconds: float) -> None:
+    def start(cls, lease: LeaseRenewed) -> None:
         """Watch the lease, in a thread that ends with the process."""
         if os.getpgrp() == os.getpid():  # else others than its own would be stopped
-            guard = cls(seconds, sys.stdin.fileno())  # not its buffer, whose lock is taken at exit
+            guard = cls(lease, sys.stdin.fileno())  # not its buffer, whose lock is taken at exit
             threading.Thread(target=guard.watch, name="lease", daemon=True).start()
 
     def watch(self) -> None:
@@ -65,4 +87,4 @@ class LeaseGuard:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             with contextlib.suppress(msgspec.DecodeError):  # the rest of one that is lost
-                self._until = now() + msgspec.json.decode(line, type=LeaseRenewed).seconds
+                self._until = _end_of(msgspec.json.decode(line, type=LeaseRenewed))

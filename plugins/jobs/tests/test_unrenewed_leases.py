@@ -63,7 +63,7 @@ async def unrenewed(store, kinds, folder, monkeypatch, to):
     task = asyncio.create_task(runner.run())
     try:
         async with asyncio.timeout(30):
-            while (await store.get(job.id)).progress <= 0:
+            while (await store.get(job.id)).progress <= 10:  # its first step is done
                 await asyncio.sleep(0.02)
             store.away = True
             await store.refused.wait()
@@ -189,12 +189,15 @@ class Process:
     """A process that says nothing until it ends; ``signals`` it was sent."""
 
     def __init__(self):
-        self.signals = []
+        self.signals, self.written = [], []
         self.ending = asyncio.Event()
         self.has_ended = False
 
     def signal(self, number):
         self.signals.append(number)
+
+    def write(self, data):
+        self.written.append(data)
 
     async def messages(self, _kind):
         await self.ending.wait()
@@ -252,6 +255,23 @@ async def test_the_time_counts_from_the_last_renewal(followed):
     async with asyncio.timeout(30):
         while process.signals != [signal.SIGSTOP, signal.SIGCONT]:
             await asyncio.sleep(0.01)
+    process.ending.set()
+    await running
+
+
+async def test_one_that_stops_itself_just_as_it_is_told(followed, monkeypatch):
+    """It is continued with the next renewal: no later one would find that its time was over."""
+    made, process, renewals = followed
+    monkeypatch.setattr(attempt, "RENEW_SECONDS", 0.01)
+    renewals.answering.set()
+    renewed = asyncio.get_running_loop().time()
+    made.promise(renewed)
+    running = asyncio.create_task(made.run(renewed))
+    async with asyncio.timeout(30):
+        while len(process.signals) < 2:
+            await asyncio.sleep(0.01)
+    assert set(process.signals) == {signal.SIGCONT}
+    assert len(process.written) >= 2
     process.ending.set()
     await running
 
