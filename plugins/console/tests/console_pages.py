@@ -92,6 +92,11 @@ class Person:
         """Go to a page of the console."""
         await self.evaluate(f"location.hash = {json.dumps('#/' + place)}")
 
+    async def reload(self):
+        """Load the page anew; the old one, which goes on for a while, is asked no more."""
+        await self.evaluate("window.old = true; location.reload()")
+        await self.until("!window.old && !!document.body")
+
     async def choose(self, selector, data, name):
         """Choose a file, as the dialog of files does."""
         path = self._folder / name

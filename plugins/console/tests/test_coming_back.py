@@ -46,7 +46,7 @@ async def test_objects_stay_with_their_picture(tmp_path):
         await person.until(f"String({PATHS}.sort()) === {','.join(made)!r}")
         assert await person.evaluate("document.querySelectorAll('.point').length") == 1
         await person.until(f"{KEPT}.then((names) => names === 'objects,picture')")
-        await person.evaluate("location.reload()")
+        await person.reload()
         await person.until(f"String({PATHS}.sort()) === {','.join(made)!r}")
         await person.click("Remove object 1", ".objects")
         await person.until(f"{PATHS}.length === 1")
@@ -83,3 +83,26 @@ async def test_a_page_that_is_left_before_the_mask_came(tmp_path):
         await person.go("segment")
         await person.until(f"{PATHS}.length === 1")
         assert await person.evaluate("document.querySelectorAll('.point').length") == 1
+
+
+async def test_what_is_taken_back_stays_so(tmp_path):
+    """Also the first click of all, before which nothing was kept."""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment")
+        await person.give()
+        await person.point(".clicks", 0.5, 0.5)
+        await person.until(f"{PATHS}.length === 1")
+        await person.until(f"{KEPT}.then((names) => names === 'objects,picture')")
+        await person.press("z")
+        await person.until(f"{PATHS}.length === 0")
+        await person.go("models")
+        await person.until("!!document.querySelector('tr[data-model]')")
+        await person.go("segment")
+        await person.until("!!document.querySelector('.clicks')")
+        await person.click("New object")  # drawn behind what was kept
+        await person.until(f"{OBJECTS}.includes('object 2')")
+        assert await person.evaluate("document.querySelectorAll('.point').length") == 0
+        assert await person.evaluate(f"{PATHS}.length") == 0

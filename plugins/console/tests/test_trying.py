@@ -51,7 +51,7 @@ async def test_a_parameter_and_a_reload(tmp_path):
         await person.fill("[data-param=confidence] input[type=range]", "0.2")
         await person.until(NAMES + ".length == 2")
         assert "confidence=0.2" in await person.evaluate("location.hash")
-        await person.evaluate("location.reload()")
+        await person.reload()
         await person.until("!!document.querySelector('.app:not(.shell)')")
         await person.until(NAMES + ".length == 2")
         assert "square.png\n64 \u00d7 64" in await person.text(".left")

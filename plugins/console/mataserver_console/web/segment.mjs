@@ -8,7 +8,7 @@ import { useDropped } from "./drops.mjs";
 import { save } from "./exporting.mjs";
 import { ms, parted } from "./format.mjs";
 import { Bar } from "./frame.mjs";
-import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { keep, kept } from "./kept.mjs";
 import { Labels } from "./overlay.mjs";
 import { Empty, Ways } from "./picture.mjs";
@@ -52,7 +52,7 @@ function useKept(picture, things, now, put) {
     }
     return () => { here = false; };
   }, [picture]);
-  useEffect(() => { if (picture && !untouched.has(things)) keep("objects", { mark: picture.mark, things, now }); }, [things, now]);
+  useLayoutEffect(() => { if (picture && !untouched.has(things)) keep("objects", { mark: picture.mark, things, now }); }, [things, now]);
 }
 
 function useThings(picture, one) {
