@@ -1,5 +1,5 @@
 // The video that is open on this page, and the frame of it that is looked at.
-import { isAbort } from "./api.mjs";
+import { isAbort, who } from "./api.mjs";
 import { Film, isOver } from "./film.mjs";
 import { useEffect, useRef, useState } from "./html.mjs";
 import { Tracks, promptOf } from "./tracks.mjs";
@@ -56,12 +56,36 @@ async function replayed(film, tracks) {
 
 const planned = (direction, from, total) => ({ forward: total - from, backward: from + 1, both: total })[direction];
 
-/** The session of this page. Opening ends the one before it, leaving the page ends it. */
+/** All of an open video; what is under way goes on with it, whether or not its page is seen. */
+const made = () => ({
+  state: NOTHING, draw: /** @type {(state: any) => void} */ (() => {}), bump: () => {}, of: who.get()?.id,
+  film: { current: /** @type {any} */ (null) }, tracks: { current: new Tracks() }, slot: { current: /** @type {any} */ ({ key: null }) }, waiting: { current: /** @type {any[]} */ ([]) },
+  line: { current: /** @type {Promise<any>} */ (Promise.resolve(true)) }, mending: { current: 0 }, run: { current: /** @type {{stop: () => void} | null} */ (null) },
+});
+/** The video with objects whose page was left for another one of the console. @type {ReturnType<typeof made> | null} */
+let away = null;
+function letGo() { away?.film.current.end(); away = null; }
+/** Whether it is of who is signed in; who signs in anew may be the same person. */
+const isOurs = (own) => (who.get()?.id ?? own.of) === own.of;
+function takenUp() {
+  if (away && !isOurs(away)) letGo();
+  const found = away ?? made();
+  away = null;
+  return found;
+}
+who.watch(() => { if (away && !isOurs(away)) letGo(); });  // somebody else finds nothing of it
+addEventListener("pagehide", letGo);
+
+/** The session of this page. Opening ends the one before it; so does leaving the page without an object, or the console. */
 export function useFilm() {
-  const [state, set] = useState(NOTHING);
+  const [own] = useState(takenUp);
+  const [state, draw] = useState(own.state);
   const [version, setVersion] = useState(0);
-  const bump = () => setVersion((number) => number + 1);
-  const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve(true)), mending = useRef(0), run = useRef(/** @type {{stop: () => void} | null} */ (null));
+  own.draw = draw;
+  own.bump = () => setVersion((number) => number + 1);
+  const { film, tracks, slot, waiting, line, mending, run } = own;
+  const bump = () => own.bump();
+  const set = (next) => { own.state = typeof next === "function" ? next(own.state) : next; own.draw(own.state); };
   const change = (own, changes) => { if (film.current === own) set((old) => ({ ...old, ...(typeof changes === "function" ? changes(old) : changes) })); };
   const fail = async (error, own = film.current) => { if (own && !own.ended && !isAbort(error)) change(own, { error: await own.judged(error) }); };
   const begin = (file) => {
@@ -193,7 +217,12 @@ export function useFilm() {
     const leave = () => { film.current?.end(); };
     const back = (event) => { if (event.persisted && film.current?.ended) set((old) => ({ ...old, tracking: null, error: Object.assign(new Error("The page was left"), { over: true }) })); };
     addEventListener("pagehide", leave); addEventListener("pageshow", back);
-    return () => { removeEventListener("pagehide", leave); removeEventListener("pageshow", back); leave(); film.current = null; };
+    return () => {
+      removeEventListener("pagehide", leave); removeEventListener("pageshow", back);
+      if (film.current && tracks.current.things.length && isOurs(own)) { away = own; return; }
+      leave();
+      film.current = null;
+    };
   }, []);
   const current = tracks.current.get(slot.current.key);
   return {
