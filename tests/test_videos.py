@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
 
 from conftest import picture
@@ -64,3 +66,19 @@ def test_a_frame_that_grows(tmp_path, decoded):
     found = [frame.width for frame in videos.frames(path, 10_000, 5.0)]
     assert set(found) == {64}
     assert decoded == [(64, 64)] * len(found)
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 4_000), (4_000, 16), (8, 8_000), (250, 256)])
+@pytest.mark.parametrize("form", ["matroska", "h264"])
+def test_narrow_frames_of_the_permitted_size(tmp_path, width, height, form):
+    """FFmpeg's own limit includes the edges that it adds: 16x4000 pixels need 64x4000."""
+    path = str(tmp_path / "narrow")
+    with av.open(path, "w", format=form) as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8))
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    (frame,) = videos.frames(path, width * height, 10.0)
+    assert (frame.width, frame.height) == (width, height)
+    with pytest.raises(videos.UnreadableVideo, match="its frames are larger than"):
+        list(videos.frames(path, width * height - 1, 10.0))

@@ -37,6 +37,8 @@ FILE_OPTIONS = {
     "format_whitelist": f"{CONTAINERS},{_STREAMS}",
 }
 """A file must not make FFmpeg access the network, nor read another file."""
+_EDGE = 95
+"""Pixels that decoders may add at each side."""
 _DAMAGED = "it is no video, or damaged"
 _SILENT = "it sent nothing for too long"
 _REASONS: list[tuple[type[BaseException], str]] = [
@@ -85,16 +87,17 @@ def frames(
     raises, or ``UnreadableVideo``, also for frames of over ``max_pixels``.
     """
     # Neither to find out about the streams nor to decode them FFmpeg allocates far larger frames.
-    # Its own limit includes what decoders add at the edges: up to 95 pixels at each side.
-    limit = {"max_pixels": str(2 * max_pixels + 65_536)}
+    limit = 2 * max_pixels + 65_536
     # Metadata may be in any encoding, or damaged, and is not used.
     with av.open(
-        url, format=form, options={**options, **limit}, timeout=(timeout, timeout),
-        metadata_errors="replace",
+        url, format=form, options={**options, "max_pixels": str(limit)},
+        timeout=(timeout, timeout), metadata_errors="replace",
     ) as container:  # fmt: skip
         stream = best(container)
         _check_size(stream.width * stream.height, max_pixels)
-        stream.codec_context.options = limit
+        # FFmpeg's limit includes what decoders add at the edges: much, if the frames are narrow.
+        edged = (stream.width + 2 * _EDGE) * (stream.height + 2 * _EDGE)
+        stream.codec_context.options = {"max_pixels": str(max(limit, edged))}
         packets = _packets(container, stream, timeout)
         for frame in timed(_decoded(packets, stream, max_pixels), container, stream):
             _check_size(frame.width * frame.height, max_pixels)
