@@ -2,7 +2,7 @@
 
 What waits while a batch is generated forms the next one. A text ends at its own last token, and one
 that nobody wants any more costs nothing once its batch has ended; a batch that nobody wants stops
-at its next token.
+at its next token. Where a batch fails, as for want of memory, each of its texts goes on alone.
 
 Only ``load`` functions import this module: it imports torch and transformers.
 """
@@ -10,11 +10,17 @@ Only ``load`` functions import this module: it imports torch and transformers.
 from __future__ import annotations
 
 import threading
+import traceback
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -151,6 +157,7 @@ class _Batch:
         self._network = network
         self._is_end = is_end
         self._options = options
+        self._given = [list(text.tokens) for text in texts]
         self._steps: SimpleQueue[list[tuple[int, list[int], bool]] | None] = SimpleQueue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
@@ -170,18 +177,21 @@ class _Batch:
         return True
 
     def unfinished(self) -> list[GeneratedText]:
-        """Return the texts to try once more, alone: the failure may be another one's."""
+        """Return the texts to continue alone: the failure may be another one's, or all of them."""
         return [each for each in self.texts if not each.is_ended]
 
     def _end(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:  # its frames hold the memory that the texts alone may need
+            traceback.clear_frames(error.__traceback__)
         several = len(self.texts) > 1
         for text in self.texts:
             if text.is_ended:
                 continue
-            if self._error is not None and several and not text.tokens:
+            if error is not None and several:
                 text.is_alone = True
             else:
-                text.error, text.is_ended = self._error, True
+                text.error, text.is_ended = error, True
 
     # the thread
 
@@ -190,12 +200,15 @@ class _Batch:
             prompts = [text.prompt for text in self.texts]
             joined = {name: torch.cat([each[name] for each in prompts]) for name in prompts[0]}
             observer = _Observer(self.texts, self._is_end, self._steps.put, self._network.beams)
+            options = dict(self._options)
+            if any(self._given):
+                options["logits_processor"] = LogitsProcessorList([_Repetition(self._given)])
             written = self._network.run(
                 joined,
                 "generate",
                 max_new_tokens=max(text.limit for text in self.texts),
                 stopping_criteria=StoppingCriteriaList([observer]),
-                **self._options,
+                **options,
             )
             if self._network.beams > 1:  # only the best beam is the text
                 begin = joined["input_ids"].shape[1] if "input_ids" in joined else 1
@@ -213,8 +226,27 @@ class _Batch:
         return row[: next(ends, len(row))]
 
 
+class _Repetition(LogitsProcessor):
+    """Lets a text begin with the tokens that a failed batch has given out already.
+
+    The likeliest ones may be others in a batch of another size, and at random they are.
+    """
+
+    def __init__(self, given: Sequence[Sequence[int]]) -> None:
+        self._given = given
+        self._step = 0
+
+    def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for row, tokens in enumerate(self._given):
+            if self._step < len(tokens):
+                scores[row] = -torch.inf
+                scores[row, tokens[self._step]] = 0
+        self._step += 1
+        return scores
+
+
 class _Observer(StoppingCriteria):
-    """Passes on the tokens of each step, and says which texts have ended."""
+    """Passes on the new tokens of each step, and says which texts have ended."""
 
     def __init__(
         self,
@@ -227,6 +259,7 @@ class _Observer(StoppingCriteria):
         self._is_end = is_end
         self._put = put
         self._beams = beams
+        self._given = [len(text.tokens) for text in texts]
         self._written: list[list[int]] = [[] for _ in texts]
         self._done = [False] * len(texts)
 
@@ -239,7 +272,9 @@ class _Observer(StoppingCriteria):
         new = []
         for index, token in enumerate(input_ids[:, -1].tolist()):
             if not self._done[index]:
-                new.append((index, [token], self._add(index, token)))
+                last = self._add(index, token)
+                if len(self._written[index]) > self._given[index]:
+                    new.append((index, [token], last))
         self._put(new)
         return torch.tensor(self._done, device=input_ids.device)
 

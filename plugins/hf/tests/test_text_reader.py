@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
+import weakref
+from itertools import chain
 
 import numpy as np
 import pytest
+import torch
+from transformers import StoppingCriteria
 
 from mataserver import ModelSpec, OcrResult, TextRegion, Usage
 from mataserver_hf import got_ocr2, text_reader, trocr
@@ -146,35 +151,70 @@ def test_a_text_that_waits_learns_that_the_others_go_on(generator, calls):
     assert (first.is_ended, calls) == (True, [1, 1])
 
 
-def test_a_batch_that_nobody_wants_stops(generator):
+@pytest.fixture
+def stopped(generator, monkeypatch):
+    """``stopped(count)`` waits at a third token until so many texts are given up.
+
+    Its ``written`` are the texts that were looked at, by identity.
+    """
+
+    def make(count):
+        written, given_up, closed = {}, threading.Event(), []
+
+        def is_end(tokens):
+            written[id(tokens)] = tokens
+            if len(tokens) == 3:
+                given_up.wait()
+            return False
+
+        made = generator(is_end)
+        forget = made.forget
+
+        def forget_and_go_on(text):
+            closed.append(text)
+            if len(closed) == count:
+                given_up.set()
+            forget(text)
+
+        monkeypatch.setattr(made, "forget", forget_and_go_on)
+        made.written = written
+        return made
+
+    return make
+
+
+def test_a_batch_that_nobody_wants_stops(generator, stopped):
     """It stops at its next token, and the next one begins; one member alone stops nothing."""
-    lengths, gate = [], threading.Event()
-
-    def is_end(tokens):
-        lengths.append(len(tokens))
-        if len(tokens) == 3:
-            gate.wait()
-        return False
-
-    made = generator(is_end)
+    made = stopped(2)
     texts = [made.open(generator.prompt, 40) for _ in range(2)]
     made.step()  # begins
     texts[0].close()
     assert made._batch is not None
-    gate.set()
     texts[1].close()
     assert made._batch is None
-    assert max(lengths) < 40
+    assert max(map(len, made.written.values())) <= 3
     assert sum(map(len, made.open(generator.prompt, 2))) == 2
 
 
-def test_a_batch_stops_if_those_that_have_not_ended_are_given_up(generator):
+def test_a_batch_stops_if_those_that_have_not_ended_are_given_up(generator, stopped):
     """A text that has ended keeps no batch going."""
-    made = generator()
+    made = stopped(1)
     short, long = made.open(generator.prompt, 1), made.open(generator.prompt, 40)
     list(short)
     long.close()
     assert made._batch is None
+    assert max(map(len, made.written.values())) <= 3
+
+
+def test_a_text_that_nobody_wants_is_not_written_on(generator, stopped):
+    """The others of its batch are."""
+    made = stopped(1)
+    texts = [made.open(generator.prompt, 20) for _ in range(2)]
+    made.step()  # begins
+    texts[0].close()
+    whole = sum(map(len, texts[1]))
+    [less, all_tokens] = map(len, made.written.values())
+    assert less <= 3 < all_tokens == whole
 
 
 def test_a_search_over_beams_that_nobody_wants_stops(generator, monkeypatch):
@@ -230,7 +270,7 @@ def test_a_text_that_is_given_up_while_it_waits_is_never_begun(generator, calls)
 
 
 def test_the_failure_of_a_batch_is_tried_alone(generator, monkeypatch):
-    """What fails in a batch before its first token may succeed alone; what fails alone fails."""
+    """What fails in a batch may succeed alone; what fails alone fails."""
     made = generator()
     run, failing = made._network.run, []
 
@@ -246,6 +286,72 @@ def test_the_failure_of_a_batch_is_tried_alone(generator, monkeypatch):
     text = made.open(generator.prompt, 2)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(text)
+
+
+class Shortage(StoppingCriteria):
+    """Fails a batch of several texts at its third token, and keeps what was written.
+
+    kept: a weak reference to what the failed batch had in memory.
+    """
+
+    def __init__(self):
+        self.written, self.kept = None, lambda: None
+
+    def failing(self, run):
+        """Return ``run`` with this."""
+
+        def fail(tensors, *args, **options):
+            assert self.kept() is None  # also without the collector of cycles
+            memory = set()
+            self.kept = weakref.ref(memory)
+            options["stopping_criteria"].insert(0, self)  # before they are read
+            return run(tensors, *args, **options)
+
+        return fail
+
+    def __call__(self, input_ids, *_, **__):
+        """Say that no text ends here."""
+        self.written = input_ids
+        if input_ids.shape == (2, 4):
+            raise torch.OutOfMemoryError("out of memory")
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+@pytest.fixture
+def shortage(generator, monkeypatch):
+    """What batches of ``generator`` fail by."""
+    network, found = generator()._network, Shortage()
+    monkeypatch.setattr(network, "run", found.failing(network.run))
+    monkeypatch.setattr(network._module.generation_config, "do_sample", False)
+    gc.disable()
+    yield found
+    gc.enable()
+
+
+def test_a_batch_that_fails_late_goes_on_alone(generator, shortage):
+    """Memory grows with the texts: each ends alone, and no token is given out twice."""
+    made = generator()
+    prompts = [generator.prompt, {"pixel_values": -generator.prompt["pixel_values"]}]
+    expected = [[*chain(*made.open(prompt, 9))] for prompt in prompts]
+    texts = [made.open(prompt, 9) for prompt in prompts]
+    found = [[*text] for text in texts]
+    assert [[*chain(*steps)] for steps in found] == expected == [text.tokens for text in texts]
+    assert expected[0] != expected[1]
+    assert min(map(len, expected)) > 3
+    assert [] in found[0]  # the tokens that are repeated are progress, too
+
+
+def test_what_was_sampled_stays(generator, shortage, monkeypatch):
+    """A text that is continued alone is the continuation of what was given out of it."""
+    made = generator()
+    chosen = made._network._module.generation_config
+    monkeypatch.setattr(chosen, "do_sample", True)
+    monkeypatch.setattr(chosen, "temperature", 1000.0)
+    monkeypatch.setattr(chosen, "eos_token_id", None)
+    texts = [made.open(generator.prompt, 9) for _ in range(2)]
+    for text in texts:
+        assert [*chain(*text)] == text.tokens == shortage.written[0, 1:].tolist()
+    assert texts[0].tokens != texts[1].tokens
 
 
 def test_no_text_has_no_region():
