@@ -65,7 +65,29 @@ def intersection(one: Quad, other: Quad) -> Quad:
     import cv2
 
     _, points = cv2.intersectConvexConvex(one.astype(np.float32), other.astype(np.float32))
-    return np.empty((0, 2)) if points is None else points.reshape(-1, 2).astype(np.float64)
+    found = np.empty((0, 2)) if points is None else points.reshape(-1, 2).astype(np.float64)
+    # Of polygons that only touch, OpenCV returns a corner at the end of float32's range.
+    if len(found) and np.abs(found).max() > max(np.abs(one).max(), np.abs(other).max()) + 1:
+        return _clipped(one, other)
+    return found
+
+
+def _clipped(shape: Quad, window: Quad) -> Quad:
+    """Return what is inside both of two convex polygons, by Sutherland and Hodgman's method."""
+    middle = window.mean(axis=0)
+    for start, end in zip(window, np.roll(window, -1, axis=0), strict=True):
+        across = np.array([start[1] - end[1], end[0] - start[0]])
+        across *= 1.0 if (middle - start) @ across > 0 else -1.0
+        inside = (shape - start) @ across
+        points = []
+        for i in range(len(shape)):
+            if inside[i - 1] * inside[i] < 0:
+                share = inside[i - 1] / (inside[i - 1] - inside[i])
+                points.append(shape[i - 1] + share * (shape[i] - shape[i - 1]))
+            if inside[i] >= 0:
+                points.append(shape[i])
+        shape = np.array(points, np.float64).reshape(-1, 2)
+    return shape
 
 
 def intersection_area(one: Quad, other: Quad) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mataserver import BadRequest
-from mataserver_ocr import strips
+from mataserver_ocr import quads, strips
 from mataserver_ocr.rapidocr import RapidOcrParams
 
 SIDE = 960
@@ -91,6 +91,29 @@ def test_lines_longer_than_a_strip_are_joined(tall):
         places = [(top, left, bottom, right) for left, top, right, bottom in places]
         page = page.transpose(1, 0, 2)
     assert boxes(strips.find_lines(page, bars, SIDE)) == sorted(places)
+
+
+def test_lines_that_end_where_a_strip_begins_are_not_joined():
+    """They only touch what both strips show: OpenCV takes that for an endless intersection."""
+    _, (first, _), (second, end), *_ = strips.spans(6000, strips.strip_length(700, 6000, SIDE))
+    places = [(first - 100, y, second, y + 20) for y in (100, 200, 300)]
+    places += [(second + 30, y, end + 100, y + 20) for y in (100, 200, 300)]
+    found = strips.find_lines(drawn(700, 6000, places), bars, SIDE)
+    assert boxes(found) == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("box", "area"),
+    [((9, 2, 20, 5), 0), ((0, 9, 9, 20), 0), ((2, 0, 6, 9), 36), ((0, 0, 9, 9), 81)],
+)
+def test_quads_that_share_an_edge_intersect_exactly(box, area):
+    """The intersection of a box with one that touches it is empty, also at a common edge."""
+    one, other = (
+        np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], float)
+        for x1, y1, x2, y2 in ((0, 0, 9, 9), box)
+    )
+    assert quads.intersection_area(one, other) == pytest.approx(area)
+    assert quads.intersection_area(other, one) == pytest.approx(area)
 
 
 def test_large_letters_are_found_on_the_whole_page():
