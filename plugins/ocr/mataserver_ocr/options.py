@@ -16,7 +16,7 @@ class RapidOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """``plugins.ocr.rapidocr``.
 
     max_side:       longer images, and longer strips of long pages, are scaled down to this many
-                    pixels before they are read.
+                    pixels before they are read; large pages are also searched in tiles.
     detection_side: the search for lines runs at this size at most; more finds smaller text, slowly.
     min_confidence: lines below it (0 to 1) are left out where a request does not say.
     timeout:        seconds after which one image is given up.

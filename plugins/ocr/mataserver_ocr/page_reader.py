@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mataserver import BadRequest, TextRegion
-from mataserver_ocr import orientation, quads, regions, strips
+from mataserver_ocr import orientation, quads, regions, strips, tiles
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mataserver import OcrResult
     from mataserver_ocr.options import RapidOcrSettings
+    from mataserver_ocr.orientation import Reading
     from mataserver_ocr.quads import Image, Quad
 
 MIN_SIDE = 32
@@ -48,7 +51,10 @@ class PageReader:
         page, scale = _scaled(image, self._side, self._max_side)
         found = quads.split_long_lines(page, strips.find_lines(page, self._detect, self._side))
         lines = self._reader.read(page, found)
-        sure = [i for i, line in enumerate(lines) if line.text and line.score >= least]
+        sure = _sure(lines, least)
+        if tiles.is_large(height, width, self._side):
+            found, lines = self._with_small(image, found[sure], [lines[i] for i in sure], scale)
+            sure = _sure(lines, least)
         order = orientation.reading_order(found[sure], [lines[i] for i in sure])
         read = [
             TextRegion(lines[i].text, box, min(max(lines[i].score, 0.0), 1.0))
@@ -56,6 +62,27 @@ class PageReader:
             if (box := regions.bounding_box((found[i] / scale).tolist(), height, width)) is not None
         ]
         return regions.result(read)
+
+    def _with_small(
+        self, image: Image, found: Quad, lines: list[Reading], scale: float
+    ) -> tuple[Quad, list[Reading]]:
+        """Add the lines of a large page whose letters vanish when the page is scaled down.
+
+        ``found`` are the quads of ``lines`` on the page scaled by ``scale``, as the result's.
+        """
+        page = _bgr(image)
+        in_tiles = quads.split_long_lines(page, tiles.find_lines(page, self._detect, self._side))
+        kept, added = tiles.merge(
+            found / scale,
+            [line.score for line in lines],
+            in_tiles,
+            tiles.blurred_height(image.shape[0], image.shape[1], self._side),
+        )
+        small = in_tiles[added]
+        return (
+            np.concatenate([found[kept], small * scale]),
+            [lines[i] for i in kept] + self._reader.read(page, small),
+        )
 
     def _detect(self, picture: Image) -> Quad:
         """Return the quads ``[n, 4, 2]`` of the lines of a picture (BGR)."""
@@ -78,7 +105,8 @@ class PageReader:
     def _check_time(self) -> None:
         if monotonic() > self._deadline:
             raise BadRequest(
-                f"The picture was not read within {self._timeout:g} s: it has too much text"
+                f"The picture was not read within {self._timeout:g} s: it is too large, "
+                "or has too much text"
             )
 
 
@@ -99,11 +127,22 @@ def _scaled(image: Image, side: int, max_side: int) -> tuple[Image, float]:
     height, width = image.shape[:2]
     longest = strips.strip_length(height, width, side)
     scale = min(1.0, max_side / longest)
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    bgr = _bgr(image)
     if scale < 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(bgr, np.uint8), scale
+        bgr = np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return bgr, scale
+
+
+def _bgr(image: Image) -> Image:
+    import cv2
+
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def _sure(lines: Sequence[Reading], least: float) -> list[int]:
+    """Return the indexes of the lines that say something, at least as surely as ``least``."""
+    return [i for i, line in enumerate(lines) if line.text and line.score >= least]
 
 
 def _padded(picture: Image) -> Image:

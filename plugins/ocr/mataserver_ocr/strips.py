@@ -89,14 +89,19 @@ def find_lines(page: Image, find: Find, side: int) -> Quad:
             f"image: {width}x{height} pixels are too long for their width: "
             f"the text would be searched in over {MAX_STRIPS} parts"
         )
-    edge = BORDER * max(1.0, strip / side)
-    found = [
-        line
-        for index, (start, end) in enumerate(borders)
-        for line in _in_strip(page, find, index, (start, end), edge, tall=tall)
-    ]
+    found = _in_strips(page, find, borders, strip / side, tall=tall)
     large = _large(page, find, side, OVERLAP * strip, tall=tall)
     return _deduplicated(found, large, borders, tall=tall)
+
+
+def search(page: Image, find: Find, strip: int, side: int, *, tall: bool) -> Quad:
+    """Return what ``find`` finds in strips of at most ``strip`` pixels, each line once.
+
+    The strips lie below each other if ``tall``, else side by side.
+    """
+    borders = spans(page.shape[0 if tall else 1], strip)
+    found = _in_strips(page, find, borders, strip / side, tall=tall)
+    return _deduplicated(found, [], borders, tall=tall)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,6 +111,17 @@ class _Line:
     quad: Quad
     strip: int
     cut: bool
+
+
+def _in_strips(
+    page: Image, find: Find, borders: Sequence[Span], scale: float, *, tall: bool
+) -> list[_Line]:
+    edge = BORDER * max(1.0, scale)
+    return [
+        line
+        for index, span in enumerate(borders)
+        for line in _in_strip(page, find, index, span, edge, tall=tall)
+    ]
 
 
 def _in_strip(
