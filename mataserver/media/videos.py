@@ -37,8 +37,8 @@ FILE_OPTIONS = {
     "format_whitelist": f"{CONTAINERS},{_STREAMS}",
 }
 """A file must not make FFmpeg access the network, nor read another file."""
-_EDGE = 95
-"""Pixels that decoders may add at each side."""
+_EDGES, _ROWS = 192, 280
+"""Pixels that decoders may add to a side, and rows that the one of MPEG-4 has at least."""
 _DAMAGED = "it is no video, or damaged"
 _SILENT = "it sent nothing for too long"
 _REASONS: list[tuple[type[BaseException], str]] = [
@@ -96,7 +96,7 @@ def frames(
         stream = best(container)
         _check_size(stream.width * stream.height, max_pixels)
         # FFmpeg's limit includes what decoders add at the edges: much, if the frames are narrow.
-        edged = (stream.width + 2 * _EDGE) * (stream.height + 2 * _EDGE)
+        edged = (stream.width + _EDGES) * max(stream.height + _EDGES, _ROWS)
         stream.codec_context.options = {"max_pixels": str(max(limit, edged))}
         packets = _packets(container, stream, timeout)
         for frame in timed(_decoded(packets, stream, max_pixels), container, stream):
