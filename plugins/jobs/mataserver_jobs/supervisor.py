@@ -233,19 +233,28 @@ class Supervisor:
     async def _record_end(
         self, note: Callable[..., Awaitable[Any]], *what: Any, **more: Any
     ) -> Any:
-        """Write an end down, and again while the database takes nothing: the work is done.
+        """Write an end down, and again while the database takes nothing: the work is done."""
+        return await _until_stored(self._stopping, note, *what, **more)
 
-        Return what was answered.
-        Raises ``MataError`` when the server stops meanwhile; then the next one does it anew.
-        """
-        while True:
-            try:
-                return await note(*what, **more)
-            except MataError as error:
-                if self._stopping.is_set():
-                    raise
+
+async def _until_stored(
+    stopping: asyncio.Event, note: Callable[..., Awaitable[Any]], *what: Any, **more: Any
+) -> Any:
+    """Return what ``note`` answers, as soon as it does; why not yet is logged once.
+
+    Raises ``MataError`` when the server stops meanwhile; then the next one does it anew.
+    """
+    hindrance = ""
+    while True:
+        try:
+            return await note(*what, **more)
+        except MataError as error:
+            if stopping.is_set():
+                raise
+            if error.detail != hindrance:
                 log.warning("job %s: its end waits: %s", what[0].id, error.detail)
-                await pause(self._stopping, RETRY_SECONDS)
+            hindrance = error.detail
+            await pause(stopping, RETRY_SECONDS)
 
 
 def _replace_output(returned_files: ReturnedFiles, ended: Ended) -> Ended:
