@@ -20,7 +20,7 @@ T = TypeVar("T")
 _REFUSED = re.compile(r"Expected `[^`]*\bint\b[^`]*`, got `float`")
 _MAX_EXACT = 2**53
 """From here on a float may be another integer than the one that was written."""
-_SINGLE, _ALL = 16, 48
+_SINGLE, _ALL = 4, 48
 """Integers that are looked for one by one; and all tries, in which lists are changed as a whole."""
 _SHOWN = 64
 """Characters of a text that stay while they are looked for: an image in base64 is not needed."""
