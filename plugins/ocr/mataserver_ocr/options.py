@@ -25,7 +25,7 @@ class RapidOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_side: Annotated[int, Meta(ge=64, le=8192)] = 2000
     detection_side: Annotated[int, Meta(ge=64, le=4096)] = 960
     min_confidence: Confidence = 0.5
-    timeout: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    timeout: Annotated[float, Meta(gt=0, le=3600)] = 45.0
 
 
 class TesseractSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -70,7 +70,8 @@ def merge(
     """Return the indexes of the lines ``whole`` to keep, and of those ``in_tiles`` to add.
 
     ``whole`` were read on the whole page with ``scores``. A line that both show is kept, unless it
-    was read unsurely and is less than ``blurred`` pixels high, or is really several lines.
+    was read unsurely, is less than ``blurred`` pixels high and is shown by tiles for most of its
+    area, or is really several lines.
     """
     kept: list[int] = []
     added = set(range(len(in_tiles)))
@@ -83,7 +84,9 @@ def merge(
             if area >= strips.SAME_LINE * min(quads.area(line), quads.area(in_tiles[each]))
         }
         height = min(quads.size(line))
-        unsure = scores[index] < SURE_SCORE and height < blurred and bool(same)
+        # A tile that shows a dot or a word of the line takes nothing of it away.
+        is_shown = sum(shared[each] for each in same) >= strips.SAME_LINE * quads.area(line)
+        unsure = scores[index] < SURE_SCORE and height < blurred and is_shown
         if unsure or _is_small_print(height, quads.area(line), shared, in_tiles):
             continue
         kept.append(index)

@@ -122,6 +122,9 @@ TWO_LINES = quads((0, 5, 950, 45), (0, 55, 950, 95))
         (quads((0, 200, 500, 240)), 0.95, ([0], [0])),
         (TWO_LINES, 0.95, ([], [0, 1])),  # small print that looked like one line
         (quads((10, 10, 40, 40)), 0.95, ([0], [])),  # a dot of the line
+        (quads((10, 10, 40, 40)), 0.6, ([0], [])),
+        (quads((0, 5, 180, 95)), 0.6, ([0], [])),  # its first word
+        (quads((0, 0, 400, 90), (450, 0, 980, 90)), 0.6, ([], [0, 1])),
     ],
 )
 def test_lines_of_both_searches_count_once(in_tiles, score, expected):
