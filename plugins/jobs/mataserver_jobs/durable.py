@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_NO_FOLDERS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
+"""Errors of file systems that cannot be asked to write a folder, such as SMB."""
+
+
 def sync(path: Path) -> None:
-    """Have a file's content, or a folder's entries, on the disk."""
+    """Have a file's content, or a folder's entries where that can be asked for, on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

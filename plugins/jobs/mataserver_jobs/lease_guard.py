@@ -8,12 +8,14 @@ process how long the lease still lasts, after every renewal.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import msgspec
@@ -31,9 +33,16 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+@functools.cache
 def clock() -> str:
-    """Return which processes have the clock of ``now``: of one boot, and one time namespace."""
-    return f"{_BOOT.read_text().strip()}.{_TIMES.stat().st_ino if _TIMES.exists() else 0}"
+    """Return which processes have the clock of ``now``: of one boot, and one time namespace.
+
+    Where that cannot be known, nobody else has it.
+    """
+    try:
+        return f"{_BOOT.read_text().strip()}.{_TIMES.stat().st_ino if _TIMES.exists() else 0}"
+    except OSError:  # a sandbox, or a lack of file descriptors
+        return f"unknown {uuid.uuid4()}"
 
 
 def renewed_for(seconds: float) -> LeaseRenewed:

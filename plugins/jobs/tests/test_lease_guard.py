@@ -103,3 +103,15 @@ async def test_what_a_server_tells():
     assert before + told.seconds <= told.until <= after + HOLD_SECONDS
     assert told.clock == lease_guard.clock()
     assert 0 < told.seconds <= HOLD_SECONDS
+
+
+def test_a_clock_that_cannot_be_known(monkeypatch, tmp_path):
+    """Without a descriptor left, or where the system does not tell it, it is nobody else's."""
+    monkeypatch.setattr(lease_guard, "_BOOT", tmp_path / "none")
+    unknown = lease_guard.clock.__wrapped__
+    assert unknown() != unknown()
+    lease_guard.clock.cache_clear()
+    try:
+        assert lease_guard.renewed_for(HOUR).clock == lease_guard.clock()
+    finally:
+        lease_guard.clock.cache_clear()

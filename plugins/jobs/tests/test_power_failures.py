@@ -7,8 +7,10 @@ may leave, and watch that every file was on it before it got its name.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from mataserver import Conflict
+from mataserver_jobs import durable
 from mataserver_jobs.infer import _DoneMark
 from mataserver_jobs.uploads import Uploads
 from mataserver_jobs.video_parts import VideoParts
@@ -158,3 +161,26 @@ def test_the_steps_of_a_job(disk, tmp_path):
     _DoneMark(SimpleNamespace(work=tmp_path)).set(is_damaged=True)
     assert len([each for each in disk.done if each[0] == "named"]) == 4
     assert disk.unordered() == []
+
+
+@pytest.mark.parametrize("reason", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_writes_no_folders(tmp_path, monkeypatch, reason):
+    """As SMB's: what is written there counts nevertheless; a file that is not written does not."""
+    really = os.fsync
+
+    def fsync(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(reason, os.strerror(reason))
+        really(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    durable.replace(tmp_path / "mark", b"7")
+    assert (tmp_path / "mark").read_bytes() == b"7"
+
+    def broken(_file):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match=os.strerror(reason)):
+        durable.replace(tmp_path / "mark", b"8")
+    assert (tmp_path / "mark").read_bytes() == b"7"
