@@ -68,7 +68,7 @@ async def test_a_user_who_is_changed_before_their_removal_is_stored(client, monk
     with monkeypatch.context() as patch:
         patch.setattr(AnnouncedTables, "_announce", full)
         assert (await client.ask("DELETE", "/api/users/ada", headers=headers))[0] == 507
-        await until(lambda: asyncio.sleep(0, len(refused) == 2))
+        await until(lambda: asyncio.sleep(0, len(refused) >= 2))
     assert (await client.ask("PATCH", "/v1/users/ada", json={"tags": ["late"]}))[0] == 200
 
     async def removed():
