@@ -74,7 +74,7 @@ async def test_nothing_is_left_of_it(tmp_path, film, way):
         await elsewhere(person)
         await sessions(server, 1)
         if way == "reload":
-            await person.page.call("Page.reload")
+            await person.reload()
             await sessions(server, 0)
         else:
             await person.evaluate(END)

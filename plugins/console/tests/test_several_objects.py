@@ -90,3 +90,27 @@ async def test_an_unanswered_object_is_removed(tmp_path):
         await person.until("asked === 2")
         await person.evaluate(GO)
         await person.until(f"{PATHS}.length === 1")
+
+
+async def test_words_that_are_found_nowhere(tmp_path):
+    """They are asked for once, not at each step that is taken back, and make room for the next."""
+    async with unanswered(tmp_path) as person:
+        await person.evaluate(GO)
+        await person.until(f"{PATHS}.length === 1")
+        await person.fill("#words", "nowhere")
+        await person.click("Find")
+        await person.until("asked === 2")
+        await person.evaluate(GO)
+        await person.sees("nothing found")
+        await person.point(".clicks", 0.8, 0.8)
+        await person.until("asked === 3")
+        await person.evaluate(GO)
+        await person.until(f"{PATHS}.length === 2")
+        await person.press("z")
+        await person.until(f"{PATHS}.length === 1")
+        await person.fill("#words", "window")
+        await person.click("Find")
+        await person.until("asked === 4")
+        await person.evaluate(GO)
+        await person.until(f"{PATHS}.length === 3")
+        assert "nothing found" not in await person.text(".objects")

@@ -34,9 +34,14 @@ export async function begin(code) {
 /** The other tabs of this browser: all have one cookie, so one that signs in or out does it for all. */
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel(`mataserver ${location.pathname}`) : null;
 let last = "";
+let forgetting = 0;
 if (tabs) {
   tabs.onmessage = ({ data }) => {
-    if (typeof data === "boolean") setLeaving(data);
+    clearTimeout(forgetting);
+    if (typeof data === "boolean") {
+      setLeaving(data);
+      if (data) forgetting = setTimeout(() => setLeaving(false), 10_000);  // the tab that leaves may have crashed
+    }
     else if (!data || (last && last !== data)) leave();
     else begin("");
   };

@@ -21,14 +21,16 @@ import { kOf, promptOf } from "./tracks.mjs";
 import { usePicture } from "./try.mjs";
 
 /** @typedef {import("./asked.mjs").Mask} Mask */
-/** @typedef {{key: number, name: string, points: [number, number, number][], box: number[] | null, word: boolean, masks: Mask[], proposed: import("./asked.mjs").Proposal[]}} Thing */
+/** @typedef {{key: number, name: string, points: [number, number, number][], box: number[] | null, word: boolean, masks: Mask[], proposed: import("./asked.mjs").Proposal[], answered?: boolean}} Thing `answered`: with what it is now, be it with no mask */
 
 /** @type {(key: number) => Thing} */
 const fresh = (key) => ({ key, name: `object ${key}`, points: [], box: null, word: false, masks: [], proposed: [] });
 
 const isAsked = (/** @type {Thing} */ thing) => thing.word || Boolean(thing.box) || thing.points.some((point) => point[2]);
 /** Whether there is anything of an object: an empty one makes room for the next. */
-const isBegun = (/** @type {Thing} */ thing) => isAsked(thing) || thing.points.length > 0 || thing.masks.length > 0;
+const isBegun = (/** @type {Thing} */ thing) => thing.masks.length > 0 || (thing.word ? !thing.answered : isAsked(thing) || thing.points.length > 0);
+/** Whether its answer is still owed: a word may be found nowhere. */
+const isOwed = (/** @type {Thing} */ thing) => isAsked(thing) && !thing.masks.length && !thing.answered;
 /** Whether both were asked with the same: points are never changed in place. */
 const isSame = (/** @type {Thing} */ one, /** @type {Thing} */ other) => one.key === other.key && one.points === other.points && one.box === other.box;
 
@@ -40,7 +42,8 @@ const blank = () => { const made = [fresh(1)]; untouched.add(made); return made;
 function useKept(picture, things, now, put) {
   const newest = useRef(things);
   newest.current = things;
-  useEffect(() => {
+  // Before the page is painted, as all of it: a click that came first was put away with what was there before.
+  useLayoutEffect(() => {
     let here = Boolean(picture);
     put({ things: blank(), now: 1 });
     if (picture) {
@@ -66,7 +69,7 @@ function useThings(picture, one) {
     for (const key of keys) { asking.current.get(key)?.control.abort(); asking.current.delete(key); }
     if (!asking.current.size) setState((old) => (old.busy ? { ...old, busy: false, begun: 0 } : old));
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     past.current = [];
     image.current = picture ? new Asked(picture.blob) : null;
     return () => stop(...asking.current.keys());
@@ -82,7 +85,7 @@ function useThings(picture, one) {
     try {
       const { masks, proposed = [], took } = await answer;
       if (!here()) return;
-      const drawn = { ...thing, proposed, masks: masks.map(outlined) };
+      const drawn = { ...thing, proposed, masks: masks.map(outlined), answered: true };
       setThings((all) => all.map((each) => (each.key === thing.key ? drawn : each)));
       setState((old) => ({ ...old, took }));
     } catch (error) {
@@ -92,12 +95,12 @@ function useThings(picture, one) {
   };
   useKept(picture, things, now, (found) => {
     setThings(found.things); setNow(found.now);
-    for (const each of found.things) if (isAsked(each) && !each.masks.length) run(each);  // the page was left before its answer
+    for (const each of found.things) if (isOwed(each)) run(each);  // the page was left before its answer
   });
   const change = (edit) => {
     const old = things.find((each) => each.key === now);
     const begun = old.word ? fresh(Math.max(...things.map((each) => each.key)) + 1) : old;
-    const next = edit(begun);
+    const next = { ...edit(begun), answered: false };
     past.current.push(things);
     if (isAsked(next)) run(next);
     setThings((all) => (all.some((each) => each.key === next.key) ? all.map((each) => (each.key === next.key ? next : each)) : [...all, next]));
@@ -122,7 +125,7 @@ function useThings(picture, one) {
     // An answer that came since the step is kept; what was not answered then, and is not being asked, is asked again.
     const before = old.map((each) => (each.masks.length ? each : things.find((now) => isSame(now, each)) ?? each));
     stop(...[...asking.current].filter(([, { thing }]) => !before.some((each) => isSame(each, thing))).map(([key]) => key));
-    for (const each of before) if (isAsked(each) && !each.masks.length && !asking.current.has(each.key)) run(each);
+    for (const each of before) if (isOwed(each) && !asking.current.has(each.key)) run(each);
     setThings(before);
     setNow((key) => (before.some((each) => each.key === key) ? key : before.at(-1).key));
   };
