@@ -8,13 +8,14 @@ a body that came later than its head is there: nobody can hold one back to act a
 from __future__ import annotations
 
 import functools
+import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
-from mataserver.http.common_headers import REQUEST_ID, new_request_id
+from mataserver.http.common_headers import BEGUN, REQUEST_ID, new_request_id
 from mataserver.http.handler_results import body_size, require_room
 from mataserver.http.head_parsing import MAX_EARLY
 from mataserver.http.head_requests import KnownRequest
@@ -134,6 +135,7 @@ class ClaimedRequest(KnownRequest):
         try:
             if request is not None:
                 request[REQUEST_ID] = new_request_id()
+                request[BEGUN] = time.perf_counter()
                 request[CLAIMED] = _claimed_marker
                 self._request = request
                 await self._deliver(request, await self._result())
