@@ -59,6 +59,7 @@ NEEDS = {
     ("POST", "/v1/chat/completions"): "infer",
     ("POST", "/v1/infer"): "infer",
     ("POST", "/v1/infer/upload"): "infer",
+    ("DELETE", "/openai/v1/models/{model_id}"): "models:write",
     ("POST", "/v1/models/pin"): "models:write",
     ("POST", "/v1/models/pull"): "models:write",
     ("GET", "/v1/pulls"): "models:read",

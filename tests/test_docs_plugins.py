@@ -103,6 +103,7 @@ def running(mata_client, mata_server, aiohttp_server):
     }
 
 
+@pytest.mark.undocumented("an example may answer in place of a route")
 @pytest.mark.parametrize("example", list(examples()))
 async def test_examples_do_what_they_say(example, installed, running, request):
     """Each test of the page passes against the plugin that stands before it."""

@@ -102,7 +102,8 @@ def test_a_phones_picture_is_checked_like_any_other(form):
     data = stored(1, form)
     with pytest.raises(BadRequest, match="too large: 64x48 pixels, at most 100"):
         media.decode(data, 100)
-    with pytest.raises(BadRequest, match=rf"truncated|it is an? {form} picture that is damaged"):
+    damaged = rf"truncated|it is an? {form} picture that is damaged|a frame's size was not found"
+    with pytest.raises(BadRequest, match=damaged):
         media.decode(data[: len(data) // 2], LIMIT)
 
 

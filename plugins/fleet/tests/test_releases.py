@@ -134,6 +134,7 @@ async def test_the_way_back_in_a_fleet_of_before(serve, tmp_path):
             assert (await add(fleet, 3, "?load=true"))[0] == 201
         with contextlib.closing(sqlite3.connect(tmp_path / "mataserver.db")) as old, old:
             old.execute("ALTER TABLE fleet_versions DROP COLUMN served_at")
+            old.execute("DROP TABLE fleet_leftovers")
             old.execute("UPDATE fleet_version SET version_num = '0002'")
         async with serve(fleet=FAST) as client:
             fleet = Fleet(client, [triton])
