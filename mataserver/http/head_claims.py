@@ -8,7 +8,6 @@ a body that came later than its head is there: nobody can hold one back to act a
 from __future__ import annotations
 
 import functools
-import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +134,7 @@ class ClaimedRequest(KnownRequest):
         try:
             if request is not None:
                 request[REQUEST_ID] = new_request_id()
-                request[BEGUN] = time.perf_counter()
+                request[BEGUN] = self._started_at
                 request[CLAIMED] = _claimed_marker
                 self._request = request
                 await self._deliver(request, await self._result())

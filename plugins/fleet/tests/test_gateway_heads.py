@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 
 import msgspec
 import pytest
@@ -120,6 +121,31 @@ async def test_answers_of_every_kind(stand):  # noqa: F811
                     await line.ask(request(b"{}", *lines))
                 assert line.hits >= 2
             assert found[0] == found[1], answer[:60]
+
+
+async def test_the_time_of_an_answer_in_pieces(stand, monkeypatch):  # noqa: F811
+    """It counts from the request, also where a known head began before there was a task."""
+    monkeypatch.setattr(sys.modules[__name__], "VARYING", re.compile(rb"(Date: )[^\r\n]*"))
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    pieces = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", chunked]
+
+    async def act(writer):
+        if (answer := pieces[0] if len(pieces) > 1 else chunked) is chunked:
+            await asyncio.sleep(0.2)
+        writer.write(answer)
+        await writer.drain()
+        return True
+
+    async with RawServer(act) as server:
+        stand.follow(application(Target("127.0.0.1", server.port), retries=0))
+        async with Line(stand) as line:
+            await line.ask(request(b"{}"))  # learnt
+            before = line.hits
+            pieces.pop(0)
+            head, body = await line.ask(request(b"{}"))
+            assert line.hits == before + 1
+            assert body == b"hi"
+            assert float(re.search(rb"total;dur=([\d.]+)", head)[1]) >= 190
 
 
 async def test_who_may_ask_no_more(stand, targets):  # noqa: F811
