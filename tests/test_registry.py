@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -287,3 +288,26 @@ def test_data_directory_that_cannot_be_made_is_an_error(tmp_path):
     with pytest.raises(RegistryError) as caught:
         registry.entries()
     assert caught.value.detail == "could not read the model registry: Not a directory"
+
+
+@pytest.mark.parametrize("reason", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_writes_no_directories(registry, monkeypatch, reason):
+    """As SMB's: what is saved there is saved; a file that is not written is an error."""
+    really = os.fsync
+
+    def fsync(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(reason, os.strerror(reason))
+        really(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    registry.add("a/b", DETR)
+    assert Registry(registry.path).get("a/b") == DETR
+
+    def broken(_file):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(RegistryError, match=os.strerror(reason)):
+        registry.add("c/d", DETR)
+    assert Registry(registry.path).get("c/d") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_NO_DIRECTORIES = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
+"""Errors of file systems that cannot be asked to write a directory, such as SMB."""
+
+
 def sync(path: Path) -> None:
-    """Write a file's content, or a directory's entries, to the disk."""
+    """Write a file's content, or a directory's entries where that can be asked for, to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORIES or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
