@@ -128,10 +128,12 @@ class Watch:
             if response.status not in _WITHOUT_ROUTE and not _is_hidden(server, response):
                 self.faults.append(f"{asked}: the document has no such operation")
             return
-        answer = operations[method]["responses"].get(str(response.status))
+        responses = operations[method]["responses"]
+        answer = responses.get(str(response.status))
         if answer is None and response.status in {417, 500}:
-            # Any route may refuse ``Expect``, or fail, as where a plugin does that is asked always.
-            return
+            # Any route may refuse ``Expect``, or fail, as where a plugin does that is asked always:
+            # in the form of its errors, which every route has for 400.
+            answer = responses.get("400")
         if answer is None:
             self.faults.append(f"{asked}: undocumented status, {await _start(response)!r}")
             return
