@@ -10,7 +10,7 @@ from aiohttp import WSMsgType
 
 from conftest import picture
 from mataserver.engines.work import Outcome, Timing
-from mataserver.http.budget import Budget
+from mataserver.http.budget import Budget, inflight_limit
 from mataserver.http.lifecycle import Lifecycle
 from mataserver.http.stream_channel import StreamSettings
 from mataserver.http.stream_connection import Connection
@@ -95,7 +95,7 @@ def standing_on(settings):
     """Return a connection with these settings, and what it stands on."""
     plan = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
     pool, metrics = Pool(), Metrics()
-    budget, lifecycle = Budget(settings.max_inflight_mb * 1e6), Lifecycle()
+    budget, lifecycle = Budget(inflight_limit(settings)), Lifecycle()
     sessions = SimpleNamespace(ttl=300.0, is_only_connected=lambda _session: True)
     terms = StreamSettings(
         sessions,

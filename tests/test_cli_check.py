@@ -87,7 +87,7 @@ def errors(lines):
 # plugins
 
 
-@pytest.mark.parametrize(("limit", "warned"), [(1_048_576, True), (64, False)])
+@pytest.mark.parametrize(("limit", "warned"), [(1_048_576, True), (64, False), (0, False)])
 def test_requests_that_may_fill_the_memory(terminal, limit, warned):
     """The limit of all bodies together is compared with the memory that there is."""
     (terminal.home / "mataserver.yaml").write_text(f"max_inflight_mb: {limit}\n")

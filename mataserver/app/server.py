@@ -22,7 +22,7 @@ from mataserver.frontends.resource_ids import ResourceIds
 from mataserver.http import openapi, origins, protocol
 from mataserver.http.auth import AllowedPages, Authenticator
 from mataserver.http.browsers import BrowserSessions, HostNames
-from mataserver.http.budget import Budget
+from mataserver.http.budget import Budget, inflight_limit
 from mataserver.http.connection_limit import UNLIMITED, default_limit
 from mataserver.http.cookies import Cookies
 from mataserver.http.head_cache import HeadCache
@@ -89,7 +89,7 @@ class ComposedServer:
         self.gate = self._gate()
         self.table = RouteTable(BodyLimits(settings.max_body, settings.body_timeout, idle=False))
         self.table.restart_reason = self.plugins.late_service_hint
-        self.budget = Budget(settings.max_inflight_mb * 1e6, settings.caller_share)
+        self.budget = Budget(inflight_limit(settings), settings.caller_share)
         self.sockets = ServiceSockets(
             settings.max_body, settings.ping_interval, settings.unread_timeout
         )
@@ -293,7 +293,7 @@ def _server_settings(settings: Settings) -> Server:
         drain_timeout=settings.drain_timeout,
         unread_timeout=settings.unread_timeout,
         body_timeout=settings.body_timeout,
-        max_inflight=int(settings.max_inflight_mb * 1e6),
+        max_inflight=inflight_limit(settings),
         max_connections=min(settings.max_connections or UNLIMITED, default_limit()),
         caller_share=settings.caller_share,
     )

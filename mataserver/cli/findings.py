@@ -20,6 +20,7 @@ from mataserver.config.addresses import is_loopback
 from mataserver.config.storage import os_errors_as
 from mataserver.engines.memory import ram_total
 from mataserver.errors import MataError
+from mataserver.http.budget import MEMORY_PARTS, inflight_limit
 from mataserver.library import defaults
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
@@ -33,9 +34,6 @@ from mataserver.suggestion import similar
 if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.plugins import Plugins
-
-_MEMORY_PARTS = 4
-"""Bodies may take one of so many parts of the memory; the models need the rest."""
 
 
 @dataclass(slots=True)
@@ -179,11 +177,12 @@ def _check_memory(settings: Settings, findings: Findings) -> None:
 
     The kernel kills workers first, but not if the server is larger than all of them.
     """
-    allowed, there = round(settings.max_inflight_mb), round(ram_total() / 1e6)
-    if allowed > there / _MEMORY_PARTS:
+    allowed, there = inflight_limit(settings), ram_total()
+    if allowed > there // MEMORY_PARTS:
+        name = "max_inflight_mb" if settings.max_inflight_mb else "max_body_mb"
         findings.warnings.append(
-            f"max_inflight_mb: requests may hold {allowed} MB in memory, and there are {there} MB; "
-            "the kernel may kill the server"
+            f"{name}: requests may hold {allowed / 1e6:.0f} MB in memory, and there are "
+            f"{there / 1e6:.0f} MB; the kernel may kill the server"
         )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def check(settings: Settings) -> None:
     """Raise ``ConfigError`` for contradictory settings, naming one of them."""
-    if settings.max_inflight_mb < settings.max_body_mb:
+    if 0 < settings.max_inflight_mb < settings.max_body_mb:
         raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
     _check_tasks([entry.task for entry in settings.models])
     _check_thread_limits(settings)

@@ -204,7 +204,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ray_room: Seconds = 30.0
     ray_silence: Annotated[float, Meta(ge=1.0, le=600.0)] = 6.0
     max_body_mb: Annotated[float, Meta(gt=0.0, le=4_096.0)] = 32.0
-    max_inflight_mb: Annotated[float, Meta(gt=0.0, le=1_048_576.0)] = 512.0
+    max_inflight_mb: Annotated[float, Meta(ge=0.0, le=1_048_576.0)] = 0.0
     max_pixels: Annotated[int, Meta(gt=0, le=178_956_970)] = 50_000_000
     max_tokens: Count = 4_096
     body_timeout: Seconds = 30.0

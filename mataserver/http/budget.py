@@ -8,18 +8,36 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
+from mataserver.engines.memory import ram_total
 from mataserver.errors import TooLarge, Unavailable
 from mataserver.principals import ANONYMOUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mataserver.config import Settings
+
 THREAD_DECODE_BYTES = 1_000_000
 """Bytes above which a body is decoded in a thread."""
+
+MEMORY_PARTS = 4
+"""Requests alone are to take at most this fraction of the memory: models need the rest."""
+
+_MOST = 512_000_000
 
 _NOBODY = frozenset({None, ANONYMOUS.id})
 
 T = TypeVar("T")
+
+
+def inflight_limit(settings: Settings) -> int:
+    """Return how many bytes of all requests together may be in memory.
+
+    Unless it is set, it depends on the machine: a small one is not to be filled by clients.
+    """
+    if settings.max_inflight_mb:
+        return int(settings.max_inflight_mb * 1e6)
+    return max(settings.max_body, min(_MOST, ram_total() // MEMORY_PARTS))
 
 
 class Budget:
