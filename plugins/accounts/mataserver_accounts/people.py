@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mataserver import NotFound
 from mataserver_accounts.users import any_revision
 from mataserver_database import EVERYTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Iterable
 
     from mataserver import Principal
     from mataserver_accounts.directory import Directory
@@ -77,21 +77,13 @@ class People:
         """
         return await self._directory.user_to_revoke(identity)
 
-    async def remove(
-        self,
-        user: User,
-        check: Check | None = None,
-        *,
-        then: Callable[[], Coroutine[Any, Any, None]] | None = None,
-        asked_by: Principal,
-    ) -> None:
+    async def remove(self, user: User, check: Check | None = None, *, asked_by: Principal) -> None:
         """Remove a user. Raises ``NotFound``, or ``Conflict`` for the last administrator.
 
-        ``check`` is called as in ``change``, and ``then`` after the removal. Where the database
-        cannot take it, this raises, the user is refused, and the rest is done once that can be: of
-        ``check`` and ``then`` what has not been done. The log names ``asked_by``.
+        ``check`` is called as in ``change``. Where the database cannot take it, this raises, the
+        user is refused, and it is done once that can be. The log names ``asked_by``.
         """
-        removal = _Removal(self._directory.accounts, user, check or any_revision, then)
+        removal = _Removal(self._directory.accounts, user, check or any_revision)
         who = f"{asked_by.name} ({asked_by.id})"
         await self._directory.revoke(user.id, removal.proceed, who)
 
@@ -124,17 +116,10 @@ class People:
 class _Removal:
     """The removal of a user, which is tried again where the database could not take it."""
 
-    def __init__(
-        self,
-        accounts: Accounts,
-        user: User,
-        check: Check,
-        then: Callable[[], Coroutine[Any, Any, None]] | None,
-    ) -> None:
+    def __init__(self, accounts: Accounts, user: User, check: Check) -> None:
         self._accounts = accounts
         self._user = user
         self._check = check
-        self._then = then
         self._tried = self._checked = False
 
     async def proceed(self) -> None:
@@ -145,8 +130,6 @@ class _Removal:
         except NotFound:
             if not again:
                 raise
-        if self._then is not None:
-            await self._then()
 
     async def _check_once(self, revision: str, connection: Connection) -> None:
         # Who changes a user that is refused already does not make them valid again by it.

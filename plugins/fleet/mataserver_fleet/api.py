@@ -20,7 +20,8 @@ from mataserver_fleet.login_handlers import LoginHandlers
 from mataserver_fleet.model_handlers import ModelHandlers
 from mataserver_fleet.models import Models
 from mataserver_fleet.pages import problem
-from mataserver_fleet.store import Store
+from mataserver_fleet.permissions import Grants
+from mataserver_fleet.store import Store, pause
 from mataserver_fleet.supervision import TritonSupervisor
 from mataserver_fleet.tables import CHANNEL, SCHEMA
 from mataserver_fleet.triton_handlers import TritonHandlers
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 CLEANUP_SECONDS = 3600.0
 SECOND_LOOK_SECONDS = 60.0
 """After the first look for old files, which removes none: not every server runs for an hour."""
+MIN_PAUSE_SECONDS = 1.0
+"""Between two looks for removed users: accounts may change many times a second."""
 PREFIXES = tuple(
     f"/api/{name}"
     for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout", "usage")
@@ -90,6 +93,7 @@ class FleetService:
         self._tasks = [
             spawn(partial(self._look_after_tritons, self._supervisor), "look after the Tritons"),
             spawn(partial(self._remove_old_files, store), "remove old files"),
+            spawn(partial(self._forget_removed_users, store), "forget removed users"),
         ]
         return self
 
@@ -122,6 +126,17 @@ class FleetService:
             except MataError as error:  # the database is away
                 self._ctx.log.warning("old files stay for now: %s", error.detail)
             await asyncio.sleep(seconds)
+
+    async def _forget_removed_users(self, store: Store) -> None:
+        """Remove their authorisations, whoever removed them: a command may have, or accounts."""
+        await self._ctx.address()
+        accounts_change = asyncio.Event()
+        store.database.watch("accounts", accounts_change.set)
+        while True:
+            with contextlib.suppress(MataError):  # a database that is busy: the next time
+                await finish(Grants(store).forget_removed(self._ctx.peer("accounts").departed))
+            await asyncio.sleep(MIN_PAUSE_SECONDS)
+            await pause(accounts_change, CLEANUP_SECONDS)
 
 
 _HANDLERS = (

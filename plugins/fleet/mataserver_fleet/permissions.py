@@ -12,13 +12,14 @@ from mataserver_fleet.store import find
 from mataserver_fleet.tables import APPS, GRANTS, LINKS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from mataserver import Principal
     from mataserver_database import Connection
     from mataserver_fleet.store import Store
 
     LockUser = Callable[[Connection], Awaitable[str]]
+    RemovedCheck = Callable[[Collection[str]], Awaitable[set[str]]]
 
 
 class Forbidden(MataError):
@@ -106,7 +107,10 @@ class Grants:
             await connection.execute(sa.delete(GRANTS).where(*own))
             return revision, await apps_of(connection, user)
 
-    async def forget(self, user: str) -> None:
-        """Remove the authorisations of a removed user."""
-        async with self._store.change() as connection:
-            await connection.execute(sa.delete(GRANTS).where(GRANTS.c.user_id == user))
+    async def forget_removed(self, removed: RemovedCheck) -> None:
+        """Remove the authorisations of those users of whom ``removed`` says that they are gone."""
+        async with self._store.read() as connection:
+            users = set(await connection.scalars(sa.select(GRANTS.c.user_id).distinct()))
+        for user in sorted(await removed(users)):
+            async with self._store.database.begin() as connection:
+                await connection.execute(sa.delete(GRANTS).where(GRANTS.c.user_id == user))

@@ -189,8 +189,8 @@ class UserHandlers:
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
         user = await self._people.to_remove(request.match_info["identity"])
-        check, forget = self._unchanged(request, user), lambda: self._grants.forget(user.id)
-        await self._people.remove(user, check, then=forget, asked_by=caller(request))
+        check = self._unchanged(request, user)
+        await self._people.remove(user, check, asked_by=caller(request))
         self._note(request, "removed", user)
         return self._ctx.http.respond(Status())
 

@@ -76,15 +76,28 @@ async def test_a_user_who_is_changed_before_their_removal_is_stored(client, monk
 
     await until(removed)
     assert (await client.ask("GET", "/v1/me", token))[0] == 401
-    store = client.server.service("fleet")._components.store
-
-    async def forgotten():
-        async with store.read() as connection:
-            own = sa.select(GRANTS).where(GRANTS.c.user_id == ada["id"])
-            return not (await connection.execute(own)).first()
-
-    await until(forgotten)
+    await until(lambda: has_no_rights(client, ada))
     assert "valid again" not in caplog.text
+
+
+async def test_a_user_whom_others_remove(client):
+    """Also who was removed past the fleet leaves no authorisation behind; others keep theirs."""
+    await client.made("/api/apps", {"name": "door"})
+    for name in ("ada", "bob"):
+        await client.made("/api/users", {**ADA, "name": name})
+        assert (await client.ask("POST", f"/api/users/{name}/apps/door/auth"))[0] == 200
+    _, ada = await client.ask("GET", "/api/users/ada")
+    assert not await has_no_rights(client, ada)
+    assert (await client.ask("DELETE", "/v1/users/ada"))[0] == 204
+    await until(lambda: has_no_rights(client, ada))
+    assert (await client.ask("GET", "/api/users/bob/apps"))[1] == {"apps": ["door"]}
+
+
+async def has_no_rights(client, user):
+    """Whether the tables hold no authorisation of a user."""
+    async with client.server.service("fleet")._components.store.read() as connection:
+        own = sa.select(GRANTS).where(GRANTS.c.user_id == user["id"])
+        return not (await connection.execute(own)).first()
 
 
 async def test_a_full_disk_is_documented(client):
