@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver.app import hosting
@@ -66,54 +65,33 @@ def _builtin_services(
     composed: ComposedServer, set_by: Mapping[str, SetBy]
 ) -> Iterator[ServiceFactory]:
     """Yield the server's own services; of overlapping routes the first one matches."""
-    services, settings = composed.hosting.services, composed.settings
-    if composed.relay is not None:  # entered before all others: sessions need its tag
-        make = partial(
-            FrontendsService,
-            relay=composed.relay,
-            sessions=composed.sessions,
-            metrics=composed.metrics,
-            address=settings.frontend_address,
-            beat=composed.pace.beat,
-            timeout=composed.pace.silence,
+    models, services, settings = composed.models, composed.hosting.services, composed.settings
+    relay, sessions, metrics = composed.relay, composed.sessions, composed.metrics
+    if relay is not None:  # entered before all others: sessions need its tag
+        address, pace = settings.frontend_address, composed.pace
+        yield ServiceFactory(
+            "frontends",
+            lambda ctx: FrontendsService(
+                ctx, relay, sessions, metrics, address=address, beat=pace.beat, timeout=pace.silence
+            ),
         )
-        yield ServiceFactory("frontends", make)
     yield ServiceFactory(
         "health",
-        partial(
-            HealthService,
-            readiness=composed.readiness,
-            plugins=composed.plugins,
-            probe=composed.memory,
-            metrics=composed.metrics,
-            services=services,
-            status=settings.health_status,
-            metrics_public=settings.metrics_public,
+        lambda ctx: HealthService(
+            ctx, composed.readiness, composed.plugins, composed.memory, metrics, services,
+            status=settings.health_status, metrics_public=settings.metrics_public,
         ),
-    )
+    )  # fmt: skip
+    yield ServiceFactory("pulls", lambda ctx: PullsService(ctx, models, composed.pulls))
+    yield ServiceFactory("models", lambda ctx: ModelsService(ctx, models))
+    yield ServiceFactory("infer", lambda ctx: InferService(ctx, models, composed.observers))
     yield ServiceFactory(
-        "pulls", partial(PullsService, models=composed.models, pulls=composed.pulls)
+        "sessions", lambda ctx: SessionsService(ctx, models, sessions, composed.cameras, services)
     )
-    yield ServiceFactory("models", partial(ModelsService, models=composed.models))
-    yield ServiceFactory(
-        "infer", partial(InferService, models=composed.models, observers=composed.observers)
-    )
-    yield ServiceFactory(
-        "sessions",
-        partial(
-            SessionsService,
-            models=composed.models,
-            sessions=composed.sessions,
-            cameras=composed.cameras,
-            services=services,
-        ),
-    )
-    yield ServiceFactory("stream", partial(StreamService, streams=composed.streams))
+    yield ServiceFactory("stream", lambda _: StreamService(composed.streams))
     yield ServiceFactory(
         "login",
-        partial(
-            LoginService, gate=composed.gate, browsers=composed.browsers, cookies=composed.cookies
-        ),
+        lambda ctx: LoginService(ctx, composed.gate, composed.browsers, composed.cookies),
     )
     yield ServiceFactory("pages", lambda _: PagesService(services))
     yield ServiceFactory(

@@ -15,7 +15,7 @@ from mataserver.errors import MataError, NotFound
 from mataserver.frontends.resource_ids import EVERY_FRONTEND, SESSIONS_KIND, qualified_id
 from mataserver.http.routing import route_pattern
 from mataserver.plugin_ends import ends_as_errors
-from mataserver.plugins import PluginError, reject
+from mataserver.plugins import PluginError, reject, rejecting
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -223,11 +223,10 @@ def _run_admission_checks(found: dict[str, HostedService]) -> None:
         for name, hosted in list(found.items()):
             if hosted.plugin is None or hosted is host:
                 continue
-            try:
+            with rejecting(hosted.plugin):
                 admitting.admits(hosted.name, hosted.service)
-            except (Exception, SystemExit) as error:
-                reject(hosted.plugin, error)
-                del found[name]
+                continue
+            del found[name]
 
 
 def _sort_by_requirements(found: Mapping[str, HostedService]) -> list[HostedService]:

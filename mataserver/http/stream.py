@@ -32,7 +32,6 @@ from mataserver.http.stream_viewer import Viewer
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.contract.service import Context
     from mataserver.http.stream_channel import Channel, StreamSettings
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.sessions import Session
@@ -76,7 +75,7 @@ class StreamSocket(WebSocket):
 class StreamService(StatelessService):
     """The route of sessions' WebSockets."""
 
-    def __init__(self, _ctx: Context, streams: Streams) -> None:
+    def __init__(self, streams: Streams) -> None:
         self._streams = streams
 
     def routes(self) -> list[Route]:

@@ -5,7 +5,7 @@ A broken plugin is recorded with its error and never stops the server, unless ``
 
 from mataserver.plugins.discovery import GROUP, discover
 from mataserver.plugins.installed import Plugins
-from mataserver.plugins.loading import reject
+from mataserver.plugins.loading import reject, rejecting
 from mataserver.plugins.records import DISABLED, Plugin, ProvidedBackend, log
 from mataserver.plugins.validation import HOOKS, PluginError
 
@@ -20,4 +20,5 @@ __all__ = [
     "discover",
     "log",
     "reject",
+    "rejecting",
 ]

@@ -18,6 +18,7 @@ from mataserver.plugins.loading import (
     record_version_change,
     reject,
     reject_name_conflicts,
+    rejecting,
 )
 from mataserver.plugins.records import DiscoveredPlugins, log
 from mataserver.plugins.validation import PluginError, require_iterable
@@ -222,12 +223,11 @@ class Plugins(DiscoveredPlugins):
         found: list[str] = []
         for plugin in self.usable:
             if "check" in plugin.hooks:
-                try:
+                with rejecting(plugin):
                     messages = plugin.hooks["check"](plugin.settings, session)
                     messages = require_iterable(messages, "check() must return sentences")
                     found += [_named(plugin, text) for text in messages]
-                except (Exception, SystemExit) as error:
-                    reject(plugin, error)
+                if plugin.error is not None:
                     found.append(f"plugin {plugin.name}: {plugin.error}")
         return found
 

@@ -54,16 +54,28 @@ def load_plugin(
     variables: Mapping[str, str],
 ) -> None:
     """Import a plugin and add its record. Raises ``ConfigError``, then it has its defaults."""
-    _load(plugin, point, {p.name for p in plugins.found})
+    with rejecting(plugin):
+        _load(plugin, point, {p.name for p in plugins.found})
     plugins.found.append(plugin)
     try:
         if plugin.error is None:
-            _configure(plugin, given, variables)
+            with rejecting(plugin, unless=(config.ConfigError,)):
+                _configure(plugin, given, variables)
     finally:
-        _collect(plugin, plugins)
-        plugin.engines = _collect_named(plugin, plugins, "engines", check_engine)
-        plugin.sources = _collect_named(plugin, plugins, "sources", check_source)
-        _collect_brought(plugin)
+        if plugin.error is None:
+            with rejecting(plugin):
+                _collect(plugin, plugins)
+
+
+@contextlib.contextmanager
+def rejecting(plugin: Plugin, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Reject a plugin for what its code raises, also a panic of a library in Rust."""
+    try:
+        yield
+    except (KeyboardInterrupt, *unless):
+        raise
+    except BaseException as error:
+        reject(plugin, error)
 
 
 @contextlib.contextmanager
@@ -97,16 +109,11 @@ def record_version_change(plugin: Plugin, point: importlib.metadata.EntryPoint) 
 
 
 def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, taken: set[str]) -> None:
-    try:
-        if point.name in taken or point.name in {"strict", "disabled"}:
-            raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
-        if not plugin.module:
-            raise PluginError(describe_problem(point))  # noqa: TRY301
-        plugin.hooks = validation.hooks(point.load())
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a library in Rust may panic as it is imported
-        reject(plugin, error)
+    if point.name in taken or point.name in {"strict", "disabled"}:
+        raise PluginError(f"the name {point.name!r} is taken")
+    if not plugin.module:
+        raise PluginError(describe_problem(point))
+    plugin.hooks = validation.hooks(point.load())
 
 
 def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, str]) -> None:
@@ -116,27 +123,22 @@ def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, s
         if own is not None:
             raise config.ConfigError(f"configuration: plugins.{plugin.name}: it takes no settings")
         return
-    try:
-        kind = hook()
-        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-            raise PluginError("settings() must return a msgspec.Struct type")  # noqa: TRY301
-        if not kind.__struct_config__.forbid_unknown_fields:
-            raise PluginError("settings(): the struct must have forbid_unknown_fields=True")  # noqa: TRY301
-        check_pickles(kind, "settings(): the struct")
-        plugin.section = _section(kind, plugin)
-        if own is not None and plugin.section != plugin.name:
-            raise config.ConfigError(  # noqa: TRY301
-                f"configuration: plugins.{plugin.name}: its settings are those of "
-                f"plugins.{plugin.section}"
-            )
-        with contextlib.suppress(TypeError):  # defaults, in case the given settings are invalid
-            plugin.settings = kind()
-        mine = given.get(plugin.section)
-        plugin.settings = config.plugin_settings(mine, kind, plugin.section, environ)
-    except config.ConfigError:
-        raise
-    except (Exception, SystemExit) as error:
-        reject(plugin, error)
+    kind = hook()
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        raise PluginError("settings() must return a msgspec.Struct type")
+    if not kind.__struct_config__.forbid_unknown_fields:
+        raise PluginError("settings(): the struct must have forbid_unknown_fields=True")
+    check_pickles(kind, "settings(): the struct")
+    plugin.section = _section(kind, plugin)
+    if own is not None and plugin.section != plugin.name:
+        raise config.ConfigError(
+            f"configuration: plugins.{plugin.name}: its settings are those of "
+            f"plugins.{plugin.section}"
+        )
+    with contextlib.suppress(TypeError):  # defaults, in case the given settings are invalid
+        plugin.settings = kind()
+    mine = given.get(plugin.section)
+    plugin.settings = config.plugin_settings(mine, kind, plugin.section, environ)
 
 
 def _section(kind: type[msgspec.Struct], plugin: Plugin) -> str:
@@ -154,68 +156,57 @@ def _section(kind: type[msgspec.Struct], plugin: Plugin) -> str:
 
 
 def _collect(plugin: Plugin, plugins: DiscoveredPlugins) -> None:
-    hook = plugin.hooks.get("backends")
-    if hook is None or plugin.error is not None:
-        return
+    """Call the hooks that return what a plugin provides. Raises what they raise."""
+    if "backends" in plugin.hooks:
+        _collect_backends(plugin, plugins)
+    if "engines" in plugin.hooks:
+        plugin.engines = _named(plugin, plugins, "engines", check_engine)
+    if "sources" in plugin.hooks:
+        plugin.sources = _named(plugin, plugins, "sources", check_source)
+    if "brings" in plugin.hooks:
+        plugin.brings = _brought(plugin.hooks["brings"]())
+
+
+def _collect_backends(plugin: Plugin, plugins: DiscoveredPlugins) -> None:
     owners = {provided.backend.name: provided.plugin.name for provided in plugins.provided}
     results = {each.backend.task: each.backend.result for each in plugins.provided}
-    try:
-        backends = tuple(require_iterable(hook(), "backends() must return backends"))
-        for backend in backends:
-            check_backend(backend, owners, {plugin.name, plugin.family})
-            owners[backend.name] = plugin.name
-            _check_owner(backend, plugin, plugins)
-            _check_result(backend, results.setdefault(backend.task, backend.result))
-    except (Exception, SystemExit) as error:
-        reject(plugin, error)
-        return
+    given = plugin.hooks["backends"]()
+    backends = tuple(require_iterable(given, "backends() must return backends"))
+    for backend in backends:
+        check_backend(backend, owners, {plugin.name, plugin.family})
+        owners[backend.name] = plugin.name
+        _check_owner(backend, plugin, plugins)
+        _check_result(backend, results.setdefault(backend.task, backend.result))
     plugin.backends = backends
     plugins.provided += [ProvidedBackend(backend, plugin) for backend in backends]
 
 
-def _collect_named(
+def _named(
     plugin: Plugin,
     plugins: DiscoveredPlugins,
     kind: str,
     check: Callable[[Any, dict[str, str]], None],
 ) -> tuple[Any, ...]:
     """Return a plugin's engines or sources, whose names are unique in a server."""
-    hook = plugin.hooks.get(kind)
-    if hook is None or plugin.error is not None:
-        return ()
     owners = {made.name: each.name for each in plugins.found for made in getattr(each, kind)}
-    try:
-        found = tuple(require_iterable(hook(), f"{kind}() must return {kind}"))
-        for made in found:
-            check(made, owners)
-            owners[made.name] = plugin.name
-    except (Exception, SystemExit) as error:
-        reject(plugin, error)
-        return ()
+    found = tuple(require_iterable(plugin.hooks[kind](), f"{kind}() must return {kind}"))
+    for made in found:
+        check(made, owners)
+        owners[made.name] = plugin.name
     return found
 
 
-def _collect_brought(plugin: Plugin) -> None:
-    hook = plugin.hooks.get("brings")
-    if hook is None or plugin.error is not None:
-        return
-    try:
-        brought = hook()
-        if not isinstance(brought, Mapping):
-            raise PluginError("brings() must return names by the names of plugins")  # noqa: TRY301
-        wanted = "brings() must return lists of names by the names of plugins"
-        plugin.brings = {
-            to: tuple(require_iterable(names, wanted)) for to, names in brought.items()
-        }
-        if not all(
-            isinstance(each, str) and each
-            for to, names in plugin.brings.items()
-            for each in (to, *names)
-        ):
-            raise PluginError("brings() must return names by the names of plugins")  # noqa: TRY301
-    except (Exception, SystemExit) as error:
-        plugin.brings = {}
-        reject(plugin, error)
+def _brought(given: object) -> dict[str, tuple[str, ...]]:
+    """Return the names that a plugin provides to others. Raises ``PluginError`` if invalid."""
+    if not isinstance(given, Mapping):
+        raise PluginError("brings() must return names by the names of plugins")
+    wanted = "brings() must return lists of names by the names of plugins"
+    brought = {to: tuple(require_iterable(names, wanted)) for to, names in given.items()}
+    if not all(
+        isinstance(each, str) and each for to, names in brought.items() for each in (to, *names)
+    ):
+        raise PluginError("brings() must return names by the names of plugins")
+    return brought
 
 
 def _check_owner(backend: Backend, plugin: Plugin, plugins: DiscoveredPlugins) -> None:
