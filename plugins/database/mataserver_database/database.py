@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FILE = "mataserver.db"
 _LOOKS = {"sqlite": "SELECT count(*) FROM sqlite_master", "postgresql": "SELECT 1"}
 """What reads something: SQLite answers a constant without a look at its file."""
+_POSTGRES_NOW = sa.cast(sa.extract("epoch", sa.func.statement_timestamp()), sa.Double)
 _SERIALIZE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 
 log = logging.getLogger("mataserver.plugin.database")
@@ -131,6 +133,14 @@ class Database:
         """
         if self.dialect == "postgresql":
             await connection.execute(_SERIALIZE, {"name": name})
+
+    def now(self) -> sa.ColumnElement[float]:
+        """Return an expression of Unix seconds, by the one clock of all servers of the database.
+
+        For times that several servers compare: their own clocks may differ. In PostgreSQL it is
+        that of the database when a statement arrives there, in SQLite that of the machine now.
+        """
+        return _POSTGRES_NOW if self.dialect == "postgresql" else sa.literal(time.time())
 
     # what others changed
 

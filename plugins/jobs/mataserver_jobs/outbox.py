@@ -13,14 +13,15 @@ from mataserver_jobs.table import DELIVERIES, WEBHOOKS
 from mataserver_jobs.views import JobView
 
 if TYPE_CHECKING:
-    from mataserver_database import Connection
+    from mataserver_database import Connection, Database
     from mataserver_jobs.record import Record
 
 
-async def put(connection: Connection, record: Record, now: float) -> None:
+async def put(database: Database, connection: Connection, record: Record, now: float) -> None:
     """Queue a delivery of a job's end to its owner's webhooks, at ``now`` Unix seconds.
 
-    The job as it stands is kept: it may be removed, or run again, before they hear of it.
+    It is due at once, by the clock of the database. The job as it stands is kept: it may be
+    removed, or run again, before they hear of it.
     """
     owned = sa.select(WEBHOOKS.c.id).where(WEBHOOKS.c.owner == record.owner)
     # One that was removed before the delivery is stored would be an error, and the end not stored.
@@ -38,8 +39,7 @@ async def put(connection: Connection, record: Record, now: float) -> None:
         "body": msgspec.json.encode(event).decode(),
         "attempts": 0,
         "created_at": now,
-        "next_at": now,
         "waited": 0.0,
     }
     rows = [{"id": str(uuid.uuid4()), "webhook": each, **kept} for each in webhooks]
-    await connection.execute(sa.insert(DELIVERIES), rows)
+    await connection.execute(sa.insert(DELIVERIES).values(next_at=database.now()), rows)

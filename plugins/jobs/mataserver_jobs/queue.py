@@ -61,5 +61,5 @@ class Queue:
         """Announce jobs that changed; the webhooks learn of those that ended, come what may."""
         for record in map(record_of, rows):
             if record.ended:
-                await outbox.put(connection, record, self._clock())
+                await outbox.put(self._database, connection, record, self._clock())
         await self._database.announce(connection, CHANNEL)

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import hmac
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from mataserver import MataError, Policy
@@ -38,12 +37,12 @@ def policy(timeout: float = 15.0) -> Policy:
     return Policy("webhook", max_bytes=1e6, timeout=timeout)
 
 
-def signed(delivery: Delivery, now: float) -> dict[str, str]:
-    """Return the headers of a delivery at ``now`` Unix seconds.
+def signed(delivery: Delivery) -> dict[str, str]:
+    """Return the headers of a delivery.
 
     What is signed is id, time and body, so that neither can be sent again later or with another.
     """
-    stamp = str(int(now))
+    stamp = str(int(delivery.taken_at))
     secret = base64.b64decode(delivery.secret.removeprefix(SECRET_PREFIX))
     content = f"{delivery.id}.{stamp}.{delivery.body}".encode()
     signature = base64.b64encode(hmac.digest(secret, content, hashlib.sha256)).decode()
@@ -57,10 +56,7 @@ def signed(delivery: Delivery, now: float) -> dict[str, str]:
 
 
 class DeliveryWorker:
-    """Makes deliveries until it is closed.
-
-    ``outbound`` asks an address that a user named; ``clock`` gives Unix seconds.
-    """
+    """Makes deliveries until it is closed; ``outbound`` asks an address that a user named."""
 
     def __init__(
         self,
@@ -68,12 +64,10 @@ class DeliveryWorker:
         outbound: Callable[..., AbstractAsyncContextManager[Any]],
         *,
         timeout: float = 15.0,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._webhooks = webhooks
         self._outbound = outbound
         self._policy = policy(timeout)
-        self._clock = clock
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -156,7 +150,7 @@ class DeliveryWorker:
                 "POST",
                 delivery.url,
                 self._policy,
-                headers=signed(delivery, self._clock()),
+                headers=signed(delivery),
                 body=delivery.body.encode(),
             ) as response:
                 return response.status, f"the address answered {response.status}"

@@ -1,8 +1,9 @@
 """Webhooks in the database, and the pending deliveries of each.
 
 A delivery is held for a while by the server that makes it, as a job is by its lease: two servers
-do not send it at once, and one that was killed leaves it to the next. A webhook that does not
-answer is asked less and less often; all that it is to be told waits with it.
+do not send it at once, and one that was killed leaves it to the next. What is due is judged by the
+database's clock: those of two servers may differ. A webhook that does not answer is asked less and
+less often; all that it is to be told waits with it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mataserver_jobs.record import is_id
 from mataserver_jobs.table import CHANNEL, DELIVERIES, WEBHOOKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from mataserver_database import Database
 
@@ -59,7 +60,8 @@ class MadeWebhook(Webhook, frozen=True, kw_only=True):
 class Delivery(Struct, frozen=True, kw_only=True):
     """What a webhook is to be told: ``body``, JSON. ``attempts`` counts this one.
 
-    ``waited`` are the seconds of all pauses that it, and what was before it, was put off for.
+    ``taken_at`` is when a server took it, in Unix seconds by the clock of the database. ``waited``
+    are the seconds of all pauses that it, and what was before it, was put off for.
     """
 
     id: str
@@ -67,17 +69,17 @@ class Delivery(Struct, frozen=True, kw_only=True):
     owner: str
     body: str
     attempts: int
+    taken_at: float
     waited: float
     url: str
     secret: str
 
 
 class Webhooks:
-    """Webhooks. ``clock`` gives Unix seconds."""
+    """Webhooks."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
 
     # asked by clients
 
@@ -89,7 +91,7 @@ class Webhooks:
             owner=owner,
             url=url,
             secret=SECRET_PREFIX + random,
-            created_at=self._clock(),
+            created_at=time.time(),
         )
         counting = sa.select(sa.func.count()).where(WEBHOOKS.c.owner == owner)
         async with self._database.begin() as connection:
@@ -126,16 +128,16 @@ class Webhooks:
 
         One that is due later than any pause is long is due now: the clock was set back.
         """
+        due_in = sa.func.min(DELIVERIES.c.next_at) - self._database.now()
         async with self._database.read() as connection:
-            due = await connection.scalar(sa.select(sa.func.min(DELIVERIES.c.next_at)))
-        if due is None:
+            left = await connection.scalar(sa.select(due_in))
+        if left is None:
             return None
-        left = float(due) - self._clock()
         return 0.0 if left > 2 * LONGEST_PAUSE else max(0.0, left)
 
     async def claim(self, busy: Collection[str] = ()) -> Delivery | None:
         """Take the delivery that is due longest, of no ``busy`` owner; None when there is none."""
-        now = self._clock()
+        now = self._database.now()
         due = sa.or_(DELIVERIES.c.next_at <= now, DELIVERIES.c.next_at > now + 2 * LONGEST_PAUSE)
         first = (
             sa.select(DELIVERIES.c.id)
@@ -155,8 +157,8 @@ class Webhooks:
             where = sa.select(WEBHOOKS.c.url, WEBHOOKS.c.secret)
             where = where.where(WEBHOOKS.c.id == row["webhook"])
             known = (await connection.execute(where)).mappings().one()
-        kept = row.keys() - {"next_at", "created_at"}
-        return Delivery(**{name: row[name] for name in kept}, **known)
+        kept = {name: row[name] for name in row.keys() - {"next_at", "created_at"}}
+        return Delivery(**kept, **known, taken_at=row["next_at"] - LEASE_SECONDS)
 
     async def delivered(self, delivery: Delivery) -> None:
         """Note that a webhook knows."""
@@ -172,7 +174,7 @@ class Webhooks:
             dropped = sa.delete(DELIVERIES).where(_matches(delivery))
             await self._finish_delivery(delivery, given_up, dropped)
             return
-        now, put_off = self._clock(), pause(delivery.attempts)
+        now, put_off = self._database.now(), pause(delivery.attempts)
         at, until, waited = DELIVERIES.c.next_at, now + put_off, DELIVERIES.c.waited
         added = sa.case((at >= until, 0.0), (at > now, until - at), else_=put_off)
         later = {"next_at": sa.case((at > until, at), else_=until), "waited": waited + added}
@@ -187,7 +189,7 @@ class Webhooks:
 
     async def release(self, delivery: Delivery) -> None:
         """Have a delivery made by the next server: this one stops before it knows the result."""
-        values = {"next_at": self._clock(), "attempts": delivery.attempts - 1}
+        values = {"next_at": self._database.now(), "attempts": delivery.attempts - 1}
         async with self._database.begin() as connection:
             update = sa.update(DELIVERIES).where(_matches(delivery)).values(**values)
             await connection.execute(update)
@@ -195,7 +197,7 @@ class Webhooks:
     async def _finish_delivery(
         self, delivery: Delivery, error: str | None, *statements: sa.Executable
     ) -> None:
-        told = {"last_at": self._clock(), "last_error": error}
+        told = {"last_at": self._database.now(), "last_error": error}
         update = sa.update(WEBHOOKS).where(WEBHOOKS.c.id == delivery.webhook).values(**told)
         async with self._database.begin() as connection:
             await connection.execute(update)  # first, as who removes the webhook locks it first

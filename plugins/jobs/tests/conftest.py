@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from msgspec import Struct
 
 from mataserver_database import Database
@@ -50,9 +51,10 @@ def clock():
 
 
 @pytest.fixture
-async def database(empty_database):
-    """A database with the tables of jobs."""
+async def database(empty_database, clock, monkeypatch):
+    """A database with the tables of jobs, and the clock that the test sets."""
     await empty_database.migrate(SCHEMA)
+    monkeypatch.setattr(empty_database, "now", lambda: sa.literal(clock.now))
     return empty_database
 
 

@@ -28,12 +28,12 @@ async def url(postgres):
 
 
 @pytest.fixture
-async def removed(database, store, clock, monkeypatch):
+async def removed(database, store, monkeypatch):
     """Return what runs work whose transaction has a webhook removed before one of its calls.
 
     It goes on once the webhook is gone, or its removal waits for the work.
     """
-    webhooks = Webhooks(database, clock)
+    webhooks = Webhooks(database)
     made = await webhooks.add(OWNER, "http://127.0.0.1/told")
 
     async def run(work, name, number):

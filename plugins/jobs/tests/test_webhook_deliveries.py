@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
+import uuid
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from mataserver import BadRequest, Conflict, NotFound, Unavailable
+from mataserver_database import Database
+from mataserver_database.testing import new_database
 from mataserver_jobs import webhooks
 from mataserver_jobs.leases import MAX_DEATHS, MAX_LOSSES
+from mataserver_jobs.store import Store
+from mataserver_jobs.table import SCHEMA
 from mataserver_jobs.webhook_delivery import DeliveryWorker
 from mataserver_jobs.webhooks import GIVE_UP_SECONDS, LEASE_SECONDS, MAX_OF_ONE, Webhooks, pause
 
 
 @pytest.fixture
-def kept(database, clock):
+def kept(database):
     """The webhooks in a database of each kind."""
-    return Webhooks(database, clock)
+    return Webhooks(database)
 
 
 async def ended(store, owner="ada"):
@@ -71,6 +78,31 @@ async def test_a_delivery_is_made_by_one_server(store, kept, clock):
     clock.now += LEASE_SECONDS + 1
     second = await kept.claim()
     assert (second.id, second.attempts) == (first.id, 2)
+
+
+@pytest.mark.parametrize("ahead", [300.0, -300.0])
+async def test_servers_whose_clocks_differ(postgres, monkeypatch, ahead):
+    """What one server sends no other takes, and what is due is due for all, whatever they have."""
+    url = await new_database(postgres, f"test_{uuid.uuid4().hex}")
+    ours = Database(Path(), url)
+    theirs = Database(Path(), url)
+    await ours.migrate(SCHEMA)
+    here, there = Webhooks(ours), Webhooks(theirs)
+    await here.add("ada", "http://a/")
+    await ended(Store(ours))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    assert await there.wait() == 0.0
+    first = await there.claim()
+    monkeypatch.undo()
+    assert abs(first.taken_at - time.time()) < abs(ahead) / 2  # of what it is signed with
+    assert await here.wait() > LEASE_SECONDS / 2
+    assert await here.claim() is None
+    await here.failed(first, "no")
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    assert 0.0 < await there.wait() <= pause(1)
+    await ours.close()
+    await theirs.close()
 
 
 async def test_a_clock_that_is_set_back(store, kept, clock):
@@ -194,7 +226,7 @@ async def test_what_is_answered(store, kept, clock):
     """Anything but 2xx is told again, a redirection too; 410 removes the webhook."""
     await kept.add("ada", "http://a/")
     outbound = AnswerLog(500, 307, BadRequest("webhook: the address does not answer"), 200, 410)
-    courier = DeliveryWorker(kept, outbound, clock=clock)
+    courier = DeliveryWorker(kept, outbound)
     running = asyncio.create_task(courier.run())
     await ended(store)
     for count, error in enumerate(
