@@ -234,6 +234,19 @@ async def test_viewers_are_told_once(parts, make):
     assert first.warnings == second.warnings == ["The camera gives no frames: gone"]
 
 
+async def test_who_comes_while_a_lost_camera_is_tried_again_is_told(parts, make):
+    """An attempt may take as long as the camera is silent: until then its loss is known."""
+    camera, first, second = make(snapshot_timeout=0.05), Viewer(), Viewer()
+    camera.subscribe(first)
+    parts.source.frames.put_nowait(MataError("gone"))
+    await settle(lambda: (parts.feed.failures, parts.feed.state) == (1, "connecting"))
+    camera.subscribe(second)
+    assert second.warnings == ["The camera gives no frames: gone"]
+    with pytest.raises(NotFound) as caught:
+        await camera.newest()
+    assert caught.value.detail == "The camera gives no frames: gone"
+
+
 async def test_the_log_has_each_reason_once_and_the_return(parts, make, caplog):
     """A camera that is off and then refuses the password says both, and that it is back."""
     caplog.set_level("INFO", "mataserver.cameras")

@@ -22,14 +22,15 @@ class Viewer(Channel):
     """One open socket of a session with a camera.
 
     One result waits for a client that reads slowly; a newer one replaces it, which ``dropped``
-    counts.
+    counts. The notice of a loss waits behind it, until frames come again.
     """
 
     def __init__(
         self, settings: StreamSettings, session: Session, socket: web.WebSocketResponse
     ) -> None:
         super().__init__(settings, session, socket)
-        self._waiting: InferredFrame | StreamError | None = None
+        self._waiting: InferredFrame | None = None
+        self._warning: StreamError | None = None
         self._has_item = asyncio.Event()
         self._client_has_read = asyncio.Event()
         self._replaced = 0
@@ -37,17 +38,15 @@ class Viewer(Channel):
 
     def show(self, inferred: InferredFrame) -> None:
         """Send a result, replacing a waiting one."""
-        if self._waiting is not None and not isinstance(self._waiting, StreamError):
-            self._replaced += 1
+        self._replaced += self._waiting is not None
         self._reset = self._reset or inferred.reset
-        self._waiting = inferred
+        self._waiting, self._warning = inferred, None
         self._has_item.set()
 
     def warn(self, detail: str) -> None:
-        """Notify the client that the camera was lost, unless a result still waits."""
-        if self._waiting is None:
-            self._waiting = StreamError(detail=detail)
-            self._has_item.set()
+        """Notify the client that the camera was lost."""
+        self._warning = StreamError(detail=detail)
+        self._has_item.set()
 
     def _on_client_read(self) -> None:
         self._client_has_read.set()
@@ -61,11 +60,17 @@ class Viewer(Channel):
 
     async def _next(self) -> InferredFrame | StreamError:
         """Wait for an item to send, and until the client has read enough."""
-        while len(self._pings) >= PING_WINDOW or self._waiting is None or self._closing.done():
+        while (
+            len(self._pings) >= PING_WINDOW
+            or (found := self._waiting or self._warning) is None
+            or self._closing.done()
+        ):
             event = self._client_has_read if len(self._pings) >= PING_WINDOW else self._has_item
             event.clear()
             await event.wait()
-        found, self._waiting = self._waiting, None
+        if self._waiting is None:
+            self._warning = None
+        self._waiting = None
         return found
 
     async def _message(self, found: InferredFrame | StreamError) -> object:

@@ -87,7 +87,7 @@ class Camera:
         """Subscribe a viewer to all further results."""
         self.viewers.add(viewer)
         self._update_demand()
-        if self.feed.state == "failed":
+        if self.feed.failures:  # also while it is tried again, of which only the first is told
             viewer.warn(self._loss_message())
 
     def unsubscribe(self, viewer: Subscriber) -> None:
@@ -116,7 +116,10 @@ class Camera:
         except TimeoutError:
             if self._newest is not None:
                 return self._newest
-            raise NotFound("The camera has given no result yet") from None
+            lost = (
+                self._loss_message() if self.feed.failures else "The camera has given no result yet"
+            )
+            raise NotFound(lost) from None
         finally:
             self._pending_snapshots -= 1
             self._update_demand()

@@ -37,6 +37,8 @@ AHEAD = 0.8
 """Share of the source's time for which the next frame of a file may be waited for."""
 BETWEEN = 0.04
 """Seconds between the end of a file and its beginning: the last frame is shown, too."""
+STALE = 2.0
+"""Seconds after which the last frame of a source that ended meanwhile is none of now."""
 _LIVE = {
     "fflags": "nobuffer",
     "flags": "low_delay",
@@ -75,12 +77,13 @@ class NewestFrame:
         self._changed = threading.Condition()
         self._frame: VideoFrame | None = None
         self._count = self._taken = 0
+        self._at = 0.0
         self._end: str | None = None
 
     def put(self, frame: VideoFrame) -> None:
         """Replace the frame that waits."""
         with self._changed:
-            self._frame, self._count = frame, self._count + 1
+            self._frame, self._count, self._at = frame, self._count + 1, time.monotonic()
             self._changed.notify()
 
     def end(self, detail: str) -> None:
@@ -90,10 +93,14 @@ class NewestFrame:
             self._changed.notify()
 
     def take(self) -> tuple[VideoFrame, int]:
-        """Wait for a frame that was not taken yet. Raises ``UnreadableVideo`` after the last."""
+        """Wait for a frame that was not taken yet. Raises ``UnreadableVideo`` after the last.
+
+        While nobody looks none is asked for: one that was left at the end may show long ago.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._end is not None or self._count > self._taken)
-            if self._frame is None or self._count == self._taken:
+            is_stale = self._end is not None and time.monotonic() - self._at > STALE
+            if self._frame is None or self._count == self._taken or is_stale:
                 raise UnreadableVideo(self._end)
             self._taken = self._count
             return self._frame, self._count

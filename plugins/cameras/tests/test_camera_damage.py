@@ -15,7 +15,7 @@ from PIL import Image
 from camera_sources import HEIGHT, WIDTH, make_video, pixels
 from mataserver import UnreadableVideo, encode_frame, video_problem
 from mataserver_cameras.messages import OpenRequest
-from mataserver_cameras.reader import frames, paced_frames
+from mataserver_cameras.reader import STALE, NewestFrame, frames, paced_frames
 
 DAMAGED = "it is no video, or damaged"
 UNKNOWN = "it is coded in an unknown way, or damaged"
@@ -170,3 +170,16 @@ def test_a_time_that_is_far_away(tmp_path):
 def test_what_is_wrong_with_a_file_is_its_content(error, kind, said):
     """By whatever name FFmpeg calls it; of what is in the network the name is told."""
     assert video_problem(error, file=kind == "file") == said
+
+
+def test_the_last_frame_of_a_source_that_ended_long_ago_is_not_shown(tmp_path):
+    """Nobody looked when the camera was unplugged: who comes back is told, not shown the past."""
+    first, second, *_ = frames(opening(make_video(tmp_path / "video.mkv")))
+    newest = NewestFrame()
+    newest.put(first)
+    newest.end("the stream ended")
+    assert newest.take() == (first, 1)
+    newest.put(second)
+    newest._at -= STALE
+    with pytest.raises(UnreadableVideo, match="the stream ended"):
+        newest.take()
