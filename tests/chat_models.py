@@ -8,7 +8,7 @@ import json
 import time
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, Struct, to_builtins
 
 from conftest import register
 from mataserver import (
@@ -29,6 +29,11 @@ from mataserver_openai import completions
 NAMES = ("echo", "mute")
 
 
+class EchoTurn(Struct, frozen=True):
+    prompt: Text
+    answer: Text
+
+
 class EchoParams(Params, frozen=True):
     prompt: Text = ""
     system_prompt: Text = ""
@@ -36,6 +41,8 @@ class EchoParams(Params, frozen=True):
     temperature: Temperature = 0.0
     top_p: float = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    history: tuple[EchoTurn, ...] = ()
+    image_turn: int = 0
     seconds: float = 0.0
     fail_at: int = -1
 
@@ -52,8 +59,7 @@ class Echo:
             raise InvalidParams("params.prompt: this model needs a prompt")
         text = params.prompt
         if text == "parameters":
-            own = {name: getattr(params, name) for name in params.__struct_fields__}
-            text = json.dumps({**own, "size": list(image.shape[:2])})
+            text = json.dumps({**to_builtins(params), "size": list(image.shape[:2])})
         words = text.split(" ")
         kept = words[: params.max_tokens]
         for number, word in enumerate(kept):

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from jinja2 import TemplateError
+from msgspec.structs import replace
 from PIL import Image
 
 from mataserver import BadRequest, InvalidParams, MataError
 from mataserver_hf.dialects import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mataserver import LoadContext, ModelSpec
     from mataserver_hf.checkpoint import Checkpoint
     from mataserver_hf.preprocessor import Preprocessor
+    from mataserver_hf.vlm_params import VlmParams
 
     Tensors = dict[str, torch.Tensor]
 
@@ -44,44 +46,103 @@ def _without_video(processor_class: Any) -> Any:
     return StillsOnly
 
 
-def _chat_prompt(processor: Any, system: str, prompt: str) -> str:
+def _messages(params: VlmParams, prompt: str) -> list[dict[str, Any]]:
+    """Return the conversation as chat templates take it; ``prompt`` is its last question."""
+    messages: list[dict[str, Any]] = []
+    if params.system_prompt:
+        messages.append(_message("system", params.system_prompt))
+    for index, (asked, answer) in enumerate(
+        [*((turn.prompt, turn.answer) for turn in params.history), (prompt, None)]
+    ):
+        message = _message("user", asked)
+        if index == params.image_turn:
+            message["content"] = [{"type": "image"}, *(message["content"] if asked else ())]
+        messages.append(message)
+        if answer is not None:
+            messages.append(_message("assistant", answer))
+    return messages
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def _chat_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
     """Return the conversation, formatted with the checkpoint's own chat template."""
-    question = [{"type": "image"}, {"type": "text", "text": prompt}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
-    if system:
-        content = [{"type": "text", "text": system}]
-        messages.insert(0, {"role": "system", "content": content})
+    messages = _messages(params, prompt)
     try:
         text: str = processor.apply_chat_template(messages, add_generation_prompt=True)
     except TemplateError as error:
-        if system:
-            raise _no_system_prompt() from error
-        raise MataError("the chat template of this checkpoint takes no question") from error
-    if system and system.strip() not in text:
-        raise _no_system_prompt()
+        raise _not_held(processor, params, prompt, "takes no question") from error
     if text.count(processor.image_token) != 1:
-        raise MataError("the chat template of this checkpoint has no place for an image")
+        raise _not_held(processor, params, prompt, "has no place for an image")
+    if not _holds(text, messages):
+        raise _not_held(processor, params, prompt, "leaves out the question")
     return text
 
 
-def _prefixed_prompt(processor: Any, system: str, prompt: str) -> str:
-    if system:
-        raise _no_system_prompt()
+def _holds(text: str, messages: list[dict[str, Any]]) -> bool:
+    """Whether a text has all that was said, and the turns in their order.
+
+    Some templates write the system prompt into the last question, and leave thoughts out of
+    answers.
+    """
+    end = 0
+    for message in messages:
+        said = message["content"][-1].get("text", "").strip()
+        if message["role"] == "assistant":
+            said = said.rpartition("</think>")[2].strip()
+        is_system = message["role"] == "system"
+        begin = text.find(said, 0 if is_system else end)
+        if begin < 0:
+            return False
+        end = end if is_system else begin + len(said)
+    return True
+
+
+def _not_held(processor: Any, params: VlmParams, prompt: str, lack: str) -> MataError:
+    """Return the error for a conversation that the template does not hold.
+
+    It names the part that the template would do without. Raises the error of the rest, if it is not
+    held either.
+    """
+    if params.history:
+        _chat_prompt(processor, replace(params, history=(), image_turn=0), prompt)
+        return _no_history()
+    if params.system_prompt:
+        _chat_prompt(processor, replace(params, system_prompt=""), prompt)
+        return _no_system_prompt()
+    return MataError(f"the chat template of this checkpoint {lack}")
+
+
+def _prefixed_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
+    _check_alone(params)
     return f"{processor.image_token}{prompt}"
 
 
-def _task_prompt(processor: Any, system: str, prompt: str) -> str:
+def _task_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
     """Return a prompt of Florence-2; its task words that take no input must stand alone."""
-    if system:
-        raise _no_system_prompt()
+    _check_alone(params)
     for task in processor.task_prompts_without_inputs:
         if task in prompt and task != prompt:
             raise InvalidParams(f"params.prompt: {task} must stand alone")
     return prompt
 
 
+def _check_alone(params: VlmParams) -> None:
+    """Raise ``InvalidParams`` for anything beside the question."""
+    if params.system_prompt:
+        raise _no_system_prompt()
+    if params.history:
+        raise _no_history()
+
+
 def _no_system_prompt() -> InvalidParams:
     return InvalidParams("params.system_prompt: this model takes no system prompt")
+
+
+def _no_history() -> InvalidParams:
+    return InvalidParams("params.history: this model takes no such earlier questions and answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +150,7 @@ class _Family:
     """A processor class, and the function that formats its prompts."""
 
     processor: Any
-    format_prompt: Callable[[Any, str, str], str] = _chat_prompt
+    format_prompt: Callable[[Any, VlmParams, str], str] = _chat_prompt
 
 
 _FAMILIES = {
@@ -123,19 +184,19 @@ class PromptProcessor:
         """The tokenizer, with the tokens that the processor added."""
         return self._processor.tokenizer
 
-    def tensors(self, image: NDArray[np.uint8], system: str, prompt: str) -> Tensors:
-        """Return the model's inputs, as a batch of one.
+    def tensors(self, image: NDArray[np.uint8], params: VlmParams, prompt: str) -> Tensors:
+        """Return the model's inputs, as a batch of one; ``prompt`` stands for that of ``params``.
 
-        Raises ``InvalidParams`` for a prompt that contains a placeholder for an image and for a
-        system prompt where the model takes none, and ``BadRequest`` for an image that is too small
-        or too narrow for the processor.
+        Raises ``InvalidParams`` for a text that contains a placeholder for an image and for a
+        system prompt or a history where the model takes none, and ``BadRequest`` for an image that
+        is too small or too narrow for the processor.
         """
-        for name, value in (("prompt", prompt), ("system_prompt", system)):
+        for name, value in _texts(params):
             if mark := next((mark for mark in self._placeholders if mark in value), ""):
                 raise InvalidParams(f"params.{name}: must not contain {mark}")
         if self._model_type == "llava":  # the others have the longer side in view
             self._preprocessor.check_enlarged(image)
-        text = self._format_prompt(self._processor, system, prompt)
+        text = self._format_prompt(self._processor, params, prompt)
         # If the template writes the first token, the tokenizer must not add a second one.
         first = self.tokenizer.bos_token
         options = {"add_special_tokens": False} if first and text.startswith(first) else {}
@@ -162,6 +223,15 @@ class PromptProcessor:
             _, rows, columns = tensors["image_grid_thw"][0].tolist()
             size = (columns * pixels.patch_size, rows * pixels.patch_size)
         return View((width, height), (0, 0, width, height), size)
+
+
+def _texts(params: VlmParams) -> Iterator[tuple[str, str]]:
+    """Yield all that was said, with the names of the parameters that say it."""
+    yield "prompt", params.prompt
+    yield "system_prompt", params.system_prompt
+    for index, turn in enumerate(params.history):
+        yield f"history[{index}].prompt", turn.prompt
+        yield f"history[{index}].answer", turn.answer
 
 
 def _cropped(pixels: Any, width: int, height: int) -> tuple[float, float, float, float]:

@@ -2,7 +2,7 @@
 
 LLaVA (arXiv:2310.03744), LLaVA-NeXT, Idefics3 and SmolVLM (arXiv:2408.12637, arXiv:2504.05299),
 Qwen2-VL (arXiv:2409.12191), Qwen2.5-VL (arXiv:2502.13923), Qwen3-VL, PaliGemma (arXiv:2407.07726)
-and Florence-2 (arXiv:2311.06242). One still image per request.
+and Florence-2 (arXiv:2311.06242). One still image per request, which a conversation may be about.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class VisionLanguageModel:
         prompt = params.prompt
         if params.output_mode is not None:
             prompt = self._dialect.format_prompt(prompt, params.output_mode)
-        tensors = self._prompt_processor.tensors(image, params.system_prompt, prompt)
+        tensors = self._prompt_processor.tensors(image, params, prompt)
         return tensors, self._prompt_processor.view(image, tensors)
 
     def _result(

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from mataserver import Confidence, InvalidParams, MaxTokens, Params, Temperature, Text, TopK
 from mataserver_hf.dialects import Mode
 
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
+
+MAX_TURNS = 128
+MAX_HISTORY = 2**20
+"""Characters of a history. What a model reads is its context; this bounds the way to that."""
+
+
+class Turn(Struct, frozen=True, forbid_unknown_fields=True):
+    """An earlier question about the image, which may be empty beside the image, and its answer."""
+
+    prompt: Text
+    answer: str
 
 
 class VlmParams(Params, frozen=True):
@@ -17,6 +28,9 @@ class VlmParams(Params, frozen=True):
 
     prompt:        the question or instruction. Needed.
     system_prompt: how to behave; refused by models that have no place for one.
+    history:       earlier questions with their answers, the oldest first; refused by models whose
+                   chat template holds none.
+    image_turn:    which question shows the image, from 0: by default the first of the history.
     max_tokens:    how many tokens at most; an answer ends earlier where the model's context does.
     temperature:   0 takes the likeliest token every time; above, tokens are drawn from the softmax
                    of the logits divided by it.
@@ -31,6 +45,8 @@ class VlmParams(Params, frozen=True):
 
     prompt: Text = ""
     system_prompt: Text = ""
+    history: Annotated[tuple[Turn, ...], Meta(max_length=MAX_TURNS)] = ()
+    image_turn: Annotated[int, Meta(ge=0, le=MAX_TURNS)] = 0
     max_tokens: MaxTokens = 512
     temperature: Temperature = 0.0
     top_k: TopK | None = None
@@ -45,6 +61,15 @@ class VlmParams(Params, frozen=True):
         return (self.stop,) if isinstance(self.stop, str) else self.stop
 
     def check(self) -> None:
-        """Raise ``InvalidParams`` without a question."""
+        """Raise ``InvalidParams`` without a question, and for a history that is none."""
         if not self.prompt.strip():
             raise InvalidParams("params.prompt: this model needs a prompt")
+        if self.image_turn > len(self.history):
+            raise InvalidParams(
+                f"params.image_turn: must be at most {len(self.history)}, the turns of the history"
+            )
+        for index, turn in enumerate(self.history):
+            if index != self.image_turn and not turn.prompt.strip():
+                raise InvalidParams(f"params.history[{index}].prompt: must not be empty")
+        if sum(len(turn.prompt) + len(turn.answer) for turn in self.history) > MAX_HISTORY:
+            raise InvalidParams(f"params.history: at most {MAX_HISTORY} characters")

@@ -16,7 +16,7 @@ from mataserver.config import load
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver_hf.vlm import VlmParams
+from mataserver_hf.vlm_params import Turn, VlmParams
 
 POINTS = testing.installed("hf", "openai")
 QUERY = {"model": "qwen3_vl", "prompt": "What is this?", "max_tokens": "12"}
@@ -82,3 +82,64 @@ async def test_text_is_served(http, model, picture):
     assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == ("", "stop")
     assert stopped.usage.prompt_tokens == expected.usage.prompt_tokens
     assert 0 < stopped.usage.completion_tokens <= 12
+
+
+async def test_a_conversation_is_served(http, model, picture):
+    """OpenAI's client sends all that was said, and the answer is that of the model."""
+    image = picture(90, 150)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
+    chat = {"model": "qwen3_vl", "max_tokens": 8}
+    spoken = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "What is this?"}, shown]},
+    ]
+    async with openai.AsyncOpenAI(base_url=f"{http._base_url}/v1", api_key="test-key") as client:
+        create = client.chat.completions.create
+        first = (await create(messages=spoken, **chat)).choices[0].message
+        spoken += [first.model_dump(), {"role": "user", "content": "Sure?"}]
+        whole = await create(messages=spoken, **chat)
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = [chunk async for chunk in await create(messages=spoken, **options, **chat)]
+        late = await create(
+            messages=[
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": "Hi"},
+                *spoken[1:2],
+            ],
+            **chat,
+        )
+    asked = VlmParams(
+        prompt="Sure?",
+        system_prompt="Be brief.",
+        history=(Turn("What is this?", first.content),),
+        max_tokens=8,
+    )
+    greeted = VlmParams(
+        prompt="What is this?", history=(Turn("Hello", "Hi"),), image_turn=1, max_tokens=8
+    )
+    expected, second = model("qwen3_vl").predict([image] * 2, [asked, greeted])
+    assert whole.choices[0].message.content == expected.text
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == expected.text
+    for usage in (whole.usage, chunks[-1].usage):
+        assert usage.prompt_tokens == expected.usage.prompt_tokens
+        assert usage.completion_tokens == expected.usage.completion_tokens
+    assert late.choices[0].message.content == second.text
+    assert late.usage.prompt_tokens == second.usage.prompt_tokens
+
+    turns = [{"prompt": "What is this?", "answer": first.content}]
+    params = {"prompt": "Sure?", "system_prompt": "Be brief.", "history": turns, "max_tokens": 8}
+    ours = {"model": "qwen3_vl", "image": encoded, "params": params}
+    async with http.post("/v1/infer", json=ours) as response:
+        assert (await response.json())["text"] == expected.text
+    ours["params"] = {**params, "history": [{"prompt": "What is this?"}]}
+    async with http.post("/v1/infer", json=ours) as response:
+        assert response.status == 422
+        assert (await response.json())["detail"].startswith("params.history[0].answer: ")
+    async with http.get("/v1/models/qwen3_vl?include=params") as response:
+        schema = (await response.json())["params"]
+    assert schema["properties"]["history"]["items"] == {"$ref": "#/$defs/Turn"}
+    assert set(schema["$defs"]["Turn"]["required"]) == {"prompt", "answer"}

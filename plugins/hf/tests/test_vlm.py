@@ -294,7 +294,7 @@ def test_tokens_are_counted(name, model, checkpoint, picture):
     """The usage is what transformers itself writes: truncated at the limit, whole before it."""
     image, loaded = picture(90, 150), model(name)
     [cut] = loaded.predict([image], [wanted(max_tokens=3)])
-    tensors = loaded._prompt_processor.tensors(image, "", QUESTION)
+    tensors = loaded._prompt_processor.tensors(image, wanted(), QUESTION)
     asked = tensors["input_ids"].shape[1]
     assert cut.usage == Usage(asked, 3, truncated=True)
     network = loaded._generator._network
@@ -332,7 +332,7 @@ def test_view(name, size, region, resized, model, picture):
     """What a model sees: LLaVA the middle square, Qwen-VL all of it at another size."""
     prompt_processor = model(name)._prompt_processor
     image = picture(*size)
-    view = prompt_processor.view(image, prompt_processor.tensors(image, "", QUESTION))
+    view = prompt_processor.view(image, prompt_processor.tensors(image, wanted(), QUESTION))
     assert view == View((size[1], size[0]), region, resized)
 
 

@@ -13,13 +13,12 @@ from mataserver import (
     InvalidParams,
     MaxTokens,
     convert_json,
-    decode_base64,
     decode_json,
 )
+from mataserver_openai import conversation
+from mataserver_openai.conversation import Message
 
 MAX_STOPS = 4
-_ROLES = {"system": "system_prompt", "developer": "system_prompt", "user": "prompt"}
-_EARLIER = ("assistant", "tool", "function")
 _DEEPEST = 5
 """Levels of a body down to the field of an image: message, its place, part, its place, image."""
 _STREAMED = "stream_options: only with stream"
@@ -28,41 +27,6 @@ ChatTemperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """OpenAI's ranges: what its own servers refuse is refused here."""
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
-
-
-class ImageUrl(Struct, forbid_unknown_fields=True):
-    """``url`` is a data URI; ``detail`` is accepted, a model reads all of an image anyway."""
-
-    url: Annotated[str, Meta(min_length=1)]
-    detail: Literal["auto", "low", "high", "original"] | None = None
-
-
-class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
-    """Text within a message. The two hints are for another provider's cache: ignored."""
-
-    text: str
-    cache_control: Any = None
-    prompt_cache_breakpoint: Any = None
-
-
-class ImagePart(Struct, tag_field="type", tag="image_url", forbid_unknown_fields=True):
-    """An image within a message. The hints as at a text."""
-
-    image_url: ImageUrl
-    cache_control: Any = None
-    prompt_cache_breakpoint: Any = None
-
-
-Part = TextPart | ImagePart
-
-
-class Message(Struct, forbid_unknown_fields=True):
-    """One message; the content of a user's may hold an image. Its name is ignored, and the hint."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
-    name: str | None = None
-    cache_control: Any = None
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
@@ -150,11 +114,11 @@ def read(data: bytes) -> CompletionRequest:
         value = fields.pop(name, None)
         if value is not None and not any(_same(value, each) for each in neutral):
             raise BadRequest(f"{name}: not supported by the models of this server")
-    _check_roles(fields.get("messages"))
+    conversation.check_roles(fields.get("messages"))
     asked = _typed(fields)
     if asked.stream_options is not None and not asked.stream:
         raise BadRequest(_STREAMED)
-    image, where, said = _dialogue(asked.messages)
+    image, where, said = conversation.read(asked.messages)
     options = asked.stream_options or StreamOptions()
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     params = {**_extra(fields), **said, **_sampling(asked)}
@@ -167,17 +131,6 @@ def read(data: bytes) -> CompletionRequest:
 def _same(value: object, neutral: object) -> bool:
     """Whether two JSON values are the same; in Python true is also 1."""
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
-
-
-def _check_roles(messages: object) -> None:
-    """Refuse the turns of others before their own fields, such as ``tool_calls``, are looked at."""
-    for index, message in enumerate(messages if isinstance(messages, list) else ()):
-        role = message.get("role") if isinstance(message, dict) else None
-        if role in _EARLIER:
-            raise BadRequest(
-                f"messages[{index}].role: {role!r} is not supported: a model answers one "
-                "question and is told of no earlier answers"
-            )
 
 
 def _typed(fields: dict[str, Any]) -> ChatRequest:
@@ -214,7 +167,7 @@ def _extra(fields: dict[str, Any]) -> dict[str, Any]:
     What it takes from the messages cannot be given twice.
     """
     known = {*ChatRequest.__struct_fields__, *IGNORED_FIELDS}
-    for name in ("prompt", "system_prompt"):
+    for name in conversation.SAID:
         if name in fields:
             raise BadRequest(f"{name}: unknown field; it is one of the messages")
     return {name: value for name, value in fields.items() if name not in known}
@@ -229,43 +182,3 @@ def _sampling(asked: ChatRequest) -> dict[str, Any]:
         "top_p": asked.top_p,
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _dialogue(messages: list[Message]) -> tuple[bytes, str, dict[str, str]]:
-    """Return the image, its field, and the texts: a model is asked once, about one image."""
-    said: dict[str, list[str]] = {"system_prompt": [], "prompt": []}
-    images: list[tuple[str, str]] = []
-    for index, message in enumerate(messages):
-        name = _ROLES[message.role]
-        for place, part in enumerate(_parts(message)):
-            if isinstance(part, TextPart):
-                said[name].append(part.text)
-            elif name == "prompt":
-                where = f"messages[{index}].content[{place}].image_url.url"
-                images.append((part.image_url.url, where))
-            else:
-                raise BadRequest(f"messages[{index}].content: only a user sends images")
-    if len(images) != 1:
-        raise BadRequest(
-            f"messages: a model answers about one image, got {len(images)}: send one image_url"
-        )
-    url, where = images[0]
-    joined = {name: "\n".join(texts) for name, texts in said.items() if texts}
-    return _decoded(url, where), where, joined
-
-
-def _parts(message: Message) -> list[Part]:
-    content = message.content
-    return [TextPart(content)] if isinstance(content, str) else content or []
-
-
-def _decoded(url: str, where: str) -> bytes:
-    if url[:5].lower() != "data:":
-        raise BadRequest(
-            f"{where}: must be a data URI (data:image/jpeg;base64,...): "
-            "this server does not fetch images"
-        )
-    try:
-        return decode_base64(url)
-    except BadRequest as error:
-        raise BadRequest(f"{where}: {error.detail}") from None

@@ -17,7 +17,7 @@ from mataserver import (
     StopSequences,
     VlmResult,
 )
-from mataserver_openai import answer, completion_request
+from mataserver_openai import answer, completion_request, conversation
 from mataserver_openai.answer import CompletionEnd, CompletionWriter
 from mataserver_openai.problem import ChatProblem, chat_problem
 
@@ -50,7 +50,7 @@ JSON = "application/json"
 PREFIXES = ("/v1", "/openai/v1")
 """Where OpenAI's routes are: beside our own, and where everything is in OpenAI's form."""
 
-_PARAMETER = re.compile(r"^params\.(\w+)")
+_PARAMETER = re.compile(r"^params\.(history\[\d+\]\.\w+|\w+)")
 
 
 class Completions:
@@ -162,6 +162,10 @@ class _Chat:
 def _params(asked: CompletionRequest, model: ModelHandle) -> Params:
     """Return the parameters of an inference; seed and stop sequences where the model takes them."""
     given = dict(asked.params)
+    if not all(_takes(model, name) for name in ("history", "image_turn") if name in given):
+        raise BadRequest(
+            f"messages: {model.name} answers single questions: it is told of no earlier ones"
+        )
     if asked.seed is not None and _takes(model, "seed"):
         given["seed"] = asked.seed % 2**63
     if asked.stop and _takes(model, "stop"):
@@ -189,7 +193,8 @@ def _as_bad_request(asked: CompletionRequest) -> Iterator[None]:
 
 def _field(found: re.Match[str]) -> str:
     """Return the field that gave a parameter: a question is taken from the messages."""
-    return "messages" if found[1] in {"prompt", "system_prompt"} else found[1]
+    name = found[1].partition("[")[0]
+    return "messages" if name in conversation.SAID else found[1]
 
 
 def _text(result: Result) -> str:

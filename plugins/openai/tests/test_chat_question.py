@@ -1,4 +1,4 @@
-"""Chat completions as they are read: one question about one image."""
+"""Chat completions as they are read: a conversation about one image."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_names_and_hints_for_a_cache_are_passed_over():
     [
         ({"stream": True, "stream_options": {"include_usag": True}}, "stream_options.include_usag"),
         ({"messages": with_user({"contents": "x"})}, "messages[0].contents"),
-        ({"messages": with_user({"tool_calls": [{}]})}, "messages[0].tool_calls"),
+        ({"messages": with_user({"audio": {"id": "x"}})}, "messages[0].audio"),
         ({"messages": with_user(text={"txt": "x"})}, "messages[0].content[0].txt"),
         ({"messages": with_user(image={"max_pixels": 9})}, "messages[0].content[1].max_pixels"),
         (
@@ -123,12 +123,67 @@ def test_null_within_is_left_out():
     assert read(messages=within, stream=True, stream_options=options) == read(stream=True)
 
 
-@pytest.mark.parametrize("role", ["assistant", "tool", "function"])
-def test_earlier_turns_are_refused_for_what_they_are(role):
-    """The reason is the role, whatever else such a message has."""
-    earlier = {"role": role, "content": None, "tool_calls": [{"id": "x"}], "annotations": []}
-    with pytest.raises(BadRequest, match=rf"^messages\[1\]\.role: '{role}' is not supported"):
-        read(messages=[*MESSAGES, earlier])
+def said(role, text):
+    return {"role": role, "content": text}
+
+
+def test_a_conversation():
+    """Earlier turns are the history; clients write out what they know of an answer."""
+    answer = {**said("assistant", "A cat."), "refusal": None, "annotations": [], "tool_calls": []}
+    asked = read(messages=[said("system", "Be brief."), *MESSAGES, answer, said("user", "Sure?")])
+    assert asked.params == {
+        "system_prompt": "Be brief.",
+        "history": [{"prompt": "what?", "answer": "A cat."}],
+        "prompt": "Sure?",
+    }
+    assert asked.image_field == "messages[1].content[1].image_url.url"
+
+
+def test_an_image_in_a_later_turn():
+    """The turn that shows it is told, the last one too; messages of one role are one text."""
+    hello = [said("user", "Hello"), said("user", "there"), said("assistant", "Hi"),
+             said("assistant", [{"type": "text", "text": "you"}])]  # fmt: skip
+    assert read(messages=[*hello, *MESSAGES]).params == {
+        "history": [{"prompt": "Hello\nthere", "answer": "Hi\nyou"}],
+        "image_turn": 1,
+        "prompt": "what?",
+    }
+    between = read(messages=[*hello, *MESSAGES, said("assistant", None), said("user", "And?")])
+    assert between.params["image_turn"] == 1
+    assert between.params["history"][1] == {"prompt": "what?", "answer": ""}
+
+
+@pytest.mark.parametrize(
+    ("messages", "where"),
+    [
+        ([said("assistant", "Hi"), *MESSAGES], "messages[0].role: a conversation begins"),
+        ([*MESSAGES, said("assistant", "A cat")], "messages[1].role: the last question has an"),
+        ([*MESSAGES, said("assistant", "A"), *MESSAGES], "messages: a model answers about one"),
+        ([*MESSAGES, said("assistant", [IMAGE]), *MESSAGES], "messages[1].content: only a user"),
+        ([*MESSAGES, {"role": "tool", "tool_call_id": "x"}], "messages[1].role: 'tool': not"),
+        ([*MESSAGES, said("function", "x")], "messages[1].role: 'function': not supported"),
+        (
+            [*MESSAGES, {**said("assistant", None), "tool_calls": [{"id": "x"}]}],
+            "messages[1].tool_calls: not supported",
+        ),
+        (
+            [*MESSAGES, {**said("assistant", None), "function_call": {"name": "x"}}],
+            "messages[1].function_call: not supported",
+        ),
+    ],
+)
+def test_what_is_no_conversation_about_an_image(messages, where):
+    """Each is refused by the message that is wrong."""
+    with pytest.raises(BadRequest) as refused:
+        read(messages=messages)
+    assert refused.value.detail.startswith(where)
+
+
+@pytest.mark.parametrize("name", ["prompt", "system_prompt", "history", "image_turn"])
+def test_what_the_messages_say_is_not_given_twice(name):
+    """A parameter that is taken from the messages is no field of its own."""
+    with pytest.raises(BadRequest, match=rf"^{name}: unknown field"):
+        read(**{name: "x"})
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b'{"model": "\xff"}', b"[" * 9_999])

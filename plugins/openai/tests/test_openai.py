@@ -85,6 +85,8 @@ async def test_what_reaches_the_model(client):
         "temperature": 0.5,
         "top_p": 0.25,
         "seed": 2**63 - 1,
+        "history": [],
+        "image_turn": 0,
         "seconds": 0.001,
         "fail_at": -1,
         "size": [48, 64],
@@ -101,6 +103,29 @@ async def test_several_messages_are_one_question(client):
     ]
     answer = await client.chat.completions.create(model="echo", messages=messages)
     assert json.loads(answer.choices[0].message.content)["system_prompt"] == "a\nb"
+
+
+async def test_a_conversation(client):
+    """The client sends all that was said: a model that has a history is told it, others are not."""
+    first = await client.chat.completions.create(model="echo", messages=asking("A cat"))
+    spoken = [
+        *asking("A cat"),
+        first.choices[0].message.model_dump(),
+        {"role": "user", "content": "parameters"},
+    ]
+    whole = await client.chat.completions.create(model="echo", messages=spoken)
+    told = json.loads(whole.choices[0].message.content)
+    assert told["history"] == [{"prompt": "A cat", "answer": "A cat"}]
+    assert (told["prompt"], told["image_turn"]) == ("parameters", 0)
+    chunks = await client.chat.completions.create(model="echo", messages=spoken, stream=True)
+    text = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+    assert text == whole.choices[0].message.content
+    error = await refused(client, model="mute", messages=spoken)
+    assert (error.status_code, error.param) == (400, "messages")
+    assert "mute answers single questions" in error.message
+    long = [*asking(), {"role": "assistant", "content": "x" * 20_000}, *spoken[2:]]
+    error = await refused(client, messages=long)
+    assert (error.status_code, error.param) == (400, "messages")
 
 
 async def test_usage_that_nobody_counted_is_left_out(client):
