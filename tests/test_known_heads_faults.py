@@ -169,7 +169,7 @@ async def test_who_waits_for_a_worker_that_is_lost_is_served_by_the_next(data_di
         asked = [asyncio.create_task(each.ask(SLOWLY)) for each in peers]
         await until(lambda: peers[0].cache.hits == before + len(peers), LONG)
         with pool.lease_worker(served.composed.catalog.plan("fake-detect")) as worker:
-            worker.give_up("a test")
+            worker._on_hang()
         found = [status for status, _, _ in await asyncio.gather(*asked)]
         assert set(found) == {200, 500}
         assert (await peers[0].ask(ASKED))[0] == 200

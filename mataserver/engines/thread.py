@@ -144,12 +144,6 @@ class ThreadWorker:
         """Return 0: a thread's memory is the server's."""
         return 0
 
-    def give_up(self, reason: str) -> None:
-        """Abandon the thread; pending requests fail with ``reason``."""
-        if self._alive:
-            log.error("worker of %s is abandoned: %s", self._name, reason)
-            self._abandon(WorkerDied(f"The model's worker was given up: {reason}"), Death(reason))
-
     def terminate(self, error: MataError) -> None:
         """Abandon the thread; pending requests fail with ``error``."""
         self._callbacks.clear()

@@ -12,7 +12,7 @@ from mataserver.serving.background import BACKGROUND
 from mataserver.serving.queues import Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 
     from mataserver.engines.work import Job, Worker
     from mataserver.errors import MataError
@@ -102,28 +102,18 @@ class Dispatch:
     async def _infer(
         self, plan: ModelPlan, job: Job, *, low_priority: bool = False
     ) -> tuple[Outcome, float]:
-        deaths = nodes = 0
-        for attempt in range(MAX_WORKERS_TRIED):
+        failures: list[MataError] = []
+        for _ in range(MAX_WORKERS_TRIED):
             slot = self._ready(plan) or await self._acquire(plan)
             try:
                 if slot.batcher is None:
                     continue
                 outcome, waited = await slot.batcher.submit(job, low_priority=low_priority)
                 self.record(slot, outcome, waited)
-            except WorkerReplacedError:
-                if attempt < MAX_WORKERS_TRIED - 1:
-                    continue
-                raise
-            except NodeDied:
-                nodes += 1
-                if nodes == 1 and job.session is None:
-                    continue
-                raise
-            except NotDispatchedError:
-                deaths += 1
-                if deaths == 1:
-                    continue
-                raise Unavailable("The model's worker keeps dying", retry_after=1) from None
+            except RETRIABLE as error:
+                failures.append(error)
+                _check_retriable(failures, job)
+                continue
             finally:
                 self.release(slot)
             return outcome, waited
@@ -133,30 +123,22 @@ class Dispatch:
         """Yield the text pieces that a model produces for a job, then its outcome.
 
         Loads the model if necessary; closing the iterator stops the work. Before its first piece, a
-        job is restarted on the next worker if its own was replaced because of another client's
-        image; and once if its worker died before receiving it, or, for a job without a session, was
-        lost with its node.
+        job is retried as ``infer`` does.
         """
-        deaths = nodes = 0
+        failures: list[MataError] = []
+        yielded = False
         async with self._background.scheduled():
-            for attempt in range(MAX_WORKERS_TRIED):
-                yielded = False
+            while True:
                 try:
                     async with contextlib.aclosing(self._generate(plan, job)) as items:
                         async for item in items:
                             yielded = True
                             yield item
-                except WorkerReplacedError:
-                    if yielded or attempt == MAX_WORKERS_TRIED - 1:
+                except RETRIABLE as error:
+                    if yielded:
                         raise
-                except NotDispatchedError:
-                    deaths += 1
-                    if yielded or deaths > 1:
-                        raise
-                except NodeDied:
-                    nodes += 1
-                    if yielded or nodes > 1 or job.session is not None:
-                        raise
+                    failures.append(error)
+                    _check_retriable(failures, job)
                 else:
                     return
 
@@ -230,6 +212,25 @@ class Dispatch:
         self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
         took = (waited / 1e3, timing.decode / 1e3, timing.infer / 1e3, timing.encode / 1e3)
         self._metrics.stages.observe_each(took, name, _STAGES)
+
+
+def _check_retriable(failures: Sequence[MataError], job: Job) -> None:
+    """Raise a job's last failure if it must not run on another worker.
+
+    It may after each worker that was replaced, and once after each other kind of failure; a lost
+    node may have held the state of its session.
+    """
+    error = failures[-1]
+    if isinstance(error, WorkerReplacedError):
+        may_retry = len(failures) < MAX_WORKERS_TRIED
+    else:
+        is_first = not any(isinstance(each, type(error)) for each in failures[:-1])
+        may_retry = is_first and (job.session is None or isinstance(error, NotDispatchedError))
+    if may_retry:
+        return
+    if isinstance(error, NotDispatchedError):
+        raise Unavailable("The model's worker keeps dying", retry_after=1) from None
+    raise error
 
 
 class StartedJob(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,12 +116,10 @@ class FrameSession:
         job = self._job(image, form)
         return self._target.pool.begin(self.plan, job, take)
 
-    async def generate(self, image: bytes, form: Format) -> AsyncGenerator[str | Outcome]:
+    def generate(self, image: bytes, form: Format) -> AsyncGenerator[str | Outcome]:
         """Yield the text pieces that the model produces for a frame, then its outcome."""
         job = self._job(image, form)
-        async with contextlib.aclosing(self._target.pool.generate(self.plan, job)) as items:
-            async for item in items:
-                yield item
+        return self._target.pool.generate(self.plan, job)
 
     def _job(self, image: bytes, form: Format) -> Job:
         self.plan = self._target.plan()
