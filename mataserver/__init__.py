@@ -162,6 +162,7 @@ __all__ = [
     "SessionSource",
     "Sessions",
     "Share",
+    "SocketRelay",
     "SourceContext",
     "SourceFrame",
     "SourceSpec",
@@ -241,6 +242,7 @@ if TYPE_CHECKING:
     from mataserver.http.json_body import decode as decode_json
     from mataserver.http.json_body import describe_error as describe_error
     from mataserver.http.protocol import CompleteResponse as WholeAnswer
+    from mataserver.http.relay_sockets import SocketRelay
     from mataserver.http.request_credentials import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.frame_times import timed as timed_frames

@@ -225,8 +225,8 @@ def _run_admission_checks(found: dict[str, HostedService]) -> None:
                 continue
             with rejecting(hosted.plugin):
                 admitting.admits(hosted.name, hosted.service)
-                continue
-            del found[name]
+            if hosted.plugin.error is not None:
+                del found[name]
 
 
 def _sort_by_requirements(found: Mapping[str, HostedService]) -> list[HostedService]:

@@ -229,7 +229,7 @@ class FrontendRelay:
         chosen = [far.protocol] if far.protocol else []
         async with far, self._sockets.accept_raw(request, chosen) as near:
             with contextlib.suppress(NotFound):  # already closed as going away
-                await self.client.while_alive(holder, relay_sockets.relay_messages(near, far))
+                await self.client.while_alive(holder, relay_sockets.SocketRelay().run(near, far))
             return near
 
 

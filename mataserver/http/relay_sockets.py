@@ -20,25 +20,65 @@ MAX_REASON_BYTES = 123
 CLOSE_TIMEOUT = 5.0
 """Seconds that a peer has to confirm the close."""
 _CLOSE_TYPES = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
+_CONTENT_TYPES = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 
 
-async def relay_messages(near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse) -> None:
-    """Relay messages, pings included, until one side closes; then close the other the same way.
+class SocketRelay:
+    """Relays messages, pings included, until one side closes; then closes the other the same way.
 
-    A side that does not read blocks messages from the other. Neither side may answer pings itself.
+    A side that does not read blocks messages from the other, for at most ``timeout`` seconds.
+    Neither side may answer pings itself. ``sizes`` are the bytes of the messages of ``near`` and of
+    ``far``; ``is_cut`` says that ``far`` ended without a close frame.
     """
-    pumps = [asyncio.ensure_future(_pump(near, far)), asyncio.ensure_future(_pump(far, near))]
-    code: int | None = GOING_AWAY
-    reason = ""
-    try:
-        done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        code, reason = next((each.result() for each in done if not each.exception()), (code, ""))
-    finally:
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
-        # Concurrently: a client that does not read must not delay closing the other side.
-        await asyncio.gather(close_side(near, code, reason), close_side(far, code, reason))
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self.sizes = [0, 0]
+        self.is_cut = False
+        self._timeout = timeout
+        self._closing: asyncio.Future[tuple[int | None, str]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def close(self, code: int | None, reason: str = "") -> None:
+        """Close both sides, unless they are being closed already."""
+        if not self._closing.done():
+            self._closing.set_result((code, reason))
+
+    async def run(self, near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse) -> None:
+        """Relay between two sides; return once both are closed."""
+        pumps = [
+            asyncio.ensure_future(self._pump(near, far, 0)),
+            asyncio.ensure_future(self._pump(far, near, 1)),
+        ]
+        code: int | None = GOING_AWAY
+        reason = ""
+        try:
+            code, reason = await self._closing
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            # Concurrently: a client that does not read must not delay closing the other side.
+            await asyncio.gather(close_side(near, code, reason), close_side(far, code, reason))
+
+    async def _pump(self, source: Side, sink: Side, index: int) -> None:
+        """Relay one side's messages; then close as it was closed."""
+        try:
+            while (message := await source.receive()).type not in _CLOSE_TYPES:
+                given = message.data
+                data = given.encode() if isinstance(given, str) else bytes(given)
+                if message.type in _CONTENT_TYPES:
+                    self.sizes[index] += len(data)
+                async with asyncio.timeout(self._timeout):
+                    await sink.send_frame(data, message.type)
+            if message.type is WSMsgType.CLOSE:
+                self.close(message.data, message.extra or "")
+                return
+            self.is_cut = bool(index)
+            if message.type is WSMsgType.ERROR:  # else it is 1000, also without a close frame
+                self.close(source.close_code)
+        finally:
+            self.close(GOING_AWAY)
 
 
 async def close_side(side: Side, code: int | None, reason: str) -> None:
@@ -54,15 +94,3 @@ async def close_side(side: Side, code: int | None, reason: str) -> None:
 def close_reason(reason: str) -> bytes:
     """Truncate a reason to what a close frame holds, at a character boundary as clients require."""
     return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
-
-
-async def _pump(source: Side, sink: Side) -> tuple[int | None, str]:
-    """Relay one side's messages; return how it was closed."""
-    while True:
-        message = await source.receive()
-        if message.type is WSMsgType.CLOSE:
-            return message.data, message.extra or ""
-        if message.type in _CLOSE_TYPES:
-            return source.close_code, ""
-        data = message.data.encode() if isinstance(message.data, str) else bytes(message.data)
-        await sink.send_frame(data, message.type)

@@ -72,7 +72,9 @@ def rejecting(plugin: Plugin, unless: tuple[type[Exception], ...] = ()) -> Itera
     """Reject a plugin for what its code raises, also a panic of a library in Rust."""
     try:
         yield
-    except (KeyboardInterrupt, *unless):
+    except KeyboardInterrupt:
+        raise
+    except unless:
         raise
     except BaseException as error:
         reject(plugin, error)
