@@ -1,7 +1,8 @@
 """Every answer that a test's aiohttp client gets is held against the server's OpenAPI document.
 
-Its status, type, headers and JSON must be what the document says. A test that makes a server answer
-what its document does not say (a plugin that lies, say) is marked ``undocumented("why")``.
+Its status, type, headers, and JSON or MessagePack must be what the document says. A test that makes
+a server answer what its document does not say (a plugin that lies, say) is marked
+``undocumented("why")``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import jsonschema_rs
+import msgspec
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
@@ -21,7 +23,7 @@ from aiohttp.streams import StreamReader
 from mataserver.app import running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mataserver.app.server import ComposedServer
 
@@ -42,7 +44,12 @@ _DOCUMENTED = (
     *("documented", "public", "needs", "optional", "summary"),
 )
 _WHOLE = 1 << 20
-"""Bytes of a JSON answer that is read at once; a longer one, or one without a length, is not."""
+"""Bytes of an answer that is read at once; a longer one, or one without a length, is not."""
+_READ: dict[str, Callable[[bytes], Any]] = {
+    "application/json": json.loads,
+    # One schema is of both forms: what is base64 in JSON is bytes here.
+    "application/msgpack": lambda body: msgspec.to_builtins(msgspec.msgpack.decode(body)),
+}
 
 
 class Document:
@@ -180,12 +187,12 @@ async def _body(document: Document, answer: dict[str, Any], response: Any) -> li
     if kind not in content and "*/*" not in content:
         return [f"undocumented type {kind}, of {sorted(content)}"]
     whole = length is not None and length <= _WHOLE and response.method != "HEAD"
-    if kind != "application/json" or kind not in content or not whole:
+    if kind not in _READ or kind not in content or not whole:
         return []
     try:
-        value = json.loads(await _peek(response))
-    except ValueError:
-        return ["no JSON"]
+        value = _READ[kind](await _peek(response))
+    except (ValueError, msgspec.DecodeError):
+        return [f"no {kind}"]
     return list(document.faults(content[kind]["schema"], value))[:4]
 
 

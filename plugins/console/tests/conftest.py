@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from browser_pages import Browser
+from openapi_watch import documented_answers
+
+__all__ = ["documented_answers"]
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too

@@ -9,8 +9,9 @@ import pytest
 
 from mataserver_database import Schema
 from mataserver_database.fixtures import empty_database, postgres, url
+from openapi_watch import documented_answers
 
-__all__ = ["database", "empty_database", "place", "postgres", "schema", "url"]
+__all__ = ["database", "documented_answers", "empty_database", "place", "postgres", "schema", "url"]
 
 HERE = Path(__file__).parent
 if str(HERE) not in sys.path:  # behind all others, whose tests have a conftest too

@@ -18,8 +18,9 @@ from mataserver_database.fixtures import postgres
 from mataserver_database.testing import Template
 from mataserver_fleet.commands import fleet
 from mataserver_fleet.tables import SCHEMA as FLEET
+from openapi_watch import documented_answers
 
-__all__ = ["client", "fleets", "postgres", "run", "serve", "url"]
+__all__ = ["client", "documented_answers", "fleets", "postgres", "run", "serve", "url"]
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too

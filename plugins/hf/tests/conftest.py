@@ -25,9 +25,12 @@ from mataserver_hf import (
     zero_shot,
     zero_shot_detect,
 )
+from openapi_watch import documented_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+__all__ = ["documented_answers"]
 
 BACKENDS = {
     **dict.fromkeys(

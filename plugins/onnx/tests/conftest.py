@@ -16,9 +16,12 @@ import pytest
 import mataserver_onnx
 from hub_stand_in import HubStandIn
 from mataserver import LoadContext, ModelSpec
+from openapi_watch import documented_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+__all__ = ["documented_answers"]
 
 BACKENDS = {backend.task: backend for backend in mataserver_onnx.backends()}
 TASKS = {

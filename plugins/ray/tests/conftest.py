@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from openapi_watch import documented_answers
+
+__all__ = ["documented_answers"]
+
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too
     sys.path.append(HERE)

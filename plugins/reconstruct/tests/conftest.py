@@ -15,10 +15,12 @@ import pytest
 
 from mataserver_database.fixtures import empty_database, postgres, url
 from mataserver_reconstruct import local_process
+from openapi_watch import documented_answers
 
 __all__ = [
     "begin",
     "database",
+    "documented_answers",
     "empty_database",
     "once",
     "orbit",

@@ -12,9 +12,12 @@ import pytest
 from mataserver import Confidence, Detection, DetectResult, LoadedPart, Params
 from mataserver_track.options import Settings
 from mataserver_track.tracker import Tracker
+from openapi_watch import documented_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["documented_answers"]
 
 COLOURS = {
     "red": (230, 20, 20),
