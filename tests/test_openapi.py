@@ -191,6 +191,20 @@ def test_further_answers_have_their_own_types():
     assert "content" not in answers["304"]
 
 
+def test_files_without_a_schema():
+    """Texts are texts, JSON may be any, and all else are bytes."""
+
+    async def nothing(_request):
+        raise AssertionError
+
+    kinds = ("text/csv", "application/json", "application/zip", "model/gltf-binary")
+    route = Route("GET", "/file", nothing, "A file", response=tuple(map(Body, kinds)))
+    content = openapi.document([route], "1")["paths"]["/file"]["get"]["responses"]["200"]["content"]
+    binary = {"type": "string", "format": "binary"}
+    expected = ({"type": "string"}, {}, binary, binary)
+    assert [content[kind]["schema"] for kind in kinds] == list(expected)
+
+
 def test_headers_of_a_routes_own():
     """Those of its answers and of its errors are beside the common ones, each where it is sent."""
 
@@ -223,7 +237,7 @@ def test_guarded_routes_say_so(document):
 
 
 def test_every_error_is_a_detail(document):
-    """Each documented error is the struct with the one sentence, and 503 may say when to retry.
+    """Each documented error is the struct with the one sentence; a 5xx may say when to retry.
 
     Routes of other protocols have the struct of their protocol, and those that two share either.
     """
@@ -243,7 +257,7 @@ def test_every_error_is_a_detail(document):
             if status >= "400":
                 alone = {"application/json": {"schema": {"$ref": f"#/components/schemas/{form}"}}}
                 assert answer["content"] in (problem, alone)
-                assert ("Retry-After" in answer["headers"]) is (status == "503")
+                assert ("Retry-After" in answer["headers"]) is (status >= "500")
     assert document["components"]["schemas"]["Problem"]["required"] == ["detail"]
 
 

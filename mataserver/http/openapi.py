@@ -161,7 +161,9 @@ def _operation(
         operation["requestBody"] = {"required": not route.optional, "content": content}
     problem = {"application/json": {"schema": schema(route.problem or Problem)}}
     for status in sorted(errors):
-        names = (*_COMMON_HEADERS, "Retry-After") if status in {429, 503} else _COMMON_HEADERS
+        # Of 429 and of any failure here or behind: a full disk may be cleared, a service be back.
+        later = status == 429 or status >= 500
+        names = (*_COMMON_HEADERS, "Retry-After") if later else _COMMON_HEADERS
         said = _STATUS_TEXTS.get(status) or HTTPStatus(status).phrase
         headers = _headers(names) | _own_headers(
             dict.fromkeys(route.error_headers, "Of its protocol.")
@@ -240,7 +242,7 @@ def _media(body: Body, schema: Callable[[Any], dict[str, Any]]) -> dict[str, Any
     if body.schema is not None:
         example = {} if body.example is None else {"example": body.example}
         return {"schema": schema(body.schema), **example}
-    if body.content_type == "*/*":
-        return {"schema": {}}  # a file, which may be JSON too
-    binary = body.content_type.startswith(("image/", "application/octet-stream"))
+    if body.content_type in {"*/*", "application/json"}:
+        return {"schema": {}}  # any JSON, or a file, which may be JSON too
+    binary = not body.content_type.startswith("text/")
     return {"schema": {"type": "string", **({"format": "binary"} if binary else {})}}
