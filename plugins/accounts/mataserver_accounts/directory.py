@@ -192,14 +192,18 @@ class Directory:
     async def follow_changes(self) -> None:
         """Follow what other processes change, until cancelled; it may be begun again."""
         self._change_event.set()  # a change may be what it failed at
+        told = ""
         while True:
             await self._change_event.wait()
             self._change_event.clear()
             try:
                 await finish(self.refresh())
                 await self._store_refusals()
+                told = ""
             except MataError as error:
-                self._log.warning("accounts cannot be read now: %s", error.detail)
+                if error.detail != told:
+                    self._log.warning("accounts cannot be read now: %s", error.detail)
+                told = error.detail
                 self._change_event.set()
                 await asyncio.sleep(RETRY_SECONDS)
 

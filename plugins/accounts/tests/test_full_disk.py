@@ -40,19 +40,22 @@ def disk(monkeypatch):
 
 @pytest.fixture
 def away(monkeypatch):
-    """Return what has the database not answer for a while."""
+    """Return what has the database not answer for a while; it gives a list, an item an attempt."""
 
     @contextlib.contextmanager
     def cut_off():
+        asked = []
+
         @contextlib.asynccontextmanager
         async def busy(_database):
+            asked.append(True)
             raise Busy("The database does not answer now")
             yield
 
         with monkeypatch.context() as patch:
             patch.setattr(Database, "read", busy)
             patch.setattr(Database, "begin", busy)
-            yield
+            yield asked
 
     monkeypatch.setattr(directory, "STORE_SECONDS", 0.05)
     monkeypatch.setattr(directory, "RETRY_SECONDS", 0.05)
@@ -133,6 +136,15 @@ async def test_revocations_while_the_database_is_away(client, away):
     await until(stored)
     for each, wanted in ((key, 403), (of_bob, 401), (token, 200)):
         assert (await client.ask("GET", "/v1/me", each))[0] == wanted
+
+
+async def test_a_database_that_stays_away_is_logged_once(client, away, caplog):
+    """The accounts are to be read again and again; that they cannot be is told once."""
+    with away() as asked:
+        client.server.service("accounts")._directory._change_event.set()
+        await until(lambda: asyncio.sleep(0, len(asked) >= 5))
+    told = [each.message for each in caplog.records if "cannot be read" in each.message]
+    assert told == ["accounts cannot be read now: The database does not answer now"]
 
 
 async def test_what_becomes_of_refusals(caplog):

@@ -14,6 +14,7 @@ from mataserver_database.connection import connected, transaction
 from mataserver_database.failures import Busy, translated_shortages
 from mataserver_database.finishing import finish
 from mataserver_database.migrations import has_table
+from mataserver_database.trouble_log import TROUBLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,8 +119,8 @@ class ChangeNotifier:
                     await (self._listen() if self._notifies else self._poll())
             except failures as error:
                 with contextlib.suppress(MemoryError):
-                    log.warning(
-                        "notifications of other processes are interrupted: %s", type(error).__name__
+                    TROUBLES.tell(
+                        f"notifications of other processes are interrupted: {type(error).__name__}"
                     )
                 await self._pause(RETRY_SECONDS)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sqlite3
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from mataserver import InvalidParams, OutOfMemory, Unavailable, shortage_error
+from mataserver_database.trouble_log import TROUBLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,8 +40,6 @@ Migrations made the tables and wrote to them: somebody restores a copy, or has t
 """
 BUSY = "The database does not answer now"
 _UNFIT = "A value is none that the database holds: a number out of range, text too long or no text"
-
-log = logging.getLogger("mataserver.plugin.database")
 
 
 class Busy(Unavailable):
@@ -80,7 +78,7 @@ def translated_errors() -> Iterator[None]:
     except _CALLER_ERRORS as error:
         if getattr(error.orig, "sqlstate", None) not in _OPERATOR_ERRORS:
             raise
-        log.warning("the database failed: %s", error.orig)
+        TROUBLES.tell(f"the database failed: {error.orig}")
         raise Busy(BUSY, retry_after=1) from error
     except (OverflowError, UnicodeEncodeError) as error:
         raise Unfit(_UNFIT) from error
@@ -89,12 +87,12 @@ def translated_errors() -> Iterator[None]:
     except sa.exc.DBAPIError as error:
         if isinstance(error, sa.exc.DataError) or _is_of_values(error.orig):
             raise Unfit(_UNFIT) from error
-        log.warning("the database failed: %s", error.orig)
+        TROUBLES.tell(f"the database failed: {error.orig}")
         if _is_full(error.orig):
             raise Full("The disk of the database is full") from error
         raise Busy(BUSY, retry_after=1) from error
     except OSError as error:
-        log.warning("the database cannot be reached: %s", _text_of(error))
+        TROUBLES.tell(f"the database cannot be reached: {_text_of(error)}")
         raise Busy(BUSY, retry_after=1) from error
 
 
@@ -108,7 +106,7 @@ def translated_shortages() -> Iterator[None]:
         if shortage is None:
             raise
         with contextlib.suppress(MemoryError):  # for the log, too, there may be none
-            log.warning("the database failed: %s", shortage.detail)
+            TROUBLES.tell(f"the database failed: {shortage.detail}")
         kind = Exhausted if isinstance(shortage, OutOfMemory) else Busy
         raise kind(shortage.detail, retry_after=1) from error
 
