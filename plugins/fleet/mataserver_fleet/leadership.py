@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from mataserver_database import LeaseWatch
-from mataserver_fleet.tables import FACTS
+from mataserver_fleet.tables import FACTS, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,10 +31,14 @@ class LeaderLease:
         self._watch = LeaseWatch(LEASE_SECONDS, monotonic)
 
     async def acquire(self) -> bool:
-        """Take or renew the lease; return whether this server holds it. Raises ``Busy``."""
+        """Take or renew the lease; return whether this server holds it.
+
+        Raises ``Busy``, and ``NewerSchemaError`` where the fleet is that of newer servers.
+        """
         fresh = {"value": self._name, "until": self._store.clock() + LEASE_SECONDS}
         try:
             async with self._store.database.begin() as connection:
+                await self._store.database.check_version(connection, SCHEMA)
                 held = (await connection.execute(sa.select(FACTS).where(_ROW))).mappings().first()
                 if held is None:
                     await connection.execute(sa.insert(FACTS).values(name="leader", **fresh))

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from stand_in_fleet import FAST, until
 
-from mataserver_database import Database
+from mataserver_database import Database, NewerSchemaError
 from mataserver_fleet.counts import ModelCounts
 from mataserver_fleet.leadership import LEASE_SECONDS, LeaderLease
 from mataserver_fleet.store import Store
@@ -52,6 +52,21 @@ async def test_a_fleet_without_tritons(fleets, url, tmp_path):
                 await until(is_released)
         finally:
             await database.close()
+
+
+async def test_a_fleet_of_newer_servers(url, tmp_path):
+    """Once a newer server has migrated the tables, one that held the lease renews it no more."""
+    database = Database(tmp_path, url)
+    try:
+        await database.migrate(SCHEMA)
+        lease = LeaderLease(Store(database))
+        assert await lease.acquire()
+        async with database.begin() as connection:
+            await connection.execute(sa.text("UPDATE fleet_version SET version_num = '9999'"))
+        with pytest.raises(NewerSchemaError, match="holds fleet 9999"):
+            await lease.acquire()
+    finally:
+        await database.close()
 
 
 @pytest.mark.parametrize("step", [0.1, -86_400.0])

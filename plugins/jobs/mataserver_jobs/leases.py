@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from mataserver_jobs.queue import Queue
 from mataserver_jobs.rows import QUEUED_AGAIN, claimed_update, json_of, record_of, sanitize_text
-from mataserver_jobs.table import CHANNEL, JOBS, PROGRESS
+from mataserver_jobs.table import CHANNEL, JOBS, PROGRESS, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,10 @@ class Leases(Queue):
             return await connection.scalar(waiting)
 
     async def claim(self, holder: str, kinds: Sequence[str]) -> Record | None:
-        """Take the oldest job that waits, or None; it is held while its lease is renewed."""
+        """Take the oldest job that waits, or None; it is held while its lease is renewed.
+
+        Raises ``NewerSchemaError`` where the jobs are those of newer servers.
+        """
         now = self._clock()
         waiting = (
             sa.select(JOBS.c.id)
@@ -91,6 +94,7 @@ class Leases(Queue):
             .returning(*JOBS.c)
         )
         async with self._database.begin() as connection:
+            await self._database.check_version(connection, SCHEMA)
             row = (await connection.execute(update)).mappings().first()
             if row is not None:
                 await self._database.announce(connection, CHANNEL)

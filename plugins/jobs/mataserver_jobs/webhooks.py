@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from mataserver import Conflict, NotFound
 from mataserver_jobs.record import is_id
-from mataserver_jobs.table import CHANNEL, DELIVERIES, WEBHOOKS
+from mataserver_jobs.table import CHANNEL, DELIVERIES, SCHEMA, WEBHOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -136,7 +136,10 @@ class Webhooks:
         return 0.0 if left > 2 * LONGEST_PAUSE else max(0.0, left)
 
     async def claim(self, busy: Collection[str] = ()) -> Delivery | None:
-        """Take the delivery that is due longest, of no ``busy`` owner; None when there is none."""
+        """Take the delivery that is due longest, of no ``busy`` owner; None when there is none.
+
+        Raises ``NewerSchemaError`` where the webhooks are those of newer servers.
+        """
         now = self._database.now()
         due = sa.or_(DELIVERIES.c.next_at <= now, DELIVERIES.c.next_at > now + 2 * LONGEST_PAUSE)
         first = (
@@ -150,6 +153,7 @@ class Webhooks:
         held = {"next_at": now + LEASE_SECONDS, "attempts": DELIVERIES.c.attempts + 1}
         update = sa.update(DELIVERIES).where(DELIVERIES.c.id == first).values(**held)
         async with self._database.begin() as connection:
+            await self._database.check_version(connection, SCHEMA)
             taken = update.returning(*DELIVERIES.c)
             row = (await connection.execute(taken)).mappings().first()
             if row is None:

@@ -14,15 +14,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from serving_jobs import children_of_jobs
 
 from mataserver import Unavailable, run_process
-from mataserver_database import Database
+from mataserver_database import Database, NewerSchemaError
 from mataserver_jobs import process_identity
 from mataserver_jobs.leases import LEASE_SECONDS
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA
+from mataserver_jobs.webhooks import Webhooks
 
 HERE = Path(__file__).parent
 
@@ -117,6 +119,33 @@ async def test_a_database_that_only_reads_is_told_once(queue, kinds, tmp_path, c
     assert hindrances == ["no work is taken now: The database is read-only"]
 
 
+async def test_jobs_of_newer_servers(queue, kinds, tmp_path, caplog):
+    """A server that still runs when a newer one has migrated the tables takes no more of its work.
+
+    Once the tables are its own again it does.
+    """
+    database, webhooks = queue._database, Webhooks(queue._database)
+
+    async def migrated(version):
+        async with database.begin() as connection:
+            change = "UPDATE jobs_version SET version_num = :version"
+            await connection.execute(sa.text(change), {"version": version})
+
+    job = await queue.submit("count", "ada", {"to": 1})
+    await migrated("9999")
+    with pytest.raises(NewerSchemaError):
+        await webhooks.claim()
+    async with running(queue, kinds, tmp_path) as runner, asyncio.timeout(30):
+        while "no work is taken now" not in caplog.text:
+            runner.wake()
+            await asyncio.sleep(0.01)
+        assert "The database holds jobs 9999, newer than" in caplog.text
+        assert (await queue.get(job.id)).state == "queued"
+        await migrated(SCHEMA.head)
+        runner.wake()
+        assert (await ended(queue, job)).state == "done"
+
+
 @pytest.mark.parametrize(
     ("how", "error"),
     [
@@ -205,7 +234,7 @@ sys.path.insert(0, sys.argv[1])
 import job_functions
 from msgspec import Struct
 from mataserver import run_process
-from mataserver_database import Database
+from mataserver_database import Database, NewerSchemaError
 from mataserver_jobs.kinds import JobKind
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.store import Store
