@@ -212,6 +212,7 @@ __all__ = [
     "sole_value",
     "spawn_command",
     "static",
+    "sync",
     "target_command",
     "timed_frames",
     "upright_frame",
@@ -224,6 +225,7 @@ if TYPE_CHECKING:
     from mataserver.cli.remote import connected, server_options
     from mataserver.config import ConfigError
     from mataserver.config.needs import Needs
+    from mataserver.config.storage import sync
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
     from mataserver.engines.memory import has_gpu_driver

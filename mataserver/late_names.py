@@ -13,6 +13,7 @@ LATE = {
     "ConfigError": "mataserver.config",
     "LoopHistogram": "mataserver.metrics",
     "Needs": "mataserver.config.needs",
+    "sync": "mataserver.config.storage",
     "JSON_LIMIT": "mataserver.http.json_body:MAX_STRUCTURE_BYTES",
     **dict.fromkeys(
         ("Assignment", "Engine", "Placement", "Worker"),

@@ -71,20 +71,21 @@ class Attempt:
     def promise(self, renewed: float) -> LeaseRenewed | None:
         """Return for how long the process may go on, after a renewal of the lease.
 
-        From then on it is told of each renewal, and stops by itself without one. None where no
-        other server may take the job while this one lives.
+        ``renewed`` is when that began, by ``lease_guard.now``: the loop's clock would not count the
+        time of a machine that was suspended meanwhile. From then on the process is told of each
+        renewal, and stops by itself without one. None where no other server may take the job while
+        this one lives.
         """
         if not self._store.is_shared:
             return None
-        left = renewed + HOLD_SECONDS - asyncio.get_running_loop().time()
-        told = lease_guard.renewed_for(left)
+        told = lease_guard.renewed_until(renewed + HOLD_SECONDS)
         self._promised = told.until
         return told
 
     async def run(self, renewed: float) -> Ended | None:
         """Read the process's messages until its end; None when it died.
 
-        ``renewed`` is the loop's time when the last successful renewal of the lease began.
+        ``renewed`` is when the last successful renewal of the lease began, by ``lease_guard.now``.
 
         What writes to the database beside it is asked to stop and never cancelled: a driver that is
         cancelled in mid-statement keeps its transaction open, and with it all others out.
@@ -122,10 +123,9 @@ class Attempt:
 
     async def _renew(self) -> None:
         """Keep the lease; notice a cancellation, and that the claim is no longer valid."""
-        loop = asyncio.get_running_loop()
         while not self._finished.is_set():
             self._wake_event.clear()
-            begun = loop.time()
+            begun = lease_guard.now()
             try:
                 record = await self._store.renew(self._record)
             except MataError:  # the next time may succeed before the lease is over
@@ -169,11 +169,11 @@ class Attempt:
             return False
         if self._hold_timer is not None:
             self._hold_timer.cancel()
-        loop, at = asyncio.get_running_loop(), renewed + HOLD_SECONDS
-        if at <= loop.time():  # it took that long
+        left = renewed + HOLD_SECONDS - lease_guard.now()
+        if left <= 0:  # it took that long
             self._hold()
             return False
-        self._hold_timer = loop.call_at(at, self._hold)
+        self._hold_timer = asyncio.get_running_loop().call_later(left, self._hold)
         return True
 
     def _hold(self) -> None:

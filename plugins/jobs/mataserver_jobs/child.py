@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mataserver import MataError
-from mataserver_jobs import file_transfer
+from mataserver_jobs import durable, file_transfer
 from mataserver_jobs.disk import FULL, is_full
 from mataserver_jobs.file_transfer import NextPiece, Piece, TransferError
 from mataserver_jobs.kinds import Assignment, Cancelled, Ended, Job
@@ -17,7 +18,6 @@ from mataserver_jobs.lease_guard import LeaseGuard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mataserver import Parent
     from mataserver_jobs.file_transfer import Parcel
@@ -29,7 +29,7 @@ def run(parent: Parent) -> None:
     if assignment.lease is not None:
         LeaseGuard.start(assignment.lease)
     if assignment.given is None:
-        parent.send(_run_to_end(lambda: _result(assignment, parent)))
+        parent.send(_run_to_end(lambda: _stored_result(assignment, parent)))
         return
     with file_transfer.node_folder() as folder:
         ended = _run_on_node(assignment, assignment.given, folder, parent)
@@ -63,6 +63,14 @@ def _send_back(output: Path, parent: Parent) -> bool:
         traceback.print_exc()
         return False
     return True
+
+
+def _stored_result(assignment: Assignment, parent: Parent) -> Any:
+    """Run a job; what it made is on the disk when its end is told, however it ended."""
+    try:
+        return _result(assignment, parent)
+    finally:
+        durable.sync_all(Path(assignment.folder) / "output")
 
 
 def _result(assignment: Assignment, parent: Parent) -> Any:

@@ -12,6 +12,7 @@ import msgspec
 
 from mataserver import Conflict, InvalidParams, MataError, NotFound, describe_error
 from mataserver_database import finish
+from mataserver_jobs import durable
 from mataserver_jobs.disk import FULL
 from mataserver_jobs.followed_jobs import FollowedJobs
 
@@ -113,6 +114,8 @@ class Desk:
         named, plain = of.name, msgspec.to_builtins(spec)
 
         async def submit() -> Record:
+            # First: a power failure would leave the job, which was answered, without its files.
+            await asyncio.to_thread(durable.sync_all, self.storage.folder(draft.id))
             record = await self.store.submit(
                 named, owner, plain, key=key, id=draft.id, bytes_used=size
             )

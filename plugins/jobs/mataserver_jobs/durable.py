@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-_NO_FOLDERS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
-"""Errors of file systems that cannot be asked to write a folder, such as SMB."""
+from mataserver import sync
 
 
-def sync(path: Path) -> None:
-    """Have a file's content, or a folder's entries where that can be asked for, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_FOLDERS or not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
+def sync_all(folder: Path) -> None:
+    """Have the files below a folder, their names and its own on the disk; not those of links."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if path.is_file() and not path.is_symlink():
+                sync(path)
+        sync(Path(place))
+    sync(folder.parent)
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -45,9 +45,9 @@ def clock() -> str:
         return f"unknown {uuid.uuid4()}"
 
 
-def renewed_for(seconds: float) -> LeaseRenewed:
-    """Return what a process is told whose lease lasts for so many seconds from now."""
-    return LeaseRenewed(seconds, clock(), now() + seconds)
+def renewed_until(until: float) -> LeaseRenewed:
+    """Return what a process is told whose lease lasts until a time of ``now``."""
+    return LeaseRenewed(until - now(), clock(), until)
 
 
 def _end_of(lease: LeaseRenewed) -> float:

@@ -8,6 +8,8 @@ import secrets
 import shutil
 from typing import TYPE_CHECKING
 
+from mataserver import sync
+from mataserver_jobs import durable
 from mataserver_jobs.file_transfer import NextPiece, Parcel, TransferError, receive_files
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class ReturnedFiles:
         output = self._folder / "output"
         shutil.rmtree(output, ignore_errors=True)
         self._partial_folder.rename(output)
+        sync(self._folder)
 
     def discard(self) -> None:
         """Remove the received files. Blocking."""
@@ -90,3 +93,5 @@ class ReturnedFiles:
         with contextlib.suppress(StopIteration):
             self._expected_bytes = next(self._writer) if data is None else self._writer.send(data)
             self._is_complete = False
+        if self._is_complete:
+            durable.sync_all(self._partial_folder)

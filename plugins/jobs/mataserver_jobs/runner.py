@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError, OutOfMemory
 from mataserver_database import LeaseWatch
-from mataserver_jobs import process_identity
+from mataserver_jobs import lease_guard, process_identity
 from mataserver_jobs.attempt import RENEW_SECONDS
 from mataserver_jobs.leases import LEASE_SECONDS
 from mataserver_jobs.supervisor import Supervisor
@@ -150,7 +150,7 @@ class LocalRunner:
             except OutOfMemory as error:
                 self._note_hindrance("memory", error.detail)
                 return False
-            claimed = asyncio.get_running_loop().time()
+            claimed = lease_guard.now()
             record = await self._store.claim(self._holder, [kind])
             if record is not None:
                 self._hindrance = ""

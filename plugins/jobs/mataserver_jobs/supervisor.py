@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import MataError, OutOfMemory, Unavailable
-from mataserver_jobs import child, file_transfer
+from mataserver_jobs import child, file_transfer, lease_guard
 from mataserver_jobs.attempt import (
     RENEW_SECONDS,
     Attempt,
@@ -81,7 +81,7 @@ class Supervisor:
     async def run(self, record: Record, claimed: float) -> None:
         """Run a job. An unexpected error costs it an attempt, and is logged.
 
-        ``claimed`` is the loop's time when it was asked for.
+        ``claimed`` is when it was asked for, by ``lease_guard.now``.
         """
         access = self._tokens.mint(record) if self._tokens is not None else None
         try:
@@ -169,13 +169,13 @@ class Supervisor:
 
         Yield what returns when the last renewal began that succeeded, or the claim.
         """
-        begun, loop, renewed = asyncio.Event(), asyncio.get_running_loop(), claimed
+        begun, renewed = asyncio.Event(), claimed
 
         async def renew() -> None:
             nonlocal renewed
             while not begun.is_set():
                 await pause(begun, RENEW_SECONDS)
-                at = loop.time()
+                at = lease_guard.now()
                 with contextlib.suppress(MataError):
                     if await self._store.renew(record) is not None:
                         renewed = at

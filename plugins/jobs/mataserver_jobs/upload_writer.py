@@ -10,7 +10,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from mataserver import BadRequest, Conflict, MataError
+from mataserver import BadRequest, Conflict, MataError, sync
 from mataserver_jobs import durable
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Writer:
         """Remove the mark; one that a power failure brought back would take later bytes away."""
         with contextlib.suppress(FileNotFoundError):  # the upload is removed
             self._mark.unlink()
-            durable.sync(self._mark.parent)
+            sync(self._mark.parent)
 
     def close(self) -> None:
         """End; what does not count is removed."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from mataserver import Conflict, NotFound, OutOfMemory, Unavailable
+from mataserver import Conflict, NotFound, OutOfMemory, Unavailable, sync
 from mataserver_jobs import durable
 from mataserver_jobs.disk import is_full
 from mataserver_jobs.record import is_id
@@ -117,7 +117,7 @@ class Uploads:
             (folder := self._root / made.id).mkdir(parents=True)
             (folder / _DATA).touch()
             self._write(made)
-            durable.sync(self._root)
+            sync(self._root)
         except OSError:
             self.remove(made.id)
             raise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from mataserver import sync
 from mataserver_jobs import durable
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class VideoParts:
                 fresh.write_bytes(b"")
             else:
                 container.mux(stream.encode(None))
-        durable.sync(fresh)  # a power failure would leave an empty part, which counts as whole
+        sync(fresh)  # a power failure would leave an empty part, which counts as whole
         fresh.replace(self._part(number))
 
     def _size(self, first: Size) -> Size:
@@ -111,7 +112,7 @@ class VideoParts:
             stream = made.add_stream_from_template(first.streams.video[0])
             for packet in _retime(_packets(places, stream)):
                 made.mux(packet)
-        durable.sync(fresh)  # before the parts go
+        sync(fresh)  # before the parts go
         fresh.replace(target)
         return True
 

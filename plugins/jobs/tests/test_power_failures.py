@@ -16,10 +16,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec import Struct
 
-from mataserver import Conflict
-from mataserver_jobs import durable
+from mataserver import BadRequest, Conflict
+from mataserver_jobs import child, durable
+from mataserver_jobs.desk import Desk
 from mataserver_jobs.infer import _DoneMark
+from mataserver_jobs.kinds import Assignment, JobKind
+from mataserver_jobs.storage import Storage
 from mataserver_jobs.uploads import Uploads
 from mataserver_jobs.video_parts import VideoParts
 
@@ -161,6 +165,53 @@ def test_the_steps_of_a_job(disk, tmp_path):
     _DoneMark(SimpleNamespace(work=tmp_path)).set(is_damaged=True)
     assert len([each for each in disk.done if each[0] == "named"]) == 4
     assert disk.unordered() == []
+
+
+def made_by(job):
+    """Make files in two folders; fail where the job is asked to."""
+    (job.output / "deep").mkdir()
+    (job.output / "deep" / "cloud.ply").write_text("ply")
+    (job.output / "summary.json").write_text("{}")
+    (job.output / "link").symlink_to("/dev/zero")
+    if job.spec:
+        raise BadRequest("it fails")
+
+
+@pytest.mark.parametrize(("fails", "how"), [(False, "done"), (True, "failed")])
+def test_what_a_job_made(disk, tmp_path, fails, how):
+    """All of it is on the disk when its end is told: a job that has ended is not run again."""
+    folder, told = tmp_path / "job", []
+    function = f"{made_by.__module__}:{made_by.__qualname__}"
+    assignment = Assignment("job", function, fails, str(folder), 1, None, None)
+
+    def send(ended):
+        told.append((ended.how, list(disk.done)))
+
+    child.run(SimpleNamespace(messages=lambda _kind: iter([assignment]), send=send))
+    output = folder / "output"
+    wanted = [folder, output, *(path for path in output.rglob("*") if not path.is_symlink())]
+    ((ended, done),) = told
+    assert ended == how
+    assert {("sync", path.stat().st_ino) for path in wanted} <= set(done)
+
+
+async def test_what_a_job_is_given(disk, store, tmp_path):
+    """It is on the disk when the job is queued, which is answered."""
+    kinds = {"made": JobKind(name="made", run=made_by, spec=Struct)}
+    desk = Desk(store, Storage(tmp_path / "jobs", min_free=0), kinds, lambda: None, 10**9)
+    queued, done = store.submit, []
+
+    async def submit(*asked, **more):
+        done.extend(disk.done)
+        return await queued(*asked, **more)
+
+    store.submit = submit
+    async with desk.draft() as draft:
+        (draft.input / "given").write_bytes(b"a picture")
+        job = await desk.submit(draft, "made", "ada", Struct())
+    folder = desk.storage.folder(job.id)
+    wanted = [desk.storage.root, folder, folder / "input", folder / "input" / "given"]
+    assert {("sync", path.stat().st_ino) for path in wanted} <= set(done)
 
 
 @pytest.mark.parametrize("reason", [errno.EINVAL, errno.ENOTSUP])

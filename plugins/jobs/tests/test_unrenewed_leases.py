@@ -17,7 +17,7 @@ from serving_jobs import children_of_jobs
 from mataserver import Unavailable, run_process
 from mataserver_database import Database
 from mataserver_database.testing import new_database
-from mataserver_jobs import attempt, supervisor
+from mataserver_jobs import attempt, lease_guard, supervisor
 from mataserver_jobs.attempt import Attempt
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.store import Store
@@ -232,7 +232,7 @@ async def followed(cut_off, kinds):
 async def test_nobody_is_stopped_after_its_end(followed):
     """A renewal that is answered after it must have nobody stopped: the id may be another's."""
     made, process, renewals = followed
-    running = asyncio.create_task(made.run(asyncio.get_running_loop().time()))
+    running = asyncio.create_task(made.run(lease_guard.now()))
     await renewals.asked.wait()
     process.ending.set()
     process.has_ended = True
@@ -247,7 +247,7 @@ async def test_nobody_is_stopped_after_its_end(followed):
 async def test_the_time_counts_from_the_last_renewal(followed):
     """A process that took long to start is stopped at once, until the lease is renewed."""
     made, process, renewals = followed
-    before = asyncio.get_running_loop().time() - attempt.HOLD_SECONDS
+    before = lease_guard.now() - attempt.HOLD_SECONDS
     running = asyncio.create_task(made.run(before))
     await renewals.asked.wait()
     assert process.signals == [signal.SIGSTOP]
@@ -259,12 +259,31 @@ async def test_the_time_counts_from_the_last_renewal(followed):
     await running
 
 
+async def test_a_machine_that_is_suspended_during_a_renewal(followed, monkeypatch):
+    """What was renewed before that is over: the process stops until the lease is renewed again."""
+    made, process, renewals = followed
+    renewed = lease_guard.now()
+    made.promise(renewed)
+    running = asyncio.create_task(made.run(renewed))
+    await renewals.asked.wait()
+    really = lease_guard.now
+    monkeypatch.setattr(lease_guard, "now", lambda: really() + 3_600.0)
+    assert made.promise(renewed).seconds < -3_000.0
+    renewals.answering.set()  # it was asked for before the machine was suspended
+    async with asyncio.timeout(30):
+        while process.signals != [signal.SIGSTOP, signal.SIGCONT]:
+            await asyncio.sleep(0.01)
+            made.wake()
+    process.ending.set()
+    await running
+
+
 async def test_one_that_stops_itself_just_as_it_is_told(followed, monkeypatch):
     """It is continued with the next renewal: no later one would find that its time was over."""
     made, process, renewals = followed
     monkeypatch.setattr(attempt, "RENEW_SECONDS", 0.01)
     renewals.answering.set()
-    renewed = asyncio.get_running_loop().time()
+    renewed = lease_guard.now()
     made.promise(renewed)
     running = asyncio.create_task(made.run(renewed))
     async with asyncio.timeout(30):
