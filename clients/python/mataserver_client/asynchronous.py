@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mataserver_client.replies import StreamItem
     from mataserver_client.source import Frames
 
+ANSWER_GRACE = 1.0
+"""Seconds that a cancelled stream waits for the answer that names its new session."""
 _SESSION_ID = re.compile(r"sess_[0-9a-f]{12}")
 
 
@@ -146,12 +148,26 @@ class AsyncClient(ModelRequests, InferenceRequests):
         if not fresh:
             yield given
             return
-        session_id = (await self.create_session(given, task, **params)).session_id
-        self._own_sessions.add(session_id)
+        making = asyncio.create_task(self._make(given, task, params))
+        try:
+            session_id = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # The answer may be on its way: only it tells which session is to be deleted.
+            await asyncio.wait({making}, timeout=ANSWER_GRACE)
+            making.cancel()
+            with contextlib.suppress(MataError, asyncio.CancelledError):
+                await self._drop(await making)
+            raise
         try:
             yield session_id
         finally:
             await self._drop(session_id)
+
+    async def _make(self, model: str, task: str | None, params: dict[str, Any]) -> str:
+        """Make an own session; return its id."""
+        made = await self.create_session(model, task, **params)
+        self._own_sessions.add(made.session_id)
+        return made.session_id
 
     async def _drop(self, session_id: str) -> None:
         """Delete an own session, once. A server that does not answer forgets it by itself."""

@@ -16,6 +16,7 @@ from mataserver_client import (
     BadAnswer,
     ConnectionFailed,
     FrameError,
+    asynchronous,
     mask_array,
 )
 
@@ -316,6 +317,34 @@ async def test_a_cancelled_reader_cleans_up():
         with pytest.raises(asyncio.CancelledError):
             await reader
         assert len(stand_in.deleted) == 1
+
+
+class Withholding(StandIn):
+    """Makes sessions at once, and tells of them when it is allowed to."""
+
+    async def _create(self, request):
+        answer = await super()._create(request)
+        self.first_frame.set()
+        await self.allowed.wait()
+        return answer
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_reader_that_is_cancelled_before_it_knows_its_session(answers, monkeypatch):
+    """The session that was made meanwhile is deleted; an answer that never comes ends no later."""
+    if not answers:
+        monkeypatch.setattr(asynchronous, "ANSWER_GRACE", 0.05)
+    stand_in = Withholding()
+    stand_in.allowed = asyncio.Event()
+    async with connected(stand_in) as client:
+        reader = asyncio.create_task(collect(client.stream(BOXES, pictures(2))))
+        await asyncio.to_thread(stand_in.first_frame.wait, 10)
+        reader.cancel()
+        if answers:
+            stand_in.allowed.set()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        assert len(stand_in.deleted) == int(answers)
 
 
 async def test_closing_ends_a_stream_that_another_task_reads():
