@@ -22,6 +22,8 @@ ELSEWHERE = "box.test"
 class Page:
     """A page's debugger; ``asked`` holds the addresses of its requests so far.
 
+    Where the browser asks whether to leave a page, it is left.
+
     ``beside(url)`` opens another tab of the same browser, as a context manager.
     """
 
@@ -34,11 +36,16 @@ class Page:
     async def call(self, method, **params):
         """Call a method of the protocol; return its result."""
         self._number += 1
-        await self._socket.send_json({"id": self._number, "method": method, "params": params})
-        while (said := await self._socket.receive_json()).get("id") != self._number:
+        own = self._number
+        await self._socket.send_json({"id": own, "method": method, "params": params})
+        while (said := await self._socket.receive_json()).get("id") != own:
             # An answer of a call that was cancelled has no method.
             if said.get("method") == "Network.requestWillBeSent":
                 self.asked.append(said["params"]["request"]["url"])
+            if said.get("method") == "Page.javascriptDialogOpening":  # whether to leave it: yes
+                self._number += 1
+                yes = {"method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                await self._socket.send_json({"id": self._number, **yes})
         return said["result"]
 
     async def evaluate(self, script):
@@ -144,6 +151,7 @@ async def opened(url, *flags):
                 page = Page(socket)
                 page.beside = tab
                 await page.call("Network.enable")
+                await page.call("Page.enable")
                 await page.call("Page.navigate", url=url)
                 try:
                     yield page

@@ -139,6 +139,10 @@ async def test_addresses_that_lead_nowhere(tmp_path):
         for name in ("constructor", "toString", "__proto__"):  # what every object has
             async with another(person, server, tmp_path, f"#/{name}") as other:
                 await other.sees("The address names no page of this console.")
+                await other.go("more")
+                await other.sees("Operate")
+                await other.evaluate("new Promise((done) => setTimeout(() => done(0), 600))")
+                assert not await other.evaluate("!!document.querySelector('.bar .running')")
 
 
 async def test_a_job_is_followed_after_signing_in_again(tmp_path):

@@ -14,6 +14,7 @@ export const silence = cell(/** @type {{since: number, next: number} | null} */ 
 /** Whether this page is on its way out: whoever signs out is not asked who they are. */
 let leaving = false;
 export const setLeaving = (now) => { leaving = now; };
+export const leavesNow = () => leaving;
 
 /** The server refused: its status, its sentence, the request's id, seconds to wait. */
 export class Refused extends Error {

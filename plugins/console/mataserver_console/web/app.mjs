@@ -33,7 +33,8 @@ function usePage(key) {
     const show = (page) => setMade((all) => ({ ...all, [key]: page }));
     boot.preload(key);
     const done = wait();
-    PAGES.find((each) => each.key === key)?.load().then((module) => show({ View: module.default }), (error) => show({ error })).finally(done);
+    const loaded = PAGES.find((each) => each.key === key)?.load() ?? Promise.resolve({ default: null });  // no module: More, or no page
+    loaded.then((module) => show({ View: module.default }), (error) => show({ error })).finally(done);
     return done;
   }, [key]);
   return made[key] ?? {};

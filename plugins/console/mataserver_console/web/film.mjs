@@ -1,5 +1,6 @@
 // A video on the server: sent, looked at, prompted, tracked. Whatever the order of clicks, what was begun is ended.
-import { ask, isAbort, send, sendFile, who } from "./api.mjs";
+import { ask, isAbort, send, sendFile } from "./api.mjs";
+import { endSession, opened } from "./open_sessions.mjs";
 
 const HERE = "api/v1/video";
 const PAUSE = 150;  // milliseconds until a busy session is asked for again
@@ -7,12 +8,6 @@ const PAUSE = 150;  // milliseconds until a busy session is asked for again
 /** A name that nobody else has, nor a server gives: who gave it can end the session without the answer to its start. */
 const named = () => `console.${[...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 const rest = (time) => new Promise((done) => { setTimeout(done, time); });
-
-/** End a session, also while the page goes away. */
-function endSession(id) {
-  const csrf = who.get()?.csrf;
-  return fetch(`${HERE}/session/${id}`, { method: "DELETE", headers: csrf ? { "X-CSRF-Token": csrf } : {}, keepalive: true }).catch(() => {});
-}
 
 /** Whether the session is over, by an error that was judged: it expired, or the server was started anew. */
 export const isOver = (error) => Boolean(error?.over);
@@ -38,6 +33,7 @@ export class Film {
 
   /** Send the file. Returns what the video is, or null when it was given up or refused. */
   async open() {
+    opened(this.here);
     try {
       const options = { tell: (sent) => this.tell({ sent }), signal: this.control.signal };
       const { video_info: info } = await (await sendFile(`${HERE}/session/upload?session_id=${this.id}`, this.file, options)).json();
@@ -145,6 +141,6 @@ export class Film {
     this.ended = true;
     this.stop();
     this.control.abort();
-    endSession(this.id);
+    endSession(this.here);
   }
 }

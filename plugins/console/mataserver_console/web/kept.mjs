@@ -33,6 +33,7 @@ export async function kept(name) {
 
 /** Forget all that is kept: whoever signs in next finds nothing of it. */
 export async function keepNothing() {
+  for (const name of choice.names("upload.")) choice.set(name, null);  // it has the name of a file
   try { await done((await store("readwrite")).clear()); } catch { /* nothing was kept */ }
 }
 
@@ -42,6 +43,8 @@ export const letters = () => choice.get("letters") !== "no";
 /** A choice of this browser, such as the theme. */
 export const choice = {
   get(name) { try { return localStorage.getItem(`mataserver.${name}`); } catch { return null; } },
+  /** The names that begin so. @returns {string[]} */
+  names(start) { try { return Object.keys(localStorage).flatMap((name) => (name.startsWith(`mataserver.${start}`) ? [name.slice(11)] : [])); } catch { return []; } },
   /** `null` forgets it. */
   set(name, value) { try { if (value === null) localStorage.removeItem(`mataserver.${name}`); else localStorage.setItem(`mataserver.${name}`, value); } catch { /* nothing to keep it in */ } },
 };

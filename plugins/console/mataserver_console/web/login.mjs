@@ -4,6 +4,7 @@ import { Button, Note } from "./controls.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { keepNothing } from "./kept.mjs";
+import { endSessions } from "./open_sessions.mjs";
 import { forget, refreshAll } from "./source.mjs";
 
 /** Take the code out of the address, before anything else can see it. */
@@ -63,6 +64,7 @@ export async function signOut() {
   tellLeaving(true);
   const broken = () => tabs?.postMessage("");  // this tab goes before it knows: the others look for themselves
   addEventListener("pagehide", broken);
+  await endSessions();
   try { await ask("v1/session", { method: "DELETE", again: false }); } catch (error) {
     if (error.status !== 401) { removeEventListener("pagehide", broken); tellLeaving(false); return; }
   }
@@ -73,6 +75,8 @@ export async function signOut() {
 }
 
 function leave() {
+  clearTimeout(forgetting);
+  setLeaving(true);
   location.assign(location.pathname);  // nothing of what was seen stays in the page's memory
   location.reload();
 }

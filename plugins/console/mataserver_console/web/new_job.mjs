@@ -5,6 +5,7 @@ import { useDropped } from "./drops.mjs";
 import { bytes } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { ModelField } from "./picker.mjs";
+import { warns } from "./open_sessions.mjs";
 import { useSource } from "./source.mjs";
 import { alone, forgetUpload, sent } from "./upload.mjs";
 import { zipped } from "./zip.mjs";
@@ -90,6 +91,7 @@ export function NewJob({ files: dropped, close, made }) {
   const control = useRef(new AbortController());
   useDropped((_first, _name, given) => { setError(null); files.put(given); }, setError, !state);
   useEffect(() => () => control.current.abort(), []);
+  useEffect(() => (state ? warns(() => true) : undefined), [Boolean(state)]);  // it goes on only if the same file is chosen again
   const run = async (given) => {
     const { order, check, file: pack, submit } = KINDS[kind];
     const { signal } = control.current;

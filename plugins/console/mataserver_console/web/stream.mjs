@@ -1,5 +1,6 @@
 // A camera's frames to a model over a WebSocket. Whatever the order of clicks, what was begun is ended.
-import { ask, who } from "./api.mjs";
+import { ask } from "./api.mjs";
+import { endSession, opened } from "./open_sessions.mjs";
 import { ofCamera } from "./picture.mjs";
 
 const QUALITY = 0.85;
@@ -10,12 +11,7 @@ const WINDOW = 60;
 /** Why a stream ends whose server gives no reason. */
 const ENDS = { 1000: "The server closed the stream", 1001: "The server ended the stream: it stops, or is started anew", 1006: "The connection to the server broke off" };
 
-/** End a session, also while the page goes away. */
-export function endSession(id) {
-  const csrf = who.get()?.csrf;
-  const headers = csrf ? { "X-CSRF-Token": csrf } : undefined;
-  return fetch(`v1/sessions/${encodeURIComponent(id)}`, { method: "DELETE", headers, keepalive: true }).catch(() => {});
-}
+const pathOf = (id) => `v1/sessions/${encodeURIComponent(id)}`;
 
 const percentile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
 
@@ -88,8 +84,9 @@ export class Stream {
       await this.video.play();
       this.tell({ phase: "loading" });
       const made = await ask("v1/sessions", { json: { model, ...(task ? { task } : {}), ...(Object.keys(params).length ? { params } : {}) } });
-      if (this.ended) { endSession(made.session_id); return; }
+      if (this.ended) { endSession(pathOf(made.session_id)); return; }
       this.session = made.session_id;
+      opened(pathOf(this.session));
       this.connect();
     } catch (error) {
       if (!this.ended) this.stop(ofCamera(error));
@@ -172,7 +169,7 @@ export class Stream {
     this.video.srcObject = null;
     this.encoder.terminate();
     if (this.socket) { this.socket.onclose = null; this.socket.close(); }
-    if (this.session) endSession(this.session);
+    if (this.session) endSession(pathOf(this.session));
     this.tell({ phase: "off", error });
   }
 }

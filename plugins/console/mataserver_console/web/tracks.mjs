@@ -3,7 +3,7 @@ const COLOURS = 8;
 
 /**
  * @typedef {{frame: number, points: [number, number, number][], box: number[] | null, before?: any}} Pointed one prompt of an object; `before` is what was known on its frame
- * @typedef {{key: number, id: number, name: string, word: string, pointed: Pointed[], version: number, stale?: boolean}} Thing `stale`: in the session there is more of it
+ * @typedef {{key: number, id: number | null, name: string, word: string, pointed: Pointed[], version: number, stale?: boolean}} Thing `stale`: in the session there is more of it
  * @typedef {{mask: string, box: number[], score: number, version: number}} Seen
  */
 
@@ -22,7 +22,7 @@ export class Tracks {
     this.things = [];
     /** @type {Map<number, Map<number, Seen>>} by frame, then by the key of the object */
     this.frames = new Map();
-    /** @type {{words: string, frame: number}[]} */
+    /** @type {{words: string, frame: number, keys: number[]}[]} with what was found, in the order of the answer */
     this.asked = [];
     this.last = 0;
   }
@@ -37,7 +37,9 @@ export class Tracks {
   get(key) { return this.things.find((each) => each.key === key); }
 
   of(id, word = "") {
-    return this.things.find((each) => each.id === id) ?? this.add(id, word && `${word} ${1 + this.things.filter((each) => each.word === word).length}`, word);
+    const found = this.things.find((each) => each.id === id) ?? this.things.find((each) => word && each.word && each.id === null);  // of the session before
+    if (found) found.id = id;
+    return found ?? this.add(id, word && `${word} ${1 + this.things.filter((each) => each.word === word).length}`, word);
   }
 
   /** What a prompt made of an object on a frame; what was tracked before it is older than the object now. */

@@ -2,6 +2,7 @@
 import { isAbort, who } from "./api.mjs";
 import { Film, isOver } from "./film.mjs";
 import { useEffect, useRef, useState } from "./html.mjs";
+import { warns } from "./open_sessions.mjs";
 import { Tracks, promptOf } from "./tracks.mjs";
 
 const NOTHING = { phase: "off", file: null, info: null, sent: 0, begun: 0, error: null, busy: 0, tracking: null, ended: null, missing: "" };
@@ -46,10 +47,12 @@ async function mended(film, tracks, stopped = never) {
 /** Ask a new session all that the one before it was asked. */
 async function replayed(film, tracks) {
   for (const thing of tracks.things) thing.id = null;
-  for (const { words, frame } of tracks.asked) {
+  for (const { words, frame, keys } of tracks.asked) {
     const { obj_id: ids } = await film.prompt(frame, [{ type: "text", text: words }]);
-    const before = tracks.things.filter((each) => each.word === words);
-    ids.forEach((id, at) => { if (before[at]) before[at].id = id; else tracks.of(id, words); });
+    for (const [at, id] of ids.entries()) {
+      const thing = tracks.get(keys[at]);
+      if (thing) thing.id = id; else await taken(film, { id });  // it was removed
+    }
   }
   for (const thing of tracks.things) await pointedAgain(film, tracks, thing);
 }
@@ -75,6 +78,9 @@ function takenUp() {
 }
 who.watch(() => { if (away && !isOurs(away)) letGo(); });  // somebody else finds nothing of it
 addEventListener("pagehide", letGo);
+/** The one on the page that is open. @type {ReturnType<typeof made> | null} */
+let seen = null;
+warns(() => Boolean((seen ?? away)?.tracks.current.things.length));
 
 /** The session of this page. Opening ends the one before it; so does leaving the page without an object, or the console. */
 export function useFilm() {
@@ -150,8 +156,9 @@ export function useFilm() {
   };
   const find = (frame, words) => work(async (session, known) => {
     const answer = await session.prompt(frame, [{ type: "text", text: words }]);
-    known.asked.push({ words, frame });
-    answer.obj_id.forEach((id, at) => known.prompted(known.of(id, words), frame, seenOf(answer, at)));
+    const found = answer.obj_id.map((id) => known.of(id, words));
+    known.asked.push({ words, frame, keys: found.map((thing) => thing.key) });
+    found.forEach((thing, at) => known.prompted(thing, frame, seenOf(answer, at)));
     slot.current = { key: null };
     if (!answer.obj_id.length) change(session, { missing: `Nothing on this frame looks like “${words}”. It is looked for on the others, too.` });
   });
@@ -214,11 +221,13 @@ export function useFilm() {
     bump();
   };
   useEffect(() => {
+    seen = own;
     const leave = () => { film.current?.end(); };
     const back = (event) => { if (event.persisted && film.current?.ended) set((old) => ({ ...old, tracking: null, error: Object.assign(new Error("The page was left"), { over: true }) })); };
     addEventListener("pagehide", leave); addEventListener("pageshow", back);
     return () => {
       removeEventListener("pagehide", leave); removeEventListener("pageshow", back);
+      seen = null;
       if (film.current && tracks.current.things.length && isOurs(own)) { away = own; return; }
       leave();
       film.current = null;
