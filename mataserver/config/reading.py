@@ -5,6 +5,7 @@ Each error names its key.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from mataserver.params.text_values import from_text
 from mataserver.params.wording import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import yaml
     from msgspec import Struct
@@ -33,15 +34,9 @@ _ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
 """Variables of the SAM3 inference API, used where ours are not set."""
 
 
-def load(
-    file: str | Path | None = None,
-    *,
-    environ: Mapping[str, str] | None = None,
-    directory: Path | None = None,
-    **overrides: object,
-) -> Settings:
+def load(file: str | Path | None = None, **options: Any) -> Settings:
     """Return the settings: see ``read``."""
-    return read(file, environ=environ, directory=directory, **overrides)[0]
+    return read(file, **options)[0]
 
 
 def read(
@@ -87,12 +82,9 @@ def _check_overridden(
     """
     for setting in msgspec.structs.fields(kind):
         if setting.name in written and setting.name in given:
-            try:
+            place = f"{root}.{setting.name}".lstrip(".")
+            with _config_errors("configuration", place, setting.type):
                 msgspec.convert(written[setting.name], setting.type)
-            except msgspec.ValidationError as error:
-                place = f"{root}.{setting.name}".lstrip(".")
-                message = describe(error, place, setting.type)
-                raise ConfigError(f"configuration: {message}") from None
 
 
 def variables(directory: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -101,10 +93,8 @@ def variables(directory: Path, environ: Mapping[str, str] | None = None) -> dict
 
 
 def _settings(merged: dict[str, Any]) -> Settings:
-    try:
+    with _config_errors("configuration", "", Settings):
         settings = msgspec.convert(merged, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"configuration: {describe(error, '', Settings)}") from None
     consistency.check(settings)
     moved.warn_of_runtime([settings.runtime, *(entry.runtime for entry in settings.models)])
     return settings
@@ -174,18 +164,27 @@ def dotenv(folder: Path) -> dict[str, str]:
 
 
 def _environment(values: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for setting in msgspec.structs.fields(Settings):
-        name = _variable(setting.name, values)
-        if name not in values or setting.name in STRUCTURED:
-            continue
-        text = values[name]
-        try:
-            found[setting.name] = _from_text(text, setting.type)
-        except msgspec.ValidationError as error:
-            message = describe(error, "", setting.type)
-            raise ConfigError(f"environment: {name}: {message}") from None
-    return found
+    """Return the settings that variables give."""
+    return {
+        setting.name: _from_variable(_variable(setting.name, values), values, setting.type)
+        for setting in msgspec.structs.fields(Settings)
+        if setting.name not in STRUCTURED and _variable(setting.name, values) in values
+    }
+
+
+def _from_variable(name: str, values: Mapping[str, str], kind: Any) -> Any:
+    """Return a variable's value as ``kind``. Raises ``ConfigError``."""
+    with _config_errors(f"environment: {name}", "", kind):
+        return _from_text(values[name], kind)
+
+
+@contextlib.contextmanager
+def _config_errors(where: str, place: str, kind: Any) -> Iterator[None]:
+    """Convert the validation error of a ``kind`` to ``ConfigError``."""
+    try:
+        yield
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {describe(error, place, kind)}") from None
 
 
 def _variable(setting: str, values: Mapping[str, str]) -> str:
@@ -215,25 +214,21 @@ def plugin_settings(
     if isinstance(values, dict):
         _check_overridden(values, found, kind, f"plugins.{plugin}")
         values = {**values, **found}
-    try:
+    with _config_errors("configuration", f"plugins.{plugin}", kind):
         return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        message = describe(error, f"plugins.{plugin}", kind)
-        raise ConfigError(f"configuration: {message}") from None
 
 
 def _from_declared_variables(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return a plugin's settings that are given by their own environment variables."""
-    found = {}
-    for setting in msgspec.structs.fields(kind):
-        name = str(meta_extra(setting.type).get("environment", ""))
-        if name in environ:
-            try:
-                found[setting.name] = _from_text(environ[name], setting.type)
-            except msgspec.ValidationError as error:
-                message = describe(error, "", setting.type)
-                raise ConfigError(f"environment: {name}: {message}") from None
-    return found
+    named = {
+        str(meta_extra(setting.type).get("environment", "")): setting
+        for setting in msgspec.structs.fields(kind)
+    }
+    return {
+        setting.name: _from_variable(name, environ, setting.type)
+        for name, setting in named.items()
+        if name in environ
+    }
 
 
 def meta_extra(kind: Any) -> dict[str, Any]:
