@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from aiohttp import WSMsgType
 
 from mataserver.http.stream_channel import PING_WINDOW
 from mataserver.http.stream_viewer import Viewer
@@ -27,11 +28,9 @@ class Socket:
     def __init__(self):
         self.sent = []
 
-    async def send_frame(self, data, _kind):
-        self.sent.append(json.loads(data))
-
-    async def ping(self, payload):
-        pass
+    async def send_frame(self, data, kind):
+        if kind is not WSMsgType.PING:
+            self.sent.append(json.loads(data))
 
 
 @pytest.fixture

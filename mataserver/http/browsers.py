@@ -6,6 +6,7 @@ and the browser its random name, in a cookie that scripts cannot read. Only dige
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -217,18 +218,10 @@ class HostNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {name.lower().rstrip(".") for name in names}
-        self._cached: dict[str, bool] = {}
-
-    def matches(self, host: str) -> bool:
-        """Whether a ``Host``, optionally with a port, is one of the server's."""
-        known = self._cached.get(host)
-        if known is None:
-            if len(self._cached) >= MAX_CACHED_HOSTS:  # clients can send arbitrarily many
-                self._cached.clear()
-            known = self._cached[host] = self._matches(host)
-        return known
+        self.matches = functools.lru_cache(MAX_CACHED_HOSTS)(self._matches)
 
     def _matches(self, host: str) -> bool:
+        """Whether a ``Host``, optionally with a port, is one of the server's."""
         name, _, port = host.lower().partition("]:" if host.startswith("[") else ":")
         if port and not port.isdecimal():
             return False

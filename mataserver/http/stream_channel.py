@@ -183,7 +183,7 @@ class Channel(ABC):
         elif kind is WSMsgType.TEXT:
             await self._on_text(message.data)
         elif kind is WSMsgType.PING:
-            await self._send_pong(message.data)
+            await self._send_frame(message.data, WSMsgType.PONG)
         elif kind is WSMsgType.PONG:
             self._on_pong(bytes(message.data))
         elif kind is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
@@ -204,12 +204,6 @@ class Channel(ABC):
         else:
             await self._send(StreamError(detail=f"unknown message type {message.type[:40]!r}"))
 
-    async def _send_pong(self, payload: bytes) -> None:
-        try:
-            await self._socket.pong(payload)
-        except ConnectionError:
-            self._on_disconnect()
-
     def _on_pong(self, payload: bytes) -> None:
         """Handle a pong: it answers its ping and all earlier ones."""
         while payload in self._pings:
@@ -222,31 +216,24 @@ class Channel(ABC):
         """Answer a frame; its ping's pong tells how far the client has read."""
         payload = self._new_ping()  # added first: a client that does not read blocks the answer
         await self._send(value)
-        await self._ping(payload)
+        await self._send_frame(payload, WSMsgType.PING)
 
     async def _send(self, value: object) -> None:
-        data = codec.encode(value, self._form)
         kind = WSMsgType.TEXT if self._form == "json" else WSMsgType.BINARY
+        await self._send_frame(codec.encode(value, self._form), kind)
+
+    async def _send_frame(self, data: bytes, kind: WSMsgType) -> None:
+        """Send a frame; close the connection if that fails."""
         try:
             await self._socket.send_frame(data, kind)
         except ConnectionError:
-            self._on_disconnect()
+            self.request_close(NORMAL, "closed by the client")
 
     def _new_ping(self) -> bytes:
         self._ping_count += 1
         payload = self._ping_count.to_bytes(8, "big")
         self._last_ping = self._pings[payload] = time.monotonic()
         return payload
-
-    async def _ping(self, payload: bytes) -> None:
-        try:
-            await self._socket.ping(payload)
-        except ConnectionError:
-            self._on_disconnect()
-
-    def _on_disconnect(self) -> None:
-        """Close the connection after a failed send."""
-        self.request_close(NORMAL, "closed by the client")
 
     # Timeouts
 
@@ -258,7 +245,7 @@ class Channel(ABC):
             if wait > 0:
                 await asyncio.sleep(wait)
             else:
-                await self._ping(self._new_ping())
+                await self._send_frame(self._new_ping(), WSMsgType.PING)
 
     async def _watch(self) -> None:
         """Disconnect a client that reads or sends nothing. Never sends, so never blocks."""

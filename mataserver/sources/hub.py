@@ -54,18 +54,14 @@ def validate_repo_id(text: str) -> str:
     return text
 
 
-async def fetch_config(
-    repo_id: str,
-    *,
-    stall_seconds: float = STALL_SECONDS,
-) -> dict[str, Any]:
+async def fetch_config(repo_id: str) -> dict[str, Any]:
     """Return the repository's ``config.json``, without writing to the cache.
 
     Without a connection to the hub, returns that of a complete cached snapshot. Raises
     ``BadRequest`` (``HubUnreachable`` without either).
     """
     try:
-        answer = await _run_child("config", repo_id, stall_seconds)
+        answer = await _run_child("config", repo_id, STALL_SECONDS)
     except HubUnreachable:
         if (snapshot := cached(repo_id)) is None:
             raise

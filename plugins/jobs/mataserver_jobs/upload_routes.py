@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import contextlib
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiohttp import hdrs, web
 
 from mataserver import BadRequest, Body, Conflict, MataError, Route, content_type
+from mataserver_database import finish
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_jobs.upload_writer import ALGORITHMS
 
@@ -169,14 +169,16 @@ class UploadRoutes:
         """Write what arrives; what came before it breaks off stays, unless it has a checksum."""
         offset = _number(request, "Upload-Offset")
         checksum = request.headers.get("Upload-Checksum", "")
-        writer: Writer = await _finish_in_thread(self._uploads.writer, upload, offset, checksum)
+        writer: Writer = await finish(
+            asyncio.to_thread(self._uploads.writer, upload, offset, checksum)
+        )
         try:
             async for chunk in self._ctx.http.read_chunks(request):
-                await _finish_in_thread(writer.write, chunk)
-            await _finish_in_thread(writer.finish)
+                await finish(asyncio.to_thread(writer.write, chunk))
+            await finish(asyncio.to_thread(writer.finish))
         finally:
-            await _finish_in_thread(writer.close)
-        fresh: Upload = await _finish_in_thread(self._uploads.extend, upload)
+            await finish(asyncio.to_thread(writer.close))
+        fresh: Upload = await finish(asyncio.to_thread(self._uploads.extend, upload))
         return fresh
 
     async def remove(self, request: web.Request) -> web.Response:
@@ -200,21 +202,6 @@ class UploadRoutes:
         until = formatdate(time.time() + self._uploads.left(upload), usegmt=True)
         headers = {"Upload-Offset": str(upload.offset), "Upload-Expires": until}
         return web.Response(status=status, headers=_TUS | headers | (more or {}))
-
-
-async def _finish_in_thread(function: Any, *args: Any) -> Any:
-    """Return ``function(*args)``, of another thread, whose end is waited for come what may.
-
-    A thread that still writes would write concurrently with the next request.
-    """
-    task = asyncio.ensure_future(asyncio.to_thread(function, *args))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        with contextlib.suppress(MataError, OSError):
-            task.result()
-        raise
 
 
 def _check_version(request: web.Request) -> None:
