@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mataserver import BadRequest
+from mataserver import BadRequest, MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -151,15 +151,32 @@ class Preprocessor:
 
     def _prepare(self, image: NDArray[np.uint8], **options: Any) -> Tensors:
         # Without the layout, an image 3 pixels high would be mistaken for a channels-first one.
-        try:
-            tensors = self.processor(
-                images=[image], input_data_format="channels_last", return_tensors="pt", **options
+        def prepare(shown: NDArray[np.uint8]) -> Any:
+            return self.processor(
+                images=[shown], input_data_format="channels_last", return_tensors="pt", **options
             )
-        except (ValueError, RuntimeError) as error:
-            if "DefaultCPUAllocator" in str(error):  # ZoeDepth's resizes with torch
-                raise
-            raise too_small_error(image) from error
-        return dict(tensors.items())
+
+        return dict(prepared(image, prepare).items())
+
+
+def prepared(image: NDArray[np.uint8], prepare: Callable[[NDArray[np.uint8]], Any]) -> Any:
+    """Return what a processor of transformers makes of an image.
+
+    It raises the same errors for an image that it cannot resize and for settings that do not fit
+    each other. An image of a usual size tells them apart: raises ``BadRequest`` where that would be
+    prepared, else ``MataError``.
+    """
+    try:
+        return prepare(image)
+    except (ValueError, RuntimeError) as error:
+        if "DefaultCPUAllocator" in str(error):  # ZoeDepth's resizes with torch
+            raise
+        try:
+            prepare(np.zeros((*_PROBE_SIZES[0], 3), np.uint8))
+        except (ValueError, RuntimeError) as fault:
+            why = str(fault).partition("\n")[0][:200]
+            raise MataError(f"The processor of this model prepares no image: {why}") from error
+        raise too_small_error(image) from error
 
 
 def check_pixels(

@@ -17,8 +17,9 @@ from jinja2 import TemplateError
 from msgspec.structs import replace
 from PIL import Image
 
-from mataserver import BadRequest, InvalidParams, MataError
+from mataserver import InvalidParams, MataError
 from mataserver_hf.dialects import View
+from mataserver_hf.preprocessor import prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -200,15 +201,12 @@ class PromptProcessor:
         # If the template writes the first token, the tokenizer must not add a second one.
         first = self.tokenizer.bos_token
         options = {"add_special_tokens": False} if first and text.startswith(first) else {}
-        try:
-            read = self._processor(
-                text=[text], images=[Image.fromarray(image)], return_tensors="np", **options
-            )
-        except (ValueError, RuntimeError) as error:
-            height, width = image.shape[:2]
-            raise BadRequest(
-                f"an image of {width}x{height} pixels is too small or too narrow for this model"
-            ) from error
+
+        def prepare(shown: NDArray[np.uint8]) -> Any:
+            pictures = [Image.fromarray(shown)]
+            return self._processor(text=[text], images=pictures, return_tensors="np", **options)
+
+        read = prepared(image, prepare)
         # PaliGemma's processor returns labels for training too.
         return {name: torch.from_numpy(each) for name, each in read.items() if name != "labels"}
 
