@@ -23,8 +23,8 @@ NEWEST_OPSET = 26
 
 _MEMORY = re.compile(r"bad_?alloc|bad allocation|failed to allocate|out of memory", re.IGNORECASE)
 _OPERATOR = re.compile(
-    r"Fatal error: ([\w.:]+) is not a registered|No Op registered for (\w+)"
-    r"|Could not find an implementation for (\w+)|rule found for operations: (\w+)"
+    r"Fatal error: ([\w.:]+)(?:\(-?\d+\))? is not a registered|No Op registered for (\w+)"
+    r"|Could not find an implementation for (\w+)|rule found for operations: ([\w.]*\w)"
 )
 
 

@@ -191,14 +191,19 @@ def test_a_format_that_is_too_new(planted, load, tmp_path):
         load(path, "classify", **PLAIN)
 
 
+@pytest.mark.parametrize("domain", ["", "com.acme"])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_operators_that_nobody_knows(runtime, planted, load, tmp_path):
-    """An operator of someone's own is named."""
+def test_operators_that_nobody_knows(runtime, domain, planted, load, tmp_path):
+    """An operator of someone's own is named, with whose it is."""
     path = planted.colours(tmp_path / "a.onnx", "classes")
     model = onnx.load(path)
     model.graph.node[0].op_type = "Frobnicate"
+    if domain:
+        model.graph.node[0].domain = domain
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
     onnx.save(model, path)
-    with pytest.raises(MataError, match="the operator Frobnicate") as caught:
+    whose = r"com\.acme[.:]" if domain else ""
+    with pytest.raises(MataError, match=f"the operator {whose}Frobnicate, which") as caught:
         load(path, "classify", runtime=runtime, **PLAIN)
     assert str(tmp_path) not in caught.value.detail
 
