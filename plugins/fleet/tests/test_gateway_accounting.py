@@ -22,6 +22,8 @@ from mataserver_fleet.store import Store
 from mataserver_fleet.tables import FACTS, SCHEMA
 
 ANNA = Subject("anna", "shop", "cats")
+TODAY = 20_000
+"""The day of the requests, by the gateway's clock."""
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +43,7 @@ async def database(tmp_path):
 
 
 def gateway():
-    return types.SimpleNamespace(usage=Usage(), limits=RateLimiter())
+    return types.SimpleNamespace(usage=Usage(), limits=RateLimiter(lambda: TODAY * DAY))
 
 
 async def written(database):
@@ -54,7 +56,7 @@ async def test_without_a_thread_nothing_is_lost(database, tmp_path):
     """What could not be written is written the next time."""
     asked = gateway()
     accounts = Accounting(Store(database), asked, 1.0, tmp_path / "gateways")
-    asked.usage.note(ANNA, 200, 1, 1)
+    asked.usage.note(TODAY, ANNA, 200, 1, 1)
     counted = accounts._presence.others
 
     def no_thread():
@@ -72,7 +74,7 @@ async def test_without_memory_nothing_is_lost(database, tmp_path, monkeypatch):
     """Nor where a statement cannot even be made."""
     asked = gateway()
     accounts = Accounting(Store(database), asked, 1.0, tmp_path / "gateways")
-    asked.usage.note(ANNA, 200, 1, 1)
+    asked.usage.note(TODAY, ANNA, 200, 1, 1)
     with monkeypatch.context() as patched:
         patched.setattr(accounting, "_insert", lambda _: (_ for _ in ()).throw(ValueError))
         with pytest.raises(ValueError):  # noqa: PT011 - any that the database does not translate
@@ -85,7 +87,7 @@ async def test_the_end_of_the_server_loses_and_doubles_nothing(database, tmp_pat
     """The task is cancelled while it looks for other gateways, then the last counts are written."""
     asked, looks, ended = gateway(), asyncio.Event(), threading.Event()
     accounts = Accounting(Store(database), asked, 3600.0, tmp_path / "gateways")
-    asked.usage.note(ANNA, 200, 1, 1)
+    asked.usage.note(TODAY, ANNA, 200, 1, 1)
     counted, loop = accounts._presence.others, asyncio.get_running_loop()
 
     def slow():
@@ -108,7 +110,7 @@ async def test_a_cancelled_write_is_counted_once(database, tmp_path):
     """It is completed, so it is not written again."""
     asked, begun = gateway(), asyncio.Event()
     accounts = Accounting(Store(database), asked, 3600.0, tmp_path / "gateways")
-    asked.usage.note(ANNA, 200, 1, 1)
+    asked.usage.note(TODAY, ANNA, 200, 1, 1)
     write = accounts._write
 
     async def noted(*given):
@@ -130,15 +132,15 @@ async def test_many_counts_are_written_at_once(url, tmp_path):
         asked, statements = gateway(), []
         accounts = Accounting(Store(database), asked, 1.0, tmp_path / "gateways")
         await accounts.begin()
-        asked.usage.note(ANNA, 200, 1, 1)
+        asked.usage.note(TODAY, ANNA, 200, 1, 1)
         await accounts.settle()
         listen(database, statements)
-        asked.usage.note(ANNA, 200, 1, 1)
+        asked.usage.note(TODAY, ANNA, 200, 1, 1)
         await accounts.settle()
         for_one = statements.copy()
         statements.clear()
         for number in range(200):
-            asked.usage.note(ANNA._replace(model=f"model-{number % 100}"), 200, 1, 1)
+            asked.usage.note(TODAY, ANNA._replace(model=f"model-{number % 100}"), 200, 1, 1)
         await accounts.settle()
         assert statements == for_one
         assert await written(database) == 202
@@ -175,11 +177,11 @@ async def test_what_was_written_without_word_of_it_counts_once(url, tmp_path):
         for number in range(2):
             database.loses = True
             for _ in range(3):
-                asked.usage.note(ANNA, 200, 1, 1)
+                asked.usage.note(TODAY, ANNA, 200, 1, 1)
             assert not await accounts.settle()
             assert await written(database) == 7 * number + 3
             for _ in range(4):
-                asked.usage.note(ANNA, 200, 1, 1)
+                asked.usage.note(TODAY, ANNA, 200, 1, 1)
             assert await accounts.settle()
             assert await written(database) == 7 * number + 7
         await accounts.close()
@@ -194,7 +196,7 @@ async def test_a_batch_whose_transaction_is_still_at_work(postgres, tmp_path):
         asked, begun, ends = gateway(), asyncio.Event(), asyncio.Event()
         accounts = Accounting(Store(database), asked, 1.0, tmp_path)
         count = accounts._count_gateways
-        asked.usage.note(ANNA, 200, 1, 1)
+        asked.usage.note(TODAY, ANNA, 200, 1, 1)
 
         async def slow(*given):
             begun.set()
@@ -229,7 +231,7 @@ async def test_numbers_of_gateways_that_were_killed_go(database, tmp_path):
             await connection.execute(sa.insert(FACTS).values(**row))
     asked = gateway()
     accounts = Accounting(Store(database, lambda: now[0]), asked, 1.0, tmp_path / "gateways")
-    asked.usage.note(ANNA, 200, 1, 1)
+    asked.usage.note(TODAY, ANNA, 200, 1, 1)
     assert await accounts.settle()
     async with database.read() as connection:
         names = set(await connection.scalars(sa.select(FACTS.c.name)))

@@ -8,7 +8,14 @@ import types
 import uuid
 
 import pytest
-from gateway_stand import application, consumer, stand, targets, upstreams  # noqa: F401
+from gateway_stand import (  # noqa: F401
+    application,
+    consumer,
+    eventually,
+    stand,
+    targets,
+    upstreams,
+)
 
 from mataserver_database import Database
 from mataserver_database.testing import new_database
@@ -159,18 +166,34 @@ def test_several_gateways(rate, gateways, each):
     assert admitted(first, thrifty, 3) == 1
 
 
-def test_usage_is_of_the_day_that_it_was():
-    """What was answered before midnight and is handed over after it is yesterday's."""
-    clock = Clock(20_001 * DAY - 1)
-    usage, subject = Usage(clock), Subject("anna", "shop", "cats")
-    usage.note(subject, 200, 1, 2)
-    clock.now += 2
-    usage.note(subject, 500, 1, 2)
-    taken = usage.take()
-    found = {day: (count.requests, count.failed) for (day, _), count in taken.items()}
-    assert found == {20_000: (1, 0), 20_001: (1, 1)}
-    assert usage.take() == {}
-    assert usage.total[subject].requests == 2
+async def test_requests_that_are_under_way_at_midnight(stand, upstreams, targets):  # noqa: F811
+    """They count to the day that began them, by a task and by a known head, and to no other."""
+    stand.follow(application(*targets[:1]), consumers=[consumer(1, "a", quota=2)])
+    clock = stand.gateway.limits._clock = Clock()
+    seen, go_on = upstreams[0].seen, upstreams[0].pause
+    for number in (1, 2):
+        clock.now = 20_001 * DAY - 0.5
+        go_on.clear()
+        asking = asyncio.create_task(stand.ask(key="a"))
+        await eventually(lambda number=number: len(seen) == number)
+        clock.now += 1.0
+        go_on.set()
+        assert (await asking)[0] == 200
+    taken = stand.gateway.usage.take()
+    assert {day: count.requests for (day, _), count in taken.items()} == {20_000: 2}
+    assert stand.gateway.usage.take() == {}
+    stand.gateway.limits.settle({NAME: 0}, {}, 20_001, 1)
+    assert [(await stand.ask(key="a"))[0] for _ in range(3)] == [200, 200, 429]
+
+
+def test_what_is_granted_come_what_may():
+    """A connection of a session that was granted is never refused, and counts like a request."""
+    limits, who = RateLimiter(Clock(), Clock()), consumer(1, "a", quota=2)
+    assert admitted(limits, who, 1) == 1
+    assert [limits.count(who).day for _ in range(2)] == [20_000] * 2
+    assert admitted(limits, who, 1) == 0
+    limits.settle({NAME: 2}, {NAME: 2}, 20_000, 1)  # both connections ended, the request has not
+    assert admitted(limits, consumer(1, "a", quota=4), 3) == 1
 
 
 async def test_gateways_that_write_the_same_counts_at_once(postgres, tmp_path, caplog):
@@ -186,8 +209,8 @@ async def test_gateways_that_write_the_same_counts_at_once(postgres, tmp_path, c
     subjects = [Subject(f"consumer-{number}", "app", "model") for number in range(200)]
     for _ in range(3):
         for each, other in zip(subjects, reversed(subjects), strict=True):
-            here.usage.note(each, 200, 1, 1)
-            there.usage.note(other, 200, 1, 1)
+            here.usage.note(20_000, each, 200, 1, 1)
+            there.usage.note(20_000, other, 200, 1, 1)
         await asyncio.gather(*(each.settle() for each in accounts))
     assert not [each for each in caplog.messages if "deadlock" in each]
     assert not here.usage.take()

@@ -252,6 +252,6 @@ def test_no_name_is_a_formula(value, cell):
 async def test_usage_of_a_model_with_the_name_of_a_formula(serve):
     """Its cell is no formula."""
     async with serve() as client:
-        counted = client.server.service("fleet")._data_plane._gateway.usage
-        counted.note(Subject("till", "shop", "=1+1"), 200, 1, 1)
+        gateway = client.server.service("fleet")._data_plane._gateway
+        gateway.usage.note(gateway.limits.today(), Subject("till", "shop", "=1+1"), 200, 1, 1)
         assert [each["model"] for each in await usage(client)] == ["'=1+1"]

@@ -123,10 +123,10 @@ class Accounting:
         return True
 
     async def _settle_batch(self, gateways: int) -> None:
-        today = int(self._store.clock() // DAY)
         if self._batch is None and (taken := self._gateway.usage.take()):
             self._batches += 1
             self._batch = _Batch(self._batches, taken)
+        today = self._gateway.limits.today()
         batch = self._batch
         gateways, used = await self._write(batch, today, gateways)
         self._batch = None

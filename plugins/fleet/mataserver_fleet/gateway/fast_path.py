@@ -8,14 +8,14 @@ continues in a task from its current state: nothing is sent twice.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mataserver import MataError
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.answers import problem
 from mataserver_fleet.gateway.bodies import PIECE_BYTES, BufferedBody, SentBody
 from mataserver_fleet.gateway.exchange import UpstreamRequest
-from mataserver_fleet.gateway.fast_requests import FastRequest
+from mataserver_fleet.gateway.fast_requests import FastRequest, Upstream
 from mataserver_fleet.gateway.forwarding import Call, with_query
 from mataserver_fleet.gateway.streamed_requests import IncomingBody, StreamedRequest
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import BodySink, Reading
-    from mataserver_fleet.gateway.connections import ConnectionPool, UpstreamConnection
+    from mataserver_fleet.gateway.connections import ConnectionPool
     from mataserver_fleet.gateway.fast_requests import CallHandler, Deliver
     from mataserver_fleet.gateway.known_heads import KnownHead
-    from mataserver_fleet.gateway.limits import RateLimiter
+    from mataserver_fleet.gateway.limits import Admission, RateLimiter
     from mataserver_fleet.gateway.selection import ServerSelector
     from mataserver_fleet.gateway.sequences import Destination
     from mataserver_fleet.gateway.servers import Servers
@@ -42,9 +42,16 @@ class CountAnswer(Protocol):
     """Counts an answer."""
 
     def __call__(
-        self, who: Consumer, place: Place, status: int, taken: int, given: int, begun: float, /
+        self,
+        who: Consumer,
+        place: Place,
+        status: int,
+        taken: int,
+        given: int,
+        granted: Admission,
+        /,
     ) -> None:
-        """Count one that was begun then by the loop's time, and the bytes of both bodies."""
+        """Count one that was granted then, and the bytes of both bodies."""
 
 
 class FastPath:
@@ -66,13 +73,15 @@ class FastPath:
         self._selector = selector
         self._limits = limits
 
-    def note(self, known: KnownHead, status: int, taken: int, given: int, begun: float) -> None:
+    def note(
+        self, known: KnownHead, status: int, taken: int, given: int, granted: Admission
+    ) -> None:
         """Count an answer, and the bytes of both bodies."""
-        self._note(known.consumer, known.asked.place, status, taken, given, begun)
+        self._note(known.consumer, known.asked.place, status, taken, given, granted)
 
     async def answer(self, known: KnownHead, call: Call) -> web.StreamResponse:
         """Answer a call in a task. Raises ``MataError`` children."""
-        self._limits.admit(known.consumer)
+        call.admission = self._limits.admit(known.consumer)
         return await self.handle_call(call)
 
     def begin(
@@ -89,7 +98,7 @@ class FastPath:
         if upstream is None:
             return None
         message = _message(known, head, address, upstream.destination, BufferedBody(body, size))
-        attempt = FastRequest(self, known, *upstream, message, take)
+        attempt = FastRequest(self, known, upstream, message, take)
         application = known.asked.place.application
         attempt.send(application.timeout, movable=application.resend)
         return attempt.withdraw
@@ -117,13 +126,13 @@ class FastPath:
         if upstream is None:
             return None
         message = _message(known, head, address, upstream.destination, SentBody(arrival.size))
-        attempt = StreamedRequest(self, known, *upstream, message, take)
+        attempt = StreamedRequest(self, known, upstream, message, take)
         attempt.begin(arrival, known.asked.place.application.timeout)
         return attempt
 
     def _choose_upstream(
         self, known: KnownHead, body: Sequence[Piece], size: int
-    ) -> _Upstream | None:
+    ) -> Upstream | None:
         """Return whom to ask, and the connection, for a body of which ``size`` bytes are here.
 
         None where that needs a task.
@@ -139,16 +148,11 @@ class FastPath:
         if connection is None:
             return None
         try:
-            self._limits.admit(known.consumer)
+            admission = self._limits.admit(known.consumer)
         except MataError:
             self.connections.release(destination.target, connection, since=connection.since)
             return None  # and the task is refused
-        return _Upstream(destination, connection)
-
-
-class _Upstream(NamedTuple):
-    destination: Destination
-    connection: UpstreamConnection
+        return Upstream(destination, connection, admission)
 
 
 def _message(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mataserver import MataError, PlainAnswer
 from mataserver_fleet.gateway import headers
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.exchange import UpstreamRequest
     from mataserver_fleet.gateway.http1 import Fields, Head
     from mataserver_fleet.gateway.known_heads import KnownHead
+    from mataserver_fleet.gateway.limits import Admission
     from mataserver_fleet.gateway.sequences import Destination
     from mataserver_fleet.gateway.servers import Server, Servers
 
@@ -53,15 +54,25 @@ class FastPathContext(Protocol):
     connections: ConnectionPool
     handle_call: CallHandler
 
-    def note(self, known: KnownHead, status: int, taken: int, given: int, begun: float) -> None:
-        """Count an answer that was begun then by the loop's time, and the bytes of both bodies."""
+    def note(
+        self, known: KnownHead, status: int, taken: int, given: int, granted: Admission
+    ) -> None:
+        """Count an answer to what was granted then, and the bytes of both bodies."""
+
+
+class Upstream(NamedTuple):
+    """Whom a request that was granted is sent to, and by which connection."""
+
+    destination: Destination
+    connection: UpstreamConnection
+    admission: Admission
 
 
 class FastRequest:
     """A request in flight without a task."""
 
     __slots__ = (
-        "_begun",
+        "_admission",
         "_connection",
         "_context",
         "_deadline",
@@ -79,20 +90,18 @@ class FastRequest:
         self,
         context: FastPathContext,
         known: KnownHead,
-        destination: Destination,
-        connection: UpstreamConnection,
+        upstream: Upstream,
         message: UpstreamRequest,
         take: Deliver,
     ) -> None:
         self._context = context
         self._head = known
-        self._destination = destination
+        self._destination, connection, self._admission = upstream
         self._connection: UpstreamConnection | None = connection
         self._message = message
         self._deliver = take
-        self._server: Server = context.servers.get(destination.target)
+        self._server: Server = context.servers.get(self._destination.target)
         self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
 
     def send(self, seconds: float, *, movable: bool) -> None:
         """Send it; ``movable`` as for an ``Exchange``."""
@@ -134,7 +143,7 @@ class FastRequest:
             return
         body = connection.received_body()
         self._release_connection(connection)
-        self._context.note(self._head, 200, self._size, len(body), self._begun)
+        self._context.note(self._head, 200, self._size, len(body), self._admission)
         self._deliver(PlainAnswer(_response_headers(head.fields), body))
 
     def _hand_to_task(self) -> None:
@@ -151,7 +160,7 @@ class FastRequest:
         self._server.end()  # the task counts it
         known, message = self._head, self._message
         call = Call(request, known.asked, known.consumer, message.fields)
-        call.body, call.begun = self._body, self._begun
+        call.body, call.admission = self._body, self._admission
         first = FirstAttempt(
             self._destination, SentMessage(connection, self._expires), self._deadline
         )
@@ -165,7 +174,7 @@ class FastRequest:
         connection = self._connection
         if connection is not None:
             self._release_connection(connection)
-            self._context.note(self._head, CLIENT_CLOSED, self._size, 0, self._begun)
+            self._context.note(self._head, CLIENT_CLOSED, self._size, 0, self._admission)
 
     @property
     def _body(self) -> BufferedBody | StreamingBody | SentBody | None:

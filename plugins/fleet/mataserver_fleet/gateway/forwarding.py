@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.connections import ConnectionPool
     from mataserver_fleet.gateway.exchange import SentMessage, UpstreamResponse
     from mataserver_fleet.gateway.grants import ConsumerGrants
+    from mataserver_fleet.gateway.limits import Admission
     from mataserver_fleet.gateway.matching import RouteMatch
     from mataserver_fleet.gateway.probes import Prober
     from mataserver_fleet.gateway.selection import ServerSelector
@@ -61,11 +62,11 @@ class FirstAttempt(NamedTuple):
 class Call:
     """An authorised request and its outcome.
 
-    status, begun: what is counted, also where no client received it; when, by the loop's time.
+    admission, status: what is counted, also where no client received it.
     """
 
     __slots__ = (
-        "begun",
+        "admission",
         "body",
         "bytes_out",
         "consumer",
@@ -78,17 +79,13 @@ class Call:
     )  # fmt: skip
 
     def __init__(
-        self,
-        request: web.Request,
-        match: RouteMatch,
-        consumer: Consumer,
-        fields: bytes,
+        self, request: web.Request, match: RouteMatch, consumer: Consumer, fields: bytes
     ) -> None:
         self.request = request
         self.match = match
         self.consumer = consumer
         self.fields = fields
-        self.begun = asyncio.get_running_loop().time()
+        self.admission: Admission
         self.body: BufferedBody | StreamingBody | SentBody | None = None
         self.status, self.bytes_out = CLIENT_CLOSED, 0
         self.step: SequenceStep | None = None

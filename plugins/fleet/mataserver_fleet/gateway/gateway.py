@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
+import time
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mataserver import Responder, Share
     from mataserver_fleet.gateway.forwarding import FirstAttempt
     from mataserver_fleet.gateway.host_api import Http, SessionHandler
+    from mataserver_fleet.gateway.limits import Admission
     from mataserver_fleet.gateway.matching import Scope
     from mataserver_fleet.gateway.options import GatewaySettings
     from mataserver_fleet.gateway.snapshot import Consumer, Place
@@ -168,8 +169,7 @@ class Gateway:
             raise NotFound("No such route")
         consumer = callers.authenticate(self.snapshot, request, application)
         check_method(request.method, matching.VERBS[match.verb])
-        self.limits.admit(consumer)
-        return await self._forward(request, match, consumer)
+        return await self._forward(request, match, consumer, self.limits.admit(consumer))
 
     async def _answer_infer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /v1/infer`` by mataservers. Raises as ``_answer``."""
@@ -182,22 +182,23 @@ class Gateway:
             place = _find_place(scope, model)
             consumer = callers.authenticate(self.snapshot, request, place.application)
             self.grants.check(consumer, place, "http")  # the place is of the head's time
-            self.limits.admit(consumer)
+            admission = self.limits.admit(consumer)
             address = self.http.address(request)
             fields = headers.request_headers(request.raw_headers, consumer.name, address)
             call = Call(request, RouteMatch(place, "", IMAGE_VERB), consumer, fields + kind)
-            call.body = body
+            call.admission, call.body = admission, body
             return await self._answer_counted(call)
         finally:
             share.give_back()
 
     async def _forward(
-        self, request: web.Request, match: RouteMatch, consumer: Consumer
+        self, request: web.Request, match: RouteMatch, consumer: Consumer, admission: Admission
     ) -> web.StreamResponse:
         share, snapshot = self.share(consumer), self.snapshot  # by which it was authorised
         address = self.http.address(request)
         passed = headers.forwarded_headers(request.raw_headers, consumer.name)
         call = Call(request, match, consumer, passed + headers.forwarded_for(address))
+        call.admission = admission
         try:
             response = await self._answer_counted(call, share)
         finally:
@@ -232,7 +233,7 @@ class Gateway:
             raise
         finally:
             sizes = 0 if call.body is None else call.body.size, call.bytes_out
-            self._count(call.consumer, call.match.place, call.status, *sizes, call.begun)
+            self._count(call.consumer, call.match.place, call.status, *sizes, call.admission)
 
     async def _inspect(self, call: Call, body: BufferedBody | StreamingBody) -> None:
         """Set the type of a body, and inspect an inference. Raises for one that is refused.
@@ -247,12 +248,12 @@ class Gateway:
             call.step = await inspect_body(body, given, self.share(), regions=regions)
 
     def _count(
-        self, who: Consumer, place: Place, status: int, taken: int, given: int, begun: float
+        self, who: Consumer, place: Place, status: int, taken: int, given: int, granted: Admission
     ) -> None:
         """Count an answer, the bytes of both bodies, and the time unless the client left."""
         subject = Subject(who.name, place.application.name, place.route.model)
-        took = None if status == CLIENT_CLOSED else asyncio.get_running_loop().time() - begun
-        self.usage.note(subject, status, taken, given, took)
+        took = None if status == CLIENT_CLOSED else time.monotonic() - granted.begun
+        self.usage.note(granted.day, subject, status, taken, given, took)
 
 
 def _find_place(scope: Scope, model: str) -> Place:

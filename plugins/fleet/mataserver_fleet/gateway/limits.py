@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver import MataError
 from mataserver_fleet.gateway.usage import DAY
@@ -24,6 +24,13 @@ class TooManyRequests(MataError):
     """429: the consumer is over its rate or quota."""
 
     status = 429
+
+
+class Admission(NamedTuple):
+    """The day to which a request counts, however late its answer is; when it began, in ticks."""
+
+    day: int
+    begun: float
 
 
 class _Bucket:
@@ -68,16 +75,21 @@ class RateLimiter:
         self._settled: dict[str, int] = {}
         self._unsettled: dict[str, int] = {}
         self._fresh: dict[str, int] = {}
-        self._day = self._today()
+        self._day = self.today()
 
-    def admit(self, consumer: Consumer) -> None:
+    def admit(self, consumer: Consumer) -> Admission:
         """Count a request. Raises ``TooManyRequests`` for one that is too many."""
-        name, quota = consumer.name, consumer.quota
         self._begin_day()
-        if quota is not None:
-            self._check_quota(name, quota)
+        if consumer.quota is not None:
+            self._check_quota(consumer.name, consumer.quota)
         if consumer.rate is not None:
             self._check_rate(consumer, consumer.rate)
+        return self.count(consumer)
+
+    def count(self, consumer: Consumer) -> Admission:
+        """Count a request that is granted come what may, a connection of a session say."""
+        name, quota = consumer.name, consumer.quota
+        self._begin_day()
         # Also without a quota: it may be given one while the request is under way.
         self._unsettled[name] = self._unsettled.get(name, 0) + 1
         if quota is not None and self.gateways > 1:
@@ -85,12 +97,13 @@ class RateLimiter:
             left = quota - self._settled.get(name, 0) - self._unsettled[name]
             if fresh * self.gateways * _GRANTED_UNSEEN >= left:
                 self.settle_soon.set()
+        return Admission(self._day, self._ticks())
 
     def settle(self, used: dict[str, int], own: dict[str, int], day: int, gateways: int) -> None:
         """Update the counts of all gateways for a day.
 
-        own: what this gateway has added to that since the last time: requests that were answered.
-             Those that are under way stay counted here.
+        own: what this gateway has added to that since the last time: requests of that day that were
+             answered. Those that are under way stay counted here.
         """
         self.gateways = max(1, gateways)
         self._fresh.clear()
@@ -121,7 +134,7 @@ class RateLimiter:
 
     def _begin_day(self) -> None:
         """Count anew where it is another day."""
-        today = self._today()
+        today = self.today()
         if today != self._day:
             self._day = today
             self._settled, self._unsettled = {}, {}
@@ -133,5 +146,6 @@ class RateLimiter:
                 f"The quota of {quota} requests a day is used up", retry_after=wait
             )
 
-    def _today(self) -> int:
+    def today(self) -> int:
+        """Return the number of this day."""
         return int(self._clock() // DAY)

@@ -6,9 +6,9 @@ by the metadata ``application``, or is the consumer's that has the model.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
@@ -145,10 +145,8 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         place = self._place(caller, requested.model)
         if name == "ModelInfer":
             self._check_regions(place, message)
-        self._gateway.limits.admit(caller.consumer)
+        admission = self._gateway.limits.admit(caller.consumer)
         code, answer = grpc.StatusCode.CANCELLED, b""
-        clock = asyncio.get_running_loop().time
-        begun = clock()
         try:
             call = RpcCall(name, message, requested, place, caller.consumer)
             received = await self._forwarding.answer(call, context)
@@ -163,8 +161,11 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
             raise
         finally:
-            took = None if code == grpc.StatusCode.CANCELLED else clock() - begun
-            self._count_usage(caller, place, code, len(message), len(answer), took)
+            took = None
+            if code != grpc.StatusCode.CANCELLED:
+                took = time.monotonic() - admission.begun
+            subject, sizes = _subject(caller, place), (len(message), len(answer))
+            self._gateway.usage.note(admission.day, subject, _status(code), *sizes, took)
         return answer
 
     async def _stream(self, _messages: object, context: Any) -> AsyncIterator[bytes]:
@@ -189,16 +190,14 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             channel = await self._forwarding.channels.get(destination.target)
             with self._gateway.grants.hold(caller.consumer, place, "grpc", stream.end):
                 async for answer in stream.answers(channel, first, context):
-                    self._gateway.usage.add(
-                        _subject(caller, place), UsageCount(bytes_out=len(answer))
-                    )
+                    self._add_usage(caller, place, UsageCount(bytes_out=len(answer)))
                     yield answer
             if stream.refusal is not None:
                 raise stream.refusal
         except grpc.aio.AioRpcError as error:
             code, told = outcome_of(error)
-            if code in _FAILED_CODES:  # its messages were counted as they came
-                self._gateway.usage.add(_subject(caller, place), UsageCount(failed=1))
+            if code in _FAILED_CODES:
+                self._add_usage(caller, place, UsageCount(failed=1))
             await context.abort(code, told)
         except MataError as error:
             await _abort(context, error)
@@ -218,10 +217,10 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         if destination.target not in place.route.targets:
             raise NotFound("The stream's server does not have this model")
         self._check_regions(place, message)
-        self._gateway.limits.admit(caller.consumer)
+        day = self._gateway.limits.admit(caller.consumer).day
         if requested.step is not None:
             self._gateway.selector.bind(place, requested.step, destination, caller.consumer.id)
-        self._count_usage(caller, place, grpc.StatusCode.OK, len(message), 0)
+        self._gateway.usage.note(day, _subject(caller, place), 200, len(message), 0)
         return (
             protobuf.with_version(message, destination.version)
             if adds_version(requested, destination)
@@ -264,17 +263,14 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
 
         return await self._rpc_port.read(context, share, who)
 
-    def _count_usage(
-        self,
-        caller: Caller,
-        place: Place,
-        code: Any,
-        taken: int,
-        given: int,
-        seconds: float | None = None,
-    ) -> None:
-        subject, status = _subject(caller, place), 500 if code in _FAILED_CODES else 200
-        self._gateway.usage.note(subject, status, taken, given, seconds)
+    def _add_usage(self, caller: Caller, place: Place, count: UsageCount) -> None:
+        """Count what a stream has beside its messages, which were counted as they came."""
+        self._gateway.usage.add(self._gateway.limits.today(), _subject(caller, place), count)
+
+
+def _status(code: Any) -> int:
+    """Return the status as which an outcome counts."""
+    return 500 if code in _FAILED_CODES else 200
 
 
 def _subject(caller: Caller, place: Place) -> Subject:

@@ -77,6 +77,7 @@ class StreamSockets:
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         server = self._gateway.servers.get(known.session.target)
         server.begin()
+        day = self._gateway.limits.count(known.consumer).day
         relay, status = SocketRelay(self._client_timeout), 200
 
         def end(why: MataError) -> None:
@@ -104,7 +105,7 @@ class StreamSockets:
             subject = Subject(known.consumer.name, application.name, route.model)
             if relay.is_cut:
                 status = UpstreamFailure.status
-            self._gateway.usage.note(subject, status, *relay.sizes)
+            self._gateway.usage.note(day, subject, status, *relay.sizes)
 
     async def _connect(
         self, known: RequestedSession, request: web.Request

@@ -94,7 +94,7 @@ class StreamedRequest(FastRequest):
         connection = self._connection
         if connection is not None:
             self._release_connection(connection)
-            self._context.note(self._head, BodyTimeout.status, self._size, 0, self._begun)
+            self._context.note(self._head, BodyTimeout.status, self._size, 0, self._admission)
             self._deliver(_TimedOutBody())
 
     def _apply_back_pressure(self, connection: UpstreamConnection) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from mataserver import LoopHistogram
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DAY = 86_400.0
 
@@ -43,11 +39,10 @@ class UsageCount(Struct):
 class Usage:
     """The counts since the start, and by their day in UTC those not yet taken.
 
-    ``clock`` gives Unix seconds. Days are numbered from 1970.
+    Days are numbered from 1970.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self.total: dict[Subject, UsageCount] = {}
         self.latencies = LoopHistogram(
             "mataserver_gateway_request_seconds",
@@ -58,21 +53,22 @@ class Usage:
 
     def note(
         self,
+        day: int,
         subject: Subject,
         status: int,
         bytes_in: int,
         bytes_out: int,
         seconds: float | None = None,
     ) -> None:
-        """Count a request that was answered, and the time that it took where that is known."""
+        """Count a request of a day that was answered, and the time that it took, if it is known."""
         if seconds is not None:
             self.latencies.observe(seconds, subject.application, subject.model)
-        self.add(subject, UsageCount(1, int(status >= 500), bytes_in, bytes_out))
+        self.add(day, subject, UsageCount(1, int(status >= 500), bytes_in, bytes_out))
 
-    def add(self, subject: Subject, one: UsageCount) -> None:
-        """Count what belongs to requests that were counted before, or a request."""
+    def add(self, day: int, subject: Subject, one: UsageCount) -> None:
+        """Count for a day what belongs to requests that were counted before, or a request."""
         self.total.setdefault(subject, UsageCount()).add(one)
-        key = (int(self._clock() // DAY), subject)
+        key = (day, subject)
         pending = self._pending.get(key)
         if pending is None:
             self._pending[key] = msgspec.structs.replace(one)

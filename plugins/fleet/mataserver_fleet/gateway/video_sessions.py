@@ -116,8 +116,8 @@ class VideoSessions:
             model = _model_in_json(body)
             place, consumer = self._place(scope, request, model)
             self._gateway.grants.check(consumer, place, "ws")  # the place is of the head's time
-            self._gateway.limits.admit(consumer)
-            target, status, made = await self._create_counted(place, consumer, body, request)
+            day = self._gateway.limits.admit(consumer).day
+            target, status, made = await self._create_counted(place, consumer, body, request, day)
         finally:
             share.give_back()
         if status == 201:
@@ -137,6 +137,7 @@ class VideoSessions:
         consumer: Consumer,
         body: BufferedBody | StreamingBody | None,
         request: web.Request,
+        day: int,
     ) -> tuple[Target, int, dict[str, Any]]:
         """Return which server was asked for a session, the status and the answer; count it."""
         status = Unavailable.status
@@ -149,7 +150,8 @@ class VideoSessions:
             status = error.status
             raise
         finally:
-            self._count_usage(place, consumer, status, 0, 0)
+            subject = Subject(consumer.name, place.application.name, place.route.model)
+            self._gateway.usage.note(day, subject, status, 0, 0)
         return destination.target, status, made
 
     def _place(self, scope: Scope, request: web.Request, model: str) -> tuple[Place, Consumer]:
@@ -224,12 +226,6 @@ class VideoSessions:
         except SessionGone:
             self._sessions.pop(known.session_id, None)
             raise
-
-    def _count_usage(
-        self, place: Place, consumer: Consumer, status: int, taken: int, given: int
-    ) -> None:
-        subject = Subject(consumer.name, place.application.name, place.route.model)
-        self._gateway.usage.note(subject, status, taken, given)
 
 
 def _model_in_json(body: BufferedBody | StreamingBody | None) -> str:
