@@ -158,7 +158,10 @@ class Http(Protocol):
         ...
 
     def sign_out(self, request: web.Request, response: web.Response) -> None:
-        """End the browser session of the request, if there is one."""
+        """End the browser session of the request, if there is one.
+
+        Raises a ``MataError`` with 403 for the request of a page of another origin.
+        """
         ...
 
     def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:

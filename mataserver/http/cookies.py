@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver.http import proxies
-from mataserver.http.browsers import SESSION_SECONDS, cookie_name
+from mataserver.http.auth import FOREIGN_ORIGIN, Forbidden
+from mataserver.http.browsers import SESSION_SECONDS, cookie_name, is_foreign
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -39,7 +40,13 @@ class Cookies:
         return login
 
     def sign_out(self, request: web.Request, response: web.Response) -> None:
-        """End the session of a request's cookie, if any, and delete the cookie."""
+        """End the session of a request's cookie, if any, and delete the cookie.
+
+        Raises ``Forbidden`` where a page of another origin asks this: browsers add the cookie.
+        """
+        place = (of(request, trusted=self._trust_proxy) for of in (proxies.scheme, proxies.host))
+        if self._cookie(request) and is_foreign(request.headers, *place, ()):
+            raise Forbidden(FOREIGN_ORIGIN)
         self._browsers.end(self._cookie(request))
         response.del_cookie(self._name(request), path="/")
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.errors import InvalidParams
-from mataserver.http import auth, codec, examples, origins
+from mataserver.http import auth, codec, examples
 from mataserver.http.request_credentials import check_query
 from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.principals import ANYBODY
@@ -55,7 +55,6 @@ class LoginService(StatelessService):
         self, ctx: Context, gate: Authenticator, browsers: BrowserSessions, cookies: Cookies
     ) -> None:
         self._http = ctx.http
-        self._trust_proxy = ctx.server.trust_proxy
         self._gate = gate
         self._browsers = browsers
         self._cookies = cookies
@@ -106,8 +105,6 @@ class LoginService(StatelessService):
         return codec.respond(_info(auth.caller(request), csrf))
 
     async def _sign_out(self, request: web.Request) -> web.Response:
-        # The cookie is its credential.
-        origins.check(request, (), trust_proxy=self._trust_proxy)
         response = web.Response(status=204)
         self._cookies.sign_out(request, response)
         return response

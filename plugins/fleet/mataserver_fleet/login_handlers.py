@@ -51,7 +51,7 @@ class LoginHandlers:
                   request=(Body(JSON, LogIn, person),), response=(Body(JSON, LoggedIn),),
                   errors=(400, 401, 408, 413, 415, 422, 429, 503)),
             Route("POST", "/api/logout", self.log_out, "Log out", public=True, **common,
-                  response=(Body(JSON, Status),), errors=(503, 507)),
+                  response=(Body(JSON, Status),), errors=(403, 503, 507)),
         ]  # fmt: skip
 
     @property
@@ -74,9 +74,9 @@ class LoginHandlers:
 
     async def log_out(self, request: web.Request) -> web.Response:
         """Revoke the token that asks this, and end a browser's session."""
+        response = self._ctx.http.respond(Status())
+        self._ctx.http.sign_out(request, response)  # first: it may refuse the whole
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             await self._people.log_out(secret.strip())
-        response = self._ctx.http.respond(Status())
-        self._ctx.http.sign_out(request, response)
         return response

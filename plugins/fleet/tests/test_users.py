@@ -146,6 +146,10 @@ async def test_log_in(client):
     change = {"password": "new horse", "old_password": "correct horse"}
     patch = ("PATCH", "/api/users/ada", "")
     assert (await client.ask(*patch, headers=own, json=change))[0] == 403
+    for foreign in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "same-site"}):
+        given = {**browser, **foreign}
+        assert (await client.ask("POST", "/api/logout", "", headers=given))[0] == 403
+    assert (await client.ask("GET", "/api/tritons", "", headers=browser))[0] == 200
     assert await client.ask("POST", "/api/logout", answer["token"], headers=browser) == OK
     assert (await client.ask("GET", "/api/tritons", answer["token"]))[0] == 401
     assert (await client.ask("GET", "/api/tritons", "", headers=browser))[0] == 401
