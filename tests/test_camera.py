@@ -13,6 +13,7 @@ from mataserver.engines.worker_errors import Failure, WorkerDied
 from mataserver.errors import MataError, NotFound, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.params.table import Params
+from mataserver.serving.feeds import feed as feed_module
 from mataserver.serving.feeds.camera import Camera
 from mataserver.serving.feeds.feed import FIRST_PAUSE, MAX_PAUSE, Feed, SourceLostError
 from mataserver.serving.frames import FrameSession
@@ -282,6 +283,23 @@ async def test_the_pauses_between_tries(parts):
     parts.source.give()
     await parts.feed.frame()
     assert (parts.feed.state, parts.feed.failures, parts.feed.reconnects) == ("connected", 0, 0)
+    await parts.feed.stop()
+
+
+async def test_a_source_that_ends_soon_each_time_is_tried_less_often(parts, monkeypatch):
+    """Its few frames are no reason to try at once again; those of a connection that lasted are."""
+    now, pauses = 0.0, []
+    monkeypatch.setattr(feed_module, "_now", lambda: now)
+    for lasted in (1.0, 1.0, MAX_PAUSE, 2 * MAX_PAUSE, 1.0):
+        parts.source.give()
+        await parts.feed.frame()
+        now += lasted
+        parts.source.frames.put_nowait(MataError("the stream ended"))
+        with pytest.raises(SourceLostError):
+            await parts.feed.frame()
+        assert parts.feed.failures == 1
+        pauses.append(parts.feed.pause / FIRST_PAUSE)
+    assert pauses == [1, 2, 4, 1, 2]
     await parts.feed.stop()
 
 

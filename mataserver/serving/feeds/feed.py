@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator
@@ -27,7 +28,10 @@ class SourceLostError(Exception):
 
 
 class Feed:
-    """One source, opened by ``connect``; ``reconnects`` counts recoveries after a loss."""
+    """One source, opened by ``connect``; ``reconnects`` counts recoveries after a loss.
+
+    ``failures`` counts the attempts since its last frame.
+    """
 
     def __init__(
         self, connect: Callable[[], Frames], on_reconnect: Callable[[], None] = lambda: None
@@ -36,6 +40,8 @@ class Feed:
         self._on_reconnect = on_reconnect
         self._frames: Frames | None = None
         self.failures = 0
+        self._short_connections = 0
+        self._connected_at = 0.0
         self._was_lost = False
         self.state: State = "idle"
         self.problem: str | None = None
@@ -43,8 +49,11 @@ class Feed:
 
     @property
     def pause(self) -> float:
-        """Seconds until the next attempt: doubled with each failure."""
-        return min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures - 1, 10))
+        """Seconds until the next attempt: doubled with each, until one has lasted.
+
+        A source that ends after a few frames each time would cost a new reader every second.
+        """
+        return min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(self._short_connections - 1, 10))
 
     async def frame(self) -> SourceFrame:
         """Return the newest frame, connecting if necessary.
@@ -58,10 +67,16 @@ class Feed:
             frame = await _next(self._frames)
         except SourceLostError as error:
             await self._close()
-            self._was_lost = self._was_lost or self.state == "connected"
+            was_connected = self.state == "connected"
+            if was_connected and _now() - self._connected_at > MAX_PAUSE:
+                self._short_connections = 0
+            self._was_lost = self._was_lost or was_connected
             self.state, self.problem = "failed", str(error)
             self.failures += 1
+            self._short_connections += 1
             raise
+        if self.state != "connected":
+            self._connected_at = _now()
         if self._was_lost:
             self.reconnects += 1
             self._on_reconnect()
@@ -74,6 +89,7 @@ class Feed:
         await self._close()
         self.state, self.problem = "idle", None
         self.failures, self._was_lost = 0, False
+        self._short_connections = 0
 
     async def _close(self) -> None:
         frames, self._frames = self._frames, None
@@ -83,6 +99,10 @@ class Feed:
                     await frames.aclose()
             except Exception:
                 log.exception("a source failed when it was closed")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 @contextlib.contextmanager

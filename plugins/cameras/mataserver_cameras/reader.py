@@ -39,6 +39,7 @@ BETWEEN = 0.04
 """Seconds between the end of a file and its beginning: the last frame is shown, too."""
 STALE = 2.0
 """Seconds after which the last frame of a source that ended meanwhile is none of now."""
+NO_STREAM = "it ended before its first frame: a single picture is no stream"
 _LIVE = {
     "fflags": "nobuffer",
     "flags": "low_delay",
@@ -171,7 +172,7 @@ def decode(opening: OpenRequest, newest: NewestFrame) -> None:
             av.logging.set_level(None)  # it is connected; lines cost the interpreter's lock
             newest.put(frame)
             begun = True
-        newest.end("the stream ended")
+        newest.end("the stream ended" if begun else NO_STREAM)
     except Exception as error:  # noqa: BLE001 - the worker's edge: what it is becomes a sentence
         newest.end(problem(error, opening, begun=begun))
 

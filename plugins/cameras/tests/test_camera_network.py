@@ -6,10 +6,14 @@ import asyncio
 
 import av
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from camera_sources import rtsp
+from conftest import picture
+from mataserver import UnreadableVideo
 from mataserver_cameras.messages import OpenRequest
-from mataserver_cameras.reader import frames, problem
+from mataserver_cameras.reader import NewestFrame, decode, frames, problem
 
 
 def read(url, kind="rtsp", timeout=1.0):
@@ -48,3 +52,18 @@ def test_one_error_of_ffmpeg_has_several_causes(url, kind, said):
     error, opening = av.error.OSError(5, "x"), OpenRequest(url, kind, 1.0, 1 << 20)
     assert problem(error, opening) == said
     assert problem(error, opening, begun=True) == "the connection failed"
+
+
+async def test_a_single_picture_is_no_stream():
+    """The address of one JPEG gives no frame; why is told instead of the end of a stream."""
+
+    async def photo(_request):
+        return web.Response(body=picture(form="JPEG"), content_type="image/jpeg")
+
+    camera, newest = web.Application(), NewestFrame()
+    camera.router.add_get("/photo.jpg", photo)
+    async with TestServer(camera) as server:
+        opening = OpenRequest(str(server.make_url("/photo.jpg")), "http", 5.0, 1 << 20)
+        await asyncio.to_thread(decode, opening, newest)
+    with pytest.raises(UnreadableVideo, match="a single picture is no stream"):
+        newest.take()
