@@ -45,7 +45,7 @@ class Downloads:
         """Return the routes."""
         one = "/download/jobs/{id}"
         common: dict[str, Any] = {
-            "tag": "reconstruct", "errors": (404, 409, 503), "needs": "jobs:read"
+            "tag": "reconstruct", "errors": (404, 409, 503), "needs": "jobs:read", "denied": 401,
         }  # fmt: skip
         part = {"Range": (str, False, "Which bytes of it.")}
         with_id = {"image_id": (bool, False, "Whether a column image_id comes first.")}

@@ -51,13 +51,14 @@ class DriftRoutes:
         return [
             Route("POST", "/drift", self.check, "Whether photographs differ from those before",
                   "reconstruct", request=form, response=(Body(JSON, views.Checked),),
-                  errors=(400, 408, 413, 422, 500, 503, 507), needs="jobs:write",
+                  errors=(400, 408, 413, 422, 500, 503, 507), needs="jobs:write", denied=401,
                   max_body=self._ctx.settings.max_upload_mb * 1_000_000, body_timeout="idle"),
             Route("POST", "/drift/trigger-retrain", self.retrain, "Begin a run of Airflow's DAG",
-                  "reconstruct", response=(Body(JSON, TriggeredRun),), errors=(502, 503)),
+                  "reconstruct", response=(Body(JSON, TriggeredRun),), errors=(502, 503),
+                  denied=401),
             Route("GET", "/drift/history", self.history, "The drift of every upload, as lines",
                   "reconstruct", response=(Body(LINES, HistoryEntry),), errors=(422, 503),
-                  needs="jobs:read"),
+                  needs="jobs:read", denied=401),
         ]  # fmt: skip
 
     async def check(self, request: web.Request) -> web.Response:

@@ -29,7 +29,7 @@ class JobRoutes:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        common: dict[str, Any] = {"tag": "reconstruct", "needs": "jobs:read"}
+        common: dict[str, Any] = {"tag": "reconstruct", "needs": "jobs:read", "denied": 401}
         status: dict[str, Any] = {"response": (Body(JSON, views.Status),), "errors": (404, 503)}
         return [
             Route("GET", "/status/{id}", self.status, "How far a job is", **status, **common),

@@ -44,7 +44,7 @@ class PhotoRoutes:
         return [
             Route("GET", "/jobs/{id}/photos/{number}", self.photo, "A photograph of a job",
                   tag="reconstruct", response=(Body("image/jpeg"),), errors=(404, 503),
-                  also=also_of_file("image/jpeg"), needs="jobs:read"),
+                  also=also_of_file("image/jpeg"), needs="jobs:read", denied=401),
         ]  # fmt: skip
 
     async def photo(self, request: web.Request) -> web.StreamResponse:

@@ -108,7 +108,7 @@ class Uploads:
                   parameters={name: (of, False, text) for name, (of, text) in FIELDS.items()},
                   headers={KEY: (str, False, "One key is one job.")},
                   errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), needs="jobs:write",
-                  max_body=self._max_bytes, body_timeout="idle"),
+                  denied=401, max_body=self._max_bytes, body_timeout="idle"),
         ]  # fmt: skip
 
     async def upload(self, request: web.Request) -> web.Response:

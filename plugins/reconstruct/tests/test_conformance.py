@@ -163,8 +163,8 @@ def test_authentication_wrong_password_is_401(server):
     ],
 )
 def test_authentication_is_asked_for(server, method, path):
-    """Every route but the probes is 401 without a token and with one that is none."""
-    for shown in ("", "eyJhbGciOiJIUzI1NiJ9.e30.x"):
+    """Every route but the probes is 401 without a token and with one that is none, in any form."""
+    for shown in ("", "eyJhbGciOiJIUzI1NiJ9.e30.x", "a.b.c", "invalid"):
         answer = server.ask(method, path, token=shown)
         assert answer.status == 401
         assert detail(answer)
