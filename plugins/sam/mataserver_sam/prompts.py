@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
@@ -32,8 +32,8 @@ _FIELDS = {
 }
 
 
-PointLabel = Annotated[float, Meta(ge=0, le=1, extra_json_schema={"enum": [0, 1]})]
-"""A label as arrays have it, too: 1.0."""
+PointLabel = Annotated[float, Meta(ge=0, le=1, extra_json_schema={"enum": [0, 1]})] | bool
+"""A label as arrays have it, too: 1.0 and true."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -49,17 +49,18 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text:         of a text prompt: what to look for.
     box:          of a box prompt: ``[cx, cy, w, h]``. A point prompt may have one too: its points
                   then refine the object in that box.
-    label:        of a box prompt: whether the box holds what is wanted (true) or what is not.
+    label:        of a box prompt: whether the box holds what is wanted (true, 1) or what is not
+                  (false, 0). Any other prompt is always what is wanted.
     points:       of a point prompt: ``[x, y]`` each, all on or beside one object.
     point_labels: 1 for a point on the object, 0 for one beside it; all 1 if left out.
 
-    A field that is null counts as left out.
+    A field that is null counts as left out, and so does ``label`` of another type if it is true.
     """
 
     type: Annotated[str, Meta(max_length=16)]
     text: Words | None = None
     box: RelativeBox | None = None
-    label: bool | None = None
+    label: bool | Literal[0, 1] | None = None
     points: (
         Annotated[list[tuple[Share, Share]], Meta(min_length=1, max_length=MAX_POINTS)] | None
     ) = None
@@ -70,6 +71,8 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         force_setattr(self, "type", self.type.lower())
         if self.type not in _FIELDS:
             raise ValueError("type must be text, box or point")
+        if self.label and self.type != "box":
+            force_setattr(self, "label", None)  # clients with one class for prompts send defaults
         for name in ("text", "box", "label", "points", "point_labels"):
             if getattr(self, name) is not None and name not in _FIELDS[self.type]:
                 raise ValueError(f"a {self.type} prompt has no {name}")
@@ -88,7 +91,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def wanted(self) -> bool:
         """Whether a box is a positive example; true by default."""
-        return self.label is not False
+        return self.label is None or bool(self.label)
 
     @property
     def labels(self) -> list[int]:

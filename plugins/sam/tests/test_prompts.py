@@ -71,7 +71,9 @@ WRONG = {
     "box beyond 1": ({"type": "box", "box": [0.1, 0.2, 0.3, 1.5]}, "<= 1.0"),
     "negative box": ({"type": "box", "box": [-0.1, 0.2, 0.3, 0.5]}, ">= 0.0"),
     "flat box": ({"type": "box", "box": [0.1, 0.2, 0.3, 0.0]}, "no width or no height"),
-    "label of a number": ({"type": "box", "box": BOX, "label": 1}, "Expected `bool | null`"),
+    "another number": ({"type": "box", "box": BOX, "label": 2}, "Invalid enum value 2"),
+    "label of a text": ({"type": "box", "box": BOX, "label": "true"}, "got `str`"),
+    "unwanted text": ({"type": "text", "text": "a", "label": False}, "a text prompt has no label"),
     "text with a box": ({"type": "text", "text": "a", "box": BOX}, "a text prompt has no box"),
     "box with points": ({"type": "box", "box": BOX, "points": [[0, 0]]}, "a box prompt has no"),
     "no points": ({"type": "point"}, "a point prompt needs points"),
@@ -96,11 +98,27 @@ def test_wrong_prompts(given, said):
 
 
 def test_labels_as_arrays_have_them():
-    """1.0 is 1, and a model is given whole numbers."""
-    points = [[0.3, 0.4], [0.6, 0.7], [0.1, 0.1]]
-    given = {"type": "point", "points": points, "point_labels": [1.0, 0.0, 1]}
+    """1.0 is 1, and so is true; a model is given whole numbers."""
+    points = [[0.3, 0.4], [0.6, 0.7], [0.1, 0.1], [0.2, 0.2], [0.4, 0.4]]
+    given = {"type": "point", "points": points, "point_labels": [1.0, 0.0, 1, False, True]}
     labels = msgspec.convert(given, Prompt).labels
-    assert [(each, type(each)) for each in labels] == [(1, int), (0, int), (1, int)]
+    assert labels == [1, 0, 1, 0, 1]
+    assert {type(each) for each in labels} == {int}
+
+
+@pytest.mark.parametrize("label", [True, False, 1, 0])
+def test_label_of_a_box_as_points_have_it(label):
+    """A box has true and false, points 1 and 0: both are read for a box."""
+    prompt = msgspec.convert({"type": "box", "box": BOX, "label": label}, Prompt)
+    assert prompt.wanted is bool(label)
+
+
+@pytest.mark.parametrize(
+    "given", [{"type": "text", "text": "dog"}, {"type": "point", "points": [[0, 1]]}]
+)
+def test_default_label_of_another_type(given):
+    """A client with one class for all prompts sends the label's default with each of them."""
+    assert msgspec.convert(given | {"label": True}, Prompt) == msgspec.convert(given, Prompt)
 
 
 @pytest.mark.parametrize("most", [2**31, 2**63, 2**70])
