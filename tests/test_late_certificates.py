@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from mataserver.errors import BadRequest
 from mataserver.late_certificates import reading_late
+from mataserver.outbound import ANY, Hosts, Outbound, Policy
 
 PROGRAM = """
 import asyncio, json, ssl, sys
@@ -98,6 +100,14 @@ def test_who_is_not_known_is_refused(address, certificates, loop):
     """A server whose certificate is not among the system's is refused."""
     refused = '["ClientConnectorCertificateError", "ClientConnectorCertificateError"]'
     assert asked(address, certificates / "theirs.pem", loop) == f"[0, {refused}, 1]\n"
+
+
+async def test_what_is_told_of_it(address):
+    """An address that is asked in the name of a client is refused for its certificate."""
+    outbound = Outbound(Hosts.of([ANY]))
+    with pytest.raises(BadRequest, match="url: the certificate of the address is not trusted"):
+        async with outbound.request("GET", address, Policy()):
+            pass
 
 
 def test_a_plain_socket_reads_them_too(address, certificates, monkeypatch):

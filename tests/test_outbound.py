@@ -176,6 +176,42 @@ async def test_errors_of_the_other_server(tmp_path):
         await fetch(url, tmp_path / "a")
 
 
+class Lost(Names):
+    """A resolver that finds nothing."""
+
+    async def resolve(self, host, port=0, family=0):
+        raise OSError("no such name")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "error"),
+    [
+        ("http", b"", "url: the address does not answer"),
+        ("http", b"+PONG\r\n", "url: its answer is not valid HTTP"),
+        ("http", b"HTTP/1.1 200 OK\r\nX: %s\r\n\r\n" % (b"x" * 100_000), "not valid HTTP"),
+        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "the address does not speak TLS"),
+    ],
+)
+async def test_why_there_is_no_answer(tmp_path, scheme, answer, error):
+    """A server that speaks something else is not told to be away."""
+
+    async def serve(reader, writer):
+        await reader.read(1)
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BadRequest, match=error):
+            await fetch(f"{scheme}://127.0.0.1:{port}/", tmp_path / "a")
+
+
+async def test_a_name_that_nobody_has(tmp_path):
+    """It is told as such, also where it was known when the address was stored."""
+    with pytest.raises(BadRequest, match="url: the host was not found"):
+        await fetch("http://gone.example/", tmp_path / "a", resolver=Lost())
+
+
 async def test_a_full_disk_is_not_the_clients_fault(tmp_path):
     """A file that cannot be written is the server's trouble."""
     async with Origin() as server:

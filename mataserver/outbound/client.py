@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (aiohttp.ClientConnectorDNSError, "the host was not found"),
+    (aiohttp.ClientConnectorCertificateError, "the certificate of the address is not trusted"),
+    (aiohttp.ClientSSLError, "the address does not speak TLS as it should"),
+    (aiohttp.ClientResponseError, "its answer is not valid HTTP"),
+)
+"""What failed, the special before the general; anything else is no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,9 @@ class Outbound:
             late = f"{policy.name}: no complete answer within {policy.timeout:g} s"
             raise BadRequest(late) from None
         except (aiohttp.ClientError, ValueError) as error:
-            raise BadRequest(f"{policy.name}: the address does not answer") from error
+            reasons = (reason for kind, reason in _REASONS if isinstance(error, kind))
+            reason = next(reasons, "the address does not answer")
+            raise BadRequest(f"{policy.name}: {reason}") from error
 
     async def check(self, url: str, policy: Policy) -> tuple[str, ...]:
         """Return the addresses that ``request`` would connect to now, all of them permitted.
