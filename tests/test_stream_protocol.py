@@ -184,3 +184,12 @@ async def test_a_malformed_upgrade_is_400(http, change):
     async with RawPeer.connected(url) as peer:
         await peer.send(frame(BINARY, PNG))
         assert (await answer(peer))["frame_id"] == 0
+
+
+async def test_whoever_has_the_goodbye_may_come_back_at_once(http):
+    """The server says goodbye when the session is free: the next connection is never 1008."""
+    session_id = await open_session(http, "fake-detect")
+    for number in range(30):
+        async with http.ws_connect(f"/v1/stream/{session_id}") as ws:
+            await ws.send_bytes(picture())
+            assert (await ws.receive_json(timeout=10))["frame_id"] == number

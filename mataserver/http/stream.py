@@ -108,6 +108,7 @@ class Streams:
         limit = self._max_body + 1
         socket = StreamSocket(
             autoping=False,
+            autoclose=False,  # whoever has the goodbye may come back: first the session is free
             compress=False,
             max_msg_size=limit if known else min(limit, MAX_UNAUTHENTICATED_MESSAGE),
             protocols=(MSGPACK_PROTOCOL, JSON_PROTOCOL),

@@ -121,8 +121,10 @@ class Channel(ABC):
             tasks = tuple(self._tasks)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._release()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:  # also where the connection is lost meanwhile
+                self._release()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a task that lives as long as the socket."""
