@@ -12,7 +12,6 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from mataserver import InvalidParams
 from mataserver_sam.boxes import centred
 from mataserver_sam.byte_cache import ByteCache, tensor_bytes
 from mataserver_sam.prompt_decoder import VISUAL, FoundObject, PromptDecoder, finite
@@ -184,8 +183,8 @@ def queries(prompts: Sequence[Prompt]) -> list[Query]:
     """Combine text and box prompts to queries.
 
     Each text is one. A box is an example of the text before it (or of the first text, if none is
-    before); boxes without any text find all similar objects. Raises ``InvalidParams`` for negative
-    boxes only.
+    before); boxes without any text find all similar objects. Where all are negative, the network
+    decides what else it sees, as the document of the API excludes no label.
     """
     texts = [index for index, each in enumerate(prompts) if each.type == "text"]
     owned: dict[int, list[Prompt]] = {index: [] for index in texts or [-1]}
@@ -193,8 +192,6 @@ def queries(prompts: Sequence[Prompt]) -> list[Query]:
         if each.type == "box":
             before = [text for text in texts if text < index]
             owned[before[-1] if before else min(owned)].append(each)
-    if not texts and owned[-1] and not any(each.wanted for each in owned[-1]):
-        raise InvalidParams("a negative box needs a text or a positive box")
     return [
         Query(
             (prompts[index].text or "").strip() if index >= 0 else VISUAL,

@@ -102,6 +102,7 @@ SHOWN = {
     "a wanted box": ([BOX], [True]),
     "wanted and unwanted boxes": ([BOX, OTHER], [True, False]),
     "the other way round": ([BOX, OTHER], [False, True]),
+    "an unwanted box": ([BOX], [False]),
 }
 
 

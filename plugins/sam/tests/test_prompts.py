@@ -166,6 +166,7 @@ GROUPS = {
         [box(), box(OTHER, label=False), box(THIRD)],
         [Query("visual", (BOX, OTHER, THIRD), (True, False, True))],
     ),
+    "an unwanted box alone": ([box(label=False)], [Query("visual", (BOX,), (False,))]),
     "points ask nothing of the detector": ([Prompt(type="point", points=[(0.5, 0.5)])], []),
     "spaces around a text": ([text("  red car ")], [Query("red car")]),
 }
@@ -175,12 +176,6 @@ GROUPS = {
 def test_queries(prompts, expected):
     """Texts and boxes become the questions that the detector is asked."""
     assert queries(prompts) == expected
-
-
-def test_unwanted_boxes_alone():
-    """Nothing looks like what is not wanted."""
-    with pytest.raises(InvalidParams, match="negative box needs a text"):
-        queries([box(label=False)])
 
 
 SIZE = (90, 120)

@@ -146,11 +146,6 @@ SEGMENTS = {
         {"prompts": [{"type": "box", "box": [0, 0, 2, 1]}]},
         "prompts[0].box[2]: expected `float` <= 1.0",
     ),
-    "unwanted box alone": (
-        422,
-        {"prompts": [{"type": "box", "box": [0.5, 0.5, 0.2, 0.2], "label": False}]},
-        "a negative box needs a text",
-    ),
     "labels of points": (
         422,
         {"prompts": [{"type": "point", "points": [[0, 0]], "point_labels": [1, 1]}]},
