@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 from PIL import Image
 
-from mataserver import BadRequest, decode_image
+from mataserver import BadRequest, decode_image, sync
 from mataserver_reconstruct import exif, intake, measures, stages
 from mataserver_reconstruct.files import MANIFEST, PHOTOS, PREPARED
 
@@ -130,9 +130,13 @@ def _is_whole(photo: Photo, folder: Path) -> bool:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file atomically: the process may be killed at any moment."""
+    """Write a file atomically: the process may be killed, and the power fail, at any moment.
+
+    A later attempt goes on with it where it has its name: its content is on the disk by then.
+    """
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(data)
+    sync(fresh)
     fresh.replace(path)
 
 

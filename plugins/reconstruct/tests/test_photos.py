@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -344,3 +346,23 @@ def test_names_are_sorted_as_people_do():
         "v1.10.jpg",
     ]
     assert sorted(names, key=intake.natural_key) == wanted
+
+
+def test_a_power_failure_leaves_no_name_without_its_content(tmp_path, monkeypatch):
+    """Else a later attempt would go on with an empty file, and fail like each after it."""
+    done, fsync, replace = [], os.fsync, Path.replace
+
+    def noted_sync(file):
+        fsync(file)
+        done.append(("on the disk", os.fstat(file).st_ino, os.fstat(file).st_size))
+
+    def noted_replace(path, target):
+        done.append(("named", path.stat().st_ino, path.stat().st_size))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    photos.write_atomically(tmp_path / "photos.json", b"[]")
+    monkeypatch.undo()
+    number = (tmp_path / "photos.json").stat().st_ino
+    assert done == [("on the disk", number, 2), ("named", number, 2)]
