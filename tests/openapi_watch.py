@@ -124,6 +124,8 @@ class Watch:
         server = self._servers.get(response.url.port or 0)
         if server is None or response.url.host != "127.0.0.1" or response.status == 101:
             return
+        if server.table.claims and response.request_info.headers["Host"] != response.url.authority:
+            return  # by the name of an application, which a service answers for
         document = self._document(server)
         template, operations = document.operations(response.url.path)
         asked = f"{response.method} {template}: {response.status}"

@@ -47,7 +47,7 @@ class UploadForm(Struct):
     """``POST /v1/infer/upload``; the other parameters are JSON-only."""
 
     model: Annotated[codec.ModelName, examples.FILLED]
-    file: Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
+    file: bytes
     confidence: Annotated[table.Confidence, Meta(examples=[0.5])] | UnsetType = UNSET
     prompts: Annotated[table.Text, Meta(examples=["person . car"])] | UnsetType = UNSET
     prompt: Annotated[table.Text, Meta(examples=["What is there?"])] | UnsetType = UNSET

@@ -85,8 +85,8 @@ def document(
     refusals = (401, 403, 429) if limited else (401, 403)
     documented = [each for each in routes if each.documented and (each.summary or each.when)]
     every = ((route.request, route.response, *route.also.values()) for route in documented)
-    bodies = [body.schema for groups in every for group in groups for body in group]
-    types = [*(kind for kind in bodies if kind is not None), Problem]
+    bodies = [body for groups in every for group in groups for body in group if body.schema]
+    types = [*(body.schema for body in bodies), Problem]
     types += [kind for route in documented for kind, _, _ in route.parameters.values()]
     types += [kind for route in documented for kind, _, _ in route.headers.values()]
     types += [route.problem for route in documented if route.problem is not None]
@@ -94,6 +94,9 @@ def document(
     made = msgspec.json.schema_components(types, ref_template=_REF)
     schemas, components = with_own_names(portable(list(made[0])), portable(made[1]))
     known = dict(zip(map(repr, types), schemas, strict=True))
+    for body in bodies:
+        if body.content_type == "multipart/form-data":
+            _describe_files(components[known[repr(body.schema)]["$ref"].rpartition("/")[2]])
     answers = [_task_answer(task, known[repr(kind)]) for task, kind in task_outputs.items()]
     if answers and repr(InferResponse) in known:
         own = known[repr(InferResponse)]
@@ -128,6 +131,14 @@ def document(
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _describe_files(form: dict[str, Any]) -> None:
+    """Describe the bytes of a form as files: JSON has them as base64, a form as they are."""
+    for field in form["properties"].values():
+        for each in (field, field.get("items", field)):
+            if each.pop("contentEncoding", None):
+                each["format"] = "binary"
 
 
 def _task_answer(task: str, output: dict[str, Any]) -> dict[str, Any]:

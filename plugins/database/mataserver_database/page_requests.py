@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from msgspec import Meta
 
 from mataserver import InvalidParams, check_query
 
@@ -12,13 +14,21 @@ if TYPE_CHECKING:
 MAX_LIMIT = 1_000
 _MAX_OFFSET = 2**31 - 1
 CURSOR: tuple[Any, bool, str] = (
-    str,
+    Annotated[str, Meta(min_length=1)],
     False,
     "The `next_cursor` of the page before: continues behind it, also while the list changes.",
 )
 PARAMETERS: dict[str, tuple[Any, bool, str]] = {
-    "limit": (int, False, f"How many at most, 1 to {MAX_LIMIT} [100]."),
-    "offset": (int, False, "How many to leave out first [0]."),
+    "limit": (
+        Annotated[int, Meta(ge=1, le=MAX_LIMIT)],
+        False,
+        f"How many at most, 1 to {MAX_LIMIT} [100].",
+    ),
+    "offset": (
+        Annotated[int, Meta(ge=0, le=_MAX_OFFSET)],
+        False,
+        "How many to leave out first [0].",
+    ),
     "cursor": CURSOR,
 }
 

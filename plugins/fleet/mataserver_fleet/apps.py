@@ -38,7 +38,11 @@ Retries = (
 _Text = Annotated[
     str, Meta(max_length=255, pattern=r"^[^\x00]*\Z", description="text without the character 0")
 ]
-_HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*|\[[0-9a-f:.]+\]")
+Gpus = Annotated[int, Meta(extra_json_schema={"const": 1})]
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,62})"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*|\[[0-9A-Fa-f:.]+\]")
+Host = Annotated[str, Meta(max_length=255, extra_json_schema={"pattern": f"^({_HOST.pattern})?$"})]
+"""Empty where the application has no host of its own."""
 RETRIES = 5
 _BY_NAME = Sorting("apps", APPS.c.name)
 
@@ -52,9 +56,9 @@ class NewApp(Struct, kw_only=True, forbid_unknown_fields=True):
     """
 
     name: AppName
-    host: _Text | None = None
+    host: Host | None = None
     ip: _Text | None = None
-    gpus: int | None = None
+    gpus: Gpus | None = None
     retries: Retries = RETRIES
     resend: bool = False
 
@@ -63,9 +67,9 @@ class AppChange(Struct, kw_only=True, forbid_unknown_fields=True):
     """``PATCH /api/apps/{identity}``: null takes ``host`` or ``ip`` away."""
 
     name: AppName | UnsetType = UNSET
-    host: _Text | UnsetType | None = UNSET
+    host: Host | UnsetType | None = UNSET
     ip: _Text | UnsetType | None = UNSET
-    gpus: int | UnsetType = UNSET
+    gpus: Gpus | UnsetType = UNSET
     retries: Retries | UnsetType = UNSET
     resend: bool | UnsetType = UNSET
 
@@ -198,8 +202,6 @@ def check_free(host: str | UnsetType | None, asked_by: str) -> None:
 
 def _normalize_host(host: str | None) -> str | None:
     """Return a public host as requests name it, without a port. Raises ``InvalidParams``."""
-    if not host:
-        return None
-    if not _HOST.fullmatch(host.lower()):
+    if host and not _HOST.fullmatch(host):
         raise InvalidParams("host: must be the host name that clients use, without scheme and port")
-    return host.lower()
+    return host.lower() if host else None

@@ -64,14 +64,21 @@ class ModelChange(Struct, kw_only=True, forbid_unknown_fields=True):
     description: Description
 
 
-class LoadRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """``POST /api/models/{identity}/load`` and ``/unload``, whose body may be left out.
+class UnloadRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/models/{identity}/unload``, whose body may be left out.
 
-    ``triton_id`` is the id or the name of a Triton, without one it is all of them; ``versions``
-    are those to load, without any those of the configuration's policy.
+    ``triton_id`` is the id or the name of a Triton, without one it is all of them.
     """
 
     triton_id: int | str | None = None
+
+
+class LoadRequest(UnloadRequest, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/models/{identity}/load``, likewise.
+
+    ``versions`` are those to load, without any those of the configuration's policy.
+    """
+
     versions: Annotated[list[Number], Meta(min_length=1, max_length=100)] | UnsetType = UNSET
 
 
@@ -84,16 +91,12 @@ class ModelHandlers:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        path, requested = (
-            "/api/models/{identity}",
-            (Body(JSON, LoadRequest, {"triton_id": "gpu-1"}),),
-        )
+        path, example = "/api/models/{identity}", {"triton_id": "gpu-1"}
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
         body = (400, 404, 408, 409, 412, 413, 415, 422, 502, 503, 507)
         done = (Body(JSON, Status),)
         load: dict[str, Any] = {
-            "request": requested,
             "optional": True,
             "errors": body,
             "headers": IF_MATCH,
@@ -111,8 +114,10 @@ class ModelHandlers:
                   headers=IF_MATCH, response=done,
                   errors=(404, 409, 412, 422, 502, 503, 507), **write),
             Route("POST", f"{path}/load", self.load, "Load a model", parameters=TRITON,
+                  request=(Body(JSON, LoadRequest, example),),
                   response=(Body(JSON, LoadResponse),), **load, **write),
             Route("POST", f"{path}/unload", self.unload, "Unload a model", parameters=TRITON,
+                  request=(Body(JSON, UnloadRequest, example),),
                   response=(Body(JSON, LoadResponse),), **load, **write),
             Route("POST", f"{path}/rollback", self.roll_back,
                   "Load the version before the newest that is wanted", headers=IF_MATCH,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from mataserver import PRINCIPAL, InvalidParams
 
@@ -22,10 +22,15 @@ MAX_BODY = 65_536
 FORCE: dict[str, tuple[Any, bool, str]] = {
     "force": (bool, False, "Also where it is in use [false]."),
 }
+_TAG = re.compile(r'(?:W/)?"([!#-~]*)"')
+_MATCH = rf"^(\*|{_TAG.pattern}( *, *{_TAG.pattern})*)\Z"
 IF_MATCH: dict[str, tuple[Any, bool, str]] = {
-    "If-Match": (str, False, "The ETag that was read: 412 if it was changed since."),
+    "If-Match": (
+        Annotated[str, Meta(pattern=_MATCH)],
+        False,
+        "The ETag that was read: 412 if it was changed since.",
+    ),
 }
-_TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e]*)"')
 Tags = frozenset[str]
 """What a thing may be tagged with for a change of it to count."""
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route, check_query
+from mataserver_accounts.records import UserName
 from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.pages import (
     IF_MATCH,
@@ -34,23 +35,18 @@ if TYPE_CHECKING:
     from mataserver_fleet.components import Components
     from mataserver_fleet.permissions import LockUser
 
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z",
-        description="1 to 64 of a-z, 0-9 and . _ -, the first a letter or digit",
-    ),
-]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
 Role = Literal["admin", "developer", "viewer"]
-Tags = Annotated[str, Meta(max_length=4096)]
 _MOST_TAGS, _LONGEST_TAG = 64, 64
+_WORD = f"[^,]{{0,{_LONGEST_TAG}}}"
+_WORDS = f"^{_WORD}(,{_WORD}){{0,{_MOST_TAGS - 1}}}$"
+Tags = Annotated[str, Meta(max_length=4096, extra_json_schema={"pattern": _WORDS})]
 
 
 class NewUser(Struct, kw_only=True, forbid_unknown_fields=True):
     """``POST /api/users``. ``tags`` are words with commas between."""
 
-    name: Name
+    name: UserName
     password: Password
     role: Role = "viewer"
     tags: Tags = ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import BadRequest, Body, InvalidParams, Route, Upload, check_query, content_type
 from mataserver_database import PARAMETERS, finish, page_of
@@ -19,7 +19,7 @@ from mataserver_fleet.model_views import (
     VersionList,
     page_of_versions,
 )
-from mataserver_fleet.models import Models, check_name
+from mataserver_fleet.models import Description, ModelName, Models, check_name
 from mataserver_fleet.pages import (
     FORCE,
     IF_MATCH,
@@ -58,15 +58,19 @@ _LOAD: dict[str, tuple[Any, bool, str]] = {
         "Load the model at all Tritons as well: 502 where one could not [false].",
     ),
 }
-_VERSION: dict[str, tuple[Any, bool, str]] = {"version": (int, True, "Which one."), **FORCE}
+_Version = Annotated[int, Meta(ge=1, lt=10**9)]
+_VERSION: dict[str, tuple[Any, bool, str]] = {
+    "version": (_Version, True, "Which one."),
+    **FORCE,
+}
 
 
 class ModelForm(Struct, kw_only=True):
     """The form of a new model: its name, and its files, whose names may carry a path."""
 
-    name: str
-    description: str | None = None
-    files: list[str] = []
+    name: ModelName
+    description: Description | UnsetType = UNSET
+    files: list[bytes] = []
 
 
 class VersionForm(Struct, kw_only=True):
@@ -77,12 +81,12 @@ class VersionForm(Struct, kw_only=True):
     object of the sha256 of each such file by its name.
     """
 
-    files: list[str]
-    version: str | None = None
-    offset: str | None = None
-    check: str | None = None
-    more: str | None = None
-    digests: str | None = None
+    files: list[bytes]
+    version: _Version | UnsetType = UNSET
+    offset: Annotated[int, Meta(ge=0, lt=10**15)] | UnsetType = UNSET
+    check: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | UnsetType = UNSET
+    more: Literal["true", "false"] | UnsetType = UNSET
+    digests: str | UnsetType = UNSET
 
 
 class AddedVersion(Struct, kw_only=True):

@@ -31,6 +31,11 @@ ANNOTATED = "annotated.mp4"
 TRACK = "track"
 
 
+ModelName = Annotated[str, Meta(min_length=1, max_length=256)]
+Every = Annotated[int, Meta(ge=1, le=1_000_000)]
+Limit = Annotated[int, Meta(ge=1, le=2**53)]
+
+
 class InferRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """What an ``infer`` job is asked.
 
@@ -42,10 +47,10 @@ class InferRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     upload: the id of an upload that is whole, likewise.
     """
 
-    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    model: ModelName
     params: dict[str, Any] = {}
-    every: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-    limit: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    every: Every = 1
+    limit: Limit | None = None
     annotate: bool | None = None
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     upload: Annotated[str, Meta(min_length=1, max_length=64)] | None = None

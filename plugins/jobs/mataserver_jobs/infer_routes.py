@@ -18,7 +18,16 @@ from mataserver import (
     describe_error,
 )
 from mataserver_jobs.allowed import allowed
-from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec, task_of_model
+from mataserver_jobs.infer import (
+    UPLOAD,
+    Every,
+    InferRequest,
+    InferSpec,
+    Limit,
+    ModelName,
+    task_of_model,
+)
+from mataserver_jobs.parameters import KEY_HEADER, idempotency_key
 from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.views import JobView
 
@@ -41,12 +50,11 @@ if TYPE_CHECKING:
 
 _BYTES = "application/octet-stream"
 MAX_JSON_BYTES = 1_000_000
-MAX_KEY = 200
 _FIELDS: dict[str, tuple[Any, bool, str]] = {
-    "model": (str, False, "The model, where the body is the video itself."),
+    "model": (ModelName, False, "The model, where the body is the video itself."),
     "params": (str, False, "Its parameters, as JSON, likewise."),
-    "every": (int, False, "Each how many frames one is looked at, likewise."),
-    "limit": (int, False, "How many are looked at, likewise."),
+    "every": (Every, False, "Each how many frames one is looked at, likewise."),
+    "limit": (Limit, False, "How many are looked at, likewise."),
     "annotate": (bool, False, "Whether a video is made with what was found drawn in, likewise."),
 }
 
@@ -59,11 +67,11 @@ EXAMPLE: dict[str, Any] = {"model": MODEL, "params": {"confidence": 0.5}, "every
 class InferForm(msgspec.Struct):
     """The form: a video or a ZIP of pictures as ``file``, and the fields of the JSON as texts."""
 
-    file: Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
-    model: Annotated[str, Meta(examples=[MODEL], extra_json_schema={"x-filled": True})]
+    file: bytes
+    model: Annotated[ModelName, Meta(examples=[MODEL], extra_json_schema={"x-filled": True})]
     params: Annotated[str, Meta(examples=['{"confidence": 0.5}'])] = "{}"
-    every: Annotated[int, Meta(ge=1, examples=[5])] = 1
-    limit: Annotated[int, Meta(ge=1, examples=[100])] | None = None
+    every: Annotated[Every, Meta(examples=[5])] = 1
+    limit: Annotated[Limit, Meta(examples=[100])] | None = None
     annotate: bool | None = None
 
 
@@ -91,7 +99,7 @@ class InferRoutes:
             Route("POST", "/v1/jobs/infer", self.submit, "A model over a video or many pictures",
                   "jobs", request=(form, named, Body(_BYTES)),
                   response=(Body(JSON, JobView),), status=202, parameters=_FIELDS,
-                  headers={"Idempotency-Key": (str, False, "One key is one job.")},
+                  headers=KEY_HEADER,
                   errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), needs="jobs:write",
                   max_body=self._ctx.settings.max_upload_mb * 1_000_000, body_timeout="idle"),
             Route("POST", "/v1/jobs/infer/check", self.check,
@@ -112,9 +120,7 @@ class InferRoutes:
 
     async def submit(self, request: web.Request) -> web.Response:
         """Take a job in; 202 with it."""
-        key = request.headers.get("Idempotency-Key")
-        if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii()):
-            raise InvalidParams(f"Idempotency-Key: expected 1 to {MAX_KEY} ASCII characters")
+        key = idempotency_key(request)
         named = content_type(request) == JSON
         record = await (
             self._submit_json(request, key) if named else self._submit_form(request, key)

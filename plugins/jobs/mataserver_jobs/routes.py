@@ -17,14 +17,25 @@ from mataserver import (
     Unavailable,
     check_query,
 )
-from mataserver_database import CURSOR, Page, cursor_of
+from mataserver_database import Page, cursor_of
 from mataserver_jobs.kinds import KIND_NAME
+from mataserver_jobs.parameters import (
+    LOG,
+    LOG_BYTES,
+    MAX_LIMIT,
+    MAX_LOG_BYTES,
+    MAX_OFFSET,
+    PAGES,
+    STATES,
+    chosen,
+    number,
+)
 from mataserver_jobs.rows import OPEN
 from mataserver_jobs.sent_file import SentFile, also_of_file
 from mataserver_jobs.views import FileList, FileView, JobList, JobView, ListedJob, Restart
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator
 
     from mataserver import Context, Principal
     from mataserver_jobs.desk import Desk
@@ -33,20 +44,8 @@ if TYPE_CHECKING:
 JSON = "application/json"
 ANY_TYPE = "*/*"
 """A file of a result is sent as what its name says."""
-STATES = ("queued", "running", "done", "failed", "cancelled")
-MAX_LIMIT = 1000
-LOG_BYTES = 65_536
-MAX_LOG_BYTES = 1_000_000
 SILENCE_SECONDS = 15.0
 """Seconds of silence after which the state is sent again, for proxies in between."""
-_PAGES: dict[str, tuple[Any, bool, str]] = {
-    "kind": (str, False, "Only jobs of this kind."),
-    "state": (str, False, "Only jobs in these states, with commas between."),
-    "limit": (int, False, "How many at most, 1 to 1000; 100 if it is left out."),
-    "offset": (int, False, "How many of the newest are skipped."),
-    "cursor": CURSOR,
-    "omit": (str, False, "Fields left out of each job: spec, result, or both with a comma."),
-}
 
 
 class Served(Protocol):
@@ -73,15 +72,14 @@ class Routes:
         write = {**read, "needs": "jobs:write"}
         return [
             Route("GET", "/v1/jobs", self.find, "List jobs", response=(Body(JSON, JobList),),
-                  parameters=_PAGES, errors=(422, 503), **read),
+                  parameters=PAGES, errors=(422, 503), **read),
             Route("GET", one, self.get, "Show a job", response=job, errors=(404, 503), **read),
             Route("GET", f"{one}/events", self.events, "Follow a job",
                   response=(Body("text/event-stream"),), errors=(404, 503), also={204: ()},
                   headers={"Last-Event-ID": (str, False, "The last event that was seen.")}, **read),
             Route("GET", f"{one}/log", self.log, "What a job printed",
                   response=(Body("text/plain"),), errors=(404, 422, 503),
-                  parameters={"bytes": (int, False, "How much of its end, 65536 if left out.")},
-                  **read),
+                  parameters=LOG, **read),
             Route("GET", f"{one}/files", self.files, "List a job's files",
                   response=(Body(JSON, FileList),), errors=(404, 422, 503), **read),
             Route("GET", one + "/files/{name:.+}", self.file, "Download a file",
@@ -99,11 +97,11 @@ class Routes:
 
     async def find(self, request: web.Request) -> web.Response:
         """Answer with a page of the jobs that the caller may see."""
-        check_query(request, _PAGES)
+        check_query(request, PAGES)
         query = request.query
         states, omitted = chosen(request, "state", STATES), chosen(request, "omit", OPEN)
         limit = number(request, "limit", 100, 1, MAX_LIMIT)
-        offset = number(request, "offset", 0, 0, 2**53)
+        offset = number(request, "offset", 0, 0, MAX_OFFSET)
         if not KIND_NAME.fullmatch(query.get("kind", "any")):
             raise InvalidParams("kind: letters, digits, dots, dashes and underscores, 64 at most")
         found = await self._desk.store.find(
@@ -237,21 +235,3 @@ def owner_of(request: web.Request) -> str | None:
     """Return the owner whose jobs a request may see: None for all."""
     principal = asker(request)
     return None if principal.may("admin") else principal.id
-
-
-def chosen(request: web.Request, name: str, options: Sequence[str]) -> list[str]:
-    """Return the words of a query parameter, between commas. Raises ``InvalidParams``."""
-    words = [each for each in request.query.get(name, "").split(",") if each]
-    if wrong := [each for each in words if each not in options]:
-        raise InvalidParams(f"{name}: {wrong[0][:32]!r} is none of {', '.join(options)}")
-    return words
-
-
-def number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
-    """Return a query parameter. Raises ``InvalidParams`` unless it is within its range."""
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most):
-        raise InvalidParams(f"{name}: expected an integer of {least} to {most}")
-    return int(text)

@@ -10,9 +10,10 @@ import base64
 import binascii
 import time
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from aiohttp import hdrs, web
+from msgspec import Meta
 
 from mataserver import BadRequest, Body, Conflict, MataError, Route, content_type
 from mataserver_database import finish
@@ -30,7 +31,13 @@ MAX_METADATA = 4096
 _DIGITS = 18
 _TUS = {"Tus-Resumable": VERSION}
 _REFUSED = {**_TUS, "Tus-Version": VERSION}  # which the protocol asks of a 412: what is spoken here
-_TUS_VERSION: dict[str, tuple[Any, bool, str]] = {"Tus-Resumable": (str, True, "1.0.0")}
+_TUS_VERSION: dict[str, tuple[Any, bool, str]] = {
+    "Tus-Resumable": (Literal["1.0.0"], True, "The version of the protocol.")
+}
+_Checksum = Annotated[  # base64 of 20 and of 32 bytes
+    str, Meta(pattern=r"^(sha1 [A-Za-z0-9+/]{27}=|sha256 [A-Za-z0-9+/]{43}=)?\Z")
+]
+_Bytes = Annotated[int, Meta(ge=0, lt=10**_DIGITS)]
 
 
 _SPOKEN = {"Tus-Resumable": "The version of the protocol."}
@@ -81,12 +88,22 @@ class UploadRoutes:
         one, found = "/v1/uploads/{id}", (404, 412, 503)
         mine: dict[str, Any] = {"tag": "jobs", "needs": "jobs:write", "error_headers": _REFUSED}
         length = {
-            "Upload-Length": (int, True, "Bytes of the whole."),
-            "Upload-Metadata": (str, False, "`filename` and its value in base64."),
+            "Upload-Length": (_Bytes, True, "Bytes of the whole."),
+            "Upload-Metadata": (
+                Annotated[str, Meta(max_length=MAX_METADATA)],
+                False,
+                "`filename` and its value in base64.",
+            ),
         }
         part = {
-            "Upload-Offset": (int, True, "Where the part begins."),
-            "Upload-Checksum": (str, False, "`sha1` or `sha256` and the digest in base64."),
+            "Upload-Offset": (_Bytes, True, "Where the part begins."),
+            "Upload-Checksum": (
+                Annotated[
+                    str, Meta(pattern=r"^(sha1 [A-Za-z0-9+/]{27}=|sha256 [A-Za-z0-9+/]{43}=)?\Z")
+                ],
+                False,
+                "`sha1` or `sha256` and the digest in base64.",
+            ),
         }
         return [
             Route("OPTIONS", "/v1/uploads", self.options, "What uploads may be", tag="jobs",

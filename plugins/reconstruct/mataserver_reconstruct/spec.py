@@ -22,13 +22,17 @@ Name = Annotated[
 
 Voxel = Annotated[float, Meta(gt=0, lt=1e9)]
 Points = Annotated[int, Meta(ge=1_000, le=20_000_000)]
+MaxSize = Annotated[int, Meta(ge=320, le=6_400)]
+MaxKeypoints = Annotated[int, Meta(ge=128, le=32_768)]
+Exhaustive = Annotated[int, Meta(ge=2, le=1_000)]
+Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 NONE, GPS = "none", "gps"
 """The sources of a model's scale."""
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
 _MARK = rf"(\S.*):{_NUMBER},{_NUMBER}"
-_LENGTH = re.compile(rf"{_MARK}\s+{_MARK}\s+{_NUMBER}")
+LENGTH = re.compile(rf"{_MARK}\s+{_MARK}\s+{_NUMBER}")
 
 
 class Mark(NamedTuple):
@@ -54,7 +58,7 @@ def parse_length(scale: str) -> Length | None:
     """
     if scale in {NONE, GPS}:
         return None
-    found = _LENGTH.fullmatch(scale)
+    found = LENGTH.fullmatch(scale)
     if found is None or not float(found[7]):
         raise ValueError(
             "scale: expected none, gps, or a length as IMAGE:X,Y IMAGE:X,Y METRES, "
@@ -108,16 +112,16 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dataset_name: Name = "custom"
     scene_name: Name = "scene_01"
     matcher: str = "sift"
-    max_size: Annotated[int, Meta(ge=320, le=6_400)] = 1_600
-    max_keypoints: Annotated[int, Meta(ge=128, le=32_768)] = 4_096
-    exhaustive: Annotated[int, Meta(ge=2, le=1_000)] = 150
+    max_size: MaxSize = 1_600
+    max_keypoints: MaxKeypoints = 4_096
+    exhaustive: Exhaustive = 150
     camera: Literal["auto", "single", "per_image"] = "auto"
     cluster: Literal["components", "louvain"] = "components"
     density: Literal["sparse", "semi"] = "sparse"
     scale: Annotated[str, Meta(max_length=1_000)] = NONE
     voxel: Voxel | None = None
     max_points: Points = 500_000
-    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    seed: Seed = 0
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     limits: Limits = Limits()
 

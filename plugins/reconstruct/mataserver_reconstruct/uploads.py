@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -19,9 +19,21 @@ from mataserver import (
     content_type,
     describe_error,
 )
+from mataserver_jobs.parameters import KEY_HEADER, idempotency_key
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind
 from mataserver_reconstruct.archive_check import ArchiveChecker
+from mataserver_reconstruct.spec import (
+    GPS,
+    LENGTH,
+    NONE,
+    Exhaustive,
+    MaxKeypoints,
+    MaxSize,
+    Points,
+    Seed,
+    Voxel,
+)
 from mataserver_reconstruct.views import Accepted
 
 if TYPE_CHECKING:
@@ -39,43 +51,46 @@ if TYPE_CHECKING:
 JSON = "application/json"
 FORM = "multipart/form-data"
 ZIP = "application/zip"
-KEY = "Idempotency-Key"
-MAX_KEY = 200
 MAX_JSON_BYTES = 100_000
-FIELDS: dict[str, tuple[Any, str]] = {
-    "dataset_name": (str, "The data set's name in the CSV."),
-    "scene_name": (str, "The scene's name in the report."),
-    "matcher": (str, "Who finds and matches features."),
-    "max_size": (int, "Longest side in pixels at which photographs are looked at."),
-    "max_keypoints": (int, "About how many features of one photograph."),
-    "exhaustive": (int, "Photographs up to which every pair is matched."),
-    "camera": (str, "auto, single or per_image: which photographs share a camera."),
-    "cluster": (str, "components or louvain: what is one scene."),
-    "density": (str, "sparse or semi."),
-    "scale": (str, "none, gps, or a length: IMAGE:X,Y IMAGE:X,Y METRES."),
-    "voxel": (float, "Side of a voxel in the model's own units."),
-    "max_points": (int, "Points of one cloud at most."),
-    "seed": (int, "Of everything that draws."),
+FIELDS = {
+    "dataset_name": "The data set's name in the CSV.",
+    "scene_name": "The scene's name in the report.",
+    "matcher": "Who finds and matches features.",
+    "max_size": "Longest side in pixels at which photographs are looked at.",
+    "max_keypoints": "About how many features of one photograph.",
+    "exhaustive": "Photographs up to which every pair is matched.",
+    "camera": "auto, single or per_image: which photographs share a camera.",
+    "cluster": "components or louvain: what is one scene.",
+    "density": "sparse or semi.",
+    "scale": "none, gps, or a length: IMAGE:X,Y IMAGE:X,Y METRES.",
+    "voxel": "Side of a voxel in the model's own units.",
+    "max_points": "Points of one cloud at most.",
+    "seed": "Of everything that draws.",
 }
 """The options of an upload, in its form or in its query."""
+Scale = Annotated[
+    str,
+    Meta(max_length=1_000, extra_json_schema={"pattern": f"^({NONE}|{GPS}|{LENGTH.pattern})?$"}),
+]
+_Text = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
 class UploadFields(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a form or JSON asks; the query may hold it as well."""
+    """What a form or JSON asks; the query may hold it as well. An empty text asks nothing."""
 
-    dataset_name: str | UnsetType = UNSET
-    scene_name: str | UnsetType = UNSET
+    dataset_name: _Text | UnsetType = UNSET
+    scene_name: _Text | UnsetType = UNSET
     matcher: str | UnsetType = UNSET
-    max_size: int | UnsetType = UNSET
-    max_keypoints: int | UnsetType = UNSET
-    exhaustive: int | UnsetType = UNSET
-    camera: str | UnsetType = UNSET
-    cluster: str | UnsetType = UNSET
-    density: str | UnsetType = UNSET
-    scale: str | UnsetType = UNSET
-    voxel: float | UnsetType = UNSET
-    max_points: int | UnsetType = UNSET
-    seed: int | UnsetType = UNSET
+    max_size: MaxSize | UnsetType = UNSET
+    max_keypoints: MaxKeypoints | UnsetType = UNSET
+    exhaustive: Exhaustive | UnsetType = UNSET
+    camera: Literal["", "auto", "single", "per_image"] | UnsetType = UNSET
+    cluster: Literal["", "components", "louvain"] | UnsetType = UNSET
+    density: Literal["", "sparse", "semi"] | UnsetType = UNSET
+    scale: Scale | UnsetType = UNSET
+    voxel: Voxel | UnsetType = UNSET
+    max_points: Points | UnsetType = UNSET
+    seed: Seed | UnsetType = UNSET
 
 
 class UploadForm(UploadFields, kw_only=True):
@@ -100,20 +115,21 @@ class Uploads:
 
     def routes(self) -> list[Route]:
         """Return the route."""
+        fields = msgspec.structs.fields(UploadFields)
         bodies = (Body(FORM, UploadForm), Body(ZIP), Body(JSON, UploadJson))
         return [
             Route("POST", "/upload", self.upload, "Reconstruct the photographs of a ZIP archive",
                   "reconstruct", request=bodies,
                   response=(Body(JSON, Accepted),), status=202,
-                  parameters={name: (of, False, text) for name, (of, text) in FIELDS.items()},
-                  headers={KEY: (str, False, "One key is one job.")},
+                  parameters={each.name: (each.type, False, FIELDS[each.name]) for each in fields},
+                  headers=KEY_HEADER,
                   errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), needs="jobs:write",
                   denied=401, max_body=self._max_bytes, body_timeout="idle"),
         ]  # fmt: skip
 
     async def upload(self, request: web.Request) -> web.Response:
         """Accept an archive; answer 202 with the id of its job."""
-        key = _key(request)
+        key = idempotency_key(request)
         self._job_spec(request.query, "")  # checked before the archive is read, which may be large
         named = content_type(request) == JSON
         job = await (self._from_upload(request, key) if named else self._from_body(request, key))
@@ -221,11 +237,3 @@ class Uploads:
         if sum(entry.file_size for entry in found) > shutil.disk_usage(file.parent).free:
             raise OutOfMemory("The disk has no room for what the archive unpacks to")
         return len(found)
-
-
-def _key(request: web.Request) -> str | None:
-    """Return the idempotency key of a request. Raises ``InvalidParams``."""
-    key = request.headers.get(KEY)
-    if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii()):
-        raise InvalidParams(f"{KEY}: expected 1 to {MAX_KEY} ASCII characters")
-    return key

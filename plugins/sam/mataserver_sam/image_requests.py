@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver_sam.prompts import MAX_PROMPTS, Prompts, Request, Share, Words
 
 MaskFormat = Literal["rle", "coco", "png", "polygon"]
+Image = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
 ImageId = Annotated[str, Meta(max_length=64)]
 
 
@@ -26,7 +27,7 @@ class SegmentRequest(Request, frozen=True, kw_only=True):
     mask_format:          "rle", "coco", "png" or "polygon"; null takes the server's.
     """
 
-    image: str | None = None
+    image: Image | None = None
     image_id: ImageId | None = None
     keep_image: bool = False
     prompts: Prompts
@@ -39,7 +40,7 @@ class SegmentRequest(Request, frozen=True, kw_only=True):
 class CachedRequest(Request, frozen=True, kw_only=True):
     """``POST /api/v1/image/cached-features``; the fields it shares mean the same."""
 
-    image: str | None = None
+    image: Image | None = None
     image_id: ImageId | None = None
     keep_image: bool = False
     text_prompts: Annotated[list[Words], Meta(min_length=1, max_length=MAX_PROMPTS)]

@@ -23,7 +23,8 @@ Each is a token of the decoder, which compares every token with every other.
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 RelativeBox = tuple[Share, Share, Share, Share]
-Words = Annotated[str, Meta(max_length=1_000)]
+Words = Annotated[str, Meta(max_length=1_000, extra_json_schema={"pattern": r"\S"})]
+"""A text that is not empty, and not of spaces alone."""
 
 _FIELDS = {
     "text": ("text",),
@@ -57,7 +58,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     A field that is null counts as left out, and so does ``label`` of another type if it is true.
     """
 
-    type: Annotated[str, Meta(max_length=16)]
+    type: Annotated[str, Meta(max_length=16, extra_json_schema={"enum": [*_FIELDS]})]
     text: Words | None = None
     box: RelativeBox | None = None
     label: bool | Literal[0, 1] | None = None

@@ -8,8 +8,10 @@ import logging
 import secrets
 import time
 from collections import Counter
+from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 
 from mataserver import Unavailable
@@ -254,9 +256,7 @@ async def rows(connection: Connection, since: int, until: int) -> list[sa.RowMap
 
 def day_of(text: str) -> int:
     """Return the number of a day ``YYYY-MM-DD``. Raises ``ValueError``."""
-    from datetime import UTC, datetime
-
-    return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() // DAY)
+    return (msgspec.convert(text, date) - date(1970, 1, 1)).days
 
 
 def date_of(day: int) -> str:

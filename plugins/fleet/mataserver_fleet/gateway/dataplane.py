@@ -8,6 +8,7 @@ import hmac
 import io
 import secrets
 import socket
+from datetime import date
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -36,8 +37,8 @@ CSV = "text/csv"
 COLUMNS = ("day", "consumer", "application", "model", "requests", "failed", "bytes_in", "bytes_out")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _DAYS: dict[str, tuple[Any, bool, str]] = {
-    "since": (str, False, "The first day, as YYYY-MM-DD, of UTC [today]."),
-    "until": (str, False, "The last day [today]."),
+    "since": (date, False, "The first day, as YYYY-MM-DD, of UTC [today]."),
+    "until": (date, False, "The last day [today]."),
 }
 
 
