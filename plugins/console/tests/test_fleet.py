@@ -252,7 +252,7 @@ MANY = """(() => {
   const real = window.fetch;
   const many = (make) => Array.from({ length: 1000 }, (_, at) => make(`name-${at}`, at));
   const lists = {
-    "api/models": { total: 1200, models: many((name) => ({ id: name, name, description: "",
+    "api/models": { total: 1000, models: many((name) => ({ id: name, name, description: "",
       latest_version: 1, versions: [{}], state: "unloaded", tritons: [], inference_count: 0,
       last_inference: null, reason: "" })) },
     "api/apps": { total: 1000, apps: many((name) => ({ id: name, name, host: null, routes: [],
@@ -285,8 +285,6 @@ async def test_a_thousand_of_each(tmp_path):
             await person.go(f"fleet?part={name}")
             await person.sees(f"The first {first} of 1,000.")
             assert await person.evaluate(rows) == first
-            if name == "models":
-                await person.sees("The page has the first 1,000 of 1,200.")
             await person.click("More", ".content")
             await person.until(f"{rows} === {2 * first}")
             await person.fill(".filter input", "NAME-999")

@@ -77,3 +77,22 @@ async def test_less_motion(tmp_path):
         still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
         await person.page.call("Emulation.setEmulatedMedia", features=still)
         assert await person.evaluate(moves) == "0s"
+
+
+async def test_compare_is_told_apart(tmp_path):
+    """Its link is told by more than a colour; a phone has its heading, each code its own name."""
+    names = """[...document.querySelectorAll('.codebox')].map((e) => e.ariaLabel).join()"""
+    shown_link = "getComputedStyle(document.querySelector('.needs a')).textDecorationLine"
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("compare?model=many&with=fake-detect")
+        await person.until("!!document.querySelector('.drop .examples button')")
+        await person.evaluate("document.querySelector('.drop .examples button').click()")
+        await person.until("!!document.querySelector('.needs a')")
+        assert await person.evaluate(shown_link) == "underline"
+        assert await person.evaluate(names) == "Code of A,Code of B"
+        assert await person.faults() == []
+        await person.screen(**PHONE)
+        assert await person.evaluate("getComputedStyle(document.querySelector('h1')).display") != (
+            "none"
+        )
+        assert await person.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -123,7 +123,7 @@ export default function Ask() {
         ${picture && html`<section class="sect pictures"><${Examples} task="vlm" chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/></section>`}${wrongPicture && html`<p class="pad err" role="alert">${wrongPicture.message}</p>`}</section>
       <section class="talk" aria-label="Talk"><div class="scroll" tabindex="-1">
           ${chosen.known && !name && html`<div class="pad"><${Note}>No model that writes is registered yet. One of the task vlm comes from the hub, by the page Models.<//></div>`}
-          ${name && !turns.length && html`<div class="pad stack-12"><h2>Ask about the picture</h2><p class="help">${picture ? "The answer is written as it comes. For example:" : "Take a picture at first. Then, for example:"}</p>
+          ${name && !turns.length && html`<div class="pad stack-12"><h2>Ask about the picture</h2><p class="help">${picture ? "The answer is written as it comes. For example:" : "Take a picture first. Then, for example:"}</p>
             <div class="row wrap">${QUESTIONS.map((each) => html`<${Button} small key=${each} disabled=${!picture} onClick=${() => put(each)}>${each}<//>`)}</div></div>`}
           <div role="log"><ol class="turns">${turns.map((turn, at) => html`<${Turn} key=${at} turn=${turn} again=${at === turns.length - 1 ? () => put(turn.question) : undefined}/>`)}</ol></div>
           ${busy && !last.text && seconds > 0.4 && html`<p class="pad quiet" role="status">${chosen.model?.state === "loading" ? "Loading the model" : "Looking at the picture"}, ${Math.floor(seconds)} s</p>`}<div ref=${end}></div></div>

@@ -45,6 +45,9 @@ export function Marks({ points, width, height }) {
 }
 
 /** Find by words; nothing where `find` is not to be had. */
+/** What pointing does: a phone has no right button. */
+export const Pointing = () => html`<span class="wide">A click adds, a right click removes, a drag makes a box.</span><span class="narrow">A tap adds, or removes with Remove; a drag makes a box.</span>`;
+
 export function Words({ find }) {
   const submit = (event) => { event.preventDefault(); const words = String(new FormData(event.target).get("words")).trim(); if (words) find(words); };
   if (!find) return null;

@@ -141,10 +141,10 @@ function Needs({ text, file }) {
     ${EXAMPLES.some((each) => each.name === file) ? html` Save the picture: <a href=${`console/pictures/${file}`} download=${file}>${file}</a>.` : ""}</p>`;
 }
 
-export function Code({ made, request }) {
+export function Code({ made, request, label = "Code" }) {
   const languages = made ?? LANGUAGES;
   const [language, setLanguage] = useState("curl");
   const text = languages[language](request);
-  return html`<section class="codebox" aria-label="Code"><div class="tabs"><${Tabs} label="Language" tabs=${TABS.filter(([key]) => languages[key])} value=${language} onChange=${setLanguage}/>
+  return html`<section class="codebox" aria-label=${label}><div class="tabs"><${Tabs} label="Language" tabs=${TABS.filter(([key]) => languages[key])} value=${language} onChange=${setLanguage}/>
     <span class="grow"></span><span class="row"><${Copy} text=${text}>Copy<//></span></div><pre class="code" tabindex="0">${marked(text, language)}</pre><${Needs} text=${text} file=${request.file}/></section>`;
 }

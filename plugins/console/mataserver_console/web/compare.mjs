@@ -162,7 +162,7 @@ export default function Compare() {
         ${picture && html`<${Zoom} zoom=${zoom} setZoom=${setZoom} percent=${Math.round(scale * 100)}/>`}</div>
         ${picture ? html`<div class="sides" onScrollCapture=${link}>${trials.map((trial, at) => html`<${Side} key=${SIDES[at]} letter=${SIDES[at]} trial=${trial} picture=${picture} hover=${hover[SIDES[at]]} setHover=${mark(SIDES[at])} show=${show} zoom=${zoom} setScale=${at ? undefined : setScale}/>`)}</div>`
           : html`<div class="stagebox">${coming && html`<div class="running"><i></i></div>`}<${Empty} task=${first.model?.task} take=${take} pick=${pick} onError=${setError}/></div>`}
-        <div class="sides codes">${trials.map((trial, at) => html`<${Code} key=${SIDES[at]} request=${{ model: trial.chosen.name, params: trial.given, file: picture?.name ?? "picture.jpg" }}/>`)}</div></section>
+        <div class="sides codes">${trials.map((trial, at) => html`<${Code} key=${SIDES[at]} label=${`Code of ${SIDES[at].toUpperCase()}`} request=${{ model: trial.chosen.name, params: trial.given, file: picture?.name ?? "picture.jpg" }}/>`)}</div></section>
       <aside class="panel right" aria-label="Answers"><div class="scroll" tabindex="-1"><${Race} trials=${trials}/>
         ${scored.length > 0 && html`<${From} items=${scored} from=${a.from} setFrom=${(value) => amend({ from: value || undefined })}/>`}
         ${trials.some((trial) => trial.items.length > 0) && html`<${Pairs} pairs=${pairs} hover=${hover} setHover=${setHover}/>`}</div></aside>

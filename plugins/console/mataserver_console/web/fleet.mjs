@@ -9,12 +9,11 @@ import { Form } from "./form.mjs";
 import { count } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useState } from "./html.mjs";
-import { useListing } from "./listing.mjs";
+import { useServerListing } from "./listing.mjs";
 import { amend, useRoute } from "./route.mjs";
-import { refresh, useSource } from "./source.mjs";
+import { refresh } from "./source.mjs";
 
 const EVERY = 2;
-const NONE = [];
 
 const Placement = ({ at }) => html`<span class="tag" title=${at.reason || `wanted: ${at.wanted.join(", ") || "none"}`}><${State} kind=${STATES[at.state] ?? "off"}>${at.name}<//> ${at.versions.join(", ")}</span>`;
 
@@ -38,9 +37,7 @@ function Model({ model }) {
 }
 
 function Models() {
-  const { data, error } = useSource(MODELS, EVERY);
-  const all = data?.models ?? NONE;
-  const { drawn, filter, rest } = useListing(all, (each) => `${each.name} ${each.state} ${each.description}`, { total: data?.total });
+  const { data, error, all, drawn, filter, rest } = useServerListing({ path: MODELS, list: "models", every: EVERY }, (each) => `${each.name} ${each.state} ${each.description}`);
   return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(MODELS)}/>`}${filter}
     <section class="card cards" aria-label="Models of the fleet"><div class="tscroll"><table><thead><tr><th>Model</th><th>State</th><th class="wide">Newest</th><th class="wide">Where</th><th class="num wide">Inferences</th><th class="wide">Last one</th><th><span class="sr">Actions</span></th></tr></thead>
       <tbody>${drawn.map((each) => html`<${Model} key=${each.id} model=${each}/>`)}</tbody></table></div>${rest}

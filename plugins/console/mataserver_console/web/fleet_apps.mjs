@@ -4,11 +4,10 @@ import { Button, Copy, Sure, Trouble } from "./controls.mjs";
 import { CONSUMERS, Limits, limits } from "./fleet_consumers.mjs";
 import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
-import { useListing } from "./listing.mjs";
+import { useServerListing } from "./listing.mjs";
 import { ModelField } from "./picker.mjs";
 import { refresh, useSource } from "./source.mjs";
 
-const NONE = [];
 export const APPS = "api/apps?limit=1000";
 /** The fleet's models. */
 export const MODELS = "api/models?limit=1000";
@@ -23,7 +22,7 @@ export const NewApplication = ({ close }) => html`<${Form} title="New applicatio
   <label class="row"><input type="checkbox" name="resend"/>Asking twice changes nothing: a request may be sent anew</label><//>`;
 
 function NewRoute({ app, close }) {
-  const { data } = useSource(MODELS, 10);
+  const { data } = useSource(`${MODELS}#models`, 10);
   const offered = new Set(app.routes.map((each) => each.model_name));
   const free = (data?.models ?? []).filter((each) => !offered.has(each.name));
   return html`<${Form} title=${`A model for ${app.name}`} text="Offer it" close=${close} send=${async (given) => {
@@ -74,9 +73,7 @@ function Application({ app }) {
 }
 
 export function Applications() {
-  const { data, error } = useSource(APPS, 5);
-  const all = data?.apps ?? NONE;
-  const { drawn, filter, rest } = useListing(all, (each) => `${each.name} ${each.host ?? ""}`, { step: 24, total: data?.total });
+  const { data, error, all, drawn, filter, rest } = useServerListing({ path: APPS, list: "apps", every: 5 }, (each) => `${each.name} ${each.host ?? ""}`, 24);
   return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(APPS)}/>`}${filter}
     ${data && !all.length && html`<section class="card"><p class="pad help">None yet. An application offers models under one address and lets consumers in.</p></section>`}
     <div class="two-up">${drawn.map((each) => html`<${Application} key=${each.id} app=${each}/>`)}</div>${rest}`;

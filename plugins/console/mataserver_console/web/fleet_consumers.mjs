@@ -3,10 +3,9 @@ import { ask, may } from "./api.mjs";
 import { State, Sure, Trouble } from "./controls.mjs";
 import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
-import { useListing } from "./listing.mjs";
-import { refresh, useSource } from "./source.mjs";
+import { useServerListing } from "./listing.mjs";
+import { refresh } from "./source.mjs";
 
-const NONE = [];
 export const CONSUMERS = "api/consumers?limit=1000";
 
 /** The limits that a form names. */
@@ -43,9 +42,7 @@ function Consumer({ consumer }) {
 }
 
 export function Consumers() {
-  const { data, error } = useSource(CONSUMERS, 5);
-  const all = data?.consumers ?? NONE;
-  const { drawn, filter, rest } = useListing(all, (each) => `${each.name} ${each.tags}`, { total: data?.total });
+  const { data, error, all, drawn, filter, rest } = useServerListing({ path: CONSUMERS, list: "consumers", every: 5 }, (each) => `${each.name} ${each.tags}`);
   return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(CONSUMERS)}/>`}${filter}
     <section class="card cards" aria-label="Consumers"><div class="tscroll"><table><thead><tr><th>Consumer</th><th>Key</th><th class="wide">Limits</th><th><span class="sr">Actions</span></th></tr></thead>
       <tbody>${drawn.map((each) => html`<${Consumer} key=${each.id} consumer=${each}/>`)}</tbody></table></div>${rest}

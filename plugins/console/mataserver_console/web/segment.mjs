@@ -1,7 +1,7 @@
 // Segment anything: clicks, boxes and words, each answered with the object's mask, on a picture or a video.
 import { isAbort } from "./api.mjs";
 import { Asked, HERE, outlined } from "./asked.mjs";
-import { Clicks, Marks, Tools, Words, around, useTool } from "./clicks.mjs";
+import { Clicks, Marks, Pointing, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code, POSTED } from "./code.mjs";
 import { Button, Note, Segments, State, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
@@ -220,6 +220,6 @@ function Picture({ head, model, none }) {
           ${picture && html`<${Ways} take=${take} onError=${setError}/>`}${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>
         <${Words} find=${can("text_prompt") && picture && all.find}/>
         ${(all.error ?? none) && html`<div class="pad"><${Trouble} error=${all.error ?? none} again=${all.error ? all.again : undefined}/></div>`}
-        <div class="scroll" tabindex="-1"><${Objects} all=${all}/>${picture && html`<${Proposals} key=${thing.key} picture=${picture} thing=${thing} take=${all.take}/>`}<p class="pad help">A click adds, a right click removes, a drag makes a box. <kbd>Z</kbd> takes back.</p>
+        <div class="scroll" tabindex="-1"><${Objects} all=${all}/>${picture && html`<${Proposals} key=${thing.key} picture=${picture} thing=${thing} take=${all.take}/>`}<p class="pad help"><${Pointing}/> <span class="wide"><kbd>Z</kbd> takes back.</span></p>
         ${!picture && html`<div class="pad"><${Note}>Take a picture first.<//></div>`}</div></aside></div>`;
 }

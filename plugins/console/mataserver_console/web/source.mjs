@@ -22,6 +22,18 @@ export function wait() {
   return () => { clearTimeout(timer); awaited.set(awaited.get() - late); late = 0; };
 }
 
+/** What `path` answers; behind a `#` is the name of a list, all pages of which are read. */
+async function read(path, options) {
+  if (path === "metrics") return (await send(path, options)).text();
+  const [start, list] = path.split("#");
+  const whole = await ask(start, options);
+  while (list && whole.next_cursor) {
+    const { [list]: more, next_cursor: next } = await ask(`${start}&cursor=${encodeURIComponent(whole.next_cursor)}`, options);
+    Object.assign(whole, { [list]: [...whole[list], ...more], next_cursor: next });
+  }
+  return whole;
+}
+
 class Source {
   constructor(path) {
     this.path = path;
@@ -40,8 +52,7 @@ class Source {
     const done = at || before ? () => {} : wait();
     const options = { again: false, signal: AbortSignal.timeout(LATE) };
     try {
-      const data = this.path === "metrics" ? await (await send(this.path, options)).text() : await ask(this.path, options);
-      this.take(turn, { data, error: null, at: Date.now() });
+      this.take(turn, { data: await read(this.path, options), error: null, at: Date.now() });
     } catch (error) {
       // Who signs in asks everything again: until then what is known stays.
       if (!isAbort(error) && !(error.status === 401 && who.get() === null)) this.take(turn, { ...this.cell.get(), error });
@@ -97,8 +108,9 @@ export function useSource(path, every = Infinity) {
   return useCell(source.cell);
 }
 
-/** Ask again now. */
-export const refresh = (...paths) => Promise.all(paths.map((path) => sources.get(path)?.refresh()));
+/** Ask again now, of a list that is looked at also all its pages. */
+export const refresh = (...paths) => Promise.all([...sources.values()]
+  .filter((source) => paths.includes(source.path) || (source.wishes.size && paths.includes(source.path.split("#")[0]))).map((source) => source.refresh()));
 
 /** Ask again all whose addresses begin so, and that somebody looks at. */
 export function refreshBelow(start) {

@@ -1,5 +1,5 @@
 // Segment's video: open, look at any frame, point, track, correct on a later frame, take the masks along.
-import { Clicks, Marks, Tools, Words, around, useTool } from "./clicks.mjs";
+import { Clicks, Marks, Pointing, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code } from "./code.mjs";
 import { Button, Note, Segments, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
@@ -183,5 +183,5 @@ export function Video({ head, model, none }) {
         <${Words} find=${words && film.phase === "open" && !film.tracking && ((text) => film.find(shown.frame, text))}/>
         <div class="stack-12 wrongs"><${Wrong} film=${film} none=${none} model=${model}/></div>
         <div class="scroll" tabindex="-1"><${Objects} film=${film} shown=${shown}/><${Said} film=${film}/>
-          <p class="pad help">${open ? html`A click adds, a right click removes, a drag makes a box. Then Track; where it goes wrong, stop and click on that frame. <kbd>,</kbd> <kbd>.</kbd> step.` : "Open a video first."}</p></div></aside></div>`;
+          <p class="pad help">${open ? html`<${Pointing}/> Then Track; where it goes wrong, stop and point at it on that frame. <span class="wide"><kbd>,</kbd> <kbd>.</kbd> step.</span>` : "Open a video first."}</p></div></aside></div>`;
 }
