@@ -1,4 +1,5 @@
 // The picture at its own size with what was found drawn in, and the answer as a file.
+import { decoded } from "./decoding.mjs";
 import { labelsOf } from "./overlay.mjs";
 import { cut, wide } from "./labels.mjs";
 import { outlineOf } from "./outline.mjs";
@@ -47,7 +48,7 @@ function tag(pen, each, unit) {
 
 /** A PNG of the picture with its results; lines and labels are as large as on a screen of 1,000 px. */
 export async function drawn(picture, items, show, depth) {
-  const image = await createImageBitmap(picture.blob, { imageOrientation: "from-image" });
+  const { bitmap: image } = /** @type {{bitmap: ImageBitmap}} */ (await decoded(picture.blob));
   const canvas = new OffscreenCanvas(image.width, image.height);
   const pen = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const unit = Math.max(1, image.width / 1000);

@@ -1,6 +1,7 @@
 // The picture that is asked about: a file, what was dropped or pasted, a camera's frame, an example.
 import { send } from "./api.mjs";
 import { Button, Dialog, Note } from "./controls.mjs";
+import { decoded, sizeOf } from "./decoding.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { keep } from "./kept.mjs";
 import { address } from "./route.mjs";
@@ -34,20 +35,24 @@ const marked = () => `${Date.now()} ${Math.random()}`;
 /** What is shown of a file: the server reads formats that a browser does not, such as a phone's HEIC. */
 export async function pictureOf(file, name = file.name || "picture", mark = marked()) {
   const blob = await held(file, name);
-  const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null);
-  if (!bitmap) return { blob, name, mark, url: "", ...UNSEEN, unseen: true };
+  const found = await decoded(blob);
+  if (!found) {
+    const size = await sizeOf(blob);
+    return { blob, name, mark, url: "", width: size?.[0] ?? UNSEEN.width, height: size?.[1] ?? UNSEEN.height, unseen: true, known: Boolean(size) };
+  }
+  const { bitmap, plain } = found;
   const { width, height } = bitmap;
-  const url = URL.createObjectURL(width * height > LARGE ? await smaller(bitmap) : blob);
+  const url = URL.createObjectURL(plain && width * height <= LARGE ? blob : await smaller(bitmap));
   bitmap.close();
   return { blob, name, mark, url, width, height };
 }
 
-/** A picture of many megapixels is shown smaller, and sent as it is. */
+/** A picture of many megapixels is shown smaller, one that no browser turns is shown turned; it is sent as it is. */
 async function smaller(bitmap) {
-  const scale = SHOWN / Math.max(bitmap.width, bitmap.height);
+  const scale = Math.min(1, SHOWN / Math.max(bitmap.width, bitmap.height));
   const canvas = new OffscreenCanvas(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));
   canvas.getContext("2d")?.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 });
+  return canvas.convertToBlob({ type: "image/webp", quality: 0.9 });
 }
 
 export async function exampleOf(name) {
@@ -132,7 +137,7 @@ export function Examples({ task, chosen, pick }) {
 }
 
 /** A picture's name, cut where it is long, and its size, which is not. */
-export const Named = ({ picture: { name, width, height, unseen } }) => html`<span class="row quiet"><span class="cut" title=${name}>${name}</span>${unseen ? null : html`<span class="nowrap">${width} × ${height}</span>`}</span>`;
+export const Named = ({ picture: { name, width, height, unseen, known } }) => html`<span class="row quiet"><span class="cut" title=${name}>${name}</span>${unseen && !known ? null : html`<span class="nowrap">${width} × ${height}</span>`}</span>`;
 
 /** In the place of a picture that a browser cannot show. */
 export const Unseen = ({ name }) => html`<div class="unseen"><span>This browser cannot show ${name} itself.</span></div>`;

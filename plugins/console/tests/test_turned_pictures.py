@@ -1,0 +1,90 @@
+"""Pictures that a browser reads otherwise than the server: what was found lies right on them."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import pillow_heif
+import pytest
+from console_pages import CHROMIUM, served, shown
+from PIL import Image
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+WIDTH, HEIGHT = 96, 48
+SIZE = f"{WIDTH} \N{MULTIPLICATION SIGN} {HEIGHT}"
+ORIENTATION = 0x112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""By EXIF's orientation how a picture is stored that is seen upright."""
+PIXELS = """(() => {
+  const seen = document.querySelector('.shot img');
+  if (!seen?.complete) return null;
+  const canvas = new OffscreenCanvas(seen.naturalWidth, seen.naturalHeight);
+  const pen = canvas.getContext('2d');
+  pen.drawImage(seen, 0, 0);
+  const at = (x, y) => [...pen.getImageData(x, y, 1, 1).data].slice(0, 3).map((v) => v > 128);
+  return [[canvas.width, canvas.height], at(10, 10), at(86, 10), at(10, 38)];
+})()"""
+
+
+def picture():
+    """Return a picture whose corners differ: red, green and blue."""
+    made = Image.new("RGB", (WIDTH, HEIGHT))
+    half, low = WIDTH // 2, HEIGHT // 2
+    made.paste((255, 0, 0), (0, 0, half, low))
+    made.paste((0, 255, 0), (half, 0, WIDTH, low))
+    made.paste((0, 0, 255), (0, low, half, HEIGHT))
+    return made
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+async def test_a_webp_is_shown_as_the_server_reads_it(tmp_path, orientation):
+    """Browsers do not turn it by its EXIF."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = orientation
+    picture().transpose(TURNS[orientation]).save(buffer, "WEBP", lossless=True, exif=exif)
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give(buffer.getvalue(), "turned.webp")
+        await person.sees(SIZE)
+        size, red, green, blue = await person.until(PIXELS)
+        assert size == [WIDTH, HEIGHT]
+        assert (red, green, blue) == (
+            [True, False, False],
+            [False, True, False],
+            [False, False, True],
+        )
+
+
+def heic():
+    """Return a picture as phones write it."""
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(picture()).save(buffer)
+    return buffer.getvalue()
+
+
+def tiled():
+    """Return the beginning of one that is turned and in tiles, whose own size comes last."""
+    sizes = b"".join(b"ispe" + struct.pack(">III", 0, *size) for size in ((16, 16), (48, 96)))
+    return struct.pack(">I", 24) + b"ftypheic" + bytes(12) + sizes + b"irot\x01" + bytes(20)
+
+
+@pytest.mark.parametrize("data", [heic(), tiled()], ids=["plain", "turned"])
+async def test_a_heic_has_its_size(tmp_path, data):
+    """What is found lies in the place of the picture, which the browser cannot show."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give(data, "phone.heic")
+        await person.sees("This browser cannot show this picture itself.")
+        assert SIZE in await person.text(".pictures")
+        shape = "(({ width, height }) => width / height)(%s.getBoundingClientRect())"
+        ratio = await person.evaluate(shape % "document.querySelector('.shot')")
+        assert ratio == pytest.approx(WIDTH / HEIGHT, rel=0.02)
