@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mataserver import MataError, Unavailable
 from mataserver_accounts.passwords import Passwords
-from mataserver_accounts.refusals import Refusal, Refusals
 from mataserver_accounts.snapshot import InvalidToken, KeyRates, Snapshot
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import CHANNEL, SCHEMA
 from mataserver_accounts.tokens import Tokens
-from mataserver_database import finish
+from mataserver_database import Refusal, Refusals, finish
 
 if TYPE_CHECKING:
     import logging
@@ -77,11 +76,15 @@ class Directory:
     def owner_of(self, secret: str) -> Principal | None:
         """Return whose a key or token is, from memory; see ``Snapshot.owner_of``."""
         found = _require_open(self._snapshot).owner_of(secret)
-        if self._refusals and found is not None and self._refusals.cover(found):
+        if self._refusals and found is not None and self._is_refused(found):
             if found.kind == "key":
                 return None
             raise InvalidToken("Invalid or expired token")
         return found
+
+    def _is_refused(self, principal: Principal) -> bool:
+        """Whether a key or token that was shown is refused, or its user."""
+        return principal.grant in self._refusals or principal.id in self._refusals
 
     async def start(self, database: Database) -> None:
         """Migrate, make the first administrator, and read what there is. Raises ``MataError``."""
@@ -151,13 +154,11 @@ class Directory:
         try:
             return await self._apply(work())
         except Unavailable as error:
-            self._refusals.add(identity, Refusal(work, asked_by, error.detail))
+            refusal = Refusal(identity, work, asked_by, error.detail)
+            self._refusals.add(identity, refusal)
             self._sign_out(identity)
             self._change_event.set()
-            raise type(error)(
-                f"{error.detail}. This server refuses {identity} all the same, and stores that as"
-                " soon as it can"
-            ) from None
+            raise refusal.error(error) from None
 
     async def refresh(self) -> None:
         """Reload everything if anything changed. Raises ``MataError``."""

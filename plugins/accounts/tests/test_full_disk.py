@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from mataserver import Conflict, NotFound
 from mataserver_accounts import directory
 from mataserver_accounts.announced_tables import AnnouncedTables
-from mataserver_accounts.refusals import Refusal, Refusals
-from mataserver_database import Busy, Database, Full
+from mataserver_database import Busy, Database, Full, Refusal, Refusals
 
 
 class Disk:
@@ -158,7 +157,7 @@ async def test_what_becomes_of_refusals(caplog):
             if error is not None:
                 raise error
 
-        refusals.add(identity, Refusal(storing, "root (1)", "away"))
+        refusals.add(identity, Refusal(identity, storing, "root (1)", "away"))
 
     refuse("full", Full("No room"))
     refuse("broken", RuntimeError("Something else"))

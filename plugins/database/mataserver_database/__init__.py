@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         page_of,
     )
     from mataserver_database.paging import Rows, Sorting, by_code_point
+    from mataserver_database.refusals import Refusal, Refusals
 
 __all__ = [
     "CURSOR",
@@ -46,6 +47,8 @@ __all__ = [
     "LeaseWatch",
     "NewerSchemaError",
     "Page",
+    "Refusal",
+    "Refusals",
     "Rows",
     "Schema",
     "Settings",
@@ -71,6 +74,8 @@ _MODULES = {
     "Full": "failures",
     "PARAMETERS": "page_requests",
     "Page": "page_requests",
+    "Refusal": "refusals",
+    "Refusals": "refusals",
     "Rows": "paging",
     "Sorting": "paging",
     "Unfit": "failures",

@@ -57,7 +57,9 @@ class FleetService:
         folder = Path(settings.folder) if settings.folder else ctx.data_dir / "fleet"
         files = FileStore(folder, unfinished=settings.unfinished_mb * 1e6)
         self._data_plane = DataPlane(ctx)
-        self._components = Components(files, settings, self._data_plane.serves)
+        self._components = Components(
+            files, settings, self._data_plane.serves, self._data_plane.refused_keys
+        )
         self._routes = tuple(kind(ctx, self._components) for kind in _HANDLERS)
         self._supervisor: TritonSupervisor | None = None
         self._tasks: list[asyncio.Task[None]] = []

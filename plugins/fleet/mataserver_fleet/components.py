@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
+from mataserver_fleet.consumer_revocations import ConsumerRevocations
 from mataserver_fleet.consumers import Consumers
 from mataserver_fleet.store import ChangeSignal
 from mataserver_fleet.tritons import Tritons
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver_fleet.files import FileStore
+    from mataserver_fleet.gateway.refused_keys import RefusedKeys
     from mataserver_fleet.options import Settings
     from mataserver_fleet.store import Store
 
@@ -21,14 +23,22 @@ if TYPE_CHECKING:
 class Components:
     """What the routes stand on, once the service is entered.
 
-    serves: whether this server or another mataserver has a model.
+    serves:  whether this server or another mataserver has a model.
+    refused: the keys that the gateway refuses before that is stored.
     """
 
-    def __init__(self, files: FileStore, settings: Settings, serves: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        files: FileStore,
+        settings: Settings,
+        serves: Callable[[str], bool],
+        refused: RefusedKeys,
+    ) -> None:
         self._store: Store | None = None
         self.files = files
         self.upload_store = UploadStore(files, settings)
         self.serves = serves
+        self._refused = refused
         self.changes = ChangeSignal()
 
     def open(self, store: Store) -> None:
@@ -51,3 +61,8 @@ class Components:
     def consumers(self) -> Consumers:
         """The consumers."""
         return Consumers(self.store)
+
+    @property
+    def revocations(self) -> ConsumerRevocations:
+        """What takes consumers' keys away."""
+        return ConsumerRevocations(self.store, self._refused)

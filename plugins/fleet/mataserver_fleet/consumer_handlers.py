@@ -130,9 +130,8 @@ class ConsumerHandlers:
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a consumer."""
-        row = await finish(
-            self._consumers.remove(request.match_info["consumer"], expected(request))
-        )
+        name, remove = request.match_info["consumer"], self._components.revocations.remove
+        row = await finish(remove(name, caller(request), expected(request)))
         self._note(request, "removed the consumer", row["name"])
         return self._ctx.http.respond(Status())
 
@@ -154,8 +153,8 @@ class ConsumerHandlers:
 
     async def revoke(self, request: web.Request) -> web.Response:
         """Revoke a consumer's key."""
-        name = request.match_info["consumer"]
-        row = await finish(self._consumers.revoke(name, caller(request), expected(request)))
+        name, revoke = request.match_info["consumer"], self._components.revocations.revoke
+        row = await finish(revoke(name, caller(request), expected(request)))
         self._note(request, "revoked the key of the consumer", row["name"])
         return self._answer(row)
 

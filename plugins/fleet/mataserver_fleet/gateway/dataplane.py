@@ -19,6 +19,7 @@ from mataserver_database import finish
 from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, rows
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.gauges import GatewayCollector
+from mataserver_fleet.gateway.refused_keys import RefusedKeys
 from mataserver_fleet.gateway.snapshot import Target
 from mataserver_fleet.gateway.updating import SnapshotUpdater
 from mataserver_fleet.gateway.usage import DAY
@@ -52,6 +53,7 @@ class DataPlane:
         self._gateway = Gateway(
             ctx.http, self._settings, unread, VideoSessions.create, self.has_own_model
         )
+        self.refused_keys = RefusedKeys(self._gateway.follow)
         self._store: Store | None = None
         self._token = secrets.token_urlsafe(32)
         ctx.metrics.register(GatewayCollector(self._gateway.usage, self._gateway.servers))
@@ -82,7 +84,7 @@ class DataPlane:
         """Start answering. Raises ``Unavailable``."""
         await self._gateway.__aenter__()
         self._rpc_gateway = _rpc_gateway(self._ctx, self._gateway)
-        follow, timeout = self._gateway.follow, self._settings.timeout
+        follow, timeout = self.refused_keys.follow, self._settings.timeout
         self._updater = SnapshotUpdater(store, follow, timeout, _peers(self._settings))
         folder = self._ctx.data_dir / "gateways"
         self._accounting = Accounting(store, self._gateway, self._settings.settle, folder)
@@ -100,6 +102,7 @@ class DataPlane:
             self._ctx.tasks.spawn(self._updater.watch, "gateway"),
             self._ctx.tasks.spawn(self._accounting.run, "usage"),
             self._ctx.tasks.spawn(self._publish_own, "own models"),
+            self._ctx.tasks.spawn(self._store_revocations, "revocations"),
         )
 
     @property
@@ -118,6 +121,10 @@ class DataPlane:
         except NotFound:
             return False
         return True
+
+    async def _store_revocations(self) -> None:
+        """Store what could not be stored when it was asked for."""
+        await self.refused_keys.store(lambda: not self._updater.problem)
 
     async def _publish_own(self) -> None:
         """Lead routes to this server's own models back to it, once it listens."""

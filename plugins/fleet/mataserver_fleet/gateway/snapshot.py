@@ -10,7 +10,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 """A part of a model's name between slashes: not empty, no step up, no control character."""
@@ -170,6 +170,11 @@ class Snapshot:
             for route in each.routes:
                 if "grpc" in route.protocols:
                     self.models.setdefault(route.model, []).append(Place(each, route))
+
+    def without(self, digests: Container[bytes]) -> Snapshot:
+        """Return this without the consumers who have one of these keys."""
+        kept = (each for digest, each in self.consumers.items() if digest not in digests)
+        return Snapshot(self.applications, kept, self.peers)
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""
