@@ -25,7 +25,7 @@ from mataserver import (
     server_options,
 )
 from mataserver_accounts.passwords import MAX_LENGTH, Passwords
-from mataserver_accounts.records import KeyName, Role, UserName, check_scopes
+from mataserver_accounts.records import KeyName, Role, Tags, UserName, check_scopes
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import SCHEMA
 from mataserver_database import Database, Settings
@@ -110,6 +110,7 @@ def users() -> None:
 async def add_user(accounts: Accounts, name: str, role: Role, tags: tuple[str, ...]) -> None:
     """Make a user. The password is asked for, or read from standard input."""
     _checked("name", name, UserName)
+    _checked("tags", list(tags), Tags)
     user = await accounts.add_user(name, _password(), role, tags)
     click.echo(f"created the user {user.name} ({user.role})")
 
@@ -239,7 +240,7 @@ def _password(prompt: str = "Password: ", *, again: bool = True) -> str:
     return password
 
 
-def _checked(what: str, value: str, kind: Any) -> None:
+def _checked(what: str, value: Any, kind: Any) -> None:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError:

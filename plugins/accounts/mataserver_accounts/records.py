@@ -25,12 +25,20 @@ KeyName = Annotated[
     Meta(
         min_length=1,
         max_length=64,
-        pattern=r"^[^\x00-\x1f\x7f]+\Z",
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]+\Z",
         description="text without control characters",
     ),
 ]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
-Tags = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)]
+Tag = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z",
+        description="text without control characters",
+    ),
+]
+Tags = Annotated[list[Tag], Meta(max_length=64)]
 Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """What an id of a user or a key looks like."""

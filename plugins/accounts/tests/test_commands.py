@@ -93,6 +93,7 @@ async def test_wrong_commands(run):
     for arguments, wanted in (
         (("users", "add", "Ada"), "name: 'Ada' cannot be one"),
         (("users", "add", "ada"), "a password is needed"),
+        (("users", "add", "ada", "--tag", "a\tb"), "tags: "),
         (("users", "passwd", "nobody"), "User not found: nobody"),
         (("keys", "add", "x", "--scope", "fly"), "there is no 'fly'"),
         (("keys", "add", "x", "--scope", "infer", "--owner", "nobody"), "User not found"),

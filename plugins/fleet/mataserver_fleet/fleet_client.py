@@ -101,5 +101,10 @@ def _form(boundary: str, fields: Mapping[str, str], files: Mapping[str, bytes]) 
 
 
 def print_row(*words: object) -> None:
-    """Print words with tabs between, of each its first line."""
-    click.echo("\t".join(str(word).partition("\n")[0] for word in words))
+    """Print words with tabs between, of each its first line.
+
+    A Triton's reason may have what a terminal would obey.
+    """
+    lines = (str(word).partition("\n")[0] for word in words)
+    plain = ("".join(each if each.isprintable() else " " for each in line) for line in lines)
+    click.echo("\t".join(plain))

@@ -185,8 +185,7 @@ class UserHandlers:
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
         user = await self._people.to_remove(request.match_info["identity"])
-        check = self._unchanged(request, user)
-        await self._people.remove(user, check, asked_by=caller(request))
+        await self._people.remove(user, self._unchanged(request, user), asked_by=caller(request))
         self._note(request, "removed", user)
         return self._ctx.http.respond(Status())
 
@@ -289,8 +288,9 @@ def _tag(revision: str, apps: list[str]) -> str:
 
 
 def _tags(text: str) -> list[str]:
-    """Return the words of a text. Raises ``InvalidParams`` for too many or too long ones."""
+    """Return the words of a text. Raises ``InvalidParams`` for too many, too long, or no words."""
     found = [word.strip() for word in text.split(",") if word.strip()]
-    if len(found) > _MOST_TAGS or any(len(word) > _LONGEST_TAG for word in found):
-        raise InvalidParams(f"tags: {_MOST_TAGS} words of {_LONGEST_TAG} characters at most")
+    sound = all(len(word) <= _LONGEST_TAG and word.isprintable() for word in found)
+    if len(found) > _MOST_TAGS or not sound:
+        raise InvalidParams(f"tags: {_MOST_TAGS} printable words of {_LONGEST_TAG} letters at most")
     return found

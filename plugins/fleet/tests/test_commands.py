@@ -18,6 +18,12 @@ from mataserver_fleet import fleet_client as fleet_client_of_commands
 __all__ = ["client", "url"]
 
 
+def test_a_row_is_no_terminals_command(capsys):
+    """What a Triton says of a model is shown as one line, and colours nothing."""
+    fleet_client_of_commands.print_row("m", 3, "cannot\tload \x1b[31m\x9b1m\u202eit\nTraceback")
+    assert capsys.readouterr().out == "m\t3\tcannot load  [31m 1m it\n"
+
+
 async def test_an_operators_day(run, tmp_path):
     """A Triton, a model that is pushed, changed and rolled back, an application, a consumer."""
     folder = tmp_path / "shelf"

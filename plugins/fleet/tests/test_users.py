@@ -123,6 +123,7 @@ async def test_wrong_users(client):
         ({"name": "eve", "password": ""}, 422),
         ({"name": "eve", "role": "root"}, 422),
         ({"name": "eve", "tags": "x" * 65}, 422),
+        ({"name": "eve", "tags": "night,\x1b[31mred"}, 422),
         ({"name": "eve", "tags": ["x"]}, 422),
         ({"name": "eve", "id": "1"}, 422),
     ):
