@@ -52,15 +52,19 @@ _FORMATS = (
     *("mov", "mp4", "matroska", "webm", "ogg", "nut"),
 )
 """What a camera over HTTP may send, as FFmpeg calls it: what holds its pictures itself."""
+_UNVERIFIED = {"tls_verify": "0"}
+"""Cameras sign their own certificates. It is FFmpeg's default, which a release may change."""
 _OPTIONS = {
     "rtsp": {
         **_LIVE,
+        **_UNVERIFIED,
         "rtsp_transport": "tcp",
         "allowed_media_types": "video",
         "protocol_whitelist": "rtsp,rtsps,rtp,tcp,tls",
     },
     "http": {
         **_LIVE,
+        **_UNVERIFIED,
         "protocol_whitelist": "http,https,tcp,tls",
         # The address was looked at, and no other is to be asked: neither by a redirect nor by a
         # playlist, which names more.

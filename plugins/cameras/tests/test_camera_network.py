@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import subprocess
 
 import av
 import pytest
@@ -14,6 +16,8 @@ from conftest import picture
 from mataserver import UnreadableVideo
 from mataserver_cameras.messages import OpenRequest
 from mataserver_cameras.reader import NewestFrame, decode, frames, problem
+
+MULTIPART = "multipart/x-mixed-replace; boundary=x"
 
 
 def read(url, kind="rtsp", timeout=1.0):
@@ -52,6 +56,40 @@ def test_one_error_of_ffmpeg_has_several_causes(url, kind, said):
     error, opening = av.error.OSError(5, "x"), OpenRequest(url, kind, 1.0, 1 << 20)
     assert problem(error, opening) == said
     assert problem(error, opening, begun=True) == "the connection failed"
+
+
+@pytest.fixture
+def self_signed(tmp_path):
+    """TLS with a certificate that nobody else has signed, as cameras have one."""
+    file, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=camera"]
+    try:
+        subprocess.run([*made, "-out", file, "-keyout", key], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no openssl here")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file, key)
+    return context
+
+
+async def test_a_camera_with_a_certificate_of_its_own(self_signed):
+    """Over HTTPS its certificate is not checked."""
+
+    async def stream(_request):
+        part = b"--x\r\nContent-Type: image/jpeg\r\n\r\n" + picture(form="JPEG") + b"\r\n"
+        return web.Response(body=part * 20, headers={"Content-Type": MULTIPART})
+
+    camera = web.Application()
+    camera.router.add_get("/video", stream)
+    server = TestServer(camera, scheme="https")
+    await server.start_server(ssl=self_signed)
+    try:
+        url = str(server.make_url("/video"))
+        count, said = await asyncio.to_thread(read, url, "http", 5.0)
+    finally:
+        await server.close()
+    assert (url[:8], said) == ("https://", "")
+    assert count > 0
 
 
 async def test_a_single_picture_is_no_stream():
