@@ -282,7 +282,7 @@ class VersionHandlers:
         check_query(request, _VERSION)
         given = request.match_info.get("version") or request.query.get("version")
         if not given:
-            raise BadRequest("version: field is required")
+            raise BadRequest("version: say which one, as .../versions/3 or .../versions?version=3")
         version, force = version_of({"version": given}), flag(request, "force")
         identity, tags = request.match_info["identity"], expected(request)
         work = self._models.remove_version(identity, version or 0, tags, force=force)
