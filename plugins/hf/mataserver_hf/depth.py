@@ -35,6 +35,12 @@ FAMILIES = frozenset({"depth_anything", "dpt", "glpn", "zoedepth"})
 _UNUSED = re.compile(r"(^|\.)fusion_stage\.layers\.0\.residual_layer1\.")
 
 
+GLPN_PIXELS = 4 * 480 * 640
+"""To how many pixels a larger image is reduced for GLPN, which saw 480 by 640 in training.
+
+Its processor keeps any size, and its attention grows with the square of the pixels: 12 megapixels
+took 70 GB.
+"""
 CACHED_SIZES = 64
 """Image sizes whose unpadded size is cached: finding it costs as much as preprocessing an image."""
 
@@ -126,6 +132,42 @@ def _normalize(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return shifted / (high - low) if high > low else shifted
 
 
+class _Reducing:
+    """GLPN's image processor, and a bound for the images that it passes on."""
+
+    def __init__(self, processor: Any) -> None:
+        self.wrapped = processor
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]], **given: Any) -> Any:
+        return self.wrapped(images=[self._reduced(image) for image in images], **given)
+
+    def _reduced(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        import numpy as np
+        from PIL import Image
+
+        height, width = image.shape[:2]
+        if height * width <= GLPN_PIXELS:
+            return image
+        rows, columns = reduced_size(height, width, self.wrapped.size_divisor)
+        if not rows or not columns:
+            return image  # which the processor refuses
+        smaller = Image.fromarray(image).resize((columns, rows), self.wrapped.resample)
+        return np.asarray(smaller)
+
+
+def reduced_size(height: int, width: int, step: int) -> Size:
+    """Return the (height, width) of at most ``GLPN_PIXELS`` for an image that has more.
+
+    Both are multiples of ``step`` that do not exceed the image's; 0 for a side below ``step``.
+    """
+    scale = math.sqrt(GLPN_PIXELS / (height * width))
+    rows, columns = (
+        min(side // step, max(1, int(side * scale) // step)) * step for side in (height, width)
+    )
+    most = GLPN_PIXELS // max(step, min(rows, columns)) // step * step
+    return min(rows, most), min(columns, most)
+
+
 def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
     """Load a depth estimator.
 
@@ -136,10 +178,13 @@ def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
     from transformers import AutoModelForDepthEstimation
 
     from mataserver_hf.checkpoint import Checkpoint
+    from mataserver_hf.preprocessor import Preprocessor
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForDepthEstimation, unused=_UNUSED)
     preprocessor = checkpoint.uncropped_preprocessor()
+    if network.config.model_type == "glpn":
+        preprocessor = Preprocessor(_Reducing(preprocessor.processor), checkpoint.max_pixels)
     _set_patch_size(network.config, preprocessor)
     return checkpoint.compiled(DepthEstimator(network, preprocessor), DepthParams())
 

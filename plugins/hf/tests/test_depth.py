@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from mataserver import BadRequest, MataError, ModelSpec
 from mataserver_hf import depth
@@ -44,6 +45,39 @@ def test_equals_transformers(name, model, checkpoint, picture):
     assert result.depth_map.shape == (90, 150)
     assert result.depth_map.dtype == np.float32
     assert relative(result.depth_map, expected["predicted_depth"].numpy()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [((1024, 1216), (992, 1184)), ((40, 60_000), (32, 38_400)), ((60_000, 40), (38_400, 32))],
+)
+def test_glpn_reduces_large_images(size, seen, model, checkpoint, picture, monkeypatch):
+    """A larger image is reduced once, as Pillow does, and its map has the image's size."""
+    from PIL import Image
+
+    loaded, image = model("glpn"), picture(*size)
+    shapes = []
+    run = loaded._network.run
+    monkeypatch.setattr(
+        loaded._network,
+        "run",
+        lambda tensors: shapes.append(tuple(tensors["pixel_values"].shape[-2:])) or run(tensors),
+    )
+    [result] = loaded.predict([image], [replace(RAW, target_size=(64, 96))])
+    assert shapes == [seen]
+    smaller = np.asarray(Image.fromarray(image).resize(seen[::-1], Image.Resampling.BILINEAR))
+    [expected] = loaded.predict([smaller], [replace(RAW, target_size=(64, 96))])
+    assert relative(result.depth_map, expected.depth_map) < 1e-5
+
+
+def test_glpn_at_its_bound_is_as_it_was():
+    """Four times 480 by 640 pixels are seen as they are, and a side below 32 stays refused."""
+    assert depth.reduced_size(960, 1280, 32) == (960, 1280)
+    assert depth.reduced_size(20, 1_000_000, 32)[0] == 0
+    for height, width in ((3024, 4032), (4032, 3024), (8000, 6000), (961, 1281), (33, 1_500_000)):
+        rows, columns = depth.reduced_size(height, width, 32)
+        assert 0 < rows * columns <= depth.GLPN_PIXELS
+        assert rows % 32 == columns % 32 == 0
 
 
 def test_zoedepth_loses_its_border(model, checkpoint, picture):

@@ -68,6 +68,9 @@ LAYOUTS: dict[LayoutName, Layout] = {
 }
 """The layouts."""
 
+_MOST_PIXELS = 2**26
+"""How many pixels a network's input may have, 8192x8192: those of a file are taken at its word."""
+
 TASKS: dict[LayoutName, str] = {name: layout.task for name, layout in LAYOUTS.items()}
 """The task of each layout."""
 
@@ -98,6 +101,9 @@ def choose(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOpt
         raise MataError(f"the network takes no image [batch, 3, height, width]: {_inputs(graph)}")
     if port.kind not in {FLOAT, FLOAT16}:
         raise MataError("the network's input is not of 16- or 32-bit floating point numbers")
+    size = outputs.graph_size(graph)
+    if size is not None and not 0 < size[0] * size[1] <= _MOST_PIXELS:
+        raise MataError(f"the network takes images of {size[1]}x{size[0]} pixels alone: {port}")
     stated = options.layout
     if stated is not None:
         if TASKS[stated] != task:

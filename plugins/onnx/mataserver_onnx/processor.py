@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Plan = Callable[[int, int], Geometry]
 
 _SMALL = 384
+_GLPN_PIXELS = 4 * 480 * 640
+"""To how many pixels a larger image is reduced for GLPN, as by the plugin hf."""
 _MOST_SQUARES = 16
 """How often the stated size may fit into an image whose shape is kept; nothing else limits it."""
 _SPECIAL = frozenset[str]().union(*(each.extra for each in PROCESSORS.values())) - {"do_normalize"}
@@ -184,7 +186,14 @@ class _ProcessorSettings:
 
     def _divisor(self, height: int, width: int) -> Size:
         step = int(self._settings["size_divisor"])
-        return height // step * step, width // step * step
+        scale = min(1.0, math.sqrt(_GLPN_PIXELS / (height * width)))
+        rows, columns = (
+            min(side // step, max(1, int(side * scale) // step)) * step for side in (height, width)
+        )
+        if scale == 1.0:
+            return rows, columns
+        most = _GLPN_PIXELS // max(step, min(rows, columns)) // step * step
+        return min(rows, most), min(columns, most)
 
     def _convnext(self) -> Plan:
         if self._settings.get("do_center_crop"):

@@ -246,6 +246,17 @@ def test_a_size_that_nothing_says(planted, load, tmp_path):
     assert model.predict([solid((9, 9, 9))], [ClassifyParams()])
 
 
+@pytest.mark.parametrize("size", [(0, 0), (16, 0), (2**20, 2**20)])
+def test_an_input_that_no_image_fits(size, planted, load, tmp_path):
+    """An input without a pixel, or of terabytes, is the network's fault and not the image's."""
+    path = planted.colours(tmp_path / "a.onnx", "classes", size=size)
+    with pytest.raises(
+        MataError, match=f"takes images of {size[1]}x{size[0]} pixels alone"
+    ) as told:
+        load(path, "classify", **PLAIN)
+    assert told.value.status == 500
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -147,6 +147,21 @@ def test_the_size_that_pictures_are_resized_to(name, settings, expected):
     assert boxed.resized_to == (64, 96)
 
 
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ((960, 1280), (960, 1280)),
+        ((3024, 4032), (960, 1280)),
+        ((40, 1_000_000), (32, 38_400)),
+        ((1_000_000, 40), (38_400, 32)),
+    ],
+)
+def test_glpn_reduces_large_pictures(image, expected):
+    """A photograph of 12 megapixels took 70 GB: it is reduced to four times GLPN's own size."""
+    made = processor.read({"image_processor_type": "GLPNImageProcessor"})
+    assert made._plan(*image).resize == expected
+
+
 def test_an_image_that_vanishes_is_the_clients_fault():
     """A picture that is too narrow for the processor's resizing is a 400 that names its size."""
     size = {"shortest_edge": 64, "longest_edge": 96}
