@@ -97,3 +97,17 @@ async def test_what_is_loaded(tmp_path):
         assert "unsafe" not in policy
         inline = "document.querySelectorAll('script:not([src]), style').length"
         assert await person.evaluate(inline) == 0
+
+
+async def test_a_page_that_could_not_come(tmp_path):
+    """It says that the server does not answer, and comes by itself when that does."""
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.page.call("Network.emulateNetworkConditions", offline=True, **network)
+        await person.go("server")
+        await person.until(
+            "document.querySelector('.content .note')?.innerText.includes('No answer')"
+        )
+        assert await person.text("h1") == "Server"
+        await person.page.call("Network.emulateNetworkConditions", offline=False, **network)
+        await person.sees("Requests can be served.")

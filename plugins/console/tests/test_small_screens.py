@@ -96,3 +96,21 @@ async def test_compare_is_told_apart(tmp_path):
             "none"
         )
         assert await person.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_on_wide_paper(tmp_path):
+    """What was found stands below one another, beside the picture; a long table begins at once."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give()
+        await person.until("document.querySelectorAll('.found li[data-n]').length > 3")
+        await person.page.call("Emulation.setEmulatedMedia", media="print")
+        over = """(() => {
+          const parts = [".ticks", ".found", ".times"].map((each) => document.querySelector(each))
+            .filter(Boolean).map((each) => each.getBoundingClientRect());
+          return parts.some((each, at) => at && each.top < parts[at - 1].bottom - 1);
+        })()"""
+        assert not await person.evaluate(over)
+        assert await person.evaluate("document.querySelector('.found').offsetHeight > 500")
+        assert await person.evaluate("document.querySelector('.shot').offsetHeight > 100")
+        await person.page.call("Emulation.setEmulatedMedia", media="")

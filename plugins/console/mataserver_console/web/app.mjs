@@ -1,5 +1,5 @@
 // The console: what is open, for whom, and the keys that go from page to page.
-import { boot, forgetEarly, may, who } from "./api.mjs";
+import { NoAnswer, boot, forgetEarly, may, send, silence, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Trouble } from "./controls.mjs";
 import { guardDrops } from "./drops.mjs";
@@ -26,16 +26,25 @@ const PAGES = [
 const titleOf = (key) => PAGES.find((each) => each.key === key)?.title ?? "";
 const LEAP = { t: "try", a: "ask", s: "segment", l: "live", j: "jobs", m: "models", f: "fleet" };
 
-/** The page of a key, as soon as it came; what comes late, of a page that was left, puts no other one away. */
+/** The page of a key, as soon as it came, also after the server was away; what comes late, of a page that was left, puts no other one away. */
 function usePage(key) {
   const [made, setMade] = useState({});
   useEffect(() => {
-    const show = (page) => setMade((all) => ({ ...all, [key]: page }));
+    let done = () => {}, lost = false;
+    const show = (page) => { lost = page.error instanceof NoAnswer; setMade((all) => ({ ...all, [key]: page })); };
+    const fail = (error) => {
+      show({ error: error instanceof TypeError ? new NoAnswer() : error });  // of a file that did not come a browser says no more
+      if (lost) send("v1/health").catch(() => {});  // it tells of a silence, and of its end
+    };
+    const load = () => {
+      done = wait();
+      const loaded = PAGES.find((each) => each.key === key)?.load() ?? Promise.resolve({ default: null });  // no module: More, or no page
+      loaded.then((module) => show({ View: module.default }), fail).finally(done);
+    };
     boot.preload(key);
-    const done = wait();
-    const loaded = PAGES.find((each) => each.key === key)?.load() ?? Promise.resolve({ default: null });  // no module: More, or no page
-    loaded.then((module) => show({ View: module.default }), (error) => show({ error })).finally(done);
-    return done;
+    load();
+    const leave = silence.watch((now) => { if (!now && lost) load(); });
+    return () => { leave(); done(); };
   }, [key]);
   return made[key] ?? {};
 }
@@ -89,7 +98,7 @@ function Page({ pages, inUse, open }) {
   const known = PAGES.find((each) => each.key === page);
   if (!known || (inUse && known.plugin && !inUse.has(known.plugin))) return html`<${Missing} known=${known}/>`;
   const failed = broken ?? error;
-  if (failed) return html`<${Bar} title="This page failed"/><div class="content"><${Trouble} error=${failed} again=${() => location.reload()}/></div>`;
+  if (failed) return html`<${Bar} title=${failed instanceof NoAnswer ? known.title : "This page failed"}/><div class="content"><${Trouble} error=${failed} again=${() => location.reload()}/></div>`;
   return View ? html`<${View}/>` : html`<${Bar} title=${known.title}/>`;
 }
 
