@@ -12,11 +12,13 @@ from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteView, shown
 from mataserver_fleet.apps import AppChange, Apps, NewApp, check_free
 from mataserver_fleet.consumers import ConsumerView, consumer
+from mataserver_fleet.handlers import Handlers
 from mataserver_fleet.pages import (
+    BODY_ERRORS,
     IF_MATCH,
     JSON,
     MAX_BODY,
-    FleetProblem,
+    READ,
     Status,
     caller,
     date,
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
-    from mataserver import Context
-    from mataserver_fleet.components import Components
 
 _NEW = {"name": "shop", "host": "shop.example.com", "retries": 5}
 _ROUTE = {"protocols": ["http"], "paths": ["/v2/models/shelf"]}
@@ -77,29 +77,24 @@ class RouteList(Struct, kw_only=True):
     next_cursor: str | UnsetType = UNSET
 
 
-class AppHandlers:
+class AppHandlers(Handlers):
     """The routes of applications."""
-
-    def __init__(self, ctx: Context, components: Components) -> None:
-        self._ctx = ctx
-        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         path, listed = "/api/apps/{identity}", "/api/apps/{identity}/routes"
         model, own = listed + "/{model:.+}", (Body(JSON, AppView),)
-        body, status = (400, 408, 409, 413, 415, 422, 503, 507), (Body(JSON, Status),)
-        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
-        write = {**read, "max_body": MAX_BODY}  # the application decides who may
+        body, status = BODY_ERRORS, (Body(JSON, Status),)
+        write = {**READ, "max_body": MAX_BODY}  # the application decides who may
         admin = {**write, "needs": "fleet:write"}
         route: dict[str, Any] = {"request": (Body(JSON, NewRoute, _ROUTE),), "response": status}
         return [
             Route("GET", "/api/apps", self.index, "List the applications", parameters=PARAMETERS,
-                  response=(Body(JSON, AppList),), errors=(422, 503), **read),
+                  response=(Body(JSON, AppList),), errors=(422, 503), **READ),
             Route("POST", "/api/apps", self.add, "Make an application", status=201, response=own,
                   request=(Body(JSON, NewApp, _NEW),), errors=body, **admin),
             Route("GET", path, self.one, "One application, by id or name", response=own,
-                  errors=(404, 503), **read),
+                  errors=(404, 503), **READ),
             Route("PATCH", path, self.change, "Change an application", headers=IF_MATCH,
                   request=(Body(JSON, AppChange, {"retries": 3}),), errors=(*body, 404, 412),
                   response=(Body(JSON, ChangedApp),), **write),
@@ -107,7 +102,7 @@ class AppHandlers:
                   response=status, errors=(404, 412, 422, 503, 507), **admin),
             Route("GET", listed, self.list_routes, "The models of an application",
                   response=(Body(JSON, RouteList),), parameters=PARAMETERS,
-                  errors=(404, 422, 503), **read),
+                  errors=(404, 422, 503), **READ),
             Route("POST", model, self.add_route, "Add a model to an application", status=201,
                   optional=True, headers=IF_MATCH, errors=(*body, 404, 412), **route, **write),
             Route("PATCH", model, self.change_route, "Change how requests reach a model", **route,
@@ -136,7 +131,7 @@ class AppHandlers:
         async with self._ctx.http.read_json(request, NewApp) as new:
             check_free(new.host, request.host)
             row = await finish(self._apps.add(new))
-        self._note(request, "made", row["name"])
+        self._note(request, "made the application", row["name"])
         return await self._answer(request, row, AppView, 201)
 
     async def one(self, request: web.Request) -> web.Response:
@@ -150,14 +145,14 @@ class AppHandlers:
         async with self._ctx.http.read_json(request, AppChange) as requested:
             check_free(requested.host, request.host)
             row = await finish(self._apps.change(identity, requested, who, expected(request)))
-        self._note(request, "changed", row["name"])
+        self._note(request, "changed the application", row["name"])
         return await self._answer(request, row, ChangedApp)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove an application."""
         identity = request.match_info["identity"]
         row = await finish(self._apps.remove(identity, expected(request)))
-        self._note(request, "removed", row["name"])
+        self._note(request, "removed the application", row["name"])
         return self._ctx.http.respond(Status())
 
     async def list_routes(self, request: web.Request) -> web.Response:
@@ -175,7 +170,7 @@ class AppHandlers:
         app, model = request.match_info["identity"], request.match_info["model"]
         put = self._models.put(app, model, requested, caller(request), expected(request))
         revision = await finish(put)
-        self._note(request, f"brought {model!r} into", app)
+        self._note(request, f"brought {model!r} into the application", app)
         return tagged(self._ctx, Status(), revision, 201)
 
     async def change_route(self, request: web.Request) -> web.Response:
@@ -184,7 +179,7 @@ class AppHandlers:
         async with self._ctx.http.read_json(request, NewRoute) as requested:
             change = self._models.change(app, model, requested, caller(request), expected(request))
             revision = await finish(change)
-        self._note(request, f"changed {model!r} in", app)
+        self._note(request, f"changed {model!r} in the application", app)
         return tagged(self._ctx, Status(), revision)
 
     async def remove_route(self, request: web.Request) -> web.Response:
@@ -192,7 +187,7 @@ class AppHandlers:
         app, model = request.match_info["identity"], request.match_info["model"]
         remove = self._models.remove(app, model, caller(request), expected(request))
         revision = await finish(remove)
-        self._note(request, f"took {model!r} out of", app)
+        self._note(request, f"took {model!r} out of the application", app)
         return tagged(self._ctx, Status(), revision)
 
     async def _answer(
@@ -238,10 +233,6 @@ class AppHandlers:
         port = urlsplit(own).port
         place = app["host"] if port is None else f"{app['host']}:{port}"
         return f"{urlsplit(own).scheme}://{place}"
-
-    def _note(self, request: web.Request, what: str, app: str) -> None:
-        who = caller(request)
-        self._ctx.log.info("%s (%s) %s the application %s", who.name, who.id, what, app)
 
 
 def _port(url: str) -> str:

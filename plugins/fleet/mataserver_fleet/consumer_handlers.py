@@ -16,11 +16,13 @@ from mataserver_fleet.consumers import (
     NewConsumer,
     consumer,
 )
+from mataserver_fleet.handlers import Handlers
 from mataserver_fleet.pages import (
+    BODY_ERRORS,
     IF_MATCH,
     JSON,
     MAX_BODY,
-    FleetProblem,
+    READ,
     Status,
     caller,
     expected,
@@ -33,9 +35,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
-    from mataserver import Context
     from mataserver_database import Rows
-    from mataserver_fleet.components import Components
     from mataserver_fleet.consumers import Consumers
 
 
@@ -47,32 +47,27 @@ class ConsumerList(Struct, kw_only=True):
     next_cursor: str | UnsetType = UNSET
 
 
-class ConsumerHandlers:
+class ConsumerHandlers(Handlers):
     """The routes of consumers."""
-
-    def __init__(self, ctx: Context, components: Components) -> None:
-        self._ctx = ctx
-        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         own, one = "/api/consumers/{consumer}", (Body(JSON, ConsumerView),)
         of = "/api/apps/{identity}/consumers"
         made, done = (Body(JSON, CreatedConsumer),), (Body(JSON, Status),)
-        body = (400, 408, 409, 413, 415, 422, 503, 507)
-        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
-        write = {**read, "max_body": MAX_BODY}  # the applications decide who may
+        body = BODY_ERRORS
+        write = {**READ, "max_body": MAX_BODY}  # the applications decide who may
         admin = {**write, "needs": "fleet:write"}
         bare: dict[str, Any] = {"headers": IF_MATCH, "errors": (404, 412, 422, 503, 507)}
         new, link = {"name": "till", "rate": 600}, {"tags": "shop"}
         return [
             Route("GET", "/api/consumers", self.index, "List the consumers", parameters=PARAMETERS,
-                  response=(Body(JSON, ConsumerList),), errors=(422, 503), **read),
+                  response=(Body(JSON, ConsumerList),), errors=(422, 503), **READ),
             Route("POST", "/api/consumers", self.add, "Create a consumer; shows its key once",
                   request=(Body(JSON, NewConsumer, new),), response=made, status=201, errors=body,
                   **admin),
             Route("GET", own, self.one, "One consumer, by id or name", response=one,
-                  errors=(404, 503), **read),
+                  errors=(404, 503), **READ),
             Route("PATCH", own, self.change, "Change a consumer", response=made, headers=IF_MATCH,
                   request=(Body(JSON, ConsumerChange, {"rate": 60}),), errors=(*body, 404, 412),
                   **admin),
@@ -82,7 +77,7 @@ class ConsumerHandlers:
             Route("DELETE", f"{own}/key", self.revoke, "Revoke a consumer's key", response=made,
                   **bare, **write),
             Route("GET", of, self.linked, "The consumers of an application", parameters=PARAMETERS,
-                  response=(Body(JSON, ConsumerList),), errors=(404, 422, 503), **read),
+                  response=(Body(JSON, ConsumerList),), errors=(404, 422, 503), **READ),
             Route("POST", of + "/{consumer}", self.link, "Give a consumer access to an application",
                   request=(Body(JSON, LinkedConsumer, link),), optional=True, response=made,
                   status=201, headers=IF_MATCH, errors=(*body, 404, 412), **write),
@@ -190,7 +185,3 @@ class ConsumerHandlers:
         if key is not None:
             response.headers["Cache-Control"] = "no-store"
         return response
-
-    def _note(self, request: web.Request, what: str, name: str) -> None:
-        who = caller(request)
-        self._ctx.log.info("%s (%s) %s %s", who.name, who.id, what, name)

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Body, InvalidParams, MataError, Route, check_query
 from mataserver_database import PARAMETERS, finish, page_of
+from mataserver_fleet.handlers import Handlers
 from mataserver_fleet.load_answers import refusal, results
 from mataserver_fleet.loading import LoadResponse, ModelLoader
 from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, ModelViews
@@ -18,7 +19,7 @@ from mataserver_fleet.pages import (
     IF_MATCH,
     JSON,
     MAX_BODY,
-    FleetProblem,
+    READ,
     Status,
     caller,
     expected,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
-    from mataserver import Context
-    from mataserver_fleet.components import Components
     from mataserver_fleet.loading import LoadOutcome
 
 Number = (
@@ -82,18 +81,13 @@ class LoadRequest(UnloadRequest, kw_only=True, forbid_unknown_fields=True):
     versions: Annotated[list[Number], Meta(min_length=1, max_length=100)] | UnsetType = UNSET
 
 
-class ModelHandlers:
+class ModelHandlers(Handlers):
     """The routes of models, but for their files."""
-
-    def __init__(self, ctx: Context, components: Components) -> None:
-        self._ctx = ctx
-        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         path, example = "/api/models/{identity}", {"triton_id": "gpu-1"}
-        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
-        write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
+        write = {**READ, "needs": "fleet:write", "max_body": MAX_BODY}
         body = (400, 404, 408, 409, 412, 413, 415, 422, 502, 503, 507)
         done = (Body(JSON, Status),)
         load: dict[str, Any] = {
@@ -103,9 +97,9 @@ class ModelHandlers:
         }
         return [
             Route("GET", "/api/models", self.index, "List the models", parameters=PARAMETERS,
-                  response=(Body(JSON, ModelList),), errors=(422, 503), **read),
+                  response=(Body(JSON, ModelList),), errors=(422, 503), **READ),
             Route("GET", path, self.one, "One model, by id or name", parameters=TRITON,
-                  response=(Body(JSON, ModelDetail),), errors=(404, 422, 503), **read),
+                  response=(Body(JSON, ModelDetail),), errors=(404, 422, 503), **READ),
             Route("PATCH", path, self.change, "Describe a model", headers=IF_MATCH,
                   request=(Body(JSON, ModelChange, {"description": "Reads shelves"}),),
                   response=(Body(JSON, ChangedModel),),
@@ -162,7 +156,7 @@ class ModelHandlers:
         async with self._ctx.http.read_json(request, ModelChange) as requested:
             work = self._models.describe(identity, requested.description, expected(request))
             row = await finish(work)
-        self._note(request, "described", row)
+        self._note(request, "described the model", row["name"])
         (shown,) = await finish(self._views(request).models([row]))
         return tagged(self._ctx, ChangedModel(**shown), row["revision"])
 
@@ -177,7 +171,7 @@ class ModelHandlers:
         if failed and not force:
             return self._answer(request, row, outcome, "unloaded")
         await finish(self._models.remove(identity, force=force))
-        self._note(request, "removed", row)
+        self._note(request, "removed the model", row["name"])
         return self._ctx.http.respond(Status())
 
     async def load(self, request: web.Request) -> web.Response:
@@ -239,11 +233,7 @@ class ModelHandlers:
 
     def _noting(self, request: web.Request, what: str, row: sa.RowMapping) -> Callable[[], None]:
         """Return what notes a request in the log, once it is stored and not refused."""
-        return lambda: self._note(request, what, row)
-
-    def _note(self, request: web.Request, what: str, row: sa.RowMapping) -> None:
-        who = caller(request)
-        self._ctx.log.info("%s (%s) %s the model %s", who.name, who.id, what, row["name"])
+        return lambda: self._note(request, f"{what} the model", row["name"])
 
 
 def _triton(request: web.Request, requested: LoadRequest) -> str | None:

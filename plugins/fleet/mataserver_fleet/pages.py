@@ -48,6 +48,12 @@ class Status(Struct, frozen=True):
     status: str = "ok"
 
 
+READ: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
+"""What the routes have that read the fleet."""
+BODY_ERRORS = (400, 408, 409, 413, 415, 422, 503, 507)
+"""The errors of routes that change the fleet by a body."""
+
+
 def problem(_status: int, detail: str) -> FleetProblem:
     """Return the body of an error."""
     return FleetProblem(detail, detail)

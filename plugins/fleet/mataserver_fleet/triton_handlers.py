@@ -8,12 +8,14 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import AddressRefused, BadRequest, Body, Policy, Route
 from mataserver_database import PARAMETERS, finish, page_of
+from mataserver_fleet.handlers import Handlers
 from mataserver_fleet.pages import (
+    BODY_ERRORS,
     FORCE,
     IF_MATCH,
     JSON,
     MAX_BODY,
-    FleetProblem,
+    READ,
     Status,
     caller,
     expected,
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
-    from mataserver import Context
-    from mataserver_fleet.components import Components
     from mataserver_fleet.tritons import Tritons
 
 CHECK_SECONDS = 1.0
@@ -55,28 +55,23 @@ class TritonList(Struct, kw_only=True):
     next_cursor: str | UnsetType = UNSET
 
 
-class TritonHandlers:
+class TritonHandlers(Handlers):
     """The routes of Tritons."""
-
-    def __init__(self, ctx: Context, components: Components) -> None:
-        self._ctx = ctx
-        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         path, own = "/api/tritons/{identity}", (Body(JSON, TritonView),)
-        body = (400, 408, 409, 413, 415, 422, 503, 507)
-        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
-        write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
+        body = BODY_ERRORS
+        write = {**READ, "needs": "fleet:write", "max_body": MAX_BODY}
         return [
             Route("GET", "/api/tritons", self.index, "List the Tritons", parameters=PARAMETERS,
-                  response=(Body(JSON, TritonList),), errors=(422, 503), **read),
+                  response=(Body(JSON, TritonList),), errors=(422, 503), **READ),
             Route("POST", "/api/tritons", self.add, "Register a Triton", status=201, response=own,
                   request=(Body(JSON, NewTriton, _NEW),), errors=body, **write),
             Route("GET", path, self.one, "One Triton, by id or name", response=own,
-                  errors=(404, 503), **read),
+                  errors=(404, 503), **READ),
             Route("GET", path + "/repository", self.repository, "What a Triton has and serves",
-                  response=(Body(JSON, RepositoryList),), errors=(400, 404, 502, 503), **read),
+                  response=(Body(JSON, RepositoryList),), errors=(400, 404, 502, 503), **READ),
             Route("PATCH", path, self.change, "Change a Triton", headers=IF_MATCH,
                   request=(Body(JSON, TritonChange, {"gpus": 2}),), errors=(*body, 404, 412),
                   response=(Body(JSON, ChangedTriton),), **write),
@@ -102,7 +97,7 @@ class TritonHandlers:
             await self._check_permitted(address_of(new, new.host or new.ip))
             self._check_path(new.path)
             row = await finish(self._tritons.add(new))
-        self._note(request, "registered", row)
+        self._note(request, "registered the Triton", row["name"])
         return self._answer(row, TritonView, 201)
 
     async def one(self, request: web.Request) -> web.Response:
@@ -126,14 +121,14 @@ class TritonHandlers:
             await self._check_permitted({**known, **moved, "port": moved["port"] or known["port"]})
             self._check_path(requested.path or None)
             row = await finish(self._tritons.change(identity, requested, expected(request)))
-        self._note(request, "changed", row)
+        self._note(request, "changed the Triton", row["name"])
         return self._answer(row, ChangedTriton)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Forget a Triton."""
         identity, force = request.match_info["identity"], flag(request, "force")
         row = await finish(self._tritons.remove(identity, expected(request), force=force))
-        self._note(request, "forgot", row)
+        self._note(request, "forgot the Triton", row["name"])
         return self._ctx.http.respond(Status())
 
     def _check_path(self, path: str | None) -> None:
@@ -158,7 +153,3 @@ class TritonHandlers:
         self, row: sa.RowMapping, kind: type[TritonView], status: int = 200
     ) -> web.Response:
         return tagged(self._ctx, kind(**triton_fields(row)), row["revision"], status)
-
-    def _note(self, request: web.Request, what: str, row: sa.RowMapping) -> None:
-        who = caller(request)
-        self._ctx.log.info("%s (%s) %s the Triton %s", who.name, who.id, what, row["name"])

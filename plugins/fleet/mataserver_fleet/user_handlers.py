@@ -11,7 +11,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route, check_query
 from mataserver_accounts.records import UserName
 from mataserver_database import PARAMETERS, finish, page_of
+from mataserver_fleet.handlers import Handlers
 from mataserver_fleet.pages import (
+    BODY_ERRORS,
     IF_MATCH,
     JSON,
     MAX_BODY,
@@ -27,12 +29,10 @@ from mataserver_fleet.store import check_tag
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver import Context
     from mataserver_accounts.people import People
     from mataserver_accounts.records import User
     from mataserver_accounts.users import Check
     from mataserver_database import Connection
-    from mataserver_fleet.components import Components
     from mataserver_fleet.permissions import LockUser
 
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -94,18 +94,14 @@ class AppNames(Struct, kw_only=True):
     apps: list[str]
 
 
-class UserHandlers:
+class UserHandlers(Handlers):
     """The routes of users."""
-
-    def __init__(self, ctx: Context, components: Components) -> None:
-        self._ctx = ctx
-        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         path, app = "/api/users/{identity}", "/api/users/{identity}/apps/{app}"
         one, changed = (Body(JSON, UserView),), (Body(JSON, ChangedUser),)
-        body, done = (400, 408, 409, 413, 415, 422, 503, 507), (Body(JSON, Status),)
+        body, done = BODY_ERRORS, (Body(JSON, Status),)
         common: dict[str, Any] = {"tag": "fleet", "problem": FleetProblem, "max_body": MAX_BODY}
         read, admin = {**common, "needs": ANYBODY}, {**common, "needs": "admin"}
         bare: dict[str, Any] = {
@@ -159,7 +155,7 @@ class UserHandlers:
         async with self._ctx.http.read_json(request, NewUser) as new:
             tags = _tags(new.tags)
             user = await self._people.add(new.name, new.password, new.role, tags)
-        self._note(request, "made", user)
+        self._note(request, "made the user", user.name)
         return await self._answer(user.id, ChangedUser, 201)
 
     async def one(self, request: web.Request) -> web.Response:
@@ -179,14 +175,14 @@ class UserHandlers:
                 role=requested.role or None,
                 tags=None if requested.tags is UNSET else _tags(requested.tags),
             )
-        self._note(request, "changed", changed)
+        self._note(request, "changed the user", changed.name)
         return await self._answer(changed.id, ChangedUser)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
         user = await self._people.to_remove(request.match_info["identity"])
         await self._people.remove(user, self._unchanged(request, user), asked_by=caller(request))
-        self._note(request, "removed", user)
+        self._note(request, "removed the user", user.name)
         return self._ctx.http.respond(Status())
 
     async def apps(self, request: web.Request) -> web.Response:
@@ -202,7 +198,7 @@ class UserHandlers:
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
         state = await finish(self._grants.grant(user.id, app, self._held(request, user)))
-        self._note(request, f"authorised for {app!r}", user)
+        self._note(request, f"authorised for {app!r} the user", user.name)
         return tagged(self._ctx, Status(), _tag(*state))
 
     async def revoke(self, request: web.Request) -> web.Response:
@@ -210,7 +206,7 @@ class UserHandlers:
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
         state = await finish(self._grants.revoke(user.id, app, self._held(request, user)))
-        self._note(request, f"no longer authorised for {app!r}", user)
+        self._note(request, f"no longer authorised for {app!r} the user", user.name)
         return tagged(self._ctx, Status(), _tag(*state))
 
     def _unchanged(self, request: web.Request, user: User) -> Check:
@@ -271,10 +267,6 @@ class UserHandlers:
         apps = await finish(self._grants.apps([user]))
         tag = _tag(revision, apps[user])
         return tagged(self._ctx, kind(**_fields(found, apps)), tag, status)
-
-    def _note(self, request: web.Request, what: str, user: User) -> None:
-        who = caller(request)
-        self._ctx.log.info("%s (%s) %s the user %s", who.name, who.id, what, user.name)
 
 
 def _fields(user: User, apps: dict[str, list[str]]) -> dict[str, Any]:

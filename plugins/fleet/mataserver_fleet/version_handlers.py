@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import BadRequest, Body, InvalidParams, Route, Upload, check_query, content_type
 from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.files import WrongOffset
+from mataserver_fleet.handlers import Handlers
 from mataserver_fleet.load_answers import refusal, results
 from mataserver_fleet.loading import ModelLoader, Result
 from mataserver_fleet.model_views import (
@@ -21,10 +22,11 @@ from mataserver_fleet.model_views import (
 )
 from mataserver_fleet.models import Description, ModelName, Models, check_name
 from mataserver_fleet.pages import (
+    BODY_ERRORS,
     FORCE,
     IF_MATCH,
     JSON,
-    FleetProblem,
+    READ,
     Status,
     caller,
     expected,
@@ -44,8 +46,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
-    from mataserver import Context, Principal, Uploads
-    from mataserver_fleet.components import Components
+    from mataserver import Principal, Uploads
     from mataserver_fleet.loading import LoadOutcome
     from mataserver_fleet.pages import Tags
     from mataserver_fleet.uploads import Chunk
@@ -111,24 +112,19 @@ class UnexpectedOffset(Struct, frozen=True):
     offset: int
 
 
-class VersionHandlers:
+class VersionHandlers(Handlers):
     """The routes of models' files."""
-
-    def __init__(self, ctx: Context, components: Components) -> None:
-        self._ctx = ctx
-        self._components = components
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         path = "/api/models/{identity}/versions"
-        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
-        write = {**read, "needs": "fleet:write"}
+        write = {**READ, "needs": "fleet:write"}
         files = {
             **write,
             "max_body": self._ctx.settings.max_model_mb * 1_000_000,
             "body_timeout": "idle",
         }
-        body = (400, 408, 409, 413, 415, 422, 503, 507)
+        body = BODY_ERRORS
         done, kept = (Body(JSON, Status),), {202: (Body(JSON, AddedVersion),)}
         return [
             Route("POST", "/api/models", self.add, "Make a model", status=201, errors=body,
@@ -138,7 +134,7 @@ class VersionHandlers:
                   request=(Body(FORM, VersionForm),), response=(Body(JSON, ChangedModel),),
                   when=lambda request: content_type(request) == FORM),
             Route("GET", path, self.index, "The versions of a model", parameters=PARAMETERS,
-                  response=(Body(JSON, VersionList),), errors=(404, 422, 503), **read),
+                  response=(Body(JSON, VersionList),), errors=(404, 422, 503), **READ),
             Route("POST", path, self.add_version, "Add a version", status=201, parameters=_LOAD,
                   request=(Body(FORM, VersionForm),), response=(Body(JSON, AddedVersion),),
                   headers=IF_MATCH, errors=(*body, 404, 412, 502), also=kept, **files),
@@ -289,7 +285,3 @@ class VersionHandlers:
         row = await finish(work)
         self._note(request, f"removed version {version} of", row["name"])
         return self._ctx.http.respond(Status())
-
-    def _note(self, request: web.Request, what: str, name: str) -> None:
-        who = caller(request)
-        self._ctx.log.info("%s (%s) %s %s", who.name, who.id, what, name)
