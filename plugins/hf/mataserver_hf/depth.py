@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver import LoadContext, ModelFiles, ModelSpec
+    from mataserver import LoadContext, ModelSpec
     from mataserver_hf.network import Network
     from mataserver_hf.preprocessor import Preprocessor
 
@@ -213,16 +213,11 @@ def _set_patch_size(config: Any, preprocessor: Preprocessor) -> None:
         config.backbone_config = ViTConfig(patch_size=config.patch_size)
 
 
-def accepts(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``FAMILIES``."""
-    return files.model_type in FAMILIES
-
-
 BACKEND = installation.backend(
     name="hf-depth",
     task="depth",
     load=load,
     params=DepthParams,
-    accepts=accepts,
+    accepts=FAMILIES,
     compiles=True,
 )

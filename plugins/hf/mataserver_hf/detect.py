@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver import Box, LoadContext, ModelFiles, ModelSpec
+    from mataserver import Box, LoadContext, ModelSpec
     from mataserver_hf.network import Network
     from mataserver_hf.preprocessor import Preprocessor
 
@@ -128,16 +128,11 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Detector:
     )
 
 
-def accepts(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``FAMILIES``."""
-    return files.model_type in FAMILIES
-
-
 BACKEND = installation.backend(
     name="hf-detect",
     task="detect",
     load=load,
     params=DetectParams,
-    accepts=accepts,
+    accepts=FAMILIES,
     compiles=True,
 )

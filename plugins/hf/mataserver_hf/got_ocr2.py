@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver import LoadContext, ModelFiles, ModelSpec, OcrResult
+    from mataserver import LoadContext, ModelSpec, OcrResult
     from mataserver_hf.text_reader import ReadingPrompt, TextReader
 
     Image = NDArray[np.uint8]
@@ -102,15 +102,10 @@ def load(spec: ModelSpec, ctx: LoadContext) -> GotOcr2:
     )
 
 
-def accepts(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``FAMILIES``."""
-    return files.model_type in FAMILIES
-
-
 BACKEND = installation.backend(
     name="hf-got-ocr2",
     task="ocr",
     load=load,
     params=GotOcr2Params,
-    accepts=accepts,
+    accepts=FAMILIES,
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver import Backend, Params, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from mataserver import LoadContext, Model, ModelFiles, ModelSpec, Part
 
@@ -72,7 +72,7 @@ def backend(
     name: str,
     task: str,
     load: Callable[[ModelSpec, LoadContext], Model],
-    accepts: Callable[[ModelFiles], bool],
+    accepts: Collection[str] | Callable[[ModelFiles], bool],
     *,
     params: type[Params] = Params,
     compiles: bool = False,
@@ -80,7 +80,7 @@ def backend(
 ) -> Backend:
     """Return a backend of this distribution, for checkpoints whose weights transformers can read.
 
-    ``accepts`` says whether a checkpoint belongs to its families.
+    ``accepts`` are the families of its checkpoints, or says whether one belongs to them.
     """
     return Backend(
         name=name,
@@ -99,5 +99,6 @@ def backend(
     )
 
 
-def _accepts(of_family: Callable[[ModelFiles], bool], files: ModelFiles) -> bool:
-    return of_family(files) and has_weights(files)
+def _accepts(families: Collection[str] | Callable[[ModelFiles], bool], files: ModelFiles) -> bool:
+    known = families(files) if callable(families) else files.model_type in families
+    return known and has_weights(files)

@@ -189,16 +189,11 @@ def parts(_files: ModelFiles, settings: Settings) -> Mapping[str, Part]:
     return {"person": Part(settings.person_detector, "detect")}
 
 
-def accepts(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``FAMILIES``."""
-    return files.model_type in FAMILIES
-
-
 BACKEND = installation.backend(
     name="hf-pose",
     task="pose",
     load=load,
     params=PoseParams,
-    accepts=accepts,
+    accepts=FAMILIES,
     parts=parts,
 )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from mataserver import DetectResult, LoadContext, ModelFiles, ModelSpec
+    from mataserver import DetectResult, LoadContext, ModelSpec
     from mataserver_hf.network import Network
     from mataserver_hf.preprocessor import Preprocessor
     from mataserver_hf.prompts import Prompts
@@ -244,22 +244,12 @@ def load_grounding(spec: ModelSpec, ctx: LoadContext) -> GroundingDetector:
     return GroundingDetector(*_load_parts(spec, ctx))
 
 
-def accepts_owl(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``OWL_FAMILIES``."""
-    return files.model_type in OWL_FAMILIES
-
-
-def accepts_grounding(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``GROUNDING_FAMILIES``."""
-    return files.model_type in GROUNDING_FAMILIES
-
-
 OWL = installation.backend(
     name="hf-owl",
     task="detect",
     load=load_owl,
     params=OwlParams,
-    accepts=accepts_owl,
+    accepts=OWL_FAMILIES,
 )
 
 GROUNDING = installation.backend(
@@ -267,7 +257,7 @@ GROUNDING = installation.backend(
     task="detect",
     load=load_grounding,
     params=GroundingParams,
-    accepts=accepts_grounding,
+    accepts=GROUNDING_FAMILIES,
 )
 
 BACKENDS = (OWL, GROUNDING)

@@ -10,7 +10,7 @@ from mataserver_sam import installation
 from mataserver_sam.params import GroundedParams, SegmentParams
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from mataserver import LoadContext, ModelFiles, ModelSpec
@@ -96,24 +96,9 @@ def grounded_parts(files: ModelFiles, settings: Settings) -> Mapping[str, Part]:
     }
 
 
-def accepts_sam3(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``SAM3``."""
-    return files.model_type in SAM3
-
-
-def accepts_sam2(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``SAM2``."""
-    return files.model_type in SAM2
-
-
-def accepts_sam1(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``SAM1``."""
-    return files.model_type in SAM1
-
-
-def accepts_grounding(files: ModelFiles) -> bool:
-    """Whether the checkpoint is one of ``GROUNDING``."""
-    return files.model_type in GROUNDING
+def _of(families: Collection[str]) -> Callable[[ModelFiles], bool]:
+    """Return what says whether a checkpoint is one of the families."""
+    return lambda files: files.model_type in families
 
 
 _COMMON: dict[str, Any] = {
@@ -127,14 +112,14 @@ _COMMON: dict[str, Any] = {
 }
 
 BACKENDS = (
-    Backend(name="sam3", load=load_sam3, params=SegmentParams, accepts=accepts_sam3, **_COMMON),
-    Backend(name="sam2", load=load_sam2, params=SegmentParams, accepts=accepts_sam2, **_COMMON),
-    Backend(name="sam", load=load_sam1, params=SegmentParams, accepts=accepts_sam1, **_COMMON),
+    Backend(name="sam3", load=load_sam3, params=SegmentParams, accepts=_of(SAM3), **_COMMON),
+    Backend(name="sam2", load=load_sam2, params=SegmentParams, accepts=_of(SAM2), **_COMMON),
+    Backend(name="sam", load=load_sam1, params=SegmentParams, accepts=_of(SAM1), **_COMMON),
     Backend(
         name="grounded-sam",
         load=load_grounded,
         params=GroundedParams,
-        accepts=accepts_grounding,
+        accepts=_of(GROUNDING),
         parts=grounded_parts,
         **_COMMON,
     ),
