@@ -217,10 +217,15 @@ class Routes:
 
 
 GUARDED = {
+    "Cache-Control": "private, no-cache",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
-"""What a job wrote must do nothing in a browser that shows it: ``default-src`` leaves forms."""
+"""What a job wrote must do nothing in a browser that shows it: ``default-src`` leaves forms.
+
+Nor may the browser show it again without asking, as to who has signed out since: of a file with a
+date alone it would, for a tenth of its age.
+"""
 
 
 def asker(request: web.Request) -> Principal:

@@ -227,6 +227,7 @@ async def test_parts_of_files(ask):
         assert response.headers["Content-Range"] == "bytes 2-4/20"
         tag = response.headers["ETag"]
         assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cache-Control"] == "private, no-cache"  # the next one asks, too
         policy = response.headers["Content-Security-Policy"].split("; ")
         assert policy == ["default-src 'none'", "sandbox"]  # neither scripts nor forms
     for known, status in ((tag, 206), ('"another"', 200), (f"W/{tag}", 200)):
