@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """``device`` is "cuda" or "cpu"; ``quick`` takes small networks and short turns."""
+    """``device`` is "cuda" or "cpu", and of equality also "simulated"; ``quick`` is for a try."""
 
     device: str
     quick: bool
