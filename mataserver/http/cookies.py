@@ -44,8 +44,9 @@ class Cookies:
 
         Raises ``Forbidden`` where a page of another origin asks this: browsers add the cookie.
         """
-        place = (of(request, trusted=self._trust_proxy) for of in (proxies.scheme, proxies.host))
-        if self._cookie(request) and is_foreign(request.headers, *place, ()):
+        scheme = proxies.scheme(request, trusted=self._trust_proxy)
+        host = proxies.host(request, trusted=self._trust_proxy)
+        if self._cookie(request) and is_foreign(request.headers, scheme, host, ()):
             raise Forbidden(FOREIGN_ORIGIN)
         self._browsers.end(self._cookie(request))
         response.del_cookie(self._name(request), path="/")
