@@ -61,7 +61,7 @@ class DeviceTensor(torch.Tensor):
     def __tensor_unflatten__(parts: dict[str, Any], *_: Any) -> Any:
         return DeviceTensor(parts["numbers"])
 
-    def __repr__(self, *_: Any, **__: Any) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         """Name shape and kind: torch's own text takes the tensor apart."""
         return f"{type(self).__name__}({tuple(self.shape)}, {self.dtype})"
 
