@@ -337,10 +337,10 @@ def _floor(base: str, question: Question) -> str:
     return f"{base}/{question.form}"
 
 
-def hop(bodies: Bodies) -> Server:
-    """Start the least that HTTP and isolation cost."""
+def hop(bodies: Bodies, *packed: str) -> Server:
+    """Start the least that HTTP and isolation cost; a model that is named answers packed."""
     program = [sys.executable, str(HERE / "hop_http.py")]
-    return Server(lambda port: [*program, str(port)], _floor, bodies)
+    return Server(lambda port: [*program, str(port), *packed], _floor, bodies)
 
 
 def litserve(

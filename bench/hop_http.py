@@ -1,10 +1,11 @@
 """The least that HTTP and isolation cost together: no check, no limit, no queue.
 
-Run as ``python bench/hop_http.py PORT``. One process takes the bodies from its connections straight
-into memory that it shares with as many others as there are cores. Whichever of those is free is
-told in twelve bytes, does what the bare loop does and says its answer, which the first one writes
-behind a head. What a body is, its first byte tells. A connection may become a WebSocket; then each
-frame is a body, one at a time.
+Run as ``python bench/hop_http.py PORT [MODEL]``; of a model that is named, answers are MessagePack.
+One process takes the bodies from its connections straight into memory that it shares with as many
+others as there are cores. Whichever of those is free is told in twelve bytes, does what the bare
+loop does and leaves its answer in such memory, which the first one writes behind a head. What a
+body is, its first byte tells. A connection may become a WebSocket; then each frame is a body, one
+at a time.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ ROOM = 1 << 18
 """Bytes of a connection's part of the memory: a head and a body."""
 MOST = 64
 """Connections at a time."""
+BACK = 1 << 21
+"""Bytes of the memory for a connection's answer."""
 ORDER = struct.Struct("<III")
 """The connection, and where its body begins and ends."""
-TOLD = struct.Struct("<I")
-"""The connection of an answer."""
+TOLD = struct.Struct("<II")
+"""The connection of an answer, and how long it is."""
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 KEY = re.compile(rb"\r\nsec-websocket-key: *(\S+)", re.IGNORECASE)
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -50,6 +53,8 @@ UPGRADE = (
 )
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """Of RFC 6455, section 1.3."""
+DEPTH = b"\x81\xa9depth_map\xc6"
+"""How a map of one entry, bytes, begins in MessagePack."""
 CLOSE = 0x8
 """The opcode of a WebSocket's goodbye."""
 
@@ -73,12 +78,13 @@ class Caller:
 class Front:
     """The process of the sockets."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, model: str) -> None:
         self._map = mmap.mmap(-1, ROOM * MOST)
         self._view = memoryview(self._map)
+        self._answers = memoryview(mmap.mmap(-1, BACK * MOST))
         self._workers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for _ in range(os.cpu_count() or 1):
-            forked(lambda: work(theirs, self._workers, self._view))
+            forked(lambda: work(model, theirs, self._workers, (self._view, self._answers)))
         theirs.close()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=MOST)
         self._callers: dict[int, Caller] = {}
@@ -175,13 +181,16 @@ class Front:
 
     def _answer(self) -> None:
         """Write an answer to whom it is for."""
-        said = self._workers.recv(ROOM)
-        caller = self._callers.get(TOLD.unpack_from(said)[0])
+        number, size = TOLD.unpack(self._workers.recv(TOLD.size))
+        caller = self._callers.get(number)
         if caller is None:
             return
-        body = said[TOLD.size :]
-        head = _text(len(body)) if caller.framed else HEAD % len(body)
-        caller.sock.sendall(head + body)
+        begin = caller.begin // ROOM * BACK
+        head = _text(size) if caller.framed else HEAD % size
+        whole = len(head) + size
+        sent = caller.sock.sendmsg([head, self._answers[begin : begin + size]])
+        if sent < whole:
+            caller.sock.sendall(self._answers[begin + sent - len(head) : begin + size])
 
 
 def _text(size: int) -> bytes:
@@ -189,13 +198,36 @@ def _text(size: int) -> bytes:
     return b"\x81\x7e" + size.to_bytes(2, "big")
 
 
-def work(orders: socket.socket, other: socket.socket, memory: memoryview) -> None:
-    """Answer for each body that lies in the memory."""
+def work(
+    name: str, orders: socket.socket, other: socket.socket, memory: tuple[memoryview, memoryview]
+) -> None:
+    """Answer for each body that lies in the first memory, in the second one."""
     other.close()
-    model, encode = bare.models("noop", 1), msgspec.json.Encoder().encode
+    bodies, answers = memory
+    model, write = bare.models(name or "noop", 1), writer(name)
     while told := orders.recv(ORDER.size):
         number, begin, end = ORDER.unpack(told)
-        orders.send(TOLD.pack(number) + encode(model(bare.pixels(image(memory[begin:end])))))
+        result = model(bare.pixels(image(bodies[begin:end])))
+        orders.send(TOLD.pack(number, write(result, answers[begin // ROOM * BACK :])))
+
+
+def writer(name: str) -> Callable[[Any, memoryview], int]:
+    """Return what writes a result into memory and tells its length; a depth map is copied once."""
+    encode = (msgspec.msgpack if name else msgspec.json).Encoder().encode
+
+    def write(result: Any, memory: memoryview) -> int:
+        answer = encode(result)
+        memory[: len(answer)] = answer
+        return len(answer)
+
+    def write_depth(result: Any, memory: memoryview) -> int:
+        pixels = result.depth_map.data.cast("B")
+        head = DEPTH + len(pixels).to_bytes(4, "big")
+        memory[: len(head)] = head
+        memory[len(head) : len(head) + len(pixels)] = pixels
+        return len(head) + len(pixels)
+
+    return write_depth if name == "depth" else write
 
 
 def image(body: memoryview) -> Any:
@@ -216,7 +248,7 @@ def main() -> None:
     keep_freed_memory()
     if stub.asked():
         stub.decoder()
-    Front(int(sys.argv[1])).run()
+    Front(int(sys.argv[1]), *(sys.argv[2:] or [""])).run()
 
 
 if __name__ == "__main__":
