@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -79,12 +80,14 @@ def frames(
     timeout: float,
     options: Mapping[str, str] = FILE_OPTIONS,
     form: str | None = None,
+    patience: float = math.inf,
 ) -> Iterator[VideoFrame]:
     """Open a source once and yield its frames, each with its ``time`` since the first.
 
-    Fails if the source delivers nothing for ``timeout`` seconds. ``options`` and ``form`` are
-    FFmpeg's; by default only a file is read, and nothing that it refers to. Raises what PyAV
-    raises, or ``UnreadableVideo``, also for frames of over ``max_pixels``.
+    Fails if the source delivers nothing for ``timeout`` seconds, or for ``patience`` seconds only
+    what gives no first frame. ``options`` and ``form`` are FFmpeg's; by default only a file is
+    read, and nothing that it refers to. Raises what PyAV raises, or ``UnreadableVideo``, also for
+    frames of over ``max_pixels``.
     """
     # Neither to find out about the streams nor to decode them FFmpeg allocates far larger frames.
     limit = 2 * max_pixels + 65_536
@@ -99,7 +102,7 @@ def frames(
         edged = (stream.width + _EDGES) * max(stream.height + _EDGES, _ROWS)
         stream.codec_context.options = {"max_pixels": str(max(limit, edged))}
         packets = _packets(container, stream, timeout)
-        for frame in timed(_decoded(packets, stream, max_pixels), container, stream):
+        for frame in timed(_decoded(packets, stream, max_pixels, patience), container, stream):
             _check_size(frame.width * frame.height, max_pixels)
             yield frame
 
@@ -139,15 +142,22 @@ def _packets(
 
 
 def _decoded(
-    packets: Iterator[Packet[VideoStream]], stream: VideoStream, max_pixels: int
+    packets: Iterator[Packet[VideoStream]], stream: VideoStream, max_pixels: int, patience: float
 ) -> Iterator[VideoFrame]:
     """Decode packet by packet: a damaged packet, as lost in a network, costs only its own frame.
 
     Decoders report damaged data by many different errors, and some know no size of a frame that is
-    too large. Raises ``UnreadableVideo`` if there is nothing else.
+    too large. Raises ``UnreadableVideo`` if there is nothing else, at the end or for ``patience``
+    seconds: a camera has no end.
     """
+    undecodable = UnreadableVideo(
+        f"none of its frames can be decoded: they are damaged, or larger than {max_pixels} pixels"
+    )
     failed = decoded = False
+    begun = time.monotonic()
     for packet in packets:
+        if not decoded and time.monotonic() - begun >= patience:
+            raise undecodable
         try:
             found = packet.decode()
         except av.FFmpegError:
@@ -157,8 +167,7 @@ def _decoded(
         decoded = decoded or bool(found)
         yield from found
     if failed and not decoded:
-        limit = f"they are damaged, or larger than {max_pixels} pixels"
-        raise UnreadableVideo(f"none of its frames can be decoded: {limit}")
+        raise undecodable
 
 
 def reason(error: Exception, *, file: bool) -> str:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
     from av.video.frame import VideoFrame
 
+DECODING = 10.0
+"""Seconds, besides the source's own time, until the first frame of what it sends can be decoded.
+
+A stream that is joined in the middle is decoded from its next key frame on: every 10 s at times.
+"""
 LAG = 1.0
 """Seconds that a file may be behind its own clock before the clock is set anew."""
 AHEAD = 0.8
@@ -144,7 +149,8 @@ def frames(opening: OpenRequest) -> Iterator[VideoFrame]:
         return read_video(opening.url, opening.max_pixels, opening.timeout)
     form = "v4l2" if opening.kind == "device" else None
     options = _OPTIONS[opening.kind]
-    return read_video(opening.url, opening.max_pixels, opening.timeout, options, form)
+    patience = opening.timeout + DECODING
+    return read_video(opening.url, opening.max_pixels, opening.timeout, options, form, patience)
 
 
 def paced_frames(opening: OpenRequest) -> Iterator[VideoFrame]:

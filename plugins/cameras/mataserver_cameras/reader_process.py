@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 START_SECONDS = 15.0
 """What a child may take, besides the source's own time, until it gives its first frame."""
+GRACE = 1.0
+"""Seconds beyond the source's time that a child has to say itself why there is no frame."""
 READER = "mataserver_cameras.reader"
 _READER_FAILURES = (
     asyncio.IncompleteReadError,
@@ -78,10 +80,10 @@ class ReaderProcess:
             async with asyncio.timeout(self._frame_timeout):
                 frame = await self._read_frame()
         except TimeoutError:
-            raise SourceLost("it sent nothing for too long") from None
+            raise SourceLost("it gave no frame for too long") from None
         except _READER_FAILURES:
             raise SourceLost("its reader died") from None
-        self._frame_timeout = self._timeout
+        self._frame_timeout = self._timeout + GRACE
         return frame
 
     async def close(self) -> None:

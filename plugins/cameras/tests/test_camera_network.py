@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from camera_sources import rtsp
 from conftest import picture
 from mataserver import UnreadableVideo
+from mataserver_cameras import reader
 from mataserver_cameras.messages import OpenRequest
 from mataserver_cameras.reader import NewestFrame, decode, frames, problem
 
@@ -105,3 +106,24 @@ async def test_a_single_picture_is_no_stream():
         await asyncio.to_thread(decode, opening, newest)
     with pytest.raises(UnreadableVideo, match="a single picture is no stream"):
         newest.take()
+
+
+async def test_a_camera_whose_data_is_no_picture(monkeypatch):
+    """One that sends for ever what nothing can be decoded of is given up, and that is why."""
+    monkeypatch.setattr(reader, "DECODING", 0.0)
+    whole = picture(form="JPEG")
+    part = b"--x\r\nContent-Type: image/jpeg\r\n\r\n" + whole[:20] + b"\xff" * 400 + b"\r\n"
+
+    async def stream(request):
+        answer = web.StreamResponse(headers={"Content-Type": MULTIPART})
+        await answer.prepare(request)
+        while True:  # until the reader leaves
+            await answer.write(part)
+            await asyncio.sleep(0.02)
+
+    camera = web.Application()
+    camera.router.add_get("/video", stream)
+    async with TestServer(camera) as server:
+        found = await asyncio.to_thread(read, str(server.make_url("/video")), "http")
+    why = f"they are damaged, or larger than {1 << 20} pixels"
+    assert found == (0, f"none of its frames can be decoded: {why}")
