@@ -1,4 +1,7 @@
-"""Parameters of the query that a route does not know: lists refuse them, single things do not."""
+"""Parameters of the query that a route does not know, or has twice.
+
+Lists refuse unknown ones, single things do not.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,13 @@ async def test_a_list_refuses_them(http, name):
         assert response.status == 200
     async with http.get(path, params={"taks": "detect"}) as response:
         assert (await problem(response, 422)).startswith("taks: unknown parameter")
+
+
+@pytest.mark.parametrize("query", ["include=params&include=params", "include=params&include=x"])
+async def test_a_parameter_is_given_once(http, query):
+    """Of two, one would be ignored: which of them, a proxy before the server may see otherwise."""
+    async with http.get(f"/v1/models/fake-detect?{query}") as response:
+        assert await problem(response, 422) == "include: given twice"
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/health", "/ready", "/metrics", "/openapi.json"])

@@ -87,14 +87,17 @@ def sole_principal(
 
 
 def check_query(request: web.Request, known: Iterable[str]) -> None:
-    """Raise ``InvalidParams`` for an unknown query parameter.
+    """Raise ``InvalidParams`` for a query parameter that is unknown, or given twice.
 
-    Otherwise an unknown filter would be ignored, and the answer would contain everything.
+    Otherwise an unknown filter would be ignored, and the answer would contain everything; of two
+    values, one would be ignored.
     """
     names = tuple(known)
     for name in request.query:
         if name not in names:
             raise InvalidParams(f"{name[:64]}: unknown parameter{similar(name, names)}")
+        if len(request.query.getall(name)) > 1:
+            raise InvalidParams(f"{name}: given twice")
 
 
 class PresentedSecret(NamedTuple):

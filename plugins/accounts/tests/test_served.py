@@ -219,6 +219,8 @@ async def test_wrong_users(client):
         "limit=²",
         "offset=99999999999",
         "role=admin",
+        "limit=1&limit=2",
+        "offset=0&offset=0",
     ):
         assert (await client.ask("GET", f"/v1/users?{query}"))[0] == 422, query
     assert (await client.ask("GET", "/v1/users"))[1]["total"] == 2

@@ -61,7 +61,10 @@ def problem(_status: int, detail: str) -> FleetProblem:
 
 def flag(request: web.Request, name: str) -> bool:
     """Return a switch of the query, off unless it is there. Raises ``InvalidParams``."""
-    word = request.query.get(name, "false").lower()
+    words = request.query.getall(name, ["false"])
+    if len(words) > 1:
+        raise InvalidParams(f"{name}: given twice")
+    word = words[0].lower()
     if word not in {"true", "1", "false", "0"}:
         raise InvalidParams(f"{name}: must be true or false")
     return word in {"true", "1"}

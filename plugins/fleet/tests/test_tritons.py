@@ -102,8 +102,10 @@ async def test_pages_of_tritons(client):
     status, part = await client.ask("GET", "/api/tritons?limit=1&offset=1")
     assert (status, part["total"]) == (200, 3)
     assert [each["port"] for each in part["tritons"]] == ["8001"]
-    for query in ("limit=0", "limit=1001", "limit=x", "offset=-1"):
+    for query in ("limit=0", "limit=1001", "limit=x", "offset=-1", "limit=1&limit=2"):
         assert (await client.ask("GET", f"/api/tritons?{query}"))[0] == 422
+    status, told = await client.ask("DELETE", "/api/tritons/x?force=true&force=false")
+    assert (status, told["detail"]) == (422, "force: given twice")
 
 
 async def test_two_who_change_one(client):

@@ -14,6 +14,7 @@ from mataserver import (
     InvalidParams,
     MataError,
     Route,
+    check_query,
     content_type,
     describe_error,
 )
@@ -161,6 +162,7 @@ class InferRoutes:
 
     async def _submit_form(self, request: web.Request, key: str | None) -> Record:
         desk = self._service.desk
+        check_query(request, InferRequest.__struct_fields__)
         if not content_type(request).startswith("multipart/"):
             self._spec(
                 _request_from_form(request.query)

@@ -161,6 +161,7 @@ class Routes:
 
     async def log(self, request: web.Request) -> web.Response:
         """Answer with the end of what a job printed."""
+        check_query(request, LOG)
         record = await self._job(request)
         size = number(request, "bytes", LOG_BYTES, 1, MAX_LOG_BYTES)
         data = await self._ctx.run_blocking(self._desk.storage.log, record.id, size)

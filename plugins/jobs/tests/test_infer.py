@@ -112,6 +112,7 @@ async def test_a_path(ask, tmp_path):
         ("model=fake-detect&limit=18446744073709551616", b"x", 422, "limit"),
         ("model=fake-detect&path=/etc/passwd", b"x", 422, "path"),
         ("model=fake-detect&task=track", b"x", 422, "task"),
+        ("model=fake-detect&model=fake-track", b"x", 422, "model: given twice"),
         ("model=fake-detec", b"x", 404, "did you mean fake-detect?"),
         ('model=fake-detect&params={"confidense":0.5}', b"x", 422, "did you mean confidence?"),
         ('model=fake-detect&params={"confidence":7}', b"x", 422, "params.confidence"),

@@ -289,6 +289,7 @@ async def test_what_a_job_printed(ask):
     assert b"secret detail" in text
     assert len((await ask("GET", f"/v1/jobs/{job['id']}/log?bytes=10"))[1]) == 10
     assert (await ask("GET", f"/v1/jobs/{job['id']}/log?bytes=0"))[0] == 422
+    assert (await ask("GET", f"/v1/jobs/{job['id']}/log?bytes=10&bytes=20"))[0] == 422
 
 
 async def test_a_request_that_is_sent_twice(ask):

@@ -91,8 +91,8 @@ class ModelList:
 
 def _wants_openai(request: web.Request) -> bool:
     """Whether the answer is wanted in OpenAI's form."""
-    form = request.query.get("format")
-    return _is_openai(request.headers) if form is None else form == "openai"
+    forms = request.query.getall("format", None)
+    return _is_openai(request.headers) if forms is None else forms == ["openai"]
 
 
 def _is_openai(headers: Mapping[str, str]) -> bool:
@@ -104,10 +104,11 @@ def _is_openai(headers: Mapping[str, str]) -> bool:
 
 
 def _wants_another(request: web.Request) -> bool:
-    """Whether the answer is wanted in a form that is unsupported."""
-    return request.query.get("format") not in {None, *get_args(listing.Form)}
+    """Whether the answer is wanted in a form that is unsupported, or in two."""
+    forms = request.query.getall("format", ())
+    return len(forms) > 1 or not set(forms).issubset(get_args(listing.Form))
 
 
 async def _refuse(_request: web.Request) -> web.StreamResponse:
-    """Refuse an unsupported form."""
-    raise InvalidParams("format: must be mata or openai")
+    """Refuse an unsupported form, and two of them."""
+    raise InvalidParams("format: must be mata or openai, and given once")

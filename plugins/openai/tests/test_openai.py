@@ -487,8 +487,9 @@ async def test_both_forms_are_documented(server):
 async def test_a_form_that_nobody_has_is_refused_for_one_model_too(server):
     """The parameter is checked where it is taken, and nowhere below a base URL of one form."""
     async with aiohttp.ClientSession(server.url, headers=server.headers) as http:
-        async with http.get("/v1/models/echo?format=xml") as response:
-            assert response.status == 422
-            assert await response.json() == {"detail": "format: must be mata or openai"}
+        refused = {"detail": "format: must be mata or openai, and given once"}
+        for query in ("format=xml", "format=openai&format=mata", "format=openai&format=openai"):
+            async with http.get(f"/v1/models/echo?{query}") as response:
+                assert (response.status, await response.json()) == (422, refused)
         async with http.get("/openai/v1/models?format=xml") as response:
             assert response.status == 200

@@ -99,9 +99,9 @@ class Downloads:
 
     async def csv(self, request: web.Request) -> web.StreamResponse:
         """Answer with the poses, also for a job without points."""
-        wish = request.query.get("image_id", "").lower()
+        wish = ",".join(request.query.getall("image_id", ())).lower()
         if wish not in _WITH_ID:
-            raise InvalidParams("image_id: expected 1 or 0")
+            raise InvalidParams("image_id: expected 1 or 0, once")
         return await self._send(request, CSV_WITH_ID if _WITH_ID[wish] else CSV)
 
     async def file(self, request: web.Request) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from mataserver import (
     MataError,
     OutOfMemory,
     Route,
+    check_query,
     content_type,
     describe_error,
 )
@@ -130,6 +131,7 @@ class Uploads:
     async def upload(self, request: web.Request) -> web.Response:
         """Accept an archive; answer 202 with the id of its job."""
         key = idempotency_key(request)
+        check_query(request, FIELDS)
         self._job_spec(request.query, "")  # checked before the archive is read, which may be large
         named = content_type(request) == JSON
         job = await (self._from_upload(request, key) if named else self._from_body(request, key))

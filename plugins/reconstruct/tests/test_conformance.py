@@ -340,6 +340,7 @@ def test_csv(server, jobs):
     with_id = rows(server.ask("GET", f"/download/jobs/{jobs.job}/csv?image_id=1"))
     assert list(with_id[0]) == ["image_id", *columns]
     assert server.ask("GET", f"/download/jobs/{jobs.job}/csv?image_id=x").status == 422
+    assert server.ask("GET", f"/download/jobs/{jobs.job}/csv?image_id=1&image_id=0").status == 422
 
 
 def test_photographs_and_their_pairs(server, jobs):
