@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 
+import planted_film
 import pytest
 from console_pages import CHROMIUM, served, shown
 
@@ -20,6 +21,7 @@ ASKED = """(() => {
   ].map((all) => all.filter((each) => each.endsWith(".mjs")));
   return named.every((each) => asked.includes(each)) && JSON.stringify([named, asked]);
 })()"""
+NETWORK = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
 HERE = "!window.old && !!document.querySelector('.app:not(.shell) h1')?.innerText"
 
 
@@ -101,13 +103,31 @@ async def test_what_is_loaded(tmp_path):
 
 async def test_a_page_that_could_not_come(tmp_path):
     """It says that the server does not answer, and comes by itself when that does."""
-    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
-        await person.page.call("Network.emulateNetworkConditions", offline=True, **network)
+        await person.page.call("Network.emulateNetworkConditions", offline=True, **NETWORK)
         await person.go("server")
         await person.until(
             "document.querySelector('.content .note')?.innerText.includes('No answer')"
         )
         assert await person.text("h1") == "Server"
-        await person.page.call("Network.emulateNetworkConditions", offline=False, **network)
+        await person.page.call("Network.emulateNetworkConditions", offline=False, **NETWORK)
         await person.sees("Requests can be served.")
+
+
+async def test_a_part_of_a_page_that_could_not_come(tmp_path):
+    """Segment's video is loaded when it is opened: it comes as the page itself does."""
+    points, known = [planted_film.POINT], planted_film.NAMES
+    plugins = {"sam": {"model": "planted-film"}}
+    async with (
+        served(tmp_path, "sam", points=points, registered=known, plugins=plugins) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment")
+        await person.sees("Drop a picture here")
+        await person.page.call("Network.emulateNetworkConditions", offline=True, **NETWORK)
+        await person.click("Video", ".seg")
+        await person.until(
+            "document.querySelector('.content .note')?.innerText.includes('No answer')"
+        )
+        await person.page.call("Network.emulateNetworkConditions", offline=False, **NETWORK)
+        await person.sees("Drop a video here")

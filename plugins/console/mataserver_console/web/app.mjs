@@ -1,5 +1,5 @@
 // The console: what is open, for whom, and the keys that go from page to page.
-import { NoAnswer, boot, forgetEarly, may, send, silence, who } from "./api.mjs";
+import { NoAnswer, boot, forgetEarly, may, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Trouble } from "./controls.mjs";
 import { guardDrops } from "./drops.mjs";
@@ -9,7 +9,7 @@ import { Mark } from "./icons.mjs";
 import { letters } from "./kept.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
 import { address, begunAt, go, useRoute } from "./route.mjs";
-import { useSource, wait } from "./source.mjs";
+import { useLoaded, useSource } from "./source.mjs";
 
 /** Each page is a module that is loaded when it is opened. */
 const PAGES = [
@@ -26,27 +26,13 @@ const PAGES = [
 const titleOf = (key) => PAGES.find((each) => each.key === key)?.title ?? "";
 const LEAP = { t: "try", a: "ask", s: "segment", l: "live", j: "jobs", m: "models", f: "fleet" };
 
-/** The page of a key, as soon as it came, also after the server was away; what comes late, of a page that was left, puts no other one away. */
+/** The page of a key. */
 function usePage(key) {
-  const [made, setMade] = useState({});
-  useEffect(() => {
-    let done = () => {}, lost = false;
-    const show = (page) => { lost = page.error instanceof NoAnswer; setMade((all) => ({ ...all, [key]: page })); };
-    const fail = (error) => {
-      show({ error: error instanceof TypeError ? new NoAnswer() : error });  // of a file that did not come a browser says no more
-      if (lost) send("v1/health").catch(() => {});  // it tells of a silence, and of its end
-    };
-    const load = () => {
-      done = wait();
-      const loaded = PAGES.find((each) => each.key === key)?.load() ?? Promise.resolve({ default: null });  // no module: More, or no page
-      loaded.then((module) => show({ View: module.default }), fail).finally(done);
-    };
+  const { module, error } = useLoaded(key, () => {
     boot.preload(key);
-    load();
-    const leave = silence.watch((now) => { if (!now && lost) load(); });
-    return () => { leave(); done(); };
-  }, [key]);
-  return made[key] ?? {};
+    return PAGES.find((each) => each.key === key)?.load() ?? Promise.resolve({ default: null });  // no module: More, or no page
+  });
+  return { View: module?.default, error };
 }
 
 /** Ctrl+K, `?`, and the letters that go to a page: a key that is pressed as soon as the page is seen counts. */

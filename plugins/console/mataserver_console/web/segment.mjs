@@ -16,7 +16,7 @@ import { Proposals } from "./proposals.mjs";
 import { pngOf } from "./rle.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { useSeconds } from "./runner.mjs";
-import { refresh, useSource } from "./source.mjs";
+import { refresh, useLoaded, useSource } from "./source.mjs";
 import { kOf, promptOf } from "./tracks.mjs";
 import { usePicture } from "./try.mjs";
 
@@ -182,10 +182,9 @@ const KINDS = [["picture", "Picture"], ["video", "Video"]];
 
 /** A video's part of the page is loaded when it is opened. */
 function Film(props) {
-  const [made, setMade] = useState({ View: null, error: null });
-  useEffect(() => { import("./video.mjs").then((module) => setMade({ View: module.Video, error: null }), (error) => setMade({ View: null, error })); }, []);
-  if (made.View) return html`<${made.View} ...${props}/>`;
-  return html`<${Bar} title="Segment">${props.head}<//>${made.error && html`<div class="content"><${Trouble} error=${made.error} again=${() => location.reload()}/></div>`}`;
+  const { module, error } = useLoaded("video", () => import("./video.mjs"));
+  if (module) return html`<${module.Video} ...${props}/>`;
+  return html`<${Bar} title="Segment">${props.head}<//>${error && html`<div class="content"><${Trouble} error=${error} again=${() => location.reload()}/></div>`}`;
 }
 
 /** Which of the two, and the model behind both. */

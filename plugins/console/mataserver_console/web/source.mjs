@@ -1,7 +1,7 @@
 // What the server is asked again and again: one request for all who look, while somebody looks.
-import { ask, isAbort, send, silence, who } from "./api.mjs";
+import { NoAnswer, ask, isAbort, send, silence, who } from "./api.mjs";
 import { cell, useCell } from "./cell.mjs";
-import { useEffect } from "./html.mjs";
+import { useEffect, useState } from "./html.mjs";
 
 const PAUSES = [1, 2, 4, 8, 15];
 const LATE = 60_000;  // milliseconds: a connection that broke without a word never answers
@@ -20,6 +20,27 @@ export function wait() {
   let late = 0;
   const timer = setTimeout(() => { late = 1; awaited.set(awaited.get() + 1); }, SOON);
   return () => { clearTimeout(timer); awaited.set(awaited.get() - late); late = 0; };
+}
+
+/** What was loaded under a key, as soon as it came, also after the server was away; what comes late, under a key that was left, puts nothing else away. @param {() => Promise<any>} load @returns {{module?: any, error?: Error}} */
+export function useLoaded(/** @type {string} */ key, load) {
+  const [made, setMade] = useState(/** @type {Record<string, {module?: any, error?: Error}>} */ ({}));
+  useEffect(() => {
+    let done = () => {}, lost = false;
+    const show = (now) => { lost = now.error instanceof NoAnswer; setMade((all) => ({ ...all, [key]: now })); };
+    const fail = (error) => {
+      show({ error: error instanceof TypeError ? new NoAnswer() : error });  // of a file that did not come a browser says no more
+      if (lost) send("v1/health").catch(() => {});  // it tells of a silence, and of its end
+    };
+    const begin = () => {
+      done = wait();
+      load().then((module) => show({ module }), fail).finally(done);
+    };
+    begin();
+    const leave = silence.watch((now) => { if (!now && lost) begin(); });
+    return () => { leave(); done(); };
+  }, [key]);
+  return made[key] ?? {};
 }
 
 /** What `path` answers; behind a `#` is the name of a list, all pages of which are read. */
