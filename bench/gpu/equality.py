@@ -22,6 +22,7 @@ import tiny_pose
 import tiny_prompted
 import tiny_reading
 import tiny_segment
+import tiny_vlm
 
 import options
 from mataserver import Detection, DetectResult, ModelFiles, ModelSpec
@@ -69,7 +70,7 @@ class NobodyParams(Params, frozen=True):
 
 def builders() -> dict[str, Any]:
     """Return what writes a checkpoint, by its name."""
-    every = {**tiny.BUILDERS, **tiny_reading.BUILDERS, **tiny_pose.BUILDERS}
+    every = {**tiny.BUILDERS, **tiny_reading.BUILDERS, **tiny_pose.BUILDERS, **tiny_vlm.BUILDERS}
     return {**every, **tiny_segment.builders(tiny), **tiny_prompted.builders(tiny)}
 
 

@@ -166,10 +166,14 @@ def _start() -> Any:
         _inner(target).copy_(_inner(source))
         return target
 
+    def number(tensor: Any) -> Any:
+        return _inner(tensor).item()
+
     # torch calls these by itself, past the mode, where it makes a tensor of a list.
     library.impl("empty.memory_format", empty, "PrivateUse1")
     library.impl("empty_strided", strided, "PrivateUse1")
     library.impl("_copy_from", copied, "PrivateUse1")
+    library.impl("_local_scalar_dense", number, "PrivateUse1")
     return library
 
 
