@@ -26,6 +26,17 @@ async def test_what_was_written_is_read(database, schema):
     assert await texts(database) == ["first", "third"]
 
 
+async def test_what_was_answered_survives_a_power_failure(database, schema):
+    """A commit is on the disk when it returns, whichever connection it is of."""
+    await database.migrate(schema)
+    for way in (database.begin, database.read):
+        async with way() as connection:
+            if database.dialect == "sqlite":
+                assert await connection.scalar(sa.text("PRAGMA synchronous")) == 2  # FULL
+            else:
+                assert await connection.scalar(sa.text("SHOW synchronous_commit")) == "on"
+
+
 async def test_what_a_statement_breaks_is_the_callers(database, schema):
     """A rule of the tables that is broken is no trouble of the database."""
     await database.migrate(schema)
