@@ -213,6 +213,17 @@ async def test_a_cookie_and_an_origin(http):
         assert await status(browser, "GET", "/v1/models") == 200
 
 
+@pytest.mark.parametrize(("origins", "wanted"), [([], 403), ([EVIL], 204)])
+async def test_another_sites_sign_out_without_the_cookie(data_dir, origins, wanted):
+    """Its request lacks the cookie, which the browser would delete if the answer said so."""
+    async with (
+        serving(data_dir, cors_origins=origins) as (http, _),
+        http.delete("/v1/session", headers={"Origin": EVIL}) as response,
+    ):
+        assert response.status == wanted
+        assert "Set-Cookie" not in response.headers
+
+
 @pytest.mark.parametrize(
     "path",
     [

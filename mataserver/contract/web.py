@@ -160,7 +160,8 @@ class Http(Protocol):
     def sign_out(self, request: web.Request, response: web.Response) -> None:
         """End the browser session of the request, if there is one.
 
-        Raises a ``MataError`` with 403 for the request of a page of another origin.
+        Raises a ``MataError`` with 403 for the request of a page of another origin; with a cookie
+        also if ``cors_origins`` has that origin.
         """
         ...
 

@@ -44,11 +44,14 @@ class Cookies:
 
         Raises ``Forbidden`` where a page of another origin asks this: browsers add the cookie.
         """
+        cookie = self._cookie(request)
+        if not cookie:  # another site's request lacks it, and yet would delete it by the answer
+            return
         scheme = proxies.scheme(request, trusted=self._trust_proxy)
         host = proxies.host(request, trusted=self._trust_proxy)
-        if self._cookie(request) and is_foreign(request.headers, scheme, host, ()):
+        if is_foreign(request.headers, scheme, host, ()):
             raise Forbidden(FOREIGN_ORIGIN)
-        self._browsers.end(self._cookie(request))
+        self._browsers.end(cookie)
         response.del_cookie(self._name(request), path="/")
 
     def find(self, request: web.Request) -> BrowserSession | None:

@@ -106,7 +106,7 @@ class LoginService(StatelessService):
 
     async def _sign_out(self, request: web.Request) -> web.Response:
         response = web.Response(status=204)
-        self._cookies.sign_out(request, response)
+        self._http.sign_out(request, response)
         return response
 
     async def _link(self, request: web.Request) -> web.Response:

@@ -63,7 +63,7 @@ class ServiceHttp:
         self._budget = budget
         self._sockets = sockets
         self._cookies = cookies
-        self.decode, self.sign_out = budget.decode, cookies.sign_out
+        self.decode = budget.decode
         self.socket, self.connect = sockets.accept, in_process.connect
         self.outbound, self.check_outbound = outbound.request, outbound.check
         self._trust_proxy = trust_proxy
@@ -159,3 +159,8 @@ class ServiceHttp:
     def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
         """Start a browser session; return its CSRF token."""
         return self._cookies.sign_in(request, response, principal).csrf
+
+    def sign_out(self, request: web.Request, response: web.Response) -> None:
+        """End the browser session of the request, if there is one."""
+        self.check_origin(request)
+        self._cookies.sign_out(request, response)

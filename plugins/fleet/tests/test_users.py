@@ -134,6 +134,9 @@ async def test_wrong_users(client):
 async def test_log_in(client):
     """A name and a password become a token and a browser's session; a log-out ends both."""
     await client.made("/api/users", ADA)
+    other = {"Origin": "http://evil.example"}  # its request lacks the cookie, as browsers send it
+    assert (await client.ask("POST", "/api/logout", "", headers=other))[0] == 403
+    assert "Set-Cookie" not in client.headers
     person = {"name": "ada", "password": "correct horse"}
     status, answer = await client.ask("POST", "/api/login", "", json=person)
     assert (status, set(answer)) == (200, {"token", "expires_in", "csrf"})
@@ -147,7 +150,7 @@ async def test_log_in(client):
     change = {"password": "new horse", "old_password": "correct horse"}
     patch = ("PATCH", "/api/users/ada", "")
     assert (await client.ask(*patch, headers=own, json=change))[0] == 403
-    for foreign in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "same-site"}):
+    for foreign in (other, {"Sec-Fetch-Site": "same-site"}):
         given = {**browser, **foreign}
         assert (await client.ask("POST", "/api/logout", "", headers=given))[0] == 403
     assert (await client.ask("GET", "/api/tritons", "", headers=browser))[0] == 200
