@@ -187,6 +187,7 @@ __all__ = [
     "build_environment",
     "check_charset",
     "check_json",
+    "check_model_files",
     "check_query",
     "connected",
     "content_type",
@@ -266,6 +267,7 @@ if TYPE_CHECKING:
     )
     from mataserver.processes.child_main import Parent
     from mataserver.sources.cache import repository_directory
+    from mataserver.sources.links import check_links as check_model_files
     from mataserver.stop_sequences import StopSequences
     from mataserver_client import Client
 

@@ -1,9 +1,10 @@
-"""Links in a model's directory: inside it, or in a repository's own blobs, and nowhere else."""
+"""Links and indices in a model's directory: they lead into it, or into a repository's blobs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import aiohttp
@@ -91,6 +92,62 @@ def test_blobs_of_another_repository_are_outside(snapshot, model):
         check_links(model)
 
 
+INDICES = (
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    "x.safetensors.index.json",
+    "model.safetensors.index.fp16.json",
+    "deep/x.SafeTensors.index.json",
+)
+"""Usual names, one that a ``config.json`` may name as ``transformers_weights``, and variants."""
+
+
+@pytest.mark.parametrize("name", INDICES)
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"metadata": {}, "weight_map": {"a": "part.bin", "b": "../secret"}}',
+        '{"weight_map": {"a": "deep/../../secret"}}',
+        '{"weight\\u005fmap": {"a": "/etc/hostname"}}',
+        '{"weight_map": {"a": "part.bin"}, "weight_map": {"a": "..\\/secret"}}',
+    ],
+)
+def test_an_index_that_leads_out_is_refused(model, name, content):
+    """The parts of a checkpoint are in its directory, whatever the name of their index."""
+    (model / name).write_text(content)
+    with pytest.raises(OutsideLinkError) as refused:
+        check_links(model)
+    assert refused.value.detail == f"{name} names a file outside of the model's directory"
+
+
+@pytest.mark.parametrize("name", INDICES)
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"metadata": NaN, "weight_map": {"a": "../secret"}}',
+        '{"weight_map": [], "weight_map": {"a": "../secret"}}',
+        '{"metadata": ' + "[" * 100_000,
+        '{"metadata": "' + "x" * 16_000_000 + '", "weight_map": {}}',
+    ],
+    ids=["nan", "twice", "deep", "large"],
+)
+def test_an_index_that_cannot_be_checked_is_refused(model, name, content):
+    """Another parser might read what this one does not."""
+    (model / name).write_text(content)
+    with pytest.raises(OutsideLinkError) as refused:
+        check_links(model)
+    assert refused.value.detail == f"{name} is no index of a checkpoint's weights"
+
+
+def test_indices_of_own_files_are_fine(model):
+    """Parts in the directory and below; other files of similar names; a pipe is not waited for."""
+    index = {"metadata": {"total_size": 1}, "weight_map": {"a": "x..bin", "b": "deep/weights.bin"}}
+    (model / INDICES[0]).write_text(json.dumps(index))
+    (model / "words.index.json").write_text('["../secret"]')
+    os.mkfifo(model / INDICES[1])
+    check_links(model)
+
+
 def registered(data_dir: Path, name: str, **entry: str) -> None:
     register(data_dir, {})
     file = data_dir / "model_registry.json"
@@ -128,6 +185,21 @@ async def test_link_that_came_later_is_not_followed(model, tmp_path):
             return (await infer(http, "mine"))[0] == 200
 
         await until(serves, 10)
+
+
+async def test_an_index_that_leads_out_stops_the_load(model, tmp_path):
+    """Before any plugin reads it: 503 with the index's name."""
+    registered(tmp_path / "data", "mine", source="local", path=str(model))
+    (model / INDICES[2]).write_text('{"weight_map": {"a": "../secret"}}')
+    async with (
+        testing.serving(tmp_path / "data", engine="thread") as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        status, body = await infer(http, "mine")
+    assert (status, body["detail"]) == (
+        503,
+        f"mine cannot be served: {INDICES[2]} names a file outside of the model's directory",
+    )
 
 
 async def test_configuration_is_not_read_through_a_link(model, tmp_path):

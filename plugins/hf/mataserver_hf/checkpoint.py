@@ -43,7 +43,6 @@ _UNREADABLE = (
     SafetensorError,
     pickle.UnpicklingError,  # more than weights: torch runs none of it
 )
-_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SEE_LOG = "; the server's log says why"
 _OTHER_SIZES = ": config.json states other sizes than they have, or not the number of classes"
 _STATISTICS = ("running_mean", "running_var")
@@ -79,7 +78,6 @@ class Checkpoint:
         ``unused`` matches the names of weights that the architecture declares and never reads.
         """
         with self._reading("weights"):
-            self._check_shards()
             module, report = auto_class.from_pretrained(
                 self._path,
                 dtype=self._dtype,
@@ -150,18 +148,6 @@ class Checkpoint:
         config = json.loads((Path(self._path) / "config.json").read_bytes())
         names = config.get("id2label") if config.get("model_type") == "pvt" else None
         return {"num_labels": len(names)} if names else {}
-
-    def _check_shards(self) -> None:
-        """Raise ``MataError`` where the list of a checkpoint's parts names a file elsewhere."""
-        for index in map(Path(self._path).joinpath, _INDICES):
-            if not index.is_file():
-                continue
-            named = dict(dict(json.loads(index.read_bytes())).get("weight_map") or {})
-            for place in map(Path, set(named.values())):
-                if place.is_absolute() or ".." in place.parts:
-                    raise MataError(
-                        f"{index.name} of {self.name} names a file outside of its directory"
-                    )
 
     def _check_complete(
         self, module: torch.nn.Module, missing: set[str], unused: re.Pattern[str] | None

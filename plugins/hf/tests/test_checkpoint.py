@@ -7,7 +7,6 @@ import os
 import shutil
 
 import pytest
-from safetensors import safe_open
 
 from mataserver import MataError, ModelSpec, Unavailable
 from mataserver_hf import classify, detect, installation, segment, zero_shot
@@ -128,26 +127,6 @@ def test_a_pickle_with_code(checkpoint, context, tmp_path):
     with pytest.raises(MataError, match="the weights of tiny/vit cannot be read"):
         classify.load(spec(path), context())
     assert not mark.exists()
-
-
-@pytest.mark.parametrize(
-    "place", ["../elsewhere/model.safetensors", "{}/elsewhere/model.safetensors"]
-)
-def test_parts_outside_of_the_directory(place, checkpoint, context, tmp_path):
-    """Weights are read from the checkpoint's own directory alone, whatever its index says."""
-    shutil.copytree(checkpoint("resnet"), tmp_path / "elsewhere")
-    path = shutil.copytree(checkpoint("resnet"), tmp_path / "own")
-    (path / "model.safetensors").rename(path / "part.safetensors")
-    with safe_open(path / "part.safetensors", "pt") as held:
-        names = list(held.keys())
-    index = path / "model.safetensors.index.json"
-    for where in ("part.safetensors", place.format(tmp_path)):
-        index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, where)}))
-        if where == "part.safetensors":
-            classify.load(spec(path), context())
-            continue
-        with pytest.raises(MataError, match="names a file outside of its directory"):
-            classify.load(spec(path), context())
 
 
 def test_model_without_a_directory(context):

@@ -229,6 +229,27 @@ def test_what_cannot_be_exported_is_told(run, checkpoint, name, arguments, said,
     assert not (tmp_path / "made").exists()
 
 
+def test_weights_elsewhere_are_not_exported(run, checkpoint, tmp_path):
+    """A checkpoint's index, whatever its name, must not lead out of its directory."""
+    from safetensors.torch import load_file
+
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in ("config.json", "preprocessor_config.json"):
+        (model / file).write_bytes((checkpoint("vit") / file).read_bytes())
+    weights = checkpoint("vit") / "model.safetensors"
+    config = json.loads((model / "config.json").read_text())
+    config["transformers_weights"] = "x.safetensors.index.json"
+    (model / "config.json").write_text(json.dumps(config))
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(weights), str(weights))}
+    (model / "x.safetensors.index.json").write_text(json.dumps(index))
+    (model / "own.safetensors").touch()
+    done = run(model, "--to", "onnx", "--output", tmp_path / "made")
+    assert isinstance(done.exception, MataError), done.output
+    assert "x.safetensors.index.json names a file outside" in done.exception.detail
+    assert registry(tmp_path) == {}
+
+
 def test_a_checkpoint_without_its_head_is_refused(run, checkpoint, tmp_path):
     """No export has a random head."""
     from safetensors.torch import load_file, save_file

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import msgspec
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import torch
 from kornia.feature import ALIKED, DISK, LoFTR
 from networks_drawn import aliked, disk, glue, light_glue, superpoint
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, LightGlueForKeypointMatching
 
 from mataserver import Unavailable
@@ -182,6 +186,20 @@ def test_an_order_is_carried_out(drawn, pictures, tmp_path):
     folder = tmp_path / "superpoint_lightglue"
     assert np.array_equal(read(folder / "a.png.npz", "xy")[0], found[0].xy)
     assert pairs(read(folder / "pair.npz", "matches")[0]) == pairs(wanted)
+
+
+def test_weights_elsewhere_are_refused(tmp_path):
+    """A checkpoint's index must not lead out of its directory."""
+    elsewhere, own = superpoint(tmp_path / "elsewhere"), tmp_path / "own"
+    shutil.copytree(elsewhere, own)
+    held = elsewhere / "model.safetensors"
+    (own / held.name).unlink()
+    named = dict.fromkeys(load_file(held), str(held))
+    index = {"metadata": {}, "weight_map": named}
+    (own / "model.safetensors.index.json").write_text(json.dumps(index))
+    needs = Matchers(superpoint_lightglue=Checkpoint(weights=str(own)))
+    with pytest.raises(Unavailable, match=r"model\.safetensors\.index\.json names a file outside"):
+        networks.load("superpoint_lightglue", needs, MOST)
 
 
 @pytest.mark.parametrize(
