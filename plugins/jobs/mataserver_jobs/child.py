@@ -67,10 +67,17 @@ def _send_back(output: Path, parent: Parent) -> bool:
 
 def _stored_result(assignment: Assignment, parent: Parent) -> Any:
     """Run a job; what it made is on the disk when its end is told, however it ended."""
+    output = Path(assignment.folder) / "output"
     try:
-        return _result(assignment, parent)
-    finally:
-        durable.sync_all(Path(assignment.folder) / "output")
+        result = _result(assignment, parent)
+    except BaseException:
+        try:
+            durable.sync_all(output)
+        except OSError:  # what the job itself ended with is what its owner must hear
+            traceback.print_exc()
+        raise
+    durable.sync_all(output)
+    return result
 
 
 def _result(assignment: Assignment, parent: Parent) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,12 +10,17 @@ from mataserver import sync
 
 
 def sync_all(folder: Path) -> None:
-    """Have the files below a folder, their names and its own on the disk; not those of links."""
+    """Have the files below a folder, their names and its own on the disk; not those of links.
+
+    A file that goes meanwhile, or that nobody may read, is left out: a job's tools may make such.
+    """
     for place, _, names in os.walk(folder):
         for path in (Path(place, name) for name in names):
-            if path.is_file() and not path.is_symlink():
-                sync(path)
-        sync(Path(place))
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                if path.is_file() and not path.is_symlink():
+                    sync(path)
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            sync(Path(place))
     sync(folder.parent)
 
 

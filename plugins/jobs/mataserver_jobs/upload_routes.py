@@ -98,9 +98,7 @@ class UploadRoutes:
         part = {
             "Upload-Offset": (_Bytes, True, "Where the part begins."),
             "Upload-Checksum": (
-                Annotated[
-                    str, Meta(pattern=r"^(sha1 [A-Za-z0-9+/]{27}=|sha256 [A-Za-z0-9+/]{43}=)?\Z")
-                ],
+                _Checksum,
                 False,
                 "`sha1` or `sha256` and the digest in base64.",
             ),

@@ -195,6 +195,40 @@ def test_what_a_job_made(disk, tmp_path, fails, how):
     assert {("sync", path.stat().st_ino) for path in wanted} <= set(done)
 
 
+@pytest.mark.parametrize(("fails", "how"), [(False, "broken"), (True, "failed")])
+def test_a_disk_that_fails_at_a_jobs_end(tmp_path, monkeypatch, fails, how):
+    """What the job itself told wins: it would be run again in vain. No result counts unsynced."""
+    told = []
+
+    def broken(_file):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    function = f"{made_by.__module__}:{made_by.__qualname__}"
+    assignment = Assignment("job", function, fails, str(tmp_path / "job"), 1, None, None)
+    child.run(SimpleNamespace(messages=lambda _kind: iter([assignment]), send=told.append))
+    (ended,) = told
+    assert (ended.how, ended.error == "it fails") == (how, fails)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOENT, errno.EACCES])
+def test_files_that_cannot_be_opened(disk, tmp_path, monkeypatch, reason):
+    """A tool's file that went meanwhile, or is not readable: the others are on the disk."""
+    for name in ("a", "odd", "z"):
+        (tmp_path / name).write_text(name)
+    really = os.open
+
+    def opened(path, *more, **options):
+        if str(path).endswith("odd"):
+            raise OSError(reason, os.strerror(reason), str(path))
+        return really(path, *more, **options)
+
+    monkeypatch.setattr(os, "open", opened)
+    durable.sync_all(tmp_path)
+    wanted = {("sync", path.stat().st_ino) for path in (tmp_path / "a", tmp_path / "z", tmp_path)}
+    assert wanted <= set(disk.done)
+
+
 async def test_what_a_job_is_given(disk, store, tmp_path):
     """It is on the disk when the job is queued, which is answered."""
     kinds = {"made": JobKind(name="made", run=made_by, spec=Struct)}
