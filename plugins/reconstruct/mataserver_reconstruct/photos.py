@@ -79,7 +79,7 @@ def prepare(job: Job, spec: Spec) -> list[Photo]:
     Copies of an earlier attempt are reused. Raises ``BadRequest`` for an input that is refused.
     """
     manifest, folder = job.work / MANIFEST, job.work / PHOTOS
-    if manifest.exists():
+    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):  # or the disk has damaged it
         found = msgspec.json.decode(manifest.read_bytes(), type=list[Photo])
         if all(_is_whole(photo, folder) for photo in found):
             return found

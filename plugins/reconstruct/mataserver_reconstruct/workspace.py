@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver_reconstruct import archive, intake
+from mataserver_reconstruct import archive, database_check, intake, stages
 from mataserver_reconstruct import photos as photographs
 from mataserver_reconstruct.files import MARK, PHOTOS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mataserver_reconstruct.intake import Source
     from mataserver_reconstruct.job import Job
@@ -74,7 +76,8 @@ class Workspace:
 def discard_stale(job: Job, spec: Spec, matchers: Matchers) -> None:
     """Remove the state of an attempt with other options or other files from ``job.work``.
 
-    State of the same options and files is kept, so that an attempt continues the last one.
+    State of the same options and files is kept, so that an attempt continues the last one, but no
+    damaged database: every attempt would fail by it.
     """
     files = [
         (source.name, *_state(source, spec.limits)) for source in intake.find_sources(job.input)
@@ -83,11 +86,34 @@ def discard_stale(job: Job, spec: Spec, matchers: Matchers) -> None:
     mark = job.work / MARK
     digest = hashlib.sha256(asked).hexdigest().encode()
     if mark.exists() and mark.read_bytes() == digest:
+        _discard_damaged(job)
         return
     for path in (*job.work.glob("*.db*"), *job.work.glob("photos.json*")):
         path.unlink()
     shutil.rmtree(job.work / MATCHER_FOLDER, ignore_errors=True)
     photographs.write_atomically(mark, digest)
+
+
+def _discard_damaged(job: Job) -> None:
+    """Remove the databases that SQLite finds damaged: what is in them is found again.
+
+    That COLMAP opens one tells nothing: it does not with a full disk, either.
+    """
+    for path in job.work.glob("*.db"):
+        if _is_damaged(path):
+            told = f"{path.name} of the last attempt is damaged: what was in it is found again"
+            job.report(stages.EXTRACTING, 0, 1, told)
+            for each in job.work.glob(f"{path.name}*"):
+                each.unlink()
+
+
+def _is_damaged(database: Path) -> bool:
+    command = [sys.executable, "-I", str(Path(database_check.__file__)), str(database)]
+    try:
+        ended = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)  # noqa: S603 - ours
+    except OSError:  # there is no process to be had: it is not known
+        return False
+    return ended.returncode == database_check.DAMAGED
 
 
 def _state(source: Source, limits: Limits) -> tuple[int, object]:
