@@ -8,12 +8,12 @@ import struct
 import pillow_heif
 import pytest
 from console_pages import CHROMIUM, served, shown
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 WIDTH, HEIGHT = 96, 48
 SIZE = f"{WIDTH} \N{MULTIPLICATION SIGN} {HEIGHT}"
-ORIENTATION = 0x112
+ORIENTATION, SUBFILE = 0x112, 254
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -77,14 +77,58 @@ def tiled():
     return struct.pack(">I", 24) + b"ftypheic" + bytes(12) + sizes + b"irot\x01" + bytes(20)
 
 
-@pytest.mark.parametrize("data", [heic(), tiled()], ids=["plain", "turned"])
-async def test_a_heic_has_its_size(tmp_path, data):
+def tiff(made=None, **options):
+    """Return a TIFF."""
+    buffer = io.BytesIO()
+    (made or picture()).save(buffer, "TIFF", **options)
+    return buffer.getvalue()
+
+
+def behind_a_thumbnail():
+    """Return a TIFF whose first page is a reduced copy of the second."""
+    buffer = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer, new=True) as pages:
+        picture().resize((16, 16)).save(pages, "TIFF", tiffinfo={SUBFILE: 1})
+        pages.newFrame()
+        picture().save(pages, "TIFF")
+        pages.finalize()
+        return buffer.getvalue()
+
+
+UNSEEN = {
+    "plain.heic": heic(),
+    "turned.heic": tiled(),
+    "plain.tif": tiff(),
+    "turned.tif": tiff(picture().transpose(TURNS[6]), tiffinfo={ORIENTATION: 6}),
+    "other-order.tif": tiff(Image.new("I;16B", (WIDTH, HEIGHT))),
+    "large-offsets.tif": tiff(big_tiff=True),
+    "thumbnail.tif": behind_a_thumbnail(),
+    "note.ppm": b"P6\n# 7 7\n96 48\n255\n" + bytes(WIDTH * HEIGHT * 3),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+async def test_what_a_browser_cannot_show_has_its_size(tmp_path, name):
     """What is found lies in the place of the picture, which the browser cannot show."""
     async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
         await person.go("try?model=many")
-        await person.give(data, "phone.heic")
+        await person.give(UNSEEN[name], name)
         await person.sees("This browser cannot show this picture itself.")
         assert SIZE in await person.text(".pictures")
         shape = "(({ width, height }) => width / height)(%s.getBoundingClientRect())"
         ratio = await person.evaluate(shape % "document.querySelector('.shot')")
         assert ratio == pytest.approx(WIDTH / HEIGHT, rel=0.02)
+
+
+async def test_a_picture_whose_size_is_not_known(tmp_path):
+    """What is found would lie wrong on its placeholder: it is listed, and why is said."""
+    data = UNSEEN["note.ppm"].replace(b"# 7 7", b"#" * 5_000)
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        drawn = "document.querySelectorAll('.shot svg.over > *, .shot .tagbox').length"
+        await person.give(UNSEEN["note.ppm"], "short.ppm")
+        await person.until(f"document.querySelectorAll('.found li[data-n]').length > 3 && {drawn}")
+        await person.give(data, "long.ppm")
+        await person.sees("what was found is only listed")
+        assert await person.evaluate("document.querySelectorAll('.found li[data-n]').length") > 3
+        assert await person.evaluate(drawn) == 0

@@ -1,5 +1,7 @@
-// What the server reads of a file and a browser does not: how a WebP is to be turned, how large a HEIC is. What was found lies right on the picture only so.
+// What the server reads of a file and a browser does not: how a WebP is to be turned, how large a HEIC, a TIFF or a PPM is. What was found lies right on the picture only so.
 const ORIENTATION = 0x112;
+const [SUBFILE, WIDTH, HEIGHT] = [254, 256, 257];  // of a TIFF's tags
+const PAGES = 16;  // of a TIFF, as many as the server looks at
 const BEGIN = 2 ** 18;  // bytes: a HEIC tells its sizes before its pictures
 /** By EXIF's orientation: how x and y of a picture as it is stored become those of it as it is seen. @type {Record<number, [number, number, number, number]>} */
 const TURNS = { 2: [-1, 0, 0, 1], 3: [-1, 0, 0, -1], 4: [1, 0, 0, -1], 5: [0, 1, 1, 0], 6: [0, 1, -1, 0], 7: [0, -1, -1, 0], 8: [0, -1, 1, 0] };
@@ -45,9 +47,40 @@ export async function decoded(/** @type {Blob} */ blob) {
   return { bitmap: canvas.transferToImageBitmap(), plain: false };
 }
 
-/** Width and height of a HEIC as it is seen, or null: the largest of its pictures is the whole one, the others are its tiles. @returns {Promise<[number, number] | null>} */
+/** Width and height of a TIFF or BigTIFF as it is seen: of its first page that is no reduced copy of another. @returns {[number, number] | null} */
+function tiffSize(/** @type {DataView} */ view) {
+  const little = view.getUint16(0) === 0x4949, big = view.getUint16(2, little) === 43;
+  const offset = (/** @type {number} */ at) => (big ? Number(view.getBigUint64(at, little)) : view.getUint32(at, little));
+  const [head, step, value] = big ? [8, 20, 12] : [2, 12, 8];
+  let list = offset(big ? 8 : 4), first = /** @type {[number, number] | null} */ (null);
+  for (let page = 0; list && page < PAGES; page += 1) {
+    const tags = new Map(), count = big ? offset(list) : view.getUint16(list, little);
+    for (let at = list + head; at < list + head + step * count; at += step) {
+      tags.set(view.getUint16(at, little), view.getUint16(at + 2, little) === 3 ? view.getUint16(at + value, little) : view.getUint32(at + value, little));
+    }
+    const sides = [tags.get(WIDTH), tags.get(HEIGHT)];
+    const size = /** @type {[number, number]} */ (tags.get(ORIENTATION) > 4 ? sides.reverse() : sides);
+    if (!((tags.get(SUBFILE) ?? 0) & 1)) return size;
+    first ??= size;
+    list = offset(list + head + step * count);
+  }
+  return first;
+}
+
+/** Width and height of a picture that the browser cannot show, as it is seen, or null. @returns {Promise<[number, number] | null>} */
 export async function sizeOf(/** @type {Blob} */ blob) {
-  const view = new DataView(await blob.slice(0, BEGIN).arrayBuffer());
+  const start = new Uint8Array(await blob.slice(0, BEGIN).arrayBuffer());
+  const text = String.fromCharCode(...start.subarray(0, 4096)), number = text.replace(/#[^\r\n]*/g, " ").match(/^P[1-6]\s+(\d+)\s+(\d+)\s/);
+  if (number) return [Number(number[1]), Number(number[2])];
+  try {
+    const size = /^(II[*+]\0|MM\0[*+])/.test(text) ? tiffSize(new DataView(await blob.arrayBuffer())) : heicSize(new DataView(start.buffer));
+    return size && size[0] > 0 && size[1] > 0 ? size : null;
+  } catch (error) { if (!(error instanceof RangeError)) throw error; }  // it is cut off: the server says so
+  return null;
+}
+
+/** Width and height of a HEIC as it is seen, or null: the largest of its pictures is the whole one, the others are its tiles. @returns {[number, number] | null} */
+function heicSize(/** @type {DataView} */ view) {
   if (named(view, 4) !== "ftyp") return null;
   let size = /** @type {[number, number] | null} */ (null), cut = size, turned = false;
   for (let at = 8; at + 20 <= view.byteLength; at += 1) {

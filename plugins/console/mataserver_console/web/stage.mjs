@@ -9,6 +9,7 @@ import { told } from "./results.mjs";
 
 const MOST = 8;
 const MARGIN = 32;
+const NONE = [];  // what is drawn on a picture whose size is not known: it would lie wrong
 
 /** How large the picture is drawn: it fits, times the zoom. */
 export function useFit(box, width, height, zoom) {
@@ -63,7 +64,7 @@ function drag(event, box) {
 }
 
 /**
- * @param {{picture: {url: string, width: number, height: number, name: string}, items: import("./results.mjs").Item[], hover: number,
+ * @param {{picture: {url: string, width: number, height: number, name: string, known?: boolean}, items: import("./results.mjs").Item[], hover: number,
  *   setHover: (n: number) => void, show: {map?: boolean, boxes: boolean, labels: boolean, scores: boolean, fill: boolean},
  *   depth?: any, old?: boolean, zoom: number, onScale?: (scale: number) => void, stage?: {current: any}, children?: (scale: number) => unknown}} props
  */
@@ -73,13 +74,14 @@ export function Stage({ picture, items, hover, setHover, show, depth, old, zoom,
   const { width, height } = picture;
   const scale = useFit(box, width, height, zoom);
   useEffect(() => onScale?.(scale), [scale]);
-  const outlines = useOutlines(items);
+  const placed = picture.known === false ? NONE : items;
+  const outlines = useOutlines(placed);
   const [peek, setPeek] = useState(false);
-  const reading = useMemo(() => items.some((item) => item.text), [items]);
+  const reading = useMemo(() => placed.some((item) => item.text), [placed]);
   const point = (event) => {
     const rect = event.currentTarget.getBoundingClientRect();
     const x = (event.clientX - rect.left) / rect.width, y = (event.clientY - rect.top) / rect.height;
-    setHover(under(items, x * width, y * height));
+    setHover(under(placed, x * width, y * height));
   };
   useEffect(() => {
     if (!depth) return undefined;
@@ -94,9 +96,9 @@ export function Stage({ picture, items, hover, setHover, show, depth, old, zoom,
       ${picture.url ? html`<img src=${picture.url} alt=${said} width=${width} height=${height} draggable="false"/>`
         : html`<div class="unseen" role="img" aria-label=${said}></div>`}
       ${depth && html`<${Depth} depth=${depth} hidden=${peek || !show.map}/>`}
-      <${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${hover} boxes=${show.boxes} fill=${show.fill} text=${reading}/>
-      ${reading && html`<${Reading} items=${items} scale=${scale}/>`}
-      ${show.labels && scale > 0 && html`<${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${hover} scores=${show.scores}/>`}
+      <${Overlay} items=${placed} outlines=${outlines} width=${width} height=${height} hover=${hover} boxes=${show.boxes} fill=${show.fill} text=${reading}/>
+      ${reading && html`<${Reading} items=${placed} scale=${scale}/>`}
+      ${show.labels && scale > 0 && html`<${Labels} items=${placed} width=${width} height=${height} scale=${scale} hover=${hover} scores=${show.scores}/>`}
       ${depth && html`<${DepthReader} key=${picture.url} depth=${depth} width=${width} height=${height}/>`}
       ${children?.(scale)}
     </div></div>`;

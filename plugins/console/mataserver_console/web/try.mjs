@@ -138,7 +138,7 @@ export default function Try() {
         <div class="stagebox">${coming && html`<div class="running"><i></i></div>`}${picture ? html`<${Stage} picture=${picture} items=${shown} hover=${hover} setHover=${setHover} show=${show} depth=${depth} old=${trial.old}
           zoom=${zoom} onScale=${setScale} stage=${stage}/>` : html`<${Empty} task=${chosen.model?.task} take=${take} pick=${pick} onError=${setError}/>`}
           <${Busy} run=${run} seconds=${trial.seconds} model=${chosen.model}/></div>
-        ${picture?.unseen && html`<div class="foot help">This browser cannot show this picture itself.${run.answer ? " The server read it." : ""}</div>`}
+        ${picture?.unseen && html`<div class="foot help">This browser cannot show this picture itself.${run.answer ? ` The server read it.${picture.known ? "" : " How large it is cannot be told here, so what was found is only listed."}` : ""}</div>`}
         ${trial.stale && html`<div class="foot help">Answer of ${clock(run.at)}</div>`}
         ${depth && html`<${Ramp} depth=${depth}/>`}
         ${run.answer && !run.begun && !items.length && !depth && !["vlm", "embed"].includes(run.answer.task) && html`<${Nothing} answer=${run.answer} params=${given} setParams=${setGiven} schema=${schema}/>`}
