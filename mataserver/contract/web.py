@@ -131,7 +131,10 @@ class Http(Protocol):
     def raw_socket(
         self, request: web.Request, protocols: Sequence[str] = ()
     ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
-        """Accept a WebSocket for relaying: frames as they arrive, closed with 1001 at shutdown."""
+        """Accept a WebSocket for relaying: frames as they arrive, closed with 1001 at shutdown.
+
+        Nothing is answered by itself, neither a ping nor, until the context ends, a close frame.
+        """
         ...
 
     def budget(self, owner: str | None = None) -> Share:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Side: TypeAlias = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
-GOING_AWAY = 1001
+NORMAL, GOING_AWAY = 1000, 1001
 MAX_REASON_BYTES = 123
 """Bytes; a control frame has 125, and the code takes two (RFC 6455, section 5.5)."""
 CLOSE_TIMEOUT = 5.0
@@ -27,8 +27,9 @@ class SocketRelay:
     """Relays messages, pings included, until one side closes; then closes the other the same way.
 
     A side that does not read blocks messages from the other, for at most ``timeout`` seconds.
-    Neither side may answer pings itself. ``sizes`` are the bytes of the messages of ``near`` and of
-    ``far``; ``is_cut`` says that ``far`` ended without a close frame.
+    Neither side may answer pings or a close frame itself: that of ``near`` is answered when ``far``
+    has answered it. ``sizes`` are the bytes of the messages of ``near`` and of ``far``; ``is_cut``
+    says that ``far`` ended first, without a close frame.
     """
 
     def __init__(self, timeout: float | None = None) -> None:
@@ -54,6 +55,10 @@ class SocketRelay:
         reason = ""
         try:
             code, reason = await self._closing
+            if near.close_code is not None:
+                # Its pump still reads: after a cancelled read, aiohttp waits for no close frame.
+                await close_side(far, code, reason)
+                code, reason = NORMAL, ""
         finally:
             for pump in pumps:
                 pump.cancel()
@@ -74,11 +79,19 @@ class SocketRelay:
             if message.type is WSMsgType.CLOSE:
                 self.close(message.data, message.extra or "")
                 return
-            self.is_cut = bool(index)
+            self._end_first(is_far=bool(index))
             if message.type is WSMsgType.ERROR:  # else it is 1000, also without a close frame
                 self.close(source.close_code)
+        except ConnectionError:
+            if index == 0:  # far's own pump knows how it ended, unless near does not read
+                await asyncio.wait((self._closing,), timeout=CLOSE_TIMEOUT)
+                self._end_first(is_far=True)
         finally:
             self.close(GOING_AWAY)
+
+    def _end_first(self, *, is_far: bool) -> None:
+        """Note that a side ended without a close frame, unless both are being closed already."""
+        self.is_cut |= is_far and not self._closing.done()
 
 
 async def close_side(side: Side, code: int | None, reason: str) -> None:

@@ -80,6 +80,7 @@ class ServiceSockets:
             protocols=protocols,
             heartbeat=ping,
             autoping=ping is not None,
+            autoclose=ping is not None,  # a relay first closes its other side
             compress=False,
             max_msg_size=self._max_message + 1,  # aiohttp's limit is exclusive
             timeout=CLOSE_TIMEOUT,
