@@ -6,6 +6,7 @@ import importlib.resources
 import json
 
 import planted_film
+import planted_sam
 import pytest
 from console_pages import CHROMIUM, served, shown
 
@@ -131,3 +132,28 @@ async def test_a_part_of_a_page_that_could_not_come(tmp_path):
         )
         await person.page.call("Network.emulateNetworkConditions", offline=False, **NETWORK)
         await person.sees("Drop a video here")
+
+
+async def test_a_module_that_does_not_come_once(tmp_path):
+    """The server answers all else: no silence ends that would bring the page."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.page.call("Network.setBlockedURLs", urls=["*/server.mjs*"])
+        await person.go("server")
+        await person.until(
+            "document.querySelector('.content .note')?.innerText.includes('No answer')"
+        )
+        await person.page.call("Network.setBlockedURLs", urls=[])
+        await person.sees("Requests can be served.")
+
+
+async def test_a_module_that_fails(tmp_path):
+    """A fault of the page is told as what it is, not as one of the network."""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.evaluate("window.WeakSet = undefined; 0")
+        await person.go("segment")
+        await person.until("!!document.querySelector('.content .note')")
+        assert await person.text("h1") == "This page failed"
+        assert "WeakSet" in await person.text(".content .note")

@@ -114,3 +114,18 @@ async def test_words_that_are_found_nowhere(tmp_path):
         await person.evaluate(GO)
         await person.until(f"{PATHS}.length === 3")
         assert "nothing found" not in await person.text(".objects")
+
+
+async def test_other_words_in_a_session_that_was_opened_again(tmp_path):
+    """What they find is new: an object of earlier words that is still to be found is another."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        found = await person.evaluate("""import("./console/tracks.mjs").then(({ Tracks }) => {
+          const tracks = new Tracks();
+          tracks.of(1, "disc").id = 1;
+          const late = tracks.of(2, "disc");  // it was found while tracking: no words bring it back
+          late.id = null;
+          const square = tracks.of(2, "square");
+          const again = tracks.of(3, "disc");
+          return [late.name, late.id, square.name, square.id, again === late];
+        })""")
+        assert found == ["disc 2", 3, "square 1", 2, True]

@@ -44,10 +44,10 @@ export function Marks({ points, width, height }) {
   return points.map(([x, y, inside], at) => html`<span key=${at} class=${`point ${inside ? "" : "out"}`} style=${{ transform: `translate(${x * width}px, ${y * height}px)` }}><${Icon} name=${inside ? "plus" : "minus"}/></span>`);
 }
 
-/** Find by words; nothing where `find` is not to be had. */
 /** What pointing does: a phone has no right button. */
 export const Pointing = () => html`<span class="wide">A click adds, a right click removes, a drag makes a box.</span><span class="narrow">A tap adds, or removes with Remove; a drag makes a box.</span>`;
 
+/** Find by words; nothing where `find` is not to be had. */
 export function Words({ find }) {
   const submit = (event) => { event.preventDefault(); const words = String(new FormData(event.target).get("words")).trim(); if (words) find(words); };
   if (!find) return null;

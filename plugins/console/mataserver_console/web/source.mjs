@@ -26,19 +26,27 @@ export function wait() {
 export function useLoaded(/** @type {string} */ key, load) {
   const [made, setMade] = useState(/** @type {Record<string, {module?: any, error?: Error}>} */ ({}));
   useEffect(() => {
-    let done = () => {}, lost = false;
+    let done = () => {}, lost = false, left = false, tries = 0, timer = 0, before = /** @type {any} */ (null);
     const show = (now) => { lost = now.error instanceof NoAnswer; setMade((all) => ({ ...all, [key]: now })); };
+    const later = () => { timer = setTimeout(() => { if (lost) begin(); }, PAUSES[Math.min(tries, PAUSES.length) - 1] * 1000); };
+    // Of a file that did not come a browser says no more than `TypeError`, each time another one. What a module fails of itself is kept, and comes again.
     const fail = (error) => {
-      show({ error: error instanceof TypeError ? new NoAnswer() : error });  // of a file that did not come a browser says no more
-      if (lost) send("v1/health").catch(() => {});  // it tells of a silence, and of its end
+      if (left) return;
+      if (!(error instanceof TypeError) || error === before) { show({ error }); return; }
+      before = error;
+      tries += 1;
+      if (tries === 1) { begin(); return; }
+      show({ error: new NoAnswer() });
+      send("v1/health").then(later, () => {});  // it tells of a silence, whose end loads it
     };
     const begin = () => {
+      clearTimeout(timer);
       done = wait();
       load().then((module) => show({ module }), fail).finally(done);
     };
     begin();
     const leave = silence.watch((now) => { if (!now && lost) begin(); });
-    return () => { leave(); done(); };
+    return () => { left = true; leave(); clearTimeout(timer); done(); };
   }, [key]);
   return made[key] ?? {};
 }

@@ -37,7 +37,7 @@ export class Tracks {
   get(key) { return this.things.find((each) => each.key === key); }
 
   of(id, word = "") {
-    const found = this.things.find((each) => each.id === id) ?? this.things.find((each) => word && each.word && each.id === null);  // of the session before
+    const found = this.things.find((each) => each.id === id) ?? this.things.find((each) => word && each.word === word && each.id === null);  // of the session before
     if (found) found.id = id;
     return found ?? this.add(id, word && `${word} ${1 + this.things.filter((each) => each.word === word).length}`, word);
   }
