@@ -7,10 +7,12 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import jsonschema_rs
 import pytest
+from msgspec import Struct
 
 from conftest import POINTS
 from mataserver import Body, Route, testing
@@ -203,6 +205,32 @@ def test_files_without_a_schema():
     binary = {"type": "string", "format": "binary"}
     expected = ({"type": "string"}, {}, binary, binary)
     assert [content[kind]["schema"] for kind in kinds] == list(expected)
+
+
+def test_the_files_of_a_form():
+    """Optional and repeated ones are files, too; forms of any fields need no struct."""
+
+    async def handler(_request): ...
+
+    class Upload(Struct):
+        file: bytes
+        mask: bytes | None
+        more: list[bytes | None]
+        box: tuple[int, int]
+
+    binary, null = {"type": "string", "format": "binary"}, {"type": "null"}
+    optional = {"anyOf": [binary, null]}
+    bodies = [Body("multipart/form-data", kind) for kind in (Upload, dict[str, Any], bytes)]
+    routes = [Route("POST", f"/{at}", handler, "X", request=(b,)) for at, b in enumerate(bodies)]
+    made = openapi.document(routes, "1.0")
+    fields = made["components"]["schemas"]["Upload"]["properties"]
+    assert (fields["file"], fields["mask"]) == (binary, optional)
+    assert fields["more"] == {"type": "array", "items": optional}
+    forms = [each["post"]["requestBody"]["content"] for each in made["paths"].values()]
+    assert [each["multipart/form-data"]["schema"] for each in forms[1:]] == [
+        {"type": "object"},
+        binary,
+    ]
 
 
 def test_headers_of_a_routes_own():

@@ -96,7 +96,8 @@ def document(
     known = dict(zip(map(repr, types), schemas, strict=True))
     for body in bodies:
         if body.content_type == "multipart/form-data":
-            _describe_files(components[known[repr(body.schema)]["$ref"].rpartition("/")[2]])
+            form = known[repr(body.schema)]
+            _describe_files(components.get(form.get("$ref", "").rpartition("/")[2], form))
     answers = [_task_answer(task, known[repr(kind)]) for task, kind in task_outputs.items()]
     if answers and repr(InferResponse) in known:
         own = known[repr(InferResponse)]
@@ -133,12 +134,14 @@ def document(
     }
 
 
-def _describe_files(form: dict[str, Any]) -> None:
+def _describe_files(schema: dict[str, Any]) -> None:
     """Describe the bytes of a form as files: JSON has them as base64, a form as they are."""
-    for field in form["properties"].values():
-        for each in (field, field.get("items", field)):
-            if each.pop("contentEncoding", None):
-                each["format"] = "binary"
+    if schema.pop("contentEncoding", None):
+        schema["format"] = "binary"
+    for each in (*schema.get("properties", {}).values(), *schema.get("anyOf", ())):
+        _describe_files(each)
+    if "items" in schema:
+        _describe_files(schema["items"])
 
 
 def _task_answer(task: str, output: dict[str, Any]) -> dict[str, Any]:
