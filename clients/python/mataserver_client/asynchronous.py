@@ -153,8 +153,10 @@ class AsyncClient(ModelRequests, InferenceRequests):
             session_id = await asyncio.shield(making)
         except asyncio.CancelledError:
             # The answer may be on its way: only it tells which session is to be deleted.
-            await asyncio.wait({making}, timeout=ANSWER_GRACE)
-            making.cancel()
+            try:
+                await asyncio.wait({making}, timeout=ANSWER_GRACE)
+            finally:  # also at a second cancellation
+                making.cancel()
             with contextlib.suppress(MataError, asyncio.CancelledError):
                 await self._drop(await making)
             raise

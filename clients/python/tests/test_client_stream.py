@@ -332,8 +332,7 @@ class Withholding(StandIn):
 @pytest.mark.parametrize("answers", [True, False])
 async def test_a_reader_that_is_cancelled_before_it_knows_its_session(answers, monkeypatch):
     """The session that was made meanwhile is deleted; an answer that never comes ends no later."""
-    if not answers:
-        monkeypatch.setattr(asynchronous, "ANSWER_GRACE", 0.05)
+    monkeypatch.setattr(asynchronous, "ANSWER_GRACE", 30.0 if answers else 0.05)
     stand_in = Withholding()
     stand_in.allowed = asyncio.Event()
     async with connected(stand_in) as client:
@@ -345,6 +344,28 @@ async def test_a_reader_that_is_cancelled_before_it_knows_its_session(answers, m
         with pytest.raises(asyncio.CancelledError):
             await reader
         assert len(stand_in.deleted) == int(answers)
+
+
+async def test_a_reader_that_is_cancelled_twice(monkeypatch):
+    """The second cancellation ends the wait for the session's id, and the request for it."""
+    monkeypatch.setattr(asynchronous, "ANSWER_GRACE", 30.0)
+    stand_in = Withholding()
+    stand_in.allowed = asyncio.Event()
+    async with connected(stand_in) as client:
+        reader = asyncio.create_task(collect(client.stream(BOXES, pictures(2))))
+        await asyncio.to_thread(stand_in.first_frame.wait, 10)
+        reader.cancel()
+        await asyncio.sleep(0)
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        making = {
+            task
+            for task in asyncio.all_tasks()
+            if task.get_coro().__qualname__ == "AsyncClient._make"
+        }
+        await asyncio.wait({*making, asyncio.create_task(asyncio.sleep(0))}, timeout=10)
+        assert all(task.done() for task in making)
 
 
 async def test_closing_ends_a_stream_that_another_task_reads():
