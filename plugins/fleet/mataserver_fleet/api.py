@@ -39,6 +39,8 @@ SECOND_LOOK_SECONDS = 60.0
 """After the first look for old files, which removes none: not every server runs for an hour."""
 MIN_PAUSE_SECONDS = 1.0
 """Between two looks for removed users: accounts may change many times a second."""
+RETRY_SECONDS = 5.0
+"""Until a look for removed users that failed is repeated."""
 PREFIXES = tuple(
     f"/api/{name}"
     for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout", "usage")
@@ -135,8 +137,11 @@ class FleetService:
         accounts_change = asyncio.Event()
         store.database.watch("accounts", accounts_change.set)
         while True:
-            with contextlib.suppress(MataError):  # a database that is busy: the next time
+            try:
                 await finish(Grants(store).forget_removed(self._ctx.peer("accounts").departed))
+            except MataError:  # the database is busy: without another change too, soon again
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             await asyncio.sleep(MIN_PAUSE_SECONDS)
             await pause(accounts_change, CLEANUP_SECONDS)
 

@@ -14,8 +14,6 @@ from mataserver_fleet.store import check_revision, find
 from mataserver_fleet.tables import CONSUMERS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from mataserver import Principal
     from mataserver_fleet.gateway.refused_keys import RefusedKeys
     from mataserver_fleet.pages import Tags
@@ -50,7 +48,7 @@ class ConsumerRevocations:
         try:
             return await self._consumers.revoke(identity, principal, expected)
         except Unavailable as error:
-            raise await self._refuse(error, identity, principal, expected, self._forget) from None
+            raise await self._refuse(error, identity, principal, expected) from None
 
     async def remove(
         self, identity: str, principal: Principal, expected: Tags | None
@@ -59,7 +57,8 @@ class ConsumerRevocations:
         try:
             return await self._consumers.remove(identity, expected)
         except Unavailable as error:
-            raise await self._refuse(error, identity, principal, expected, self._remove) from None
+            told = await self._refuse(error, identity, principal, expected, removes=True)
+            raise told from None
 
     async def _refuse(
         self,
@@ -67,7 +66,8 @@ class ConsumerRevocations:
         identity: str,
         principal: Principal,
         expected: Tags | None,
-        storing: Callable[[_Known], Awaitable[object]],
+        *,
+        removes: bool = False,
     ) -> Unavailable:
         """Refuse the key of a consumer; return what to answer. Raises what does not permit it."""
         known = await self._find(identity, principal, expected)
@@ -75,11 +75,11 @@ class ConsumerRevocations:
             return error
 
         async def store() -> None:
-            await storing(known)
+            await (self._remove if removes else self._forget)(known)
 
         asked_by = f"{principal.name} ({principal.id})"
         refusal = Refusal(f"the key of {known.name}", store, asked_by, error.detail)
-        self._refused.refuse(known.digest, refusal)
+        self._refused.refuse(known.digest, refusal, removes=removes)
         return refusal.error(error)
 
     async def _find(

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route, check_query
+from mataserver_accounts import records as accounts
 from mataserver_accounts.records import UserName
 from mataserver_database import PARAMETERS, finish, page_of
 from mataserver_fleet.handlers import Handlers
@@ -40,7 +41,14 @@ Role = Literal["admin", "developer", "viewer"]
 _MOST_TAGS, _LONGEST_TAG = 64, 64
 _WORD = f"[^,]{{0,{_LONGEST_TAG}}}"
 _WORDS = f"^{_WORD}(,{_WORD}){{0,{_MOST_TAGS - 1}}}$"
-Tags = Annotated[str, Meta(max_length=4096, extra_json_schema={"pattern": _WORDS})]
+Tags = Annotated[
+    str,
+    Meta(
+        max_length=4096,
+        description="words with commas between, without control characters",
+        extra_json_schema={"pattern": _WORDS},
+    ),
+]
 
 
 class NewUser(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -280,9 +288,11 @@ def _tag(revision: str, apps: list[str]) -> str:
 
 
 def _tags(text: str) -> list[str]:
-    """Return the words of a text. Raises ``InvalidParams`` for too many, too long, or no words."""
+    """Return the words of a text. Raises ``InvalidParams`` for what accounts take as no tags."""
     found = [word.strip() for word in text.split(",") if word.strip()]
-    sound = all(len(word) <= _LONGEST_TAG and word.isprintable() for word in found)
-    if len(found) > _MOST_TAGS or not sound:
-        raise InvalidParams(f"tags: {_MOST_TAGS} printable words of {_LONGEST_TAG} letters at most")
-    return found
+    try:
+        return msgspec.convert(found, accounts.Tags)
+    except msgspec.ValidationError:
+        raise InvalidParams(
+            f"tags: {_MOST_TAGS} words of {_LONGEST_TAG} letters at most, no control characters"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 
@@ -10,8 +11,10 @@ from onnx_files import adding
 from stand_in_fleet import until
 from test_models import push
 
-from mataserver_database import Busy, Database, Full
+from mataserver import NotFound
+from mataserver_database import Busy, Database, Full, Refusal
 from mataserver_fleet.gateway import refused_keys
+from mataserver_fleet.gateway.snapshot import Consumer, Snapshot
 from mataserver_fleet.store import Store
 
 ASKED = "/gateway/shop/v2"
@@ -99,6 +102,50 @@ async def test_a_revocation_without_room(client, disk, keys, path, caplog):
     assert [await status(client, each) for each in keys.values()] == [401, 200]
 
 
+@pytest.mark.parametrize("first", ["till", "till/key"])
+async def test_a_removal_and_a_revocation_without_room(client, disk, keys, first):
+    """Both are stored later, in whichever order they were asked for: the consumer is gone."""
+    disk.full = True
+    for path in (first, *({"till", "till/key"} - {first})):
+        assert (await client.ask("DELETE", f"/api/consumers/{path}"))[0] == 507
+    refused = client.server.service("fleet")._data_plane.refused_keys
+    disk.full = False
+
+    async def settled():
+        return not refused._removals and not refused._revocations
+
+    await until(settled)
+    assert (await client.ask("GET", "/api/consumers/till"))[0] == 404
+    assert [await status(client, each) for each in keys.values()] == [401, 200]
+
+
+async def test_a_revocation_that_another_server_stored(monkeypatch):
+    """The key stays refused until this one has read that, not what it knew before."""
+    digest, followed, asked = b"till's", [], asyncio.Event()
+    consumer = Consumer(7, "till", digest)
+    refused = refused_keys.RefusedKeys(lambda snapshot: followed.append(set(snapshot.consumers)))
+    refused.follow(Snapshot((), [consumer]))
+    assert followed == [{digest}]
+
+    async def storing():
+        raise NotFound("The key was replaced")
+
+    async def refresh():
+        refused.follow(Snapshot())
+        asked.set()
+
+    refused.refuse(digest, Refusal("the key", storing, "root (1)", "full"), removes=False)
+    task = asyncio.create_task(refused.store(refresh, lambda: True))
+
+    async def over():
+        return not refused._revocations
+
+    await until(over)
+    task.cancel()
+    assert asked.is_set()
+    assert followed[1:] == [set(), set(), set()]
+
+
 async def test_a_revocation_while_the_database_is_away(client, disk, keys):
     """Who may change every consumer revokes keys that are known; others cannot be told apart."""
     token = await client.person("ada")
@@ -133,7 +180,7 @@ async def test_a_key_that_is_replaced_before_its_revocation_is_stored(
     disk.full = False
     fresh = (await client.made("/api/consumers/till/key", status=200))["key"]
     assert [await status(client, each) for each in (keys["till"], fresh)] == [401, 200]
-    refused = client.server.service("fleet")._data_plane.refused_keys._refusals
+    refused = client.server.service("fleet")._data_plane.refused_keys._revocations
     assert len(await refused.store()) == 1
     assert [await status(client, each) for each in (keys["till"], fresh)] == [401, 200]
 

@@ -12,7 +12,9 @@ from stand_in_fleet import until
 from mataserver_accounts import directory
 from mataserver_accounts.announced_tables import AnnouncedTables
 from mataserver_accounts.passwords import Passwords
-from mataserver_database import Full
+from mataserver_database import Busy, Full
+from mataserver_fleet import api
+from mataserver_fleet.permissions import Grants
 from mataserver_fleet.tables import GRANTS
 
 OK = (200, {"status": "ok"})
@@ -36,6 +38,39 @@ async def test_users(client):
     assert await client.ask("DELETE", "/api/users/ada") == OK
     assert (await client.ask("GET", "/api/users/ada"))[0] == 404
     assert not [text for text in client.said if "horse" in text or "argon2" in text]
+
+
+async def test_tags_that_accounts_take(client):
+    """The same are taken here: a joined emoji, and a space that does not break."""
+    for path, tags in (
+        ("/v1/users", ["👩\u200d🔧", "floor\xa02"]),
+        ("/api/users", "👩\u200d🔧,floor\xa02"),
+    ):
+        name = "a" + str(len(path))
+        made = await client.made(path, {**ADA, "name": name, "tags": tags})
+        assert (await client.ask("GET", f"/api/users/{name}"))[1]["tags"] == "👩\u200d🔧,floor\xa02"
+        assert made["tags"] == tags
+
+
+async def test_a_look_for_removed_users_that_fails(client, monkeypatch):
+    """It is repeated soon, though nothing else changes; it waited for an hour."""
+    monkeypatch.setattr(api, "RETRY_SECONDS", 0.05)
+    made = await client.made("/api/users", ADA)
+    await client.made("/api/apps", {"name": "shop"})
+    assert (await client.ask("POST", "/api/users/ada/apps/shop/auth"))[0] == 200
+    forget, failed = Grants.forget_removed, []
+
+    async def busy(grants, departed):
+        if len(failed) < 2:
+            failed.append(made["id"])
+            raise Busy("The database does not answer now")
+        await forget(grants, departed)
+
+    monkeypatch.setattr(Grants, "forget_removed", busy)
+    assert (await client.ask("DELETE", "/v1/users/ada"))[0] == 204
+
+    await until(lambda: has_no_rights(client, made))
+    assert len(failed) == 2
 
 
 async def test_a_user_who_is_removed_without_room_for_it(client, monkeypatch):
@@ -124,6 +159,7 @@ async def test_wrong_users(client):
         ({"name": "eve", "role": "root"}, 422),
         ({"name": "eve", "tags": "x" * 65}, 422),
         ({"name": "eve", "tags": "night,\x1b[31mred"}, 422),
+        ({"name": "eve", "tags": "night,\x9b31mred"}, 422),
         ({"name": "eve", "tags": ["x"]}, 422),
         ({"name": "eve", "id": "1"}, 422),
     ):

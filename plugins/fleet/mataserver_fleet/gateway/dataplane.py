@@ -124,7 +124,7 @@ class DataPlane:
 
     async def _store_revocations(self) -> None:
         """Store what could not be stored when it was asked for."""
-        await self.refused_keys.store(lambda: not self._updater.problem)
+        await self.refused_keys.store(self._updater.refresh, lambda: not self._updater.problem)
 
     async def _publish_own(self) -> None:
         """Lead routes to this server's own models back to it, once it listens."""

@@ -10,7 +10,7 @@ from mataserver_database import Refusals
 from mataserver_fleet.gateway.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from mataserver_database import Refusal
     from mataserver_fleet.gateway.snapshot import Consumer
@@ -25,37 +25,52 @@ class RefusedKeys:
     def __init__(self, follow: Callable[[Snapshot], None]) -> None:
         self._follow = follow
         self._latest = Snapshot()
-        self._refusals = Refusals(logging.getLogger("mataserver.plugin.fleet"))
+        log = logging.getLogger("mataserver.plugin.fleet")
+        # Both may be asked for one key, and neither in place of the other: a removal that may not
+        # be stored any more leaves the key revoked. It comes first, as it would be of a revision
+        # that the other one changes.
+        self._removals, self._revocations = Refusals(log), Refusals(log)
         self._added = asyncio.Event()
 
     def follow(self, snapshot: Snapshot) -> None:
         """Use another snapshot."""
         self._latest = snapshot
-        self._follow(snapshot.without(self._refusals) if self._refusals else snapshot)
+        refused = {*self._removals, *self._revocations}
+        self._follow(snapshot.without(refused) if refused else snapshot)
 
     def consumer(self, identity: str) -> Consumer | None:
         """Return a consumer with a key by id or name, from memory."""
         known = self._latest.consumers.values()
         return next((each for each in known if identity in {str(each.id), each.name}), None)
 
-    def refuse(self, digest: bytes, refusal: Refusal) -> None:
-        """Refuse a key from now on; its revocation is stored when that can be."""
-        self._refusals.add(digest, refusal)
+    def refuse(self, digest: bytes, refusal: Refusal, *, removes: bool) -> None:
+        """Refuse a key from now on; that is stored when it can be.
+
+        removes: whether its consumer goes with it.
+        """
+        (self._removals if removes else self._revocations).add(digest, refusal)
         self.follow(self._latest)
         self._added.set()
 
-    async def store(self, is_current: Callable[[], bool]) -> None:
+    async def store(
+        self, refresh: Callable[[], Awaitable[None]], is_current: Callable[[], bool]
+    ) -> None:
         """Store revocations again and again, until cancelled.
 
-        is_current: whether the latest snapshot shows what has been stored.
+        refresh:    has the database read anew, if it answers.
+        is_current: whether it answered then.
         """
         while True:
             await self._added.wait()
-            settled = await self._refusals.store()
-            if settled and is_current():
-                self._refusals.drop(settled)
-                self.follow(self._latest)
-            if self._refusals:
+            settled = [(each, await each.store()) for each in (self._removals, self._revocations)]
+            if any(found for _, found in settled):
+                # Another server may have stored it, which the latest snapshot need not show yet.
+                await refresh()
+                if is_current():
+                    for refusals, found in settled:
+                        refusals.drop(found)
+                    self.follow(self._latest)
+            if self._removals or self._revocations:
                 await asyncio.sleep(STORE_SECONDS)
             else:
                 self._added.clear()
