@@ -122,7 +122,7 @@ async def list_users(accounts: Accounts) -> None:
     for user in (await accounts.users()).users:
         state = "disabled" if user.disabled else "-"
         tags = ",".join(user.tags) or "-"
-        click.echo(f"{user.name}\t{user.role}\t{state}\t{tags}\t{user.id}")
+        _print_row(user.name, user.role, state, tags, user.id)
 
 
 @users.command("passwd")
@@ -210,7 +210,7 @@ async def list_keys(accounts: Accounts) -> None:
         owner = "-" if key.owner is None else names.get(key.owner, key.owner)
         rate = "-" if key.rate is None else f"{key.rate}/min"
         until = "-" if key.expires_at is None else _date(key.expires_at)
-        click.echo("\t".join((key.id, key.name, owner, ",".join(key.scopes), rate, until)))
+        _print_row(key.id, key.name, owner, ",".join(key.scopes), rate, until)
 
 
 @keys.command("rm")
@@ -238,6 +238,11 @@ def _password(prompt: str = "Password: ", *, again: bool = True) -> str:
     if len(password) > MAX_LENGTH:
         raise MataError(f"a password has at most {MAX_LENGTH} characters")
     return password
+
+
+def _print_row(*words: str) -> None:
+    """Print words with tabs between, without what a terminal obeys: older ones may have it."""
+    click.echo("\t".join("".join(c if c.isprintable() else " " for c in word) for word in words))
 
 
 def _checked(what: str, value: Any, kind: Any) -> None:

@@ -20,13 +20,19 @@ UserName = Annotated[
         description="1 to 64 of a-z, 0-9 and . _ -, the first a letter or digit",
     ),
 ]
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+"""What a terminal obeys, and what turns the direction of the text around a name or breaks its line.
+
+The joiners U+200C and U+200D are letters' and emoji's own, and stay.
+"""
+_PLAIN = "text without control characters, also those of the writing's direction"
 KeyName = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=64,
-        pattern=r"^[^\x00-\x1f\x7f-\x9f]+\Z",
-        description="text without control characters",
+        pattern=rf"^[^{_CONTROLS}]+\Z",
+        description=_PLAIN,
     ),
 ]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -34,8 +40,8 @@ Tag = Annotated[
     str,
     Meta(
         max_length=64,
-        pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z",
-        description="text without control characters",
+        pattern=rf"^[^{_CONTROLS}]*\Z",
+        description=_PLAIN,
     ),
 ]
 Tags = Annotated[list[Tag], Meta(max_length=64)]

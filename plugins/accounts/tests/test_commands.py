@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from mataserver_accounts import commands
+
 
 @pytest.fixture
 def run(url, tmp_path):
@@ -88,12 +90,19 @@ async def test_keys(run, serve):
         assert (await client.ask("GET", "/v1/me", key))[0] == 403
 
 
+def test_a_row_is_no_terminals_command(capsys):
+    """A name of before such names were refused colours nothing, and turns nothing round."""
+    commands._print_row("id", "do\u202eor\x1b[31m", "-")
+    assert capsys.readouterr().out == "id\tdo or [31m\t-\n"
+
+
 async def test_wrong_commands(run):
     """What cannot be is one line on standard error; a password is never an argument."""
     for arguments, wanted in (
         (("users", "add", "Ada"), "name: 'Ada' cannot be one"),
         (("users", "add", "ada"), "a password is needed"),
         (("users", "add", "ada", "--tag", "a\tb"), "tags: "),
+        (("keys", "add", "door\u202egnp", "--scope", "infer"), "name: "),
         (("users", "passwd", "nobody"), "User not found: nobody"),
         (("keys", "add", "x", "--scope", "fly"), "there is no 'fly'"),
         (("keys", "add", "x", "--scope", "infer", "--owner", "nobody"), "User not found"),

@@ -201,6 +201,7 @@ async def test_wrong_users(client):
         ({"name": "eve", "tags": ["a\tb"]}, 422),
         ({"name": "eve", "tags": ["\x1b[31m"]}, 422),
         ({"name": "eve", "tags": ["\x9b31m"]}, 422),
+        ({"name": "eve", "tags": ["\u202egnp"]}, 422),
     ):
         status, answer = await client.ask("POST", "/v1/users", json={**good, **change})
         assert (status, set(answer)) == (wanted, {"detail"}), change

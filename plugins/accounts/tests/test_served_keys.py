@@ -86,6 +86,7 @@ async def test_whose_keys(client):
         ({"name": "x", "scopes": []}, 422),
         ({"name": ""}, 422),
         ({"name": "a\0b"}, 422),
+        ({"name": "door\u202egnp"}, 422),
         ({"name": "x", "rate": 0}, 422),
         ({"name": "x", "expires_at": time.time() - 1}, 422),
         ({"scopes": ["models:read"]}, 422),

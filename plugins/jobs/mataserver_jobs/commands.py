@@ -206,4 +206,4 @@ def _print_progress(text: str) -> None:
 
 
 def _first_line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -23,6 +23,11 @@ async def ask(tmp_path):
         yield asked
 
 
+def test_a_message_is_no_terminals_command():
+    """A job's message, which has names of files in it, colours nothing, and turns nothing round."""
+    assert commands._first_line("read\n\x1b[31ma\u202egnp.jpg") == "read [31ma gnp.jpg"
+
+
 @pytest.fixture
 def run(ask):
     """Return what runs a command; it gives status, output and errors."""
