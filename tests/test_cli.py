@@ -12,7 +12,7 @@ from cli_terminal import Terminal
 from conftest import register
 from mataserver import __version__, config, plugins, testing
 from mataserver.app import composition as app
-from mataserver.cli import serving
+from mataserver.cli import CommandError, serving
 
 MARCH = 1_772_720_521.0
 HEAVY = {
@@ -207,6 +207,12 @@ def test_a_wrong_variable_names_no_file(terminal, monkeypatch):
     monkeypatch.setenv("MATA_SERVER_PORT", "many")
     said = "environment: MATA_SERVER_PORT: expected `int`, got `str`"
     assert terminal.run("list").stderr == f"error: {said}\n"
+
+
+def test_a_reason_is_no_terminals_command(capsys):
+    """What a server quotes of others colours nothing, and clears no screen."""
+    CommandError("cannot\tload \x1b[31m\x9b1m\u202eit\nTraceback").show()
+    assert capsys.readouterr().err == "error: cannot load [31m 1m it Traceback\n"
 
 
 def test_a_long_reason_is_one_line(terminal):

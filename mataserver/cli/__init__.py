@@ -27,8 +27,9 @@ class CommandError(click.ClickException):
     """A failure, reported to the user in one line."""
 
     def show(self, file: Any = None) -> None:
-        """Write the line to stderr."""
-        click.echo(f"error: {' '.join(self.message.split())}", file=file, err=True)
+        """Write the line to stderr, without what a terminal obeys: a server may quote others."""
+        plain = "".join(each if each.isprintable() else " " for each in self.message)
+        click.echo(f"error: {' '.join(plain.split())}", file=file, err=True)
 
 
 class Program(click.Group):

@@ -121,7 +121,7 @@ def adopt(ask: FleetClient, triton: str, names: tuple[str, ...], repository: Pat
     """
     from mataserver_fleet import adoption  # brings protobuf and more, which others do not need
 
-    if refused := adoption.adopt(ask, triton, repository, names, click.echo):
+    if refused := adoption.adopt(ask, triton, repository, names, print_row):
         raise MataError(f"{len(refused)} of the models that {triton} serves are not accepted")
 
 
