@@ -26,7 +26,7 @@ _TAG = re.compile(r'(?:W/)?"([!#-~]*)"')
 _MATCH = rf"^(\*|{_TAG.pattern}( *, *{_TAG.pattern})*)\Z"
 IF_MATCH: dict[str, tuple[Any, bool, str]] = {
     "If-Match": (
-        Annotated[str, Meta(pattern=_MATCH)],
+        Annotated[str, Meta(pattern=_MATCH, description="ETags, or *")],
         False,
         "The ETag that was read: 412 if it was changed since.",
     ),

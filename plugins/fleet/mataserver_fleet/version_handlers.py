@@ -85,7 +85,12 @@ class VersionForm(Struct, kw_only=True):
     files: list[bytes]
     version: _Version | UnsetType = UNSET
     offset: Annotated[int, Meta(ge=0, lt=10**15)] | UnsetType = UNSET
-    check: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")] | UnsetType = UNSET
+    check: (
+        Annotated[
+            str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="a SHA-256 as 64 hexadecimal digits")
+        ]
+        | UnsetType
+    ) = UNSET
     more: Literal["true", "false"] | UnsetType = UNSET
     digests: str | UnsetType = UNSET
 

@@ -23,7 +23,15 @@ MAX_KEY = 200
 KEY = "Idempotency-Key"
 KEY_HEADER: dict[str, tuple[Any, bool, str]] = {
     KEY: (
-        Annotated[str, Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[\x00-\x7f]*\Z")],
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=MAX_KEY,
+                pattern=r"^[\x00-\x7f]*\Z",
+                description="characters of ASCII",
+            ),
+        ],
         False,
         "One key is one job.",
     )
@@ -35,12 +43,15 @@ MAX_LOG_BYTES = 1_000_000
 def _words(options: Sequence[str]) -> Any:
     """Return the type of a query parameter that ``chosen`` reads."""
     one = f"({'|'.join(options)})?"
-    return Annotated[str, Meta(pattern=rf"^{one}(,{one})*\Z")]
+    told = f"some of {', '.join(options)}, with commas between them"
+    return Annotated[str, Meta(pattern=rf"^{one}(,{one})*\Z", description=told)]
 
 
 PAGES: dict[str, tuple[Any, bool, str]] = {
     "kind": (
-        Annotated[str, Meta(pattern=rf"^{KIND_NAME.pattern}\Z")],
+        Annotated[
+            str, Meta(pattern=rf"^{KIND_NAME.pattern}\Z", description="the name of a kind of job")
+        ],
         False,
         "Only jobs of this kind.",
     ),

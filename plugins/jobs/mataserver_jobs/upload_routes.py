@@ -34,8 +34,12 @@ _REFUSED = {**_TUS, "Tus-Version": VERSION}  # which the protocol asks of a 412:
 _TUS_VERSION: dict[str, tuple[Any, bool, str]] = {
     "Tus-Resumable": (Literal["1.0.0"], True, "The version of the protocol.")
 }
-_Checksum = Annotated[  # base64 of 20 and of 32 bytes
-    str, Meta(pattern=r"^(sha1 [A-Za-z0-9+/]{27}=|sha256 [A-Za-z0-9+/]{43}=)?\Z")
+_Checksum = Annotated[
+    str,
+    Meta(
+        pattern=r"^(sha1 [A-Za-z0-9+/]{27}=|sha256 [A-Za-z0-9+/]{43}=)?\Z",
+        description="sha1 or sha256, a space, and the checksum in base64",
+    ),
 ]
 _Bytes = Annotated[int, Meta(ge=0, lt=10**_DIGITS)]
 

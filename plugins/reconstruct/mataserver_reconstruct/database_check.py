@@ -7,14 +7,12 @@ of this package, so that it starts within a tenth of a second.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import sys
 from pathlib import Path
 
 DAMAGED = 3
 """The exit status for a damaged one."""
 _ERROR_CLASS = 0xFF  # of SQLite's longer codes
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def main(file: str) -> int:
@@ -23,12 +21,15 @@ def main(file: str) -> int:
     Whatever else keeps it from being read, as a full disk, a lack of memory or of rights, says
     nothing about its content. Nothing is written, but what SQLite's readers share.
     """
+    import sqlite3  # here, as the package imports this module for its name and status alone
+
+    damage = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
     address = f"{Path(file).absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(address, uri=True)) as opened:
             whole = opened.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
     except sqlite3.Error as error:
-        whole = error.sqlite_errorcode & _ERROR_CLASS not in _DAMAGE
+        whole = error.sqlite_errorcode & _ERROR_CLASS not in damage
     return 0 if whole else DAMAGED
 
 

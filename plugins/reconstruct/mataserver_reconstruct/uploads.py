@@ -73,7 +73,14 @@ Scale = Annotated[
     str,
     Meta(max_length=1_000, extra_json_schema={"pattern": f"^({NONE}|{GPS}|{LENGTH.pattern})?$"}),
 ]
-_Text = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+_Text = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]*\Z",
+        description="a text without control characters",
+    ),
+]
 
 
 class UploadFields(Struct, kw_only=True, forbid_unknown_fields=True):
