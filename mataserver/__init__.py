@@ -202,6 +202,7 @@ __all__ = [
     "hookimpl",
     "params_option",
     "physical_cores",
+    "printable",
     "read_configuration",
     "read_tail",
     "read_video",
@@ -257,6 +258,7 @@ if TYPE_CHECKING:
     from mataserver.media.videos import reason as video_problem
     from mataserver.metrics import LoopHistogram
     from mataserver.outbound import AddressRefused, Policy
+    from mataserver.printing import printable
     from mataserver.processes.child import (
         Child,
         build_environment,

@@ -16,6 +16,7 @@ from mataserver import __version__
 from mataserver.cli import extensions, output
 from mataserver.cli.extensions import ALIASES, COMMANDS
 from mataserver.errors import MataError
+from mataserver.printing import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +29,7 @@ class CommandError(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Write the line to stderr, without what a terminal obeys: a server may quote others."""
-        plain = "".join(each if each.isprintable() else " " for each in self.message)
-        click.echo(f"error: {' '.join(plain.split())}", file=file, err=True)
+        click.echo(f"error: {' '.join(printable(self.message).split())}", file=file, err=True)
 
 
 class Program(click.Group):

@@ -14,6 +14,7 @@ from mataserver.cli import output, targets
 from mataserver.cli.parameters import params_option
 from mataserver.cli.remote import connected, server_options
 from mataserver.errors import MataError
+from mataserver.printing import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ class _InferenceRun:
         except MataError as error:
             if error.status not in _FILE_ERRORS:
                 raise
-            click.echo(f"error: {file}: {error.told}", err=True)
+            click.echo(f"error: {file}: {printable(error.told)}", err=True)
             return False
         except BrokenPipeError:
             raise  # who reads the output has left, such as head: not the file's fault
@@ -137,7 +138,8 @@ class _InferenceRun:
         with contextlib.closing(stream), self._output(file) as show:
             for item in stream:
                 if isinstance(item, FrameError):
-                    click.echo(f"error: {file}: frame {item.frame_id}: {item.detail}", err=True)
+                    why = printable(item.detail)
+                    click.echo(f"error: {file}: frame {item.frame_id}: {why}", err=True)
                     continue
                 number = int(item.frame_id or 0)
                 pixels, seconds = source.take(number)

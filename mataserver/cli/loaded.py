@@ -10,6 +10,7 @@ import click
 
 from mataserver.cli.environment import UNKNOWN, table
 from mataserver.cli.remote import connected, server_options
+from mataserver.printing import printable
 
 if TYPE_CHECKING:
     from mataserver_client import Client
@@ -37,7 +38,7 @@ def ps(
             click.echo(line)
         for row in rows:
             if row["error"] is not None:
-                click.echo(f"{row['model']}: {row['error']}")
+                click.echo(f"{row['model']}: {printable(row['error'])}")
 
 
 def _rows(client: Client, *, every: bool) -> list[dict[str, Any]]:

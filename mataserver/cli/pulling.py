@@ -17,6 +17,7 @@ from mataserver.cli.environment import (
     warn,
 )
 from mataserver.errors import MataError
+from mataserver.printing import printable
 from mataserver.results import TASKS, is_task
 from mataserver.sources.messages import PipOutput, Progress
 
@@ -58,7 +59,7 @@ class DownloadBar:
         if isinstance(step, Progress):
             self._draw(step)
         elif isinstance(step, PipOutput) and step.text.lstrip().startswith(_PIP_STEPS):
-            click.echo(f"  {step.text.strip()}", err=True)
+            click.echo(f"  {printable(step.text.strip())}", err=True)
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from mataserver.errors import BadRequest, MataError, OutOfMemory
+from mataserver.printing import printable
 
 _MAX_RETRY_AFTER = 86_400.0
 """Upper bound of ``retry_after``, in seconds."""
@@ -37,9 +38,7 @@ class Failure(msgspec.Struct, frozen=True):
         later = self.retry_after
         if later is not None and not 0 <= later <= _MAX_RETRY_AFTER:  # rejects NaN, too
             later = None
-        detail = self.detail[:_MAX_DETAIL_LENGTH]
-        if not detail.isprintable():  # the detail is logged, and a log record must stay on one line
-            detail = "".join(each if each.isprintable() else " " for each in detail)
+        detail = printable(self.detail[:_MAX_DETAIL_LENGTH])  # it is logged, on one line
         error = kind(detail, status=status, retry_after=later)
         error.lasting = self.lasting
         return error

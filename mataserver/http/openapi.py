@@ -14,7 +14,7 @@ from mataserver.results import InferResponse
 from mataserver.serving.description import portable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mataserver.http.routing import Body, Route
 
@@ -86,10 +86,7 @@ def document(
     documented = [each for each in routes if each.documented and (each.summary or each.when)]
     every = ((route.request, route.response, *route.also.values()) for route in documented)
     bodies = [body for groups in every for group in groups for body in group if body.schema]
-    types = [*(body.schema for body in bodies), Problem]
-    types += [kind for route in documented for kind, _, _ in route.parameters.values()]
-    types += [kind for route in documented for kind, _, _ in route.headers.values()]
-    types += [route.problem for route in documented if route.problem is not None]
+    types = [*(body.schema for body in bodies), Problem, *_smaller_types(documented)]
     types += task_outputs.values()
     made = msgspec.json.schema_components(types, ref_template=_REF)
     schemas, components = with_own_names(portable(list(made[0])), portable(made[1]))
@@ -132,6 +129,15 @@ def document(
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _smaller_types(routes: Iterable[Route]) -> Iterator[Any]:
+    """Yield the types of parameters, headers and errors."""
+    for route in routes:
+        for kind, _, _ in (*route.parameters.values(), *route.headers.values()):
+            yield kind
+        if route.problem is not None:
+            yield route.problem
 
 
 def _describe_files(schema: dict[str, Any]) -> None:

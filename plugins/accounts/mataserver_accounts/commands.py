@@ -21,6 +21,7 @@ from mataserver import (
     InvalidParams,
     MataError,
     connected,
+    printable,
     read_configuration,
     server_options,
 )
@@ -242,7 +243,7 @@ def _password(prompt: str = "Password: ", *, again: bool = True) -> str:
 
 def _print_row(*words: str) -> None:
     """Print words with tabs between, without what a terminal obeys: older ones may have it."""
-    click.echo("\t".join("".join(c if c.isprintable() else " " for c in word) for word in words))
+    click.echo("\t".join(map(printable, words)))
 
 
 def _checked(what: str, value: Any, kind: Any) -> None:

@@ -9,7 +9,7 @@ import click
 
 from mataserver import MataError
 from mataserver_fleet.app_commands import apps, consumers
-from mataserver_fleet.fleet_client import print_row, quote_name, with_client
+from mataserver_fleet.fleet_client import print_line, print_row, quote_name, with_client
 from mataserver_fleet.model_commands import adopt, load, models, unload
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def apply(ask: FleetClient, path: Path, *, dry_run: bool, prune: bool) -> None:
     wanted, found = manifest.read(path), manifest.current(ask)
     if reasons := planning.problems(found, wanted):
         raise MataError(f"{path}: " + "; ".join(reasons))
-    applying, late = DocumentApplier(ask, found, click.echo), []
+    applying, late = DocumentApplier(ask, found, print_line), []
     for step in planning.steps(found, wanted, prune=prune):
-        click.echo(step.line)
+        print_line(step.line)
         if not dry_run and (why := applying.do(step)):
             late.append(why)
     if late:

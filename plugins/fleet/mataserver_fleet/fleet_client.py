@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from mataserver import MataError, connected, server_options
+from mataserver import MataError, connected, printable, server_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,11 +100,15 @@ def _form(boundary: str, fields: Mapping[str, str], files: Mapping[str, bytes]) 
     return b"".join([*pieces, f"--{boundary}--\r\n".encode()])
 
 
+def print_line(text: str) -> None:
+    """Print a text whole, as one line."""
+    click.echo(printable(text))
+
+
 def print_row(*words: object) -> None:
     """Print words with tabs between, of each its first line.
 
     A Triton's reason may have what a terminal would obey.
     """
     lines = (str(word).partition("\n")[0] for word in words)
-    plain = ("".join(each if each.isprintable() else " " for each in line) for line in lines)
-    click.echo("\t".join(plain))
+    click.echo("\t".join(map(printable, lines)))

@@ -9,7 +9,7 @@ import click
 
 from mataserver import MataError
 from mataserver_fleet.comparing import differences
-from mataserver_fleet.fleet_client import print_row, quote_name, with_client
+from mataserver_fleet.fleet_client import print_line, print_row, quote_name, with_client
 from mataserver_fleet.model_push import folder_of
 from mataserver_fleet.model_push import push as pushed
 
@@ -46,7 +46,7 @@ def push(ask: FleetClient, folder: Path, name: str | None, *, loads: bool) -> No
     """
     model = name or folder.resolve().name
     for line in pushed(ask, model, folder_of(folder)):
-        click.echo(line)
+        print_line(line)
     if loads:
         _load(ask, model, "load", {})
 
@@ -76,7 +76,7 @@ def diff(ask: FleetClient, model: str, old: int, new: int) -> None:
         if number not in versions:
             raise MataError(f"{model} has no version {number}")
     for line in differences(versions[old], versions[new]):
-        click.echo(line)
+        print_line(line)
 
 
 @models.command("rm")

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 import msgspec
 
-from mataserver import MataError, connected, params_option, server_options
+from mataserver import MataError, connected, params_option, printable, server_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -206,4 +206,4 @@ def _print_progress(text: str) -> None:
 
 
 def _first_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return " ".join(printable(text).split())
