@@ -28,6 +28,15 @@ class Service(Base):
         return web.Response(body=await request.read())
 """
 
+CLAIMING = """
+class Service(Base):
+    def claims(self, request):
+        return self.echo if request.path.startswith("/claimed/") else None
+
+    async def echo(self, request):
+        return web.Response(body=await request.read())
+"""
+
 
 def expecting(path, *headers, length=5):
     """Return the head of a POST that waits to be asked for its body."""
@@ -55,6 +64,31 @@ async def test_a_stranger_is_not_asked_for_a_body(plugin, folder, path, key, sta
         assert (got, headers["connection"]) == (status, "close")
         assert b"key" in body or b"Authorization" in body
         assert headers["x-request-id"]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_nobody_is_asked_for_a_body_that_no_route_reads(data_dir, fast):
+    """``Expect`` where there is no such path or method is answered 404 or 405 at once."""
+    cases = {"/v1/nowhere": 404, "/v1/models": 405, "/v1/nowhere/": 404}
+    async with testing.serving(data_dir, engine="thread", short_way=fast) as server:
+        for path, status in cases.items():
+            for length in (5, 99_999_999):
+                head = expecting(path, "Authorization: Bearer test-key", length=length)
+                await hung_up(server, head, status)
+
+
+async def test_a_service_that_claims_a_path_asks_for_the_body(plugin, folder):
+    """Requests that a service claims before routing need no route: 100, then its answer."""
+    points = [*POINTS, plugin(CLAIMING)]
+    async with (
+        testing.serving(folder, entry_points=points, engine="thread") as server,
+        connection(server) as (reader, writer),
+    ):
+        writer.write(expecting("/claimed/this"))
+        assert await reader.readexactly(len(CONTINUE)) == CONTINUE
+        writer.write(b"hello")
+        status, _, said = await answer(reader)
+        assert (status, said) == (200, b"hello")
 
 
 async def test_who_shows_a_key_is_asked_for_the_body(plugin, folder):

@@ -92,7 +92,8 @@ async def listen(runner: web.AppRunner, composed: ComposedServer, host: str, por
     if composed.settings.short_way and fast_routing.is_supported() and runner.server is not None:
         fast_routing.install(runner.server, composed.application, composed.table)
     if runner.server is not None:
-        admission.refuse_expectations(runner.server, composed.table)
+        expect = admission.expect_handler(composed.table, composed.gate, composed.relay)
+        admission.handle_expectations(runner.server, composed.application, expect)
     others = sum(composed.server_settings.rpc_connections)
     site = ListeningSite(runner, host, port, limit, _connection_factory(composed), others)
     await site.start()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from mataserver.errors import MataError, TooLarge
-from mataserver.http import auth
+from mataserver.errors import MataError, NotFound, TooLarge
+from mataserver.http import auth, fast_routing
 from mataserver.http.common_headers import BEGUN, identify
 from mataserver.http.error_responses import error_response, render
 
@@ -58,13 +58,15 @@ def expect_handler(
             _send_continue(request)
             return None
         route = table.resolve(request)
+        if route is None:  # nobody would read a body
+            request[REJECTED] = NotFound("Not found")
+            return None
         limit = table.limits(request).size
         if (request.content_length or 0) > limit:
             error = TooLarge(f"The body is over the limit of {limit} bytes")
             return _refuse(request, error, table)
         try:
-            if route is not None:
-                await admit(request, route, gate, relay)
+            await admit(request, route, gate, relay)
         except MataError as refusal:
             request[REJECTED] = refusal  # answered by the middleware, as without ``Expect``
             return None
@@ -74,15 +76,22 @@ def expect_handler(
     return expect
 
 
-def refuse_expectations(server: web.Server, table: RouteTable) -> None:
-    """Answer expectations on paths without a route, too: aiohttp would in a form of its own."""
+def handle_expectations(server: web.Server, application: web.Application, expect: Expect) -> None:
+    """Have ``expect`` handle the expectations of requests without a route, too.
+
+    aiohttp would request their bodies, and answer in a form of its own.
+    """
     answer = server.request_handler
 
     async def answered(base: web.BaseRequest) -> web.StreamResponse:
-        try:
-            return await answer(base)
-        except web.HTTPExpectationFailed:
-            return _refuse(cast("web.Request", base), _unmet(), table)
+        request = cast("web.Request", base)
+        if request.headers.get(hdrs.EXPECT):
+            found = await application.router.resolve(request)
+            if found.http_exception is not None:
+                resolved = fast_routing.wrap(found, application)
+                resolved.match(request)
+                return await expect(request) or await resolved.handler(request)
+        return await answer(request)
 
     server.request_handler = answered
 

@@ -32,11 +32,15 @@ MIN_AIOHTTP, BELOW_AIOHTTP = (3, 11), (3, 15)
 """The tested releases of aiohttp: from, and below."""
 
 
-class _ResolvedRoute(NamedTuple):
+class ResolvedRoute(NamedTuple):
     """The resolution of a path, and its handler wrapped in the middlewares."""
 
     found: UrlMappingMatchInfo
     handler: Answer
+
+    def match(self, request: web.Request) -> None:
+        """Let this be the resolution of a request."""
+        request._match_info = self.found  # noqa: SLF001
 
 
 def is_supported(version: str = aiohttp.__version__) -> bool:
@@ -56,15 +60,13 @@ class _FastDispatcher:
     def __init__(self, fallback: Answer, application: web.Application, table: RouteTable) -> None:
         self._fallback = fallback
         self._table = table
-        self._claimed = _resolve(MatchInfoError(web.HTTPNotFound()), application)
+        self._claimed = wrap(MatchInfoError(web.HTTPNotFound()), application)
         self._has_signals = list(application.on_response_prepare) != [adjust_headers]
-        self._resolved: dict[tuple[str, str], _ResolvedRoute] = {}
+        self._resolved: dict[tuple[str, str], ResolvedRoute] = {}
         for route in table.resolved_routes():
             if isinstance(route.resource, PlainResource):
                 path = route.method, route.resource.canonical
-                self._resolved.setdefault(
-                    path, _resolve(UrlMappingMatchInfo({}, route), application)
-                )
+                self._resolved.setdefault(path, wrap(UrlMappingMatchInfo({}, route), application))
 
     async def __call__(self, base: web.BaseRequest) -> web.StreamResponse:
         request = cast("web.Request", base)
@@ -77,17 +79,18 @@ class _FastDispatcher:
             resolved = self._claimed
         if resolved is None or hdrs.EXPECT in request.headers:
             return await self._fallback(request)
-        request._match_info = resolved.found  # noqa: SLF001
+        resolved.match(request)
         response = await resolved.handler(request)
         if isinstance(response, CompleteResponse) and not self._has_signals:
             await response.send_direct(request)
         return response
 
 
-def _resolve(found: UrlMappingMatchInfo, application: web.Application) -> _ResolvedRoute:
+def wrap(found: UrlMappingMatchInfo, application: web.Application) -> ResolvedRoute:
+    """Return a resolution with its handler, wrapped in an application's middlewares."""
     found.add_app(application)
     found.freeze()
     handler = found.handler
     for middleware in reversed(application.middlewares):
         handler = functools.partial(middleware, handler=handler)
-    return _ResolvedRoute(found, cast("Answer", handler))
+    return ResolvedRoute(found, cast("Answer", handler))

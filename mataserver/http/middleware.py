@@ -178,14 +178,15 @@ class _Dispatcher:
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:
         """Return the answer to an error."""
-        if isinstance(error, MataError):
-            self._log_failure(request, error)
-            response = error_response(error)
-            if error.status == 408 or REJECTED in request:
+        if isinstance(error, (MataError, web.HTTPException)):
+            if isinstance(error, MataError):
+                self._log_failure(request, error)
+                response = error_response(error)
+            else:
+                response = self._http_error(error)
+            if response.status == 408 or REJECTED in request:
                 _close_soon(request, response)
             return response
-        if isinstance(error, web.HTTPException):
-            return self._http_error(error)
         resource_error = self._resource_error(request, error)
         if resource_error is not None:
             return resource_error
