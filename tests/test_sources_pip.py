@@ -164,8 +164,8 @@ async def test_first_of_two_installed_versions_is_pinned(env, tmp_path):
 @pytest.mark.parametrize(
     ("version", "pinned"),
     [
-        *((each, True) for each in ("1", "v1.0", "1!2.0rc1.post2", "2.1.0+cu118", "1.0a-b_c")),
-        *((each, False) for each in ("", "v", "a1", "1!", "1+", "1 0", "1;0", "1+a+b")),
+        *((each, True) for each in ("1", "v1.0", "1!2.0rc1.post2", "2.1.0+cu118")),
+        *((each, False) for each in ("", "v", "a1", "1!", "1+", "1 0", "1;0", "1+a+b", "1.0a-b_c")),
         ("1." * 200_000 + "!", False),  # which took as many steps as the square of that
     ],
 )

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidName, canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from mataserver.errors import BadRequest
 from mataserver.processes import variables
@@ -26,14 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mataserver.sources.wheels import PipEnvironment
-
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_CLAUSE = r"(?:===?|>=|<=|~=|!=|<|>)\s*[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
-_REQUIREMENT = re.compile(
-    rf"{_NAME}(?:\[{_NAME}(?:\s*,\s*{_NAME})*\])?\s*(?:{_CLAUSE}(?:\s*,\s*{_CLAUSE})*)?", re.ASCII
-)
-# pip fails on a constraint that it cannot parse, so unusual versions are skipped.
-_VERSION = re.compile(r"v?(\d+!)?\d[A-Za-z0-9._-]*(\+[A-Za-z0-9._-]+)?", re.ASCII)
 
 
 class _Metadata(msgspec.Struct):
@@ -64,9 +58,8 @@ async def install(
     Raises ``BadRequest`` with pip's reason, or with the module that a package would overwrite or
     hide; then, and if cancelled, the environment is restored.
     """
-    for package in packages:
-        if not _REQUIREMENT.fullmatch(package):
-            raise BadRequest("a package of this backend is not a plain requirement")
+    if not all(map(_is_plain, packages)):
+        raise BadRequest("a package of this backend is not a plain requirement")
     if not packages:
         return
     env = variables.for_child(variables.PIP, environment)
@@ -115,13 +108,26 @@ async def _install_wheels(
         raise
 
 
+def _is_plain(package: str) -> bool:
+    """Whether pip takes a text for a name, with extras and versions, and nothing else."""
+    try:
+        requirement = Requirement(package)
+    except InvalidRequirement:
+        return False
+    return requirement.url is None and requirement.marker is None
+
+
 def _pins(home: PipEnvironment) -> str:
     """Return the installed distributions as constraints."""
     pins: dict[str, str] = {}
     for name, version in home.installed:
-        if name and version and re.fullmatch(_NAME, name) and _VERSION.fullmatch(version):
-            # The first one is imported; a second one would contradict it.
-            pins.setdefault(_normalized(name), version)
+        try:  # pip fails on a constraint that it cannot parse
+            known = canonicalize_name(name or "", validate=True)
+            Version(version or "")
+        except (InvalidName, InvalidVersion):
+            continue
+        # The first one is imported; a second one would contradict it.
+        pins.setdefault(known, version or "")
     return "".join(f"{name}=={version}\n" for name, version in pins.items())
 
 
@@ -130,13 +136,9 @@ def _resolved(report: bytes, home: PipEnvironment) -> list[str]:
 
     Raises ``BadRequest`` for a distribution that is installed: its version could not be pinned.
     """
-    installed = {_normalized(name) for name, _ in home.installed if name}
+    installed = {canonicalize_name(name) for name, _ in home.installed if name}
     chosen = [each.metadata for each in msgspec.json.decode(report, type=_Report).install]
     for each in chosen:
-        if _normalized(each.name) in installed:
+        if canonicalize_name(each.name) in installed:
             raise BadRequest(f"it would replace {each.name}, which is installed")
     return [f"{each.name}=={each.version}" for each in chosen]
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -29,9 +29,9 @@ class PullSlots:
     """A semaphore with a bounded queue: at most ``running`` holders and ``waiting`` waiters."""
 
     def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
-        self._free = running
+        self._free = asyncio.Semaphore(running)
         self._bound = waiting
-        self._queue: list[_Waiter] = []
+        self._queue: list[Callable[[int], None]] = []
 
     @contextlib.asynccontextmanager
     async def acquire(self, notify: Callable[[int], None]) -> AsyncIterator[None]:
@@ -39,61 +39,32 @@ class PullSlots:
 
         Raises ``Unavailable`` if the queue is full.
         """
-        await self._wait(notify)
+        if self._free.locked():
+            with self._queued(notify):
+                await self._free.acquire()
+        else:
+            await self._free.acquire()
         try:
             yield
         finally:
-            self._release()
+            self._free.release()
 
-    async def _wait(self, notify: Callable[[int], None]) -> None:
-        if self._free:
-            self._free -= 1
-            return
-        if len(self._waiting()) >= self._bound:
+    @contextlib.contextmanager
+    def _queued(self, notify: Callable[[int], None]) -> Iterator[None]:
+        """Stand in the queue until the context ends; those behind then move up."""
+        if len(self._queue) >= self._bound:
             raise Unavailable(
                 f"{len(self._queue)} pulls wait for their turn already", retry_after=_RETRY_SECONDS
             )
-        mine = _Waiter(notify)
-        self._queue.append(mine)
-        self._notify_positions()
+        self._queue.append(notify)
+        notify(len(self._queue))
         try:
-            await mine.granted
-        except asyncio.CancelledError:
-            if not mine.granted.cancelled():  # the slot was granted concurrently
-                self._release()
-            self._notify_positions()
-            raise
-
-    def _release(self) -> None:
-        waiting = self._waiting()
-        if not waiting:
-            self._free += 1
-            return
-        waiting[0].granted.set_result(None)
-        self._notify_positions()
-
-    def _notify_positions(self) -> None:
-        for position, waiter in enumerate(self._waiting(), 1):
-            waiter.set_position(position)
-
-    def _waiting(self) -> list[_Waiter]:
-        """Return the waiters, without those granted or cancelled."""
-        self._queue = [each for each in self._queue if not each.granted.done()]
-        return self._queue
-
-
-class _Waiter:
-    """One waiter for a slot."""
-
-    def __init__(self, notify: Callable[[int], None]) -> None:
-        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._notify = notify
-        self._position = 0
-
-    def set_position(self, position: int) -> None:
-        if position != self._position:
-            self._position = position
-            self._notify(position)
+            yield
+        finally:
+            place = self._queue.index(notify)
+            del self._queue[place]
+            for position, behind in enumerate(self._queue[place:], place + 1):
+                behind(position)
 
 
 class Pull:
