@@ -145,6 +145,7 @@ class ComposedServer:
             stopping=self.lifecycle.stopping,
             authenticate=lambda credentials: self.gate.authenticate([credentials]),
             admit=self.gate.admit_call,
+            watch=self.grants.watched,
             count=self.metrics.count,
             sign_out=self._sign_out,
             ready=self.readiness.waiting,

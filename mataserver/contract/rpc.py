@@ -15,7 +15,8 @@ import grpc
 from mataserver.errors import BadRequest, MataError, TooSlow, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from mataserver.contract.bodies import Share
     from mataserver.contract.service import Server
@@ -92,20 +93,22 @@ class RpcPort:
             if self._draining is not None:
                 self._draining.cancel()
 
-    async def read(self, context: Any, share: Share, caller: Callable[[], Awaitable[str]]) -> bytes:
+    async def read(
+        self, context: Any, share: Share, caller: AbstractAsyncContextManager[str]
+    ) -> bytes:
         """Read a call's message after authenticating the caller; count its bytes in ``share``.
 
         Does not use gRPC's iterator, which retains its last message if it is not exhausted.
 
-        caller: returns the caller's identity, before anything that they send is read.
+        caller: gives the caller's identity, before anything that they send is read, and is left
+                once the message has arrived: it should raise if they may no longer call.
 
         Raises ``TooSlow``, ``BadRequest`` for a call without a message, ``Unavailable``, and as
         ``caller``.
         """
         try:
             async with asyncio.timeout(self._limits.body_timeout):
-                who = await caller()
-                async with self._limiter.acquire(who):
+                async with caller as who, self._limiter.acquire(who):
                     share.check(1)
                     message: Any = await context.read()
         except TimeoutError:

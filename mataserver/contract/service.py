@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     import logging
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
     from aiohttp import web
@@ -117,6 +117,14 @@ class ClusterProcesses(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """A caller's credentials, watched while something waits for the rest of a call."""
+
+    def check(self) -> None:
+        """Raise a ``MataError``, 401, if they have become invalid since."""
+        ...
+
+
 class Held(Protocol):
     """Ids of resources that this front-end holds, among several that share a directory."""
 
@@ -166,6 +174,8 @@ class Context:
     peers:    the services of all plugins by name, once all are created.
     address:  waits until the server listens; the base URL for clients on this machine.
     admit:    authorizes a call that did not arrive by HTTP: ``Admit``.
+    watch:    watches an admitted caller's credentials within a context, for a call of which a part
+              arrives later.
     count:    counts such a call in ``mataserver_requests_total`` and its latency: method, route,
               status, seconds.
     sign_out: revokes what ``authenticate`` once accepted, by a principal's id or its ``grant``:
@@ -190,6 +200,7 @@ class Context:
     stopping: asyncio.Event
     authenticate: Callable[[Credentials], Awaitable[Principal | None]]
     admit: Admit
+    watch: Callable[[Principal], AbstractContextManager[Watch]]
     count: Callable[[str, str, str, float], None]
     sign_out: Callable[[str], None]
     ready: Callable[[], dict[str, str]]

@@ -70,6 +70,13 @@ class Revocations:
             if timer is not None:
                 timer.cancel()
 
+    @contextlib.contextmanager
+    def watched(self, principal: Principal | None) -> Iterator[RevocableWait]:
+        """Create the turns that wait for something while a principal's credentials are valid."""
+        wait = RevocableWait()
+        with self.watch(principal, wait.end):
+            yield wait
+
     def end_all(self, identity: str) -> None:
         """End all operations of a principal or a grant."""
         self.total += 1
@@ -173,13 +180,13 @@ def check_not_revoked(request: web.Request, principal: Principal | None) -> None
         raise _revoked_error()
 
 
-@contextlib.contextmanager
-def revocable_wait(request: web.Request, principal: Principal | None) -> Iterator[RevocableWait]:
+def revocable_wait(
+    request: web.Request, principal: Principal | None
+) -> contextlib.AbstractContextManager[RevocableWait]:
     """Create the turns that wait for the rest of a request while its credentials are valid."""
     check_not_revoked(request, principal)
-    wait, grants = RevocableWait(), request.get(GRANTS)
-    with contextlib.nullcontext() if grants is None else grants.watch(principal, wait.end):
-        yield wait
+    grants = request.get(GRANTS)
+    return contextlib.nullcontext(RevocableWait()) if grants is None else grants.watched(principal)
 
 
 def _revoked_error() -> CredentialsRevoked:

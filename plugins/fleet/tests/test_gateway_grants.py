@@ -80,6 +80,23 @@ async def test_a_stream_of_grpc(door):  # noqa: F811
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("name", ["ModelInfer", "ModelStreamInfer"])
+async def test_a_message_still_to_come(door, name):  # noqa: F811
+    """A call that a key has opened sends a server nothing once the key is replaced."""
+    streams = (
+        door.channel.stream_stream if name == "ModelStreamInfer" else door.channel.stream_unary
+    )
+    call = streams(f"/{SERVICE}/{name}")(metadata=(("apikey", KEY),))
+    await eventually(lambda: "1" in door.rpc._rpc_port._limiter._own)  # it is being read
+    route = application(door.targets[0], route=GRPC)
+    door.stand.follow(route, consumers=[consumer(1, "another key")])
+    await call.write(MESSAGE)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await asyncio.wait_for(call.read() if name == "ModelStreamInfer" else call, 30)
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert not door.peers[0].seen
+
+
 async def test_an_answer_without_an_end(stand):  # noqa: F811
     """Events that a server goes on sending are cut off; an answer with a length comes whole."""
     go_on = asyncio.Event()

@@ -6,6 +6,7 @@ by the metadata ``application``, or is the consumer's that has the model.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -256,12 +257,14 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         raise NotFound(f"No such model: {model[:64]}")
 
     async def _read_first(self, context: Any, caller: Caller, share: Share) -> bytes:
-        """Return the first message. Raises as ``RpcPort.read``."""
+        """Return the first message. Raises as ``RpcPort.read``, and ``InvalidKey``."""
 
-        async def who() -> str:
-            return str(caller.consumer.id)
+        @contextlib.asynccontextmanager
+        async def calling() -> AsyncIterator[str]:
+            yield str(caller.consumer.id)
+            self._caller(context)  # the key may have been revoked while the message arrived
 
-        return await self._rpc_port.read(context, share, who)
+        return await self._rpc_port.read(context, share, calling())
 
     def _add_usage(self, caller: Caller, place: Place, count: UsageCount) -> None:
         """Count what a stream has beside its messages, which were counted as they came."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +14,8 @@ from mataserver_oip.rpc.messages import PACKAGE
 from mataserver_oip.rpc.methods import methods
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from mataserver import Context
     from mataserver_oip.rpc.methods import Method
     from mataserver_oip.server import InferenceServer
@@ -93,9 +96,7 @@ class RpcServer:
             return await method.answer(method.request())
         share = self._ctx.http.budget()
         try:
-            data = await self._rpc_port.read(
-                context, share, lambda: self._check_key(context, method)
-            )
+            data = await self._rpc_port.read(context, share, self._caller(context, method))
             try:
                 message = method.request.FromString(data)
             except DecodeError:
@@ -105,11 +106,14 @@ class RpcServer:
         finally:
             share.give_back()
 
-    async def _check_key(self, context: Any, method: Method) -> str:
-        """Return the caller. Raises 400, 401 or 403."""
+    @contextlib.asynccontextmanager
+    async def _caller(self, context: Any, method: Method) -> AsyncIterator[str]:
+        """Give the caller. Raises 400, 401 or 403; 401 also if the key is revoked within."""
         given = [(name, str(value)) for name, value in context.invocation_metadata()]
         principal = await self._ctx.admit(given, f"/{SERVICE}", context.peer(), method.needs)
-        return principal.id
+        with self._ctx.watch(principal) as credentials:
+            yield principal.id
+            credentials.check()
 
     def _count(self, name: str, status: str, spent: float) -> None:
         self._ctx.count("gRPC", f"/{SERVICE}/{name}", status, spent)
