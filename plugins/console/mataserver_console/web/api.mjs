@@ -29,6 +29,19 @@ export class NoAnswer extends Error {
   constructor() { super(`No answer from ${location.hostname}`); this.status = 0; }
 }
 
+/** A file that was chosen is not there as it was then: a browser says of it no more than that no answer came. */
+export class Unreadable extends Error {
+  constructor(name) { super(`${name} cannot be read any more: it was changed, moved or removed since it was chosen, or it is a folder. Choose it again.`); }
+}
+
+/** Why a request had no answer: a file of its body, or the server. @param {unknown} body */
+async function lost(body) {
+  for (const file of body instanceof FormData ? body.values() : [body]) {
+    if (file instanceof Blob) try { await file.slice(0, 1).arrayBuffer(); } catch { return new Unreadable(file instanceof File ? file.name : "The file"); }
+  }
+  return new NoAnswer();
+}
+
 export const isAbort = (error) => error?.name === "AbortError";
 export const may = (scope) => {
   const scopes = who.get()?.scopes ?? [];
@@ -86,8 +99,9 @@ async function sendOnce(path, { json, csrf = who.get()?.csrf, headers = {}, ...o
     answer = await (taken(path, options) ?? fetch(path, { ...options, headers: all }));
   } catch (error) {
     if (isAbort(error)) throw error;
-    if (!silence.get()) silence.set({ since: Date.now(), next: Date.now() + 1000 });
-    throw new NoAnswer();
+    const why = await lost(options.body);
+    if (why instanceof NoAnswer && !silence.get()) silence.set({ since: Date.now(), next: Date.now() + 1000 });
+    throw why;
   }
   silence.set(null);
   if (answer.ok) return answer;
@@ -133,7 +147,7 @@ async function sendFileOnce(path, file, { tell, signal }) {
     const csrf = who.get()?.csrf;
     if (csrf) request.setRequestHeader("X-CSRF-Token", csrf);
     request.upload.onprogress = (event) => tell(event.loaded);
-    request.onerror = () => reject(new NoAnswer());
+    request.onerror = () => { lost(file).then(reject); };
     request.onabort = () => reject(new DOMException("Stopped", "AbortError"));
     request.onload = () => resolve(answerOf(request));
     signal.addEventListener("abort", () => request.abort(), { once: true });

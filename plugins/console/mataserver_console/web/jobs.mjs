@@ -2,7 +2,7 @@
 import { Cloud, fileOf } from "./cloud.mjs";
 import { ask, isAbort, may, send, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
-import { Button, Copy, Segments, State, Sure, Trouble } from "./controls.mjs";
+import { Button, Copy, Note, Segments, State, Sure, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
 import { ago, bytes, long, parted, zoned } from "./format.mjs";
 import { Bar } from "./frame.mjs";
@@ -142,6 +142,7 @@ const Labels = ({ labels }) => { const most = Math.max(1, ...Object.values(label
   <span class="meter"><i style=${{ width: `${(number / most) * 100}%` }}></i></span><span>${number.toLocaleString("en")}</span></li>`)}</ul>`; };
 
 const Result = ({ job }) => html`<div class="pad stack-12">${job.error && html`<${Trouble} error=${new Error(job.error)}/>`}
+  ${job.result?.failed > 0 && job.message && html`<${Note} kind="warn">${job.message}<//>`}
   ${job.result && typeof job.result === "object" && html`<section class="card"><header><h2>Result</h2></header>
     ${job.result.labels && Object.keys(job.result.labels).length > 0 && html`<${Labels} labels=${job.result.labels}/>`}
     <dl class="facts pad">${Object.entries(job.result).filter(([, value]) => typeof value !== "object").map(([name, value]) => [html`<dt key=${name}>${name}</dt>`, html`<dd>${String(value)}</dd>`])}</dl></section>`}

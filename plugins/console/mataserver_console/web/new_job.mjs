@@ -1,8 +1,8 @@
 // A new job: what it is of, and its file, sent so that a break costs little.
-import { ask, isAbort, may } from "./api.mjs";
+import { Unreadable, ask, isAbort, may } from "./api.mjs";
 import { Button, Dialog, Segments, Trouble } from "./controls.mjs";
-import { useDropped } from "./drops.mjs";
-import { bytes } from "./format.mjs";
+import { isPicture, useDropped } from "./drops.mjs";
+import { bytes, long } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { ModelField } from "./picker.mjs";
 import { warns } from "./open_sessions.mjs";
@@ -11,7 +11,6 @@ import { alone, forgetUpload, sent } from "./upload.mjs";
 import { zipped } from "./zip.mjs";
 
 const isZip = (file) => /\.zip$/i.test(file.name);
-const isPicture = (file) => (file.type.startsWith("image/") && file.type !== "image/gif") || /\.hei[cf]$/i.test(file.name);
 
 const KINDS = {
   infer: {
@@ -19,8 +18,8 @@ const KINDS = {
     /** What is asked, apart from the file. */
     order: (given) => ({ model: given.get("model"), ...Object.fromEntries(["every", "limit"].filter((name) => given.get(name)).map((name) => [name, Number(given.get(name))])) }),
     check: (order) => ask("v1/jobs/infer/check", { json: order }),
-    file: async (files) => {
-      if (files.every(isPicture)) return zipped(files, "pictures.zip");
+    file: async (files, options) => {
+      if (files.every(isPicture)) return zipped(files, "pictures.zip", options);
       if (files.length > 1) throw new Error("Choose pictures, or one video or ZIP: not both.");
       return files[0];
     },
@@ -30,19 +29,28 @@ const KINDS = {
     accept: "image/*,.zip,.heic",
     order: (given) => { const name = given.get("name").trim(); return { density: given.get("density"), ...(name && { dataset_name: name }) }; },
     check: async () => {},
-    file: async (files) => {
+    file: async (files, options) => {
       if (files.length === 1 && isZip(files[0])) return files[0];
       if (files.some(isZip)) throw new Error("Choose one ZIP, or photographs: not both.");
-      return zipped(files, "photographs.zip");
+      return zipped(files, "photographs.zip", options);
     },
     submit: async (order) => (await ask("upload", { json: order })).job_id,
   },
 };
 
+const SOON = 3;  // seconds: before, the rate says little
+
+/** How long the rest of a file takes at the rate since its first part; nothing while it waits. */
+function rest({ done, total, from, begun, waits }) {
+  const seconds = (performance.now() - begun) / 1000;
+  return begun && !waits && done > from && seconds > SOON ? `, ${long((seconds * (total - done)) / (done - from))} left` : "";
+}
+
 function Sending({ state, stop }) {
   const share = (100 * state.done) / Math.max(1, state.total);
+  const said = state.total ? `${bytes(state.done)} of ${bytes(state.total)}${rest(state)}` : `packing${state.files > 1 ? `, ${state.packed} of ${state.files.toLocaleString("en")}` : ""}`;
   return html`<div class="stack-4"><div class="meter" role="progressbar" aria-label="Sent" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(share)}><i style=${{ width: `${share}%` }}></i></div>
-    <div class="row between"><span class="quiet" role="status">${state.total ? `${bytes(state.done)} of ${bytes(state.total)}` : "packing"}${state.waits && ` · ${state.waits}`}</span><${Button} small onClick=${stop}>Stop<//></div></div>`;
+    <div class="row between"><span class="quiet" role="status">${said}${state.waits && ` · ${state.waits}`}</span><${Button} small onClick=${stop}>Stop<//></div></div>`;
 }
 
 /** The files of a job: those that were chosen for one kind are there for another one, too. */
@@ -97,8 +105,12 @@ export function NewJob({ files: dropped, close, made }) {
     const { signal } = control.current;
     const asked = order(given);
     await check(asked);
-    const file = await pack(given.getAll("file"));
-    const tell = (done, waits) => setState((old) => ({ done: done < 0 ? old.done : done, total: file.size, waits }));
+    const files = given.getAll("file");
+    const file = await pack(files, { tell: (packed) => setState((old) => ({ ...old, packed, files: files.length })), signal });
+    // After a wait the rate is counted anew: what came before, and the time of the wait, say nothing of it.
+    const tell = (done, waits) => setState((old) => ({
+      ...old, done: done < 0 ? old.done : done, total: file.size, waits, ...(waits ? { begun: 0 } : !old.begun && { begun: performance.now(), from: done }),
+    }));
     made(await alone(file, { tell, signal }, async () => {
       const id = await submit({ ...asked, upload: await sent(file, tell, signal) });
       forgetUpload(file);
@@ -107,9 +119,13 @@ export function NewJob({ files: dropped, close, made }) {
   };
   const begin = (event) => {
     event.preventDefault();
-    setError(null); setState({ done: 0, total: 0, waits: "" });
+    setError(null); setState({ done: 0, total: 0, waits: "", packed: 0, files: 0, begun: 0, from: 0 });
     control.current = new AbortController();
-    run(new FormData(event.target)).catch((failure) => { if (!isAbort(failure)) setError(failure); setState(null); });
+    run(new FormData(event.target)).catch((failure) => {
+      if (!isAbort(failure)) setError(failure);
+      if (failure instanceof Unreadable) files.put([]);  // a field that has a file keeps it as it was, if the same one is chosen again
+      setState(null);
+    });
   };
   return html`<${Dialog} title="New job" onClose=${close}><form class="stack-12" onSubmit=${begin}>${error && html`<${Trouble} error=${error}/>`}
     ${clouds && html`<${Segments} label="What" value=${kind} onChange=${setKind} options=${[["infer", "A model over pictures"], ["reconstruct", "A cloud from photographs"]]}/>`}

@@ -2,7 +2,7 @@
 import { Clicks, Marks, Pointing, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code } from "./code.mjs";
 import { Button, Note, Segments, Trouble } from "./controls.mjs";
-import { useDropped } from "./drops.mjs";
+import { isPicture, useDropped } from "./drops.mjs";
 import { save } from "./exporting.mjs";
 import { isOver } from "./film.mjs";
 import { bytes, count, long } from "./format.mjs";
@@ -165,7 +165,7 @@ export function Video({ head, model, none }) {
   const { shown } = watch;
   const [opacity, setOpacity] = useState(0.42);
   const [direction, setDirection] = useState("forward");
-  const take = (file) => { film.open(file); };
+  const take = (file) => { if (isPicture(file)) film.tell(`${file.name} is a picture and no video: “Picture”, above, takes it.`); else film.open(file); };
   const over = useDropped(take, (error) => film.tell(error.message));
   const undo = film.canUndo ? film.undo : undefined;
   const [tool, setTool] = useTool({ n: () => film.choose(null), z: () => undo?.(), ",": () => watch.step(-1), ".": () => watch.step(1) });

@@ -1,0 +1,111 @@
+"""Files that people give: a folder, one of many that is no picture, one that changed meanwhile."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import planted_film
+import pytest
+from console_pages import CHROMIUM, SQUARE, asked, served, shown
+from PIL import Image
+from test_at_hand import drop
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+CHANGED = "cannot be read any more"
+
+
+def folder(path):
+    """Return a folder of pictures, two of one name, with what is no picture and what is hidden."""
+    (path / "below").mkdir(parents=True)
+    for name in ("1.png", "2.png", "10.png", "below/1.png"):
+        (path / name).write_bytes(SQUARE)
+    (path / "broken.jpg").write_bytes(b"no picture")
+    (path / "notes.txt").write_text("no picture")
+    (path / ".hidden.png").write_bytes(SQUARE)
+    return path
+
+
+def change(path):
+    """Change a file; a browser looks at the second."""
+    path.write_bytes(path.read_bytes() + bytes(9))
+    os.utime(path, (1, 1))
+
+
+async def test_a_folder_that_is_dropped_is_its_pictures(tmp_path):
+    """A model runs over all of them, also two of one name; the one that failed is told."""
+    given = folder(tmp_path / "trip")
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("jobs")
+        await person.sees("Drop pictures")
+        await drop(person, ".jobs", files=[str(given)])
+        await person.pick("fake-detect")
+        await person.click("Start", "dialog")
+        await person.sees("Done, but 1 of 5 could not be answered: results.jsonl tells why.")
+        job = (await person.evaluate("location.hash")).partition("id=")[2]
+        said = await person.evaluate(f"""fetch("v1/jobs/{job}/files/results.jsonl")
+          .then((answer) => answer.text()).then((all) => all.trim().split("\\n")
+          .map((each) => JSON.parse(each).file).join(" "))""")
+        assert said == "1.png 2.png 10.png below/1.png broken.jpg"
+
+
+async def test_a_folder_of_no_pictures(tmp_path):
+    """What is taken of a folder is said where there is nothing of it."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("no picture")
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect")
+        await person.sees("Drop a picture here")
+        await drop(person, ".stage", files=[str(tmp_path / "texts")])
+        await person.sees("There is no picture in texts.")
+
+
+@pytest.mark.parametrize("gone", ["video", "picture"])
+async def test_a_file_that_changed_is_not_waited_for(tmp_path, gone):
+    """A new job says so: no answer comes from a file, however often the server is asked."""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("jobs")
+        await person.click("New job")
+        await person.pick("fake-detect")
+        names = ["one.mp4"] if gone == "video" else ["one.png", "two.png"]
+        paths = [tmp_path / name for name in names]
+        for path in paths:
+            path.write_bytes(SQUARE)
+        await person.choose_all("dialog input[type=file]", paths)
+        change(paths[-1])
+        await person.click("Start", "dialog")
+        await person.sees("The file " + CHANGED if gone == "video" else f"two.png {CHANGED}")
+        assert await person.evaluate("!document.querySelector('.silence, dialog .meter')")
+        await person.choose_all("dialog input[type=file]", paths)
+        await person.click("Start", "dialog")
+        await person.until("!!document.querySelector('.jobhead .state')")
+        (job,) = (await asked(server, "GET", "/v1/jobs"))["jobs"]
+        assert job["spec"]["file"] == ("one.mp4" if gone == "video" else "pictures.zip")
+
+
+async def test_a_video_that_changed_and_a_picture_that_is_none(tmp_path):
+    """Segment says it in its own words, and takes the file again."""
+    given = {"plugins": {"sam": {"model": "planted-film"}}}
+    points, models = [planted_film.POINT], planted_film.NAMES
+    async with (
+        served(tmp_path, "sam", points=points, registered=models, **given) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment?kind=video")
+        await person.evaluate("""window.real = XMLHttpRequest.prototype.send;
+          XMLHttpRequest.prototype.send = function (body) { window.held = [this, body]; }; 0""")
+        await person.choose("input[data-video]", os.urandom(1000), "one.mp4")
+        await person.until("!!window.held")
+        change(tmp_path / "one.mp4")
+        await person.evaluate("real.call(...held); XMLHttpRequest.prototype.send = real; 0")
+        await person.sees(f"one.mp4 {CHANGED}")
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(picture, "PNG")
+        await person.choose("input[data-video]", picture.getvalue(), "one.png")
+        await person.sees("one.png is a picture and no video")
