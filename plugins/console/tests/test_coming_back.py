@@ -1,10 +1,12 @@
-"""Segment's objects, when its page was left and somebody comes back to it."""
+"""Segment's objects and Ask's talk, when their page was left and somebody comes back to it."""
 
 from __future__ import annotations
 
+import asyncio
+
 import planted_sam
 import pytest
-from console_pages import CHROMIUM, SQUARE, served, shown
+from console_pages import CHROMIUM, END, SQUARE, served, shown
 from test_looking import PATHS
 
 from conftest import picture
@@ -106,3 +108,63 @@ async def test_what_is_taken_back_stays_so(tmp_path):
         await person.until(f"{OBJECTS}.includes('object 2')")
         assert await person.evaluate("document.querySelectorAll('.point').length") == 0
         assert await person.evaluate(f"{PATHS}.length") == 0
+
+
+async def answered(person, question):
+    """Ask something, and wait for the whole answer."""
+    await person.fill("#question", question)
+    await person.click("Ask", ".talk")
+    await person.until("document.querySelector('.turn:last-child .answer')?.innerText === '64x64'")
+    await person.until("!!document.querySelector('.turn:last-child .help')")
+
+
+async def test_the_talk_stays_over_a_reload(tmp_path):
+    """With what is being written and what came of an answer; not after signing out."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("ask?seconds=0")
+        await person.give()
+        await answered(person, "How large is it?")
+        await person.go("ask?behave=raise")
+        await person.fill("#question", "And now?")
+        await person.click("Ask", ".talk")
+        failed = await person.until("document.querySelector('.talk .note.bad span')?.innerText")
+        await person.go("ask?seconds=30")
+        await person.fill("#question", "And then?")
+        await person.click("Ask", ".talk")
+        await person.until("document.querySelectorAll('.turn').length === 3")
+        await person.fill("#question", "At last")
+        await person.until(f"{KEPT}.then((names) => names === 'picture,talk')")
+        await asyncio.sleep(0.3)
+        await person.reload()
+        await person.until("document.querySelectorAll('.turn').length === 3")
+        said = await person.text(".turns")
+        assert all(each in said for each in ("How large is it?", "64x64", "And now?", failed))
+        await person.sees("Stopped: what was written stays.")
+        assert await person.evaluate("document.querySelector('#question').value") == "At last"
+        await person.go("ask?seconds=0")
+        await answered(person, "Once more?")
+        assert await person.evaluate("document.querySelectorAll('.turn').length") == 4
+        await person.click("Clear")
+        await person.fill("#question", "")
+        await person.until(f"{KEPT}.then((names) => names === 'picture')")
+        await answered(person, "How large is it?")
+        await person.click("Sign out")
+        await person.until("!!document.querySelector('.signin')")
+        await person.until(f"{KEPT}.then((names) => names === '')")
+        await person.enter()
+        await person.go("ask")
+        await person.sees("Ask about the picture")
+
+
+async def test_the_talk_of_somebody_else(tmp_path):
+    """Who signs in where a session was over finds nothing of it, and it is gone."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("ask?seconds=0")
+        await person.give()
+        await answered(person, "How large is it?")
+        await person.until(f"{KEPT}.then((names) => names === 'picture,talk')")
+        await person.evaluate(END)
+        await person.reload()
+        await person.enter("door-key")
+        await person.until(f"{KEPT}.then((names) => names === 'picture')")
+        assert await person.evaluate("document.querySelectorAll('.turn').length") == 0

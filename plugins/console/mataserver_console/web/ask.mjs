@@ -1,16 +1,17 @@
 // Ask: a talk about a picture with a model that writes; each answer as it comes, with its tokens.
-import { events, isAbort, may, who } from "./api.mjs";
+import { events, isAbort, may } from "./api.mjs";
 import { Code, WRITTEN } from "./code.mjs";
 import { Button, Copy, Note, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
 import { count } from "./format.mjs";
 import { Bar } from "./frame.mjs";
-import { html, useEffect, useRef, useState } from "./html.mjs";
+import { html, useEffect, useRef } from "./html.mjs";
 import { Parameters, givenOf, wrongOf } from "./params.mjs";
 import { Picker } from "./picker.mjs";
 import { Empty, Examples, Unseen, Ways } from "./picture.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
+import { useTalk } from "./talk.mjs";
 import { useModel, usePicture } from "./try.mjs";
 import { infer, useSeconds } from "./runner.mjs";
 
@@ -33,19 +34,6 @@ async function ask({ model, params, picture, question, signal }, tell) {
   } catch (error) {
     change(isAbort(error) ? { stopped: true, done: performance.now() } : { error, done: performance.now() });
   }
-}
-
-/** What was said, and what is being written: another page may be open meanwhile. */
-const talk = { of: "", turns: /** @type {any[]} */ ([]), words: "" };
-
-function useTalk() {
-  const me = who.get()?.id ?? talk.of;
-  if (talk.of !== me) Object.assign(talk, { of: me, turns: [], words: "" });
-  const [turns, setTurns] = useState(talk.turns);
-  const [words, setWords] = useState(talk.words);
-  Object.assign(talk, { turns, words });
-  useEffect(() => () => { talk.turns = talk.turns.map((turn) => (turn.done ? turn : { ...turn, stopped: true, done: performance.now() })); }, []);
-  return { turns, setTurns, words, setWords };
 }
 
 const NEAR = 48;  // pixels: as good as at the end

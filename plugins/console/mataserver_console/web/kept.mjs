@@ -1,4 +1,4 @@
-// What a reload must not lose: the picture and the objects that were marked on it, in the browser's own store, until signing out.
+// What a reload must not lose: the picture, the objects that were marked on it and the talk of Ask, in the browser's own store, until signing out.
 const NAME = "mataserver";
 
 function store(mode) {
