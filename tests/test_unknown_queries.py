@@ -1,6 +1,6 @@
-"""Parameters of the query that a route does not know, or has twice.
+"""Parameters of the query that a route does not know, or has twice; bodies that it does not take.
 
-Lists refuse unknown ones, single things do not.
+Lists refuse unknown parameters; elsewhere they are ignored, and the answer says so.
 """
 
 from __future__ import annotations
@@ -34,3 +34,42 @@ async def test_an_open_route_ignores_them(http, path):
     """Monitors and browsers add what keeps caches away."""
     async with http.get(path, params={"_": "17"}) as response:
         assert response.status == 200
+
+
+async def warned(http, method, path, **sent):
+    """Return the status of an answer, and its warning."""
+    async with http.request(method, path, **sent) as response:
+        return response.status, response.headers.get("X-Warning")
+
+
+async def test_a_single_thing_names_them(http):
+    """What was meant is said: a misspelt parameter, and a field of the body."""
+    async with http.post("/v1/sessions", json={"model": "fake-detect"}) as response:
+        session = f"/v1/sessions/{(await response.json())['session_id']}"
+    assert await warned(http, "GET", session) == (200, None)
+    said = "since: unknown parameter, ignored. a\\r\\n\\xfc: unknown parameter, ignored"
+    assert await warned(http, "GET", f"{session}?since=1&a%0d%0a%c3%bc=2") == (200, said)
+    assert (await warned(http, "GET", f"{session}x?since=1"))[1] is None
+    said = "model: ignored in the query; write it into the body"
+    asked = {"model": "fake-detect"}
+    assert await warned(http, "POST", "/v1/models/warmup?model=other", json=asked) == (200, said)
+    both = f"{said}. modle: unknown field, ignored"
+    asked["modle"] = "x"
+    assert await warned(http, "POST", "/v1/models/warmup?model=other", json=asked) == (200, both)
+
+
+async def test_a_body_where_none_is_taken(http):
+    """It is named, unless it says nothing."""
+    said = "the body: ignored, this route takes none"
+    linked = "/v1/session/link"
+    assert await warned(http, "POST", linked) == (200, None)
+    assert await warned(http, "POST", linked, json={}) == (200, None)
+    assert await warned(http, "POST", linked, json={"minutes": 1}) == (200, said)
+
+    async def pieces():
+        yield b'{"minutes":'
+        yield b"1}"
+
+    assert await warned(http, "POST", linked, data=pieces()) == (200, said)
+    both = f"a: unknown parameter, ignored. {said}"
+    assert await warned(http, "POST", f"{linked}?a=1", json={"minutes": 1}) == (200, both)

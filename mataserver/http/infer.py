@@ -13,8 +13,8 @@ from mataserver.http import bodies, codec, events, examples, forms, unknown_fiel
 from mataserver.http.head_requests import learn
 from mataserver.http.infer_repeats import FormRepeat, ImageRepeat, Inferences, InferRepeat
 from mataserver.http.protocol import CompleteResponse
-from mataserver.http.request_warnings import warn
-from mataserver.http.routing import Body, Route, StatelessService
+from mataserver.http.request_warnings import ignored_in_query, warn
+from mataserver.http.routing import ROUTE, Body, Route, StatelessService
 from mataserver.params import table
 from mataserver.results import InferResponse
 
@@ -155,7 +155,7 @@ class InferService(StatelessService):
         self._ctx.check_running()
         async with self._http.read_form(request) as form:
             call, image = self._inferences.of_form(form)
-            response = await self._run(request, _with_query_warning(request, call), image)
+            response = await self._run(request, call, image)
         if isinstance(response, CompleteResponse) and not _has_query(request):
             repeat = FormRepeat(self._inferences, codec.requested_format(request))
             learn(request, repeat, forms.boundary(request))
@@ -184,15 +184,14 @@ def _has_query(request: web.Request) -> bool:
 
 
 def _with_query_warning(request: web.Request, call: InferCall) -> InferCall:
-    """Return the call of a body that holds every parameter; a query is ignored, with a warning."""
-    names = list(request.query) if _has_query(request) else []
+    """Return the call of a JSON body, beside which the query of an image body is ignored."""
+    known = request[ROUTE].parameters  # the middleware warns of others
+    names = [each for each in request.query if each in known] if _has_query(request) else []
     if not names:
         return call
-    return call._replace(warning=unknown_fields.joined([call.warning, *map(_ignored, names)]))
-
-
-def _ignored(name: str) -> str:
-    return f"{unknown_fields.printable(name)}: ignored in the query; write it into the body"
+    return call._replace(
+        warning=unknown_fields.joined([call.warning, *map(ignored_in_query, names)])
+    )
 
 
 def _looks_like_json(body: bytes) -> bool:

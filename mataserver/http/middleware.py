@@ -19,7 +19,7 @@ from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
 from mataserver.http.request_credentials import is_socket
-from mataserver.http.request_warnings import HEADER, WARNING
+from mataserver.http.request_warnings import HEADER, WARNING, warn_of_ignored
 from mataserver.http.revocation import GRANTS, REVOKED_REASON, is_watched
 from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
@@ -212,6 +212,7 @@ class _Dispatcher:
                     answered = await self._relay.forward(request, route)
                     if answered is not None:
                         return answered
+                warn_of_ignored(request, route)
         answer = claimed or handler
         if hdrs.UPGRADE in request.headers:
             answer = functools.partial(_until_revoked, answer)

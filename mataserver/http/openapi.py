@@ -56,8 +56,8 @@ _HEADERS = {
         "schema": {"type": "string"},
     },
     request_warnings.HEADER: {
-        "description": "What of a request was ignored: fields of a JSON body that the route does "
-        "not have, a query beside a body that holds every parameter.",
+        "description": "What of a request was ignored: fields of a JSON body and parameters of a "
+        "query that the route does not have, a body where it takes none.",
         "schema": {"type": "string"},
     },
     "Retry-After": {
@@ -171,7 +171,7 @@ def _operation(
         "tags": [route.tag],
         "parameters": _parameters(route, path, schema),
         "responses": {
-            str(status): _response(HTTPStatus(status).phrase, bodies, schema, route)
+            str(status): _response(status, bodies, schema, route)
             for status, bodies in {route.status: route.response, **route.also}.items()
         },
         "security": [] if route.public else [{"key": [route.needs] if route.needs else []}],
@@ -238,21 +238,12 @@ def _parameters(
     return found
 
 
-def _warns(route: Route) -> bool:
-    """Whether a route ignores unknown fields of a JSON body, or the query of an inference."""
-    if any(body.schema is InferResponse for body in route.response):
-        return True
-    kinds = [body.schema for body in route.request if body.content_type == "application/json"]
-    configs = [getattr(kind, "__struct_config__", None) for kind in kinds]
-    return any(config is not None and not config.forbid_unknown_fields for config in configs)
-
-
 def _response(
-    text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]], route: Route
+    status: int, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]], route: Route
 ) -> dict[str, Any]:
-    names = (*_COMMON_HEADERS, request_warnings.HEADER) if _warns(route) else _COMMON_HEADERS
+    names = _COMMON_HEADERS if status >= 400 else (*_COMMON_HEADERS, request_warnings.HEADER)
     headers = _headers(names) | _own_headers(route.answer_headers)
-    answer: dict[str, Any] = {"description": text, "headers": headers}
+    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": headers}
     if bodies:
         answer["content"] = {body.content_type: _media(body, schema) for body in bodies}
     return answer

@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aiohttp import web
+
+from mataserver.http import unknown_fields
+from mataserver.suggestion import similar
+
+if TYPE_CHECKING:
+    from mataserver.contract.routes import Route
 
 HEADER = "X-Warning"
 WARNING: web.RequestKey[str] = web.RequestKey("warning", str)
 """The warning, which the answer carries unless it is an error, and the log."""
+_EMPTY_BODY = len("{}")
+"""Bytes of a body that says nothing: clients send one with every request that may have one."""
 
 
 def warn(request: web.Request, sentence: str) -> None:
-    """Warn the sender of a request; "" is no warning."""
+    """Warn the sender of a request, also of what else was wrong; "" is no warning."""
     if sentence:
-        request[WARNING] = sentence
+        request[WARNING] = unknown_fields.joined([request.get(WARNING, ""), sentence])
+
+
+def warn_of_ignored(request: web.Request, route: Route) -> None:
+    """Warn of parameters of the query that a documented route does not have, and of a body.
+
+    Open routes ignore them silently: monitors and browsers add what keeps caches away.
+    """
+    if route.public or route.socket or not route.summary:
+        return
+    if request.rel_url.raw_query_string:
+        unknown = (name for name in request.query if name not in route.parameters)
+        warn(request, unknown_fields.joined(_sentence(name, route) for name in unknown))
+    if not route.request and _has_body(request):
+        warn(request, "the body: ignored, this route takes none")
+
+
+def ignored_in_query(name: str) -> str:
+    """Return the sentence about a parameter that the body has a field for."""
+    return f"{unknown_fields.printable(name)}: ignored in the query; write it into the body"
+
+
+def _sentence(name: str, route: Route) -> str:
+    if any(name in getattr(body.schema, "__struct_encode_fields__", ()) for body in route.request):
+        return ignored_in_query(name)
+    said = f"{unknown_fields.printable(name)}: unknown parameter, ignored"
+    return said + similar(name, route.parameters)
+
+
+def _has_body(request: web.Request) -> bool:
+    length = request.content_length
+    return request.body_exists and (length is None or length > _EMPTY_BODY)
