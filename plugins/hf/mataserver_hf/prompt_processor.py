@@ -1,4 +1,4 @@
-"""Turns an image and a prompt into the input tensors of a vision-language model.
+"""Turns images and a prompt into the input tensors of a vision-language model.
 
 The processors are assembled from their parts here: the ``from_pretrained`` of some families
 requires a video processor, which needs torchvision, even for still images.
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from jinja2 import TemplateError
-from msgspec.structs import replace
 from PIL import Image
 
 from mataserver import InvalidParams, MataError
+from mataserver_hf.conversation_images import named
 from mataserver_hf.dialects import View
 from mataserver_hf.preprocessor import prepared
+from mataserver_hf.prompt_formats import chat_prompt, prefixed_prompt, task_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -47,119 +47,20 @@ def _without_video(processor_class: Any) -> Any:
     return StillsOnly
 
 
-def _messages(params: VlmParams, prompt: str) -> list[dict[str, Any]]:
-    """Return the conversation as chat templates take it; ``prompt`` is its last question."""
-    messages: list[dict[str, Any]] = []
-    if params.system_prompt:
-        messages.append(_message("system", params.system_prompt))
-    for index, (asked, answer) in enumerate(
-        [*((turn.prompt, turn.answer) for turn in params.history), (prompt, None)]
-    ):
-        message = _message("user", asked)
-        if index == params.image_turn:
-            message["content"] = [{"type": "image"}, *(message["content"] if asked else ())]
-        messages.append(message)
-        if answer is not None:
-            messages.append(_message("assistant", answer))
-    return messages
-
-
-def _message(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "content": [{"type": "text", "text": text}]}
-
-
-def _chat_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
-    """Return the conversation, formatted with the checkpoint's own chat template."""
-    messages = _messages(params, prompt)
-    try:
-        text: str = processor.apply_chat_template(messages, add_generation_prompt=True)
-    except TemplateError as error:
-        raise _not_held(processor, params, prompt, "takes no question") from error
-    if text.count(processor.image_token) != 1:
-        raise _not_held(processor, params, prompt, "has no place for an image")
-    if not _holds(text, messages):
-        raise _not_held(processor, params, prompt, "leaves out the question")
-    return text
-
-
-def _holds(text: str, messages: list[dict[str, Any]]) -> bool:
-    """Whether a text has all that was said, and the turns in their order.
-
-    Some templates write the system prompt into the last question, and leave thoughts out of
-    answers.
-    """
-    end = 0
-    for message in messages:
-        said = message["content"][-1].get("text", "").strip()
-        if message["role"] == "assistant":
-            said = said.rpartition("</think>")[2].strip()
-        is_system = message["role"] == "system"
-        begin = text.find(said, 0 if is_system else end)
-        if begin < 0:
-            return False
-        end = end if is_system else begin + len(said)
-    return True
-
-
-def _not_held(processor: Any, params: VlmParams, prompt: str, lack: str) -> MataError:
-    """Return the error for a conversation that the template does not hold.
-
-    It names the part that the template would do without. Raises the error of the rest, if it is not
-    held either.
-    """
-    if params.history:
-        _chat_prompt(processor, replace(params, history=(), image_turn=0), prompt)
-        return _no_history()
-    if params.system_prompt:
-        _chat_prompt(processor, replace(params, system_prompt=""), prompt)
-        return _no_system_prompt()
-    return MataError(f"the chat template of this checkpoint {lack}")
-
-
-def _prefixed_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
-    _check_alone(params)
-    return f"{processor.image_token}{prompt}"
-
-
-def _task_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
-    """Return a prompt of Florence-2; its task words that take no input must stand alone."""
-    _check_alone(params)
-    for task in processor.task_prompts_without_inputs:
-        if task in prompt and task != prompt:
-            raise InvalidParams(f"params.prompt: {task} must stand alone")
-    return prompt
-
-
-def _check_alone(params: VlmParams) -> None:
-    """Raise ``InvalidParams`` for anything beside the question."""
-    if params.system_prompt:
-        raise _no_system_prompt()
-    if params.history:
-        raise _no_history()
-
-
-def _no_system_prompt() -> InvalidParams:
-    return InvalidParams("params.system_prompt: this model takes no system prompt")
-
-
-def _no_history() -> InvalidParams:
-    return InvalidParams("params.history: this model takes no such earlier questions and answers")
-
-
 @dataclass(frozen=True, slots=True)
 class _Family:
     """A processor class, and the function that formats its prompts."""
 
     processor: Any
-    format_prompt: Callable[[Any, VlmParams, str], str] = _chat_prompt
+    format_prompt: Callable[[Any, VlmParams, str], str] = chat_prompt
 
 
 _FAMILIES = {
-    "florence2": _Family(transformers.Florence2Processor, _task_prompt),
+    "florence2": _Family(transformers.Florence2Processor, task_prompt),
     "idefics3": _Family(transformers.Idefics3Processor),
     "llava": _Family(transformers.LlavaProcessor),
     "llava_next": _Family(transformers.LlavaNextProcessor),
-    "paligemma": _Family(transformers.PaliGemmaProcessor, _prefixed_prompt),
+    "paligemma": _Family(transformers.PaliGemmaProcessor, prefixed_prompt),
     "qwen2_5_vl": _Family(_without_video(transformers.Qwen2_5_VLProcessor)),
     "qwen2_vl": _Family(_without_video(transformers.Qwen2VLProcessor)),
     "qwen3_vl": _Family(_without_video(transformers.Qwen3VLProcessor)),
@@ -185,30 +86,50 @@ class PromptProcessor:
         """The tokenizer, with the tokens that the processor added."""
         return self._processor.tokenizer
 
-    def tensors(self, image: NDArray[np.uint8], params: VlmParams, prompt: str) -> Tensors:
+    def tensors(
+        self, images: Sequence[NDArray[np.uint8]], params: VlmParams, prompt: str
+    ) -> Tensors:
         """Return the model's inputs, as a batch of one; ``prompt`` stands for that of ``params``.
 
-        Raises ``InvalidParams`` for a text that contains a placeholder for an image and for a
-        system prompt or a history where the model takes none, and ``BadRequest`` for an image that
-        is too small or too narrow for the processor.
+        ``images`` are those of ``params.pictures()``. Raises ``InvalidParams`` for a text that
+        contains a placeholder for an image and for a system prompt, a history or further images
+        where the model takes none, and ``BadRequest`` for an image that is too small or too narrow
+        for the processor.
         """
         for name, value in _texts(params):
             if mark := next((mark for mark in self._placeholders if mark in value), ""):
                 raise InvalidParams(f"params.{name}: must not contain {mark}")
-        if self._model_type == "llava":  # the others have the longer side in view
-            self._preprocessor.check_enlarged(image)
         text = self._format_prompt(self._processor, params, prompt)
         # If the template writes the first token, the tokenizer must not add a second one.
         first = self.tokenizer.bos_token
         options = {"add_special_tokens": False} if first and text.startswith(first) else {}
 
-        def prepare(shown: NDArray[np.uint8]) -> Any:
-            pictures = [Image.fromarray(shown)]
+        def prepare(shown: Sequence[NDArray[np.uint8]]) -> Any:
+            pictures = [Image.fromarray(each) for each in shown]
             return self._processor(text=[text], images=pictures, return_tensors="np", **options)
 
-        read = prepared(image, prepare)
+        read = self._prepared(images, [where for where, _ in params.pictures()], prepare)
         # PaliGemma's processor returns labels for training too.
         return {name: torch.from_numpy(each) for name, each in read.items() if name != "labels"}
+
+    def _prepared(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        fields: Sequence[str],
+        prepare: Callable[[Sequence[NDArray[np.uint8]]], Any],
+    ) -> Any:
+        """Return what ``prepare`` makes of the images; an error names the field of one of them."""
+        if self._model_type == "llava":  # the others have the longer side in view
+            for image, field in zip(images, fields, strict=True):
+                with named(field):
+                    self._preprocessor.check_enlarged(image)
+        try:
+            return prepare(images)
+        except (ValueError, RuntimeError):
+            for image, field in zip(images, fields, strict=True):
+                with named(field):
+                    prepared(image, lambda shown: prepare([shown] * len(images)))
+            raise
 
     def view(self, image: NDArray[np.uint8], tensors: Tensors) -> View:
         """Return the part of ``image`` that the model sees; ``tensors`` were made from it."""
@@ -263,6 +184,6 @@ def open_prompt_processor(
         raise MataError(
             f"the processor configuration of {spec.name} cannot be read; the server's log says why"
         ) from error
-    if family.format_prompt is _chat_prompt and not processor.chat_template:
+    if family.format_prompt is chat_prompt and not processor.chat_template:
         raise MataError(f"{spec.name} has no chat template, so it cannot be prompted")
     return PromptProcessor(processor, preprocessor, model_type)

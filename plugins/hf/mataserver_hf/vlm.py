@@ -2,7 +2,7 @@
 
 LLaVA (arXiv:2310.03744), LLaVA-NeXT, Idefics3 and SmolVLM (arXiv:2408.12637, arXiv:2504.05299),
 Qwen2-VL (arXiv:2409.12191), Qwen2.5-VL (arXiv:2502.13923), Qwen3-VL, PaliGemma (arXiv:2407.07726)
-and Florence-2 (arXiv:2311.06242). One still image per request, which a conversation may be about.
+and Florence-2 (arXiv:2311.06242), about still images: one, or those of a conversation.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from mataserver import VlmResult
+from mataserver import InvalidParams, VlmResult
 from mataserver_hf import installation
+from mataserver_hf.conversation_images import ConversationImages
 from mataserver_hf.dialects import DIALECTS
 from mataserver_hf.vlm_params import VlmParams
 
@@ -37,10 +38,15 @@ class VisionLanguageModel:
     """A network that answers a question about an image."""
 
     def __init__(
-        self, generator: TextGenerator, prompt_processor: PromptProcessor, dialect: Dialect
+        self,
+        generator: TextGenerator,
+        prompt_processor: PromptProcessor,
+        dialect: Dialect,
+        images: ConversationImages,
     ) -> None:
         """Keep the loaded parts."""
         self._generator = generator
+        self._images = images
         self._prompt_processor = prompt_processor
         self._dialect = dialect
 
@@ -49,8 +55,9 @@ class VisionLanguageModel:
     ) -> list[VlmResult]:
         """Answer the questions one after the other: answers have different lengths.
 
-        Raises ``InvalidParams`` without a prompt and for one that is too long, and ``BadRequest``
-        for an image that is too small or too narrow.
+        Raises ``InvalidParams`` without a prompt, for one that is too long and for parts of a
+        conversation that the model has no place for, and ``BadRequest`` for an image that cannot be
+        read, or is too small or too narrow.
         """
         return [self._answer(image, each) for image, each in zip(images, params, strict=True)]
 
@@ -80,10 +87,16 @@ class VisionLanguageModel:
 
     def _question(self, image: NDArray[np.uint8], params: VlmParams) -> tuple[Tensors, View]:
         params.check()
+        images = self._images.read(image, params)
         prompt = params.prompt
         if params.output_mode is not None:
+            if params.output_mode == "detect" and len(images) > 1:
+                raise InvalidParams(
+                    "params.output_mode: 'detect' needs a single image: boxes do not say in which "
+                    "they are"
+                )
             prompt = self._dialect.format_prompt(prompt, params.output_mode)
-        tensors = self._prompt_processor.tensors(image, params, prompt)
+        tensors = self._prompt_processor.tensors(images, params, prompt)
         return tensors, self._prompt_processor.view(image, tensors)
 
     def _result(
@@ -115,7 +128,9 @@ def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:
     generator = TextGenerator(
         network, prompt_processor.tokenizer, keep_special=family == "florence2"
     )
-    return VisionLanguageModel(generator, prompt_processor, DIALECTS[family])
+    return VisionLanguageModel(
+        generator, prompt_processor, DIALECTS[family], ConversationImages(ctx)
+    )
 
 
 def accepts(files: ModelFiles) -> bool:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 
 from mataserver import Confidence, InvalidParams, MaxTokens, Params, Temperature, Text, TopK
 from mataserver_hf.dialects import Mode
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 
 MAX_TURNS = 128
+MAX_IMAGES = 256
+OWN_IMAGE = "image"
+"""The field of a request's own image; the others are parameters."""
 MAX_HISTORY = 2**20
 """Characters of a history. What a model reads is its context; this bounds the way to that."""
 
 
+Images = Annotated[tuple[Annotated[bytes, Meta(min_length=1)], ...], Meta(max_length=MAX_IMAGES)]
+
+
 class Turn(Struct, frozen=True, forbid_unknown_fields=True):
-    """An earlier question about the image, which may be empty beside the image, and its answer."""
+    """An earlier question, which may be empty beside an image, its answer, and its images."""
 
     prompt: Text
     answer: str
+    images: Images = ()
 
 
 class VlmParams(Params, frozen=True):
@@ -31,6 +41,8 @@ class VlmParams(Params, frozen=True):
     history:       earlier questions with their answers, the oldest first; refused by models whose
                    chat template holds none.
     image_turn:    which question shows the image, from 0: by default the first of the history.
+    images:        further images of the question, encoded; those of an earlier one are in its turn.
+                   Refused by models that read one image.
     max_tokens:    how many tokens at most; an answer ends earlier where the model's context does.
     temperature:   0 takes the likeliest token every time; above, tokens are drawn from the softmax
                    of the logits divided by it.
@@ -47,6 +59,7 @@ class VlmParams(Params, frozen=True):
     system_prompt: Text = ""
     history: Annotated[tuple[Turn, ...], Meta(max_length=MAX_TURNS)] = ()
     image_turn: Annotated[int, Meta(ge=0, le=MAX_TURNS)] = 0
+    images: Images = ()
     max_tokens: MaxTokens = 512
     temperature: Temperature = 0.0
     top_k: TopK | None = None
@@ -60,6 +73,18 @@ class VlmParams(Params, frozen=True):
         """The texts of ``stop``."""
         return (self.stop,) if isinstance(self.stop, str) else self.stop
 
+    def pictures(self) -> Iterator[tuple[str, bytes | None]]:
+        """Yield field and encoded bytes of every image, in the order in which they are shown.
+
+        Of the request's own, which is the first of its question, there are no bytes here.
+        """
+        turns = [(f"params.history[{at}].", turn.images) for at, turn in enumerate(self.history)]
+        for index, (where, images) in enumerate([*turns, ("params.", self.images)]):
+            if index == self.image_turn:
+                yield OWN_IMAGE, None
+            for place, image in enumerate(images):
+                yield f"{where}images[{place}]", image
+
     def check(self) -> None:
         """Raise ``InvalidParams`` without a question, and for a history that is none."""
         if not self.prompt.strip():
@@ -69,7 +94,8 @@ class VlmParams(Params, frozen=True):
                 f"params.image_turn: must be at most {len(self.history)}, the turns of the history"
             )
         for index, turn in enumerate(self.history):
-            if index != self.image_turn and not turn.prompt.strip():
+            shows = index == self.image_turn or turn.images
+            if not shows and not turn.prompt.strip():
                 raise InvalidParams(f"params.history[{index}].prompt: must not be empty")
         if sum(len(turn.prompt) + len(turn.answer) for turn in self.history) > MAX_HISTORY:
             raise InvalidParams(f"params.history: at most {MAX_HISTORY} characters")

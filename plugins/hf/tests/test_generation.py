@@ -170,7 +170,7 @@ def gate(model):
 @pytest.fixture
 def prompt(model, picture):
     """A real question."""
-    return model("llava")._prompt_processor.tensors(picture(40, 40), VlmParams(), "What?")
+    return model("llava")._prompt_processor.tensors([picture(40, 40)], VlmParams(), "What?")
 
 
 def test_closing_stops_at_the_next_token(gate, prompt):

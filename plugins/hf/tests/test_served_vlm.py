@@ -143,3 +143,63 @@ async def test_a_conversation_is_served(http, model, picture):
         schema = (await response.json())["params"]
     assert schema["properties"]["history"]["items"] == {"$ref": "#/$defs/Turn"}
     assert set(schema["$defs"]["Turn"]["required"]) == {"prompt", "answer"}
+
+
+async def test_images_in_several_turns_are_served(http, model, picture):
+    """OpenAI's client sends images in any turn, several in one; ours takes the same."""
+    images = [picture(*size, seed) for seed, size in enumerate(((60, 90), (80, 50), (70, 70)))]
+    pngs = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        pngs.append(buffer.getvalue())
+    texts = [base64.b64encode(each).decode() for each in pngs]
+    first, second, third = (
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{each}"}}
+        for each in texts
+    )
+    spoken = [
+        {"role": "user", "content": [{"type": "text", "text": "What is this?"}, first]},
+        {"role": "assistant", "content": "A cat."},
+        {"role": "user", "content": [second, {"type": "text", "text": "And these?"}]},
+        {"role": "user", "content": [third]},
+    ]
+    asked = VlmParams(
+        prompt="And these?",
+        history=(Turn("What is this?", "A cat."),),
+        images=tuple(pngs[1:]),
+        max_tokens=8,
+    )
+    [expected] = model("qwen3_vl").predict(images[:1], [asked])
+    chat = {"model": "qwen3_vl", "max_tokens": 8}
+    async with openai.AsyncOpenAI(base_url=f"{http._base_url}/v1", api_key="test-key") as client:
+        create = client.chat.completions.create
+        whole = await create(messages=spoken, **chat)
+        stopped = await create(messages=spoken, stop=[expected.text[2]], **chat)
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = [chunk async for chunk in await create(messages=spoken, **options, **chat)]
+        spoken[2]["content"][0] = {"type": "image_url", "image_url": {"url": "data:;base64,eHh4"}}
+        with pytest.raises(openai.BadRequestError) as refused:
+            await create(messages=spoken, **chat)
+    assert whole.choices[0].message.content == expected.text
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == expected.text
+    assert stopped.choices[0].message.content == expected.text.partition(expected.text[2])[0]
+    for usage in (whole.usage, stopped.usage, chunks[-1].usage):
+        assert usage.prompt_tokens == expected.usage.prompt_tokens
+    assert refused.value.param == "messages[2].content[0].image_url.url"
+
+    turns = [{"prompt": "What is this?", "answer": "A cat."}]
+    params = {"prompt": "And these?", "history": turns, "images": texts[1:], "max_tokens": 8}
+    ours = {"model": "qwen3_vl", "image": texts[0], "params": params}
+    async with http.post("/v1/infer", json=ours) as response:
+        assert (await response.json())["text"] == expected.text
+    for wrong, status, told in (
+        (["!"], 422, "params.images[0]: "),
+        ([texts[1], "eHh4"], 400, "params.images[1]: "),
+        (texts[1:2] * 32, 422, "params.images: at most 32 images"),
+    ):
+        ours["params"] = {**params, "images": wrong}
+        async with http.post("/v1/infer", json=ours) as response:
+            assert response.status == status
+            assert (await response.json())["detail"].startswith(told)

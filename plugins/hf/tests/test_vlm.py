@@ -257,7 +257,7 @@ class Scripted:
         self.text = text
         self.asked = ""
 
-    def tensors(self, image, system, prompt):
+    def tensors(self, images, system, prompt):
         self.asked = prompt
         return {}
 
@@ -273,11 +273,13 @@ class Scripted:
         yield Usage(1, 2)
 
 
-def test_output_mode(picture):
+def test_output_mode(picture, session_context):
     """A mode changes the question and parses the answer, streamed or not; without it neither."""
     text = '[{"label": "cat", "bbox_2d": [0, 0, 500, 1000]}]'
     script = Scripted(text)
-    scripted = vlm.VisionLanguageModel(script, script, DIALECTS["qwen3_vl"])
+    scripted = vlm.VisionLanguageModel(
+        script, script, DIALECTS["qwen3_vl"], vlm.ConversationImages(session_context)
+    )
     image = picture(100, 200)
     params = wanted(output_mode="detect")
     detections = [Detection("cat", 1.0, (0.0, 0.0, 100.0, 100.0))]
@@ -294,7 +296,7 @@ def test_tokens_are_counted(name, model, checkpoint, picture):
     """The usage is what transformers itself writes: truncated at the limit, whole before it."""
     image, loaded = picture(90, 150), model(name)
     [cut] = loaded.predict([image], [wanted(max_tokens=3)])
-    tensors = loaded._prompt_processor.tensors(image, wanted(), QUESTION)
+    tensors = loaded._prompt_processor.tensors([image], wanted(), QUESTION)
     asked = tensors["input_ids"].shape[1]
     assert cut.usage == Usage(asked, 3, truncated=True)
     network = loaded._generator._network
@@ -332,7 +334,7 @@ def test_view(name, size, region, resized, model, picture):
     """What a model sees: LLaVA the middle square, Qwen-VL all of it at another size."""
     prompt_processor = model(name)._prompt_processor
     image = picture(*size)
-    view = prompt_processor.view(image, prompt_processor.tensors(image, wanted(), QUESTION))
+    view = prompt_processor.view(image, prompt_processor.tensors([image], wanted(), QUESTION))
     assert view == View((size[1], size[0]), region, resized)
 
 

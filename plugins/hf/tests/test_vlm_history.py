@@ -1,4 +1,4 @@
-"""Conversations about one image with vision-language models."""
+"""Conversations with vision-language models."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_template_formats_every_turn(name, shown, model, picture):
     processor, image = prompts._processor, picture(90, 150)
 
     def written(params):
-        [ids] = prompts.tensors(image, params, params.prompt)["input_ids"]
+        [ids] = prompts.tensors([image], params, params.prompt)["input_ids"]
         return processor.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     single = replace(ASKED, history=())
@@ -64,7 +64,7 @@ def test_earlier_turns_change_the_answer(name, model, picture):
     assert later.usage.prompt_tokens > alone.usage.prompt_tokens + 40
     *pieces, streamed = loaded.stream(image, ASKED)
     assert ("".join(pieces), streamed) == (later.text, later)
-    asked = loaded._prompt_processor.tensors(image, ASKED, ASKED.prompt)["input_ids"]
+    asked = loaded._prompt_processor.tensors([image], ASKED, ASKED.prompt)["input_ids"]
     assert later.usage.prompt_tokens == asked.shape[1]
 
 
@@ -142,6 +142,21 @@ def test_what_templates_may_leave_out(
     assert loaded.predict([image], [replace(ASKED, history=spoken)]) == loaded.predict(
         [image], [plain]
     )
+
+
+def test_a_template_may_rewrite_what_is_said(checkpoint, session_context, picture, tmp_path):
+    """Joined lines and other cases are the template's business; nothing is left out."""
+    path = shutil.copytree(checkpoint("llava"), tmp_path / "llava")
+    template = path / "chat_template.jinja"
+    joined = "(c['text'].split('\\n')|join(' ')|capitalize)"
+    template.write_text(template.read_text().replace("c['text']", joined))
+    loaded = vlm.load(ModelSpec("tiny/llava", "vlm", "hf", path), session_context)
+    lines = replace(
+        ASKED, prompt="are\nYou SURE?", history=(Turn("what\nis\nthis?", "a GREY\ncat."),)
+    )
+    plain = replace(ASKED, prompt="Are you sure?", history=(Turn("What is this?", "A grey cat."),))
+    image = picture(40, 40)
+    assert loaded.predict([image], [lines]) == loaded.predict([image], [plain])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""OpenAI's API: chat completions about an image, and the models in OpenAI's form.
+"""OpenAI's API: chat completions about images, and the models in OpenAI's form.
 
 The forms are those of the API reference of OpenAI, "Chat Completions" and "Models". What a model of
 the task ``vlm`` cannot do is refused by name, and never passed over in silence.

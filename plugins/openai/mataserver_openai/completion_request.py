@@ -1,8 +1,8 @@
-"""A chat completion as it is asked for, to an image and the parameters of an inference."""
+"""A chat completion as it is asked for, to images and the parameters of an inference."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -94,7 +94,7 @@ IGNORED_FIELDS = frozenset(
 class CompletionRequest:
     """What a completion runs on. ``params`` are those of the API, not yet checked.
 
-    ``image_field`` is where the image was given, for errors about it.
+    ``fields`` are where the images were given, for errors about them: see ``conversation.Said``.
     """
 
     model: str
@@ -104,7 +104,7 @@ class CompletionRequest:
     stop: tuple[str, ...] = ()
     stream: bool = False
     usage: bool = False
-    image_field: str = "messages"
+    fields: dict[str, str] = field(default_factory=dict)
 
 
 def read(data: bytes) -> CompletionRequest:
@@ -118,13 +118,20 @@ def read(data: bytes) -> CompletionRequest:
     asked = _typed(fields)
     if asked.stream_options is not None and not asked.stream:
         raise BadRequest(_STREAMED)
-    image, where, said = conversation.read(asked.messages)
+    said = conversation.read(asked.messages)
     options = asked.stream_options or StreamOptions()
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
-    params = {**_extra(fields), **said, **_sampling(asked)}
+    params = {**_extra(fields), **said.params, **_sampling(asked)}
     stream = bool(asked.stream)
     return CompletionRequest(
-        asked.model, image, params, asked.seed, stop, stream, options.include_usage, where
+        asked.model,
+        said.image,
+        params,
+        asked.seed,
+        stop,
+        stream,
+        options.include_usage,
+        said.fields,
     )
 
 

@@ -65,7 +65,7 @@ class Completions:
         response = (Body(JSON, answer.Completion), Body("text/event-stream"))
         return [
             Route("POST", f"{prefix}/chat/completions", self._complete,
-                  "Ask a model about an image", "OpenAI", request=request, response=response,
+                  "Ask a model about images", "OpenAI", request=request, response=response,
                   problem=ChatProblem,
                   errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer", denied=401)
             for prefix in PREFIXES
@@ -162,6 +162,8 @@ class _Chat:
 def _params(asked: CompletionRequest, model: ModelHandle) -> Params:
     """Return the parameters of an inference; seed and stop sequences where the model takes them."""
     given = dict(asked.params)
+    if len(asked.fields) > 1 and not _takes(model, "images"):
+        raise BadRequest(f"messages: {model.name} reads one image, got {len(asked.fields)}")
     if not all(_takes(model, name) for name in ("history", "image_turn") if name in given):
         raise BadRequest(
             f"messages: {model.name} answers single questions: it is told of no earlier ones"
@@ -180,12 +182,15 @@ def _takes(model: ModelHandle, name: str) -> bool:
 
 @contextlib.contextmanager
 def _as_bad_request(asked: CompletionRequest) -> Iterator[None]:
-    """Have what is wrong with a parameter or the image be a bad request that names its field."""
+    """Have what is wrong with a parameter or an image be a bad request that names its field."""
     try:
         yield
     except MataError as error:
+        given, _, why = error.detail.partition(": ")
+        if given in asked.fields:
+            raise BadRequest(f"{asked.fields[given]}: {why}") from None
         if error.status == BadRequest.status:  # of all that a model is given, only the image
-            raise BadRequest(f"{asked.image_field}: {error.detail}") from None
+            raise BadRequest(f"{asked.fields[conversation.OWN_IMAGE]}: {error.detail}") from None
         if error.status != InvalidParams.status:
             raise
         raise BadRequest(_PARAMETER.sub(_field, error.detail, count=1)) from None

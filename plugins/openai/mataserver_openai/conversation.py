@@ -1,7 +1,8 @@
-"""The messages of a chat: a conversation about one image.
+"""The messages of a chat: a conversation about images.
 
-It becomes the last question (``prompt``), the turns before it (``history``) and the number of the
-turn whose question shows the image (``image_turn``).
+It becomes the last question (``prompt``), the turns before it (``history``), and the number of the
+turn whose question shows the first image (``image_turn``), which is the inference's own. The others
+are ``images`` of their turns.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from msgspec import Meta, Struct
 
 from mataserver import BadRequest, decode_base64
 
-SAID = ("prompt", "system_prompt", "history", "image_turn")
+SAID = ("prompt", "system_prompt", "history", "image_turn", "images")
 """The parameters that are taken from the messages."""
 
 _TOOL_ROLES = ("tool", "function")
@@ -72,37 +73,50 @@ def check_roles(messages: object) -> None:
                 raise BadRequest(f"messages[{index}].{name}: {_NO_TOOLS}")
 
 
-def read(messages: list[Message]) -> tuple[bytes, str, dict[str, Any]]:
-    """Return the image, its field, and what was said, as parameters of an inference."""
+OWN_IMAGE = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the messages say: the first image, and the parameters of an inference.
+
+    ``fields`` are the fields of the images, by their parameters; that of the first by
+    ``OWN_IMAGE``.
+    """
+
+    image: bytes
+    params: dict[str, Any]
+    fields: dict[str, str]
+
+
+def read(messages: list[Message]) -> Said:
+    """Return what the messages say. Raises ``BadRequest`` naming the one that is wrong."""
     read_so_far = _Conversation()
     for index, message in enumerate(messages):
         read_so_far.add(message, f"messages[{index}]")
     if read_so_far.is_answered:
         raise BadRequest(f"messages[{len(messages) - 1}].role: the last question has an answer")
-    if len(read_so_far.images) != 1:
-        raise BadRequest(
-            f"messages: a model answers about one image, got {len(read_so_far.images)}: send one "
-            "image_url"
-        )
-    url, where, _ = read_so_far.images[0]
-    return _decoded(url, where), where, read_so_far.params()
+    return read_so_far.said()
 
 
 @dataclass(slots=True)
 class _Turn:
-    """The texts of a question, and of its answer; None before there is one."""
+    """The texts and images of a question, and the texts of its answer; None before there is one.
+
+    Of an image: its bytes and its field.
+    """
 
     prompt: list[str] = field(default_factory=list)
+    images: list[tuple[bytes, str]] = field(default_factory=list)
     answer: list[str] | None = None
 
 
 @dataclass(slots=True)
 class _Conversation:
-    """What the messages say. Of an image: its URL, its field, and the turn that shows it."""
+    """What the messages said so far."""
 
     system: list[str] = field(default_factory=list)
     turns: list[_Turn] = field(default_factory=list)
-    images: list[tuple[str, str, int]] = field(default_factory=list)
 
     @property
     def is_answered(self) -> bool:
@@ -117,7 +131,7 @@ class _Conversation:
                 said.append(part.text)
             elif message.role == "user":
                 at = f"{where}.content[{place}].image_url.url"
-                self.images.append((part.image_url.url, at, len(self.turns) - 1))
+                self.turns[-1].images.append((_decoded(part.image_url.url, at), at))
             else:
                 raise BadRequest(f"{where}.content: only a user sends images")
 
@@ -135,19 +149,36 @@ class _Conversation:
         turn.answer = [] if turn.answer is None else turn.answer
         return turn.answer
 
-    def params(self) -> dict[str, Any]:
-        """Return the parameters of an inference; there is an image and a question about it."""
-        *earlier, last = self.turns
+    def said(self) -> Said:
+        """Return all of it. Raises ``BadRequest`` without an image."""
+        first = next((at for at, turn in enumerate(self.turns) if turn.images), None)
+        if first is None:
+            raise BadRequest("messages: a model answers about images: send at least one image_url")
+        image, where = self.turns[first].images.pop(0)
+        fields = {OWN_IMAGE: where}
+        history = [
+            {
+                "prompt": "\n".join(turn.prompt),
+                "answer": "\n".join(turn.answer or ()),
+                **_images(turn, f"params.history[{at}].", fields),
+            }
+            for at, turn in enumerate(self.turns[:-1])
+        ]
+        last = self.turns[-1]
         given: dict[str, Any] = {
             "system_prompt": "\n".join(self.system),
             "prompt": "\n".join(last.prompt),
-            "history": [
-                {"prompt": "\n".join(turn.prompt), "answer": "\n".join(turn.answer or ())}
-                for turn in earlier
-            ],
-            "image_turn": self.images[0][2],
+            "history": history,
+            "image_turn": first,
+            **_images(last, "params.", fields),
         }
-        return {name: value for name, value in given.items() if value}
+        return Said(image, {name: value for name, value in given.items() if value}, fields)
+
+
+def _images(turn: _Turn, where: str, fields: dict[str, str]) -> dict[str, Any]:
+    """Return the parameter for images of a turn, if it has any, and add their fields."""
+    fields |= {f"{where}images[{at}]": given for at, (_, given) in enumerate(turn.images)}
+    return {"images": [image for image, _ in turn.images]} if turn.images else {}
 
 
 def _parts(message: Message) -> list[Part]:

@@ -1,4 +1,4 @@
-"""Chat completions as they are read: a conversation about one image."""
+"""Chat completions as they are read: a conversation about images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(**fields):
 def test_a_question():
     """The image is decoded; what is left out is left to the server."""
     assert read() == completion_request.CompletionRequest(
-        "m", b"pixels", {"prompt": "what?"}, image_field="messages[0].content[1].image_url.url"
+        "m", b"pixels", {"prompt": "what?"}, fields={"": "messages[0].content[1].image_url.url"}
     )
 
 
@@ -55,7 +55,7 @@ def test_every_option():
     params = {"prompt": "what?", "max_tokens": 7, "temperature": 1.0, "top_p": 0.5, "top_k": 4}
     where = "messages[0].content[1].image_url.url"
     expected = completion_request.CompletionRequest(
-        "m", b"pixels", params, 3, ("x",), stream=True, usage=True, image_field=where
+        "m", b"pixels", params, 3, ("x",), stream=True, usage=True, fields={"": where}
     )
     assert asked == expected
 
@@ -136,7 +136,7 @@ def test_a_conversation():
         "history": [{"prompt": "what?", "answer": "A cat."}],
         "prompt": "Sure?",
     }
-    assert asked.image_field == "messages[1].content[1].image_url.url"
+    assert asked.fields == {"": "messages[1].content[1].image_url.url"}
 
 
 def test_an_image_in_a_later_turn():
@@ -153,12 +153,47 @@ def test_an_image_in_a_later_turn():
     assert between.params["history"][1] == {"prompt": "what?", "answer": ""}
 
 
+def test_images_in_several_turns():
+    """The first is the inference's own; each of the others is in its turn, with its field."""
+    first, second, third, fourth = (
+        {"type": "image_url", "image_url": {"url": URI.replace("cGl4ZWxz", data)}}
+        for data in ("Zmlyc3Q=", "c2Vjb25k", "dGhpcmQ=", "Zm91cnRo")
+    )
+    asked = read(
+        messages=[
+            said("user", "Hello"),
+            said("assistant", "Hi"),
+            {"role": "user", "content": [first, {"type": "text", "text": "These?"}, second]},
+            said("assistant", "Cats."),
+            {"role": "user", "content": [third]},
+            said("user", "And this?"),
+            {"role": "user", "content": [{"type": "text", "text": "Or this?"}, fourth]},
+        ]
+    )
+    assert asked.image == b"first"
+    assert asked.params == {
+        "history": [
+            {"prompt": "Hello", "answer": "Hi"},
+            {"prompt": "These?", "answer": "Cats.", "images": [b"second"]},
+        ],
+        "image_turn": 1,
+        "prompt": "And this?\nOr this?",
+        "images": [b"third", b"fourth"],
+    }
+    assert asked.fields == {
+        "": "messages[2].content[0].image_url.url",
+        "params.history[1].images[0]": "messages[2].content[2].image_url.url",
+        "params.images[0]": "messages[4].content[0].image_url.url",
+        "params.images[1]": "messages[6].content[1].image_url.url",
+    }
+
+
 @pytest.mark.parametrize(
     ("messages", "where"),
     [
         ([said("assistant", "Hi"), *MESSAGES], "messages[0].role: a conversation begins"),
         ([*MESSAGES, said("assistant", "A cat")], "messages[1].role: the last question has an"),
-        ([*MESSAGES, said("assistant", "A"), *MESSAGES], "messages: a model answers about one"),
+        ([said("user", "Hello")], "messages: a model answers about images: send at least one"),
         ([*MESSAGES, said("assistant", [IMAGE]), *MESSAGES], "messages[1].content: only a user"),
         ([*MESSAGES, {"role": "tool", "tool_call_id": "x"}], "messages[1].role: 'tool': not"),
         ([*MESSAGES, said("function", "x")], "messages[1].role: 'function': not supported"),
@@ -179,7 +214,7 @@ def test_what_is_no_conversation_about_an_image(messages, where):
     assert refused.value.detail.startswith(where)
 
 
-@pytest.mark.parametrize("name", ["prompt", "system_prompt", "history", "image_turn"])
+@pytest.mark.parametrize("name", ["prompt", "system_prompt", "history", "image_turn", "images"])
 def test_what_the_messages_say_is_not_given_twice(name):
     """A parameter that is taken from the messages is no field of its own."""
     with pytest.raises(BadRequest, match=rf"^{name}: unknown field"):

@@ -1,0 +1,154 @@
+"""Writes a question, or a conversation, as the text that a model was trained on.
+
+Each function takes a family's processor, the parameters, and the last question, which stands for
+that of the parameters.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+from msgspec.structs import replace
+
+from mataserver import InvalidParams, MataError
+
+if TYPE_CHECKING:
+    from mataserver_hf.vlm_params import VlmParams
+
+    Message = dict[str, Any]
+
+
+def chat_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
+    """Return the conversation, formatted with the checkpoint's own chat template.
+
+    Raises ``InvalidParams`` for a part of it that the template has no place for.
+    """
+    messages = _messages(params, prompt)
+    marked = _marked(messages)
+    mark = processor.image_token
+    try:
+        text, layout = (
+            str(processor.apply_chat_template(each, add_generation_prompt=True))
+            for each in (messages, marked)
+        )
+    except TemplateError as error:
+        raise _not_held(processor, params, prompt, "takes no question") from error
+    if not text.count(mark) == layout.count(mark) == sum(map(_image_count, messages)):
+        raise _not_held(processor, params, prompt, "has no place for an image")
+    if not _holds(layout, marked, mark):
+        raise _not_held(processor, params, prompt, "leaves out the question")
+    return text
+
+
+def prefixed_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
+    """Return a prompt of PaliGemma."""
+    _check_alone(params)
+    return f"{processor.image_token}{prompt}"
+
+
+def task_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
+    """Return a prompt of Florence-2; its task words that take no input must stand alone."""
+    _check_alone(params)
+    for task in processor.task_prompts_without_inputs:
+        if task in prompt and task != prompt:
+            raise InvalidParams(f"params.prompt: {task} must stand alone")
+    return prompt
+
+
+def _messages(params: VlmParams, prompt: str) -> list[Message]:
+    """Return the conversation as chat templates take it; images stand before their question."""
+    messages: list[Message] = []
+    if params.system_prompt:
+        messages.append(_message("system", params.system_prompt))
+    turns = [*((turn.prompt, turn.answer, turn.images) for turn in params.history)]
+    for index, (asked, answer, images) in enumerate([*turns, (prompt, None, params.images)]):
+        count = len(images) + (index == params.image_turn)
+        messages.append(_message("user", asked, count))
+        if answer is not None:
+            messages.append(_message("assistant", answer))
+    return messages
+
+
+def _message(role: str, text: str, images: int = 0) -> Message:
+    parts = [{"type": "text", "text": text}] if text or not images else []
+    return {"role": role, "content": [*({"type": "image"} for _ in range(images)), *parts]}
+
+
+def _image_count(message: Message) -> int:
+    return sum(part["type"] == "image" for part in message["content"])
+
+
+def _text(message: Message) -> str:
+    return str(message["content"][-1].get("text", "")) if message["content"] else ""
+
+
+def _marked(messages: list[Message]) -> list[Message]:
+    """Return the messages with a number for each text, which no template rewrites."""
+    return [
+        _message(
+            message["role"], f"71{index:04}83" if _text(message) else "", _image_count(message)
+        )
+        for index, message in enumerate(messages)
+    ]
+
+
+def _holds(layout: str, messages: list[Message], image: str) -> bool:
+    """Whether a text has each message in its turn, with as many images as the message has.
+
+    What a template does to the words does not matter: some strip them, and leave thoughts out of
+    answers. Some write the system prompt into a question.
+    """
+    system, turns = messages[:1], messages[1:]
+    if messages[0]["role"] != "system":
+        system, turns = [], messages
+    if not all(_text(each) in layout for each in system):
+        return False
+    for question, answer in zip_longest(turns[::2], turns[1::2]):
+        part, found, rest = layout.partition(_text(answer)) if answer else (layout, True, "")
+        if not found or _text(question) not in part or part.count(image) != _image_count(question):
+            return False
+        layout = rest
+    return True
+
+
+def _not_held(processor: Any, params: VlmParams, prompt: str, lack: str) -> MataError:
+    """Return the error for a conversation that the template does not hold.
+
+    It names the part that the template would do without. Raises the error of the rest, if it is not
+    held either.
+    """
+    if (count := sum(1 for _ in params.pictures())) > 1:
+        turns = tuple(replace(turn, images=()) for turn in params.history)
+        chat_prompt(processor, replace(params, images=(), history=turns), prompt)
+        return _one_image(count)
+    if params.history:
+        chat_prompt(processor, replace(params, history=(), image_turn=0), prompt)
+        return _no_history()
+    if params.system_prompt:
+        chat_prompt(processor, replace(params, system_prompt=""), prompt)
+        return _no_system_prompt()
+    return MataError(f"the chat template of this checkpoint {lack}")
+
+
+def _check_alone(params: VlmParams) -> None:
+    """Raise ``InvalidParams`` for anything beside the question and one image."""
+    if params.system_prompt:
+        raise _no_system_prompt()
+    if (count := sum(1 for _ in params.pictures())) > 1:
+        raise _one_image(count)
+    if params.history:
+        raise _no_history()
+
+
+def _one_image(count: int) -> InvalidParams:
+    return InvalidParams(f"params.images: this model reads one image a request, got {count}")
+
+
+def _no_system_prompt() -> InvalidParams:
+    return InvalidParams("params.system_prompt: this model takes no system prompt")
+
+
+def _no_history() -> InvalidParams:
+    return InvalidParams("params.history: this model takes no such earlier questions and answers")
