@@ -70,10 +70,12 @@ async def send(
     wait, begun = RevocableWait(), time.perf_counter()
 
     def next_event() -> Awaitable[bytes | None]:
+        wait.check()  # a generator that never waits is not interrupted
         return wait.for_result(anext(events, None))
 
     with watch_revocation(request, request.get(PRINCIPAL), wait.end):
         async with contextlib.aclosing(events):
+            wait.check()
             first = await wait.for_result(anext(events))
             headers = {
                 "Cache-Control": "no-cache",

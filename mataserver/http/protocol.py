@@ -132,8 +132,8 @@ class HttpConnection(RequestHandler):
     """
 
     __slots__ = (
-        "_body", "_body_input", "_budget", "_fail", "_frame_checker", "_input", "_socket_owner",
-        "_unread", "_wire", "is_anonymous",
+        "_body", "_body_input", "_budget", "_fail", "_frame_checker", "_input", "_refused_socket",
+        "_socket_owner", "_unread", "_wire", "is_anonymous",
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +153,7 @@ class HttpConnection(RequestHandler):
         self._frame_checker: FrameChecker | None = None
         self._fail: Callable[[WebSocketError], None] | None = None
         self._socket_owner: str | None = None
+        self._refused_socket: tuple[web.BaseRequest | None, int, str] | None = None
         self._body: StreamReader | None = None
         self._body_input = 0
 
@@ -224,6 +225,8 @@ class HttpConnection(RequestHandler):
         fail = self._fail or self._abort
         self._frame_checker = FrameChecker(parser, share, fail, self._input.keep)
         super().set_parser(self._frame_checker, data_received_cb)  # type: ignore[arg-type]
+        if self._refused_socket is not None and self._refused_socket[0] is self._current_request:
+            self.close_websocket(*self._refused_socket[1:])
 
     def on_frame(self, handler: FrameHandler | None) -> None:
         """Offer ``handler`` each WebSocket frame that is a whole message, see ``FrameChecker``."""
@@ -248,15 +251,17 @@ class HttpConnection(RequestHandler):
         super().resume_writing()
 
     def close_websocket(self, code: int, reason: str) -> None:
-        """Close a WebSocket whose handler does not close it."""
-        if self._frame_checker is not None and self.transport is not None:
+        """Close a WebSocket whose handler does not close it, if need be once that accepts it."""
+        if self._frame_checker is None:
+            self._refused_socket = self._current_request, code, reason
+        elif self.transport is not None:
             payload = code.to_bytes(2, "big") + reason.encode()[:_MAX_REASON]
             self.transport.write(bytes((_CLOSE, len(payload))) + payload)
             self.transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Release the connection's resources."""
-        self._wire = self._body = None
+        self._wire = self._body = self._refused_socket = None
         self._input.end()
         self._unread.end()
         if self._frame_checker is not None:

@@ -103,13 +103,20 @@ REVOCATIONS_SEEN: web.RequestKey[int] = web.RequestKey("admitted", int)
 _WATCHED: web.RequestKey[bool] = web.RequestKey("held", bool)
 
 
+@contextlib.contextmanager
 def watch_revocation(
     request: web.Request, principal: Principal | None, end: Callable[[], None]
-) -> contextlib.AbstractContextManager[None]:
-    """Call ``end()`` as ``Revocations.watch`` does; never without authentication."""
+) -> Iterator[None]:
+    """Call ``end()`` as ``Revocations.watch`` does; never without authentication.
+
+    At once if the credentials were revoked while the handler waited for something else.
+    """
     request[_WATCHED] = True
     grants = request.get(GRANTS)
-    return contextlib.nullcontext() if grants is None else grants.watch(principal, end)
+    with contextlib.nullcontext() if grants is None else grants.watch(principal, end):
+        if _is_revoked(request, principal):
+            end()
+        yield
 
 
 def is_watched(request: web.Request) -> bool:
@@ -175,9 +182,16 @@ def check_not_revoked(request: web.Request, principal: Principal | None) -> None
 
     A handler may wait for something else before it reads the body.
     """
-    grants = request.get(GRANTS)
-    if grants and principal and grants.is_revoked_since(principal, request[REVOCATIONS_SEEN]):
+    if _is_revoked(request, principal):
         raise _revoked_error()
+
+
+def _is_revoked(request: web.Request, principal: Principal | None) -> bool:
+    """Whether the caller was revoked since the request was authenticated."""
+    grants: Revocations | None = request.get(GRANTS)
+    if grants is None or principal is None:
+        return False
+    return grants.is_revoked_since(principal, request[REVOCATIONS_SEEN])
 
 
 def revocable_wait(

@@ -1,0 +1,117 @@
+"""Sockets and events that begin after their requests, of those who may not have them by then."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from api_answers import until
+from conftest import POINTS
+from mataserver import testing
+from service_plugins import folder, plugin
+
+__all__ = ["folder", "plugin"]
+
+KEY = "camera-key"
+GENEROUS = 20.0
+LATE = """
+import asyncio
+
+from mataserver import PRINCIPAL, Route
+
+class Service(Base):
+    def __init__(self, ctx):
+        super().__init__(ctx)
+        self.go_on, self.waiting_for = asyncio.Event(), 0
+
+    def routes(self):
+        named = {way.__name__: self.late(way) for way in (self.own, self.ours, self.events)}
+        return [
+            Route("GET", f"/v1/{name}", way, needs="infer", socket=name != "events")
+            for name, way in named.items()
+        ]
+
+    def late(self, way):
+        async def handler(request):
+            self.who = request[PRINCIPAL].id
+            self.waiting_for += 1
+            await self.go_on.wait()
+            return await way(request)
+        return handler
+
+    async def own(self, request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        return socket
+
+    async def ours(self, request):
+        async with self.ctx.http.socket(request) as socket:
+            async for message in socket:
+                await socket.send(message)
+
+    async def events(self, request):
+        async def pieces():
+            for _ in range(100):
+                yield b"data: 1\\n\\n"
+                await asyncio.sleep(0.1)
+        return await self.ctx.http.events(request, pieces(), lambda error: b"event: error\\n\\n")
+"""
+
+
+@pytest.fixture
+async def server(plugin, folder):
+    """A server with the service, and a key that may do little."""
+    keys = ["test-key", {"key": KEY, "name": "camera", "scopes": ["infer"]}]
+    points = [*POINTS, plugin(LATE)]
+    async with testing.serving(folder, entry_points=points, engine="thread", api_keys=keys) as made:
+        yield made
+
+
+@pytest.fixture
+async def http(server):
+    """A client with that key."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(server.url, headers=headers) as client:
+        yield client
+
+
+async def revoked(server):
+    """Revoke the key while its request waits; then let that go on."""
+    service = server.service("lab")
+    await until(lambda: service.waiting_for)
+    service.ctx.sign_out("key:of-another")
+    service.ctx.sign_out(service.who)
+    service.go_on.set()
+
+
+@pytest.mark.parametrize("path", ["own", "ours"])
+async def test_a_socket_that_is_accepted_after_the_key_was_revoked(server, http, path):
+    """It is closed with 4001 at once, however late the handler accepts it."""
+    revoking = asyncio.create_task(revoked(server))
+    async with asyncio.timeout(GENEROUS), http.ws_connect(f"/v1/{path}") as socket:
+        message = await socket.receive()
+    assert message.type is aiohttp.WSMsgType.CLOSE
+    assert (socket.close_code, message.extra) == (4001, "what you showed counts no more")
+    await revoking
+    await until(lambda: not server.composed.lifecycle.active)
+
+
+async def test_events_that_begin_after_the_key_was_revoked(server, http):
+    """They do not begin: 401."""
+    revoking = asyncio.create_task(revoked(server))
+    async with asyncio.timeout(GENEROUS), http.get("/v1/events") as response:
+        assert response.status == 401
+    await revoking
+
+
+@pytest.mark.parametrize("path", ["own", "ours"])
+async def test_a_socket_of_whom_nobody_revoked(server, http, path):
+    """A revocation of another key meanwhile ends nothing."""
+    server.service("lab").go_on.set()
+    async with asyncio.timeout(GENEROUS), http.ws_connect(f"/v1/{path}") as socket:
+        await socket.send_str("still there")
+        assert await socket.receive_str() == "still there"
