@@ -228,15 +228,45 @@ def test_what_two_models_are_served_from_stays(terminal):
     assert made(terminal) == []
 
 
-async def test_a_server_serves_at_once_what_a_command_converted(terminal, monkeypatch):
-    """A model that was pulled over REST is served from its export as soon as there is one."""
+@pytest.mark.parametrize(
+    "settings",
+    ["runtime: auto\n", "models:\n  - {model: net, task: classify, runtime: auto}\n"],
+)
+def test_the_old_setting_is_told(terminal, settings, caplog):
+    """``runtime: auto`` converts nothing: the configuration and each pull say what does."""
+    (terminal.home / "mataserver.yaml").write_text(settings)
+    done = pull(terminal)
+    assert (done.exit_code, done.stdout) == (0, "Registered net (classify)\n")
+    said = f"warning: net is not converted, `runtime: auto` is no more: {CONVERTS}\n"
+    assert said in done.stderr
+    assert "runtime: auto no longer converts a model when it is pulled" in caplog.text
+    assert "converted" not in entry(terminal)
+    (terminal.home / "net" / "model.safetensors").unlink()
+    done = pull(terminal)
+    assert f"{CONVERTS}, `runtime: auto` does not any more" in done.stderr
+
+
+def test_who_asks_for_nothing_hears_nothing(terminal, caplog):
+    """The default, and an entry of the model over the server's, warn of nothing at a pull."""
+    settings = "runtime: auto\nmodels:\n  - {model: net, task: classify, runtime: native}\n"
+    (terminal.home / "mataserver.yaml").write_text(settings)
+    assert pull(terminal).stderr.count("is not converted") == 0
+    caplog.clear()
+    (terminal.home / "mataserver.yaml").write_text("runtime: native\n")
+    done = pull(terminal)
+    assert done.stdout == "Registered net (classify)\n"
+    assert ("warning" in done.stderr, caplog.text) == (False, "")
+
+
+async def test_a_server_says_that_nothing_is_converted(terminal, monkeypatch):
+    """Over REST the answer of a pull names the command; its result is served at once."""
     with HubStandIn() as hub:
         config = b'{"model_type": "press"}'
         hub.add("org/net", {"config.json": config, "model.safetensors": b"w" * 100})
         for name, value in hub.environment(terminal.home / "hf").items():
             if name.startswith(("HF_", "NO_")):
                 monkeypatch.setenv(name, value)
-        async with asking(terminal) as http:
+        async with asking(terminal, runtime="auto") as http:
             body = {"model": "org/net", "task": "classify"}
             async with http.post("/v1/models/pull", json=body) as answer:
                 status, said = answer.status, await answer.json()
@@ -245,7 +275,10 @@ async def test_a_server_serves_at_once_what_a_command_converted(terminal, monkey
             second = await label(http, "org/net")
             async with http.get("/v1/models/org/net") as answer:
                 source = (await answer.json())["source"]
-    assert (status, said) == (202, {"status": "pulled", "model": "org/net"})
+    assert (status, said["status"]) == (202, "pulled")
+    [warning] = said["warnings"]
+    assert warning.startswith("org/net is not converted, `runtime: auto` is no more: `mataserver")
+    assert warning.endswith("export org/net --register` converts it")
     assert done.returncode == 0, done.stderr
     assert (first, second, source) == ("raw", "pressed", "hf")
 

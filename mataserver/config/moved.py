@@ -77,3 +77,12 @@ def _move(kept: dict[str, Any], old: str, plugin: str, new: str) -> None:
         raise ValueError(f"{old}: given twice: it is called {place} now")
     log.warning("configuration: %s is called %s now", old, place)
     kept["plugins"] = {**plugins, plugin: {**own, new: kept.pop(old)}}
+
+
+def warn_of_runtime(given: Iterable[str | None]) -> None:
+    """Warn of ``runtime: auto``: conversion during a pull was replaced by a command."""
+    if "auto" in given:
+        log.warning(
+            "configuration: runtime: auto no longer converts a model when it is pulled: "
+            "mataserver export MODEL --register does, of mataserver-onnx"
+        )

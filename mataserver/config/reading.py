@@ -96,6 +96,7 @@ def _settings(merged: dict[str, Any]) -> Settings:
     with _config_errors("configuration", "", Settings):
         settings = msgspec.convert(merged, Settings)
     consistency.check(settings)
+    moved.warn_of_runtime([settings.runtime, *(entry.runtime for entry in settings.models)])
     return settings
 
 

@@ -31,6 +31,7 @@ Device = Annotated[
 ]
 SetBy = Literal["default", "yaml", "dotenv", "environment", "option"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
+Runtime = Literal["native", "auto"]
 ENGINE_NAME = r"^[a-z][a-z0-9_]{0,63}\Z"
 Engine = Annotated[
     str,
@@ -107,6 +108,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     engine:      "process", "thread", "ray", a plugin's, or "auto" (the backend's preference).
     device:      "auto", "cpu", "cuda" or "cuda:N".
     dtype:       "auto", "float32", "float16" or "bfloat16".
+    runtime:     "auto" formerly converted it at the pull; now a warning names ``mataserver
+    export``.
     alpha:       the background for transparent pictures, or "drop".
     threads:     threads of a forward pass; 0 leaves the choice to the framework.
     compile:     whether to compile the model at load; None leaves it to its plugin.
@@ -129,6 +132,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     engine: Engine = "auto"
     device: Device | None = None
     dtype: DType | None = None
+    runtime: Runtime | None = None
     alpha: Alpha | None = None
     threads: Annotated[int, Meta(ge=0, le=1024)] | None = None
     compile: bool | None = None
@@ -185,6 +189,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_ram_fraction: Fraction = 0.9
     device: Device = "auto"
     dtype: DType = "auto"
+    runtime: Runtime = "native"
     engine: Engine = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     decode_threads: Annotated[int, Meta(ge=0, le=256)] = 0
@@ -264,3 +269,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if entry.model == name:
                 return entry
         return ModelSettings(model=name)
+
+    def runtime_of(self, name: str) -> Runtime:
+        """Return a model's effective ``runtime``: "auto" if a pull formerly converted it."""
+        return self.model(name).runtime or self.runtime

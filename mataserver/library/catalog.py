@@ -32,7 +32,7 @@ class Catalog:
         self.plugins = plugins
         models = self._models = RegisteredModels(registry)
         self._plans = ModelPlans(settings, models, plugins)
-        self._registrar = ModelRegistrar(models, plugins, self._plans)
+        self._registrar = ModelRegistrar(settings, models, plugins, self._plans)
         self._generation = plugins.generation
         self.entries, self.entry, self.plan = models.entries, models.entry, self._plans.get
         self.pull, self.convert = self._registrar.pull, self._registrar.convert
@@ -66,7 +66,7 @@ class Catalog:
 
     def reconfigure(self, settings: Settings) -> None:
         """Apply other settings to the models, from the next request on."""
-        self.settings = settings
+        self.settings = self._registrar.settings = settings
         self._plans.reconfigure(settings)
 
     async def refresh(self) -> None:

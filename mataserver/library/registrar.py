@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from mataserver.config import Settings
     from mataserver.library.plans import ModelPlans
     from mataserver.library.registered import RegisteredModels
     from mataserver.plugins import Plugins, ProvidedBackend
+
+_EXPORT = "`mataserver export {0} --register` converts it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ class Registration:
 class ModelRegistrar:
     """Registers models. ``pulls`` are those in progress."""
 
-    def __init__(self, models: RegisteredModels, plugins: Plugins, plans: ModelPlans) -> None:
+    def __init__(
+        self, settings: Settings, models: RegisteredModels, plugins: Plugins, plans: ModelPlans
+    ) -> None:
+        self.settings = settings
         self.pulls = pulls.Pulls()
         self._models = models
         self._registry = models.registry
@@ -126,8 +132,17 @@ class ModelRegistrar:
 
     def _register_present(self, name: str, entry: Entry) -> Registration:
         """Register a model that is present. Raises ``BadRequest`` if no backend serves it."""
-        self.match(weights.files(name, entry), entry.task)
+        try:
+            self.match(weights.files(name, entry), entry.task)
+        except BadRequest as error:
+            if self._expects_conversion(name):
+                error.detail += f"; {_EXPORT.format(name)}, `runtime: auto` does not any more"
+            raise
         return self._register(name, entry)
+
+    def _expects_conversion(self, name: str) -> bool:
+        """Whether the settings request the former conversion at the pull."""
+        return self.settings.runtime_of(name) == "auto"
 
     def convert(
         self, name: str, task: str, directory: Path, path: Path | None = None
@@ -205,16 +220,23 @@ class ModelRegistrar:
         replaced = self._registry.get(name)
         self._registry.add(name, entry)
         self._plans.clear()
-        messages = list(warnings)
+        messages = [*warnings, *self._conversion_warnings(name, entry, replaced)]
         if replaced is not None:
             removal.discard_converted(replaced, self._registry)
-            if entry.converted is UNSET and replaced.converted is not UNSET:
-                again = f"`mataserver export {name} --register` converts it"
-                messages.append(f"{name} is served as it was pulled again: {again}")
         provided = self._plugins.find_backend(weights.files(name, entry), entry.task)
         if provided is not None and provided.plugin.note:
             messages.append(f"the plugin {provided.plugin.name}: {provided.plugin.note}")
         return Registration(name, entry, replaced, messages)
+
+    def _conversion_warnings(self, name: str, entry: Entry, replaced: Entry | None) -> list[str]:
+        """Explain how to convert a model that is served as pulled, if it used to be converted."""
+        if entry.converted is not UNSET:
+            return []
+        if replaced is not None and replaced.converted is not UNSET:
+            return [f"{name} is served as it was pulled again: {_EXPORT.format(name)}"]
+        if entry.source != "pip" and self._expects_conversion(name):
+            return [f"{name} is not converted, `runtime: auto` is no more: {_EXPORT.format(name)}"]
+        return []
 
 
 async def _fetch_config(name: str, task: str, plugins: Plugins) -> dict[str, Any]:

@@ -118,6 +118,7 @@ async def test_a_pulled_checkpoint_is_exported(hub, checkpoint, photo, tmp_path)
             tmp_path / "data",
             entry_points=testing.installed("hf", "onnx"),
             engine="process",
+            runtime="auto",
         ) as server,
         aiohttp.ClientSession(server.url, headers=server.headers) as http,
     ):
@@ -127,7 +128,7 @@ async def test_a_pulled_checkpoint_is_exported(hub, checkpoint, photo, tmp_path)
         workers = psutil.Process().children(recursive=True)
         mapped = " ".join(libraries(each.pid) for each in workers)
     assert [status for status, _ in pulled] == [202, 202]
-    assert "warnings" not in pulled[0][1]
+    assert "mataserver export org/vit --register" in pulled[0][1]["warnings"][0]
     assert [each.returncode for each in done] == [0, 1], done[0].stderr
     assert "which serves org/vit (classify) from now on" in done[0].stdout
     assert "models of type 'levit' are not exported" in done[1].stderr
