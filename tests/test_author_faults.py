@@ -55,6 +55,7 @@ class Service(Base):
                 await socket.send(message)
 """
 WRONG_MODELS = """
+import numpy as np
 from mataserver import Params
 
 class Service(Base):
@@ -67,6 +68,10 @@ class Wrong:
     def predict(self, images, params):
         if params[0].how == "none":
             return None
+        if params[0].how == "numpy":
+            return [ClassifyResult([Classification(np.array(["a cat"])[0], 0.5)])]
+        if params[0].how == "raise":
+            return [{}["weights"] for _ in images]
         return ClassifyResult([Classification("cat", 0.5)])
 
 def load(spec, ctx):
@@ -93,6 +98,27 @@ async def test_what_is_no_model_and_what_is_no_list_of_results(plugin, mata_clie
         assert (answer.status, said in (await answer.json())["detail"]) == (500, True)
 
 
+@pytest.mark.parametrize("packed", ["application/json", "application/msgpack"])
+async def test_a_text_of_numpy_is_a_text(plugin, mata_client, packed):  # noqa: F811
+    """A label out of an array of labels looks like Python's, and is one of its kind."""
+    models = [{"model": "wrong", "task": "classify"}]
+    client = await mata_client(plugin(WRONG_MODELS), engine="thread", models=models)
+    headers = {"Accept": packed, "Content-Type": "image/png"}
+    answer = await client.post("/v1/infer?model=wrong&how=numpy", data=PNG, headers=headers)
+    assert (answer.status, b"a cat" in await answer.read()) == (200, True)
+
+
+async def test_the_log_names_the_model_that_failed(plugin, mata_client, caplog):  # noqa: F811
+    """A traceback shows only whose code it is, which serves any number of models."""
+    models = [{"model": "wrong", "task": "classify"}]
+    client = await mata_client(plugin(WRONG_MODELS), engine="thread", models=models)
+    answer = await client.post("/v1/infer?model=wrong&how=raise", data=PNG)
+    assert await answer.json() == {"detail": "The model failed: KeyError"}
+    told = [each for each in caplog.records if each.name == "mataserver.worker"]
+    assert [each.getMessage() for each in told] == ["wrong: The model failed"]
+    assert "KeyError: 'weights'" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("result", "said"),
     [
@@ -100,6 +126,10 @@ async def test_what_is_no_model_and_what_is_no_list_of_results(plugin, mata_clie
         (DetectResult([Detection("a", 0.5, np.zeros(4))]), "finite numbers: it is a numpy.ndarray"),
         (DetectResult([Detection("a", 0.5, tuple(np.zeros(4, int)))]), "it holds a numpy.int64"),
         (DetectResult([Detection(b"a", 0.5, (0.0, 0.0, 1.0, 1.0))]), "a string: it is a bytes"),
+        (
+            DetectResult([Detection("a", 0.5, (0.0,) * 4, extra={"a": np.bool_(1)})]),
+            "extra holds a numpy.bool",
+        ),
         (
             DetectResult([Detection("a", 0.5, (0.0, 0.0, 1.0, 1.0), np.int64(1))]),
             "64 bits: it is a numpy.int64",
@@ -230,7 +260,7 @@ def test_where_memory_ran_out_is_told(caplog):
 
     with pytest.raises(MemoryError) as caught:
         greedy()
-    assert failure_of(caught.value, "The model failed").detail == "Out of memory"
+    assert failure_of(caught.value, "The model failed", "greedy").detail == "Out of memory"
     assert "in greedy" in caplog.text
 
 

@@ -153,7 +153,11 @@ def test_rounding_is_put_right(given, served):
         ),
         ("detect", detected(extra={"a": 10**40}), r"\[1\].extra holds a int that is not a JSON v"),
         ("detect", detected(extra={"a": b"b"}), r"\[1\].extra holds a bytes that is not a JSON v"),
-        ("detect", detected(extra={"a": np.ones(2)}), r"\[1\].extra holds a ndarray that is no"),
+        (
+            "detect",
+            detected(extra={"a": np.ones(2)}),
+            r"\[1\].extra holds a numpy.ndarray that is no",
+        ),
         ("detect", detected(extra={"a": {1: 2}}), r"\[1\].extra has a name that is not a string"),
         ("detect", detected(extra=ENDLESS), r"\[1\].extra is nested too deeply"),
         ("vlm", VlmResult("a", entities=[Entity("a", 1.0, {"b": math.inf})]), "attributes holds a"),

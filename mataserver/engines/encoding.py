@@ -9,6 +9,7 @@ import numpy as np
 import pybase64
 from msgspec import UNSET
 
+from mataserver.engines.item_validation import InvalidResultError, type_name
 from mataserver.media import encode_png
 from mataserver.results import RESULT_TYPES, DepthResult, EmbedResult, SegmentResult
 
@@ -17,8 +18,22 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Body
     from mataserver.results import Result, Segment
 
-_JSON = msgspec.json.Encoder()
-_MSGPACK = msgspec.msgpack.Encoder()
+
+def plain_value(value: object) -> object:
+    """Return text or a number of a subclass, or a numpy scalar, as a value of Python's own type.
+
+    An encoder calls it for what it does not know itself. Raises ``InvalidResultError``.
+    """
+    for kind in (str, int, float):
+        if isinstance(value, kind):  # also numpy's str_ and float64
+            return kind(value)
+    if not callable(item := getattr(value, "item", None)) or getattr(value, "shape", None) != ():
+        raise InvalidResultError(f"it holds a {type_name(value)} that is not a JSON value")
+    return item()
+
+
+_JSON = msgspec.json.Encoder(enc_hook=plain_value)
+_MSGPACK = msgspec.msgpack.Encoder(enc_hook=plain_value)
 
 
 def encode_body(result: Result, form: Format, envelope: Envelope) -> Body:

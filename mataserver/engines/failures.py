@@ -35,21 +35,24 @@ def is_permanent(error: BaseException) -> bool:
     return isinstance(error, (FileNotFoundError, ImportError))
 
 
-def client_error(error: BaseException, sentence: str) -> MataError:
+def client_error(error: BaseException, sentence: str, model: str) -> MataError:
     """Return the client's error for an exception of a model."""
-    return failure_of(error, sentence).error()
+    return failure_of(error, sentence, model).error()
 
 
-def failure_of(error: BaseException, sentence: str) -> Failure:
-    """Return the client's view of ``error``, without its text: it may contain paths."""
+def failure_of(error: BaseException, sentence: str, model: str) -> Failure:
+    """Log ``error`` with the model's name, for a traceback shows only whose code it is.
+
+    Returns the client's view of it, without its text: it may contain paths.
+    """
     if isinstance(error, MataError):
         return Failure.of(error)
     if _is_out_of_memory(error):
-        log.error("out of memory: %s", error, exc_info=error)
+        log.error("%s: out of memory: %s", model, error, exc_info=error)
         return Failure(507, "Out of memory")
     if isinstance(error, msgspec.ValidationError):
         return Failure(InvalidParams.status, f"params: {error}")
-    log.error("%s", sentence, exc_info=error)
+    log.error("%s: %s", model, sentence, exc_info=error)
     return Failure(500, f"{sentence}: {type(error).__name__}")
 
 

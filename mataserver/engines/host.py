@@ -64,7 +64,8 @@ class ModelHost:
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._envelope = Envelope(assignment.spec.task, assignment.spec.name)
+        self._name = assignment.spec.name
+        self._envelope = Envelope(assignment.spec.task, self._name)
         self._params = msgspec.msgpack.Decoder(assignment.params_type)
         self._sessions: dict[str, Any] = {}
         self._model: Any = None
@@ -77,7 +78,7 @@ class ModelHost:
         try:
             self._model = self._load(self._assignment)
         except MODEL_ERRORS as error:
-            client_failure = client_error(error, "The model could not be loaded")
+            client_failure = client_error(error, "The model could not be loaded", self._name)
             client_failure.lasting = is_permanent(error)
             raise client_failure from error
         streams, decoders = hasattr(self._model, "stream"), self._assignment.decode_threads - 1
@@ -93,7 +94,7 @@ class ModelHost:
             decoded.picture = self._read(job)
             decoded.image = decoded.picture.image
         except MODEL_ERRORS as error:
-            decoded.failure = failure_of(error, "The image could not be decoded")
+            decoded.failure = failure_of(error, "The image could not be decoded", self._name)
         del self._decoding[threading.get_ident()]
         decoded.decode_ms = _ms(begun)
         return decoded
@@ -150,9 +151,9 @@ class ModelHost:
                     answer = scaling.restore(answer, item.picture)
                 body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
             except InvalidResultError as error:
-                answer = invalid_result_failure(error, self._assignment.spec.name)
+                answer = invalid_result_failure(error, self._name)
             except MODEL_ERRORS as error:
-                answer = failure_of(error, "The model returned an invalid result")
+                answer = failure_of(error, "The model returned an invalid result", self._name)
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
         failure = answer if isinstance(answer, Failure) else None
         return Outcome(body, timing, failure, is_new)
@@ -184,9 +185,9 @@ class ModelHost:
             except GeneratorExit:
                 raise
             except InvalidResultError as error:
-                answer = invalid_result_failure(error, self._assignment.spec.name)
+                answer = invalid_result_failure(error, self._name)
             except MODEL_ERRORS as error:
-                answer = failure_of(error, "The model failed")
+                answer = failure_of(error, "The model failed", self._name)
         elif answer is None:
             answer = self._predict([item])[0]
         yield self.encode(item, answer, _ms(begun), is_new=False)
@@ -198,12 +199,11 @@ class ModelHost:
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a public method of the model. Raises a ``MataError``."""
-        return ModelMethods(self._model, self._assignment.spec.name).call(method, args, kwargs)
+        return ModelMethods(self._model, self._name).call(method, args, kwargs)
 
     def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Iterate over a public generator method of the model. Raises a ``MataError``."""
-        methods = ModelMethods(self._model, self._assignment.spec.name)
-        yield from methods.stream(method, args, kwargs)
+        yield from ModelMethods(self._model, self._name).stream(method, args, kwargs)
 
     def close(self) -> None:
         """Close all sessions, the model and its parts."""
@@ -241,10 +241,10 @@ class ModelHost:
             given = self._model.predict([item.image for item in items], params)
             return _check_count(given, len(items))
         except InvalidResultError as error:
-            return [invalid_result_failure(error, self._assignment.spec.name)] * len(items)
+            return [invalid_result_failure(error, self._name)] * len(items)
         except MODEL_ERRORS as error:
             if len(items) == 1:
-                return [failure_of(error, "The model failed")]
+                return [failure_of(error, "The model failed", self._name)]
             return [self._predict([item])[0] for item in items]
 
     def _advance_session(self, item: DecodedJob) -> tuple[Result | Failure, float, bool]:
@@ -257,7 +257,7 @@ class ModelHost:
                 self._sessions[session] = self._model.session(params)
             result: Result | Failure = self._sessions[session].step(item.image)
         except MODEL_ERRORS as error:
-            result = failure_of(error, "The model failed")
+            result = failure_of(error, "The model failed", self._name)
         return result, _ms(begun), is_new
 
 

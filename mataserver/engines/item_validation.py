@@ -239,9 +239,7 @@ def check_plain(where: str, value: Any, max_depth: int) -> None:
         value = value.values()
     elif not isinstance(value, (list, tuple)):
         if not (value is None or isinstance(value, (str, bool)) or _is_number(value)):
-            raise InvalidResultError(
-                f"{where} holds a {type(value).__name__} that is not a JSON value"
-            )
+            raise InvalidResultError(f"{where} holds a {type_name(value)} that is not a JSON value")
         return
     for each in value:
         check_plain(where, each, max_depth - 1)
@@ -286,10 +284,14 @@ def _describe_type(value: object) -> str:
         others = others[0]
     for each in others:
         if not isinstance(each, (int, float)) or isinstance(each, bool):
-            kind = type(each)
-            origin = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-            return f": it {'is' if others[0] is value else 'holds'} a {origin}{kind.__name__}"
+            return f": it {'is' if others[0] is value else 'holds'} a {type_name(each)}"
     return ""
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's type, with its module: numpy has a ``bool`` as Python has."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _format_numbers(*numbers: float) -> str:

@@ -32,7 +32,7 @@ class ModelMethods:
         try:
             return self._checked(function(*args, **kwargs))
         except MODEL_ERRORS as error:
-            raise client_error(error, "The model failed") from error
+            raise client_error(error, "The model failed", self._name) from error
 
     def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Iterate over a public generator method of the model. Raises a ``MataError``."""
@@ -43,7 +43,7 @@ class ModelMethods:
         except GeneratorExit:
             raise
         except MODEL_ERRORS as error:
-            raise client_error(error, "The model failed") from error
+            raise client_error(error, "The model failed", self._name) from error
         finally:
             close_quietly(items)
 

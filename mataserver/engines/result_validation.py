@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from mataserver.engines.encoding import plain_value
 from mataserver.engines.item_validation import (
     MAX_DEPTH,
     InvalidResultError,
@@ -157,20 +158,11 @@ def validate_custom_result(
         normalized = type(found)(validator.normalize("detections", listed, Detection))  # type: ignore[misc]
         result = msgspec.structs.replace(result, detections=normalized)
     try:
-        plain = msgspec.to_builtins(result, str_keys=True, enc_hook=_plain_number)
-        fields = plain.items() if isinstance(plain, dict) else enumerate(plain)
-        for name, value in fields:
-            check_plain(f"{kind.__name__}.{name}", value, MAX_DEPTH)
-        return msgspec.convert(plain, kind, str_keys=True)  # JSON keys are strings
+        plain = msgspec.to_builtins(result, str_keys=True, enc_hook=plain_value)
+        sound = msgspec.convert(plain, kind, str_keys=True)  # JSON keys are strings
     except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, InvalidResultError):
-            raise
         raise InvalidResultError(f"{kind.__name__} cannot be sent: {error}") from None
-
-
-def _plain_number(value: object) -> object:
-    """Convert a numpy scalar to a Python number."""
-    plain = getattr(value, "item", None)
-    if plain is None or getattr(value, "shape", None) != ():
-        raise TypeError(f"it holds a {type(value).__name__}")
-    return plain()
+    fields = plain.items() if isinstance(plain, dict) else enumerate(plain)
+    for name, value in fields:
+        check_plain(f"{kind.__name__}.{name}", value, MAX_DEPTH)
+    return sound

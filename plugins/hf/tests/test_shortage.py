@@ -30,13 +30,13 @@ def raised_by_torch():
 )
 def test_a_shortage_is_507(error):
     """A request that finds no memory is answered 507, as where Python itself has none."""
-    told = failure_of(error, "The model failed")
+    told = failure_of(error, "The model failed", "org/model")
     assert (told.status, told.detail) == (507, "Out of memory")
 
 
 def test_another_error_is_none():
     """A RuntimeError of another kind is the model's failure."""
-    told = failure_of(RuntimeError("shapes differ: out of bounds"), "The model failed")
+    told = failure_of(RuntimeError("shapes differ: out of bounds"), "The model failed", "org/model")
     assert (told.status, told.detail) == (500, "The model failed: RuntimeError")
 
 
@@ -64,4 +64,4 @@ def test_a_shortage_while_an_image_is_prepared_is_507():
 
     with pytest.raises(RuntimeError) as caught:
         list(Preprocessor(processor).groups([np.zeros((4, 4, 3), np.uint8)]))
-    assert failure_of(caught.value, "The model failed").status == 507
+    assert failure_of(caught.value, "The model failed", "org/model").status == 507
