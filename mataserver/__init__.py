@@ -182,6 +182,7 @@ __all__ = [
     "Usage",
     "VlmResult",
     "WholeAnswer",
+    "WholeFrames",
     "Worker",
     "WorkerDied",
     "build_environment",
@@ -256,6 +257,7 @@ if TYPE_CHECKING:
     from mataserver.media.videos import encode as encode_frame
     from mataserver.media.videos import frames as read_video
     from mataserver.media.videos import reason as video_problem
+    from mataserver.media.whole_frames import WholeFrames
     from mataserver.metrics import LoopHistogram
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.printing import printable

@@ -47,6 +47,7 @@ LATE = {
     "VIDEO_CONTAINERS": "mataserver.media.videos:CONTAINERS",
     "encode_frame": "mataserver.media.videos:encode",
     "read_video": "mataserver.media.videos:frames",
+    "WholeFrames": "mataserver.media.whole_frames",
     "timed_frames": "mataserver.media.frame_times:timed",
     "video_problem": "mataserver.media.videos:reason",
     "video_stream": "mataserver.media.videos:best",

@@ -144,6 +144,9 @@ class Metrics:
             "frames_dropped", "Frames replaced by newer ones.", ("model",)
         )
         self.cameras = self._gauge("cameras", "Sessions with a camera by its state.", ("state",))
+        self.damaged = self._counter(
+            "camera_frames_damaged", "Frames of cameras left out as damaged.", ("model",)
+        )
         self.reconnects = self._counter(
             "camera_reconnects", "Cameras connected again after they were lost.", ("model",)
         )

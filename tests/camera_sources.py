@@ -77,6 +77,7 @@ def rtp_payloads(nal):
 class RtspServer:
     """A camera. While ``silent`` it sends no frame; with a ``password`` it knows the user ``user``.
 
+    Of every ten frames, the first of which is a key frame, it does not send those of ``lost``.
     With ``refuses_tcp`` it sends over UDP only. ``stop`` closes it and every connection; ``start``
     opens it again on the same port.
     """
@@ -84,6 +85,7 @@ class RtspServer:
     def __init__(self, password=None):
         self.password = password
         self.silent = self.refuses_tcp = False
+        self.lost = frozenset()
         self.plays = 0
         self.port = 0
         self._server = None
@@ -167,7 +169,8 @@ class RtspServer:
         while True:
             if not self.silent:
                 unit = access_units()[number % 10]
-                payloads = [part for nal in unit for part in rtp_payloads(nal)]
+                is_sent = number % 10 not in self.lost
+                payloads = [part for nal in unit for part in rtp_payloads(nal)] if is_sent else []
                 for payload in payloads:
                     marker = 0x80 if payload is payloads[-1] else 0
                     stamp = number * 90_000 // RATE & 0xFFFFFFFF

@@ -303,6 +303,17 @@ async def test_a_source_that_ends_soon_each_time_is_tried_less_often(parts, monk
     await parts.feed.stop()
 
 
+async def test_damaged_frames_are_counted(parts):
+    """Also while there is nothing but them: they are among those that the next frame passed."""
+    for frame in (SourceFrame(b"", 3, 3), SourceFrame(b"jpeg", 4, 2), SourceFrame(b"", 0, 0)):
+        parts.source.frames.put_nowait(frame)
+    assert await parts.feed.frame() == SourceFrame(b"jpeg", 7, 5)
+    assert parts.feed.damaged == 5
+    # One that is empty without damage is the source's fault, which the model tells.
+    assert await parts.feed.frame() == SourceFrame(b"", 0, 0)
+    await parts.feed.stop()
+
+
 async def test_reconnects_are_counted(parts):
     """A camera that was there, went, and came back was reconnected once, however many tries."""
     parts.source.give()

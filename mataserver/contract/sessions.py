@@ -48,13 +48,15 @@ class CameraInfo(Struct):
 
     ``source`` omits user, password and path. ``state`` is "idle", "connecting", "connected" or
     "failed", the last with the ``problem`` as a sentence. ``reconnects`` counts recoveries after a
-    loss, ``viewers`` the current viewers. ``fps`` limits the frames per second, None for no limit.
-    ``always``: the source is also read without viewers.
+    loss, ``damaged`` the frames left out as damaged, ``viewers`` the current viewers. ``fps``
+    limits the frames per second, None for no limit. ``always``: the source is also read without
+    viewers.
     """
 
     source: str
     state: str
     reconnects: int
+    damaged: int
     viewers: int
     fps: float | None
     always: bool
@@ -149,11 +151,13 @@ class Sessions(Protocol):
 class SourceFrame(NamedTuple):
     """An encoded picture, and the number of source frames since the previous one, including it.
 
-    The skipped ones count as received and dropped.
+    The skipped ones count as received and dropped; so many of them were ``damaged``. If all were,
+    ``image`` is empty: for a source that would otherwise say nothing for long.
     """
 
     image: bytes
     passed: int = 1
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)

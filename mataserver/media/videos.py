@@ -12,9 +12,10 @@ import simplejpeg
 
 from mataserver.media.frame_times import timed
 from mataserver.media.orientation import upright
+from mataserver.media.whole_frames import WholeFrames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from av.container import InputContainer
     from av.packet import Packet
@@ -42,6 +43,7 @@ _EDGES, _ROWS = 192, 280
 """Pixels that decoders may add to a side, and rows that the one of MPEG-4 has at least."""
 _DAMAGED = "it is no video, or damaged"
 _SILENT = "it sent nothing for too long"
+_LOSSY = "its frames arrive damaged: parts of them are lost"
 _REASONS: list[tuple[type[BaseException], str]] = [
     (av.error.HTTPUnauthorizedError, "it refused the user name or the password"),
     (av.error.HTTPForbiddenError, "it refused the user name or the password"),
@@ -81,13 +83,16 @@ def frames(
     options: Mapping[str, str] = FILE_OPTIONS,
     form: str | None = None,
     patience: float = math.inf,
+    *,
+    on_damaged: Callable[[int], None] = lambda _count: None,
 ) -> Iterator[VideoFrame]:
-    """Open a source once and yield its frames, each with its ``time`` since the first.
+    """Open a source once and yield its whole frames, each with its ``time`` since the first.
 
-    Fails if the source delivers nothing for ``timeout`` seconds, or for ``patience`` seconds only
-    what gives no first frame. ``options`` and ``form`` are FFmpeg's; by default only a file is
-    read, and nothing that it refers to. Raises what PyAV raises, or ``UnreadableVideo``, also for
-    frames of over ``max_pixels``.
+    Fails if the source delivers nothing for ``timeout`` seconds, or damaged frames alone, or for
+    ``patience`` seconds only what gives no first frame. ``on_damaged`` is told how many frames were
+    left out since its last call: damaged ones, and those that refer to them. ``options`` and
+    ``form`` are FFmpeg's; by default only a file is read, and nothing that it refers to. Raises
+    what PyAV raises, or ``UnreadableVideo``, also for frames of over ``max_pixels``.
     """
     # Neither to find out about the streams nor to decode them FFmpeg allocates far larger frames.
     limit = 2 * max_pixels + 65_536
@@ -102,7 +107,8 @@ def frames(
         edged = (stream.width + _EDGES) * max(stream.height + _EDGES, _ROWS)
         stream.codec_context.options = {"max_pixels": str(max(limit, edged))}
         packets = _packets(container, stream, timeout)
-        for frame in timed(_decoded(packets, stream, max_pixels, patience), container, stream):
+        found = _decoded(packets, stream, max_pixels, (timeout, patience), on_damaged)
+        for frame in timed(found, container, stream):
             _check_size(frame.width * frame.height, max_pixels)
             yield frame
 
@@ -142,31 +148,41 @@ def _packets(
 
 
 def _decoded(
-    packets: Iterator[Packet[VideoStream]], stream: VideoStream, max_pixels: int, patience: float
+    packets: Iterator[Packet[VideoStream]],
+    stream: VideoStream,
+    max_pixels: int,
+    limits: tuple[float, float],
+    on_damaged: Callable[[int], None],
 ) -> Iterator[VideoFrame]:
-    """Decode packet by packet: a damaged packet, as lost in a network, costs only its own frame.
+    """Decode packet by packet: a damaged packet, as lost in a network, does not end the video.
 
-    Decoders report damaged data by many different errors, and some know no size of a frame that is
-    too large. Raises ``UnreadableVideo`` if there is nothing else, at the end or for ``patience``
-    seconds: a camera has no end.
+    Some decoders know no size of a frame that is too large. Raises ``UnreadableVideo`` if there is
+    nothing but damaged frames, at the end or for the ``limits`` in seconds: those between two
+    frames, and those before the first. A camera has no end.
     """
     undecodable = UnreadableVideo(
         f"none of its frames can be decoded: they are damaged, or larger than {max_pixels} pixels"
     )
-    failed = decoded = False
-    begun = time.monotonic()
+    decoder = WholeFrames(stream)
+    timeout, patience = limits
+    begun, damaged, decoded = time.monotonic(), 0, False
     for packet in packets:
-        if not decoded and time.monotonic() - begun >= patience:
+        waited = time.monotonic() - begun
+        if not decoded and waited >= patience:
             raise undecodable
-        try:
-            found = packet.decode()
-        except av.FFmpegError:
+        found = decoder.decode(packet)
+        if decoder.damaged > damaged:
+            on_damaged(decoder.damaged - damaged)
+            damaged = decoder.damaged
+            if not found and waited >= timeout:
+                raise UnreadableVideo(_LOSSY)
+        if found:
+            decoded = True
+            yield from found
+            begun = time.monotonic()
+        elif decoder.is_damaged:
             _check_size(stream.width * stream.height, max_pixels)
-            failed = True
-            continue
-        decoded = decoded or bool(found)
-        yield from found
-    if failed and not decoded:
+    if decoder.is_damaged and not decoded:
         raise undecodable
 
 

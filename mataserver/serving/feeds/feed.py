@@ -30,14 +30,18 @@ class SourceLostError(Exception):
 class Feed:
     """One source, opened by ``connect``; ``reconnects`` counts recoveries after a loss.
 
-    ``failures`` counts the attempts since its last frame.
+    ``failures`` counts the attempts since its last frame, ``damaged`` the frames left out as that.
     """
 
     def __init__(
-        self, connect: Callable[[], Frames], on_reconnect: Callable[[], None] = lambda: None
+        self,
+        connect: Callable[[], Frames],
+        on_reconnect: Callable[[], None] = lambda: None,
+        on_damaged: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._connect = connect
         self._on_reconnect = on_reconnect
+        self._on_damaged = on_damaged
         self._frames: Frames | None = None
         self.failures = 0
         self._short_connections = 0
@@ -45,7 +49,7 @@ class Feed:
         self._was_lost = False
         self.state: State = "idle"
         self.problem: str | None = None
-        self.reconnects = 0
+        self.reconnects = self.damaged = 0
 
     @property
     def pause(self) -> float:
@@ -64,7 +68,7 @@ class Feed:
             if self._frames is None:
                 self.state = "connecting"
                 self._frames = _open(self._connect)
-            frame = await _next(self._frames)
+            frame = await self._next_picture(self._frames)
         except SourceLostError as error:
             await self._close()
             was_connected = self.state == "connected"
@@ -83,6 +87,18 @@ class Feed:
         self.state, self.problem = "connected", None
         self.failures, self._was_lost = 0, False
         return frame
+
+    async def _next_picture(self, frames: Frames) -> SourceFrame:
+        """Return the next frame with a picture, which counts the damaged ones before it too."""
+        passed = damaged = 0
+        while True:
+            frame = await _next(frames)
+            passed, damaged = passed + frame.passed, damaged + frame.damaged
+            if frame.damaged:
+                self.damaged += frame.damaged
+                self._on_damaged(frame.damaged)
+            if frame.image or not frame.damaged:
+                return SourceFrame(frame.image, passed, damaged)
 
     async def stop(self) -> None:
         """Disconnect."""
@@ -136,8 +152,8 @@ async def _next(frames: Frames) -> SourceFrame:
             found: object = await anext(frames)
         except StopAsyncIteration:
             raise SourceLostError("it has ended") from None
-        image, passed = found if isinstance(found, SourceFrame) else (found, 1)
+        image, passed, damaged = found if isinstance(found, SourceFrame) else (found, 1, 0)
         if isinstance(image, bytes):
-            return SourceFrame(image, passed)
+            return SourceFrame(image, passed, damaged)
         name = type(image).__name__
         raise TypeError(f"the source gave a {name}, not the bytes of an encoded picture")

@@ -41,9 +41,10 @@ class CameraRegistry:
     ) -> None:
         """Make a service's source provide a session's frames."""
         reconnected = self._metrics.reconnects.labels(session.model).inc
+        damaged = self._metrics.damaged.labels(session.model).inc
         session.camera = Camera(
             session,
-            Feed(source.frames, reconnected),
+            Feed(source.frames, reconnected, damaged),
             shown=source.shown,
             fps=fps,
             always=always,
@@ -60,6 +61,7 @@ class CameraRegistry:
             camera.shown,
             feed.state,
             feed.reconnects,
+            feed.damaged,
             len(camera.viewers),
             camera.fps,
             camera.always,

@@ -29,9 +29,13 @@ class OpenRequest(msgspec.Struct, frozen=True):
 
 
 class FrameMessage(msgspec.Struct, frozen=True, tag="given"):
-    """A frame: ``count`` frames were decoded up to it, its JPEG is ``size`` bytes long."""
+    """A frame: it is the one of number ``count``, its JPEG is ``size`` bytes long.
+
+    Of the frames up to it so many were ``damaged``. While all are, there is no JPEG.
+    """
 
     count: int
+    damaged: int
     size: Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAME_BYTES)]
 
 

@@ -27,7 +27,7 @@ from mataserver import Parent, UnreadableVideo, encode_frame, read_video, video_
 from mataserver_cameras.messages import NEXT_FRAME, FailureMessage, FrameMessage, OpenRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from av.video.frame import VideoFrame
 
@@ -44,9 +44,10 @@ BETWEEN = 0.04
 """Seconds between the end of a file and its beginning: the last frame is shown, too."""
 STALE = 2.0
 """Seconds after which the last frame of a source that ended meanwhile is none of now."""
+DAMAGE = 1.0
+"""Seconds after which damaged frames are told without a whole one."""
 NO_STREAM = "it ended before its first frame: a single picture is no stream"
 _LIVE = {
-    "fflags": "nobuffer",
     "flags": "low_delay",
     "fpsprobesize": "0",  # else the first second goes into guessing the frame rate
     "analyzeduration": "1000000",
@@ -81,12 +82,13 @@ _OPTIONS = {
 
 
 class NewestFrame:
-    """The newest decoded frame, and how many there were: decoding never waits."""
+    """The newest whole frame, and how many there were: decoding never waits."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._frame: VideoFrame | None = None
-        self._count = self._taken = 0
+        self._count = self._damaged = self._told = 0
+        self._counts = 0, 0  # with the newest frame
         self._at = 0.0
         self._end: str | None = None
 
@@ -94,6 +96,13 @@ class NewestFrame:
         """Replace the frame that waits."""
         with self._changed:
             self._frame, self._count, self._at = frame, self._count + 1, time.monotonic()
+            self._counts = self._count, self._damaged
+            self._changed.notify()
+
+    def leave_out(self, count: int) -> None:
+        """Count damaged frames."""
+        with self._changed:
+            self._count, self._damaged = self._count + count, self._damaged + count
             self._changed.notify()
 
     def end(self, detail: str) -> None:
@@ -102,18 +111,29 @@ class NewestFrame:
             self._end = detail
             self._changed.notify()
 
-    def take(self) -> tuple[VideoFrame, int]:
+    def take(self) -> tuple[VideoFrame | None, int, int]:
         """Wait for a frame that was not taken yet. Raises ``UnreadableVideo`` after the last.
 
-        While nobody looks none is asked for: one that was left at the end may show long ago.
+        Return it, the frames up to now, and how many of them were damaged; no frame if for
+        ``DAMAGE`` seconds, or before the end, all were. While nobody looks none is asked for: one
+        that was left at the end may show long ago.
         """
+        asked = time.monotonic()
+
+        def has_news() -> bool:
+            is_damage = self._damaged > self._told and time.monotonic() - asked >= DAMAGE
+            return self._end is not None or self._frame is not None or is_damage
+
         with self._changed:
-            self._changed.wait_for(lambda: self._end is not None or self._count > self._taken)
-            is_stale = self._end is not None and time.monotonic() - self._at > STALE
-            if self._frame is None or self._count == self._taken or is_stale:
+            self._changed.wait_for(has_news)
+            frame, self._frame = self._frame, None
+            if frame is not None and (self._end is None or time.monotonic() - self._at <= STALE):
+                self._told = self._counts[1]
+                return frame, *self._counts
+            if self._damaged == self._told:
                 raise UnreadableVideo(self._end)
-            self._taken = self._count
-            return self._frame, self._count
+            self._told = self._damaged
+            return None, self._count, self._damaged
 
 
 class RedirectGuard(logging.Handler):
@@ -143,24 +163,30 @@ class RedirectGuard(logging.Handler):
             threading.Event().wait()
 
 
-def frames(opening: OpenRequest) -> Iterator[VideoFrame]:
-    """Open the source once and yield its frames. Raises as ``read_video``."""
+def frames(
+    opening: OpenRequest, on_damaged: Callable[[int], None] = lambda _count: None
+) -> Iterator[VideoFrame]:
+    """Open the source once and yield its whole frames. Raises as ``read_video``."""
     if opening.kind == "file":
-        return read_video(opening.url, opening.max_pixels, opening.timeout)
+        return read_video(opening.url, opening.max_pixels, opening.timeout, on_damaged=on_damaged)
     form = "v4l2" if opening.kind == "device" else None
     options = _OPTIONS[opening.kind]
-    patience = opening.timeout + DECODING
-    return read_video(opening.url, opening.max_pixels, opening.timeout, options, form, patience)
+    return read_video(
+        opening.url, opening.max_pixels, opening.timeout, options, form,
+        opening.timeout + DECODING, on_damaged=on_damaged,
+    )  # fmt: skip
 
 
-def paced_frames(opening: OpenRequest) -> Iterator[VideoFrame]:
+def paced_frames(
+    opening: OpenRequest, on_damaged: Callable[[int], None] = lambda _count: None
+) -> Iterator[VideoFrame]:
     """Yield a file's frames at its own speed, from the beginning again after the end.
 
     What is farther ahead than the server would wait for comes at once: such a time is damaged.
     """
     while True:
         zero: float | None = None
-        for frame in frames(opening):
+        for frame in frames(opening, on_damaged):
             now, at = time.monotonic(), frame.time or 0.0
             if zero is None or not -LAG <= zero + at - now <= AHEAD * opening.timeout:
                 zero = now - at
@@ -175,7 +201,8 @@ def decode(opening: OpenRequest, newest: NewestFrame) -> None:
     """Decode until the source ends. Whatever is raised becomes a sentence."""
     begun = False
     try:
-        source = paced_frames(opening) if opening.kind == "file" else frames(opening)
+        opened = paced_frames if opening.kind == "file" else frames
+        source = opened(opening, newest.leave_out)
         if opening.kind == "rtsp":
             RedirectGuard.watch(newest)
         for frame in source:
@@ -210,9 +237,9 @@ def serve(opening: OpenRequest, server: Parent) -> None:
     threading.Thread(target=decode, args=(opening, newest), daemon=True).start()
     try:
         while server.read(len(NEXT_FRAME)):
-            frame, count = newest.take()
-            data = encode_frame(frame)
-            server.send(FrameMessage(count, len(data)), data)
+            frame, count, damaged = newest.take()
+            data = b"" if frame is None else encode_frame(frame)
+            server.send(FrameMessage(count, damaged, len(data)), data)
     except UnreadableVideo as error:
         server.send(FailureMessage(str(error)))
 

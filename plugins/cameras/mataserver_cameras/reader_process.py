@@ -43,7 +43,7 @@ class ReaderProcess:
         self._exit_stack = exit_stack
         self._timeout = timeout
         self._frame_timeout = timeout + START_SECONDS
-        self._decoded_count = 0
+        self._count = self._damaged = 0
 
     @property
     def pid(self) -> int:
@@ -96,5 +96,6 @@ class ReaderProcess:
         if isinstance(message, FailureMessage):
             raise SourceLost(message.detail)
         data = await answers.readexactly(message.size)
-        passed, self._decoded_count = message.count - self._decoded_count, message.count
-        return SourceFrame(data, passed)
+        passed, damaged = message.count - self._count, message.damaged - self._damaged
+        self._count, self._damaged = message.count, message.damaged
+        return SourceFrame(data, passed, damaged)

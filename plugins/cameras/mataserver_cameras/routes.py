@@ -48,6 +48,7 @@ class Camera(Struct):
     configured: bool
     viewers: int
     reconnects: int
+    damaged: int
     created_at: float
     frames: int
     results: int
@@ -163,6 +164,7 @@ class CameraRoutes:
             configured=session.permanent,
             viewers=camera.viewers,
             reconnects=camera.reconnects,
+            damaged=camera.damaged,
             created_at=session.created_at,
             frames=session.frames,
             results=session.results,

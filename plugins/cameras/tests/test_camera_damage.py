@@ -178,7 +178,7 @@ def test_the_last_frame_of_a_source_that_ended_long_ago_is_not_shown(tmp_path):
     newest = NewestFrame()
     newest.put(first)
     newest.end("the stream ended")
-    assert newest.take() == (first, 1)
+    assert newest.take() == (first, 1, 0)
     newest.put(second)
     newest._at -= STALE
     with pytest.raises(UnreadableVideo, match="the stream ended"):

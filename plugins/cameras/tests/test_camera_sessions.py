@@ -65,12 +65,50 @@ async def test_a_camera_over_rtsp(data_dir):
                 "source": f"rtsp://127.0.0.1:{camera.port}",
                 "state": "connected",
                 "reconnects": 0,
+                "damaged": 0,
                 "viewers": 1,
                 "fps": None,
                 "always": False,
                 "problem": None,
             }
             assert await metric(http, "mataserver_frames_received_total") >= info["frames"]
+
+
+async def test_a_camera_that_loses_frames(data_dir):
+    """What refers to a lost frame shows what was not there: it is left out, and counted."""
+    async with rtsp() as camera, serving(data_dir) as http:
+        camera.lost = {4}
+        name = await film(http, camera.url())
+        async with http.ws_connect(f"/v1/stream/{name}") as ws:
+            numbers = [each["frame_id"] for each in await results(ws, 12)]
+            # Of each nine frames that arrive the first four are whole.
+            assert {number % 9 for number in numbers} <= {0, 1, 2, 3}
+            info = await session_info(http, name)
+            damaged = info["camera"]["damaged"]
+            assert (damaged % 5, info["camera"]["state"]) == (0, "connected")
+            assert damaged > 0
+            assert info["frames"] == info["results"] + info["dropped"]
+            assert await metric(http, "mataserver_camera_frames_damaged_total") >= damaged
+
+
+async def test_a_camera_of_which_no_frame_is_whole(data_dir):
+    """It does not go dark in silence: its state says why, and it is connected again."""
+    async with rtsp() as camera, serving(data_dir, camera_timeout=1.0) as http:
+        name = await film(http, camera.url())
+        async with http.ws_connect(f"/v1/stream/{name}") as ws:
+            await results(ws, 2)
+            camera.lost = {0}
+            while (said := await ws.receive_json()).get("type") != "error":
+                pass
+            assert said["detail"] == (
+                "The camera gives no frames: its frames arrive damaged: parts of them are lost"
+            )
+            info = (await session_info(http, name))["camera"]
+            assert info["damaged"] > 0
+            camera.lost = frozenset()
+            await results(ws, 2)
+            info = (await session_info(http, name))["camera"]
+            assert (info["state"], info["problem"]) == ("connected", None)
 
 
 async def test_a_file_is_played_over_and_over(data_dir, video):

@@ -179,7 +179,7 @@ def _is_picture(entry: zipfile.ZipInfo) -> bool:
 
 
 class Video:
-    """The frames of a video. ``is_damaged`` is set when some could not be read."""
+    """The whole frames of a video. ``is_damaged`` is set when some were left out."""
 
     moves = True
 
@@ -227,6 +227,9 @@ class Video:
         """Yield what can be decoded; the rest of a damaged video is left out."""
         import av
 
+        from mataserver import WholeFrames  # with PyAV
+
+        decoder = WholeFrames(stream)
         packets = container.demux(stream)
         while True:
             try:
@@ -235,10 +238,8 @@ class Video:
                 packet, self.is_damaged = None, True
             if packet is None:
                 return
-            try:
-                yield from packet.decode()
-            except av.FFmpegError:
-                self.is_damaged = True
+            yield from decoder.decode(packet)
+            self.is_damaged = self.is_damaged or decoder.is_damaged
 
 
 def _video(container: InputContainer) -> VideoStream:

@@ -209,17 +209,21 @@ def test_a_truncated_video(tmp_path):
 
 
 def test_a_damaged_video(tmp_path):
-    """Of a video with a hole the frames around it are given, and the damage is told."""
+    """Of a video with a hole the whole frames are given, and the damage is told."""
     path = video(tmp_path / "v.mp4", 50)
-    data = bytearray(path.read_bytes())
-    begin = data.index(b"mdat")
-    size = int.from_bytes(data[begin - 4 : begin])
-    middle = begin + size // 2
-    data[middle : middle + size // 6] = b"\xff" * (size // 6)
-    path.write_bytes(data)
-    source = open_source(path)
-    assert 0 < sum(1 for _ in source.items(0, 1)) <= 50
-    assert source.is_damaged
+    whole = path.read_bytes()
+    begin = whole.index(b"mdat")
+    size = int.from_bytes(whole[begin - 4 : begin])
+    counts = []
+    for share in (0.75, 0.3):  # in a frame behind, and in the one that all others refer to
+        data, hole = bytearray(whole), begin + int(share * size)
+        data[hole : hole + size // 6] = b"\xff" * (size // 6)
+        path.write_bytes(data)
+        source = open_source(path)
+        counts.append(sum(1 for _ in source.items(0, 1)))
+        assert source.is_damaged
+    assert 0 < counts[0] < 50
+    assert counts[1] == 0
 
 
 def test_times_of_reordered_frames(tmp_path):
