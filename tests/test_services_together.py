@@ -115,9 +115,11 @@ class Service(Base):
             assert (response.status, await response.text()) == (200, "<p>hello</p>")
             assert response.content_type == "text/html"
             assert "unsafe-inline" not in response.headers["Content-Security-Policy"]
-            tag = {"If-None-Match": response.headers["ETag"]}
-        async with http.get("/site/", headers=tag) as response:
-            assert response.status == 304
+            tag = response.headers["ETag"]
+        # A proxy that compresses makes a tag weak; a cache may ask about several.
+        for asked, status in ((tag, 304), (f"W/{tag}", 304), (f'"other", {tag}', 304), ("x", 200)):
+            async with http.get("/site/", headers={"If-None-Match": asked}) as response:
+                assert (asked, response.status) == (asked, status)
         async with http.get("/site/img/dot.svg") as response:
             assert response.content_type == "image/svg+xml"
         for form, size in (("gzip", 200), ("identity", 2000)):

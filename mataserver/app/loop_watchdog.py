@@ -59,9 +59,8 @@ class _LoopMonitor:
             stalled_seconds = time.monotonic() - last_beat
             if stalled_seconds < self._after or last_beat == reported:
                 continue
-            if self._log_stall(
-                stalled_seconds
-            ):  # else the machine is overloaded, not the loop blocked
+            # Else the machine is overloaded, and not the loop blocked.
+            if self._log_stall(stalled_seconds):
                 reported = last_beat
 
     def _log_stall(self, stalled_seconds: float) -> bool:

@@ -63,10 +63,8 @@ class Decompressor:
         except _ERROR:
             if self._has_output or self._window != _ZLIB:
                 raise _corrupt_body() from None
-            self._has_output, self._decoder = (
-                True,
-                zlib_ng.decompressobj(_RAW),
-            )  # a common deviation
+            # A common deviation: deflate without the frame of zlib.
+            self._has_output, self._decoder = True, zlib_ng.decompressobj(_RAW)
             return self._decompress(chunk)
         self._has_output = True
         return piece

@@ -77,15 +77,15 @@ class _Files:
         compressed = bool(file.compressed) and "gzip" in request.headers.get(
             hdrs.ACCEPT_ENCODING, ""
         )
-        tag = f'"{file.tag}{"-gzip" if compressed else ""}"'  # each representation has its own
+        tag = f"{file.tag}{'-gzip' if compressed else ''}"  # each representation has its own
         headers = {
-            hdrs.ETAG: tag,
+            hdrs.ETAG: f'"{tag}"',
             hdrs.CACHE_CONTROL: "no-cache",  # revalidated each time, mostly with a 304
             hdrs.VARY: hdrs.ACCEPT_ENCODING,
             "Content-Security-Policy": self._policy,
             "X-Content-Type-Options": "nosniff",
         }
-        if request.headers.get(hdrs.IF_NONE_MATCH) == tag:
+        if tag in {each.value for each in request.if_none_match or ()}:
             return web.Response(status=304, headers=headers)
         if compressed:
             headers[hdrs.CONTENT_ENCODING] = "gzip"

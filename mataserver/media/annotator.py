@@ -72,10 +72,8 @@ class Annotator:
         if annotation.corners is None:
             self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=self._width)
         else:
-            around = [
-                *annotation.corners,
-                *annotation.corners[:2],
-            ]  # closes the outline with a joint
+            # The second corner again closes the outline with a joint.
+            around = [*annotation.corners, *annotation.corners[:2]]
             self._draw.line(around, fill=colour, width=self._width, joint="curve")
         if annotation.text:
             at = (x1, max(0, y1 - self._size - 4))

@@ -6,6 +6,7 @@ the parameter ``behave`` makes them fail in every way that a real model can.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import signal
@@ -226,34 +227,17 @@ class FakePlugin:
     @hookimpl
     def backends(self) -> list[Backend]:
         """Return the backends."""
-        made = [
-            Backend(
-                name=f"fake-{task}",
-                task=task,
-                source="pip",
-                load=load_fake,
-                params=FakeParams,
-                max_batch=4,
-            )
-            for task in TASKS
-        ]
+        make = functools.partial(Backend, load=load_fake)
+        served = functools.partial(make, params=FakeParams, max_batch=4)
+        made = [served(name=f"fake-{task}", task=task, source="pip") for task in TASKS]
         hub = [
-            Backend(
-                name=f"fake-hub-{task}",
-                task=task,
-                source="hf",
-                load=load_fake,
-                params=FakeParams,
-                accepts=_accepts,
-                max_batch=4,
-            )
+            served(name=f"fake-hub-{task}", task=task, source="hf", accepts=_accepts)
             for task in ("detect", "track")
         ]
-        absent = Backend(
+        absent = make(
             name="fake-absent",
             task="detect",
             source="pip",
-            load=load_fake,
             requires=("a_module_that_nobody_has",),
             packages=("a-package-that-nobody-has",),
         )
