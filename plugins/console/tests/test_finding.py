@@ -181,3 +181,16 @@ async def test_a_model_is_found_by_its_letters_in_a_form(tmp_path):
         await press(person, "Enter", code=13)
         await person.until("document.querySelector('input[name=model]').value === 'fake-depth'")
         assert await person.faults() == []
+
+
+async def test_it_is_there_without_the_server(tmp_path):
+    """Also the first time that it is wanted: it came after the page."""
+    weather = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.until("!!document.querySelector('.filter input')")
+        await person.until("""performance.getEntriesByType("resource")
+          .some((each) => each.name.endsWith("/finder.mjs") && each.responseEnd)""")
+        await person.page.call("Network.emulateNetworkConditions", offline=True, **weather)
+        await find(person, "fake det")
+        await person.until(f"{CHOSEN}?.includes('fake-detect')")

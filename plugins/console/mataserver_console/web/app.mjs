@@ -1,5 +1,5 @@
 // The console: what is open, for whom, and the keys that go from page to page.
-import { NoAnswer, boot, forgetEarly, may, who } from "./api.mjs";
+import { NoAnswer, boot, forgetEarly, may, send, who } from "./api.mjs";
 import { useCell } from "./cell.mjs";
 import { Trouble } from "./controls.mjs";
 import { guardDrops } from "./drops.mjs";
@@ -52,12 +52,16 @@ function useLeaps(open) {
   }, []);
 }
 
-/** What is found by Ctrl+K, and the keys: a dialog that is loaded when it is opened, and never above another one. */
+const LATER = 2000;  // milliseconds: what each page needs has come by then
+const finder = () => import(`./finder.mjs`);  // no page: `modules.py` reads those in double quotes
+
+/** What is found by Ctrl+K, and the keys: a dialog that is loaded after the page, to be there without the server too, and never above another one. */
 function useFinder() {
+  useEffect(() => { const timer = setTimeout(() => finder().catch(() => {}), LATER); return () => clearTimeout(timer); }, []);
   const [{ what, made }, set] = useState({ what: "", made: null });
   const open = (kind) => {
     if (document.querySelector("dialog[open]")) return;
-    import(`./finder.mjs`).then((module) => set({ what: kind, made: module }), () => {});  // no page: `modules.py` reads those in double quotes
+    finder().then((module) => set({ what: kind, made: module }), () => send("v1/health").catch(() => {}));  // which tells that the server is away
   };
   return { open, what, made, close: () => set((old) => ({ ...old, what: "" })) };
 }
