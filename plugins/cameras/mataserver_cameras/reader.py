@@ -70,6 +70,7 @@ _OPTIONS = {
     },
     "http": {
         **_LIVE,
+        "fflags": "nobuffer",  # what it is recognised by is no frame: a single picture gives none
         **_UNVERIFIED,
         "protocol_whitelist": "http,https,tcp,tls",
         # The address was looked at, and no other is to be asked: neither by a redirect nor by a

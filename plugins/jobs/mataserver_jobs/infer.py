@@ -94,8 +94,8 @@ def infer(job: Job) -> dict[str, Any]:
                 _answer_items(job, spec, source, answers, client)
             answered.set(is_damaged=source.is_damaged)
         if not answers.count:
-            which = " that can be decoded: it is damaged" if answered.is_damaged else ""
-            raise BadRequest(f"The video has no frames{which}")
+            why = " that can be decoded: it is damaged" if answered.is_damaged else ""
+            raise BadRequest(f"The video has no frames{why}")
         found = {**summary(answers.all()), "damaged": answered.is_damaged}
         fresh = job.work / SUMMARY
         fresh.write_bytes(msgspec.json.format(msgspec.json.encode(found)))

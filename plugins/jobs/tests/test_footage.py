@@ -215,7 +215,7 @@ def test_a_damaged_video(tmp_path):
     begin = whole.index(b"mdat")
     size = int.from_bytes(whole[begin - 4 : begin])
     counts = []
-    for share in (0.75, 0.3):  # in a frame behind, and in the one that all others refer to
+    for share in (0.75, 0.5):  # in a frame behind, and in the one that all others refer to
         data, hole = bytearray(whole), begin + int(share * size)
         data[hole : hole + size // 6] = b"\xff" * (size // 6)
         path.write_bytes(data)
