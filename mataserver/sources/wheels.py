@@ -7,6 +7,7 @@ hiding a module is rejected before anything changes, and changes can be rolled b
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -58,8 +59,6 @@ class Wheel:
     """
 
     def __init__(self, path: Path, home: PipEnvironment) -> None:
-        import configparser  # only a package that is installed needs it: not the start
-
         self.path = path
         self.name, self.version = path.name.split("-")[:2]
         try:
@@ -73,7 +72,7 @@ class Wheel:
                 }
                 scripts = home.folder("scripts")
                 self.files |= dict.fromkeys(scripts / name for name in self._commands(archive))
-        except (zipfile.BadZipFile, StopIteration, ValueError, configparser.Error) as error:
+        except (zipfile.BadZipFile, StopIteration, TypeError, ValueError) as error:
             raise BadRequest(f"the package {self.name} cannot be read") from error
 
     @property
@@ -114,18 +113,13 @@ class Wheel:
         return self._root.joinpath(*parts)
 
     def _commands(self, archive: zipfile.ZipFile) -> list[str]:
-        """Return the names of the scripts that pip generates for entry points."""
-        import configparser  # see above
+        """Return the names of the scripts that pip generates, which reads entry points so, too.
 
-        points = self._info.removesuffix("WHEEL") + "entry_points.txt"
-        parser = configparser.ConfigParser(delimiters="=", interpolation=None)
-        parser.optionxform = str  # type: ignore[assignment,method-assign] # documented so
-        if points in archive.namelist():
-            parser.read_string(archive.read(points).decode())
-        sections = [
-            each for each in parser.sections() if each in {"console_scripts", "gui_scripts"}
-        ]
-        return [name.strip() for section in sections for name in parser.options(section)]
+        Raises ``TypeError`` or ``ValueError`` for damaged ones.
+        """
+        folder = zipfile.Path(archive, self._info.removesuffix("WHEEL"))
+        points = importlib.metadata.PathDistribution(folder).entry_points
+        return [point.name for point in points if point.group in {"console_scripts", "gui_scripts"}]
 
 
 class Installation:
