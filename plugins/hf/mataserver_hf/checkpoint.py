@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from mataserver import MataError, Unavailable
 from mataserver_hf.compilation import Compiler
+from mataserver_hf.foreign_parts import check_parts, read_object
 from mataserver_hf.network import Network
 from mataserver_hf.preprocessor import Preprocessor
 
@@ -54,10 +55,12 @@ class Checkpoint:
     def __init__(self, spec: ModelSpec, ctx: LoadContext) -> None:
         """Choose device and format and set torch's threads (``ctx.threads``, 0 leaves them).
 
-        Raises ``Unavailable`` for a device that this machine does not have.
+        Raises ``Unavailable`` for a device that this machine does not have, and ``MataError`` for a
+        checkpoint that names parts which do not lie in its directory.
         """
         if spec.path is None:
             raise MataError(f"{spec.name} has no directory to load from")
+        check_parts(spec.path, spec.name)
         self.name = spec.name
         self._path = str(spec.path)
         self.max_pixels = ctx.max_pixels
@@ -145,7 +148,7 @@ class Checkpoint:
 
         Of PVT it takes 1000 for granted, and does not count the names as for other families.
         """
-        config = json.loads((Path(self._path) / "config.json").read_bytes())
+        config = read_object(Path(self._path) / "config.json")
         names = config.get("id2label") if config.get("model_type") == "pvt" else None
         return {"num_labels": len(names)} if names else {}
 

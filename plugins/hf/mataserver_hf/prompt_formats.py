@@ -13,11 +13,38 @@ from jinja2 import TemplateError
 from msgspec.structs import replace
 
 from mataserver import InvalidParams, MataError
+from mataserver_hf.vlm_params import VlmParams
 
 if TYPE_CHECKING:
-    from mataserver_hf.vlm_params import VlmParams
-
     Message = dict[str, Any]
+
+
+_FAULTS = (
+    TemplateError,
+    ArithmeticError,  # a range without an end, for one
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,  # also to include a file: there are none to a template
+    ValueError,
+)
+"""What a template raises: it is a program of the checkpoint's author, in Jinja's sandbox."""
+
+
+MOST_WRITTEN = 2**20
+"""Characters that a template may add: what it adds is tokenized with each question."""
+
+
+def check_template(processor: Any) -> None:
+    """Raise ``MataError`` for a chat template that takes no question, with a system prompt or not.
+
+    One that never ends is ended with the load.
+    """
+    plain = VlmParams(prompt="What is this?")
+    try:
+        chat_prompt(processor, plain, plain.prompt)
+    except MataError:
+        chat_prompt(processor, replace(plain, system_prompt="Be brief."), plain.prompt)
 
 
 def chat_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
@@ -29,16 +56,22 @@ def chat_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
     marked = _marked(messages)
     mark = processor.image_token
     try:
-        text, layout = (
-            str(processor.apply_chat_template(each, add_generation_prompt=True))
-            for each in (messages, marked)
-        )
-    except TemplateError as error:
+        layout, text = (_written(processor, each) for each in (marked, messages))
+    except _FAULTS as error:
         raise _not_held(processor, params, prompt, "takes no question") from error
     if not text.count(mark) == layout.count(mark) == sum(map(_image_count, messages)):
         raise _not_held(processor, params, prompt, "has no place for an image")
     if not _holds(layout, marked, mark):
         raise _not_held(processor, params, prompt, "leaves out the question")
+    return text
+
+
+def _written(processor: Any, messages: list[Message]) -> str:
+    text = str(processor.apply_chat_template(messages, add_generation_prompt=True))
+    if len(text) > MOST_WRITTEN + sum(len(_text(each)) for each in messages):
+        raise MataError(
+            f"the chat template of this checkpoint adds more than {MOST_WRITTEN} characters"
+        )
     return text
 
 

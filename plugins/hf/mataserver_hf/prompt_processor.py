@@ -19,7 +19,7 @@ from mataserver import InvalidParams, MataError
 from mataserver_hf.conversation_images import named
 from mataserver_hf.dialects import View
 from mataserver_hf.preprocessor import prepared
-from mataserver_hf.prompt_formats import chat_prompt, prefixed_prompt, task_prompt
+from mataserver_hf.prompt_formats import chat_prompt, check_template, prefixed_prompt, task_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -170,7 +170,8 @@ def open_prompt_processor(
 ) -> PromptProcessor:
     """Open the processor of a checkpoint.
 
-    Raises ``MataError`` for one that cannot be read or, where it is needed, lacks a chat template.
+    Raises ``MataError`` for one that cannot be read or, where it is needed, lacks a chat template
+    that takes a question.
     """
     preprocessor = checkpoint.preprocessor()
     parts = [preprocessor.processor, checkpoint.tokenizer()]
@@ -184,6 +185,8 @@ def open_prompt_processor(
         raise MataError(
             f"the processor configuration of {spec.name} cannot be read; the server's log says why"
         ) from error
-    if family.format_prompt is chat_prompt and not processor.chat_template:
-        raise MataError(f"{spec.name} has no chat template, so it cannot be prompted")
+    if family.format_prompt is chat_prompt:
+        if not processor.chat_template:
+            raise MataError(f"{spec.name} has no chat template, so it cannot be prompted")
+        check_template(processor)
     return PromptProcessor(processor, preprocessor, model_type)

@@ -361,14 +361,40 @@ def test_no_chat_template(checkpoint, session_context, tmp_path):
         vlm.load(ModelSpec("tiny/idefics3", "vlm", "hf", path), session_context)
 
 
-def test_template_without_image(checkpoint, session_context, picture, tmp_path):
-    """A chat template for text alone is an error that says so, and does not blame the image."""
+@pytest.mark.parametrize(
+    ("template", "lack"),
+    [
+        ("{{ messages[-1].content[1].text }}", "has no place for an image"),
+        ("<image>", "leaves out the question"),
+        ("{% for %}", "takes no question"),
+        ("{{ raise_exception('no') }}", "takes no question"),
+        ("{% include '/etc/hostname' %}", "takes no question"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "takes no question"),
+        ("{% for i in range(10**9) %}{% endfor %}", "takes no question"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "takes no question"),
+        ("{{ 'x' * 2**21 }}", "adds more than 1048576 characters"),
+    ],
+)
+def test_a_template_that_takes_no_question(template, lack, checkpoint, session_context, tmp_path):
+    """It is refused when the model is loaded, in a sentence that does not blame a request.
+
+    A template is a program of someone else: it reaches no files and no objects of Python.
+    """
     path = shutil.copytree(checkpoint("llava"), tmp_path / "llava")
-    (path / "chat_template.jinja").write_text("{{ messages[0].content[1].text }}")
-    loaded = vlm.load(ModelSpec("tiny/llava", "vlm", "hf", path), session_context)
-    with pytest.raises(MataError, match="no place for an image") as told:
-        answer(loaded, picture(40, 40))
+    (path / "chat_template.jinja").write_text(template)
+    with pytest.raises(MataError, match=f"^the chat template of this checkpoint {lack}") as told:
+        vlm.load(ModelSpec("tiny/llava", "vlm", "hf", path), session_context)
     assert told.value.status == 500
+
+
+def test_a_template_that_needs_a_system_prompt(checkpoint, session_context, picture, tmp_path):
+    """It takes questions with one, so that the model is loaded."""
+    path = shutil.copytree(checkpoint("llava"), tmp_path / "llava")
+    template = path / "chat_template.jinja"
+    needing = "{% if messages[0].role != 'system' %}{{ raise_exception('none') }}{% endif %}"
+    template.write_text(needing + template.read_text())
+    loaded = vlm.load(ModelSpec("tiny/llava", "vlm", "hf", path), session_context)
+    assert answer(loaded, picture(40, 40), system_prompt="Be brief.")
 
 
 def test_unreadable_processor(checkpoint, session_context, tmp_path):
