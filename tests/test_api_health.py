@@ -115,6 +115,23 @@ async def test_ready_tells_of_a_preload_that_failed(data_dir):
         await until(failed)
 
 
+async def test_ready_tells_of_a_preload_that_no_plugin_serves(data_dir):
+    """The plugin of a registered model was uninstalled: its load fails before it begins."""
+    path = data_dir / "model_registry.json"
+    async with testing.serving(data_dir, models=[{"model": "fake-detect"}]):
+        pass
+    kept = path.read_text()
+    path.write_text(kept.replace("fake-detect", "lost-detect"))
+    models = [{"model": "lost-detect", "preload": True}]
+    async with (
+        testing.serving(data_dir, engine="thread", models=models) as served,
+        aiohttp.ClientSession(served.url) as session,
+        session.get("/ready") as response,
+    ):
+        why = "No installed plugin serves lost-detect for the task detect"
+        assert (response.status, (await response.json())["waiting"]) == (503, {"lost-detect": why})
+
+
 async def test_metrics_are_prometheus_text(http):
     """GET /metrics answers the exposition format with the core's metrics."""
     await get(http, "/v1/models")

@@ -110,6 +110,8 @@ KEY = {"Authorization": "Bearer test-key"}
 async def test_what_a_client_does(tmp_path, prefix):
     """Inference, a form, a session whose address is the proxy's, its frames, and an end in words.
 
+    The OpenAPI document tells the prefix.
+
     A body over the server's limit is refused by the server, in its form; no key, no answer.
     """
     async with proxied(tmp_path, prefix, max_body_mb=2) as (http, address):
@@ -126,6 +128,11 @@ async def test_what_a_client_does(tmp_path, prefix):
         async with http.get(f"{prefix}/v1/models") as response:
             assert response.status == 401
         asked = {"json": {"model": "fake-detect"}, "headers": KEY}
+        async with http.get(f"{prefix}/openapi.json") as response:
+            servers = (await response.json()).get("servers")
+        assert servers == (
+            [{"url": prefix}] if prefix else None
+        )  # where Swagger sends its requests
         async with http.post(f"{prefix}/v1/sessions", **asked) as response:
             url = (await response.json())["ws_url"]
         assert url.startswith(f"wss://{address.removeprefix('https://')}{prefix}/v1/stream/")

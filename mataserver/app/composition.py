@@ -98,7 +98,10 @@ def _builtin_services(
         "settings",
         lambda _: SettingsService(lambda: composed.catalog.settings, set_by, composed.plugins),
     )
-    yield ServiceFactory("docs", lambda _: DocsService(composed.openapi_document))
+    trust_proxy = composed.settings.trust_proxy
+    yield ServiceFactory(
+        "docs", lambda _: DocsService(composed.openapi_document, trust_proxy=trust_proxy)
+    )
 
 
 def _plugin_services(plugins: Plugins) -> Iterator[ServiceFactory]:

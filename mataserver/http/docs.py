@@ -6,10 +6,11 @@ import asyncio
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiohttp import web
 
 from mataserver.errors import NotFound
-from mataserver.http import codec
+from mataserver.http import codec, proxies
 from mataserver.http.routing import Body, Route, StatelessService
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ _PAGES = {"docs": "swagger.html", "redoc": "redoc.html"}
 class DocsService(StatelessService):
     """Serves the OpenAPI document, built by ``document``, and the pages."""
 
-    def __init__(self, document: Callable[[], bytes]) -> None:
+    def __init__(self, document: Callable[[], bytes], *, trust_proxy: bool) -> None:
         self._document = document
+        self._trust_proxy = trust_proxy
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -37,9 +39,13 @@ class DocsService(StatelessService):
                   public=True, documented=False),
         ]  # fmt: skip
 
-    async def _openapi(self, _request: web.Request) -> web.Response:
+    async def _openapi(self, request: web.Request) -> web.Response:
+        prefix = proxies.public_address(request, trusted=self._trust_proxy).prefix
         # Building it takes as long as several inferences, so it must not block the event loop.
         body = await asyncio.to_thread(self._document)
+        if prefix:  # without it the paths, and a key, go to whatever is at the proxy's root
+            servers = msgspec.json.encode({"servers": [{"url": prefix}]})
+            body = body[:-1] + b"," + servers[1:]
         return web.Response(body=body, content_type=codec.JSON)
 
     async def _page(self, request: web.Request) -> web.Response:
