@@ -79,6 +79,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANYBODY",
+    "CONTROLS",
     "EXAMPLE_IMAGE",
     "JSON_LIMIT",
     "PRINCIPAL",
@@ -260,7 +261,7 @@ if TYPE_CHECKING:
     from mataserver.media.whole_frames import WholeFrames
     from mataserver.metrics import LoopHistogram
     from mataserver.outbound import AddressRefused, Policy
-    from mataserver.printing import printable
+    from mataserver.printing import CONTROLS, printable
     from mataserver.processes.child import (
         Child,
         build_environment,

@@ -35,7 +35,7 @@ LATE = {
     "physical_cores": "mataserver.cores",
     "PRINCIPAL": "mataserver.http.auth",
     **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.request_credentials"),
-    "printable": "mataserver.printing",
+    **dict.fromkeys(("CONTROLS", "printable"), "mataserver.printing"),
     "SocketRelay": "mataserver.http.relay_sockets",
     "WholeAnswer": "mataserver.http.protocol:CompleteResponse",
     "RpcPort": "mataserver.contract.rpc",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import SCOPES, InvalidParams
+from mataserver import CONTROLS, SCOPES, InvalidParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,18 +20,13 @@ UserName = Annotated[
         description="1 to 64 of a-z, 0-9 and . _ -, the first a letter or digit",
     ),
 ]
-_CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-"""What a terminal obeys, and what turns the direction of the text around a name or breaks its line.
-
-The joiners U+200C and U+200D are letters' and emoji's own, and stay.
-"""
 _PLAIN = "text without control characters, also those of the writing's direction"
 KeyName = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=64,
-        pattern=rf"^[^{_CONTROLS}]+\Z",
+        pattern=rf"^[^{CONTROLS}]+\Z",
         description=_PLAIN,
     ),
 ]
@@ -40,7 +35,7 @@ Tag = Annotated[
     str,
     Meta(
         max_length=64,
-        pattern=rf"^[^{_CONTROLS}]*\Z",
+        pattern=rf"^[^{CONTROLS}]*\Z",
         description=_PLAIN,
     ),
 ]

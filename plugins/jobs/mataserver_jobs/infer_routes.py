@@ -28,7 +28,7 @@ from mataserver_jobs.infer import (
     ModelName,
     task_of_model,
 )
-from mataserver_jobs.parameters import KEY_HEADER, idempotency_key
+from mataserver_jobs.parameters import KEY_HEADER, idempotency_key, query_and
 from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.views import JobView
 
@@ -129,6 +129,8 @@ class InferRoutes:
         return self._ctx.http.respond(JobView.of(record), status=202, request=request)
 
     async def _submit_json(self, request: web.Request, key: str | None) -> Record:
+        for name in request.query:
+            raise InvalidParams(f"{name[:64]}: not in the query; write it into the JSON")
         if (request.content_length or MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
             raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
         async with self._ctx.http.read_json(request, InferRequest) as asked:
@@ -171,7 +173,7 @@ class InferRoutes:
             saved = await self._ctx.http.save_body(request, draft.input / UPLOAD)
             if not saved.size:
                 raise BadRequest("Uploaded file is empty")
-            asked = _request_from_form({**request.query, **saved.fields})
+            asked = _request_from_form(query_and(request, saved.fields))
             spec = self._spec(asked, saved.name[:255])
             owner = asker(request).id
             return await desk.submit(draft, "infer", owner, spec, key=key, size=saved.size)

@@ -12,7 +12,7 @@ from mataserver_jobs.kinds import KIND_NAME
 from mataserver_jobs.rows import OPEN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aiohttp import web
 
@@ -88,6 +88,18 @@ def idempotency_key(request: web.Request) -> str | None:
     if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii()):
         raise InvalidParams(f"{KEY}: expected 1 to {MAX_KEY} ASCII characters")
     return key
+
+
+def query_and(request: web.Request, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a query and a body's fields ask together; an empty text asks nothing.
+
+    Raises ``InvalidParams`` for a name with a value in both: one of them would be ignored.
+    """
+    query = {name: text for name, text in request.query.items() if text}
+    given = {name: value for name, value in fields.items() if value != ""}
+    for name in query.keys() & given.keys():
+        raise InvalidParams(f"{name}: given twice, in the query and in the body")
+    return query | given
 
 
 def chosen(request: web.Request, name: str, options: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import random
 import signal
 
+import aiohttp
 import pytest
 from films import archive, picture, video
 from serving_jobs import apart, asking, children_of_jobs, lines, sent
@@ -126,6 +127,22 @@ async def test_refusals(ask, tmp_path, query, data, status, told):
     assert told in answer[1]["detail"]
     assert (await ask("GET", "/v1/jobs"))[1]["total"] == 0
     assert list((tmp_path / "data" / "jobs").glob("*")) == []
+
+
+async def test_a_query_beside_a_body(ask, tmp_path):
+    """Beside JSON it is refused; beside a form it counts, unless both hold a value."""
+    path = "/v1/jobs/infer?every=5"
+    asked = {"model": "fake-detect", "path": str(tmp_path / "roots")}
+    for wanted in (asked, {"model": "fake-detect", "upload": "none"}):
+        status, body = await ask("POST", path, json=wanted)
+        assert (status, body["detail"]) == (422, "every: not in the query; write it into the JSON")
+    form = aiohttp.FormData({"model": "fake-detect", "every": "2", "file": io.BytesIO(b"x")})
+    status, body = await ask("POST", path, data=form)
+    assert (status, body["detail"]) == (422, "every: given twice, in the query and in the body")
+    assert (await ask("GET", "/v1/jobs"))[1]["total"] == 0
+    form = aiohttp.FormData({"model": "fake-detect", "every": "", "file": io.BytesIO(b"x")})
+    status, job = await ask("POST", path, data=form)
+    assert (status, job["spec"]["every"]) == (202, 5)
 
 
 @pytest.mark.parametrize(

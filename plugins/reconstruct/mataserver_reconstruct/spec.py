@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from mataserver import InvalidParams, describe_error
+from mataserver import CONTROLS, InvalidParams, describe_error
 
 Name = Annotated[
     str,
     Meta(
         min_length=1,
         max_length=200,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="text without control characters",
+        pattern=rf"^[^{CONTROLS}]+\Z",
+        description="text without control characters, also those of the writing's direction",
     ),
 ]
 

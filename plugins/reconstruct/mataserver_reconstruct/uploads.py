@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import (
+    CONTROLS,
     BadRequest,
     Body,
     Conflict,
@@ -20,7 +21,7 @@ from mataserver import (
     content_type,
     describe_error,
 )
-from mataserver_jobs.parameters import KEY_HEADER, idempotency_key
+from mataserver_jobs.parameters import KEY_HEADER, idempotency_key, query_and
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind
 from mataserver_reconstruct.archive_check import ArchiveChecker
@@ -77,8 +78,8 @@ _Text = Annotated[
     str,
     Meta(
         max_length=200,
-        pattern=r"^[^\x00-\x1f\x7f]*\Z",
-        description="a text without control characters",
+        pattern=rf"^[^{CONTROLS}]*\Z",
+        description="a text without control characters, also those of the writing's direction",
     ),
 ]
 
@@ -150,7 +151,7 @@ class Uploads:
         async with desk.draft() as draft:
             file = draft.input / kind.ARCHIVE
             saved = await self._ctx.http.save_body(request, file)
-            order = self._job_spec({**request.query, **saved.fields}, saved.name)
+            order = self._job_spec(query_and(request, saved.fields), saved.name)
             order = await self._checked(order, file)
             return await desk.submit(draft, kind.NAME, owner, order, key=key, size=saved.size)
 
@@ -170,7 +171,7 @@ class Uploads:
         uploads, desk, owner = self._jobs.uploads, self._jobs.desk, asker(request).id
         if known.length > self._max_bytes:
             raise MataError(f"The archive is over the limit of {self._max_bytes} bytes", status=413)
-        order = self._job_spec({**request.query, **fields}, known.name)
+        order = self._job_spec(query_and(request, fields), known.name)
         if known.job is not None:
             return await self._repeated(known.job, owner, order, key)
         async with desk.draft() as draft:

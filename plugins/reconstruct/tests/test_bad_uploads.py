@@ -84,6 +84,8 @@ async def test_requests_that_are_refused(tmp_path):
             ("voxel", "-1", 422),
             ("scale", "2.5", 422),
             ("dataset_name", "a\nb", 422),
+            ("dataset_name", "a\u202egnp.jpg", 422),
+            ("scene_name", "a\x9b2J", 422),
             ("scene_name", "a" * 201, 422),
             ("matcher", "nobody", 422),
             ("matcher", "superpoint_lightglue", 503),
@@ -92,6 +94,11 @@ async def test_requests_that_are_refused(tmp_path):
             in_query = await ask.send(one, query={name: value})
             assert (in_form[0], in_query[0]) == (status, status), (name, value)
             assert name in in_form[1]["detail"] or value in in_form[1]["detail"]
+        status, answer = await ask.send(one, query={"seed": "2"}, seed="3")
+        assert (status, answer["detail"][:17]) == (422, "seed: given twice")
+        form = aiohttp.FormData({"file": io.BytesIO(one), "dataset_name": "church"})
+        status, answer = await ask("POST", "/drift", data=form)
+        assert (status, answer["detail"]) == (422, "dataset_name: unknown field")
         status, answer = await ask.send(one, headers={"Idempotency-Key": "a" * 201})
         assert (status, answer["detail"][:15]) == (422, "Idempotency-Key")
         assert (await ask("GET", "/v1/jobs"))[1]["total"] == 0
