@@ -129,10 +129,10 @@ class InferRoutes:
         return self._ctx.http.respond(JobView.of(record), status=202, request=request)
 
     async def _submit_json(self, request: web.Request, key: str | None) -> Record:
-        for name in request.query:
-            raise InvalidParams(f"{name[:64]}: not in the query; write it into the JSON")
         if (request.content_length or MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
             raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
+        for name in request.query:
+            raise InvalidParams(f"{name[:64]}: not in the query; write it into the JSON")
         async with self._ctx.http.read_json(request, InferRequest) as asked:
             pass
         if (asked.path is None) == (asked.upload is None):
