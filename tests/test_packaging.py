@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ from markdown_pages import blocks, read
 from mataserver import config
 
 UNIT = ROOT / "packaging" / "mataserver.service"
+OURS = [
+    each.parent
+    for each in (*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("clients/*/pyproject.toml"))
+]
 PROGRAM = "/opt/mataserver/bin/mataserver"
 EXPOSED = 20  # of 100, as systemd-analyze rates; a service that restricts nothing has 96
 
@@ -173,3 +178,19 @@ def test_the_context_is_small(tmp_path):
     assert sum(path.stat().st_size for path in files) < 8e6
     names = {path.name for path in tmp_path.iterdir()}
     assert {"mataserver", "plugins", "pyproject.toml", "README.md", "LICENSE"} <= names
+
+
+# what is published
+
+
+@pytest.mark.parametrize("folder", OURS, ids=lambda folder: folder.name)
+def test_a_distribution_holds_the_licence(folder):
+    """Who passes one on must pass on a copy, and a build cannot take it from outside its folder."""
+    assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_sources_hold_nothing_of_other_distributions():
+    """A pattern without its slash stands for files of that name in every folder."""
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    included = built["targets"]["sdist"]["include"]
+    assert all(each.startswith("/") and (ROOT / each[1:]).exists() for each in included)
