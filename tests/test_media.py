@@ -14,6 +14,7 @@ import mataserver
 from conftest import picture
 from mataserver import media
 from mataserver.errors import BadRequest
+from mataserver.media.picture import reduced
 
 # Pillow warns of metadata and of sizes that the tests have damaged on purpose.
 pytestmark = pytest.mark.filterwarnings(
@@ -74,6 +75,20 @@ def test_every_orientation_comes_back_upright(orientation, form):
     assert abs(columns.min() - 10) <= 1
     assert abs(rows.max() - 27) <= 1
     assert abs(columns.max() - 29) <= 1
+
+
+@pytest.mark.parametrize(
+    ("told", "form"), [(None, "JPEG"), (None, "WEBP"), (None, "AVIF"), (1, "JPEG")]
+)
+def test_an_orientation_in_xmp_turns_nothing(told, form):
+    """EXIF alone counts, as in browsers and OpenCV; of an AVIF the container."""
+    xmp = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    exif = Image.Exif()
+    if told is not None:
+        exif[ORIENTATION] = told
+    data = encoded(Image.fromarray(upright()), form, xmp=xmp, exif=exif.tobytes())
+    assert b'tiff:Orientation="6"' in data
+    assert close(media.decode(data, LIMIT), upright())
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255])
@@ -250,6 +265,17 @@ def test_every_cut_is_refused(form):
     for end in (1, 10, 30, len(data) // 2):
         with pytest.raises(BadRequest):
             media.decode(data[:end], LIMIT)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("wanted", [None, (8, 8)])
+def test_a_jpeg_without_all_of_its_pixels_is_refused(options, wanted):
+    """Also one whose end marker follows too early, which decoders pad with grey."""
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", **options)
+    for share in (0.5, 0.95):
+        with pytest.raises(BadRequest, match="truncated or damaged"):
+            reduced(data[: int(len(data) * share)] + data[-2:], LIMIT, wanted)
 
 
 def test_floating_point_samples_say_so():

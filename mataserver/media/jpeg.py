@@ -43,6 +43,8 @@ Within pixel data 0xFF is followed by 0 or a restart marker; stray bytes between
 skipped, as by libjpeg (ITU T.81, B.1).
 """
 _BASELINE, _FRAMES = frozenset({0xC0, 0xC1}), frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_INCOMPLETE = "premature end of data segment"
+"""What libjpeg says where a marker comes before the last pixels, unlike of stray bytes there."""
 _PLAIN = frozenset({"YCbCr", "RGB", "Gray"})
 
 
@@ -168,13 +170,18 @@ def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
 def _decoded(
     data: bytes | memoryview, width: int, height: int, wanted: tuple[int, int] | None
 ) -> Picture | None:
-    """Decode a JPEG with a checked header, or return None if it is unusual."""
+    """Decode a JPEG with a checked header, or return None if it is unusual.
+
+    Raises ``BadRequest`` for one without all of its pixels; Pillow would pad it with grey.
+    """
     scale = _scale(width, height, wanted)
     least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
     try:
         array: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data, colorspace="RGB", **({} if scale == 1 else least)
         )
-    except ValueError:
+    except ValueError as error:
+        if _INCOMPLETE in str(error):
+            raise BadRequest("image cannot be decoded: it is truncated or damaged") from None
         return None
     return Picture(array, scale, width, height)

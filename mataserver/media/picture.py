@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mataserver.config import Alpha
 
 _ORIENTATION = 0x0112
+_XMP = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 _JPEGS = frozenset({"JPEG", "MPO"})
 _DAMAGED = (
     OSError,
@@ -202,11 +203,21 @@ def _jpeg(
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation; 1 if the metadata cannot be read."""
+    """Return the EXIF orientation; 1 if the metadata cannot be read.
+
+    Pillow would use XMP's where EXIF has none. Browsers and OpenCV do not: a box would be drawn
+    elsewhere in the picture that they show.
+    """
     if not structure.readable_exif(picture.info):
         return 1
+    for key in _XMP:
+        picture.info.pop(key, None)
     try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        exif = picture.getexif()
+        if "exif" in picture.info:  # it may have been read when the picture was opened, with XMP's
+            exif = Image.Exif()
+            exif.load(picture.info["exif"])
+        return int(exif.get(_ORIENTATION, 1))
     except _DAMAGED:
         return 1
 
