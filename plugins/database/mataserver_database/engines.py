@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -36,7 +37,16 @@ def sqlite(path: Path, timeout: float) -> sa.Engine:
     @event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
         writing = connection.get_execution_options().get(WRITING, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        opening = "BEGIN IMMEDIATE" if writing else "BEGIN"
+        adapted: Any = connection.connection.dbapi_connection
+        # The driver is asked itself: its thread gets this once, where a cursor of SQLAlchemy's
+        # takes three turns, a sixth of the CPU of a short transaction.
+        try:
+            adapted.run_async(lambda driver: driver.execute(opening))
+        except ValueError:  # its connection is closed: this way the pool learns of it
+            connection.exec_driver_sql(opening)
+        except sqlite3.Error as error:
+            raise sa.exc.OperationalError(opening, None, error) from error
 
     return engine
 
