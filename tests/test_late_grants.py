@@ -9,7 +9,7 @@ import pytest
 
 from api_answers import until
 from conftest import POINTS
-from mataserver import testing
+from mataserver import MataError, testing
 from service_plugins import folder, plugin
 
 __all__ = ["folder", "plugin"]
@@ -115,3 +115,62 @@ async def test_a_socket_of_whom_nobody_revoked(server, http, path):
     async with asyncio.timeout(GENEROUS), http.ws_connect(f"/v1/{path}") as socket:
         await socket.send_str("still there")
         assert await socket.receive_str() == "still there"
+
+
+TWO = """
+import asyncio
+
+from mataserver import Principal, Route
+
+class Service(Base):
+    def __init__(self, ctx):
+        super().__init__(ctx)
+        self.go_on, self.waiting_for, self.done = asyncio.Event(), 0, 0
+
+    def routes(self):
+        return [Route("DELETE", "/v1/thing", self.remove, needs="infer")]
+
+    async def remove(self, request):
+        self.done += 1
+        return web.Response()
+
+    async def authenticate(self, credentials):
+        if credentials.secret == "theirs":
+            return Principal("lab:1", "somebody", "lab", frozenset({"infer"}), grant="of the key")
+        self.waiting_for += 1
+        await self.go_on.wait()
+        return None
+"""
+
+
+@pytest.mark.parametrize("way", [aiohttp.hdrs.METH_DELETE, "ctx.admit"])
+@pytest.mark.parametrize("revoked", ["lab:1", "of the key", "lab:2"])
+async def test_a_key_that_is_revoked_while_another_is_being_checked(plugin, folder, way, revoked):
+    """It is refused although it was known when it was looked at; another key's end is nothing."""
+    shown = {"X-API-Key": "theirs", "Authorization": "Bearer a-proxy-s"}
+    points = [*POINTS, plugin(TWO)]
+    async with (
+        testing.serving(folder, entry_points=points, engine="thread") as server,
+        aiohttp.ClientSession(server.url) as http,
+        asyncio.timeout(GENEROUS),
+    ):
+        service = server.service("lab")
+
+        async def asked():
+            if way == "ctx.admit":
+                metadata = [(name.lower(), value) for name, value in shown.items()]
+                try:
+                    await service.ctx.admit(metadata, "/", "", "infer")
+                except MataError as error:
+                    return error.status
+                return 200
+            async with http.request(way, "/v1/thing", headers=shown) as response:
+                return response.status
+
+        asking = asyncio.create_task(asked())
+        await until(lambda: service.waiting_for)
+        service.ctx.sign_out(revoked)
+        service.go_on.set()
+        accepted = revoked == "lab:2"
+        assert await asking == (200 if accepted else 401)
+        assert service.done == (accepted and way != "ctx.admit")

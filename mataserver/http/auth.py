@@ -172,12 +172,13 @@ class Authenticator:
         """Return the principal of the only known credentials; None without any but a password.
 
         Raises ``DuplicateValue`` if two different keys are known, ``Unauthorized`` or ``Forbidden``
-        for unknown ones, and what a service raises for invalid ones of its own.
+        for unknown ones, ``CredentialsRevoked``, and what a service raises for invalid ones.
         """
         if self._anonymous:
             return ANONYMOUS
         found: list[Principal] = []
         refusal: MataError | None = None
+        seen = self.grants.total
         for credentials in request_credentials.without_repeats(given):
             try:
                 principal = await self._principal(credentials)
@@ -187,7 +188,9 @@ class Authenticator:
                 found.append(principal)
             elif credentials.scheme != "basic":
                 refusal = refusal or UnknownKey(INVALID_KEY)
-        return request_credentials.sole_principal(found, refusal)
+        principal = request_credentials.sole_principal(found, refusal)
+        self.grants.check(principal, seen)
+        return principal
 
     async def admit_call(
         self,

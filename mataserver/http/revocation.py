@@ -35,6 +35,10 @@ class CredentialsRevoked(MataError):
 
     status = 401
 
+    def __init__(self) -> None:
+        """State it."""
+        super().__init__(f"{REVOKED_REASON[0].upper()}{REVOKED_REASON[1:]}")
+
 
 class Revocations:
     """The ongoing operations by principal, with callbacks that end them."""
@@ -85,6 +89,11 @@ class Revocations:
             if principal.rests_on(identity):
                 end()
 
+    def check(self, principal: Principal | None, seen: int) -> None:
+        """Raise ``CredentialsRevoked`` if a principal was revoked after so many ``total``."""
+        if principal is not None and self.is_revoked_since(principal, seen):
+            raise CredentialsRevoked
+
     def is_revoked_since(self, principal: Principal, seen: int) -> bool:
         """Whether a principal was revoked after so many ``total``.
 
@@ -114,7 +123,9 @@ def watch_revocation(
     request[_WATCHED] = True
     grants = request.get(GRANTS)
     with contextlib.nullcontext() if grants is None else grants.watch(principal, end):
-        if _is_revoked(request, principal):
+        try:
+            check_not_revoked(request, principal)
+        except CredentialsRevoked:
             end()
         yield
 
@@ -136,7 +147,7 @@ class LateGrant:
 
     def refusal(self) -> CredentialsRevoked | None:
         """Return the error to answer with, if the credentials have become invalid."""
-        return _revoked_error() if self._revoked else None
+        return CredentialsRevoked() if self._revoked else None
 
     def release(self) -> None:
         """Stop watching."""
@@ -156,7 +167,7 @@ class RevocableWait:
     def check(self) -> None:
         """Raise ``CredentialsRevoked`` if it was ended."""
         if self._is_ended:
-            raise _revoked_error()
+            raise CredentialsRevoked
 
     def end(self) -> None:
         """Stop the current and any further wait."""
@@ -171,7 +182,7 @@ class RevocableWait:
                 return await work
         except TimeoutError:
             if self._timeout is not None and self._timeout.expired():
-                raise _revoked_error() from None
+                raise CredentialsRevoked from None
             raise
         finally:
             self._timeout = None
@@ -182,16 +193,8 @@ def check_not_revoked(request: web.Request, principal: Principal | None) -> None
 
     A handler may wait for something else before it reads the body.
     """
-    if _is_revoked(request, principal):
-        raise _revoked_error()
-
-
-def _is_revoked(request: web.Request, principal: Principal | None) -> bool:
-    """Whether the caller was revoked since the request was authenticated."""
-    grants: Revocations | None = request.get(GRANTS)
-    if grants is None or principal is None:
-        return False
-    return grants.is_revoked_since(principal, request[REVOCATIONS_SEEN])
+    if (grants := request.get(GRANTS)) is not None:
+        grants.check(principal, request[REVOCATIONS_SEEN])
 
 
 def revocable_wait(
@@ -201,7 +204,3 @@ def revocable_wait(
     check_not_revoked(request, principal)
     grants = request.get(GRANTS)
     return contextlib.nullcontext(RevocableWait()) if grants is None else grants.watched(principal)
-
-
-def _revoked_error() -> CredentialsRevoked:
-    return CredentialsRevoked(f"{REVOKED_REASON[0].upper()}{REVOKED_REASON[1:]}")
