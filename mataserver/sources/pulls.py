@@ -57,8 +57,8 @@ class PullSlots:
                 f"{len(self._queue)} pulls wait for their turn already", retry_after=_RETRY_SECONDS
             )
         self._queue.append(notify)
-        notify(len(self._queue))
         try:
+            notify(len(self._queue))
             yield
         finally:
             place = self._queue.index(notify)
