@@ -1,13 +1,13 @@
 // Ask: a talk about a picture with a model that writes; each answer as it comes, with its tokens.
 import { events, isAbort, may } from "./api.mjs";
 import { Code, WRITTEN } from "./code.mjs";
-import { Button, Copy, Note, Trouble } from "./controls.mjs";
+import { Button, Copy, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
 import { count } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useRef } from "./html.mjs";
 import { Parameters, givenOf, wrongOf } from "./params.mjs";
-import { Picker } from "./picker.mjs";
+import { NoModel, Picker } from "./picker.mjs";
 import { Empty, Examples, Unseen, Ways } from "./picture.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
@@ -110,7 +110,7 @@ export default function Ask() {
         ${picture ? html`<div class="stage">${picture.unseen ? html`<${Unseen} name=${picture.name}/>` : html`<img class="whole" src=${picture.url} alt=${picture.name}/>`}</div>` : html`<${Empty} task="vlm" take=${take} pick=${pick} onError=${setError}/>`}
         ${picture && html`<section class="sect pictures"><${Examples} task="vlm" chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/></section>`}${wrongPicture && html`<p class="pad err" role="alert">${wrongPicture.message}</p>`}</section>
       <section class="talk" aria-label="Talk"><div class="scroll" tabindex="-1">
-          ${chosen.known && !name && html`<div class="pad"><${Note}>No model that writes is registered yet. One of the task vlm comes from the hub, by the page Models.<//></div>`}
+          ${chosen.none && !name && html`<div class="pad"><${NoModel} which="of the task vlm"/></div>`}
           ${name && !turns.length && html`<div class="pad stack-12"><h2>Ask about the picture</h2><p class="help">${picture ? "The answer is written as it comes. For example:" : "Take a picture first. Then, for example:"}</p>
             <div class="row wrap">${QUESTIONS.map((each) => html`<${Button} small key=${each} disabled=${!picture} onClick=${() => put(each)}>${each}<//>`)}</div></div>`}
           <div role="log"><ol class="turns">${turns.map((turn, at) => html`<${Turn} key=${at} turn=${turn} again=${at === turns.length - 1 ? () => put(turn.question) : undefined}/>`)}</ol></div>

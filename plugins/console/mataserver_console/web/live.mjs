@@ -7,7 +7,7 @@ import { Bar } from "./frame.mjs";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { Labels, Overlay, useOutlines } from "./overlay.mjs";
-import { ModelField, Picker } from "./picker.mjs";
+import { ModelField, NoModel, Picker } from "./picker.mjs";
 import { NeedsHttps, needsHttps } from "./picture.mjs";
 import { itemsOf, told } from "./results.mjs";
 import { amend } from "./route.mjs";
@@ -204,6 +204,7 @@ export default function Live() {
   const tracks_ = (plugins ?? []).some((plugin) => plugin.backends.some((each) => each.task === "track" && each.source !== "pip"));
   const mayTrack = tracks_ && chosen.model?.task === "detect";
   const on = stream.phase !== "off";
+  const adds = may("infer") && chosen.models.length > 0;
   const now = useClock(on);
   const items = useMemo(() => itemsOf(on ? stream.answer : null), [stream.answer, on]);
   const tracks = useTracks(items, stream.captured);
@@ -224,7 +225,7 @@ export default function Live() {
       <span class="grow"></span>
       ${on ? html`<${Button} icon="stop" onClick=${stream.stop}>Stop<//>` : html`<${Button} primary icon="camera" disabled=${!chosen.name || needsHttps()} onClick=${() => begin()}>Start<//>`}<//>
     <div class=${`content ${cameras.length && !on ? "watching" : ""}`}>
-      ${needsHttps() && html`<${NeedsHttps}/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}
+      ${needsHttps() && html`<${NeedsHttps}/>`}${chosen.none && html`<${NoModel} which="for moving pictures"/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}
       <div class=${`livegrid ${on ? "" : "idle"}`}><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks} start=${chosen.name && !needsHttps() ? () => begin() : undefined}/>
         <ul class="tracks">${items.slice(0, 8).map((item) => html`<li key=${item.id ?? item.n} class=${item.k}><span class="sw">${item.id ?? item.n}</span><b class="cut">${item.name}</b>
           <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>
@@ -232,8 +233,8 @@ export default function Live() {
           <section class="card" aria-labelledby="latency"><header><h2 id="latency">Latency</h2><span class="grow"></span><${Legend} names=${["p50", "p95"]}/></header>
             <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${["60 s ago", "now"]}/></section></div></div>
       <section class="stack-12" aria-labelledby="cams"><div class="row"><h2 id="cams">Cameras of this server</h2><span class="quiet">${cameras.length ? `${cameras.length}, ${cameras.filter((each) => each.camera.state === "connected").length} connected` : ""}</span>
-        <span class="grow"></span>${may("infer") && chosen.models.length > 0 && html`<${Button} small icon="plus" onClick=${() => setAdding(true)}>Add<//>`}</div>
-        ${cameras.length ? html`<div class="tiles">${cameras.map((each) => html`<${Tile} key=${each.session_id} session=${each}/>`)}</div>` : html`<p class="help">None. The configuration can name some, or add one here.</p>`}</section>
+        <span class="grow"></span>${adds && html`<${Button} small icon="plus" onClick=${() => setAdding(true)}>Add<//>`}</div>
+        ${cameras.length ? html`<div class="tiles">${cameras.map((each) => html`<${Tile} key=${each.session_id} session=${each}/>`)}</div>` : html`<p class="help">None. The configuration can name some${adds ? ", or add one here" : ""}.</p>`}</section>
       <${Sessions} sessions=${sessions} own=${stream.session}/>
     </div><p class="sr" role="status">${useSlow(on && items.length ? told(items) : "")}</p>
     ${adding && html`<${AddCamera} models=${chosen.models} close=${() => setAdding(false)}/>`}`;

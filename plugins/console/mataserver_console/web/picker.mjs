@@ -1,8 +1,9 @@
 // The choice of a model: task, state, memory, and what loading one will cost.
-import { KINDS, State, steer } from "./controls.mjs";
+import { KINDS, Note, State, steer } from "./controls.mjs";
 import { parted, size } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { address } from "./route.mjs";
 
 export const Name = ({ name }) => { const [owner, own] = parted(name); return html`<span class="cut name"><span class="quiet wide">${owner}</span><b>${own}</b></span>`; };
 
@@ -18,6 +19,9 @@ function Typed({ value, choose, label, needed }) {
   return html`<label class="row grow"><span class="sr">${label}</span><input class="field typed" placeholder="Name of a model" value=${value} required=${needed}
     onChange=${(event) => choose(event.target.value.trim())}/></label>`;
 }
+
+/** What a page says that needs a model, before there is one. */
+export const NoModel = ({ which = "" }) => html`<${Note}><span>No model${which && ` ${which}`} is registered yet. <a href=${address("models")}>Models</a> pulls one from the hub, and registers those that come with a package.</span><//>`;
 
 const FEW = 8;  // models that need no filter
 const MOST = 100;  // of the list: more are found by their letters

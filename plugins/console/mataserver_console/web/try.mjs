@@ -11,7 +11,7 @@ import { Bar } from "./frame.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { choice, kept } from "./kept.mjs";
 import { Parameters } from "./params.mjs";
-import { Picker } from "./picker.mjs";
+import { NoModel, Picker } from "./picker.mjs";
 import { Empty, Examples, Named, Ways, exampleOf, pictureOf, remember } from "./picture.mjs";
 import { told } from "./results.mjs";
 import { amend, go, useRoute } from "./route.mjs";
@@ -31,7 +31,7 @@ export function useModel(fits = () => true) {
   const models = (data ?? []).filter(fits);
   const first = FIRST.find((name) => models.some((each) => each.model === name)) ?? models[0]?.model ?? "";
   const name = query.get("model") ?? first;
-  return { name, models, listed: may("models:read"), error, known: Boolean(data) || !may("models:read"), model: models.find((each) => each.model === name) };
+  return { name, models, listed: may("models:read"), error, known: Boolean(data) || !may("models:read"), none: Boolean(data) && !models.length, model: models.find((each) => each.model === name) };
 }
 
 /** Whether a change runs the model again, as this browser was told the last time. @returns {[boolean, (on: boolean) => void]} */
@@ -139,10 +139,11 @@ export default function Try() {
           zoom=${zoom} onScale=${setScale} stage=${stage}/>` : html`<${Empty} task=${chosen.model?.task} take=${take} pick=${pick} onError=${setError}/>`}
           <${Busy} run=${run} seconds=${trial.seconds} model=${chosen.model}/></div>
         ${picture?.unseen && html`<div class="foot help">This browser cannot show this picture itself.${run.answer ? ` The server read it.${picture.known ? "" : " How large it is cannot be told here, so what was found is only listed."}` : ""}</div>`}
+        ${chosen.none && html`<div class="foot"><${NoModel}/></div>`}
         ${trial.stale && html`<div class="foot help">Answer of ${clock(run.at)}</div>`}
         ${depth && html`<${Ramp} depth=${depth}/>`}
         ${run.answer && !run.begun && !items.length && !depth && !["vlm", "embed"].includes(run.answer.task) && html`<${Nothing} answer=${run.answer} params=${given} setParams=${setGiven} schema=${schema}/>`}
-        <${Code} request=${{ model: chosen.name, params: given, file: picture?.name ?? "picture.jpg" }}/></section>
+        <${Code} request=${{ model: chosen.name || "org/name", params: given, file: picture?.name ?? "picture.jpg" }}/></section>
       <${Answer} answer=${run.answer} items=${items} shown=${shown} hover=${hover} setHover=${setHover} from=${from} setFrom=${(value) => amend({ from: value || undefined })}
         outlines=${outlines} times=${run.times} error=${trial.error} run=${run.run}/>
     </div>

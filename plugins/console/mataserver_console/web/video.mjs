@@ -40,7 +40,7 @@ function Before({ film, take }) {
   const whole = sent >= file.size;
   return html`<div class="stage"><div class="drop" role="status"><h2 class="cut">${file.name}</h2>
     <div class="meter sending" role="progressbar" aria-label="Sent" aria-valuemin="0" aria-valuemax=${file.size} aria-valuenow=${Math.min(sent, file.size)}><i style=${{ width: `${Math.min(100, (sent / file.size) * 100)}%` }}></i></div>
-    <span>${whole ? `The server opens it${seconds >= 1 ? `, ${Math.round(seconds)} s` : ""}` : `${bytes(sent)} of ${bytes(file.size)} sent`}</span>
+    <span>${whole ? `The server opens it${seconds >= 1 ? `, ${Math.round(seconds)} s` : ""}` : `${bytes(sent)} of ${bytes(file.size)} sent${sent && seconds > 3 ? `, ${long((seconds * (file.size - sent)) / sent)} left` : ""}`}</span>
     ${whole && seconds > 5 && html`<span class="help">The first video waits for the model to be loaded.</span>`}
     <${Button} onClick=${film.close}>Cancel<//></div></div>`;
 }

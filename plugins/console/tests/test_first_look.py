@@ -1,0 +1,66 @@
+"""What is seen without a model, in a low window, and of long names."""
+
+from __future__ import annotations
+
+import pytest
+from console_pages import CHROMIUM, KEYS, served, shown
+
+from mataserver import testing
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+LONG = "an-organisation-with-a-very-long-name/a-model-that-has-an-even-longer-name-instruct-int8"
+NOTE = "document.querySelector('.main .note')?.innerText"
+OWNER = "document.querySelector('.picker .name .quiet')"
+
+
+@pytest.mark.parametrize("page", ["try", "ask", "live"])
+async def test_no_model_is_registered(tmp_path, page):
+    """The page says so, and leads to where one comes from."""
+    only = testing.installed("console")
+    async with (
+        testing.serving(tmp_path / "data", entry_points=only, api_keys=KEYS) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go(page)
+        await person.until(f"{NOTE}?.includes('is registered yet')")
+        assert await person.faults() == []
+        await person.click("Models", ".note")
+        await person.sees("No model is registered yet: pull one below.")
+
+
+async def test_the_name_of_an_owner_ends_in_dots(tmp_path):
+    """It does not run into the model's."""
+    async with (
+        served(tmp_path, registered={LONG: "detect"}) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.screen(width=1024)
+        await person.go(f"try?model={LONG}")
+        await person.until(f"{OWNER}?.scrollWidth > {OWNER}?.clientWidth")
+        style = await person.evaluate(f"(({{ display, textOverflow }}) => display + textOverflow)"
+                                      f"(getComputedStyle({OWNER}))")  # fmt: skip
+        assert style == "blockellipsis"  # dots are drawn in a block alone
+
+
+async def test_the_name_of_a_class_has_most_of_its_row(tmp_path):
+    """The bars, of one length, have the rest."""
+    widths = """[...document.querySelector(".classes li").children]
+      .map((each) => each.getBoundingClientRect().width)"""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-classify")
+        await person.give()
+        await person.until("!!document.querySelector('.classes li')")
+        name, meter, _ = await person.evaluate(widths)
+        assert name > meter > 70
+
+
+async def test_a_low_window_is_for_the_page(tmp_path):
+    """Its title scrolls away, and the way to other pages is low; at 200 % a laptop is so low."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.screen(width=640, height=360)
+        await person.go("models")
+        await person.until("document.querySelectorAll('tr[data-model]').length > 8")
+        await person.evaluate("scrollTo(0, 400)")
+        await person.until("document.querySelector('.bar').getBoundingClientRect().bottom <= 0")
+        assert await person.evaluate("document.querySelector('.tabs-bottom').offsetHeight") <= 40
+        assert await person.faults() == []
