@@ -206,10 +206,12 @@ def state_of(states: Sequence[str]) -> ModelState:
 
 def _state(row: sa.RowMapping) -> tuple[str, str]:
     """Return the state of a placement, and the reason, where the Triton gives one."""
-    if row["done"] < row["generation"]:
+    away, is_pending = row["triton_state"], row["done"] < row["generation"]
+    # One that is pending is loading at a Triton that is not ready: it may be busy with just that.
+    if row["wanted"] and away != "ready" and (away == "offline" or not is_pending):
+        return "failed", f"The Triton is {away}"
+    if is_pending:
         return ("loading" if row["wanted"] else "unloading"), ""
-    if row["triton_state"] != "ready" and row["wanted"]:
-        return "failed", f"The Triton is {row['triton_state']}"
     return row["state"], ""
 
 

@@ -283,7 +283,10 @@ async def test_one_of_two_is_away(fleets):
         await fleet.state(1, "offline")
         status, done = await fleet.load()
         assert (status, [each["status"] for each in done["tritons"]]) == (502, ["ok", "waiting"])
-        assert (await fleet.model())["state"] == "partial"
+        model = await fleet.model()
+        assert (model["state"], model["reason"]) == ("partial", "t1: The Triton is offline")
+        told = [(each["state"], each["reason"]) for each in model["tritons"]]
+        assert told == [("ready", ""), ("failed", "The Triton is offline")]
         await fleet.tritons[1].start()
         await fleet.model("ready")
         assert "m" in fleet.tritons[1].models
