@@ -187,6 +187,11 @@ class RawPeer:
         async with asyncio.timeout(20), self._sending:
             await self._loop.sock_sendall(self._sock, data)
 
+    def reset(self):
+        """Vanish with a reset (RST) instead of an end (FIN)."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
+
     async def receive(self):
         """Return the next frame as opcode and payload; None at the end of the connection."""
         head = await self._take(2)

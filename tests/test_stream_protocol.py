@@ -186,6 +186,17 @@ async def test_a_malformed_upgrade_is_400(http, change):
         assert (await answer(peer))["frame_id"] == 0
 
 
+async def test_whoever_was_cut_off_may_come_back_at_once(http):
+    """A connection that was reset is noticed, and over, before the next one is refused for it."""
+    url = await open_url(http)
+    for _ in range(30):
+        async with RawPeer.connected(url) as peer:
+            await peer.send(frame(BINARY, PNG))
+            assert "frame_id" in await answer(peer)
+            await peer.send(frame(BINARY, PNG))  # in the model when the connection goes
+            peer.reset()
+
+
 async def test_whoever_has_the_goodbye_may_come_back_at_once(http):
     """The server says goodbye when the session is free: the next connection is never 1008."""
     session_id = await open_session(http, "fake-detect")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from functools import partial
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.http.stream_channel import Channel, StreamSettings
+    from mataserver.principals import Principal
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.sessions import Session
 
 JSON_PROTOCOL = "mata.v1.json"
 CLOSE_TIMEOUT = 3.0
+DEPARTURE = 0.2
+"""Seconds that a connection may wait for the session's last one to end, before it is refused."""
 MAX_VIEWERS = 32
 """Maximum simultaneous viewers of one camera."""
 MAX_UNAUTHENTICATED_MESSAGE = 1_000_000
@@ -138,6 +142,8 @@ class Streams:
     ) -> CloseReason:
         """Serve the socket. Unexpected exceptions are logged and close it with 1011."""
         try:
+            if known:
+                await self._await_departure(session_id, auth.caller(request))
             session = self._admit(request, session_id, known=known)
             if isinstance(session, CloseReason):
                 return session
@@ -145,6 +151,19 @@ class Streams:
         except Exception:
             log.exception("a stream failed")
             return CloseReason(INTERNAL, "internal error")
+
+    async def _await_departure(self, session_id: str, caller: Principal) -> None:
+        """Wait a moment for a session's connection that is about to end.
+
+        The loss of one that was reset may be noticed after its client's next attempt.
+        """
+        deadline = time.monotonic() + DEPARTURE
+        with contextlib.suppress(NotFound):
+            while time.monotonic() < deadline:
+                session = self._sessions.get(session_id, caller)
+                if session.camera is not None or not session.connections:
+                    return
+                await asyncio.sleep(DEPARTURE / 20)
 
     def _admit(
         self, request: web.Request, session_id: str, *, known: bool
