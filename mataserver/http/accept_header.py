@@ -1,4 +1,4 @@
-"""Content negotiation by the weights of ``Accept`` (RFC 9110, section 12.5.1)."""
+"""Content negotiation by weights (RFC 9110, sections 12.5.1 and 12.5.3)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def prefers_events(accept: str) -> bool:
         return False
     weight = max((each for kind, each in _weights(accept) if kind == EVENT_STREAM), default=0.0)
     return weight > 0 and weight >= _best_format(accept)[1]
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether a client accepts gzip, by name or as any encoding; a weight of 0 refuses it."""
+    weights = dict(_weights(accept_encoding))
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
 def _best_format(accept: str) -> tuple[Format, float]:

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from mataserver.contract.routes import Route
 from mataserver.errors import NotFound
+from mataserver.http.accept_header import accepts_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,9 +75,8 @@ class _Files:
     async def get(self, request: web.Request) -> web.Response:
         name = request.match_info.get("file", _INDEX)
         file = self._file(name)
-        compressed = bool(file.compressed) and "gzip" in request.headers.get(
-            hdrs.ACCEPT_ENCODING, ""
-        )
+        accepted = request.headers.get(hdrs.ACCEPT_ENCODING, "")
+        compressed = bool(file.compressed) and accepts_gzip(accepted)
         tag = f"{file.tag}{'-gzip' if compressed else ''}"  # each representation has its own
         headers = {
             hdrs.ETAG: f'"{tag}"',
