@@ -32,6 +32,12 @@ def change(path):
     os.utime(path, (1, 1))
 
 
+async def known(person, files):
+    """Wait until the browser knows files as they are now: it looks after they are chosen."""
+    await person.evaluate(f"""Promise.all([...{files}]
+      .map((file) => file.slice(0, 1).arrayBuffer())).then(() => 0)""")
+
+
 async def test_a_folder_that_is_dropped_is_its_pictures(tmp_path):
     """A model runs over all of them, also two of one name; the one that failed is told."""
     given = folder(tmp_path / "trip")
@@ -78,6 +84,7 @@ async def test_a_file_that_changed_is_not_waited_for(tmp_path, gone):
         for path in paths:
             path.write_bytes(SQUARE)
         await person.choose_all("dialog input[type=file]", paths)
+        await known(person, "document.querySelector('dialog input[type=file]').files")
         change(paths[-1])
         await person.click("Start", "dialog")
         await person.sees("The file " + CHANGED if gone == "video" else f"two.png {CHANGED}")
@@ -102,6 +109,7 @@ async def test_a_video_that_changed_and_a_picture_that_is_none(tmp_path):
           XMLHttpRequest.prototype.send = function (body) { window.held = [this, body]; }; 0""")
         await person.choose("input[data-video]", os.urandom(1000), "one.mp4")
         await person.until("!!window.held")
+        await known(person, "[held[1]]")
         change(tmp_path / "one.mp4")
         await person.evaluate("real.call(...held); XMLHttpRequest.prototype.send = real; 0")
         await person.sees(f"one.mp4 {CHANGED}")
