@@ -117,6 +117,17 @@ def test_a_folder_that_is_no_checkpoint(terminal):
     assert "unknown" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("net.weights", ".weights files"), ("net", "files without a suffix")]
+)
+def test_a_file_that_no_plugin_serves(terminal, name, said):
+    """The plugin for its kind is missing, or it is none of a checkpoint: its suffix says which."""
+    (terminal.home / name).write_bytes(b"weights")
+    result = terminal.run("pull", f"./{name}", "--task", "detect")
+    said = f"error: ./{name}: No installed plugin serves {said} for the task detect\n"
+    assert (result.exit_code, result.stderr) == (1, said)
+
+
 def test_hub_unreachable(terminal, monkeypatch):
     """Without a hub the pull fails with the reason."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -184,12 +184,16 @@ class ModelRegistrar:
             raise BadRequest(
                 f"Task mismatch: {files.name} ({kind}) serves {', '.join(others)}, not {task}"
             )
-        if not files.model_type:
+        if files.model_type:
+            what = f"models of type {kind!r}"
+        elif files.path is not None and files.path.is_file():
+            what = f"{files.path.suffix} files" if files.path.suffix else "files without a suffix"
+        else:
             raise BadRequest(
-                f"No installed plugin serves for the task {task} "
-                "what has no config.json that names a model_type"
+                "The model has no config.json that names a model_type, "
+                f"and no installed plugin serves one without it for the task {task}"
             )
-        raise BadRequest(f"No installed plugin serves models of type {kind!r} for the task {task}")
+        raise BadRequest(f"No installed plugin serves {what} for the task {task}")
 
     async def _install(
         self, provided: ProvidedBackend, task: str, pull: pulls.Pull, *, allow_pip: bool
