@@ -127,6 +127,20 @@ def test_lost_parts_of_frames(made, name):
     assert (True, True) in seen
 
 
+def test_what_a_damaged_frame_leaves_in_the_decoder(made):
+    """H.264's keeps the coefficients of the block that it gave up, and adds them to the next."""
+    data, form = made("h264 with lengths")
+    clean = decode(data, form)[0]
+    with av.open(io.BytesIO(data), format=form) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    for before_key in (GROUP - 1, 2 * GROUP - 1, 3 * GROUP - 1):
+        packet = packets[before_key]
+        for size in (4, 8, 14, 30, 60):
+            found, *_ = decode(data.replace(packet, packet[:-size] + b"\xff" * size), form)
+            damaged = sorted(clean)[before_key]  # the end may still decode
+            assert set(differences(found, clean)) <= {damaged}
+
+
 def test_a_jpeg_that_is_cut_off(made):
     """Its end is not padded with grey; the pictures beside it are given."""
     data, form = made("mjpeg")

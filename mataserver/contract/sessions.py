@@ -56,11 +56,11 @@ class CameraInfo(Struct):
     source: str
     state: str
     reconnects: int
-    damaged: int
     viewers: int
     fps: float | None
     always: bool
     problem: str | None
+    damaged: int = 0
 
 
 class CheckSession(Protocol):

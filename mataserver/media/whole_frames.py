@@ -7,6 +7,7 @@ all are left out up to the next that refers to none before it.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import av
@@ -64,8 +65,8 @@ class WholeFrames:
         is_damaged, self._is_next_damaged = self._is_next_damaged, packet.is_corrupt
         is_behind_gap = self._numbers is not None and self._numbers.is_behind_gap(bytes(packet))
         if packet.is_keyframe and not (is_damaged and self._doubts_keys):
-            if self._shows_damage or is_behind_gap:
-                self._context.flush_buffers()
+            if self._shows_damage or is_behind_gap or (self._skips and self._has_key):
+                self._clear(packet)
             self._has_key, self._skips, self._shows_damage = True, False, False
             is_damaged = is_behind_gap = False
         if self._skips:
@@ -75,6 +76,18 @@ class WholeFrames:
             self._begin_anew()
             return False
         return True
+
+    def _clear(self, packet: Packet[VideoStream]) -> None:
+        """Make the decoder forget the frames before a key frame.
+
+        Where H.264's gave up a block, its coefficients are left, and are added to the next frame:
+        that is this one, once for nothing.
+        """
+        self._context.flush_buffers()
+        if self._numbers is not None:
+            with contextlib.suppress(av.FFmpegError):
+                packet.decode()
+            self._context.flush_buffers()
 
     def _begin_anew(self) -> None:
         """Leave out a packet, and those up to the next that needs none before it."""

@@ -61,11 +61,11 @@ class CameraRegistry:
             camera.shown,
             feed.state,
             feed.reconnects,
-            feed.damaged,
             len(camera.viewers),
             camera.fps,
             camera.always,
             feed.problem,
+            feed.damaged,
         )
 
     async def picture(self, session: Session) -> tuple[bytes, int]:
