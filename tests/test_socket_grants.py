@@ -66,3 +66,30 @@ async def test_a_socket_ends_with_what_was_shown(plugin, folder, path):
         async with asyncio.timeout(GENEROUS):
             while server.composed.lifecycle.active:
                 await asyncio.sleep(0.01)
+
+
+async def test_who_still_sends_is_told_why(plugin, folder):
+    """The client's close message is waited for: what it sends before must not reset all."""
+    keys = ["test-key", {"key": KEY, "name": "camera", "scopes": ["infer"]}]
+    shown = {"Authorization": f"Bearer {KEY}"}
+    async with (
+        testing.serving(
+            folder, entry_points=[*POINTS, plugin(OWN)], engine="thread", api_keys=keys
+        ) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+        http.ws_connect("/v1/ours", headers=shown, autoclose=False) as socket,
+    ):
+        await socket.send_str("still there")
+        assert await socket.receive_str(timeout=GENEROUS) == "still there"
+        async with http.post("/v1/over") as response:
+            assert response.status == 200
+        message = await socket.receive(timeout=GENEROUS)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4001)
+        for _ in range(100):  # turns of the loop that the server runs in, too
+            await asyncio.sleep(0)
+        assert server.composed.lifecycle.active == 1
+        await socket.send_str("sent before the close message was read")
+        await socket.close()
+        async with asyncio.timeout(GENEROUS):
+            while server.composed.lifecycle.active:
+                await asyncio.sleep(0.01)

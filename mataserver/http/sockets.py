@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 
@@ -35,6 +35,10 @@ class WebSocket(web.WebSocketResponse):
 
     _connection: HttpConnection | None = None
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.closing = asyncio.Lock()
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Accept the WebSocket."""
         if isinstance(request.protocol, HttpConnection):
@@ -42,6 +46,17 @@ class WebSocket(web.WebSocketResponse):
             request.protocol.begin_websocket(self._on_invalid_frame, caller and caller.id)
             self._connection = request.protocol
         return await super().prepare(request)
+
+    async def receive(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - aiohttp's
+        """Return the next message; once another task closes, let that wait for the peer's close.
+
+        aiohttp would cut the connection at once. What the peer still sends would then reset it, and
+        the peer not learn why.
+        """
+        message = await super().receive(timeout)
+        if message.type is WSMsgType.CLOSING and self.closing.locked():
+            self._closing = False
+        return message
 
     def ignore_messages(self) -> None:
         """Ignore further messages; the close frame is still read."""
@@ -60,7 +75,7 @@ class ServiceSockets:
         self._max_message = max_message
         self._ping_interval = ping_interval
         self.unread_timeout = unread_timeout
-        self._open: set[web.WebSocketResponse] = set()
+        self._open: set[WebSocket] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -72,7 +87,7 @@ class ServiceSockets:
     @contextlib.asynccontextmanager
     async def accept_raw(
         self, request: web.Request, protocols: Sequence[str] = (), ping: float | None = None
-    ) -> AsyncIterator[web.WebSocketResponse]:
+    ) -> AsyncIterator[WebSocket]:
         """Accept a raw WebSocket. Raises ``BadRequest`` for any other request."""
         if not is_socket(request):
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
@@ -99,7 +114,7 @@ class ServiceSockets:
             self._open.discard(socket)
             await _close(socket, 1000, "")
 
-    def _close_revoked(self, socket: web.WebSocketResponse) -> None:
+    def _close_revoked(self, socket: WebSocket) -> None:
         """Close a socket whose caller has lost access."""
         task = asyncio.get_running_loop().create_task(_close(socket, UNAUTHORIZED, REVOKED_REASON))
         self._closing.add(task)
@@ -114,7 +129,7 @@ class ServiceSockets:
 class MessageSocket:
     """A WebSocket of messages, see ``mataserver.contract.web.Socket``."""
 
-    def __init__(self, socket: web.WebSocketResponse, unread_timeout: float) -> None:
+    def __init__(self, socket: WebSocket, unread_timeout: float) -> None:
         self._socket = socket
         self._unread_timeout = unread_timeout
 
@@ -140,9 +155,11 @@ class MessageSocket:
         await _close(self._socket, code, reason)
 
 
-async def _close(socket: web.WebSocketResponse, code: int, reason: str) -> None:
-    if socket.closed:
-        return
-    with contextlib.suppress(TimeoutError, ConnectionError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            await socket.close(code=code, message=close_reason(reason), drain=False)
+async def _close(socket: WebSocket, code: int, reason: str) -> None:
+    """Close; a second call returns with the first one, as the connection ends with its handler."""
+    async with socket.closing:
+        if socket.closed:
+            return
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await socket.close(code=code, message=close_reason(reason), drain=False)
