@@ -13,7 +13,8 @@ import pytest
 
 from cli_terminal import Terminal, all_gone, said, serving
 from conftest import register
-from mataserver import __version__
+from mataserver import __version__, testing
+from mataserver.cli.serving import announcement
 
 
 @pytest.fixture
@@ -80,6 +81,14 @@ def test_start_tells_what_it_has(running):
     assert server.value("models") == (
         f"3 registered in {terminal.data}; hub cache {terminal.home}/hf/hub"
     )
+
+
+async def test_a_start_without_plugins_says_what_models_need(tmp_path):
+    """Who installed the core alone has a server that serves nothing."""
+    async with testing.serving(tmp_path, entry_points=[]) as served:
+        said = announcement(served.composed.settings, served.url, served.composed, None, "")
+    (plugins,) = (line for line in said if line.startswith("  plugins: "))
+    assert plugins.startswith("  plugins: none; models need one: mataserver-opencv, ")
 
 
 def test_health(server):

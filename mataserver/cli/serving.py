@@ -90,7 +90,10 @@ def announcement(
     """Return the lines printed once the server listens; ``new_key`` was just generated."""
     from mataserver.sources.cache import cache_directory
 
-    plugins = ", ".join(_describe(plugin) for plugin in composed.plugins.found) or "none"
+    none = (
+        "none; models need one: mataserver-opencv, mataserver-ocr, mataserver-onnx, mataserver-hf"
+    )
+    plugins = ", ".join(_describe(plugin) for plugin in composed.plugins.found) or none
     count = len(composed.catalog.entries())
     lines = [
         f"mataserver {__version__} listens on {url} (API documentation at /docs)",
