@@ -278,6 +278,28 @@ def test_a_jpeg_without_all_of_its_pixels_is_refused(options, wanted):
             reduced(data[: int(len(data) * share)] + data[-2:], LIMIT, wanted)
 
 
+@pytest.mark.parametrize("wanted", [None, (8, 8)])
+@pytest.mark.parametrize(
+    ("form", "mode", "options"),
+    [
+        ("JPEG", "CMYK", {}),
+        ("JPEG", "CMYK", {"progressive": True}),
+        ("MPO", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}),
+    ],
+)
+def test_jpegs_for_print_and_of_several_pictures_are_checked_too(form, mode, options, wanted):
+    """The second picture stays where it was, so only the first one's pixels are missing."""
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    data = encoded(Image.fromarray(noise).convert(mode), form, **options)
+    assert reduced(data, LIMIT, wanted).width == 256
+    end = data.index(b"\xff\xd9")
+    cut = data[: end // 2] + b"\xff\xd9"
+    broken = cut + bytes(end - len(cut)) + data[end:]
+    assert Image.open(io.BytesIO(broken)).format == form
+    with pytest.raises(BadRequest, match="truncated or damaged"):
+        reduced(broken, LIMIT, wanted)
+
+
 def test_floating_point_samples_say_so():
     """A depth map as a TIFF is a picture that no model here takes."""
     image = Image.fromarray(np.zeros((4, 4), np.float32))

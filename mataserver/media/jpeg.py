@@ -89,15 +89,33 @@ def unusual(
     """Decode a JPEG that Pillow has parsed, or return None for one that only Pillow can decode.
 
     simplejpeg is faster, but rejects defects that cameras produce (stray bytes between markers),
-    and does not support CMYK. If the two disagree on the header, it is not trusted.
+    and does not convert CMYK. If the two disagree on the header, it is not trusted. Raises
+    ``BadRequest`` for a JPEG without all of its pixels.
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if (width, height) != size or colours not in _PLAIN:
+    if (width, height) != size:
+        return None
+    if colours not in _PLAIN:
+        _check_complete(data)
         return None
     return _decoded(data, *size, wanted)
+
+
+def _check_complete(data: bytes | memoryview) -> None:
+    """Raise ``BadRequest`` for a CMYK picture without all of its pixels."""
+    try:
+        simplejpeg.decode_jpeg(data, colorspace="CMYK", min_height=1, min_width=1)
+    except ValueError as error:
+        _refuse_incomplete(error)
+
+
+def _refuse_incomplete(error: ValueError) -> None:
+    """Raise ``BadRequest`` if pixels are missing, which Pillow would pad with grey."""
+    if _INCOMPLETE in str(error):
+        raise BadRequest("image cannot be decoded: it is truncated or damaged") from None
 
 
 def read_head(data: bytes | memoryview) -> Head:
@@ -172,7 +190,7 @@ def _decoded(
 ) -> Picture | None:
     """Decode a JPEG with a checked header, or return None if it is unusual.
 
-    Raises ``BadRequest`` for one without all of its pixels; Pillow would pad it with grey.
+    Raises ``BadRequest`` for one without all of its pixels.
     """
     scale = _scale(width, height, wanted)
     least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
@@ -181,7 +199,6 @@ def _decoded(
             data, colorspace="RGB", **({} if scale == 1 else least)
         )
     except ValueError as error:
-        if _INCOMPLETE in str(error):
-            raise BadRequest("image cannot be decoded: it is truncated or damaged") from None
+        _refuse_incomplete(error)
         return None
     return Picture(array, scale, width, height)

@@ -199,7 +199,7 @@ def _jpeg(
     if picture.format not in _JPEGS:
         return None
     jpeg.check_scans(data, *picture.size)
-    return jpeg.unusual(data, picture.size, wanted) if picture.format == "JPEG" else None
+    return jpeg.unusual(data, picture.size, wanted)
 
 
 def _orientation(picture: Image.Image) -> int:
