@@ -6,10 +6,13 @@ import asyncio
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from api_answers import until
 from conftest import POINTS
-from mataserver import MataError, testing
+from mataserver import PRINCIPAL, MataError, Principal, testing
+from mataserver.http import middleware
+from mataserver.http.revocation import CredentialsRevoked, Revocations
 from service_plugins import folder, plugin
 
 __all__ = ["folder", "plugin"]
@@ -115,6 +118,26 @@ async def test_a_socket_of_whom_nobody_revoked(server, http, path):
     async with asyncio.timeout(GENEROUS), http.ws_connect(f"/v1/{path}") as socket:
         await socket.send_str("still there")
         assert await socket.receive_str() == "still there"
+
+
+@pytest.mark.parametrize("revoked", ["lab:1", "lab:2"])
+async def test_a_key_revoked_while_another_front_end_is_asked_for_the_session(revoked):
+    """Its socket does not begin here; another key's end is nothing."""
+    request = make_mocked_request("GET", "/v1/socket", headers={"Upgrade": "websocket"})
+    grants = Revocations()
+    grants.attach(request)
+    request[PRINCIPAL] = Principal("lab:1", "somebody", "lab", frozenset({"infer"}))
+    grants.end_all(revoked)
+
+    async def handler(_request):
+        return "begun"
+
+    answering = middleware._until_revoked(handler, request)
+    if revoked == "lab:1":
+        with pytest.raises(CredentialsRevoked):
+            await answering
+    else:
+        assert await answering == "begun"
 
 
 TWO = """

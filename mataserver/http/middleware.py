@@ -20,7 +20,7 @@ from mataserver.http.handler_results import body_size, require_response, require
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.request_warnings import HEADER, WARNING, warn_of_ignored
-from mataserver.http.revocation import GRANTS, REVOKED_REASON, is_watched
+from mataserver.http.revocation import GRANTS, REVOKED_REASON, check_not_revoked, is_watched
 from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import RateLimitedLog
@@ -254,7 +254,10 @@ class _Dispatcher:
 
 
 async def _until_revoked(answer: Handler, request: web.Request) -> web.StreamResponse | None:
-    """End a WebSocket once its credentials become invalid, unless the service handles that."""
+    """End a WebSocket once its credentials become invalid, unless the service handles that.
+
+    Raises ``CredentialsRevoked`` if they did while another front-end was asked for its session.
+    """
 
     def end() -> None:
         protocol = request.protocol
@@ -264,7 +267,9 @@ async def _until_revoked(answer: Handler, request: web.Request) -> web.StreamRes
     grants = request.get(GRANTS)
     if grants is None:
         return await answer(request)
-    with grants.watch(request.get(auth.PRINCIPAL), end):
+    principal = request.get(auth.PRINCIPAL)
+    check_not_revoked(request, principal)
+    with grants.watch(principal, end):
         return await answer(request)
 
 
