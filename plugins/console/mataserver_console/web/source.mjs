@@ -5,7 +5,7 @@ import { useEffect, useState } from "./html.mjs";
 
 const PAUSES = [1, 2, 4, 8, 15];
 const LATE = 60_000;  // milliseconds: a connection that broke without a word never answers
-const AGAIN = 5;  // seconds: what is asked once, and was refused for now
+const AGAIN = [5, 10, 20, 40, 60];  // seconds: what is asked once, and was refused for now
 const sources = new Map();
 const SOON = 400;  // milliseconds: what is here by then needs no sign that it comes
 
@@ -71,6 +71,7 @@ class Source {
     this.timer = 0;
     this.asked = this.told = 0;  // the number of the last request, and of the one whose answer is shown
     this.flying = 0;  // the number of a request that is on its way
+    this.refused = 0;  // how often in a row
   }
 
   /** Ask now: what is under way may be of before a change. Of answers that come out of order the newest stays. */
@@ -94,6 +95,7 @@ class Source {
   take(turn, said) {
     if (turn < this.told) return;
     this.told = turn;
+    this.refused = said.error ? this.refused + 1 : 0;
     this.cell.set(said);
   }
 
@@ -106,13 +108,14 @@ class Source {
   /** Forget what is known, and what is on its way. */
   forget() {
     this.told = this.asked += 1;
+    this.refused = 0;
     this.cell.set({ data: null, error: null, at: 0 });
   }
 
   plan() {
     clearTimeout(this.timer);
     const { error } = this.cell.get();
-    const again = error && passes(error) ? Math.max(AGAIN, error.wait ?? 0) : Infinity;
+    const again = error && passes(error) ? Math.max(AGAIN[Math.min(this.refused, AGAIN.length) - 1], error.wait ?? 0) : Infinity;
     const every = Math.min(...this.wishes, again);
     if (!this.wishes.size || every === Infinity || document.hidden) return;
     this.timer = setTimeout(() => this.refresh(), every * 1000);
