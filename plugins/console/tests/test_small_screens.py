@@ -98,6 +98,44 @@ async def test_compare_is_told_apart(tmp_path):
         assert await person.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.parametrize("high", [844, 667])
+async def test_a_question_is_asked_at_once(tmp_path, high):
+    """Its field is in sight before the first question and after it, and covers no answer's end."""
+    at_hand = """(() => {
+      const { left, right, top, bottom } = document.querySelector("#question")
+        .getBoundingClientRect();
+      return document.elementFromPoint((left + right) / 2, bottom - 2)?.id === "question"
+        && document.elementFromPoint((left + right) / 2, top + 2)?.id === "question";
+    })()"""
+    covered = """[...document.querySelectorAll(".asking :is(button, a, summary)")]
+      .filter((each) => !each.disabled && each.checkVisibility()).filter((each) => {
+        each.focus();
+        const { left, right, top, bottom } = each.getBoundingClientRect();
+        const over = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+        return !each.contains(over);
+      }).map((each) => each.outerHTML)"""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.screen(**{**PHONE, "height": high})
+        await person.go("ask?seconds=0")
+        await person.until("!!document.querySelector('.drop')")
+        assert await person.evaluate(at_hand)
+        await person.give()
+        await person.until("!!document.querySelector('.asking .stage img')?.complete")
+        assert await person.evaluate(at_hand)
+        assert await person.evaluate(covered) == []
+        for number in range(1, 6):
+            await person.evaluate("scrollTo(0, 0)")
+            await person.fill("#question", "What is in the picture?")
+            await person.click("Ask", ".talk")
+            await person.until(f"document.querySelectorAll('.turn .help').length === {number}")
+        assert await person.evaluate(at_hand)
+        end = "document.querySelector('.talk .turn:last-child').getBoundingClientRect().bottom"
+        top = "document.querySelector('.talk form').getBoundingClientRect().top"
+        await person.until(f"{end} <= {top} + 1")
+        assert await person.evaluate(covered) == []
+        assert await person.faults() == []
+
+
 async def test_on_wide_paper(tmp_path):
     """What was found stands below one another, beside the picture; a long table begins at once."""
     async with served(tmp_path) as server, shown(server.url, tmp_path) as person:

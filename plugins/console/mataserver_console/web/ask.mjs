@@ -90,7 +90,7 @@ export default function Ask() {
   const seconds = useSeconds(busy ? last.begun : 0);
   const over = useDropped(take, setError);
   useEffect(() => () => control.current?.abort(), []);
-  useFollowing(end, turns.length, last?.text);
+  useFollowing(end, turns.length, last?.done || last?.text);  // its counts come at the end
   const put = async (question) => {
     if (!question.trim() || !picture || !name || busy) return;
     control.current = new AbortController();
