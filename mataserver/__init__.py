@@ -188,6 +188,7 @@ __all__ = [
     "WorkerDied",
     "build_environment",
     "check_charset",
+    "check_checkpoint",
     "check_json",
     "check_model_files",
     "check_query",
@@ -272,6 +273,7 @@ if TYPE_CHECKING:
     )
     from mataserver.processes.child_main import Parent
     from mataserver.sources.cache import repository_directory
+    from mataserver.sources.foreign_parts import check_parts as check_checkpoint
     from mataserver.sources.links import check_links as check_model_files
     from mataserver.stop_sequences import StopSequences
     from mataserver_client import Client

@@ -25,6 +25,7 @@ LATE = {
     "repository_directory": "mataserver.sources.cache",
     "run_worker": "mataserver.engines.worker_main:main",
     **dict.fromkeys(("check_charset", "content_type"), "mataserver.http.codec"),
+    "check_checkpoint": "mataserver.sources.foreign_parts:check_parts",
     "check_model_files": "mataserver.sources.links:check_links",
     "check_json": "mataserver.http.json_body:check",
     "convert_json": "mataserver.http.json_body:convert",

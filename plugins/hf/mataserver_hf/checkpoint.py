@@ -18,9 +18,8 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from mataserver import MataError, Unavailable
+from mataserver import MataError, Unavailable, check_checkpoint
 from mataserver_hf.compilation import Compiler
-from mataserver_hf.foreign_parts import check_parts, read_object
 from mataserver_hf.network import Network
 from mataserver_hf.preprocessor import Preprocessor
 
@@ -60,7 +59,7 @@ class Checkpoint:
         """
         if spec.path is None:
             raise MataError(f"{spec.name} has no directory to load from")
-        check_parts(spec.path, spec.name)
+        check_checkpoint(spec.path, spec.name)
         self.name = spec.name
         self._path = str(spec.path)
         self.max_pixels = ctx.max_pixels
@@ -148,7 +147,7 @@ class Checkpoint:
 
         Of PVT it takes 1000 for granted, and does not count the names as for other families.
         """
-        config = read_object(Path(self._path) / "config.json")
+        config = dict(json.loads((Path(self._path) / "config.json").read_bytes()))
         names = config.get("id2label") if config.get("model_type") == "pvt" else None
         return {"num_labels": len(names)} if names else {}
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoImageProcessor, LightGlueConfig, LightGlueForKeypointMatching
 from transformers.utils import logging
 
-from mataserver import BadRequest, Unavailable, check_model_files
+from mataserver import MataError, Unavailable, check_checkpoint, check_model_files
 from mataserver_reconstruct import weights
 from mataserver_reconstruct.networks import Features
 
@@ -103,13 +103,14 @@ def _load(place: Path, most: int) -> tuple[Any, Any]:
     processor: Any = AutoImageProcessor
     try:
         check_model_files(place)
+        check_checkpoint(place)
         config: Any = LightGlueConfig.from_pretrained(place, local_files_only=True)
         config.keypoint_detector_config.max_keypoints = most
         whole, told = network.from_pretrained(
             place, config=config, local_files_only=True, output_loading_info=True
         )
         made = processor.from_pretrained(place, local_files_only=True)
-    except BadRequest as error:
+    except MataError as error:
         raise Unavailable(f"its weights are refused: {error.detail}") from error
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         raise Unavailable(WRONG_WEIGHTS) from error

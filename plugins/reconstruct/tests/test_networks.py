@@ -203,6 +203,23 @@ def test_weights_elsewhere_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "settings", "told"),
+    [
+        ("config.json", {"_attn_implementation": "someone/kernel"}, "names code of another"),
+        ("adapter_config.json", {"base_model_name_or_path": "/srv/other"}, "is an adapter"),
+    ],
+)
+def test_parts_elsewhere_are_refused(file, settings, told, tmp_path):
+    """A checkpoint's settings must not name code of the hub or another checkpoint."""
+    place = superpoint(tmp_path / "own")
+    known = json.loads((place / file).read_text()) if (place / file).exists() else {}
+    (place / file).write_text(json.dumps(known | settings))
+    needs = Matchers(superpoint_lightglue=Checkpoint(weights=str(place)))
+    with pytest.raises(Unavailable, match=rf"its weights are refused: .* {told}"):
+        networks.load("superpoint_lightglue", needs, MOST)
+
+
+@pytest.mark.parametrize(
     ("name", "make"),
     [
         ("loftr", lambda place: place.write_bytes(b"no weights")),

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.models.sam3 import modeling_sam3
 from transformers.utils import logging as transformers_logging
 
-from mataserver import MataError, Unavailable
+from mataserver import MataError, Unavailable, check_checkpoint
 from mataserver_sam.preprocess import (
     HALF,
     IMAGENET_MEAN,
@@ -114,8 +114,9 @@ def _tokenizer(path: Path) -> Any:
 def load_pretrained(kind: Any, path: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """Load weights into the class ``kind``, in evaluation mode, on ``device``.
 
-    Raises ``MataError`` when one is missing.
+    Raises ``MataError`` when one is missing, or for settings that name parts elsewhere.
     """
+    check_checkpoint(path)
     _transformers_logging.set_verbosity_error()
     _transformers_logging.disable_progress_bar()
     with checkpoint_errors("weights"):

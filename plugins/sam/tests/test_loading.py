@@ -86,6 +86,50 @@ def test_a_checkpoint_without_a_tokenizer(sam3_path, tmp_path):
         loading.load_sam3(copy)
 
 
+@pytest.mark.parametrize(
+    ("kind", "file", "settings", "told"),
+    [
+        (
+            "sam3",
+            "tokenizer_config.json",
+            {"fast_tokenizer_files": ["../other/tokenizer.4.0.0.json"]},
+            "fast_tokenizer_files in tokenizer_config.json of the checkpoint names a file outside",
+        ),
+        (
+            "sam2",
+            "config.json",
+            {
+                "vision_config": {
+                    "backbone_config": {"model_type": "timm_backbone", "backbone": "local-dir:/srv"}
+                }
+            },
+            "backbone in config.json of the checkpoint names another checkpoint",
+        ),
+        (
+            "sam1",
+            "config.json",
+            {"_attn_implementation": "someone/kernel"},
+            "_attn_implementation in config.json of the checkpoint names code",
+        ),
+        (
+            "sam1",
+            "adapter_config.json",
+            {"base_model_name_or_path": "/srv/other"},
+            "the checkpoint is an adapter for another",
+        ),
+    ],
+)
+def test_what_lies_elsewhere_is_refused(path_of, tmp_path, kind, file, settings, told):
+    """Neither files outside of the directory nor parts of the hub are looked for."""
+    copy = tmp_path / "copy"
+    shutil.copytree(path_of(kind), copy)
+    known = json.loads((copy / file).read_text()) if (copy / file).exists() else {}
+    (copy / file).write_text(json.dumps(known | settings))
+    with pytest.raises(MataError) as refused:
+        LOADERS[kind](copy)
+    assert refused.value.detail.startswith(told)
+
+
 @pytest.mark.parametrize("layout", ["preprocessor_config.json", "processor_config.json"])
 def test_normalisation_is_the_checkpoints(sam1_path, tmp_path, layout):
     """Mean and deviation are those that the checkpoint names, in either layout of the hub."""

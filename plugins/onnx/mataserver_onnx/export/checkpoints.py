@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver import BadRequest, check_model_files
+from mataserver import BadRequest, check_checkpoint, check_model_files
 
 if TYPE_CHECKING:
     from mataserver import Configuration
@@ -45,8 +45,9 @@ def find(model: str, configured: Configuration) -> SourceCheckpoint:
 
 
 def check(found: SourceCheckpoint) -> None:
-    """Raise ``BadRequest`` for one without torch weights, or that refers to files elsewhere."""
+    """Raise ``MataError`` for one without torch weights, or that refers to what lies elsewhere."""
     check_model_files(found.path)
+    check_checkpoint(found.path, found.name)
     if not any(next(found.path.glob(each), None) for each in _WEIGHTS):
         raise BadRequest(f"{found.name} holds no weights of torch, so there is nothing to export")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def export(  # noqa: PLR0913 - each is an option of the command
     --photos. With --register the export is kept in the data directory, and MODEL is served from it
     under its own name; with --name too it is registered beside MODEL.
     """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported: nothing is pulled
     installation.check_exports()
     if int8 and target == "openvino" and place is None:
         raise BadRequest("int8 for OpenVINO is calibrated on pictures: give some with --photos")

@@ -1,6 +1,7 @@
-"""Refuses a checkpoint whose settings name what does not lie in its directory.
+"""Refuses a checkpoint for transformers whose settings name what does not lie in its directory.
 
-transformers would look for it elsewhere on this machine or on the hub, or run it.
+transformers would look for it elsewhere on this machine or on the hub, or run it. Other libraries
+mean other things by these settings, so a plugin calls this for what transformers opens.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mataserver import MataError
+from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,19 +20,17 @@ _IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_impl
 """What computes a part of the network: a repository of the hub brings code for it."""
 
 
-def check_parts(path: Path, name: str) -> None:
-    """Raise ``MataError`` for such a checkpoint, called ``name``; settings are read from ``path``.
+def check_parts(path: Path, name: str = "the checkpoint") -> None:
+    """Raise ``MataError``, which names it ``name``, for such a checkpoint in a directory ``path``.
 
-    One that cannot be read is left to transformers, which reports it.
+    Settings that cannot be read are left to transformers, which reports them.
     """
     if (path / _ADAPTER).is_file():
         raise MataError(
             f"{name} is an adapter for another checkpoint ({_ADAPTER}), which this server does not "
             "load: merge it into that one's weights"
         )
-    config, tokenizer = (
-        read_object(path / each) for each in ("config.json", "tokenizer_config.json")
-    )
+    config, tokenizer = (_read(path / each) for each in ("config.json", "tokenizer_config.json"))
     for settings in _objects(config):
         named = settings.get("backbone")
         if isinstance(named, str) and {*"/\\:"} & {*named} and not settings.get("backbone_config"):
@@ -56,8 +55,7 @@ def _elsewhere(name: str, file: str, key: str, named: str, what: str) -> MataErr
     return MataError(f"{key} in {file} of {name} names {what}, which is not loaded: {named[:64]!r}")
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; an empty one if it holds none."""
+def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
