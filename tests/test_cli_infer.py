@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -244,6 +245,30 @@ def test_a_broken_video(ask, tmp_path):
     assert result.exit_code == 1
     assert result.stderr.startswith("error: shelf.mp4: it is no video, or damaged")
     assert not (tmp_path / "found.mp4").exists()
+
+
+def test_damaged_frames_of_a_video_are_told(ask, tmp_path):
+    """They are left out, and the other frames keep their times; a warning says how many."""
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 96, 64, "yuvj420p"
+    encoder.time_base = Fraction(1, 25)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    with av.open(str(tmp_path / "shelf.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+        for number in range(6):
+            frame = av.VideoFrame.from_ndarray(noise)
+            frame.pts = number
+            for whole in encoder.encode(frame):
+                kept = len(bytes(whole)) // (2 if number in {2, 3} else 1)
+                packet = av.Packet(bytes(whole)[:kept])
+                packet.pts = packet.dts = number
+                packet.time_base, packet.stream = Fraction(1, 25), stream
+                packet.is_keyframe = True
+                container.mux(packet)
+    result = ask("infer", "fake-detect", "shelf.mkv")
+    assert [each["seconds"] for each in lines(result)] == [0.0, 0.04, 0.16, 0.2]
+    assert result.stderr == ("warning: shelf.mkv: frames left out because they are damaged: 2\n")
 
 
 def test_a_video_without_pyav(ask, tmp_path):

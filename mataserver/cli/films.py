@@ -28,17 +28,23 @@ _MILLISECOND = Fraction(1, 1000)
 
 
 class VideoReader:
-    """A video that is read during inference; frames are buffered until they are taken."""
+    """A video that is read during inference; frames are buffered until they are taken.
+
+    ``damaged`` counts the frames that were left out as damaged.
+    """
 
     def __init__(self, file: Path, max_pixels: int) -> None:
         self._file = str(file.absolute())
         self._max_pixels = max_pixels
         self._buffer: dict[int, VideoFrame] = {}
+        self.damaged = 0
 
     def encoded(self) -> Iterator[bytes]:
         """Yield the frames as JPEG. Raises ``BadRequest`` if the file is not a video."""
         try:
-            found = videos.frames(self._file, self._max_pixels, READ_TIMEOUT)
+            found = videos.frames(
+                self._file, self._max_pixels, READ_TIMEOUT, on_damaged=self._count_damaged
+            )
             for number, frame in enumerate(found):
                 self._buffer[number] = frame
                 yield videos.encode(frame)
@@ -54,6 +60,9 @@ class VideoReader:
             del self._buffer[passed]
         frame = self._buffer.pop(number)
         return upright(frame), frame.time or 0.0
+
+    def _count_damaged(self, count: int) -> None:
+        self.damaged += count
 
 
 class VideoWriter:

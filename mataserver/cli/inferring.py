@@ -145,6 +145,9 @@ class _InferenceRun:
                 pixels, seconds = source.take(number)
                 _print(item, file, frame=number, seconds=round(seconds, 3))
                 show(pixels, seconds, item)
+        if source.damaged:
+            told = f"warning: {file}: frames left out because they are damaged: {source.damaged}"
+            click.echo(told, err=True)
 
     @contextlib.contextmanager
     def _output(self, file: Path) -> Iterator[Callable[[Any, float, InferResponse], None]]:
