@@ -206,6 +206,7 @@ class _Batch:
             written = self._network.run(
                 joined,
                 "generate",
+                num_return_sequences=1,  # the checkpoint's would give texts of other images
                 max_new_tokens=max(text.limit for text in self.texts),
                 stopping_criteria=StoppingCriteriaList([observer]),
                 **options,

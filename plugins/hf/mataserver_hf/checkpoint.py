@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.generation import configuration_utils
 from transformers.utils import logging as transformers_logging
 
 from mataserver import MataError, Unavailable, check_checkpoint
@@ -45,6 +47,7 @@ _UNREADABLE = (
 )
 _SEE_LOG = "; the server's log says why"
 _OTHER_SIZES = ": config.json states other sizes than they have, or not the number of classes"
+_MAX_REASON = 300
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -179,9 +182,23 @@ class Checkpoint:
             raise Unavailable(_missing_package(self.name, str(error))) from error
         except _UNREADABLE as error:
             self._log.warning("%s: cannot read the %s: %s", self.name, part, error)
+            if _is_of_generation(error):
+                raise MataError(
+                    f"the generation settings of {self.name} cannot be used: "
+                    f"{' '.join(str(error).split())[:_MAX_REASON]}"
+                ) from error
             # transformers' own text tells an option of its own, and a report that is not printed.
             why = _OTHER_SIZES if "ignore_mismatched_sizes" in str(error) else _SEE_LOG
             raise MataError(f"the {part} of {self.name} cannot be read{why}") from error
+
+
+def _is_of_generation(error: Exception) -> bool:
+    """Whether it is of the settings for generating text, which are opened with the weights.
+
+    They are those of ``generation_config.json``, or else of ``config.json``.
+    """
+    places = traceback.extract_tb(error.__traceback__)
+    return any(each.filename == configuration_utils.__file__ for each in places)
 
 
 def choose_device(wanted: str) -> torch.device:

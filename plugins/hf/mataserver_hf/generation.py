@@ -107,6 +107,7 @@ class TextGenerator:
             "generate",
             do_sample=False,
             num_beams=1,
+            num_return_sequences=1,
             max_new_tokens=self._token_limit(prompt, params),
             streamer=_TokenStreamer(write),
             logits_processor=LogitsProcessorList([_Sampler(params)]),
