@@ -51,11 +51,37 @@ async def test_a_folder_that_is_dropped_is_its_pictures(tmp_path):
         await person.pick("fake-detect")
         await person.click("Start", "dialog")
         await person.sees("Done, but 1 of 5 could not be answered: results.jsonl tells why.")
+        await person.until("document.querySelectorAll('.note.warn li').length === 1")
+        assert (await person.text(".note.warn li")).startswith("broken.jpg: ")
         job = (await person.evaluate("location.hash")).partition("id=")[2]
         said = await person.evaluate(f"""fetch("v1/jobs/{job}/files/results.jsonl")
           .then((answer) => answer.text()).then((all) => all.trim().split("\\n")
           .map((each) => JSON.parse(each).file).join(" "))""")
         assert said == "1.png 2.png 10.png below/1.png broken.jpg"
+
+
+async def test_many_pictures_that_fail(tmp_path):
+    """The first of them are named, with why; how many more there are is said."""
+    given = folder(tmp_path / "trip")
+    for number in range(7):
+        (given / f"bad {number}.jpg").write_bytes(b"<b>no picture")
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("jobs")
+        await person.sees("Drop pictures")
+        await drop(person, ".jobs", files=[str(given)])
+        await person.pick("fake-detect")
+        await person.click("Start", "dialog")
+        await person.until("!!document.querySelector('.note.warn ul')")
+        assert "Done, but 8 of 12 could not be answered" in await person.text(".note.warn")
+        *named, more = (await person.text(".note.warn ul")).splitlines()
+        assert [each.partition(":")[0] for each in named] == [f"bad {n}.jpg" for n in range(5)]
+        assert more == "and 3 more"
+        (job,) = (await asked(server, "GET", "/v1/jobs"))["jobs"]
+        assert [f"{each['file']}: {each['error']}" for each in job["result"]["failures"]] == named
+        assert await person.faults() == []
 
 
 async def test_a_folder_of_no_pictures(tmp_path):

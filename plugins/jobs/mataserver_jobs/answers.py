@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SHOWN = 100
 """How many labels, the commonest first, a summary lists."""
+FAILURES = 5
+"""How many items that failed, the first ones, a summary names."""
 _CHUNK = 1 << 20
 
 
@@ -78,14 +80,19 @@ def summary(answers: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """Return how many items there are and failed, how often each label was found, and the tracks.
 
     Of a classification the first, surest label counts. A track's ``frames`` is how many it was
-    seen in, ``first`` and ``last`` the numbers of these.
+    seen in, ``first`` and ``last`` the numbers of these. ``failures`` are the first lines with an
+    ``error``.
     """
     items = failed = 0
+    failures: list[dict[str, Any]] = []
     labels: Counter[str] = Counter()
     tracks: dict[int, dict[str, Any]] = {}
     for answer in answers:
         items += 1
-        failed += "error" in answer
+        if "error" in answer:
+            failed += 1
+            if failed <= FAILURES:
+                failures.append(answer)
         for found in _found(answer.get("result", {})):
             labels[str(found.get("label", ""))] += 1
             if isinstance(number := found.get("track_id"), int):
@@ -96,6 +103,7 @@ def summary(answers: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return {
         "items": items,
         "failed": failed,
+        "failures": failures,
         "labels": dict(labels.most_common(SHOWN)),
         "tracks": {str(number): tracks[number] for number in sorted(tracks)},
     }

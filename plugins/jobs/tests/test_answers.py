@@ -58,12 +58,20 @@ def test_a_summary():
     assert summary(iter(lines)) == {
         "items": 5,
         "failed": 1,
+        "failures": [{"index": 2, "error": "no image"}],
         "labels": {"cat": 3, "dog": 1, "cow": 1},
         "tracks": {
             "7": {"label": "cat", "frames": 2, "first": 0, "last": 4},
             "8": {"label": "dog", "frames": 1, "first": 0, "last": 0},
         },
     }
+
+
+def test_a_summary_of_many_failures():
+    """All are counted, and the first five named: a job's page shows them."""
+    lines = [{"index": at, "file": f"{at}.jpg", "error": "no image"} for at in range(1000)]
+    found = summary(iter(lines))
+    assert (found["failed"], found["failures"]) == (1000, lines[:5])
 
 
 def test_passes():

@@ -44,7 +44,7 @@ async def test_a_video(ask, tmp_path):
     assert first["bbox"] == pytest.approx([32, 16, 64, 48], abs=3)
     counted = {"96x64": 20, "faint": 20}
     assert shown["result"] == {
-        "items": 20, "failed": 0, "labels": counted, "tracks": {}, "damaged": False,
+        "items": 20, "failed": 0, "failures": [], "labels": counted, "tracks": {}, "damaged": False,
     }  # fmt: skip
     _, summary = await ask("GET", f"/v1/jobs/{job}/files/summary.json")
     assert summary == shown["result"]

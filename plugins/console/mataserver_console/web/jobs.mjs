@@ -141,8 +141,15 @@ function Files({ job }) {
 const Labels = ({ labels }) => { const most = Math.max(1, ...Object.values(labels)); return html`<ul class="classes">${Object.entries(labels).sort((a, b) => b[1] - a[1]).map(([name, number]) => html`<li key=${name}><span class="whole">${name}</span>
   <span class="meter"><i style=${{ width: `${(number / most) * 100}%` }}></i></span><span>${number.toLocaleString("en")}</span></li>`)}</ul>`; };
 
+/** What could not be answered, by name, a video's frame by its number: the first ones, and how many more there are. */
+function Failures({ job: { message, result: { failed, failures = [] } } }) {
+  const left = failed - failures.length;
+  return html`<${Note} kind="warn"><span>${message}</span>${failures.length > 0 && html`<ul class="stack-4">${failures.map(({ index, file, error }) => html`<li key=${index}><b class="strong">${file ?? `frame ${index}`}</b>: ${error}</li>`)}
+    ${left > 0 && html`<li class="quiet">and ${left.toLocaleString("en")} more</li>`}</ul>`}<//>`;
+}
+
 const Result = ({ job }) => html`<div class="pad stack-12">${job.error && html`<${Trouble} error=${new Error(job.error)}/>`}
-  ${job.result?.failed > 0 && job.message && html`<${Note} kind="warn">${job.message}<//>`}
+  ${job.result?.failed > 0 && job.message && html`<${Failures} job=${job}/>`}
   ${job.result && typeof job.result === "object" && html`<section class="card"><header><h2>Result</h2></header>
     ${job.result.labels && Object.keys(job.result.labels).length > 0 && html`<${Labels} labels=${job.result.labels}/>`}
     <dl class="facts pad">${Object.entries(job.result).filter(([, value]) => typeof value !== "object").map(([name, value]) => [html`<dt key=${name}>${name}</dt>`, html`<dd>${String(value)}</dd>`])}</dl></section>`}
