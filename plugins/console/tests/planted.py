@@ -37,12 +37,14 @@ class PlantedParams(Params, frozen=True, kw_only=True):
     prompts: What to look for.
     shape:   Height and width.
     how:     What is found.
+    images:  Further pictures.
     """
 
     confidence: Confidence = 0.0
     prompts: tuple[str, ...] = ()
     shape: tuple[int, int] | None = None
     how: Literal["everything", "instances", "regions", "objects"] = "everything"
+    images: tuple[bytes, ...] = ()
 
 
 def _many(image: Any, _params: PlantedParams) -> DetectResult:

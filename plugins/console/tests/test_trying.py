@@ -96,6 +96,17 @@ async def test_numbers_and_a_long_choice(tmp_path):
         await person.until("location.hash.includes('how=regions')")
 
 
+async def test_pictures_are_no_field(tmp_path):
+    """Encoded pictures are not written by hand; what the address says of them is shown."""
+    there = "!!document.querySelector('[data-param=images]')"
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=turned")
+        await person.until("!!document.querySelector('[data-param=shape]')")
+        assert not await person.evaluate(there)
+        await person.go("try?model=turned&images=[]")
+        await person.until(there)
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -154,9 +154,13 @@ export function wrongOf(error, schema) {
   return name && schema?.properties?.[name] ? { [name]: said } : {};
 }
 
+/** Whether it is a file, or files: nobody writes these, encoded as text, into a field. */
+const isFile = (schema) => Boolean(schema.contentEncoding ?? schema.items?.contentEncoding);
+
 export function Parameters({ schema, given, setGiven, wrong = {} }) {
-  const names = Object.keys(schema?.properties ?? {});
   const first = schema?.required ?? [];
+  const written = (name) => given[name] !== undefined || first.includes(name) || !isFile(meant(schema.properties[name], schema.$defs));
+  const names = Object.keys(schema?.properties ?? {}).filter(written);
   names.sort((a, b) => Number(first.includes(b)) - Number(first.includes(a)) || Number(b === "prompt") - Number(a === "prompt"));
   const set = (name) => (value) => {
     const next = { ...given, [name]: value };
