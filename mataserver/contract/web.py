@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -88,6 +88,13 @@ class Http(Protocol):
 
     def require_json(self, request: web.Request) -> None:
         """Raise 415 unless the body is declared as JSON, as ``read_json`` does."""
+        ...
+
+    def warn_of_unknown(self, request: web.Request, data: bytes, kind: type[Any]) -> None:
+        """Name the fields of a valid JSON body that a ``kind`` does not have.
+
+        As by ``read_json`` they are in the answer's ``X-Warning`` and in the log.
+        """
         ...
 
     def check_origin(self, request: web.Request) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mataserver.http import (
     bodies,
@@ -14,6 +14,7 @@ from mataserver.http import (
     origins,
     proxies,
     request_warnings,
+    unknown_fields,
     uploads,
 )
 from mataserver.http.budget import BudgetShare
@@ -82,6 +83,10 @@ class ServiceHttp:
             del data
             request_warnings.warn(request, warning)
             yield asked
+
+    def warn_of_unknown(self, request: web.Request, data: bytes, kind: type[Any]) -> None:
+        """Name the fields of a body that a ``kind`` does not have."""
+        request_warnings.warn(request, unknown_fields.warning(data, kind))
 
     @contextlib.asynccontextmanager
     async def read_form(self, request: web.Request, *, field: str = "file") -> AsyncIterator[Form]:

@@ -71,6 +71,24 @@ class InferBody(Struct):
     outputs: list[RequestOutput] | None = None
 
 
+class IndexBody(Struct):
+    """``POST /v2/repository/index``; with ``ready`` only models that are in memory."""
+
+    ready: bool | None = None
+
+
+class RepositoryBody(Struct):
+    """``POST /v2/repository/models/{model_id}/load`` and ``…/unload``."""
+
+    parameters: dict[str, Any] | None = None
+
+
+class UnloadParameters(Struct):
+    """What an unload may have: no model has others that depend on it."""
+
+    unload_dependents: Any = None
+
+
 class ResponseOutput(Struct, omit_defaults=True):
     """One output tensor; ``data`` is a flat list, left out for binary data."""
 

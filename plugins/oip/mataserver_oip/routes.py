@@ -10,6 +10,7 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -90,12 +91,6 @@ class ServerMetadata(Struct):
     extensions: list[str]
 
 
-class IndexBody(Struct):
-    """``POST /v2/repository/index``; with ``ready`` only models that are in memory."""
-
-    ready: bool | None = None
-
-
 class IndexEntry(Struct):
     """One model of the index; ``reason`` says why it is not ready."""
 
@@ -103,12 +98,6 @@ class IndexEntry(Struct):
     version: str
     state: str
     reason: str
-
-
-class RepositoryBody(Struct):
-    """``POST /v2/repository/models/{model_id}/load`` and ``…/unload``."""
-
-    parameters: dict[str, Any] | None = None
 
 
 class Done(Struct):
@@ -125,7 +114,7 @@ def _route(method: str, path: str, handler: Any, summary: str, answer: Any, **mo
 
 def _server_routes(api: RestRoutes) -> list[Route]:
     errors, repository = (400, 404, 408, 413, 415, 500, 503), "/v2/repository/models/{model_id:.+}"
-    request = (Body(JSON, RepositoryBody, REPOSITORY),)
+    request = (Body(JSON, rest.RepositoryBody, REPOSITORY),)
     return [
         _route("GET", "/v2/health/live", api.live, "Whether the server runs", Live, public=True),
         _route("GET", "/v2/health/ready", api.server_ready, "Whether it can serve requests now",
@@ -133,7 +122,7 @@ def _server_routes(api: RestRoutes) -> list[Route]:
         _route("GET", "/v2", api.server, "The server and the extensions it knows", ServerMetadata,
                needs="models:read"),
         _route("POST", "/v2/repository/index", api.index, "Every model and its state",
-               list[IndexEntry], request=(Body(JSON, IndexBody, INDEX),),
+               list[IndexEntry], request=(Body(JSON, rest.IndexBody, INDEX),),
                optional=True, errors=(400, 408, 413, 415, 500, 503),
                needs="models:read"),
         _route("POST", f"{repository}/load", api.load, "Load a model into memory", Done,
@@ -258,13 +247,13 @@ class RestRoutes:
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer ``POST /v2/repository/index``."""
-        asked = await self._read(request, IndexBody)
+        asked = await self._read(request, rest.IndexBody)
         found = await asyncio.to_thread(self._server.index, ready=bool(asked.ready))
         return self._http.respond([IndexEntry(e.name, e.version, e.state, e.reason) for e in found])
 
     async def load(self, request: web.Request) -> web.Response:
         """Answer ``POST /v2/repository/models/{model_id}/load``."""
-        asked = await self._read(request, RepositoryBody)
+        asked = await self._read(request, rest.RepositoryBody)
         if asked.parameters:
             raise BadRequest("parameters: a model's configuration is not set over this protocol")
         await self._server.load(request.match_info["model_id"])
@@ -272,7 +261,9 @@ class RestRoutes:
 
     async def unload(self, request: web.Request) -> web.Response:
         """Answer ``POST /v2/repository/models/{model_id}/unload``."""
-        await self._read(request, RepositoryBody)
+        asked = await self._read(request, rest.RepositoryBody)
+        given = msgspec.json.encode(asked.parameters or {})
+        self._http.warn_of_unknown(request, given, rest.UnloadParameters)
         await self._server.unload(request.match_info["model_id"])
         return self._http.respond(Done())
 
@@ -280,8 +271,11 @@ class RestRoutes:
         """Read a body that may be left out."""
         self._check_type(request)
         async with self._http.read_body(request) as data:
-            check_json(data)
-            return rest.parse(data or b"{}", kind)
+            body = data or b"{}"
+            check_json(body)
+            asked = rest.parse(body, kind)
+            self._http.warn_of_unknown(request, body, kind)
+            return asked
 
 
 def _sentence(found: Mapping[str, str]) -> str:

@@ -197,6 +197,29 @@ async def test_the_index(http):
         assert [each["name"] for each in await response.json()] == ["fake-detect"]
 
 
+@pytest.mark.parametrize(
+    ("path", "asked", "told"),
+    [
+        ("index", {"redy": True}, "redy: unknown field, ignored; did you mean ready?"),
+        ("models/fake-detect/load", {"parms": {}}, "parms: unknown field, ignored"),
+        (
+            "models/fake-detect/unload",
+            {"parameters": {"force": 1}},
+            "force: unknown field, ignored",
+        ),
+        ("models/fake-detect/unload", {"parameters": {"unload_dependents": True}}, None),
+        ("models/fake-detect/unload", {"parameters": None}, None),
+        ("index", {"ready": True}, None),
+    ],
+)
+async def test_what_is_ignored_is_told(http, path, asked, told):
+    """A misspelt filter is not answered with everything without a word."""
+    async with http.post(f"/v2/repository/{path}", json=asked) as response:
+        assert response.status == 200
+        warning = response.headers.get("X-Warning")
+        assert warning == told if told is None else warning.startswith(told)
+
+
 async def test_why_a_model_is_not_ready(data_dir):
     """A load that failed is the reason in the index."""
     settings = {"engine": "thread", "plugins": {"fake": {"load_fails": True}}}
