@@ -118,10 +118,15 @@ def _text(message: Message) -> str:
 
 
 def _marked(messages: list[Message]) -> list[Message]:
-    """Return the messages with a number for each text, which no template rewrites."""
+    """Return the messages with a number for each text, which no template rewrites.
+
+    An empty answer has one, too: it ends a turn like any other.
+    """
     return [
         _message(
-            message["role"], f"71{index:04}83" if _text(message) else "", _image_count(message)
+            message["role"],
+            f"71{index:04}83" if _text(message) or message["role"] == "assistant" else "",
+            _image_count(message),
         )
         for index, message in enumerate(messages)
     ]

@@ -9,6 +9,7 @@ import json
 import aiohttp
 import openai
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from mataserver import testing
@@ -111,6 +112,10 @@ async def test_a_conversation_is_served(http, model, picture):
             ],
             **chat,
         )
+        none_yet = [{"role": "assistant", "content": content} for content in ("", None)]
+        silent = [
+            await create(messages=[*spoken[:2], each, spoken[-1]], **chat) for each in none_yet
+        ]
     asked = VlmParams(
         prompt="Sure?",
         system_prompt="Be brief.",
@@ -129,6 +134,11 @@ async def test_a_conversation_is_served(http, model, picture):
         assert usage.completion_tokens == expected.usage.completion_tokens
     assert late.choices[0].message.content == second.text
     assert late.usage.prompt_tokens == second.usage.prompt_tokens
+    unanswered = replace(asked, history=(Turn("What is this?", ""),))
+    [third] = model("qwen3_vl").predict([image], [unanswered])
+    for answer in silent:
+        assert answer.choices[0].message.content == third.text
+        assert answer.usage.prompt_tokens == third.usage.prompt_tokens
 
     turns = [{"prompt": "What is this?", "answer": first.content}]
     params = {"prompt": "Sure?", "system_prompt": "Be brief.", "history": turns, "max_tokens": 8}

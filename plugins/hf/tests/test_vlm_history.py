@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from mataserver import InvalidParams, ModelSpec
 from mataserver_hf import vlm
+from mataserver_hf.prompt_formats import chat_prompt
 from mataserver_hf.vlm_params import MAX_HISTORY, Turn, VlmParams
 
 CHATTING = sorted(vlm.FAMILIES - {"paligemma", "florence2"})
@@ -75,6 +76,48 @@ def test_the_image_alone_is_a_question(model, picture):
     [plain] = loaded.predict([image], [replace(ASKED, history=history)])
     [moded] = loaded.predict([image], [replace(ASKED, history=history, output_mode="json")])
     assert plain.usage.prompt_tokens < moded.usage.prompt_tokens
+
+
+SILENT = (
+    [Turn("What?", "")],
+    [Turn("What?", ""), Turn("Which colour?", "")],
+    [Turn("", ""), Turn("What?", "A cat."), Turn("Which?", "")],
+    [Turn(" ", " "), Turn("What?", "\n")],
+)
+"""Conversations with empty answers, as clients send them of an answer that was stopped."""
+
+
+@pytest.mark.parametrize("name", CHATTING)
+@pytest.mark.parametrize("turns", SILENT)
+def test_an_empty_answer_is_an_answer(name, turns, model, picture):
+    """It is written as the template writes one, and what follows it stands in its own turn."""
+    prompts = model(name)._prompt_processor
+    asked = replace(ASKED, history=tuple(turns))
+    text = expected_text(prompts._processor, asked, 0)
+    assert chat_prompt(prompts._processor, asked, asked.prompt) == text
+    [answer] = model(name).predict([picture(40, 40)], [asked])
+    [ids] = prompts.tensors([picture(40, 40)], asked, asked.prompt)["input_ids"]
+    assert answer.usage.prompt_tokens == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "field"),
+    [
+        ("{% set messages = messages[:1] + messages[-1:] %}", "history"),
+        ("{% set messages = messages|reject('equalto', messages[2])|list %}", "history"),
+        ("{% set messages = messages|rejectattr('role', 'equalto', 'system')|list %}", "system_p"),
+    ],
+)
+def test_a_template_that_leaves_out_more_than_an_empty_answer(
+    beginning, field, checkpoint, session_context, picture, tmp_path
+):
+    """What an empty answer does not say is no excuse for the rest of the conversation."""
+    path = shutil.copytree(checkpoint("llava"), tmp_path / "llava")
+    template = path / "chat_template.jinja"
+    template.write_text(beginning + template.read_text())
+    loaded = vlm.load(ModelSpec("tiny/llava", "vlm", "hf", path), session_context)
+    with pytest.raises(InvalidParams, match=rf"^params\.{field}"):
+        loaded.predict([picture(40, 40)], [replace(ASKED, history=(Turn("What?", ""),))])
 
 
 @pytest.mark.parametrize("name", ["paligemma", "florence2"])
