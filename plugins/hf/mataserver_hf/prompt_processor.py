@@ -8,6 +8,7 @@ Only ``load`` functions import this module: it imports torch and transformers.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,32 +105,32 @@ class PromptProcessor:
         first = self.tokenizer.bos_token
         options = {"add_special_tokens": False} if first and text.startswith(first) else {}
 
-        def prepare(shown: Sequence[NDArray[np.uint8]]) -> Any:
-            pictures = [Image.fromarray(each) for each in shown]
-            return self._processor(text=[text], images=pictures, return_tensors="np", **options)
-
-        read = self._prepared(images, [where for where, _ in params.pictures()], prepare)
+        with self._naming_fault([where for where, _ in params.pictures()], images):
+            pictures = [Image.fromarray(each) for each in images]
+            read = self._processor(text=[text], images=pictures, return_tensors="np", **options)
         # PaliGemma's processor returns labels for training too.
         return {name: torch.from_numpy(each) for name, each in read.items() if name != "labels"}
 
-    def _prepared(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        fields: Sequence[str],
-        prepare: Callable[[Sequence[NDArray[np.uint8]]], Any],
-    ) -> Any:
-        """Return what ``prepare`` makes of the images; an error names the field of one of them."""
+    @contextmanager
+    def _naming_fault(
+        self, fields: Sequence[str], images: Sequence[NDArray[np.uint8]]
+    ) -> Iterator[None]:
+        """Have an error in preparing the images name the field of the one that is at fault."""
         if self._model_type == "llava":  # the others have the longer side in view
-            for image, field in zip(images, fields, strict=True):
+            for field, image in zip(fields, images, strict=True):
                 with named(field):
                     self._preprocessor.check_enlarged(image)
         try:
-            return prepare(images)
+            yield
         except (ValueError, RuntimeError):
-            for image, field in zip(images, fields, strict=True):
+            for field, image in zip(fields, images, strict=True):
                 with named(field):
-                    prepared(image, lambda shown: prepare([shown] * len(images)))
+                    prepared(image, self._pixels)
             raise
+
+    def _pixels(self, image: NDArray[np.uint8]) -> Any:
+        """Prepare an image alone: with its text it would need as many as the text has."""
+        return self._processor.image_processor(images=[Image.fromarray(image)], return_tensors="np")
 
     def view(self, image: NDArray[np.uint8], tensors: Tensors) -> View:
         """Return the part of ``image`` that the model sees; ``tensors`` were made from it."""

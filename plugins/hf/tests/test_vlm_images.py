@@ -236,6 +236,26 @@ def test_what_is_wrong_with_an_image_names_it(model, pictures):
         model("qwen3_vl").predict([image], [replace(params, output_mode="detect")])
 
 
+def test_an_image_at_fault_is_found_by_preparing_each_once_more(model, picture, monkeypatch):
+    """A conversation of many images has a bound on their pixels, which an error keeps to."""
+    loaded = model("qwen3_vl")
+    kind = type(loaded._prompt_processor._processor.image_processor)
+    prepare, prepared = kind.preprocess, []
+
+    def counted(self, images, *args, **options):
+        prepared.extend(image.height * image.width for image in images)
+        return prepare(self, images, *args, **options)
+
+    monkeypatch.setattr(kind, "preprocess", counted)
+    usual, narrow = picture(120, 90), np.zeros((1, 4000, 3), np.uint8)
+    images = (*[encoded(usual)] * 8, encoded(narrow))
+    with pytest.raises(BadRequest, match=r"^params\.images\[8\]: an image of 4000x1 pixels is"):
+        loaded.predict([usual], [VlmParams(prompt="Which?", images=images)])
+    *shown, known_good = prepared
+    assert shown == [*[120 * 90] * 9, 4000] * 2
+    assert known_good == 300 * 400
+
+
 def test_the_form_of_images():
     """They are base64 where JSON is sent; a turn of an image alone needs no words."""
     sent = {"prompt": "?", "images": ["aGk="], "image_turn": 1,
