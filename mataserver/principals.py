@@ -65,6 +65,11 @@ class Credentials:
     csrf: str = field(default="", repr=False)
     address: str = ""
 
+    @property
+    def given(self) -> bool:
+        """Whether there are any credentials."""
+        return bool(self.scheme)
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

@@ -6,8 +6,11 @@ Lists refuse unknown parameters; elsewhere they are ignored, and the answer says
 from __future__ import annotations
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from api_answers import problem
+from mataserver import Credentials, Route
+from mataserver.http import request_warnings
 
 LISTS = ("models", "sessions", "plugins", "pages", "settings", "session")
 
@@ -73,3 +76,43 @@ async def test_a_body_where_none_is_taken(http):
     assert await warned(http, "POST", linked, data=pieces()) == (200, said)
     both = f"a: unknown parameter, ignored. {said}"
     assert await warned(http, "POST", f"{linked}?a=1", json={"minutes": 1}) == (200, both)
+
+
+async def handler(_request):
+    """Never asked here."""
+
+
+def warning_of(query, **described):
+    """Return the warning about a request with this query and no body."""
+    request = make_mocked_request("GET", f"/v1/mine?{query}")
+    request_warnings.warn_of_ignored(request, Route("GET", "/v1/mine", handler, **described))
+    return request.get(request_warnings.WARNING)
+
+
+def test_a_route_that_describes_nothing_warns_of_nothing():
+    """A plugin's handler may read what its route does not describe."""
+    assert warning_of("size=1") is None
+    assert warning_of("size=1", summary="Mine") is None
+    described = {"summary": "Mine", "status": 204}
+    assert warning_of("size=1", **described) == "size: unknown parameter, ignored"
+
+
+def test_of_many_parameters_a_few_are_compared(monkeypatch):
+    """The others are counted: each comparison takes long, and a query may hold a thousand."""
+    compared = []
+
+    def similar(name, _known):
+        compared.append(name)
+        return ""
+
+    monkeypatch.setattr(request_warnings, "similar", similar)
+    query = "&".join(f"a{number}=1" for number in range(1000))
+    said = warning_of(query, summary="Mine", parameters={"limit": (int, False, "How many.")})
+    assert said.endswith("a3: unknown parameter, ignored. 996 more")
+    assert compared == ["a0", "a1", "a2", "a3"]
+
+
+def test_credentials_say_whether_there_are_any():
+    """A service that authenticates may ask them."""
+    assert Credentials("bearer", "secret").given
+    assert not Credentials().given

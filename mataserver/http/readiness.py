@@ -49,7 +49,7 @@ class Readiness:
         for name, task in self._preloaded_models():
             status = self._pool.status(name, task)
             if status.state not in {"ready", "active", "idle"}:
-                found.setdefault(name, status.error or self._why_not_loaded(name) or status.state)
+                found.setdefault(name, status.error or self._plan_error(name) or status.state)
         for name, waits in call_services(self._services, "waiting", _reasons):
             found |= {name: "it cannot tell whether it is ready"} if waits is None else waits
         if self._lifecycle.is_draining:
@@ -68,7 +68,7 @@ class Readiness:
         }
         return {**found, **({"failed_tasks": failed} if failed else {})}
 
-    def _why_not_loaded(self, name: str) -> str:
+    def _plan_error(self, name: str) -> str:
         """Return why a load of a registered model would not even begin; empty if it would.
 
         Such a load leaves no error in the pool: the model's plugin was uninstalled, for example.

@@ -28,13 +28,16 @@ def warn(request: web.Request, sentence: str) -> None:
 def warn_of_ignored(request: web.Request, route: Route) -> None:
     """Warn of parameters of the query that a documented route does not have, and of a body.
 
-    Open routes ignore them silently: monitors and browsers add what keeps caches away.
+    Open routes ignore them silently: monitors and browsers add what keeps caches away. A route that
+    says no more of itself than a summary may well read what it does not describe.
     """
-    if route.public or route.socket or not route.summary:
+    if route.public or route.socket or not _is_described(route):
         return
     if request.rel_url.raw_query_string:
-        unknown = (name for name in request.query if name not in route.parameters)
-        warn(request, unknown_fields.joined(_sentence(name, route) for name in unknown))
+        unknown = [name for name in request.query if name not in route.parameters]
+        named, others = unknown[: unknown_fields.MAX_NAMED], unknown[unknown_fields.MAX_NAMED :]
+        # The others are counted: to look for a similar name takes long.
+        warn(request, unknown_fields.joined([*(_sentence(name, route) for name in named), *others]))
     if not route.request and _has_body(request):
         warn(request, "the body: ignored, this route takes none")
 
@@ -42,6 +45,11 @@ def warn_of_ignored(request: web.Request, route: Route) -> None:
 def ignored_in_query(name: str) -> str:
     """Return the sentence about a parameter that the body has a field for."""
     return f"{unknown_fields.printable(name)}: ignored in the query; write it into the body"
+
+
+def _is_described(route: Route) -> bool:
+    more = route.parameters or route.request or route.response or route.status != 200
+    return bool(route.summary and more)
 
 
 def _sentence(name: str, route: Route) -> str:
