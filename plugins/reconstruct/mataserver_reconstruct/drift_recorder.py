@@ -8,8 +8,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mataserver import MataError
 from mataserver_reconstruct import comparison, kind
 from mataserver_reconstruct.history import (
@@ -49,6 +47,7 @@ class DriftRecorder:
         self._lock = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
+        self._faulty: set[str] = set()  # jobs whose fault is in the log
 
     @property
     def empty_report(self) -> dict[str, Any]:
@@ -82,8 +81,14 @@ class DriftRecorder:
         for job in await self._history.unrecorded(kind.NAME):
             if self._stopping.is_set():
                 return
-            with contextlib.suppress(MataError):  # removed meanwhile, or retried in the next round
+            try:
                 await self.record(await self._desk.store.get(job))
+            except MataError:
+                continue  # removed meanwhile, or retried in the next round
+            except Exception:  # of a job that is like no other: the others are recorded
+                if job not in self._faulty:
+                    self._faulty.add(job)
+                    self._ctx.log.exception("job %s is not noted", job)
 
     async def record(self, record: Record) -> HistoryEntry:
         """Return the entry of a finished reconstruction, creating it if there is none."""
@@ -119,7 +124,7 @@ class DriftRecorder:
         return answer.report
 
     async def _build_entry(self, record: Record) -> HistoryEntry:
-        found, spec = record.result, msgspec.convert(record.spec, kind.ReconstructionSpec)
+        found, spec = record.result, record.spec
         rows = _measures(found)
         order = comparison.ComparisonRequest(
             await self._history.baseline(record.owner, but=record.id),
@@ -133,8 +138,8 @@ class DriftRecorder:
             kind=RECONSTRUCTION,
             owner=record.owner,
             at=record.finished_at or 0.0,
-            dataset_name=spec.dataset_name,
-            scene_name=spec.scene_name,
+            dataset_name=spec["dataset_name"],
+            scene_name=spec["scene_name"],
             n_images=found["n_images"],
             registration_rate=found["registration_rate"],
             measures=order.current,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from mataserver_jobs.record import Record
     from mataserver_jobs.uploads import Upload
     from mataserver_reconstruct.matcher_status import MatcherStatus
+
+T = TypeVar("T")
 
 JSON = "application/json"
 FORM = "multipart/form-data"
@@ -225,10 +227,8 @@ class Uploads:
                 raise InvalidParams(f"{each[:64]}: unknown field")
         asked_for = {name: value for name, value in fields.items() if value != ""}
         given = {"voxel": settings.voxel_size, "max_points": settings.max_points, **asked_for}
-        try:
-            asked = msgspec.convert(given, kind.ReconstructionSpec, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidParams(describe_error(error, kind.ReconstructionSpec)) from None
+        asked = _convert(given, kind.ReconstructionSpec)
+        _convert(asked_for, UploadFields)  # its names hold less than stored ones may
         self._matcher_status.check(asked.matcher)
         ours = {"limits": settings.limits, "threads": settings.threads}
         return msgspec.structs.replace(asked, **ours, file=name[:255])
@@ -247,3 +247,10 @@ class Uploads:
         if sum(entry.file_size for entry in found) > shutil.disk_usage(file.parent).free:
             raise OutOfMemory("The disk has no room for what the archive unpacks to")
         return len(found)
+
+
+def _convert(fields: Mapping[str, Any], wanted: type[T]) -> T:
+    try:
+        return msgspec.convert(fields, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(describe_error(error, wanted)) from None
