@@ -113,6 +113,7 @@ class InferRoutes:
 
     async def check(self, request: web.Request) -> web.Response:
         """Answer what a job would run, or refuse as ``submit`` would; no job is created."""
+        _refuse_query(request)
         async with self._ctx.http.read_json(request, InferRequest) as asked:
             pass
         if asked.path is not None:
@@ -131,8 +132,7 @@ class InferRoutes:
     async def _submit_json(self, request: web.Request, key: str | None) -> Record:
         if (request.content_length or MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
             raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
-        for name in request.query:
-            raise InvalidParams(f"{name[:64]}: not in the query; write it into the JSON")
+        _refuse_query(request)
         async with self._ctx.http.read_json(request, InferRequest) as asked:
             pass
         if (asked.path is None) == (asked.upload is None):
@@ -182,6 +182,12 @@ class InferRoutes:
         """Return a job of what was asked. Raises as ``task_of_model``."""
         task = task_of_model(self._ctx.models, asked)
         return InferSpec(**msgspec.structs.asdict(asked), file=file, task=task)
+
+
+def _refuse_query(request: web.Request) -> None:
+    """Raise ``InvalidParams`` for parameters beside JSON, which would have no effect."""
+    for name in request.query:
+        raise InvalidParams(f"{name[:64]}: not in the query; write it into the JSON")
 
 
 def _request_from_form(fields: Mapping[str, str]) -> InferRequest:

@@ -136,6 +136,7 @@ async def test_a_query_beside_a_body(ask, tmp_path):
     for wanted in (asked, {"model": "fake-detect", "upload": "none"}):
         status, body = await ask("POST", path, json=wanted)
         assert (status, body["detail"]) == (422, "every: not in the query; write it into the JSON")
+        assert await ask("POST", "/v1/jobs/infer/check?every=5", json=wanted) == (status, body)
     form = aiohttp.FormData({"model": "fake-detect", "every": "2", "file": io.BytesIO(b"x")})
     status, body = await ask("POST", path, data=form)
     assert (status, body["detail"]) == (422, "every: given twice, in the query and in the body")
