@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
@@ -15,8 +17,7 @@ import grpc
 from mataserver.errors import BadRequest, MataError, TooSlow, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mataserver.contract.bodies import Share
     from mataserver.contract.service import Server
@@ -31,6 +32,7 @@ _OPTIONS = (
 )
 _SMALL = 1 << 16
 """Answers up to this many bytes count as read at once."""
+_FUNCTION = "RpcPort.read: caller is an asynchronous context manager now, and no function"
 
 
 class RpcPort:
@@ -94,18 +96,25 @@ class RpcPort:
                 self._draining.cancel()
 
     async def read(
-        self, context: Any, share: Share, caller: AbstractAsyncContextManager[str]
+        self,
+        context: Any,
+        share: Share,
+        caller: AbstractAsyncContextManager[str] | Callable[[], Awaitable[str]],
     ) -> bytes:
         """Read a call's message after authenticating the caller; count its bytes in ``share``.
 
         Does not use gRPC's iterator, which retains its last message if it is not exhausted.
 
         caller: gives the caller's identity, before anything that they send is read, and is left
-                once the message has arrived: it should raise if they may no longer call.
+                once the message has arrived: it should raise if they may no longer call. A function
+                that returns the identity is deprecated: nothing asks again.
 
         Raises ``TooSlow``, ``BadRequest`` for a call without a message, ``Unavailable``, and as
         ``caller``.
         """
+        if not isinstance(caller, AbstractAsyncContextManager):
+            warnings.warn(_FUNCTION, DeprecationWarning, stacklevel=2)
+            caller = _called(caller)
         try:
             async with asyncio.timeout(self._limits.body_timeout):
                 async with caller as who, self._limiter.acquire(who):
@@ -136,6 +145,11 @@ class RpcPort:
             share.give_back()
 
         context.add_done_callback(read)
+
+
+@contextlib.asynccontextmanager
+async def _called(caller: Callable[[], Awaitable[str]]) -> AsyncIterator[str]:
+    yield await caller()
 
 
 class MessageLimiter:

@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2
 
 from api_answers import until
 from conftest import POINTS
-from mataserver import testing
+from mataserver import RpcPort, testing
 from mataserver_oip.rpc.server import SERVICE
 from service_plugins import plugin
 from triton_clients import grpc_port
@@ -61,6 +61,26 @@ async def test_a_message_after_the_key_was_revoked(server, revoked):
         assert (await calls[1]).model_name == "fake-detect"
     await until(lambda: server.composed.budget.taken == 0)
     assert service.asked == len(KEYS)
+
+
+class Call:
+    """A call whose message has arrived."""
+
+    async def read(self):
+        return b"asked"
+
+
+async def test_a_plugin_that_gives_a_function(server):
+    """It is read as before ``caller`` became a context manager, with a warning."""
+    ctx = server.service("lab").ctx
+    port, share = RpcPort(ctx.server, ctx.stopping, 0), ctx.http.budget()
+
+    async def caller():
+        return "lab:first"
+
+    with pytest.warns(DeprecationWarning, match="context manager"):
+        assert await port.read(Call(), share, caller) == b"asked"
+    share.give_back()
 
 
 KEYS = ("first", "second")
