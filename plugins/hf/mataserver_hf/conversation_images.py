@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mataserver import BadRequest, InvalidParams, decode_image
 from mataserver_hf.options import Settings
-from mataserver_hf.vlm_params import OWN_IMAGE
+from mataserver_hf.vlm_params import REQUEST_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +64,6 @@ def named(field: str) -> Iterator[None]:
     try:
         yield
     except BadRequest as error:
-        if field == OWN_IMAGE:
+        if field == REQUEST_IMAGE:
             raise
         raise BadRequest(f"{field}: {error.detail}") from None

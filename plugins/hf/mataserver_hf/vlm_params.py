@@ -16,7 +16,7 @@ Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 
 MAX_TURNS = 128
 MAX_IMAGES = 256
-OWN_IMAGE = "image"
+REQUEST_IMAGE = "image"
 """The field of a request's own image; the others are parameters."""
 MAX_HISTORY = 2**20
 """Characters of a history. What a model reads is its context; this bounds the way to that."""
@@ -81,7 +81,7 @@ class VlmParams(Params, frozen=True):
         turns = [(f"params.history[{at}].", turn.images) for at, turn in enumerate(self.history)]
         for index, (where, images) in enumerate([*turns, ("params.", self.images)]):
             if index == self.image_turn:
-                yield OWN_IMAGE, None
+                yield REQUEST_IMAGE, None
             for place, image in enumerate(images):
                 yield f"{where}images[{place}]", image
 

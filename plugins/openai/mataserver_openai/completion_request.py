@@ -94,7 +94,8 @@ IGNORED_FIELDS = frozenset(
 class CompletionRequest:
     """What a completion runs on. ``params`` are those of the API, not yet checked.
 
-    ``fields`` are where the images were given, for errors about them: see ``conversation.Said``.
+    ``fields`` are where the images were given, for errors about them: see
+    ``conversation.ParsedMessages``.
     """
 
     model: str
@@ -118,20 +119,20 @@ def read(data: bytes) -> CompletionRequest:
     asked = _typed(fields)
     if asked.stream_options is not None and not asked.stream:
         raise BadRequest(_STREAMED)
-    said = conversation.read(asked.messages)
+    parsed = conversation.read(asked.messages)
     options = asked.stream_options or StreamOptions()
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
-    params = {**_extra(fields), **said.params, **_sampling(asked)}
+    params = {**_extra(fields), **parsed.params, **_sampling(asked)}
     stream = bool(asked.stream)
     return CompletionRequest(
         asked.model,
-        said.image,
+        parsed.image,
         params,
         asked.seed,
         stop,
         stream,
         options.include_usage,
-        said.fields,
+        parsed.fields,
     )
 
 
@@ -174,7 +175,7 @@ def _extra(fields: dict[str, Any]) -> dict[str, Any]:
     What it takes from the messages cannot be given twice.
     """
     known = {*ChatRequest.__struct_fields__, *IGNORED_FIELDS}
-    for name in conversation.SAID:
+    for name in conversation.FROM_MESSAGES:
         if name in fields:
             raise BadRequest(f"{name}: unknown field; it is one of the messages")
     return {name: value for name, value in fields.items() if name not in known}

@@ -190,7 +190,7 @@ def _as_bad_request(asked: CompletionRequest) -> Iterator[None]:
         if given in asked.fields:
             raise BadRequest(f"{asked.fields[given]}: {why}") from None
         if error.status == BadRequest.status:  # of all that a model is given, only the image
-            raise BadRequest(f"{asked.fields[conversation.OWN_IMAGE]}: {error.detail}") from None
+            raise BadRequest(f"{asked.fields[conversation.FIRST_IMAGE]}: {error.detail}") from None
         if error.status != InvalidParams.status:
             raise
         raise BadRequest(_PARAMETER.sub(_field, error.detail, count=1)) from None
@@ -199,7 +199,7 @@ def _as_bad_request(asked: CompletionRequest) -> Iterator[None]:
 def _field(found: re.Match[str]) -> str:
     """Return the field that gave a parameter: a question is taken from the messages."""
     name = found[1].partition("[")[0]
-    return "messages" if name in conversation.SAID else found[1]
+    return "messages" if name in conversation.FROM_MESSAGES else found[1]
 
 
 def _text(result: Result) -> str:

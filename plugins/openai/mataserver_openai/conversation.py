@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from mataserver import BadRequest, decode_base64
 
-SAID = ("prompt", "system_prompt", "history", "image_turn", "images")
+FROM_MESSAGES = ("prompt", "system_prompt", "history", "image_turn", "images")
 """The parameters that are taken from the messages."""
 
 _TOOL_ROLES = ("tool", "function")
@@ -73,15 +73,15 @@ def check_roles(messages: object) -> None:
                 raise BadRequest(f"messages[{index}].{name}: {_NO_TOOLS}")
 
 
-OWN_IMAGE = ""
+FIRST_IMAGE = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ParsedMessages:
     """What the messages say: the first image, and the parameters of an inference.
 
     ``fields`` are the fields of the images, by their parameters; that of the first by
-    ``OWN_IMAGE``.
+    ``FIRST_IMAGE``.
     """
 
     image: bytes
@@ -89,14 +89,14 @@ class Said:
     fields: dict[str, str]
 
 
-def read(messages: list[Message]) -> Said:
+def read(messages: list[Message]) -> ParsedMessages:
     """Return what the messages say. Raises ``BadRequest`` naming the one that is wrong."""
     read_so_far = _Conversation()
     for index, message in enumerate(messages):
         read_so_far.add(message, f"messages[{index}]")
     if read_so_far.is_answered:
         raise BadRequest(f"messages[{len(messages) - 1}].role: the last question has an answer")
-    return read_so_far.said()
+    return read_so_far.parsed()
 
 
 @dataclass(slots=True)
@@ -125,17 +125,17 @@ class _Conversation:
 
     def add(self, message: Message, where: str) -> None:
         """Add a message; consecutive ones of a role are one text."""
-        said = self._said(message.role, where)
+        texts = self._texts(message.role, where)
         for place, part in enumerate(_parts(message)):
             if isinstance(part, TextPart):
-                said.append(part.text)
+                texts.append(part.text)
             elif message.role == "user":
                 at = f"{where}.content[{place}].image_url.url"
                 self.turns[-1].images.append((_decoded(part.image_url.url, at), at))
             else:
                 raise BadRequest(f"{where}.content: only a user sends images")
 
-    def _said(self, role: str, where: str) -> list[str]:
+    def _texts(self, role: str, where: str) -> list[str]:
         """Return the texts that a message adds to."""
         if role == "user":
             if not self.turns or self.is_answered:
@@ -149,13 +149,13 @@ class _Conversation:
         turn.answer = [] if turn.answer is None else turn.answer
         return turn.answer
 
-    def said(self) -> Said:
+    def parsed(self) -> ParsedMessages:
         """Return all of it. Raises ``BadRequest`` without an image."""
         first = next((at for at, turn in enumerate(self.turns) if turn.images), None)
         if first is None:
             raise BadRequest("messages: a model answers about images: send at least one image_url")
         image, where = self.turns[first].images.pop(0)
-        fields = {OWN_IMAGE: where}
+        fields = {FIRST_IMAGE: where}
         history = [
             {
                 "prompt": "\n".join(turn.prompt),
@@ -172,7 +172,9 @@ class _Conversation:
             "image_turn": first,
             **_images(last, "params.", fields),
         }
-        return Said(image, {name: value for name, value in given.items() if value}, fields)
+        return ParsedMessages(
+            image, {name: value for name, value in given.items() if value}, fields
+        )
 
 
 def _images(turn: _Turn, where: str, fields: dict[str, str]) -> dict[str, Any]:
