@@ -122,6 +122,40 @@ async def test_a_file_that_changed_is_not_waited_for(tmp_path, gone):
         assert job["spec"]["file"] == ("one.mp4" if gone == "video" else "pictures.zip")
 
 
+HELD = """(() => {
+  const real = fetch;
+  window.fetch = (path, options) => {
+    if (options?.method !== "PATCH") return real(path, options);
+    window.fetch = real;
+    return new Promise((go) => { window.release = () => go(real(path, options)); });
+  };
+})()"""
+"""Holds the first part of a file back."""
+
+
+@pytest.mark.parametrize("changed", ["1.png", "2.png", "3.png"])
+async def test_a_picture_that_changes_while_its_zip_is_sent(tmp_path, changed):
+    """A part of a ZIP begins with what did not change, and a picture may lie behind it."""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("jobs")
+        await person.click("New job")
+        await person.pick("fake-detect")
+        paths = [tmp_path / f"{at}.png" for at in (1, 2, 3)]
+        for path in paths:
+            path.write_bytes(SQUARE + os.urandom(1_500_000))
+        await person.choose_all("dialog input[type=file]", paths)
+        await person.evaluate(f"{HELD}, 0")
+        await person.click("Start", "dialog")
+        await person.until("!!window.release")
+        change(tmp_path / changed)
+        await person.evaluate("release(), 0")
+        await person.sees("The file " + CHANGED)
+        assert await person.evaluate("!document.querySelector('.silence, dialog .meter')")
+
+
 async def test_a_video_that_changed_and_a_picture_that_is_none(tmp_path):
     """Segment says it in its own words, and takes the file again."""
     given = {"plugins": {"sam": {"model": "planted-film"}}}

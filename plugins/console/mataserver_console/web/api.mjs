@@ -34,10 +34,10 @@ export class Unreadable extends Error {
   constructor(name) { super(`${name} cannot be read any more: it was changed, moved or removed since it was chosen, or it is a folder. Choose it again.`); }
 }
 
-/** Why a request had no answer: a file of its body, or the server. @param {unknown} body */
+/** Why a request had no answer: a file of its body, or the server. A part of a ZIP, of some megabytes, has pictures behind its first byte. @param {unknown} body */
 async function lost(body) {
   for (const file of body instanceof FormData ? body.values() : [body]) {
-    if (file instanceof Blob) try { await file.slice(0, 1).arrayBuffer(); } catch { return new Unreadable(file instanceof File ? file.name : "The file"); }
+    if (file instanceof Blob) try { await (file instanceof File ? file.slice(0, 1) : file).arrayBuffer(); } catch { return new Unreadable(file instanceof File ? file.name : "The file"); }
   }
   return new NoAnswer();
 }
