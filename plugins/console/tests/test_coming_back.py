@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import planted_sam
 import pytest
 from console_pages import CHROMIUM, END, SQUARE, served, shown
 from test_looking import PATHS
+from test_two_tabs import another
 
 from conftest import picture
 
@@ -20,6 +19,7 @@ KEPT = """new Promise((done) => {
     asked.onsuccess = () => done(asked.result.join());
   };
 })"""
+TALK = KEPT.replace("getAllKeys()", 'get("talk")').replace(".join()", "")
 HELD = """(() => {
   const real = fetch;
   window.fetch = (path, options) => (/segment$/.test(path)
@@ -133,8 +133,9 @@ async def test_the_talk_stays_over_a_reload(tmp_path):
         await person.click("Ask", ".talk")
         await person.until("document.querySelectorAll('.turn').length === 3")
         await person.fill("#question", "At last")
-        await person.until(f"{KEPT}.then((names) => names === 'picture,talk')")
-        await asyncio.sleep(0.3)
+        await person.until(
+            f"{TALK}.then((talk) => talk?.words === 'At last' && talk.turns.length === 3)"
+        )
         await person.reload()
         await person.until("document.querySelectorAll('.turn').length === 3")
         said = await person.text(".turns")
@@ -168,3 +169,41 @@ async def test_the_talk_of_somebody_else(tmp_path):
         await person.enter("door-key")
         await person.until(f"{KEPT}.then((names) => names === 'picture')")
         assert await person.evaluate("document.querySelectorAll('.turn').length") == 0
+
+
+async def test_the_talk_of_another_tab(tmp_path):
+    """What asked before, or never, takes nothing of it; of two that ask, the last one is kept."""
+    async with (
+        served(tmp_path) as server,
+        shown(server.url, tmp_path) as person,
+        another(person, server, tmp_path, "#/ask?seconds=0") as older,
+    ):
+        await older.until("!!document.querySelector('#question')")
+        await older.fill("#question", "Never asked")
+        await older.until(f"{TALK}.then((talk) => talk?.words === 'Never asked')")
+        await older.fill("#question", "")
+        await older.until(f"{KEPT}.then((names) => names === '')")
+        await person.go("ask?seconds=0")
+        await person.give()
+        await answered(person, "How large is it?")
+        await person.fill("#question", "And now?")
+        kept = await person.until(f"{TALK}.then((talk) => talk?.words && JSON.stringify(talk))")
+        for words in ("x", "", "y"):
+            await older.fill("#question", words)
+            await older.evaluate(f"{KEPT}.then(() => 0)")  # behind what the page keeps
+            assert await older.evaluate(f"{TALK}.then(JSON.stringify)") == kept
+        await older.go("models")
+        await older.until("!!document.querySelector('tr[data-model]')")
+        await older.go("ask?seconds=0")
+        await older.until("document.querySelector('#question')?.value === 'y'")
+        await older.evaluate(f"{KEPT}.then(() => 0)")
+        assert await older.evaluate(f"{TALK}.then(JSON.stringify)") == kept
+        await older.give()
+        await answered(older, "Which size?")
+        await older.until(f"{TALK}.then((talk) => talk?.turns[0].question === 'Which size?')")
+        await person.click("Clear")
+        await person.fill("#question", "z")
+        await person.evaluate(f"{KEPT}.then(() => 0)")
+        await person.reload()
+        await person.until("document.querySelector('.turns')?.innerText.includes('Which size?')")
+        assert await person.evaluate("document.querySelector('#question').value") == ""

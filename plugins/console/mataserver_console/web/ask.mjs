@@ -20,7 +20,7 @@ const QUESTIONS = ["What is in the picture?", "Which text is in it?", "What stan
 
 /** Ask once; `tell` gets the turn as it grows. */
 async function ask({ model, params, picture, question, signal }, tell) {
-  const turn = { question, text: "", begun: performance.now(), first: 0, done: 0, usage: null, error: null, stopped: false };
+  const turn = { question, asked: Date.now(), text: "", begun: performance.now(), first: 0, done: 0, usage: null, error: null, stopped: false };
   const change = (changes) => { Object.assign(turn, changes); tell({ ...turn }); };
   change({});
   try {

@@ -19,10 +19,11 @@ const done = (asked) => new Promise((resolve, reject) => {
   asked.onerror = () => reject(asked.error);
 });
 
-/** Keep a value under a name; `null` forgets it. A browser without a store keeps nothing. */
-export async function keep(name, value) {
+/** Keep a value under a name, or what a function makes of the one that is kept; `null` forgets it. A browser without a store keeps nothing. */
+export async function keep(name, given) {
   try {
     const kept = await store("readwrite");
+    const value = typeof given === "function" ? given((await done(kept.get(name))) ?? null) : given;
     await done(value === null ? kept.delete(name) : kept.put(value, name));
   } catch { /* a private window: the page works without */ }
 }
