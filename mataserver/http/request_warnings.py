@@ -10,6 +10,8 @@ from mataserver.http import unknown_fields
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mataserver.contract.routes import Route
 
 HEADER = "X-Warning"
@@ -40,6 +42,20 @@ def warn_of_ignored(request: web.Request, route: Route) -> None:
         warn(request, unknown_fields.joined([*(_sentence(name, route) for name in named), *others]))
     if not route.request and _has_body(request):
         warn(request, "the body: ignored, this route takes none")
+
+
+def warn_of_fields(request: web.Request, route: Route, fields: Mapping[str, str]) -> None:
+    """Warn of a form's fields that the route's documented form does not have, but empty ones."""
+    known = {
+        name
+        for body in route.request
+        if body.content_type == "multipart/form-data"
+        for name in getattr(body.schema, "__struct_encode_fields__", ())
+    }
+    if known:
+        unknown = [name for name, text in fields.items() if text and name not in known]
+        said = (f"{unknown_fields.printable(name)}: unknown field, ignored" for name in unknown)
+        warn(request, unknown_fields.joined(said))
 
 
 def ignored_in_query(name: str) -> str:

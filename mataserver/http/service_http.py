@@ -18,6 +18,7 @@ from mataserver.http import (
     uploads,
 )
 from mataserver.http.budget import BudgetShare
+from mataserver.http.routing import ROUTE
 
 if TYPE_CHECKING:
     import asyncio
@@ -108,7 +109,10 @@ class ServiceHttp:
         Checks the origin: browsers send forms and plain bodies cross-origin without a preflight.
         """
         self.check_origin(request)
-        return await uploads.save(request, path, field, self._table.limits(request))
+        saved = await uploads.save(request, path, field, self._table.limits(request))
+        if (route := request.get(ROUTE)) is not None:  # a claimed request has none
+            request_warnings.warn_of_fields(request, route, saved.fields)
+        return saved
 
     async def save_files(self, request: web.Request, folder: Path, *, most: int = 1000) -> Uploads:
         """Write every file of a form into a folder as they arrive; see ``save_body``."""

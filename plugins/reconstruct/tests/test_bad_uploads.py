@@ -96,13 +96,18 @@ async def test_requests_that_are_refused(tmp_path):
             assert name in in_form[1]["detail"] or value in in_form[1]["detail"]
         status, answer = await ask.send(one, query={"seed": "2"}, seed="3")
         assert (status, answer["detail"][:17]) == (422, "seed: given twice")
-        form = aiohttp.FormData({"file": io.BytesIO(one), "dataset_name": "church"})
-        status, answer = await ask("POST", "/drift", data=form)
-        assert (status, answer["detail"]) == (422, "dataset_name: unknown field")
         status, answer = await ask.send(one, headers={"Idempotency-Key": "a" * 201})
         assert (status, answer["detail"][:15]) == (422, "Idempotency-Key")
         assert (await ask("GET", "/v1/jobs"))[1]["total"] == 0
         assert folders(tmp_path) == []
+
+
+async def test_what_a_check_of_drift_ignores(tmp_path):
+    """Fields beside the archive are named, but empty ones: clients send the form of an upload."""
+    async with asking(tmp_path) as ask:
+        asked = {"dataset_name": "church", "scene_name": ""}
+        assert (await ask.send(packed({"a.jpg": picture()}), "/drift", **asked))[0] == 200
+        assert ask.headers["X-Warning"] == "dataset_name: unknown field, ignored"
 
 
 async def test_names_and_pictures_of_every_sort(tmp_path):
