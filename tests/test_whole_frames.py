@@ -24,6 +24,7 @@ VIDEOS = {
     "h264 of open groups": ("libx264", {"x264-params": "open-gop=1"}, "mpegts"),
     "h264 interlaced": ("libx264", {"x264-params": "interlaced=1"}, "mpegts"),
     "h264 that refreshes": ("libx264", {**LIVE, "x264-params": "intra-refresh=1"}, "mpegts"),
+    "hevc reordered": ("libx265", {**FAST, "x265-params": QUIET}, "mpegts"),
     "hevc": ("libx265", {**LIVE, "x265-params": QUIET}, "mpegts"),
     "hevc of open groups": ("libx265", {**FAST, "x265-params": f"open-gop=1:{QUIET}"}, "mp4"),
     "mpeg4": ("mpeg4", {}, "mpegts"),
@@ -109,6 +110,49 @@ def test_a_frame_that_a_camera_did_not_send(made, name, lost):
     assert COUNT - len(lost) - 30 <= len(found) < COUNT
     assert max(found) == max(clean)
     assert damaged <= COUNT - len(found)
+
+
+@pytest.mark.parametrize("lost", [{13}, {20}, {13, 14, 15}], ids=["one", "a key frame", "three"])
+@pytest.mark.parametrize("name", ["h264 reordered", "h264 high"])
+def test_frames_that_wait_to_be_put_in_order(made, name, lost):
+    """Those before a lost one are given, and each of the others is counted."""
+    data, form = made(name)
+    found, damaged, _ = decode(data, form, lost)
+    assert len(found) + damaged == COUNT - len(lost)
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [("h264 high", 0), ("h264 interlaced", 0), ("mpeg4", 0), ("mpeg2", 0), ("hevc reordered", 1)],
+)
+def test_recordings_that_were_joined(made, name, left_out):
+    """The transport counts anew there, as if it had lost something: that alone is no damage.
+
+    H.265's decoder says too little of an end that is cut off: of it the last frame is left out.
+    """
+    data, form = made(name)
+    with av.open(io.BytesIO(data + data), format=form) as container:
+        stream = container.streams.video[0]
+        decoder = WholeFrames(stream)
+        packets = list(container.demux(stream))
+        assert any(packet.is_corrupt for packet in packets)
+        count = sum(len(decoder.decode(packet)) for packet in packets)
+    assert (count, decoder.damaged) == (2 * COUNT - left_out, left_out)
+
+
+def test_a_recording_that_is_cut_off_before_another(made):
+    """Its last frame, of which the end is missing, is not padded."""
+    for name in ("h264 high", "hevc reordered", "mpeg2"):
+        data, form = made(name)
+        clean = {pixels.tobytes() for pixels in decode(data, form)[0].values()}
+        begin = TRANSPORT_PACKET * (len(data) // TRANSPORT_PACKET * 3 // 4)
+        for cut in range(begin, begin + 10 * TRANSPORT_PACKET, TRANSPORT_PACKET):
+            with av.open(io.BytesIO(data[:cut] + data), format=form) as container:
+                stream = container.streams.video[0]
+                decoder = WholeFrames(stream)
+                for packet in container.demux(stream):
+                    for frame in decoder.decode(packet):
+                        assert frame.to_ndarray(format="gray").tobytes() in clean
 
 
 @pytest.mark.parametrize("name", ["h264", "h264 in slices", "hevc", "mpeg2"])

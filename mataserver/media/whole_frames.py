@@ -15,6 +15,8 @@ import av
 from mataserver.media.h264 import FrameNumbers
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -39,9 +41,10 @@ class WholeFrames:
         if context.name == "h264":
             context.thread_count = 1  # with several, concealed errors are not reported
             self._numbers = FrameNumbers(context.extradata)
-        # In MPEG-TS the packet before the damaged one is marked, and one of the last of a recording
-        # that another was joined to. Other decoders notice a damaged key frame themselves.
-        self._doubts_keys = context.name == "hevc"
+        # In MPEG-TS the packet before the damaged one is marked. Of a damaged key frame, and of an
+        # end that is cut off, other decoders notice it themselves.
+        self._misses_damage = context.name == "hevc"
+        self._held: Packet[VideoStream] | None = None  # damaged, or the last before a joint
         self._has_key = False
         self._skips = context.name == "mpeg4"  # the only decoder that begins with any frame
         self._shows_damage = self._is_next_damaged = False
@@ -51,50 +54,67 @@ class WholeFrames:
 
     def decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         """Return the whole frames that a packet completes."""
-        if packet.size and not self._prepare(packet):
-            return []
+        return list(self._decode(packet))
+
+    def _decode(self, packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
+        held, self._held = self._held, None
+        if held is not None:
+            is_good = not self._misses_damage and _joins(held, packet)
+            yield from self._decode_prepared(held) if is_good else self._begin_anew()
+        if packet.size and not (yield from self._prepare(packet)):
+            return
+        yield from self._decode_prepared(packet)
+
+    def _decode_prepared(self, packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
         try:
             found = packet.decode()
         except av.FFmpegError:
-            self._begin_anew()
-            return []
-        return [frame for frame in found if self._is_whole(frame)]
+            yield from self._begin_anew()
+        else:
+            yield from filter(self._is_whole, found)
 
-    def _prepare(self, packet: Packet[VideoStream]) -> bool:
-        """Prepare for a packet; return whether it is of use."""
+    def _prepare(self, packet: Packet[VideoStream]) -> Generator[VideoFrame, None, bool]:
+        """Prepare for a packet, and yield the whole frames before it; return if it is of use."""
         is_damaged, self._is_next_damaged = self._is_next_damaged, packet.is_corrupt
         is_behind_gap = self._numbers is not None and self._numbers.is_behind_gap(bytes(packet))
-        if packet.is_keyframe and not (is_damaged and self._doubts_keys):
+        if packet.is_keyframe and not (is_damaged and self._misses_damage):
             if self._shows_damage or is_behind_gap or (self._skips and self._has_key):
-                self._clear(packet)
+                yield from self._clear(packet)
             self._has_key, self._skips, self._shows_damage = True, False, False
             is_damaged = is_behind_gap = False
         if self._skips:
             self._count()
             return False
-        if is_damaged or is_behind_gap:
-            self._begin_anew()
-            return False
-        return True
+        if is_behind_gap:
+            yield from self._begin_anew()
+        elif is_damaged:
+            self._held = packet
+        return not (is_behind_gap or is_damaged)
 
-    def _clear(self, packet: Packet[VideoStream]) -> None:
+    def _clear(self, packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
         """Make the decoder forget the frames before a key frame.
 
         Where H.264's gave up a block, its coefficients are left, and are added to the next frame:
         that is this one, once for nothing.
         """
-        self._context.flush_buffers()
+        yield from self._flush()
         if self._numbers is not None:
             with contextlib.suppress(av.FFmpegError):
                 packet.decode()
             self._context.flush_buffers()
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self) -> Iterator[VideoFrame]:
         """Leave out a packet, and those up to the next that needs none before it."""
-        self._count()
         if self._has_key:  # else they may be not marked
-            self._context.flush_buffers()
+            yield from self._flush()
             self._skips = True
+        self._count()
+
+    def _flush(self) -> Iterator[VideoFrame]:
+        """Empty the decoder. What waits in it to be put in order was decoded before."""
+        with contextlib.suppress(av.FFmpegError):
+            yield from filter(self._is_whole, self._context.decode(None))
+        self._context.flush_buffers()
 
     def _is_whole(self, frame: VideoFrame) -> bool:
         if frame.is_corrupt:
@@ -110,3 +130,10 @@ class WholeFrames:
     def _count(self) -> None:
         self.is_damaged = True
         self.damaged += self._has_begun
+
+
+def _joins(last: Packet[VideoStream], packet: Packet[VideoStream]) -> bool:
+    """Whether a packet begins another recording: the transport's numbers begin anew, too."""
+    if last.dts is None or packet.dts is None:
+        return False
+    return packet.is_keyframe and packet.dts < last.dts
