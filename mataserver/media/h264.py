@@ -6,6 +6,7 @@ FFmpeg's decoder conceals such a gap with a copy of another frame, and says so n
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ _ESCAPED = re.compile(rb"\x00\x00\x03")
 _SLICE, _IDR, _SPS = 1, 5, 7
 _HEADER_BYTES, _SPS_BYTES = 24, 512
 """What is read of a slice and of a sequence's parameters: their first fields."""
+_UNITS = 64
+"""What is read of a packet before its first slice: it comes from anybody."""
+_WRONG_GROUPS = 3
+"""So many in a row with a gap right behind the key frame are no loss: the encoder numbers so."""
 _WITH_CHROMA = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 """The profiles whose parameters begin with those of colour."""
 
@@ -30,22 +35,36 @@ class FrameNumbers:
         self._length_size = 0  # with start codes
         self._bits: int | None = None  # of a frame's number; None: unknown, or gaps are allowed
         self._last: int | None = None  # of the frames that others need
+        self._is_behind_key = False
+        self._wrong_groups = 0
         data = extradata or b""
         if data[:1] == b"\x01" and len(data) > 8:
             self._length_size = (data[4] & 3) + 1
             self._read_parameters(data[8 : 8 + int.from_bytes(data[6:8], "big")])
             return
-        for unit in _delimited(data):
+        for unit in islice(_delimited(data), _UNITS):
             self._read(unit)
 
-    def is_behind_gap(self, packet: bytes) -> bool:
-        """Whether frames that others need are missing before a packet's frame."""
+    def is_behind_gap(self, packet: bytes, *, is_key: bool) -> bool:
+        """Whether frames that others need are missing before a packet's frame.
+
+        Some encoders give wrong numbers, or let them begin anew at a key frame that is no IDR
+        frame: from the third group on that begins so the numbers say nothing.
+        """
         units = _prefixed(packet, self._length_size) if self._length_size else _delimited(packet)
-        for unit in units:
+        for unit in islice(units, _UNITS):
             if unit and unit[0] & 31 in {_SLICE, _IDR}:
-                return self._is_behind_gap(unit)  # a frame's slices all have its number
+                is_gap = self._is_behind_gap(unit)  # a frame's slices all have its number
+                return self._is_loss(is_gap=is_gap, is_key=is_key)
             self._read(unit)
+        self._last = None  # the frame may be behind them
         return False
+
+    def _is_loss(self, *, is_gap: bool, is_key: bool) -> bool:
+        if self._is_behind_key and not is_key:
+            self._wrong_groups = self._wrong_groups + 1 if is_gap else 0
+        self._is_behind_key = is_key
+        return is_gap and self._wrong_groups < _WRONG_GROUPS
 
     def _read(self, unit: bytes) -> None:
         if unit and unit[0] & 31 == _SPS:

@@ -76,7 +76,9 @@ class WholeFrames:
     def _prepare(self, packet: Packet[VideoStream]) -> Generator[VideoFrame, None, bool]:
         """Prepare for a packet, and yield the whole frames before it; return if it is of use."""
         is_damaged, self._is_next_damaged = self._is_next_damaged, packet.is_corrupt
-        is_behind_gap = self._numbers is not None and self._numbers.is_behind_gap(bytes(packet))
+        is_behind_gap = self._numbers is not None and self._numbers.is_behind_gap(
+            bytes(packet), is_key=packet.is_keyframe
+        )
         if packet.is_keyframe and not (is_damaged and self._misses_damage):
             if self._shows_damage or is_behind_gap or (self._skips and self._has_key):
                 yield from self._clear(packet)
