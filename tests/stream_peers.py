@@ -341,11 +341,14 @@ import asyncio, json, sys
 from pathlib import Path
 import uvloop
 from mataserver import logs, testing
+from mataserver.http import stream
+settings = json.loads(sys.argv[2])
+stream.DEPARTURE = settings.pop("departure", stream.DEPARTURE)
 async def main():
     async with testing.serving(
         Path(sys.argv[1]),
         entry_points=(testing.FAKE, *testing.installed(*sys.argv[3:])),
-        **json.loads(sys.argv[2]),
+        **settings,
     ) as served:
         print(served.url, flush=True)
         await asyncio.Event().wait()
@@ -380,7 +383,7 @@ class Apart:
 def server_apart(folder, *guests, **settings):
     """Run a server with the fake models, and these plugins, in another process.
 
-    Fail if it logged a traceback.
+    ``departure`` among the settings is that of ``stream``. Fail if it logged a traceback.
     """
     register(folder, {f"fake-{task}": task for task in FAKES})
     log = folder / "server.log"

@@ -28,7 +28,9 @@ from stream_peers import (
 def apart(tmp_path_factory):
     """A server in another process; the fake models run in threads."""
     folder = tmp_path_factory.mktemp("protocol")
-    with server_apart(folder, engine="thread", max_sessions=100, max_body_mb=0.1) as server:
+    settings = {"engine": "thread", "max_sessions": 100, "max_body_mb": 0.1}
+    # No test's connection is refused for another one: a busy machine may take its time.
+    with server_apart(folder, departure=4.0, **settings) as server:
         yield server
 
 

@@ -88,7 +88,7 @@ class NewestFrame:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._frame: VideoFrame | None = None
-        self._count = self._damaged = self._told = 0
+        self._count = self._damaged = self._reported_damaged = 0
         self._counts = 0, 0  # with the newest frame
         self._at = 0.0
         self._end: str | None = None
@@ -122,18 +122,20 @@ class NewestFrame:
         asked = time.monotonic()
 
         def has_news() -> bool:
-            is_damage = self._damaged > self._told and time.monotonic() - asked >= DAMAGE
+            is_damage = (
+                self._damaged > self._reported_damaged and time.monotonic() - asked >= DAMAGE
+            )
             return self._end is not None or self._frame is not None or is_damage
 
         with self._changed:
             self._changed.wait_for(has_news)
             frame, self._frame = self._frame, None
             if frame is not None and (self._end is None or time.monotonic() - self._at <= STALE):
-                self._told = self._counts[1]
+                self._reported_damaged = self._counts[1]
                 return frame, *self._counts
-            if self._damaged == self._told:
+            if self._damaged == self._reported_damaged:
                 raise UnreadableVideo(self._end)
-            self._told = self._damaged
+            self._reported_damaged = self._damaged
             return None, self._count, self._damaged
 
 

@@ -44,6 +44,7 @@ from stream_peers import (
 )
 
 LABEL = f"{WIDTH}x{HEIGHT}"
+SILENT = "The camera gives no frames: it sent nothing for too long"
 
 
 async def test_a_camera_over_rtsp(data_dir):
@@ -83,9 +84,15 @@ async def test_a_camera_that_loses_frames(data_dir):
             numbers = [each["frame_id"] for each in await results(ws, 12)]
             # Of each nine frames that arrive the first four are whole.
             assert {number % 9 for number in numbers} <= {0, 1, 2, 3}
-            info = await session_info(http, name)
+
+            async def counted():
+                # What is damaged may be told a moment before the whole frame behind it.
+                info = await session_info(http, name)
+                return info if info["camera"]["damaged"] == info["frames"] // 9 * 5 else None
+
+            info = await eventually(counted)
             damaged = info["camera"]["damaged"]
-            assert (damaged % 5, info["camera"]["state"]) == (0, "connected")
+            assert info["camera"]["state"] == "connected"
             assert damaged > 0
             assert info["frames"] == info["results"] + info["dropped"]
             assert await metric(http, "mataserver_camera_frames_damaged_total") >= damaged
@@ -96,11 +103,15 @@ async def test_a_camera_of_which_no_frame_is_whole(data_dir):
     async with rtsp() as camera, serving(data_dir, camera_timeout=1.0) as http:
         name = await film(http, camera.url())
         async with http.ws_connect(f"/v1/stream/{name}") as ws:
-            await results(ws, 2)
-            camera.lost = {0}
-            while (said := await ws.receive_json()).get("type") != "error":
-                pass
-            assert said["detail"] == (
+            said = SILENT
+            while said == SILENT:  # a machine that stands still for a second is told so: once more
+                camera.lost = frozenset()
+                await results(ws, 2)
+                camera.lost = {0}
+                while "type" not in (message := await ws.receive_json(timeout=30)):
+                    pass
+                said = message["detail"]
+            assert said == (
                 "The camera gives no frames: its frames arrive damaged: parts of them are lost"
             )
             info = (await session_info(http, name))["camera"]
@@ -182,7 +193,7 @@ async def test_a_camera_that_hangs_is_given_up(data_dir):
             camera.silent = True
             while "type" not in (message := await ws.receive_json(timeout=30)):
                 pass
-            assert message["detail"] == "The camera gives no frames: it sent nothing for too long"
+            assert message["detail"] == SILENT
             camera.silent = False
             await results(ws, 1)
             (second,) = readers()
