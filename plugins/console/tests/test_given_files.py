@@ -95,6 +95,53 @@ async def test_a_folder_of_no_pictures(tmp_path):
         await person.sees("There is no picture in texts.")
 
 
+HELD = """(() => {
+  const { setTimeout: wait, clearTimeout: clear, fetch: ask } = window;
+  const now = performance.now();
+  performance.now = () => now;
+  window.held = new Map();
+  window.setTimeout = (act, pause, ...given) => {
+    const id = wait(pause > 3000 ? () => {} : act, pause, ...given);
+    if (pause > 3000) held.set(id, act);
+    return id;
+  };
+  window.clearTimeout = (id) => { held.delete(id); clear(id); };
+  window.parts = [];
+  window.fetch = (path, options) => (options?.method === "PATCH"
+    ? new Promise((go) => parts.push(() => go(ask(path, options)))) : ask(path, options));
+})()"""
+"""The clock of a page stands still: long pauses end when told to, and a file's parts go then."""
+
+
+async def test_an_upload_is_read_out_now_and_then(tmp_path):
+    """A screen reader is not told of each part: what it says changes every five seconds at most."""
+    said = "document.querySelector('dialog [role=status]').textContent"
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.evaluate(HELD)
+        await person.go("jobs")
+        await person.click("New job")
+        await person.pick("fake-detect")
+        path = tmp_path / "one.mp4"
+        path.write_bytes(bytes(7_000_000))
+        await person.choose_all("dialog input[type=file]", [path])
+        await person.click("Start", "dialog")
+        await person.until("parts.length === 1")
+        first = await person.evaluate(said)
+        for shown_now in ("2.1 MB of", "4.2 MB of"):
+            await person.evaluate("parts.shift()(); 0")
+            await person.until("parts.length === 1")
+            await person.until(
+                f"document.querySelector('dialog').innerText.includes('{shown_now}')"
+            )
+            assert await person.evaluate(said) == first
+        await person.evaluate("held.forEach((act) => act()); 0")
+        await person.until(f"{said}.startsWith('4.2 MB of')")
+        assert await person.faults() == []
+
+
 @pytest.mark.parametrize("gone", ["video", "picture"])
 async def test_a_file_that_changed_is_not_waited_for(tmp_path, gone):
     """A new job says so: no answer comes from a file, however often the server is asked."""

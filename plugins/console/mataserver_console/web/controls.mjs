@@ -38,6 +38,24 @@ export function Tabs({ label, tabs, value, onChange }) {
   </div>`;
 }
 
+const READ = 5000;  // milliseconds: what changes more often is not read out each time
+
+/** A text that changes every five seconds at most: for what is read out. */
+export function useSlow(/** @type {string} */ text) {
+  const [said, setSaid] = useState(text);
+  const newest = useRef(text), at = useRef(text ? performance.now() : -READ);
+  newest.current = text;
+  useEffect(() => {
+    if (text === said) return undefined;
+    const timer = setTimeout(() => { at.current = performance.now(); setSaid(newest.current); }, Math.max(0, at.current + READ - performance.now()));
+    return () => clearTimeout(timer);
+  }, [text, said]);
+  return said;
+}
+
+/** What goes on, as it changes; it is read out now and then. */
+export const Status = ({ text, class: kind = "" }) => html`<span class=${kind}><span aria-hidden="true">${text}</span><span class="sr" role="status">${useSlow(text)}</span></span>`;
+
 export const State = ({ kind, children }) => html`<span class=${`state ${kind}`}>${children}</span>`;
 export const KINDS = { ready: "ok", active: "ok", idle: "ok", loading: "busy", pulling: "busy", unloaded: "off", evicted: "off" };
 

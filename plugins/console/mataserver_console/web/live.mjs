@@ -1,7 +1,7 @@
 // Live: this device's camera with what a model sees in it, and the cameras of the server.
 import { ask, isAbort, may, Refused, send } from "./api.mjs";
 import { Chart, Legend } from "./chart.mjs";
-import { Button, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
+import { Button, Dialog, Note, State, Sure, Trouble, useSlow } from "./controls.mjs";
 import { ago, count, long, ms } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
@@ -238,13 +238,4 @@ export default function Live() {
       <${Sessions} sessions=${sessions} own=${stream.session}/>
     </div><p class="sr" role="status">${useSlow(on && items.length ? told(items) : "")}</p>
     ${adding && html`<${AddCamera} models=${chosen.models} close=${() => setAdding(false)}/>`}`;
-}
-
-/** A text that changes every five seconds at most: not each frame is read out. */
-function useSlow(text) {
-  const [said, setSaid] = useState("");
-  const newest = useRef(text);
-  newest.current = text;
-  useEffect(() => { const timer = setInterval(() => setSaid(newest.current), 5000); return () => clearInterval(timer); }, []);
-  return said;
 }

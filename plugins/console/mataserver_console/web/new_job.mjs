@@ -1,6 +1,6 @@
 // A new job: what it is of, and its file, sent so that a break costs little.
 import { Unreadable, ask, isAbort, may } from "./api.mjs";
-import { Button, Dialog, Segments, Trouble } from "./controls.mjs";
+import { Button, Dialog, Segments, Status, Trouble } from "./controls.mjs";
 import { isPicture, useDropped } from "./drops.mjs";
 import { bytes, long } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
@@ -50,7 +50,7 @@ function Sending({ state, stop }) {
   const share = (100 * state.done) / Math.max(1, state.total);
   const said = state.total ? `${bytes(state.done)} of ${bytes(state.total)}${rest(state)}` : `packing${state.files > 1 ? `, ${state.packed} of ${state.files.toLocaleString("en")}` : ""}`;
   return html`<div class="stack-4"><div class="meter" role="progressbar" aria-label="Sent" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(share)}><i style=${{ width: `${share}%` }}></i></div>
-    <div class="row between"><span class="quiet" role="status">${said}${state.waits && ` · ${state.waits}`}</span><${Button} small onClick=${stop}>Stop<//></div></div>`;
+    <div class="row between"><${Status} class="quiet" text=${`${said}${state.waits && ` · ${state.waits}`}`}/><${Button} small onClick=${stop}>Stop<//></div></div>`;
 }
 
 /** The files of a job: those that were chosen for one kind are there for another one, too. */

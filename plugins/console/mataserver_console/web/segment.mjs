@@ -3,7 +3,7 @@ import { isAbort } from "./api.mjs";
 import { Asked, HERE, outlined } from "./asked.mjs";
 import { Clicks, Marks, Pointing, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code, POSTED } from "./code.mjs";
-import { Button, Note, Segments, State, Trouble } from "./controls.mjs";
+import { Button, Note, Segments, State, Status, Trouble } from "./controls.mjs";
 import { useDropped } from "./drops.mjs";
 import { save } from "./exporting.mjs";
 import { ms, parted } from "./format.mjs";
@@ -147,7 +147,7 @@ function Canvas({ picture, all, tool, opacity, loaded }) {
   const labels = all.things.flatMap((thing) => thing.masks.map((mask, i) => ({ n: thing.key * 100 + i, name: thing.word && thing.masks.length > 1 ? `${thing.name} ${i + 1}` : thing.name, score: mask.score, box: mask.box, k: kOf(thing) })));
   const onPoint = (x, y, inside) => all.change((thing) => ({ ...thing, points: [...thing.points, [x, y, inside]] }));
   const seconds = useSeconds(all.begun);
-  const took = seconds >= 1 ? html`<span class="glass took" role="status">${loaded ? "Looking at the picture" : "Loading the model"}, ${Math.floor(seconds)} s</span>` : all.took > 0 && html`<span class="glass took" role="status"><b>${ms(all.took)}</b> for the last one</span>`;
+  const took = seconds >= 1 ? html`<${Status} class="glass took" text=${`${loaded ? "Looking at the picture" : "Loading the model"}, ${Math.floor(seconds)} s`}/>` : all.took > 0 && html`<span class="glass took" role="status"><b>${ms(all.took)}</b> for the last one</span>`;
   return html`<${Clicks} shot=${picture} tool=${tool} onPoint=${onPoint} onBox=${(box) => all.change((thing) => ({ ...thing, box }))} beside=${took}>${(scale) => html`
     <${Shapes} things=${all.things.filter((thing) => thing.key !== all.now)} width=${width} height=${height} opacity=${opacity}/>
     <${Shapes} on things=${all.things.filter((thing) => thing.key === all.now)} width=${width} height=${height} opacity=${opacity}/>

@@ -1,6 +1,6 @@
 // One model on one picture, as Try and Compare have it: its parameters, its answer, what of it is shown.
 import { may } from "./api.mjs";
-import { Button } from "./controls.mjs";
+import { Button, Status } from "./controls.mjs";
 import { depthOf, RAMP } from "./depth.mjs";
 import { parted, size } from "./format.mjs";
 import { html, useId, useLayoutEffect, useMemo, useRef, useState } from "./html.mjs";
@@ -93,8 +93,8 @@ export function useKeys(acts) {
 export function Busy({ run, seconds, model }) {
   if (seconds < 0.4) return null;
   const what = run.waits ? "Waiting for its turn" : model?.state === "loading" ? `Loading ${parted(model.model)[1]}` : "Running";
-  return html`<div class="running"><i></i></div>${seconds > 1 && html`<div class="foot row between"><span role="status">${what}, ${Math.floor(seconds)} s${
-    model?.state === "loading" && model.size_mb ? `; ${size(model.size_mb)} on disk. The next run is quick.` : ""}</span><${Button} small onClick=${run.stop}>${seconds > 5 ? "Cancel" : "Stop"}<//></div>`}`;
+  return html`<div class="running"><i></i></div>${seconds > 1 && html`<div class="foot row between"><${Status} text=${`${what}, ${Math.floor(seconds)} s${
+    model?.state === "loading" && model.size_mb ? `; ${size(model.size_mb)} on disk. The next run is quick.` : ""}`}/><${Button} small onClick=${run.stop}>${seconds > 5 ? "Cancel" : "Stop"}<//></div>`}`;
 }
 
 export function Nothing({ answer, params, setParams, schema }) {

@@ -1,7 +1,7 @@
 // Segment's video: open, look at any frame, point, track, correct on a later frame, take the masks along.
 import { Clicks, Marks, Pointing, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code } from "./code.mjs";
-import { Button, Note, Segments, Trouble } from "./controls.mjs";
+import { Button, Note, Segments, Status, Trouble } from "./controls.mjs";
 import { isPicture, useDropped } from "./drops.mjs";
 import { save } from "./exporting.mjs";
 import { isOver } from "./film.mjs";
@@ -38,10 +38,10 @@ function Before({ film, take }) {
   }
   const { file, sent } = film;
   const whole = sent >= file.size;
-  return html`<div class="stage"><div class="drop" role="status"><h2 class="cut">${file.name}</h2>
+  return html`<div class="stage"><div class="drop"><h2 class="cut">${file.name}</h2>
     <div class="meter sending" role="progressbar" aria-label="Sent" aria-valuemin="0" aria-valuemax=${file.size} aria-valuenow=${Math.min(sent, file.size)}><i style=${{ width: `${Math.min(100, (sent / file.size) * 100)}%` }}></i></div>
-    <span>${whole ? `The server opens it${seconds >= 1 ? `, ${Math.round(seconds)} s` : ""}` : `${bytes(sent)} of ${bytes(file.size)} sent${sent && seconds > 3 ? `, ${long((seconds * (file.size - sent)) / sent)} left` : ""}`}</span>
-    ${whole && seconds > 5 && html`<span class="help">The first video waits for the model to be loaded.</span>`}
+    <${Status} text=${whole ? `The server opens it${seconds >= 1 ? `, ${Math.round(seconds)} s` : ""}` : `${bytes(sent)} of ${bytes(file.size)} sent${sent && seconds > 3 ? `, ${long((seconds * (file.size - sent)) / sent)} left` : ""}`}/>
+    ${whole && seconds > 5 && html`<span class="help" role="status">The first video waits for the model to be loaded.</span>`}
     <${Button} onClick=${film.close}>Cancel<//></div></div>`;
 }
 
@@ -112,7 +112,7 @@ function Objects({ film, shown }) {
 
 /** Opened again, with what is known of it on the page. */
 function Reopening({ film }) {
-  return html`<${Note}><span role="status">Opening it again: ${bytes(film.sent)} of ${bytes(film.file.size)} sent</span><div class="meter"><i style=${{ width: `${Math.min(100, (film.sent / film.file.size) * 100)}%` }}></i></div><//>`;
+  return html`<${Note}><${Status} text=${`Opening it again: ${bytes(film.sent)} of ${bytes(film.file.size)} sent`}/><div class="meter"><i style=${{ width: `${Math.min(100, (film.sent / film.file.size) * 100)}%` }}></i></div><//>`;
 }
 
 /** What went wrong, with what can be done. */
@@ -154,7 +154,7 @@ function Exports({ film }) {
     setBusy(null);
   };
   if (!film.tracks.frames.size) return null;
-  if (busy) return html`<span class="row"><span class="state busy" role="status">${busy.what}${busy.text}</span></span>`;
+  if (busy) return html`<span class="row"><${Status} class="state busy" text=${`${busy.what}${busy.text}`}/></span>`;
   return html`<${Button} icon="download" onClick=${() => work("Packing masks", (tell) => packed(film, tell), "-masks.zip")}>Masks<//>
     ${film.phase === "open" && html`<${Button} icon="download" onClick=${() => work("Making the video", () => film.drawn(shownOf(film)), "-tracked.mp4")}>Video<//>`}`;
 }
