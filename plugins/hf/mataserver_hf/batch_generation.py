@@ -1,8 +1,8 @@
 """Generates texts in batches, each to its own end.
 
-What waits while a batch is generated forms the next one. A text ends at its own last token, and one
-that nobody wants any more costs nothing once its batch has ended; a batch that nobody wants stops
-at its next token. Where a batch fails, as for want of memory, each of its texts goes on alone.
+What waits when a batch begins is part of it. A text ends at its own last token, and one that nobody
+wants any more costs nothing once its batch has ended; a batch that nobody wants stops at its next
+token. Where a batch fails, as for want of memory, its texts go on alone, one after the other.
 
 Only ``load`` functions import this module: it imports torch and transformers.
 """
@@ -15,20 +15,17 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import LogitsProcessorList, StoppingCriteriaList
+
+from mataserver_hf.batch_steps import AbandonedError, Observer, RowChoices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from mataserver_hf.batch_steps import Choose, IsEnd, Step
     from mataserver_hf.network import Network
 
     Tensors = dict[str, torch.Tensor]
-    IsEnd = Callable[[list[int]], bool]
 
 
 class BatchGenerator:
@@ -36,73 +33,107 @@ class BatchGenerator:
 
     is_end:  whether a text that consists of these tokens ends with the last of them.
     options: what ``generate`` is called with besides.
+    at_once: whether a text begins when it is first asked for, beside the batches that are being
+             generated; otherwise it waits for their end, which makes larger batches.
 
     One thread at a time may use it and its texts.
     """
 
     def __init__(
-        self, network: Network, is_end: IsEnd, max_batch: int, options: dict[str, Any]
+        self,
+        network: Network,
+        is_end: IsEnd,
+        max_batch: int,
+        options: dict[str, Any],
+        *,
+        at_once: bool = False,
     ) -> None:
         """Keep the network."""
         self._network = network
         self._is_end = is_end
         self._max_batch = max_batch
         self._options = options
+        self._at_once = at_once
         self._waiting: list[GeneratedText] = []
-        self._batch: _Batch | None = None
+        self._running: list[_Batch] = []
 
-    def open(self, prompt: Tensors, limit: int) -> GeneratedText:
+    def open(
+        self, prompt: Tensors, limit: int, make_choice: Callable[[], Choose] | None = None
+    ) -> GeneratedText:
         """Let a prompt wait for its batch; the text has at most ``limit`` tokens, at least one.
 
-        ``prompt`` are the tensors of a batch of one.
+        ``prompt`` are the tensors of a batch of one. ``make_choice()`` makes the likeliest token
+        the one to take, from the first step on: without it the network and ``options`` choose.
         """
-        text = GeneratedText(self, prompt, limit)
+        text = GeneratedText(self, prompt, limit, make_choice)
         self._waiting.append(text)
         return text
 
-    def step(self) -> None:
-        """Wait for the next tokens of the batch, or begin one if none is generated."""
-        if self._batch is None:
-            texts = self._next_texts()
+    def step(self, text: GeneratedText) -> None:
+        """Wait for the next tokens of a text's batch, or of the one that it waits for."""
+        batch = next((each for each in self._running if text in each.texts), None)
+        if batch is None and (batch := self._in_the_way(text)) is None:
+            texts = self._next_texts(text)
             try:
-                self._batch = _Batch(self._network, texts, self._is_end, self._options)
+                batch = _Batch(self._network, texts, self._is_end, self._options, self._beams)
             except RuntimeError as error:  # there is no thread for it
-                for text in texts:
-                    text.error, text.is_ended = error, True
+                for each in texts:
+                    each.error, each.is_ended = error, True
                 return
-        if not self._batch.step():
-            self._waiting[:0] = self._batch.unfinished()
-            self._batch = None
+            self._running.append(batch)
+        if not batch.step():
+            self._running.remove(batch)
+            self._waiting[:0] = batch.unfinished()
+        self._stop_unwanted()
 
     def forget(self, text: GeneratedText) -> None:
         """Take a text that nobody wants out of the queue; stop its batch if that is unwanted."""
         if text in self._waiting:
             self._waiting.remove(text)
-        batch = self._batch
-        if batch is not None and all(each.is_ended for each in batch.texts):
-            while batch.step():
-                pass
-            self._batch = None
+        self._stop_unwanted()
 
     def close(self) -> None:
-        """Stop the batch and free the weights."""
-        for text in (*self._waiting, *(self._batch.texts if self._batch else ())):
+        """Stop all batches and free the weights."""
+        for text in (*self._waiting, *(each for batch in self._running for each in batch.texts)):
             text.close()
         self._network.close()
 
-    def _next_texts(self) -> list[GeneratedText]:
-        """Take what can be computed with the text that waits longest."""
-        first = self._waiting[0]
+    def _stop_unwanted(self) -> None:
+        """Stop the batches of which no text goes on, and free what they hold."""
+        for batch in tuple(self._running):
+            if not batch.unfinished():
+                while batch.step():
+                    pass
+                self._running.remove(batch)
+
+    @property
+    def _beams(self) -> int:
+        return self._options.get("num_beams") or self._network.beams
+
+    def _in_the_way(self, text: GeneratedText) -> _Batch | None:
+        """Return a batch whose end a text waits for.
+
+        Those that go on alone do not share the memory that their batch may have lacked.
+        """
+        if not self._at_once:
+            return next(iter(self._running), None)
+        alone = (each for each in self._running if each.texts[0].is_alone)
+        return next(alone, None) if text.is_alone else None
+
+    def _next_texts(self, text: GeneratedText) -> list[GeneratedText]:
+        """Take what can be computed with ``text``, or with the one that waits longest."""
+        first = text if self._at_once else self._waiting[0]
         count = 1 if first.is_alone else self._max_batch
         kind = self._kind(first)
-        alike = [each for each in self._waiting if self._kind(each) == kind][:count]
+        others = (each for each in self._waiting if each is not first)
+        alike = [first, *(each for each in others if self._kind(each) == kind)][:count]
         self._waiting = [each for each in self._waiting if each not in alike]
         return alike
 
     def _kind(self, text: GeneratedText) -> object:
         """Return what the texts of a batch have in common; all beams end at the same length."""
         shapes = tuple((name, tensor.shape) for name, tensor in text.prompt.items())
-        return shapes, text.is_alone, text.limit if self._network.beams > 1 else 0
+        return shapes, text.is_alone, text.limit if self._beams > 1 else 0
 
 
 class GeneratedText:
@@ -113,10 +144,17 @@ class GeneratedText:
     is_alone: whether it is generated in a batch of its own, since a batch with it failed.
     """
 
-    def __init__(self, generator: BatchGenerator, prompt: Tensors, limit: int) -> None:
+    def __init__(
+        self,
+        generator: BatchGenerator,
+        prompt: Tensors,
+        limit: int,
+        make_choice: Callable[[], Choose] | None,
+    ) -> None:
         self._generator = generator
         self.prompt = prompt
         self.limit = limit
+        self.make_choice = make_choice
         self.tokens: list[int] = []
         self.is_ended = self.is_alone = False
         self.error: BaseException | None = None
@@ -126,7 +164,7 @@ class GeneratedText:
         read = 0
         while read < len(self.tokens) or not self.is_ended:
             if read == len(self.tokens):
-                self._generator.step()
+                self._generator.step(self)
             new, read = self.tokens[read:], len(self.tokens)
             yield new
         if self.error is not None:
@@ -139,10 +177,6 @@ class GeneratedText:
             self._generator.forget(self)
 
 
-class _AbandonedError(Exception):
-    """Nobody wants any text of a batch."""
-
-
 class _Batch:
     """The texts that one call of ``generate`` writes, in a thread of its own."""
 
@@ -152,13 +186,14 @@ class _Batch:
         texts: Sequence[GeneratedText],
         is_end: IsEnd,
         options: dict[str, Any],
+        beams: int,
     ) -> None:
         self.texts = texts
         self._network = network
         self._is_end = is_end
         self._options = options
-        self._given = [list(text.tokens) for text in texts]
-        self._steps: SimpleQueue[list[tuple[int, list[int], bool]] | None] = SimpleQueue()
+        self._beams = beams
+        self._steps: SimpleQueue[Step | None] = SimpleQueue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
@@ -199,10 +234,11 @@ class _Batch:
         try:
             prompts = [text.prompt for text in self.texts]
             joined = {name: torch.cat([each[name] for each in prompts]) for name in prompts[0]}
-            observer = _Observer(self.texts, self._is_end, self._steps.put, self._network.beams)
+            observer = Observer(self.texts, self._is_end, self._steps.put, self._beams)
             options = dict(self._options)
-            if any(self._given):
-                options["logits_processor"] = LogitsProcessorList([_Repetition(self._given)])
+            choices = RowChoices(self.texts, observer.done)
+            if choices.is_needed:
+                options["logits_processor"] = LogitsProcessorList([choices])
             written = self._network.run(
                 joined,
                 "generate",
@@ -211,12 +247,12 @@ class _Batch:
                 stopping_criteria=StoppingCriteriaList([observer]),
                 **options,
             )
-            if self._network.beams > 1:  # only the best beam is the text
+            if self._beams > 1:  # only the best beam is the text
                 begin = joined["input_ids"].shape[1] if "input_ids" in joined else 1
                 rows = [self._up_to_end(row) for row in written[:, begin:].tolist()]
                 self._steps.put([(index, row, True) for index, row in enumerate(rows)])
         except BaseException as error:  # noqa: BLE001 - raised where the texts are read
-            if not isinstance(error, _AbandonedError):
+            if not isinstance(error, AbandonedError):
                 self._error = error
         finally:
             self._steps.put(None)
@@ -225,64 +261,3 @@ class _Batch:
         """Return a row without the padding after its end."""
         ends = (place for place in range(1, len(row) + 1) if self._is_end(row[:place]))
         return row[: next(ends, len(row))]
-
-
-class _Repetition(LogitsProcessor):
-    """Lets a text begin with the tokens that a failed batch has given out already.
-
-    The likeliest ones may be others in a batch of another size, and at random they are.
-    """
-
-    def __init__(self, given: Sequence[Sequence[int]]) -> None:
-        self._given = given
-        self._step = 0
-
-    def __call__(self, _input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        for row, tokens in enumerate(self._given):
-            if self._step < len(tokens):
-                scores[row] = -torch.inf
-                scores[row, tokens[self._step]] = 0
-        self._step += 1
-        return scores
-
-
-class _Observer(StoppingCriteria):
-    """Passes on the new tokens of each step, and says which texts have ended."""
-
-    def __init__(
-        self,
-        texts: Sequence[GeneratedText],
-        is_end: IsEnd,
-        put: Callable[[list[tuple[int, list[int], bool]]], None],
-        beams: int,
-    ) -> None:
-        self._texts = texts
-        self._is_end = is_end
-        self._put = put
-        self._beams = beams
-        self._given = [len(text.tokens) for text in texts]
-        self._written: list[list[int]] = [[] for _ in texts]
-        self._done = [False] * len(texts)
-
-    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        if all(text.is_ended for text in self._texts):
-            raise _AbandonedError
-        if self._beams > 1:
-            self._put([])
-            return torch.full((input_ids.shape[0],), fill_value=False, device=input_ids.device)
-        new = []
-        for index, token in enumerate(input_ids[:, -1].tolist()):
-            if not self._done[index]:
-                last = self._add(index, token)
-                if len(self._written[index]) > self._given[index]:
-                    new.append((index, [token], last))
-        self._put(new)
-        return torch.tensor(self._done, device=input_ids.device)
-
-    def _add(self, index: int, token: int) -> bool:
-        """Add a token to a text; return whether it is the last one."""
-        written, text = self._written[index], self._texts[index]
-        written.append(token)
-        last = len(written) >= text.limit or self._is_end(written)
-        self._done[index] = last or text.is_ended
-        return last

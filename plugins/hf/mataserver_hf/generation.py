@@ -1,30 +1,23 @@
-"""Generates text token by token, and can be stopped after each.
+"""Generates text token by token by each question's own rules, and can be stopped after each.
 
 Only ``load`` functions import this module: it imports torch and transformers.
 """
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor, wait
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, cast
+import contextlib
+import functools
+import itertools
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
-from transformers.generation.streamers import BaseStreamer
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from mataserver import InvalidParams, MataError, StopSequences, Usage
+from mataserver_hf.batch_generation import BatchGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from mataserver_hf.network import Network
     from mataserver_hf.vlm_params import VlmParams
@@ -38,10 +31,14 @@ _MIN_TEMPERATURE = 1e-6  # below, the division overflows; the choice is determin
 class TextGenerator:
     """A network that continues a prompt, and the tokenizer of its output."""
 
-    def __init__(self, network: Network, tokenizer: Any, *, keep_special: bool = False) -> None:
+    def __init__(
+        self, network: Network, tokenizer: Any, max_batch: int = 1, *, keep_special: bool = False
+    ) -> None:
         """Keep the loaded parts; ``keep_special`` leaves special tokens in the text.
 
-        The tokens that begin, end and pad a sequence are always left out.
+        The tokens that begin, end and pad a sequence are always left out. Up to ``max_batch`` texts
+        whose prompts have the same shapes are generated as one batch if they are asked for at the
+        same time; others side by side.
         """
         self._network = network
         self._tokenizer = tokenizer
@@ -53,78 +50,65 @@ class TextGenerator:
         }
         self._is_encoder_decoder: bool = network.config.is_encoder_decoder
         self._context: int = network.config.get_text_config().max_position_embeddings
+        # The request's settings replace the checkpoint's, which may set sampling or beams.
+        options = {"do_sample": False, "num_beams": 1}
+        self._generator = BatchGenerator(network, self._is_end, max_batch, options, at_once=True)
 
-    def generate(self, prompt: Tensors, params: VlmParams) -> tuple[str, Usage]:
-        """Return the text that follows ``prompt``, and the token counts of both.
+    def generate(self, questions: Sequence[tuple[Tensors, VlmParams]]) -> list[tuple[str, Usage]]:
+        """Return the text that follows each prompt, and the token counts of both.
 
         Raises ``InvalidParams`` for a prompt that is too long.
         """
-        *pieces, usage = self.stream(prompt, params)
-        return "".join(cast("list[str]", pieces)), cast("Usage", usage)
+        with contextlib.ExitStack() as opened:
+            texts = [
+                opened.enter_context(contextlib.closing(self.stream(*each))) for each in questions
+            ]
+            steps = list(itertools.zip_longest(*texts, fillvalue=""))
+        answers = []
+        for parts in zip(*steps, strict=True):
+            [usage] = (each for each in parts if isinstance(each, Usage))
+            answers.append(("".join(each for each in parts if isinstance(each, str)), usage))
+        return answers
 
-    def stream(self, prompt: Tensors, params: VlmParams) -> Iterator[str | Usage]:
+    def stream(self, prompt: Tensors, params: VlmParams) -> Generator[str | Usage]:
         """Yield the same text in pieces as they are generated, then the token counts.
 
-        Closing the iterator stops the generation at the next token and waits for it.
+        An empty piece says that the network is at work. Closing the iterator gives the text up; if
+        its batch has no other, it waits for the next token, at which that stops.
         """
-        tokens: SimpleQueue[int | None] = SimpleQueue()
+        limit = self._token_limit(prompt, params)
+        decoder, stops = IncrementalDecoder(self._decode), StopSequences(params.stops)
         seen: list[int] = []
-        stop = threading.Event()
-        decoder, stops = self._decoder(), StopSequences(params.stops)
-        with ThreadPoolExecutor(1, thread_name_prefix="generation") as thread:
-            written = thread.submit(self._generate, prompt, params, tokens.put, stop)
-            written.add_done_callback(lambda _: tokens.put(None))
-            try:
-                while not stops.reached and (token := tokens.get()) is not None:
+        rule = functools.partial(_Sampler, params)
+        with contextlib.closing(self._generator.open(prompt, limit, rule)) as text:
+            yield ""  # lets those that came at the same time join its batch
+            for tokens in text:
+                piece = ""
+                for token in tokens:
                     seen.append(token)
-                    if piece := stops.add(decoder.add(token)):
-                        yield piece
+                    piece += stops.add(decoder.add(token))
+                    if stops.reached:
+                        text.close()
+                        break
+                yield piece
                 if stops.reached:
-                    stop.set()
-                    wait((written,))
-                else:
-                    written.result()
-                if piece := stops.add(decoder.flush()) + stops.rest():
-                    yield piece
-                yield self._usage(prompt, params, seen, stopped=stops.reached)
-            finally:
-                stop.set()
+                    break
+            if piece := stops.add(decoder.flush()) + stops.rest():
+                yield piece
+            ended = stops.reached or (bool(seen) and self._is_end(seen))
+            truncated = len(seen) >= limit and not ended
+            yield Usage(prompt["input_ids"].shape[1], len(seen), truncated)
 
     def close(self) -> None:
         """Free the weights."""
-        self._network.close()
+        self._generator.close()
 
-    def _generate(
-        self,
-        prompt: Tensors,
-        params: VlmParams,
-        write: Callable[[int], None],
-        stop: threading.Event,
-    ) -> None:
-        # The request's settings replace the checkpoint's, which may set sampling or beams.
-        self._network.run(
-            prompt,
-            "generate",
-            do_sample=False,
-            num_beams=1,
-            num_return_sequences=1,
-            max_new_tokens=self._token_limit(prompt, params),
-            streamer=_TokenStreamer(write),
-            logits_processor=LogitsProcessorList([_Sampler(params)]),
-            stopping_criteria=StoppingCriteriaList([_StopCriterion(stop)]),
-        )
+    def _is_end(self, tokens: list[int]) -> bool:
+        return tokens[-1] in self._network.end_tokens
 
     def _token_limit(self, prompt: Tensors, params: VlmParams) -> int:
         """Return the maximum number of tokens to generate."""
         return min(params.max_tokens, self._free_context(prompt))
-
-    def _usage(
-        self, prompt: Tensors, params: VlmParams, tokens: Sequence[int], *, stopped: bool
-    ) -> Usage:
-        """Count the tokens, the end token included; ``stopped`` tells of a stop sequence."""
-        ended = stopped or (bool(tokens) and tokens[-1] in self._network.end_tokens)
-        truncated = len(tokens) >= self._token_limit(prompt, params) and not ended
-        return Usage(prompt["input_ids"].shape[1], len(tokens), truncated)
 
     def _free_context(self, prompt: Tensors) -> int:
         """Return how many tokens fit after the prompt; an encoder's prompt takes no space."""
@@ -136,9 +120,6 @@ class TextGenerator:
                 f"most {longest}"
             )
         return self._context - (1 if self._is_encoder_decoder else length)
-
-    def _decoder(self) -> IncrementalDecoder:
-        return IncrementalDecoder(self._decode)
 
     def _decode(self, tokens: list[int]) -> str:
         visible = [token for token in tokens if token not in self._control_tokens]
@@ -183,32 +164,7 @@ class IncrementalDecoder:
         return self._decode(self._tokens)[len(given) :]
 
 
-class _TokenStreamer(BaseStreamer):
-    """Passes on each token that ``generate`` streams, except the prompt, which comes first."""
-
-    def __init__(self, write: Callable[[int], None]) -> None:
-        self._write = write
-        self._past_prompt = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._past_prompt:
-            self._write(int(value.item()))
-        self._past_prompt = True
-
-    def end(self) -> None:
-        """Do nothing: the call of ``generate`` returns."""
-
-
-class _StopCriterion(StoppingCriteria):
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-
-    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        stopped = self._stop.is_set()
-        return torch.full((input_ids.shape[0],), stopped, device=input_ids.device)
-
-
-class _Sampler(LogitsProcessor):
+class _Sampler:
     """Makes the token that ``params`` select the likeliest one.
 
     Adding Gumbel noise to logits makes their largest a draw from their softmax. Unlike

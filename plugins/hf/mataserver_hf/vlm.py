@@ -7,6 +7,7 @@ and Florence-2 (arXiv:2311.06242), about still images: one, or those of a conver
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -53,37 +54,41 @@ class VisionLanguageModel:
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[VlmParams]
     ) -> list[VlmResult]:
-        """Answer the questions one after the other: answers have different lengths.
+        """Answer the questions, as one batch where the prompts have the same shapes.
 
         Raises ``InvalidParams`` without a prompt, for one that is too long and for parts of a
         conversation that the model has no place for, and ``BadRequest`` for an image that cannot be
         read, or is too small or too narrow.
         """
-        return [self._answer(image, each) for image, each in zip(images, params, strict=True)]
+        asked = [self._question(*each) for each in zip(images, params, strict=True)]
+        written = self._generator.generate(
+            [(tensors, each) for (tensors, _), each in zip(asked, params, strict=True)]
+        )
+        return [
+            self._result(*answer, each, view)
+            for answer, each, (_, view) in zip(written, params, asked, strict=True)
+        ]
 
     def stream(self, image: NDArray[np.uint8], params: VlmParams) -> Iterator[str | VlmResult]:
         """Yield the answer's text in pieces, then the result; raises as ``predict``.
 
-        Closing the iterator stops the generation at the next token.
+        An empty piece says that the network is at work. Closing the iterator gives the answer up.
         """
         tensors, view = self._question(image, params)
         pieces: list[str] = []
         usage: Usage | UnsetType = UNSET
-        for piece in self._generator.stream(tensors, params):
-            if isinstance(piece, str):
-                pieces.append(piece)
-                yield piece
-            else:
-                usage = piece
+        with closing(self._generator.stream(tensors, params)) as written:
+            for piece in written:
+                if isinstance(piece, str):
+                    pieces.append(piece)
+                    yield piece
+                else:
+                    usage = piece
         yield self._result("".join(pieces), usage, params, view)
 
     def close(self) -> None:
         """Free the weights."""
         self._generator.close()
-
-    def _answer(self, image: NDArray[np.uint8], params: VlmParams) -> VlmResult:
-        tensors, view = self._question(image, params)
-        return self._result(*self._generator.generate(tensors, params), params, view)
 
     def _question(self, image: NDArray[np.uint8], params: VlmParams) -> tuple[Tensors, View]:
         params.check()
@@ -126,7 +131,10 @@ def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:
     prompt_processor = open_prompt_processor(checkpoint, spec, ctx, family)
     # Florence-2's location tokens are special tokens.
     generator = TextGenerator(
-        network, prompt_processor.tokenizer, keep_special=family == "florence2"
+        network,
+        prompt_processor.tokenizer,
+        ctx.max_batch,
+        keep_special=family == "florence2",
     )
     return VisionLanguageModel(
         generator, prompt_processor, DIALECTS[family], ConversationImages(ctx)

@@ -160,8 +160,7 @@ def test_stream_equals_predict(name, model, picture):
         *pieces, result = model(name).stream(image, params)
         assert result == model(name).predict([image], [params])[0]
         assert "".join(pieces) == result.text
-        assert len(pieces) > 1
-        assert all(pieces)
+        assert len([piece for piece in pieces if piece]) > 1
 
 
 def test_batch(model, picture):
@@ -265,8 +264,8 @@ class Scripted:
         height, width = image.shape[:2]
         return View((width, height), (0, 0, width, height), (width, height))
 
-    def generate(self, prompt, params):
-        return self.text, Usage(1, 2)
+    def generate(self, questions):
+        return [(self.text, Usage(1, 2)) for _ in questions]
 
     def stream(self, prompt, params):
         yield from self.text
