@@ -28,7 +28,7 @@ _OPTIONS = {
 
 
 class WholeFrames:
-    """The decoder of one stream, before its first packet.
+    """The decoder of one stream, before its first packet or behind a seek.
 
     ``damaged`` counts the frames left out since the first whole one: a stream that is joined in
     the middle is not damaged. ``is_damaged`` is also True for what was left out before it.
@@ -39,7 +39,8 @@ class WholeFrames:
         context.options = {**context.options, **_OPTIONS.get(context.name, {})}
         self._numbers: FrameNumbers | None = None
         if context.name == "h264":
-            context.thread_count = 1  # with several, concealed errors are not reported
+            if not context.is_open:
+                context.thread_count = 1  # with several, concealed errors are not reported
             self._numbers = FrameNumbers(context.extradata)
         # In MPEG-TS the packet before the damaged one is marked. Of a damaged key frame, and of an
         # end that is cut off, other decoders notice it themselves.

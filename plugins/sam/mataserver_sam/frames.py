@@ -7,14 +7,14 @@ that it is not decoded again for every frame.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic
 
 import av
 from av.error import FFmpegError
 
-from mataserver import VIDEO_CONTAINERS, BadRequest, upright_frame
+from mataserver import VIDEO_CONTAINERS, BadRequest, WholeFrames, upright_frame
+from mataserver_sam.frame_cache import FrameCache, Prepared
 from mataserver_sam.index import build_index
 from mataserver_sam.matroska import is_truncated
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from av.container import InputContainer
     from numpy.typing import NDArray
 
-    from mataserver_sam.index import Limits
+    from mataserver_sam.index import Index, Limits
 
     Image = NDArray[np.uint8]
 
@@ -38,20 +39,11 @@ Its decoding timestamp is earlier, by what the decoder reorders, and may be nega
 """
 
 
-class SupportsNbytes(Protocol):
-    """What a clip caches: arrays and tensors have ``nbytes``."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the pixels."""
-        ...
-
-
-Prepared = TypeVar("Prepared", bound=SupportsNbytes)
-
-
 class Clip(Generic[Prepared]):
     """One open video. Not thread-safe.
+
+    Damaged frames, and those that refer to them, are replaced by the next whole one, at the end by
+    the last one. Not so where frames are counted: those behind would be others.
 
     ``prepare`` converts an RGB array ``[H, W, 3]`` to the returned frame, which is cached in at
     most ``cache_bytes`` (one frame is always cached). Raises ``BadRequest`` for a file that is not
@@ -63,10 +55,12 @@ class Clip(Generic[Prepared]):
     ) -> None:
         self._prepare = prepare
         self._limits = limits
-        self._cache = _FrameCache[Prepared](cache_bytes)
+        self._cache = FrameCache[Prepared](cache_bytes)
         self._frames: Iterator[av.VideoFrame | None] = iter(())
         self._deadline = 0.0
         self._next = self._decoded_count = self._last_requested = 0
+        self._replaced: dict[int, int] = {}
+        self._decoder: WholeFrames | None = None
         with video_errors("The video cannot be read"):
             if is_truncated(path):
                 raise BadRequest("The video is damaged: it ends too early")
@@ -88,8 +82,8 @@ class Clip(Generic[Prepared]):
         if stream.codec_context is None:
             raise BadRequest("The video is coded in an unknown way, or damaged")
         self._stream = stream
-        self._check_size(self._stream.width, self._stream.height)
-        self._stream.thread_type = "AUTO"
+        _check_size(self._stream.width, self._stream.height, self._limits.pixels)
+        self._stream.thread_type = "SLICE"  # else damage is noticed with a later packet
         self._stream.codec_context.thread_count = _DECODER_THREADS
         self._stream.codec_context.options = {"max_pixels": str(self._limits.pixels)}
         with video_errors("The video cannot be read"):
@@ -113,6 +107,10 @@ class Clip(Generic[Prepared]):
         """Return the seconds from the first frame to the display of frame ``number``."""
         return self._index.time(number, float(self._stream.time_base or 0))
 
+    def is_damaged(self, number: int) -> bool:
+        """Whether frame ``number``, which was returned before, was replaced as damaged."""
+        return number in self._replaced
+
     @property
     def cached_bytes(self) -> int:
         """Bytes of the cached frames."""
@@ -125,6 +123,7 @@ class Clip(Generic[Prepared]):
         goes on where this one ended, but for the search before a frame that cannot be decoded.
         """
         self._start_clock()
+        number = self._replaced.get(number, number)
         backwards, self._last_requested = number < self._last_requested, number
         kept = self._cache.get(number)
         if kept is not None:
@@ -141,8 +140,9 @@ class Clip(Generic[Prepared]):
         left to a garbage collection.
         """
         self._frames = iter(())
-        self._cache = _FrameCache[Prepared](0)
+        self._cache = FrameCache[Prepared](0)
         self._container.close()
+        self._decoder = None
         vars(self).pop("_stream", None)
         del self._container, self._prepare
 
@@ -170,16 +170,34 @@ class Clip(Generic[Prepared]):
                 continue
             number = self._index.number(decoded.pts, self._decoded_count)
             landed = self._decoded_count == 0
-            self._next, self._decoded_count = number + 1, self._decoded_count + 1
             if landed and number > last and start > 0:
+                self._next, self._decoded_count = number + 1, 1
                 return None
+            self._note_damage(number, is_gap=not landed or start == 0)
+            self._next, self._decoded_count = number + 1, self._decoded_count + 1
             if number >= first:
-                kept = self._prepare(self._pixels(decoded))
-                self._cache.put(min(number, last), kept)
+                kept = self._prepare(_pixels(decoded, self._limits.pixels))
+                self._cache.put(number if last in self._replaced else min(number, last), kept)
                 if number >= last:
                     return kept
             self._check_clock(last)
-        return None
+        if self._decoder is None or not (self._decoder.is_damaged and self._decoded_count):
+            return None
+        whole = max(0, self._next - 1)
+        self._replaced.update(dict.fromkeys(range(self._next, len(self)), whole))
+        return self._decode(whole, whole)
+
+    def _note_damage(self, number: int, *, is_gap: bool) -> None:
+        """Note which frames are left out before frame ``number``, if they are damaged.
+
+        ``is_gap`` is False where a seek began behind them.
+        """
+        if self._decoder is None or not self._decoder.is_damaged:
+            return
+        if is_gap:
+            self._replaced.update(dict.fromkeys(range(self._next, number), number))
+        if number > self._next or not is_gap:
+            self._decoder.is_damaged = False
 
     def _start_clock(self) -> None:
         self._deadline = time.monotonic() + self._limits.decode_timeout
@@ -201,27 +219,10 @@ class Clip(Generic[Prepared]):
         if number:
             self._container.seek(self._index.timestamp(number), stream=self._stream)
         else:
-            self._container.seek(self._beginning())
-        self._frames = self._decode_frames()
+            self._container.seek(_beginning(self._container, self._stream, self._index))
+        self._decoder = None if self._index.is_counted else WholeFrames(self._stream)
+        self._frames = _decoded(self._container, self._stream, self._decoder)
         self._next, self._decoded_count = number, 0
-
-    def _beginning(self) -> int:
-        """Return the seek position of the first frame, in microseconds; AVI's is never below 0."""
-        begin = min(0, self._index.timestamp(0) * (self._stream.time_base or 0))
-        before = _BEFORE if self._container.format.name == "mpegts" else 0
-        return int((begin - before) * 1_000_000)
-
-    def _decode_frames(self) -> Iterator[av.VideoFrame | None]:
-        """Yield frames in display order, and None for a packet without one, or a rejected one.
-
-        Decoders report damaged data in many ways.
-        """
-        for packet in self._container.demux(self._stream):
-            try:
-                frames = packet.decode()
-            except FFmpegError:
-                frames = []
-            yield from frames or (None,)
 
     def _first_size(self) -> tuple[int, int]:
         self._start_clock()
@@ -231,49 +232,40 @@ class Clip(Generic[Prepared]):
                 self._check_clock(0)
                 continue
             self._index.begin(decoded.dts)
-            height, width = self._pixels(decoded).shape[:2]
+            height, width = _pixels(decoded, self._limits.pixels).shape[:2]
             self._seek(0)
             return height, width
         raise BadRequest("No frame of the video can be decoded")
 
-    def _pixels(self, decoded: av.VideoFrame) -> Image:
-        """Return a frame as RGB, upright."""
-        self._check_size(decoded.width, decoded.height)
-        return upright_frame(decoded)
 
-    def _check_size(self, width: int, height: int) -> None:
-        if width * height > self._limits.pixels:
-            limit = self._limits.pixels
-            raise BadRequest(f"The frames of the video are over the limit of {limit} pixels")
+def _beginning(container: InputContainer, stream: av.VideoStream, index: Index) -> int:
+    """Return the seek position of the first frame, in microseconds; AVI's is never below 0."""
+    begin = min(0, index.timestamp(0) * (stream.time_base or 0))
+    before = _BEFORE if container.format.name == "mpegts" else 0
+    return int((begin - before) * 1_000_000)
 
 
-class _FrameCache(Generic[Prepared]):
-    """The most recently used frames, up to a number of bytes; always one."""
+def _pixels(decoded: av.VideoFrame, limit: int) -> Image:
+    """Return a frame as RGB, upright."""
+    _check_size(decoded.width, decoded.height, limit)
+    return upright_frame(decoded)
 
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-        self._kept: OrderedDict[int, Prepared] = OrderedDict()
-        self.size = 0
 
-    @property
-    def room(self) -> int:
-        """How many frames fit."""
-        largest = max((each.nbytes for each in self._kept.values()), default=0)
-        return max(1, int(self._limit / largest)) if largest else 1
+def _check_size(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise BadRequest(f"The frames of the video are over the limit of {limit} pixels")
 
-    def get(self, number: int) -> Prepared | None:
-        """Return a cached frame, or None."""
-        if number in self._kept:
-            self._kept.move_to_end(number)
-        return self._kept.get(number)
 
-    def put(self, number: int, frame: Prepared) -> None:
-        """Add a frame, evicting the least recently used ones."""
-        replaced = self._kept.pop(number, None)
-        self.size += frame.nbytes - (0 if replaced is None else replaced.nbytes)
-        self._kept[number] = frame
-        while self.size > self._limit and len(self._kept) > 1:
-            self.size -= self._kept.popitem(last=False)[1].nbytes
+def _decoded(
+    container: InputContainer, stream: av.VideoStream, decoder: WholeFrames | None
+) -> Iterator[av.VideoFrame | None]:
+    """Yield frames in display order, and None for a packet without one, or a rejected one."""
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode() if decoder is None else decoder.decode(packet)
+        except FFmpegError:
+            frames = []
+        yield from frames or (None,)
 
 
 @contextmanager

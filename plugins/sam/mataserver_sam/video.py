@@ -115,7 +115,8 @@ class Video:
             told = _encode_objects(seen, asked.mask_format)
             if count % MEASURE_INTERVAL == 0:
                 self._measure()
-            yield Step(frame, msgspec.json.encode(told), self._figures())
+            is_damaged = self._footage.clip.is_damaged(frame)
+            yield Step(frame, msgspec.json.encode(told), self._figures(), is_damaged)
 
     def picture(self, frame: int) -> bytes:
         """Return a frame as a JPEG, as ``Stills`` does.

@@ -183,13 +183,15 @@ class Step(Struct, frozen=True):
     frame_index: int
     objects: bytes
     figures: SessionUsage
+    damaged: bool = False
 
 
-class FrameResult(Struct, frozen=True):
-    """One frame of ``propagate``."""
+class FrameResult(Struct, frozen=True, omit_defaults=True):
+    """One frame of ``propagate``; of a ``damaged`` one the objects are those of another frame."""
 
     frame_index: int
     objects: msgspec.Raw
+    damaged: bool = False
 
 
 class Propagated(Struct, frozen=True):
@@ -202,11 +204,12 @@ class Propagated(Struct, frozen=True):
     stream_url: str | UnsetType = UNSET
 
 
-class FrameMessage(Struct, frozen=True, tag_field="type", tag="frame"):
-    """One frame on the WebSocket."""
+class FrameMessage(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="frame"):
+    """One frame on the WebSocket, as ``FrameResult``."""
 
     frame_index: int
     objects: msgspec.Raw
+    damaged: bool = False
 
 
 class CompleteMessage(Struct, frozen=True, tag_field="type", tag="complete"):

@@ -230,7 +230,9 @@ async def _gather(session: Session, asked: Any, share: Share) -> dict[str, Frame
             if size > MAX_RESULTS_BYTES:
                 raise InvalidParams("max_frames: too large for one answer: stream the frames")
             share.take(len(step.objects))
-            found[step.frame_index] = FrameResult(step.frame_index, msgspec.Raw(step.objects))
+            found[step.frame_index] = FrameResult(
+                step.frame_index, msgspec.Raw(step.objects), step.damaged
+            )
     return {str(frame): found[frame] for frame in sorted(found)}
 
 

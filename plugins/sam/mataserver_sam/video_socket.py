@@ -129,7 +129,9 @@ class VideoSocket:
         session = self._sessions.get(name, caller)
         async with contextlib.aclosing(session.propagate(asked)) as steps:
             async for step in steps:
-                await self._send(FrameMessage(step.frame_index, msgspec.Raw(step.objects)))
+                await self._send(
+                    FrameMessage(step.frame_index, msgspec.Raw(step.objects), step.damaged)
+                )
                 count += 1
         await self._send(CompleteMessage(count))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,15 @@ def number(image: np.ndarray) -> int:
     """Read the number of a frame."""
     blocks = image[1 : _BLOCK - 1, : _BITS * _BLOCK].mean(axis=(0, 2)).reshape(_BITS, _BLOCK)
     return sum(1 << bit for bit, block in enumerate(blocks) if block[1:-1].mean() > 128)
+
+
+def with_damage(data: bytes, number: int) -> bytes:
+    """Return a video of which the second half of a packet's bytes is zero."""
+    with av.open(io.BytesIO(data)) as container:
+        packet = [bytes(each) for each in container.demux(video=0) if each.size][number]
+    assert data.count(packet) == 1
+    half = len(packet) // 2
+    return data.replace(packet, packet[:half] + bytes(len(packet) - half))
 
 
 def write(

@@ -160,3 +160,33 @@ def test_a_cover_is_not_the_video(whole, movies, tmp_path, opened):
                 writer.mux(packet)
     clip = opened("a.mkv", path.read_bytes())
     assert (clip.width, len(clip), movies.number(clip.frame(9))) == (80, COUNT, 9)
+
+
+WALKS = {
+    "forwards": range(24),
+    "backwards": range(23, -1, -1),
+    "at random": np.random.default_rng(3).permutation(24).tolist(),
+}
+
+
+@pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)
+@pytest.mark.parametrize("name", ["plain.mp4", "plain.ts", "mpeg4.mkv"])
+@pytest.mark.parametrize(
+    "damage",
+    [(8, dict.fromkeys(range(8, 12), 12)), (20, dict.fromkeys(range(20, 24), 19))],
+    ids=["in the middle", "at the end"],
+)
+def test_no_frame_is_guessed(movies, opened, tmp_path, name, damage, walk):
+    """Whole frames, also up to the next key frame, replace what a decoder would conceal."""
+    victim, others = damage
+    coding = ("mpeg4", {}) if name == "mpeg4.mkv" else ("libx264", {"bf": "0"})
+    path = movies.write(tmp_path / name, 24, coding[0], options=coding[1], size=(320, 256))
+    data = path.read_bytes()
+    clean = opened(name, data)
+    frames = [clean.frame(number).copy() for number in range(24)]
+    assert not any(map(clean.is_damaged, range(24)))
+    clip = opened(f"damaged-{name}", movies.with_damage(data, victim))
+    assert len(clip) == 24
+    for number in walk:
+        assert np.array_equal(clip.frame(number), frames[others.get(number, number)])
+        assert clip.is_damaged(number) == (number in others)

@@ -67,6 +67,20 @@ async def test_the_stream_equals_the_answer(api, video_path):
     assert streamed == {name: each["objects"] for name, each in answer["results"].items()}
 
 
+async def test_damaged_frames_are_told(api, movies, video_folder):
+    """Their objects are those of the whole frame that replaces them, in both answers."""
+    path = movies.write(video_folder / "roots" / "damaged.mp4", COUNT, "mpeg4", size=(320, 256))
+    path.write_bytes(movies.with_damage(path.read_bytes(), 3))
+    async with api.session(path, TEXT) as one, one.stream() as socket:
+        await socket.send_json({"direction": "forward"})
+        *frames, _ = await received(socket)
+    assert [each.get("damaged") for each in frames] == [None] * 3 + [True] * 3 + [None] * 2
+    async with api.session(path, TEXT) as one:
+        answer = await one.ok("POST", "/propagate", {"direction": "forward"})
+    found = answer["results"].values()
+    assert [each["frame_index"] for each in found if each.get("damaged")] == [3, 4, 5]
+
+
 async def test_sessions_take_turns(api, video_path):
     """Two streams advance together, not one after the other."""
     told = asyncio.Queue()
