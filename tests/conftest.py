@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from browser_pages import Browser
+from failure_names import pytest_configure
 from mataserver import testing
 from openapi_watch import documented_answers
 
-__all__ = ["documented_answers"]
+__all__ = ["documented_answers", "pytest_configure"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a script starts what it puts behind it
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' children inherit it

@@ -1,0 +1,25 @@
+"""Names each failed test at once: a run that is ended by its time limit prints no summary."""
+
+from __future__ import annotations
+
+import os
+
+
+class FailureNames:
+    """A plugin of pytest, for the process that prints: with ``-n`` it runs no test itself."""
+
+    def __init__(self, config) -> None:
+        """Keep the configuration, which has no reporter yet."""
+        self._config = config
+
+    def pytest_runtest_logreport(self, report) -> None:
+        """Print the name of a test that failed, on a line of its own."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write(f"\nFAILED {report.nodeid} ({report.when})\n")
+
+
+def pytest_configure(config) -> None:
+    """Add it, but not to a worker, whose output nobody reads."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(FailureNames(config))
