@@ -159,7 +159,7 @@ def test_what_nothing_serves_is_not_registered(terminal):
     before = entry(terminal)
     done = terminal.run("press", "net", "net-1", "--file", "nothing")
     assert done.exit_code == 1
-    assert "error: No installed plugin serves" in done.stderr
+    assert "and no installed plugin serves one without it" in done.stderr
     assert entry(terminal) == before
 
 

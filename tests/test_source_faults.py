@@ -238,7 +238,9 @@ async def test_a_cancelled_pull_ends_its_process(plugin, ask, tmp_path):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
         slots = asked.server.composed.catalog._registrar.pulls._slots
-        assert slots._free == 2
+        waited = []
+        async with slots.acquire(waited.append), slots.acquire(waited.append):
+            assert waited == []  # both are free
         assert await asked.pull("odd:shouts") == (202, "pulled")
 
 

@@ -266,8 +266,10 @@ def test_without_memory_each_goes_on_alone(batched, images, seeded):
 
     most, network.run = [], watched
     found = model.predict(images, params)
-    assert model.batches == [3, 1, 1, 1]
-    assert most == [1, 1, 1, 1]
+    # A text that is drawn at random may end with one of its first tokens.
+    ended = [any(map(model._generator._is_end, ([each] for each in row))) for row in fault.written]
+    assert model.batches == [3] + [1] * ended.count(False)
+    assert most == [1] * len(model.batches)
     assert (found == expected) == seeded
     for result, tokens in zip(found, fault.written, strict=True):
         assert result.text.startswith(model._generator._decode(tokens).rstrip("\ufffd"))
