@@ -9,6 +9,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from api_answers import problem
+from conftest import picture
 from mataserver import Credentials, Route
 from mataserver.http import request_warnings
 
@@ -116,3 +117,12 @@ def test_credentials_say_whether_there_are_any():
     """A service that authenticates may ask them."""
     assert Credentials("bearer", "secret").given
     assert not Credentials().given
+
+
+async def test_the_parameters_of_a_model_are_known(http):
+    """Of an image's query the model's own take effect, so nothing is said to be ignored."""
+    query = "model=fake-detect&seconds=0.01"
+    sent = {"data": picture(), "headers": {"Content-Type": "image/png"}}
+    assert await warned(http, "POST", f"/v1/infer?{query}", **sent) == (200, None)
+    async with http.post(f"/v1/infer?{query}&secods=1", **sent) as response:
+        assert response.status == 422

@@ -43,7 +43,8 @@ class Route:
     """One route, with everything that the OpenAPI document says about it.
 
     ``parameters`` are query parameters: name to (type, required, description); ``headers`` likewise
-    those of the request. ``errors`` are the statuses besides ``status`` that it answers, in the
+    those of the request. With ``checks_query`` the handler itself judges parameters of the query that
+    are not described, as those of a model; otherwise the answer warns of them. ``errors`` are the statuses besides ``status`` that it answers, in the
     form of ``problem``; ``also`` are further answers: status to bodies, empty for none. An
     ``optional`` body may be omitted. A route without a ``summary`` is served but not documented.
 
@@ -98,6 +99,7 @@ class Route:
     held: str = ""
     also: Mapping[int, tuple[Body, ...]] = field(default_factory=dict)
     answer_headers: Mapping[str, str] = field(default_factory=dict)
+    checks_query: bool = False
 
     def __post_init__(self) -> None:
         """Reject a route that would be open to other callers than intended."""

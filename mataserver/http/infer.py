@@ -14,7 +14,7 @@ from mataserver.http.head_requests import learn
 from mataserver.http.infer_repeats import FormRepeat, ImageRepeat, Inferences, InferRepeat
 from mataserver.http.protocol import CompleteResponse
 from mataserver.http.request_warnings import ignored_in_query, warn
-from mataserver.http.routing import ROUTE, Body, Route, StatelessService
+from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.params import table
 from mataserver.results import InferResponse
 
@@ -95,7 +95,7 @@ class InferService(StatelessService):
         return [
             Route("POST", "/v1/infer", self._infer, "Infer on one image", "inference",
                   request=request, response=answer, errors=errors, parameters=_query(),
-                  needs="infer"),
+                  checks_query=True, needs="infer"),
             Route("POST", "/v1/infer/upload", self._upload, "Infer on an uploaded file",
                   "inference", request=form, response=answer, errors=errors, needs="infer"),
         ]  # fmt: skip
@@ -185,13 +185,10 @@ def _has_query(request: web.Request) -> bool:
 
 def _with_query_warning(request: web.Request, call: InferCall) -> InferCall:
     """Return the call of a JSON body, beside which the query of an image body is ignored."""
-    known = request[ROUTE].parameters  # the middleware warns of others
-    names = [each for each in request.query if each in known] if _has_query(request) else []
-    if not names:
+    if not _has_query(request):
         return call
-    return call._replace(
-        warning=unknown_fields.joined([call.warning, *map(ignored_in_query, names)])
-    )
+    ignored = map(ignored_in_query, request.query)
+    return call._replace(warning=unknown_fields.joined([call.warning, *ignored]))
 
 
 def _looks_like_json(body: bytes) -> bool:

@@ -35,7 +35,7 @@ def warn_of_ignored(request: web.Request, route: Route) -> None:
     """
     if route.public or route.socket or not _is_described(route):
         return
-    if request.rel_url.raw_query_string:
+    if request.rel_url.raw_query_string and not route.checks_query:
         unknown = [name for name in request.query if name not in route.parameters]
         named, others = unknown[: unknown_fields.MAX_NAMED], unknown[unknown_fields.MAX_NAMED :]
         # The others are counted: to look for a similar name takes long.
