@@ -169,7 +169,7 @@ async def test_a_file_that_changed_is_not_waited_for(tmp_path, gone):
         assert job["spec"]["file"] == ("one.mp4" if gone == "video" else "pictures.zip")
 
 
-HELD = """(() => {
+FIRST_PART_HELD = """(() => {
   const real = fetch;
   window.fetch = (path, options) => {
     if (options?.method !== "PATCH") return real(path, options);
@@ -194,7 +194,7 @@ async def test_a_picture_that_changes_while_its_zip_is_sent(tmp_path, changed):
         for path in paths:
             path.write_bytes(SQUARE + os.urandom(1_500_000))
         await person.choose_all("dialog input[type=file]", paths)
-        await person.evaluate(f"{HELD}, 0")
+        await person.evaluate(f"{FIRST_PART_HELD}, 0")
         await person.click("Start", "dialog")
         await person.until("!!window.release")
         change(tmp_path / changed)
