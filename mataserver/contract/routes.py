@@ -43,10 +43,11 @@ class Route:
     """One route, with everything that the OpenAPI document says about it.
 
     ``parameters`` are query parameters: name to (type, required, description); ``headers`` likewise
-    those of the request. With ``checks_query`` the handler itself judges parameters of the query that
-    are not described, as those of a model; otherwise the answer warns of them. ``errors`` are the statuses besides ``status`` that it answers, in the
-    form of ``problem``; ``also`` are further answers: status to bodies, empty for none. An
-    ``optional`` body may be omitted. A route without a ``summary`` is served but not documented.
+    those of the request. With ``checks_query`` the handler itself judges parameters of the query
+    that are not described, as those of a model; otherwise the answer warns of them. ``errors`` are
+    the statuses besides ``status`` that it answers, in the form of ``problem``; ``also`` are
+    further answers: status to bodies, empty for none. An ``optional`` body may be omitted. A route
+    without a ``summary`` is served but not documented.
 
     ``public`` routes need no credentials: ``request[PRINCIPAL]`` is then the caller, or None.
     Others require the scope ``needs``, of ``mataserver.SCOPES``; ``ANYBODY`` requires only a known
