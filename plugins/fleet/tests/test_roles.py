@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from onnx_files import adding
+from stand_in_fleet import until
 from stand_in_triton import stand_ins
 from test_models import push
 
@@ -31,6 +32,11 @@ async def state(client):
     ]
 
 
+async def is_looked_at(client):
+    """Whether the Triton has answered for the first time, which changes what is told of it."""
+    return (await state(client))[0]["tritons"][0]["state"] == "ready"
+
+
 async def test_who_may_not(serve):
     """A viewer, a developer of another application, a consumer, and who is nobody."""
     async with stand_ins(1) as (triton,), serve(fleet={"probe": 60.0}) as client:
@@ -52,6 +58,7 @@ async def test_who_may_not(serve):
             if path.startswith("/api/") and "fleet" in about.get("tags", ()) and method != "get"
         ]
         assert len(routes) > 25
+        await until(lambda: is_looked_at(client))
         before, client.said = await state(client), []
         for method, path in routes:
             for secret in (viewer, developer, key, "nobody", ""):
