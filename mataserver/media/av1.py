@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mataserver.media.bits import BitReader
+
 _KEY, _SWITCH, _SELECT = 0, 3, 2
 
 
@@ -24,22 +26,9 @@ class Sequence(NamedTuple):
     number: int = 0
 
 
-class _Bits:
-    """Reads bits; zeros beyond the end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data, "big")
-        self._left = len(data) * 8
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        shifted = self._value >> self._left if self._left >= 0 else self._value << -self._left
-        return shifted & ((1 << count) - 1)
-
-
 def sequence_of(data: bytes) -> Sequence:
     """Parse a sequence header."""
-    bits = _Bits(data)
+    bits = BitReader(data)
     bits.take(4)
     reduced = bool(bits.take(1))
     time = _skip_points(bits, reduced=reduced)
@@ -70,7 +59,7 @@ def sequence_of(data: bytes) -> Sequence:
     )
 
 
-def _skip_points(bits: _Bits, *, reduced: bool) -> int:
+def _skip_points(bits: BitReader, *, reduced: bool) -> int:
     """Skip times and operating points; return the bits of a frame's time."""
     if reduced:
         bits.take(5)
@@ -102,7 +91,7 @@ def _skip_points(bits: _Bits, *, reduced: bool) -> int:
 
 def has_own_size(data: bytes, sequence: Sequence) -> bool:
     """Whether a frame may have another size than the sequence's."""
-    bits = _Bits(data)
+    bits = BitReader(data)
     if sequence.reduced or bits.take(1):
         return False
     kind, shown = bits.take(2), bits.take(1)

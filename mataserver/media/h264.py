@@ -9,6 +9,8 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from mataserver.media.bits import BitReader
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -95,19 +97,17 @@ class FrameNumbers:
         return number not in {last, (last + 1) % (1 << bits)}
 
 
-class _Bits:
-    """Reads bits. Raises ``IndexError`` behind the end."""
+class _Fields(BitReader):
+    """Reads the fields of a unit. Raises ``IndexError`` behind the end."""
 
-    def __init__(self, data: bytes) -> None:
-        self._bits = "".join(f"{byte:08b}" for byte in _ESCAPED.sub(b"\x00\x00", data))
-        self._at = 0
+    def __init__(self, unit: bytes) -> None:
+        super().__init__(_ESCAPED.sub(b"\x00\x00", unit))
 
     def take(self, count: int) -> int:
-        """Read a number of ``count`` bits."""
-        self._at += count
-        if self._at > len(self._bits):
+        value = super().take(count)
+        if self.left < 0:
             raise IndexError
-        return int(self._bits[self._at - count : self._at] or "0", 2)
+        return value
 
     def take_golomb(self) -> int:
         """Read a number in Exp-Golomb code; a signed one as its index."""
@@ -119,7 +119,7 @@ class _Bits:
 
 def _number_bits(unit: bytes) -> int | None:
     """Return the bits of a frame's number by a sequence's parameters; None if gaps are allowed."""
-    bits = _Bits(unit[1:_SPS_BYTES])
+    bits = _Fields(unit[1:_SPS_BYTES])
     profile = bits.take(8)
     bits.take(16)
     bits.take_golomb()
@@ -147,7 +147,7 @@ def _number_bits(unit: bytes) -> int | None:
     return None if allows_gaps else size
 
 
-def _skip_scaling(bits: _Bits, lists: int) -> None:
+def _skip_scaling(bits: _Fields, lists: int) -> None:
     for index in range(lists):
         if not bits.take(1):
             continue
@@ -160,7 +160,7 @@ def _skip_scaling(bits: _Bits, lists: int) -> None:
 
 
 def _slice_number(unit: bytes, size: int) -> int:
-    bits = _Bits(unit[1:_HEADER_BYTES])
+    bits = _Fields(unit[1:_HEADER_BYTES])
     for _ in range(3):  # its first block, its type, its parameters
         bits.take_golomb()
     return bits.take(size)
