@@ -1,4 +1,4 @@
-"""Names each failed test at once: a run that is ended by its time limit prints no summary."""
+"""Names each failed test at once, and why: a run that its time limit ends prints no summary."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class FailureNames:
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         if report.failed and terminal is not None:
             terminal.write(f"\nFAILED {report.nodeid} ({report.when})\n")
+            why = [line for line in report.longreprtext.splitlines() if line.startswith("E  ")]
+            terminal.write("".join(f"{line[:200]}\n" for line in why[:8]))
 
 
 def pytest_configure(config) -> None:
