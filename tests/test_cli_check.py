@@ -407,6 +407,17 @@ def test_corrupt_registry_is_an_error(terminal):
     assert json.loads(file.read_text())["version"] == 7
 
 
+def test_a_data_directory_that_cannot_be_written_is_an_error(terminal):
+    """Nothing can be stored in it: the server's start would fail."""
+    code, lines = configure(terminal, "{data_dir: data, shared_dir: /proc/nowhere/shared}")
+    assert code == 1
+    [told] = errors(lines)
+    assert told.startswith(
+        "could not write to the data directory: No such file or directory (/proc/nowhere/shared;"
+    )
+    assert not terminal.data.exists()
+
+
 def test_cameras(terminal):
     """Each camera is tried without connecting to it, and what clients may name is read."""
     register(terminal.data, {"fake-detect": "detect"})

@@ -17,7 +17,7 @@ from mataserver import config
 from mataserver.cli import environment, extensions
 from mataserver.config import moved
 from mataserver.config.addresses import is_loopback
-from mataserver.config.storage import os_errors_as
+from mataserver.config.storage import check_writable, os_errors_as
 from mataserver.engines.memory import ram_total
 from mataserver.errors import MataError
 from mataserver.http.budget import MEMORY_PARTS, inflight_limit
@@ -71,6 +71,7 @@ def examine(config_file: str | None) -> Findings:
         return findings
     _check_variables(findings)
     _check_exposure(settings, findings)
+    _check_directories(settings, findings)
     _check_memory(settings, findings)
     plugins = _check_plugins(settings, findings)
     _check_engines(settings, plugins, findings)
@@ -108,6 +109,15 @@ def _check_exposure(settings: Settings, findings: Findings) -> None:
         findings.warnings.append(
             "auth_mode is none and cors_origins is *: any web page that a user opens may use it"
         )
+
+
+def _check_directories(settings: Settings, findings: Findings) -> None:
+    """Report the data directory, and the shared one, if nothing can be stored in it."""
+    for path in dict.fromkeys((settings.data_path, settings.shared_path)):
+        try:
+            check_writable(path)
+        except MataError as error:
+            findings.errors.append(error.told)
 
 
 def _check_plugins(settings: Settings, findings: Findings) -> Plugins:

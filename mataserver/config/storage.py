@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 from mataserver.config import PREFIX
@@ -49,3 +50,14 @@ def os_errors_as(failure: str, path: Path, kind: type[MataError] = MataError) ->
             (None, None) if shortage is None else (shortage.status, shortage.retry_after)
         )
         raise kind(f"{failure}: {reason}", status=status, retry_after=later, hint=hint) from error
+
+
+def check_writable(directory: Path) -> None:
+    """Raise ``MataError`` unless a directory exists or can be created, and files can be written.
+
+    Writes a byte to a temporary file in it, or in the nearest parent that exists.
+    """
+    with os_errors_as("could not write to the data directory", directory):
+        place = next(each for each in (directory, *directory.parents) if each.exists())
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"0")
