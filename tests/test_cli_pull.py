@@ -117,6 +117,14 @@ def test_a_folder_that_is_no_checkpoint(terminal):
     assert "unknown" not in result.stderr
 
 
+def test_a_failure_is_text_also_where_the_server_logs_json(terminal, monkeypatch):
+    """``log_format`` is that of the server: a command says the same with either."""
+    monkeypatch.setenv("MATA_SERVER_LOG_FORMAT", "json")
+    ran = terminal.finish("pull", "opencv-qr", "--task", "vlm")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "error: Task mismatch: opencv-qr serves detect, not vlm\n"
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("net.weights", ".weights files"), ("net", "files without a suffix")]
 )

@@ -108,7 +108,7 @@ def discover(settings: Settings, problems: list[config.ConfigError] | None = Non
     from mataserver import logs
     from mataserver import plugins as host
 
-    logs.configure(settings.log_level, settings.log_format)
+    logs.configure(settings.log_level, "text")  # a person reads it, whatever the server's format
     given = {name: value for name, value in settings.plugins.items() if name != "strict"}
     lenient = msgspec.structs.replace(settings, plugins=given)
     with contextlib.nullcontext() if settings.log_level == "debug" else _quiet(host.log):

@@ -122,6 +122,7 @@ class ConfiguredModels:
             detail = f"it serves {provided.backend.task}, not {task}"
         else:
             return
+        detail += self._plugins.tracker_hint(task)
         raise InvalidParams(f"models: {name}: task: {detail}")
 
 

@@ -183,6 +183,7 @@ class ModelRegistrar:
         if others:
             raise BadRequest(
                 f"Task mismatch: {files.name} ({kind}) serves {', '.join(others)}, not {task}"
+                f"{self._plugins.tracker_hint(task)}"
             )
         if files.model_type:
             what = f"models of type {kind!r}"
@@ -201,7 +202,8 @@ class ModelRegistrar:
         backend = provided.backend
         composed = self._plugins.find_backend(ModelFiles(backend.name, "pip"), task)
         if composed is None:
-            raise BadRequest(f"Task mismatch: {backend.name} serves {backend.task}, not {task}")
+            mismatch = f"Task mismatch: {backend.name} serves {backend.task}, not {task}"
+            raise BadRequest(mismatch + self._plugins.tracker_hint(task))
         if provided.missing or provided.unsuitable:
             if not allow_pip:
                 raise BadRequest(

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 GROUP = "mataserver"
 """The entry point group of plugins."""
 
+_NO_TRACKER = (
+    "; no plugin here tracks: pip install mataserver-track (./plugins/track in a checkout)"
+)
+
 
 @dataclass(slots=True)
 class Plugins(DiscoveredPlugins):
@@ -201,6 +205,12 @@ class Plugins(DiscoveredPlugins):
     def tasks(self) -> list[str]:
         """The tasks of the API, and those of usable plugins."""
         return sorted({*TASKS, *(each.backend.task for each in self._usable)})
+
+    def tracker_hint(self, task: str) -> str:
+        """Return what a refusal of ``track`` adds if no plugin serves that task, or ""."""
+        if task != "track" or any(each.backend.task == task for each in self._usable):
+            return ""
+        return _NO_TRACKER
 
     @property
     def own_result_types(self) -> dict[str, type[Struct]]:

@@ -175,7 +175,8 @@ def session_plan(catalog: Catalog, model: str, task: str | None) -> ModelPlan:
     own = catalog.entry(model).task
     wanted = own if task is None else task
     if wanted != own and ((own, wanted) != DETECT_TO_TRACK or not catalog.serves(model, wanted)):
-        raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}")
+        hint = catalog.plugins.tracker_hint(wanted)
+        raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}{hint}")
     return catalog.plan(model, wanted)
 
 

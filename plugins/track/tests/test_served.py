@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from mataserver import testing
+from mataserver import MataError, testing
 from mataserver_client import AsyncClient
 
 CODES = Path(__file__).parents[3] / "examples" / "pictures" / "codes.jpg"
@@ -213,3 +213,21 @@ async def test_a_configured_model_tracks(serve):
         async with http.post(query, data=face, headers=headers) as response:
             answer = await response.json()
     assert [(each["label"], each["track_id"]) for each in answer["detections"]] == [("face", 1)]
+
+
+async def test_without_the_plugin_a_refusal_says_what_to_install(tmp_path):
+    """In sessions, pulls, and models of the configuration."""
+    said = "; no plugin here tracks: pip install mataserver-track (./plugins/track in a checkout)"
+    register(tmp_path, opencv_qr="detect")
+    wanted = {"model": "opencv-qr", "task": "track"}
+    points = testing.installed("opencv")
+    async with testing.serving(tmp_path, entry_points=points) as server:
+        headers = {"Authorization": f"Bearer {server.key}"}
+        async with aiohttp.ClientSession(server.url, headers=headers) as http:
+            for path, status in (("/v1/sessions", 422), ("/v1/models/pull", 400)):
+                async with http.post(path, json=wanted) as response:
+                    assert response.status == status
+                    assert (await response.json())["detail"].endswith(said)
+    with pytest.raises(MataError, match="registered for detect, not track; no plugin here tracks"):
+        async with testing.serving(tmp_path, entry_points=points, models=[wanted]):
+            pass
