@@ -99,11 +99,8 @@ class Plugins(DiscoveredPlugins):
             log.warning("plugin %s %s was installed: %s", plugin.name, plugin.version, status)
         updated.found.sort(key=lambda each: each.sort_key)
         updated.provided.sort(key=lambda each: each.plugin.sort_key)
-        self.found, self.provided, self.generation = (
-            updated.found,
-            updated.provided,
-            self.generation + 1,
-        )
+        self.found, self.provided = updated.found, updated.provided
+        self.generation += 1
 
     def late_service_hint(self) -> str:
         """Return an explanation for an unknown path, or "": a late plugin's inactive service."""
