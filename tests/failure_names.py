@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from ordinary_scheduling import OrdinaryScheduling
+
 
 class FailureNames:
     """A plugin of pytest, for the process that prints: with ``-n`` it runs no test itself."""
@@ -22,6 +24,7 @@ class FailureNames:
 
 
 def pytest_configure(config) -> None:
-    """Add it, but not to a worker, whose output nobody reads."""
+    """Add it, but not to a worker, whose output nobody reads; and what watches each test."""
+    config.pluginmanager.register(OrdinaryScheduling())
     if "PYTEST_XDIST_WORKER" not in os.environ:
         config.pluginmanager.register(FailureNames(config))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mataserver.media.whole_frames import WholeFrames
+from ordinary_scheduling import kept
 
 COUNT, GROUP = 40, 10
 FAST = {"preset": "ultrafast"}
@@ -60,7 +61,7 @@ def made():
 def encode(codec, options, form):
     """Return the bytes of a video of ``COUNT`` frames, each ``GROUP``th a key frame."""
     made = io.BytesIO()
-    with av.open(made, "w", format=form) as container:
+    with kept(), av.open(made, "w", format=form) as container:
         stream = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.bit_rate = 192, 128, 400_000
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
