@@ -32,6 +32,7 @@ NAMES = ("echo", "mute")
 class EchoTurn(Struct, frozen=True):
     prompt: Text
     answer: Text
+    image_places: tuple[int, ...] = ()
 
 
 class EchoParams(Params, frozen=True):
@@ -43,6 +44,7 @@ class EchoParams(Params, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     history: tuple[EchoTurn, ...] = ()
     image_turn: int = 0
+    image_places: tuple[int, ...] = ()
     seconds: float = 0.0
     fail_at: int = -1
 
@@ -58,7 +60,7 @@ class Echo:
         if not params.prompt:
             raise InvalidParams("params.prompt: this model needs a prompt")
         text = params.prompt
-        if text == "parameters":
+        if text.strip() == "parameters":
             text = json.dumps({**to_builtins(params), "size": list(image.shape[:2])})
         words = text.split(" ")
         kept = words[: params.max_tokens]

@@ -6,16 +6,18 @@ that of the parameters.
 
 from __future__ import annotations
 
-from itertools import zip_longest
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 from msgspec.structs import replace
 
 from mataserver import InvalidParams, MataError
-from mataserver_hf.vlm_params import VlmParams
+from mataserver_hf.vlm_params import Turn, VlmParams
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     Message = dict[str, Any]
 
 
@@ -68,7 +70,8 @@ def chat_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
 
 def _written(processor: Any, messages: list[Message]) -> str:
     text = str(processor.apply_chat_template(messages, add_generation_prompt=True))
-    if len(text) > MOST_WRITTEN + sum(len(_text(each)) for each in messages):
+    said = sum(len(part) for each in messages for part in _texts(each))
+    if len(text) > MOST_WRITTEN + said:
         raise MataError(
             f"the chat template of this checkpoint adds more than {MOST_WRITTEN} characters"
         )
@@ -91,30 +94,40 @@ def task_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
 
 
 def _messages(params: VlmParams, prompt: str) -> list[Message]:
-    """Return the conversation as chat templates take it; images stand before their question."""
+    """Return the conversation as chat templates take it."""
     messages: list[Message] = []
     if params.system_prompt:
         messages.append(_message("system", params.system_prompt))
-    turns = [*((turn.prompt, turn.answer, turn.images) for turn in params.history)]
-    for index, (asked, answer, images) in enumerate([*turns, (prompt, None, params.images)]):
-        count = len(images) + (index == params.image_turn)
-        messages.append(_message("user", asked, count))
-        if answer is not None:
-            messages.append(_message("assistant", answer))
+    for index, (_, asked) in enumerate(params.questions()):
+        places = asked.image_places or (0,) * params.image_count(index, asked)
+        if not isinstance(asked, Turn):
+            messages.append(_message("user", prompt, places))
+        else:
+            messages.append(_message("user", asked.prompt, places))
+            messages.append(_message("assistant", asked.answer))
     return messages
 
 
-def _message(role: str, text: str, images: int = 0) -> Message:
-    parts = [{"type": "text", "text": text}] if text or not images else []
-    return {"role": role, "content": [*({"type": "image"} for _ in range(images)), *parts]}
+def _message(role: str, text: str, places: Sequence[int] = ()) -> Message:
+    """Return a message whose images stand after so many characters of its text."""
+    content: list[dict[str, str]] = []
+    begin = 0
+    for place in places:
+        if place > begin:
+            content.append({"type": "text", "text": text[begin:place]})
+        content.append({"type": "image"})
+        begin = place
+    if begin < len(text) or not content:
+        content.append({"type": "text", "text": text[begin:]})
+    return {"role": role, "content": content}
 
 
 def _image_count(message: Message) -> int:
     return sum(part["type"] == "image" for part in message["content"])
 
 
-def _text(message: Message) -> str:
-    return str(message["content"][-1].get("text", "")) if message["content"] else ""
+def _texts(message: Message) -> list[str]:
+    return [part["text"] for part in message["content"] if part["type"] == "text"]
 
 
 def _marked(messages: list[Message]) -> list[Message]:
@@ -122,30 +135,30 @@ def _marked(messages: list[Message]) -> list[Message]:
 
     An empty answer has one, too: it ends a turn like any other.
     """
-    return [
-        _message(
-            message["role"],
-            f"71{index:04}83" if _text(message) or message["role"] == "assistant" else "",
-            _image_count(message),
-        )
-        for index, message in enumerate(messages)
-    ]
+    numbers = itertools.count()
+
+    def marked(part: dict[str, str]) -> dict[str, str]:
+        return {**part, "text": f"71{next(numbers):04}83"} if part["type"] == "text" else part
+
+    return [{**each, "content": [marked(part) for part in each["content"]]} for each in messages]
 
 
 def _holds(layout: str, messages: list[Message], image: str) -> bool:
     """Whether a text has each message in its turn, with as many images as the message has.
 
     What a template does to the words does not matter: some strip them, and leave thoughts out of
-    answers. Some write the system prompt into a question.
+    answers. Some write the system prompt into a question, and some images before its words.
     """
     system, turns = messages[:1], messages[1:]
     if messages[0]["role"] != "system":
         system, turns = [], messages
-    if not all(_text(each) in layout for each in system):
+    if not all(text in layout for each in system for text in _texts(each)):
         return False
-    for question, answer in zip_longest(turns[::2], turns[1::2]):
-        part, found, rest = layout.partition(_text(answer)) if answer else (layout, True, "")
-        if not found or _text(question) not in part or part.count(image) != _image_count(question):
+    for question, answer in itertools.zip_longest(turns[::2], turns[1::2]):
+        part, found, rest = layout.partition(*_texts(answer)) if answer else (layout, True, "")
+        if not found or not all(text in part for text in _texts(question)):
+            return False
+        if part.count(image) != _image_count(question):
             return False
         layout = rest
     return True
@@ -157,6 +170,10 @@ def _not_held(processor: Any, params: VlmParams, prompt: str, lack: str) -> Mata
     It names the part that the template would do without. Raises the error of the rest, if it is not
     held either.
     """
+    if place := next((where for where, asked in params.questions() if asked.image_places), ""):
+        turns = tuple(replace(turn, image_places=()) for turn in params.history)
+        chat_prompt(processor, replace(params, image_places=(), history=turns), prompt)
+        return InvalidParams(f"{place}image_places: this model reads images before a question only")
     if (count := sum(1 for _ in params.pictures())) > 1:
         turns = tuple(replace(turn, images=()) for turn in params.history)
         chat_prompt(processor, replace(params, images=(), history=turns), prompt)

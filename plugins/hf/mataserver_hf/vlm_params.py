@@ -23,14 +23,19 @@ MAX_HISTORY = 2**20
 
 
 Images = Annotated[tuple[Annotated[bytes, Meta(min_length=1)], ...], Meta(max_length=MAX_IMAGES)]
+Places = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=MAX_IMAGES)]
 
 
 class Turn(Struct, frozen=True, forbid_unknown_fields=True):
-    """An earlier question, which may be empty beside an image, its answer, and its images."""
+    """An earlier question, which may be empty beside an image, its answer, and its images.
+
+    ``image_places`` are those of all images that the question shows, as in ``VlmParams``.
+    """
 
     prompt: Text
     answer: str
     images: Images = ()
+    image_places: Places = ()
 
 
 class VlmParams(Params, frozen=True):
@@ -43,6 +48,8 @@ class VlmParams(Params, frozen=True):
     image_turn:    which question shows the image, from 0: by default the first of the history.
     images:        further images of the question, encoded; those of an earlier one are in its turn.
                    Refused by models that read one image.
+    image_places:  where in ``prompt`` each image of the question stands, the request's own first:
+                   after how many characters, ascending. By default all stand before it.
     max_tokens:    how many tokens at most; an answer ends earlier where the model's context does.
     temperature:   0 takes the likeliest token every time; above, tokens are drawn from the softmax
                    of the logits divided by it.
@@ -60,6 +67,7 @@ class VlmParams(Params, frozen=True):
     history: Annotated[tuple[Turn, ...], Meta(max_length=MAX_TURNS)] = ()
     image_turn: Annotated[int, Meta(ge=0, le=MAX_TURNS)] = 0
     images: Images = ()
+    image_places: Places = ()
     max_tokens: MaxTokens = 512
     temperature: Temperature = 0.0
     top_k: TopK | None = None
@@ -78,12 +86,21 @@ class VlmParams(Params, frozen=True):
 
         Of the request's own, which is the first of its question, there are no bytes here.
         """
-        turns = [(f"params.history[{at}].", turn.images) for at, turn in enumerate(self.history)]
-        for index, (where, images) in enumerate([*turns, ("params.", self.images)]):
+        for index, (where, asked) in enumerate(self.questions()):
             if index == self.image_turn:
                 yield REQUEST_IMAGE, None
-            for place, image in enumerate(images):
+            for place, image in enumerate(asked.images):
                 yield f"{where}images[{place}]", image
+
+    def questions(self) -> Iterator[tuple[str, Turn | VlmParams]]:
+        """Yield the fields' beginning, and what has them, of every question, the oldest first."""
+        for at, turn in enumerate(self.history):
+            yield f"params.history[{at}].", turn
+        yield "params.", self
+
+    def image_count(self, index: int, asked: Turn | VlmParams) -> int:
+        """Return how many images the question ``asked`` shows, the one of that index."""
+        return len(asked.images) + (index == self.image_turn)
 
     def check(self) -> None:
         """Raise ``InvalidParams`` without a question, and for a history that is none."""
@@ -94,8 +111,24 @@ class VlmParams(Params, frozen=True):
                 f"params.image_turn: must be at most {len(self.history)}, the turns of the history"
             )
         for index, turn in enumerate(self.history):
-            shows = index == self.image_turn or turn.images
-            if not shows and not turn.prompt.strip():
+            if not self.image_count(index, turn) and not turn.prompt.strip():
                 raise InvalidParams(f"params.history[{index}].prompt: must not be empty")
         if sum(len(turn.prompt) + len(turn.answer) for turn in self.history) > MAX_HISTORY:
             raise InvalidParams(f"params.history: at most {MAX_HISTORY} characters")
+        for index, (where, asked) in enumerate(self.questions()):
+            _check_places(where, asked, self.image_count(index, asked))
+
+
+def _check_places(where: str, asked: Turn | VlmParams, count: int) -> None:
+    """Raise ``InvalidParams`` unless each of ``count`` images has its place, or none has one."""
+    places = asked.image_places
+    if places and len(places) != count:
+        raise InvalidParams(
+            f"{where}image_places: one for each image of the question: {count}, got {len(places)}"
+        )
+    if list(places) != sorted(places):
+        raise InvalidParams(f"{where}image_places: must ascend")
+    if places and places[-1] > len(asked.prompt):
+        raise InvalidParams(
+            f"{where}image_places: must be at most {len(asked.prompt)}, the question's characters"
+        )

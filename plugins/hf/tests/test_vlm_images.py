@@ -99,32 +99,77 @@ def by_processor(path, messages):
     return processor.apply_chat_template(messages, add_generation_prompt=True, **options)
 
 
+def generated(path, conversations):
+    """Return the texts and counts of prompt tokens of transformers' own ``generate``."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    prepare = by_hand if path.name == "smolvlm" or "qwen" in path.name else by_processor
+    network = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    answers = []
+    for messages in conversations:
+        question = prepare(path, messages)
+        with torch.inference_mode():
+            tokens = network.generate(**question, max_new_tokens=8, do_sample=False, num_beams=1)
+        length = question["input_ids"].shape[1]
+        answers.append((tokenizer.decode(tokens[0, length:], skip_special_tokens=True), length))
+    return answers
+
+
 @pytest.mark.parametrize("name", CHATTING)
 def test_equals_transformers(name, model, checkpoint, pictures):
     """In every order of the images the text and its usage are those of transformers' ``generate``.
 
     Random weights tell the orders apart, so that no image can have stood in another's place.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoTokenizer
+    orders = list(permutations(pictures))
+    expected = generated(checkpoint(name), [written_out(*shown) for shown in orders])
+    asked = [conversation(*shown) for shown in orders]
+    answers = [model(name).predict([image], [params])[0] for image, params in asked]
+    assert [(each.text, each.usage.prompt_tokens) for each in answers] == expected
+    assert len({each.text for each in answers}) > 3
 
-    path = checkpoint(name)
-    prepare = by_hand if name == "smolvlm" or "qwen" in name else by_processor
-    network = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    texts = set()
-    for shown in permutations(pictures):
-        question = prepare(path, written_out(*shown))
-        with torch.inference_mode():
-            tokens = network.generate(**question, max_new_tokens=8, do_sample=False, num_beams=1)
-        length = question["input_ids"].shape[1]
-        image, params = conversation(*shown)
-        [answer] = model(name).predict([image], [params])
-        text = tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
-        assert answer.text == text
-        assert answer.usage.prompt_tokens == length
-        texts.add(text)
-    assert len(texts) > 3
+
+def among_words(first, second, third):
+    """Return parameters with images between the words of both questions."""
+    shown = Turn("Is this one grey?", "Yes.", image_places=(7,))
+    asked = VlmParams(
+        prompt="This: and this: differ?",
+        history=(shown,),
+        images=(encoded(second), encoded(third)),
+        image_places=(5, 15),
+        max_tokens=8,
+    )
+    return first, asked
+
+
+def among_words_written_out(first, second, third):
+    """Return the same as chat templates take it."""
+    said = [["Is this", first, " one grey?"], ["Yes."], ["This:", second, " and this:", third,
+            " differ?"]]  # fmt: skip
+    parts = [
+        [
+            {"type": "text", "text": each}
+            if isinstance(each, str)
+            else {"type": "image", "image": Image.fromarray(each)}
+            for each in contents
+        ]
+        for contents in said
+    ]
+    roles = ("user", "assistant", "user")
+    return [{"role": role, "content": part} for role, part in zip(roles, parts, strict=True)]
+
+
+@pytest.mark.parametrize("name", CHATTING)
+def test_images_among_words_equal_transformers(name, model, checkpoint, pictures):
+    """The text and its usage are those of a template that gets images and words in that order."""
+    expected = generated(checkpoint(name), [among_words_written_out(*pictures)])
+    image, params = among_words(*pictures)
+    answers = model(name).predict([image], [params])
+    assert [(each.text, each.usage.prompt_tokens) for each in answers] == expected
+    [before] = model(name).predict([image], [replace(params, image_places=())])
+    assert before.text != answers[0].text
 
 
 @pytest.mark.parametrize("name", CHATTING)

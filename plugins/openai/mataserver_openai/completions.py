@@ -162,6 +162,8 @@ class _Chat:
 def _params(asked: CompletionRequest, model: ModelHandle) -> Params:
     """Return the parameters of an inference; seed and stop sequences where the model takes them."""
     given = dict(asked.params)
+    if not _takes(model, "image_places"):
+        given = conversation.without_places(given)
     if len(asked.fields) > 1 and not _takes(model, "images"):
         raise BadRequest(f"messages: {model.name} reads one image, got {len(asked.fields)}")
     if not all(_takes(model, name) for name in ("history", "image_turn") if name in given):

@@ -2,19 +2,20 @@
 
 It becomes the last question (``prompt``), the turns before it (``history``), and the number of the
 turn whose question shows the first image (``image_turn``), which is the inference's own. The others
-are ``images`` of their turns.
+are ``images`` of their turns. Where each stands in its question are the ``image_places``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from mataserver import BadRequest, decode_base64
 
-FROM_MESSAGES = ("prompt", "system_prompt", "history", "image_turn", "images")
+FROM_MESSAGES = ("prompt", "system_prompt", "history", "image_turn", "images", "image_places")
 """The parameters that are taken from the messages."""
 
 _TOOL_ROLES = ("tool", "function")
@@ -103,12 +104,29 @@ def read(messages: list[Message]) -> ParsedMessages:
 class _Turn:
     """The texts and images of a question, and the texts of its answer; None before there is one.
 
-    Of an image: its bytes and its field.
+    Of an image: its bytes and its field. ``places`` says how many characters stand before each.
     """
 
     prompt: list[str] = field(default_factory=list)
+    length: int = 0
     images: list[tuple[bytes, str]] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     answer: list[str] | None = None
+
+    def ask(self, text: str) -> None:
+        """Add to the question."""
+        self.prompt.append(text)
+        self.length += len(text)
+
+    def params(self, where: str, fields: dict[str, str]) -> dict[str, Any]:
+        """Return the parameters of the question, and add the fields of its images to ``fields``."""
+        fields |= {f"{where}images[{at}]": given for at, (_, given) in enumerate(self.images)}
+        params: dict[str, Any] = {"prompt": "".join(self.prompt)}
+        if self.images:
+            params["images"] = [image for image, _ in self.images]
+        if any(self.places):
+            params["image_places"] = self.places
+        return params
 
 
 @dataclass(slots=True)
@@ -124,23 +142,36 @@ class _Conversation:
         return bool(self.turns) and self.turns[-1].answer is not None
 
     def add(self, message: Message, where: str) -> None:
-        """Add a message; consecutive ones of a role are one text."""
+        """Add a message; consecutive ones of a role are one text, with line breaks between."""
+        if message.role == "user":
+            self._ask(message, where)
+            return
         texts = self._texts(message.role, where)
+        for part in _parts(message):
+            if not isinstance(part, TextPart):
+                raise BadRequest(f"{where}.content: only a user sends images")
+            texts.append(part.text)
+
+    def _ask(self, message: Message, where: str) -> None:
+        """Add a question's message; an image is no end of a line."""
+        if not self.turns or self.is_answered:
+            self.turns.append(_Turn())
+        turn = self.turns[-1]
+        gap = "\n" if turn.prompt else ""
         for place, part in enumerate(_parts(message)):
             if isinstance(part, TextPart):
-                texts.append(part.text)
-            elif message.role == "user":
-                at = f"{where}.content[{place}].image_url.url"
-                self.turns[-1].images.append((_decoded(part.image_url.url, at), at))
+                turn.ask(gap + part.text)
+                gap = "\n"
             else:
-                raise BadRequest(f"{where}.content: only a user sends images")
+                if gap and not place:
+                    turn.ask(gap)
+                gap = ""
+                at = f"{where}.content[{place}].image_url.url"
+                turn.images.append((_decoded(part.image_url.url, at), at))
+                turn.places.append(turn.length)
 
     def _texts(self, role: str, where: str) -> list[str]:
-        """Return the texts that a message adds to."""
-        if role == "user":
-            if not self.turns or self.is_answered:
-                self.turns.append(_Turn())
-            return self.turns[-1].prompt
+        """Return the texts that a message adds to, which is not a user's."""
         if role != "assistant":
             return self.system
         if not self.turns:
@@ -158,29 +189,42 @@ class _Conversation:
         fields = {FIRST_IMAGE: where}
         history = [
             {
-                "prompt": "\n".join(turn.prompt),
                 "answer": "\n".join(turn.answer or ()),
-                **_images(turn, f"params.history[{at}].", fields),
+                **turn.params(f"params.history[{at}].", fields),
             }
             for at, turn in enumerate(self.turns[:-1])
         ]
-        last = self.turns[-1]
         given: dict[str, Any] = {
             "system_prompt": "\n".join(self.system),
-            "prompt": "\n".join(last.prompt),
             "history": history,
             "image_turn": first,
-            **_images(last, "params.", fields),
+            **self.turns[-1].params("params.", fields),
         }
         return ParsedMessages(
             image, {name: value for name, value in given.items() if value}, fields
         )
 
 
-def _images(turn: _Turn, where: str, fields: dict[str, str]) -> dict[str, Any]:
-    """Return the parameter for images of a turn, if it has any, and add their fields."""
-    fields |= {f"{where}images[{at}]": given for at, (_, given) in enumerate(turn.images)}
-    return {"images": [image for image, _ in turn.images]} if turn.images else {}
+def without_places(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters for a model that has no ``image_places``.
+
+    Its images stand before the question, in whose words a line break marks where one was shown.
+    """
+    placed = _in_lines(params)
+    if "history" in placed:
+        placed["history"] = [_in_lines(turn) for turn in placed["history"]]
+    return placed
+
+
+def _in_lines(params: dict[str, Any]) -> dict[str, Any]:
+    places = params.get("image_places", ())
+    if not places:
+        return dict(params)
+    shown = [0, *dict.fromkeys(places), None]
+    *lines, last = (params["prompt"][begin:end] for begin, end in pairwise(shown))
+    lines = [line.removesuffix("\n") for line in lines]
+    left = {name: value for name, value in params.items() if name != "image_places"}
+    return {**left, "prompt": "\n".join(line for line in (*lines, last) if line)}
 
 
 def _parts(message: Message) -> list[Part]:

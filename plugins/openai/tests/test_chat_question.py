@@ -8,7 +8,7 @@ import json
 import pytest
 
 from mataserver import BadRequest
-from mataserver_openai import completion_request
+from mataserver_openai import completion_request, conversation
 from mataserver_openai.problem import chat_problem
 
 URI = "data:image/png;base64," + base64.b64encode(b"pixels").decode()
@@ -26,7 +26,10 @@ def read(**fields):
 def test_a_question():
     """The image is decoded; what is left out is left to the server."""
     assert read() == completion_request.CompletionRequest(
-        "m", b"pixels", {"prompt": "what?"}, fields={"": "messages[0].content[1].image_url.url"}
+        "m",
+        b"pixels",
+        {"prompt": "what?", "image_places": [5]},
+        fields={"": "messages[0].content[1].image_url.url"},
     )
 
 
@@ -52,7 +55,8 @@ def test_every_option():
         top_k=4,
         user="u",
     )
-    params = {"prompt": "what?", "max_tokens": 7, "temperature": 1.0, "top_p": 0.5, "top_k": 4}
+    params = {"prompt": "what?", "image_places": [5], "max_tokens": 7, "temperature": 1.0,
+              "top_p": 0.5, "top_k": 4}  # fmt: skip
     where = "messages[0].content[1].image_url.url"
     expected = completion_request.CompletionRequest(
         "m", b"pixels", params, 3, ("x",), stream=True, usage=True, fields={"": where}
@@ -133,7 +137,7 @@ def test_a_conversation():
     asked = read(messages=[said("system", "Be brief."), *MESSAGES, answer, said("user", "Sure?")])
     assert asked.params == {
         "system_prompt": "Be brief.",
-        "history": [{"prompt": "what?", "answer": "A cat."}],
+        "history": [{"prompt": "what?", "answer": "A cat.", "image_places": [5]}],
         "prompt": "Sure?",
     }
     assert asked.fields == {"": "messages[1].content[1].image_url.url"}
@@ -147,10 +151,12 @@ def test_an_image_in_a_later_turn():
         "history": [{"prompt": "Hello\nthere", "answer": "Hi\nyou"}],
         "image_turn": 1,
         "prompt": "what?",
+        "image_places": [5],
     }
     between = read(messages=[*hello, *MESSAGES, said("assistant", None), said("user", "And?")])
     assert between.params["image_turn"] == 1
-    assert between.params["history"][1] == {"prompt": "what?", "answer": ""}
+    shown = {"prompt": "what?", "answer": "", "image_places": [5]}
+    assert between.params["history"][1] == shown
 
 
 def test_images_in_several_turns():
@@ -174,11 +180,17 @@ def test_images_in_several_turns():
     assert asked.params == {
         "history": [
             {"prompt": "Hello", "answer": "Hi"},
-            {"prompt": "These?", "answer": "Cats.", "images": [b"second"]},
+            {
+                "prompt": "These?",
+                "answer": "Cats.",
+                "images": [b"second"],
+                "image_places": [0, 6],
+            },
         ],
         "image_turn": 1,
         "prompt": "And this?\nOr this?",
         "images": [b"third", b"fourth"],
+        "image_places": [0, 18],
     }
     assert asked.fields == {
         "": "messages[2].content[0].image_url.url",
@@ -186,6 +198,38 @@ def test_images_in_several_turns():
         "params.images[0]": "messages[4].content[0].image_url.url",
         "params.images[1]": "messages[6].content[1].image_url.url",
     }
+
+
+def words(text):
+    return {"type": "text", "text": text}
+
+
+IN_PLACE = (
+    # the contents of a user's messages; the question, its places, and that without places
+    ([[words("Here: "), IMAGE, words(" what?")]], "Here:  what?", [6], "Here: \n what?"),
+    ([[words("a"), IMAGE, words("b"), IMAGE]], "ab", [1, 2], "a\nb"),
+    ([[IMAGE, words("a"), IMAGE, IMAGE, words("b")]], "ab", [0, 1, 1], "a\nb"),
+    ([[words("a"), words("b"), IMAGE, words("c"), words("d")]], "a\nbc\nd", [3], "a\nb\nc\nd"),
+    (["a", [IMAGE, words("b")]], "a\nb", [2], "a\nb"),
+    (["a", [IMAGE], "b"], "a\n\nb", [2], "a\n\nb"),
+    ([[words("a"), IMAGE], "b"], "a\nb", [1], "a\n\nb"),
+    ([[IMAGE, IMAGE], "a", "b"], "a\nb", None, "a\nb"),
+    ([[words("\U0001f408"), IMAGE, words("é")]], "\U0001f408é", [1], "\U0001f408\né"),
+)
+
+
+@pytest.mark.parametrize(("contents", "prompt", "places", "without"), IN_PLACE)
+@pytest.mark.parametrize("is_last", [True, False])
+def test_images_stay_among_the_words(contents, prompt, places, without, is_last):
+    """Of the last question and of an earlier one; a model without places gets lines of words."""
+    messages = [said("user", each) for each in contents]
+    if not is_last:
+        messages += [said("assistant", "A cat."), said("user", "Sure?")]
+    params = read(messages=messages).params
+    plain = conversation.without_places(params)
+    asked, left = (params, plain) if is_last else (params["history"][0], plain["history"][0])
+    assert (asked["prompt"], asked.get("image_places")) == (prompt, places)
+    assert left == {**{k: v for k, v in asked.items() if k != "image_places"}, "prompt": without}
 
 
 @pytest.mark.parametrize(
@@ -214,7 +258,9 @@ def test_what_is_no_conversation_about_an_image(messages, where):
     assert refused.value.detail.startswith(where)
 
 
-@pytest.mark.parametrize("name", ["prompt", "system_prompt", "history", "image_turn", "images"])
+@pytest.mark.parametrize(
+    "name", ["prompt", "system_prompt", "history", "image_turn", "images", "image_places"]
+)
 def test_what_the_messages_say_is_not_given_twice(name):
     """A parameter that is taken from the messages is no field of its own."""
     with pytest.raises(BadRequest, match=rf"^{name}: unknown field"):

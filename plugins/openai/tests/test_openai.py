@@ -87,6 +87,7 @@ async def test_what_reaches_the_model(client):
         "seed": 2**63 - 1,
         "history": [],
         "image_turn": 0,
+        "image_places": [10],
         "seconds": 0.001,
         "fail_at": -1,
         "size": [48, 64],
@@ -115,7 +116,7 @@ async def test_a_conversation(client):
     ]
     whole = await client.chat.completions.create(model="echo", messages=spoken)
     told = json.loads(whole.choices[0].message.content)
-    assert told["history"] == [{"prompt": "A cat", "answer": "A cat"}]
+    assert told["history"] == [{"prompt": "A cat", "answer": "A cat", "image_places": [5]}]
     assert (told["prompt"], told["image_turn"]) == ("parameters", 0)
     chunks = await client.chat.completions.create(model="echo", messages=spoken, stream=True)
     text = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
