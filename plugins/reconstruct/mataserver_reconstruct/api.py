@@ -45,8 +45,9 @@ class ReconstructService:
         self._gauges.ready.set_function(lambda: float(bool(self._matcher_status.device)))
         self._recording: asyncio.Task[None] | None = None
         lookup = JobLookup(ctx)
+        self._uploads = Uploads(ctx, self._matcher_status)
         self._parts = (
-            Uploads(ctx, self._matcher_status),
+            self._uploads,
             JobRoutes(ctx, lookup, self),
             Downloads(ctx, lookup),
             PhotoRoutes(ctx, lookup),
@@ -60,7 +61,7 @@ class ReconstructService:
     def jobs(self) -> tuple[JobKind, ...]:
         """Return the kind of jobs."""
         given = msgspec.to_builtins(self._ctx.settings.matchers)
-        return (dataclasses.replace(KIND, settings=given),)
+        return (dataclasses.replace(KIND, settings=given, check=self._uploads.check),)
 
     def ping(self) -> dict[str, Any]:
         """Return this API's part of ``GET /health``."""

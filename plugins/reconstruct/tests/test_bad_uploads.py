@@ -239,6 +239,21 @@ async def test_a_restart_keeps_what_was_sent(tmp_path):
         assert (await ask("GET", "/drift/history?scene_name=tower"))[0] == 422
 
 
+async def test_a_restart_refuses_what_an_upload_refuses(tmp_path):
+    """Names with turned writing, and matchers that cannot work, are told to whoever asks."""
+    wrong = {"dataset_name": "a\u202eb", "matcher": "none", "scale": "one"}
+    async with asking(tmp_path) as ask:
+        job = await ask.upload(packed({"a.jpg": picture()}), **QUICK)
+        await ask.ended(job)
+        for options in ({name: value} for name, value in wrong.items()):
+            assert (await ask.send(packed({"a.jpg": picture()}), **options))[0] == 422
+            status, answer = await ask("POST", f"/v1/jobs/{job}/restart", json={"spec": options})
+            assert (status, next(iter(options)) in answer["detail"]) == (422, True), answer
+        asked = {"spec": {"matcher": "mast3r"}}
+        assert (await ask("POST", f"/v1/jobs/{job}/restart", json=asked))[0] == 503
+        assert (await ask("GET", f"/status/{job}"))[1]["stage"] == "success"
+
+
 async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path):
     """A client that leaves in the middle of its upload leaves no file and no job."""
     async with asking(tmp_path) as ask:
