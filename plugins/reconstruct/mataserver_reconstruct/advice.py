@@ -152,16 +152,20 @@ def _repeated(good: list[Photo]) -> list[str]:
 
 
 def _blurred(good: list[Photo]) -> list[str]:
+    """Return the advice about photographs with few details, by what they lack."""
     soft = [photo for photo in good if photo.measured["sharpness"] < _BLURRED]
-    if len(soft) < max(1, len(good) / 10):
-        return []
-    names = _some([photo.name for photo in soft])
-    which = f"{_count(len(soft), 'photograph')} {'is' if len(soft) == 1 else 'are'}"
-    return [f"{which} blurred or bare, which gives few details: {names}."]
+    told = []
+    for dark, what in ((False, "blurred or bare"), (True, "too dark")):
+        names = [photo.name for photo in soft if photo.is_dark == dark]
+        if names and len(names) >= len(good) / 10:
+            which = f"{_count(len(names), 'photograph')} {'is' if len(names) == 1 else 'are'}"
+            told.append(f"{which} {what}, which gives few details: {_some(names)}.")
+    return told
 
 
 def _cameras(good: list[Photo], camera: str) -> list[str]:
-    kinds = {photo.camera for photo in good if photo.exif.camera or photo.exif.focal_35}
+    # Not by their size: a camera that was held upright, or set to another size, is no other one.
+    kinds = {(photo.exif.camera, photo.exif.focal_35) for photo in good} - {("", 0.0)}
     unknown = [photo for photo in good if not (photo.exif.camera or photo.exif.focal_35)]
     told = []
     if len(kinds) >= _MANY_CAMERAS:

@@ -12,6 +12,7 @@ from PIL import Image
 
 _MAKE, _MODEL, _DETAILS, _GPS = 0x010F, 0x0110, 0x8769, 0x8825
 _FOCAL, _FOCAL_35, _LENS = 0x920A, 0xA405, 0xA434
+_DIGITAL_ZOOM = 0xA404
 _PLANE_X, _PLANE_UNIT = 0xA20E, 0xA210
 _PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0}
@@ -39,7 +40,7 @@ class Exif(Struct, frozen=True):
 
     focal_35: equivalent focal length in millimetres, 0 when unknown.
     wrong:    whether the file tells a focal length that cannot be.
-    camera:   maker, model, lens and focal length in words, "" when unknown.
+    camera:   maker, model, lens, focal length and digital zoom in words, "" when unknown.
     gps:      latitude, longitude (degrees) and altitude (metres, 0 when unknown), or None.
     """
 
@@ -65,6 +66,8 @@ def read(data: bytes) -> Exif:
     words = [_text(exif.get(_MAKE)), _text(exif.get(_MODEL)), _text(details.get(_LENS))]
     focal = _number(details.get(_FOCAL))
     words.append(f"{focal:g} mm" if focal else "")
+    enlarged = _number(details.get(_DIGITAL_ZOOM))  # 0 and 1: not used
+    words.append(f"x{enlarged:g}" if enlarged > 1 else "")  # many do not count it into focal_35
     equivalent = _equivalent(details, focal, _taken_size(details, width, height))
     wrong = equivalent > 0 and not _POSSIBLE[0] <= equivalent <= _POSSIBLE[1]
     camera = " ".join(filter(None, words))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.spec import Spec
 
 _QUALITY = 95
+_DARK = 0.8  # share of dark pixels
 _MAX_DECODING = 4
 """Photographs that are decoded concurrently, at most: one of 100 megapixels takes 300 MB."""
 
@@ -71,6 +72,11 @@ class Photo(Struct, frozen=True, kw_only=True):
         known = self.exif.camera or self.exif.focal_35
         own = (self.exif.camera, self.exif.focal_35) if known else self.name
         return own, self.width, self.height
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether nearly all of it is black."""
+        return self.measured.get("dark_frac", 0.0) > _DARK
 
 
 def prepare(job: Job, spec: Spec) -> list[Photo]:

@@ -107,8 +107,8 @@ def _status_and_reason(
 
 
 def _empty(photo: Photo, count: int) -> str:
+    if photo.is_dark:  # before: what is black is bare, too
+        return f"It is too dark: only {count} details were found."
     if photo.measured.get("sharpness", _BLURRED) < _BLURRED:
         return f"It is blurred, or shows bare surfaces: only {count} details were found."
-    if photo.measured.get("dark_frac", 0) > 0.8:
-        return f"It is too dark: only {count} details were found."
     return f"It shows too few details to recognise: {count} were found."

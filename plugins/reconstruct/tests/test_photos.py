@@ -324,6 +324,21 @@ def test_a_focal_length_that_cannot_be_is_unknown(focal, prepared):
         assert not picture.getexif().get_ifd(0x8769)
 
 
+def test_enlarged_photographs_share_no_camera_with_others(prepared):
+    """Of the same lens, and the same focal length in their EXIF: the picture was cut in the camera.
+
+    0 and 1 say that it was not.
+    """
+    files = {}
+    for zoom in (0, 1, 2):
+        made = exif()
+        made.get_ifd(0x8769)[0xA404] = float(zoom)
+        files[f"{zoom}.jpg"] = encoded("JPEG", exif=made)
+    none, whole, enlarged = prepared(files)[0]
+    assert none.camera == whole.camera != enlarged.camera
+    assert none.exif.focal_35 == enlarged.exif.focal_35
+
+
 def test_the_place_is_read(prepared):
     """GPS becomes degrees and metres, south and west negative."""
     made = exif()

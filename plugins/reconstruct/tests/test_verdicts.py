@@ -76,10 +76,11 @@ def test_each_photograph_has_its_verdict():
         photo("lonely"),
         photo("bare", measured=MEASURED | {"sharpness": 1.0}),
         photo("dark", measured=MEASURED | {"dark_frac": 0.95}),
+        photo("black", measured=MEASURED | {"dark_frac": 1.0, "sharpness": 0.0}),
         Photo(name="broken", path="broken", problem="it is truncated"),
     ]
-    found = linked("abcd", ["lonely"], ["bare"], ["dark"])
-    found = Graph(found.keypoints | {"bare": 3, "dark": 0}, found.pairs)
+    found = linked("abcd", ["lonely"], ["bare"], ["dark"], ["black"])
+    found = Graph(found.keypoints | {"bare": 3, "dark": 0, "black": 0}, found.pairs)
     verdicts = judge(photos, found, [list("abcd")], [model(0, 0, "abc")])
     told = {verdict.photo.name: verdict for verdict in verdicts}
     assert [told[name].status for name in "abc"] == ["registered"] * 3
@@ -88,7 +89,7 @@ def test_each_photograph_has_its_verdict():
     assert told["d"].scene == "cluster0"
     assert told["lonely"].status == "no_verified_pair"
     assert "blurred" in told["bare"].reason
-    assert "too dark" in told["dark"].reason
+    assert all("too dark" in told[name].reason for name in ("dark", "black"))
     assert "truncated" in told["broken"].reason
     assert {told[n].scene for n in ("lonely", "bare", "dark", "broken")} == {"outliers"}
 
@@ -123,6 +124,10 @@ def test_the_csv_quotes_names():
             [photo(str(at), measured=MEASURED | {"sharpness": 2.0}) for at in range(9)],
             "9 photographs are blurred or bare, which gives few details: 0, 1, 2, …",
         ),
+        (
+            [photo("a", measured=MEASURED | {"sharpness": 0.0, "dark_frac": 1.0}), photo("b")],
+            "1 photograph is too dark, which gives few details: a.",
+        ),
         ([photo(str(at), exif=Exif(20.0 + at, "x")) for at in range(9)], "come from 9 cameras"),
         ([photo(str(at), exif=Exif()) for at in range(9)], "EXIF is missing"),
         ([*(photo(str(at)) for at in range(9)), Photo(name="x", path="x")], "could not be read"),
@@ -146,6 +151,13 @@ def test_what_was_asked_for_is_not_advised():
     photos = [photo(str(at), exif=Exif()) for at in range(9)]
     assert "camera: single" in " ".join(advice.before(photos, "auto"))
     assert "camera: single" not in " ".join(advice.before(photos, "single"))
+
+
+def test_one_camera_is_one_however_it_was_held():
+    """Upright, across, and in another size: it is not told that these are several cameras."""
+    sizes = [(640, 480), (480, 640), (320, 240)] * 3
+    photos = [photo(str(at), width=w, height=h) for at, (w, h) in enumerate(sizes)]
+    assert advice.before(photos, "auto") == []
 
 
 def test_one_photograph_is_not_told_of_others():
