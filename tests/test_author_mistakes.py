@@ -28,6 +28,14 @@ REFUSED = {
         NEEDS.format(given="public=True, needs='infer'"),
         "GET /wrong is public, so it answers everybody: it cannot need 'infer'",
     ),
+    "handler": (
+        "class Service(Base):\n"
+        "    def routes(self):\n"
+        "        return [Route('GET', '/wrong', self.wrong, public=True)]\n"
+        "    async def wrong(self):\n"
+        "        return None\n",
+        "GET /wrong: its handler is called with (request), and takes ()",
+    ),
     "plain": (METHOD.format(method="def authenticate(self, credentials):"), "must be async def"),
     "told": (METHOD.format(method="def on_result(self, event):"), "on_result() must be async def"),
     "routes": (

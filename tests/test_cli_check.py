@@ -278,6 +278,10 @@ def test_good_configuration(terminal):
                 "mataserver pull fake-detct --task detect; did you mean fake-detect?"
             ),
         ),
+        (
+            "outbound_hosts: [10.0.0.0/8, 10.0.0.0/99]",
+            "configuration: outbound_hosts[1]: not a network",
+        ),
         ("keep_alive: long", "configuration: keep_alive: expected `float`, got `str`"),
         ("models: [{task: ocr}]", "configuration: models[0].model: field is required"),
         ("plugins: {none: {}}", "configuration: plugins.none: no such plugin is installed"),

@@ -171,7 +171,7 @@ REFUSED = {
         class Service(Base):
             def routes(self):
                 own = (Body('application/json', Base),)
-                return [Route('GET', '/v1/lab', self.__aenter__, 'A lab', response=own)]
+                return [Route('GET', '/v1/lab', print, 'A lab', response=own)]
         """,
         "its routes cannot be described: ",
     ),
@@ -179,7 +179,7 @@ REFUSED = {
         """
         class Service(Base):
             def routes(self):
-                return [Route('GET', '/v1/lab', self.__aenter__, 'A lab', errors=(299,))]
+                return [Route('GET', '/v1/lab', print, 'A lab', errors=(299,))]
         """,
         "its routes cannot be described: 299 is not a valid HTTPStatus",
     ),

@@ -13,7 +13,6 @@ import mataserver
 from mataserver import plugins as plugin_host
 from mataserver.app.hosting import ServiceHost
 from mataserver.app.maintenance import Maintenance, MaintenanceIntervals
-from mataserver.config import ConfigError
 from mataserver.config.credentials import KeyRing, server_keys
 from mataserver.contract.service import Context, Server
 from mataserver.engines.memory import MemoryProbe
@@ -158,7 +157,7 @@ class ComposedServer:
             self.table,
             self.budget,
             self.sockets,
-            Outbound(_hosts(self.settings)),
+            Outbound(Hosts.of(self.settings.outbound_hosts)),
             self.cookies,
             self.in_process,
             trust_proxy=self.settings.trust_proxy,
@@ -242,13 +241,6 @@ def _allowed_pages(settings: Settings) -> AllowedPages | None:
     known = not settings.trust_proxy or settings.allowed_hosts
     names = HostNames([settings.host, *settings.allowed_hosts]) if known else None
     return AllowedPages(names, frozenset(settings.cors_origins))
-
-
-def _hosts(settings: Settings) -> Hosts:
-    try:
-        return Hosts.of(settings.outbound_hosts)
-    except ValueError as error:
-        raise ConfigError(f"configuration: outbound_hosts: {error}") from None
 
 
 def _sessions(settings: Settings, metrics: Metrics, held: ResourceIds) -> SessionStore:

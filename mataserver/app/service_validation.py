@@ -73,10 +73,12 @@ def _check_methods(service: Service) -> None:
 def _try_routes(routes: Sequence[Route]) -> None:
     """Add routes to a separate router, so that an error can be attributed to this service.
 
-    Raises ``PluginError`` for routes that aiohttp rejects.
+    Raises ``PluginError`` for routes that aiohttp rejects, and handlers that take no request.
     """
     router = web.UrlDispatcher()
     for route in routes:
+        if not isinstance(route.handler, type):  # a view of aiohttp
+            check_signature(route.handler, f"{route.method} {route.path}: its handler", "request")
         if route.when is not None:
             continue
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING
 
 from mataserver.config.settings import EVERY, ConfigError
@@ -36,12 +37,23 @@ def _contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.shared_dir is not None and unreachable:
         problem = "needed with shared_dir, where host names no address that others reach"
         yield "frontend_address", problem
+    for index, host in enumerate(settings.outbound_hosts):
+        if "/" in host and not _is_network(host):
+            yield f"outbound_hosts[{index}]", "not a network"
     names = [entry.model for entry in settings.models]
     for index, entry in enumerate(settings.models):
         if entry.model in names[:index]:
             yield f"models[{index}].model", f"{entry.model!r} is listed twice"
         for name, problem in _contradictions_of_model(entry, settings):
             yield f"models[{index}].{name}", problem
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _contradictions_of_model(entry: ModelSettings, settings: Settings) -> Iterator[tuple[str, str]]:

@@ -30,11 +30,8 @@ class Hosts:
 
     @classmethod
     def of(cls, listed: Sequence[str]) -> Hosts:
-        """Parse a setting: names, addresses and networks. Raises ``ValueError``."""
+        """Parse a setting: names, addresses and networks."""
         networks = {each: _network(each) for each in listed}
-        for each, network in networks.items():
-            if network is None and "/" in each:
-                raise ValueError(f"{each!r} is not a network")
         names = frozenset(each.lower() for each, network in networks.items() if network is None)
         return cls(names, tuple(each for each in networks.values() if each is not None))
 

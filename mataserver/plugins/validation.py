@@ -132,7 +132,9 @@ def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[
         raise PluginError("backends() gave a Backend without a name")
     label = f"backend {backend.name}"
     if backend.name in owners:
-        raise PluginError(f"{label}: the plugin {owners[backend.name]} has one of that name")
+        owner = owners[backend.name]
+        hint = "" if owner in prefixes else f"; plugins.disabled: [{owner}] turns that one off"
+        raise PluginError(f"{label}: the plugin {owner} has one of that name{hint}")
     _check_task(backend, label, prefixes)
     for name, allowed in (("source", _SOURCES), ("engine", _ENGINES)):
         if getattr(backend, name) not in allowed:
