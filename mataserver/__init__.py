@@ -50,6 +50,7 @@ from mataserver.errors import (
     shortage_error,
 )
 from mataserver.late_names import LATE as _LATE
+from mataserver.late_names import load as _load_late
 from mataserver.params.table import Confidence, MaxTokens, Params, Temperature, Text, TopK
 from mataserver.pixels import decode_image, draw, upright_frame
 from mataserver.principals import ANYBODY, ROLES, SCOPES, Credentials, Principal
@@ -285,8 +286,5 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> object:
     if name in _LATE:
-        import importlib
-
-        module, _, attribute = _LATE[name].partition(":")
-        return getattr(importlib.import_module(module), attribute or name)
+        return _load_late(name)
     raise AttributeError(f"module 'mataserver' has no attribute {name!r}")

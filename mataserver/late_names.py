@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+
+_PACKAGES = {"av": "av>=14", "grpc": "grpcio>=1.66"}
+"""Modules that the core does not require, with what pip installs."""
 LATE = {
     **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),
     "params_option": "mataserver.cli.parameters",
@@ -69,3 +73,18 @@ most commands do not need them.
 
 Each with its module, and after a colon its name there, if different.
 """
+
+
+def load(name: str) -> object:
+    """Return what ``mataserver.NAME`` is; its module is imported.
+
+    Raises ``ModuleNotFoundError``, with the pip command for a package that is not required.
+    """
+    module, _, attribute = LATE[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute or name)
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        needed = f"mataserver.{name} needs a package: pip install '{_PACKAGES[error.name]}'"
+        raise ModuleNotFoundError(needed, name=error.name) from None

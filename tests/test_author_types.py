@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,13 @@ def test_a_child_is_given_what_there_is():
 def test_every_name_of_the_door_can_be_found():
     """Also those that are imported when they are first used: ``dir()`` and completion show them."""
     assert set(mataserver.__all__) <= set(dir(mataserver))
+
+
+def test_a_name_whose_package_is_missing_says_which(monkeypatch):
+    """Not every server has PyAV: its author learns what to add to the plugin's dependencies."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "mataserver.media.videos", raising=False)
+    with pytest.raises(ModuleNotFoundError) as failed:
+        mataserver.read_video  # noqa: B018 - the import is what fails
+    assert str(failed.value) == "mataserver.read_video needs a package: pip install 'av>=14'"
+    assert failed.value.name == "av"
