@@ -224,7 +224,10 @@ def problem(error: Exception, opening: OpenRequest, *, begun: bool = False) -> s
     stream over HTTP that breaks off.
     """
     said = video_problem(error, file=opening.kind == "file")
-    failed = getattr(error, "errno", None) == errno.EIO
+    number = getattr(error, "errno", None)
+    if opening.kind == "http" and not begun and number == errno.EINVAL:  # not one of _FORMATS
+        return "it sends what is not read: a playlist (HLS, DASH), or a rare format"
+    failed = number == errno.EIO
     if begun or not failed or opening.kind not in {"rtsp", "http"}:
         return said
     try:

@@ -108,6 +108,21 @@ async def test_a_single_picture_is_no_stream():
         newest.take()
 
 
+async def test_a_playlist_is_told_to_be_none_that_is_read():
+    """An HLS address names further ones: it is refused, and why is told."""
+
+    async def playlist(_request):
+        text = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n0.ts\n"
+        return web.Response(text=text, content_type="application/vnd.apple.mpegurl")
+
+    camera = web.Application()
+    camera.router.add_get("/live.m3u8", playlist)
+    async with TestServer(camera) as server:
+        url = str(server.make_url("/live.m3u8"))
+        found = await asyncio.to_thread(read, url, "http", 5.0)
+    assert found == (0, "it sends what is not read: a playlist (HLS, DASH), or a rare format")
+
+
 async def test_a_camera_whose_data_is_no_picture(monkeypatch):
     """One that sends for ever what nothing can be decoded of is given up, and that is why."""
     monkeypatch.setattr(reader, "DECODING", 0.0)
