@@ -31,7 +31,9 @@ def test_two_plugins_with_one_backend_name(plugin):
     """The second plugin is refused; the first one's name is told, and how to be rid of it."""
     points = [plugin(HOOKS, name="a"), plugin(HOOKS, name="b")]
     found = discover(Settings(), points)
-    told = "backend any: the plugin a has one of that name; plugins.disabled: [a] turns that one off"
+    told = (
+        "backend any: the plugin a has one of that name; plugins.disabled: [a] turns that one off"
+    )
     assert found.found[1].error == told
     assert names(found) == ["any"]
     again = discover(Settings(plugins={"disabled": ["a"]}), points)
