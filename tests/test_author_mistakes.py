@@ -29,11 +29,7 @@ REFUSED = {
         "GET /wrong is public, so it answers everybody: it cannot need 'infer'",
     ),
     "handler": (
-        "class Service(Base):\n"
-        "    def routes(self):\n"
-        "        return [Route('GET', '/wrong', self.wrong, public=True)]\n"
-        "    async def wrong(self):\n"
-        "        return None\n",
+        NEEDS.format(given="public=True").replace("print", "lambda: None"),
         "GET /wrong: its handler is called with (request), and takes ()",
     ),
     "plain": (METHOD.format(method="def authenticate(self, credentials):"), "must be async def"),
