@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import event, example, given, settings
+from hypothesis import strategies as st
 
+from api_answers import until
 from conftest import picture, register
 from known_heads import label, peer_of
 from mataserver import testing
-from mataserver.http import head_parsing
+from mataserver.errors import MataError
+from mataserver.http import forms, head_parsing, infer_repeats
 from odd_requests import PICTURE, VARYING, request
 
 __all__: list[str] = []
@@ -134,6 +138,93 @@ async def test_no_client_can_tell(tmp_path):
             assert (served.composed.heads.hits > len(CASES)) == way
     differing = {name: (found[0][name], found[1][name]) for name in CASES}
     assert not {name: both for name, both in differing.items() if both[0] != both[1]}
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The forms that were parsed."""
+    found, parse = [], forms.parse
+    monkeypatch.setattr(forms, "parse", lambda *given: found.append(given) or parse(*given))
+    return found
+
+
+async def test_a_form_like_the_last_is_not_parsed(peer, parsed):
+    """Its boundary and its file may be others; another field or another name is read."""
+    image = picture(65, 48, form="JPEG")
+    for asked, times in (
+        (form("a-new-boundary", image=image), 0),
+        (form("another-boundary", image=image, name="other.jpg"), 1),
+        (form("one-more-boundary", image=image, name="other.jpg"), 1),
+        (form("one-more-boundary", image=image, fields={**MODEL, "confidence": "0.1"}), 2),
+        (form("the-last-boundary", image=image, fields={**MODEL, "confidence": "0.1"}), 2),
+    ):
+        found, hits = await peer.hits(asked)
+        assert (found[0], label(found), hits, len(parsed)) == (200, "65x48", 1, times)
+    assert b'"faint"' in found[2]
+
+
+async def test_forms_that_always_differ_are_no_longer_remembered(peer, parsed):
+    """What is like the one that was remembered last is still recognized."""
+    names = [f"{number}.jpg" for number in range(infer_repeats.MAX_MISSES + 1)]
+    for name in names * 2:
+        assert (await peer.ask(form("a-new-boundary", name=name)))[0] == 200
+    assert len(parsed) == 2 * len(names) - 1
+
+
+async def test_a_model_that_is_removed_and_comes_back(peer, parsed, http, server):
+    """A form like the last is about the models that there are now."""
+    asked = form("a-new-boundary")
+    assert ((await peer.ask(asked))[0], len(parsed)) == (200, 0)
+    async with http.delete("/v1/models/fake-detect") as response:
+        assert response.status == 200
+    assert ((await peer.ask(asked))[0], len(parsed)) == (404, 1)
+    register(server.composed.settings.data_path, {"fake-detect": "detect"})
+
+    async def back():
+        return (await peer.ask(asked))[0] == 200
+
+    await until(back)
+    assert len(parsed) > 1
+
+
+PARTS = st.lists(
+    st.sampled_from([b"--", b"-", b"\r\n", b"a", b"ab", b"--?", b"\r\n--?", b"\r\n--ab--\r\n"]),
+    max_size=6,
+).map(b"".join)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(
+    files=st.tuples(PARTS, PARTS),
+    texts=st.lists(PARTS, max_size=2),
+    place=st.integers(0, 2),
+    boundaries=st.tuples(*[st.sampled_from([b"a", b"ab", b"-", b"--"])] * 2),
+)
+@example(files=(b"f", b"f"), texts=[b"a--?a"], place=1, boundaries=(b"a", b"ab"))
+@example(files=(b"f", b"f"), texts=[b"a\r\n--ab--\r\n"], place=1, boundaries=(b"-", b"ab"))
+def test_a_frame_is_read_like_the_whole(files, texts, place, boundaries):
+    """A file that is found by the frame of another form is the one that a parser finds."""
+
+    def written(file, boundary):
+        parts = [b'name="%d"\r\n\r\n%s' % each for each in enumerate(texts)]
+        parts.insert(place, b'name="file"\r\n\r\n' + file)
+        begin = b"--?\r\nContent-Disposition: form-data; "
+        form = b"".join(begin + part + b"\r\n" for part in parts) + b"--?--\r\n"
+        return form.replace(b"?", boundary)
+
+    first, second = map(written, files, boundaries)
+    try:
+        whole = forms.parse(first, boundaries[0].decode())
+    except MataError:
+        return
+    frame = forms.frame(first, boundaries[0], whole.file)
+    event("no frame" if frame is None else "a frame")
+    found = frame and frame.file_in(second, boundaries[1])
+    event("no file" if found is None else "a file")
+    if found is not None:
+        assert forms.parse(second, boundaries[1].decode()) == (found, whole.fields)
+    elif frame is not None and not any(b"-" in part for part in (*texts, *files)):
+        assert not files[1]  # nothing else is a reason
 
 
 async def test_a_head_is_no_other(peer):

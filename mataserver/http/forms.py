@@ -24,6 +24,10 @@ MAX_FIELD_BYTES = 65_536
 PIECE = 1 << 19
 """Bytes of a body that are searched at once."""
 
+MAX_FRAME_BYTES = 4_096
+"""Bytes around a file that are kept, to recognize a client's next form by them."""
+_CRLF, _END = b"\r\n", b"--\r\n"
+
 
 class FormRequired(MataError):
     """415: the body is not a form."""
@@ -80,6 +84,43 @@ def parse(data: bytes, boundary: str, field: str = FILE) -> Form:
     for _ in _steps(data, boundary, parts):
         pass
     return _form(parts, field)
+
+
+class FormFrame(NamedTuple):
+    """All of a form but its boundary and its file: a client's next form often has the same.
+
+    ``before`` and ``after`` are what its boundaries separate, up to the file and behind it.
+    """
+
+    before: list[bytes]
+    after: list[bytes]
+
+    def file_in(self, data: bytes, boundary: bytes) -> bytes | None:
+        """Return the file of a form with this frame; None if it has another one, or no file."""
+        limit = b"--" + boundary
+        begin, end = limit.join(self.before), limit.join(self.after)
+        start, stop = len(begin), len(data) - len(end)
+        if not (data.startswith(begin) and data.endswith(end)):
+            return None
+        return None if data.find(limit, start, stop) >= 0 else data[start:stop] or None
+
+
+def frame(data: bytes, boundary: bytes, file: bytes) -> FormFrame | None:
+    """Return the frame of a form that was parsed, None if it is long or unusual.
+
+    It has no other ``--`` than that of the end, so that no boundary can be within a text.
+    """
+    empty, *parts, last = data.split(b"--" + boundary, MAX_FIELDS + 1)
+    places = [at for at, part in enumerate(parts) if part.endswith(file, 0, -len(_CRLF))]
+    if empty or last != _END or len(places) != 1:
+        return None
+    place = places[0]
+    whole, parts[place] = parts[place], parts[place][: -len(file + _CRLF)]
+    kept = sum(map(len, parts)) <= MAX_FRAME_BYTES
+    lines = all(part.startswith(_CRLF) and part.endswith(_CRLF) for part in (*parts, whole))
+    if not (kept and lines) or any(b"--" in part for part in parts):
+        return None
+    return FormFrame([b"", *parts[: place + 1]], [_CRLF, *parts[place + 1 :], last])
 
 
 async def read(data: bytes, boundary: str, field: str = FILE) -> Form:
