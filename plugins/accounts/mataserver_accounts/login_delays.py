@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mataserver import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 FREE_FAILURES = 5
 """Failures that cost nothing: people mistype."""
+FREE_FAILURES_OF_ADDRESS = 50
+"""Failures of an address for whatever names, which cost nothing: many people may share it."""
+RECOVERY_SECONDS = 60.0
+"""After which one failure of an address is forgotten."""
 MAX_DELAY = 60.0
 FORGET_SECONDS = 900.0
 MAX_ENTRIES = 10_000
@@ -25,32 +32,55 @@ class TooManyAttempts(MataError):
 
 
 class LoginDelays:
-    """How long each (name, address) must wait. The waits double up to a minute."""
+    """How long each (name, address), and each address, must wait. Waits double up to a minute.
+
+    The limit of an address ends the guessing of one password for many names. It does not hold for
+    a name that was logged in with from there: who shares an address cannot be locked out.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures: dict[tuple[str, str], tuple[int, float]] = {}
+        self._known: dict[tuple[str, str], None] = {}
+        self._addresses: dict[str, tuple[float, float]] = {}
 
     def check(self, name: str, address: str) -> None:
         """Raise ``TooManyAttempts`` while a try from there, for that name, must wait."""
         count, last = self._failures.get((name, address), (0, 0.0))
-        wait = last + _pause(count) - self._clock()
+        wait = last + _pause(count - FREE_FAILURES) - self._clock()
+        if (name, address) not in self._known:
+            failures, last = self._addresses.get(address, (0.0, 0.0))
+            pause = _pause(int(failures) - FREE_FAILURES_OF_ADDRESS)
+            wait = max(wait, last + pause - self._clock())
         if wait > 0:
             raise TooManyAttempts("Too many failed log-ins: try again later", retry_after=wait)
 
     def count_failure(self, name: str, address: str) -> None:
         """Count a failure. A try is counted before its check: many may arrive together."""
         now = self._clock()
-        count, last = self._failures.pop((name, address), (0, now))
+        count, last = self._failures.get((name, address), (0, now))
         if now - last > FORGET_SECONDS:
             count = 0
-        while len(self._failures) >= MAX_ENTRIES:
-            del self._failures[next(iter(self._failures))]
-        self._failures[name, address] = (count + 1, now)
+        _set(self._failures, (name, address), (count + 1, now))
+        failures, last = self._addresses.get(address, (0.0, now))
+        failures = max(0.0, failures - (now - last) / RECOVERY_SECONDS)
+        _set(self._addresses, address, (failures + 1, now))
 
     def clear(self, name: str, address: str) -> None:
-        """Forget the failures from there."""
+        """Forget the failures for a name from there, whose password was right."""
         self._failures.pop((name, address), None)
+        _set(self._known, (name, address), None)
+        if address in self._addresses:
+            failures, last = self._addresses[address]
+            self._addresses[address] = (max(0.0, failures - 1), last)
+
+
+def _set(entries: dict[K, V], key: K, value: V) -> None:
+    """Set the newest of at most ``MAX_ENTRIES``."""
+    entries.pop(key, None)
+    while len(entries) >= MAX_ENTRIES:
+        del entries[next(iter(entries))]
+    entries[key] = value
 
 
 def client_network(address: str) -> str:
@@ -65,5 +95,6 @@ def client_network(address: str) -> str:
     return str(mapped or ipaddress.ip_network((int(known), 64), strict=False))
 
 
-def _pause(count: int) -> float:
-    return 0.0 if count < FREE_FAILURES else min(MAX_DELAY, float(2 ** (count - FREE_FAILURES)))
+def _pause(beyond: int) -> float:
+    """Return the wait after as many failures beyond those that are free."""
+    return 0.0 if beyond < 0 else min(MAX_DELAY, 2.0 ** min(beyond, 6))
