@@ -77,7 +77,7 @@ def test_tensors(data, length):
     """JSON with binary data behind it."""
 
     def read():
-        asked, _ = rest.decode(data, length, "m", "", 8)
+        asked, *_ = rest.decode(data, length, "m", "", 8)
         return oip_request.read(asked, 8)
 
     parsed(read)

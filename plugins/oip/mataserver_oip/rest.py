@@ -71,6 +71,10 @@ class InferBody(Struct):
     outputs: list[RequestOutput] | None = None
 
 
+class _KnownInferBody(InferBody, forbid_unknown_fields=True):
+    """An inference without unknown fields, as nearly all are."""
+
+
 class IndexBody(Struct):
     """``POST /v2/repository/index``; with ``ready`` only models that are in memory."""
 
@@ -161,23 +165,38 @@ def _check_size(text: bytes) -> None:
 
 def decode(
     body: bytes, header_length: int | None, model: str, version: str, most: int
-) -> tuple[InferRequest, Binary]:
-    """Read an inference, and which outputs are wanted in binary form.
+) -> tuple[InferRequest, Binary, bytes]:
+    """Read an inference, which outputs are wanted in binary form, and JSON with its fields' names.
 
-    ``header_length`` is the length of the JSON, None for all of the body; ``most`` is how many
-    images a request may have. Raises ``BadRequest``.
+    The last is empty unless one of them is unknown. ``header_length`` is the length of the JSON,
+    None for all of the body; ``most`` is how many images a request may have. Raises ``BadRequest``.
     """
     length = len(body) if header_length is None else header_length
     if not 0 <= length <= len(body):
         raise BadRequest(f"{LENGTH_HEADER} is {length}, and the body has {len(body)} bytes")
     text = body[:length]  # the whole of it is no copy
     _check_size(text)
-    asked = parse(text, InferBody)
+    asked, names = _parse_inference(text)
     inputs = _inputs(asked.inputs, memoryview(body)[length:], most)
     outputs, parameters = asked.outputs or [], asked.parameters or {}
     binary = _binary(outputs, parameters.get("binary_data_output"))
-    names = tuple(each.name for each in outputs) or None
-    return InferRequest(model, version, asked.id or "", inputs, parameters, names), binary
+    wanted = tuple(each.name for each in outputs) or None
+    request = InferRequest(model, version, asked.id or "", inputs, parameters, wanted)
+    return request, binary, names
+
+
+def _parse_inference(text: bytes) -> tuple[InferBody, bytes]:
+    """Decode an inference; if it has unknown fields, also return its fields without their data."""
+    try:
+        return msgspec.json.decode(text, type=_KnownInferBody), b""
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        asked = parse(text, InferBody)  # raises unless only a field is unknown
+    try:
+        given = msgspec.json.decode(text, type=dict[str, Raw])
+    except UnicodeDecodeError:  # a name that is not UTF-8, which is skipped
+        return asked, b""
+    named = {name: None if bytes(value) == b"null" else True for name, value in given.items()}
+    return asked, msgspec.json.encode(named)
 
 
 def _binary(outputs: list[RequestOutput], usual: Any) -> Binary:

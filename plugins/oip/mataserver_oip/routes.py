@@ -221,8 +221,10 @@ class RestRoutes:
             read = functools.partial(
                 rest.decode, header_length=length, model=name, version=version, most=most
             )
-            asked, binary = await self._http.decode(data, read)
+            asked, binary, names = await self._http.decode(data, read)
             del data
+            if names:
+                self._http.warn_of_unknown(request, names, rest.InferBody)
             inference = self._server.infer(asked)
             del asked
             answer = await inference

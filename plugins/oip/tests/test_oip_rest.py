@@ -82,6 +82,26 @@ async def test_null_is_as_if_it_were_not_there(http):
             assert response.status == 200
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, None),
+        ({"output": None}, None),
+        (
+            {"output": [{"name": "count"}]},
+            "output: unknown field, ignored; did you mean outputs?",
+        ),
+        ({"confidence": 0.5}, "confidence: unknown field, ignored"),
+    ],
+)
+async def test_fields_of_an_inference_that_are_not_known(http, more, told):
+    """A misspelt field is named in X-Warning, in JSON alone and before binary data."""
+    pixels = binary(3, datatype="UINT8", shape=(1, 1, 3))
+    for asked, data in (({"inputs": [IMAGE]}, b""), ({"inputs": [pixels]}, bytes(3))):
+        async with http.post(INFER, **body(asked | more, data)) as response:
+            assert (response.status, response.headers.get("X-Warning")) == (200, told)
+
+
 async def test_many_pixels_as_json(http):
     """More pixels than are read at once, nested and flat: each is where it was."""
     rows = [[[60, 60, 60]] * 400 for _ in range(300)]

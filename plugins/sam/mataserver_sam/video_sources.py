@@ -66,12 +66,13 @@ class VideoSources:
         """Provide the file of the video in a request's body or form, until the context ends.
 
         Raises as ``ctx.http.save_body``, ``BadRequest`` for an empty body, and ``InvalidParams``
-        for a field beside the file.
+        for a field beside the file that is not empty.
         """
         folder = await self._run_blocking(self._new_folder)
         try:
             saved = await self._save(request, folder / "video")
-            for name in saved.fields:  # the session would open without what was asked for
+            # The session would open without what was asked for; an empty field asks for nothing.
+            for name in (name for name, text in saved.fields.items() if text):
                 meant = "; write it into the query" if name == "session_id" else ""
                 raise InvalidParams(f"{name[:64]}: unknown field of the form{meant}")
             if not saved.size:

@@ -116,6 +116,15 @@ async def test_a_form_with_more_than_the_file_is_refused(api, video_path):
     assert await api.total() == 0
 
 
+async def test_an_empty_field_beside_the_file_is_nothing(api, video_path):
+    """A page's form sends every field, also those that were left empty."""
+    data = aiohttp.FormData({"session_id": ""})
+    data.add_field("file", video_path.read_bytes(), filename="street.mp4")
+    async with api.http.post(UPLOAD, data=data) as answer:
+        assert answer.status == 200
+        assert "X-Warning" not in answer.headers
+
+
 async def test_nothing_of_an_upload_stays(video_api, video_server, video_path, tmp_path):
     """The folder is empty after an upload, and what a server that was killed left goes."""
     folder = tmp_path / "sam" / "videos"
