@@ -146,8 +146,16 @@ class Watch:
         if answer is None:
             self.faults.append(f"{asked}: undocumented status, {await _start(response)!r}")
             return
+        if method == "get" and operations[method]["security"] and _is_storable(response):
+            self.faults.append(f"{asked}: no Cache-Control, and a cache may keep it for others")
         found = [*_headers(document, answer, response), *await _body(document, answer, response)]
         self.faults += [f"{asked}: {fault}" for fault in found]
+
+
+def _is_storable(response: aiohttp.ClientResponse) -> bool:
+    """Whether a cache that many share may store an answer (RFC 9111, section 3)."""
+    told = response.headers.get("Cache-Control", "")
+    return not {"no-store", "private"} & {each.strip() for each in told.split(",")}
 
 
 def _is_hidden(server: ComposedServer, response: aiohttp.ClientResponse) -> bool:

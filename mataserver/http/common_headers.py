@@ -6,12 +6,16 @@ import re
 import time
 from random import getrandbits
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 """Identifies a request in logs, answers and other front-ends."""
 BEGUN: web.RequestKey[float] = web.RequestKey("begun", float)
 """When a request arrived, in seconds of ``time.perf_counter``."""
+PRIVATE: web.RequestKey[bool] = web.RequestKey("private", bool)
+"""Set unless the route is open: what it answers depends on who asks."""
+_SAFE = frozenset({"GET", "HEAD"})
+"""Methods whose answers a cache may store unasked."""
 _VALID_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 
@@ -28,8 +32,23 @@ def identify(request: web.Request) -> None:
     request[REQUEST_ID] = request_id
 
 
+def forbid_storing(request: web.Request, response: web.StreamResponse) -> None:
+    """Keep a private answer out of caches, unless its handler says otherwise.
+
+    A shared cache may store it: it takes only ``Authorization`` for a key (RFC 9111, section 3.5),
+    neither ``X-API-Key`` nor a cookie.
+    """
+    if (
+        request.method in _SAFE
+        and PRIVATE in request
+        and hdrs.CACHE_CONTROL not in response.headers
+    ):
+        response.headers[hdrs.CACHE_CONTROL] = "no-store"
+
+
 def complete(request: web.Request, response: web.StreamResponse) -> None:
     """Add them to an answer without them: one that its handler sends, such as a stream or a 101."""
+    forbid_storing(request, response)
     headers = response.headers
     if "X-Request-Id" not in headers and REQUEST_ID in request:
         headers["X-Request-Id"] = request[REQUEST_ID]

@@ -78,7 +78,7 @@ async def send(
             wait.check()
             first = await wait.for_result(anext(events))
             headers = {
-                "Cache-Control": "no-cache",
+                "Cache-Control": "no-store",
                 "X-Accel-Buffering": "no",
                 "X-Request-Id": request[REQUEST_ID],
                 "Server-Timing": f"first;dur={(time.perf_counter() - begun) * 1e3:.3f}",

@@ -14,7 +14,7 @@ from aiohttp.hdrs import METH_ALL
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
 from mataserver.http import auth, error_responses
 from mataserver.http.admission import REJECTED, admit
-from mataserver.http.common_headers import BEGUN, REQUEST_ID, identify
+from mataserver.http.common_headers import BEGUN, PRIVATE, REQUEST_ID, forbid_storing, identify
 from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
@@ -117,6 +117,7 @@ class RequestMiddleware:
         if response.prepared:
             self._count(request, request.get(METRICS_STATUS, response.status), started_at)
             return response
+        forbid_storing(request, response)
         duration = self._count(request, response.status, started_at)
         if self.lifecycle.is_draining:
             response.force_close()
@@ -200,19 +201,20 @@ class _Dispatcher:
         if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > MAX_CONTENT_TYPE:
             raise BadRequest(f"Content-Type has over {MAX_CONTENT_TYPE} characters")
         claimed = table.claiming_handler(request) if table.claims else None
+        route = table.resolve(request) if claimed is None else None
+        if claimed is not None or (route is not None and not route.public):
+            request[PRIVATE] = True
         if claimed is not None:
             _set_anonymous(request, anonymous=False)  # the service authenticates the caller itself
-        else:
-            route = table.resolve(request)
-            if route is not None:
-                await admit(request, route, self._gate, self._relay)
-                _set_anonymous(request, anonymous=request[auth.PRINCIPAL] is None)
-                handler = handler if route.when is None else route.handler
-                if route.held and self._relay is not None:
-                    answered = await self._relay.forward(request, route)
-                    if answered is not None:
-                        return answered
-                warn_of_ignored(request, route)
+        elif route is not None:
+            await admit(request, route, self._gate, self._relay)
+            _set_anonymous(request, anonymous=request[auth.PRINCIPAL] is None)
+            handler = handler if route.when is None else route.handler
+            if route.held and self._relay is not None:
+                answered = await self._relay.forward(request, route)
+                if answered is not None:
+                    return answered
+            warn_of_ignored(request, route)
         answer = claimed or handler
         if hdrs.UPGRADE in request.headers:
             answer = functools.partial(_until_revoked, answer)
