@@ -11,6 +11,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mataserver.printing import printable
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -26,7 +28,16 @@ log = logging.getLogger("mataserver.stderr")
 
 
 class TextFormatter(logging.Formatter):
-    """Lines of text, and a traceback behind them, of a limited length."""
+    """Lines of text, and a traceback behind them, of a limited length.
+
+    All but the first are indented, and obey no terminal: a message, or an error in a traceback, may
+    hold what a client or another server wrote, and must not pass for another entry.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        text = super().format(record)
+        return text if text.isprintable() else "\n    ".join(map(printable, text.splitlines()))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Format one record without its traceback."""

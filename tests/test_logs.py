@@ -128,6 +128,23 @@ def test_whoever_prints_does_not_fail_where_the_log_takes_nothing(tmp_path, form
     assert (tmp_path / "seen").read_text() == "40"
 
 
+def test_foreign_text_is_no_entry_of_its_own():
+    """Neither a message nor an error can forge a line of the log, or obey a terminal."""
+    forged = (
+        "no\n2026-11-30 09:00:00,000 INFO    mataserver: all is well\x1b[2K\u2028\x9b1m\r\u202e"
+    )
+    try:
+        int(forged + "x")
+    except ValueError as error:
+        error.add_note(forged)
+        record = logging.LogRecord("x", 40, "", 1, "a Triton: %s", (forged,), sys.exc_info())
+    first, *lines = logs.TextFormatter(logs.TEXT).format(record).split("\n")
+    assert first.endswith("ERROR   x: a Triton: no")
+    assert "    2026-11-30 09:00:00,000 INFO    mataserver: all is well [2K" in lines
+    assert "    Traceback (most recent call last):" in lines
+    assert all(each.startswith("    ") and each.isprintable() for each in lines)
+
+
 @pytest.mark.parametrize("formatter", [logs.TextFormatter(logs.TEXT), logs.JsonFormatter()])
 def test_an_error_with_a_whole_body_in_its_text_is_shortened(formatter):
     """Its beginning and its end are logged, of the message as of the traceback."""
