@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
@@ -41,6 +42,8 @@ MAX_CONTENT_TYPE = 512
 """Longest ``Content-Type``: aiohttp's parser, if a plugin calls it, takes 0.1 ms per character."""
 CLIENT_GONE = 499
 """Status counted for a client that disconnected before its answer; never sent."""
+_HOST = re.compile(r"[\w.~!$&'()*+,;=%\[\]:-]{0,255}", re.ASCII)
+"""A host with port (RFC 3986, section 3.2.2): with another one a request is 400 (RFC 9112, 3.2)."""
 _LINGER = 2.0
 """Seconds that a connection stays open for its client to read the reason of its end."""
 
@@ -70,15 +73,7 @@ class RequestMiddleware:
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request; convert errors to answers."""
-        version = request.version
-        # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be
-        # ambiguous.
-        if version != HttpVersion11 and (
-            version not in VERSIONS or hdrs.TRANSFER_ENCODING in request.headers
-        ):
-            return bad_request()
-        # Request targets have no fragment: a proxy in front might have judged a different path.
-        if "#" in request.raw_path:
+        if not _is_valid(request):
             return bad_request()
         identify(request)
         started_at = time.perf_counter()
@@ -136,6 +131,21 @@ class RequestMiddleware:
         method = request.method if request.method in METH_ALL else "other"  # limits label values
         self.metrics.count(method, self.table.label(request), str(status), duration)
         return duration
+
+
+def _is_valid(request: web.Request) -> bool:
+    """Whether a request that was parsed is one that every HTTP reader understands alike.
+
+    The version of one that is not is set to the one that its answer has.
+    """
+    if request._version not in VERSIONS:  # noqa: SLF001 - the public one would be kept
+        request._version = HttpVersion11  # noqa: SLF001 - aiohttp repeats it in the answer
+        return False
+    # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be ambiguous.
+    if request.version == HttpVersion10 and hdrs.TRANSFER_ENCODING in request.headers:
+        return False
+    # Request targets have no fragment: a proxy in front might have judged a different path.
+    return "#" not in request.raw_path and bool(_HOST.fullmatch(request.headers.get(hdrs.HOST, "")))
 
 
 def _cancelled_status(request: web.Request) -> int:
