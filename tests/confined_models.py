@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import importlib.metadata
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 from mataserver import Backend, Params, hookimpl, plugins
 from mataserver.results import VlmResult
@@ -117,6 +120,18 @@ class Confined:
         found["signal"] = _can(lambda: os.kill(pid, 0))
         return found
 
+    def others(self):
+        """Return which processes of the server there are, and what of them can be opened."""
+        server = psutil.Process(int((self._data_dir / "confined" / "server").read_text()))
+        others = [server, *server.children(recursive=True)]
+        opened = []
+        for process in (Path("/proc", str(each.pid)) for each in others if each.pid != os.getpid()):
+            tried = [process / "mem", process / "root" / "etc"]
+            with contextlib.suppress(PermissionError):
+                tried += (process / "fd").iterdir()  # memory that is shared is there, too
+            opened += [str(path) for path in tried if _opens(path)]
+        return {"others": len(others) - 1, "opened": opened}
+
     def family(self):
         """Start a process, one in a session of its own, a daemon, and one that takes no signal."""
         # It keeps the pipe open, so its end is not waited for.
@@ -150,6 +165,14 @@ class Confined:
         """End, or hang where the data directory says so."""
         if self._hangs_at_close:
             self.hang()
+
+
+def _opens(path):
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except PermissionError:
+        return False
+    return True
 
 
 def _can(act):

@@ -133,6 +133,17 @@ async def test_a_model_may_do_little_to_others(folder):
     assert seen["signal"] is (landlock.abi_version() < 6)
 
 
+@needs_landlock
+async def test_a_model_opens_nothing_of_other_processes(folder):
+    """Neither the memory and the open files of the server, nor those of another model."""
+    (folder / "confined" / "server").write_text(str(os.getpid()))
+    async with confining(folder) as http:
+        assert (await ask(http, "rights", "neighbour"))[0] == 200
+        status, seen = await ask(http, "others")
+    assert (status, seen["opened"]) == (200, [])
+    assert seen["others"] >= 2
+
+
 async def test_an_operator_confines_none(folder):
     """With ``confine_models: false`` a model reads and writes as the server does."""
     async with confining(folder, confine_models=False) as http:
