@@ -154,6 +154,9 @@ async def test_a_host_that_is_none(server, http, host):
     assert (status, detail_of(body)) == (400, "The Host header is not a host name")
     async with http.get(PATH) as response:
         assert await response.json() == []
+    head = b"GET /health HTTP/1.1\r\nHost: %b\r\n\r\n" % host
+    status, _, body = await exchange(server, head)
+    assert (status, detail_of(body)) == (400, "The Host header is not a host name")
 
 
 async def create_by_hand(server, host: bytes):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from mataserver.http.common_headers import BEGUN, PRIVATE, REQUEST_ID, forbid_st
 from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
+from mataserver.http.proxies import check_host
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.request_warnings import HEADER, WARNING, warn_of_ignored
 from mataserver.http.revocation import GRANTS, REVOKED_REASON, check_not_revoked, is_watched
@@ -42,8 +42,6 @@ MAX_CONTENT_TYPE = 512
 """Longest ``Content-Type``: aiohttp's parser, if a plugin calls it, takes 0.1 ms per character."""
 CLIENT_GONE = 499
 """Status counted for a client that disconnected before its answer; never sent."""
-_HOST = re.compile(r"[\w.~!$&'()*+,;=%\[\]:-]{0,255}", re.ASCII)
-"""A host with port (RFC 3986, section 3.2.2): with another one a request is 400 (RFC 9112, 3.2)."""
 _LINGER = 2.0
 """Seconds that a connection stays open for its client to read the reason of its end."""
 
@@ -145,7 +143,7 @@ def _is_valid(request: web.Request) -> bool:
     if request.version == HttpVersion10 and hdrs.TRANSFER_ENCODING in request.headers:
         return False
     # Request targets have no fragment: a proxy in front might have judged a different path.
-    return "#" not in request.raw_path and bool(_HOST.fullmatch(request.headers.get(hdrs.HOST, "")))
+    return "#" not in request.raw_path
 
 
 def _cancelled_status(request: web.Request) -> int:
@@ -208,6 +206,7 @@ class _Dispatcher:
     async def _dispatch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Dispatch to the responsible handler. Raises what it raises."""
         table = self._table
+        check_host(request)
         if len(request.headers.get(hdrs.CONTENT_TYPE, "")) > MAX_CONTENT_TYPE:
             raise BadRequest(f"Content-Type has over {MAX_CONTENT_TYPE} characters")
         claimed = table.claiming_handler(request) if table.claims else None

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from mataserver.errors import BadRequest
 
 RELAYED: web.RequestKey[bool] = web.RequestKey("relayed", bool)
 """Set for requests that another front-end relays."""
 _HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
+_NO_HOST = "The Host header is not a host name"
 _PREFIX = re.compile(r"(/[\w.~%-]{1,64}){1,16}", re.ASCII)
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
@@ -78,8 +79,15 @@ def host(request: web.Request, *, trusted: bool) -> str:
     if trusted:
         asked = _forwarded(request, "Host") or asked
     if not _HOST.fullmatch(asked):
-        raise BadRequest("The Host header is not a host name")
+        raise BadRequest(_NO_HOST)
     return asked
+
+
+def check_host(request: web.Request) -> None:
+    """Raise ``BadRequest`` for a ``Host`` that is no host (RFC 9112, section 3.2)."""
+    asked = request.headers.get(hdrs.HOST)
+    if asked and not _HOST.fullmatch(asked):
+        raise BadRequest(_NO_HOST)
 
 
 def client(request: web.Request, *, trusted: bool) -> str:
