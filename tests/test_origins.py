@@ -6,10 +6,13 @@ import contextlib
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from conftest import picture
 from mataserver import config, testing
 from mataserver.config import ConfigError
+from mataserver.http import origins
 
 PAGE, STRANGER = "https://shop.example", "https://evil.example"
 ASKS = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
@@ -51,6 +54,19 @@ async def test_an_allowed_page_reads_answers(data_dir):
             told = await headers(http, origin=origin)
             assert ALLOWED not in told
             assert told["Vary"] == "Origin"  # a cache must not give this answer to that page
+
+
+async def test_what_else_an_answer_depends_on_stays():
+    """A cache must not give a compressed file to who cannot read it, either."""
+    application = web.Application()
+    origins.allow_origins(application, [PAGE], lambda _request, response: response)
+
+    async def file(_request):
+        return web.Response(headers={"Vary": "Accept-Encoding"})
+
+    application.router.add_get("/file", file)
+    async with TestClient(TestServer(application)) as http, http.get("/file") as response:
+        assert response.headers["Vary"] == "Accept-Encoding, Origin"
 
 
 async def test_every_page(data_dir):

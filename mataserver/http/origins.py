@@ -84,7 +84,8 @@ class _CorsRules:
         """Set the headers that say which pages may read the answer, just before they are sent."""
         named = self._allowed_origin(request)
         if named != ANY:
-            response.headers[hdrs.VARY] = hdrs.ORIGIN
+            others = response.headers.get(hdrs.VARY)  # of a file that is sent compressed to some
+            response.headers[hdrs.VARY] = f"{others}, {hdrs.ORIGIN}" if others else hdrs.ORIGIN
         if named is not None:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = named
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = ANY
