@@ -33,6 +33,10 @@ RATE = 25
 _MILLISECOND = Fraction(1, 1000)
 _ENCODER = {"preset": "veryfast", "crf": "23", "bf": "0", "threads": "1"}
 _LAST_MS = 40
+_LATEST = 1e9
+"""Seconds of the latest frame: a header may say more than a timestamp holds."""
+_LONGEST_MS = 86_400_000
+"""How long a frame is shown at most: a header may say years, which an MP4 cannot hold."""
 
 
 class VideoParts:
@@ -62,7 +66,7 @@ class VideoParts:
                 if container is None:
                     container, stream = _open_output(fresh, fitting, closing)
                 frame = _frame(fitting)
-                last = max(last + 1, round(seconds * 1000))
+                last = max(last + 1, round(min(seconds, _LATEST) * 1000))
                 frame.pts, frame.time_base = last, _MILLISECOND
                 container.mux(stream.encode(frame))
             if container is None:
@@ -165,12 +169,15 @@ def _packets(places: Iterable[Path], target: Any) -> Iterator[Any]:
 
 
 def _retime(packets: Iterator[Any]) -> Iterator[Any]:
-    """Yield packets at times that grow from part to part too, each until the next one's."""
+    """Yield packets at times that grow from part to part too, each until the next one's.
+
+    Those of frames that are over ``_LONGEST_MS`` apart come sooner.
+    """
     before: Any = None
     for packet in packets:
         at = packet.pts or 0
         if before is not None:
-            at = max(at, (before.pts or 0) + 1)
+            at = min(max(at, (before.pts or 0) + 1), (before.pts or 0) + _LONGEST_MS)
             before.duration = at - (before.pts or 0)
             yield before
         packet.pts = packet.dts = at

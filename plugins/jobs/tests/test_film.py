@@ -67,6 +67,16 @@ async def test_a_video(ask, tmp_path):
     assert [each.name for each in work.iterdir()] == ["answered"]
 
 
+def test_frames_that_are_years_apart(tmp_path):
+    """A header may say that a frame is shown for a century: in the video it is for a day."""
+    parts = VideoParts(tmp_path / "parts")
+    parts.add(0, [(FLAT, at) for at in (0.0, 1.0, 4e9, 1e17)])
+    parts.add(1, [(FLAT, 1e18)])
+    assert parts.join(tmp_path / "whole.mp4")
+    days = frames_of(str(tmp_path / "whole.mp4"))[1]
+    assert days == [0, 1, 86_401, 172_801, 259_201]
+
+
 async def test_it_is_left_out(ask, tmp_path):
     """No video is made where none is wanted, nor of pictures unless it is."""
     path = video(tmp_path / "v.mp4", 3)
