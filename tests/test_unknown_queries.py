@@ -5,13 +5,15 @@ Lists refuse unknown parameters; elsewhere they are ignored, and the answer says
 
 from __future__ import annotations
 
+import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from api_answers import problem
 from conftest import picture
-from mataserver import Credentials, Route
+from mataserver import Credentials, Route, testing
 from mataserver.http import request_warnings
+from service_plugins import plugin  # noqa: F401 - a fixture
 
 LISTS = ("models", "sessions", "plugins", "pages", "settings", "session")
 
@@ -77,6 +79,34 @@ async def test_a_body_where_none_is_taken(http):
     assert await warned(http, "POST", linked, data=pieces()) == (200, said)
     both = f"a: unknown parameter, ignored. {said}"
     assert await warned(http, "POST", f"{linked}?a=1", json={"minutes": 1}) == (200, both)
+
+
+READS = """
+class Service(Base):
+    def routes(self):
+        async def sent(request):
+            async with self.ctx.http.read_body(request) as data:
+                return web.Response(text=data.decode())
+        async def asked(request):
+            return web.Response(text=await request.text())
+        async def unread(request):
+            return web.Response(text="unread")
+        return [Route("POST", f"/{each.__name__}", each, "Mine", response=(Body("text/plain"),))
+                for each in (sent, asked, unread)]
+"""
+
+
+async def test_a_body_that_is_read_though_no_route_says_so(plugin, data_dir):  # noqa: F811
+    """A plugin's route that does not describe what it reads does not say that it is ignored."""
+    async with (
+        testing.serving(data_dir, entry_points=[plugin(READS, "reads")]) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        for body in (b"x" * 100, b"x" * 1_000_000):
+            assert await warned(http, "POST", "/sent", data=body) == (200, None)
+            assert await warned(http, "POST", "/asked", data=body) == (200, None)
+        said = "the body: ignored, this route takes none"
+        assert await warned(http, "POST", "/unread", data=b"x" * 100) == (200, said)
 
 
 async def handler(_request):

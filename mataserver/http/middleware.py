@@ -20,7 +20,7 @@ from mataserver.http.handler_results import body_size, require_response, require
 from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
 from mataserver.http.proxies import check_host
 from mataserver.http.request_credentials import is_socket
-from mataserver.http.request_warnings import HEADER, WARNING, warn_of_ignored
+from mataserver.http.request_warnings import HEADER, WARNING, warn_of_body, warn_of_ignored
 from mataserver.http.revocation import GRANTS, REVOKED_REASON, check_not_revoked, is_watched
 from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
@@ -228,6 +228,8 @@ class _Dispatcher:
         if hdrs.UPGRADE in request.headers:
             answer = functools.partial(_until_revoked, answer)
         response = require_response(await answer(request), request)
+        if route is not None:
+            warn_of_body(request, route)
         require_room(self._budget, body_size(response))
         return response
 

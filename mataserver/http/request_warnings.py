@@ -28,7 +28,7 @@ def warn(request: web.Request, sentence: str) -> None:
 
 
 def warn_of_ignored(request: web.Request, route: Route) -> None:
-    """Warn of parameters of the query that a documented route does not have, and of a body.
+    """Warn of parameters of the query that a documented route does not have.
 
     Open routes ignore them silently: monitors and browsers add what keeps caches away. A route that
     says no more of itself than a summary may well read what it does not describe.
@@ -40,7 +40,19 @@ def warn_of_ignored(request: web.Request, route: Route) -> None:
         named, others = unknown[: unknown_fields.MAX_NAMED], unknown[unknown_fields.MAX_NAMED :]
         # The others are counted: to look for a similar name takes long.
         warn(request, unknown_fields.joined([*(_sentence(name, route) for name in named), *others]))
-    if not route.request and _has_body(request):
+
+
+def warn_of_body(request: web.Request, route: Route) -> None:
+    """Warn of the body of a request that was answered by a route without one, unless it was read.
+
+    A route may read what it does not describe.
+    """
+    if (
+        not (route.public or route.socket or route.request)
+        and _is_described(route)
+        and _has_body(request)
+        and not request.content.at_eof()
+    ):
         warn(request, "the body: ignored, this route takes none")
 
 
