@@ -136,10 +136,11 @@ class Desk:
         kind = self.kind(record.kind)
         if kept := kind.fixed & options.keys():
             raise InvalidParams(f"spec: {min(kept)}: a restart cannot change the job's input")
-        try:
-            spec = msgspec.convert({**record.spec, **options}, kind.spec)
-        except msgspec.ValidationError as error:
-            raise InvalidParams(f"spec: {describe_error(error, kind.spec)}") from None
+        if kind.options is not None:
+            _convert(
+                {key: value for key, value in options.items() if value is not None}, kind.options
+            )
+        spec = _convert({**record.spec, **options}, kind.spec)
         if kind.check is not None:
             kind.check(spec)
         await asyncio.to_thread(self.storage.check_room)
@@ -209,3 +210,11 @@ class Desk:
             yield event
         finally:
             self._watchers.discard(event)
+
+
+def _convert(options: Mapping[str, Any], wanted: type[Struct]) -> Struct:
+    """Return what a restart asks. Raises ``InvalidParams``."""
+    try:
+        return msgspec.convert(options, wanted)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(f"spec: {describe_error(error, wanted)}") from None

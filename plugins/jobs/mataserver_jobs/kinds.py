@@ -45,6 +45,8 @@ class JobKind:
     memory_mb: what it is expected to take, counted beside the models.
     grace:     seconds to stop after a cancellation.
     fixed:     the fields of ``spec`` that say what it is given: a restart leaves them.
+    options:   the struct that a restart's options must fit, too: of what a new job may ask, where a
+               stored ``spec`` may hold more. None: whatever fits ``spec``.
     resumes:   a restart leaves ``job.work``, too: ``run`` itself removes what the options of now
                make stale. Not after a failure, but that of a full disk.
     settings:  JSON values of the operator's, for ``job.settings``: those of now, not of when it
@@ -64,6 +66,7 @@ class JobKind:
     memory_mb: int = 512
     grace: float = 10.0
     fixed: frozenset[str] = frozenset()
+    options: type[Struct] | None = None
     resumes: bool = False
     settings: Any = None
     told: Callable[[Any], str] | None = None

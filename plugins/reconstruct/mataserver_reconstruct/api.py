@@ -21,13 +21,14 @@ from mataserver_reconstruct.matcher_status import MatcherStatus
 from mataserver_reconstruct.photo_routes import PhotoRoutes
 from mataserver_reconstruct.retraining import Retraining
 from mataserver_reconstruct.tables import SCHEMA
-from mataserver_reconstruct.uploads import Uploads
+from mataserver_reconstruct.uploads import UploadFields, Uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mataserver import Context, Route
     from mataserver_jobs import JobKind
+    from mataserver_reconstruct.kind import ReconstructionSpec
 
 
 class ReconstructService:
@@ -45,9 +46,8 @@ class ReconstructService:
         self._gauges.ready.set_function(lambda: float(bool(self._matcher_status.device)))
         self._recording: asyncio.Task[None] | None = None
         lookup = JobLookup(ctx)
-        self._uploads = Uploads(ctx, self._matcher_status)
         self._parts = (
-            self._uploads,
+            Uploads(ctx, self._matcher_status),
             JobRoutes(ctx, lookup, self),
             Downloads(ctx, lookup),
             PhotoRoutes(ctx, lookup),
@@ -61,7 +61,12 @@ class ReconstructService:
     def jobs(self) -> tuple[JobKind, ...]:
         """Return the kind of jobs."""
         given = msgspec.to_builtins(self._ctx.settings.matchers)
-        return (dataclasses.replace(KIND, settings=given, check=self._uploads.check),)
+        checks: dict[str, Any] = {"check": self._check, "options": UploadFields}
+        return (dataclasses.replace(KIND, settings=given, **checks),)
+
+    def _check(self, asked: ReconstructionSpec) -> None:
+        """Raise ``InvalidParams`` or ``Unavailable`` for a matcher that cannot work here."""
+        self._matcher_status.check(asked.matcher)
 
     def ping(self) -> dict[str, Any]:
         """Return this API's part of ``GET /health``."""

@@ -72,7 +72,6 @@ FIELDS = {
     "seed": "Of everything that draws.",
 }
 """The options of an upload, in its form or in its query."""
-_NAMES = ("dataset_name", "scene_name")
 Scale = Annotated[
     str,
     Meta(max_length=1_000, extra_json_schema={"pattern": f"^({NONE}|{GPS}|{LENGTH.pattern})?$"}),
@@ -229,18 +228,10 @@ class Uploads:
         asked_for = {name: value for name, value in fields.items() if value != ""}
         given = {"voxel": settings.voxel_size, "max_points": settings.max_points, **asked_for}
         asked = _convert(given, kind.ReconstructionSpec)
-        self.check(asked)
+        _convert(asked_for, UploadFields)  # its names hold less than stored ones may
+        self._matcher_status.check(asked.matcher)
         ours = {"limits": settings.limits, "threads": settings.threads}
         return msgspec.structs.replace(asked, **ours, file=name[:255])
-
-    def check(self, asked: kind.ReconstructionSpec) -> None:
-        """Check what is asked before an upload or a restart makes a job of it.
-
-        Raises ``InvalidParams``, also for names that only older versions took, and ``Unavailable``
-        for a matcher that cannot work here.
-        """
-        _convert({name: getattr(asked, name) for name in _NAMES}, UploadFields)
-        self._matcher_status.check(asked.matcher)
 
     def _images(self, file: Path) -> int:
         """Return the number of photographs in an archive.

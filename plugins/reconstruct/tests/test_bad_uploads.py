@@ -241,12 +241,13 @@ async def test_a_restart_keeps_what_was_sent(tmp_path):
 
 async def test_a_restart_refuses_what_an_upload_refuses(tmp_path):
     """Names with turned writing, and matchers that cannot work, are told to whoever asks."""
-    wrong = {"dataset_name": "a\u202eb", "matcher": "none", "scale": "one"}
+    wrong = {"dataset_name": "a\u202eb", "matcher": "none", "scale": "one", "threads": 2}
     async with asking(tmp_path) as ask:
         job = await ask.upload(packed({"a.jpg": picture()}), **QUICK)
         await ask.ended(job)
         for options in ({name: value} for name, value in wrong.items()):
-            assert (await ask.send(packed({"a.jpg": picture()}), **options))[0] == 422
+            sent = {name: str(value) for name, value in options.items()}
+            assert (await ask.send(packed({"a.jpg": picture()}), **sent))[0] == 422
             status, answer = await ask("POST", f"/v1/jobs/{job}/restart", json={"spec": options})
             assert (status, next(iter(options)) in answer["detail"]) == (422, True), answer
         asked = {"spec": {"matcher": "mast3r"}}
