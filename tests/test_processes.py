@@ -34,6 +34,13 @@ async def test_messages_go_both_ways():
     assert said == [{"said": {"number": n}, "arguments": ["one"]} for n in range(3)]
 
 
+async def test_the_end_of_a_child_searches_nothing():
+    """What it imported is not searched for cycles once more; what it registered is still run."""
+    async with run_process(child_targets.ending) as child:
+        (told,) = [message async for message in child.messages(dict)]
+    assert told["frozen"] > 1_000
+
+
 async def test_last_words_and_manners():
     """What a child prints is no message; the end of its standard error is kept; it steps back."""
     async with run_process(child_targets.noisy, nice=5, threads=2) as child:
