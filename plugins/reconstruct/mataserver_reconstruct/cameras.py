@@ -13,24 +13,40 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.workspace import Workspace
 
 
-def camera_groups(workspace: Workspace) -> Iterator[tuple[list[Photo], list[Photo]]]:
-    """Yield the photographs of each import call, with all those of their camera.
+def camera_groups(workspace: Workspace) -> Iterator[tuple[list[Photo], int | None]]:
+    """Yield the photographs of each import call, with the camera that they share, or None.
 
-    The first photograph of a camera creates it; the first ones of all cameras come together.
+    The first photograph of each camera is imported before, which creates the camera: whoever finds
+    features does so for all of a camera in one call, in which no thread waits for the first one.
     """
     groups = workspace.cameras()
-    yield [group[0] for group in groups], []
+    import_photos(workspace, [group[0] for group in groups], None)
+    if alone := [group[0] for group in groups if not group[1:]]:
+        yield alone, None
     for group in groups:
         if group[1:]:
-            yield group[1:], group
+            yield group, _camera_of(workspace, group[0])
 
 
-def camera_of(workspace: Workspace, group: list[Photo]) -> int | None:
-    """Return the camera of a group's first photograph; None for an empty group."""
-    if not group:
-        return None
+def import_photos(workspace: Workspace, photos: Sequence[Photo], camera: int | None) -> None:
+    """Import photographs that are not in the database; with None each gets its own camera."""
     with pycolmap.Database.open(workspace.database) as database:
-        image: Any = database.read_image_with_name(group[0].file)
+        names = [photo.file for photo in photos if not database.exists_image(photo.file)]
+    if names:
+        reader, mode = reader_options(camera)
+        pycolmap.import_images(
+            workspace.database,
+            workspace.folder,
+            camera_mode=mode,
+            image_names=names,
+            options=reader,
+        )
+
+
+def _camera_of(workspace: Workspace, photo: Photo) -> int:
+    """Return the camera of a photograph that was imported."""
+    with pycolmap.Database.open(workspace.database) as database:
+        image: Any = database.read_image_with_name(photo.file)
         return int(image.camera_id)
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.workspace import Progress, Workspace
 
 _PAIRS = 24
@@ -60,8 +59,8 @@ class ImportedMatcher:
 
     def extract(self, workspace: Workspace, progress: Progress) -> None:
         """Import the photographs with their cameras, and find their features."""
-        for chunk, group in cameras.camera_groups(workspace):
-            _import_images(workspace, chunk, cameras.camera_of(workspace, group))
+        for chunk, camera in cameras.camera_groups(workspace):
+            cameras.import_photos(workspace, chunk, camera)
         for number, finder in enumerate(self._finders):
             finder.find(workspace, _sub_progress(progress, number, len(self._finders), 1.0))
 
@@ -125,21 +124,6 @@ class ImportedMatcher:
             for finder, one, two in zip(self._finders, begins[first], begins[second], strict=True)
         ]
         return np.concatenate(found)
-
-
-def _import_images(workspace: Workspace, chunk: list[Photo], camera: int | None) -> None:
-    """Import photographs that share a camera, or have one each, into the database."""
-    reader, mode = cameras.reader_options(camera)
-    with pycolmap.Database.open(workspace.database) as database:
-        names = [photo.file for photo in chunk if not database.exists_image(photo.file)]
-    if names:
-        pycolmap.import_images(
-            workspace.database,
-            workspace.folder,
-            camera_mode=mode,
-            image_names=names,
-            options=reader,
-        )
 
 
 def _sub_progress(progress: Progress, number: int, count: int, share: float) -> Progress:

@@ -35,10 +35,9 @@ class Sift:
         def told(count: int) -> None:
             progress(done + count, total, f"features of {done + count} of {total} photographs")
 
-        for chunk, group in cameras.camera_groups(workspace):
+        for chunk, camera in cameras.camera_groups(workspace):
             names = [photo.file for photo in chunk]
-            camera = cameras.camera_of(workspace, group)
-            with database.track_progress(workspace, names, _has_image, told) as poll:
+            with database.track_progress(workspace, names, _has_features, told) as poll:
                 self._extract(workspace, names, camera, poll)
             told(len(chunk))
             done += len(chunk)
@@ -110,8 +109,10 @@ class Sift:
         )
 
 
-def _has_image(opened: Any, name: str) -> bool:
-    return bool(opened.exists_image(name))
+def _has_features(opened: Any, name: str) -> bool:
+    if not opened.exists_image(name):
+        return False
+    return bool(opened.exists_descriptors(opened.read_image_with_name(name).image_id))
 
 
 def _has_pair(opened: Any, ids: tuple[int, int]) -> bool:
