@@ -47,7 +47,7 @@ class DriftRecorder:
         self._lock = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
-        self._faulty: set[str] = set()  # jobs whose fault is in the log
+        self._faulty: set[tuple[float, str]] = set()  # ends whose fault is in the log
 
     @property
     def empty_report(self) -> dict[str, Any]:
@@ -78,17 +78,19 @@ class DriftRecorder:
 
     async def _record_new(self) -> None:
         self._gauges.active.set(await self._history.running(kind.NAME))
-        for job in await self._history.unrecorded(kind.NAME):
+        async for end in self._history.unrecorded(kind.NAME):
             if self._stopping.is_set():
                 return
+            if end in self._faulty:
+                continue
+            _, job = end
             try:
                 await self.record(await self._desk.store.get(job))
             except MataError:
                 continue  # removed meanwhile, or retried in the next round
             except Exception:  # of a job that is like no other: the others are recorded
-                if job not in self._faulty:
-                    self._faulty.add(job)
-                    self._ctx.log.exception("job %s is not noted", job)
+                self._faulty.add(end)
+                self._ctx.log.exception("job %s is not noted", job)
 
     async def record(self, record: Record) -> HistoryEntry:
         """Return the entry of a finished reconstruction, creating it if there is none."""

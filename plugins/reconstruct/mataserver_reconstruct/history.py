@@ -70,20 +70,28 @@ class History:
         self._database = database
         self._keep = keep
 
-    async def unrecorded(self, kind: str) -> list[str]:
-        """Return the ids of the jobs of a kind that are done and have no entry of that end.
+    async def unrecorded(self, kind: str) -> AsyncIterator[tuple[float, str]]:
+        """Yield the ends and ids of the jobs of a kind that are done and have no entry of that end.
 
-        Jobs that ended before the oldest entry of an owner with ``keep`` entries are left out:
-        their entries were deleted, and new ones would be deleted immediately.
+        The oldest end first, and all of them: some may be such that they never get one. Jobs that
+        ended before the oldest entry of an owner with ``keep`` entries are left out: their entries
+        were deleted, and new ones would be deleted immediately.
         """
         entry = sa.exists().where(ENTRIES.c.id == JOBS.c.id, ENTRIES.c.at == JOBS.c.finished_at)
         oldest = _newest(ENTRIES.c.owner == JOBS.c.owner, self._keep - 1).correlate(JOBS)
         kept = sa.func.coalesce(JOBS.c.finished_at > oldest.scalar_subquery(), sa.true())
-        query = sa.select(JOBS.c.id).where(JOBS.c.kind == kind, JOBS.c.state == "done", ~entry)
-        query = query.where(kept)
-        async with self._database.read() as connection:
-            found = await connection.execute(query.order_by(JOBS.c.finished_at).limit(_PAGE))
-            return list(found.scalars())
+        done = (JOBS.c.kind == kind, JOBS.c.state == "done", ~entry, kept)
+        query = sa.select(JOBS.c.finished_at, JOBS.c.id).where(*done)
+        query = query.order_by(JOBS.c.finished_at, JOBS.c.id).limit(_PAGE)
+        page, place = query, sa.tuple_(JOBS.c.finished_at, JOBS.c.id)
+        while True:
+            async with self._database.read() as connection:
+                rows = (await connection.execute(page)).all()
+            for finished_at, job in rows:
+                yield finished_at, job
+            if len(rows) < _PAGE:
+                return
+            page = query.where(place > sa.tuple_(*rows[-1]))
 
     async def running(self, kind: str) -> int:
         """Return how many jobs of a kind are running, on all servers of this database."""

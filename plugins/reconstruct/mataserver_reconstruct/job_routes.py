@@ -43,11 +43,12 @@ class JobRoutes:
     async def status(self, request: web.Request) -> web.Response:
         """Answer with the status of a job."""
         record = await self._lookup.job(request)
+        figures = await self._lookup.figures(record)
         report: dict[str, Any] = {}
-        if record.state == "done":
+        if figures and record.state == "done":
             with contextlib.suppress(MataError):  # without a report there is no drift
                 report = (await self._service.recorder.record(record)).report
-        told = views.status(record, await self._lookup.figures(record), report)
+        told = views.status(record, figures, report)
         return self._ctx.http.respond(told, request=request)
 
     async def clusters(self, request: web.Request) -> web.Response:

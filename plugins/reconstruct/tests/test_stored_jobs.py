@@ -58,7 +58,7 @@ async def test_a_name_that_is_no_longer_taken(tmp_path):
 
 
 async def test_one_that_cannot_be_recorded(tmp_path, caplog):
-    """The log says so once, and those that end later are recorded."""
+    """The log says so once, and those that end later are recorded; it is a job like others else."""
     (bad, _), (good, _) = await queued(tmp_path, "bad", "good")
     ended = {"state": "done", "stage": "done", "result": "{}", "finished_at": 1.0}
     await stored(tmp_path, bad, **ended)
@@ -67,4 +67,8 @@ async def test_one_that_cannot_be_recorded(tmp_path, caplog):
             while good.encode() not in (await ask("GET", "/drift/history"))[1]:
                 await asyncio.sleep(0.05)
             assert bad.encode() not in (await ask("GET", "/drift/history"))[1]
+            assert (await ask("GET", f"/status/{bad}"))[1]["stage"] == "success"
+            for path in ("clusters/{}", "jobs/{}/insights", "jobs/{}/report", "download/jobs/{}"):
+                status, answer = await ask("GET", "/" + path.format(bad))
+                assert (status, "restart the job" in answer["detail"]) == (409, True), answer
     assert caplog.text.count(f"job {bad} is not noted") == 1
