@@ -53,7 +53,13 @@ def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> lis
     read = [verdict for verdict in verdicts if verdict.status != "unreadable"]
     placed = sum(verdict.pose is not None for verdict in read)
     told = []
-    if len(read) >= 3 and not graph.pairs:
+    detailed = sum(verdict.status != "no_features" for verdict in read)
+    if len(read) >= 3 and not graph.pairs and detailed < 3:
+        told.append(
+            f"{detailed} of {len(read)} photographs have enough details to be matched; the report "
+            "says what the others lack."
+        )
+    elif len(read) >= 3 and not graph.pairs:
         told.append(
             "No two photographs overlap enough to be matched. Each should show two thirds of what "
             "the one before shows, from a step aside."

@@ -262,7 +262,7 @@ def test_status(server, jobs):
     assert (done["error"], done["download_url"]) == (None, f"/download/jobs/{jobs.job}")
     assert (done["has_drift"], done["drift_severity"]) == (False, "low")
     fog = server.ask("GET", f"/status/{jobs.empty}").json
-    assert "No two photographs overlap enough" in fog["message"]
+    assert "photographs have enough details to be matched" in fog["message"]
     waiting = jobs.early["/status/{}"].json
     assert (waiting["stage"], waiting["progress"]) == ("queued", 0)
     assert (waiting["started_at"], waiting["n_images"], waiting["download_url"]) == (None, 0, None)

@@ -217,6 +217,11 @@ def test_good_photographs_need_no_advice():
     ("found", "models", "said"),
     [
         (linked("a", "b", "c"), [], "No two photographs overlap"),
+        (
+            Graph(dict.fromkeys("abc", 3), []),
+            [],
+            "0 of 3 photographs have enough details to be matched",
+        ),
         (linked("abc", motion="PANORAMIC"), [], "turned on the spot"),
         (linked("abc"), [], "overlap, but too little"),
         (linked("abc", motion="WATERMARK"), [], "The camera stood still"),
