@@ -21,6 +21,7 @@ from transformers.generation import configuration_utils
 from transformers.utils import logging as transformers_logging
 
 from mataserver import MataError, Unavailable, check_checkpoint
+from mataserver_hf import generation_settings
 from mataserver_hf.compilation import Compiler
 from mataserver_hf.network import Network
 from mataserver_hf.preprocessor import Preprocessor
@@ -39,8 +40,9 @@ _logging: Any = transformers_logging
 _UNREADABLE = (
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
+    AttributeError,
     RuntimeError,
     SafetensorError,
     pickle.UnpicklingError,  # more than weights: torch runs none of it
@@ -91,7 +93,11 @@ class Checkpoint:
                 **self._class_count(),
             )
         self._check_complete(module, report["missing_keys"], unused)
-        self._network = Network(module.eval().to(self._device), self._device)
+        stops: tuple[str, ...] = ()
+        if getattr(module, "generation_config", None) is not None:
+            stops = generation_settings.stop_strings(module, self.name)
+            module.generation_config = generation_settings.followed(module, self.name)
+        self._network = Network(module.eval().to(self._device), self._device, stops)
         return self._network
 
     def compiled(self, model: M, params: Params) -> M:

@@ -32,9 +32,17 @@ class TextGenerator:
     """A network that continues a prompt, and the tokenizer of its output."""
 
     def __init__(
-        self, network: Network, tokenizer: Any, max_batch: int = 1, *, keep_special: bool = False
+        self,
+        network: Network,
+        tokenizer: Any,
+        max_batch: int = 1,
+        *,
+        keep_special: bool = False,
+        stops: tuple[str, ...] = (),
     ) -> None:
         """Keep the loaded parts; ``keep_special`` leaves special tokens in the text.
+
+        Every text ends before the first of ``stops``.
 
         The tokens that begin, end and pad a sequence are always left out. Up to ``max_batch`` texts
         whose prompts have the same shapes are generated as one batch if they are asked for at the
@@ -43,6 +51,7 @@ class TextGenerator:
         self._network = network
         self._tokenizer = tokenizer
         self._keep_special = keep_special
+        self._stops = stops
         self._control_tokens = {
             tokenizer.bos_token_id,
             tokenizer.eos_token_id,
@@ -77,7 +86,10 @@ class TextGenerator:
         its batch has no other, it waits for the next token, at which that stops.
         """
         limit = self._token_limit(prompt, params)
-        decoder, stops = IncrementalDecoder(self._decode), StopSequences(params.stops)
+        decoder, stops = (
+            IncrementalDecoder(self._decode),
+            StopSequences((*params.stops, *self._stops)),
+        )
         seen: list[int] = []
         rule = functools.partial(_Sampler, params)
         with contextlib.closing(self._generator.open(prompt, limit, rule)) as text:

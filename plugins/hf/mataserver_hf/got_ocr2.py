@@ -74,6 +74,8 @@ class GotOcr2:
             format=params.ocr_type == "format",
             input_data_format="channels_last",
             return_tensors="pt",
+            truncation=False,  # unlike what the tokenizer's files may say
+            padding=False,
         )
         free = self._longest - prompt["input_ids"].shape[1]
         return ReadingPrompt(dict(prompt.items()), min(params.max_tokens, max(1, free)))

@@ -26,6 +26,12 @@ _TOO_SMALL = re.compile(
 )
 
 
+def end_tokens(settings: Any) -> frozenset[int]:
+    """Return the tokens that end a text by a checkpoint's settings for generating texts."""
+    found = settings.eos_token_id
+    return frozenset(found if isinstance(found, list) else {found} - {None})
+
+
 def _raise_unloaded(**_tensors: torch.Tensor) -> Any:
     raise MataError("the model was unloaded")
 
@@ -68,10 +74,12 @@ class Network:
     """A transformers model in evaluation mode.
 
     forward: what ``run`` calls with tensors, unless another method is named.
+    stops:   the texts before which what it writes ends, if the checkpoint names any.
     """
 
-    def __init__(self, module: Any, device: torch.device) -> None:
+    def __init__(self, module: Any, device: torch.device, stops: tuple[str, ...] = ()) -> None:
         """Keep ``module``, which lies on ``device`` already."""
+        self.stops = stops
         self._module = module
         self._device = device
         self.forward: Forward = module
@@ -105,8 +113,7 @@ class Network:
     def end_tokens(self) -> frozenset[int]:
         """The tokens with which the model ends a text; empty for a model that generates none."""
         chosen = getattr(self._module, "generation_config", None)
-        found = None if chosen is None else chosen.eos_token_id
-        return frozenset(found if isinstance(found, list) else {found} - {None})
+        return end_tokens(chosen) if chosen else frozenset()
 
     @property
     def beams(self) -> int:

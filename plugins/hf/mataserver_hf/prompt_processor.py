@@ -104,6 +104,8 @@ class PromptProcessor:
         # If the template writes the first token, the tokenizer must not add a second one.
         first = self.tokenizer.bos_token
         options = {"add_special_tokens": False} if first and text.startswith(first) else {}
+        # A tokenizer's files may cut what is long in silence, or fill up what is short.
+        options |= {"truncation": False, "padding": False}
 
         with self._naming_fault([where for where, _ in params.pictures()], images):
             pictures = [Image.fromarray(each) for each in images]

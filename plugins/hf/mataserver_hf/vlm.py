@@ -135,6 +135,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:
         prompt_processor.tokenizer,
         ctx.max_batch,
         keep_special=family == "florence2",
+        stops=network.stops,
     )
     return VisionLanguageModel(
         generator, prompt_processor, DIALECTS[family], ConversationImages(ctx)

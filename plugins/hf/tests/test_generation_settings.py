@@ -22,7 +22,7 @@ def with_settings(checkpoint, session_context, tmp_path):
     """``with_settings(name, file, **settings)`` is a loaded checkpoint with other settings."""
 
     def load(name, file="generation_config.json", max_batch=1, **settings):
-        path = shutil.copytree(checkpoint(name), tmp_path / name)
+        path = shutil.copytree(checkpoint(name), tmp_path / name, dirs_exist_ok=True)
         known = json.loads((path / file).read_text())
         if file == "config.json":  # read for generation only where there is nothing else
             (path / "generation_config.json").unlink()
@@ -69,3 +69,110 @@ def test_each_picture_gets_its_own_text(max_batch, with_settings, tiny_reading):
     images = [np.full((24, 96, 3), grey, np.uint8) for grey in tiny_reading.LINES]
     results = made.predict(images, [TrOcrParams()] * len(images))
     assert [each.text for each in results] == list(tiny_reading.LINES.values())
+
+
+UNFOLLOWED = {
+    "penalty_alpha": {"penalty_alpha": 0.6, "top_k": 4},
+    "max_time": {"max_time": 1e-9},
+    "prompt_lookup_num_tokens": {"prompt_lookup_num_tokens": 2},
+    "assistant_early_exit": {"assistant_early_exit": 1},
+    "num_beam_groups": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+    "force_words_ids": {"force_words_ids": [[5]], "num_beams": 2},
+    "dola_layers": {"dola_layers": "high"},
+    "token_healing": {"token_healing": True},
+    "guidance_scale": {"guidance_scale": 2.0},
+    "cache_implementation": {"cache_implementation": "offloaded"},
+    "max_length": {"max_length": 3},
+    "outputs": {"return_dict_in_generate": True, "output_scores": True, "output_logits": True},
+    "empty lists": {
+        "bad_words_ids": [],
+        "sequence_bias": [],
+        "suppress_tokens": [],
+        "begin_suppress_tokens": [],
+        "exponential_decay_length_penalty": [],
+        "stop_strings": [],
+    },
+}
+
+
+@pytest.mark.parametrize("settings", UNFOLLOWED.values(), ids=UNFOLLOWED)
+def test_what_is_not_followed_changes_no_text(settings, with_settings, model, picture):
+    """Another search, a limit by the clock or a setting without content: the text is the same."""
+    image, params = picture(90, 150), VlmParams(prompt="?", max_tokens=8)
+    made = with_settings("llava", **settings)
+    assert made.predict([image], [params]) == model("llava").predict([image], [params])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 2},
+        {"bad_words_ids": [[100_000]]},
+        {"suppress_tokens": ["x"]},
+        {"sequence_bias": [[[5], "x"]]},
+        {"exponential_decay_length_penalty": [3]},
+        {"forced_bos_token_id": 100_000},
+        {"eos_token_id": [[1]]},
+        {"eos_token_id": "</s>"},
+        {"num_beams": 0},
+        {"decoder_start_token_id": 100_000},
+        {"stop_strings": [7]},
+        {"stop_strings": [""]},
+    ],
+    ids=str,
+)
+def test_a_setting_that_would_fail_each_request_fails_the_load(settings, with_settings):
+    """It is named, with what is wrong with it."""
+    [name] = settings
+    with pytest.raises(MataError, match=rf"settings of tiny/llava cannot be used: {name}: \S"):
+        with_settings("llava", **settings)
+
+
+def test_settings_that_are_followed(with_settings, model, picture):
+    """Bans, lengths and stop strings of the checkpoint: an answer ends before those."""
+    image, params = picture(90, 150), VlmParams(prompt="?", max_tokens=8)
+    loaded = model("llava")
+    [plain] = loaded.predict([image], [params])
+    letter = next(each for each in plain.text if each.isascii())
+    banned = loaded._prompt_processor.tokenizer.encode(letter, add_special_tokens=False)
+    made = with_settings("llava", suppress_tokens=banned)
+    assert letter not in made.predict([image], [params])[0].text
+    stopped = with_settings("llava", stop_strings=letter)
+    [answer] = stopped.predict([image], [params])
+    assert answer.text == plain.text.partition(letter)[0]
+    assert not answer.usage.truncated
+    *pieces, result = stopped.stream(image, params)
+    assert ("".join(pieces), result) == (answer.text, answer)
+
+
+CUT = {"direction": "Right", "max_length": 40, "strategy": "LongestFirst", "stride": 0}
+FILLED = {
+    "strategy": {"Fixed": 400},
+    "direction": "Left",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "<pad>",
+}
+TOKENIZERS = (
+    ("tokenizer.json", {"truncation": CUT}),
+    ("tokenizer.json", {"padding": FILLED}),
+    ("tokenizer_config.json", {"truncation": True, "max_length": 40, "model_max_length": 40}),
+    ("tokenizer_config.json", {"padding": "max_length", "max_length": 400, "padding_side": "left"}),
+    ("tokenizer_config.json", {"pad_to_multiple_of": 64, "padding": True}),
+)
+
+
+@pytest.mark.parametrize("name", [*sorted(vlm.FAMILIES), "got_ocr2"])
+@pytest.mark.parametrize("changed", TOKENIZERS, ids=str)
+def test_no_question_is_cut_or_filled_up(name, changed, model, checkpoint, load_from, tmp_path):
+    """What a tokenizer's files say of truncation and padding is for training: all is read."""
+    file, changes = changed
+    path = shutil.copytree(checkpoint(name), tmp_path / name, dirs_exist_ok=True)
+    known = json.loads((path / file).read_text())
+    (path / file).write_text(json.dumps(known | changes))
+    backend, made = load_from(name, path)
+    asked = {} if name == "got_ocr2" else {"prompt": "What is this? " * 4}
+    image = np.tile(np.arange(90, dtype=np.uint8)[:, None], (60, 1, 3))
+    params = backend.params(**asked, max_tokens=4)
+    assert made.predict([image], [params]) == model(name).predict([image], [params])

@@ -67,7 +67,7 @@ async def test_text_is_served(http, model, picture):
 
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     picture_of_it = {"type": "image_url", "image_url": {"url": uri}}
-    asked = [{"type": "text", "text": QUERY["prompt"]}, picture_of_it]
+    asked = [picture_of_it, {"type": "text", "text": QUERY["prompt"]}]
     chat = {"model": "qwen3_vl", "max_tokens": 12, "messages": [{"role": "user", "content": asked}]}
     async with openai.AsyncOpenAI(base_url=f"{http._base_url}/v1", api_key="test-key") as client:
         answer = await client.chat.completions.create(**chat)
@@ -95,7 +95,7 @@ async def test_a_conversation_is_served(http, model, picture):
     chat = {"model": "qwen3_vl", "max_tokens": 8}
     spoken = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "What is this?"}, shown]},
+        {"role": "user", "content": [shown, {"type": "text", "text": "What is this?"}]},
     ]
     async with openai.AsyncOpenAI(base_url=f"{http._base_url}/v1", api_key="test-key") as client:
         create = client.chat.completions.create
@@ -156,7 +156,7 @@ async def test_a_conversation_is_served(http, model, picture):
 
 
 async def test_images_in_several_turns_are_served(http, model, picture):
-    """OpenAI's client sends images in any turn, several in one; ours takes the same."""
+    """OpenAI's client sends images in any turn and among words; they are read where they stand."""
     images = [picture(*size, seed) for seed, size in enumerate(((60, 90), (80, 50), (70, 70)))]
     pngs = []
     for image in images:
@@ -175,9 +175,10 @@ async def test_images_in_several_turns_are_served(http, model, picture):
         {"role": "user", "content": [third]},
     ]
     asked = VlmParams(
-        prompt="And these?",
-        history=(Turn("What is this?", "A cat."),),
+        prompt="And these?\n",
+        history=(Turn("What is this?", "A cat.", image_places=(13,)),),
         images=tuple(pngs[1:]),
+        image_places=(0, 11),
         max_tokens=8,
     )
     [expected] = model("qwen3_vl").predict(images[:1], [asked])
@@ -199,11 +200,13 @@ async def test_images_in_several_turns_are_served(http, model, picture):
         assert usage.prompt_tokens == expected.usage.prompt_tokens
     assert refused.value.param == "messages[2].content[0].image_url.url"
 
-    turns = [{"prompt": "What is this?", "answer": "A cat."}]
-    params = {"prompt": "And these?", "history": turns, "images": texts[1:], "max_tokens": 8}
+    turns = [{"prompt": "What is this?", "answer": "A cat.", "image_places": [13]}]
+    params = {"prompt": asked.prompt, "history": turns, "images": texts[1:], "max_tokens": 8}
+    params |= {"image_places": [0, 11]}
     ours = {"model": "qwen3_vl", "image": texts[0], "params": params}
     async with http.post("/v1/infer", json=ours) as response:
         assert (await response.json())["text"] == expected.text
+    del params["image_places"]
     for wrong, status, told in (
         (["!"], 422, "params.images[0]: "),
         ([texts[1], "eHh4"], 400, "params.images[1]: "),
