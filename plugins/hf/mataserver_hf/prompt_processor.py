@@ -161,11 +161,24 @@ def _cropped(pixels: Any, width: int, height: int) -> tuple[float, float, float,
     wide, high = float(width), float(height)
     if getattr(pixels, "do_pad", None):
         wide = high = max(wide, high)
-    size, crop = pixels.size, pixels.crop_size
-    if pixels.do_center_crop and size.shortest_edge:
-        scale = min(wide, high) / size.shortest_edge
-        wide, high = crop.width * scale, crop.height * scale
+    if pixels.do_center_crop:
+        columns, rows = _resized(pixels, wide, high)
+        wide *= pixels.crop_size.width / columns
+        high *= pixels.crop_size.height / rows
     return (width - wide) / 2, (height - high) / 2, wide, high
+
+
+def _resized(pixels: Any, wide: float, high: float) -> tuple[float, float]:
+    """Return the width and height that an image of those has before it is cropped."""
+    size = pixels.size
+    if not pixels.do_resize:
+        return wide, high
+    if size.height and size.width:
+        return float(size.width), float(size.height)
+    scale = size.shortest_edge / min(wide, high)
+    if size.longest_edge:
+        scale = min(scale, size.longest_edge / max(wide, high))
+    return wide * scale, high * scale
 
 
 def open_prompt_processor(
