@@ -19,7 +19,6 @@ from mataserver.http.pages import PagesService
 from mataserver.http.pulls import PullsService
 from mataserver.http.sessions import SessionsService
 from mataserver.http.settings import SettingsService
-from mataserver.http.stream import StreamService
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,9 +85,9 @@ def _builtin_services(
     yield ServiceFactory("models", lambda ctx: ModelsService(ctx, models))
     yield ServiceFactory("infer", lambda ctx: InferService(ctx, models, composed.observers))
     yield ServiceFactory(
-        "sessions", lambda ctx: SessionsService(ctx, models, sessions, composed.cameras, services)
+        "sessions", lambda ctx: SessionsService(ctx, composed.served_sessions, services)
     )
-    yield ServiceFactory("stream", lambda _: StreamService(composed.streams))
+    yield ServiceFactory("stream", lambda _: composed.streams)
     yield ServiceFactory(
         "login",
         lambda ctx: LoginService(ctx, composed.gate, composed.browsers, composed.cookies),

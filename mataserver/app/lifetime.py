@@ -36,6 +36,7 @@ def lifetime(composed: ComposedServer) -> Callable[[web.Application], AsyncItera
             composed.engines.open()
             own.spawn(maintenance.reconcile, "follow the registry")
             own.spawn(maintenance.preload, "preload")
+            own.spawn(composed.sessions.watch, "expire sessions")
             try:
                 for name, service in composed.hosting.services:
                     await _enter_service(name, service)

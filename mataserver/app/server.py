@@ -34,7 +34,7 @@ from mataserver.http.revocation import Revocations
 from mataserver.http.routing import BodyLimits, RouteTable
 from mataserver.http.service_http import ServiceHttp
 from mataserver.http.sockets import ServiceSockets
-from mataserver.http.stream import Streams
+from mataserver.http.stream import StreamService
 from mataserver.http.stream_channel import StreamSettings
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
@@ -42,12 +42,11 @@ from mataserver.metrics import Metrics
 from mataserver.outbound import Hosts, Outbound
 from mataserver.processes.child import run_process
 from mataserver.serving.engine_set import EngineSet
-from mataserver.serving.feeds.registry import CameraRegistry
-from mataserver.serving.feeds.served import ServedSessions
 from mataserver.serving.loader import Loader
 from mataserver.serving.models import ServedModels
 from mataserver.serving.observers import Observers
 from mataserver.serving.pool import ModelPool
+from mataserver.serving.served_sessions import ServedSessions
 from mataserver.serving.sessions import SessionStore
 from mataserver.serving.slots import PoolPolicy
 
@@ -80,9 +79,7 @@ class ComposedServer:
         self.held = ResourceIds()
         self.sessions = _sessions(settings, self.metrics, self.held)
         self.observers = Observers(self.metrics, infer=settings.observe_infer)
-        self.cameras = CameraRegistry(self.sessions, self.metrics, self.observers)
-        self.lifecycle = Lifecycle()
-        self.browsers = BrowserSessions()
+        self.lifecycle, self.browsers = Lifecycle(), BrowserSessions()
         self.cookies = Cookies(self.browsers, trust_proxy=settings.trust_proxy)
         self.grants = Revocations()
         self.gate = self._gate()
@@ -93,7 +90,10 @@ class ComposedServer:
             settings.max_body, settings.ping_interval, settings.unread_timeout
         )
         self.relay = None if settings.shared_dir is None else self._relay()
-        self.streams = Streams(settings.max_body, self.stream_settings(), self.cameras)
+        self.streams = StreamService(settings.max_body, self.stream_settings())
+        self.served_sessions = ServedSessions(
+            self.sessions, self.models, self.metrics, self.observers, self.streams.serve
+        )
         self.in_process = InProcessConnector()
         self.middleware = RequestMiddleware(
             self.table, self.gate, self.budget, self.lifecycle, self.metrics, self.relay
@@ -104,7 +104,7 @@ class ComposedServer:
         self.readiness = self._readiness()
         self.maintenance = Maintenance(self.catalog, self.pool, self.readiness.not_ready, self.pace)
         self.maintenance.add_configured()
-        self.metrics.before_render(self.cameras.count)
+        self.metrics.before_render(self.served_sessions.count_cameras)
         self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
         self.metrics.before_render(self.pool.set_queue_gauges)
         self.pulls: set[asyncio.Task[Any]] = set()
@@ -135,7 +135,7 @@ class ComposedServer:
             data_dir=self.settings.data_path,
             metrics=self.metrics.registry,
             models=self.models,
-            sessions=ServedSessions(self.sessions, self.models, self.cameras, self.streams.serve),
+            sessions=self.served_sessions,
             http=self._http(),
             run_process=partial(run_process, inherit=self.settings.inherit_variables),
             cluster=self.engines.cluster,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from mataserver.contract.service import Context, Service
     from mataserver.contract.sessions import SessionSource
-    from mataserver.serving.feeds.registry import CameraRegistry
-    from mataserver.serving.models import ServedModels
-    from mataserver.serving.sessions import Session, SessionStore
+    from mataserver.serving.served_sessions import ServedSessions
+    from mataserver.serving.sessions import Session
 
 JPEG = "image/jpeg"
 DEPRECATED = "@1795737600"
@@ -66,26 +65,14 @@ class SessionInfo(Struct):
 
 
 class SessionsService(StatelessService):
-    """The sessions' routes; while entered, expired sessions are ended."""
+    """The sessions' routes."""
 
     def __init__(
-        self,
-        ctx: Context,
-        models: ServedModels,
-        sessions: SessionStore,
-        cameras: CameraRegistry,
-        services: Sequence[tuple[str, Service]],
+        self, ctx: Context, sessions: ServedSessions, services: Sequence[tuple[str, Service]]
     ) -> None:
         self._ctx = ctx
-        self._services = services
-        self._models = models
         self._sessions = sessions
-        self._cameras = cameras
-
-    async def __aenter__(self) -> Self:
-        """Start expiring sessions."""
-        self._ctx.tasks.spawn(self._sessions.watch, "expire sessions")
-        return self
+        self._services = services
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -116,11 +103,15 @@ class SessionsService(StatelessService):
             pass  # the body's bytes are released before a model may be loaded
         self._ctx.check_running()
         source = await self._source(asked)
-        model = self._models.for_session(asked.model, asked.task)
-        given, owner = model.params(asked.params), auth.caller(request).id
-        session = await self._sessions.create(model, given, stream=asked.stream, owner=owner)
-        if source is not None:
-            self._cameras.attach(session, source, asked.fps)
+        session = await self._sessions.create(
+            asked.model,
+            task=asked.task,
+            params=asked.params,
+            owner=auth.caller(request),
+            source=source,
+            fps=asked.fps,
+        )
+        session.stream = asked.stream
         url = f"{where}/v1/stream/{session.id}"
         response = codec.respond(SessionCreated(session.id, url), status=201)
         if source is not None:
@@ -129,8 +120,7 @@ class SessionsService(StatelessService):
 
     async def _list(self, request: web.Request) -> web.Response:
         check_query(request, ())
-        sessions, principal = self._sessions.all(), auth.caller(request)
-        found = [self._info(each) for each in sessions if each.is_visible_to(principal)]
+        found = [self._info(each) for each in self._sessions.list(auth.caller(request))]
         for others in await self._ctx.held.gather(request, list[SessionInfo]):
             found += others
         return codec.respond(found)
@@ -139,13 +129,14 @@ class SessionsService(StatelessService):
         return codec.respond(self._info(self._session(request)))
 
     async def _snapshot(self, request: web.Request) -> web.Response:
-        session = self._session(request)
-        picture, number = await self._cameras.picture(session)
+        picture, number = await self._sessions.picture(
+            request.match_info["session_id"], auth.caller(request)
+        )
         headers = {"Content-Type": JPEG, "Cache-Control": "no-store", "X-Frame-Id": str(number)}
         return web.Response(body=picture, headers=headers)
 
     async def _delete(self, request: web.Request) -> web.Response:
-        await self._sessions.delete(self._session(request).id)
+        await self._sessions.close(self._session(request).id)
         return web.Response(status=204)
 
     def _session(self, request: web.Request) -> Session:
@@ -175,7 +166,7 @@ class SessionsService(StatelessService):
         raise rejection or InvalidParams(NO_SOURCE_PLUGIN)
 
     def _info(self, session: Session) -> SessionInfo:
-        camera = self._cameras.info(session)
+        camera = self._sessions.camera(session)
         return SessionInfo(
             session.id,
             session.model,

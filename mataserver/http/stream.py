@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from mataserver.http.stream_channel import Channel, StreamSettings
     from mataserver.principals import Principal
-    from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.sessions import Session
 
 JSON_PROTOCOL = "mata.v1.json"
@@ -77,10 +76,12 @@ class StreamSocket(WebSocket):
 
 
 class StreamService(StatelessService):
-    """The route of sessions' WebSockets."""
+    """The sessions' WebSockets, on their own route and on those of services."""
 
-    def __init__(self, streams: Streams) -> None:
-        self._streams = streams
+    def __init__(self, max_body: int, settings: StreamSettings) -> None:
+        self._max_body = max_body
+        self._settings = settings
+        self._sessions = settings.sessions
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -90,17 +91,7 @@ class StreamService(StatelessService):
         ]  # fmt: skip
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        return await self._streams.serve(request, request.match_info["session_id"])
-
-
-class Streams:
-    """The sessions' WebSockets, regardless of the route."""
-
-    def __init__(self, max_body: int, settings: StreamSettings, cameras: CameraRegistry) -> None:
-        self._max_body = max_body
-        self._settings = settings
-        self._sessions = settings.sessions
-        self._cameras = cameras
+        return await self.serve(request, request.match_info["session_id"])
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
         """Serve a session's WebSocket. Raises ``BadRequest``."""
@@ -186,7 +177,7 @@ class Streams:
     async def _serve(
         self, session: Session, socket: StreamSocket, request: web.Request
     ) -> CloseReason:
-        camera = self._cameras.camera_of(session)
+        camera = session.camera
         if camera is None:
             connection = self._connection(session, socket, request)
             return await self._run_attached(session, connection, request)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mataserver.errors import Conflict, NotFound, Unavailable
 from mataserver.frontends.resource_ids import SESSIONS_KIND, ResourceIds
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mataserver.metrics import Metrics
     from mataserver.params.table import Params
     from mataserver.principals import Principal
+    from mataserver.serving.feeds.camera import Camera
     from mataserver.serving.handle import Handle
 
     RequestClose = Callable[[int, str], None]
@@ -29,20 +30,13 @@ NORMAL = 1000
 log = logging.getLogger("mataserver.sessions")
 
 
-class FrameProducer(Protocol):
-    """A source of a session's frames other than a client."""
-
-    async def close(self) -> None:
-        """Stop sending frames to the model."""
-        ...
-
-
 class Session(FrameSession):
     """A session: frames from client connections, or from a camera.
 
     Its counters cover its lifetime, across connections. With a ``camera`` it may have several
     connections. A ``permanent`` session never expires. ``hold`` keeps its model in memory.
-    ``owner`` is the id of the owning principal, None for one of the configuration.
+    ``stream`` sends the pieces of a text as they are produced. ``owner`` is the id of the owning
+    principal, None for one of the configuration.
     """
 
     def __init__(
@@ -58,7 +52,7 @@ class Session(FrameSession):
         self.used_clock = used_clock
         self.created_at = time.time()
         self.connections: list[RequestClose] = []
-        self.camera: FrameProducer | None = None
+        self.camera: Camera | None = None
         self.detached = asyncio.Event()
         self.permanent = False
         self.stream = False
@@ -100,23 +94,26 @@ class SessionStore:
         return len(self._sessions)
 
     def all(self) -> list[Session]:
-        """Return every live session, oldest first."""
+        """Return every session, oldest first, also those that are about to expire."""
         return list(self._sessions.values())
+
+    def visible(self, principal: Principal) -> list[Session]:
+        """Return the live sessions that ``get`` finds for a principal, oldest first."""
+        return [s for s in self.all() if s.is_visible_to(principal) and not self._is_expired(s)]
 
     async def create(
         self,
         model: Handle,
         params: Params,
         *,
-        stream: bool = False,
         name: str | None = None,
         owner: str | None = None,
     ) -> Session:
         """Load the model and create a session that holds it.
 
-        ``stream`` sends text pieces as they are produced. A session with a ``name`` is permanent
-        and exempt from the limits. Raises ``Unavailable`` at the limit, or at the owner's share of
-        it, ``Conflict`` for a name in use, and whatever loading raises.
+        A session with a ``name`` is permanent and exempt from the limits. Raises ``Unavailable`` at
+        the limit, or at the owner's share of it, ``Conflict`` for a name in use, and whatever
+        loading raises.
         """
         await self.expire()
         self._check_name(name)
@@ -133,7 +130,7 @@ class SessionStore:
                 self._creating.remove(owner)
         chosen = name or self._ids.make("sess_")
         session = Session(model, params, chosen, hold, self._clock())
-        session.stream, session.permanent, session.owner = stream, name is not None, owner
+        session.permanent, session.owner = name is not None, owner
         self._sessions[session.id] = session
         self._metrics.sessions.set(len(self._sessions))
         if name is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.sessions import SourceFrame
     from mataserver.serving.feeds.feed import Feed
-    from mataserver.serving.sessions import Session
+    from mataserver.serving.frames import FrameSession
 
 IDLE_DISCONNECT = 30.0
 """Seconds that a camera stays connected without demand."""
@@ -52,7 +52,7 @@ class Camera:
 
     def __init__(
         self,
-        session: Session,
+        session: FrameSession,
         feed: Feed,
         *,
         shown: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import time
 
 import aiohttp
 import pytest
@@ -98,6 +99,20 @@ async def test_a_session_that_its_client_feeds_is_no_camera(data_dir):
             name = (await response.json())["session_id"]
         assert await found(http) == []
         assert await told(http, 404, f"{CAMERAS}/{name}") == f"Camera not found: {name}"
+
+
+async def test_a_session_that_has_expired_is_in_no_list(data_dir, video):
+    """Until it is removed, up to five seconds later, a list of the others is no 404."""
+    own = {"cameras": {"camera_paths": ["/"]}}
+    async with (
+        testing.serving(data_dir, entry_points=POINTS, engine="thread", plugins=own) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        await opened(http, video)
+        store = served.composed.sessions
+        store._clock = lambda: time.monotonic() + 2 * store.ttl
+        assert await found(http, PATH) == []
+        assert await found(http) == []
 
 
 @pytest.mark.parametrize(
