@@ -237,6 +237,17 @@ async def test_the_pages_need_no_other_host(http, path):
             assert response.status == 200
 
 
+async def test_a_file_of_the_pages_is_sent_once_and_small(http):
+    """It is compressed, and 304 for a browser that has it: Swagger UI alone has 1.7 MB."""
+    path, asked = "/static/swagger-ui-bundle.js", {"Accept-Encoding": "gzip"}
+    async with http.get(path, headers=asked) as response:
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert int(response.headers["Content-Length"]) < 500_000
+        asked["If-None-Match"] = response.headers["ETag"]
+    async with http.get(path, headers=asked) as response:
+        assert response.status == 304
+
+
 @pytest.mark.parametrize("name", ["none.js", "..%2f..%2fapp.py", "a%00.html", "%2e%2e", "x.py"])
 async def test_static_serves_nothing_else(server, name):
     """No name leads out of the pages' folder."""

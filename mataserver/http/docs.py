@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
-from mataserver.errors import NotFound
 from mataserver.http import codec, proxies
+from mataserver.http.files import PackageFiles
 from mataserver.http.routing import Body, Route, StatelessService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _PAGES = {"docs": "swagger.html", "redoc": "redoc.html"}
+_POLICY = "default-src 'self' 'unsafe-inline' data: blob:; frame-ancestors 'none'"
+"""Content-Security-Policy: the viewers have scripts and styles within their pages."""
 
 
 class DocsService(StatelessService):
@@ -26,6 +26,7 @@ class DocsService(StatelessService):
     def __init__(self, document: Callable[[], bytes], *, trust_proxy: bool) -> None:
         self._document = document
         self._trust_proxy = trust_proxy
+        self._files = PackageFiles("mataserver.http", "static", _POLICY)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -49,24 +50,7 @@ class DocsService(StatelessService):
         return web.Response(body=body, content_type=codec.JSON)
 
     async def _page(self, request: web.Request) -> web.Response:
-        return _file(_PAGES[request.path.strip("/")])
+        return self._files.respond(request, _PAGES[request.path.strip("/")])
 
     async def _asset(self, request: web.Request) -> web.Response:
-        return _file(request.match_info["name"])
-
-
-def _file(name: str) -> web.Response:
-    suffix = name[name.rfind(".") :]
-    path = resources.files("mataserver.http").joinpath("static", name)
-    if "/" in name or suffix not in _KINDS or not path.is_file():
-        raise NotFound("Not found")
-    headers = {
-        "Cache-Control": "public, max-age=3600",
-        "Content-Security-Policy": (
-            "default-src 'self' 'unsafe-inline' data: blob:; frame-ancestors 'none'"
-        ),
-        "X-Content-Type-Options": "nosniff",
-    }
-    return web.Response(
-        body=path.read_bytes(), content_type=_KINDS[suffix], charset="utf-8", headers=headers
-    )
+        return self._files.respond(request, request.match_info["name"])

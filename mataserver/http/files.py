@@ -17,7 +17,6 @@ from mataserver.http.accept_header import accepts_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from importlib.resources.abc import Traversable
 
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'"
 """Content-Security-Policy: a page may load only the server's own resources."""
@@ -38,7 +37,7 @@ def static(
     compressed if that is worthwhile and the client accepts gzip. ``made`` has what returns the
     bytes of files that are not as they lie in the folder, or not there; it is called once.
     """
-    files = _Files(resources.files(package).joinpath(folder), policy, made or {})
+    files = PackageFiles(package, folder, policy, made)
     path = prefix.rstrip("/")
     return tuple(
         Route(method, f"{path}/{name}", files.get, public=True, documented=False)
@@ -63,17 +62,27 @@ class _File:
         return cls(data, compressed if is_smaller else b"", hashlib.sha256(data).hexdigest()[:16])
 
 
-class _Files:
+class PackageFiles:
+    """The files of a folder of package data, each read once; see ``static``."""
+
     def __init__(
-        self, root: Traversable, policy: str, made: Mapping[str, Callable[[], bytes]]
+        self,
+        package: str,
+        folder: str,
+        policy: str,
+        made: Mapping[str, Callable[[], bytes]] | None = None,
     ) -> None:
-        self._root = root
-        self._made = made
+        self._root = resources.files(package).joinpath(folder)
+        self._made = made or {}
         self._policy = policy
         self._cache: dict[str, _File] = {}
 
     async def get(self, request: web.Request) -> web.Response:
-        name = request.match_info.get("file", _INDEX)
+        """Answer with the file that the path names. Raises ``NotFound``."""
+        return self.respond(request, request.match_info.get("file", _INDEX))
+
+    def respond(self, request: web.Request, name: str) -> web.Response:
+        """Answer with a file. Raises ``NotFound``."""
         file = self._file(name)
         accepted = request.headers.get(hdrs.ACCEPT_ENCODING, "")
         compressed = bool(file.compressed) and accepts_gzip(accepted)
