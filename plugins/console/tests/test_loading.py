@@ -84,6 +84,35 @@ PLACES = """JSON.stringify([".side", ".brand", ".bar", ".bar h1"].map((each) => 
 }))"""
 
 
+LATE = """(() => {
+  const real = fetch, held = [];
+  window.fetch = async (path, ...given) => {
+    const answer = await real(path, ...given);
+    if (["metrics", "v1/plugins"].includes(path)) await new Promise((go) => held.push(go));
+    return answer;
+  };
+  window.release = () => { window.fetch = real; held.forEach((go) => go()); };
+})()"""
+"""Holds back what Models shows above its list, and below it."""
+TOPS = "[...document.querySelectorAll('tr[data-model]')].map((e) => e.getBoundingClientRect().top)"
+
+
+async def test_what_comes_late_moves_nothing(tmp_path):
+    """The list of models stays where it is, and what is not known yet is not said to be nothing."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.screen(390, 844, phone=True)
+        made = await person.page.call("Page.addScriptToEvaluateOnNewDocument", source=LATE)
+        await opened(person, "models")
+        before = await person.until(f"{TOPS}.length > 3 && {TOPS}")
+        assert "of \u2013 used" in await person.text("[data-device]")
+        assert not await person.evaluate("!!document.querySelector('#more')")
+        await person.page.call("Page.removeScriptToEvaluateOnNewDocument", **made)
+        await person.evaluate("release(); 0")
+        await person.sees("GB used")
+        await person.sees("More models")
+        assert await person.evaluate(TOPS) == before
+
+
 async def test_what_is_loaded(tmp_path):
     """The first page is under 300 kB as it is sent, of this server alone, with nothing inline."""
     async with served(tmp_path) as server, shown(server.url, tmp_path) as person:

@@ -30,7 +30,7 @@
   if (!/[#&]code=/.test(location.hash)) {
     const id = new URLSearchParams(query).get("id");
     const job = id ? [`v1/jobs/${encodeURIComponent(id)}`] : [];
-    const first = page === "jobs" ? ["v1/jobs?limit=200&omit=result", ...job] : page === "fleet" ? ["api/tritons?limit=1000"] : ["v1/models"];
+    const first = page === "jobs" ? ["v1/jobs?limit=200&omit=result", ...job] : page === "fleet" ? ["api/tritons?limit=1000"] : ["v1/models", ...(page === "models" || page === "server" ? ["metrics"] : [])];
     begin("v1/session").then((answer) => { if (answer.ok) first.forEach(begin); }, () => {});
   }
   preload("");

@@ -87,17 +87,18 @@ export function useFigures() {
   }, [data]);
 }
 
-/** The memory of the machine ("ram") and of its GPUs in MB, and what each model holds on GPUs. */
+/** The memory of the machine ("ram") and of its GPUs in MB, and what each model holds on GPUs; the machine without a figure until they are known. */
 export function useDevices() {
-  const { data } = useSource("metrics", 10);
+  const { data, error } = useSource("metrics", 10);
   return useMemo(() => {
     const devices = new Map(), vram = new Map();
     for (const { name, labels, value } of samples(data ?? "")) {
       if (name === "mataserver_device_memory_bytes") devices.set(labels.device, { ...devices.get(labels.device), [labels.kind]: value / 1e6 });
       if (name === "mataserver_model_vram_bytes") vram.set(labels.model, value / 1e6);
     }
+    if (!data && !error) devices.set("ram", { total: null, used: null });
     return { devices: [...devices].sort((a, b) => Number(a[0] !== "ram") - Number(b[0] !== "ram")), vram };
-  }, [data]);
+  }, [data, error]);
 }
 
 /** The looks of this visit, kept while other pages are open. */

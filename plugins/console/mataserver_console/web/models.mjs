@@ -93,30 +93,32 @@ function Row({ model, sessions, figures }) {
       <${Menu} label=${`More for ${model.model}`} actions=${menu}/></div></td></tr>`;
 }
 
-/** One device's memory as a bar: what models hold, what else is in use, what is free. */
+/** One device's memory as a bar: what models hold, what else is in use, what is free. It has its place before its figures are known. */
 function Device({ title, total, used, held, others, none }) {
   const shown = held.slice(0, SHOWN), rest = held.slice(SHOWN);
   const parts = shown.map(([name, mb], at) => [parted(name)[1], mb, `c${at + 1}`]);
   const sum = (all) => all.reduce((most, [, mb]) => most + mb, 0);
   if (rest.length) parts.push([count(rest.length, "more model"), sum(rest), "c5"]);
-  const other = Math.max(0, used - sum(held)), free = Math.max(0, total - Math.max(used, sum(held)));
-  if (other) parts.push([others, other, "c6"]);
+  const known = total !== null;
+  const other = known ? Math.max(0, used - sum(held)) : null, free = Math.max(0, total - Math.max(used, sum(held)));
+  if (other !== 0) parts.push([others, other, "c6"]);
+  const told = known ? [...parts, ["free", free]].map(([name, mb]) => `${name} ${size(mb)}`).join(", ") : "–";
   return html`<section class="card pad stack-12" aria-label=${title} data-device=${title}><div class="row between wrap"><h2>${title}</h2>
       <span><b>${size(used)}</b> <span class="quiet">of ${size(total)} used</span></span></div>
-    <div class="timing tall" role="img" aria-label=${[...parts, ["free", free]].map(([name, mb]) => `${name} ${size(mb)}`).join(", ")}>
-      ${parts.map(([name, mb, kind]) => html`<i key=${name} class=${kind} title=${`${name}, ${size(mb)}`} style=${{ flex: `${mb} 1 0` }}></i>`)}<i class="free" style=${{ flex: `${free} 1 0` }}></i></div>
+    <div class="timing tall" role="img" aria-label=${told}>
+      ${known && parts.map(([name, mb, kind]) => html`<i key=${name} class=${kind} title=${`${name}, ${size(mb)}`} style=${{ flex: `${mb} 1 0` }}></i>`)}<i class="free" style=${{ flex: `${known ? free : 1} 1 0` }}></i></div>
     <div class="legend">${parts.map(([name, mb, kind]) => html`<span key=${name}><i class=${kind}></i>${name} <b>${size(mb)}</b></span>`)}${!held.length && none && html`<span>${none}</span>`}</div></section>`;
 }
 
 /** What the models take of the machine's memory and of its GPU's; of several GPUs how full each is. */
-function Memory({ models }) {
+function Memory({ models, listed }) {
   const { devices, vram } = useDevices();
   const loaded = models.filter((each) => each.memory_mb);
   const held = (own) => loaded.map((each) => [each.model, own(each)]).filter(([, mb]) => mb > 0).sort((a, b) => b[1] - a[1]);
   const onGpu = (each) => vram.get(each.model) ?? 0;
   const gpus = devices.length - 1;
   return html`<div class=${devices.length > 1 ? "two-up" : "stack-12"}>${devices.map(([name, { total, used }]) => html`<${Device} key=${name} title=${name === "ram" ? "Memory of this machine" : `GPU ${name.split(":")[1]}`}
-    total=${total} used=${used} held=${name === "ram" ? held((each) => each.memory_mb - onGpu(each)) : gpus === 1 ? held(onGpu) : []} others=${name === "ram" ? "server, other programs" : "other programs"} none=${name === "ram" && "No model is in memory: the first request to one loads it."}/>`)}</div>`;
+    total=${total} used=${used} held=${name === "ram" ? held((each) => each.memory_mb - onGpu(each)) : gpus === 1 ? held(onGpu) : []} others=${name === "ram" ? "server, other programs" : "other programs"} none=${name === "ram" && listed && "No model is in memory: the first request to one loads it."}/>`)}</div>`;
 }
 
 /** What can be pulled: backends whose model comes with their packages, and names on the hub. */
@@ -148,7 +150,7 @@ function More({ models, plugins }) {
 export default function Models() {
   const { data, error } = useSource("v1/models", 2);
   const { data: sessions } = useSource(may("infer") ? "v1/sessions" : null, 5);
-  const { data: plugins } = useSource("v1/plugins", 60);
+  const { data: plugins, error: noPlugins } = useSource("v1/plugins", 60);
   const figures = useFigures();
   const going = usePulls();
   const [words, setWords] = useState("");
@@ -157,19 +159,20 @@ export default function Models() {
   const shown = useMemo(() => models.filter((each) => `${each.model} ${each.task} ${each.state}`.toLowerCase().includes(words.toLowerCase())), [data, words]);
   const [most, setMost] = useState(ROWS);
   const drawn = shown.slice(0, most);
+  const below = (data || error) && (plugins || noPlugins);  // what may still grow moves nothing that is seen
   const toPull = () => { form.current.scrollIntoView({ block: "center" }); form.current.querySelector("input, button")?.focus(); };
   return html`<${Bar} title="Models"><span class="grow"></span>
       <${Filter} what=${WHAT} where="wide" words=${words} setWords=${setWords}/>
       ${may("models:write") && html`<${Button} primary icon="download" onClick=${toPull}>Pull a model<//>`}<//>
     <div class="content">
       ${error && !data && html`<${Trouble} error=${error} again=${() => refresh("v1/models")}/>`}
-      <${Memory} models=${models}/>
+      <${Memory} models=${models} listed=${Boolean(data)}/>
       ${models.length > 8 && html`<${Filter} what=${WHAT} where="narrow" words=${words} setWords=${setWords}/>`}
       <section class="card cards" aria-label="Models"><div class="tscroll"><table class="named"><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide extra">On disk</th><th class="num wide" title="Of the model itself, since the server started">p50</th><th class="num wide" title="Inferences that failed since the server started">Errors</th><th class="wide extra">Used</th><th><span class="sr">Actions</span></th></tr></thead>
         <tbody>${going.map((own) => html`<${PullRow} key=${`pull ${own.model}`} own=${own}/>`)}
         ${drawn.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []} figures=${figures.get(model.model)}/>`)}</tbody></table></div>
         ${drawn.length < shown.length && html`<div class="row between pad"><span class="help">The first ${drawn.length.toLocaleString("en")} of ${shown.length.toLocaleString("en")}.</span><${Button} small onClick=${() => setMost(most + ROWS)}>More<//></div>`}
         ${data && !shown.length && html`<p class="pad help">${models.length ? "No model here matches." : "No model is registered yet: pull one below."}</p>`}</section>
-      ${may("models:write") && html`<div ref=${form}><${More} models=${models} plugins=${plugins}/></div>`}
+      ${may("models:write") && html`<div ref=${form}>${below && html`<${More} models=${models} plugins=${plugins}/>`}</div>`}
     </div>`;
 }
