@@ -1,4 +1,4 @@
-"""What was refused for now is asked for again: less often each time, until it is answered."""
+"""What is not answered for now is asked for again: less often each time, until it is answered."""
 
 from __future__ import annotations
 
@@ -35,3 +35,52 @@ async def test_a_model_that_no_plugin_serves(tmp_path):
         assert await person.evaluate("asked.slice(0, 7)") == [0, 5, 10, 20, 40, 60, 60]
         await person.evaluate("window.mended = true")
         await person.sees("confidence")
+
+
+NOTED = """(() => {
+  const { setTimeout: wait, fetch: ask } = window;
+  let paused = 0;
+  window.asked = [];
+  window.setTimeout = (act, pause, ...given) => wait(() => {
+    paused = pause;
+    try { act(...given); } finally { paused = 0; }
+  }, Math.min(pause, 20));
+  window.fetch = (path, ...given) => {
+    asked.push([path, Math.round(paused / 1000)]);
+    if (window.away) return Promise.reject(new TypeError("no answer"));
+    const refused = window.refused && path === "v1/models";
+    return refused ? Promise.resolve(new Response("{}", { status: 503 })) : ask(path, ...given);
+  };
+})()"""
+"""Pauses of a page are short, and each request is noted with the pause before it."""
+
+
+async def test_a_list_that_is_refused(tmp_path):
+    """What is asked every two seconds is asked less often where it is refused, and then again."""
+    pauses = "asked.filter(([path]) => path === 'v1/models').map(([, pause]) => pause)"
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.until("!!document.querySelector('tr[data-model]')")
+        await person.evaluate(f"{NOTED}, refused = true, 0")
+        await person.until(f"{pauses}.includes(15)")
+        seen = await person.evaluate(pauses)
+        assert seen[: seen.index(15)][-3:] == [2, 4, 8]
+        await person.evaluate("asked.length = 0, refused = false, 0")
+        await person.until(f"{pauses}.includes(2)")
+
+
+async def test_a_server_that_is_away(tmp_path):
+    """It is asked for its health alone, less often each time; a page goes on once it is there."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.until("!!document.querySelector('tr[data-model]')")
+        await person.evaluate(f"{NOTED}, away = true, 0")
+        await person.until("!!document.querySelector('.silence')")
+        await person.evaluate("asked.length = 0, 0")
+        await person.until("asked.length > 6")
+        seen = await person.evaluate("asked.slice(0, 7)")
+        assert {path for path, _ in seen} == {"v1/health"}
+        assert [pause for _, pause in seen][-3:] == [15, 15, 15]
+        await person.evaluate("asked.length = 0, away = false, 0")
+        await person.until("!document.querySelector('.silence')")
+        await person.until("asked.filter(([path]) => path === 'v1/models').length > 2")

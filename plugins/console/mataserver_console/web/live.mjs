@@ -1,5 +1,5 @@
 // Live: this device's camera with what a model sees in it, and the cameras of the server.
-import { ask, isAbort, may, Refused, send } from "./api.mjs";
+import { ask, isAbort, may, Refused, send, silence } from "./api.mjs";
 import { Chart, Legend } from "./chart.mjs";
 import { Button, Dialog, Note, State, Sure, Trouble, useSlow } from "./controls.mjs";
 import { ago, count, long, ms } from "./format.mjs";
@@ -16,6 +16,7 @@ import { Stream } from "./stream.mjs";
 import { useModel } from "./try.mjs";
 
 const TAIL = 2000;
+const LOOK = 3000;  // milliseconds between two pictures of a camera of the server
 const OFF = { phase: "off", answer: null, error: null, problem: "", session: "", size: [640, 480], captured: 0 };
 
 /** The stream of this page. Starting ends the one before it, leaving the page ends all. */
@@ -122,24 +123,26 @@ function Tile({ session }) {
   const [shot, setShot] = useState({ url: "", at: 0, error: "" });
   useEffect(() => {
     const control = new AbortController();
-    let timer = 0, last = "", busy = false;
+    let timer = 0, last = "", busy = false, fails = 0;
     const look = async () => {
       clearTimeout(timer);
-      if (document.hidden || busy) return;  // it goes on once the page is seen
+      if (document.hidden || busy || silence.get()) return;  // it goes on once the page is seen, and the server is there
       busy = true;
       try {
         const answer = await send(`v1/sessions/${encodeURIComponent(session.session_id)}/snapshot`, { signal: control.signal });
         const url = URL.createObjectURL(await answer.blob());
         URL.revokeObjectURL(last);
         last = url;
+        fails = 0;
         setShot({ url, at: Date.now() / 1000, error: "" });
-      } catch (error) { if (!isAbort(error)) setShot((old) => ({ ...old, error: error.message })); else return; }
+      } catch (error) { if (isAbort(error)) return; fails += 1; setShot((old) => ({ ...old, error: error.message })); }
       busy = false;
-      timer = setTimeout(look, 3000);
+      timer = setTimeout(look, LOOK * Math.min(5, 1 + fails));
     };
     look();
     document.addEventListener("visibilitychange", look);
-    return () => { control.abort(); clearTimeout(timer); document.removeEventListener("visibilitychange", look); URL.revokeObjectURL(last); };
+    const leave = silence.watch(look);
+    return () => { leave(); control.abort(); clearTimeout(timer); document.removeEventListener("visibilitychange", look); URL.revokeObjectURL(last); };
   }, [session.session_id]);
   const kind = { connected: "ok", connecting: "busy", failed: "bad", idle: "off" }[camera.state] ?? "off";
   const why = camera.problem ?? shot.error;

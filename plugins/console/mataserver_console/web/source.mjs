@@ -3,7 +3,7 @@ import { NoAnswer, ask, isAbort, send, silence, who } from "./api.mjs";
 import { cell, useCell } from "./cell.mjs";
 import { useEffect, useState } from "./html.mjs";
 
-const PAUSES = [1, 2, 4, 8, 15];
+const PAUSES = [1, 2, 4, 8, 15];  // seconds
 const LATE = 60_000;  // milliseconds: a connection that broke without a word never answers
 const AGAIN = [5, 10, 20, 40, 60];  // seconds: what is asked once, and was refused for now
 const sources = new Map();
@@ -14,6 +14,12 @@ export const awaited = cell(0);
 
 /** Whether a refusal is of a state of the server, or of a proxy before it: the same may be answered later. */
 export const passes = ({ status = 0 }) => status === 0 || status === 408 || status === 429 || status >= 500;
+
+/** Seconds until what was refused so often in a row is asked again: what is asked every so many seconds anyway less often, what is asked once only if that may help. */
+function later(every, refused, error) {
+  const [pauses, least] = every < Infinity ? [PAUSES, every] : passes(error) ? [AGAIN, 0] : [[Infinity], 0];
+  return Math.max(least, pauses[Math.min(refused, pauses.length) - 1], error.wait ?? 0);
+}
 
 /** Count an answer that does not come soon; what is returned ends that. */
 export function wait() {
@@ -68,7 +74,7 @@ class Source {
     this.path = path;
     this.cell = cell({ data: null, error: /** @type {any} */ (null), at: 0 });
     this.wishes = new Set();
-    this.timer = 0;
+    this.timer = 0;  // 0: nothing is planned
     this.asked = this.told = 0;  // the number of the last request, and of the one whose answer is shown
     this.flying = 0;  // the number of a request that is on its way
     this.refused = 0;  // how often in a row
@@ -77,6 +83,7 @@ class Source {
   /** Ask now: what is under way may be of before a change. Of answers that come out of order the newest stays. */
   async refresh() {
     clearTimeout(this.timer);
+    this.timer = 0;
     const turn = this.flying = this.asked += 1;
     const { at, error: before } = this.cell.get();
     const done = at || before ? () => {} : wait();
@@ -112,13 +119,15 @@ class Source {
     this.cell.set({ data: null, error: null, at: 0 });
   }
 
+  /** Ask again when it is time; not while the server is away, or nobody looks: the end of that asks. */
   plan() {
     clearTimeout(this.timer);
+    this.timer = 0;
     const { error } = this.cell.get();
-    const again = error && passes(error) ? Math.max(AGAIN[Math.min(this.refused, AGAIN.length) - 1], error.wait ?? 0) : Infinity;
-    const every = Math.min(...this.wishes, again);
-    if (!this.wishes.size || every === Infinity || document.hidden) return;
-    this.timer = setTimeout(() => this.refresh(), every * 1000);
+    const wish = Math.min(...this.wishes);
+    const every = error ? later(wish, this.refused, error) : wish;
+    if (!this.wishes.size || every === Infinity || document.hidden || silence.get()) return;
+    this.timer = setTimeout(() => { this.timer = 0; if (!silence.get()) this.refresh(); }, every * 1000);
   }
 }
 
@@ -163,7 +172,7 @@ let tries = 0;
 let waiting = 0;
 silence.watch((now) => {
   if (!now) {
-    if (tries) refreshAll();
+    for (const source of sources.values()) if (source.wishes.size && tries) source.refresh(); else if (!source.timer && !source.flying) source.plan();
     tries = 0;
     clearTimeout(waiting);
   } else if (now.next > Date.now()) {
@@ -184,4 +193,7 @@ export async function tryAgain() {
   }
 }
 
-document.addEventListener("visibilitychange", () => { if (!document.hidden && who.get()) refreshAll(); });
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden || !who.get()) return;
+  if (silence.get()) tryAgain(); else refreshAll();
+});
