@@ -20,6 +20,11 @@ KEPT = """new Promise((done) => {
   };
 })"""
 TALK = KEPT.replace("getAllKeys()", 'get("talk")').replace(".join()", "")
+MARKED = KEPT.replace("getAllKeys()", 'get("objects")').replace(
+    "asked.result.join()",
+    """String(asked.result?.things.flatMap((each) => each.points.map(([x]) => x.toFixed(1))))""",
+)
+"""Where what is kept was marked: points from the left."""
 HELD = """(() => {
   const real = fetch;
   window.fetch = (path, options) => (/segment$/.test(path)
@@ -65,6 +70,41 @@ async def test_objects_stay_with_their_picture(tmp_path):
         await person.until(f"{KEPT}.then((names) => names === '')")
         await person.enter()
         await person.sees("Drop a picture here")
+
+
+
+async def test_objects_of_two_tabs(tmp_path):
+    """A reload shows those of the tab that marked last, of the picture that was taken last."""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment")
+        await person.give(SQUARE, "first.png")
+        for number, place in enumerate((0.5, 0.2), 1):
+            await person.point(".clicks", place, place)
+            await person.until(f"{PATHS}.length === {number}")
+            await person.click("New object")
+        async with another(person, server, tmp_path, "#/segment") as other:
+            await other.until(f"{PATHS}.length === 2")
+            await other.point(".clicks", 0.8, 0.8)
+            await other.until(f"{PATHS}.length === 3")
+            await other.until(f"{MARKED}.then((kept) => kept === '0.5,0.2,0.8')")
+            await person.click("1", ".objects")  # which marks nothing
+            await person.until("!!document.querySelector('.objects .k1.on')")
+            assert await person.evaluate(MARKED) == "0.5,0.2,0.8"
+            await other.reload()
+            await other.until(f"{PATHS}.length === 3")
+            await person.point(".clicks", 0.4, 0.6)
+            await person.until(f"{MARKED}.then((kept) => kept === '0.5,0.4,0.2')")
+            await other.give(picture(48, 48, (4, 4, 20, 20)), "other.png")
+            await other.until(f"{PATHS}.length === 0")
+            await other.point(".clicks", 0.7, 0.5)
+            await other.until(f"{MARKED}.then((kept) => kept === '0.7')")
+            await person.point(".clicks", 0.6, 0.4)
+            await person.until("document.querySelectorAll('.point').length === 4")
+            await person.until("!document.querySelector('.stagebox > .running')")
+            assert await person.evaluate(MARKED) == "0.7"
 
 
 async def test_a_page_that_is_left_before_the_mask_came(tmp_path):

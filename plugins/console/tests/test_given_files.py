@@ -160,7 +160,7 @@ async def test_a_file_that_changed_is_not_waited_for(tmp_path, gone):
         await known(person, "document.querySelector('dialog input[type=file]').files")
         change(paths[-1])
         await person.click("Start", "dialog")
-        await person.sees("The file " + CHANGED if gone == "video" else f"two.png {CHANGED}")
+        await person.sees(f"{names[-1]} {CHANGED}")
         assert await person.evaluate("!document.querySelector('.silence, dialog .meter')")
         await person.choose_all("dialog input[type=file]", paths)
         await person.click("Start", "dialog")
@@ -182,7 +182,7 @@ FIRST_PART_HELD = """(() => {
 
 @pytest.mark.parametrize("changed", ["1.png", "2.png", "3.png"])
 async def test_a_picture_that_changes_while_its_zip_is_sent(tmp_path, changed):
-    """A part of a ZIP begins with what did not change, and a picture may lie behind it."""
+    """A part of a ZIP begins with what did not change: the picture behind it is named."""
     async with (
         served(tmp_path, "database", "jobs") as server,
         shown(server.url, tmp_path) as person,
@@ -199,7 +199,7 @@ async def test_a_picture_that_changes_while_its_zip_is_sent(tmp_path, changed):
         await person.until("!!window.release")
         change(tmp_path / changed)
         await person.evaluate("release(), 0")
-        await person.sees("The file " + CHANGED)
+        await person.sees(f"{changed} {CHANGED}")
         assert await person.evaluate("!document.querySelector('.silence, dialog .meter')")
 
 

@@ -3,7 +3,7 @@ import { ask, may } from "./api.mjs";
 import { Button, Segments, State, Sure, Trouble } from "./controls.mjs";
 import { Applications, MODELS, NewApplication } from "./fleet_apps.mjs";
 import { Consumers, NewConsumer } from "./fleet_consumers.mjs";
-import { NewTriton, Overview, since, STATES, TRITONS, useAct } from "./fleet_overview.mjs";
+import { NewTriton, Overview, since, STATES, TRITONS, useAct, whyNot } from "./fleet_overview.mjs";
 import { Traffic } from "./fleet_traffic.mjs";
 import { Form } from "./form.mjs";
 import { count } from "./format.mjs";
@@ -15,7 +15,7 @@ import { refresh } from "./source.mjs";
 
 const EVERY = 2;
 
-const Placement = ({ at }) => html`<span class="tag" title=${at.reason || `wanted: ${at.wanted.join(", ") || "none"}`}><${State} kind=${STATES[at.state] ?? "off"}>${at.name}<//> ${at.versions.join(", ")}</span>`;
+const Placement = ({ at }) => html`<span class="tag" title=${`wanted: ${at.wanted.join(", ") || "none"}`}><${State} kind=${STATES[at.state] ?? "off"}>${at.name}<//> ${at.versions.join(", ")}</span>`;
 
 const newest = (model) => `${model.latest_version} of ${count(model.versions.length, "version")}`;
 
@@ -23,8 +23,7 @@ function Model({ model }) {
   const [act, busy, error] = useAct(MODELS, TRITONS);
   const path = `api/models/${model.id}`;
   const wanted = model.tritons.length > 0;
-  const why = error?.message ?? model.reason;
-  return html`<tr data-model=${model.name}><td><b class="strong">${model.name}</b> <span class="quiet">${model.description}</span>${why && html`<div class="err" role=${error ? "alert" : undefined}>${why}</div>`}
+  return html`<tr data-model=${model.name}><td><b class="strong">${model.name}</b> <span class="quiet">${model.description}</span>${error ? html`<div class="err" role="alert">${error.message}</div>` : whyNot(model).map((why) => html`<div class="err" key=${why}>${why}</div>`)}
       <div class="narrow help">${[model.latest_version && newest(model), count(Number(model.inference_count), "inference"), model.last_inference && since(model.last_inference)].filter(Boolean).join(", ")}</div></td>
     <td><${State} kind=${STATES[model.state]}>${model.state}<//></td>
     <td class="wide">${model.latest_version ? newest(model) : "–"}</td>

@@ -46,6 +46,13 @@ function Gpus({ gpus }) {
     ${total > 0 && used !== null && html`<${Level} label="Memory" share=${used / total} said=${`${size(used / 1e6)} of ${size(total / 1e6)}`}/>`}</div>`);
 }
 
+/** Why a model is not as wanted: each reason once, with the Tritons that give it. */
+export function whyNot(model) {
+  const found = new Map();
+  for (const { name, reason } of model.tritons) if (reason) found.set(reason, [...(found.get(reason) ?? []), name]);
+  return [...found].map(([reason, names]) => `${names.length > 3 ? count(names.length, "Triton") : names.join(", ")}: ${reason}`);
+}
+
 /** One sentence: what is not as wanted, or that all is. */
 function condition(triton, models) {
   if (triton.reason) return { bad: true, text: triton.reason };
@@ -72,8 +79,8 @@ function Card({ triton, models }) {
 
 const settled = (at) => at.state === "ready";
 
-/** A Triton's versions of a model; who is behind is told in its state. */
-const Cell = ({ at }) => html`<td>${at && (at.wanted.length || at.versions.length) ? html`<span title=${at.reason || undefined}><${State} kind=${STATES[at.state] ?? "off"}>${at.versions.join(", ") || at.state}<//></span>` : html`<span class="quiet">–</span>`}</td>`;
+/** A Triton's versions of a model; who is behind is told in its state, and why beside the model. */
+const Cell = ({ at }) => html`<td>${at && (at.wanted.length || at.versions.length) ? html`<${State} kind=${STATES[at.state] ?? "off"}>${at.versions.join(", ") || at.state}<//>` : html`<span class="quiet">–</span>`}</td>`;
 
 function Versions({ models, tritons }) {
   const placed = models.filter((model) => model.tritons.length);
@@ -83,7 +90,7 @@ function Versions({ models, tritons }) {
   const drawn = [...behind, ...placed.filter((model) => !behind.includes(model))].slice(0, ROWS);
   return html`<section class="card" aria-label="Versions"><header><h2>Versions</h2><span class="grow"></span>${placed.length > 0 && html`<${State} kind=${behind.length ? "warn" : "ok"}>${behind.length ? `${behind.length} behind` : "all as wanted"}<//>`}</header>
     ${placed.length ? html`<div class="tscroll" tabindex="0" role="group" aria-label="Versions wanted and served"><table><thead><tr><th>Model</th><th>Wanted</th>${columns.length ? columns.map((each) => html`<th key=${each.id}>${each.name}</th>`) : html`<th>Where</th>`}</tr></thead>
-      <tbody>${drawn.map((model) => html`<tr key=${model.id} data-versions=${model.name}><td><b class="strong">${model.name}</b></td><td>${wanted(model) || "–"}</td>
+      <tbody>${drawn.map((model) => html`<tr key=${model.id} data-versions=${model.name}><td><b class="strong">${model.name}</b>${whyNot(model).map((why) => html`<div class="err" key=${why}>${why}</div>`)}</td><td>${wanted(model) || "–"}</td>
         ${columns.length ? columns.map((each) => html`<${Cell} key=${each.id} at=${model.tritons.find((at) => at.id === each.id)}/>`)
           : html`<td><${State} kind=${behind.includes(model) ? "warn" : "ok"}>${model.tritons.filter(settled).length} of ${model.tritons.length}<//></td>`}</tr>`)}</tbody></table></div>
       ${drawn.length < placed.length && html`<p class="pad help">The first ${drawn.length} of ${placed.length.toLocaleString("en")}; Models has all.</p>`}` : html`<p class="pad help">No model is wanted anywhere yet.</p>`}</section>`;

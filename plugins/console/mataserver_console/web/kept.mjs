@@ -19,11 +19,11 @@ const done = (asked) => new Promise((resolve, reject) => {
   asked.onerror = () => reject(asked.error);
 });
 
-/** Keep a value under a name, or what a function makes of the one that is kept; `null` forgets it. A browser without a store keeps nothing. */
+/** Keep a value under a name, or what a function makes of the one that is kept, and of others that it reads by their names; `null` forgets it. A browser without a store keeps nothing. */
 export async function keep(name, given) {
   try {
     const kept = await store("readwrite");
-    const value = typeof given === "function" ? given((await done(kept.get(name))) ?? null) : given;
+    const value = typeof given === "function" ? await given((await done(kept.get(name))) ?? null, (other) => done(kept.get(other))) : given;
     await done(value === null ? kept.delete(name) : kept.put(value, name));
   } catch { /* a private window: the page works without */ }
 }

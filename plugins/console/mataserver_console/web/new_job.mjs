@@ -38,6 +38,13 @@ const KINDS = {
   },
 };
 
+/** Say of what cannot be read which file it is: a part of a ZIP has no name. */
+async function named(error, files) {
+  if (!(error instanceof Unreadable)) return error;
+  for (const file of files) try { await file.slice(0, 1).arrayBuffer(); } catch { return new Unreadable(file.name); }
+  return error;
+}
+
 const SOON = 3;  // seconds: before, the rate says little
 
 /** How long the rest of a file takes at the rate since its first part; nothing while it waits. */
@@ -112,7 +119,7 @@ export function NewJob({ files: dropped, close, made }) {
       ...old, done: done < 0 ? old.done : done, total: file.size, waits, ...(waits ? { begun: 0 } : !old.begun && { begun: performance.now(), from: done }),
     }));
     made(await alone(file, { tell, signal }, async () => {
-      const id = await submit({ ...asked, upload: await sent(file, tell, signal) });
+      const id = await submit({ ...asked, upload: await sent(file, tell, signal).catch(async (error) => { throw await named(error, files); }) });
       forgetUpload(file);
       return id;
     }));

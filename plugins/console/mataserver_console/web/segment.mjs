@@ -38,14 +38,17 @@ const isSame = (/** @type {Thing} */ one, /** @type {Thing} */ other) => one.key
 const untouched = new WeakSet();
 const blank = () => { const made = [fresh(1)]; untouched.add(made); return made; };
 
-/** Keeps the objects of a picture over a reload, and while another page is open; `put` gets those that were kept, else a first one. */
-function useKept(picture, things, now, put) {
+/**
+ * Keeps the objects of a picture over a reload, and while another page is open; `put` gets those that were kept, else a first one.
+ * Of several tabs the one counts that took its picture last, and marked on it last, which `marked` tells.
+ */
+function useKept(picture, things, now, marked, put) {
   const newest = useRef(things);
   newest.current = things;
   // Before the page is painted, as all of it: a click that came first was put away with what was there before.
   useLayoutEffect(() => {
     let here = Boolean(picture);
-    put({ things: blank(), now: 1 });
+    put({ things: blank(), now: 1, marked: 0 });
     if (picture) {
       kept("objects").then((found) => {
         if (!here || !untouched.has(newest.current) || found?.mark !== picture.mark) return;  // of another picture, or something was marked meanwhile
@@ -55,14 +58,21 @@ function useKept(picture, things, now, put) {
     }
     return () => { here = false; };
   }, [picture]);
-  useLayoutEffect(() => { if (picture && !untouched.has(things)) keep("objects", { mark: picture.mark, things, now }); }, [things, now]);
+  useLayoutEffect(() => {
+    if (!picture || untouched.has(things)) return;
+    const own = { mark: picture.mark, things, now, marked: marked.current };
+    keep("objects", async (there, other) => {
+      const here = (await other("picture"))?.mark;
+      return (here && here !== own.mark) || (there?.mark === own.mark && there.marked > own.marked) ? there : own;
+    });
+  }, [things, now]);
 }
 
 function useThings(picture, one) {
   const [things, setThings] = useState(blank);
   const [now, setNow] = useState(1);
   const [state, setState] = useState({ busy: false, begun: 0, error: null, took: 0, failed: 0 });
-  const past = useRef([]);
+  const past = useRef([]), marked = useRef(0);
   const image = useRef(/** @type {Asked | null} */ (null));
   const asking = useRef(/** @type {Map<number, {thing: Thing, control: AbortController}>} */ (new Map()));  // by the key of the object: a click on another one takes no answer away
   const stop = (...keys) => {
@@ -93,15 +103,16 @@ function useThings(picture, one) {
     }
     if (here()) stop(thing.key);
   };
-  useKept(picture, things, now, (found) => {
-    setThings(found.things); setNow(found.now);
+  useKept(picture, things, now, marked, (found) => {
+    setThings(found.things); setNow(found.now); marked.current = found.marked;
     for (const each of found.things) if (isOwed(each)) run(each);  // the page was left before its answer
   });
+  const mark = () => { past.current.push(things); marked.current = Date.now(); };
   const change = (edit) => {
     const old = things.find((each) => each.key === now);
     const begun = old.word ? fresh(Math.max(...things.map((each) => each.key)) + 1) : old;
     const next = { ...edit(begun), answered: false };
-    past.current.push(things);
+    mark();
     if (isAsked(next)) run(next);
     setThings((all) => (all.some((each) => each.key === next.key) ? all.map((each) => (each.key === next.key ? next : each)) : [...all, next]));
     setNow(next.key);
@@ -114,7 +125,7 @@ function useThings(picture, one) {
   const find = (words) => {
     const key = Math.max(...things.map((each) => each.key)) + 1;
     const thing = { ...fresh(key), name: words, word: true };
-    past.current.push(things);
+    mark();
     run(thing);
     setThings((all) => [...all.filter(isBegun), thing]);
     setNow(key);
@@ -122,6 +133,7 @@ function useThings(picture, one) {
   const undo = () => {
     const old = past.current.pop();
     if (!old) return;
+    marked.current = Date.now();
     // An answer that came since the step is kept; what was not answered then, and is not being asked, is asked again.
     const before = old.map((each) => (each.masks.length ? each : things.find((now) => isSame(now, each)) ?? each));
     stop(...[...asking.current].filter(([, { thing }]) => !before.some((each) => isSame(each, thing))).map(([key]) => key));
@@ -129,9 +141,9 @@ function useThings(picture, one) {
     setThings(before);
     setNow((key) => (before.some((each) => each.key === key) ? key : before.at(-1).key));
   };
-  const drop = (key) => { stop(key); past.current.push(things); const left = things.filter((each) => each.key !== key); setThings(left.length ? left : [fresh(key + 1)]); if (key === now) setNow(left.at(-1)?.key ?? key + 1); };
+  const drop = (key) => { stop(key); mark(); const left = things.filter((each) => each.key !== key); setThings(left.length ? left : [fresh(key + 1)]); if (key === now) setNow(left.at(-1)?.key ?? key + 1); };
   return { things, now, setNow, ...state, change, add, find, undo: past.current.length ? undo : undefined, drop, again: () => run(things.find((each) => each.key === state.failed) ?? things.find((each) => each.key === now)),
-    take: (mask) => { past.current.push(things); setThings(things.map((each) => (each.key === now ? { ...each, masks: [outlined(mask)] } : each))); } };
+    take: (mask) => { mark(); setThings(things.map((each) => (each.key === now ? { ...each, masks: [outlined(mask)] } : each))); } };
 }
 
 /** Outlines of objects, as a layer of their own: those that are done are not drawn again with each click on another one. */
