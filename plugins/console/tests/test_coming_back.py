@@ -72,7 +72,6 @@ async def test_objects_stay_with_their_picture(tmp_path):
         await person.sees("Drop a picture here")
 
 
-
 async def test_objects_of_two_tabs(tmp_path):
     """A reload shows those of the tab that marked last, of the picture that was taken last."""
     async with (

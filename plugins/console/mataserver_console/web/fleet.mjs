@@ -14,8 +14,16 @@ import { amend, useRoute } from "./route.mjs";
 import { refresh } from "./source.mjs";
 
 const EVERY = 2;
+const PLACES = 8;  // of a model, drawn at first: each of hundreds of models may be at hundreds of Tritons
 
-const Placement = ({ at }) => html`<span class="tag" title=${`wanted: ${at.wanted.join(", ") || "none"}`}><${State} kind=${STATES[at.state] ?? "off"}>${at.name}<//> ${at.versions.join(", ")}</span>`;
+const Placement = ({ at }) => html`<span class="tag" title=${`${at.name}, wanted: ${at.wanted.join(", ") || "none"}`}><${State} kind=${STATES[at.state] ?? "off"}><span class="cut">${at.name}</span><//> ${at.versions.join(", ")}</span>`;
+
+/** Where a model is: a few of many, those that are not ready first. */
+function Placements({ all }) {
+  const [most, setMost] = useState(PLACES);
+  const drawn = [...all].sort((a, b) => Number(a.state === "ready") - Number(b.state === "ready")).slice(0, most);
+  return html`<div class="row wrap tight">${drawn.map((at) => html`<${Placement} key=${at.id} at=${at}/>`)}${drawn.length < all.length && html`<${Button} small bare onClick=${() => setMost(Infinity)}>${all.length - drawn.length} more<//>`}</div>`;
+}
 
 const newest = (model) => `${model.latest_version} of ${count(model.versions.length, "version")}`;
 
@@ -27,7 +35,7 @@ function Model({ model }) {
       <div class="narrow help">${[model.latest_version && newest(model), count(Number(model.inference_count), "inference"), model.last_inference && since(model.last_inference)].filter(Boolean).join(", ")}</div></td>
     <td><${State} kind=${STATES[model.state]}>${model.state}<//></td>
     <td class="wide">${model.latest_version ? newest(model) : "–"}</td>
-    <td class=${wanted ? "below" : "wide"}><div class="row wrap tight">${wanted ? model.tritons.map((at) => html`<${Placement} key=${at.id} at=${at}/>`) : "–"}</div></td>
+    <td class=${wanted ? "below" : "wide"}>${wanted ? html`<${Placements} all=${model.tritons}/>` : "–"}</td>
     <td class="num wide">${Number(model.inference_count).toLocaleString("en")}</td><td class="wide soft">${since(model.last_inference)}</td>
     <td class="num actions below"><div class="row end tight">${may("fleet:write") && (wanted
       ? html`<${Sure} small disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${path}/unload`, { json: {} })}/>`
