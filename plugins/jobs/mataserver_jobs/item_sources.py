@@ -264,8 +264,13 @@ def _frame_count(container: InputContainer, stream: VideoStream) -> int:
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Return what sorts names as people do: 2 before 10."""
+    """Return what sorts names as people do: 2 before 10.
+
+    Of two numbers the longer one is larger: Python reads none of thousands of digits.
+    """
     return [
-        (0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part)
+        (0, len(number := part.lstrip("0")), number)
+        if part.isascii() and part.isdigit()
+        else (1, 0, part)
         for part in _DIGITS.split(name)
     ]

@@ -117,6 +117,14 @@ def test_entries_are_counted_before_they_are_read(tmp_path, monkeypatch):
         open_source(zipped)
 
 
+def test_names_of_thousands_of_digits(tmp_path):
+    """Python reads no such number; the archive is read, and numbers are sorted by their value."""
+    names = ["9" * 5_000, "1" + "0" * 5_000, "10", "9", "008", "0"]
+    zipped = archive(tmp_path / "v.zip", [(f"{name}.png", picture()) for name in names])
+    shown = [item.file.partition(".")[0] for item in open_source(zipped).items(0, 1)]
+    assert shown == ["0", "008", "9", "10", *names[:2]]
+
+
 def test_an_encrypted_archive(tmp_path):
     """A picture that needs a password is refused by name."""
     zipped = archive(tmp_path / "v.zip", [("a.png", picture())])

@@ -108,9 +108,15 @@ def unique_names(paths: list[str]) -> list[str]:
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Return a key for natural sorting: a.jpg, a2.jpg, a10.jpg, ignoring case."""
+    """Return a key for natural sorting: a.jpg, a2.jpg, a10.jpg, ignoring case.
+
+    Of two numbers the longer one is larger: Python reads none of thousands of digits.
+    """
     parts = re.split(r"(\d+)", re.sub(r"\.[^./]*$", "", name).casefold())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+    return [
+        (len(number := part.lstrip("0")), number) if part.isdecimal() else (-1, part)
+        for part in parts
+    ], name
 
 
 def find_sources(folder: Path) -> Iterator[Source]:

@@ -361,6 +361,8 @@ def test_names_are_sorted_as_people_do():
         "v1.10.jpg",
     ]
     assert sorted(names, key=intake.natural_key) == wanted
+    long = [f"{digits}.jpg" for digits in ("1" + "0" * 5_000, "9" * 5_000, "8", "007")]
+    assert sorted(long, key=intake.natural_key) == [*reversed(long)]
 
 
 def test_a_power_failure_leaves_no_name_without_its_content(tmp_path, monkeypatch):
