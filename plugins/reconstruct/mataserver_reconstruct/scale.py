@@ -36,6 +36,7 @@ MAX_ERROR = 0.10
 """The largest relative error of the scale (two standard errors); above it is refused."""
 
 _GPS_ERROR = 0.5  # metres: the least assumed error of positions, however well they agree
+_LARGE = 50.0  # metres: GPS that does not fit over these is wrong, and not just metres off
 _PAIRS = 2_000  # of cameras for the first estimate
 _OUTLYING = 2.5 * 1.4826  # times the median error, above which a position is an outlier
 _NEAR = 0.05  # of the picture's longer side: the largest distance of the nearest point
@@ -139,9 +140,15 @@ def _by_gps(model: Model, photos: Sequence[Photo]) -> Model:
     factor, error = fit_similarity(centres[:, 0] + 1j * centres[:, 1], ground)
     if error > MAX_ERROR:
         extent = float(np.abs(ground - ground.mean()).max()) * 2
+        if extent > _LARGE:
+            raise UnknownScaleError(
+                f"the positions that GPS tells, within {extent:.0f} m, do not fit how its cameras "
+                "stand to each other"
+            )
+        tells = f"a scale to {error:.0%} alone" if error < 1 else "no scale"
         raise UnknownScaleError(
-            f"GPS is too coarse for it: the cameras stood within {extent:.1f} m, which tells a "
-            f"scale to {min(error, 9.99):.0%} alone"
+            f"GPS is too coarse for it: the cameras stood within {extent:.1f} m, which tells "
+            f"{tells}"
         )
     unit = factor / abs(factor)
     turn = np.array([[unit.real, -unit.imag, 0], [unit.imag, unit.real, 0], [0, 0, 1.0]])

@@ -130,6 +130,8 @@ def test_the_told_error_is_that_of_the_scale():
         (80, 0.0, 0, "0 of its photographs tell by GPS"),
         (1, 0.0, 16, "GPS is too coarse"),
         (10, 4.0, 16, "GPS is too coarse"),
+        (0, 0.0, 16, "the cameras stood within 0.0 m, which tells no scale"),
+        (80, 400.0, 16, "do not fit how its cameras stand"),
     ],
 )
 def test_gps_that_tells_no_scale_is_refused(metres, noise, told, why):
