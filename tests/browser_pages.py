@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,10 @@ import aiohttp
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 ELSEWHERE = "box.test"
 """A name of this machine that is another one's for the browser: no secure context over HTTP."""
+MODEST = ["setpriv", "--bounding-set=-sys_nice"] if os.geteuid() == 0 else []
+"""Root's Chromium would put itself before everything else that runs, also the server it asks."""
+ENOUGH = 30.0
+"""Seconds for what a Chromium does at once where it does it at all."""
 
 
 class Page:
@@ -72,7 +77,7 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [
-                *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
+                *(*MODEST, CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
                 *("--remote-debugging-port=0", "--disable-renderer-backgrounding"),
                 *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
                 f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
@@ -87,7 +92,7 @@ class Browser:
     def of(cls, flags):
         """Return the browser with these flags, started where it does not run."""
         found = cls._started.get(flags)
-        if found is None or found._process.poll() is not None:
+        if found is None or not found.runs:
             found = cls._started[flags] = cls(flags)
         return found
 
@@ -99,16 +104,41 @@ class Browser:
 
     def _address(self):
         """Return where it listens, and the path of its own debugger."""
-        written = Path(self._folder.name, "DevToolsActivePort")
+        written, until = Path(self._folder.name, "DevToolsActivePort"), time.monotonic() + ENOUGH
         while not written.exists() or "\n" not in (text := written.read_text()):
             assert self._process.poll() is None, "Chromium ended"
+            if time.monotonic() > until:
+                self.kill()
+                raise AssertionError("Chromium does not listen")
             time.sleep(0.02)
         port, path = text.split()
         return f"http://127.0.0.1:{port}", path
 
+    @property
+    def runs(self):
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    def kill(self):
+        """End it where it hangs, and with it its own processes; the next page has another."""
+        self._process.kill()
+        self._process.wait()
+
+    @contextlib.asynccontextmanager
+    async def answering(self):
+        """Ask it something that takes no time; it is ended if it does not answer."""
+        try:
+            async with asyncio.timeout(ENOUGH):
+                yield
+        except TimeoutError:
+            self.kill()
+            raise
+
     def _end(self):
         self._process.terminate()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENOUGH)
+        self.kill()
         self._folder.cleanup()
 
     def debugger(self, target):
@@ -156,11 +186,13 @@ async def opened(url, *flags):
                 try:
                     yield page
                 finally:
-                    async with asyncio.timeout(30):
+                    async with browser.answering():
                         await left(page)
 
         try:
             async with tab(url) as page:
                 yield page
         finally:
-            await maker.call("Target.disposeBrowserContext", **own)
+            if browser.runs:
+                async with browser.answering():
+                    await maker.call("Target.disposeBrowserContext", **own)
