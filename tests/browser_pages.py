@@ -20,6 +20,9 @@ ELSEWHERE = "box.test"
 """A name of this machine that is another one's for the browser: no secure context over HTTP."""
 MODEST = ["setpriv", "--bounding-set=-sys_nice"] if os.geteuid() == 0 else []
 """Root's Chromium would put itself before everything else that runs, also the server it asks."""
+PLAIN = "WebUIOmniboxPopup,WebUIOmniboxFullPopup,WebUIOmniboxAimPopup"
+"""Parts of its address bar, pages of their own: two processes more for each page, whose start takes
+more than the page's."""
 ENOUGH = 30.0
 """Seconds for what a Chromium does at once where it does it at all."""
 
@@ -79,6 +82,7 @@ class Browser:
             [
                 *(*MODEST, CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
                 *("--remote-debugging-port=0", "--disable-renderer-backgrounding"),
+                f"--disable-features={PLAIN}",
                 *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
                 f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
                 *(*flags, f"--user-data-dir={self._folder.name}", "about:blank"),
