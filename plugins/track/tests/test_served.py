@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 from PIL import Image
 
 from mataserver import MataError, testing
 from mataserver_client import AsyncClient
+from own_processes import workers
 
 CODES = Path(__file__).parents[3] / "examples" / "pictures" / "codes.jpg"
 TEXTS = {"PALLET-0042", "https://example.org/item/7", "Aisle 5, shelf C"}
@@ -112,8 +112,7 @@ async def test_a_worker_that_dies_resets_the_tracks(serve):
     async with serve() as served, http_of(served) as http:
         async with http.ws_connect(await create(http, "fake-detect")) as ws:
             before = [await stepped(ws, picture(10)) for _ in range(2)]
-            family = psutil.Process().children(recursive=True)
-            [worker] = [each for each in family if not each.children()]
+            [worker] = workers()
             worker.kill()
             worker.wait(timeout=20)
             after = []
