@@ -27,11 +27,12 @@ MARKED = KEPT.replace("getAllKeys()", 'get("objects")').replace(
 """Where what is kept was marked: points from the left."""
 HELD = """(() => {
   const real = fetch;
-  window.fetch = (path, options) => (/segment$/.test(path)
+  window.fetch = (path, options) => (/PATH/.test(path)
     ? new Promise((_, gone) =>
       options.signal.addEventListener("abort", () => gone(options.signal.reason)))
     : real(path, options));
 })()"""
+"""Has what the page asks below ``PATH`` wait until the page gives it up."""
 
 
 async def test_objects_stay_with_their_picture(tmp_path):
@@ -115,7 +116,7 @@ async def test_a_page_that_is_left_before_the_mask_came(tmp_path):
         await person.go("segment")
         await person.give()
         await person.until("!!document.querySelector('.clicks')")
-        await person.evaluate(f"window.real = fetch; {HELD}, 0")
+        await person.evaluate(f"window.real = fetch; {HELD.replace('PATH', 'segment$')}, 0")
         await person.point(".clicks", 0.5, 0.5)
         await person.until("document.querySelectorAll('.point').length === 1")
         await person.go("models")
@@ -167,7 +168,8 @@ async def test_the_talk_stays_over_a_reload(tmp_path):
         await person.fill("#question", "And now?")
         await person.click("Ask", ".talk")
         failed = await person.until("document.querySelector('.talk .note.bad span')?.innerText")
-        await person.go("ask?seconds=30")
+        await person.go("ask?seconds=0")
+        await person.evaluate(f"{HELD.replace('PATH', 'infer')}, 0")  # until it is loaded anew
         await person.fill("#question", "And then?")
         await person.click("Ask", ".talk")
         await person.until("document.querySelectorAll('.turn').length === 3")
@@ -181,7 +183,6 @@ async def test_the_talk_stays_over_a_reload(tmp_path):
         assert all(each in said for each in ("How large is it?", "64x64", "And now?", failed))
         await person.sees("Stopped: what was written stays.")
         assert await person.evaluate("document.querySelector('#question').value") == "At last"
-        await person.go("ask?seconds=0")
         await answered(person, "Once more?")
         assert await person.evaluate("document.querySelectorAll('.turn').length") == 4
         await person.click("Clear")
