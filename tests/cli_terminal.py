@@ -44,7 +44,7 @@ class Terminal:
 
     def run(self, *arguments: str) -> Result:
         """Run a command in this process."""
-        with _log_restored():
+        with log_restored():
             return CliRunner().invoke(cli, arguments, prog_name="mataserver")
 
     def start(self, *arguments: str, **options) -> subprocess.Popen[str]:
@@ -100,7 +100,7 @@ def write_distribution(site: Path, name: str, groups: dict[str, dict[str, str]])
 
 
 @contextlib.contextmanager
-def _log_restored() -> Iterator[None]:
+def log_restored() -> Iterator[None]:
     """The commands send the log to their own stderr; take that back."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
