@@ -129,7 +129,8 @@ class Network:
     def run(self, tensors: Mapping[str, torch.Tensor], method: str = "", **options: Any) -> Any:
         """Call the model, or one of its methods, on tensors of any device without gradients.
 
-        Floating point tensors are cast to the weights' format; ``options`` are passed on unchanged.
+        Floating point tensors and pixels are cast to the weights' format; ``options`` are passed on
+        unchanged.
         Raises ``BadRequest`` for images of which too little is left inside the network.
         """
         with torch.inference_mode(), _too_small_told(tensors):
@@ -155,5 +156,6 @@ class Network:
             torch.cuda.empty_cache()
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        dtype = self._module.dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(self._device, dtype)
+        # Pixels that a processor neither rescales nor normalises are bytes.
+        is_real = tensor.is_floating_point() or tensor.dtype == torch.uint8
+        return tensor.to(self._device, self._module.dtype if is_real else tensor.dtype)

@@ -29,6 +29,7 @@ _PROBE_SIZES = ((300, 400), (400, 300))
 _LONGEST = 8
 """How many times the pixels of a usual image any image may be enlarged to."""
 
+_UNPREPARED = (ValueError, RuntimeError, LookupError, TypeError, AttributeError)
 _LEVIT_SHARE = 224 / 256
 _CONVNEXT_STRETCHED = 384  # from here on ConvNeXt's processor stretches images to a square
 
@@ -168,13 +169,13 @@ def prepared(image: NDArray[np.uint8], prepare: Callable[[NDArray[np.uint8]], An
     """
     try:
         return prepare(image)
-    except (ValueError, RuntimeError) as error:
+    except _UNPREPARED as error:
         if "DefaultCPUAllocator" in str(error):  # ZoeDepth's resizes with torch
             raise
         try:
             prepare(np.zeros((*_PROBE_SIZES[0], 3), np.uint8))
-        except (ValueError, RuntimeError) as fault:
-            why = str(fault).partition("\n")[0][:200]
+        except _UNPREPARED as fault:
+            why = f"{type(fault).__name__}: {fault}".partition("\n")[0][:200]
             raise MataError(f"The processor of this model prepares no image: {why}") from error
         raise too_small_error(image) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from mataserver import BadRequest, MataError
@@ -38,7 +39,50 @@ def test_settings_that_do_not_fit_are_the_model_s_fault(
 
 def test_an_image_at_fault_is_told_as_before(model):
     """Where a usual image would be prepared, the size of this one is named."""
-    import numpy as np
-
     with pytest.raises(BadRequest, match="300x1 pixels is too small or too narrow"):
         model("qwen3_vl").predict([np.zeros((1, 300, 3), np.uint8)], [VlmParams(prompt="?")])
+
+
+def changed(path, **settings):
+    """Write settings into the image processor's file of a checkpoint."""
+    for file in path.glob("*processor_config.json"):
+        known = json.loads(file.read_text())
+        known.get("image_processor", known).update(settings)
+        file.write_text(json.dumps(known))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("resnet", {"size": {"height": 48, "width": 40}}), ("zoedepth", {"resample": 0})],
+)
+def test_what_a_processor_stumbles_over_is_the_model_s_fault(
+    name, settings, checkpoint, load_from, tmp_path
+):
+    """Also where it raises what is meant for programmers: a missing key, or a missing attribute."""
+    path = shutil.copytree(checkpoint(name), tmp_path / name)
+    changed(path, **settings)
+    backend, model = load_from(name, path)
+    with pytest.raises(MataError, match=r"prepares no image: \w+Error: "):
+        model.predict([np.zeros((90, 150, 3), np.uint8)], [backend.params()])
+
+
+@pytest.mark.parametrize("name", ["resnet", "detr", "glpn"])
+def test_pixels_may_stay_as_they_are(name, checkpoint, load_from, picture, tmp_path):
+    """A network that takes 0 to 255 itself gets those numbers, in its own format."""
+    import torch
+
+    path = shutil.copytree(checkpoint(name), tmp_path / name)
+    changed(path, do_rescale=False, do_normalize=False)
+    backend, model = load_from(name, path)
+    params = backend.params(**({} if name == "glpn" else {"confidence": 0.0}))
+    as_given = model.predict([picture(90, 150)], [params])
+    changed(path, do_rescale=True, rescale_factor=1.0)
+    _, same = load_from(name, path)
+    [(_, tensors)] = same._preprocessor.groups([picture(90, 150)])
+    assert tensors["pixel_values"].dtype == torch.float32
+    assert float(tensors["pixel_values"].max()) > 150
+    [expected] = same.predict([picture(90, 150)], [params])
+    if name == "glpn":
+        assert np.array_equal(as_given[0].depth_map, expected.depth_map)
+    else:
+        assert as_given == [expected]
