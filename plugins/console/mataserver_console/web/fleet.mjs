@@ -36,7 +36,7 @@ function Model({ model }) {
     <td><${State} kind=${STATES[model.state]}>${model.state}<//></td>
     <td class="wide">${model.latest_version ? newest(model) : "–"}</td>
     <td class=${wanted ? "below" : "wide"}>${wanted ? html`<${Placements} all=${model.tritons}/>` : "–"}</td>
-    <td class="num wide">${Number(model.inference_count).toLocaleString("en")}</td><td class="wide soft">${since(model.last_inference)}</td>
+    <td class="num wide">${Number(model.inference_count).toLocaleString("en")}</td><td class="wide soft extra">${since(model.last_inference)}</td>
     <td class="num actions below"><div class="row end tight">${may("fleet:write") && (wanted
       ? html`<${Sure} small disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${path}/unload`, { json: {} })}/>`
       : html`<${Button} small disabled=${busy || !model.latest_version} onClick=${() => act(`${path}/load`, { json: {} })}>Load<//>
@@ -46,7 +46,7 @@ function Model({ model }) {
 function Models() {
   const { data, error, all, drawn, filter, rest } = useServerListing({ path: MODELS, list: "models", every: EVERY }, (each) => `${each.name} ${each.state} ${each.description}`);
   return html`${error && !data && html`<${Trouble} error=${error} again=${() => refresh(MODELS)}/>`}${filter}
-    <section class="card cards" aria-label="Models of the fleet"><div class="tscroll"><table><thead><tr><th>Model</th><th>State</th><th class="wide">Newest</th><th class="wide">Where</th><th class="num wide">Inferences</th><th class="wide">Last one</th><th><span class="sr">Actions</span></th></tr></thead>
+    <section class="card cards" aria-label="Models of the fleet"><div class="tscroll"><table><thead><tr><th>Model</th><th>State</th><th class="wide">Newest</th><th class="wide">Where</th><th class="num wide">Inferences</th><th class="wide extra">Last one</th><th><span class="sr">Actions</span></th></tr></thead>
       <tbody>${drawn.map((each) => html`<${Model} key=${each.id} model=${each}/>`)}</tbody></table></div>${rest}
       ${data && !all.length && html`<p class="pad help">None yet. A directory as in Triton's repository is sent by <code>mataserver fleet models push DIRECTORY</code>, or here.</p>`}</section>`;
 }
