@@ -6,7 +6,6 @@ import importlib.metadata
 import itertools
 import textwrap
 
-import psutil
 import pytest
 
 from conftest import register
@@ -107,11 +106,6 @@ def load(spec, ctx):
 def backends():
     return [Backend(name="lab", task="classify", source="pip", load=load)]
 """
-
-
-def children():
-    """Return the processes below this one."""
-    return psutil.Process().children(recursive=True)
 
 
 @pytest.fixture

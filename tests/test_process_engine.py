@@ -19,6 +19,7 @@ from conftest import picture, register
 from mataserver import testing
 from mataserver.engines import zygote_handle
 from mataserver.engines.scratch import PREFIX
+from own_processes import descendants, workers, zygotes
 
 PNG = picture()
 
@@ -41,11 +42,6 @@ async def processes(data_dir):
         yield session
 
 
-def descendants():
-    """Return the live child processes of this one, zygotes and workers."""
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]
-
-
 async def test_infers_in_a_child_process(processes):
     """A request is answered by a child of a zygote, with the right box."""
     status, body = await ask(processes)
@@ -57,14 +53,13 @@ async def test_infers_in_a_child_process(processes):
 async def test_a_worker_holds_the_temporary_directory_of_no_other(processes):
     """Each has its own open, and none that the zygote held for another when it was forked."""
     assert (await ask(processes))[0] == (await ask(processes, "fake-ocr"))[0] == 200
-    workers = [each for each in descendants() if each.ppid() != os.getpid()]
     held = [
         {
             link
             for fd in Path(f"/proc/{each.pid}/fd").iterdir()
             if PREFIX in (link := str(fd.readlink()))
         }
-        for each in workers
+        for each in workers()
     ]
     assert [len(each) for each in held] == [1, 1]
     assert held[0] != held[1]
@@ -199,7 +194,7 @@ async def test_a_fork_that_fails_is_answered_and_costs_nobody_else(processes):
     """A zygote that can fork no more says so: 503 for who asked; its workers and it live on."""
     await ask(processes)
     before = descendants()
-    (zygote,) = psutil.Process().children()
+    (zygote,) = zygotes()
     _, most = zygote.rlimit(psutil.RLIMIT_NOFILE)
     zygote.rlimit(psutil.RLIMIT_NOFILE, (1, most))  # it cannot take the new worker's socket
     assert await ask(processes, "fake-ocr") == (

@@ -8,9 +8,9 @@ import os
 import signal
 
 import aiohttp
-import psutil
 import pytest
 
+from api_answers import until
 from conftest import picture
 from mataserver import testing
 from mataserver.engines.replicas import Replicas
@@ -18,6 +18,7 @@ from mataserver.engines.restarts import FIRST_BACKOFF
 from mataserver.engines.work import Job, LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Death, WorkerDied
 from mataserver.errors import MataError
+from own_processes import workers
 
 
 class StandIn:
@@ -252,16 +253,11 @@ async def test_a_server_with_replicas_survives_the_kill_of_one(data_dir):
                 return response.status
 
         assert await ask() == 200
-        workers = [p for p in psutil.Process().children(recursive=True) if not p.children()]
-        assert len(workers) == 2
-        os.kill(workers[0].pid, signal.SIGKILL)
-        await asyncio.to_thread(workers[0].wait, 5)
+        first, _ = workers()
+        os.kill(first.pid, signal.SIGKILL)
+        await asyncio.to_thread(first.wait, 20)
         assert [await ask() for _ in range(8)].count(200) >= 7
-        async with asyncio.timeout(20):
-            while (
-                len([p for p in psutil.Process().children(recursive=True) if not p.children()]) < 2
-            ):
-                await asyncio.sleep(0.1)
+        await until(lambda: len(workers()) == 2)
         assert await ask() == 200
 
 

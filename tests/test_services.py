@@ -11,7 +11,8 @@ from aiohttp import web
 
 from mataserver.plugins import PluginError
 from mataserver.testing import FAKE, serving
-from service_plugins import LAB, children, folder, plugin
+from own_processes import descendants
+from service_plugins import LAB, folder, plugin
 
 __all__ = ["folder", "plugin"]
 
@@ -385,23 +386,23 @@ class Service(Base):
 
 async def test_a_failed_start_is_cleaned_up(plugin, folder):
     """When a service cannot start, it is named, those before it end and no worker is left."""
-    before = children()
+    before = descendants()
     points = [FAKE, plugin(HOLDER, name="a"), plugin(FAILING, name="b")]
     with pytest.raises(RuntimeError, match="cannot start") as failed:
         async with serving(folder, entry_points=points, engine="process"):
             pass
     assert "the service of b failed" in failed.value.__notes__[0]
     assert (folder / "events").read_text().split() == ["+holder", "loaded", "-holder"]
-    assert children() == before
+    assert descendants() == before
 
 
 async def test_a_held_model_is_let_go_at_the_end(plugin, folder):
     """A service that holds a model while the server runs leaves no worker process behind."""
-    before = children()
+    before = descendants()
     points = [FAKE, plugin(HOLDER)]
     async with serving(folder, entry_points=points, engine="process"):
-        assert len(children()) > len(before)
-    assert children() == before
+        assert len(descendants()) > len(before)
+    assert descendants() == before
 
 
 # context

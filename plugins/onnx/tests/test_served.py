@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import urllib.request
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from cli_terminal import Server, Terminal
 from mataserver import testing
 from mataserver_onnx.families import FAMILIES
+from own_processes import descendants, workers
 
 BOX = (32, 16, 48, 120)
 
@@ -79,14 +79,8 @@ async def test_the_serving_process_has_no_torch(planted, picture, classifier, ph
         assert found["detections"][0]["bbox"] == pytest.approx(BOX, abs=1e-3)
         status, named = await ask(server, "export", photo)
         assert (status, len(named["classifications"])) == (200, 3)
-        own = psutil.Process(os.getpid())
-        workers = {
-            name
-            for child in own.children(recursive=True)
-            for name in libraries(child.pid)
-            if not child.children()
-        }
-    text = " ".join(sorted(workers))
+        mapped = {name for worker in workers() for name in libraries(worker.pid)}
+    text = " ".join(sorted(mapped))
     assert "onnxruntime_pybind11_state" in text
     assert "libopenvino.so" in text
     assert not any(
@@ -184,8 +178,8 @@ async def test_a_network_that_does_not_fit(classifier, photo, tmp_path):
         status, answer = await ask(server, "net", photo)
         async with http.get("/v1/models/net") as told:
             state = (await told.json())["state"]
-        workers = psutil.Process().children(recursive=True)
-    assert (status, state, workers) == (507, "unloaded", [])
+        left = descendants()
+    assert (status, state, left) == (507, "unloaded", [])
     assert "memory" in answer["detail"]
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import re
 import signal
 
 import aiohttp
-import psutil
 import pytest
 import pytest_asyncio
+
+from own_processes import workers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -327,6 +327,5 @@ async def test_a_worker_that_dies_takes_its_sessions_along(api, video_path):
 
 def _kill_worker():
     """Kill the process that holds the model: the child of the zygote."""
-    children = psutil.Process().children(recursive=True)
-    (worker,) = (each for each in children if each.ppid() != os.getpid())
+    (worker,) = workers()
     worker.send_signal(signal.SIGKILL)
