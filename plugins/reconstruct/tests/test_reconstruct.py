@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import shutil
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +15,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from test_cloud import read_ply
 
-from mataserver_reconstruct import imc, local_process, mapping, pipeline
-from mataserver_reconstruct.local import JobStopped, LocalJob
+from mataserver_reconstruct import imc, mapping
 
 # Two cores that others use as well make minutes of what takes seconds alone.
 pytestmark = pytest.mark.timeout(900)
@@ -201,24 +199,6 @@ def quick(orbit, folder, count=12):
     return source
 
 
-@pytest.mark.parametrize(
-    ("stage", "done"), [("extracting", 5), ("matching", 0.6), ("decimating", 0)]
-)
-def test_a_killed_reconstruction_goes_on(stage, done, orbit, begin, tmp_path):
-    """Killed at any stage, the next attempt goes on and ends well."""
-    source = quick(orbit, tmp_path)
-    first = begin(source, tmp_path / "out", **QUICK)
-    first.until(stage, done)
-    first.close()
-    second = begin(source, tmp_path / "out", **QUICK)
-    end = second.end()
-    assert end.how == "done", end.why
-    assert end.figures["n_registered"] >= 11
-    features = [step for step in second.steps if "pairs" in step.message]
-    if stage == "decimating":  # nothing is matched again
-        assert not features
-
-
 def test_other_options_begin_anew(orbit, begin, tmp_path):
     """What was found with other options is not gone on with."""
     source = quick(orbit, tmp_path, 4)
@@ -226,70 +206,6 @@ def test_other_options_begin_anew(orbit, begin, tmp_path):
     more = begin(source, tmp_path / "out", max_size=640, max_keypoints=2048).end()
     counts = [[image["keypoints"] for image in end.figures["images"]] for end in (few, more)]
     assert min(counts[1]) > 2 * max(counts[0])
-
-
-@pytest.mark.parametrize(("stage", "done"), [("extracting", 2), ("matching", 0.1)])
-def test_a_reconstruction_is_stopped(stage, done, orbit, begin, tmp_path):
-    """SIGTERM stops it between two steps; nothing is left running and no result is written."""
-    process = begin(quick(orbit, tmp_path), tmp_path / "out", **QUICK)
-    process.until(stage, done)
-    process.process.send_signal(signal.SIGTERM)
-    assert process.end() == local_process.EndMessage("stopped")
-    assert not (tmp_path / "out" / "submission.csv").exists()
-
-
-def test_it_is_stopped_before_every_pair_is_matched(orbit, begin, tmp_path):
-    """The next attempt has pairs left: of many photographs they take minutes."""
-    source = quick(orbit, tmp_path)
-    process = begin(source, tmp_path / "out", **QUICK)
-    for line in process.lines():
-        if "matches of 0 of 66" in getattr(line, "message", ""):
-            process.process.send_signal(signal.SIGTERM)
-            break
-    assert process.end() == local_process.EndMessage("stopped")
-    again = begin(source, tmp_path / "out", **QUICK)
-    assert again.end().how == "done"
-    matched = [step.message for step in again.steps if "matches of" in step.message]
-    assert matched
-    assert not matched[0].startswith("matches of 66")
-
-
-def test_a_stopped_mapping_leaves_its_part(orbit, begin, tmp_path):
-    """Stopped while it maps, it leaves the model that it had reached."""
-    process = begin(quick(orbit, tmp_path, 16), tmp_path / "out", max_size=800)
-    process.until("triangulating", 0.3)
-    process.process.send_signal(signal.SIGTERM)
-    assert process.end() == local_process.EndMessage("stopped")
-    text = (tmp_path / "out" / "result.json").read_text()
-    assert '"partial": true' in text
-    found = imc.read((tmp_path / "out" / "submission.csv").read_text())
-    placed = [name for name, row in found.items() if np.isfinite(row.centre).all()]
-    assert 3 <= len(placed) < 16
-    assert "It was stopped" in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_stopped_after_the_last_photograph_it_leaves_all(orbit, tmp_path):
-    """A stop between the mapping's last step and the next stage loses no model."""
-
-    def progress(stage, done, _total, _message):
-        if stage == "triangulating" and done >= 0.8:  # one of the five finds no place
-            job.stop()
-
-    source = quick(orbit, tmp_path, 5)
-    job = LocalJob(tmp_path / "out", source, QUICK, progress)
-    with pytest.raises(JobStopped):
-        pipeline.run(job)
-    assert '"partial": true' in (tmp_path / "out" / "result.json").read_text()
-    found = imc.read((tmp_path / "out" / "submission.csv").read_text())
-    assert sum(np.isfinite(row.centre).all() for row in found.values()) >= 4
-
-
-def test_it_ends_with_whoever_waits(orbit, begin, tmp_path):
-    """When the process that began it is gone, it stops by itself."""
-    process = begin(quick(orbit, tmp_path), tmp_path / "out", **QUICK)
-    process.until("matching", 0.1)
-    process.process.stdin.close()
-    assert process.process.wait(timeout=120) == 0
 
 
 def blank(path):
