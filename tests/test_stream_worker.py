@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 
 import aiohttp
-import psutil
 import pytest
 
 from mataserver import testing
+from own_processes import workers
 from stream_peers import (
     LOADS_EXIT,
     PNG,
@@ -42,12 +42,6 @@ async def processes(data_dir):
     """An HTTP session with a server whose fake models run in child processes."""
     async with serving(data_dir, "process", infer_timeout=0.7) as http:
         yield http
-
-
-def workers():
-    """Return the worker processes: children of the zygotes."""
-    zygotes = psutil.Process().children()
-    return [worker for zygote in zygotes for worker in zygote.children()]
 
 
 async def exchange(ws, image=PNG):

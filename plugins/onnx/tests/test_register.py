@@ -18,6 +18,7 @@ from PIL import Image
 from mataserver import MataError, ModelFiles, Unavailable, testing
 from mataserver_onnx import backends
 from mataserver_onnx.export import command, families
+from own_processes import descendants
 
 BACKENDS = {each.task: each for each in backends()}
 FRAMEWORKS = ("libtorch", "torch_python", "safetensors", "tokenizers")
@@ -101,6 +102,7 @@ def run(tmp_path, *arguments):
     )
 
 
+@pytest.mark.timeout(300)
 async def test_a_pulled_checkpoint_is_exported(hub, checkpoint, photo, tmp_path):
     """It then answers over REST as torch does, and no process of the server's has torch in it.
 
@@ -125,8 +127,8 @@ async def test_a_pulled_checkpoint_is_exported(hub, checkpoint, photo, tmp_path)
         pulled = [await pull(http, name, "classify") for name in ("org/vit", "org/strange")]
         done = [run(tmp_path, name) for name in ("org/vit", "org/strange")]
         answer = await classify(http, "org/vit", photo)
-        workers = psutil.Process().children(recursive=True)
-        mapped = " ".join(libraries(each.pid) for each in workers)
+        below = descendants()
+        mapped = " ".join(libraries(each.pid) for each in below)
     assert [status for status, _ in pulled] == [202, 202]
     assert "mataserver export org/vit --register" in pulled[0][1]["warnings"][0]
     assert [each.returncode for each in done] == [0, 1], done[0].stderr
