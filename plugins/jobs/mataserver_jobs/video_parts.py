@@ -33,8 +33,8 @@ RATE = 25
 _MILLISECOND = Fraction(1, 1000)
 _ENCODER = {"preset": "veryfast", "crf": "23", "bf": "0", "threads": "1"}
 _LAST_MS = 40
-_LATEST = 1e9
-"""Seconds of the latest frame: a header may say more than a timestamp holds."""
+_LATEST = 9e9
+"""Seconds of the latest frame: Matroska holds 2^63 nanoseconds, a header may say more."""
 _LONGEST_MS = 86_400_000
 """How long a frame is shown at most: a header may say years, which an MP4 cannot hold."""
 
@@ -171,16 +171,20 @@ def _packets(places: Iterable[Path], target: Any) -> Iterator[Any]:
 def _retime(packets: Iterator[Any]) -> Iterator[Any]:
     """Yield packets at times that grow from part to part too, each until the next one's.
 
-    Those of frames that are over ``_LONGEST_MS`` apart come sooner.
+    Where frames are over ``_LONGEST_MS`` apart, that one and all later ones come sooner by the
+    excess.
     """
     before: Any = None
+    latest = excess = 0
     for packet in packets:
         at = packet.pts or 0
         if before is not None:
-            at = min(max(at, (before.pts or 0) + 1), (before.pts or 0) + _LONGEST_MS)
-            before.duration = at - (before.pts or 0)
+            at = max(at, latest + 1)
+            excess += max(at - latest - _LONGEST_MS, 0)
+            before.duration = at - excess - before.pts
             yield before
-        packet.pts = packet.dts = at
+        latest = at
+        packet.pts = packet.dts = at - excess
         before = packet
     if before is not None:
         before.duration = before.duration or _LAST_MS

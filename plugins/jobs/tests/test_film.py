@@ -67,14 +67,27 @@ async def test_a_video(ask, tmp_path):
     assert [each.name for each in work.iterdir()] == ["answered"]
 
 
-def test_frames_that_are_years_apart(tmp_path):
-    """A header may say that a frame is shown for a century: in the video it is for a day."""
-    parts = VideoParts(tmp_path / "parts")
-    parts.add(0, [(FLAT, at) for at in (0.0, 1.0, 4e9, 1e17)])
-    parts.add(1, [(FLAT, 1e18)])
-    assert parts.join(tmp_path / "whole.mp4")
-    days = frames_of(str(tmp_path / "whole.mp4"))[1]
-    assert days == [0, 1, 86_401, 172_801, 259_201]
+YEAR = 365 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("parts", "shown"),
+    [
+        ([[0, 0.04, YEAR, YEAR + 0.04, YEAR + 0.08]], [0.04, 86_400, 0.04, 0.04]),
+        ([[0, 0.04], [YEAR, YEAR + 0.04], [YEAR + 0.08]], [0.04, 86_400, 0.04, 0.04]),
+        ([[0, YEAR, 2 * YEAR], [2 * YEAR + 5]], [86_400, 86_400, 5]),
+        ([[1.7e9, 1.7e9 + 0.04], [1.7e9 + 0.08]], [0.04, 0.04]),  # by a wall clock
+        ([[0, 1, 4e9, 1e17], [1e18]], [1, 86_400, 86_400, 0.001]),  # more than Matroska can hold
+    ],
+)
+def test_frames_that_are_years_apart(tmp_path, parts, shown):
+    """A header may say that a frame is shown for a century: it is for a day, and no other one."""
+    made = VideoParts(tmp_path / "parts")
+    for number, times in enumerate(parts):
+        made.add(number, [(FLAT, at) for at in times])
+    assert made.join(tmp_path / "whole.mp4")
+    times = frames_of(str(tmp_path / "whole.mp4"))[1]
+    assert [b - a for a, b in itertools.pairwise(times)] == pytest.approx(shown, abs=1e-5)
 
 
 async def test_it_is_left_out(ask, tmp_path):
