@@ -17,6 +17,7 @@ _PLANE_X, _PLANE_UNIT = 0xA20E, 0xA210
 _PIXELS_X, _PIXELS_Y = 0xA002, 0xA003
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0}
 _ROUNDED = 0.02  # how far proportions may differ when sides are rounded
+_ZOOM_STEP = 1.02  # ratios of digital zooms that are one
 _POSSIBLE = (4.0, 4_000.0)
 """Millimetres of an equivalent focal length; COLMAP places no photograph with less, and no lens has
 more: compact cameras reach 3,000."""
@@ -66,8 +67,7 @@ def read(data: bytes) -> Exif:
     words = [_text(exif.get(_MAKE)), _text(exif.get(_MODEL)), _text(details.get(_LENS))]
     focal = _number(details.get(_FOCAL))
     words.append(f"{focal:g} mm" if focal else "")
-    enlarged = _number(details.get(_DIGITAL_ZOOM))  # 0 and 1: not used
-    words.append(f"x{enlarged:g}" if enlarged > 1 else "")  # many do not count it into focal_35
+    words.append(_zoom(_number(details.get(_DIGITAL_ZOOM))))
     equivalent = _equivalent(details, focal, _taken_size(details, width, height))
     wrong = equivalent > 0 and not _POSSIBLE[0] <= equivalent <= _POSSIBLE[1]
     camera = " ".join(filter(None, words))
@@ -91,6 +91,17 @@ def _equivalent(details: Any, focal: float, longest: float) -> float:
     if focal <= 0 or density <= 0 or not unit:
         return 0.0
     return focal * FULL_FRAME / (longest / density * unit)
+
+
+def _zoom(enlarged: float) -> str:
+    """Return a digital zoom in words, to 2 %: many cameras do not count it into the focal length.
+
+    0 and 1 say that it is not used. Where a phone writes ratios that differ by thousandths, each
+    photograph would else have a camera of its own.
+    """
+    if enlarged <= _ZOOM_STEP:
+        return ""
+    return f"zoom {round(math.log(enlarged) / math.log(_ZOOM_STEP))}"
 
 
 def _taken_size(details: Any, width: int, height: int) -> float:

@@ -110,9 +110,11 @@ def unique_names(paths: list[str]) -> list[str]:
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """Return a key for natural sorting: a.jpg, a2.jpg, a10.jpg, ignoring case.
 
-    Of two numbers the longer one is larger: Python reads none of thousands of digits.
+    Of two numbers the longer one is larger: Python reads none of thousands of digits. Those of
+    every script count.
     """
-    parts = re.split(r"(\d+)", re.sub(r"\.[^./]*$", "", name).casefold())
+    stem = re.sub(r"\.[^./]*$", "", name).casefold()
+    parts = re.split(r"(\d+)", re.sub(r"\d", lambda digit: str(int(digit[0])), stem))
     return [
         (len(number := part.lstrip("0")), number) if part.isdecimal() else (-1, part)
         for part in parts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ MAX_ERROR = 0.10
 """The largest relative error of the scale (two standard errors); above it is refused."""
 
 _GPS_ERROR = 0.5  # metres: the least assumed error of positions, however well they agree
-_LARGE = 50.0  # metres: GPS that does not fit over these is wrong, and not just metres off
+_WRONG = 20.0  # metres, east or north: the standard error of positions that are not just coarse
 _PAIRS = 2_000  # of cameras for the first estimate
 _OUTLYING = 2.5 * 1.4826  # times the median error, above which a position is an outlier
 _NEAR = 0.05  # of the picture's longer side: the largest distance of the nearest point
@@ -46,6 +46,21 @@ _NEXT = 3  # nearest points whose median depth a mark gets
 
 class UnknownScaleError(Exception):
     """Raised where a model's scale is unknown; its text is a clause with the reason."""
+
+
+class Fit(NamedTuple):
+    """How GPS positions fit the cameras seen from above; in metres but for ``factor``.
+
+    factor: rotation and scale from cameras to positions, 0 where nothing fits.
+    error:  two standard errors relative to the scale, infinite where nothing fits.
+    off:    the standard error of a position, east or north.
+    extent: twice the largest distance of a position from their middle. Without outliers.
+    """
+
+    factor: complex
+    error: float
+    off: float
+    extent: float
 
 
 def check(spec: Spec, photos: Sequence[Photo]) -> None:
@@ -137,13 +152,12 @@ def _by_gps(model: Model, photos: Sequence[Photo]) -> Model:
             f"and {MIN_POSITIONS} at least must"
         )
     centres = model.centres[known]
-    factor, error = fit_similarity(centres[:, 0] + 1j * centres[:, 1], ground)
+    factor, error, off, extent = fit_similarity(centres[:, 0] + 1j * centres[:, 1], ground)
     if error > MAX_ERROR:
-        extent = float(np.abs(ground - ground.mean()).max()) * 2
-        if extent > _LARGE:
+        if off > _WRONG:
             raise UnknownScaleError(
-                f"the positions that GPS tells, within {extent:.0f} m, do not fit how its cameras "
-                "stand to each other"
+                "the positions that GPS tells do not fit how its cameras stand to each other: they "
+                f"are {off:.0f} m off"
             )
         tells = f"a scale to {error:.0%} alone" if error < 1 else "no scale"
         raise UnknownScaleError(
@@ -177,7 +191,7 @@ def up(model: Model, photos: Sequence[Photo]) -> NDArray[np.float64]:
 def _plan_error(centres: NDArray[np.float64], normal: NDArray[np.float64], ground: Plan) -> float:
     """Return the error of the scale by GPS if ``normal`` is up."""
     flat = centres @ level.to_z(normal).T
-    return fit_similarity(flat[:, 0] + 1j * flat[:, 1], ground)[1]
+    return fit_similarity(flat[:, 0] + 1j * flat[:, 1], ground).error
 
 
 def _positions(model: Model, photos: Sequence[Photo]) -> tuple[list[int], Plan]:
@@ -199,24 +213,24 @@ def _local_metres(places: Sequence[tuple[float, float, float] | None]) -> Plan:
     return np.asarray(metres[:, 0] + 1j * metres[:, 1], np.complex128)
 
 
-def fit_similarity(plan: Plan, ground: Plan) -> tuple[complex, float]:
-    """Return the rotation and scale from cameras seen from above to GPS positions, and its error.
+def fit_similarity(plan: Plan, ground: Plan) -> Fit:
+    """Return how GPS positions, ``MIN_POSITIONS`` at least, fit cameras seen from above.
 
-    The error is two standard errors relative to the scale, infinite where nothing fits. Up to half
-    of the positions may be outliers.
+    Up to half of the positions may be outliers, where enough are left to confirm each other.
     """
     kept = _inliers(plan, ground)
-    if kept.sum() < max(MIN_POSITIONS, len(plan) / 2):
-        return 1.0, float("inf")
+    if kept.sum() < MIN_POSITIONS:
+        kept[:] = True  # two of few fit exactly: beside them noise alone makes outliers
     here, there = plan[kept] - plan[kept].mean(), ground[kept] - ground[kept].mean()
-    extent = float((np.abs(here) ** 2).sum())
-    # Without an extent the cameras are at one place, or above each other.
-    factor = complex((here.conj() * there).sum() / extent) if extent > 0 else 0j
+    size = float((np.abs(here) ** 2).sum())
+    # Without a size the cameras are at one place, or above each other.
+    factor = complex((here.conj() * there).sum() / size) if size > 0 else 0j
     if not 0 < abs(factor) < float("inf"):  # nor is it NaN
-        return 1.0, float("inf")
+        factor = 0j
     spread = (np.abs(there - factor * here) ** 2).sum() / (2 * len(here) - 4)
     off = max(float(spread) ** 0.5, _GPS_ERROR)
-    return factor, 2 * off / (abs(factor) * extent**0.5)
+    error = 2 * off / (abs(factor) * size**0.5) if factor else float("inf")
+    return Fit(factor, error, off, float(np.abs(there).max()) * 2)
 
 
 def _inliers(plan: Plan, ground: Plan) -> NDArray[np.bool_]:

@@ -339,6 +339,24 @@ def test_enlarged_photographs_share_no_camera_with_others(prepared):
     assert none.exif.focal_35 == enlarged.exif.focal_35
 
 
+@pytest.mark.parametrize(
+    ("zooms", "cameras"),
+    [
+        ((1, 1.0039, 1.0117, 1.02), 1),
+        ((2, 2.0039, 1.9961, 2.0117), 1),
+        ((1, 1.1, 1.5, 2, 2.1, 10, 10.5), 7),
+    ],
+)
+def test_zooms_that_differ_by_thousandths_are_one_camera(prepared, zooms, cameras):
+    """A phone may write another ratio for each photograph, which bends no model."""
+    files = {}
+    for at, zoom in enumerate(zooms):
+        made = exif()
+        made.get_ifd(0x8769)[0xA404] = float(zoom)
+        files[f"{at}.jpg"] = encoded("JPEG", exif=made)
+    assert len({photo.camera for photo in prepared(files)[0]}) == cameras
+
+
 def test_the_place_is_read(prepared):
     """GPS becomes degrees and metres, south and west negative."""
     made = exif()
@@ -363,6 +381,8 @@ def test_names_are_sorted_as_people_do():
     assert sorted(names, key=intake.natural_key) == wanted
     long = [f"{digits}.jpg" for digits in ("1" + "0" * 5_000, "9" * 5_000, "8", "007")]
     assert sorted(long, key=intake.natural_key) == [*reversed(long)]
+    arabic = ["\u0660\u0660\u0662.jpg", "\u0669.jpg", "\u0661\u0660.jpg"]  # 002, 9, 10
+    assert sorted(sorted(arabic), key=intake.natural_key) == arabic
 
 
 def test_a_power_failure_leaves_no_name_without_its_content(tmp_path, monkeypatch):

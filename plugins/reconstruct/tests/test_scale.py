@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import planted_scene
@@ -147,6 +148,46 @@ def test_gps_that_tells_no_scale_is_refused(metres, noise, told, why):
     assert found is given
     assert said.startswith("cluster0_model0 has no scale: ")
     assert why in said
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize(
+    ("count", "metres", "noise", "stray", "why"),
+    [
+        (4, 60, 5.0, 0, "GPS is too coarse"),
+        (5, 60, 5.0, 0, "GPS is too coarse"),
+        (8, 60, 5.0, 0, "GPS is too coarse"),
+        (12, 60, 5.0, 0, "GPS is too coarse"),
+        (16, 10, 3.0, 100, "GPS is too coarse"),
+        (4, 80, 400.0, 0, "do not fit how its cameras stand"),
+        (8, 80, 400.0, 0, "do not fit how its cameras stand"),
+    ],
+)
+def test_coarse_positions_are_not_called_wrong(seed, count, metres, noise, stray, why):
+    """Whether they are wrong is told by how far they are off, not by how far apart they are."""
+    rng = np.random.default_rng(seed)
+    centres = walked(count, metres, seed)
+    seen = centres[:, :2] + rng.normal(0, noise, (count, 2))
+    seen[0] += stray
+    photos = [photo(f"{at}.jpg", place(each)) for at, each in enumerate(seen)]
+    found, said = scale.apply_scale(model(centres, 7.0), photos, "gps")
+    assert found.scale or why in said
+    within = re.search("within ([0-9.]+) m", said)
+    assert within is None or float(within[1]) < metres + 8 * noise
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_few_good_positions_tell_metres(count):
+    """Two of four fit exactly, and beside them the third and fourth are no outliers."""
+    rng = np.random.default_rng(7)
+    for seed in range(30):
+        centres = walked(count, 100, seed)
+        seen = centres[:, :2] + rng.normal(0, 1.0, (count, 2))
+        photos = [photo(f"{at}.jpg", place(each)) for at, each in enumerate(seen)]
+        found, said = scale.apply_scale(model(centres, 7.0), photos, "gps")
+        assert found.scale, said
+        size = np.ptp(found.centres[:, :2], axis=0).sum() / np.ptp(centres[:, :2], axis=0).sum()
+        assert size == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize(
