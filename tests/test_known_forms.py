@@ -163,6 +163,18 @@ async def test_a_form_like_the_last_is_not_parsed(peer, parsed):
     assert b'"faint"' in found[2]
 
 
+@pytest.mark.parametrize("name", ["Content-Length", "content-length", "CONTENT-LENGTH "])
+async def test_a_file_that_states_its_length_is_counted(peer, name):
+    """A parser compares it with the file, so it does so for each form with the same head."""
+    image = picture(65, 48, form="JPEG")
+    stated = f'a.jpg"\r\n{name}: {len(image)}\r\nContent-Description: "x'
+    for _ in range(2):
+        assert (await peer.ask(form("a-new-boundary", image=image, name=stated)))[0] == 200
+    for file in (image + b"x", image[:-1]):
+        assert (await peer.ask(form("a-new-boundary", image=file, name=stated)))[0] == 400
+    assert (await peer.ask(form("a-new-boundary", image=image, name=stated)))[0] == 200
+
+
 async def test_forms_that_always_differ_are_no_longer_remembered(peer, parsed):
     """What is like the one that was remembered last is still recognized."""
     names = [f"{number}.jpg" for number in range(infer_repeats.MAX_MISSES + 1)]

@@ -108,7 +108,8 @@ class FormFrame(NamedTuple):
 def frame(data: bytes, boundary: bytes, file: bytes) -> FormFrame | None:
     """Return the frame of a form that was parsed, None if it is long or unusual.
 
-    It has no other ``--`` than that of the end, so that no boundary can be within a text.
+    It has no other ``--`` than that of the end, so that no boundary can be within a text, and no
+    length of the file, which a parser compares with it.
     """
     empty, *parts, last = data.split(b"--" + boundary, MAX_FIELDS + 1)
     places = [at for at, part in enumerate(parts) if part.endswith(file, 0, -len(_CRLF))]
@@ -118,7 +119,8 @@ def frame(data: bytes, boundary: bytes, file: bytes) -> FormFrame | None:
     whole, parts[place] = parts[place], parts[place][: -len(file + _CRLF)]
     kept = sum(map(len, parts)) <= MAX_FRAME_BYTES
     lines = all(part.startswith(_CRLF) and part.endswith(_CRLF) for part in (*parts, whole))
-    if not (kept and lines) or any(b"--" in part for part in parts):
+    counted = b"content-length" in parts[place].lower()
+    if counted or not (kept and lines) or any(b"--" in part for part in parts):
         return None
     return FormFrame([b"", *parts[: place + 1]], [_CRLF, *parts[place + 1 :], last])
 

@@ -193,7 +193,7 @@ def _parse_inference(text: bytes) -> tuple[InferBody, bytes]:
         asked = parse(text, InferBody)  # raises unless only a field is unknown
     try:
         given = msgspec.json.decode(text, type=dict[str, Raw])
-    except UnicodeDecodeError:  # a name that is not UTF-8, which is skipped
+    except (msgspec.DecodeError, UnicodeDecodeError):  # a name that is not UTF-8, which is skipped
         return asked, b""
     named = {name: None if bytes(value) == b"null" else True for name, value in given.items()}
     return asked, msgspec.json.encode(named)

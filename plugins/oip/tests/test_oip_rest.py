@@ -102,6 +102,14 @@ async def test_fields_of_an_inference_that_are_not_known(http, more, told):
             assert (response.status, response.headers.get("X-Warning")) == (200, told)
 
 
+@pytest.mark.parametrize("name", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xff\\u0041"])
+async def test_a_name_that_is_not_utf8(http, name):
+    """An unknown field whose name is no text is skipped, as on the other routes."""
+    asked = json.dumps({"inputs": [IMAGE]}).encode()
+    async with http.post(INFER, data=asked[:-1] + b', "%b": 1}' % name) as response:
+        assert (response.status, response.headers.get("X-Warning")) == (200, None)
+
+
 async def test_many_pixels_as_json(http):
     """More pixels than are read at once, nested and flat: each is where it was."""
     rows = [[[60, 60, 60]] * 400 for _ in range(300)]
