@@ -18,6 +18,12 @@ FREE_FAILURES = 5
 """Failures that cost nothing: people mistype."""
 FREE_FAILURES_OF_ADDRESS = 50
 """Failures of an address for whatever names, which cost nothing: many people may share it."""
+REPEATED_SHARE = 0.02
+"""What a failure counts against an address if it is beyond the free ones of its name.
+
+Those are at most one a minute for a name. So a dozen programs with stale passwords that retry for
+ever soon keep nobody else at their address out; yet it has 50 guesses a minute for all such names.
+"""
 RECOVERY_SECONDS = 60.0
 """After which one failure of an address is forgotten."""
 MAX_DELAY = 60.0
@@ -55,24 +61,39 @@ class LoginDelays:
         if wait > 0:
             raise TooManyAttempts("Too many failed log-ins: try again later", retry_after=wait)
 
-    def count_failure(self, name: str, address: str) -> None:
-        """Count a failure. A try is counted before its check: many may arrive together."""
+    def count_failure(self, name: str, address: str) -> float:
+        """Count a failure; return what it counts against the address, for ``clear``.
+
+        A try is counted before its check: many may arrive together.
+        """
         now = self._clock()
         count, last = self._failures.get((name, address), (0, now))
         if now - last > FORGET_SECONDS:
             count = 0
         _set(self._failures, (name, address), (count + 1, now))
+        share = 1.0 if count < FREE_FAILURES else REPEATED_SHARE
         failures, last = self._addresses.get(address, (0.0, now))
         failures = max(0.0, failures - (now - last) / RECOVERY_SECONDS)
-        _set(self._addresses, address, (failures + 1, now))
+        _set(self._addresses, address, (failures + share, now))
+        return share
 
-    def clear(self, name: str, address: str) -> None:
+    def clear(self, name: str, address: str, share: float) -> None:
         """Forget the failures for a name from there, whose password was right."""
         self._failures.pop((name, address), None)
         _set(self._known, (name, address), None)
+        self._take_back_share(address, share)
+
+    def take_back(self, name: str, address: str, share: float) -> None:
+        """Take a try back that could not be checked, which says nothing about its password."""
+        count, last = self._failures.pop((name, address), (0, 0.0))
+        if count > 1:
+            _set(self._failures, (name, address), (count - 1, last))
+        self._take_back_share(address, share)
+
+    def _take_back_share(self, address: str, share: float) -> None:
         if address in self._addresses:
             failures, last = self._addresses[address]
-            self._addresses[address] = (max(0.0, failures - 1), last)
+            self._addresses[address] = (max(0.0, failures - share), last)
 
 
 def _set(entries: dict[K, V], key: K, value: V) -> None:

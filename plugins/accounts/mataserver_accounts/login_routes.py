@@ -148,12 +148,16 @@ class LoginRoutes:
         address = client_network(address)
         with self._limit_concurrency(address):
             self._delays.check(name, address)
-            self._delays.count_failure(name, address)  # until the password says otherwise
+            share = self._delays.count_failure(name, address)  # until the password says otherwise
             check = self._directory.accounts.check_password(name, password)
-            found = await finish(check)  # a client that leaves must not make a guess free
+            try:
+                found = await finish(check)  # a client that leaves must not make a guess free
+            except Exception:
+                self._delays.take_back(name, address, share)
+                raise
         if found is None:
             raise Unauthorized("Invalid credentials")
-        self._delays.clear(name, address)
+        self._delays.clear(name, address, share)
         return found
 
     def token(self, user: User, generation: int) -> Token:
