@@ -157,6 +157,30 @@ async def test_not_ready(tmp_path):
         await person.sees("fake-detect: loading")
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (429, '{"detail": "Too many requests"}', "Too many requests"),
+        (403, "<html>", "Status 403"),
+    ],
+)
+async def test_a_proxy_that_refuses(tmp_path, status, body, said):
+    """An answer came: it says neither that there was none, nor that the server is not ready."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.evaluate(f"""(() => {{
+          const real = window.fetch;
+          window.fetch = (path, options) => (path === "ready"
+            ? Promise.resolve(new Response({body!r}, {{ status: {status} }}))
+            : real(path, options));
+          return import("./console/source.mjs").then(({{ refresh }}) => refresh("ready"));
+        }})()""")
+        await person.go("server")
+        await person.sees(f"Whether requests can be served is not known: {said}")
+        states = "[...document.querySelectorAll('.health .state, section .state')]"
+        told = await person.evaluate(f"{states}.slice(0, 2).map((each) => each.innerText.trim())")
+        assert told == ["Not known", "Not known"]
+
+
 async def test_keys_and_users(tmp_path):
     """A user and a key are made; the key is shown once, works, and is refused once revoked."""
     async with (

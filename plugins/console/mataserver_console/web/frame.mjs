@@ -24,11 +24,17 @@ export function groups(pages, guests) {
 
 const Sign = ({ link }) => (link.letter ? html`<span class="i letter" aria-hidden="true">${link.letter}</span>` : html`<${Icon} name=${link.icon ?? "page"}/>`);
 
+/** What `ready` says, as a state's kind and words: 503 is its own answer, another refusal may be a proxy's. */
+export function useReady(/** @type {number} */ every) {
+  const { data, error } = useSource("ready", every);
+  const lost = useCell(silence) || (error && !error.status);
+  const state = lost ? ["bad", "No answer"] : error ? ["warn", error.status === 503 ? "Not ready" : "Not known"] : data ? ["ok", "Ready"] : ["off", "Asking"];
+  return { data, error, state };
+}
+
 function Health() {
-  const { data, error } = useSource("ready", 10);
+  const { error, state } = useReady(10);
   const { data: health } = useSource("v1/health", 60);
-  const lost = useCell(silence);
-  const state = lost ? ["bad", "No answer"] : error ? ["warn", "Not ready"] : data ? ["ok", "Ready"] : ["off", "…"];
   return html`<a class="row between t health" href=${address("server")} title=${error?.message ?? ""}>
     <${State} kind=${state[0]}>${state[1]}<//><span class="quiet">${health?.version ?? ""}</span></a>`;
 }

@@ -1,9 +1,8 @@
 // Server: whether it is well, what it does, what it is made of, who may use it.
-import { may, silence, who } from "./api.mjs";
+import { may, who } from "./api.mjs";
 import { Accounts } from "./accounts.mjs";
-import { useCell } from "./cell.mjs";
 import { State, Switch, Trouble } from "./controls.mjs";
-import { Bar } from "./frame.mjs";
+import { Bar, useReady } from "./frame.mjs";
 import { html, useMemo, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { Metrics } from "./metrics.mjs";
@@ -13,13 +12,12 @@ import { refresh, useSource } from "./source.mjs";
 const reasons = (text) => text.replace(/^Not ready: /, "").split("; ");
 
 function Health() {
-  const ready = useSource("ready", 5);
+  const { data, error, state } = useReady(5);
   const { data: health } = useSource("v1/health", 60);
-  const lost = useCell(silence) || (ready.error && ready.error.status !== 503);
-  const failed = Object.entries(ready.data?.failed_tasks ?? {});
-  const state = lost ? ["bad", "No answer"] : ready.error ? ["warn", "Not ready"] : ready.data ? ["ok", "Ready"] : ["off", "Asking"];
+  const failed = Object.entries(data?.failed_tasks ?? {});
+  const unknown = { "No answer": ".", "Not known": `: ${error?.message}` }[state[1]];
   return html`<section class="card pad stack-12" aria-labelledby="health"><div class="row between"><h2 id="health">Health</h2><${State} kind=${state[0]}>${state[1]}<//></div>
-    ${lost ? html`<p class="soft">Whether requests can be served is not known.</p>` : ready.error ? html`<ul class="stack-4">${reasons(ready.error.message).map((each) => html`<li key=${each}>${each}</li>`)}</ul>` : html`<p class="soft">${ready.data ? "Requests can be served." : "…"}</p>`}
+    ${unknown ? html`<p class="soft">Whether requests can be served is not known${unknown}</p>` : error ? html`<ul class="stack-4">${reasons(error.message).map((each) => html`<li key=${each}>${each}</li>`)}</ul>` : html`<p class="soft">${data ? "Requests can be served." : "…"}</p>`}
     ${failed.map(([name, why]) => html`<p class="err" key=${name}>${name} ended: ${why}</p>`)}
     <dl class="facts"><dt>Version</dt><dd>${health?.version ?? "–"}</dd><dt>GPU</dt><dd>${health ? (health.gpu_available ? "there is one" : "none") : "–"}</dd>
       <dt>Address</dt><dd><code>${location.origin}</code></dd><dt>API</dt><dd><a href="docs">Swagger</a>, <a href="redoc">Redoc</a>, <a href="metrics">metrics</a></dd></dl></section>`;
