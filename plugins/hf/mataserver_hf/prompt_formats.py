@@ -6,7 +6,9 @@ that of the parameters.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -52,20 +54,40 @@ def check_template(processor: Any) -> None:
 def chat_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
     """Return the conversation, formatted with the checkpoint's own chat template.
 
-    Raises ``InvalidParams`` for a part of it that the template has no place for.
+    Images stand among the words where the template shows them there, else before them. Raises
+    ``InvalidParams`` for a part of it that the template has no place for.
     """
-    messages = _messages(params, prompt)
+    if any(asked.image_places for _, asked in params.questions()):
+        with contextlib.suppress(ValueError):
+            text, in_place = _formatted(processor, _messages(params, prompt))
+            if in_place:
+                return text
+        layout = prompt.removeprefix(params.prompt)  # of an answer that can be parsed
+        params = _images_first(params)
+        prompt = params.prompt + layout
+    try:
+        text, _ = _formatted(processor, _messages(params, prompt))
+    except ValueError as error:
+        raise _not_held(processor, params, prompt, str(error)) from error
+    return text
+
+
+def _formatted(processor: Any, messages: list[Message]) -> tuple[str, bool]:
+    """Return the template's text of messages, and whether images stand where they do in these.
+
+    Raises ``ValueError`` with what the template lacks, if it does not hold them.
+    """
     marked = _marked(messages)
     mark = processor.image_token
     try:
         layout, text = (_written(processor, each) for each in (marked, messages))
     except _FAULTS as error:
-        raise _not_held(processor, params, prompt, "takes no question") from error
+        raise ValueError("takes no question") from error
     if not text.count(mark) == layout.count(mark) == sum(map(_image_count, messages)):
-        raise _not_held(processor, params, prompt, "has no place for an image")
+        raise ValueError("has no place for an image")
     if not _holds(layout, marked, mark):
-        raise _not_held(processor, params, prompt, "leaves out the question")
-    return text
+        raise ValueError("leaves out the question")
+    return text, _in_place(layout, marked, mark)
 
 
 def _written(processor: Any, messages: list[Message]) -> str:
@@ -81,16 +103,35 @@ def _written(processor: Any, messages: list[Message]) -> str:
 def prefixed_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
     """Return a prompt of PaliGemma."""
     _check_alone(params)
-    return f"{processor.image_token}{prompt}"
+    return f"{processor.image_token}{_apart(params, prompt)}"
 
 
 def task_prompt(processor: Any, params: VlmParams, prompt: str) -> str:
     """Return a prompt of Florence-2; its task words that take no input must stand alone."""
     _check_alone(params)
+    prompt = _apart(params, prompt)
     for task in processor.task_prompts_without_inputs:
         if task in prompt and task != prompt:
             raise InvalidParams(f"params.prompt: {task} must stand alone")
     return prompt
+
+
+def _apart(params: VlmParams, prompt: str) -> str:
+    """Return the words of a prompt, which may have a task before those of ``params``."""
+    return prompt.removesuffix(params.prompt) + _images_first(params).prompt
+
+
+def _images_first(params: VlmParams) -> VlmParams:
+    """Return the parameters with all images of a question before its words."""
+    turns = tuple(replace(turn, prompt=_in_lines(turn), image_places=()) for turn in params.history)
+    return replace(params, prompt=_in_lines(params), history=turns, image_places=())
+
+
+def _in_lines(asked: Turn | VlmParams) -> str:
+    """Return a question with line breaks where images stood: its words do not run together."""
+    ends = [0, *asked.image_places, len(asked.prompt)]
+    *lines, last = (asked.prompt[begin:end] for begin, end in itertools.pairwise(ends))
+    return "\n".join(line for line in (*(each.removesuffix("\n") for each in lines), last) if line)
 
 
 def _messages(params: VlmParams, prompt: str) -> list[Message]:
@@ -164,16 +205,23 @@ def _holds(layout: str, messages: list[Message], image: str) -> bool:
     return True
 
 
+def _in_place(layout: str, messages: list[Message], image: str) -> bool:
+    """Whether a text shows the words and images of the questions in their order."""
+    asked = [
+        part.get("text", image)
+        for each in messages
+        if each["role"] == "user"
+        for part in each["content"]
+    ]
+    return re.findall("|".join(map(re.escape, {*asked})), layout) == asked
+
+
 def _not_held(processor: Any, params: VlmParams, prompt: str, lack: str) -> MataError:
     """Return the error for a conversation that the template does not hold.
 
     It names the part that the template would do without. Raises the error of the rest, if it is not
     held either.
     """
-    if place := next((where for where, asked in params.questions() if asked.image_places), ""):
-        turns = tuple(replace(turn, image_places=()) for turn in params.history)
-        chat_prompt(processor, replace(params, image_places=(), history=turns), prompt)
-        return InvalidParams(f"{place}image_places: this model reads images before a question only")
     if (count := sum(1 for _ in params.pictures())) > 1:
         turns = tuple(replace(turn, images=()) for turn in params.history)
         chat_prompt(processor, replace(params, images=(), history=turns), prompt)

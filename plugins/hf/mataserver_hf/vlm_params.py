@@ -49,7 +49,8 @@ class VlmParams(Params, frozen=True):
     images:        further images of the question, encoded; those of an earlier one are in its turn.
                    Refused by models that read one image.
     image_places:  where in ``prompt`` each image of the question stands, the request's own first:
-                   after how many characters, ascending. By default all stand before it.
+                   after how many characters, ascending. By default all stand before it. Where a
+                   model reads images only there, the words have a line break instead.
     max_tokens:    how many tokens at most; an answer ends earlier where the model's context does.
     temperature:   0 takes the likeliest token every time; above, tokens are drawn from the softmax
                    of the logits divided by it.

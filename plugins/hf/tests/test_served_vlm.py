@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 
 import aiohttp
 import openai
@@ -216,3 +217,36 @@ async def test_images_in_several_turns_are_served(http, model, picture):
         async with http.post("/v1/infer", json=ours) as response:
             assert response.status == status
             assert (await response.json())["detail"].startswith(told)
+
+
+async def test_an_image_after_its_question(tmp_path, checkpoint, model, picture):
+    """The usual order of OpenAI's clients, with a template that takes images first only."""
+    path = shutil.copytree(checkpoint("llava"), tmp_path / "made" / "llava")
+    template = "USER: <image>{{ messages[0].content[1].text + '' }} ASSISTANT:"
+    (path / "chat_template.jinja").write_text(template)
+    settings = load(environ={}, directory=tmp_path, data_dir=str(tmp_path))
+    registry = Registry(tmp_path / "model_registry.json")
+    Catalog(settings, registry, discover(settings, POINTS)).add_local(path, "vlm")
+    buffer = io.BytesIO()
+    Image.fromarray(picture(40, 40)).save(buffer, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    shown = {"type": "image_url", "image_url": {"url": uri}}
+    read, asked = ({"type": "text", "text": text} for text in ("Read this.", "What is it?"))
+    orders = [[shown, read, asked], [read, asked, shown], [read, shown, asked]]
+    async with (
+        testing.serving(tmp_path, entry_points=POINTS, engine="process") as served,
+        openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=served.key) as client,
+    ):
+        answers = [
+            await client.chat.completions.create(
+                model="llava", max_tokens=8, messages=[{"role": "user", "content": content}]
+            )
+            for content in orders
+        ]
+    # The tiny checkpoint's own template writes the same, and a line's end after the image.
+    [expected] = model("llava").predict(
+        [picture(40, 40)], [VlmParams(prompt="Read this.\nWhat is it?", max_tokens=8)]
+    )
+    for answer in answers:
+        assert answer.choices[0].message.content == answers[0].choices[0].message.content
+        assert answer.usage.prompt_tokens == expected.usage.prompt_tokens - len("\n")
