@@ -8,7 +8,7 @@ Only ``load`` functions import this module: it imports torch and transformers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
@@ -16,12 +16,15 @@ from transformers import GenerationConfig
 from mataserver import MataError
 from mataserver_hf.network import end_tokens
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _settings: Any = GenerationConfig  # which transformers does not type
+_STARTS = ("decoder_start_token_id", "bos_token_id")
 FOLLOWED = (
-    "bos_token_id",
+    *_STARTS,
     "eos_token_id",
     "pad_token_id",
-    "decoder_start_token_id",
     "forced_bos_token_id",
     "forced_eos_token_id",
     "repetition_penalty",
@@ -42,7 +45,8 @@ FOLLOWED = (
 )
 """Which tokens begin and end a text, which are likelier or never written, and the search by beams.
 
-In the order in which they are tried: the others need the tokens.
+Where they fail together, the first with which those before it fail is told: tokens are needed by
+the others, and the first of all by a decoder beside an encoder.
 """
 _FAULTS = (ValueError, TypeError, LookupError, RuntimeError, AttributeError, OverflowError)
 _MAX_REASON = 300
@@ -51,24 +55,34 @@ _MAX_REASON = 300
 def followed(module: Any, name: str) -> GenerationConfig:
     """Return the settings of ``module`` that are followed; an empty list says nothing.
 
-    Raises ``MataError`` for one that would fail each request, with its name.
+    Raises ``MataError`` for one that would fail each request, with its name, and for a decoder
+    beside an encoder where no setting says which token it begins with.
     """
-    given = module.generation_config
-    settings: dict[str, Any] = {}
-    for setting in FOLLOWED:
-        value = getattr(given, setting, None)
-        if value is None or value in ([], {}):
-            continue
-        settings[setting] = value
-        try:
-            _try(module, _settings(**settings, max_length=2))
-        except _FAULTS as error:
-            why = " ".join(str(error).split())[:_MAX_REASON]
-            raise MataError(
-                f"the generation settings of {name} cannot be used: {setting}: {why}"
-            ) from error
-    chosen: GenerationConfig = _settings(**settings)
-    return chosen
+    found = _found(module.generation_config)
+    if module.config.is_encoder_decoder and found.keys().isdisjoint(_STARTS):
+        raise _refusal(name, f"neither {' nor '.join(_STARTS)} is given")
+    # Another release of transformers may choose a token in another way: that is no fault of theirs.
+    attempt = _try if _fault(_try, module, {"decoder_start_token_id": 0}) is None else _make
+    if _fault(attempt, module, found) is not None:
+        for count, setting in enumerate(found, 1):
+            fault = _fault(attempt, module, dict(list(found.items())[:count]))
+            if fault is not None:
+                why = " ".join(str(fault).split())[:_MAX_REASON]
+                raise _refusal(name, f"{setting}: {why}") from fault
+    return _make(module, found)
+
+
+def _found(given: Any) -> dict[str, Any]:
+    """Return those of the settings that are followed and say something."""
+    found: dict[str, Any] = {each: getattr(given, each, None) for each in FOLLOWED}
+    for start in _STARTS:  # ``generate`` takes a list of one, though only for one text at once
+        if isinstance(found[start], list) and len(found[start]) == 1:
+            [found[start]] = found[start]
+    return {each: value for each, value in found.items() if value not in (None, [], {})}
+
+
+def _refusal(name: str, why: str) -> MataError:
+    return MataError(f"the generation settings of {name} cannot be used: {why}")
 
 
 def stop_strings(module: Any, name: str) -> tuple[str, ...]:
@@ -76,22 +90,48 @@ def stop_strings(module: Any, name: str) -> tuple[str, ...]:
     found = module.generation_config.stop_strings or []
     texts = [found] if isinstance(found, str) else found
     if not isinstance(texts, list) or not all(isinstance(each, str) and each for each in texts):
-        raise MataError(
-            f"the generation settings of {name} cannot be used: stop_strings: must be texts"
-        )
+        raise _refusal(name, "stop_strings: must be texts")
     return tuple(texts)
 
 
-def _try(module: Any, settings: GenerationConfig) -> None:
-    """Choose a token by the settings, as ``generate`` does after a prompt of one token."""
+def _fault(
+    attempt: Callable[[Any, dict[str, Any]], Any], module: Any, settings: dict[str, Any]
+) -> Exception | None:
+    try:
+        attempt(module, settings)
+    except _FAULTS as error:
+        return error
+    return None
+
+
+def _make(_module: Any, settings: dict[str, Any]) -> GenerationConfig:
+    made: GenerationConfig = _settings(**settings)
+    return made
+
+
+def _try(module: Any, found: dict[str, Any]) -> None:
+    """Choose the last token of the shortest text by the settings, as ``generate`` does."""
+    is_beside_encoder = module.config.is_encoder_decoder
+    # A picture and a question before a text are several tokens: only where there are none before
+    # it does ``forced_bos_token_id`` have an effect.
+    length = 1 if is_beside_encoder else 2
+    settings = _settings(**found, max_length=length + 1)
     end_tokens(settings)
     words = module.config.get_text_config(decoder=True).vocab_size
-    for value, least in ((settings.num_beams, 1), (settings.decoder_start_token_id, 0)):
-        if value is not None and not (type(value) is int and least <= value < words):
-            raise ValueError(f"must be a whole number from {least} to {words - 1}, got {value!r}")
-    first = torch.zeros(1, 1, dtype=torch.long)
+    beams = settings.num_beams
+    if beams is not None and not (type(beams) is int and 1 <= beams < words):
+        raise ValueError(f"must be a whole number from 1 to {words - 1}, got {beams!r}")
+    first = torch.zeros(1, length, dtype=torch.long)
     module._prepare_special_tokens(settings, kwargs_has_attention_mask=True, device="cpu")  # noqa: SLF001
+    if is_beside_encoder:
+        start = settings._decoder_start_token_tensor  # noqa: SLF001
+        if start.numel() != 1 or not 0 <= start.item() < words:
+            raise ValueError(f"must be a token from 0 to {words - 1}, got {start.tolist()}")
     choose = module._get_logits_processor(  # noqa: SLF001
-        settings, input_ids_seq_length=1, encoder_input_ids=first, device="cpu", model_kwargs={}
+        settings,
+        input_ids_seq_length=length,
+        encoder_input_ids=first,
+        device="cpu",
+        model_kwargs={},
     )
     choose(first, torch.zeros(1, words))

@@ -173,11 +173,14 @@ def _resized(pixels: Any, wide: float, high: float) -> tuple[float, float]:
     size = pixels.size
     if not pixels.do_resize:
         return wide, high
-    if size.height and size.width:
+    if size.shortest_edge:
+        scale = size.shortest_edge / min(wide, high)
+        if size.longest_edge:
+            scale = min(scale, size.longest_edge / max(wide, high))
+    elif size.max_height and size.max_width:
+        scale = min(size.max_height / high, size.max_width / wide)
+    else:
         return float(size.width), float(size.height)
-    scale = size.shortest_edge / min(wide, high)
-    if size.longest_edge:
-        scale = min(scale, size.longest_edge / max(wide, high))
     return wide * scale, high * scale
 
 

@@ -29,7 +29,8 @@ class ReadingPrompt(NamedTuple):
 class TextReader:
     """A network that writes down the text of a picture.
 
-    end:     what the text ends before, besides the network's own end tokens.
+    end:     what the text ends before, besides the network's own end tokens and the texts that its
+             checkpoint names.
     options: what ``generate`` is called with besides.
     """
 
@@ -39,7 +40,10 @@ class TextReader:
         """Keep the loaded parts."""
         self._network = network
         self._tokenizer = tokenizer
-        self._end = end
+        self._ends = (*([end] if end else []), *network.stops)
+        # A token is at least a byte long, so an end is among as many; and a tokenizer may leave out
+        # the space before the first of those that it decodes.
+        self._window = max((len(each.encode()) for each in self._ends), default=0) + 1
         self._generator = BatchGenerator(network, self._is_end, max_batch, options)
 
     def read(self, prompts: Sequence[ReadingPrompt]) -> list[OcrResult]:
@@ -60,7 +64,7 @@ class TextReader:
         """
         with contextlib.closing(self._open(prompt)) as text:
             decoder = IncrementalDecoder(self._decode)
-            pieces = _TrimmedPieces(self._end)
+            pieces = _TrimmedPieces(self._ends)
             yield ""  # lets those that came at the same time join its batch
             for tokens in text:
                 yield pieces.add("".join(map(decoder.add, tokens)))
@@ -77,9 +81,10 @@ class TextReader:
     def _is_end(self, tokens: list[int]) -> bool:
         if tokens[-1] in self._network.end_tokens:
             return True
-        # A token is at least a letter long, so the end is among as many.
-        end = self._end
-        return bool(end) and end in self._tokenizer.decode(tokens[-len(end) :])
+        if not self._ends:
+            return False
+        written = self._tokenizer.decode(tokens[-self._window :])
+        return any(each in written for each in self._ends)
 
     def _decode(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(
@@ -88,14 +93,15 @@ class TextReader:
         return text
 
     def _result(self, text: GeneratedText) -> OcrResult:
-        written = self._tokenizer.decode(text.tokens, skip_special_tokens=True)
+        stops = StopSequences(self._ends)
+        written = stops.add(self._tokenizer.decode(text.tokens, skip_special_tokens=True))
         asked = text.prompt.get("input_ids")
         usage = Usage(
             0 if asked is None else asked.shape[1],
             len(text.tokens),
             truncated=not self._is_end(text.tokens),
         )
-        return text_result(written.partition(self._end)[0] if self._end else written, usage)
+        return text_result(written + stops.rest(), usage)
 
 
 def text_result(text: str, usage: Usage) -> OcrResult:
@@ -105,10 +111,10 @@ def text_result(text: str, usage: Usage) -> OcrResult:
 
 
 class _TrimmedPieces:
-    """Pieces of a text without the space around it, up to ``end``."""
+    """Pieces of a text without the space around it, up to the first of ``ends``."""
 
-    def __init__(self, end: str) -> None:
-        self._stops = StopSequences((end,) if end else ())
+    def __init__(self, ends: tuple[str, ...]) -> None:
+        self._stops = StopSequences(ends)
         self._space = ""
         self._is_begun = False
 

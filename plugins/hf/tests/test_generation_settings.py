@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 
 from mataserver import MataError, ModelSpec
-from mataserver_hf import trocr, vlm
+from mataserver_hf import generation_settings, got_ocr2, trocr, vlm
+from mataserver_hf.got_ocr2 import GotOcr2Params
 from mataserver_hf.trocr import TrOcrParams
 from mataserver_hf.vlm_params import VlmParams
 
-LOADS = {"llava": vlm.load, "trocr": trocr.load}
+LOADS = {
+    "florence2": vlm.load,
+    "got_ocr2": got_ocr2.load,
+    "llava": vlm.load,
+    "trocr": trocr.load,
+}
 
 
 @pytest.fixture
@@ -111,11 +117,10 @@ def test_what_is_not_followed_changes_no_text(settings, with_settings, model, pi
         {"suppress_tokens": ["x"]},
         {"sequence_bias": [[[5], "x"]]},
         {"exponential_decay_length_penalty": [3]},
-        {"forced_bos_token_id": 100_000},
+        {"forced_eos_token_id": 100_000},
         {"eos_token_id": [[1]]},
         {"eos_token_id": "</s>"},
         {"num_beams": 0},
-        {"decoder_start_token_id": 100_000},
         {"stop_strings": [7]},
         {"stop_strings": [""]},
     ],
@@ -126,6 +131,98 @@ def test_a_setting_that_would_fail_each_request_fails_the_load(settings, with_se
     [name] = settings
     with pytest.raises(MataError, match=rf"settings of tiny/llava cannot be used: {name}: \S"):
         with_settings("llava", **settings)
+
+
+NONE = dict.fromkeys(generation_settings.FOLLOWED)  # as if the file named none of them
+MARKS = {"eos_token_id": 2, "pad_token_id": 1}
+
+
+def read(name, made, tiny_reading):
+    """What it writes for the pictures that it knows, or for one picture twice."""
+    images = [np.full((24, 96, 3), grey, np.uint8) for grey in tiny_reading.LINES]
+    asked = VlmParams(prompt="<CAPTION>", max_tokens=8) if name == "florence2" else TrOcrParams()
+    return [each.text for each in made.predict(images, [asked] * len(images))]
+
+
+@pytest.mark.parametrize("name", ["trocr", "florence2"])
+@pytest.mark.parametrize("start", ["decoder_start_token_id", "bos_token_id", "both"])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_one_token_to_begin_with_is_enough(
+    name, start, as_list, with_settings, checkpoint, tiny_reading
+):
+    """A decoder beside an encoder begins with its own first token, or else with that of texts."""
+    known = json.loads((checkpoint(name) / "generation_config.json").read_text())
+    first, both = known["decoder_start_token_id"], ("decoder_start_token_id", "bos_token_id")
+    given = dict.fromkeys(both if start == "both" else [start], [first] if as_list else first)
+    same = with_settings(name, max_batch=2, num_beams=2)
+    made = with_settings(name, max_batch=2, **(dict.fromkeys(both) | given), num_beams=2)
+    assert read(name, made, tiny_reading) == read(name, same, tiny_reading)
+
+
+@pytest.mark.parametrize("name", ["trocr", "florence2"])
+@pytest.mark.parametrize("others", [{}, MARKS | {"num_beams": 4}], ids=str)
+def test_without_a_token_to_begin_with_the_load_fails(name, others, with_settings):
+    """Each request would fail, whether anything else is set or nothing at all."""
+    with pytest.raises(
+        MataError, match=f"tiny/{name} cannot be used: neither decoder_start_token_id nor bos_"
+    ):
+        with_settings(name, **(NONE | others))
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit"),
+    [
+        ({"decoder_start_token_id": 100_000}, "decoder_start_token_id"),
+        ({"decoder_start_token_id": [2, 3]}, "decoder_start_token_id"),
+        ({"decoder_start_token_id": None, "bos_token_id": 100_000}, "bos_token_id"),
+        ({"decoder_start_token_id": None, "bos_token_id": 2, "repetition_penalty": 2}, "repetit"),
+        ({"forced_bos_token_id": 100_000}, "forced_bos_token_id"),
+    ],
+    ids=str,
+)
+def test_what_fails_a_decoder_beside_an_encoder(settings, culprit, with_settings):
+    """The one that is at fault is named, also where others are needed before it."""
+    with pytest.raises(MataError, match=rf"tiny/trocr cannot be used: {culprit}\w*: \S"):
+        with_settings("trocr", **settings)
+
+
+def test_what_is_of_no_use_to_a_model_does_not_fail_its_load(with_settings, model, picture):
+    """``generate`` never reads these where the picture and question come before the text."""
+    image, params = picture(90, 150), VlmParams(prompt="?", max_tokens=8)
+    made = with_settings("llava", decoder_start_token_id=100_000, forced_bos_token_id=100_000)
+    assert made.predict([image], [params]) == model("llava").predict([image], [params])
+
+
+@pytest.mark.parametrize("method", ["_get_logits_processor", "_prepare_special_tokens"])
+def test_another_transformers_is_no_fault_of_the_settings(method, with_settings, monkeypatch):
+    """Without the methods of the trial the settings are taken as they are."""
+    from transformers import GenerationMixin
+
+    monkeypatch.delattr(GenerationMixin, method)
+    made = with_settings("llava", repetition_penalty=2.0)
+    assert made._generator._network._module.generation_config.repetition_penalty == 2.0
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_line_ends_before_the_stop_strings_of_its_checkpoint(beams, with_settings, tiny_reading):
+    """Whether the text comes at once or in pieces, and alone or in a batch."""
+    made = with_settings("trocr", max_batch=2, stop_strings=["e 7", "y", "zzz"], num_beams=beams)
+    assert read("trocr", made, tiny_reading) == ["Gat", "no entr"]
+    image = np.full((24, 96, 3), next(iter(tiny_reading.LINES)), np.uint8)
+    *pieces, result = made.stream(image, TrOcrParams())
+    assert ("".join(pieces), result.text) == ("Gat", "Gat")
+    assert not result.usage.truncated
+    assert result.usage.completion_tokens == len("Gate 7")
+
+
+def test_a_page_ends_before_the_stop_strings_of_its_checkpoint(with_settings, tiny_reading):
+    """Besides the end that all GOT-OCR2 write."""
+    page = np.full((64, 64, 3), tiny_reading.PAGE, np.uint8)
+    made = with_settings("got_ocr2", stop_strings="ai")
+    [result] = made.predict([page], [GotOcr2Params(max_tokens=20)])
+    assert (result.text, result.usage.truncated) == ("pl", False)
+    [result] = made.predict([page], [GotOcr2Params(ocr_type="format", max_tokens=20)])
+    assert (result.text, result.usage.truncated) == (tiny_reading.WRITTEN["format"], False)
 
 
 def test_settings_that_are_followed(with_settings, model, picture):

@@ -377,5 +377,5 @@ def test_no_text_has_no_region():
 )
 def test_pieces_hold_back_what_may_not_belong_to_the_text(given, expected):
     """The space around the text and its end are never sent, also where they come in parts."""
-    pieces = text_reader._TrimmedPieces("</s>")
+    pieces = text_reader._TrimmedPieces(("</s>",))
     assert [*map(pieces.add, given), pieces.rest()] == expected

@@ -19,6 +19,8 @@ SETTINGS = (
     {"size": {"height": 64, "width": 96}, "crop_size": 64},
     {"size": {"shortest_edge": 64}, "crop_size": 100, "do_resize": False},
     {"size": {"shortest_edge": 64, "longest_edge": 80}, "crop_size": 50},
+    {"size": {"max_height": 64, "max_width": 150}, "crop_size": 48},
+    {"size": {"max_height": 64, "max_width": 90}, "crop_size": {"height": 48, "width": 100}},
 )
 
 
