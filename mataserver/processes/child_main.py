@@ -8,7 +8,6 @@ few imports: some children are short-lived.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
 import sys
@@ -89,12 +88,9 @@ def main() -> None:
     if kind == "module":
         sys.argv = [name, *arguments]
         importlib.import_module(name).main()
-    else:
-        module, _, function = name.partition(":")
-        getattr(importlib.import_module(module), function)(Parent.on_pipes(arguments))
-    # At its end the interpreter would search all that was imported for cycles: 0.15 s after a
-    # reconstruction, for which the server waits. Files are flushed, and atexit is run, as ever.
-    gc.freeze()
+        return
+    module, _, function = name.partition(":")
+    getattr(importlib.import_module(module), function)(Parent.on_pipes(arguments))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 from mataserver import OutOfMemory
@@ -35,6 +36,9 @@ def reconstruct(job: Job) -> dict[str, Any]:
     """
     from mataserver_reconstruct import pipeline  # imports COLMAP: in the job's process only
 
+    # The server waits for this process's end, and that is sooner if the interpreter does not search
+    # all that was imported for cycles once more. What is made from here on is still finalised.
+    gc.freeze()
     fields = job.spec.items()
     job.spec = {name: value for name, value in fields if name in Spec.__struct_fields__}
     (job.work / CLOUDS).unlink(missing_ok=True)  # of the result before a restart
