@@ -417,7 +417,7 @@ def test_a_data_directory_that_cannot_be_written_is_an_error(terminal):
     assert code == 1
     [told] = errors(lines)
     assert told.startswith(
-        "could not write to the data directory: No such file or directory (/proc/nowhere/shared;"
+        "could not write to the directory: No such file or directory (/proc/nowhere/shared;"
     )
     assert not terminal.data.exists()
 

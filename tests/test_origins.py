@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 
 import aiohttp
 import pytest
+import yarl
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -137,6 +140,29 @@ async def test_a_browser_asks_before(data_dir):
         asked = {**ASKS, "X-Request-Id": "abc"}
         told = await headers(http, path, method="OPTIONS", status=204, headers=asked)
         assert told["X-Request-Id"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "detail"),
+    [
+        (b"/ HTTP/1.1", b"a b", "The Host header is not a host name"),
+        (b"/ HTTP/2.0", b"box", "The request is not valid HTTP"),
+        (b"/#a HTTP/1.1", b"box", "The request is not valid HTTP"),
+    ],
+)
+async def test_asking_before_with_an_invalid_request(data_dir, line, host, detail):
+    """A preflight is refused for what any other request is refused for."""
+    async with testing.serving(data_dir, engine="thread", cors_origins=[PAGE]) as served:
+        url = yarl.URL(served.url)
+        asks = f"Origin: {PAGE}\r\nAccess-Control-Request-Method: POST\r\n\r\n".encode()
+        head = b"OPTIONS %b\r\nHost: %b\r\nConnection: close\r\n%b" % (line, host, asks)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(head)
+        answer = await reader.read()
+        writer.close()
+        told, _, body = answer.partition(b"\r\n\r\n")
+        assert told.startswith(b"HTTP/1.1 400 "), answer
+        assert json.loads(body)["detail"] == detail
 
 
 async def test_a_stranger_that_asks_before_is_told_nothing(data_dir):

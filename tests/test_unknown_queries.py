@@ -109,6 +109,31 @@ async def test_a_body_that_is_read_though_no_route_says_so(plugin, data_dir):  #
         assert await warned(http, "POST", "/unread", data=b"x" * 100) == (200, said)
 
 
+STREAMS = """
+class Service(Base):
+    def routes(self):
+        async def streamed(request):
+            response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+            await response.prepare(request)
+            await response.write_eof(b"streamed")
+            return response
+        return [Route("POST", "/streamed", streamed, "Mine", response=(Body("text/plain"),))]
+"""
+
+
+async def test_an_answer_that_its_handler_sends(plugin, data_dir, caplog):  # noqa: F811
+    """It names parameters too; a body, which may be read later, neither it nor the log names."""
+    async with (
+        testing.serving(data_dir, entry_points=[plugin(STREAMS, "streams")]) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        said = "a: unknown parameter, ignored"
+        assert await warned(http, "POST", "/streamed", data=b"x" * 100) == (200, None)
+        assert await warned(http, "POST", "/streamed?a=1", data=b"x" * 100) == (200, said)
+    assert said in caplog.text
+    assert "the body: ignored" not in caplog.text
+
+
 async def handler(_request):
     """Never asked here."""
 

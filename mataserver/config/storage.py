@@ -57,7 +57,7 @@ def check_writable(directory: Path) -> None:
 
     Writes a byte to a temporary file in it, or in the nearest parent that exists.
     """
-    with os_errors_as("could not write to the data directory", directory):
+    with os_errors_as("could not write to the directory", directory):
         place = next(each for each in (directory, *directory.parents) if each.exists())
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"0")

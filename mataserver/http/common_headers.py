@@ -8,6 +8,8 @@ from random import getrandbits
 
 from aiohttp import hdrs, web
 
+from mataserver.http.request_warnings import HEADER, WARNING
+
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 """Identifies a request in logs, answers and other front-ends."""
 BEGUN: web.RequestKey[float] = web.RequestKey("begun", float)
@@ -50,6 +52,8 @@ def complete(request: web.Request, response: web.StreamResponse) -> None:
     """Add them to an answer without them: one that its handler sends, such as a stream or a 101."""
     forbid_storing(request, response)
     headers = response.headers
+    if WARNING in request and response.status < 400:
+        headers[HEADER] = request[WARNING]
     if "X-Request-Id" not in headers and REQUEST_ID in request:
         headers["X-Request-Id"] = request[REQUEST_ID]
     if "Server-Timing" not in headers and BEGUN in request:

@@ -50,7 +50,7 @@ class DocsService(StatelessService):
         return web.Response(body=body, content_type=codec.JSON)
 
     async def _page(self, request: web.Request) -> web.Response:
-        return self._files.respond(request, _PAGES[request.path.strip("/")])
+        return await self._files.respond(request, _PAGES[request.path.strip("/")])
 
     async def _asset(self, request: web.Request) -> web.Response:
-        return self._files.respond(request, request.match_info["name"])
+        return await self._files.respond(request, request.match_info["name"])

@@ -20,7 +20,6 @@ from mataserver.http import accept_header, codec
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.common_headers import REQUEST_ID
 from mataserver.http.middleware import CLIENT_GONE, METRICS_STATUS
-from mataserver.http.request_warnings import HEADER, WARNING
 from mataserver.http.revocation import RevocableWait, watch_revocation
 
 if TYPE_CHECKING:
@@ -83,8 +82,6 @@ async def send(
                 "X-Request-Id": request[REQUEST_ID],
                 "Server-Timing": f"first;dur={(time.perf_counter() - begun) * 1e3:.3f}",
             }
-            if (warning := request.get(WARNING)) is not None:
-                headers[HEADER] = warning
             response = web.StreamResponse(status=status, headers=headers)
             response.content_type, response.charset = CONTENT_TYPE, "utf-8"
             await response.prepare(request)

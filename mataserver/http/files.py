@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import mimetypes
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'"
 """Content-Security-Policy: a page may load only the server's own resources."""
 _INDEX = "index.html"
+_TYPES = mimetypes.MimeTypes()
+"""Python's own table and these: with ``nosniff`` a wrong entry of the system's breaks a page."""
+for _suffix, _type in {
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".webp": "image/webp",
+    ".woff2": "font/woff2",
+}.items():
+    _TYPES.add_type(_type, _suffix)
 
 
 def static(
@@ -35,7 +45,8 @@ def static(
 
     ``prefix/`` is its ``index.html``. Answers have an ``ETag``; an unchanged file is 304. Files are
     compressed if that is worthwhile and the client accepts gzip. ``made`` has what returns the
-    bytes of files that are not as they lie in the folder, or not there; it is called once.
+    bytes of files that are not as they lie in the folder, or not there; it is called once, in a
+    thread.
     """
     files = PackageFiles(package, folder, policy, made)
     path = prefix.rstrip("/")
@@ -55,8 +66,9 @@ class _File:
     tag: str
 
     @classmethod
-    def of(cls, data: bytes) -> _File:
-        """Compress a file's contents once for all requests."""
+    def of(cls, read: Callable[[], bytes]) -> _File:
+        """Read and compress a file once for all requests."""
+        data = read()
         compressed = gzip.compress(data, mtime=0)
         is_smaller = len(compressed) < 0.9 * len(data)
         return cls(data, compressed if is_smaller else b"", hashlib.sha256(data).hexdigest()[:16])
@@ -76,14 +88,15 @@ class PackageFiles:
         self._made = made or {}
         self._policy = policy
         self._cache: dict[str, _File] = {}
+        self._loading: dict[str, asyncio.Task[_File]] = {}
 
     async def get(self, request: web.Request) -> web.Response:
         """Answer with the file that the path names. Raises ``NotFound``."""
-        return self.respond(request, request.match_info.get("file", _INDEX))
+        return await self.respond(request, request.match_info.get("file", _INDEX))
 
-    def respond(self, request: web.Request, name: str) -> web.Response:
+    async def respond(self, request: web.Request, name: str) -> web.Response:
         """Answer with a file. Raises ``NotFound``."""
-        file = self._file(name)
+        file = self._cache.get(name) or await self._load(name)
         accepted = request.headers.get(hdrs.ACCEPT_ENCODING, "")
         compressed = bool(file.compressed) and accepts_gzip(accepted)
         tag = f"{file.tag}{'-gzip' if compressed else ''}"  # each representation has its own
@@ -98,24 +111,34 @@ class PackageFiles:
             return web.Response(status=304, headers=headers)
         if compressed:
             headers[hdrs.CONTENT_ENCODING] = "gzip"
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        kind = _TYPES.guess_type(name)[0] or "application/octet-stream"
         charset = "utf-8" if kind.startswith("text/") else None
         body = file.compressed if compressed else file.data
         return web.Response(body=body, content_type=kind, charset=charset, headers=headers)
 
-    def _file(self, name: str) -> _File:
-        """Return a file from the cache, or read it. Raises ``NotFound``."""
-        if name in self._cache:
-            return self._cache[name]
+    async def _load(self, name: str) -> _File:
+        """Read a file into the cache, once for all who ask meanwhile. Raises ``NotFound``."""
+        task = self._loading.get(name)
+        if task is None:
+            # In a thread: compressing a megabyte takes as long as several inferences.
+            work = asyncio.to_thread(_File.of, self._source(name))
+            task = self._loading[name] = asyncio.create_task(work)
+            task.add_done_callback(lambda done: self._loaded(name, done))
+        return await asyncio.shield(task)  # who leaves ends it for nobody else
+
+    def _loaded(self, name: str, task: asyncio.Task[_File]) -> None:
+        del self._loading[name]
+        if not task.cancelled() and task.exception() is None:
+            self._cache[name] = task.result()
+
+    def _source(self, name: str) -> Callable[[], bytes]:
+        """Return what returns a file's bytes. Raises ``NotFound``."""
         if name in self._made:
-            data = self._made[name]()
-        else:
-            parts = name.split("/")
-            if any(part in {"", ".", ".."} or "\\" in part or "\0" in part for part in parts):
-                raise NotFound("Not found")
-            path = self._root.joinpath(*parts)
-            if not path.is_file():
-                raise NotFound("Not found")
-            data = path.read_bytes()
-        self._cache[name] = _File.of(data)
-        return self._cache[name]
+            return self._made[name]
+        parts = name.split("/")
+        if any(part in {"", ".", ".."} or "\\" in part or "\0" in part for part in parts):
+            raise NotFound("Not found")
+        path = self._root.joinpath(*parts)
+        if not path.is_file():
+            raise NotFound("Not found")
+        return path.read_bytes

@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import BadRequest, MataError, NotFound, Unavailable, shortage_error
@@ -17,13 +17,14 @@ from mataserver.http.admission import REJECTED, admit
 from mataserver.http.common_headers import BEGUN, PRIVATE, REQUEST_ID, forbid_storing, identify
 from mataserver.http.error_responses import as_api_error, error_response
 from mataserver.http.handler_results import body_size, require_response, require_room
-from mataserver.http.protocol import VERSIONS, HttpConnection, bad_request
+from mataserver.http.protocol import HttpConnection, bad_request
 from mataserver.http.proxies import check_host
 from mataserver.http.request_credentials import is_socket
 from mataserver.http.request_warnings import HEADER, WARNING, warn_of_body, warn_of_ignored
 from mataserver.http.revocation import GRANTS, REVOKED_REASON, check_not_revoked, is_watched
 from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
+from mataserver.http.validity import is_valid
 from mataserver.logs import RateLimitedLog
 from mataserver.plugin_ends import LostWaitError, end_error
 
@@ -71,7 +72,7 @@ class RequestMiddleware:
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request; convert errors to answers."""
-        if not _is_valid(request):
+        if not is_valid(request):
             return bad_request()
         identify(request)
         started_at = time.perf_counter()
@@ -91,8 +92,17 @@ class RequestMiddleware:
         return self._dispatcher.refuse(request, error)
 
     def finish_unhandled(self, request: web.Request, response: web.Response) -> web.StreamResponse:
-        """Count an answer that takes no handler, and add the common headers."""
+        """Count an answer that takes no handler, and add the common headers.
+
+        A request that no handler would get is refused instead.
+        """
+        if not is_valid(request):
+            return bad_request()
         identify(request)
+        try:
+            check_host(request)
+        except BadRequest as error:
+            response = self.refuse(request, error)
         return self.finish(request, response, time.perf_counter())
 
     def finish(
@@ -129,21 +139,6 @@ class RequestMiddleware:
         method = request.method if request.method in METH_ALL else "other"  # limits label values
         self.metrics.count(method, self.table.label(request), str(status), duration)
         return duration
-
-
-def _is_valid(request: web.Request) -> bool:
-    """Whether a request that was parsed is one that every HTTP reader understands alike.
-
-    The version of one that is not is set to the one that its answer has.
-    """
-    if request._version not in VERSIONS:  # noqa: SLF001 - the public one would be kept
-        request._version = HttpVersion11  # noqa: SLF001 - aiohttp repeats it in the answer
-        return False
-    # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be ambiguous.
-    if request.version == HttpVersion10 and hdrs.TRANSFER_ENCODING in request.headers:
-        return False
-    # Request targets have no fragment: a proxy in front might have judged a different path.
-    return "#" not in request.raw_path
 
 
 def _cancelled_status(request: web.Request) -> int:
@@ -228,7 +223,7 @@ class _Dispatcher:
         if hdrs.UPGRADE in request.headers:
             answer = functools.partial(_until_revoked, answer)
         response = require_response(await answer(request), request)
-        if route is not None:
+        if route is not None and not response.prepared:  # its head may say no more
             warn_of_body(request, route)
         require_room(self._budget, body_size(response))
         return response

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web, web_fileresponse
+from aiohttp import HttpVersion11, hdrs, web, web_fileresponse
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 _STATUS = 400
 DETAIL = "The request is not valid HTTP"
 _BODY = b'{"detail":"%b"}' % DETAIL.encode()
-VERSIONS = frozenset({HttpVersion10, HttpVersion11})
-"""The supported HTTP versions. The parser also accepts HTTP/0.9, whose requests have no headers,
-and a line that says HTTP/2.0."""
 _OK = "HTTP/1.1 200 OK"
 _CLOSE = 0x88
 """The first byte of a WebSocket's closing frame (RFC 6455, section 5.2)."""
