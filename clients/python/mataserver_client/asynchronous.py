@@ -19,7 +19,7 @@ from mataserver_client.stream import FrameStream, Reconnect, close_idle
 from mataserver_client.transport import CLOSE_TIMEOUT, encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from mataserver_client.replies import StreamItem
     from mataserver_client.source import Frames
@@ -114,12 +114,15 @@ class AsyncClient(ModelRequests, InferenceRequests):
         may drop one now and then; None sends at the rate of ``frames``, for live cameras.
 
         A lost connection is made again within the session's life; of the frames on their way the
-        newest is then sent again. Frames that stay without any answer for ``grace`` seconds are
-        given up. The iteration ends when the last frame is answered or the session is deleted.
-        ``break`` leaves it; to have all closed at that moment use ``contextlib.aclosing``.
+        newest is then sent again. Where the server has forgotten a session that was made here, as
+        after its restart, another is made, and its first result has ``reset``. Frames that stay
+        without any answer for ``grace`` seconds are given up. The iteration ends when the last
+        frame is answered or the session is deleted. ``break`` leaves it; to have all closed at that
+        moment use ``contextlib.aclosing``.
 
-        Raises ``NotFound`` for a session that expired, ``Conflict`` when another connection uses
-        it, the ``MataError`` of a connection that did not come back, and what ``frames`` raises.
+        Raises ``NotFound`` for a session of the caller's that expired, ``Conflict`` when another
+        connection uses it, the ``MataError`` of a connection that did not come back, and what
+        ``frames`` raises.
         """
         given = model.session_id if isinstance(model, Session) else model
         fresh = not isinstance(model, Session) and not _SESSION_ID.fullmatch(given)
@@ -128,29 +131,38 @@ class AsyncClient(ModelRequests, InferenceRequests):
         policy = (Reconnect() if reconnect else None) if isinstance(reconnect, bool) else reconnect
         in_flight = InFlightFrames(window, fresh=fresh, grace=grace)
         source = Source(frames, self._transport.in_thread)
+        made: list[str] = []
+
+        async def make() -> str:
+            made.append(await self._make(given, task, params))
+            return made[-1]
 
         async def items() -> AsyncGenerator[StreamItem, None]:
-            async with self._lease(given, task, params, fresh=fresh) as session_id:
-                run = FrameStream(self._transport, session_id, source, in_flight, reconnect=policy)
+            try:
+                run = FrameStream(
+                    self._transport,
+                    await make() if fresh else given,
+                    source,
+                    in_flight,
+                    reconnect=policy,
+                    renew=make if fresh else None,
+                )
                 async with contextlib.aclosing(run.items()) as answers:
                     async for item in answers:
                         yield item
+            finally:
+                for session_id in made:
+                    await self._drop(session_id)
 
         stream = items()
         self._streams.add(stream)
         return stream
 
-    @contextlib.asynccontextmanager
-    async def _lease(
-        self, given: str, task: str | None, params: dict[str, Any], *, fresh: bool
-    ) -> AsyncIterator[str]:
-        """Give a session's id, and delete the session afterwards if it was made here."""
-        if not fresh:
-            yield given
-            return
-        making = asyncio.create_task(self._make(given, task, params))
+    async def _make(self, model: str, task: str | None, params: dict[str, Any]) -> str:
+        """Make an own session; return its id. Deletes it if the caller is cancelled meanwhile."""
+        making = asyncio.create_task(self._make_own(model, task, params))
         try:
-            session_id = await asyncio.shield(making)
+            return await asyncio.shield(making)
         except asyncio.CancelledError:
             # The answer may be on its way: only it tells which session is to be deleted.
             try:
@@ -160,13 +172,8 @@ class AsyncClient(ModelRequests, InferenceRequests):
             with contextlib.suppress(MataError, asyncio.CancelledError):
                 await self._drop(await making)
             raise
-        try:
-            yield session_id
-        finally:
-            await self._drop(session_id)
 
-    async def _make(self, model: str, task: str | None, params: dict[str, Any]) -> str:
-        """Make an own session; return its id."""
+    async def _make_own(self, model: str, task: str | None, params: dict[str, Any]) -> str:
         made = await self.create_session(model, task, **params)
         self._own_sessions.add(made.session_id)
         return made.session_id

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from mataserver_client import results
-from mataserver_client.errors import MataError
+from mataserver_client.errors import MataError, NotFound
 from mataserver_client.failures import (
     PASSING_CODES,
     PASSING_STATUSES,
@@ -25,7 +25,7 @@ from mataserver_client.failures import (
 from mataserver_client.replies import FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from mataserver_client.in_flight import InFlightFrames
     from mataserver_client.replies import StreamItem
@@ -63,7 +63,8 @@ class _NoticeMessage(Struct):
 class FrameStream:
     """Sends the frames of ``source`` to a session and yields what comes back.
 
-    ``reconnect`` None gives up at the first lost connection.
+    ``reconnect`` None gives up at the first lost connection. ``renew`` makes another session, for
+    a server that has forgotten this one, and returns its id; None: the session is the caller's.
     """
 
     def __init__(
@@ -74,15 +75,18 @@ class FrameStream:
         in_flight: InFlightFrames,
         *,
         reconnect: Reconnect | None,
+        renew: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self._transport = transport
-        self._path = f"/v1/stream/{quote(session_id, safe='')}"
+        self._session_id = session_id
         self._source = source
         self._in_flight = in_flight
         self._reconnect = reconnect
+        self._renew = renew
         self._attempts = 0
         self._connected = False
         self._answered = False
+        self._anew = False
 
     async def items(self) -> AsyncGenerator[StreamItem, None]:
         """Yield results and frame errors until every frame is answered or dropped.
@@ -106,12 +110,12 @@ class FrameStream:
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
         while True:
-            socket = await self._transport.socket(self._path)
+            path = f"/v1/stream/{quote(self._session_id, safe='')}"
+            socket = await self._transport.socket(path)
             if not isinstance(socket, MataError):
                 self._connected = True
                 return socket
-            passing = isinstance(socket, ConnectionFailed) or socket.status in PASSING_STATUSES
-            await self._pause(socket, again=passing and self._connected)
+            await self._pause(socket, again=_is_passing(socket) and self._connected)
 
     async def _lost(self, code: int) -> bool:
         """Prepare for another connection; False after an orderly end."""
@@ -121,9 +125,23 @@ class FrameStream:
         # A session that was ours may still be held by the connection that broke; one that never
         # answered is somebody else's.
         again = code in PASSING_CODES and (self._answered or code != 1008)
-        await self._pause(failure, again=again)
+        renew = self._renew if self._answered and isinstance(failure, NotFound) else None
+        await self._pause(failure, again=again or renew is not None)
         self._in_flight.drop_unanswered()
+        if renew is not None:
+            await self._begin_anew(renew)
         return True
+
+    async def _begin_anew(self, renew: Callable[[], Awaitable[str]]) -> None:
+        """Go on in another session: a server that was restarted knows none of before."""
+        while True:
+            try:
+                self._session_id = await renew()
+            except MataError as failure:
+                await self._pause(failure, again=_is_passing(failure))
+            else:
+                self._anew = True
+                return
 
     async def _pause(self, failure: MataError, *, again: bool) -> None:
         """Wait before the next try, or raise ``failure`` when there is none."""
@@ -161,6 +179,8 @@ class FrameStream:
             raise BadAnswer("The server's result has no frame_id")
         self._attempts = 0
         self._answered = True
+        if self._anew:
+            response.reset, self._anew = True, False
         response.frame_id = self._in_flight.note_answer(response.frame_id)
         return response
 
@@ -175,6 +195,10 @@ class FrameStream:
         if notice.frame_id is None:
             return FrameError(None, notice.detail)
         return FrameError(self._in_flight.note_answer(notice.frame_id), notice.detail)
+
+
+def _is_passing(failure: MataError) -> bool:
+    return isinstance(failure, ConnectionFailed) or failure.status in PASSING_STATUSES
 
 
 async def close_idle(stream: AsyncGenerator[Any, None]) -> None:
