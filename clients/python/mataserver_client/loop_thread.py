@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mataserver_client.failures import ConnectionFailed
@@ -20,29 +20,33 @@ T = TypeVar("T")
 class LoopThread:
     """Runs coroutines on the loop, for any number of threads.
 
-    ``at_end()`` is awaited on the loop once it closes, after every call was cancelled.
+    ``at_end()`` is awaited on the loop once it closes, after every call was cancelled. It closes by
+    itself when nobody holds it any more, and before the interpreter ends.
     """
 
     def __init__(self, at_end: Callable[[], Awaitable[None]]) -> None:
-        self._at_end = at_end
         self._lock = threading.RLock()  # a collected stream may close within a locked section
-        self._closed = False
         self._stop = asyncio.Event()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="mataserver-client", daemon=True)
+        # The thread does not hold this object, which could never be collected then.
+        self._thread = threading.Thread(
+            target=_serve,
+            args=(self._loop, self._stop, at_end),
+            name="mataserver-client",
+            daemon=True,
+        )
         self._thread.start()
-        # A stream that is left open would be closed when the interpreter collects it, and wait for
-        # this thread, which the interpreter has stopped by then.
-        atexit.register(self.close)
+        self._open = weakref.finalize(
+            self, _end, weakref.ref(self), self._thread, self._loop, self._stop
+        )
 
     def close(self) -> None:
         """End everything; a second call does nothing."""
-        atexit.unregister(self.close)
+        with self._lock:
+            was_open = self._open.detach()
         if not self._thread.is_alive():  # in a process that was forked since
             return
-        with self._lock:
-            closed, self._closed = self._closed, True
-        if not closed:
+        if was_open:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -54,7 +58,7 @@ class LoopThread:
         finally:
             # The collector may run this in the loop's own thread, which cannot wait for itself;
             # there, and after close(), the loop has the stream closed.
-            if threading.current_thread() is not self._thread and not self._closed:
+            if threading.current_thread() is not self._thread and self._open.alive:
                 self.call(close_idle(stream))
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -64,9 +68,9 @@ class LoopThread:
         such thread; ``ConnectionFailed`` for what closing cancelled.
         """
         with self._lock:
-            if self._closed or not self._thread.is_alive():
+            if not self._open.alive or not self._thread.is_alive():
                 coroutine.close()
-                what = "is closed" if self._closed else "belongs to the process that made it"
+                what = "belongs to the process that made it" if self._open.alive else "is closed"
                 raise RuntimeError(f"the client {what}")
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
@@ -76,17 +80,39 @@ class LoopThread:
         finally:
             future.cancel()  # after an interrupt; a finished call does not mind
 
-    def _serve(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._live())
 
-    async def _live(self) -> None:
-        await self._stop.wait()
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        await self._at_end()
+def _serve(
+    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, at_end: Callable[[], Awaitable[None]]
+) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(_live(stop, at_end))
+
+
+async def _live(stop: asyncio.Event, at_end: Callable[[], Awaitable[None]]) -> None:
+    await stop.wait()
+    calls = asyncio.all_tasks() - {asyncio.current_task()}
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await at_end()
+
+
+def _end(
+    owner: weakref.ref[LoopThread],
+    thread: threading.Thread,
+    loop: asyncio.AbstractEventLoop,
+    stop: asyncio.Event,
+) -> None:
+    """End a loop whose owner was collected, or lives on at the interpreter's end.
+
+    The latter waits: a stream that is left open would be closed when the interpreter collects it,
+    and wait for this thread, which the interpreter has stopped by then. The collector must not
+    wait: it interrupts any code, which may hold what the thread needs for its end.
+    """
+    if thread.is_alive():  # not in a process that was forked since
+        loop.call_soon_threadsafe(stop.set)
+        if owner() is not None:
+            thread.join()
 
 
 async def _step(stream: AsyncGenerator[T, None]) -> T | None:

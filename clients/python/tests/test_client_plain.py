@@ -72,6 +72,31 @@ def test_closing_leaves_no_thread_and_ends_open_streams():
     assert set(threading.enumerate()) == before
 
 
+def test_a_client_that_is_dropped_ends_its_thread():
+    """A client that nobody closes keeps neither thread nor descriptors once nobody has it."""
+    with StandIn().serve_in_thread() as stand_in:
+        serving = set(threading.enumerate())
+        client = Client(stand_in.url, KEY)
+        assert client.health().status == "ok"
+        [thread] = set(threading.enumerate()) - serving
+        del client
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_stream_keeps_its_client():
+    """A stream goes on where it alone is kept, and ends the client with itself."""
+    stand_in = StandIn()
+    with stand_in.serve_in_thread():
+        stream = Client(stand_in.url, KEY).stream(BOXES, iter(pictures(9)))
+        assert [next(stream).frame_id for _ in range(3)] == [0, 1, 2]
+        [thread] = {each for each in threading.enumerate() if each.name == "mataserver-client"}
+        del stream
+        thread.join(30)
+        assert not thread.is_alive()
+        assert len(stand_in.deleted) == 1
+
+
 def test_leaving_a_plain_stream_early_deletes_its_session():
     """Dropping the iterator closes the stream at once."""
     stand_in = StandIn()
