@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -15,6 +18,10 @@ from mataserver_database.connection import WRITING
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_OURS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size"})
+"""Parameters of a URL that SQLAlchemy reads; all others are those of PostgreSQL's clients."""
+_NO_URL = "plugins.database.url: not a URL that PostgreSQL's clients read"
 
 
 def sqlite(path: Path, timeout: float) -> sa.Engine:
@@ -53,11 +60,11 @@ def sqlite(path: Path, timeout: float) -> sa.Engine:
 
 def postgres(url: str, timeout: float, pool: int) -> sa.Engine:
     """Return an engine on PostgreSQL. Raises ``MataError`` without the driver."""
-    parsed = sa.make_url(url).set(drivername="postgresql+asyncpg")
+    address, dsn = _parts(url)
     seconds = timeout + SLACK_SECONDS
     try:
         engine = sa.create_engine(
-            parsed,
+            address,
             pool_size=pool,
             pool_timeout=timeout,
             pool_pre_ping=True,
@@ -65,10 +72,8 @@ def postgres(url: str, timeout: float, pool: int) -> sa.Engine:
             execution_options={ANSWER_SECONDS: seconds},
             connect_args={
                 "timeout": timeout,
-                "server_settings": {
-                    "lock_timeout": f"{timeout * 1e3:.0f}",
-                    "statement_timeout": f"{timeout * 1e3:.0f}",
-                },
+                "dsn": dsn,
+                "async_creator_fn": partial(_connect, seconds=timeout),
             },
         )
     except ModuleNotFoundError:
@@ -77,3 +82,43 @@ def postgres(url: str, timeout: float, pool: int) -> sa.Engine:
         ) from None
     limit_pool(engine, seconds)
     return engine
+
+
+def _parts(url: str) -> tuple[sa.URL, str]:
+    """Return what SQLAlchemy is to read of a URL, and what the driver is."""
+    scheme, _, rest = url.partition("://")
+    try:
+        parsed = sa.make_url(f"postgresql+asyncpg://{rest}")
+    except (sa.exc.ArgumentError, ValueError):  # several hosts
+        return sa.make_url("postgresql+asyncpg://"), f"{scheme.removesuffix('+asyncpg')}://{rest}"
+    others = {name: value for name, value in parsed.query.items() if name not in _OURS}
+    return parsed.difference_update_query(others), "postgresql://?" + urlencode(others, doseq=True)
+
+
+async def _connect(*, seconds: float, **arguments: Any) -> Any:
+    """Return a new connection whose statements, and waits for locks, end after so many seconds.
+
+    The limits are not among what a connection begins with: PgBouncer would refuse it.
+    """
+    import asyncpg
+    from asyncpg import exceptions
+
+    wrong = (
+        exceptions.ClientConfigurationError,
+        exceptions.UndefinedObjectError,  # a parameter that the database does not know
+        exceptions.InvalidParameterValueError,
+    )
+    try:
+        connection = await asyncpg.connect(**arguments)
+    except wrong as error:
+        raise MataError(f"plugins.database.url: {error}") from None
+    except ValueError:  # which may name a part of a password
+        raise MataError(_NO_URL) from None
+    limit = round(seconds * 1e3)
+    try:
+        async with asyncio.timeout(seconds):
+            await connection.execute(f"SET lock_timeout = {limit}; SET statement_timeout = {limit}")
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection

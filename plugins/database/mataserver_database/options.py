@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 Url = Annotated[
     str,
     Meta(
-        pattern=r"^postgresql(\+asyncpg)?://",
+        pattern=r"^postgres(ql(\+asyncpg)?)?://",
         description="a URL that begins with postgresql://",
         max_length=2048,
     ),
