@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,14 @@ from mataserver.errors import MataError
 from mataserver.printing import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
     from mataserver.cli.targets import DrawingTarget
-    from mataserver_client import Client
+    from mataserver_client import Client, StreamItem
     from mataserver_client.results import InferResponse
 
 _FILE_ERRORS = frozenset({400, 413})
@@ -134,9 +135,9 @@ class _InferenceRun:
         from mataserver_client import FrameError
 
         source = films.VideoReader(file, self._max_pixels)
-        stream = self._client.stream(self._model, source.encoded(), task=self._task, **self._params)
-        with contextlib.closing(stream), self._output(file) as show:
-            for item in stream:
+        answers = self._answers(source.encoded())
+        with contextlib.closing(answers), self._output(file) as show:
+            for item in answers:
                 if isinstance(item, FrameError):
                     why = printable(item.detail)
                     click.echo(f"error: {file}: frame {item.frame_id}: {why}", err=True)
@@ -148,6 +149,25 @@ class _InferenceRun:
         if source.damaged:
             told = f"warning: {file}: frames left out because they are damaged: {source.damaged}"
             click.echo(told, err=True)
+
+    def _answers(self, frames: Iterator[bytes]) -> Generator[StreamItem, None, None]:
+        """Stream a video; a tracker that can, counts the frames unless asked otherwise.
+
+        They are sent as fast as the model answers, and not as they were recorded.
+        """
+        from mataserver_client import InvalidParams
+
+        task = self._task or self._client.model(self._model).task
+        stream = functools.partial(self._client.stream, self._model, frames, task=self._task)
+        if task != "track" or self._params.get("timing") is not None:
+            yield from stream(**self._params)
+            return
+        try:
+            yield from stream(**{**self._params, "timing": "frames"})
+        except InvalidParams as error:  # before the first frame: a tracker without it
+            if not error.detail.startswith("params.timing: unknown"):
+                raise
+            yield from stream(**self._params)
 
     @contextlib.contextmanager
     def _output(self, file: Path) -> Iterator[Callable[[Any, float, InferResponse], None]]:

@@ -109,9 +109,10 @@ class RequestClient:
             pause = min(2 * pause, 10.0)
 
     def send_once(self, method: str, path: str, value: object) -> tuple[int, dict[str, Any]]:
-        """Send a request; a server that cannot be reached is 503."""
+        """Send a request, None without a body; a server that cannot be reached is 503."""
+        body = None if value is None else msgspec.json.encode(value)
         try:
-            self._connection.request(method, path, msgspec.json.encode(value), self._headers)
+            self._connection.request(method, path, body, self._headers)
             response = self._connection.getresponse()
             data = response.read()
         except (OSError, http.client.HTTPException):

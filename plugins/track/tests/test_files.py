@@ -1,0 +1,104 @@
+"""Tracking of recorded videos, which are sent faster or slower than they were recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+import aiohttp
+import av
+import numpy as np
+import pytest
+
+from mataserver import testing
+
+FRAMES, HIDDEN = 8, (3, 4)
+"""The frames of the video, and those in which the object is not seen."""
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of a square that is hidden for two frames."""
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = 320, 120
+        for number in range(FRAMES):
+            pixels = np.full((120, 320, 3), 60, np.uint8)
+            if number not in HIDDEN:
+                pixels[30:70, 20:60] = (255, 0, 0)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+async def served(tmp_path):
+    """A server whose detector takes 0.05 s a frame; an id outlives 0.1 s, or 3 frames, unseen."""
+    tracked = {"task": "track", "source": "pip", "pulled_at": time.time()}
+    registry = {"version": 1, "models": {"fake-detect": tracked}}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "model_registry.json").write_text(json.dumps(registry))
+    async with testing.serving(
+        tmp_path / "data",
+        entry_points=[testing.FAKE, *testing.installed("track", "database", "jobs")],
+        models=[{"model": "fake-detect", "task": "track", "params": {"seconds": 0.05}}],
+        plugins={"track": {"lost_track_buffer": 3}, "jobs": {"min_free_mb": 0}},
+    ) as server:
+        yield server
+
+
+async def printed(served, *arguments):
+    """Run ``mataserver infer fake-detect``; return the answers that it prints."""
+    command = [sys.executable, "-m", "mataserver", "infer", "fake-detect", *map(str, arguments)]
+    process = await asyncio.create_subprocess_exec(
+        *command, "--url", served.url, "--api-key", served.key, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return [json.loads(line) for line in output.splitlines()]
+
+
+async def of_job(served, clip, params):
+    """Run a job on the video; return its result's tracks."""
+    asked = {"model": "fake-detect", "annotate": "false", "params": json.dumps(params)}
+    headers = {**served.headers, "Content-Type": "application/octet-stream"}
+    async with aiohttp.ClientSession(served.url, headers=headers) as http:
+        async with http.post("/v1/jobs/infer", params=asked, data=clip.read_bytes()) as response:
+            assert response.status == 202
+            job = await response.json()
+        async with asyncio.timeout(60):
+            while job["finished_at"] is None:
+                await asyncio.sleep(0.05)
+                async with http.get(f"/v1/jobs/{job['id']}") as response:
+                    job = await response.json()
+    assert job["error"] is None
+    return job["result"]["tracks"]
+
+
+async def test_a_job_counts_frames(served, clip, caplog):
+    """How long an object is hidden is told by the video, not by the detector's speed."""
+    by_arrival = {"timing": "arrival"}
+    for params, last in (({"timing": None}, FRAMES - 1), (by_arrival, HIDDEN[0] - 1)):
+        first = (await of_job(served, clip, params))["1"]
+        assert (first["first"], first["last"]) == (1, last)
+    assert "ignored" not in caplog.text  # such as the body of a request that takes none
+
+
+async def test_the_command_line_counts_frames(served, clip):
+    """``mataserver infer`` as well, with the model's own task or with ``--task``."""
+    by_arrival = ("-p", "timing=arrival")
+    for arguments, last in (
+        ((), FRAMES - 1),
+        (("--task", "track"), FRAMES - 1),
+        (by_arrival, HIDDEN[0] - 1),
+    ):
+        answers = await printed(served, clip, *arguments)
+        assert len(answers) == FRAMES
+        seen = [
+            each["frame"] for each in answers if any(d["track_id"] == 1 for d in each["detections"])
+        ]
+        assert (seen[0], seen[-1]) == (1, last)
