@@ -209,12 +209,7 @@ def test_checksums_of_uploads(text, name):
 @FEW
 @seeded("archives")
 @given(
-    damaged(
-        zipped(zipfile.ZIP_DEFLATED),
-        zipped(zipfile.ZIP_LZMA),
-        zipped(zipfile.ZIP_BZIP2),
-        of="archives",
-    )
+    damaged(zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED), of="archives"),
 )
 def test_archives(place, data):
     """What was inspected unpacks within the limits, or is told to be damaged."""
@@ -222,18 +217,8 @@ def test_archives(place, data):
     entries = parsed(archive.inspect, place, LIMITS)
     if entries is not None:
         parsed(archive.verify_contents, place, entries)
-        pictures = parsed(lambda: list(archive.pictures(place, LIMITS))) or []
+        pictures = parsed(lambda: list(archive.pictures(place))) or []
         assert all(len(each) <= LIMITS.max_image_bytes for _, each in pictures)
-
-
-@pytest.mark.parametrize("place_of_damage", [34, 60])
-def test_an_archive_whose_lzma_is_damaged(place, place_of_damage):
-    """Damaged options, or damaged data, are told as damage."""
-    data = bytearray(zipped(zipfile.ZIP_LZMA))
-    data[len("a/one.png") + place_of_damage] ^= 0xFF
-    place.write_bytes(data)
-    with pytest.raises(MataError, match=r"'a/one.png' is damaged"):
-        archive.verify_contents(place, archive.inspect(place, LIMITS))
 
 
 @FEW

@@ -1,9 +1,13 @@
-"""The directory of a ZIP archive, counted without being read (APPNOTE.TXT, section 4.3)."""
+"""The directory of a ZIP archive, counted without being read (APPNOTE.TXT, section 4.3).
+
+And its entries, read within the sizes that they have there.
+"""
 
 from __future__ import annotations
 
 import os
 import struct
+import zipfile
 from typing import TYPE_CHECKING
 
 from mataserver import BadRequest
@@ -19,6 +23,20 @@ _LONGEST_COMMENT = 65_535
 MOST_EXTRA = 4_096
 """Bytes of an entry's extra fields: programs write some dozens, and its name. ``zipfile`` copies
 what is left behind each of them, and 16,000 empty ones take a tenth of a second."""
+
+PACKED_BY = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""The methods by which ``zipfile`` unpacks no more than it is asked for. By bzip2 and LZMA it
+unpacks all at once, whatever size the directory states: a thousand bytes may be gigabytes."""
+
+
+def read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Return an entry's bytes, of one packed by ``PACKED_BY``: as many as its directory states.
+
+    ``ZipFile.read`` unpacks all that is there, up to 2 GB, and only then cuts it to that size.
+    Raises what ``zipfile`` raises for damage.
+    """
+    with archive.open(entry) as packed:
+        return packed.read(entry.file_size)
 
 
 def check(file: Path, most_entries: int) -> None:

@@ -6,7 +6,6 @@ The order is the same at each attempt: an item's number tells which it is.
 from __future__ import annotations
 
 import contextlib
-import lzma
 import os
 import re
 import stat
@@ -38,14 +37,13 @@ _ENCRYPTED = 0x1
 _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
-    lzma.LZMAError,
     NotImplementedError,
     RuntimeError,
     OSError,
     EOFError,
     ValueError,
 )
-"""What reading a damaged entry raises, by the way it is compressed."""
+"""What reading a damaged entry raises."""
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -151,7 +149,7 @@ class Archive:
         """Yield the entries; their checksums are looked at."""
         for entry in self._entries[start * every :: every]:
             try:
-                data = self._zip.read(entry)
+                data = directory.read(self._zip, entry)
             except _UNREADABLE:
                 yield Item(b"", entry.filename, error="it is damaged in the ZIP file")
                 continue
@@ -167,6 +165,8 @@ def _check(entry: zipfile.ZipInfo) -> None:
         raise BadRequest(f"{name}: it is a link")
     if entry.flag_bits & _ENCRYPTED:
         raise BadRequest(f"{name}: it is encrypted")
+    if entry.compress_type not in directory.PACKED_BY:
+        raise BadRequest(f"{name}: it is packed by a method that is not supported; use deflate")
     bomb = entry.file_size > MAX_RATIO * max(1, entry.compress_size)
     if entry.file_size > MAX_PICTURE_BYTES or (bomb and entry.file_size > SMALL_BYTES):
         raise BadRequest(f"{name}: it would take {entry.file_size} bytes, too many for a picture")

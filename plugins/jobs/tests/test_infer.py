@@ -7,13 +7,16 @@ import io
 import json
 import random
 import signal
+import zipfile
 
 import aiohttp
 import pytest
 from films import archive, picture, video
 from serving_jobs import apart, asking, children_of_jobs, lines, sent
 
+from mataserver import BadRequest
 from mataserver_jobs import item_sources
+from understated_archive import STATED, understated, within
 
 JSON = {"Content-Type": "application/json"}
 
@@ -228,6 +231,22 @@ async def test_what_is_no_footage(ask, tmp_path):
     shown = await ask.ended(await sent(ask, path, model="fake-detect"))
     assert shown["error"] == "../../evil.png: its name leads out of the ZIP file"
     assert not list(tmp_path.rglob("evil.png"))
+
+
+def test_no_more_is_unpacked_than_an_entry_says(tmp_path):
+    """What unpacks to far more takes no memory for it, or is refused by its method."""
+    path = tmp_path / "v.zip"
+    path.write_bytes(understated("a.png"))
+    with within(5_000_000):
+        (item,) = item_sources.open_source(path).items(0, 1)
+    assert item.image == bytes(STATED)
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path.write_bytes(understated("a.png", method))
+        with (
+            within(5_000_000),
+            pytest.raises(BadRequest, match="packed by a method"),
+        ):
+            item_sources.open_source(path)
 
 
 async def killed(ask, job, least):

@@ -7,7 +7,6 @@ archive with malicious names is not one of photographs. Every error names the en
 from __future__ import annotations
 
 import contextlib
-import lzma
 import re
 import stat
 import struct
@@ -44,7 +43,6 @@ _CHUNK = 1 << 20
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
-    lzma.LZMAError,
     EOFError,
     OSError,
     ValueError,
@@ -84,7 +82,7 @@ def inspect(file: Path, limits: Limits) -> list[zipfile.ZipInfo]:
     return [entry for entry in entries if not entry.is_dir() and is_picture(entry.filename)]
 
 
-def pictures(file: Path, limits: Limits) -> Iterator[tuple[str, bytes]]:
+def pictures(file: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the photographs of an archive that was inspected: name and bytes, one by one.
 
     Raises ``BadRequest`` for an entry whose bytes are damaged.
@@ -94,11 +92,9 @@ def pictures(file: Path, limits: Limits) -> Iterator[tuple[str, bytes]]:
             if entry.is_dir() or not is_picture(entry.filename):
                 continue
             try:
-                data = archive.read(entry)
+                data = directory.read(archive, entry)
             except _ZIP_ERRORS:
                 raise _entry_error(entry, "is damaged") from None
-            if len(data) > limits.max_image_bytes:
-                raise _entry_error(entry, "is larger than it says")
             yield entry.filename, data
 
 
@@ -227,12 +223,7 @@ def _check_packing(entry: zipfile.ZipInfo, limits: Limits) -> None:
         raise _entry_error(
             entry, f"unpacks to over {limits.max_ratio} times its size: that is no photograph"
         )
-    if entry.compress_type not in {
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-        zipfile.ZIP_BZIP2,
-        zipfile.ZIP_LZMA,
-    }:
+    if entry.compress_type not in directory.PACKED_BY:
         raise _entry_error(entry, "is packed by a method that is not supported; use deflate")
 
 

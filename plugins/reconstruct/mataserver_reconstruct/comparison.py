@@ -78,7 +78,7 @@ def _measure_archive(file: Path, limits: Limits) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     known = []
     with warnings.catch_warnings(action="ignore"):  # Pillow warns of damaged files
-        for _, data in archive.pictures(file, limits):
+        for _, data in archive.pictures(file):
             digest = hashlib.sha256(data).hexdigest()
             try:
                 rows.append(measure(decode_image(data, limits.max_pixels)))

@@ -53,7 +53,7 @@ def read(sources: list[Source], limits: Limits) -> Iterator[bytes]:
     """Yield the bytes of the photographs of ``list_photos``, in its order, one by one."""
     for source in sources:
         if source.is_archive:
-            for _, data in archive.pictures(source.path, limits):
+            for _, data in archive.pictures(source.path):
                 yield data
         else:
             yield _read_file(source.path, limits)

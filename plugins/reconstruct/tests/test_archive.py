@@ -14,6 +14,7 @@ from mataserver import BadRequest
 from mataserver_jobs import directory
 from mataserver_reconstruct import archive
 from mataserver_reconstruct.spec import Limits
+from understated_archive import STATED, understated, within
 
 PICTURE = b"\xff\xd8" + bytes(range(256)) * 8
 
@@ -132,6 +133,8 @@ BAD = {
     "encrypted": (flagged(0x1), "encrypted"),
     "strongly encrypted": (flagged(0x41), "encrypted"),
     "deflate64": (method(9), "not supported"),
+    "bzip2": (packed([("a.jpg", PICTURE)], zipfile.ZIP_BZIP2), "not supported"),
+    "lzma": (packed([("a.jpg", PICTURE)], zipfile.ZIP_LZMA), "not supported"),
     "aes": (method(99), "not supported"),
     "zstandard": (method(93), "not supported"),
     "ppmd": (method(98), "not supported"),
@@ -162,7 +165,7 @@ BAD = {
 def unpack(file):
     """Inspect an archive and read what is in it."""
     archive.inspect(file, Limits())
-    return list(archive.pictures(file, Limits()))
+    return list(archive.pictures(file))
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -178,6 +181,15 @@ def test_a_bad_archive_is_refused(kind, tmp_path):
         unpack(file)
     assert refusal.value.status == 400
     assert refusal.value.detail.isprintable()
+
+
+def test_no_more_is_unpacked_than_an_entry_says(tmp_path):
+    """What unpacks to far more takes no memory for it, as it is inspected and as it is read."""
+    file = tmp_path / "photos.zip"
+    file.write_bytes(understated())
+    with within(5_000_000):
+        archive.verify_contents(file, archive.inspect(file, Limits()))
+        assert unpack(file) == [("a.jpg", bytes(STATED))]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +217,7 @@ def test_photographs_are_told_from_the_rest(tmp_path):
     file.write_bytes(packed([*entries, ("x/.hidden.jpg", b"")]))
     found = [entry.filename for entry in archive.inspect(file, Limits())]
     assert found == ["x/a.jpg", "x/b.JPEG", "é.tiff", "x/d.heic"]
-    assert list(archive.pictures(file, Limits())) == [(name, PICTURE) for name in found]
+    assert list(archive.pictures(file)) == [(name, PICTURE) for name in found]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +234,7 @@ def test_names_are_told_as_they_were_meant(tmp_path, name, told):
     found = archive.inspect(file, Limits())
     assert [entry.filename for entry in found] == [told]
     archive.verify_contents(file, found)
-    assert list(archive.pictures(file, Limits())) == [(told, PICTURE)]
+    assert list(archive.pictures(file)) == [(told, PICTURE)]
 
 
 def test_a_name_beside_the_entrys_own_is_told(tmp_path):
@@ -232,7 +244,7 @@ def test_a_name_beside_the_entrys_own_is_told(tmp_path):
     found = archive.inspect(file, Limits())
     assert [entry.filename for entry in found] == ["größe.jpg"]
     archive.verify_contents(file, found)
-    assert list(archive.pictures(file, Limits())) == [("größe.jpg", PICTURE)]
+    assert list(archive.pictures(file)) == [("größe.jpg", PICTURE)]
     changed = file.read_bytes().replace(b"gr__e", b"gr--e")  # which it does not stand for
     file.write_bytes(changed)
     assert [entry.filename for entry in archive.inspect(file, Limits())] == ["gr--e.jpg"]
