@@ -22,8 +22,10 @@ def is_valid(request: web.Request) -> bool:
     if request._version not in _VERSIONS:  # noqa: SLF001 - the public one would be kept
         request._version = HttpVersion11  # noqa: SLF001 - aiohttp repeats it in the answer
         return False
-    # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be ambiguous.
-    if request.version == HttpVersion10 and hdrs.TRANSFER_ENCODING in request.headers:
+    # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be ambiguous. The
+    # parser ignores other codings before the chunks ("gzip, chunked"), whose bytes are no body.
+    coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    if coding is not None and (request.version == HttpVersion10 or coding.lower() != "chunked"):
         return False
     # Request targets have no fragment: a proxy in front might have judged a different path.
     return "#" not in request.raw_path
