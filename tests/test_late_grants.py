@@ -197,3 +197,30 @@ async def test_a_key_that_is_revoked_while_another_is_being_checked(plugin, fold
         accepted = revoked == "lab:2"
         assert await asking == (200 if accepted else 401)
         assert service.done == (accepted and way != "ctx.admit")
+
+
+async def test_who_is_revoked_while_their_stream_still_ends():
+    """Who loses a key, then all, loses all, though that key's stream takes a while to end."""
+    grants, leaving, left = Revocations(), asyncio.Event(), asyncio.Event()
+    stream = Principal("user", "ada", "key", frozenset(), grant="first")
+    other = Principal("user", "ada", "key", frozenset(), grant="second")
+
+    async def slow():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            leaving.set()
+            await left.wait()
+
+    with grants.watched(stream) as ending, grants.watched(other) as begun:
+        waiting = asyncio.create_task(ending.for_result(slow()))
+        await asyncio.sleep(0)
+        grants.end_all("first")
+        await asyncio.wait_for(leaving.wait(), GENEROUS)
+        begun.check()
+        grants.end_all("user")
+        with pytest.raises(CredentialsRevoked):
+            begun.check()
+        left.set()
+        with pytest.raises(CredentialsRevoked):
+            await waiting

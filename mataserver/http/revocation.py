@@ -170,7 +170,13 @@ class RevocableWait:
             raise CredentialsRevoked
 
     def end(self) -> None:
-        """Stop the current and any further wait."""
+        """Stop the current and any further wait, once: one that is being stopped may take a while.
+
+        A key and its user may be revoked one after the other, and asyncio refuses a second time
+        (``RuntimeError``), which would keep all others who rest on them.
+        """
+        if self._is_ended:
+            return
         self._is_ended = True
         if self._timeout is not None:
             self._timeout.reschedule(0.0)

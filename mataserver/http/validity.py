@@ -22,8 +22,8 @@ def is_valid(request: web.Request) -> bool:
     if request._version not in _VERSIONS:  # noqa: SLF001 - the public one would be kept
         request._version = HttpVersion11  # noqa: SLF001 - aiohttp repeats it in the answer
         return False
-    # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be ambiguous. The
-    # parser ignores other codings before the chunks ("gzip, chunked"), whose bytes are no body.
+    # RFC 9112, section 6.1: an HTTP/1.0 proxy does not know chunks, so framing may be ambiguous.
+    # And the parser ignores what is before the chunks, as in "gzip, chunked".
     coding = request.headers.get(hdrs.TRANSFER_ENCODING)
     if coding is not None and (request.version == HttpVersion10 or coding.lower() != "chunked"):
         return False
