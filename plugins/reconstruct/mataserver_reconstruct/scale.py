@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 MIN_POSITIONS = 4
 """The least number of photographs with a position: fewer confirm nothing."""
 MAX_ERROR = 0.10
-"""The largest relative error of the scale (two standard errors); above it is refused."""
+"""The largest relative error of the scale (see ``Fit``); above it is refused."""
+_SURE = 0.975
+"""The quantile of Student's t that 95 % lie within, to both sides."""
 
 _GPS_ERROR = 0.5  # metres: the least assumed error of positions, however well they agree
 _WRONG = 20.0  # metres, east or north: the standard error of positions that are not just coarse
@@ -52,7 +54,7 @@ class Fit(NamedTuple):
     """How GPS positions fit the cameras seen from above; in metres but for ``factor``.
 
     factor: rotation and scale from cameras to positions, 0 where nothing fits.
-    error:  two standard errors relative to the scale, infinite where nothing fits.
+    error:  relative to the scale, which is within it in 95 % of sets; infinite where nothing fits.
     off:    the standard error of a position, east or north.
     extent: twice the largest distance of a position from their middle. Without outliers.
     """
@@ -218,6 +220,8 @@ def fit_similarity(plan: Plan, ground: Plan) -> Fit:
 
     Up to half of the positions may be outliers, where enough are left to confirm each other.
     """
+    from scipy.special import stdtrit
+
     kept = _inliers(plan, ground)
     if kept.sum() < MIN_POSITIONS:
         kept[:] = True  # two of few fit exactly: beside them noise alone makes outliers
@@ -227,14 +231,20 @@ def fit_similarity(plan: Plan, ground: Plan) -> Fit:
     factor = complex((here.conj() * there).sum() / size) if size > 0 else 0j
     if not 0 < abs(factor) < float("inf"):  # nor is it NaN
         factor = 0j
-    spread = (np.abs(there - factor * here) ** 2).sum() / (2 * len(here) - 4)
+    freedom = 2 * len(here) - 4  # few positions tell little of how far they are off themselves
+    spread = (np.abs(there - factor * here) ** 2).sum() / freedom
     off = max(float(spread) ** 0.5, _GPS_ERROR)
-    error = 2 * off / (abs(factor) * size**0.5) if factor else float("inf")
+    standard = off / (abs(factor) * size**0.5) if factor else float("inf")
+    error = float(stdtrit(freedom, _SURE)) * standard
     return Fit(factor, error, off, float(np.abs(there).max()) * 2)
 
 
 def _inliers(plan: Plan, ground: Plan) -> NDArray[np.bool_]:
-    """Return the positions that the best pair of cameras explains, ``[n]``."""
+    """Return the positions that the best pair of cameras explains, ``[n]``.
+
+    The pair that fits best of few fits by chance: their median error is too small by 1 + 5/(n - 2)
+    (Rousseeuw and Leroy 1987), and good positions would be outliers.
+    """
     pairs = list(itertools.combinations(range(len(plan)), 2))
     best, off = float("inf"), np.full(len(plan), np.inf)
     for one, two in pairs[:: len(pairs) // _PAIRS + 1]:
@@ -245,4 +255,5 @@ def _inliers(plan: Plan, ground: Plan) -> NDArray[np.bool_]:
         middle = float(np.median(tried))
         if middle < best:
             best, off = middle, tried
-    return np.asarray(off <= max(_OUTLYING * best, _GPS_ERROR), np.bool_)
+    usual = best * (1 + 5 / (len(plan) - 2))
+    return np.asarray(off <= max(_OUTLYING * usual, _GPS_ERROR), np.bool_)

@@ -108,20 +108,21 @@ def test_gps_tells_metres_and_north(seed, noise, strays, longitude):
     assert np.allclose(found.views[3].rotation @ found.views[3].rotation.T, np.eye(3))
 
 
-def test_the_told_error_is_that_of_the_scale():
-    """In 19 of 20 sets the scale is right to what is told: two standard errors."""
+@pytest.mark.parametrize("count", [4, 5, 6, 7, 8, 12, 24])
+def test_the_told_error_is_that_of_the_scale(count):
+    """In 19 of 20 sets the scale is right to what is told, also where few positions tell it."""
     rng, right = np.random.default_rng(5), 0
     for seed in range(100):
-        centres = walked(12, 60, seed)
+        centres = walked(count, 60, seed)
         photos = [
-            photo(f"{at}.jpg", place(each[:2] + rng.normal(0, 2.0, 2)))
+            photo(f"{at}.jpg", place(each[:2] + rng.normal(0, 1.0, 2)))
             for at, each in enumerate(centres)
         ]
         found, _ = scale.apply_scale(model(centres), photos, "gps")
         size = np.linalg.norm(found.centres - found.centres.mean(axis=0))
         true = np.linalg.norm(centres - centres.mean(axis=0))
         right += abs(size / true - 1) < found.scale.error
-    assert right >= 88
+    assert right >= 90
 
 
 @pytest.mark.parametrize(
