@@ -1,4 +1,4 @@
-"""Boxes of detectors that take prompts, in pixels of the image."""
+"""Boxes in pixels of the image."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def corners(boxes: Any, size: tuple[int, ...]) -> Any:
-    """Turn centres, widths and heights in 0..1 into corners in pixels."""
+def corners(boxes: Any, size: tuple[float, ...]) -> Any:
+    """Turn centres, widths and heights in 0..1 of ``size`` into corners in pixels."""
     height, width = size
     middle, half = boxes[:, :2], boxes[:, 2:] / 2
     relative = boxes.new_tensor([width, height]).repeat(2)
@@ -19,7 +19,7 @@ def corners(boxes: Any, size: tuple[int, ...]) -> Any:
 
 
 def result(labels: Sequence[str], scores: Any, boxes: Any, size: tuple[int, ...]) -> DetectResult:
-    """Clip boxes to the image, and drop those outside it: OWLv2 pads the image to a square."""
+    """Clip boxes to the image, and drop those outside it, such as in a border that was added."""
     height, width = size
     inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
     found = [

@@ -123,9 +123,15 @@ class Checkpoint:
     def uncropped_preprocessor(self) -> Preprocessor:
         """Open the image processor of a network whose outputs refer to places in the image.
 
-        Raises ``MataError`` for one that crops images: the outputs would be mapped to wrong places.
+        Raises ``MataError`` for one that crops images, and for one that pads them where nothing
+        says what boxes are fractions of: the outputs would be mapped to wrong places.
         """
         preprocessor = self.preprocessor()
+        if preprocessor.pads_untold:
+            raise MataError(
+                f"the image processor of {self.name} pads images (pad_size) and does not convert "
+                "boxes (do_convert_annotations), so nothing says what boxes are fractions of"
+            )
         if preprocessor.crops:
             raise MataError(
                 f"the image processor of {self.name} cuts off parts of images (do_center_crop), "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mataserver import DepthResult, MataError, Params
@@ -41,8 +40,6 @@ GLPN_PIXELS = 4 * 480 * 640
 Its processor keeps any size, and its attention grows with the square of the pixels: 12 megapixels
 took 70 GB.
 """
-CACHED_SIZES = 64
-"""Image sizes whose unpadded size is cached: finding it costs as much as preprocessing an image."""
 
 
 class DepthParams(Params, frozen=True):
@@ -67,7 +64,6 @@ class DepthEstimator:
         pads = bool(getattr(preprocessor.processor, "do_pad", False))
         self._mirrored = pads and network.config.model_type == "zoedepth"
         self._padded = pads and not self._mirrored
-        self._unpadded_size = lru_cache(CACHED_SIZES)(preprocessor.unpadded_size)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DepthParams]
@@ -93,7 +89,7 @@ class DepthEstimator:
             return _crop_mirrored(depth, source)
         if not self._padded:
             return depth
-        rows, columns = self._unpadded_size(source)
+        rows, columns = self._preprocessor.unpadded_size(source)
         return _crop_middle(_resize(depth, shown), (rows, columns))
 
     @staticmethod

@@ -7,10 +7,11 @@ DETR (Carion et al. 2020, arXiv:2005.12872), Conditional DETR (arXiv:2108.06152)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mataserver import Confidence, Detection, DetectResult, Params
+from mataserver import Confidence, Params
 from mataserver_hf import installation
+from mataserver_hf.boxes import result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver import Box, LoadContext, ModelSpec
+    from mataserver import DetectResult, LoadContext, ModelSpec
     from mataserver_hf.network import Network
     from mataserver_hf.preprocessor import Preprocessor
 
@@ -75,39 +76,19 @@ class Detector:
             output.pred_boxes = self._network.finite(output.pred_boxes)
             sizes = [images[index].shape[:2] for index in indices]
             answers = self._preprocessor.processor.post_process_object_detection(
-                output, threshold=_NO_THRESHOLD, target_sizes=sizes
+                output,
+                threshold=_NO_THRESHOLD,
+                target_sizes=[self._preprocessor.frame(size) for size in sizes],
             )
             for index, size, answer in zip(indices, sizes, answers, strict=True):
-                found[index] = self._result(answer, size, params[index].confidence)
+                kept = answer["scores"] >= params[index].confidence
+                labels = [self._labels[label] for label in answer["labels"][kept].tolist()]
+                found[index] = result(labels, answer["scores"][kept], answer["boxes"][kept], size)
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
         """Free the weights."""
         self._network.close()
-
-    def _result(
-        self, answer: dict[str, Any], size: tuple[int, ...], confidence: float
-    ) -> DetectResult:
-        scores, labels, boxes = (answer[name].cpu().numpy() for name in _OUTPUTS)
-        kept = [
-            Detection(self._labels[int(label)], float(score), _clip(box.tolist(), *size))
-            for score, label, box in zip(scores, labels, boxes, strict=True)
-            if score >= confidence
-        ]
-        return DetectResult(sorted(kept, key=lambda each: -each.confidence))
-
-
-_OUTPUTS = ("scores", "labels", "boxes")
-
-
-def _clip(box: Sequence[float], height: int, width: int) -> Box:
-    x1, y1, x2, y2 = box
-    return (
-        min(max(x1, 0.0), float(width)),
-        min(max(y1, 0.0), float(height)),
-        min(max(x2, 0.0), float(width)),
-        min(max(y2, 0.0), float(height)),
-    )
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Detector:

@@ -8,10 +8,12 @@ of equal shapes share a forward pass: a batch gives the same results as its imag
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from mataserver import BadRequest, MataError
 
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Size = tuple[int, int]
     Tensors = dict[str, torch.Tensor]
 
+CACHED_SIZES = 64
+"""Image sizes whose prepared size is cached: finding it costs as much as preparing an image."""
 
 _PROBE_SIZES = ((300, 400), (400, 300))
 """Two image sizes that show whether a processor's output size depends on its input's."""
@@ -47,6 +52,7 @@ class Preprocessor:
         """Keep ``processor``, and to how many pixels an image may be enlarged."""
         self.processor = processor
         self._max_pixels = max_pixels
+        self._sides = lru_cache(CACHED_SIZES)(self._prepared_size)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -76,9 +82,8 @@ class Preprocessor:
     @property
     def fixed_size(self) -> tuple[int, int] | None:
         """The ``(height, width)`` of every prepared image; None where it depends on the image."""
-        shown = [self._prepare(np.zeros((*size, 3), np.uint8)) for size in _PROBE_SIZES]
-        first, second = (each["pixel_values"].shape[-2:] for each in shown)
-        return (int(first[0]), int(first[1])) if first == second else None
+        first, second = (self._sides(size, padded=True) for size in _PROBE_SIZES)
+        return first if first == second else None
 
     @property
     def crops(self) -> bool:
@@ -89,13 +94,54 @@ class Preprocessor:
         sides = [(each.get("height"), each.get("width")) for each in (size, crop)]
         return not self.processor.do_resize or None in sides[0] or sides[0] != sides[1]
 
-    def unpadded_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) that an image of ``size`` is resized to, before padding.
+    @property
+    def pads_untold(self) -> bool:
+        """Whether images are padded for a detector that was not told so in training."""
+        converts = getattr(self.processor, "do_convert_annotations", None)
+        pads = getattr(self.processor, "do_pad", False) and self.processor.pad_size is not None
+        return pads and converts is False
 
-        The processor is run on a blank image.
+    def unpadded_size(self, size: Size) -> Size:
+        """Return the (height, width) that an image of ``size`` is resized to, before padding."""
+        return self._sides(size, padded=False)
+
+    def frame(self, size: Size) -> tuple[float, float]:
+        """Return the (height, width), in an image's own pixels, of all that the network sees.
+
+        It is larger than the image's ``size`` where the processor puts a border below and to the
+        right of it: ``pad_size``, or a square for OWLv2. What refers to fractions of the input
+        refers to those of the frame, boxes of the DETR family too: transformers trains them so
+        (``do_convert_annotations``), though its own post-processing takes the image for the frame.
         """
-        nothing = np.zeros((*size, 3), np.uint8)
-        shape = self._prepare(nothing, do_pad=False)["pixel_values"].shape
+        if type(self.processor).__name__.startswith("Owlv2"):
+            longest = float(max(size))
+            return (longest, longest) if self.processor.do_pad else size
+        if getattr(self.processor, "pad_size", None) is None:
+            return size
+        seen, kept = self._sides(size, padded=True), self.unpadded_size(size)
+        return size[0] * seen[0] / kept[0], size[1] * seen[1] / kept[1]
+
+    def without_border(self, maps: torch.Tensor, size: Size) -> torch.Tensor:
+        """Cut what the ``frame`` has around an image of ``size`` off maps ``[N, C, h, w]``."""
+        shares = [own / whole for own, whole in zip(size, self.frame(size), strict=True)]
+        if min(shares) >= 1:
+            return maps
+        kept = [side * share for side, share in zip(maps.shape[-2:], shares, strict=True)]
+        rows, columns = (max(1, math.ceil(round(each, 6))) for each in kept)
+        # The image may end inside of a cell: it is stretched to end with one.
+        stretched = interpolate(
+            maps,
+            scale_factor=(rows / kept[0], columns / kept[1]),
+            mode="bilinear",
+            align_corners=False,
+            recompute_scale_factor=False,
+        )
+        return stretched[..., :rows, :columns]
+
+    def _prepared_size(self, size: Size, *, padded: bool) -> Size:
+        """Return the (height, width) of a blank image of ``size`` once it is prepared."""
+        options = {} if padded else {"do_pad": False, "pad_size": None}
+        shape = self._prepare(np.zeros((*size, 3), np.uint8), **options)["pixel_values"].shape
         return int(shape[-2]), int(shape[-1])
 
     def groups(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], Tensors]]:
@@ -177,6 +223,11 @@ def prepared(image: NDArray[np.uint8], prepare: Callable[[NDArray[np.uint8]], An
         except _UNPREPARED as fault:
             why = f"{type(fault).__name__}: {fault}".partition("\n")[0][:200]
             raise MataError(f"The processor of this model prepares no image: {why}") from error
+        if "Padding dimensions are negative" in str(error):
+            raise BadRequest(
+                f"an image of {image.shape[1]}x{image.shape[0]} pixels is larger than this model "
+                "takes: its processor pads images, and does not make them smaller"
+            ) from error
         raise too_small_error(image) from error
 
 

@@ -88,8 +88,9 @@ class Segmenter:
             rows = zip(*(each.chunk(len(indices)) for each in answers), strict=True)
             for index, row in zip(indices, rows, strict=True):
                 height, width = images[index].shape[:2]
+                maps = self._preprocessor.without_border(row[-1], (height, width))
                 found = self._reader.read(
-                    row, (height, width), modes[index], params[index].confidence
+                    (*row[:-1], maps), (height, width), modes[index], params[index].confidence
                 )
                 results[index] = self._result(found)
         return [results[index] for index in range(len(images))]

@@ -38,7 +38,6 @@ GROUNDING_FAMILIES = frozenset({"grounding-dino", "mm-grounding-dino"})
 
 CACHED_PROMPTS = 32
 """How many sets of prompts keep their tokens: a stream sends the same ones every frame."""
-_NO_THRESHOLD = -1.0  # below any score: every image of a batch has its own threshold
 _TEXT_CONFIDENCE = 0.25
 
 
@@ -110,16 +109,16 @@ class OwlDetector:
                 name: each.repeat(len(indices), 1) for name, each in self._tokens(prompts).items()
             }
             output = self._network.run({**tensors, **texts})
-            output.logits = self._network.finite(output.logits)
-            output.pred_boxes = self._network.finite(output.pred_boxes)
-            sizes = [images[index].shape[:2] for index in indices]
-            answers = self._preprocessor.processor.post_process_object_detection(
-                output, threshold=_NO_THRESHOLD, target_sizes=sizes
-            )
-            for index, size, answer in zip(indices, sizes, answers, strict=True):
-                kept = answer["scores"] >= params[index].confidence
-                labels = [prompts[label] for label in answer["labels"][kept].tolist()]
-                found[index] = result(labels, answer["scores"][kept], answer["boxes"][kept], size)
+            scores, best = self._network.finite(output.logits).sigmoid().max(-1)
+            boxes = self._network.finite(output.pred_boxes)
+            for row, index in enumerate(indices):
+                size, kept = images[index].shape[:2], scores[row] >= params[index].confidence
+                found[index] = result(
+                    [prompts[label] for label in best[row][kept].tolist()],
+                    scores[row][kept],
+                    corners(boxes[row][kept], self._preprocessor.frame(size)),
+                    size,
+                )
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
@@ -156,8 +155,9 @@ class GroundingDetector:
             boxes = self._network.finite(output.pred_boxes)
             for row, index in enumerate(indices):
                 size = images[index].shape[:2]
+                framed = corners(boxes[row], self._preprocessor.frame(size))
                 found[index] = _label_boxes(
-                    prompts, owners, logits[row].sigmoid(), boxes[row], size, params[index]
+                    prompts, owners, logits[row].sigmoid(), framed, size, params[index]
                 )
         return [found[index] for index in range(len(images))]
 
@@ -193,7 +193,7 @@ def _label_boxes(
     size: tuple[int, ...],
     params: GroundingParams,
 ) -> DetectResult:
-    """Label each box ``[Q, 4]`` with the prompt of its likeliest word.
+    """Label each box ``[Q, 4]``, its corners in pixels, with the prompt of its likeliest word.
 
     ``probabilities`` are ``[Q, T]``; the score counts every token, a name only a prompt's.
     """
@@ -202,7 +202,7 @@ def _label_boxes(
     clearest, places = probabilities[:, words].max(-1)
     kept = (scores >= params.confidence) & (clearest >= params.least_text_confidence)
     labels = [prompts[owners[words[place]]] for place in places[kept].tolist()]
-    return result(labels, scores[kept], corners(boxes[kept], size), size)
+    return result(labels, scores[kept], boxes[kept], size)
 
 
 def _groups(

@@ -173,7 +173,7 @@ def test_text_confidence_needs_a_clear_word():
             [0.0, 0.2, 0.1, 0.8, 0.5, 0.0],
         ]
     )
-    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.4]] * 3)
+    boxes = torch.tensor([[80.0, 30.0, 120.0, 70.0]] * 3)
 
     def named(**changes):
         params = zero_shot_detect.GroundingParams(**changes)
