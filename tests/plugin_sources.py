@@ -13,6 +13,7 @@ from mataserver.config import Settings
 
 _NUMBERS = itertools.count()
 SOUND = """
+from typing import Annotated
 import msgspec; from msgspec import Struct
 from mataserver import Backend, Classification, ClassifyResult, Params, hookimpl
 
@@ -31,6 +32,15 @@ def load(spec, ctx):
 
 def accepts(files):
     return files.model_type == "any"
+
+async def awaited(files):
+    return False
+
+class Wide(Params, frozen=True):
+    share: Annotated[float, msgspec.Meta(le=1)] = 7.0
+
+class Vague(Params, frozen=True):
+    each: iter = None
 
 def backend(**given):
     return Backend(**{"name": "any", "task": "classify", "source": "pip", "load": load, **given})

@@ -139,6 +139,47 @@ def test_another_version_needs_a_restart(terminal):
     assert gear.note == "version 2.0 was installed: restart the server to use it"
 
 
+def test_one_that_will_come_first_is_told_before_the_next_start(terminal):
+    """Of two with a backend of one name the one in use stays; whose it will be is told at both."""
+    terminal.install("mataserver-zeta", GEAR, mataserver={"zeta": "mataserver_zeta"})
+    found = found_later()
+    terminal.install("mataserver-alpha", GEAR, mataserver={"alpha": "mataserver_alpha"})
+    assert found.refresh() is True
+    known = {plugin.name: plugin for plugin in found.found}
+    assert found.pip_backend("gear").plugin is known["zeta"]
+    assert known["alpha"].error.startswith("backend gear: the plugin zeta has one of that name")
+    assert known["zeta"].note == (
+        "the plugin alpha of mataserver-alpha needs a name that this one has, and takes it at the "
+        "next start of the server: plugins.disabled: [mataserver-alpha] prevents that"
+    )
+    assert discover(config.Settings()).pip_backend("gear").plugin.name == "alpha"
+
+
+def test_one_that_will_not_come_first_is_no_news(terminal):
+    """The next start decides as the running server does."""
+    terminal.install("mataserver-alpha", GEAR, mataserver={"alpha": "mataserver_alpha"})
+    found = found_later()
+    terminal.install("mataserver-zeta", GEAR, mataserver={"zeta": "mataserver_zeta"})
+    assert found.refresh() is True
+    assert found.pip_backend("gear").plugin.name == "alpha"
+    assert [each.note for each in found.found if each.name == "alpha"] == [None]
+
+
+def test_a_plugin_of_another_distribution_is_no_other_version(terminal):
+    """Its name is taken, which both say; ``plugins.disabled`` with a distribution decides."""
+    terminal.install("gear-old", GEAR, mataserver={"gear": "gear_old"})
+    found = found_later()
+    terminal.install("gear-copy", ROUTES, mataserver={"gear": "gear_copy"})
+    assert found.refresh() is True
+    copied, old = (plugin for plugin in found.found if plugin.name == "gear")
+    assert copied.error == (
+        "the name 'gear' is taken: plugins.disabled: [gear-old] turns the other one off"
+    )
+    assert old.note.startswith("the plugin gear of gear-copy needs a name that this one has")
+    only = discover(config.Settings(plugins={"disabled": ["gear-old"]}))
+    assert [each.error for each in only.found if each.distribution == "gear-copy"] == [None]
+
+
 def test_one_that_was_uninstalled_is_told(terminal):
     """What of it is in memory goes on; the log and the list say what a restart will change."""
     terminal.install("gear-old", GEAR, mataserver={"gear": "gear_old"})

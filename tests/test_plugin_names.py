@@ -24,7 +24,7 @@ def test_two_plugins_of_one_name(plugin):
 def test_a_plugin_cannot_be_called_strict(plugin):
     """``plugins.strict`` is a setting, so the name is taken."""
     found = discover(Settings(), [plugin(HOOKS, name="strict")])
-    assert found.found[0].error == "the name 'strict' is taken"
+    assert found.found[0].error == "the name 'strict' is that of a setting"
 
 
 def test_two_plugins_with_one_backend_name(plugin):

@@ -161,6 +161,32 @@ BROKEN = {
     "backends give a string": ("@hookimpl\ndef backends(): return 'any'", "backends, not a str"),
     "backends exit": ("@hookimpl\ndef backends(): raise SystemExit", "SystemExit"),
     "it brings nothing": ("@hookimpl\ndef brings(): return None", "must return names by the names"),
+    "an awaited hook": (
+        "@hookimpl\nasync def backends(): return []",
+        "backends() must be a plain def, not async def",
+    ),
+    "settings with a default of another type": (
+        """
+        class Odd(Struct, forbid_unknown_fields=True):
+            size: int = "three"
+
+        @hookimpl
+        def settings(): return Odd
+        """,
+        "settings(): the default of size: Expected `int`, got `str`",
+    ),
+    "a model that cannot be asked": (
+        """
+        class Short:
+            def predict(self, images): return []
+
+        def promise(spec, ctx) -> Short: ...
+
+        @hookimpl
+        def backends(): return [backend(load=promise)]
+        """,
+        "backend any: Short.predict is called with (self, images, params), and takes (self, ",
+    ),
 }
 
 
@@ -203,6 +229,18 @@ WRONG_BACKENDS = {
     "load that is a lambda": ("load=lambda spec, ctx: Model()", "load must stand at the top level"),
     "load that is nothing": ("load=None", "load must be a function"),
     "load of the settings alone": ("load=Settings", "load is called with (spec, ctx), and takes ("),
+    "accepts that is awaited, and so is always true": (
+        "source='local', accepts=awaited",
+        "backend any: accepts must be a plain def, not async def",
+    ),
+    "params with a default that is out of range": (
+        "params=Wide",
+        "backend any: params: the default of share: Expected `float` <= 1.0",
+    ),
+    "params that nothing describes": (
+        "params=Vague",
+        "backend any: its params cannot be described",
+    ),
     "accepts of nothing": (
         "source='hf', accepts=lambda: True",
         "called with (files), and takes ()",
@@ -331,7 +369,7 @@ async def test_the_api_lists_broken_plugins(plugin, tmp_path):
         http.get("/v1/plugins") as answer,
     ):
         broken, sound = await answer.json()
-    assert re.fullmatch(r"RuntimeError: no luck \(\w+\.py, line 23\)", broken["error"])
+    assert re.fullmatch(r"RuntimeError: no luck \(\w+\.py, line 33\)", broken["error"])
     assert broken["backends"] == []
     assert "error" not in sound
     assert sound["backends"] == [

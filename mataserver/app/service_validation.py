@@ -13,6 +13,7 @@ from mataserver.http import openapi
 from mataserver.http.routing import as_coroutine, route_pattern
 from mataserver.plugins import PluginError
 from mataserver.plugins.validation import check_signature, require_iterable
+from mataserver.signatures import call_problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,7 +79,9 @@ def _try_routes(routes: Sequence[Route]) -> None:
     router = web.UrlDispatcher()
     for route in routes:
         if not isinstance(route.handler, type):  # a view of aiohttp
-            check_signature(route.handler, f"{route.method} {route.path}: its handler", "request")
+            problem = call_problem(route.handler, "request")
+            if problem:
+                raise PluginError(f"{route.method} {route.path}: its handler {problem}")
         if route.when is not None:
             continue
         try:

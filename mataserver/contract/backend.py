@@ -136,6 +136,10 @@ class LoadContext:
     decode_timeout: float = 10.0
 
 
+MODEL_METHODS = {"predict": "images, params", "session": "params", "stream": "image, params"}
+"""The methods of a model that the server itself calls, with their arguments."""
+
+
 class Model(Protocol):
     """A loaded model.
 

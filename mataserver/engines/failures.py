@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
 
-import msgspec
-
+from mataserver.engines.item_validation import InvalidResultError
 from mataserver.engines.worker_errors import Failure
-from mataserver.errors import InvalidParams, MataError, OutOfMemory
-
-if TYPE_CHECKING:
-    from mataserver.engines.item_validation import InvalidResultError
+from mataserver.errors import MataError, OutOfMemory
 
 # torch's CPU allocator, the CUDA runtime, and CUDA libraries with allocators of their own.
 _OUT_OF_MEMORY = re.compile(
@@ -47,11 +42,11 @@ def failure_of(error: BaseException, sentence: str, model: str) -> Failure:
     """
     if isinstance(error, MataError):
         return Failure.of(error)
+    if isinstance(error, InvalidResultError):
+        return invalid_result_failure(error, model)
     if _is_out_of_memory(error):
         log.error("%s: out of memory: %s", model, error, exc_info=error)
         return Failure(507, "Out of memory")
-    if isinstance(error, msgspec.ValidationError):
-        return Failure(InvalidParams.status, f"params: {error}")
     log.error("%s: %s", model, sentence, exc_info=error)
     return Failure(500, f"{sentence}: {type(error).__name__}")
 
@@ -76,4 +71,4 @@ def close_quietly(thing: object) -> None:
         try:
             close()
         except MODEL_ERRORS:
-            log.exception("close failed")
+            log.exception("close() of a %s failed", type(thing).__name__)

@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +27,12 @@ from mataserver.engines.failures import (
     is_permanent,
 )
 from mataserver.engines.item_validation import InvalidResultError
+from mataserver.engines.loaded_model import as_results, check_model, open_session, open_stream
 from mataserver.engines.methods import ModelMethods
 from mataserver.engines.result_validation import validate_custom_result, validate_result
 from mataserver.engines.work import LoadReport, Outcome, Timing
 from mataserver.engines.worker_errors import Failure
-from mataserver.errors import MataError
+from mataserver.errors import InvalidParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -150,8 +150,6 @@ class ModelHost:
                 if item.picture is not None and item.picture.scale > 1:
                     answer = scaling.restore(answer, item.picture)
                 body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
-            except InvalidResultError as error:
-                answer = invalid_result_failure(error, self._name)
             except MODEL_ERRORS as error:
                 answer = failure_of(error, "The model returned an invalid result", self._name)
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
@@ -173,19 +171,17 @@ class ModelHost:
         answer: Any = item.failure
         if answer is None and hasattr(self._model, "stream"):
             try:
-                params = self._params.decode(item.job.params)
-                with contextlib.closing(self._model.stream(item.image, params)) as pieces:
+                params = _params_of(item, self._params)
+                with contextlib.closing(open_stream(self._model, item.image, params)) as pieces:
                     for piece in pieces:
                         if not isinstance(answer, (str, NoneType)):
                             what = type(answer).__name__
-                            raise InvalidResultError(f"its stream continues after a {what}")  # noqa: TRY301
+                            raise InvalidResultError(f"its stream continues after a {what}")
                         answer = piece
                         if isinstance(piece, str):
                             yield piece
             except GeneratorExit:
                 raise
-            except InvalidResultError as error:
-                answer = invalid_result_failure(error, self._name)
             except MODEL_ERRORS as error:
                 answer = failure_of(error, "The model failed", self._name)
         elif answer is None:
@@ -222,7 +218,7 @@ class ModelHost:
         context = dataclasses.replace(assignment.context, parts=parts)
         model = assignment.load(assignment.spec, context)
         self._loaded.append(model)
-        _check_model(model, assignment.spec.name)
+        check_model(model, assignment.spec.name, assignment.spec.task)
         # One step of a model may include a step of each part.
         self._step_timeout += float(getattr(model, "step_timeout", assignment.step_timeout))
         return model
@@ -233,13 +229,13 @@ class ModelHost:
 
     def _is_raw(self, item: DecodedJob) -> bool:
         """Whether the request asked for raw scores."""
-        return getattr(self._params.decode(item.job.params), "use_softmax", True) is False
+        return getattr(_params_of(item, self._params), "use_softmax", True) is False
 
     def _predict(self, items: Sequence[DecodedJob]) -> list[Any]:
         try:
-            params = [self._params.decode(item.job.params) for item in items]
+            params = [_params_of(item, self._params) for item in items]
             given = self._model.predict([item.image for item in items], params)
-            return _check_count(given, len(items))
+            return as_results(given, len(items))
         except InvalidResultError as error:
             return [invalid_result_failure(error, self._name)] * len(items)
         except MODEL_ERRORS as error:
@@ -253,35 +249,23 @@ class ModelHost:
         is_new = session not in self._sessions
         try:
             if is_new:
-                params: Params = self._params.decode(item.job.params)
-                self._sessions[session] = self._model.session(params)
+                self._sessions[session] = open_session(self._model, _params_of(item, self._params))
             result: Result | Failure = self._sessions[session].step(item.image)
         except MODEL_ERRORS as error:
             result = failure_of(error, "The model failed", self._name)
         return result, _ms(begun), is_new
 
 
+def _params_of(item: DecodedJob, decoder: msgspec.msgpack.Decoder[Params]) -> Params:
+    """Return a job's parameters. Raises ``InvalidParams``: such an error is not the model's."""
+    try:
+        return decoder.decode(item.job.params)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(f"params: {error}") from None
+
+
 def _ms(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1e3, 3)
-
-
-def _check_model(model: object, name: str) -> None:
-    """Raise ``MataError`` for what a plugin's ``load`` returned if it has no ``predict``."""
-    if not callable(getattr(model, "predict", None)):
-        reason = f"load returned a {type(model).__name__}, which has no method predict"
-        raise MataError(f"The model could not be loaded: {name}: {reason}")
-
-
-def _check_count(given: object, count: int) -> list[Any]:
-    """Return the results as a list. Raises ``InvalidResultError`` unless there are ``count``."""
-    if not isinstance(given, Iterable):
-        raise InvalidResultError(
-            f"predict returned a {type(given).__name__}, not a list of results"
-        )
-    results = list(given)
-    if len(results) != count:
-        raise InvalidResultError(f"{len(results)} results for {count} images")
-    return results
 
 
 def _validate(

@@ -14,13 +14,17 @@ from mataserver.plugins.loading import (
     collect_errors,
     load_plugin,
     plugin_record,
-    record_uninstall,
-    record_version_change,
     reject,
     reject_name_conflicts,
     rejecting,
 )
-from mataserver.plugins.records import DiscoveredPlugins, log
+from mataserver.plugins.records import (
+    DiscoveredPlugins,
+    log,
+    record_succession,
+    record_uninstall,
+    record_version_change,
+)
 from mataserver.plugins.validation import PluginError, require_iterable
 from mataserver.results import TASKS
 
@@ -65,14 +69,13 @@ class Plugins(DiscoveredPlugins):
             if self.sites is None or not self.sites.changed():
                 return False
             # A late plugin with an error may have been only partly installed: retry it.
-            known = {p.name: p for p in self.found if not (p.installed_late and p.error)}
-            points = importlib.metadata.entry_points(group=GROUP)
-            for point in points:
-                if point.name in known:
-                    record_version_change(known[point.name], point)
-            for name in known.keys() - points.names:
-                record_uninstall(known[name])
-            new = [point for point in points if point.name not in known]
+            known = {p.identity: p for p in self.found if not (p.installed_late and p.error)}
+            points = _installed_points()
+            for identity in known.keys() & points.keys():
+                record_version_change(known[identity], points[identity])
+            for identity in known.keys() - points.keys():
+                record_uninstall(known[identity])
+            new = [point for identity, point in points.items() if identity not in known]
             if new:
                 self._add_late(new, list(known.values()))
             return bool(new)
@@ -83,9 +86,9 @@ class Plugins(DiscoveredPlugins):
         updated = DiscoveredPlugins(
             known, [provided for provided in self.provided if provided.plugin in known]
         )
-        for point in points:
+        records = [(plugin_record(point), point) for point in points]
+        for plugin, point in sorted(records, key=lambda each: each[0].sort_key):
             problems: list[config.ConfigError] = []
-            plugin = plugin_record(point)
             with collect_errors(problems):
                 load_plugin(plugin, point, updated, {}, config.variables(Path.cwd()))
             plugin.installed_late = True
@@ -97,6 +100,7 @@ class Plugins(DiscoveredPlugins):
         for plugin in updated.found[before:]:
             status = plugin.error or plugin.note or "in use from now on"
             log.warning("plugin %s %s was installed: %s", plugin.name, plugin.version, status)
+            record_succession(plugin, known)
         updated.found.sort(key=lambda each: each.sort_key)
         updated.provided.sort(key=lambda each: each.plugin.sort_key)
         self.found, self.provided = updated.found, updated.provided
@@ -243,6 +247,12 @@ class Plugins(DiscoveredPlugins):
         for plugin in self.found:
             if self.strict and plugin.error_line is not None:
                 raise PluginError(f"plugin {plugin.name}: {plugin.error_line}")
+
+
+def _installed_points() -> dict[tuple[str, str], importlib.metadata.EntryPoint]:
+    """Return the entry points of the installed plugins by their ``Plugin.identity``."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    return {plugin_record(point).identity: point for point in points}
 
 
 def _named(plugin: Plugin, text: str) -> str:

@@ -15,10 +15,12 @@ from mataserver import config
 from mataserver.entry_points import describe_problem, module_of
 from mataserver.errors import MataError
 from mataserver.plugins import validation
-from mataserver.plugins.records import Plugin, ProvidedBackend, log
+from mataserver.plugins.backend_validation import check_backend
+from mataserver.plugins.records import DISABLED, Plugin, ProvidedBackend, log
 from mataserver.plugins.validation import (
+    NameTakenError,
     PluginError,
-    check_backend,
+    check_defaults,
     check_engine,
     check_pickles,
     check_source,
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from mataserver.contract.backend import Backend
     from mataserver.plugins.records import DiscoveredPlugins
 
-_UNINSTALLED = "it was uninstalled: restart the server to be rid of it"
 _DIRECTORIES = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 
 
@@ -55,7 +56,7 @@ def load_plugin(
 ) -> None:
     """Import a plugin and add its record. Raises ``ConfigError``, then it has its defaults."""
     with rejecting(plugin):
-        _load(plugin, point, {p.name for p in plugins.found})
+        _load(plugin, point, plugins.found)
     plugins.found.append(plugin)
     try:
         if plugin.error is None:
@@ -92,27 +93,14 @@ def collect_errors(problems: list[config.ConfigError] | None) -> Iterator[None]:
             problems.append(error)
 
 
-def record_uninstall(plugin: Plugin) -> None:
-    """Record that a plugin was uninstalled; its imported parts keep running if they can."""
-    if plugin.note != _UNINSTALLED:
-        plugin.note = _UNINSTALLED
-        log.warning("plugin %s: %s", plugin.name, _UNINSTALLED)
-
-
-def record_version_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
-    """Record that a version other than the imported one was installed."""
-    version = plugin.version if point.dist is None else point.dist.version or ""
-    note = f"version {version} was installed: restart the server to use it"
-    if version == plugin.version and plugin.note == _UNINSTALLED:
-        plugin.note = None  # the same is here again
-    if version != plugin.version and note != plugin.note:
-        plugin.note = note
-        log.warning("plugin %s: %s", plugin.name, note)
-
-
-def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, taken: set[str]) -> None:
-    if point.name in taken or point.name in {"strict", "disabled"}:
-        raise PluginError(f"the name {point.name!r} is taken")
+def _load(plugin: Plugin, point: importlib.metadata.EntryPoint, others: Iterable[Plugin]) -> None:
+    if point.name in {"strict", "disabled"}:
+        raise PluginError(f"the name {point.name!r} is that of a setting")
+    for other in others:
+        if other.name == plugin.name and other.error != DISABLED:
+            hint = f": plugins.disabled: [{other.distribution}] turns the other one off"
+            hint = hint if other.distribution else ""
+            raise NameTakenError(f"the name {plugin.name!r} is taken{hint}", plugin.name)
     if not plugin.module:
         raise PluginError(describe_problem(point))
     plugin.hooks = validation.hooks(point.load())
@@ -131,6 +119,7 @@ def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, s
     if not kind.__struct_config__.forbid_unknown_fields:
         raise PluginError("settings(): the struct must have forbid_unknown_fields=True")
     check_pickles(kind, "settings(): the struct")
+    check_defaults(kind, "settings()")
     plugin.section = _section(kind, plugin)
     if own is not None and plugin.section != plugin.name:
         raise config.ConfigError(
@@ -234,6 +223,7 @@ def _check_result(backend: Backend, known: object) -> None:
 def reject(plugin: Plugin, error: BaseException) -> None:
     """Reject a plugin, recording the error."""
     plugin.error = _reason(error, plugin)
+    plugin.rival = error.owner if isinstance(error, NameTakenError) else ""
     log.error("plugin %s is not in use: %s", plugin.name, plugin.error, exc_info=error)
 
 
@@ -284,4 +274,5 @@ def reject_name_conflicts(plugins: Iterable[Plugin]) -> None:
             owners.update(dict.fromkeys(names, plugin.name))
         else:
             to, name = taken
-            reject(plugin, PluginError(f"{name!r} is provided to {to} by {owners[taken]} already"))
+            detail = f"{name!r} is provided to {to} by {owners[taken]} already"
+            reject(plugin, NameTakenError(detail, owners[taken]))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mataserver.contract.backend import Backend, ModelFiles
     from mataserver.contract.engine import EngineSpec
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mataserver.contract.source import SourceSpec
 
 DISABLED = "it is switched off by plugins.disabled"
+
+_UNINSTALLED = "it was uninstalled: restart the server to be rid of it"
 
 log = logging.getLogger("mataserver.plugins")
 
@@ -32,7 +34,7 @@ class Plugin:
     ``section`` is the place of its settings below ``plugins``, by default its name.
     ``installed_late``: installed while the server was running. ``note``: what requires a restart.
     ``brings``: the names that it provides to other plugins, by their names. ``module`` is its entry
-    point's.
+    point's. ``rival`` has a name that it needs: its error.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Plugin:
     routes: tuple[Route, ...] = ()
     brings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     error: str | None = None
+    rival: str = ""
     installed_late: bool = False
     note: str | None = None
 
@@ -64,6 +67,11 @@ class Plugin:
     def sort_key(self) -> tuple[str, str]:
         """Its sort key: plugins of a distribution are adjacent."""
         return (self.family, self.name)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Its name and its distribution's: another distribution may have a plugin of its name."""
+        return (self.name, self.distribution)
 
     @property
     def names(self) -> set[str]:
@@ -126,6 +134,41 @@ class DiscoveredPlugins:
 
     found: list[Plugin] = field(default_factory=list)
     provided: list[ProvidedBackend] = field(default_factory=list)
+
+
+def record_uninstall(plugin: Plugin) -> None:
+    """Record that a plugin was uninstalled; its imported parts keep running if they can."""
+    if plugin.note != _UNINSTALLED:
+        plugin.note = _UNINSTALLED
+        log.warning("plugin %s: %s", plugin.name, _UNINSTALLED)
+
+
+def record_version_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
+    """Record that a version other than the imported one was installed."""
+    version = plugin.version if point.dist is None else point.dist.version or ""
+    note = f"version {version} was installed: restart the server to use it"
+    if version == plugin.version and plugin.note == _UNINSTALLED:
+        plugin.note = None  # the same is here again
+    if version != plugin.version and note != plugin.note:
+        plugin.note = note
+        log.warning("plugin %s: %s", plugin.name, note)
+
+
+def record_succession(late: Plugin, others: Iterable[Plugin]) -> None:
+    """Record with the plugin whose name a late one needs that the late one precedes it.
+
+    Plugins are loaded in the order of their names, so that at the next start it is the other.
+    """
+    for each in others:
+        if each.name == late.rival and late.sort_key < each.sort_key and each is not late:
+            owner = late.distribution or late.name
+            note = (
+                f"the plugin {late.name} of {owner} needs a name that this one has, and takes it "
+                f"at the next start of the server: plugins.disabled: [{owner}] prevents that"
+            )
+            if each.note != note:
+                each.note = note
+                log.warning("plugin %s: %s", each.name, note)
 
 
 def check_installed(label: str, needing: Backend | SourceSpec) -> None:

@@ -1,4 +1,4 @@
-"""Validation of plugins: their hooks, their backends, and what is sent to workers."""
+"""Validation of plugins: their hooks, engines and sources, and what is sent to workers."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ import pluggy
 
 from mataserver.config.settings import ENGINE_NAME
 from mataserver.contract import hookspecs
-from mataserver.contract.backend import MAX_STEP_TIMEOUT, Backend
 from mataserver.contract.engine import EngineSpec
 from mataserver.contract.source import MAX_STALL_TIMEOUT, SOURCE_NAME, SourceSpec
 from mataserver.errors import MataError
-from mataserver.params.table import Params
-from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
+from mataserver.signatures import plain_call_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 HOOKS = ("settings", "backends", "engines", "sources", "brings", "check", "service")
 
-_SOURCES = ("hf", "pip", "local", "any")
-_ENGINES = ("process", "thread")
-_TAKEN_ENGINES = ("auto", *_ENGINES)
-_BACKEND_FUNCTIONS = {
-    "load": "spec, ctx",
-    "accepts": "files",
-    "facts": "files",
-    "parts": "files, settings",
-}
-"""The functions of a backend, with the arguments that they are called with."""
+SOURCES = ("hf", "pip", "local", "any")
+ENGINES = ("process", "thread")
+_TAKEN_ENGINES = ("auto", *ENGINES)
 
 
 class PluginError(MataError):
     """A plugin cannot be used; the detail names it."""
+
+
+class NameTakenError(PluginError):
+    """A plugin cannot be used, as the plugin ``owner`` has a name that it needs."""
+
+    def __init__(self, detail: str, owner: str) -> None:
+        super().__init__(detail)
+        self.owner = owner
 
 
 def hooks(module: object) -> dict[str, Callable[..., Any]]:
@@ -105,6 +104,7 @@ def _single_implementation(caller: pluggy.HookCaller) -> Callable[..., Any]:
         raise PluginError(f"{caller.name}() must be one plain function: no wrapper, no second one")
     names = caller.spec.argnames if caller.spec is not None else ()
     implementation = implementations[0]
+    check_signature(implementation.function, f"{caller.name}()", ", ".join(implementation.argnames))
 
     def call(*arguments: Any) -> Any:
         given = dict(zip(names, arguments, strict=True))
@@ -120,34 +120,6 @@ def require_iterable(given: object, wanted: str) -> Iterable[Any]:
     return given
 
 
-def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[str]) -> None:
-    """Validate a backend. Raises ``PluginError``.
-
-    ``owners`` maps existing backends to their plugins; ``prefixes`` are the allowed prefixes for
-    the plugin's own tasks.
-    """
-    if not isinstance(backend, Backend):
-        raise PluginError(f"backends() gave a {type(backend).__name__}, not a Backend")
-    if not isinstance(backend.name, str) or not backend.name:
-        raise PluginError("backends() gave a Backend without a name")
-    label = f"backend {backend.name}"
-    if backend.name in owners:
-        owner = owners[backend.name]
-        hint = "" if owner in prefixes else f"; plugins.disabled: [{owner}] turns that one off"
-        raise PluginError(f"{label}: the plugin {owner} has one of that name{hint}")
-    _check_task(backend, label, prefixes)
-    for name, allowed in (("source", _SOURCES), ("engine", _ENGINES)):
-        if getattr(backend, name) not in allowed:
-            raise PluginError(f"{label}: unknown {name} {getattr(backend, name)!r}")
-    if backend.source != "pip" and not callable(backend.accepts):
-        raise PluginError(f"{label}: the source {backend.source} needs a function accepts")
-    for name in ("parts", "facts"):
-        function = getattr(backend, name)
-        if function is not None and not callable(function):
-            raise PluginError(f"{label}: {name} must be a function")
-    _check_worker(backend, label)
-
-
 def check_engine(engine: object, owners: dict[str, str]) -> None:
     """Validate an engine. Raises ``PluginError``. ``owners`` maps plugins' engines to plugins."""
     if not isinstance(engine, EngineSpec):
@@ -156,14 +128,14 @@ def check_engine(engine: object, owners: dict[str, str]) -> None:
     if not callable(engine.make):
         raise PluginError(f"{label}: make must be a function")
     check_signature(engine.make, f"{label}: make", "ctx")
-    _check_strings(engine, ("requires", "packages"), label)
+    check_strings(engine, ("requires", "packages"), label)
 
 
 def check_source(source: object, owners: dict[str, str]) -> None:
     """Validate a source. Raises ``PluginError``. ``owners`` maps plugins' sources to plugins."""
     if not isinstance(source, SourceSpec):
         raise PluginError(f"sources() gave a {type(source).__name__}, not a SourceSpec")
-    label = _check_name(source.name, "source", SOURCE_NAME, _SOURCES, owners)
+    label = _check_name(source.name, "source", SOURCE_NAME, SOURCES, owners)
     check_pickles(source.fetch, f"{label}: fetch")
     check_signature(source.fetch, f"{label}: fetch", "ctx")
     try:
@@ -175,7 +147,7 @@ def check_source(source: object, owners: dict[str, str]) -> None:
         raise PluginError(
             f"{label}: stall_timeout must be above 0 and at most {MAX_STALL_TIMEOUT:g} seconds"
         )
-    _check_strings(source, ("requires", "packages", "inherit"), label)
+    check_strings(source, ("requires", "packages", "inherit"), label)
 
 
 def _check_name(
@@ -190,11 +162,12 @@ def _check_name(
     if name in taken:
         raise PluginError(f"{kind} {name}: the name is the server's")
     if name in owners:
-        raise PluginError(f"{kind} {name}: the plugin {owners[name]} has one of that name")
+        owner = owners[name]
+        raise NameTakenError(f"{kind} {name}: the plugin {owner} has one of that name", owner)
     return f"{kind} {name}"
 
 
-def _check_strings(owner: object, names: tuple[str, ...], label: str) -> None:
+def check_strings(owner: object, names: tuple[str, ...], label: str) -> None:
     """Require tuples of strings."""
     for name in names:
         values = getattr(owner, name)
@@ -202,91 +175,22 @@ def _check_strings(owner: object, names: tuple[str, ...], label: str) -> None:
             raise PluginError(f"{label}: {name} must be a tuple of strings")
 
 
-def _check_task(backend: Backend, label: str, prefixes: Collection[str]) -> None:
-    """Validate the task: one of the API, or the plugin's own with a result struct."""
-    task, kind = backend.task, backend.result
-    if task in TASKS:
-        if kind is not None:
-            raise PluginError(f"{label}: the task {task} has a result already: leave out result")
-        return
-    if not isinstance(task, str) or not is_task(task):
-        raise PluginError(
-            f"{label}: unknown task {task!r}: one of {', '.join(TASKS)}, or a name of your own "
-            f"as in {min(prefixes)}.name"
-        )
-    if task.partition(".")[0] not in prefixes:
-        said = " or ".join(f"{each}." for each in sorted(prefixes))
-        raise PluginError(f"{label}: the name of its own task {task!r} must begin with {said}")
-    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-        raise PluginError(f"{label}: its own task {task} needs a result, a msgspec.Struct type")
-    if issubclass(kind, RESULT_TYPES):
-        raise PluginError(
-            f"{label}: the result of its own task {task} is that of a task of the API: make a "
-            f"struct of your own, which may have a list of mataserver.Detection as detections"
-        )
-    if not _are_detections(kind):
-        raise PluginError(
-            f"{label}: its result's detections must be a list or a tuple of mataserver.Detection"
-        )
-    check_pickles(kind, f"{label}: result")
-    try:
-        msgspec.json.schema(kind)
-        msgspec.msgpack.Decoder(kind)
-    except (TypeError, ValueError, NameError) as error:
-        raise PluginError(f"{label}: its result cannot be described: {error}") from None
-
-
-def _are_detections(kind: type[msgspec.Struct]) -> bool:
-    """Whether ``detections`` of a result, if present, have the API's type."""
-    try:
-        fields = msgspec.structs.fields(kind)
-    except (TypeError, NameError):
-        return True  # a struct that cannot be described is reported elsewhere
-    known = [each.type for each in fields if each.name == "detections"]
-    return not known or known[0] in (list[Detection], tuple[Detection, ...])
-
-
-def _check_worker(backend: Backend, label: str) -> None:
-    """Validate what is sent to the worker."""
-    if not (isinstance(backend.params, type) and issubclass(backend.params, Params)):
-        raise PluginError(f"{label}: params must be a mataserver.Params struct")
-    for name in ("check", "of_parts"):
-        method = getattr(backend.params, name)
-        if not callable(method):  # a field
-            raise PluginError(f"{label}: params: the name {name} is taken by a method of Params")
-        check_signature(method, f"{label}: params.{name}", "self")
-    if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
-        raise PluginError(f"{label}: max_batch must be a whole number from 1")
-    seconds = backend.step_timeout
-    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= MAX_STEP_TIMEOUT:
-        raise PluginError(f"{label}: step_timeout must be 0 to {MAX_STEP_TIMEOUT:g} seconds")
-    if not isinstance(backend.confined, bool):
-        raise PluginError(f"{label}: confined must be True or False")
-    _check_strings(backend, ("requires", "packages", "preload"), label)
-    try:  # a mapping would be taken for its names, letter by letter
-        msgspec.convert(backend.environment, tuple[tuple[str, str], ...])
-    except msgspec.ValidationError:
-        raise PluginError(
-            f"{label}: environment must be a tuple of pairs of name and value"
-        ) from None
-    for name, given in _BACKEND_FUNCTIONS.items():
-        check_signature(getattr(backend, name), f"{label}: {name}", given)
-    check_pickles(backend.load, f"{label}: load")
-    check_pickles(backend.params, f"{label}: params")
-
-
 def check_signature(function: object, what: str, given: str) -> None:
     """Raise ``PluginError`` for a function that cannot be called with the given arguments."""
-    if not callable(function):
-        return
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # implemented in C, without a signature
-        return
-    try:
-        signature.bind(*given.split(", "))
-    except TypeError:
-        raise PluginError(f"{what} is called with ({given}), and takes {signature}") from None
+    if problem := plain_call_problem(function, given):
+        raise PluginError(f"{what} {problem}")
+
+
+def check_defaults(kind: type[msgspec.Struct], what: str) -> None:
+    """Raise ``PluginError`` for a default that its type refuses, as msgspec does given values."""
+    for each in msgspec.structs.fields(kind):
+        try:
+            if each.default is not msgspec.NODEFAULT:
+                msgspec.convert(msgspec.to_builtins(each.default), each.type)
+        except msgspec.ValidationError as error:
+            raise PluginError(f"{what}: the default of {each.name}: {error}") from None
+        except (TypeError, NotImplementedError):  # a type of the plugin's own, which is no JSON
+            continue
 
 
 def check_pickles(thing: object, what: str) -> None:
