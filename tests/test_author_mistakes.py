@@ -182,6 +182,33 @@ async def test_pages_that_are_none(loose, caplog):
     assert "it gave a dict, not a mataserver.Page" in caplog.text
 
 
+async def test_a_page_that_no_route_serves(plugin, mata_client, caplog):  # noqa: F811
+    """It would be a link to a 404: it is not listed, which the log says once, at the start."""
+    source = """
+from mataserver import Page
+
+class Service(Base):
+    def routes(self):
+        return [Route("GET", "/here/{name}", print), Route("POST", "/there/", print)]
+
+    def pages(self):
+        return [Page(path, path) for path in ("/nowhere/", "/there/", "/here/a%20b?c#d")]
+"""
+    client = await mata_client(plugin(source))
+    for _ in range(2):
+        listed = await (await client.get("/v1/pages")).json()
+        assert [each["path"] for each in listed] == ["/here/a%20b?c#d"]
+    told = [each for each in caplog.messages if "is not listed: no route serves it" in each]
+    assert [each.split()[2] for each in told] == ["/nowhere/", "/there/"]
+
+
+@pytest.mark.parametrize("path", ["https://elsewhere.example/", "//elsewhere.example/", "lab/"])
+def test_a_page_of_another_host(path):
+    """A page is the server's own: it is told where the page is made."""
+    with pytest.raises(MataError, match="its path must begin with a single /"):
+        Page("The lab", path)
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [

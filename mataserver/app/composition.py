@@ -92,7 +92,7 @@ def _builtin_services(
         "login",
         lambda ctx: LoginService(ctx, composed.gate, composed.browsers, composed.cookies),
     )
-    yield ServiceFactory("pages", lambda _: PagesService(services))
+    yield ServiceFactory("pages", lambda _: PagesService(composed.pages))
     yield ServiceFactory(
         "settings",
         lambda _: SettingsService(lambda: composed.catalog.settings, set_by, composed.plugins),

@@ -43,6 +43,7 @@ def lifetime(composed: ComposedServer) -> Callable[[web.Application], AsyncItera
                     stack.push_async_callback(_exit_service, composed, name, service)
                     if hasattr(service, "on_result"):
                         composed.observers.add(name, service.on_result, own)
+                tuple(composed.pages.found())  # logs those that nothing serves
                 yield
             finally:
                 deadline = composed.lifecycle.deadline

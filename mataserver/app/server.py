@@ -28,6 +28,7 @@ from mataserver.http.head_cache import HeadCache
 from mataserver.http.in_process import InProcessConnector
 from mataserver.http.lifecycle import Lifecycle
 from mataserver.http.middleware import RequestMiddleware
+from mataserver.http.pages import ServedPages
 from mataserver.http.readiness import Readiness
 from mataserver.http.relay import FrontendRelay
 from mataserver.http.revocation import Revocations
@@ -101,6 +102,7 @@ class ComposedServer:
         self.heads = HeadCache(self.middleware)
         self.application = self._application()
         self.hosting = ServiceHost(self.held)
+        self.pages = ServedPages(self.hosting.services, self.table.serves)
         self.readiness = self._readiness()
         self.maintenance = Maintenance(self.catalog, self.pool, self.readiness.not_ready, self.pace)
         self.maintenance.add_configured()

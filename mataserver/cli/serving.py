@@ -111,9 +111,7 @@ def _link(settings: Settings, url: str, composed: ComposedServer) -> str:
 
     Empty if no plugin provides a page.
     """
-    from mataserver.http.pages import pages_of
-
-    if not any(page.path == "/" for _, page in pages_of(composed.hosting.services)):
+    if not any(page.path == "/" for _, page in composed.pages.found()):
         return ""
     page = local_url(settings.host, urlsplit(url).port or settings.port)
     code = composed.gate.make_code()

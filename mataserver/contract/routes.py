@@ -136,8 +136,8 @@ class Page:
     """A page that a service serves, as the navigation lists it.
 
     ``icon`` is one character, or empty; ``needs`` the scope required to see it; ``group`` the
-    section: to use, to work, or to operate. Raises ``MataError`` for an unknown scope or group,
-    with which the page would never be shown.
+    section: to use, to work, or to operate. Raises ``MataError`` for the path of another host, and
+    for an unknown scope or group, with which the page would never be shown.
     """
 
     title: str
@@ -148,6 +148,8 @@ class Page:
 
     def __post_init__(self) -> None:
         """Reject a page that no navigation would show."""
+        if not self.path.startswith("/") or self.path.startswith("//"):
+            raise MataError(f"the page {self.path}: its path must begin with a single /")
         _check_needs(f"the page {self.path}", self.needs)
         if self.group not in get_args(Group):
             known = ", ".join(get_args(Group))

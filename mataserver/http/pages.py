@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -14,11 +15,14 @@ from mataserver.http.routing import Body, Route, StatelessService
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from aiohttp import web
 
     from mataserver.contract.service import Service
+
+
+log = logging.getLogger("mataserver.http")
 
 
 class PageInfo(Struct):
@@ -31,10 +35,30 @@ class PageInfo(Struct):
     group: str
 
 
-def pages_of(services: Iterable[tuple[str, Service]]) -> Iterator[tuple[str, Page]]:
-    """Yield the services' pages, each with its plugin's name."""
-    for plugin, pages in call_services(services, "pages", _validate_pages):
-        yield from ((plugin, page) for page in pages or ())
+class ServedPages:
+    """The pages of services. ``serves`` says whether an address has a route.
+
+    A page that no route serves would be a link to a 404: it is left out, which is logged once.
+    """
+
+    def __init__(
+        self, services: Sequence[tuple[str, Service]], serves: Callable[[str], bool]
+    ) -> None:
+        self._services, self._serves = services, serves
+        self._told: set[tuple[str, str]] = set()
+
+    def found(self) -> Iterator[tuple[str, Page]]:
+        """Yield the pages, each with its plugin's name."""
+        for plugin, pages in call_services(self._services, "pages", _validate_pages):
+            for page in pages or ():
+                if self._serves(page.path):
+                    yield plugin, page
+                elif (plugin, page.path) not in self._told:
+                    self._told.add((plugin, page.path))
+                    log.warning(
+                        "the page %s of the plugin %s is not listed: no route serves it",
+                        page.path, plugin,
+                    )  # fmt: skip
 
 
 def _validate_pages(pages: Iterable[object]) -> tuple[Page, ...]:
@@ -47,10 +71,10 @@ def _validate_pages(pages: Iterable[object]) -> tuple[Page, ...]:
 
 
 class PagesService(StatelessService):
-    """The service of the list of pages; ``services`` are all of the server's, by name."""
+    """The service of the list of pages."""
 
-    def __init__(self, services: Sequence[tuple[str, Service]]) -> None:
-        self._services = services
+    def __init__(self, pages: ServedPages) -> None:
+        self._pages = pages
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -65,7 +89,7 @@ class PagesService(StatelessService):
         return codec.respond(
             [
                 PageInfo(page.title, page.path, page.icon, plugin, page.group)
-                for plugin, page in pages_of(self._services)
+                for plugin, page in self._pages.found()
                 if principal.may(page.needs)
             ]
         )

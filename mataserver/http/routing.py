@@ -8,7 +8,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from yarl import URL
 
 from mataserver.contract.routes import Body, Route
 from mataserver.logs import RateLimitedLog
@@ -129,6 +130,17 @@ class RouteTable:
             route = next((each for each in conditional if each.when and each.when(request)), route)
         request[ROUTE] = route
         return route
+
+    def serves(self, address: str) -> bool:
+        """Whether the path of an address has a route for GET."""
+        path = URL(address).raw_path
+        for added in self._routes:
+            info = added.get_info()
+            pattern = info.get("pattern")
+            matches = info.get("path") == path if pattern is None else pattern.fullmatch(path)
+            if matches and added.method in {hdrs.METH_GET, hdrs.METH_ANY}:
+                return True
+        return False
 
     async def other_methods(self, request: web.Request) -> set[str]:
         """Return the methods of more specific paths that also match a request.
