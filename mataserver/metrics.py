@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client.core import Metric
+
+log = logging.getLogger("mataserver.metrics")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (
@@ -110,11 +113,39 @@ class LoopHistogram(Collector):
         yield family
 
 
+class PluginRegistry(CollectorRegistry):
+    """A registry in which a plugin's metric that fails is left out, and not all others with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: list[Collector] = []
+
+    def register(self, collector: Collector) -> None:
+        """Add a collector. Raises ``ValueError`` for a name that another has."""
+        super().register(collector)
+        self._own.append(collector)
+
+    def unregister(self, collector: Collector) -> None:
+        """Remove a collector."""
+        super().unregister(collector)
+        self._own.remove(collector)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of every collector that does not fail; the log has why one does."""
+        for collector in tuple(self._own):
+            try:
+                families = list(collector.collect())
+            except (Exception, SystemExit):
+                log.exception("a metric is left out: its %s failed", type(collector).__name__)
+            else:
+                yield from families
+
+
 class Metrics:
     """The core's metrics, in a registry of their own; plugins may add to ``registry``."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = PluginRegistry()
         self._hooks: list[Callable[[], None]] = []
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

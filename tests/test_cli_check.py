@@ -366,6 +366,32 @@ def test_what_a_distribution_needs_and_lacks(terminal):
     ]
 
 
+def test_commands_that_would_fail_are_told(terminal):
+    """A command is imported when it runs; a check says before that it cannot be."""
+    points = {"gone": "no_such_module:gone", "text": "greeter:text"}
+    terminal.install("greeter", 'text = "no command"', mataserver_commands=points)
+    lines = configure(terminal, "{}")[1]
+    assert [line for line in lines if "greeter" in line] == [
+        (
+            "warning: the command gone of greeter is broken: ModuleNotFoundError: No module named "
+            "'no_such_module'"
+        ),
+        "warning: the command text of greeter is broken: it is a str, not a click command",
+    ]
+
+
+def test_a_group_of_entry_points_that_nobody_reads(terminal):
+    """What is installed under a misspelt one is found nowhere else."""
+    terminal.install("greeter", mataserver_command={"greet": "greeter:greet"})
+    lines = configure(terminal, "{}")[1]
+    assert [line for line in lines if "greeter" in line] == [
+        (
+            "warning: greeter: the group of entry points 'mataserver.command' is not read; did you "
+            "mean mataserver.commands?"
+        )
+    ]
+
+
 def test_warnings_are_no_failure(terminal):
     """What keeps no configured model from being served is a warning, and the exit code is 0."""
     terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})

@@ -464,6 +464,30 @@ async def test_a_service_reads_json_within_the_servers_limits(
         assert server.composed.budget.taken == 0
 
 
+async def test_a_metric_that_fails_is_left_out(plugin, mata_client, caplog):
+    """All others are exposed, the plugin's and the server's; the log says where it failed."""
+    source = """
+    from prometheus_client import Gauge
+
+    class Service(Base):
+        def __init__(self, ctx):
+            Gauge("lab_broken", "Fails.", registry=ctx.metrics).set_function(lambda: 1 / 0)
+            Gauge("lab_sound", "Does not.", registry=ctx.metrics).set(3)
+            removed = Gauge("lab_removed", "Is gone.", registry=ctx.metrics)
+            ctx.metrics.unregister(removed)
+    """
+    http = await mata_client(plugin(source))
+    async with http.get("/metrics") as answer:
+        told = await answer.text()
+    assert answer.status == 200
+    assert "lab_sound 3.0" in told
+    assert "mataserver_models_loaded 0.0" in told
+    assert "lab_broken" not in told
+    assert "lab_removed" not in told
+    assert "a metric is left out: its Gauge failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_metrics_of_a_service_are_exposed(plugin, mata_client):
     """A metric that a service registers stands in ``GET /metrics``."""
     source = """

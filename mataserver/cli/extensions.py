@@ -115,9 +115,10 @@ class ExtensionCommand(click.Command):
         **extra: Any,
     ) -> click.Context:
         """Import the command and delegate to it. Raises ``MataError`` if that fails."""
-        return self._import().make_context(info_name, args, parent, **extra)
+        return self.imported().make_context(info_name, args, parent, **extra)
 
-    def _import(self) -> click.Command:
+    def imported(self) -> click.Command:
+        """Return the plugin's command. Raises ``MataError`` with the reason why there is none."""
         if self._extension.rejection is not None:
             raise self._unusable(f"refused: {self._extension.rejection}")
         try:

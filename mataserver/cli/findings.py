@@ -25,6 +25,7 @@ from mataserver.library import defaults
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import ConfiguredModels
 from mataserver.library.registry import Registry
+from mataserver.plugins import GROUP
 from mataserver.plugins.records import check_installed
 from mataserver.processes import landlock, seccomp
 from mataserver.serving import engine_set
@@ -34,6 +35,9 @@ from mataserver.suggestion import similar
 if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.plugins import Plugins
+
+_GROUPS = (GROUP, extensions.GROUP, moved.GROUP)
+"""The groups of entry points that are read."""
 
 
 @dataclass(slots=True)
@@ -221,10 +225,18 @@ def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings)
 
 
 def _check_commands(findings: Findings) -> None:
+    """Import every command; report groups of entry points that are called nearly like ours."""
     for each in extensions.found().values():
-        if each.rejection is not None:
+        try:
+            extensions.ExtensionCommand(each).imported()
+        except MataError as error:
+            findings.warnings.append(error.detail)
+    for name in sorted(importlib.metadata.entry_points().groups - set(_GROUPS)):
+        if meant := similar(name, _GROUPS):
+            points = importlib.metadata.entry_points(group=name)
+            owners = sorted({point.dist.name for point in points if point.dist is not None})
             findings.warnings.append(
-                f"the command {each.name} of {each.owner} is refused: {each.rejection}"
+                f"{' and '.join(owners)}: the group of entry points {name!r} is not read{meant}"
             )
 
 
