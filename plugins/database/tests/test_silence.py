@@ -7,12 +7,12 @@ import contextlib
 
 import pytest
 from database_notes import NOTES, texts, write
-from silent_way import SilentWay
 
 from mataserver import MataError
 from mataserver.testing import installed, serving
 from mataserver_database import Busy, Database, answer_limit, changes
 from mataserver_database.testing import new_database
+from silent_way import SilentWay
 
 PATIENCE = 20.0
 """Seconds for what takes under one: without it a test would wait for as long as the database."""

@@ -73,6 +73,7 @@ function useClock(on, every = 250) {
 
 /** How often the age is told anew, in milliseconds: what is read is at most so much too young. */
 const TICK = 50;
+const AGED = 10_000;  // milliseconds: what is older is told in seconds
 
 /** How old what was taken at a time is, as it is looked at: nothing else is drawn again for it. */
 function useAge(captured) {
@@ -85,23 +86,26 @@ function useAge(captured) {
   return captured ? Math.max(0, Math.round(performance.now() - captured)) : null;
 }
 
-const Old = ({ captured }) => { const age = useAge(captured); return age !== null && html`<b>${age} ms old</b>`; };
+const Old = ({ captured }) => { const age = useAge(captured); return age !== null && html`<b>${age < AGED ? `${age} ms` : long(age / 1000)} old</b>`; };
 const Age = ({ captured }) => useAge(captured) ?? "–";
 
 const fps = (value) => (value ? value.toFixed(1) : "–");
 
-function Figures({ figures, captured }) {
+/** Rates are of what runs; the others are of the last run, too. */
+function Figures({ figures, captured, on }) {
   const plain = (value) => (value === null ? "–" : Math.round(value));
-  const shown = [["Camera", fps(figures.camera), "fps"], ["Results", fps(figures.results), "fps"], ["p50", plain(figures.p50), "ms"], ["p95", plain(figures.p95), "ms"],
+  const shown = [["Camera", fps(on && figures.camera), "fps"], ["Results", fps(on && figures.results), "fps"], ["p50", plain(figures.p50), "ms"], ["p95", plain(figures.p95), "ms"],
     ["Dropped", figures.dropped, `of ${figures.sent.toLocaleString("en")}`], ["Age", html`<${Age} captured=${captured}/>`, "ms"]];
   return html`<dl class="stats live-stats">${shown.map(([name, value, unit]) => html`<div class="stat" key=${name} data-figure=${name}><dt>${name}</dt><dd>${value} <small>${unit}</small></dd></div>`)}</dl>`;
 }
 
 const EMPTY = { camera: 0, results: 0, p50: null, p95: null, dropped: 0, sent: 0 };
-const WORDS = { off: "Off", starting: "Waiting for the camera", loading: "Loading the model", live: "Live" };
+const WORDS = { off: "Off", starting: "Waiting for the camera", loading: "Loading the model", live: "Live", lost: "No connection" };
+const KIND = { live: "ok", lost: "bad" };
 
 function Video({ video, stream, items, tracks, start }) {
   const [width, height] = stream.size;
+  const [shape, setShape] = useState(stream.size);  // of the camera's picture now: a phone may have been turned since
   const box = useRef(null);
   const [scale, setScale] = useState(1);
   const outlines = useOutlines(items);
@@ -111,11 +115,13 @@ function Video({ video, stream, items, tracks, start }) {
     return () => watch.disconnect();
   }, [width]);
   const on = stream.phase !== "off";
-  return html`<div class="vid" ref=${box} style=${{ aspectRatio: `${width} / ${height}` }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"></video>
-    ${on && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
-      <${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${0} scores=${true} taken=${[[0, 0, 170, 40]]}/>`}
-    ${on ? html`<span class="glass vl" title=${stream.session && `Session ${stream.session}`}><${State} kind=${stream.phase === "live" ? "ok" : "busy"}>${WORDS[stream.phase]}<//><${Old} captured=${stream.captured}/></span>
-      <span class="glass vr">${width} × ${height}</span>` : html`<div class="nopic"><${Icon} name="camera"/><span>The camera of this device is off.</span>${start && html`<${Button} icon="camera" class="wide" onClick=${start}>Turn it on<//>`}</div>`}</div>`;
+  const fits = Math.abs((width * shape[1]) / (height * shape[0]) - 1) < 0.02;
+  return html`<div class=${`vid ${stream.phase === "live" ? "" : "old"}`} ref=${box} style=${{ aspectRatio: shape.join(" / ") }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"
+      onResize=${({ target: { videoWidth, videoHeight } }) => { if (videoWidth) setShape([videoWidth, videoHeight]); }}></video>
+    ${on && fits && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
+      <${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${0} scores=${true} taken=${[[0, 0, 230, 40], [width * scale - 120, 0, width * scale, 40]]}/>`}
+    ${on ? html`<span class="glass vl" title=${stream.session && `Session ${stream.session}`}><${State} kind=${KIND[stream.phase] ?? "busy"}>${WORDS[stream.phase]}<//><${Old} captured=${stream.captured}/></span>
+      <span class="glass vr">${shape.join(" × ")}</span>` : html`<div class="nopic"><${Icon} name="camera"/><span>The camera of this device is off.</span>${start && html`<${Button} icon="camera" class="wide" onClick=${start}>Turn it on<//>`}</div>`}</div>`;
 }
 
 function Tile({ session }) {
@@ -216,8 +222,11 @@ export default function Live() {
   const sessions = data ?? [];
   const cameras = sessions.filter((each) => each.camera);
   const curve = useMemo(() => meter?.curve(now) ?? { p50: [], p95: [] }, [meter, Math.floor(now / 1000)]);
-  const begin = (changes = {}) => stream.start({ model: chosen.name, task: mayTrack && track ? "track" : "", params: {}, ...changes });
-  const choose = (name) => { amend({ model: name }); if (on) begin({ model: name, task: "" }); };
+  const begin = (name = chosen.name) => {
+    const tracked = track && tracks_ && chosen.models.find(({ model }) => model === name)?.task === "detect";
+    stream.start({ model: name, task: tracked ? "track" : "", params: {} });
+  };
+  const choose = (name) => { amend({ model: name }); if (on) begin(name); };
   useLayoutEffect(() => {
     const press = (event) => { if (event.key === " " && on && !event.target.closest("input, textarea, select, button, a")) { stream.stop(); event.preventDefault(); } };
     addEventListener("keydown", press);
@@ -232,9 +241,9 @@ export default function Live() {
       <div class=${`livegrid ${on ? "" : "idle"}`}><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks} start=${chosen.name && !needsHttps() ? () => begin() : undefined}/>
         <ul class="tracks">${items.slice(0, 8).map((item) => html`<li key=${item.id ?? item.n} class=${item.k}><span class="sw">${item.id ?? item.n}</span><b class="cut">${item.name}</b>
           <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>
-        <div class="livefigures"><${Figures} figures=${figures} captured=${on ? stream.captured : 0}/>
+        <div class="livefigures"><${Figures} figures=${figures} captured=${on ? stream.captured : 0} on=${on}/>
           <section class="card" aria-labelledby="latency"><header><h2 id="latency">Latency</h2><span class="grow"></span><${Legend} names=${["p50", "p95"]}/></header>
-            <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${["60 s ago", "now"]}/></section></div></div>
+            <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${on || !meter ? ["60 s ago", "now"] : ["60 s before", "the end"]}/></section></div></div>
       <section class="stack-12" aria-labelledby="cams"><div class="row"><h2 id="cams">Cameras of this server</h2><span class="quiet">${cameras.length ? `${cameras.length}, ${cameras.filter((each) => each.camera.state === "connected").length} connected` : ""}</span>
         <span class="grow"></span>${adds && html`<${Button} small icon="plus" onClick=${() => setAdding(true)}>Add<//>`}</div>
         ${cameras.length ? html`<div class="tiles">${cameras.map((each) => html`<${Tile} key=${each.session_id} session=${each}/>`)}</div>` : html`<p class="help">None. The configuration can name some${adds ? ", or add one here" : ""}.</p>`}</section>

@@ -8,10 +8,13 @@ const PATIENCE = 2000;  // milliseconds: a request that has come is done, also a
 /** Note that a session is open, by its path: whoever signs out in another tab must know it. */
 export const opened = (path) => choice.set(KIND + path, "open");
 
+/** Note that it is none any more. */
+export const closed = (path) => choice.set(KIND + path, null);
+
 /** End a session, also while the page goes away. */
 export function endSession(path) {
   const csrf = who.get()?.csrf;
-  choice.set(KIND + path, null);
+  closed(path);
   return fetch(path, { method: "DELETE", headers: csrf ? { "X-CSRF-Token": csrf } : {}, keepalive: true }).catch(() => {});
 }
 

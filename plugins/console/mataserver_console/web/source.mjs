@@ -3,7 +3,7 @@ import { NoAnswer, ask, isAbort, send, silence, who } from "./api.mjs";
 import { cell, useCell } from "./cell.mjs";
 import { useEffect, useState } from "./html.mjs";
 
-const PAUSES = [1, 2, 4, 8, 15];  // seconds
+export const PAUSES = [1, 2, 4, 8, 15];  // seconds
 const LATE = 60_000;  // milliseconds: a connection that broke without a word never answers
 const AGAIN = [5, 10, 20, 40, 60];  // seconds: what is asked once, and was refused for now
 const sources = new Map();

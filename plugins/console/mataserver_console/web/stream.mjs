@@ -1,15 +1,28 @@
-// A camera's frames to a model over a WebSocket. Whatever the order of clicks, what was begun is ended.
-import { ask } from "./api.mjs";
-import { endSession, opened } from "./open_sessions.mjs";
+// A camera's frames to a model over a WebSocket. Whatever the order of clicks, what was begun is ended; what breaks off goes on by itself.
+import { ask, silence } from "./api.mjs";
+import { closed, endSession, opened } from "./open_sessions.mjs";
 import { ofCamera } from "./picture.mjs";
+import { PAUSES, passes } from "./source.mjs";
 
 const QUALITY = 0.85;
 const WIDEST = 1280;
 /** With two frames on their way the model need not wait for the network; more would be dropped. */
 const ON_THE_WAY = 2;
 const WINDOW = 60;
+const LEAST = 4;  // results whose times make a rate, however far apart they are
+const QUIET = 5000;  // milliseconds without a word from the server, which is then asked for one
+const LATE = 20_000;  // milliseconds: a connection that broke without a word never answers; over a slow one frames are before the question
 /** Why a stream ends whose server gives no reason. */
-const ENDS = { 1000: "The server closed the stream", 1001: "The server ended the stream: it stops, or is started anew", 1006: "The connection to the server broke off" };
+const ENDS = { 1000: "The server closed the stream", 1001: "The server ended the stream: it stops, or is started anew", 1006: "The connection to the server broke off", 4001: "The session of this browser is over" };
+const IDLE = "no frame for too long";  // of a page that nobody looked at
+/** Whether the same may be begun again after such an end. */
+const goesOn = ({ code, reason }) => [1001, 1006, 1012, 1013, 4001].includes(code) || reason === IDLE;
+
+/** Wait until the server answers, where it does not. */
+const answered = () => new Promise((done) => {
+  if (!silence.get()) { done(undefined); return; }
+  const leave = silence.watch((now) => { if (!now) { leave(); done(undefined); } });
+});
 
 const pathOf = (id) => `v1/sessions/${encodeURIComponent(id)}`;
 
@@ -26,17 +39,18 @@ export class Meter {
     const second = Math.floor(now / 1000);
     if (!this.seconds.has(second)) this.seconds.set(second, []);
     this.seconds.get(second).push(latency);
-    this.seconds.delete(second - WINDOW);
+    for (const old of this.seconds.keys()) { if (old > second - WINDOW) break; this.seconds.delete(old); }
   }
 
   figures(now) {
     const recent = 3000;
     this.frames = this.frames.filter((each) => each > now - recent);
-    this.results = this.results.filter((each) => each.now > now - 10_000);
+    this.results = this.results.filter((each, at) => each.now > now - 10_000 || (at >= this.results.length - LEAST && each.now > now - WINDOW * 1000));
     const sorted = this.results.map((each) => each.latency).sort((a, b) => a - b);
-    const rate = (times) => (times.length > 1 ? ((times.length - 1) * 1000) / (times.at(-1) - times[0]) : 0);
+    // Behind the last one as much time counts as is between two: a rate falls where nothing more comes.
+    const rate = (times) => (times.length > 1 ? ((times.length - 1) * 1000) / Math.max(times.at(-1) - times[0], ((now - times[0]) * (times.length - 1)) / times.length) : 0);
     return {
-      camera: rate(this.frames), results: rate(this.results.filter((each) => each.now > now - recent).map((each) => each.now)),
+      camera: rate(this.frames), results: rate(this.results.filter((each, at) => each.now > now - recent || at >= this.results.length - LEAST).map((each) => each.now)),
       p50: sorted.length ? percentile(sorted, 0.5) : null, p95: sorted.length ? percentile(sorted, 0.95) : null,
       dropped: this.dropped, sent: this.sent,
     };
@@ -64,51 +78,116 @@ export class Stream {
     this.tell = tell;
     this.ended = this.encoding = false;
     this.media = /** @type {MediaStream | null} */ (null);
+    this.wanted = {};
     this.socket = /** @type {WebSocket | null} */ (null);
     this.session = "";
-    this.flying = 0;
+    this.frames = 0;  // of this session: each has its number there
     /** When each frame that is on its way was captured, and its size. */
     this.captured = new Map();
+    this.missed = 0;  // frames of the sessions before this one that had no answer
+    this.tries = 0;  // sessions that were begun since the last answer
+    this.heard = this.asked = 0;  // when the server said something, and was asked whether it is there
+    this.beat = 0;
     this.meter = new Meter();
     this.encoder = new Worker(new URL("./encoder.mjs", import.meta.url), { type: "module" });
     this.encoder.onerror = () => this.stop(new Error("The browser cannot encode the camera's frames: reload the page"));
   }
 
   async start({ model, task, params, device }) {
+    this.wanted = { model, ...(task ? { task } : {}), ...(Object.keys(params).length ? { params } : {}) };
     try {
       const media = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 480 }, ...(device ? { deviceId: { exact: device } } : {}) } });
       if (this.ended) { for (const track of media.getTracks()) track.stop(); return; }
       this.media = media;
-      media.getVideoTracks()[0].onended = () => this.stop(new Error("The camera was disconnected"));
+      const [track] = media.getVideoTracks();
+      track.onended = () => this.stop(new Error("The camera was disconnected"));
+      track.onmute = () => this.tell({ problem: "The camera sends no picture: another program, the system or a switch on it holds it back" });
       this.video.srcObject = media;
       await this.video.play();
-      this.tell({ phase: "loading" });
-      const made = await ask("v1/sessions", { json: { model, ...(task ? { task } : {}), ...(Object.keys(params).length ? { params } : {}) } });
-      if (this.ended) { endSession(pathOf(made.session_id)); return; }
-      this.session = made.session_id;
-      opened(pathOf(this.session));
-      this.connect();
+      await this.open();
     } catch (error) {
       if (!this.ended) this.stop(ofCamera(error));
     }
+  }
+
+  async open() {
+    this.tell({ phase: "loading" });
+    const made = await ask("v1/sessions", { json: this.wanted });
+    if (this.ended) { endSession(pathOf(made.session_id)); return; }
+    this.session = made.session_id;
+    opened(pathOf(this.session));
+    this.connect();
   }
 
   connect() {
     const url = new URL(`v1/stream/${this.session}`, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
     url.hash = "";
-    this.socket = new WebSocket(url);
-    this.socket.onopen = () => { this.tell({ phase: "live", session: this.session }); this.watch(); };
-    this.socket.onmessage = (event) => this.read(JSON.parse(event.data));
-    this.socket.onclose = ({ code, reason }) => this.stop(new Error(reason || ENDS[code] || `The stream was closed with ${code}`));
+    const socket = this.socket = new WebSocket(url);
+    socket.onopen = () => {
+      this.heard = performance.now();
+      this.beat = setInterval(() => this.check(socket), 1000);
+      this.tell({ phase: "live", session: this.session, problem: "" });
+      this.watch(socket);
+    };
+    socket.onmessage = (event) => this.read(JSON.parse(event.data));
+    socket.onclose = (end) => {
+      const said = end.reason || ENDS[end.code] || `The stream was closed with ${end.code}`;
+      const error = new Error(said[0].toUpperCase() + said.slice(1));
+      if (goesOn(end)) this.again(error); else this.stop(error);
+    };
   }
 
-  watch() {
-    if (this.ended) return;
+  /** Notice a connection that broke without a word. */
+  check(socket) {
+    const now = performance.now();
+    if (this.asked && now - this.asked > LATE) this.again(new Error("The server has not answered for a while"));
+    else if (!this.asked && now - this.heard > QUIET) { this.asked = now; socket.send('{"type": "ping"}'); }
+  }
+
+  /** Let the connection go. */
+  leave() {
+    clearInterval(this.beat);
+    this.asked = 0;
+    if (this.socket) { this.socket.onopen = this.socket.onmessage = this.socket.onclose = null; this.socket.close(); }
+    this.socket = null;
+  }
+
+  /** Go on in another session, as soon as a picture is seen and the server answers: how many frames the one before got is not known. */
+  async again(why) {
+    this.leave();
+    this.missed = this.meter.dropped += this.captured.size;
+    this.captured.clear();
+    this.frames = 0;
+    const pause = this.tries ? PAUSES[Math.min(this.tries, PAUSES.length) - 1] * 1000 : 0;
+    this.tries += 1;
+    this.tell({ phase: "lost", problem: `${why.message}. It goes on by itself.` });
+    try {
+      await new Promise((done) => { setTimeout(done, pause); });
+      await new Promise((seen) => { this.video.requestVideoFrameCallback(seen); });
+      await answered();
+      await this.free();
+      if (!this.ended) await this.open();
+    } catch (error) {
+      if (!this.ended && passes(error)) this.again(error); else if (!this.ended) this.stop(error);
+    }
+  }
+
+  /** End the session before: it would take a place from others. */
+  async free() {
+    const path = pathOf(this.session);
+    if (!this.session) return;
+    try { await ask(path, { method: "DELETE" }); } catch (error) { if (error.status !== 404) throw error; }
+    closed(path);
+    this.session = "";
+  }
+
+  watch(socket) {
+    if (this.socket !== socket) return;
     this.video.requestVideoFrameCallback((now, frame) => {
       this.meter.frame(now);
-      this.send(frame.captureTime ?? now);
-      this.watch();
+      this.send(socket, frame.captureTime ?? now);
+      this.watch(socket);
     });
   }
 
@@ -128,34 +207,32 @@ export class Stream {
     });
   }
 
-  async send(captured) {
-    if (this.encoding || this.flying >= ON_THE_WAY || this.socket?.readyState !== WebSocket.OPEN) return;
+  async send(socket, captured) {
+    if (this.encoding || this.captured.size >= ON_THE_WAY || socket.readyState !== WebSocket.OPEN) return;
     this.encoding = true;
     try {
       const frame = await this.shown();
       const size = [frame.width, frame.height];
       const blob = await this.encoded(frame);
-      if (!blob || this.ended || this.socket.readyState !== WebSocket.OPEN) return;
-      this.captured.set(this.meter.sent, { captured, size });
+      if (!blob || this.socket !== socket || socket.readyState !== WebSocket.OPEN) return;
+      this.captured.set(this.frames, { captured, size });
+      this.frames += 1;
       this.meter.sent += 1;
-      this.flying += 1;
-      this.socket.send(blob);
+      socket.send(blob);
     } finally { this.encoding = false; }
   }
 
   read(said) {
-    if (said.type === "pong" || said.type === "token") return;
-    if (said.frame_id !== undefined) this.flying = Math.max(0, this.flying - 1);
-    if (said.type === "error") { this.tell({ problem: said.detail }); return; }
     const now = performance.now();
+    this.heard = now;
+    this.asked = 0;
+    if (said.type === "pong" || said.type === "token") return;
     const of = this.captured.get(said.frame_id);
-    for (const id of this.captured.keys()) {
-      if (id > said.frame_id) break;
-      if (id < said.frame_id) this.flying = Math.max(0, this.flying - 1);
-      this.captured.delete(id);
-    }
-    this.meter.dropped = said.dropped;
-    this.flying = Math.min(this.flying, this.captured.size);
+    this.captured.delete(said.frame_id);
+    if (said.type === "error") { this.tell({ problem: said.detail }); return; }
+    for (const id of this.captured.keys()) if (id < said.frame_id) this.captured.delete(id);  // they were dropped
+    this.meter.dropped = this.missed + said.dropped;
+    this.tries = 0;
     if (!of) return;
     this.meter.result(now, now - of.captured);
     this.tell({ answer: said, captured: of.captured, size: of.size, problem: "" });
@@ -165,10 +242,10 @@ export class Stream {
   stop(error = /** @type {Error | null} */ (null)) {
     if (this.ended) return;
     this.ended = true;
-    for (const track of this.media?.getTracks() ?? []) { track.onended = null; track.stop(); }
+    for (const track of this.media?.getTracks() ?? []) { track.onended = track.onmute = null; track.stop(); }
     this.video.srcObject = null;
     this.encoder.terminate();
-    if (this.socket) { this.socket.onclose = null; this.socket.close(); }
+    this.leave();
     if (this.session) endSession(pathOf(this.session));
     this.tell({ phase: "off", error });
   }

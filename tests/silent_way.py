@@ -1,4 +1,4 @@
-"""A way to PostgreSQL that falls silent, as one does through a firewall that has forgotten it."""
+"""A way to a server that breaks, or falls silent as one does through a firewall that forgot it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ class SilentWay:
         self._sent = sent
         self._passing = set()
         self._tasks = set()
+        self._writers = set()
+        self._open = True
         self.takes_new = True
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
-        self.url = self._place._replace(netloc=f"{self._place.username}@127.0.0.1:{port}").geturl()
+        name, at, _ = self._place.netloc.rpartition("@")
+        self.url = self._place._replace(netloc=f"{name}{at}127.0.0.1:{port}").geturl()
         return self
 
     async def __aexit__(self, *exc):
@@ -31,6 +34,12 @@ class SilentWay:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self):
+        """Break all connections, and those that come, until it speaks."""
+        self._open = False
+        for writer in self._writers:
+            writer.transport.abort()
 
     def silence(self, *, new=False):
         """Pass nothing more on for those who are connected; with ``new``, for others neither."""
@@ -40,12 +49,16 @@ class SilentWay:
 
     def speak(self):
         """Pass on again what new connections say, and what was kept back."""
-        self.takes_new = True
+        self.takes_new = self._open = True
         for passing in self._passing:
             passing.set()
 
     async def _connect(self, reader, writer):
+        if not self._open:
+            writer.transport.abort()
+            return
         self._tasks.add(asyncio.current_task())
+        self._writers.add(writer)
         passing = asyncio.Event()
         self._passing.add(passing)
         if self.takes_new:
@@ -58,6 +71,7 @@ class SilentWay:
         except* OSError:
             pass
         finally:
+            self._writers.discard(writer)
             for each in (writer, onward[1]):
                 each.transport.abort()
 
