@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from mataserver_client.errors import MataError
+from mataserver_client.images import encode
 from mataserver_client.in_flight import InFlightFrames
 from mataserver_client.inference import InferenceRequests
 from mataserver_client.models import ModelRequests
 from mataserver_client.replies import Session
 from mataserver_client.source import Source
 from mataserver_client.stream import FrameStream, Reconnect, close_idle
-from mataserver_client.transport import CLOSE_TIMEOUT, encode
+from mataserver_client.transport import CLOSE_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from mataserver_client.errors import InvalidParams
+from mataserver_client.errors import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,13 +29,12 @@ _SIGNATURES = (
     (re.compile(rb"II\*\0|MM\0\*"), "image/tiff"),
 )
 
-_PROMPT_BREAK = re.compile(r"(?<!\d)\.|\.(?!\d)")
-
 
 async def read(image: Image) -> bytes:
     """Return the encoded image; files are read beside the event loop.
 
-    Raises ``OSError`` for a file that cannot be read and ``TypeError`` for anything but an image.
+    Raises ``OSError`` for a file that cannot be read, ``BadRequest`` for an open one that stands at
+    its end, and ``TypeError`` for anything but an image.
     """
     if isinstance(image, bytes):
         return image
@@ -44,10 +43,13 @@ async def read(image: Image) -> bytes:
     if isinstance(image, (str, os.PathLike)):
         return await asyncio.to_thread(Path(image).read_bytes)
     if not hasattr(image, "read"):
-        raise TypeError(f"an image is bytes, a path or a binary file, not {type(image).__name__}")
+        kind = type(image).__name__
+        raise TypeError(f"an image is encoded bytes, a path or a binary file, not {kind}")
     data = await asyncio.to_thread(image.read)
     if not isinstance(data, bytes):
         raise TypeError("the file of an image must be opened in binary mode")
+    if not data:
+        raise BadRequest("image is empty: its file is at the end; seek(0) goes back")
     return data
 
 
@@ -60,19 +62,23 @@ def media_type(data: bytes) -> str:
 
 
 def fields(params: Mapping[str, Any]) -> dict[str, str]:
-    """Return parameters as the text that forms and queries carry.
+    """Return parameters as the text that forms and queries carry; None is not sent."""
+    return {
+        name: value if isinstance(value, str) else encode(value).decode()
+        for name, value in params.items()
+        if value is not None
+    }
 
-    Raises ``InvalidParams`` for a list of prompts of which one holds a full stop: a form separates
-    prompts by full stops, so it would arrive as two.
+
+def encode(value: object) -> bytes:
+    """Return JSON. Arrays and numbers of numpy, and what else has ``tolist``, become plain ones.
+
+    Raises ``TypeError`` for what JSON does not know.
     """
-    return {name: _text(name, value) for name, value in params.items()}
+    return msgspec.json.encode(value, enc_hook=_plain)
 
 
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if name == "prompts" and isinstance(value, (list, tuple)):
-        if any(_PROMPT_BREAK.search(prompt) for prompt in value):
-            raise InvalidParams("params.prompts: only infer() can send a prompt with a full stop")
-        return " . ".join(value)
-    return msgspec.json.encode(value).decode()
+def _plain(value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"JSON holds no {type(value).__name__}")
+    return value.tolist()

@@ -14,7 +14,7 @@ from mataserver_client.failures import ConnectionFailed
 from mataserver_client.replies import Failure, Token
 from mataserver_client.requests import Requests
 from mataserver_client.results import InferResponse
-from mataserver_client.transport import Answer, encode
+from mataserver_client.transport import Answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -29,7 +29,7 @@ class InferenceRequests(Requests):
         Raises ``BadRequest`` for what is no image and ``InvalidParams`` for a wrong parameter.
         """
         text = base64.b64encode(await images.read(image)).decode("ascii")
-        body = encode({"model": model, "image": text, "params": params})
+        body = images.encode({"model": model, "image": text, "params": params})
         return await self._infer("/v1/infer", data=body, content_type="application/json")
 
     async def upload(self, model: str, image: images.Image, **params: Any) -> InferResponse:
@@ -62,7 +62,7 @@ class InferenceRequests(Requests):
         Raises as ``infer`` does.
         """
         text = base64.b64encode(await images.read(image)).decode("ascii")
-        body, answered = encode({"model": model, "image": text, "params": params}), False
+        body, answered = images.encode({"model": model, "image": text, "params": params}), False
         async with contextlib.aclosing(self._transport.events("/v1/infer", body)) as events:
             async for kind, data in events:
                 answer = Answer(data, msgpack=False)

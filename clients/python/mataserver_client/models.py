@@ -6,10 +6,10 @@ from typing import Any
 from urllib.parse import quote
 
 from mataserver_client.failures import BadAnswer
+from mataserver_client.images import encode
 from mataserver_client.replies import ModelStatus
 from mataserver_client.requests import Requests
 from mataserver_client.results import ModelDetail, ModelInfo
-from mataserver_client.transport import encode
 
 
 class ModelRequests(Requests):

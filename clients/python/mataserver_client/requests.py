@@ -6,8 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from mataserver_client.images import encode
 from mataserver_client.replies import Health
 from mataserver_client.transport import Transport
 
@@ -51,7 +50,7 @@ class Requests:
         """
         kind = None
         if value is not None:
-            data, kind = msgspec.json.encode(value), "application/json"
+            data, kind = encode(value), "application/json"
         return await self._transport.request(
             method, path, query=query, data=data, content_type=kind, headers=headers
         )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Frames = Iterable[bytes] | AsyncIterable[bytes]
 """Encoded images, one after the other; a plain iterable is read in a thread."""
+_END = object()
 
 
 class Source:
@@ -26,7 +27,7 @@ class Source:
     def __init__(
         self,
         frames: Frames,
-        in_thread: Callable[[Callable[[], bytes | None]], Awaitable[bytes | None]],
+        in_thread: Callable[[Callable[[], object]], Awaitable[object]],
     ) -> None:
         self._in_thread = in_thread
         self._frames = aiter(frames) if isinstance(frames, AsyncIterable) else iter(frames)
@@ -34,7 +35,10 @@ class Source:
         self._exhausted = False
 
     async def next(self) -> bytes | None:
-        """Return the next frame, or None after the last one. Raises what the iterable raises."""
+        """Return the next frame, or None after the last one. Raises what the iterable raises.
+
+        ``TypeError`` is raised for what is no bytes, such as None.
+        """
         if self._exhausted:
             return None
         if self._step is None:
@@ -45,9 +49,16 @@ class Source:
         return frame
 
     async def _advance(self) -> bytes | None:
+        frame: object
         if isinstance(self._frames, AsyncIterable):
-            return await anext(self._frames, None)
-        return await self._in_thread(partial(next, self._frames, None))
+            frame = await anext(self._frames, _END)
+        else:
+            frame = await self._in_thread(partial(next, self._frames, _END))
+        if frame is _END:
+            return None
+        if not isinstance(frame, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a frame is the bytes of an encoded image, not {type(frame).__name__}")
+        return bytes(frame)
 
     async def __aenter__(self) -> Self:
         return self

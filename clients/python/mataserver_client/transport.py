@@ -7,7 +7,7 @@ import contextlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -265,11 +265,6 @@ async def _event_blocks(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, 
             yield bytes(buffer[:end])
             del buffer[: end + 2]
             searched = 0
-
-
-def encode(body: Mapping[str, Any]) -> bytes:
-    """Return a JSON request body."""
-    return msgspec.json.encode(body)
 
 
 def _verification(error: aiohttp.ClientConnectorCertificateError) -> str:

@@ -1,0 +1,86 @@
+"""What a caller gives to the client: images, parameters and frames, of which some are none."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from api_stand_in import BOXES, StandIn, picture
+from client_cases import collect, connected, every, widths
+from PIL import Image
+
+from mataserver_client import BadRequest
+from mataserver_client.images import fields
+
+
+@pytest.fixture(params=[False, True], ids=["json", "msgpack"])
+async def client(request):
+    async with connected(StandIn(), msgpack=request.param) as client:
+        yield client
+
+
+async def test_an_image_is_bytes_a_path_or_a_file(client, tmp_path):
+    """The image may come from memory, from a path, or from an open file."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture(5))
+    with path.open("rb") as file:
+        for image in (bytearray(picture(5)), path, str(path), file, io.BytesIO(picture(5))):
+            response = await client.infer(BOXES, image)
+            assert response.detections[0].bbox[2] == 5.0
+    with pytest.raises(TypeError, match="binary"):
+        await client.infer(BOXES, io.StringIO("text"))
+    for image in (3, np.zeros((4, 5, 3), np.uint8), Image.new("RGB", (5, 4))):
+        with pytest.raises(TypeError, match="encoded bytes, a path or a binary file, not "):
+            await client.infer(BOXES, image)
+    written = io.BytesIO()
+    written.write(picture(5))
+    with pytest.raises(BadRequest, match="seek"):
+        await client.infer(BOXES, written)
+
+
+@pytest.mark.parametrize("way", ["infer", "upload", "infer_raw"])
+async def test_parameters_may_be_numpys(client, way):
+    """Numbers and arrays of numpy arrive as plain ones; None is no parameter, in every way."""
+    given = {
+        "confidence": np.float32(0.5),
+        "top_k": np.int64(3),
+        "box_prompts": np.array([[1, 2, 3, 4]]),
+    }
+    output = (await getattr(client, way)(BOXES, picture(7), **given, prompt=None)).output
+    plain = {"confidence": 0.5, "top_k": 3, "box_prompts": [[1, 2, 3, 4]]}
+    if way == "infer":
+        assert output == plain | {"prompt": None}
+    else:
+        assert {name: json.loads(text) for name, text in output.items()} == plain
+    with pytest.raises(TypeError, match="JSON holds no function"):
+        await getattr(client, way)(BOXES, picture(7), confidence=lambda: 0.5)
+
+
+def test_forms_spell_values_as_json():
+    """Numbers, booleans and lists are spelt as in JSON; texts stand as they are."""
+    assert fields({"detail": 1, "flag": True, "prompts": "a . b", "language": "de"}) == {
+        "detail": "1",
+        "flag": "true",
+        "prompts": "a . b",
+        "language": "de",
+    }
+    assert fields({"prompts": ["st. bernard", "cat"]}) == {"prompts": '["st. bernard","cat"]'}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("frame", [None, "a.png", 7])
+async def test_a_frame_that_is_no_bytes_fails_the_stream(frame, asynchronous):
+    """Neither does None end the frames, nor is a name opened: the caller is told."""
+
+    async def later():
+        for each in frames:
+            yield each
+
+    frames, seen = [picture(1), frame, picture(3)], []
+    async with connected(StandIn()) as client:
+        stream = client.stream(BOXES, later() if asynchronous else frames)
+        with pytest.raises(TypeError, match="a frame is the bytes of an encoded image, not "):
+            await collect(stream, into=seen)
+    assert widths(seen) == every(1)
