@@ -34,8 +34,8 @@ class AsyncClient(ModelRequests, InferenceRequests):
     """One server's API; use it as ``async with AsyncClient(...) as client``.
 
     ``timeout`` is in seconds for a whole request (None: no limit; ``pull`` and ``warmup`` have
-    none); ``msgpack`` asks for answers in MessagePack, in which masks and depth maps are not
-    blown up by base64. Every method raises ``ConnectionFailed`` without an answer,
+    none); ``msgpack`` asks for answers in MessagePack, in which masks, depth maps and embeddings
+    are bytes. Every method raises ``ConnectionFailed`` without an answer,
     ``AuthenticationFailed`` for a key that the server refuses, and else the ``MataError`` of the
     answer's status, with its ``detail`` and ``retry_after``.
     """

@@ -94,10 +94,13 @@ class Usage(Struct, frozen=True):
 class InferResponse(Struct, kw_only=True):
     """An answer of the server, as a client decodes it.
 
-    Only the fields of the task are present. ``mask`` and ``depth_map`` hold base64 text in JSON
-    and bytes in MessagePack. Answers over a WebSocket add ``session_id``, ``frame_id`` (number of
-    the received frame, from 0), ``inference_ms``, ``dropped`` (frames replaced by newer ones since
-    the session began) and, once, ``reset`` after the model's state was lost.
+    Only the fields of the task are present, others are ``UNSET``, which counts as false. ``mask``
+    and ``depth_map`` hold base64 text in JSON and bytes in MessagePack; ``embedding`` is a list of
+    numbers in JSON, and bytes of little-endian float32 in MessagePack.
+
+    Answers over a WebSocket add ``session_id``, ``frame_id`` (number of the received frame, from
+    0), ``inference_ms``, ``dropped`` (frames replaced by newer ones since the session began) and,
+    once, ``reset`` after the model's state was lost.
     """
 
     schema_version: str

@@ -6,6 +6,8 @@ import ast
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +16,14 @@ from markdown_pages import blocks, quoted, read, rows
 from mataserver_client import AsyncClient, Client
 
 PAGE = read("client.md")
+SHOWN = ("../README.md", "../clients/python/README.md", "client.md", "tracking.md")
+TYPED = """
+[mypy]
+strict = True
+[mypy-aiohttp.*,numpy.*,PIL.*,supervision.*]
+follow_imports = skip
+"""
+"""A strict check, which leaves out what is large and in no type of the examples."""
 
 
 def told(function):
@@ -69,3 +79,16 @@ def test_examples_call_what_there_is(block):
                 method = getattr(Client, node.func.attr)
                 given = {each.arg: each.value for each in node.keywords}
                 inspect.signature(method).bind(None, *node.args, **given)
+
+
+def test_examples_are_typed(tmp_path):
+    """A reader who checks types finds no fault in what the pages show."""
+    for page in SHOWN:
+        for number, block in enumerate(blocks(read(page), "python")):
+            assert "mataserver_client" in block
+            name = re.sub(r"\W", "_", page)
+            (tmp_path / f"{name}_{number}.py").write_text(block)
+    (tmp_path / "mypy.ini").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--cache-dir=cache", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
